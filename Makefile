@@ -1,0 +1,103 @@
+# `make` or `make help` lists the targets. Each makes its own set-up; nothing has to be done by hand first.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The Python that makes the virtual environment, 3.11 or later (`make test PYTHON=python3.12`).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More arguments for pytest (`make test PYTEST_ARGS="-k tokenizer -x"`).
+PYTEST_ARGS ?=
+# Test processes. With more than one, each gets one torch thread.
+TEST_JOBS ?= 1
+ifneq ($(TEST_JOBS),1)
+TEST_JOBS_ARGS := -n $(TEST_JOBS)
+test test-slow: export OMP_NUM_THREADS = 1
+endif
+
+# Peers and originals that parity tests and benchmarks compare with. They stay out of the virtual environment, because an
+# installed torchvision changes what transformers does.
+PARITY_PACKAGES := openai-clip==1.0.1 torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31 clip-benchmark==1.6.2
+PARITY_STAMP := .parity/.stamp-$(shell echo $(PARITY_PACKAGES) | cksum | cut -d' ' -f1)
+TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
+TRANSFORMERS_STAMP := .transformers-tests/.stamp-$(TRANSFORMERS_VERSION)
+
+# What is run here reads no hub: a test or a demo that tries fails at once instead of waiting for the network.
+demo test test-slow test-parity test-transformers bench: export HF_HUB_OFFLINE = 1
+
+.PHONY: help
+help:  ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-26s%s\n", $$1, $$2}'
+
+# Material for MkDocs announces the end of MkDocs 1 on every build; constraints.txt pins MkDocs 1.
+docs: export NO_MKDOCS_2_WARNING = 1
+
+.PHONY: demo
+demo: $(VENV)/.stamp-demo  ## train two small CLIPs on OpenMoji from scratch and classify with them
+	$(BIN)/python examples/demo.py
+
+.PHONY: style
+style: $(VENV)/.stamp-dev  ## format the code and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: quality
+quality: $(VENV)/.stamp-dev  ## check style and format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: test
+test: $(VENV)/.stamp-dev  ## run the tests that are not slow
+	$(BIN)/python -m pytest tests -m "not slow" $(TEST_JOBS_ARGS) $(PYTEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(VENV)/.stamp-dev  ## run the slow tests
+	$(BIN)/python -m pytest tests -m slow $(TEST_JOBS_ARGS) $(PYTEST_ARGS)
+
+.PHONY: test-parity
+test-parity: $(VENV)/.stamp-dev $(PARITY_STAMP)  ## compare with OpenAI's code and the peers (see parity-env)
+	$(BIN)/python -m pytest tests/parity $(PYTEST_ARGS)
+
+.PHONY: test-transformers
+test-transformers: $(VENV)/.stamp-dev $(TRANSFORMERS_STAMP)  ## run transformers' own common tests on our classes
+	$(BIN)/python -m pytest tests/upstream $(PYTEST_ARGS)
+
+.PHONY: parity-env
+parity-env: $(PARITY_STAMP)  ## put OpenAI's code, torchvision, open_clip and clip-benchmark into .parity
+
+.PHONY: bench
+bench: $(VENV)/.stamp-dev $(PARITY_STAMP)  ## run every benchmark beside the peers
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+.PHONY: docs
+docs: $(VENV)/.stamp-dev  ## build the documentation into site/, warnings are errors
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("constraints.txt is for Python 3.11 and later, and " \
+		"$(PYTHON) is " + sys.version.split()[0] + ": name another, as in `make test PYTHON=python3.12`")'
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp is renewed when what is installed could have changed. The dev extra holds all that the demo needs.
+$(VENV)/.stamp-demo: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo]"
+	touch $@
+
+$(VENV)/.stamp-dev: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(VENV)/.stamp-demo $@
+
+$(PARITY_STAMP): | $(VENV)/.stamp-dev
+	rm -rf .parity
+	$(BIN)/python -m pip install --quiet --no-deps --target .parity $(PARITY_PACKAGES)
+	touch $@
+
+$(TRANSFORMERS_STAMP): | $(VENV)/.stamp-dev
+	rm -rf .transformers-tests
+	mkdir .transformers-tests
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers --dest .transformers-tests \
+		transformers==$(TRANSFORMERS_VERSION)
+	tar -xzf .transformers-tests/transformers-$(TRANSFORMERS_VERSION).tar.gz -C .transformers-tests --strip-components 1
+	touch $@

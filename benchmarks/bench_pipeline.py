@@ -1,0 +1,180 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+Zero-shot classification of many images with many labels: the stock transformers pipeline against ours.
+
+Both run the same ViT-B/32-shaped random weights, the stock pipeline through transformers' CLIPModel, tokenizer and
+image processor. The parts are timed in turns, in rounds, so that a busy machine slows all of them alike. The stock
+pipeline encodes all labels again for each image (once per batch when it is given a batch size); `--stock-images` times
+fewer images with it and scales up.
+"""
+
+import argparse
+import datetime
+import itertools
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
+
+from clip_hf import (
+    ClipHFConfig,
+    ClipHFImageProcessor,
+    ClipHFModel,
+    ClipHFTokenizer,
+    ClipHFZeroShotImageClassificationPipeline,
+)
+
+
+TEMPLATE = "This is a photo of {}."
+KINDS = ("cat", "dog", "horse", "bird", "fish", "car", "train", "boat", "house", "bridge", "tree", "flower", "apple")
+KINDS += ("lemon", "table", "chair", "lamp", "clock", "phone", "book", "guitar", "drum", "hat", "shoe", "ball")
+LOOKS = ("red", "blue", "green", "small", "old", "wooden", "striped", "shiny", "broken", "wild")
+PLACES = ("", " on a beach", " in the snow", " at night")
+
+
+def make_labels(count: int) -> list[str]:
+    """Labels of one to five words: "cat", "red cat", "red cat on a beach", ..."""
+    looks = ["", *(f"{look} " for look in LOOKS)]
+    labels = [f"{look}{kind}{place}" for place, look, kind in itertools.product(PLACES, looks, KINDS)]
+    if count > len(labels):
+        raise SystemExit(f"There are {len(labels)} labels at most.")
+    return labels[:count]
+
+
+def make_images(count: int) -> list[Image.Image]:
+    """Images of 500x375, blurred noise."""
+    generator = np.random.default_rng(0)
+    coarse = [Image.fromarray(generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)) for _ in range(count)]
+    return [image.resize((500, 375), Image.Resampling.BICUBIC) for image in coarse]
+
+
+def make_pipelines(labels: list[str], device: str, dtype: torch.dtype):
+    """The stock pipeline and ours, on the same weights and vocabulary."""
+    prompts = [TEMPLATE.format(label) for label in labels]
+    logging.getLogger("clip_hf").setLevel(logging.ERROR)  # that so few texts make a small vocabulary
+    tokenizer = ClipHFTokenizer.train(prompts, vocab_size=2000)
+    config = ClipHFConfig.from_architecture("ViT-B/32")
+    config.text_config.bos_token_id = tokenizer.bos_token_id
+    config.text_config.eos_token_id = config.text_config.pad_token_id = tokenizer.eos_token_id
+    torch.manual_seed(0)
+    model = ClipHFModel(config).eval()
+    towers = [config.text_config.to_dict(), config.vision_config.to_dict()]
+    for tower in towers:
+        tower.pop("model_type")
+    clip = CLIPModel(CLIPConfig(text_config=towers[0], vision_config=towers[1], projection_dim=config.projection_dim))
+    clip.load_state_dict(model.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        stock_tokenizer = CLIPTokenizer.from_pretrained(folder)
+    assert stock_tokenizer(prompts)["input_ids"] == tokenizer(prompts)["input_ids"]
+    lengths = [len(ids) for ids in tokenizer(prompts)["input_ids"]]
+    average = statistics.mean(lengths)
+    print(f"prompts: {len(prompts)}, of {min(lengths)} to {max(lengths)} tokens, {average:.1f} on average")
+    stock = ZeroShotImageClassificationPipeline(
+        model=clip.eval().to(dtype),
+        tokenizer=stock_tokenizer,
+        image_processor=CLIPImageProcessorPil(),
+        device=device,
+    )
+    ours = ClipHFZeroShotImageClassificationPipeline(
+        model=model.to(dtype), tokenizer=tokenizer, image_processor=ClipHFImageProcessor(), device=device
+    )
+    return stock, ours
+
+
+@dataclass
+class Timings:
+    """Seconds of each call and what the text tower did in it."""
+
+    seconds: list[float] = field(default_factory=list)
+    text_passes: int = 0
+    prompts_encoded: int = 0
+
+    def measure(self, pipe, images, labels, **kwargs):
+        """Time one call; the results."""
+
+        def count(module, args, kwargs):
+            ids = kwargs["input_ids"] if "input_ids" in kwargs else args[0]
+            self.text_passes += 1
+            self.prompts_encoded += len(ids)
+
+        handle = pipe.model.text_model.register_forward_pre_hook(count, with_kwargs=True)
+        start = time.perf_counter()
+        results = pipe(images, candidate_labels=labels, **kwargs)
+        self.seconds.append(time.perf_counter() - start)
+        handle.remove()
+        return results
+
+
+def difference(results, others) -> float:
+    """Largest relative difference of a label's scores."""
+    largest = 0.0
+    for result, other in zip(results, others, strict=True):
+        scores = {entry["label"]: entry["score"] for entry in other}
+        largest = max(largest, max(abs(entry["score"] / scores[entry["label"]] - 1) for entry in result))
+    return largest
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--labels", type=int, default=1000)
+    parser.add_argument("--stock-images", type=int, help="images that the stock pipeline classifies; default: all")
+    parser.add_argument("--rounds", type=int, default=4, help="turns that the work is divided into")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    print(f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    print(f"python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}")
+    print(f"device {args.device}, {args.dtype}, {torch.get_num_threads()} threads")
+    labels, images = make_labels(args.labels), make_images(args.images)
+    stock, ours = make_pipelines(labels, args.device, getattr(torch, args.dtype))
+    stock_images = images[: args.stock_images or args.images]
+    for pipe in (stock, ours):  # warm up both towers
+        pipe(images[:2], candidate_labels=labels[:2])
+
+    one_by_one, batched, first, cached = Timings(), Timings(), Timings(), Timings()
+    expected, largest = [], 0.0
+    for part in np.array_split(np.arange(len(stock_images)), args.rounds):
+        ours._classifiers.clear()
+        results = first.measure(ours, images, labels, batch_size=32)
+        cached.measure(ours, images, labels, batch_size=32)
+        expected += one_by_one.measure(stock, [stock_images[index] for index in part], labels)
+        batched.measure(stock, images, labels, batch_size=32)
+        largest = max(largest, difference(expected, results[: len(expected)]))
+
+    per_image = sum(one_by_one.seconds) / len(stock_images)
+    total = per_image * len(images)
+    measured = "measured" if len(stock_images) == len(images) else f"scaled up from {len(stock_images)} images"
+    print(f"\n{args.images} images x {args.labels} labels; ours are medians of {args.rounds} calls")
+    print(f"{'':32}{'seconds':>9} {'ratio':>7} {'text passes':>12} {'prompts':>9}   (of each call)")
+    stock_calls = len(stock_images) / len(images)
+    rows = [
+        (f"stock ({measured})", total, one_by_one, stock_calls),
+        ("stock, batch_size=32", statistics.median(batched.seconds), batched, args.rounds),
+        ("clip_hf, first call", statistics.median(first.seconds), first, args.rounds),
+        ("clip_hf, labels cached", statistics.median(cached.seconds), cached, args.rounds),
+    ]
+    for name, seconds, timings, calls in rows:
+        passes, prompts = timings.text_passes / calls, timings.prompts_encoded / calls
+        print(f"{name:32}{seconds:9.2f} {total / seconds:6.1f}x {passes:12.0f} {prompts:9.0f}")
+    print(f"stock pipeline: {per_image:.2f} s an image; largest relative difference of a score: {largest:.1e}")
+
+
+if __name__ == "__main__":
+    main()

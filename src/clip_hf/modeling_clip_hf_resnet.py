@@ -1,0 +1,327 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""CLIP's modified ResNet. Feature maps are (batch, channels, height, width) throughout."""
+
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_clip_hf import ClipHFResNetConfig
+from .modeling_clip_hf_base import (
+    ClipHFMultiHeadAttention,
+    ClipHFPreTrainedModel,
+    init_like_torch_linear_,
+    init_normal_,
+)
+
+
+class ClipHFBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that can be frozen: it then normalises with its running statistics whatever the mode of the model."""
+
+    frozen = False
+
+    def freeze_statistics(self, freeze_affine: bool) -> None:
+        self.frozen = True
+        self.eval()
+        if freeze_affine:
+            self.requires_grad_(False)
+
+    def train(self, mode: bool = True):
+        return super().train(mode and not self.frozen)
+
+
+@contextmanager
+def _untracked_statistics(module: nn.Module):
+    """Within it, BatchNorm layers update copies of their running statistics, which are then thrown away."""
+    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    buffers = [dict(layer._buffers) for layer in layers]
+    for layer in layers:
+        layer._buffers.update({name: buffer.clone() for name, buffer in layer._buffers.items()})
+    try:
+        yield
+    finally:
+        for layer, originals in zip(layers, buffers, strict=True):
+            layer._buffers.update(originals)
+
+
+class _RecomputableForward:
+    """A module's forward for gradient checkpointing: the second call, in the backward pass, updates no statistics."""
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.called = False
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.called:
+            self.called = True
+            return self.module(x)
+        with _untracked_statistics(self.module):
+            return self.module(x)
+
+
+class ClipHFResNetStem(nn.Module):
+    """
+    The first layers. Unlike the usual ResNet's:
+
+    - three 3x3 convolutions, the first with stride 2, instead of one 7x7;
+    - an average pool instead of a max pool.
+    """
+
+    def __init__(self, config: ClipHFResNetConfig):
+        super().__init__()
+        width = config.width
+        self.conv1 = nn.Conv2d(config.num_channels, width // 2, kernel_size=3, stride=2, padding=1, bias=False)
+        self.bn1 = ClipHFBatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, kernel_size=3, padding=1, bias=False)
+        self.bn2 = ClipHFBatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, kernel_size=3, padding=1, bias=False)
+        self.bn3 = ClipHFBatchNorm2d(width)
+        self.pool = nn.AvgPool2d(2)
+
+    def init_weights_(self, factor: float) -> None:
+        for convolution in (self.conv1, self.conv2, self.conv3):
+            init_like_torch_linear_(convolution, factor)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu(self.bn1(self.conv1(pixel_values)), inplace=True)
+        x = nn.functional.relu(self.bn2(self.conv2(x)), inplace=True)
+        x = nn.functional.relu(self.bn3(self.conv3(x)), inplace=True)
+        return self.pool(x)  # (batch, width, height / 4, width / 4)
+
+
+class ClipHFResNetShortcut(nn.Module):
+    """The shortcut of a block that changes the shape; it averages before it projects, so that nothing is skipped."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.bn = ClipHFBatchNorm2d(out_channels)
+
+    def init_weights_(self, factor: float) -> None:
+        init_like_torch_linear_(self.conv, factor)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bn(self.conv(self.pool(x)))
+
+
+class ClipHFResNetBottleneck(nn.Module):
+    """
+    A residual block of 1x1, 3x3 and 1x1 convolutions. Unlike the usual one, every convolution has stride 1; where the
+    block halves the feature map, an average pool stands before the convolution that would (anti-aliasing).
+    """
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, kernel_size=1, bias=False)
+        self.bn1 = ClipHFBatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False)
+        self.bn2 = ClipHFBatchNorm2d(channels)
+        self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(channels, out_channels, kernel_size=1, bias=False)
+        self.bn3 = ClipHFBatchNorm2d(out_channels)
+        changes_shape = stride > 1 or in_channels != out_channels
+        self.shortcut = ClipHFResNetShortcut(in_channels, out_channels, stride) if changes_shape else nn.Identity()
+
+    def init_weights_(self, factor: float) -> None:
+        for convolution in (self.conv1, self.conv2, self.conv3):
+            init_like_torch_linear_(convolution, factor)
+        # Each block starts as its shortcut.
+        init.zeros_(self.bn3.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        residual = self.shortcut(x)
+        x = nn.functional.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = nn.functional.relu(self.bn2(self.conv2(x)), inplace=True)
+        x = self.bn3(self.conv3(self.pool(x)))
+        return nn.functional.relu(x + residual, inplace=True)
+
+
+class ClipHFResNetStage(nn.Module):
+    """Blocks of one resolution. In gradient checkpointing each block is recomputed, its statistics updated once."""
+
+    gradient_checkpointing = False
+
+    def __init__(self, in_channels: int, channels: int, depth: int, stride: int):
+        super().__init__()
+        out_channels = channels * ClipHFResNetBottleneck.expansion
+        blocks = [ClipHFResNetBottleneck(in_channels, channels, stride)]
+        blocks += [ClipHFResNetBottleneck(out_channels, channels, stride=1) for _ in range(depth - 1)]
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                x = self._gradient_checkpointing_func(_RecomputableForward(block), x)
+            else:
+                x = block(x)
+        return x
+
+
+class ClipHFResNetEncoder(nn.Module):
+    """The four stages; all but the first halve the feature map."""
+
+    def __init__(self, config: ClipHFResNetConfig):
+        super().__init__()
+        stages = []
+        in_channels = config.width
+        for index, depth in enumerate(config.stage_depths):
+            channels = config.width * 2**index
+            stages.append(ClipHFResNetStage(in_channels, channels, depth, stride=1 if index == 0 else 2))
+            in_channels = channels * ClipHFResNetBottleneck.expansion
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+class ClipHFAttentionPool(ClipHFMultiHeadAttention):
+    """
+    Pools a feature map with one layer of multi-head attention. Unlike the usual global average pool, the average is
+    only the query; keys and values are the average and all positions, with learned positions added.
+
+    The output projection of OpenAI's layer is the model's `visual_projection` (with bias), so that the pooled
+    features before it are at hand, as those of the vision transformer are.
+    """
+
+    def __init__(self, config: ClipHFResNetConfig):
+        super().__init__(config)
+        self.grid_size = config.grid_size
+        self.position_embedding = nn.Embedding(config.grid_size**2 + 1, config.hidden_size)
+
+    def init_weights_(self, factor: float) -> None:
+        std = factor * self.config.hidden_size**-0.5
+        init_normal_(self.position_embedding.weight, std)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            init_normal_(projection.weight, std)
+            init_like_torch_linear_(projection, factor, weight=False)
+
+    def forward(self, feature_map: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs):
+        """(batch, hidden_size, height, width) -> (batch, hidden_size), and weights (batch, heads, 1, positions)."""
+        height, width = feature_map.shape[2:]
+        positions = all_embeddings(self.position_embedding, feature_map.device)  # (1 + grid_size ** 2, hidden_size)
+        if (height, width) != (self.grid_size, self.grid_size):
+            if not interpolate_pos_encoding:
+                size = self.config.image_size
+                raise ValueError(
+                    f"The images give a feature map of {height} x {width}, the tower is made for {self.grid_size} x "
+                    f"{self.grid_size} (images of {size} x {size}). Resize them, or pass "
+                    "interpolate_pos_encoding=True."
+                )
+            positions = interpolate_positions(positions, self.grid_size, height, width)
+        x = feature_map.flatten(2).transpose(1, 2)  # (batch, height * width, hidden_size)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions.to(x.dtype)
+        pooled, weights = self.attend(x[:, :1], x, **kwargs)  # the other queries' outputs would be thrown away
+        return pooled[:, 0], weights
+
+
+def all_embeddings(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
+    """Every row of an embedding, by calling it: its weight may be elsewhere until then (accelerate's offloading)."""
+    return embedding(torch.arange(embedding.num_embeddings, device=device))
+
+
+def interpolate_positions(positions: torch.Tensor, grid_size: int, height: int, width: int) -> torch.Tensor:
+    """
+    Resize learned positions to another grid, bicubically; the first, of the class or mean token, stays.
+
+    Args:
+        positions (`torch.Tensor` of shape `(1 + grid_size ** 2, hidden_size)`)
+
+    Returns:
+        `torch.Tensor` of shape `(1 + height * width, hidden_size)`.
+    """
+    first, grid = positions[:1], positions[1:]
+    grid = grid.reshape(1, grid_size, grid_size, -1).permute(0, 3, 1, 2)  # (1, hidden_size, grid_size, grid_size)
+    grid = nn.functional.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+    return torch.cat([first, grid.flatten(2).transpose(1, 2)[0]])
+
+
+class ClipHFResNetModel(ClipHFPreTrainedModel):
+    """
+    CLIP's modified ResNet without the projection (Radford et al. 2021, section 2.4).
+
+    - a stem of three convolutions, anti-aliased strides, and attention pooling, instead of the usual ResNet's;
+    - `last_hidden_state` is the last feature map `(batch, hidden_size, height / 32, width / 32)`, `pooler_output` the
+      attention-pooled features `(batch, hidden_size)`;
+    - `hidden_states` are the stem's output and each stage's; `attentions` are the attention pool's weights.
+    """
+
+    config: ClipHFResNetConfig
+    config_class = ClipHFResNetConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _can_record_outputs = {"hidden_states": ClipHFResNetStage, "attentions": ClipHFAttentionPool}
+    # In half precision BatchNorm's statistics stay float32, as OpenAI's do: a variance may exceed float16's range.
+    _keep_in_fp32_modules_strict = ["bn", "bn1", "bn2", "bn3"]
+    _keys_to_ignore_on_load_unexpected = [
+        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^(text_model|text_projection|visual_projection|logit_scale|classifier)",
+    ]
+
+    def __init__(self, config: ClipHFResNetConfig):
+        super().__init__(config)
+        self.stem = ClipHFResNetStem(config)
+        self.encoder = ClipHFResNetEncoder(config)
+        self.attention_pool = ClipHFAttentionPool(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The first convolution."""
+        return self.stem.conv1
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the first convolution."""
+        self.stem.conv1 = value
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
+                Normalised images.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether images of another size than `config.image_size` are allowed: the attention pool's positions
+                are then resized bicubically.
+
+        Raises:
+            ValueError: if `pixel_values` has another shape, or images have another size and it is not allowed.
+        """
+        check_pixel_values(pixel_values, self.config.num_channels)
+        feature_map = self.encoder(self.stem(pixel_values.to(self.stem.conv1.weight.dtype)))
+        pooled, _ = self.attention_pool(feature_map, interpolate_pos_encoding, **kwargs)
+        return BaseModelOutputWithPooling(last_hidden_state=feature_map, pooler_output=pooled)
+
+
+def check_pixel_values(pixel_values: torch.Tensor | None, num_channels: int) -> None:
+    """Raise ValueError unless `pixel_values` is `(batch, num_channels, height, width)`."""
+    if pixel_values is None:
+        raise ValueError("`pixel_values` is missing; the image processor makes it.")
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"`pixel_values` has the shape {tuple(pixel_values.shape)}; it must be (batch, {num_channels}, height, "
+            "width), as the image processor makes it."
+        )
+
+
+ClipHFResNetModel.register_for_auto_class("AutoModel")
+
+__all__ = ["ClipHFResNetModel"]

@@ -1,0 +1,349 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""CLIP's text transformer and Vision Transformer. Hidden states are (batch, length, hidden_size) throughout."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_clip_hf import ClipHFTextConfig, ClipHFViTConfig
+from .modeling_clip_hf_base import (
+    ClipHFMultiHeadAttention,
+    ClipHFPreTrainedModel,
+    init_like_torch_linear_,
+    init_normal_,
+)
+from .modeling_clip_hf_resnet import all_embeddings, check_pixel_values, interpolate_positions
+
+
+def _is_text(config) -> bool:
+    return config.model_type == ClipHFTextConfig.model_type
+
+
+class ClipHFAttention(ClipHFMultiHeadAttention):
+    """Multi-head self-attention, causal in the text tower."""
+
+    def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
+        super().__init__(config)
+        self.is_causal = _is_text(config)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def init_weights_(self, factor: float) -> None:
+        width = self.config.hidden_size
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            if _is_text(self.config):
+                init_normal_(projection.weight, factor * width**-0.5)
+            elif projection.weight is not None:
+                # torch's MultiheadAttention draws the three as one matrix (3 * width, width), Xavier-uniformly.
+                bound = factor * math.sqrt(6 / (4 * width))
+                init.uniform_(projection.weight, -bound, bound)
+        if _is_text(self.config):
+            init_normal_(self.out_proj.weight, factor * (width * 2 * self.config.num_hidden_layers) ** -0.5)
+        else:
+            init_like_torch_linear_(self.out_proj, factor)
+        for projection in (self.q_proj, self.k_proj, self.v_proj, self.out_proj):
+            if projection.bias is not None:
+                init.zeros_(projection.bias)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        output, weights = self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
+        return self.out_proj(output), weights
+
+
+class ClipHFMLP(nn.Module):
+    """Two linear layers with the config's activation between them."""
+
+    def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
+        super().__init__()
+        self.config = config
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def init_weights_(self, factor: float) -> None:
+        init_like_torch_linear_(self.fc1, factor)
+        init_like_torch_linear_(self.fc2, factor)
+        if _is_text(self.config):
+            width = self.config.hidden_size
+            init_normal_(self.fc1.weight, factor * (2 * width) ** -0.5)
+            init_normal_(self.fc2.weight, factor * (width * 2 * self.config.num_hidden_layers) ** -0.5)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class ClipHFEncoderLayer(GradientCheckpointingLayer):
+    """A pre-norm transformer layer: attention and MLP, each on the normalised stream and added to it."""
+
+    def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.self_attn = ClipHFAttention(config)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = ClipHFMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        attention_output, _ = self.self_attn(self.layer_norm1(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + attention_output
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
+
+
+class ClipHFEncoder(nn.Module):
+    """A stack of transformer layers."""
+
+    def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
+        super().__init__()
+        self.layers = nn.ModuleList([ClipHFEncoderLayer(config) for _ in range(config.num_hidden_layers)])
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return hidden_states
+
+
+class ClipHFTextEmbeddings(nn.Module):
+    """Token embeddings plus learned positions."""
+
+    def __init__(self, config: ClipHFTextConfig):
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def init_weights_(self, factor: float) -> None:
+        init_normal_(self.token_embedding.weight, factor * 0.02)
+        init_normal_(self.position_embedding.weight, factor * 0.01)
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return self.token_embedding(input_ids) + self.position_embedding(position_ids)
+
+
+class ClipHFTextModel(ClipHFPreTrainedModel):
+    """
+    CLIP's text transformer without the projection (Radford et al. 2021, section 2.4).
+
+    - attention is causal;
+    - `last_hidden_state` `(batch, length, hidden_size)` has passed the final LayerNorm; `pooler_output`
+      `(batch, hidden_size)` is its value at the first end-of-text token of each text, so padding changes nothing.
+    """
+
+    config: ClipHFTextConfig
+    config_class = ClipHFTextConfig
+    base_model_prefix = "text_model"
+    input_modalities = ("text",)
+    _can_record_outputs = {"hidden_states": ClipHFEncoderLayer, "attentions": ClipHFAttention}
+    _keys_to_ignore_on_load_unexpected = [
+        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^(vision_model|text_projection|visual_projection|logit_scale)",
+    ]
+
+    def __init__(self, config: ClipHFTextConfig):
+        super().__init__(config)
+        self.embeddings = ClipHFTextEmbeddings(config)
+        self.encoder = ClipHFEncoder(config)
+        self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding."""
+        return self.embeddings.token_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embedding."""
+        self.embeddings.token_embedding = value
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, length)`, integer):
+                Token ids, at most `config.max_position_embeddings` a text, each text with an end-of-text token.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*):
+                1 for tokens, 0 for padding. Not needed for padding on the right, which nothing attends to.
+            position_ids (`torch.Tensor` of shape `(batch, length)`, integer, *optional*):
+                Positions of the tokens, by default 0, 1, 2, ... also where the padding is on the left.
+
+        Raises:
+            ValueError: if the ids have another shape or type, are too many or outside the vocabulary, or a text has
+                no end-of-text token.
+        """
+        self._check_input_ids(input_ids)
+        input_ids = input_ids.reshape(-1, input_ids.shape[-1])
+        hidden_states = self.embeddings(input_ids, position_ids)
+        mask = create_causal_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=None
+        )
+        kwargs["is_causal"] = True
+        hidden_states = self.final_layer_norm(self.encoder(hidden_states, mask, **kwargs))
+        is_eos = input_ids == self.config.eos_token_id
+        if attention_mask is not None and attention_mask.shape == is_eos.shape:
+            is_eos = is_eos & attention_mask.bool()  # padding on the left is made of end-of-text tokens, too
+        self._check_eos(is_eos)
+        first_eos = is_eos.int().argmax(dim=-1)
+        rows = torch.arange(input_ids.shape[0], device=hidden_states.device)
+        pooled = hidden_states[rows, first_eos.to(hidden_states.device)]
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+    def _check_input_ids(self, input_ids: torch.Tensor | None) -> None:
+        if input_ids is None:
+            raise ValueError("`input_ids` is missing; the tokenizer makes it.")
+        if input_ids.ndim < 2 or input_ids.is_floating_point():
+            raise ValueError(
+                f"`input_ids` has the shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}; it must be (batch, "
+                "length) of integers, as the tokenizer makes it with return_tensors='pt'."
+            )
+        length, longest = input_ids.shape[-1], self.embeddings.position_embedding.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"The texts are {length} tokens long and the model has {longest} positions. Let the tokenizer "
+                f"truncate them: truncation=True, max_length={longest}."
+            )
+        if _can_look_at_values(input_ids) and input_ids.device.type == "cpu" and input_ids.numel():
+            # On an accelerator the look-up fails by itself, and a look at the values here would make it wait.
+            vocab_size = self.embeddings.token_embedding.num_embeddings
+            low, high = input_ids.aminmax()
+            if low < 0 or high >= vocab_size:
+                raise ValueError(
+                    f"`input_ids` has ids from {low} to {high}; the model's vocabulary has {vocab_size} ids, from 0. "
+                    "Use the tokenizer that was saved with the model."
+                )
+
+    def _check_eos(self, is_eos: torch.Tensor) -> None:
+        if not _can_look_at_values(is_eos):
+            return
+        has_eos = is_eos.any(dim=-1)
+        if not has_eos.all():
+            without = (~has_eos).nonzero().flatten().tolist()
+            raise ValueError(
+                f"The texts {without[:8]} of the batch have no end-of-text token (id {self.config.eos_token_id}), at "
+                "which CLIP takes a text's features. Tokenize with add_special_tokens=True and the tokenizer that was "
+                "saved with the model; if its end-of-text id is another one, correct text_config.eos_token_id."
+            )
+
+
+def _can_look_at_values(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values may decide: not while a program is traced or compiled, nor without data."""
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(tensor, torch.fx.Proxy)
+    return not tracing and tensor.device.type != "meta"
+
+
+class ClipHFViTEmbeddings(nn.Module):
+    """Patch embeddings after a class embedding, plus learned positions."""
+
+    def __init__(self, config: ClipHFViTConfig):
+        super().__init__()
+        self.config = config
+        width, patch_size = config.hidden_size, config.patch_size
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.patch_embedding = nn.Conv2d(config.num_channels, width, patch_size, stride=patch_size, bias=False)
+        self.position_embedding = nn.Embedding(config.grid_size**2 + 1, width)
+
+    def init_weights_(self, factor: float) -> None:
+        std = factor * self.config.hidden_size**-0.5
+        init_normal_(self.class_embedding, std)
+        init_like_torch_linear_(self.patch_embedding, factor)
+        init_normal_(self.position_embedding.weight, std)
+
+    def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        check_pixel_values(pixel_values, self.config.num_channels)
+        height, width = pixel_values.shape[2:]
+        size = self.config.image_size
+        if (height, width) != (size, size) and not interpolate_pos_encoding:
+            raise ValueError(
+                f"The images are {height} x {width} pixels, the tower is made for {size} x {size}. Resize them, or "
+                "pass interpolate_pos_encoding=True."
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+        grid = patches.shape[2:]  # (batch, hidden_size, grid_height, grid_width)
+        patches = patches.flatten(2).transpose(1, 2)
+        class_embedding = self.class_embedding.expand(patches.shape[0], 1, -1)
+        positions = all_embeddings(self.position_embedding, patches.device)
+        if tuple(grid) != (self.config.grid_size, self.config.grid_size):
+            positions = interpolate_positions(positions, self.config.grid_size, *grid)
+        return torch.cat([class_embedding, patches], dim=1) + positions  # (batch, 1 + patches, hidden_size)
+
+
+class ClipHFViTModel(ClipHFPreTrainedModel):
+    """
+    CLIP's Vision Transformer without the projection (Radford et al. 2021, section 2.4).
+
+    - unlike the usual one, it has a LayerNorm between the embeddings and the transformer (its weights are called
+      `pre_layrnorm` in every published repo);
+    - `last_hidden_state` `(batch, 1 + patches, hidden_size)` is the transformer's output, `pooler_output`
+      `(batch, hidden_size)` the class token's after the final LayerNorm.
+    """
+
+    config: ClipHFViTConfig
+    config_class = ClipHFViTConfig
+    base_model_prefix = "vision_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _can_record_outputs = {"hidden_states": ClipHFEncoderLayer, "attentions": ClipHFAttention}
+    _keys_to_ignore_on_load_unexpected = [
+        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
+        r"^(text_model|text_projection|visual_projection|logit_scale|classifier)",
+    ]
+
+    def __init__(self, config: ClipHFViTConfig):
+        super().__init__(config)
+        self.embeddings = ClipHFViTEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.encoder = ClipHFEncoder(config)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding."""
+        return self.embeddings.patch_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the patch embedding."""
+        self.embeddings.patch_embedding = value
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
+                Normalised images.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
+                Whether images of another size than `config.image_size` are allowed: the positions are then resized
+                bicubically.
+
+        Raises:
+            ValueError: if `pixel_values` has another shape, or images have another size and it is not allowed.
+        """
+        hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
+        hidden_states = self.encoder(hidden_states, **kwargs)
+        pooled = self.post_layernorm(hidden_states[:, 0])
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
+
+
+ClipHFTextModel.register_for_auto_class("AutoModel")
+ClipHFViTModel.register_for_auto_class("AutoModel")
+
+__all__ = ["ClipHFTextModel", "ClipHFViTModel"]

@@ -1,0 +1,452 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Zero-shot image classification as a transformers pipeline."""
+
+import difflib
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from numbers import Integral, Real
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_utils import load_image
+from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
+
+from .image_processing_clip_hf import open_image
+from .processing_clip_hf import ClipHFProcessor
+from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, eval_mode, features, prompts_for
+
+
+DEFAULT_TEMPLATE = "This is a photo of {}."  # the stock pipeline's
+DEFAULT_BACKGROUND = "a photo."
+SCORES = ("softmax", "cosine", "none")
+_OPTIONS = (
+    "candidate_labels",
+    "hypothesis_template",
+    "background",
+    "multi_label",
+    "function_to_apply",
+    "top_k",
+    "threshold",
+    "timeout",
+    "tokenizer_kwargs",
+)
+# What `transformers.pipeline` hands on to every pipeline class.
+_FACTORY_OPTIONS = {"local_files_only"}
+# Pillow would clip the first two to 255, and cannot convert the last.
+_NOT_TO_CONVERT = {"I", "F", "La"}
+
+
+class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline):
+    """
+    Zero-shot image classification: `pipeline("zero-shot-image-classification", model=...)` for CLIP.
+
+    Calls and results are the stock pipeline's, and so are the scores where both have the option. What differs:
+
+    - Labels are encoded once for all images and kept for later calls until the weights change; the stock pipeline
+      encodes them again for each image.
+    - `hypothesis_template` may be several templates, a named prompt set or each label's own prompts, ensembled in
+      embedding space (Radford et al. 2021, section 3.1.4).
+    - `top_k`, `threshold`, `multi_label`, `background` and `function_to_apply` shape the scores.
+    - `num_workers` preprocesses in threads while the model runs; images in batches share one pass of the image tower.
+    - The model runs in evaluation mode whatever mode it is in.
+    - Bad input raises before any work, an image that cannot be read with its index.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> import clip_hf
+
+    >>> classifier = pipeline("zero-shot-image-classification", model=path)
+    >>> classifier("cat.jpg", ["cat", "dog"])
+    [{'score': 0.98, 'label': 'cat'}, {'score': 0.02, 'label': 'dog'}]
+    >>> classifier(images, labels, hypothesis_template="openai_imagenet", batch_size=32, num_workers=2, top_k=5)
+    ```
+    """
+
+    def __init__(self, **kwargs):
+        self._classifiers = TextClassifierCache()
+        super().__init__(**kwargs)
+        if self.tokenizer is None or self.image_processor is None:
+            raise ValueError("The pipeline needs a tokenizer and an image processor, or a processor with both.")
+        if hasattr(self.model, "logit_bias"):
+            raise ValueError(
+                f"{type(self.model).__name__} scores with a sigmoid and a bias, as SigLIP does; use transformers' "
+                "ZeroShotImageClassificationPipeline."
+            )
+
+    def __call__(
+        self,
+        image: Any = None,
+        candidate_labels: list[str] | None = None,
+        *,
+        num_workers: int | None = None,
+        batch_size: int | None = None,
+        **kwargs,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]] | Iterable[list[dict[str, Any]]]:
+        """
+        Score `candidate_labels` for each image.
+
+        Besides the arguments below there are these options. `pipeline(...)` takes all of them, too, as defaults for
+        every call.
+
+        - `hypothesis_template` (`str`, `list[str]` or `dict[str, list[str]]`): one template, several to average over,
+          the name of a prompt set ([`prompt_set_names`]), or each label's own prompts. `{}` or `{label}` stands for
+          the label. By default `"This is a photo of {}."`, as in the stock pipeline.
+        - `function_to_apply` (`str`): what a score is. `"softmax"`, the default: the probability of the label among
+          all labels. `"cosine"`: the similarity of image and label, from -1 to 1, independent of the other labels.
+          `"none"`: the logit, the cosine times the model's scale.
+        - `multi_label` (`bool`): whether several labels may fit. Each softmax is then over two, the label and the
+          background: the probability that the label describes the image better than `background` does. Scores no
+          longer depend on the other labels, and do not sum to 1.
+        - `background` (`str` or `list[str]`): prompts of an image that shows none of the labels, ensembled like
+          templates; `"a photo."` where `multi_label` needs one. Without `multi_label` it takes part in the softmax and
+          is not listed: all scores are low if it fits best.
+        - `top_k` (`int`): how many labels to return, best first; by default all.
+        - `threshold` (`float`): leaves out labels that score less.
+        - `timeout` (`float`): seconds to wait for an image from the web; by default as long as it takes.
+        - `tokenizer_kwargs` (`dict`): further arguments of the tokenizer.
+
+        Args:
+            image (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, array, or a list, dataset or generator of them):
+                What to classify: a path, a URL, base64 text, the bytes of an image file, an image, an array as the
+                image processor takes it, or an undecoded image of `datasets` (`{"bytes": ..., "path": ...}`). Also as
+                `images=`. Images are opened as in the stock pipeline: turned upright and converted to RGB.
+            candidate_labels (`list[str]`):
+                The labels, all different.
+            num_workers (`int`, *optional*, defaults to 0):
+                Threads that read and preprocess images while the model runs. With 0 that happens in between, and a
+                generator is read one batch at a time.
+            batch_size (`int`, *optional*, defaults to 1):
+                Images per pass of the image tower.
+            **kwargs:
+                The options above.
+
+        Returns:
+            For one image a list of `{"score": float, "label": str}`, best first, ties in the order of the labels; for
+            a list of images a list of such lists; for a dataset or generator an iterator of them, computed as it is
+            read.
+
+        Raises:
+            ValueError: if an option does not make sense, before any work; if an image cannot be read, with its index.
+            TypeError: if an option, a label or an image is of the wrong type, or there is no such option.
+        """
+        image = kwargs.pop("images", image)
+        if image is None:
+            raise ValueError("There is no image: pass one as the first argument or as `images=`.")
+        if candidate_labels is not None:
+            kwargs["candidate_labels"] = candidate_labels
+        given = self._sanitize_parameters(**kwargs)
+        stored = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        params = [{**old, **new} for old, new in zip(stored, given)]
+        if "labels" not in params[1]:
+            raise ValueError("There are no labels: pass `candidate_labels=[...]`.")
+        num_workers = _check_count("num_workers", self._num_workers if num_workers is None else num_workers, 0)
+        batch_size = _check_count("batch_size", self._batch_size if batch_size is None else batch_size, 1)
+        if _is_one_image(image):
+            return self.run_single(image, *params)
+        results = self.get_iterator(image, num_workers, batch_size, *params)
+        return list(results) if isinstance(image, (list, tuple, np.ndarray, torch.Tensor)) else results
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
+        """
+        Save the model and its processor, for `pipeline` and for the Auto classes.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The folder; made if there is none.
+            kwargs:
+                Further arguments of the model's `save_pretrained`.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        if self.model.config.model_type == "clip_hf":
+            ClipHFProcessor(self.image_processor, self.tokenizer).save_pretrained(save_directory)
+
+    def _sanitize_parameters(self, **kwargs):
+        unknown = [name for name in kwargs if name not in _OPTIONS and name not in _FACTORY_OPTIONS]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], _OPTIONS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"There is no option {unknown[0]!r}.{hint} The options are: {', '.join(_OPTIONS)}.")
+        # None stands for the default, so that wrappers can pass every option on.
+        given = {name: value for name, value in kwargs.items() if value is not None and name in _OPTIONS}
+        preprocess = {"timeout": given["timeout"]} if "timeout" in given else {}
+        forward = {}
+        if "candidate_labels" in given:
+            forward["labels"] = check_labels(given["candidate_labels"])
+        if "hypothesis_template" in given:
+            forward["templates"] = check_templates(given["hypothesis_template"])
+        if "background" in given:
+            forward["background"] = _check_background(given["background"])
+        if "multi_label" in given:
+            forward["multi_label"] = bool(given["multi_label"])
+        if "function_to_apply" in given:
+            forward["function_to_apply"] = _check_function(given["function_to_apply"])
+        if "tokenizer_kwargs" in given:
+            forward["tokenizer_kwargs"] = dict(given["tokenizer_kwargs"])
+        postprocess = {}
+        if "labels" in forward:
+            postprocess["labels"] = forward["labels"]
+        if "top_k" in given:
+            postprocess["top_k"] = _check_count("top_k", given["top_k"], 1)
+        if "threshold" in given:
+            postprocess["threshold"] = given["threshold"]
+        self._check_together(forward, postprocess)
+        return preprocess, forward, postprocess
+
+    def _check_together(self, forward: dict, postprocess: dict) -> None:
+        """Check options whose meaning depends on each other, those that the pipeline was made with among them."""
+        forward = {**getattr(self, "_forward_params", {}), **forward}
+        threshold = {**getattr(self, "_postprocess_params", {}), **postprocess}.get("threshold")
+        function = forward.get("function_to_apply", "softmax")
+        if isinstance(forward.get("templates"), Mapping) and "labels" in forward:
+            prompts_for(forward["labels"], forward["templates"])
+        if "background" in forward and function != "softmax":
+            raise ValueError(f"`background` takes part in a softmax only; `function_to_apply` is {function!r}.")
+        if threshold is not None:
+            low, high = {"softmax": (0, 1), "cosine": (-1, 1), "none": (-math.inf, math.inf)}[function]
+            if isinstance(threshold, bool) or not isinstance(threshold, Real) or not low <= threshold <= high:
+                raise ValueError(
+                    f"`threshold` is {threshold!r}; with `function_to_apply={function!r}` scores are numbers from "
+                    f"{low} to {high}."
+                )
+
+    def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, torch.Tensor]:
+        """
+        Pixels of one image.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `pixel_values` of shape (1, channels, height, width) in the model's dtype.
+        """
+        image = _open_image(image, timeout)
+        pixel_values = self.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixel_values.to(self.dtype)}
+
+    def _forward(
+        self,
+        model_inputs: dict[str, torch.Tensor],
+        labels: list[str],
+        templates=DEFAULT_TEMPLATE,
+        background: tuple[str, ...] | None = None,
+        multi_label: bool = False,
+        function_to_apply: str = "softmax",
+        tokenizer_kwargs: dict | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Scores (batch, labels) of a batch of images, in float32."""
+        classifier = self._text_classifier(labels, templates, tokenizer_kwargs)  # (labels, dim)
+        background = background or ((DEFAULT_BACKGROUND,) if multi_label else None)
+        with eval_mode(self.model):
+            image_embeds = features(self.model, "image", pixel_values=model_inputs["pixel_values"])  # (batch, dim)
+        cosines = image_embeds @ classifier.to(image_embeds).T
+        if function_to_apply == "cosine":
+            return {"scores": cosines}
+        scale = self.model.logit_scale.exp().to(cosines)
+        logits = scale * cosines
+        if function_to_apply == "none":
+            return {"scores": logits}
+        if background is None:
+            return {"scores": logits.softmax(dim=-1)}
+        # The background's prompts are complete: a mapping takes them as they are.
+        none_of_them = self._text_classifier(["background"], {"background": background}, tokenizer_kwargs)  # (1, dim)
+        background_logits = scale * (image_embeds @ none_of_them.to(image_embeds).T)  # (batch, 1)
+        if multi_label:
+            # A softmax over two is the sigmoid of their difference.
+            return {"scores": torch.sigmoid(logits - background_logits)}
+        return {"scores": torch.cat([logits, background_logits], dim=-1).softmax(dim=-1)[:, :-1]}
+
+    def _text_classifier(self, labels: list[str], templates, tokenizer_kwargs: dict | None) -> torch.Tensor:
+        return self._classifiers.get(self.model, self.tokenizer, labels, templates, tokenizer_kwargs)
+
+    def postprocess(
+        self,
+        model_outputs: dict[str, torch.Tensor],
+        labels: list[str],
+        top_k: int | None = None,
+        threshold: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """The labels of one image with their scores (1, labels), best first."""
+        scores, order = model_outputs["scores"][0].sort(descending=True, stable=True)
+        best = zip(scores[:top_k].tolist(), order[:top_k].tolist())
+        return [{"score": s, "label": labels[i]} for s, i in best if threshold is None or s >= threshold]
+
+    def run_single(self, image: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict):
+        """Classify one image; see `__call__`."""
+        model_inputs = self._preprocess_item(None, image, preprocess_params)
+        return self.postprocess(self.forward(model_inputs, **forward_params), **postprocess_params)
+
+    def get_iterator(
+        self,
+        inputs: Iterable,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict,
+        forward_params: dict,
+        postprocess_params: dict,
+    ) -> "_Results":
+        """Classify many images as the result is read; see `__call__`."""
+
+        def classify() -> Iterator[list[dict[str, Any]]]:
+            prepared = _map_ahead(
+                lambda index, image: self._preprocess_item(index, image, preprocess_params),
+                _items(inputs),
+                num_workers,
+                ahead=2 * max(batch_size, num_workers),
+            )
+            for batch in _batches(prepared, batch_size):
+                scores = self.forward(_stack(batch), **forward_params)["scores"]
+                for row in scores.split(1):
+                    yield self.postprocess({"scores": row}, **postprocess_params)
+
+        return _Results(classify, inputs)
+
+    def _preprocess_item(self, index: int | None, image: Any, params: dict) -> dict[str, torch.Tensor]:
+        which = "The image" if index is None else f"Image {index}"
+        try:
+            return self.preprocess(image, **params)
+        except TypeError as error:
+            raise TypeError(f"{which} is of a type that is not supported: {error}") from error
+        except (ValueError, OSError, Image.DecompressionBombError) as error:
+            described = repr(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__
+            raise ValueError(f"{which} ({described[:200]}) cannot be read: {error}") from error
+
+
+class _Results:
+    """The results of a pipeline call: iterating computes them; as long as the input, where that has a length."""
+
+    def __init__(self, classify: Callable[[], Iterator], inputs: Iterable):
+        self._classify = classify
+        self._inputs = inputs
+        self._iterator: Iterator | None = None
+
+    def __iter__(self) -> Iterator:
+        return self._classify()
+
+    def __next__(self):
+        if self._iterator is None:
+            self._iterator = self._classify()
+        return next(self._iterator)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+
+def _check_count(name: str, value: int | None, least: int) -> int:
+    value = least if value is None else value
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"`{name}` is {value!r}; it must be a whole number, at least {least}.")
+    return value
+
+
+def _check_function(value: str) -> str:
+    if value not in SCORES:
+        raise ValueError(f"`function_to_apply` is {value!r}; it must be one of {', '.join(map(repr, SCORES))}.")
+    return value
+
+
+def _check_background(value: str | list[str]) -> tuple[str, ...]:
+    """Check the prompts of the background, which are complete sentences."""
+    prompts = check_templates({"background": value})["background"]
+    if any("{" in prompt for prompt in prompts):
+        raise ValueError(f"`background` is {value!r}; it has no label, so its prompts cannot have a placeholder.")
+    return prompts
+
+
+def _is_one_image(image: Any) -> bool:
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        return image.ndim < 4
+    return isinstance(image, (str, bytes, os.PathLike, Image.Image, Mapping))
+
+
+def _items(inputs: Iterable) -> Iterator:
+    # A torch dataset has a length and an index but is no iterator, and need not end with IndexError.
+    if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
+        return (inputs[index] for index in range(len(inputs)))
+    return iter(inputs)
+
+
+def _open_image(image: Any, timeout: float | None) -> Any:
+    """
+    An upright RGB image, as the stock pipeline opens it.
+
+    Arrays, and images with more than 8 bits per channel, are the image processor's business.
+    """
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        return image
+    if isinstance(image, str) and image.startswith(("http://", "https://")):
+        return load_image(image, timeout=timeout)
+    image = ImageOps.exif_transpose(open_image(image))
+    return image if image.mode in _NOT_TO_CONVERT or image.mode.startswith("I;16") else image.convert("RGB")
+
+
+def _map_ahead(function: Callable[[int, Any], Any], items: Iterator, num_workers: int, ahead: int) -> Iterator:
+    """
+    Map `function(index, item)` over `items` in order, up to `ahead` items before they are asked for.
+
+    One thread reads `items`, which need not be thread-safe, and `num_workers` threads map. Threads rather than
+    processes: decoding and resizing release the interpreter lock, and nothing has to be copied or pickled.
+    """
+    if num_workers == 0:
+        yield from (function(index, item) for index, item in enumerate(items))
+        return
+    queue: Queue = Queue(maxsize=ahead)
+    stopped = threading.Event()
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="preprocess")
+
+    def read() -> None:
+        try:
+            for index, item in enumerate(items):
+                if isinstance(item, Image.Image):
+                    # Here, for the same lazily opened image may occur twice, and loading is not thread-safe. What
+                    # cannot be loaded fails again, with its index, in `function`.
+                    with suppress(Exception):
+                        item.load()
+                if stopped.is_set():
+                    return
+                queue.put(pool.submit(function, index, item))
+            queue.put(None)
+        except BaseException as error:  # whatever the input raises is the reader's to see
+            queue.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while (future := queue.get()) is not None:
+            if isinstance(future, BaseException):
+                raise future
+            yield future.result()
+    finally:
+        stopped.set()
+        while not queue.empty():
+            queue.get_nowait()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _batches(items: Iterator, size: int) -> Iterator[list]:
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _stack(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    shapes = {tuple(item["pixel_values"].shape[1:]) for item in batch}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The image processor made images of different shapes, {sorted(shapes)}, which cannot form a batch: use "
+            "`batch_size=1`, or an image processor that crops."
+        )
+    return {"pixel_values": torch.cat([item["pixel_values"] for item in batch])}
+
+
+__all__ = ["ClipHFZeroShotImageClassificationPipeline"]

@@ -1,0 +1,86 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+Make transformers' Auto classes and `pipeline` know our classes.
+
+transformers has no entry point for plugins, so `import clip_hf` calls [`register`]. Nothing changes for other models:
+the Auto classes get entries for our model types only, and the pipeline of the zero-shot task is picked by model.
+
+The other direction, that a saved repo names its classes and carries their code, does not depend on this library being
+imported: the exported files call `register_for_auto_class` themselves.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForZeroShotImageClassification,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
+
+from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from .image_processing_clip_hf import ClipHFImageProcessor
+from .modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
+from .modeling_clip_hf_resnet import ClipHFResNetModel
+from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .processing_clip_hf import ClipHFProcessor
+from .tokenization_clip_hf import ClipHFTokenizer
+
+
+_TASK = "zero-shot-image-classification"
+
+_MODELS = (
+    (AutoModel, ClipHFConfig, ClipHFModel),
+    (AutoModel, ClipHFTextConfig, ClipHFTextModel),
+    (AutoModel, ClipHFViTConfig, ClipHFViTModel),
+    (AutoModel, ClipHFResNetConfig, ClipHFResNetModel),
+    (AutoModelForZeroShotImageClassification, ClipHFConfig, ClipHFModel),
+    (AutoModelForImageClassification, ClipHFConfig, ClipHFForImageClassification),
+)
+
+_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig)
+
+
+class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline):
+    """
+    What `pipeline("zero-shot-image-classification")` constructs: our pipeline for our models, else the stock one.
+
+    The task's pipeline cannot be replaced through `PIPELINE_REGISTRY.register_pipeline`, which would change the scores
+    of other models (SigLIP's are no softmax) and write our pipeline's name into their saved configs.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        model = kwargs["model"] if "model" in kwargs else args[0]
+        # By name, not by class: a model loaded with its repo's own code has another class of the same name.
+        ours = getattr(model.config, "model_type", None) == ClipHFConfig.model_type
+        pipeline_class = ClipHFZeroShotImageClassificationPipeline if ours else ZeroShotImageClassificationPipeline
+        return pipeline_class(*args, **kwargs)
+
+
+def register() -> None:
+    """
+    Register our classes with transformers' Auto classes and its `pipeline` function.
+
+    `import clip_hf` calls it; calling it again changes nothing.
+    """
+    for config in _CONFIGS:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+    for auto_class, config, model in _MODELS:
+        auto_class.register(config, model, exist_ok=True)
+    AutoProcessor.register(ClipHFConfig, ClipHFProcessor, exist_ok=True)
+    # One class serves whichever backend transformers would pick.
+    backends = {"pil": ClipHFImageProcessor, "torchvision": ClipHFImageProcessor}
+    for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig):
+        AutoImageProcessor.register(config, image_processor_classes=dict(backends), exist_ok=True)
+    # Not for `ClipHFConfig`: a whole model's repo names the class, and for a registered config `AutoTokenizer` would
+    # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
+    AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)
+    PIPELINE_REGISTRY.supported_tasks[_TASK]["impl"] = ZeroShotImageClassificationDispatcher
+
+
+__all__ = ["register"]

@@ -1,0 +1,390 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+Zero-shot classifiers: the text embeddings of labels under prompt templates (Radford et al. 2021, section 3.1).
+
+Shapes: P prompts without repetition, L labels, `dim` the width of the shared embedding space.
+"""
+
+import threading
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from string import Formatter
+
+import torch
+from torch import nn
+
+from .prompts_clip_hf import PROMPT_SETS, get_prompt_set
+
+
+# A text batch holds at most this many tokens, padding included: 1,000 labels under one template make one batch, and
+# the widest hidden layer (4,096 channels in RN50x64's text tower) stays at 256 MB in float32.
+MAX_TOKENS_PER_BATCH = 2**14
+# Parts of a model that text features do not depend on.
+_IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}
+_PLACEHOLDERS = {"", "0", "label"}
+
+
+def check_labels(labels: Sequence[str]) -> list[str]:
+    """
+    Check that `labels` is a sequence of different, non-empty strings.
+
+    Returns:
+        `list[str]`: the labels, unchanged.
+
+    Raises:
+        TypeError: if it is not a sequence, or a label is not a string.
+        ValueError: if it is empty, a label is blank, or a label occurs twice.
+    """
+    if isinstance(labels, str):
+        near = [label.strip() for label in labels.split(",")]
+        raise TypeError(f"Labels must be a list of strings, not one string: given {labels!r}, pass {near!r}.")
+    if isinstance(labels, (bytes, Mapping)) or not isinstance(labels, Sequence):
+        raise TypeError(f"Labels must be a list of strings; given a {type(labels).__name__}.")
+    labels = list(labels)
+    if not labels:
+        raise ValueError("There are no labels: pass a list of at least one string.")
+    for index, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise TypeError(f"Label {index} is {label!r}, a {type(label).__name__}; labels must be strings.")
+        if not label.strip():
+            raise ValueError(f"Label {index} is blank ({label!r}).")
+    repeated = [label for label, count in Counter(labels).items() if count > 1]
+    if repeated:
+        raise ValueError(f"Labels must differ from each other; these occur more than once: {repeated[:10]}.")
+    return labels
+
+
+def check_templates(templates) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
+    """
+    Check prompt templates, and look up those of a named prompt set.
+
+    Args:
+        templates (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`):
+            A template, the name of a prompt set, a list of templates, or each label's own prompts. A template says
+            where the label goes with `{}` or `{label}`; a label's own prompts may do without.
+
+    Returns:
+        `tuple[str, ...]`, or `dict[str, tuple[str, ...]]` if `templates` is a mapping.
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: if there is no template, or one has no placeholder.
+    """
+    if isinstance(templates, Mapping):
+        if not templates:
+            raise ValueError("The mapping from labels to prompts is empty.")
+        return {
+            label: _check_list(prompts, f"the prompts of {label!r}", False) for label, prompts in templates.items()
+        }
+    if isinstance(templates, str):
+        if templates in PROMPT_SETS:
+            return get_prompt_set(templates)
+        # A single word is a misspelled name, and anything else a template without its placeholder.
+        if "{" not in templates and templates and not any(c.isspace() for c in templates):
+            get_prompt_set(templates)
+    return _check_list(templates, "the templates", True)
+
+
+def _check_list(templates, what: str, needs_placeholder: bool) -> tuple[str, ...]:
+    templates = (templates,) if isinstance(templates, str) else templates
+    if isinstance(templates, bytes) or not isinstance(templates, Sequence):
+        raise TypeError(
+            f"{what[0].upper()}{what[1:]} must be a string or a list of strings; given {templates!r}, a "
+            f"{type(templates).__name__}."
+        )
+    if not templates:
+        raise ValueError(f"The list of {what.removeprefix('the ')} is empty.")
+    for template in templates:
+        if not isinstance(template, str) or not template.strip():
+            raise TypeError(f"{template!r} among {what} must be a string that is not blank.")
+        if not _has_placeholder(template) and needs_placeholder:
+            raise ValueError(
+                f"The template {template!r} does not say where the label goes: write {{}} there, as in 'a photo of a "
+                f"{{}}.', or name a prompt set: {', '.join(sorted(PROMPT_SETS))}."
+            )
+    return tuple(templates)
+
+
+def _has_placeholder(template: str) -> bool:
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"The template {template!r} has unbalanced braces: write {{{{ for a brace.") from error
+    unknown = [field for field in fields if field not in _PLACEHOLDERS]
+    if unknown:
+        raise ValueError(
+            f"The template {template!r} has the placeholder {{{unknown[0]}}}; only {{}} and {{label}} are filled."
+        )
+    return bool(fields)
+
+
+def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
+    """
+    The prompts of each label.
+
+    Args:
+        labels (`Sequence[str]`): see [`check_labels`].
+        templates: see [`check_templates`].
+
+    Returns:
+        `list[list[str]]`: for each label its prompts, in the templates' order.
+
+    Raises:
+        TypeError: if labels or templates are of the wrong type.
+        ValueError: if they are not valid, or a mapping lacks a label.
+    """
+    labels = check_labels(labels)
+    templates = check_templates(templates)
+    if isinstance(templates, Mapping):
+        missing = [label for label in labels if label not in templates]
+        if missing:
+            raise ValueError(f"The mapping has no prompts for {len(missing)} of the labels: {missing[:10]}.")
+        own = templates
+    else:
+        own = dict.fromkeys(labels, templates)
+    # A field may occur more than once, and positional ones count up.
+    return [
+        [prompt.format(*[label] * max(1, prompt.count("{")), label=label) for prompt in own[label]] for label in labels
+    ]
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Run `model` in evaluation mode (no dropout, BatchNorm's running statistics); then restore each module's mode."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def features(model: nn.Module, kind: str, **inputs: torch.Tensor) -> torch.Tensor:
+    """
+    L2-normalised embeddings of texts or images from any CLIP-like model.
+
+    Args:
+        model (`nn.Module`): with `get_text_features` and `get_image_features`, or `encode_text` and `encode_image`.
+        kind (`str`): `"text"` or `"image"`.
+        inputs (`torch.Tensor`): the tower's inputs, each with the batch first.
+
+    Returns:
+        `torch.Tensor` of shape (batch, dim), in float32, or float64 if the model is.
+    """
+    for method in (f"get_{kind}_features", f"encode_{kind}"):
+        if hasattr(model, method):
+            output = getattr(model, method)(**inputs)
+            break
+    else:
+        raise TypeError(f"{type(model).__name__} has neither `get_{kind}_features` nor `encode_{kind}`.")
+    output = output if isinstance(output, torch.Tensor) else output.pooler_output
+    # Half precision would lose the differences between the embeddings of similar prompts when they are averaged.
+    return nn.functional.normalize(output.to(torch.promote_types(output.dtype, torch.float32)), dim=-1)
+
+
+@torch.no_grad()
+def build_text_classifier(
+    model: nn.Module,
+    processor,
+    labels: Sequence[str],
+    templates="a photo of a {}.",
+    *,
+    tokenizer_kwargs: dict | None = None,
+    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+) -> torch.Tensor:
+    """
+    Weights of a zero-shot classifier: one text embedding per label, ensembled over prompts in embedding space.
+
+    Each prompt's embedding is normalised, a label's prompts are averaged, and the mean is normalised again (Radford et
+    al. 2021, section 3.1.4). Prompts that occur more than once are encoded once, in batches of similar length; the
+    result is that of encoding them one by one. The model runs in evaluation mode.
+
+    Args:
+        model (`nn.Module`):
+            A [`ClipHFModel`], or another model with `get_text_features` or `encode_text`, such as transformers'
+            `CLIPModel`.
+        processor (`ClipHFProcessor` or tokenizer):
+            The model's processor or tokenizer.
+        labels (`Sequence[str]`):
+            The labels, all different.
+        templates (`str`, `Sequence[str]` or `Mapping`, *optional*, defaults to `"a photo of a {}."`):
+            One template, several to average over, the name of a prompt set ([`prompt_set_names`]), or each label's own
+            prompts. `{}` or `{label}` stands for the label.
+        tokenizer_kwargs (`dict`, *optional*):
+            Further arguments of the tokenizer.
+        max_tokens_per_batch (`int`, *optional*, defaults to 16384):
+            Upper bound of the tokens in a batch, padding included. Lower it if memory runs out.
+
+    Returns:
+        `torch.Tensor` of shape (num_labels, dim): L2-normalised rows in the order of `labels`, on the model's device,
+        in float32 (float64 if the model is).
+
+    Raises:
+        TypeError: if labels or templates are of the wrong type.
+        ValueError: if there are no labels, a label is blank or occurs twice, a template has no placeholder, there is
+            no prompt set of that name, or a mapping lacks a label.
+
+    Example:
+
+    ```python
+    >>> from clip_hf import ClipHFModel, ClipHFProcessor, build_text_classifier
+
+    >>> model, processor = ClipHFModel.from_pretrained(path), ClipHFProcessor.from_pretrained(path)
+    >>> classifier = build_text_classifier(model, processor, ["cat", "dog"], "openai_imagenet")
+    >>> similarities = model.encode_image(**processor(images=image, return_tensors="pt")) @ classifier.T
+    ```
+    """
+    prompts = prompts_for(labels, templates)
+    uses: dict[str, list[int]] = {}  # prompt -> labels it belongs to, as often as it occurs
+    for row, own in enumerate(prompts):
+        for prompt in own:
+            uses.setdefault(prompt, []).append(row)
+    classifier = None
+    with eval_mode(model):
+        for batch, embeddings in _encode_prompts(model, processor, list(uses), tokenizer_kwargs, max_tokens_per_batch):
+            if classifier is None:
+                classifier = embeddings.new_zeros(len(prompts), embeddings.shape[-1])  # (L, dim)
+            pairs = [(row, index) for index, prompt in enumerate(batch) for row in uses[prompt]]
+            rows, indices = torch.tensor(pairs, device=embeddings.device).T
+            # The sum instead of the mean: they differ in length only.
+            classifier.index_add_(0, rows, embeddings[indices])
+    return nn.functional.normalize(classifier, dim=-1)
+
+
+def _encode_prompts(
+    model: nn.Module, processor, prompts: list[str], tokenizer_kwargs: dict | None, max_tokens_per_batch: int
+) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Yield batches of prompts of similar length with their embeddings (batch, dim), until all P are encoded."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    options = {"truncation": True, "max_length": _context_length(model, tokenizer), **(tokenizer_kwargs or {})}
+    encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokenizer(prompts, **options).items()}
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    order = sorted(range(len(prompts)), key=lengths.__getitem__)
+    device = next(model.parameters()).device
+    device = torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
+    while order:
+        # From the longest down: the first prompt of a batch is what the others are padded to.
+        size = max(1, max_tokens_per_batch // lengths[order[-1]])
+        batch, order = order[-size:], order[:-size]
+        # On the right, whatever the tokenizer's side: on the left, padding would shift the positions.
+        inputs = {
+            key: nn.utils.rnn.pad_sequence(
+                [rows[index] for index in batch],
+                batch_first=True,
+                padding_value=(tokenizer.pad_token_id or 0) if key == "input_ids" else 0,
+            ).to(device)
+            for key, rows in encoded.items()
+        }
+        yield [prompts[index] for index in batch], features(model, "text", **inputs)
+
+
+def _context_length(model: nn.Module, tokenizer) -> int:
+    config = getattr(getattr(model, "config", None), "text_config", None)
+    lengths = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
+    return min(length for length in (*lengths, 2**31 - 1) if length is not None)
+
+
+def _text_modules(module: nn.Module) -> Iterator[nn.Module]:
+    yield module
+    for name, child in module.named_children():
+        if name not in _IMAGE_ONLY:
+            yield from _text_modules(child)
+
+
+@torch.no_grad()
+def _text_state(model: nn.Module) -> tuple:
+    """
+    A value that changes when the model's text features may have changed.
+
+    Torch counts in-place changes of a tensor, but not those made through `.data`, as when LoRA weights are merged; so
+    the state holds a few numbers of each weight matrix as well. Only an edit through `.data` that misses all of them
+    goes unnoticed. It takes about a millisecond, for it is computed for each batch of images.
+    """
+    state, samples = [], {}
+    for module in _text_modules(model):
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is None or name in _IMAGE_ONLY:
+                continue
+            version = 0 if tensor.is_inference() else tensor._version
+            state.append((id(tensor), version, tensor.dtype, tensor.device, tensor.shape))
+            # Not of tensors without data (offloaded) or of a special kind (quantised, spread over processes).
+            plain = type(tensor) in (torch.Tensor, nn.Parameter) and not tensor.is_meta
+            if plain and tensor.ndim > 1 and tensor.numel() and tensor.is_contiguous():
+                count = min(16, tensor.numel())
+                sample = tensor.as_strided((count,), (tensor.numel() // count,), tensor.storage_offset())
+                samples.setdefault((tensor.device, tensor.dtype), []).append(sample)
+        if "merged_adapters" in vars(module):  # a layer of peft's
+            adapters = (*module.active_adapters, *module.merged_adapters)
+            state.append((module.disable_adapters, adapters, repr(getattr(module, "scaling", None))))
+    content = [torch.cat(same).view(torch.uint8).cpu().numpy().tobytes() for same in samples.values()]
+    return (*state, *content)
+
+
+class TextClassifierCache:
+    """
+    Text classifiers by model, weights, labels and templates, so that labels are encoded once.
+
+    - A change of the text tower's weights (training, loading, merging or switching adapters, another dtype or device)
+      drops the model's classifiers. Training the image tower does not.
+    - Models and tokenizers are held weakly: the cache keeps none alive.
+    - Per model it holds the `max_entries` classifiers used last.
+
+    Args:
+        max_entries (`int`, *optional*, defaults to 8):
+            Number of classifiers per model. One of 1,000 labels in 512 dimensions takes 2 MB.
+    """
+
+    def __init__(self, max_entries: int = 8):
+        if max_entries < 1:
+            raise ValueError(f"`max_entries` is {max_entries}; it must be at least 1.")
+        self.max_entries = max_entries
+        self._models: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, OrderedDict]] = weakref.WeakKeyDictionary()
+        self._lock = threading.RLock()
+
+    def __reduce__(self):
+        # Neither weak references nor locks can be copied; a copy, as in a worker process, starts empty.
+        return type(self), (self.max_entries,)
+
+    def __len__(self) -> int:
+        return sum(len(classifiers) for _, classifiers in self._models.values())
+
+    def clear(self) -> None:
+        """Forget every classifier."""
+        self._models.clear()
+
+    def get(
+        self, model: nn.Module, processor, labels, templates, tokenizer_kwargs: dict | None = None
+    ) -> torch.Tensor:
+        """
+        The classifier of [`build_text_classifier`], from the cache if nothing it depends on has changed.
+
+        Returns:
+            `torch.Tensor` of shape (num_labels, dim). It is shared: do not change it in place.
+        """
+        labels, templates = check_labels(labels), check_templates(templates)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        prompts = tuple(templates.items()) if isinstance(templates, Mapping) else templates
+        options = tuple(sorted((key, repr(value)) for key, value in (tokenizer_kwargs or {}).items()))
+        key = (tuple(labels), prompts, weakref.ref(tokenizer), len(tokenizer), options)
+        with self._lock:
+            state = _text_state(model)
+            known, classifiers = self._models.get(model, (None, None))
+            if known != state:
+                classifiers = OrderedDict()
+                self._models[model] = (state, classifiers)
+            if key not in classifiers:
+                classifiers[key] = build_text_classifier(
+                    model, processor, labels, templates, tokenizer_kwargs=tokenizer_kwargs
+                )
+                if len(classifiers) > self.max_entries:
+                    classifiers.popitem(last=False)
+            classifiers.move_to_end(key)
+            return classifiers[key]
+
+
+__all__ = ["TextClassifierCache", "build_text_classifier"]

@@ -1,0 +1,41 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The demo, in its shortest form."""
+
+import json
+
+from PIL import Image
+from transformers import pipeline
+
+import demo
+import train_clip
+
+
+def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_clip, "load_openmoji", lambda: tiny_data)
+    results = demo.main(["--quick", "--output-dir", str(tmp_path / "demo")])
+    printed = capsys.readouterr().out
+    assert set(results) == {"ResNet", "ViT"}
+    for by_prompts in results.values():
+        assert set(by_prompts) == {"one prompt", "prompt ensemble"}
+        for accuracy in by_prompts.values():
+            assert 0 <= accuracy["top1"] <= accuracy["top5"] <= 100
+            assert accuracy["top1"] <= accuracy["base"]
+    for name in ("predictions.png", "similarities.png", "losses.png"):
+        with Image.open(tmp_path / "demo" / name) as picture:
+            assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 10
+        assert name in printed
+    assert json.loads((tmp_path / "demo" / "results.json").read_text())["accuracy"] == results
+    assert "CC BY-SA 4.0" in printed
+    assert "chance" in printed and "5.00%" in printed  # one of twenty names
+    classifier = pipeline("zero-shot-image-classification", model=str(tmp_path / "demo" / "vit"))
+    found = classifier(tiny_data["test"][0]["image"], candidate_labels=["red", "blue"])
+    assert abs(sum(entry["score"] for entry in found) - 1) < 1e-5
+
+
+def test_accuracy_counts_the_first_the_five_and_the_base():
+    predictions = demo.Predictions(
+        names=[["a: red", "a: blue"], ["a: red", "a: blue"], ["b", "a: red"]], scores=[[0.6, 0.4]] * 3
+    )
+    accuracy = predictions.accuracy(["a: red", "a: blue", "c"])
+    assert {name: round(value, 1) for name, value in accuracy.items()} == {"top1": 33.3, "top5": 66.7, "base": 66.7}

@@ -1,0 +1,36 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Run by `torchrun` in the tests: train in float64, where two processes and one must agree but for the last digits."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+
+import train_clip
+
+
+def train_in_float64(output_dir: Path, batch_size: int, recipes: Sequence[str]) -> None:
+    """Train with each recipe, three steps; each process takes `batch_size` pairs a step."""
+    build_model = train_clip.build_model
+
+    def build_in_float64(*arguments):
+        model, processor = build_model(*arguments)
+        # Statistics of a batch differ from those of its halves; frozen, BatchNorm does not know the batch.
+        model.freeze_batch_norm(freeze_affine=False)
+        return model.double(), processor
+
+    train_clip.build_model = build_in_float64
+    try:
+        for recipe in recipes:
+            more = ["--output_dir", str(Path(output_dir) / Path(recipe).stem), "--batch_size", str(batch_size)]
+            train_clip.train(train_clip.parse_options([recipe, *more, "--max_steps", "3"]))
+    finally:
+        train_clip.build_model = build_model
+
+
+if __name__ == "__main__":
+    train_in_float64(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    train_clip.PartialState().destroy_process_group()

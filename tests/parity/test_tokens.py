@@ -1,0 +1,69 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Token ids against OpenAI's `SimpleTokenizer` with the published merges."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+import references
+from clip_hf import ClipHFTokenizer
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from plain_tokenizer import PIECES, emoji_names, hard_texts, text_ids
+
+
+@pytest.fixture(scope="module")
+def openai():
+    return references.load_openai_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return ClipHFTokenizer.from_bpe_file(references.openai_bpe_path())
+
+
+def differences(tokenizer, openai, texts):
+    return [ascii(text) for text, ids in zip(texts, text_ids(tokenizer, texts)) if ids != openai.encode(text)]
+
+
+def test_vocabulary(tokenizer, openai):
+    assert tokenizer.get_vocab() == openai.encoder
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.model_max_length) == (49406, 49407, 77)
+
+
+def test_ids_of_hard_texts(tokenizer, openai):
+    texts = list(dict.fromkeys(hard_texts(8000, seed=20)))
+    assert len(texts) > 7000
+    assert differences(tokenizer, openai, texts) == []
+
+
+def test_ids_of_every_character(tokenizer, openai):
+    texts = []
+    # Planes 4 to 13 have no characters, 15 and 16 are private: a sample of them.
+    for start in (*range(0, 0x34000, 32), *range(0x34000, 0x110000, 1024), *range(0xE0000, 0xE0200, 32)):
+        texts.append(" ".join(f"a{chr(code)}B{chr(code)}" for code in range(start, start + 32)))
+    assert differences(tokenizer, openai, texts) == []
+
+
+def test_ids_of_every_piece_next_to_a_letter_a_digit_and_a_sign(tokenizer, openai):
+    pieces = [piece for pieces in PIECES.values() for piece in pieces]
+    texts = [template.format(piece) for piece in pieces for template in ("Ab{}Σ", "1{}2", "'{}s", " \t{}\n")]
+    assert differences(tokenizer, openai, texts) == []
+
+
+def test_ids_of_emoji_names_in_many_languages(tokenizer, openai):
+    assert differences(tokenizer, openai, emoji_names(step=5)) == []
+
+
+def test_literal_special_tokens_that_stand_alone(tokenizer, openai):
+    texts = ["<|startoftext|>a cat<|endoftext|>", "a <|endoftext|> b", "&lt;|endoftext|&gt;"]
+    assert differences(tokenizer, openai, texts) == []
+
+
+def test_decoding(tokenizer, openai):
+    for text in hard_texts(1000, seed=21):
+        ids = openai.encode(text)
+        assert tokenizer.decode(ids) == openai.decode(ids).removesuffix(" ")

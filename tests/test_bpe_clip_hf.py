@@ -1,0 +1,247 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Text clean-up, merges files and training of the tokenizer."""
+
+import copy
+import gzip
+import html
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ftfy
+import pytest
+from ftfy.badness import BADNESS_RE, is_bad
+
+from clip_hf import ClipHFTokenizer, bpe_clip_hf
+from plain_tokenizer import PIECES, PlainTokenizer, emoji_names, merges_of, text_ids
+
+
+SOT, EOT = "<|startoftext|>", "<|endoftext|>"
+VOCAB_SIZE = 3000
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return emoji_names(step=12)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus):
+    return ClipHFTokenizer.train(corpus, VOCAB_SIZE)
+
+
+@pytest.fixture
+def tokenizer(trained):
+    """A copy, so that no test sees what another has changed or has been warned about."""
+    return copy.deepcopy(trained)
+
+
+# --------------------------------------------------------------------------------------------------------- clean-up
+
+
+def ftfy_and_html(text):
+    return html.unescape(html.unescape(ftfy.fix_text(text)))
+
+
+def test_text_that_counts_as_clean_is_not_changed():
+    clean = 0
+    for start in range(0, 0x110000, 64):
+        characters = [chr(code) for code in range(start, start + 64)]
+        text = " ".join(characters)
+        for part in [text] if bpe_clip_hf.is_clean(text) else characters:
+            if bpe_clip_hf.is_clean(part):
+                clean += len(part)
+                assert ftfy_and_html(part) == part, ascii(part)
+    assert clean > 100_000
+
+
+def test_text_that_counts_as_clean_is_not_changed_whatever_stands_together():
+    generator = random.Random(0)
+    suspects = [chr(code) for code in (*range(0x20, 0x500), *range(0x2010, 0x2060), *range(0x20A0, 0x2600))]
+    quotes = [*PIECES["quotes"], "café", "Straße", "猫", "é", "Ã", "\u0301"]
+    pieces = [piece for pieces in PIECES.values() for piece in pieces if len(piece) < 20]
+    clean = 0
+    for _ in range(6000):
+        source = generator.choice([suspects, suspects, pieces, quotes])
+        text = "".join(generator.choices([*source, "a", " ", "\t", "\n"], k=generator.randint(2, 6)))
+        expected = ftfy_and_html(text)
+        assert bpe_clip_hf.clean_like_openai(text) == expected, ascii(text)
+        if bpe_clip_hf.is_clean(text):
+            clean += 1
+            assert expected == text, ascii(text)
+    assert clean > 1000
+
+
+def test_ftfy_finds_no_mojibake_in_quiet_characters():
+    """`is_clean` does not ask ftfy about these, so its search must not know them."""
+    pattern = BADNESS_RE.pattern
+    known = set(pattern)
+    for first, last in re.findall("([^\x00-\x7f])-([^\x00-\x7f])", pattern):
+        known.update(chr(code) for code in range(ord(first), ord(last) + 1))
+    assert {"é", "Ã", "€", "ж", "█"} <= known
+    quiet = re.compile(f"[{bpe_clip_hf._QUIET}]")
+    assert [ascii(char) for char in known if char > "\x7f" and quiet.match(char)] == []
+    generator = random.Random(0)
+    assert not any(is_bad("".join(chr(generator.randrange(1, 127)) for _ in range(50))) for _ in range(300))
+
+
+def test_clean_returns_what_openai_cleans(tokenizer):
+    assert tokenizer.clean("&amp;lt; ﬁne’s \x07ＬＯＵＤ") == "< fine's LOUD"
+    assert tokenizer.clean("sÃ³") == "só"
+    text = "no change, ça va 猫"
+    assert tokenizer.clean(text) is text
+
+
+def test_without_clean_up_only_the_normal_form_changes(tokenizer):
+    tokenizer.clean_text = False
+    assert tokenizer.clean("&amp; ﬁ e\u0301") == "&amp; ﬁ é"
+    assert tokenizer("&amp;").input_ids != copy.deepcopy(tokenizer)("&").input_ids
+    with pytest.raises(ValueError, match="lone surrogate.*clean_text=True"):
+        tokenizer("ok \ud800")
+
+
+def test_lone_surrogates_become_the_replacement_character(tokenizer):
+    assert text_ids(tokenizer, "a \ud800 b") == text_ids(tokenizer, "a \ufffd b")
+
+
+# ---------------------------------------------------------------------------------------------------- merges files
+
+
+@pytest.fixture
+def merges_text(tokenizer, tmp_path):
+    tokenizer.save_vocabulary(str(tmp_path))
+    return (tmp_path / "merges.txt").read_bytes()
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_from_bpe_file(tokenizer, merges_text, tmp_path, compress):
+    path = tmp_path / "bpe.txt.gz"
+    path.write_bytes(compress(merges_text))
+    loaded = ClipHFTokenizer.from_bpe_file(str(path), context_length=20)
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.model_max_length == 20
+    assert loaded.vocab_size == len(merges_of(tokenizer)) + 514
+
+
+def test_from_bpe_file_uses_as_many_merges_as_openai(tmp_path):
+    symbols = PlainTokenizer([]).tokens[:256]
+    merges = [f"{a} {b}" for a in symbols for b in symbols][:50_000]
+    (tmp_path / "bpe.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+    assert len(ClipHFTokenizer.from_bpe_file(tmp_path / "bpe.txt")) == 49_408
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a merges file: its first line must be a header"),
+        (b"{}\n", "not a merges file: its first line must be a header"),
+        (b"\x89PNG\xff\xfe", "neither UTF-8 text nor gzip"),
+        (
+            gzip.compress(b"#version\n" + bytes(random.Random(0).choices(b"abc \n", k=5000)))[:-200],
+            "damaged or incomp",
+        ),
+        (b"\x1f\x8bnot really", "damaged or incomp"),
+        (b"#version: 0.2\na b\nc\n", "line 3: 'c' holds 1 symbols instead of 2"),
+        (b"#version: 0.2\na b\n\nc d\n", "line 3: '' holds 0 symbols"),
+        (b"#version: 0.2\na b\nabc d\n", r"line 3: 'abc d' uses \['abc'\], which no line above makes"),
+        (b"#version: 0.2\na b\na b\n", "line 3: 'a b' makes 'ab', which a line above makes already"),
+    ],
+)
+def test_damaged_merges_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "bpe.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        ClipHFTokenizer.from_bpe_file(path)
+
+
+def test_a_missing_merges_file_and_a_bad_length_are_refused(tmp_path, merges_text):
+    with pytest.raises(FileNotFoundError, match=r"no merges file .*nothing.txt"):
+        ClipHFTokenizer.from_bpe_file(tmp_path / "nothing.txt")
+    for length in (2, "77", True):
+        with pytest.raises(ValueError, match="context_length must be an integer of at least 3"):
+            ClipHFTokenizer.from_bpe_file(tmp_path / "merges.txt", context_length=length)
+
+
+# -------------------------------------------------------------------------------------------------------- training
+
+
+def test_the_vocabulary_is_laid_out_as_openai_does(trained, corpus):
+    tokens = sorted(trained.get_vocab(), key=trained.get_vocab().__getitem__)
+    assert tokens[:512] == PlainTokenizer([]).tokens
+    assert tokens[512:-2] == ["".join(merge) for merge in merges_of(trained)]
+    assert tokens[-2:] == [SOT, EOT]
+    assert len(tokens) == len(set(tokens)) == VOCAB_SIZE
+    # It learned something: names it was trained on take few tokens, and no byte is unknown.
+    assert sum(map(len, text_ids(trained, corpus))) < 0.5 * sum(len(text.encode()) for text in corpus)
+    ids = text_ids(trained, "".join(map(chr, range(0x21, 0x3000))))
+    assert trained.eos_token_id not in ids
+
+
+def test_training_is_deterministic_and_takes_generators(corpus):
+    texts = corpus[:2000]
+    first = ClipHFTokenizer.train(texts, 1200)
+    assert ClipHFTokenizer.train((text for text in texts), 1200).get_vocab() == first.get_vocab()
+    # In another process, where hash tables are in another order.
+    program = (
+        "import json, sys, bpe_clip_hf as bpe\n"
+        "print(json.dumps(bpe.learn_merges(json.load(sys.stdin), bpe.clean_like_openai, 1200 - 514)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        input=json.dumps(texts),
+        capture_output=True,
+        text=True,
+        cwd=Path(bpe_clip_hf.__file__).parent,
+    )
+    assert [tuple(merge) for merge in json.loads(run.stdout)] == merges_of(first), run.stderr
+
+
+def test_training_cleans_as_encoding_does():
+    fancy = ClipHFTokenizer.train(["‘ＣＡＴＳ’ &amp;amp; ﬁsh"] * 3, 530)
+    simple = ClipHFTokenizer.train(["'cats' & fish"] * 3, 530)
+    assert fancy.get_vocab() == simple.get_vocab()
+
+
+def test_special_tokens_in_the_corpus_are_not_learned():
+    tokenizer = ClipHFTokenizer.train([f"{SOT} cat {EOT}"] * 10, 516)
+    assert not any("oftext" in "".join(merge) for merge in merges_of(tokenizer))
+    assert text_ids(tokenizer, EOT) == [tokenizer.eos_token_id]
+
+
+def test_a_small_corpus_gives_a_small_vocabulary(caplog):
+    tokenizer = ClipHFTokenizer.train(["ab"], 600)
+    assert len(tokenizer) == 515
+    assert "give only 1 merges: the vocabulary has 515 ids instead of 600" in caplog.text
+    assert tokenizer("ab")["input_ids"] == [513, 512, 514]
+    assert len(ClipHFTokenizer.train(["ab"], 514)) == 514
+
+
+@pytest.mark.parametrize(
+    ("texts", "vocab_size", "error", "message"),
+    [
+        (["a"], 513, ValueError, "at least 514 .* given 513"),
+        (["a"], "600", ValueError, "at least 514 .* given '600'"),
+        ("a text", 600, TypeError, "iterable of strings; given a str"),
+        (None, 600, TypeError, "iterable of strings; given a NoneType"),
+        (["a", None], 600, TypeError, "Text 1 is None, a NoneType"),
+        ([["a"]], 600, TypeError, "Text 0 is .*, a list"),
+        ([], 600, ValueError, "no texts"),
+    ],
+)
+def test_bad_training_input_is_refused(texts, vocab_size, error, message):
+    with pytest.raises(error, match=message):
+        ClipHFTokenizer.train(texts, vocab_size)
+
+
+def test_train_new_from_iterator(tokenizer, corpus):
+    tokenizer.strict = True
+    batches = (corpus[start : start + 100] for start in range(0, 1000, 100))
+    new = tokenizer.train_new_from_iterator(batches, 700, new_special_tokens=["[X]"])
+    assert new.get_vocab() == {**ClipHFTokenizer.train(corpus[:1000], 700).get_vocab(), "[X]": 700}
+    assert new.strict and new.model_max_length == 77
+    with pytest.raises(ValueError, match=r"min_frequency, special_tokens_map cannot be used .*\.train"):
+        tokenizer.train_new_from_iterator(corpus, 700, special_tokens_map={"a": "b"}, min_frequency=2)

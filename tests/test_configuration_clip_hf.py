@@ -1,0 +1,205 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+import json
+import logging
+
+import pytest
+import torch
+from transformers import AutoConfig, CLIPConfig, SiglipConfig
+
+from clip_hf import (
+    ARCHITECTURES,
+    ClipHFConfig,
+    ClipHFModel,
+    ClipHFResNetConfig,
+    ClipHFTextConfig,
+    ClipHFViTConfig,
+)
+from clip_hf.configuration_clip_hf import ClipHFVisionConfig
+
+
+# Radford et al. 2021, tables 19 and 20, in millions; counted in the published weights.
+PARAMETERS = {
+    "RN50": 102.01,
+    "RN101": 119.69,
+    "RN50x4": 178.3,
+    "RN50x16": 290.98,
+    "RN50x64": 623.26,
+    "ViT-B/32": 151.28,
+    "ViT-B/16": 149.62,
+    "ViT-L/14": 427.62,
+    "ViT-L/14@336px": 427.94,
+}
+
+
+@pytest.fixture
+def clip_hf_log(caplog):
+    """The log of transformers' loggers, which do not propagate to pytest's by themselves."""
+    loggers = [logging.getLogger("transformers"), logging.getLogger("clip_hf")]
+    for logger in loggers:
+        logger.addHandler(caplog.handler)
+    yield caplog
+    for logger in loggers:
+        logger.removeHandler(caplog.handler)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_have_the_published_number_of_parameters(name):
+    with torch.device("meta"):
+        model = ClipHFModel(ClipHFConfig.from_architecture(name))
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    assert millions == pytest.approx(PARAMETERS[name], abs=0.006)
+
+
+def test_architectures_are_the_nine_published_ones():
+    assert set(ARCHITECTURES) == set(PARAMETERS)
+
+
+def test_architecture_arguments_can_be_overruled_and_are_not_shared():
+    config = ClipHFConfig.from_architecture("RN50", logit_scale_init_value=1.0)
+    config.vision_config.stage_depths.append(9)
+    assert config.logit_scale_init_value == 1.0
+    assert ClipHFConfig.from_architecture("RN50").vision_config.stage_depths == [3, 4, 6, 3]
+
+
+def test_unknown_architecture_names_all_and_the_nearest():
+    with pytest.raises(ValueError, match=r"no architecture 'ViT-B-32'.*RN50x64.*Did you mean 'ViT-B/32'"):
+        ClipHFConfig.from_architecture("ViT-B-32")
+
+
+@pytest.mark.parametrize("name", ["RN50x4", "ViT-L/14@336px"])
+def test_saved_config_loads_as_the_same(name, tmp_path):
+    config = ClipHFConfig.from_architecture(name)
+    config.save_pretrained(tmp_path)
+    for loaded in (ClipHFConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert type(loaded.vision_config) is type(config.vision_config)
+        loaded.name_or_path = ""
+        assert loaded.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(("name", "cls"), [("RN50", ClipHFResNetConfig), ("ViT-B/16", ClipHFViTConfig)])
+def test_towers_load_from_a_whole_models_config(name, cls, tmp_path, clip_hf_log):
+    config = ClipHFConfig.from_architecture(name)
+    config.save_pretrained(tmp_path)
+    assert ClipHFTextConfig.from_pretrained(tmp_path).to_dict() == config.text_config.to_dict()
+    vision_config = ClipHFVisionConfig.from_pretrained(tmp_path)
+    assert type(vision_config) is cls
+    assert vision_config.to_dict() == config.vision_config.to_dict()
+    assert clip_hf_log.text == ""
+
+
+@pytest.mark.parametrize(
+    ("cls", "arguments", "message"),
+    [
+        (ClipHFTextConfig, {"hidden_size": -1}, "`hidden_size` is -1; it must be greater than 0"),
+        (ClipHFTextConfig, {"num_attention_heads": 7}, "`hidden_size` 512 .* `num_attention_heads` 7"),
+        (ClipHFTextConfig, {"num_attention_heads": 0}, "`num_attention_heads` is 0"),
+        (ClipHFTextConfig, {"hidden_size": "512"}, "'hidden_size' expected int, got str"),
+        (ClipHFTextConfig, {"hidden_act": "quickgelu"}, "`hidden_act` is 'quickgelu'.*'quick_gelu' for OpenAI's"),
+        (ClipHFTextConfig, {"vocab_size": 100, "eos_token_id": 100}, "`eos_token_id` is 100.*vocabulary of 100"),
+        (ClipHFTextConfig, {"attention_dropout": 1.5}, "`attention_dropout` is 1.5; it must be at least 0"),
+        (ClipHFTextConfig, {"hidden_sise": 512}, r"no option 'hidden_sise' \(did you mean 'hidden_size'\?\)"),
+        (ClipHFTextConfig, {"max_position_embeddings": 0}, "`max_position_embeddings` is 0"),
+        (ClipHFViTConfig, {"patch_size": 225}, "`patch_size` 225 is larger than `image_size` 224"),
+        (ClipHFViTConfig, {"image_size": 0}, "`image_size` is 0"),
+        (ClipHFViTConfig, {"layer_norm_eps": 0.0}, "`layer_norm_eps` is 0.0"),
+        (ClipHFResNetConfig, {"stage_depths": [3, 4, 6]}, r"`stage_depths` is \[3, 4, 6\]; it must be four"),
+        (ClipHFResNetConfig, {"stage_depths": [3, 4, 0, 3]}, r"`stage_depths` is \[3, 4, 0, 3\]"),
+        (ClipHFResNetConfig, {"width": 7}, "`width` is 7; it must be even"),
+        (ClipHFResNetConfig, {"image_size": 30}, "`image_size` is 30; it must be at least 31"),
+        (ClipHFResNetConfig, {"num_attention_heads": 7}, "`hidden_size` 2048 .* `num_attention_heads` 7"),
+        (ClipHFConfig, {"projection_dim": 0}, "`projection_dim` is 0"),
+        (ClipHFConfig, {"text_config": {"projection_dim": 64}}, "`text_config.projection_dim` is 64 and .* 512"),
+        (ClipHFConfig, {"vision_config": {"model_type": "siglip"}}, "'siglip'; it must be one of 'clip_hf_vit', "),
+        (ClipHFConfig, {"vision_config": {"widht": 64}}, "no option 'widht'"),
+    ],
+)
+def test_impossible_options_are_refused(cls, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cls(**arguments)
+
+
+def test_unknown_option_in_a_file_is_kept_and_named(tmp_path, clip_hf_log):
+    ClipHFConfig.from_architecture("RN50").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    contents = json.loads(path.read_text())
+    contents["vision_config"]["from_the_future"] = 1
+    path.write_text(json.dumps(contents))
+    config = ClipHFConfig.from_pretrained(tmp_path)
+    assert config.vision_config.from_the_future == 1
+    assert "ClipHFResNetConfig has no option 'from_the_future'" in clip_hf_log.text
+
+
+def test_special_token_ids_default_to_the_last_two():
+    config = ClipHFTextConfig(vocab_size=1000)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (998, 999, 999)
+    config = ClipHFTextConfig()
+    assert (config.bos_token_id, config.eos_token_id) == (49406, 49407)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "grid_size"), [(224, 7), (288, 9), (384, 12), (448, 14), (64, 2), (31, 1), (63, 2), (100, 3)]
+)
+def test_resnet_grid_is_the_one_the_tower_makes(image_size, grid_size):
+    config = ClipHFResNetConfig(image_size=image_size)
+    assert config.grid_size == grid_size
+    with torch.device("meta"):
+        model = ClipHFModel(ClipHFConfig(projection_dim=1024, vision_config=config)).eval().vision_model
+        output = model(torch.empty(1, 3, image_size, image_size))
+    assert tuple(output.last_hidden_state.shape[2:]) == (grid_size, grid_size)
+
+
+class TestConfigOfTransformers:
+    """A config.json of type `clip` becomes ours."""
+
+    def test_every_value_is_carried_over(self, tmp_path, clip_hf_log):
+        theirs = CLIPConfig(
+            text_config={"hidden_size": 64, "num_attention_heads": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
+            vision_config={"hidden_size": 96, "num_attention_heads": 3, "patch_size": 14, "image_size": 56},
+            projection_dim=48,
+            logit_scale_init_value=2.5,
+        )
+        theirs.save_pretrained(tmp_path)
+        ours = ClipHFConfig.from_pretrained(tmp_path)
+        assert ours.model_type == "clip_hf"
+        assert (ours.projection_dim, ours.logit_scale_init_value) == (48, 2.5)
+        shared = set(ours.text_config.to_dict()) & set(theirs.text_config.to_dict()) - {"model_type", "projection_dim"}
+        assert shared >= {"hidden_size", "hidden_act", "layer_norm_eps", "eos_token_id", "vocab_size"}
+        for name in shared:
+            assert getattr(ours.text_config, name) == getattr(theirs.text_config, name), name
+        for name in ("hidden_size", "num_attention_heads", "patch_size", "image_size", "hidden_act"):
+            assert getattr(ours.vision_config, name) == getattr(theirs.vision_config, name), name
+        assert (ours.text_config.projection_dim, ours.vision_config.projection_dim) == (48, 48)
+        assert clip_hf_log.text == ""
+
+    @pytest.mark.parametrize(("vocab_size", "eos"), [(49408, 49407), (49500, 49407), (1000, 999)])
+    def test_legacy_end_of_text_id_is_repaired(self, vocab_size, eos, tmp_path):
+        text_config = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+        CLIPConfig(text_config=text_config).save_pretrained(tmp_path)
+        assert ClipHFConfig.from_pretrained(tmp_path).text_config.eos_token_id == eos
+        assert ClipHFTextConfig.from_pretrained(tmp_path).eos_token_id == eos
+
+    def test_old_files_overruling_dicts_are_honoured(self):
+        old = {
+            "model_type": "clip",
+            "projection_dim": 32,
+            "text_config": {"hidden_size": 512, "bad_words_ids": None, "dropout": 0.0},
+            "text_config_dict": {"hidden_size": 64, "num_attention_heads": 4, "torch_dtype": "float32"},
+            "vision_config": {"hidden_size": 96, "num_attention_heads": 3, "tie_encoder_decoder": False},
+            "vision_config_dict": None,
+        }
+        config = ClipHFConfig.from_dict(old)
+        assert (config.text_config.hidden_size, config.text_config.num_attention_heads) == (64, 4)
+        assert config.vision_config.hidden_size == 96
+
+    @pytest.mark.parametrize("cls", [ClipHFConfig, ClipHFTextConfig, ClipHFVisionConfig])
+    def test_other_families_are_refused(self, cls, tmp_path):
+        SiglipConfig().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="of type 'siglip', which is not a CLIP; the types that load are"):
+            cls.from_pretrained(tmp_path)
+
+    def test_other_models_are_left_alone(self, tmp_path):
+        SiglipConfig().save_pretrained(tmp_path)
+        assert type(AutoConfig.from_pretrained(tmp_path)) is SiglipConfig
+        CLIPConfig().save_pretrained(tmp_path)
+        assert type(AutoConfig.from_pretrained(tmp_path)) is CLIPConfig

@@ -1,0 +1,589 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The rules of the house: which file imports which, how long files and functions are, which versions are pinned.
+
+Imports are read with `ast`, nothing is imported. Below the checks, each is given made-up packages that break its rule.
+"""
+
+import ast
+import configparser
+import re
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "clip_hf"
+
+# The exportable model, in layers: a file imports only from files before it. These files are copied next to a saved
+# model and run there without clip_hf. The loss comes first: it uses nothing of ours, and `return_loss` uses it.
+LAYERS = (
+    "loss_clip_hf",
+    "architectures_clip_hf",
+    "configuration_clip_hf",
+    "modeling_clip_hf_base",
+    "modeling_clip_hf_resnet",
+    "modeling_clip_hf_transformer",
+    "modeling_clip_hf",
+    "image_reading_clip_hf",
+    "image_resizing_clip_hf",
+    "image_processing_clip_hf",
+    "bpe_clip_hf",
+    "tokenization_clip_hf",
+    "processing_clip_hf",
+    "prompts_clip_hf",
+    "zero_shot_clip_hf",
+    "pipeline_clip_hf",
+)
+# transformers exports the pipeline's file only where an exported file imports it, and nothing below the pipeline may
+# import it while it is itself being imported. So one import inside a function is allowed, of this module.
+FUNCTION_LEVEL_MODULE = "pipeline_clip_hf"
+
+MAX_FILE_LINES = 700
+MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 8
+# "file::function": why it needs more parameters. Only for signatures that transformers or its users fix.
+MANY_PARAMETERS: dict[str, str] = {}
+
+HEADER = (
+    "# Copyright 2026 The clip_hf team. All rights reserved.",
+    "# Licensed under the Apache License, Version 2.0; see LICENSE.",
+)
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import of our own package: `from <dots><module> import <names>`, or `import <module>` where level is 0."""
+
+    line: int
+    level: int
+    module: str
+    names: tuple[str, ...]
+    plain: bool
+    in_function: bool
+
+
+def python_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if not path.name.startswith("."))
+
+
+def own_imports(path: Path, package: str) -> list[Import]:
+    """The imports of our own package in a file, wherever they stand in it."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, in_function: bool) -> None:
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == package):
+            names = tuple(alias.name for alias in node.names)
+            found.append(Import(node.lineno, node.level, node.module or "", names, False, in_function))
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == package:
+                    found.append(Import(node.lineno, 0, alias.name, (), True, in_function))
+        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), False)
+    return sorted(found, key=lambda item: item.line)
+
+
+def is_exported(path: Path, package_folder: Path) -> bool:
+    return path.parent == package_folder and (path.stem.endswith("_clip_hf") or "_clip_hf_" in path.stem)
+
+
+# ------------------------------------------------------------------------------------------------ the exportable model
+
+
+def check_exported_files(package_folder: Path) -> list[str]:
+    """What breaks the rules of the exportable model, one message for each."""
+    problems = []
+    function_level = []
+    for path in python_files(package_folder):
+        if not is_exported(path, package_folder):
+            continue
+        if path.stem not in LAYERS:
+            problems.append(f"{path.name}: not in LAYERS; give it a place among the layers")
+            continue
+        imports = own_imports(path, package_folder.name)
+        for item in imports:
+            problem = _exported_import_problem(path.stem, item)
+            if problem:
+                problems.append(f"{path.name}:{item.line}: {problem}")
+        function_level += [f"{path.name}:{item.line}" for item in imports if item.in_function]
+        problems += _textual_problems(path, package_folder.name, {item.line for item in imports})
+    if len(function_level) > 1:
+        problems.append(f"{', '.join(function_level)}: more than one import inside a function; export needs one")
+    return problems
+
+
+def _exported_import_problem(stem: str, item: Import) -> str | None:
+    sibling = item.module
+    if item.level == 0:
+        return f"imports {sibling} by its full name; only `from .module import name` works in a saved model"
+    if item.level > 1 or not sibling or "." in sibling:
+        return "only `from .module import name` works in a saved model, of a file in the same folder"
+    if "*" in item.names:
+        return f"`from .{sibling} import *` hides what is used; name it"
+    if sibling not in LAYERS:
+        return f"imports {sibling}, which is not part of the exportable model"
+    if item.in_function:
+        if sibling == FUNCTION_LEVEL_MODULE and stem != FUNCTION_LEVEL_MODULE:
+            return None
+        return f"imports {sibling} inside a function; only {FUNCTION_LEVEL_MODULE} may be, for the export"
+    if LAYERS.index(sibling) >= LAYERS.index(stem):
+        return f"imports {sibling}, which is not a layer below it"
+    return None
+
+
+def _textual_problems(path: Path, package: str, import_lines: set[int]) -> list[str]:
+    # transformers finds the files to export with a search in the text, so a line of a docstring counts as an import.
+    pattern = re.compile(rf"^\s*(from\s+\.|import\s+\.|import\s+{package}\b|from\s+{package}\b)")
+    return [
+        f"{path.name}:{number}: reads like an import to transformers' export, but is text; write it otherwise"
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.match(line) and number not in import_lines
+    ]
+
+
+# --------------------------------------------------------------------------------------------- the library around it
+
+
+def check_library_files(package_folder: Path) -> list[str]:
+    """What breaks the rules of the files that are not exported: imports inside functions, circles, no `__init__`."""
+    problems = []
+    for path in python_files(package_folder):
+        if is_exported(path, package_folder):
+            continue
+        if not (path.parent / "__init__.py").exists():
+            folder = path.parent.relative_to(package_folder)
+            problems.append(f"{folder}/: no __init__.py, so {path.name} would be left out of the installed package")
+        problems += [
+            f"{path.relative_to(package_folder)}:{item.line}: imports {item.module or '.'} inside a function"
+            for item in own_imports(path, package_folder.name)
+            if item.in_function
+        ]
+    return problems + [f"circle: {' -> '.join(circle)}" for circle in find_circles(import_graph(package_folder))]
+
+
+def module_name(path: Path, package_folder: Path) -> str:
+    parts = path.relative_to(package_folder.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(package_folder: Path) -> dict[str, set[str]]:
+    """Which module imports which when it is loaded; imports inside functions are left out."""
+    modules = {module_name(path, package_folder): path for path in python_files(package_folder)}
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for name, path in modules.items():
+        for item in own_imports(path, package_folder.name):
+            for target in () if item.in_function else _targets(name, path, item, modules):
+                # Importing a.b.c runs a/b/__init__.py too, unless it is already running because we are inside it.
+                packages = {target.rsplit(".", n)[0] for n in range(1, target.count(".") + 1)}
+                packages = {package for package in packages if not name.startswith(f"{package}.")}
+                graph[name] |= ({target} | packages) & modules.keys() - {name}
+    return graph
+
+
+def _targets(name: str, path: Path, item: Import, modules: dict[str, Path]) -> Iterator[str]:
+    base = item.module
+    if item.level:
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        for _ in range(item.level - 1):
+            package = package.rpartition(".")[0]
+        base = f"{package}.{item.module}".rstrip(".")
+    if item.plain:
+        yield base
+        return
+    for imported in item.names:
+        yield f"{base}.{imported}" if f"{base}.{imported}" in modules else base
+
+
+def find_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """One circle for each import that closes one, as the list of modules from its start back to it."""
+    circles, done, trail = [], set(), []
+
+    def visit(node: str) -> None:
+        if node in trail:
+            circles.append(trail[trail.index(node) :] + [node])
+            return
+        if node in done:
+            return
+        trail.append(node)
+        for target in sorted(graph.get(node, ())):
+            visit(target)
+        done.add(trail.pop())
+
+    for node in sorted(graph):
+        visit(node)
+    return circles
+
+
+# ------------------------------------------------------------------------------------------------------ size and form
+
+
+def check_sizes(folder: Path, many_parameters: dict[str, str]) -> list[str]:
+    """Files and functions that are too long, functions with too many parameters, and files without the header."""
+    problems, unused = [], set(many_parameters)
+    for path in python_files(folder):
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        name = str(path.relative_to(folder))
+        if tuple(lines[:2]) != HEADER:
+            problems.append(f"{name}: does not start with the two lines of the licence header")
+        if len(lines) > MAX_FILE_LINES:
+            problems.append(f"{name}: {len(lines)} lines, at most {MAX_FILE_LINES}")
+        for qualified_name, function in functions(ast.parse(text)):
+            label = f"{name}::{qualified_name}"
+            length, parameters = code_lines(function), parameter_count(function)
+            if length > MAX_FUNCTION_LINES:
+                problems.append(f"{label}: {length} lines, at most {MAX_FUNCTION_LINES}")
+            if parameters > MAX_PARAMETERS and label not in many_parameters:
+                problems.append(f"{label}: {parameters} parameters, at most {MAX_PARAMETERS}")
+            if parameters > MAX_PARAMETERS:
+                unused.discard(label)
+    return problems + [f"{label}: in MANY_PARAMETERS without need" for label in sorted(unused)]
+
+
+def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """Every function of a module with its qualified name, nested ones and methods too."""
+    for node in ast.iter_child_nodes(tree):
+        name = f"{prefix}{node.name}" if hasattr(node, "name") else prefix
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield name, node
+        yield from functions(node, f"{name}." if hasattr(node, "name") else prefix)
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from `def` to the end, without the docstring: what a reader has to follow."""
+    length = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function, clean=False) is not None:
+        length -= function.body[0].end_lineno - function.body[0].lineno + 1
+    return length
+
+
+def parameter_count(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Named parameters; self, cls, *args and **kwargs are not counted."""
+    arguments = function.args
+    names = [argument.arg for argument in arguments.posonlyargs + arguments.args]
+    return len(names) - (names[:1] in (["self"], ["cls"])) + len(arguments.kwonlyargs)
+
+
+def check_import_effects(package_folder: Path) -> list[str]:
+    """Environment variables that are set anywhere in the package, and warnings silenced when a module is imported."""
+    problems = []
+    for path in python_files(package_folder):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inside_functions = {id(node) for _, function in functions(tree) for node in ast.walk(function)}
+        for node in ast.walk(tree):
+            source = ast.unparse(node)
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+                sets = source.startswith(("os.environ[", "environ["))
+            else:
+                sets = isinstance(node, ast.Call) and bool(
+                    re.match(r"(os\.)?(environ\.(setdefault|update|pop|clear)|putenv|unsetenv)\(", source)
+                )
+            silences = isinstance(node, ast.Call) and source.startswith(
+                ("warnings.filterwarnings(", "warnings.simplefilter(", "filterwarnings(", "simplefilter(")
+            )
+            if sets:
+                problems.append(f"{path.relative_to(package_folder)}:{node.lineno}: sets an environment variable")
+            if silences and id(node) not in inside_functions:
+                problems.append(f"{path.relative_to(package_folder)}:{node.lineno}: silences warnings on import")
+    return problems
+
+
+def check_pins(setup_cfg: str, constraints: str) -> list[str]:
+    """Direct dependencies without a pin, pins outside their range, and pins of what is no direct dependency."""
+    config = configparser.ConfigParser()
+    config.read_string(setup_cfg)
+    lines = config["options"]["install_requires"].splitlines()
+    for extra in config["options.extras_require"].values():
+        lines += extra.splitlines()
+    ranges = [Requirement(line) for line in lines if line.strip() and not line.strip().startswith("#")]
+    own = config["metadata"]["name"]
+    pinned = {}
+    for line in constraints.splitlines():
+        if line.strip() and not line.startswith("#"):
+            requirement = Requirement(line)
+            pinned[_canonical(requirement.name)] = str(requirement.specifier).removeprefix("==")
+    problems = []
+    for requirement in ranges:
+        name = _canonical(requirement.name)
+        if name == _canonical(own):
+            continue
+        if name not in pinned:
+            problems.append(f"{requirement.name}: no pin in constraints.txt")
+        elif not requirement.specifier.contains(pinned[name]):
+            problems.append(f"{requirement.name}: pinned at {pinned[name]}, outside {requirement.specifier}")
+    unused = pinned.keys() - {_canonical(requirement.name) for requirement in ranges}
+    return problems + [f"{name}: pinned, but not a dependency in setup.cfg" for name in sorted(unused)]
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# ----------------------------------------------------------------------------------------------------- our own package
+
+
+def test_exported_files_keep_their_layers():
+    assert check_exported_files(PACKAGE) == []
+
+
+def test_library_imports_have_no_circles():
+    assert check_library_files(PACKAGE) == []
+
+
+@pytest.mark.parametrize("folder", ["src/clip_hf", "tests", "examples", "benchmarks"])
+def test_sizes_and_headers(folder):
+    if not (ROOT / folder).is_dir():
+        pytest.fail(f"{folder}/ is missing")
+    assert check_sizes(ROOT / folder, MANY_PARAMETERS if folder == "src/clip_hf" else {}) == []
+
+
+def test_import_has_no_side_effects_on_environment_and_warnings():
+    assert check_import_effects(PACKAGE) == []
+
+
+def test_every_dependency_is_pinned():
+    setup_cfg = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    assert check_pins(setup_cfg, (ROOT / "constraints.txt").read_text(encoding="utf-8")) == []
+
+
+def test_make_without_a_target_lists_every_target():
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for target in re.findall(r"^\.PHONY: (\S+)", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE):
+        assert f"make {target} " in listed
+
+
+# ------------------------------------------------------------------------------ the checks themselves, on made-up code
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    """A made-up package `pkg` in `folder`."""
+    package = folder / "pkg"
+    for name, text in {"__init__.py": "", **files}.items():
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+        if path.parent != package and not (path.parent / "__init__.py").exists():
+            (path.parent / "__init__.py").write_text("", encoding="utf-8")
+    return package
+
+
+def test_exported_files_that_keep_the_rules_pass(tmp_path):
+    package = write(
+        tmp_path,
+        {
+            "__init__.py": "from .processing_clip_hf import P\nfrom .library import helper\n",
+            "architectures_clip_hf.py": "A = {}\n",
+            "configuration_clip_hf.py": "import os\nfrom .architectures_clip_hf import A\n",
+            "modeling_clip_hf.py": "from .configuration_clip_hf import A\nfrom .loss_clip_hf import loss\n",
+            "loss_clip_hf.py": "import torch\n",
+            "processing_clip_hf.py": """
+                class P:
+                    def save(self):
+                        # from .pipeline_clip_hf in a comment is no import
+                        from .pipeline_clip_hf import Pipe
+            """,
+            "pipeline_clip_hf.py": "from .processing_clip_hf import P\n",
+            "library.py": "from .modeling_clip_hf import A\n",
+        },
+    )
+    assert check_exported_files(package) == []
+    assert check_library_files(package) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "architectures_clip_hf.py",
+            "from .modeling_clip_hf import M",
+            "imports modeling_clip_hf, which is not a layer",
+        ),
+        (
+            "loss_clip_hf.py",
+            "from .architectures_clip_hf import A",
+            "imports architectures_clip_hf, which is not a layer",
+        ),
+        (
+            "modeling_clip_hf.py",
+            "from .modeling_clip_hf import M",
+            "imports modeling_clip_hf, which is not a layer below",
+        ),
+        (
+            "modeling_clip_hf.py",
+            "if True:\n    from .processing_clip_hf import P",
+            "imports processing_clip_hf, which",
+        ),
+        ("modeling_clip_hf.py", "from . import loss_clip_hf", "only `from .module import name`"),
+        ("modeling_clip_hf.py", "from .data.openmoji import A", "only `from .module import name`"),
+        ("modeling_clip_hf.py", "from ..loss_clip_hf import A", "only `from .module import name`"),
+        ("modeling_clip_hf.py", "from .loss_clip_hf import *", "hides what is used"),
+        ("modeling_clip_hf.py", "from .registration import register", "imports registration, which is not part of"),
+        ("modeling_clip_hf.py", "import pkg", "imports pkg by its full name"),
+        ("modeling_clip_hf.py", "import torch, pkg.loss_clip_hf", "imports pkg.loss_clip_hf by its full name"),
+        ("modeling_clip_hf.py", "from pkg.loss_clip_hf import A", "imports pkg.loss_clip_hf by its full name"),
+        ("modeling_clip_hf.py", "def f():\n    from .loss_clip_hf import A", "imports loss_clip_hf inside a function"),
+        ("modeling_clip_hf.py", "def f():\n    import pkg", "imports pkg by its full name"),
+        (
+            "modeling_clip_hf.py",
+            "from .pipeline_clip_hf import P",
+            "imports pipeline_clip_hf, which is not a layer below",
+        ),
+        ("modeling_clip_hf.py", '"""Use it:\n\n    import pkg\n"""', "reads like an import"),
+        ("modeling_clip_hf.py", '"""Use it:\n\nfrom .loss_clip_hf import A\n"""', "reads like an import"),
+        ("modeling_clip_hf_swin.py", "", "not in LAYERS"),
+    ],
+)
+def test_exported_files_that_break_a_rule_are_named(tmp_path, name, text, message):
+    problems = check_exported_files(write(tmp_path, {name: text}))
+    assert len(problems) == 1
+    assert problems[0].startswith(name)
+    assert message in problems[0]
+
+
+def test_only_one_import_inside_a_function_is_allowed(tmp_path):
+    inside = "def f():\n    from .pipeline_clip_hf import P\n"
+    problems = check_exported_files(write(tmp_path, {"modeling_clip_hf.py": inside, "processing_clip_hf.py": inside}))
+    assert len(problems) == 1
+    assert "more than one" in problems[0]
+    assert "modeling_clip_hf.py:2" in problems[0]
+    assert "processing_clip_hf.py:2" in problems[0]
+
+
+@pytest.mark.parametrize("text", ["from .other import f", "from pkg.other import f", "import pkg.other"])
+def test_library_imports_inside_functions_are_named(tmp_path, text):
+    problems = check_library_files(write(tmp_path, {"data/a.py": f"def g():\n    {text}\n", "other.py": ""}))
+    assert len(problems) == 1
+    assert problems[0].startswith("data/a.py:2")
+
+
+def test_a_folder_without_init_is_named(tmp_path):
+    package = write(tmp_path, {"data/a.py": ""})
+    (package / "data" / "__init__.py").unlink()
+    assert check_library_files(package) == [
+        "data/: no __init__.py, so a.py would be left out of the installed package"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        ({"a.py": "from .b import f", "b.py": "from .a import g"}, "pkg.a -> pkg.b -> pkg.a"),
+        ({"a.py": "from . import b", "b.py": "import pkg.a"}, "pkg.a -> pkg.b -> pkg.a"),
+        ({"__init__.py": "from .a import f", "a.py": "from pkg import g"}, "pkg -> pkg.a -> pkg"),
+        ({"__init__.py": "from . import a", "a.py": "from . import g"}, "pkg -> pkg.a -> pkg"),
+        (
+            {"a.py": "from .b import f", "b.py": "from .c import f", "c.py": "from .a import f"},
+            "pkg.a -> pkg.b -> pkg.c",
+        ),
+        (
+            {"x/__init__.py": "from .m import f", "x/m.py": "from ..y import g", "y.py": "from .x.m import f"},
+            "pkg.x.m",
+        ),
+        (
+            {"x/__init__.py": "from ..y import f", "x/m.py": "", "y.py": "from .x.m import f"},
+            "pkg.x -> pkg.y -> pkg.x",
+        ),
+        ({"a_clip_hf.py": "from .b_clip_hf import f", "b_clip_hf.py": "from .a_clip_hf import f"}, "pkg.a_clip_hf"),
+    ],
+)
+def test_circles_are_named(tmp_path, files, circle):
+    problems = check_library_files(write(tmp_path, files))
+    assert problems
+    assert all(problem.startswith("circle: ") for problem in problems)
+    assert circle in problems[0]
+
+
+def test_a_package_may_import_its_own_files(tmp_path):
+    files = {
+        "__init__.py": "from . import data\nfrom .data import f\nfrom .x import g",
+        "x.py": "from .data.b import f",
+        "data/__init__.py": "from .a import f\nfrom .b import f",
+        "data/a.py": "from .b import f",
+        "data/b.py": "",
+    }
+    assert check_library_files(write(tmp_path, files)) == []
+
+
+def test_long_files_functions_and_signatures_are_named(tmp_path):
+    header = "\n".join(HEADER) + "\n"
+    body = "\n".join(f"    x{i} = {i}" for i in range(MAX_FUNCTION_LINES))
+    docstring = '    """Docstring.\n' + "\n" * 80 + '    """\n'
+    nine = ", ".join(f"p{i}" for i in range(MAX_PARAMETERS + 1))
+    package = write(
+        tmp_path,
+        {
+            "__init__.py": header,
+            "bare.py": "x = 1\n",
+            "long.py": header + "\n" * MAX_FILE_LINES,
+            "function.py": f"{header}def f():\n{body}\n",
+            "method.py": f"{header}class C:\n  async def f(self):\n{body}\n",
+            "documented.py": f"{header}def f():\n{docstring}{body[: body.rindex(chr(10))]}\n",
+            "many.py": f"{header}class C:\n def f(self, {nine}): 0\ndef g(a, *, {nine[4:]}): 0\ndef h({nine}): 0",
+        },
+    )
+    assert check_sizes(package, {"many.py::h": "a reason", "many.py::gone": "a reason"}) == [
+        "bare.py: does not start with the two lines of the licence header",
+        "function.py::f: 61 lines, at most 60",
+        "long.py: 702 lines, at most 700",
+        "many.py::C.f: 9 parameters, at most 8",
+        "many.py::g: 9 parameters, at most 8",
+        "method.py::C.f: 61 lines, at most 60",
+        "many.py::gone: in MANY_PARAMETERS without need",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import os\nos.environ['A'] = '1'", "a.py:2: sets an environment variable"),
+        ("import os\ndef f():\n    os.environ.setdefault('A', '1')", "a.py:3: sets an environment variable"),
+        ("import os\nos.putenv('A', '1')", "a.py:2: sets an environment variable"),
+        ("import warnings\nwarnings.filterwarnings('ignore')", "a.py:2: silences warnings on import"),
+    ],
+)
+def test_import_effects_are_named(tmp_path, text, message):
+    assert check_import_effects(write(tmp_path, {"a.py": text})) == [message]
+
+
+def test_import_without_effects_passes(tmp_path):
+    text = """
+        import os, warnings
+        home = os.environ["HOME"] + os.environ.get("A", "")
+        def f():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+    """
+    assert check_import_effects(write(tmp_path, {"a.py": text})) == []
+
+
+def test_pins_that_do_not_fit_are_named():
+    setup_cfg = """
+[metadata]
+name = our_package
+[options]
+install_requires =
+    # a comment
+    torch>=2.11
+    scikit_learn>=1.4
+[options.extras_require]
+none =
+test =
+    our-package[none]
+    pytest>=8
+"""
+    assert check_pins(setup_cfg, "# pins\ntorch==2.13.0\nscikit-learn==1.9.1\npytest==9.2.0\n") == []
+    assert check_pins(setup_cfg, "torch==2.10.0\npytest==9.2.0\nfoo==1.0\n") == [
+        "torch: pinned at 2.10.0, outside >=2.11",
+        "scikit_learn: no pin in constraints.txt",
+        "foo: pinned, but not a dependency in setup.cfg",
+    ]

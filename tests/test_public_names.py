@@ -1,0 +1,217 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The public names are a promise: they change on purpose, each is documented, and none collides with transformers'."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import transformers
+
+import clip_hf
+
+
+REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+
+# A name that is added or removed here is added to or removed from docs/reference and CHANGELOG.md too.
+PUBLIC_NAMES = {
+    "clip_hf": [
+        "ARCHITECTURES",
+        "ClipHFConfig",
+        "ClipHFForImageClassification",
+        "ClipHFImageProcessor",
+        "ClipHFModel",
+        "ClipHFOutput",
+        "ClipHFPreTrainedModel",
+        "ClipHFProcessor",
+        "ClipHFResNetConfig",
+        "ClipHFResNetModel",
+        "ClipHFTextConfig",
+        "ClipHFTextModel",
+        "ClipHFTextModelOutput",
+        "ClipHFTextModelWithProjection",
+        "ClipHFTokenizer",
+        "ClipHFViTConfig",
+        "ClipHFViTModel",
+        "ClipHFVisionModelOutput",
+        "ClipHFVisionModelWithProjection",
+        "ClipHFZeroShotImageClassificationPipeline",
+        "__version__",
+        "build_text_classifier",
+        "contrastive_loss",
+        "gather_with_grad",
+        "load_prompt_set",
+        "prompt_set_names",
+        "register",
+    ],
+    "clip_hf.data": [
+        "ATTRIBUTION",
+        "ImageTextCollator",
+        "ImageTextDataset",
+        "OPENMOJI_TEMPLATES",
+        "caption_from_emoji_name",
+        "load_openmoji",
+        "random_square_crop",
+        "read_captions",
+        "replaced_folder",
+        "split_emoji_name",
+    ],
+    "clip_hf.training": [
+        "adamw_from_paper",
+        "adamw_parameter_groups",
+        "clamp_logit_scale_",
+    ],
+}
+EVERY_NAME = [f"{module}.{name}" for module, names in PUBLIC_NAMES.items() for name in names]
+VERSION = "clip_hf.__version__"
+
+
+def public(qualified_name: str) -> object:
+    """The object of a name such as `clip_hf.data.load_openmoji`."""
+    module, _, name = qualified_name.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+CALLABLES = [name for name in EVERY_NAME if callable(public(name))]
+CLASSES = [name for name in CALLABLES if inspect.isclass(public(name))]
+FUNCTIONS = [name for name in CALLABLES if name not in CLASSES]
+
+
+def public_members(public_class: type) -> Iterator[tuple[str, Callable | property]]:
+    """Public methods and properties that our classes define, the bases of a public class too."""
+    for cls in public_class.__mro__:
+        if cls.__module__.split(".")[0] != public_class.__module__.split(".")[0]:
+            continue
+        for name, member in vars(cls).items():
+            member = getattr(member, "__func__", member)  # class and static methods
+            is_public = not name.startswith("_") or name == "__call__"
+            if is_public and (inspect.isfunction(member) or isinstance(member, property)):
+                yield f"{cls.__name__}.{name}", member
+
+
+def missing_docstrings(public_class: type) -> list[str]:
+    """Public methods and properties without a docstring of their own; that of torch or transformers does not count."""
+    return [name for name, member in public_members(public_class) if not (member.__doc__ or "").strip()]
+
+
+def documented_parameters(item: Callable) -> list[str]:
+    """The names of the `Args:` section of a docstring; an entry may name several, as in `a, b (int): Both.`"""
+    section = re.search(
+        r"^Args:\n(.*?)(?=^\S|\Z)", inspect.cleandoc(item.__doc__ or ""), flags=re.MULTILINE | re.DOTALL
+    )
+    if section is None:
+        return []
+    entries = re.findall(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \(.*\))?:", section[1], flags=re.MULTILINE)
+    return [name.strip("*") for entry in entries for name in entry.split(", ")]
+
+
+def undocumented_parameters(function: Callable) -> list[str]:
+    """Parameters that the docstring does not name."""
+    return [name for name in inspect.signature(function).parameters if name not in documented_parameters(function)]
+
+
+def unknown_parameters(item: Callable) -> list[str]:
+    """What the docstring names, but no argument can be. Where `**kwargs` are taken, any can."""
+    parameters = inspect.signature(item).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return []
+    return [name for name in documented_parameters(item) if name not in parameters]
+
+
+@pytest.mark.parametrize("module", PUBLIC_NAMES)
+def test_the_public_names_are_frozen(module):
+    assert list(importlib.import_module(module).__all__) == PUBLIC_NAMES[module]
+    assert sorted(PUBLIC_NAMES[module]) == PUBLIC_NAMES[module]
+
+
+@pytest.mark.parametrize("name", EVERY_NAME)
+def test_every_public_name_is_in_the_reference(name):
+    text = "".join(page.read_text(encoding="utf-8") for page in sorted(REFERENCE.glob("*.md")))
+    entry = f"`{name}`" if name == VERSION else f"\n::: {name}\n"
+    assert entry in text, f"docs/reference has no {entry.strip()}"
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_every_public_name_has_a_docstring(name):
+    assert (public(name).__doc__ or "").strip()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_public_method_has_a_docstring(name):
+    assert missing_docstrings(public(name)) == []
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_parameter_of_a_public_function_is_documented(name):
+    assert undocumented_parameters(public(name)) == []
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_every_documented_parameter_exists(name):
+    item = public(name)
+    if inspect.isclass(item):
+        methods = {member_name: member for member_name, member in public_members(item) if inspect.isfunction(member)}
+        unknown = {member_name: unknown_parameters(member) for member_name, member in methods.items()}
+        assert not {member_name: names for member_name, names in unknown.items() if names}
+    assert unknown_parameters(item) == []
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_NAME if name != VERSION])
+def test_no_public_name_is_one_of_transformers(name):
+    # Auto classes resolve processors and tokenizers by class name: a shared name would reload as transformers' own.
+    assert not hasattr(transformers, name.rpartition(".")[2])
+
+
+def test_the_version_is_that_of_setup_cfg():
+    setup_cfg = (REFERENCE.parent.parent / "setup.cfg").read_text(encoding="utf-8")
+    assert f"\nversion = {clip_hf.__version__}\n" in setup_cfg
+
+
+def test_the_docstring_checks_find_what_is_wrong():
+    module = type(clip_hf)("made_up.module")
+    source = '''
+class Base:
+    def inherited(self): ...
+    @property
+    def size(self): ...
+class Public(Base):
+    def _private(self): ...
+    def documented(self):
+        """What it does."""
+    @classmethod
+    def make(cls): ...
+    def __call__(self): ...
+def function(first, second, *, third=1, fourth=2):
+    """What it does.
+
+    Args:
+        first: The first, not
+            second: here.
+        third, fifth (`int` (of any size), *optional*): Two at once.
+        fourth (int): One.
+
+    Returns:
+        second: not a parameter.
+    """
+def taker(first, **kwargs):
+    """What it does.
+
+    Args:
+        first: One.
+        other: Taken.
+        kwargs: More.
+    """
+'''
+    exec(source, vars(module))
+    assert sorted(missing_docstrings(module.Public)) == [
+        "Base.inherited",
+        "Base.size",
+        "Public.__call__",
+        "Public.make",
+    ]
+    assert undocumented_parameters(module.function) == ["second"]
+    assert unknown_parameters(module.function) == ["fifth"]
+    assert undocumented_parameters(module.taker) == unknown_parameters(module.taker) == []

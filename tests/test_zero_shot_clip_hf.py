@@ -1,0 +1,397 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Text classifiers against the plain loop over prompts, what they refuse, and when the cache encodes again."""
+
+import copy
+import gc
+import pickle
+import weakref
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel
+
+from clip_hf import build_text_classifier
+from clip_hf.prompts_clip_hf import PROMPT_SETS
+from clip_hf.zero_shot_clip_hf import TextClassifierCache, eval_mode
+from tiny_models import CONTEXT_LENGTH, make_tiny_model
+
+
+LABELS = ["cat", "dog playing in the snow", "number seven"]
+TEMPLATES = ["a photo of a {}.", "{label}, handwritten", "a {} on a {}", "the {0}", "a photo of a {}."]
+OWN_PROMPTS = {
+    "cat": ["a cat", "a small animal, folded", "a {} on a red mat"],
+    "dog playing in the snow": "two dogs",
+    "number seven": ["7", "7", "seven"],
+    "not asked for": ["a map"],
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_tiny_model("vit")
+
+
+def as_transformers_clip(model):
+    """The same weights in transformers' CLIPModel."""
+    text, vision = model.config.text_config.to_dict(), model.config.vision_config.to_dict()
+    for config in (text, vision):
+        config.pop("model_type")
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=model.config.projection_dim))
+    clip.load_state_dict(model.state_dict())
+    return clip.eval()
+
+
+class WithEncodeText(torch.nn.Module):
+    """A model that has `encode_text` only."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def encode_text(self, input_ids, attention_mask=None):
+        return self.model.encode_text(input_ids, attention_mask)
+
+
+@torch.no_grad()
+def plain_loop(model, tokenizer, prompts):
+    """(len(prompts), dim): for each list of prompts, encode one by one, normalise, average, normalise."""
+    rows = []
+    for own in prompts:
+        inputs = [tokenizer(prompt, truncation=True, return_tensors="pt") for prompt in own]
+        embeddings = [model.get_text_features(**one).pooler_output[0] for one in inputs]
+        rows.append(F.normalize(torch.stack([F.normalize(e, dim=0) for e in embeddings]).mean(dim=0), dim=0))
+    return torch.stack(rows)
+
+
+@contextmanager
+def counted_text_passes(model):
+    """A list that gets (batch, length) of every pass of the text tower."""
+    passes = []
+
+    def count(module, args, kwargs):
+        passes.append(tuple((kwargs["input_ids"] if "input_ids" in kwargs else args[0]).shape))
+
+    handle = model.text_model.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def expected_prompts(templates):
+    if isinstance(templates, dict):
+        own = [templates[label] for label in LABELS]
+        own = [[prompts] if isinstance(prompts, str) else prompts for prompts in own]
+        return [[prompt.replace("{}", label) for prompt in prompts] for label, prompts in zip(LABELS, own)]
+    templates = PROMPT_SETS.get(templates, [templates]) if isinstance(templates, str) else templates
+    return [
+        [t.replace("{label}", "{}").replace("{0}", "{}").replace("{}", label) for t in templates] for label in LABELS
+    ]
+
+
+@pytest.mark.parametrize("max_tokens_per_batch", [1, 40, 2**14])
+@pytest.mark.parametrize(
+    "templates",
+    ["a photo of a {}.", TEMPLATES, "openai_imagenet", OWN_PROMPTS],
+    ids=["template", "list", "named set", "mapping"],
+)
+def test_classifier_is_the_plain_loop(model, tiny_processor, templates, max_tokens_per_batch):
+    expected = plain_loop(model, tiny_processor.tokenizer, expected_prompts(templates))
+    assert torch.pdist(expected).min() > 0.01  # or the comparison would show nothing
+    classifier = build_text_classifier(
+        model, tiny_processor, LABELS, templates, max_tokens_per_batch=max_tokens_per_batch
+    )
+    torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
+    assert not classifier.requires_grad and not classifier.is_inference()
+
+
+def test_one_template_gives_the_models_embeddings(model, tiny_processor):
+    inputs = tiny_processor(text=[f"a photo of a {x}." for x in LABELS], padding=True, return_tensors="pt")
+    expected = model.encode_text(inputs["input_ids"], inputs["attention_mask"])
+    torch.testing.assert_close(build_text_classifier(model, tiny_processor, LABELS), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [as_transformers_clip, WithEncodeText])
+def test_other_models_with_text_features_work(model, tiny_processor, wrap):
+    expected = build_text_classifier(model, tiny_processor, LABELS, TEMPLATES)
+    classifier = build_text_classifier(wrap(model), tiny_processor.tokenizer, LABELS, TEMPLATES)
+    torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
+
+
+def test_a_model_without_text_features_is_refused(tiny_processor):
+    with pytest.raises(TypeError, match="Linear has neither `get_text_features` nor `encode_text`"):
+        build_text_classifier(torch.nn.Linear(1, 1), tiny_processor, LABELS)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "result", "tolerance"),
+    [
+        (torch.float64, torch.float64, 1e-6),
+        (torch.bfloat16, torch.float32, 0.05),
+        (torch.float16, torch.float32, 0.01),
+    ],
+)
+def test_dtypes(model, tiny_processor, dtype, result, tolerance):
+    expected = build_text_classifier(model, tiny_processor, LABELS, TEMPLATES)
+    classifier = build_text_classifier(copy.deepcopy(model).to(dtype), tiny_processor, LABELS, TEMPLATES)
+    assert classifier.dtype == result
+    assert (classifier.norm(dim=-1) - 1).abs().max() < 1e-6
+    torch.testing.assert_close(classifier.float(), expected, rtol=0, atol=tolerance)
+
+
+def test_each_different_prompt_is_encoded_once(model, tiny_processor):
+    prompts = {"a": ["one", "two", "one"], "b": ["two", "three"]}
+    with counted_text_passes(model) as passes:
+        build_text_classifier(model, tiny_processor, ["a", "b"], prompts)
+        assert [batch for batch, _ in passes] == [3]
+        build_text_classifier(model, tiny_processor, [f"label {i}" for i in range(300)])
+        assert [batch for batch, _ in passes] == [3, 300]
+
+
+def test_batches_keep_to_the_token_limit(model, tiny_processor):
+    labels = ["cat " * i for i in range(1, 8)]
+    with counted_text_passes(model) as passes:
+        build_text_classifier(model, tiny_processor, labels, "openai_imagenet", max_tokens_per_batch=200)
+    assert max(batch * length for batch, length in passes) <= 200
+    assert sum(batch for batch, _ in passes) == 7 * 80
+    assert [length for _, length in passes] == sorted([length for _, length in passes], reverse=True)
+
+
+def test_padding_never_shifts_a_prompt(model, tiny_processor):
+    expected = build_text_classifier(model, tiny_processor, LABELS, TEMPLATES)
+    tokenizer = copy.deepcopy(tiny_processor.tokenizer)
+    tokenizer.padding_side = "left"
+    classifier = build_text_classifier(model, tokenizer, LABELS, TEMPLATES)
+    torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
+
+
+def test_long_prompts_are_truncated(model, tiny_processor):
+    long = "the number seven " * CONTEXT_LENGTH
+    classifier = build_text_classifier(model, tiny_processor, [long, "cat"], "{}")
+    expected = plain_loop(model, tiny_processor.tokenizer, [[long], ["cat"]])
+    torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
+
+
+def test_tokenizer_kwargs_reach_the_tokenizer(model, tiny_processor):
+    short = build_text_classifier(model, tiny_processor, LABELS, tokenizer_kwargs={"max_length": 4})
+    assert not torch.allclose(short, build_text_classifier(model, tiny_processor, LABELS), atol=1e-3)
+    padded = build_text_classifier(model, tiny_processor, LABELS, tokenizer_kwargs={"padding": "max_length"})
+    torch.testing.assert_close(padded, build_text_classifier(model, tiny_processor, LABELS), rtol=0, atol=1e-6)
+
+
+def test_a_training_model_is_evaluated_and_left_in_training(tiny_processor):
+    model = make_tiny_model("vit")
+    expected = build_text_classifier(model, tiny_processor, LABELS)
+    model.train()
+    model.vision_model.eval()
+    for module in model.text_model.modules():
+        if hasattr(module, "dropout"):
+            module.dropout = 0.5
+    torch.testing.assert_close(build_text_classifier(model, tiny_processor, LABELS), expected, rtol=0, atol=1e-6)
+    assert model.training and model.text_model.training and not model.vision_model.training
+    with pytest.raises(RuntimeError, match="stop"), eval_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise RuntimeError("stop")
+    assert model.text_model.training and not model.vision_model.training
+
+
+# ----------------------------------------------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([], ValueError, "There are no labels"),
+        ((), ValueError, "There are no labels"),
+        ("cat, dog", TypeError, r"not one string: given 'cat, dog', pass \['cat', 'dog'\]"),
+        (["cat", 3], TypeError, "Label 1 is 3, a int"),
+        (["cat", None], TypeError, "Label 1 is None"),
+        (["cat", " "], ValueError, "Label 1 is blank"),
+        (["cat", "dog", "cat"], ValueError, r"occur more than once: \['cat'\]"),
+        ({"cat": 1}, TypeError, "given a dict"),
+        ({"cat"}, TypeError, "given a set"),
+        (None, TypeError, "given a NoneType"),
+    ],
+)
+def test_bad_labels(model, tiny_processor, labels, error, message):
+    with counted_text_passes(model) as passes, pytest.raises(error, match=message):
+        build_text_classifier(model, tiny_processor, labels)
+    assert passes == []
+
+
+@pytest.mark.parametrize(
+    ("templates", "error", "message"),
+    [
+        ("a photo", ValueError, "'a photo' does not say where the label goes: write {} there"),
+        (["a {}", "a photo"], ValueError, "'a photo' does not say where"),
+        ("openai_imagnet", ValueError, "no prompt set 'openai_imagnet'. Did you mean 'openai_imagenet'"),
+        ("", TypeError, "must be a string that is not blank"),
+        ([], ValueError, "The list of templates is empty"),
+        ({}, ValueError, "The mapping from labels to prompts is empty"),
+        ("a {", ValueError, "'a {' has unbalanced braces"),
+        ("a {c}", ValueError, "has the placeholder {c}; only {} and {label} are filled"),
+        (["a {}", 3], TypeError, "3 among the templates must be a string"),
+        (3, TypeError, "The templates must be a string or a list of strings; given 3, a int"),
+        (b"a {}", TypeError, "given b'a {}', a bytes"),
+        ({"cat": ["a cat"]}, ValueError, r"no prompts for 2 of the labels: \['dog"),
+        ({"cat": []}, ValueError, "The list of prompts of 'cat' is empty"),
+        ({"cat": [3]}, TypeError, "3 among the prompts of 'cat' must be"),
+    ],
+)
+def test_bad_templates(model, tiny_processor, templates, error, message):
+    with counted_text_passes(model) as passes, pytest.raises(error, match=message):
+        build_text_classifier(model, tiny_processor, LABELS, templates)
+    assert passes == []
+
+
+# ----------------------------------------------------------------------------------------------------------- the cache
+
+
+def sgd_step(model):
+    model.text_model(torch.tensor([[598, 1, 599]])).pooler_output.sum().backward()
+    torch.optim.SGD(model.text_model.parameters(), lr=0.1).step()
+
+
+def edit_data(model):
+    model.text_model.encoder.layers[1].mlp.fc1.weight.data += 0.01
+
+
+@torch.no_grad()
+def edit_in_place(model):
+    model.text_model.embeddings.token_embedding.weight[3, 3] += 0.01
+
+
+def replace_module(model):
+    model.text_projection = torch.nn.Linear(32, 16, bias=False)
+
+
+def add_lora(model):
+    from peft import LoraConfig
+
+    model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        sgd_step,
+        edit_data,
+        edit_in_place,
+        replace_module,
+        add_lora,
+        lambda model: model.load_state_dict(make_tiny_model("vit", seed=1).state_dict()),
+        lambda model: model.to(torch.float64),
+        lambda model: model.text_model.final_layer_norm.register_parameter("bias", None),
+    ],
+    ids=["step", "data", "in place", "module", "lora", "load_state_dict", "dtype", "removed"],
+)
+def test_changed_weights_encode_again(tiny_processor, change):
+    model, cache = make_tiny_model("vit"), TextClassifierCache()
+    with counted_text_passes(model) as passes:
+        before = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+        assert cache.get(model, tiny_processor, list(LABELS), tuple(TEMPLATES)) is before
+        assert len(passes) == 1
+        change(model)
+        passes.clear()
+        after = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+        assert len(passes) == 1
+        assert cache.get(model, tiny_processor, LABELS, TEMPLATES) is after
+        assert len(passes) == 1
+    torch.testing.assert_close(after, build_text_classifier(model, tiny_processor, LABELS, TEMPLATES), rtol=0, atol=0)
+    assert len(cache) == 1  # that of the old weights is gone
+
+
+def test_switching_adapters_encodes_again(tiny_processor):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    model, cache = get_peft_model(make_tiny_model("vit"), config), TextClassifierCache()
+    model.add_adapter("other", config)
+
+    def fresh():
+        classifier = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+        torch.testing.assert_close(
+            classifier, build_text_classifier(model, tiny_processor, LABELS, TEMPLATES), rtol=0, atol=1e-6
+        )
+        return classifier
+
+    default = fresh()
+    model.set_adapter("other")
+    other = fresh()
+    assert not torch.allclose(default, other, atol=1e-4)
+    with model.disable_adapter():
+        plain = fresh()
+    assert not torch.allclose(plain, other, atol=1e-4)
+    model.merge_adapter()
+    torch.testing.assert_close(fresh(), other, rtol=0, atol=1e-5)
+    merged = model.unload()  # the merged weights stay
+    torch.testing.assert_close(cache.get(merged, tiny_processor, LABELS, TEMPLATES), other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.train(),
+        lambda model: model.vision_model(torch.randn(2, 3, 64, 64)),  # new BatchNorm statistics in training
+        lambda model: model.visual_projection.weight.data.mul_(2),
+        lambda model: model.logit_scale.data.fill_(1),
+    ],
+    ids=["train", "image tower", "image projection", "scale"],
+)
+def test_what_does_not_touch_the_text_keeps_the_classifier(tower, tiny_processor, change):
+    model, cache = make_tiny_model(tower).train(), TextClassifierCache()
+    with counted_text_passes(model) as passes:
+        before = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+        change(model)
+        assert cache.get(model, tiny_processor, LABELS, TEMPLATES) is before
+    assert len(passes) == 1
+
+
+def test_other_labels_templates_and_tokenizers_are_other_classifiers(model, tiny_processor):
+    cache = TextClassifierCache()
+    first = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+    reverse = cache.get(model, tiny_processor, LABELS[::-1], TEMPLATES)
+    torch.testing.assert_close(reverse.flip(0), first, rtol=0, atol=1e-6)
+    cache.get(model, tiny_processor, LABELS, "a photo of a {}.")
+    cache.get(model, tiny_processor, LABELS, OWN_PROMPTS)
+    cache.get(model, tiny_processor, LABELS, TEMPLATES, {"max_length": 4})
+    cache.get(model, copy.deepcopy(tiny_processor.tokenizer), LABELS, TEMPLATES)
+    assert len(cache) == 6
+    assert cache.get(model, tiny_processor.tokenizer, LABELS, TEMPLATES) is first
+    cache.clear()
+    assert len(cache) == 0
+
+
+def test_the_least_recently_used_classifier_goes_first(model, tiny_processor):
+    cache = TextClassifierCache(max_entries=2)
+    a, b = (cache.get(model, tiny_processor, [label], TEMPLATES) for label in "ab")
+    assert cache.get(model, tiny_processor, ["a"], TEMPLATES) is a
+    cache.get(model, tiny_processor, ["c"], TEMPLATES)
+    assert len(cache) == 2
+    assert cache.get(model, tiny_processor, ["a"], TEMPLATES) is a
+    assert cache.get(model, tiny_processor, ["b"], TEMPLATES) is not b
+    with pytest.raises(ValueError, match="`max_entries` is 0"):
+        TextClassifierCache(max_entries=0)
+
+
+def test_the_cache_keeps_no_model_alive(tiny_processor):
+    model, cache = make_tiny_model("vit"), TextClassifierCache()
+    cache.get(model, tiny_processor, LABELS, TEMPLATES)
+    reference = weakref.ref(model)
+    del model
+    gc.collect()
+    assert reference() is None
+    assert len(cache) == 0
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
+def test_a_copied_cache_is_empty_and_works(model, tiny_processor, duplicate):
+    cache = TextClassifierCache(max_entries=3)
+    first = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+    copied = duplicate(cache)
+    assert (len(copied), copied.max_entries) == (0, 3)
+    torch.testing.assert_close(copied.get(model, tiny_processor, LABELS, TEMPLATES), first, rtol=0, atol=0)
