@@ -128,10 +128,10 @@ def draw_similarities(
         axis.set_xticks(range(len(captions)), captions, rotation=90, fontsize=6.5)
         axis.set_yticks([])
         for row, image in enumerate(images):
-            inset = axis.inset_axes([-0.9, row - 0.45, 0.9, 0.9], transform=axis.transData)
+            inset = axis.inset_axes([-1.45, row - 0.45, 0.9, 0.9], transform=axis.transData)
             inset.imshow(image)
             inset.axis("off")
-        axis.set_xlim(-1.0, len(captions) - 0.5)
+        axis.set_xlim(-1.5, len(captions) - 0.5)
         axis.set_title(f"{tower}: cosine of held-out images and captions", fontsize=9)
         figure.colorbar(shown, ax=axis, shrink=0.6)
     save_figure(figure, path)
