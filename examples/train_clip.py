@@ -231,8 +231,11 @@ def train_step(accelerator: Accelerator, model: torch.nn.Module, optimizer, batc
     return accelerator.reduce(loss.detach(), "mean")
 
 
-def train(options: Options) -> list[dict]:
-    """Train, evaluate and save; returns the log, an entry for each step and each evaluation."""
+def train(options: Options, bar_position: int = 0) -> list[dict]:
+    """Train, evaluate and save; returns the log, an entry for each step and each evaluation.
+
+    `bar_position` is the line of the progress bar, for trainings side by side.
+    """
     # Accelerate's own sampler gives an epoch one order, whatever the number of processes.
     sampling = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=options.seed)
     # Unless told that there is only a CPU, Accelerate would let several processes train without each other.
@@ -256,7 +259,8 @@ def train(options: Options) -> list[dict]:
     # Not prepared by Accelerate, which would step it once for each process.
     schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(options.warmup_share * steps), steps)
     log, step = [], 0
-    progress = tqdm(total=steps, unit="step", disable=not accelerator.is_main_process)
+    name, quiet = Path(options.output_dir).name, not accelerator.is_main_process
+    progress = tqdm(total=steps, unit="step", desc=name, position=bar_position, disable=quiet)
     for epoch in range(math.ceil(steps / len(loader))):
         pairs.set_epoch(epoch)
         started = time.perf_counter()
@@ -276,7 +280,7 @@ def train(options: Options) -> list[dict]:
         if accelerator.is_main_process and "test" in data and (step == steps or (epoch + 1) % options.eval_every == 0):
             accuracy = zero_shot_accuracy(model, processor, data, options, templates[:1])
             log.append({"step": step, "epoch": epoch + 1, **accuracy})
-            progress.write(f"Epoch {epoch + 1}: top-1 {accuracy['top1']:.1f}%, top-5 {accuracy['top5']:.1f}%")
+            progress.write(f"{name}, epoch {epoch + 1}: top-1 {accuracy['top1']:.1f}%, top-5 {accuracy['top5']:.1f}%")
     progress.close()
     if accelerator.is_main_process:
         save(options, model, processor, log)

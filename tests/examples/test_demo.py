@@ -8,12 +8,11 @@ from PIL import Image
 from transformers import pipeline
 
 import demo
-import train_clip
 
 
-def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train_clip, "load_openmoji", lambda: tiny_data)
-    results = demo.main(["--quick", "--output-dir", str(tmp_path / "demo")])
+def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, capsys):
+    tiny_data.save_to_disk(tmp_path / "data")
+    results = demo.main(["--quick", "--dataset", str(tmp_path / "data"), "--output-dir", str(tmp_path / "demo")])
     printed = capsys.readouterr().out
     assert set(results) == {"ResNet", "ViT"}
     for by_prompts in results.values():
