@@ -76,6 +76,15 @@ def test_text_that_counts_as_clean_is_not_changed_whatever_stands_together():
     assert clean > 1000
 
 
+def test_without_ftfy_only_text_that_may_need_it_fails(monkeypatch):
+    monkeypatch.setattr(bpe_clip_hf, "ftfy", None)
+    for text in ("a photo of a cat", "猫の写真", "thumbs up \U0001f44d"):
+        assert bpe_clip_hf.clean_like_openai(text) == text
+    for text in ("cafÃ©", "fish &amp; chips", "a “quoted” word", "e\u0301"):
+        with pytest.raises(ImportError, match="pip install ftfy"):
+            bpe_clip_hf.clean_like_openai(text)
+
+
 def test_ftfy_finds_no_mojibake_in_quiet_characters():
     """`is_clean` does not ask ftfy about these, so its search must not know them."""
     pattern = BADNESS_RE.pattern

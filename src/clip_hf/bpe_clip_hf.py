@@ -11,8 +11,8 @@ OpenAI's byte-pair encoding: text clean-up, the split into words, the merges fil
 3. Byte-pair encoding of each word by `tokenizers`, with a cache of words, which makes it several times faster than
    encoding whole texts with `tokenizers`.
 
-`ftfy` and `regex` are imported here and not where they are first needed: where one is missing, loading a tokenizer
-fails with an error that names it, instead of some texts getting other ids.
+Where `ftfy` is missing, as it may be where a repo's own code runs with transformers alone, plain text is encoded all
+the same, and text that needs it raises an error, instead of getting other ids.
 """
 
 import gzip
@@ -27,12 +27,19 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-import ftfy
 import regex
-from ftfy.badness import is_bad
 from tokenizers import NormalizedString, PreTokenizedString, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
+
+
+# Guarded, for transformers loads no part of a repo, not even its model, where a package that the repo's files import
+# outright is missing.
+try:
+    import ftfy
+    from ftfy.badness import is_bad
+except ImportError:
+    ftfy = None
 
 
 BOS_TOKEN = "<|startoftext|>"
@@ -91,13 +98,23 @@ def is_clean(text: str) -> bool:
         return False
     if _QUIET_TEXT.fullmatch(text):
         return True
+    _require_ftfy(text)
     return _SUSPECT_TEXT.fullmatch(text) is not None and not is_bad(text)
+
+
+def _require_ftfy(text: str) -> None:
+    if ftfy is None:
+        raise ImportError(
+            f"The text {text[:40]!r} may need a clean-up as OpenAI's tokenizer does it, with the package ftfy, which "
+            "is not installed: run `pip install ftfy`, or pass clean_text=False to the tokenizer, for other ids."
+        )
 
 
 def clean_like_openai(text: str) -> str:
     """`text` without mojibake, ligatures, control characters, HTML entities, ... as OpenAI's code cleans it."""
     if is_clean(text):
         return text
+    _require_ftfy(text)
     # Most text that is not clean has curly quotes and nothing else for ftfy to do.
     straight = text.translate(_STRAIGHT_QUOTES)
     if straight != text and is_clean(straight) and _QUOTED_TEXT.fullmatch(text) and not is_bad(text):
