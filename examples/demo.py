@@ -11,7 +11,6 @@ prompt ensemble, through `pipeline("zero-shot-image-classification")`. Models, f
 import argparse
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -48,7 +47,7 @@ def stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
 
 def start_worker(bar_lock) -> None:
     """Give a training its share of the cores, and let the progress bars of all of them take turns."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // len(TOWERS)))
+    torch.set_num_threads(max(1, torch.get_num_threads() // len(TOWERS)))
     tqdm.set_lock(bar_lock)
 
 

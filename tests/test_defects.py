@@ -111,7 +111,7 @@ DEFECTS = [
         "no NFC",
         "bpe_clip_hf.py",
         {
-            "ftfy.fix_text(text)": "ftfy.fix_text(text, normalization=None)",
+            "unescape(fix_text(text)": "unescape(fix_text(text, normalization=None)",
             'if not unicodedata.is_normalized("NFC", text)': "if False",
             'return unicodedata.normalize("NFC", text)': "return text",
         },

@@ -36,10 +36,17 @@ from tokenizers.trainers import BpeTrainer
 # Guarded, for transformers loads no part of a repo, not even its model, where a package that the repo's files import
 # outright is missing.
 try:
-    import ftfy
+    from ftfy import fix_text
     from ftfy.badness import is_bad
 except ImportError:
-    ftfy = None
+
+    def fix_text(text: str) -> str:
+        raise ImportError(
+            f"The text {text[:40]!r} may need a clean-up as OpenAI's tokenizer does it, with the package ftfy, which "
+            "is not installed: run `pip install ftfy`, or pass clean_text=False to the tokenizer, for other ids."
+        )
+
+    is_bad = fix_text
 
 
 BOS_TOKEN = "<|startoftext|>"
@@ -98,28 +105,18 @@ def is_clean(text: str) -> bool:
         return False
     if _QUIET_TEXT.fullmatch(text):
         return True
-    _require_ftfy(text)
     return _SUSPECT_TEXT.fullmatch(text) is not None and not is_bad(text)
-
-
-def _require_ftfy(text: str) -> None:
-    if ftfy is None:
-        raise ImportError(
-            f"The text {text[:40]!r} may need a clean-up as OpenAI's tokenizer does it, with the package ftfy, which "
-            "is not installed: run `pip install ftfy`, or pass clean_text=False to the tokenizer, for other ids."
-        )
 
 
 def clean_like_openai(text: str) -> str:
     """`text` without mojibake, ligatures, control characters, HTML entities, ... as OpenAI's code cleans it."""
     if is_clean(text):
         return text
-    _require_ftfy(text)
     # Most text that is not clean has curly quotes and nothing else for ftfy to do.
     straight = text.translate(_STRAIGHT_QUOTES)
     if straight != text and is_clean(straight) and _QUOTED_TEXT.fullmatch(text) and not is_bad(text):
         return straight
-    return html.unescape(html.unescape(ftfy.fix_text(text)))
+    return html.unescape(html.unescape(fix_text(text)))
 
 
 def normalize_nfc(text: str) -> str:
