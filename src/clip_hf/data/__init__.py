@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data for training: captioned images, what is done to them on the way into a batch, and a data set to start with."""
 
-from .atomic import replaced_folder
+from ..atomic import replaced_folder
 from .augmentation import random_square_crop
 from .collator import ImageTextCollator
 from .image_text import ImageTextDataset, read_captions

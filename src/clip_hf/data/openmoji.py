@@ -19,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 from transformers.utils import logging
 
-from .atomic import replaced_folder
+from ..atomic import replaced_folder
 
 
 if TYPE_CHECKING:

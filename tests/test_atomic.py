@@ -1,10 +1,10 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Folders that are written as a whole or not at all."""
+"""Files and folders that are written as a whole or not at all."""
 
 import pytest
 
-from clip_hf.data import replaced_folder
+from clip_hf.atomic import replaced_file, replaced_folder
 
 
 def test_contents_replace_the_folder_at_the_end(tmp_path):
@@ -40,3 +40,30 @@ def test_a_file_in_its_place_is_kept(tmp_path):
     with pytest.raises(NotADirectoryError, match="is a file"), replaced_folder(tmp_path / "file"):
         raise AssertionError("the block must not run")
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_file_is_replaced_at_the_end(tmp_path):
+    path = tmp_path / "parent" / "file"
+    with replaced_file(path) as temporary:
+        temporary.write_text("first")
+        assert not path.exists()
+    with replaced_file(path) as temporary:
+        temporary.write_text("second")
+        assert path.read_text() == "first"
+    assert path.read_text() == "second"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replaced_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder"), replaced_file(tmp_path):
+        pass
