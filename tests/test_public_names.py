@@ -47,6 +47,19 @@ PUBLIC_NAMES = {
         "prompt_set_names",
         "register",
     ],
+    "clip_hf.checkpoints": [
+        "Checkpoint",
+        "ConversionReport",
+        "FORMATS",
+        "SourceOptions",
+        "TOWERS",
+        "config_from_open_clip",
+        "convert",
+        "load",
+        "read_checkpoint",
+        "save",
+    ],
+    "clip_hf.cli": ["main"],
     "clip_hf.data": [
         "ATTRIBUTION",
         "ImageTextCollator",
@@ -58,6 +71,13 @@ PUBLIC_NAMES = {
         "read_captions",
         "replaced_folder",
         "split_emoji_name",
+    ],
+    "clip_hf.model_card": [
+        "ModelCardDetails",
+        "create_model_card",
+        "push_with_model_card",
+        "update_model_card",
+        "write_model_card",
     ],
     "clip_hf.training": [
         "adamw_from_paper",

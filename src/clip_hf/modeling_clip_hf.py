@@ -3,7 +3,9 @@
 """CLIP: the two towers with their projections, alone and together, and a vision tower with a classifier."""
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -136,6 +138,8 @@ class ClipHFModel(ClipHFPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected
+    # The library around the exported model puts here what writes model cards; a repo's own code has none.
+    push_with_card: ClassVar[Callable | None] = None
 
     def __init__(self, config: ClipHFConfig):
         super().__init__(config)
@@ -151,6 +155,24 @@ class ClipHFModel(ClipHFPreTrainedModel):
         _init_projection_(self.text_projection, factor)
         _init_projection_(self.visual_projection, factor)
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """
+        Upload the model to the hub. Where clip_hf is installed, a model card is written or renewed with it.
+
+        Args:
+            repo_id (`str`):
+                The repo, such as `"me/my-clip"`.
+            kwargs:
+                As in [`PreTrainedModel.push_to_hub`]; `details`, a `clip_hf.model_card.ModelCardDetails`, goes into
+                the card.
+
+        Returns:
+            `str`: the URL of the commit.
+        """
+        if ClipHFModel.push_with_card is None:
+            return super().push_to_hub(repo_id, **kwargs)
+        return ClipHFModel.push_with_card(self, repo_id, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The text tower's token embedding."""

@@ -4,6 +4,7 @@
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -135,6 +136,8 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # Our losses are means over a batch; told so, `Trainer` averages them over accumulated batches.
     accepts_loss_kwargs = False
+    # The library around the exported model puts here what reads files of other formats; a repo's own code has none.
+    read_other_format: ClassVar[Callable | None] = None
     # Older repos store these index buffers as weights.
     _keys_to_ignore_on_load_unexpected = [r"(^|\.)position_ids$"]
 
@@ -142,12 +145,18 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """
         Load a model from a folder or a hub repo, as [`PreTrainedModel.from_pretrained`] does; transformers' CLIP repos
-        load as well.
+        load as well, and so do OpenAI's and open_clip's files and folders (see `clip_hf.checkpoints`).
 
         Raises:
             OSError: if there is no such repo, or its weights are missing, incomplete or damaged.
-            ValueError: if its config is not one of a CLIP, or not possible.
+            ValueError: if its config is not one of a CLIP, or not possible, or a file of another format cannot be read
+                exactly.
         """
+        read_other_format = ClipHFPreTrainedModel.read_other_format
+        if read_other_format is not None and pretrained_model_name_or_path is not None:
+            result = read_other_format(cls, pretrained_model_name_or_path, *model_args, **kwargs)
+            if result is not None:
+                return result
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:

@@ -4,7 +4,8 @@
 
 import difflib
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from huggingface_hub.errors import HFValidationError
 from transformers.image_processing_base import BatchFeature
@@ -47,6 +48,8 @@ class ClipHFProcessor(ProcessorMixin):
     """
 
     text_kwargs = {"padding": True}
+    # The library around the exported model puts here what reads files of other formats; a repo's own code has none.
+    read_other_format: ClassVar[Callable | None] = None
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
         for name, value in (("image_processor", image_processor), ("tokenizer", tokenizer)):
@@ -115,6 +118,23 @@ class ClipHFProcessor(ProcessorMixin):
         for part in (self, self.image_processor):
             vars(part).pop("auto_map", None)
         return files
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
+        """
+        Load a processor from a folder or a hub repo, whichever classes of CLIP its files name; OpenAI's and
+        open_clip's files and folders load as well (see `clip_hf.checkpoints`).
+
+        Raises:
+            OSError: if there is no such repo, or it lacks an image processor or a tokenizer.
+            ValueError: if a file of another format cannot be read exactly.
+        """
+        read_other_format = ClipHFProcessor.read_other_format
+        if read_other_format is not None:
+            processor = read_other_format(pretrained_model_name_or_path)
+            if processor is not None:
+                return processor
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def get_processor_dict(

@@ -22,9 +22,12 @@ from transformers import (
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
+from .checkpoints.saving import from_pretrained, processor_from_pretrained
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .image_processing_clip_hf import ClipHFImageProcessor
+from .model_card import push_with_model_card
 from .modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
+from .modeling_clip_hf_base import ClipHFPreTrainedModel
 from .modeling_clip_hf_resnet import ClipHFResNetModel
 from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
 from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
@@ -64,7 +67,8 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
 
 def register() -> None:
     """
-    Register our classes with transformers' Auto classes and its `pipeline` function.
+    Register our classes with transformers' Auto classes and its `pipeline` function, and the readers of other formats
+    with our classes.
 
     `import clip_hf` calls it; calling it again changes nothing.
     """
@@ -81,6 +85,10 @@ def register() -> None:
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)
     PIPELINE_REGISTRY.supported_tasks[_TASK]["impl"] = ZeroShotImageClassificationDispatcher
+    # The exported model cannot import what reads OpenAI's and open_clip's files and writes cards: it is handed to it.
+    ClipHFPreTrainedModel.read_other_format = staticmethod(from_pretrained)
+    ClipHFModel.push_with_card = staticmethod(push_with_model_card)
+    ClipHFProcessor.read_other_format = staticmethod(processor_from_pretrained)
 
 
 __all__ = ["register"]

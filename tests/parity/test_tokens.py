@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Token ids against OpenAI's `SimpleTokenizer` with the published merges."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 import references
 from clip_hf import ClipHFTokenizer
+from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -67,3 +69,10 @@ def test_decoding(tokenizer, openai):
     for text in hard_texts(1000, seed=21):
         ids = openai.encode(text)
         assert tokenizer.decode(ids) == openai.decode(ids).removesuffix(" ")
+
+
+def test_the_merges_that_come_with_the_library_are_openais():
+    ours = ClipHFTokenizer.from_bpe_file(OPENAI_MERGES)
+    theirs = ClipHFTokenizer.from_bpe_file(references.openai_bpe_path())
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert json.loads(ours.backend_tokenizer.to_str()) == json.loads(theirs.backend_tokenizer.to_str())

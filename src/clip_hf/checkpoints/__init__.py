@@ -1,0 +1,29 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+Every CLIP checkpoint, in and out: OpenAI's, open_clip's, transformers' and ours.
+
+Nothing that lies in a checkpoint is executed, every weight is used exactly once, and what a source does not say is
+asked for, not guessed.
+"""
+
+from .checkpoint import Checkpoint, SourceOptions
+from .conversion import ConversionReport, convert
+from .open_clip import config_from_open_clip
+from .reading import FORMATS, read_checkpoint
+from .saving import load, save
+from .transformers import TOWERS
+
+
+__all__ = [
+    "Checkpoint",
+    "ConversionReport",
+    "FORMATS",
+    "SourceOptions",
+    "TOWERS",
+    "config_from_open_clip",
+    "convert",
+    "load",
+    "read_checkpoint",
+    "save",
+]

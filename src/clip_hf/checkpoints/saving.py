@@ -1,0 +1,197 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`load` and `save`: a model in memory from any format, and into any format."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..modeling_clip_hf import ClipHFModel
+from .checkpoint import Checkpoint, SourceOptions
+from .reading import is_foreign, read_checkpoint
+from .stored_tensor import StoredTensor
+from .transformers import widest_dtype
+from .writing import check_destination, check_format_holds, converted, dtype_in_model, with_dtype, written
+
+
+logger = logging.get_logger(__name__)
+
+
+def load(
+    path: str | os.PathLike, *, dtype: torch.dtype | str = torch.float32, **options: Any
+) -> tuple[ClipHFModel, Any]:
+    """
+    Load a checkpoint of any format: OpenAI's `.pt` (TorchScript archive or state dict), open_clip's folder, weights or
+    training checkpoint, a folder of transformers' `CLIPModel`, or one of ours.
+
+    Args:
+        path (`str` or `os.PathLike`): the file or folder.
+        dtype (`torch.dtype` or `str`, *optional*, defaults to `torch.float32`): what floating weights are converted
+            to; half precision becomes float32 without loss. `"auto"` takes the widest dtype of the file.
+        options: what the source leaves open; the fields of [`SourceOptions`].
+
+    Returns:
+        The [`ClipHFModel`], in evaluation mode, and its [`ClipHFProcessor`]. Where the source has no vocabulary, or
+        says nothing about pixels, the second is the image processor or the tokenizer alone, or `None`, and a warning
+        says so.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder.
+        ValueError: if it is not recognised, damaged, not a CLIP, or cannot be read exactly; the message says what to
+            do.
+        TypeError: if there is no option of that name.
+
+    Example:
+
+    ```python
+    >>> from clip_hf import checkpoints
+
+    >>> model, processor = checkpoints.load("RN50.pt")
+    >>> checkpoints.save(model, processor, "rn50-open_clip", format="open_clip")
+    ```
+    """
+    checkpoint = read_checkpoint(path, SourceOptions(**options))
+    for note in checkpoint.notes:
+        logger.info(note)
+    if checkpoint.image_processor is None:
+        logger.warning(f"{path} has no preprocessor_config.json: no image processor was loaded with the model.")
+    if checkpoint.tokenizer is None:
+        logger.warning(f"{path} has no vocabulary: no tokenizer was loaded with the model. `merges=...` gives it one.")
+    return build_model(checkpoint, ClipHFModel, dtype), checkpoint.processor
+
+
+def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | None, *args: Any, **kwargs: Any) -> Any:
+    """
+    The model of a checkpoint, or a part of it, in evaluation mode.
+
+    Args:
+        checkpoint (`Checkpoint`): where from.
+        cls (`type`): [`ClipHFModel`], or the class of a part of it.
+        dtype (`torch.dtype` or `str`, *optional*): as in [`load`].
+        args, kwargs: further arguments of `from_pretrained`, and what that returns.
+
+    Raises:
+        ValueError: if the checkpoint has another tower than `cls`.
+    """
+    if dtype is None or dtype == "auto":
+        dtype = widest_dtype(checkpoint.tensors)
+    elif isinstance(dtype, str):
+        dtype = getattr(torch, dtype)
+    if kwargs.get("config") is None:
+        parts = (checkpoint.config, checkpoint.config.text_config, checkpoint.config.vision_config)
+        config = next((part for part in parts if isinstance(part, cls.config_class)), None)
+        if config is None:
+            raise ValueError(
+                f"{checkpoint.source} has a vision tower of type {parts[2].model_type!r}, which is none for "
+                f"{cls.__name__}."
+            )
+        # Options such as num_labels are for the configuration, as they are where transformers reads it.
+        kwargs.pop("config", None)
+        config, kwargs = type(config).from_dict(config.to_dict(), return_unused_kwargs=True, **kwargs)
+        kwargs["config"] = config
+    state_dict = {name: _in_memory(name, tensor, dtype) for name, tensor in checkpoint.tensors.items()}
+    # With a state dict instead of a path: a registered conversion would change what the model saves, too.
+    result = cls.from_pretrained(None, *args, state_dict=state_dict, dtype=dtype, **kwargs)
+    model = result[0] if isinstance(result, tuple) else result
+    model.name_or_path = checkpoint.source
+    if isinstance(model, ClipHFModel):
+        # So that a file of half precision can be written again as it was.
+        model.checkpoint_dtypes = {name: tensor.dtype for name, tensor in checkpoint.tensors.items()}
+    return result
+
+
+def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+    """What `from_pretrained` of our models does with a path that transformers cannot read; `None` for other paths."""
+    if not is_foreign(path):
+        return None
+    return build_model(read_checkpoint(path), cls, kwargs.pop("dtype", "auto"), *args, **kwargs)
+
+
+def processor_from_pretrained(path: str | os.PathLike) -> Any:
+    """
+    What `ClipHFProcessor.from_pretrained` does with a path that transformers cannot read; `None` for other paths.
+
+    Raises:
+        ValueError: if the source has no vocabulary.
+    """
+    if not is_foreign(path):
+        return None
+    checkpoint = read_checkpoint(path)
+    if checkpoint.tokenizer is None:
+        raise ValueError(
+            f"{path} has no vocabulary, and its size of {checkpoint.config.text_config.vocab_size} is not that of "
+            "OpenAI's. `clip_hf.checkpoints.load(path, merges=...)` takes the merges that the model was trained "
+            "with."
+        )
+    return checkpoint.processor
+
+
+def _in_memory(name: str, tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
+    if not tensor.dtype.is_floating_point:
+        return tensor.read().clone()
+    dtype = dtype_in_model(name, dtype)
+    values = converted(name, tensor, dtype).read()
+    # The model must not depend on a file that is mapped into memory.
+    return values.clone() if tensor.dtype == dtype else values
+
+
+def save(
+    model: ClipHFModel,
+    processor: Any,
+    path: str | os.PathLike,
+    *,
+    format: str = "clip_hf",
+    tower: str | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """
+    Write a model in a format: the whole is written, or nothing.
+
+    A model that [`load`] read from half precision, and whose values still are of half precision, is written in the
+    dtypes that its file had; else every weight has the dtype that it has in the model.
+
+    Args:
+        model (`ClipHFModel`): the model.
+        processor ([`ClipHFProcessor`], *optional*): its processor, or a part of one, or `None`. OpenAI's format has no
+            place for it; it is then checked to do what OpenAI's code does.
+        path (`str` or `os.PathLike`): a file (`openai`) or a folder (the others).
+        format (`str`, *optional*, defaults to `"clip_hf"`): `"clip_hf"`, `"openai"` (a state dict), `"open_clip"` or
+            `"transformers"`.
+        tower (`str`, *optional*): with `"transformers"`, a tower for other programs: `"text"` (`CLIPTextModel`),
+            `"text_with_projection"`, `"vision"` or `"vision_with_projection"` (`CLIPVisionModelWithProjection`).
+        dtype (`torch.dtype`, *optional*): what floating weights are converted to. For OpenAI's and open_clip's
+            format half precision keeps norms and embeddings in float32, as their code does.
+        overwrite (`bool`, *optional*, defaults to `False`): whether what is at `path` is replaced.
+
+    Raises:
+        FileExistsError: if something is at `path` and `overwrite` is off.
+        OSError: if there is not enough room, or writing fails; nothing is left behind.
+        ValueError: if the format has no counterpart to an option of the model, or there is no such format or tower.
+        TypeError: if `model` or `processor` is of another class.
+    """
+    path = Path(path)
+    checkpoint = Checkpoint.of(model, processor)
+    check_destination(path, format, tower, overwrite)
+    check_format_holds(checkpoint, format, tower)
+    if dtype is None:
+        checkpoint.tensors = _as_they_were(checkpoint.tensors, getattr(model, "checkpoint_dtypes", None))
+    with written(with_dtype(checkpoint, dtype, format), path, format, tower):
+        pass
+
+
+def _as_they_were(tensors: dict[str, StoredTensor], dtypes: dict[str, torch.dtype] | None) -> dict[str, StoredTensor]:
+    if dtypes is None or dtypes.keys() != tensors.keys():
+        return tensors
+    for name, tensor in tensors.items():
+        if tensor.dtype != dtypes[name]:
+            values = tensor.read()
+            if not torch.equal(values.to(dtypes[name]).to(tensor.dtype), values):
+                return tensors  # trained since: what it has learned would be rounded away
+    return {name: converted(name, tensor, dtypes[name]) for name, tensor in tensors.items()}
+
+
+__all__ = ["build_model", "from_pretrained", "load", "processor_from_pretrained", "save"]
