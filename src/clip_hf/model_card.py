@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,6 +71,8 @@ class ModelCardDetails:
     What a model card says beyond the configuration. All of it is optional; what is missing is called not recorded.
 
     Args:
+        model_id (`str`, *optional*):
+            The model's name on the hub, which the card's code loads; by default what the writing function is given.
         base_model (`str`, *optional*):
             The model that this one was made from. It goes into the metadata only if it is a name on the hub.
         license (`str`, *optional*):
@@ -104,6 +105,7 @@ class ModelCardDetails:
             different, non-empty strings.
     """
 
+    model_id: str | None = None
     base_model: str | None = None
     license: str | None = None
     datasets: list[str] = field(default_factory=list)
@@ -148,7 +150,8 @@ def create_model_card(
         config (`ClipHFConfig`):
             The whole model's configuration.
         model_id (`str`):
-            The model's name on the hub or its folder, as the card's code is to load it.
+            The model's name on the hub or its folder, as the card's code is to load it; `details.model_id` comes
+            before it.
         details (`ModelCardDetails`, *optional*):
             What the configuration does not say.
         num_parameters (`int`, *optional*):
@@ -162,8 +165,9 @@ def create_model_card(
         ValueError: if `model_id` is blank or has several lines, the model is an image classifier, or
             `num_parameters` is not positive.
     """
-    _check(config, model_id, num_parameters)
     details = details or ModelCardDetails()
+    model_id = model_id if details.model_id is None else details.model_id
+    _check(config, model_id, num_parameters)
     model_id = model_id.strip()
     vision, text = config.vision_config, config.text_config
     tower = "resnet" if vision.model_type == "clip_hf_resnet" else "vit"
@@ -610,6 +614,14 @@ def write_model_card(
     return path
 
 
+def card_on_hub(api: HfApi, repo_id: str, revision: str | None = None) -> bytes | None:
+    """The README.md of a repo; `None` where the repo has none. Raises what the hub does where it cannot be asked."""
+    try:
+        return Path(api.hf_hub_download(repo_id, CARD_NAME, revision=revision)).read_bytes()
+    except RemoteEntryNotFoundError:
+        return None
+
+
 def push_with_model_card(
     model: ClipHFModel, repo_id: str, details: ModelCardDetails | None = None, **options: Any
 ) -> str:
@@ -648,11 +660,9 @@ def push_with_model_card(
     with TemporaryDirectory() as folder:
         shard_size = options.get("max_shard_size")
         model.save_pretrained(folder, **({"max_shard_size": shard_size} if shard_size else {}))
-        try:
-            existing = api.hf_hub_download(repo_id, CARD_NAME, revision=revision)
-            shutil.copyfile(existing, Path(folder, CARD_NAME))
-        except RemoteEntryNotFoundError:
-            pass  # a new repo, or one without a card
+        existing = card_on_hub(api, repo_id, revision)
+        if existing is not None:
+            Path(folder, CARD_NAME).write_bytes(existing)
         write_model_card(folder, model.config, repo_id, details, model.num_parameters())
         commit = api.upload_folder(
             repo_id=repo_id,

@@ -293,6 +293,7 @@ UNSUPPORTED = {
     "text_cfg.proj_bias": True,
     "text_cfg.proj_type": "none",
     "text_cfg.tokenizer_mode": "clips",
+    "text_cfg.tokenizer_kwargs": {"clean": "canonicalize"},
     "text_cfg.final_ln_after_pool": True,
     "text_cfg.ls_init_value": 0.1,
     "text_cfg.output_tokens": True,
@@ -586,5 +587,5 @@ def test_masks_are_left_out_and_counters_filled(weights, tiny_tokenizer, tmp_pat
     kept = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
     write_open_clip(tmp_path, kept, open_clip_config("resnet" if resnet else "vit"), tiny_tokenizer)
     notes = checkpoints.read_checkpoint(tmp_path).notes
-    assert notes[0] == "not a weight, left out: attn_mask"
+    assert notes[0] == "No weights, left out: attn_mask."
     assert len(notes) == (2 if resnet else 1)

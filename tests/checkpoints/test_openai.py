@@ -211,7 +211,7 @@ def test_sizes_in_the_file_are_checked(weights, tmp_path):
     stored = {name: torch.tensor(size) for name, size in sizes.items()}
     checkpoint = checkpoints.read_checkpoint(save(tmp_path / "right.pt", weights | stored))
     assert [note for note in checkpoint.notes if "left out" in note] == [
-        f"not a weight, left out: {name}" for name in sizes
+        "No weights, left out: input_resolution, context_length, vocab_size."
     ]
     assert not any("which program" in note for note in checkpoint.notes)
     assert not sizes.keys() & checkpoint.source_tensors.keys()
@@ -232,7 +232,10 @@ def test_causal_masks_are_left_out_and_others_refused(weights, tmp_path):
     causal = torch.full((24, 24), -math.inf).triu(1)
     name = "transformer.resblocks.0.attn_mask"
     checkpoint = checkpoints.read_checkpoint(save(tmp_path / "causal.pt", weights | {name: causal}))
-    assert f"not a weight, left out: {name}" in checkpoint.notes
+    assert f"No weights, left out: {name}." in checkpoint.notes
+    masks = {name.replace("0", str(layer)): causal for layer in range(7)}
+    notes = checkpoints.read_checkpoint(save(tmp_path / "causal.pt", weights | masks)).notes
+    assert any(note.endswith("resblocks.3.attn_mask and 3 more.") for note in notes)
     looser = causal.clone()
     looser[0, 5] = 0.0
     for mask in (looser, torch.zeros(24, 24), causal[:5], causal == 0):

@@ -163,7 +163,7 @@ def test_older_files_load(theirs, folder):
     weights |= {name: torch.arange(24)[None], "logit_scale": weights["logit_scale"].reshape(1)}
     save_file(weights, folder / "model.safetensors")
     checkpoint = checkpoints.read_checkpoint(folder)
-    assert checkpoint.notes == [f"not a weight, left out: {name}"]
+    assert checkpoint.notes == [f"No weights, left out: {name}."]
     assert_bit_equal(stored(checkpoint), theirs.state_dict())
     save_file(weights | {name: torch.arange(24).flip(0)[None]}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=f"{name} does not count the positions from 0 on"):

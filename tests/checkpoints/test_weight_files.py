@@ -380,7 +380,8 @@ def test_torchscript_archives_load_and_their_code_is_not_run(tower, source_model
         monkeypatch.setattr(module, name, forbidden)
     checkpoint = checkpoints.read_checkpoint(tmp_path / "a.pt")
     assert checkpoint.format == "openai"
-    assert sorted(checkpoint.notes) == [f"not a weight, left out: {name}" for name in sorted(extras)]
+    (note,) = checkpoint.notes
+    assert note.startswith("No weights, left out: ") and all(name in note for name in extras)
     assert_bit_equal({name: tensor.read() for name, tensor in checkpoint.source_tensors.items()}, weights)
     if precision == "float32":
         model, _ = checkpoints.load(tmp_path / "a.pt")

@@ -300,3 +300,9 @@ def test_saving_again_from_a_mapped_file_over_itself(model, tmp_path):
     again, _ = checkpoints.load(tmp_path / "it.pt")
     assert_bit_equal(again.state_dict(), model.state_dict())
     assert torch.equal(features(again)["image"], features(model)["image"])
+
+
+@pytest.mark.parametrize("format", ["clip_hf", "open_clip", "transformers"])
+def test_weights_can_be_read_by_whom_the_other_files_can(model, tiny_processor, format, tmp_path):
+    checkpoints.save(model, tiny_processor, tmp_path / "it", format=format)
+    assert len({path.stat().st_mode for path in (tmp_path / "it").iterdir()}) == 1

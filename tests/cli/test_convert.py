@@ -17,6 +17,7 @@ from huggingface_hub import HfApi
 from transformers.utils import logging
 
 from clip_hf import ClipHFConfig, ClipHFModel, checkpoints
+from clip_hf.cli import convert as cli_convert
 from clip_hf.cli import main
 from tiny_models import CONTEXT_LENGTH, IMAGE_SIZE, VOCAB_SIZE, make_tiny_model
 
@@ -240,6 +241,7 @@ def hub(monkeypatch):
 
     for function in (create_repo, upload_folder, upload_file):
         monkeypatch.setattr(HfApi, function.__name__, function)
+    monkeypatch.setattr(cli_convert, "card_on_hub", lambda api, repo_id: None)
     return calls
 
 
@@ -256,6 +258,18 @@ def test_a_folder_is_uploaded(folder, private, hub, tmp_path, capsys):
     assert len(hub) == 2
 
 
+def test_the_card_is_for_the_repo_and_keeps_what_was_written_there(folder, hub, tmp_path, capsys, monkeypatch):
+    assert run(capsys, folder, tmp_path / "first", "--push-to-hub", "someone/mine").status == 0
+    first = (tmp_path / "first" / "README.md").read_text()
+    assert 'model="someone/mine"' in first
+    there = first + "\nWritten on the hub.\n"
+    monkeypatch.setattr(cli_convert, "card_on_hub", lambda api, repo_id: there.encode())
+    assert run(capsys, folder, tmp_path / "second", "--push-to-hub", "someone/mine", "--license", "mit").status == 0
+    second = (tmp_path / "second" / "README.md").read_text()
+    assert second.endswith("\nWritten on the hub.\n") and "license: mit" in second
+    assert 'model="someone/mine"' in second
+
+
 def test_a_file_is_uploaded(folder, hub, tmp_path, capsys):
     done = run(capsys, folder, tmp_path / "theirs.pt", "--to", "openai", "--push-to-hub", "mine")
     assert done.status == 0
@@ -270,13 +284,17 @@ def test_nothing_is_uploaded_unasked_or_unfinished(folder, file, hub, tmp_path, 
 
 
 def test_an_upload_that_fails_keeps_the_result(folder, hub, tmp_path, capsys, monkeypatch):
+    class ConnectionFailed(Exception):
+        """What clients of the web raise is no OSError."""
+
     def refused(self, **kwargs):
-        raise OSError("403: no right to write")
+        raise ConnectionFailed("no route to the hub")
 
     monkeypatch.setattr(HfApi, "upload_folder", refused)
     done = run(capsys, folder, tmp_path / "ours", "--push-to-hub", "mine")
     assert done.status == 1
-    assert done.err.endswith("clip-hf convert: 403: no right to write\n")
+    assert "is written, but uploading it to mine failed (no route to the hub)" in done.err
+    assert "`hf upload mine " in done.err and "Traceback" not in done.err
     assert "used once, none missing" in done.out
     checkpoints.load(tmp_path / "ours")
 

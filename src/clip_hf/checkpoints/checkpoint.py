@@ -114,10 +114,18 @@ class Checkpoint:
         return cls("clip_hf", "the model", model.config, tensors, tensors, image_processor, tokenizer)
 
 
+def note_left_out(names: list[str], limit: int = 4) -> list[str]:
+    """The note on tensors of a source that are no weights; none where there are none."""
+    if not names:
+        return []
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return [f"No weights, left out: {', '.join(names[:limit])}{more}."]
+
+
 def _of_parameter(name: str, tensor) -> StoredTensor:
     if name == "logit_scale":  # one element of one axis while FSDP2 trains it
         tensor = tensor.reshape(())
     return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu())
 
 
-__all__ = ["Checkpoint", "SourceOptions"]
+__all__ = ["Checkpoint", "SourceOptions", "note_left_out"]

@@ -18,7 +18,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..image_processing_clip_hf import ClipHFImageProcessor
-from .checkpoint import Checkpoint, SourceOptions
+from .checkpoint import Checkpoint, SourceOptions, note_left_out
 from .openai import config_from_shapes, take_extras
 from .openai_names import rename, rename_back
 from .stored_tensor import StoredTensor
@@ -55,6 +55,7 @@ _UNSUPPORTED = {
         "no_causal_mask": False,
         "proj_bias": False,
         "proj_type": "linear",
+        "tokenizer_kwargs": None,
         "tokenizer_mode": None,
         "final_ln_after_pool": False,
     },
@@ -71,7 +72,7 @@ _UNSUPPORTED = {
 # Options without effect on the features of a model whose options above have their defaults.
 _WITHOUT_EFFECT = {
     "": {"custom_text", "nonscalar_logit_scale", "output_dict"},
-    "text_cfg": {"hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "pad_id", "tokenizer_kwargs"},
+    "text_cfg": {"hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "pad_id"},
     "vision_cfg": {
         "attn_pooler_queries",
         "attn_pooler_heads",
@@ -163,19 +164,12 @@ def _layer_norm_eps(norm_kwargs: Mapping[str, Any] | None, part: str) -> float:
     return eps
 
 
-def _image_size(size: Any) -> int:
+def _side(size: Any, option: str) -> int:
+    """The side of a square."""
     if isinstance(size, (list, tuple)) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, int):
-        raise ValueError(f"vision_cfg.image_size={size!r}: images that are not square have no counterpart here.")
-    return size
-
-
-def _patch_size(size: Any) -> int:
-    if isinstance(size, (list, tuple)) and len(set(size)) == 1:
-        size = size[0]
-    if not isinstance(size, int):
-        raise ValueError(f"vision_cfg.patch_size={size!r}: patches that are not square have no counterpart here.")
+        raise ValueError(f"vision_cfg.{option}={size!r}: what is not square has no counterpart here.")
     return size
 
 
@@ -224,7 +218,7 @@ def config_from_open_clip(model_cfg: Mapping[str, Any]) -> ClipHFConfig:
 
 def _vision_config(vision: Mapping[str, Any], quick_gelu: bool, projection_dim: int):
     width, head_width = vision.get("width", 768), vision.get("head_width", 64)
-    image_size = _image_size(vision.get("image_size", 224))
+    image_size = _side(vision.get("image_size", 224), "image_size")
     layers = vision.get("layers", 12)
     if isinstance(layers, (list, tuple)):
         return ClipHFResNetConfig(
@@ -240,7 +234,7 @@ def _vision_config(vision: Mapping[str, Any], quick_gelu: bool, projection_dim: 
         num_hidden_layers=layers,
         num_attention_heads=width // head_width,
         image_size=image_size,
-        patch_size=_patch_size(vision.get("patch_size", 16)),
+        patch_size=_side(vision.get("patch_size", 16), "patch_size"),
         hidden_act=_hidden_act(quick_gelu, vision.get("act_kwargs"), "vision_cfg"),
         layer_norm_eps=_layer_norm_eps(vision.get("norm_kwargs"), "vision_cfg"),
         projection_dim=projection_dim,
@@ -290,8 +284,7 @@ def _three(values: Any) -> list[float]:
     return [float(value) for value in values] if isinstance(values, (list, tuple)) else [float(values)] * 3
 
 
-# --------------------------------------------------------------------------------------------------------------
-# reading
+# ------------------------------------------------------------------------------------------------------------- reading
 
 
 def read(file: WeightFile, source: str, folder: Path | None, options: SourceOptions) -> Checkpoint:
@@ -313,7 +306,7 @@ def read(file: WeightFile, source: str, folder: Path | None, options: SourceOpti
         raise ValueError(
             f"{source} has a logit_bias: it was trained with the sigmoid loss, which has no counterpart here."
         )
-    notes = [f"not a weight, left out: {name}" for name in ignored]
+    notes = note_left_out(ignored)
     given = options.config
     if given is None and folder is not None and (folder / CONFIG_NAME).is_file():
         given = folder / CONFIG_NAME
@@ -379,8 +372,7 @@ def _tokenizer(options: SourceOptions, config: ClipHFConfig, folder: Path | None
     return build_tokenizer(options.merges, config.text_config, folder)
 
 
-# --------------------------------------------------------------------------------------------------------------
-# writing
+# ------------------------------------------------------------------------------------------------------------- writing
 
 
 def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 from ..configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..image_processing_clip_hf import ClipHFImageProcessor
-from .checkpoint import Checkpoint, SourceOptions
+from .checkpoint import Checkpoint, SourceOptions, note_left_out
 from .openai_names import rename, rename_back
 from .stored_tensor import StoredTensor
 from .tokenizers import build_tokenizer
@@ -215,7 +215,7 @@ def read(tensors: Mapping[str, StoredTensor], source: str, options: SourceOption
     weights, sizes, ignored = take_extras(tensors)
     config = config_from_shapes(weights, sizes, options)
     renamed, filled = rename(weights, config, source)
-    notes = [f"not a weight, left out: {name}" for name in ignored]
+    notes = note_left_out(ignored)
     if not sizes:
         notes.append(
             "The file does not say which program wrote it. It was read as OpenAI's code reads it, with "

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from ..configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig
 from ..image_processing_clip_hf import ClipHFImageProcessor
 from ..modeling_clip_hf import ClipHFModel
-from .checkpoint import Checkpoint, SourceOptions
+from .checkpoint import Checkpoint, SourceOptions, note_left_out
 from .open_clip import image_processor_from_open_clip
 from .openai_names import our_shapes
 from .stored_tensor import StoredTensor
@@ -57,8 +57,7 @@ _IMAGE_OPTIONS = (
 )
 
 
-# --------------------------------------------------------------------------------------------------------------
-# reading
+# ------------------------------------------------------------------------------------------------------------- reading
 
 
 def read_config_type(folder: Path) -> str | None:
@@ -92,11 +91,11 @@ def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) ->
         raise ValueError(f"config was given, which is open_clip's, but {folder} has a config.json, which says it all.")
     options.check_against(config)
     config.architectures = ["ClipHFModel"]
-    weights, notes = {}, []
+    weights, ignored = {}, []
     for name, tensor in file.tensors.items():
         if name.endswith("embeddings.position_ids"):
             _check_position_ids(name, tensor)
-            notes.append(f"not a weight, left out: {name}")
+            ignored.append(name)
         else:
             weights[name] = tensor
     renamed = _checked(weights, config, source)
@@ -107,7 +106,9 @@ def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) ->
         image_processor = ClipHFImageProcessor.from_pretrained(folder)
     tokenizer = build_tokenizer(options.merges, config.text_config, folder)
     format_name = "clip_hf" if model_type == ClipHFConfig.model_type else "transformers"
-    return Checkpoint(format_name, source, config, renamed, weights, image_processor, tokenizer, notes)
+    return Checkpoint(
+        format_name, source, config, renamed, weights, image_processor, tokenizer, note_left_out(ignored)
+    )
 
 
 def _check_position_ids(name: str, tensor: StoredTensor) -> None:
@@ -137,8 +138,7 @@ def _checked(weights: dict[str, StoredTensor], config: ClipHFConfig, source: str
     return {name: weights[name] for name in shapes}
 
 
-# --------------------------------------------------------------------------------------------------------------
-# writing
+# ------------------------------------------------------------------------------------------------------------- writing
 
 
 def widest_dtype(tensors: dict[str, StoredTensor]) -> torch.dtype:

@@ -154,6 +154,10 @@ def written(checkpoint: Checkpoint, path: Path, format: str, tower: str | None =
             _write(lambda: transformers.write(checkpoint, temporary, tower), path)
         else:
             _write(lambda: transformers.write_ours(checkpoint, temporary), path)
+        # safetensors makes files that only their owner can read, whatever the umask.
+        config = temporary / (open_clip.CONFIG_NAME if format == "open_clip" else "config.json")
+        for weights in temporary.glob("*.safetensors"):
+            shutil.copymode(config, weights)
         yield temporary
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from transformers.utils import logging
 
 from ..checkpoints import FORMATS, TOWERS, SourceOptions, convert
-from ..model_card import ModelCardDetails
+from ..model_card import CARD_NAME, ModelCardDetails, card_on_hub, update_model_card
 
 
 _DTYPES = ("float32", "float16", "bfloat16")
@@ -62,7 +62,12 @@ def add_parser(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     # The bars of single steps would break into the one of the whole.
     logging.disable_progress_bar()
-    details = ModelCardDetails(license=options.license, base_model=options.base_model, datasets=options.datasets)
+    details = ModelCardDetails(
+        model_id=options.push_to_hub,
+        base_model=options.base_model,
+        license=options.license,
+        datasets=options.datasets,
+    )
     report = convert(
         options.source,
         options.destination,
@@ -82,7 +87,13 @@ def _run(options: argparse.Namespace) -> int:
     )
     print(report)
     if options.push_to_hub:
-        print(f"uploaded: {_push(Path(options.destination), options.push_to_hub, options.private)}")
+        try:
+            print(f"uploaded: {_push(Path(options.destination), options.push_to_hub, options.private)}")
+        except Exception as error:  # the hub's, of the connection, of its client
+            raise RuntimeError(
+                f"{options.destination} is written, but uploading it to {options.push_to_hub} failed ({error}). Once "
+                f"that is mended: `hf upload {options.push_to_hub} {options.destination}`."
+            ) from error
     return 0
 
 
@@ -104,6 +115,11 @@ def _push(path: Path, repo_id: str, private: bool) -> str:
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     message = "Upload with clip-hf convert"
     if path.is_dir():
+        card, there = path / CARD_NAME, card_on_hub(api, repo_id)
+        if there is not None and card.is_file():
+            # What was written by hand on the hub stays.
+            merged = update_model_card(there.decode(), ModelCard(card.read_text(encoding="utf-8")))
+            card.write_text(str(merged), encoding="utf-8")
         return str(api.upload_folder(repo_id=repo_id, folder_path=path, commit_message=message))
     return str(api.upload_file(repo_id=repo_id, path_or_fileobj=path, path_in_repo=path.name, commit_message=message))
 
