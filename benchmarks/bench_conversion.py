@@ -2,6 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How much memory and time does `clip-hf convert` take, for random weights of a published size?
 
+Beside it, the usual way for a TorchScript archive: `torch.jit.load`, float32, a new model, `save_pretrained`. It
+    runs what
+lies in the archive, and compares no features.
+
 Each conversion is a process of its own, whose peak of resident memory the system measures: Python, torch and the
     parity
 report included. The limit is 1.3 times the size of the source and one GiB.
@@ -22,14 +26,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from clip_hf import ClipHFConfig
+from clip_hf import ClipHFConfig, ClipHFModel
 from clip_hf.checkpoints import open_clip
 from clip_hf.checkpoints.openai_names import (
     is_float32_in_mixed_precision,
     our_shapes,
+    rename,
     source_shape,
     weight_table,
 )
+from clip_hf.checkpoints.stored_tensor import StoredTensor
 
 
 GIB = 2**30
@@ -101,6 +107,19 @@ def make_source(kind: str, architecture: str, folder: str) -> None:
         torch.save(weights, path)
 
 
+def convert_the_usual_way(source: str, destination: str, architecture: str) -> None:
+    """Load an archive with torch, rename its weights, and save a model of them."""
+    state_dict = torch.jit.load(source, map_location="cpu").state_dict()
+    config = ClipHFConfig.from_architecture(architecture)
+    stored = {
+        name: StoredTensor.of(tensor) for name, tensor in state_dict.items() if tensor.ndim or name == "logit_scale"
+    }
+    renamed, _ = rename(stored, config, source)
+    model = ClipHFModel(config)
+    model.load_state_dict({name: tensor.read().float() for name, tensor in renamed.items()})
+    model.save_pretrained(destination)
+
+
 def measure(command: list[str]) -> tuple[float, int, str]:
     """Seconds, peak of resident memory in bytes, and output of a process."""
     start = time.perf_counter()
@@ -132,11 +151,20 @@ def main() -> None:
             program = "import sys; from clip_hf.cli import main; sys.exit(main())"
             command = [sys.executable, "-c", program, "convert", str(source), str(Path(folder, "converted"))]
             seconds, peak, output = measure(command)
+            usual = None
+            if kind.startswith("TorchScript"):
+                arguments = f"{str(source)!r}, {str(Path(folder, 'usual'))!r}, {options.architecture!r}"
+                code = f"import sys; sys.path.insert(0, {str(here)!r}); import bench_conversion as b; "
+                usual = measure([sys.executable, "-c", f"{code}b.convert_the_usual_way({arguments})"])
             written = sum(path.stat().st_size for path in Path(folder, "converted").glob("*.safetensors"))
         limit = 1.3 * size + GIB
         print(f"\n{options.architecture}, {kind}: source {size / GIB:.2f} GiB, written {written / GIB:.2f} GiB")
         print(f"peak memory {peak / GIB:.2f} GiB, {peak / limit:.2f} of the limit of {limit / GIB:.2f} GiB")
-        print(f"time {seconds:.1f} s")
+        print(f"time {seconds:.1f} s, the check of features included")
+        if usual:
+            print(
+                f"the usual way: peak memory {usual[1] / GIB:.2f} GiB ({usual[1] / peak:.1f}x), time {usual[0]:.1f} s"
+            )
         print(
             "\n".join(
                 f"  {line}" for line in output.splitlines() if line.startswith(("weights", "features", "dtypes"))

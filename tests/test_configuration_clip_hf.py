@@ -198,6 +198,14 @@ class TestConfigOfTransformers:
         with pytest.raises(ValueError, match="of type 'siglip', which is not a CLIP; the types that load are"):
             cls.from_pretrained(tmp_path)
 
+    @pytest.mark.parametrize("cls", [ClipHFConfig, ClipHFTextConfig, ClipHFVisionConfig])
+    def test_files_of_other_libraries_are_refused(self, cls, tmp_path):
+        # Read with our defaults, it would give a model of random weights.
+        content = {"embed_dim": 512, "vision_cfg": {"layers": 12}, "text_cfg": {"layers": 12}}
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="of type None, which is not a CLIP; the types that load are"):
+            cls.from_pretrained(tmp_path)
+
     def test_other_models_are_left_alone(self, tmp_path):
         SiglipConfig().save_pretrained(tmp_path)
         assert type(AutoConfig.from_pretrained(tmp_path)) is SiglipConfig

@@ -142,7 +142,10 @@ class _ClipHFBaseConfig(PreTrainedConfig):
         """Read a config file as [`PreTrainedConfig`] does; a config of transformers' CLIP becomes ours."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         model_type = config_dict.get("model_type")
-        if model_type not in (None, *_TRANSFORMERS_MODEL_TYPES, *_CONFIG_CLASSES):
+        # Other libraries, such as timm, write a config.json without a type.
+        own = {field.name for known in _CONFIG_CLASSES.values() for field in fields(known)}
+        foreign = model_type is None and config_dict and not config_dict.keys() & own
+        if foreign or model_type not in (None, *_TRANSFORMERS_MODEL_TYPES, *_CONFIG_CLASSES):
             # Another family's weights would load in part, and the rest would stay random.
             raise ValueError(
                 f"The config of {pretrained_model_name_or_path} is of a model of type {model_type!r}, which is not a "

@@ -4,6 +4,7 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from openai_like import (
     write_open_clip,
 )
 from PIL.Image import Resampling
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, checkpoints
 from clip_hf.checkpoints import open_clip
@@ -125,6 +126,30 @@ def test_weights_are_found_beside_a_config_json_of_no_clip(folder, source_model)
     checkpoint = checkpoints.read_checkpoint(folder)
     assert checkpoint.format == "open_clip"
     assert_bit_equal({k: tensor.read() for k, tensor in checkpoint.tensors.items()}, source_model.state_dict())
+
+
+def test_a_folder_of_timm_and_open_clip_is_open_clips(folder, source_model):
+    # On the hub, timm's repos hold its own configuration and the vision tower under its names, too.
+    content = {"architecture": "vit_base_patch32_clip_224", "num_classes": 512, "pretrained_cfg": {"tag": "openai"}}
+    (folder / "config.json").write_text(json.dumps(content))
+    save_file({"patch_embed.proj.weight": torch.zeros(8, 3, 4, 4)}, folder / "model.safetensors")
+    assert checkpoints.read_checkpoint(folder).format == "open_clip"
+    assert_bit_equal(ClipHFModel.from_pretrained(folder).state_dict(), source_model.state_dict())
+    assert isinstance(ClipHFProcessor.from_pretrained(folder), ClipHFProcessor)
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(ValueError, match="a model of type 'None'"):
+        checkpoints.read_checkpoint(folder)
+
+
+def test_a_folder_of_transformers_and_open_clip_is_transformers(source_models, tiny_processor, tmp_path):
+    # As LAION's are on the hub.
+    model = source_models["vit"]
+    checkpoints.save(model, tiny_processor, tmp_path / "it", format="open_clip")
+    checkpoints.save(model, tiny_processor, tmp_path / "theirs", format="transformers")
+    for path in (tmp_path / "theirs").iterdir():
+        shutil.copy(path, tmp_path / "it")
+    assert checkpoints.read_checkpoint(tmp_path / "it").format == "transformers"
+    assert_bit_equal(ClipHFModel.from_pretrained(tmp_path / "it").state_dict(), model.state_dict())
 
 
 def test_what_was_trained_is_not_rounded(tower, weights, tiny_tokenizer, tmp_path):

@@ -315,7 +315,8 @@ def test_transformers_folders_load_and_go_back(shape, precision, inputs, tmp_pat
     theirs = transformers.CLIPModel(checkpoints.transformers.config_to_transformers(source)).eval()
     for name, parameter in theirs.named_parameters():
         if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=0.2)
+            # Larger biases would drown the images: transformers' initial matrices are small.
+            torch.nn.init.normal_(parameter, mean=float("norm" in name and "weight" in name), std=0.05)
     theirs.to(getattr(torch, precision)).save_pretrained(tmp_path / "theirs", max_shard_size="1MB")
     assert (tmp_path / "theirs" / "model.safetensors.index.json").is_file()
     model, processor = checkpoints.load(tmp_path / "theirs", preprocess="openai")

@@ -19,15 +19,22 @@ _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 def is_foreign(path: str | os.PathLike) -> bool:
     """
     Whether a path is a local checkpoint that transformers' `from_pretrained` cannot read: a single file, or a folder
-    of open_clip's without a config.json.
+    of open_clip's that is not one of transformers' as well.
     """
     if not isinstance(path, (str, os.PathLike)):
         return False
     path = Path(path)
-    if path.is_file():
-        return True
-    has_open_clip = any((path / name).is_file() for name in (open_clip.CONFIG_NAME, *open_clip.WEIGHT_NAMES))
-    return has_open_clip and not (path / "config.json").is_file()
+    return path.is_file() or (_has_open_clip(path) and not _has_transformers(path))
+
+
+def _has_open_clip(folder: Path) -> bool:
+    return _first(folder, (open_clip.CONFIG_NAME, *open_clip.WEIGHT_NAMES)) is not None
+
+
+def _has_transformers(folder: Path) -> bool:
+    # timm writes a config.json of another kind beside open_clip's files.
+    is_clip = transformers.read_config_type(folder) in transformers.MODEL_TYPES
+    return is_clip and _first(folder, transformers.WEIGHT_NAMES) is not None
 
 
 def read_checkpoint(path: str | os.PathLike, options: SourceOptions | None = None) -> Checkpoint:
@@ -91,16 +98,14 @@ def _read_openai_named(file: WeightFile, path: Path, options: SourceOptions) -> 
 
 
 def _read_folder(folder: Path, options: SourceOptions) -> Checkpoint:
-    model_type = transformers.read_config_type(folder)
-    if model_type is not None:
+    has_open_clip = _first(folder, open_clip.WEIGHT_NAMES) is not None
+    if (folder / "config.json").is_file() and (_has_transformers(folder) or not has_open_clip):
         weights = _first(folder, transformers.WEIGHT_NAMES)
-        has_open_clip = _first(folder, open_clip.WEIGHT_NAMES) is not None
-        if weights is not None or not has_open_clip:
-            if weights is None:
-                raise ValueError(
-                    f"{folder} has a config.json but no weights: none of {', '.join(transformers.WEIGHT_NAMES)}."
-                )
-            return transformers.read(open_weights(weights), str(folder), folder, options)
+        if weights is None:
+            raise ValueError(
+                f"{folder} has a config.json but no weights: none of {', '.join(transformers.WEIGHT_NAMES)}."
+            )
+        return transformers.read(open_weights(weights), str(folder), folder, options)
     weights = _first(folder, open_clip.WEIGHT_NAMES) or _first(folder, transformers.WEIGHT_NAMES)
     if weights is not None:
         return open_clip.read(open_weights(weights), str(folder), folder, options)

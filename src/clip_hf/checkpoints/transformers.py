@@ -28,6 +28,7 @@ from .tokenizers import build_tokenizer, save_for_transformers
 from .weight_files import WeightFile
 
 
+MODEL_TYPES = ("clip", ClipHFConfig.model_type)
 WEIGHT_NAMES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -80,7 +81,7 @@ def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) ->
         ValueError: if its config is not one of a whole CLIP, or a weight is missing, left over or of another shape.
     """
     model_type = read_config_type(folder)
-    if model_type not in ("clip", ClipHFConfig.model_type):
+    if model_type not in MODEL_TYPES:
         raise ValueError(
             f"The config.json of {folder} is of a model of type {model_type!r}; a whole CLIP is of type 'clip' "
             f"(transformers) or '{ClipHFConfig.model_type}'. The towers by themselves load with "
@@ -255,6 +256,7 @@ def _save_image_processor(image_processor: ClipHFImageProcessor, folder: Path) -
 
 
 __all__ = [
+    "MODEL_TYPES",
     "TOWERS",
     "WEIGHT_NAMES",
     "config_to_transformers",
