@@ -142,7 +142,7 @@ class _ClipHFBaseConfig(PreTrainedConfig):
         """Read a config file as [`PreTrainedConfig`] does; a config of transformers' CLIP becomes ours."""
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         model_type = config_dict.get("model_type")
-        # Other libraries, such as timm, write a config.json without a type.
+        # Other libraries write a config.json without a type.
         own = {field.name for known in _CONFIG_CLASSES.values() for field in fields(known)}
         foreign = model_type is None and config_dict and not config_dict.keys() & own
         if foreign or model_type not in (None, *_TRANSFORMERS_MODEL_TYPES, *_CONFIG_CLASSES):

@@ -217,16 +217,16 @@ def test_each_layer_is_read_when_it_runs_and_dropped(tower, source_model):
     tensors = {name: counted(name, tensor) for name, tensor in weights.items()}
     config, inputs = source_model.config, fixed_inputs(source_model.config)
     default = torch.get_default_dtype()
-    with reference.streamed(lambda: ClipHFModel(config), tensors, torch.float64) as model:
-        assert torch.get_default_dtype() == default
-        assert reads == []
-        in_memory = []
-        for module in model.modules():
-            module.register_forward_pre_hook(lambda *args: in_memory.append(memory_of(model)))
-        with torch.no_grad():
-            model.get_image_features(pixel_values=inputs["pixel_values"].double())
-            model.get_text_features(input_ids=inputs["input_ids"])
-        assert memory_of(model) == 0
+    model = reference.streamed(lambda: ClipHFModel(config), tensors, torch.float64)
+    assert torch.get_default_dtype() == default
+    assert reads == []
+    in_memory = []
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda *args: in_memory.append(memory_of(model)))
+    with torch.no_grad():
+        model.get_image_features(pixel_values=inputs["pixel_values"].double())
+        model.get_text_features(input_ids=inputs["input_ids"])
+    assert memory_of(model) == 0
     assert sorted(reads) == sorted(name for name in weights if name != "logit_scale")
     largest = max(tensor.numel() for tensor in weights.values())
     assert max(in_memory) < 2 * largest < sum(tensor.numel() for tensor in weights.values()) / 3

@@ -55,16 +55,21 @@ def openai_model(config: ClipHFConfig, calibrate: bool = True):
         transformer_layers=text.num_hidden_layers,
     )
     if calibrate:
-        for module in model.modules():
-            if isinstance(module, torch.nn.LayerNorm):
-                torch.nn.init.normal_(module.weight, 1.0, 0.2)
-                torch.nn.init.normal_(module.bias, 0.0, 0.2)
-            if isinstance(module, torch.nn.MultiheadAttention):
-                torch.nn.init.normal_(module.in_proj_bias, std=0.2)
-                torch.nn.init.normal_(module.out_proj.bias, std=0.2)
-        if resnet:
-            wake_batch_norm(model.visual, vision.image_size)
+        calibrate_model(model, vision.image_size)
     return model.eval()
+
+
+def calibrate_model(model: torch.nn.Module, image_size: int) -> None:
+    """Make every tensor of OpenAI's or open_clip's model that starts constant random or measured."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.LayerNorm):
+            torch.nn.init.normal_(module.weight, 1.0, 0.2)
+            torch.nn.init.normal_(module.bias, 0.0, 0.2)
+        if isinstance(module, torch.nn.MultiheadAttention):
+            torch.nn.init.normal_(module.in_proj_bias, std=0.2)
+            torch.nn.init.normal_(module.out_proj.bias, std=0.2)
+    if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
+        wake_batch_norm(model.visual, image_size)
 
 
 def token_ids(config: ClipHFConfig, batch: int) -> torch.Tensor:

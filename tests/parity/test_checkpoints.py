@@ -9,13 +9,12 @@ import sys
 import pytest
 import torch
 import transformers
-from openai_models import SHAPES, config_of, in_float64, openai_model, relative_difference, token_ids
+from openai_models import SHAPES, calibrate_model, config_of, in_float64, openai_model, relative_difference, token_ids
 
 import references
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.checkpoints.openai_names import our_shapes, source_shape, weight_table
 from clip_hf.checkpoints.stored_tensor import StoredTensor
-from tiny_models import wake_batch_norm
 
 
 LIMIT = 1e-10  # relative, in float64
@@ -183,15 +182,7 @@ def open_clip_model(model_cfg: dict, custom_text: bool = False) -> torch.nn.Modu
     open_clip = references.load_open_clip()
     cls = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
     model = cls(**copy.deepcopy(model_cfg))
-    for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm):
-            torch.nn.init.normal_(module.weight, 1.0, 0.2)
-            torch.nn.init.normal_(module.bias, 0.0, 0.2)
-        if isinstance(module, torch.nn.MultiheadAttention):
-            torch.nn.init.normal_(module.in_proj_bias, std=0.2)
-            torch.nn.init.normal_(module.out_proj.bias, std=0.2)
-    if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
-        wake_batch_norm(model.visual, model_cfg["vision_cfg"]["image_size"])
+    calibrate_model(model, model_cfg["vision_cfg"]["image_size"])
     return model.eval()
 
 

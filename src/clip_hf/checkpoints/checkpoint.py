@@ -11,6 +11,7 @@ from ..image_processing_clip_hf import ClipHFImageProcessor
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
 from ..tokenization_clip_hf import ClipHFTokenizer
+from .openai_names import listed
 from .stored_tensor import StoredTensor
 
 
@@ -116,10 +117,7 @@ class Checkpoint:
 
 def note_left_out(names: list[str], limit: int = 4) -> list[str]:
     """The note on tensors of a source that are no weights; none where there are none."""
-    if not names:
-        return []
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return [f"No weights, left out: {', '.join(names[:limit])}{more}."]
+    return [f"No weights, left out: {listed(names, limit)}."] if names else []
 
 
 def _of_parameter(name: str, tensor) -> StoredTensor:

@@ -23,7 +23,7 @@ from .openai import config_from_shapes, take_extras
 from .openai_names import rename, rename_back
 from .stored_tensor import StoredTensor
 from .tokenizers import OPENAI_VOCAB_SIZE, build_tokenizer, has_tokenizer, save_for_transformers
-from .weight_files import WeightFile
+from .weight_files import WeightFile, read_json
 
 
 CONFIG_NAME = "open_clip_config.json"
@@ -117,10 +117,7 @@ def read_config(config: dict[str, Any] | str | Path) -> tuple[dict[str, Any], di
         where = str(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no configuration of open_clip's at {path}.")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON file ({error}). Copy or download it again.") from error
+        config = read_json(path)
     model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else None
     parts = ("embed_dim", "vision_cfg", "text_cfg")
     if not isinstance(model_cfg, dict) or any(name not in model_cfg for name in parts):
@@ -314,8 +311,10 @@ def read(file: WeightFile, source: str, folder: Path | None, options: SourceOpti
         _ask_for_options(source, any(name.startswith("visual.layer1.") for name in weights), options)
         config, preprocess_cfg = config_from_shapes(weights, sizes, options), {}
         config.architectures = ["ClipHFModel"]
+        tokenizer_name = None
     else:
         model_cfg, preprocess_cfg = read_config(given)
+        tokenizer_name = model_cfg["text_cfg"].get("hf_tokenizer_name")
         config = config_from_open_clip(model_cfg)
         notes += _notes_on(model_cfg, preprocess_cfg)
         options.check_against(config)
@@ -325,7 +324,12 @@ def read(file: WeightFile, source: str, folder: Path | None, options: SourceOpti
     if filled:
         notes.append(f"{len(filled)} counters of BatchNorm, which change no feature, were missing and are 0.")
     image_processor = image_processor_from_open_clip(preprocess_cfg, config.vision_config.image_size)
-    tokenizer = _tokenizer(options, config, folder, given)
+    if tokenizer_name and options.merges is None and (folder is None or not has_tokenizer(folder)):
+        raise ValueError(
+            f"text_cfg.hf_tokenizer_name={tokenizer_name!r}: the tokenizer of this model is another repo's; give its "
+            "folder as `merges`."
+        )
+    tokenizer = build_tokenizer(options.merges, config.text_config, folder)
     return Checkpoint("open_clip", source, config, renamed, weights, image_processor, tokenizer, notes)
 
 
@@ -357,19 +361,6 @@ def _ask_for_options(source: str, resnet: bool, options: SourceOptions) -> None:
             "but not all of its models; its own models use 'gelu', OpenAI's weights 'quick_gelu'; "
             "preprocess='openai' is the default."
         )
-
-
-def _tokenizer(options: SourceOptions, config: ClipHFConfig, folder: Path | None, given: Any):
-    name = None
-    if given is not None:
-        name = read_config(given)[0]["text_cfg"].get("hf_tokenizer_name")
-    if name and options.merges is None:
-        if folder is None or not has_tokenizer(folder):
-            raise ValueError(
-                f"text_cfg.hf_tokenizer_name={name!r}: the tokenizer of this model is another repo's; give its "
-                "folder as `merges`."
-            )
-    return build_tokenizer(options.merges, config.text_config, folder)
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

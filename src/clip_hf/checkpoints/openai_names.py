@@ -126,8 +126,7 @@ def _batch_norm(source: str, ours: str) -> list[Weight]:
     ]
 
 
-# ------------------------------------------------------------------------------------------------------- what is
-# stored
+# ------------------------------------------------------------------------------------------------------ what is stored
 
 
 def is_float32_in_mixed_precision(source: str) -> bool:
@@ -171,23 +170,23 @@ def rename(
     shapes, table = our_shapes(config), weight_table(config)
     known = {weight.source for weight in table}
     missing = [weight.source for weight in table if weight.source not in tensors and not weight.optional]
-    problems = [
-        _listed("lacks the weights", missing),
-        _listed("has weights that this model has no place for", [name for name in tensors if name not in known]),
-    ]
+    unknown = [name for name in tensors if name not in known]
     wrong = []
     for weight in table:
         expected = source_shape(weight, shapes)
-        found = tensors[weight.source].shape if weight.source in tensors else expected
-        if found != expected and not (weight.kind == SCALAR and math.prod(found) == 1):
+        shape = tensors[weight.source].shape if weight.source in tensors else expected
+        if shape != expected and not (weight.kind == SCALAR and math.prod(shape) == 1):
             wrong.append(
-                f"{weight.source} ({' x '.join(map(str, found))} instead of {' x '.join(map(str, expected))})"
+                f"{weight.source} ({' x '.join(map(str, shape))} instead of {' x '.join(map(str, expected))})"
             )
-    problems.append(_listed("has weights of another shape", wrong))
-    if any(problems):
-        raise ValueError(
-            f"{source} is not the CLIP that its configuration says: it {'; it '.join(filter(None, problems))}."
-        )
+    found = {
+        "lacks the weights": missing,
+        "has weights that this model has no place for": unknown,
+        "has weights of another shape": wrong,
+    }
+    problems = [f"{what} {listed(names)}" for what, names in found.items() if names]
+    if problems:
+        raise ValueError(f"{source} is not the CLIP that its configuration says: it {'; it '.join(problems)}.")
     result, filled = {}, []
     for weight in table:
         if weight.source in tensors:
@@ -198,11 +197,10 @@ def rename(
     return result, filled
 
 
-def _listed(what: str, names: list[str], limit: int = 8) -> str | None:
-    if not names:
-        return None
+def listed(names: list[str], limit: int = 8) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{what} {', '.join(names[:limit])}{more}"
+    return f"{', '.join(names[:limit])}{more}"
 
 
 def _to_ours(tensor: StoredTensor, weight: Weight) -> list[StoredTensor]:
@@ -243,6 +241,7 @@ def _from_ours(parts: list[StoredTensor], kind: str) -> StoredTensor:
 __all__ = [
     "Weight",
     "is_float32_in_mixed_precision",
+    "listed",
     "our_shapes",
     "rename",
     "rename_back",

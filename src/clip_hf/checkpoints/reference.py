@@ -11,8 +11,7 @@ So the memory that a report takes is that of a layer, whatever the model's size.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 import transformers
@@ -170,10 +169,7 @@ def _attention_pool(weights: _Weights, x: torch.Tensor, heads: int) -> torch.Ten
 # they go
 
 
-@contextmanager
-def streamed(
-    build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor], dtype: torch.dtype
-) -> Iterator[nn.Module]:
+def streamed(build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> nn.Module:
     """
     A model without weights, each of whose modules reads its own before it runs and drops them after.
 
@@ -201,7 +197,7 @@ def streamed(
         if own:
             module.register_forward_pre_hook(_reader(own, dtype))
             module.register_forward_hook(_dropper(own))
-    yield model
+    return model
 
 
 def _reader(own: Mapping[str, StoredTensor], dtype: torch.dtype) -> Callable:
@@ -237,7 +233,8 @@ def model_features(
 ) -> dict[str, torch.Tensor]:
     """Features, not normalised, that a whole model of transformers' or ours computes: `"text"` and `"image"`."""
     config = copy.deepcopy(config)  # into which transformers writes the dtype
-    with torch.no_grad(), streamed(lambda: model_class._from_config(config, dtype=dtype), tensors, dtype) as model:
+    model = streamed(lambda: model_class._from_config(config, dtype=dtype), tensors, dtype)
+    with torch.no_grad():
         image = model.get_image_features(pixel_values=inputs["pixel_values"].to(dtype)).pooler_output
         text = model.get_text_features(input_ids=inputs["input_ids"]).pooler_output
     return {"image": image, "text": text}

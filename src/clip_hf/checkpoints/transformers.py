@@ -25,7 +25,7 @@ from .open_clip import image_processor_from_open_clip
 from .openai_names import our_shapes
 from .stored_tensor import StoredTensor
 from .tokenizers import build_tokenizer, save_for_transformers
-from .weight_files import WeightFile
+from .weight_files import WeightFile, read_json
 
 
 MODEL_TYPES = ("clip", ClipHFConfig.model_type)
@@ -66,10 +66,7 @@ def read_config_type(folder: Path) -> str | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error}). Copy or download it again.") from error
+    config = read_json(path)
     return str(config.get("model_type")) if isinstance(config, dict) else "none"
 
 

@@ -80,6 +80,14 @@ def open_weights(path: Path) -> WeightFile:
     return WeightFile("pickle", _without_prefixes(_tensors_of(state_dict, path), path), wrapped)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises `ValueError` where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}). Copy or download it again.") from error
+
+
 def _open_shards(index: Path) -> WeightFile:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -172,4 +180,4 @@ def _without_prefixes(tensors: dict[str, StoredTensor], path: Path) -> dict[str,
     return tensors
 
 
-__all__ = ["WeightFile", "open_weights"]
+__all__ = ["WeightFile", "open_weights", "read_json"]

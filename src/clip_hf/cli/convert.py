@@ -11,6 +11,7 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from transformers.utils import logging
 
+from ..atomic import replaced_file
 from ..checkpoints import FORMATS, TOWERS, SourceOptions, convert
 from ..model_card import CARD_NAME, ModelCardDetails, card_on_hub, update_model_card
 
@@ -119,7 +120,8 @@ def _push(path: Path, repo_id: str, private: bool) -> str:
         if there is not None and card.is_file():
             # What was written by hand on the hub stays.
             merged = update_model_card(there.decode(), ModelCard(card.read_text(encoding="utf-8")))
-            card.write_text(str(merged), encoding="utf-8")
+            with replaced_file(card) as temporary:
+                temporary.write_text(str(merged), encoding="utf-8")
         return str(api.upload_folder(repo_id=repo_id, folder_path=path, commit_message=message))
     return str(api.upload_file(repo_id=repo_id, path_or_fileobj=path, path_in_repo=path.name, commit_message=message))
 
