@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -27,10 +28,11 @@ from transformers import pipeline
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
-from train_clip import Options, load_data, parse_options, train
+from clip_hf.training import TrainingOptions, load_training_data, parse_options
+from train_clip import train
 
 
-TOWERS = {"ResNet": "openmoji_resnet.json", "ViT": "openmoji_vit.json"}
+TOWERS = {"ResNet": "demo_resnet.yaml", "ViT": "demo.yaml"}
 PROMPTS = {"one prompt": ["{}"], "prompt ensemble": list(OPENMOJI_TEMPLATES)}
 SHOWN = 12
 
@@ -51,7 +53,7 @@ def start_worker(bar_lock) -> None:
     tqdm.set_lock(bar_lock)
 
 
-def train_side_by_side(options: dict[str, Options]) -> dict[str, list[dict]]:
+def train_side_by_side(options: dict[str, TrainingOptions]) -> dict[str, list[dict]]:
     """Train the towers at the same time, each in a process of its own; returns their logs.
 
     Two trainings on a core each take less time than one after the other on two cores, for these models are too small
@@ -172,11 +174,11 @@ def draw_losses(path: Path, logs: dict[str, list[dict]]) -> None:
     save_figure(figure, path)
 
 
-def tower_options(recipe: str, folder: Path, arguments: argparse.Namespace) -> Options:
+def tower_options(recipe: str, folder: Path, arguments: argparse.Namespace) -> TrainingOptions:
     """The options of a recipe, with what the command line of the demo overrules."""
     path = Path(__file__).parent / "recipes" / recipe
     overruled = ["--output_dir", str(folder), "--overwrite", "--seed", str(arguments.seed)]
-    overruled += ["--dataset", arguments.dataset, "--templates", *OPENMOJI_TEMPLATES]
+    overruled += ["--dataset", arguments.dataset]
     if arguments.epochs is not None:
         overruled += ["--epochs", str(arguments.epochs)]
     if arguments.quick:
@@ -213,7 +215,7 @@ def print_places(output_dir: Path, seconds: dict[str, float]) -> None:
     print("\nTo classify an image of your own:")
     print("  >>> import clip_hf")
     print("  >>> from transformers import pipeline")
-    print(f'  >>> classifier = pipeline("zero-shot-image-classification", model="{output_dir / "vit"}")')
+    print(f'  >>> classifier = pipeline("zero-shot-image-classification", model="{output_dir / "vit" / "last"}")')
     print('  >>> classifier("image.png", ["thumbs up", "waving hand", "grinning face"])')
     print("\nTime:")
     for name, duration in seconds.items():
@@ -238,12 +240,12 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
     seconds: dict[str, float] = {}
     with stage("Data: OpenMoji's drawings, rendered the first time and then read from the cache", seconds):
-        data = load_data(options["ResNet"])
-        names = sorted({*data["train"]["caption"], *data["test"]["caption"]})
-        print(f"   {len(data['train'])} drawings to train on, {len(data['test'])} held out. {ATTRIBUTION}")
+        seen, held_out = load_training_data(options["ResNet"])
+        names = sorted({*seen["caption"], *held_out["caption"]})
+        print(f"   {len(seen)} drawings to train on, {len(held_out)} held out. {ATTRIBUTION}")
     # In an order at random, for neighbours look alike.
-    order = np.random.default_rng(0).permutation(len(data["test"]))
-    test = data["test"].select(order)
+    order = np.random.default_rng(0).permutation(len(held_out))
+    test = held_out.select(order).cast_column("image", datasets.Image())
     images, answers = list(test["image"]), list(test["caption"])
 
     classifiers, predictions, cosines = {}, {}, {}
@@ -251,7 +253,9 @@ def main(arguments: Sequence[str] | None = None) -> dict:
         logs = train_side_by_side(options)
     for tower in TOWERS:
         with stage(f"Classifying: the held-out drawings, through the pipeline with the saved {tower}", seconds):
-            classifiers[tower] = pipeline("zero-shot-image-classification", model=options[tower].output_dir)
+            classifiers[tower] = pipeline(
+                "zero-shot-image-classification", model=str(output_dir / tower.lower() / "last")
+            )
             predictions[tower] = classify(classifiers[tower], images, names)
     with stage("Pictures", seconds):
         shown = slice(0, SHOWN)

@@ -1,291 +1,258 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """
-Train a CLIP on captioned images, from scratch or from a pretrained one.
+Train a CLIP on image-text pairs, from scratch or from a pretrained one.
 
-    python examples/train_clip.py examples/recipes/openmoji_resnet.json --output_dir outputs/resnet
-    torchrun --nproc_per_node 2 examples/train_clip.py examples/recipes/openmoji_vit.json --output_dir outputs/vit
+    python examples/train_clip.py examples/recipes/demo.yaml --output_dir outputs/vit
+    python examples/train_clip.py examples/recipes/finetune.yaml --model my/clip --dataset "data/*.parquet"
+    torchrun --nproc_per_node 2 examples/train_clip.py examples/recipes/demo.yaml --output_dir outputs/vit
+    accelerate launch examples/train_clip.py examples/recipes/pretrain_vit_b32.yaml --dataset "{00000..09999}.tar"
 
-A recipe is a JSON file of options; options on the command line overrule it. The data are OpenMoji's drawings, or any
-data set with a column of images and one of captions. With several processes, each takes `batch_size` pairs a step, the
-negatives come from all of them, and the update is that of one process with the whole batch. (But for BatchNorm in a
-ResNet: each process normalises with its own pairs, and the first one's statistics are saved.)
+A recipe is a YAML file of options; options on the command line overrule it, --help lists them. The batch size is that
+of all processes together, the negatives come from all of them, and the update is that of one process with the whole
+batch. (But for BatchNorm in a ResNet: see --freeze batch_norm and --sync_batch_norm.) `--resume latest` goes on
+exactly where a training was stopped; SIGTERM and Ctrl-C save before they end it.
 """
 
-import copy
-import itertools
-import json
+import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-import datasets
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DataLoaderConfiguration, set_seed
-from torch.utils.data import DataLoader
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, get_cosine_schedule_with_warmup
 
-from clip_hf import (
-    ARCHITECTURES,
-    ClipHFConfig,
-    ClipHFImageProcessor,
-    ClipHFModel,
-    ClipHFProcessor,
-    ClipHFTokenizer,
-    build_text_classifier,
-    contrastive_loss,
+from clip_hf.data import SkipCounter
+from clip_hf.training import (
+    LOG_NAME,
+    AveragedWeights,
+    Checkpoints,
+    ContrastiveObjective,
+    LossGuard,
+    StopSignal,
+    TrainingLog,
+    TrainingOptions,
+    build_loader,
+    build_model,
+    build_optimizer,
+    check_output_dir,
+    clamp_logit_scale_,
+    cosine_schedule,
+    describe_training,
+    load_held_out,
+    load_training_data,
+    logit_scale_of,
+    num_steps_of,
+    parse_options,
+    prepare_model,
+    prepare_output_dir,
+    push_model,
+    save_model,
+    seed_step,
+    start_accelerator,
+    wrap_model,
 )
-from clip_hf.data import (
-    OPENMOJI_TEMPLATES,
-    ImageTextCollator,
-    ImageTextDataset,
-    load_openmoji,
-    read_captions,
-    replaced_folder,
-)
-from clip_hf.training import adamw_from_paper, clamp_logit_scale_
 
 
-LOG = "training_log.json"
+BEST_METRIC = "zero_shot_top1"
 
 
-def option(default, text: str):
-    """A field of [`Options`]: its default and its help."""
-    return field(default=default, metadata={"help": text})
+class Training:
+    """Everything a training works with, and the steps it is made of."""
 
+    def __init__(self, options: TrainingOptions):
+        check_output_dir(options)
+        self.options = options
+        self.folder = Path(options.output_dir)
+        self.accelerator = start_accelerator(options)
+        data, held_out = load_training_data(options)
+        self.num_steps, self.steps_per_epoch = num_steps_of(options, data)
+        model, self.processor = build_model(options, data)
+        self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
+        self.held_out = load_held_out(options, held_out, data, self.processor)
+        self.clip = prepare_model(options, self.accelerator, model)
+        optimizer = build_optimizer(self.clip, options.optimizer_options)
+        self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
+        self.accelerator.register_for_checkpointing(self.schedule)
+        self.model, self.optimizer = wrap_model(options, self.accelerator, self.clip, optimizer)
+        self.average = AveragedWeights(self.clip, options.ema_decay) if options.ema_decay is not None else None
+        self.objective = ContrastiveObjective(
+            self.accelerator,
+            self.model,
+            label_smoothing=options.label_smoothing,
+            loss_chunk_size=options.loss_chunk_size,
+            grad_cache_chunk_size=options.grad_cache_chunk_size,
+        )
+        self.guard = LossGuard(self.folder / "diverged", options.max_loss_ratio)
+        self.skips = SkipCounter(options.max_skipped_share)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", options.keep_checkpoints)
+        self.log = TrainingLog(self.folder / LOG_NAME, active=self.accelerator.is_main_process)
+        self.best: dict[str, float] = {}
+        self.metrics: dict[str, float] = {}  # of the last evaluation
 
-@dataclass
-class Options:
-    """What can be set, on the command line or in a recipe."""
+    def start(self) -> int:
+        """Restore a checkpoint if asked to, and get the folder ready; returns the number of steps that are done."""
+        step = 0
+        if self.options.resume is not None:
+            restored = self.checkpoints.restore(self.accelerator, self.options.resume)
+            if restored is not None:
+                step = restored.step
+                # Another number of processes has no states of its own; those of map-style data are the same for all.
+                own = restored.per_process or restored.shared
+                self.loader.load_state_dict(own["loader"])
+                if restored.per_process or self.accelerator.is_main_process:  # the shared count is that of all
+                    self.skips.load_state_dict(own["skips"])
+                self.guard.load_state_dict(restored.shared["guard"])
+                self.best, self.metrics = restored.shared["best"], restored.shared.get("metrics", {})
+                if self.average is not None:
+                    self.average.load_state_dict(restored.shared["average"])
+            self.accelerator.print(f"Going on after step {step:,}." if step else "No checkpoint yet: from the start.")
+        if self.accelerator.is_main_process:
+            prepare_output_dir(self.options)
+        self.accelerator.wait_for_everyone()
+        self.log.start(step)
+        self.accelerator.init_trackers("clip_hf", config=flat(self.options))
+        return step
 
-    output_dir: str = option("outputs/clip", "Folder for the trained model, its processor and the training's log.")
-    overwrite: bool = option(False, "Replace what is in output_dir.")
-    dataset: str = option("openmoji", "`openmoji`, a folder of `save_to_disk`, a folder of images, or a hub name.")
-    image_column: str = option("image", "Column of the images.")
-    caption_column: str = option("caption", "Column of the captions; of a list of captions one is drawn.")
-    templates: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Texts around a caption (`{}`), of which one is drawn each time."},
-    )
-    cache_images: bool = option(False, "Keep the resized images in memory.")
-    num_workers: int = option(0, "Processes that load images for each training process.")
-    model: str | None = option(None, "Folder or hub name of a model to start from. Without it: from scratch.")
-    config: str = option("ViT-B/32", "From scratch: a published architecture, or a JSON file for ClipHFConfig.")
-    tokenizer: str | None = option(None, "From scratch: a tokenizer's folder or hub name. Without it one is trained.")
-    vocab_size: int = option(4096, "From scratch: size of the vocabulary to train.")
-    resize_to: int | None = option(None, "From scratch: an image's shorter side before the crop, in pixels.")
-    epochs: int = option(32, "Passes over the data.")
-    max_steps: int | None = option(None, "Number of steps, instead of epochs.")
-    batch_size: int = option(128, "Pairs in a step of each process.")
-    learning_rate: float = option(5e-4, "Highest learning rate.")
-    weight_decay: float = option(0.2, "Weight decay of weights that are not gains or biases.")
-    warmup_share: float = option(0.1, "Share of the steps in which the learning rate rises; a cosine to 0 follows.")
-    eval_every: int = option(10, "Epochs between evaluations on the test split; the end is always evaluated.")
-    mixed_precision: str = option("no", "`no`, `fp16` or `bf16`; `no` on a CPU.")
-    cpu: bool = option(False, "Train on the CPU even if there is a GPU.")
-    seed: int = option(0, "Seed of weights, order, crops and captions.")
+    def save_checkpoint(self, step: int) -> None:
+        """Save all that goes on from here: on this number of processes or, for map-style data, on another."""
+        own = {"loader": self.loader.state_dict(), "skips": self.skips.state_dict()}
+        shared = {**own, "skips": self.all_skips().state_dict(), "guard": self.guard.state_dict()}
+        shared |= {"best": self.best, "metrics": self.metrics}
+        if self.average is not None:
+            shared["average"] = self.average.state_dict()
+        self.checkpoints.save(self.accelerator, step, shared=shared, per_process=own)
 
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate", "eval_every"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be greater than 0.")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"`max_steps` is {self.max_steps}; it must be at least 1, or left out.")
-        if not 0.0 <= self.warmup_share < 1.0:
-            raise ValueError(f"`warmup_share` is {self.warmup_share}; it must be at least 0 and less than 1.")
-        output_dir = Path(self.output_dir)
-        if output_dir.exists() and (output_dir.is_file() or any(output_dir.iterdir())):
-            if not self.overwrite:
-                raise ValueError(f"`output_dir` {self.output_dir} is not empty; choose another, or pass --overwrite.")
-            if not (output_dir / LOG).exists():
-                raise ValueError(f"`output_dir` {self.output_dir} holds no training to overwrite; choose another.")
+    def step(self, step: int, batch: dict) -> dict[str, float]:
+        """One update; returns what is worth knowing of it. The numbers are those of all processes together."""
+        seed_step(self.options.seed, step, self.accelerator.process_index)
+        skipped = batch.pop("skipped")
+        tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
+        loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
+        num_skipped = self.count_skipped(skipped, len(tensors["input_ids"]))
+        entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], "skipped": num_skipped}
+        norm = None
+        if self.options.max_grad_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
+            entry["grad_norm"] = float(norm)
+        # With fp16 a gradient overflows now and then; the scaler then leaves the step out.
+        norm = None if self.options.mixed_precision == "fp16" else norm
+        self.guard.check(step, loss, {**tensors, "skipped": skipped}, norm, entry["learning_rate"])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        clamp_logit_scale_(self.clip)
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update(self.clip)
+        with torch.no_grad():
+            entry["temperature"] = math.exp(-logit_scale_of(self.clip).item())
+        return entry
 
-
-def parse_options(arguments: Sequence[str]) -> Options:
-    """Options from a command line, which may start with a recipe."""
-    parser = HfArgumentParser(Options, description=__doc__.strip().splitlines()[0])
-    if arguments and arguments[0].endswith(".json"):
-        path, arguments = Path(arguments[0]), arguments[1:]
-        recipe = json.loads(path.read_text(encoding="utf-8"))
-        unknown = sorted(set(recipe) - {known.name for known in fields(Options)})
-        if unknown:
-            raise ValueError(f"{path} has options that there are not: {', '.join(unknown)}.")
-        parser.set_defaults(**recipe)
-    return parser.parse_args_into_dataclasses(arguments)[0]
-
-
-def load_data(options: Options) -> datasets.DatasetDict:
-    """A `train` split, and perhaps a `test` split to evaluate on."""
-    folder = Path(options.dataset)
-    if options.dataset == "openmoji":
-        return load_openmoji()
-    if any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
+    def count_skipped(self, skipped: list, num_used: int) -> int:
+        """Count the rows that were skipped on the way to a batch, over all processes; too many are an error."""
+        self.skips.add(skipped, num_used)
+        problem = None
         try:
-            data = datasets.load_from_disk(str(folder))
-        except IndexError as error:  # what `datasets` makes of a folder without rows
-            raise ValueError(f"The data set {folder} is empty.") from error
-    elif folder.is_dir():
-        data = datasets.load_dataset("imagefolder", data_dir=str(folder))
-    else:
-        data = datasets.load_dataset(options.dataset)
-    data = datasets.DatasetDict(train=data) if isinstance(data, datasets.Dataset) else data
-    if "train" not in data:
-        raise ValueError(f"The data set {options.dataset} has no split `train`; it has {', '.join(data)}.")
-    return data
+            self.skips.check()
+        except ValueError as error:
+            problem = error
+        counts = torch.tensor([self.skips.num_skipped, problem is not None], device=self.accelerator.device)
+        num_skipped, num_problems = self.accelerator.reduce(counts, "sum").tolist()
+        if num_problems:  # raised by all processes, for one alone would leave the others waiting
+            raise problem or ValueError("Another process skipped too many rows; its message says which.")
+        return num_skipped
+
+    def all_skips(self) -> SkipCounter:
+        """What all processes skipped."""
+        total = SkipCounter(self.options.max_skipped_share)
+        for state in gather_object([self.skips.state_dict()]):
+            total.num_used += state["num_used"]
+            total.kinds.update(state["kinds"])
+            total.examples.update(state["examples"])
+        return total
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Evaluate on the held-out pairs, and keep the model if it is the best so far."""
+        if self.held_out is None:
+            return {}
+        with self.average.applied_to(self.clip) if self.average is not None else contextlib.nullcontext():
+            metrics = self.held_out.evaluate(self.accelerator, self.model)
+            if metrics[BEST_METRIC] > self.best.get(BEST_METRIC, -1.0):
+                self.best = {"step": step, **metrics}
+                self.save("best", step, metrics)
+        self.metrics = metrics
+        self.log.add({"step": step, **metrics})
+        self.accelerator.log({f"held_out/{name}": value for name, value in metrics.items()}, step=step)
+        return metrics
+
+    def save(self, name: str, step: int, metrics: dict[str, float]) -> None:
+        """Write the model as it is, with its processor and card, into a folder of this name."""
+        details = describe_training(self.options, step, metrics)
+        save_model(self.folder / name, self.accelerator, self.model, self.processor, details)
+
+    def finish(self) -> None:
+        """Save the last model, and push it if asked to."""
+        with self.average.applied_to(self.clip) if self.average is not None else contextlib.nullcontext():
+            self.save("last", self.num_steps, self.metrics)
+        skips = self.all_skips()
+        if self.accelerator.is_main_process:
+            if self.options.push_to_hub:
+                details = describe_training(self.options, self.num_steps, self.metrics)
+                push_model(self.folder / "last", self.options.push_to_hub, details)
+            print(f"{skips.summary()} The model is in {self.folder / 'last'}, the log in {self.log.path}.")
 
 
-def build_model(options: Options, texts: Iterable[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
-    """The model to train and its processor: pretrained ones, or new ones with a vocabulary learned from `texts`."""
-    if options.model:
-        return ClipHFModel.from_pretrained(options.model), ClipHFProcessor.from_pretrained(options.model)
-    config = options.config
-    if isinstance(config, str):  # a recipe may hold the arguments themselves
-        config = ARCHITECTURES.get(config) or json.loads(Path(config).read_text(encoding="utf-8"))
-    config = copy.deepcopy(config)
-    if options.tokenizer:
-        tokenizer = ClipHFTokenizer.from_pretrained(options.tokenizer)
-    else:
-        context_length = config["text_config"].get("max_position_embeddings", 77)
-        tokenizer = ClipHFTokenizer.train(texts, options.vocab_size, context_length)
-    config["text_config"]["vocab_size"] = len(tokenizer)
-    model = ClipHFModel(ClipHFConfig(**config))
-    size = model.config.vision_config.image_size
-    image_processor = ClipHFImageProcessor(
-        size={"shortest_edge": options.resize_to or size}, crop_size={"height": size, "width": size}
-    )
-    return model, ClipHFProcessor(image_processor, tokenizer)
+def flat(options: TrainingOptions) -> dict:
+    """Options as trackers take them: numbers, texts and truth values."""
+    return {
+        name: value if isinstance(value, int | float | str) else str(value) for name, value in vars(options).items()
+    }
 
 
-def build_loader(
-    options: Options, dataset: datasets.Dataset, processor: ClipHFProcessor, templates: list[str]
-) -> DataLoader:
-    """Shuffled batches of pairs."""
-    pairs = ImageTextDataset(
-        dataset,
-        processor.image_processor,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        templates=templates,
-        seed=options.seed,
-        cache_images=options.cache_images,
-    )
-    return DataLoader(
-        pairs,
-        batch_size=options.batch_size,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=ImageTextCollator(processor),
-        num_workers=options.num_workers,
-    )
-
-
-@torch.no_grad()
-def zero_shot_accuracy(
-    model: ClipHFModel, processor: ClipHFProcessor, data: datasets.DatasetDict, options: Options, templates: list[str]
-) -> dict[str, float]:
-    """Percentage of test images whose name comes first among the names of all images (top-1), or in the first five."""
-    train_names, test_names = (
-        [captions[0] for captions in read_captions(data[split], options.caption_column)] for split in ("train", "test")
-    )
-    places = {name: place for place, name in enumerate(sorted({*train_names, *test_names}))}
-    classifier = build_text_classifier(model, processor, list(places), templates)  # (names, dim)
-    was_training, ranks = model.training, []
-    model.eval()
-    for start in range(0, len(test_names), 128):
-        rows = slice(start, start + 128)
-        images = processor(images=data["test"][rows][options.image_column], return_tensors="pt").to(model.device)
-        cosines = model.encode_image(images["pixel_values"]) @ classifier.T  # (batch, names)
-        right = torch.tensor([places[name] for name in test_names[rows]], device=model.device)
-        ranks.append((cosines > cosines.gather(1, right[:, None])).sum(dim=1))
-    model.train(was_training)
-    return {f"top{k}": 100.0 * (torch.cat(ranks) < k).float().mean().item() for k in (1, 5)}
-
-
-def save(options: Options, model: ClipHFModel, processor: ClipHFProcessor, log: list[dict]) -> None:
-    """Put model, processor and log into the output folder: all of them or, if this stops half-way, nothing."""
-    with replaced_folder(options.output_dir) as folder:
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        record = {"options": asdict(options), "log": log}
-        (folder / LOG).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def train_step(accelerator: Accelerator, model: torch.nn.Module, optimizer, batch: dict) -> torch.Tensor:
-    """One update; returns the loss of the whole batch, that of all processes."""
-    text_ids = batch.pop("text_ids")
-    clip = accelerator.unwrap_model(model)
-    # Through the wrapper, whose forward and backward keep the processes in step.
-    output = model(**batch)
-    loss = contrastive_loss(
-        output.image_embeds, output.text_embeds, clip.logit_scale.exp(), gather=True, text_ids=text_ids
-    )
-    optimizer.zero_grad()
-    accelerator.backward(loss)  # averages the gradients: that of the mean of the processes' losses
-    optimizer.step()
-    clamp_logit_scale_(clip)
-    return accelerator.reduce(loss.detach(), "mean")
-
-
-def train(options: Options, bar_position: int = 0) -> list[dict]:
+def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
     """Train, evaluate and save; returns the log, an entry for each step and each evaluation.
 
     `bar_position` is the line of the progress bar, for trainings side by side.
     """
-    # Accelerate's own sampler gives an epoch one order, whatever the number of processes.
-    sampling = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=options.seed)
-    # Unless told that there is only a CPU, Accelerate would let several processes train without each other.
-    cpu = options.cpu or not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=options.mixed_precision, dataloader_config=sampling)
-    set_seed(options.seed)
-    data = load_data(options)
-    templates = options.templates or (list(OPENMOJI_TEMPLATES) if options.dataset == "openmoji" else ["{}"])
-    captions = itertools.chain.from_iterable(read_captions(data["train"], options.caption_column))
-    model, processor = build_model(options, (t.replace("{}", caption) for caption in captions for t in templates))
-    # Convolutions on a CPU are a tenth faster with the channels last.
-    model.train().to(memory_format=torch.channels_last)
-    loader = build_loader(options, data["train"], processor, templates)
-    pairs = loader.dataset
-    optimizer = adamw_from_paper(model, options.learning_rate, options.weight_decay)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    if len(loader) == 0:
-        needed = f"{accelerator.num_processes} x {options.batch_size}"
-        raise ValueError(f"{len(pairs)} pairs do not fill a step of {needed}; choose a smaller `batch_size`.")
-    steps = options.max_steps or options.epochs * len(loader)
-    # Not prepared by Accelerate, which would step it once for each process.
-    schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(options.warmup_share * steps), steps)
-    log, step = [], 0
-    name, quiet = Path(options.output_dir).name, not accelerator.is_main_process
-    progress = tqdm(total=steps, unit="step", desc=name, position=bar_position, disable=quiet)
-    for epoch in range(math.ceil(steps / len(loader))):
-        pairs.set_epoch(epoch)
+    training = Training(options)
+    done = training.start()
+    eval_steps = max(1, round(options.eval_every * training.steps_per_epoch))
+    name, quiet = training.folder.name, not training.accelerator.is_main_process
+    bar = tqdm(total=training.num_steps, initial=done, desc=name, unit="step", position=bar_position, disable=quiet)
+    with StopSignal() as stop, bar:
         started = time.perf_counter()
-        for batch in itertools.islice(loader, steps - step):
-            entry = {"step": step, "learning_rate": schedule.get_last_lr()[0]}
-            entry["loss"] = train_step(accelerator, wrapped, optimizer, batch).item()
-            if not math.isfinite(entry["loss"]):
-                raise FloatingPointError(f"Step {step} has the loss {entry['loss']}; lower `learning_rate`.")
-            schedule.step()
-            step, now = step + 1, time.perf_counter()
-            entry["temperature"] = math.exp(-model.logit_scale.item())
-            entry["pairs_per_second"] = accelerator.num_processes * options.batch_size / (now - started)
-            started = now
-            log.append(entry)
-            progress.set_postfix({name: f"{value:.3g}" for name, value in entry.items() if name != "step"})
-            progress.update()
-        if accelerator.is_main_process and "test" in data and (step == steps or (epoch + 1) % options.eval_every == 0):
-            accuracy = zero_shot_accuracy(model, processor, data, options, templates[:1])
-            log.append({"step": step, "epoch": epoch + 1, **accuracy})
-            progress.write(f"{name}, epoch {epoch + 1}: top-1 {accuracy['top1']:.1f}%, top-5 {accuracy['top5']:.1f}%")
-    progress.close()
-    if accelerator.is_main_process:
-        save(options, model, processor, log)
-        print(f"Saved the model, its processor and the log of the training in {options.output_dir}")
-    accelerator.wait_for_everyone()
+        for step, batch in enumerate(training.loader, start=done):
+            entry = training.step(step, batch)
+            now = time.perf_counter()
+            entry["pairs_per_second"] = options.batch_size / (now - started)
+            training.log.add(entry)
+            bar.set_postfix({key: f"{value:.3g}" for key, value in entry.items() if key != "step"}, refresh=False)
+            bar.update()
+            done = step + 1
+            if done % options.log_every == 0:
+                training.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=step)
+            if done % eval_steps == 0 or done == training.num_steps:
+                metrics = training.evaluate(done)
+                if metrics and not quiet:
+                    bar.write(f"{name}, step {done}: " + ", ".join(f"{k} {v:.1f}%" for k, v in metrics.items()))
+            stopped = stop.should_stop(training.accelerator)
+            if options.save_every and (done % options.save_every == 0 or done == training.num_steps or stopped):
+                training.save_checkpoint(done)
+            if stopped:
+                break
+            started = time.perf_counter()
+    if done == training.num_steps:
+        training.finish()
+    else:
+        training.accelerator.print(f"Stopped after step {done:,} as asked; --resume latest goes on.")
+    accelerator, log = training.accelerator, training.log.entries()
+    # DistributedDataParallel must go before the process group: if it is the last to hold it, the program may hang.
+    del training
+    accelerator.free_memory()
+    accelerator.end_training()
     return log
 
 

@@ -32,7 +32,7 @@ DEFECTS = [
     Defect(
         "another GELU",
         "modeling_clip_hf_transformer.py",
-        {"ACT2FN[config.hidden_act]": 'ACT2FN["gelu"]'},
+        {'ClipHFQuickGELU() if config.hidden_act == "quick_gelu" else ACT2FN[config.hidden_act]': 'ACT2FN["gelu"]'},
         "test_modeling_clip_hf.py -k plain_reference",
     ),
     Defect(
@@ -52,6 +52,18 @@ DEFECTS = [
         "modeling_clip_hf_transformer.py",
         {"attention_mask=attention_mask, past_key_values": "attention_mask=None, past_key_values"},
         "test_modeling_clip_hf.py -k 'equals_transformers or padding_changes_nothing'",
+    ),
+    Defect(
+        "attention mask ignored where texts are packed",
+        "modeling_clip_hf_transformer.py",
+        {"keep if attention_mask is None else keep & attention_mask.bool()": "keep"},
+        "test_training_speed_paths.py -k packed_texts_equal",
+    ),
+    Defect(
+        "packed texts in another order",
+        "modeling_clip_hf_base.py",
+        {"torch.minimum(last - lengths + 1 + column, last)": "torch.maximum(last - column, last - lengths + 1)"},
+        "test_training_speed_paths.py -k packed_texts_equal",
     ),
     Defect(
         "last-token pooling",

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from .architectures_clip_hf import ARCHITECTURES
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .image_processing_clip_hf import ClipHFImageProcessor
-from .loss_clip_hf import contrastive_loss, gather_with_grad
+from .loss_clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
 from .modeling_clip_hf import (
     ClipHFForImageClassification,
     ClipHFModel,
@@ -63,6 +63,7 @@ __all__ = [
     "load_prompt_set",
     "prompt_set_names",
     "register",
+    "sigmoid_loss",
 ]
 
 register()

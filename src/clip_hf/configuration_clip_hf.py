@@ -487,6 +487,9 @@ class ClipHFConfig(_ClipHFBaseConfig):
             Width of the shared embedding space. Both towers' `projection_dim` follow it.
         logit_scale_init_value (`float`, *optional*, defaults to ln(1 / 0.07)):
             Initial value of the logarithm of the multiplier of the cosines (Radford et al. 2021, section 2.5).
+        logit_bias_init_value (`float`, *optional*):
+            Initial value of a learned bias on the logits; the model's loss is then the sigmoid loss (Zhai et al. 2023,
+            where it is -10). By default there is none, as in CLIP.
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviation of the projections' initial values.
 
@@ -514,6 +517,7 @@ class ClipHFConfig(_ClipHFBaseConfig):
     vision_config: dict | PreTrainedConfig | None = None
     projection_dim: int = 512
     logit_scale_init_value: float | int = math.log(1 / 0.07)
+    logit_bias_init_value: float | int | None = None
     initializer_factor: float | int = 1.0
 
     def __post_init__(self, **kwargs):

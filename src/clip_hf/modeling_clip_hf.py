@@ -3,6 +3,7 @@
 """CLIP: the two towers with their projections, alone and together, and a vision tower with a classifier."""
 
 import difflib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +18,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFVisionConfig
-from .loss_clip_hf import contrastive_loss
+from .loss_clip_hf import contrastive_loss, sigmoid_loss
 from .modeling_clip_hf_base import ClipHFPreTrainedModel, init_like_torch_linear_, init_normal_
 from .modeling_clip_hf_resnet import ClipHFResNetModel
 from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
@@ -122,8 +123,8 @@ def _check_kwargs(model: nn.Module, kwargs: dict) -> None:
     """Refuse a misspelled input, which would otherwise travel unnoticed to the attention."""
     unknown = [name for name in kwargs if name not in TransformersKwargs.__annotations__ and name != "return_dict"]
     if unknown:
-        inputs = ["input_ids", "pixel_values", "attention_mask", "position_ids", "labels", "return_loss"]
-        near = difflib.get_close_matches(unknown[0], [*inputs, "interpolate_pos_encoding"], n=1)
+        inputs = [*inspect.signature(type(model).forward).parameters]
+        near = difflib.get_close_matches(unknown[0], inputs, n=1)
         hint = f" Did you mean `{near[0]}`?" if near else ""
         raise TypeError(f"{type(model).__name__} got an input it does not know: `{unknown[0]}`.{hint}")
 
@@ -134,7 +135,8 @@ class ClipHFModel(ClipHFPreTrainedModel):
 
     - weight names are those of transformers' CLIP, so every CLIP repo on the hub loads;
     - a ResNet tower's projection is the output projection of OpenAI's attention pool, and has a bias;
-    - either input may be left out of `forward`: the output then has the other one's embeddings only.
+    - either input may be left out of `forward`: the output then has the other one's embeddings only;
+    - with `config.logit_bias_init_value` it has a learned bias, and its loss is the sigmoid loss.
     """
 
     _keys_to_ignore_on_load_unexpected = ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected
@@ -148,6 +150,8 @@ class ClipHFModel(ClipHFPreTrainedModel):
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
         self.visual_projection = _visual_projection(config.vision_config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        bias = config.logit_bias_init_value
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
         self.post_init()
 
     def init_weights_(self, factor: float) -> None:
@@ -155,6 +159,8 @@ class ClipHFModel(ClipHFPreTrainedModel):
         _init_projection_(self.text_projection, factor)
         _init_projection_(self.visual_projection, factor)
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+        if self.logit_bias is not None:
+            init.constant_(self.logit_bias, self.config.logit_bias_init_value)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """
@@ -188,6 +194,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
@@ -199,7 +206,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
         """
         _check_kwargs(self, kwargs)
         kwargs["return_dict"] = True
-        output = self.text_model(input_ids, attention_mask, position_ids, **kwargs)
+        output = self.text_model(input_ids, attention_mask, position_ids, pooled_only=pooled_only, **kwargs)
         output.pooler_output = self.text_projection(output.pooler_output)
         return output
 
@@ -208,6 +215,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
+        pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
@@ -219,7 +227,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
         """
         _check_kwargs(self, kwargs)
         kwargs["return_dict"] = True
-        output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
+        output = self.vision_model(
+            pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, pooled_only=pooled_only, **kwargs
+        )
         output.pooler_output = self.visual_projection(output.pooler_output)
         return output
 
@@ -230,12 +240,12 @@ class ClipHFModel(ClipHFPreTrainedModel):
         position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """L2-normalised text embeddings, `(batch, projection_dim)`. Arguments as in [`ClipHFTextModel`]."""
-        features = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True)
+        features = self.get_text_features(input_ids, attention_mask, position_ids, pooled_only=True, return_dict=True)
         return nn.functional.normalize(features.pooler_output, dim=-1)
 
     def encode_image(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         """L2-normalised image embeddings, `(batch, projection_dim)`. Arguments as in the vision towers."""
-        features = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True)
+        features = self.get_image_features(pixel_values, interpolate_pos_encoding, pooled_only=True, return_dict=True)
         return nn.functional.normalize(features.pooler_output, dim=-1)
 
     @can_return_tuple
@@ -247,6 +257,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
         interpolate_pos_encoding: bool = False,
+        image_ids: torch.Tensor | None = None,
+        text_ids: torch.Tensor | None = None,
+        return_logits: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClipHFOutput:
         """
@@ -260,6 +273,12 @@ class ClipHFModel(ClipHFPreTrainedModel):
             return_loss (`bool`, *optional*):
                 Whether to compute the contrastive loss; text i is then the caption of image i. In training within a
                 process group the negatives come from all processes, see [`contrastive_loss`].
+            image_ids, text_ids (`torch.Tensor` of shape `(batch,)`, integer, *optional*):
+                For the loss: pairs that share one are no negatives of each other, see [`contrastive_loss`].
+            return_logits (`bool`, *optional*, defaults to `True`):
+                Whether to compare each text with each image. Training does without: this takes memory for all pairs,
+                which the loss does not. The towers then leave out `last_hidden_state` as well (`pooled_only`), which
+                is faster.
 
         Returns:
             [`ClipHFOutput`]
@@ -271,20 +290,22 @@ class ClipHFModel(ClipHFPreTrainedModel):
         _check_kwargs(self, kwargs)
         if input_ids is None and pixel_values is None:
             raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
-        kwargs.pop("return_dict", None)
+        kwargs |= {"return_dict": True, "pooled_only": not return_logits}
         images = texts = image_embeds = text_embeds = logits_per_image = logits_per_text = loss = None
         if pixel_values is not None:
-            images = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+            images = self.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
             image_embeds = nn.functional.normalize(images.pooler_output, dim=-1)
         if input_ids is not None:
-            texts = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
+            texts = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
             text_embeds = nn.functional.normalize(texts.pooler_output, dim=-1)
-        if images is not None and texts is not None:
+        if images is not None and texts is not None and return_logits:
             cosines = text_embeds @ image_embeds.to(text_embeds.device).T  # (texts, images)
             logits_per_text = cosines * self.logit_scale.exp().to(cosines.device)
+            if self.logit_bias is not None:
+                logits_per_text = logits_per_text + self.logit_bias.to(cosines.device)
             logits_per_image = logits_per_text.T
         if return_loss:
-            loss = self._loss(image_embeds, text_embeds)
+            loss = self._loss(image_embeds, text_embeds, image_ids=image_ids, text_ids=text_ids)
         return ClipHFOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -295,7 +316,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
             vision_model_output=images,
         )
 
-    def _loss(self, image_embeds: torch.Tensor | None, text_embeds: torch.Tensor | None) -> torch.Tensor:
+    def _loss(
+        self, image_embeds: torch.Tensor | None, text_embeds: torch.Tensor | None, **ids: torch.Tensor | None
+    ) -> torch.Tensor:
         if image_embeds is None or text_embeds is None:
             raise ValueError("`return_loss=True` needs both `input_ids` and `pixel_values`.")
         if len(image_embeds) != len(text_embeds):
@@ -304,7 +327,10 @@ class ClipHFModel(ClipHFPreTrainedModel):
                 f"{len(image_embeds)} images."
             )
         image_embeds = image_embeds.to(text_embeds.device)
-        return contrastive_loss(image_embeds, text_embeds, self.logit_scale.exp(), gather=self.training)
+        embeds, scale, options = (image_embeds, text_embeds), self.logit_scale.exp(), {"gather": self.training, **ids}
+        if self.logit_bias is not None:
+            return sigmoid_loss(*embeds, scale, self.logit_bias, **options)
+        return contrastive_loss(*embeds, scale, **options)
 
 
 class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):

@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -47,6 +47,49 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class PackedTexts(NamedTuple):
+    """
+    A batch of texts whose tokens stand one after another, (tokens, hidden_size), so that padding is not computed.
+
+    All but attention looks at single tokens; for attention the texts are padded to the longest, on the right, where
+    a causal mask makes padding irrelevant. A named tuple, so that accelerate moves it between devices.
+
+    Args:
+        source (`torch.Tensor` of shape `(tokens,)`): a token's place in the flattened ids.
+        padded (`torch.Tensor` of shape `(batch, longest)`): the token at each place of the padded texts; after a
+            text's end its last token, which nothing looks at.
+        tokens (`torch.Tensor` of shape `(tokens,)`): a token's place in the flattened padded texts.
+        last (`torch.Tensor` of shape `(batch,)`): each text's last token.
+    """
+
+    source: torch.Tensor
+    padded: torch.Tensor
+    tokens: torch.Tensor
+    last: torch.Tensor
+
+    @classmethod
+    def of(cls, keep: torch.Tensor) -> "PackedTexts":
+        """Pack the tokens where `keep` `(batch, length)` is true, at least one in each text."""
+        lengths = keep.sum(dim=1, keepdim=True)  # (batch, 1)
+        column = torch.arange(int(lengths.max()), device=keep.device)
+        last = lengths.cumsum(dim=0) - 1  # (batch, 1)
+        return cls(
+            source=keep.flatten().nonzero()[:, 0],
+            padded=torch.minimum(last - lengths + 1 + column, last),
+            tokens=(column < lengths).flatten().nonzero()[:, 0],
+            last=last[:, 0],
+        )
+
+    def pad(self, packed: torch.Tensor) -> torch.Tensor:
+        """(tokens, hidden_size) -> (batch, longest, hidden_size)."""
+        # Rows are looked up as those of an embedding are: its backward pass is faster than that of indexing.
+        return nn.functional.embedding(self.padded, packed)
+
+    def pack(self, padded: torch.Tensor) -> torch.Tensor:
+        """(batch, longest, hidden_size) -> (tokens, hidden_size)."""
+        return nn.functional.embedding(self.tokens, padded.flatten(0, 1))
+
+
 class ClipHFMultiHeadAttention(nn.Module):
     """
     Multi-head attention with separate query, key and value projections, through the implementation that the config
@@ -65,20 +108,29 @@ class ClipHFMultiHeadAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def attend(
-        self, queries: torch.Tensor, keys: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        packed: PackedTexts | None = None,
+        **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
             queries (`torch.Tensor` of shape `(batch, queries, hidden_size)`): what attends.
             keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): what is attended to.
+            packed (`PackedTexts`, *optional*): how `queries` and `keys` are packed, `(tokens, hidden_size)`.
 
         Returns:
-            `(batch, queries, hidden_size)` and, from implementations that have them, the weights.
+            `(batch, queries, hidden_size)`, or packed as the queries are, and, from implementations that have them,
+            the weights.
         """
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         query, key, value = self.q_proj(queries), self.k_proj(keys), self.v_proj(keys)
+        if packed is not None:
+            query, key, value = packed.pad(query), packed.pad(key), packed.pad(value)
         # (batch, length, hidden_size) -> (batch, heads, length, head_dim)
         query, key, value = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value))
         output, weights = attention(
@@ -91,7 +143,8 @@ class ClipHFMultiHeadAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             **kwargs,
         )
-        return output.flatten(2).contiguous(), weights  # (batch, queries, hidden_size)
+        output = output.flatten(2).contiguous()  # (batch, queries, hidden_size)
+        return output if packed is None else packed.pack(output), weights
 
 
 def init_normal_(tensor: torch.Tensor | None, std: float) -> None:
@@ -177,6 +230,11 @@ class ClipHFPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
         elif hasattr(module, "init_weights_"):
             module.init_weights_(self.config.initializer_factor)
+
+    def _only_pools(self, pooled_only: bool, kwargs: dict) -> bool:
+        """Whether `pooler_output` is all that this call is asked for: recorded layers must be whole."""
+        recorded = ("output_hidden_states", "output_attentions")
+        return pooled_only and not any(kwargs.get(name) or getattr(self.config, name, None) for name in recorded)
 
     def freeze_batch_norm(self, freeze_affine: bool = True) -> int:
         """

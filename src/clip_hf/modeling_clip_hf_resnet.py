@@ -292,6 +292,7 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
         self,
         pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
+        pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
@@ -301,13 +302,21 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
                 Whether images of another size than `config.image_size` are allowed: the attention pool's positions
                 are then resized bicubically.
+            pooled_only (`bool`, *optional*, defaults to `False`):
+                Whether `last_hidden_state` is left out, as it is where other towers save time without it.
 
         Raises:
             ValueError: if `pixel_values` has another shape, or images have another size and it is not allowed.
         """
         check_pixel_values(pixel_values, self.config.num_channels)
-        feature_map = self.encoder(self.stem(pixel_values.to(self.stem.conv1.weight.dtype)))
+        pixel_values = pixel_values.to(self.stem.conv1.weight.dtype)
+        if pixel_values.device.type == "cpu":
+            # All feature maps follow; oneDNN's convolutions otherwise reorder them, forward and backward.
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
+        feature_map = self.encoder(self.stem(pixel_values))
         pooled, _ = self.attention_pool(feature_map, interpolate_pos_encoding, **kwargs)
+        if self._only_pools(pooled_only, kwargs):
+            feature_map = None
         return BaseModelOutputWithPooling(last_hidden_state=feature_map, pooler_output=pooled)
 
 

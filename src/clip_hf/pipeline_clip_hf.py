@@ -77,7 +77,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         super().__init__(**kwargs)
         if self.tokenizer is None or self.image_processor is None:
             raise ValueError("The pipeline needs a tokenizer and an image processor, or a processor with both.")
-        if hasattr(self.model, "logit_bias"):
+        has_bias = getattr(self.model, "logit_bias", None) is not None
+        # By the name, for a repo's own code is of another class than ours.
+        if has_bias and self.model.config.model_type != "clip_hf":
             raise ValueError(
                 f"{type(self.model).__name__} scores with a sigmoid and a bias, as SigLIP does; use transformers' "
                 "ZeroShotImageClassificationPipeline."
@@ -103,10 +105,11 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
           the label. By default `"This is a photo of {}."`, as in the stock pipeline.
         - `function_to_apply` (`str`): what a score is. `"softmax"`, the default: the probability of the label among
           all labels. `"cosine"`: the similarity of image and label, from -1 to 1, independent of the other labels.
-          `"none"`: the logit, the cosine times the model's scale.
+          `"none"`: the logit, the cosine times the model's scale (plus its bias, if it has one).
         - `multi_label` (`bool`): whether several labels may fit. Each softmax is then over two, the label and the
           background: the probability that the label describes the image better than `background` does. Scores no
-          longer depend on the other labels, and do not sum to 1.
+          longer depend on the other labels, and do not sum to 1. A model with a logit bias (trained with the sigmoid
+          loss) needs no background: its score is the sigmoid of the logit.
         - `background` (`str` or `list[str]`): prompts of an image that shows none of the labels, ensembled like
           templates; `"a photo."` where `multi_label` needs one. Without `multi_label` it takes part in the softmax and
           is not listed: all scores are low if it fits best.
@@ -242,21 +245,25 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
     ) -> dict[str, torch.Tensor]:
         """Scores (batch, labels) of a batch of images, in float32."""
         classifier = self._text_classifier(labels, templates, tokenizer_kwargs)  # (labels, dim)
-        background = background or ((DEFAULT_BACKGROUND,) if multi_label else None)
+        bias = getattr(self.model, "logit_bias", None)
+        if bias is None and multi_label:
+            background = background or (DEFAULT_BACKGROUND,)
         with eval_mode(self.model):
             image_embeds = features(self.model, "image", pixel_values=model_inputs["pixel_values"])  # (batch, dim)
         cosines = image_embeds @ classifier.to(image_embeds).T
         if function_to_apply == "cosine":
             return {"scores": cosines}
         scale = self.model.logit_scale.exp().to(cosines)
-        logits = scale * cosines
+        logits = scale * cosines + (0.0 if bias is None else bias.to(cosines))
         if function_to_apply == "none":
             return {"scores": logits}
         if background is None:
-            return {"scores": logits.softmax(dim=-1)}
+            # A model with a bias was trained to tell for each label by itself.
+            return {"scores": torch.sigmoid(logits) if multi_label else logits.softmax(dim=-1)}
         # The background's prompts are complete: a mapping takes them as they are.
         none_of_them = self._text_classifier(["background"], {"background": background}, tokenizer_kwargs)  # (1, dim)
         background_logits = scale * (image_embeds @ none_of_them.to(image_embeds).T)  # (batch, 1)
+        background_logits = background_logits + (0.0 if bias is None else bias.to(cosines))
         if multi_label:
             # A softmax over two is the sigmoid of their difference.
             return {"scores": torch.sigmoid(logits - background_logits)}

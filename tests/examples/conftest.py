@@ -2,13 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Makes the examples importable, and gives them data and recipes of the smallest kind."""
 
-import json
 import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(EXAMPLES))
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (240, 220, 20)}
 PATTERNS = ("square", "bar", "frame", "corner", "cross")
+RECIPES = {"vit": "demo.yaml", "resnet": "demo_resnet.yaml"}
 
 
 def draw(colour: str, pattern: str) -> Image.Image:
@@ -56,22 +57,26 @@ def tiny_data_folder(tiny_data, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def recipe_of(tiny_data_folder, tmp_path_factory):
-    """A function that writes a recipe for a tower and returns its path."""
-    folder = tmp_path_factory.mktemp("recipes")
+@pytest.fixture
+def recipe_of(tiny_data_folder, tmp_path):
+    """A function that writes the demo's recipe for a tower, with a tiny model and few pairs, and returns its path."""
 
     def write(tower: str, **options) -> Path:
-        recipe = json.loads((EXAMPLES / "recipes" / f"openmoji_{tower}.json").read_text())
+        recipe = yaml.safe_load((EXAMPLES / "recipes" / RECIPES[tower]).read_text())
         recipe["config"]["text_config"] |= {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+        recipe["config"]["text_config"]["num_hidden_layers"] = 1
         small = {
             "vit": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
             "resnet": {"width": 4, "stage_depths": [1, 1, 1, 1]},
         }[tower]
         recipe["config"]["vision_config"] |= {**small, "image_size": 32}
-        recipe |= {"dataset": str(tiny_data_folder), "vocab_size": 514, "resize_to": 36, "batch_size": 8, **options}
-        path = folder / f"{tower}.json"
-        path.write_text(json.dumps(recipe))
+        recipe |= {"dataset": str(tiny_data_folder), "vocab_size": 514, "resize_to": 36, "batch_size": 8}
+        # The pairs are learnt in `epochs` of two steps.
+        recipe |= {"epochs": 2, "eval_every": 100.0, "save_every": 0, "cpu": True, **options}
+        folder = tmp_path / "recipes"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{tower}.yaml"
+        path.write_text(yaml.safe_dump(recipe))
         return path
 
     return write

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 import train_clip
 
 
-def train_in_float64(output_dir: Path, batch_size: int, recipes: Sequence[str]) -> None:
-    """Train with each recipe, three steps; each process takes `batch_size` pairs a step."""
+def train_in_float64(output_dir: Path, recipes: Sequence[str]) -> None:
+    """Train with each recipe, three steps."""
     build_model = train_clip.build_model
 
     def build_in_float64(*arguments):
@@ -25,12 +25,12 @@ def train_in_float64(output_dir: Path, batch_size: int, recipes: Sequence[str]) 
     train_clip.build_model = build_in_float64
     try:
         for recipe in recipes:
-            more = ["--output_dir", str(Path(output_dir) / Path(recipe).stem), "--batch_size", str(batch_size)]
-            train_clip.train(train_clip.parse_options([recipe, *more, "--max_steps", "3"]))
+            more = ["--output_dir", str(Path(output_dir) / Path(recipe).stem), "--max_steps", "3"]
+            train_clip.train(train_clip.parse_options([recipe, *more]))
     finally:
         train_clip.build_model = build_model
 
 
 if __name__ == "__main__":
-    train_in_float64(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    train_in_float64(Path(sys.argv[1]), sys.argv[2:])
     train_clip.PartialState().destroy_process_group()

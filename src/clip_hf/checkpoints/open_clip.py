@@ -300,9 +300,7 @@ def read(file: WeightFile, source: str, folder: Path | None, options: SourceOpti
     tensors = {_plain_name(name): tensor for name, tensor in file.tensors.items()}
     weights, sizes, ignored = take_extras(tensors)
     if "logit_bias" in weights:
-        raise ValueError(
-            f"{source} has a logit_bias: it was trained with the sigmoid loss, which has no counterpart here."
-        )
+        raise ValueError(f"{source} has a logit_bias: it was trained with the sigmoid loss, and is not converted.")
     notes = note_left_out(ignored)
     given = options.config
     if given is None and folder is not None and (folder / CONFIG_NAME).is_file():

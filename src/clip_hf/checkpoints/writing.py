@@ -69,6 +69,11 @@ def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -
     Raises:
         ValueError: if it has no counterpart to an option of the model.
     """
+    if format != "clip_hf" and tower is None and checkpoint.config.logit_bias_init_value is not None:
+        raise ValueError(
+            f"The model has a logit bias, for it was trained with the sigmoid loss; the format {format} has no place "
+            "for it. Save it as clip_hf."
+        )
     if format == "openai":
         openai.check_expressible(checkpoint)
     elif format == "open_clip":

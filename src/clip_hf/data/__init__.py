@@ -3,9 +3,11 @@
 """Data for training: captioned images, what is done to them on the way into a batch, and a data set to start with."""
 
 from ..atomic import replaced_folder
-from .augmentation import random_square_crop
+from .augmentation import Augmentation, random_square_crop
 from .collator import ImageTextCollator
+from .curation import Duplicates, QueryBalance, balance_by_query, deduplicate, queries_from_captions
 from .image_text import ImageTextDataset, read_captions
+from .loading import PairLoader, iter_texts
 from .openmoji import (
     ATTRIBUTION,
     OPENMOJI_TEMPLATES,
@@ -13,15 +15,33 @@ from .openmoji import (
     load_openmoji,
     split_emoji_name,
 )
+from .pair_options import PairOptions
+from .skips import SkipCounter, SkippedRow
+from .sources import load_pairs
+from .streaming import ImageTextStream, MixedStream
 
 
 __all__ = [
     "ATTRIBUTION",
+    "Augmentation",
+    "Duplicates",
     "ImageTextCollator",
     "ImageTextDataset",
+    "ImageTextStream",
+    "MixedStream",
     "OPENMOJI_TEMPLATES",
+    "PairLoader",
+    "PairOptions",
+    "QueryBalance",
+    "SkipCounter",
+    "SkippedRow",
+    "balance_by_query",
     "caption_from_emoji_name",
+    "deduplicate",
+    "iter_texts",
     "load_openmoji",
+    "load_pairs",
+    "queries_from_captions",
     "random_square_crop",
     "read_captions",
     "replaced_folder",

@@ -3,8 +3,10 @@
 """Augmentation of training images."""
 
 import random
+from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 
 def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -> np.ndarray:
@@ -26,10 +28,96 @@ def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -
         ValueError: if the image is smaller than the square.
     """
     height, width = image.shape[1:]
-    if min(height, width) < size:
-        raise ValueError(f"A square of {size} x {size} pixels does not fit into an image of {height} x {width}.")
-    top, left = generator.randint(0, height - size), generator.randint(0, width - size)
-    return image[:, top : top + size, left : left + size]
+    left, top, right, bottom = random_window(width, height, (size, size), generator)
+    return image[:, top:bottom, left:right]
 
 
-__all__ = ["random_square_crop"]
+def random_window(
+    width: int, height: int, size: tuple[int, int], generator: random.Random
+) -> tuple[int, int, int, int]:
+    """
+    A place for a crop of `size` (width and height) in an image: left, top, right and bottom, in pixels.
+
+    Raises:
+        ValueError: if the image is smaller than the crop.
+    """
+    if width < size[0] or height < size[1]:
+        shape = f"{'square' if size[0] == size[1] else 'crop'} of {size[1]} x {size[0]} pixels"
+        raise ValueError(f"A {shape} does not fit into an image of {height} x {width}.")
+    top, left = generator.randint(0, height - size[1]), generator.randint(0, width - size[0])
+    return left, top, left + size[0], top + size[1]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """
+    What is done to a training image beyond the paper's random crop. All of it is off by default, as in the paper.
+
+    It is done after the crop, on 8-bit RGB, in the order of the arguments, by Pillow's own operations.
+
+    Args:
+        color_jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0, 0, 0, 0)`):
+            Strength of the changes of brightness, contrast, saturation (each multiplied with a factor from
+            `1 - strength` to `1 + strength`, drawn evenly and not below 0) and hue (turned by up to `strength` of the
+            circle, at most 0.5).
+        blur (`float`, *optional*, defaults to 0):
+            Probability of a Gaussian blur.
+        blur_radius (`tuple[float, float]`, *optional*, defaults to `(0.1, 2.0)`):
+            Smallest and largest radius of the blur in pixels; drawn evenly.
+        horizontal_flip (`float`, *optional*, defaults to 0):
+            Probability of a flip from left to right. Captions that say "left" or that quote text in the image are then
+            wrong.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    color_jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    blur: float = 0.0
+    blur_radius: tuple[float, float] = (0.1, 2.0)
+    horizontal_flip: float = 0.0
+
+    def __post_init__(self):
+        for name, length in (("color_jitter", 4), ("blur_radius", 2)):
+            value = getattr(self, name)
+            if not isinstance(value, list | tuple) or len(value) != length:
+                raise ValueError(f"`{name}` is {value!r}; it must be {length} numbers.")
+            object.__setattr__(self, name, tuple(map(float, value)))
+        for name in ("blur", "horizontal_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be a probability, 0 to 1.")
+        if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
+            raise ValueError(f"`color_jitter` is {self.color_jitter}; strengths are 0 or more, that of hue up to 0.5.")
+        if not 0 < self.blur_radius[0] <= self.blur_radius[1]:
+            raise ValueError(
+                f"`blur_radius` is {self.blur_radius}; it must be the smallest and the largest radius, above 0."
+            )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is done at all."""
+        return any(self.color_jitter) or self.blur > 0 or self.horizontal_flip > 0
+
+    def __call__(self, image: Image.Image, generator: random.Random) -> Image.Image:
+        """Change an RGB image; `generator` decides how."""
+        enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+        for enhancer, strength in zip(enhancers, self.color_jitter):
+            if strength:
+                image = enhancer(image).enhance(generator.uniform(max(0.0, 1 - strength), 1 + strength))
+        if self.color_jitter[3]:
+            image = _turn_hue(image, generator.uniform(-self.color_jitter[3], self.color_jitter[3]))
+        if self.blur and generator.random() < self.blur:
+            image = image.filter(ImageFilter.GaussianBlur(generator.uniform(*self.blur_radius)))
+        if self.horizontal_flip and generator.random() < self.horizontal_flip:
+            image = ImageOps.mirror(image)
+        return image
+
+
+def _turn_hue(image: Image.Image, share: float) -> Image.Image:
+    hue, saturation, value = image.convert("HSV").split()
+    shift = round(share * 256)
+    hue = hue.point([(level + shift) % 256 for level in range(256)])
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+
+
+__all__ = ["Augmentation", "random_square_crop", "random_window"]

@@ -2,11 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Batches for contrastive training."""
 
+import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from ..image_processing_clip_hf import _per_channel, _value_table
 
 
 if TYPE_CHECKING:
@@ -19,42 +22,79 @@ class ImageTextCollator:
     Makes batches of the items of an [`ImageTextDataset`].
 
     A batch holds `pixel_values` `(batch, channels, height, width)`, float32, rescaled and normalised as the processor
-    does it; `input_ids` and `attention_mask` `(batch, length)`; and `text_ids` `(batch,)`, which tell pairs with the
-    same caption: they are no negatives of each other.
+    does it, to the last bit; `input_ids` and `attention_mask` `(batch, length)`; `text_ids` `(batch,)`, int64, which
+    tell pairs with the same caption: they are no negatives of each other; `image_ids` `(batch,)`, int64, where the
+    items have them; and `skipped`, a list of the [`SkippedRow`] that the items replace.
 
     Args:
         processor ([`ClipHFProcessor`]):
             Its tokenizer makes the token ids, its image processor says how to rescale and normalise.
+        padding (`str`, *optional*, defaults to `"longest"`):
+            Pad texts to the longest of the batch, or to the context length (`"max_length"`).
+        token_dropout (`float`, *optional*, defaults to 0):
+            Probability to leave out a token other than the first and the last, for items with a `token_seed`.
+        return_loss (`bool`, *optional*, defaults to `False`):
+            For `transformers.Trainer`: add `return_loss=True` and `return_logits=False`, which ask the model for a
+            loss and no more, and leave out `skipped`, which its `forward` does not take.
     """
 
     processor: "ClipHFProcessor"
+    padding: str = "longest"
+    token_dropout: float = 0.0
+    return_loss: bool = False
 
-    def __call__(self, items: list[dict]) -> dict[str, torch.Tensor]:
-        """Make a batch of items; texts are padded to the longest of them, and truncated to the context length."""
-        texts = self.processor.tokenizer(
-            [item["text"] for item in items], padding=True, truncation=True, return_tensors="pt"
-        )
-        return {
-            "input_ids": texts["input_ids"],
-            "attention_mask": texts["attention_mask"],
-            # All images of a batch at once, which is several times faster than each on its own.
-            "pixel_values": self._normalise(np.stack([item["pixel_values"] for item in items])),
+    def __call__(self, items: list[dict]) -> dict[str, Any]:
+        """Make a batch of items; texts are truncated to the context length."""
+        batch = {
+            **self._tokenise(items),
+            "pixel_values": self._normalise([item["pixel_values"] for item in items]),
             "text_ids": torch.tensor([item["text_id"] for item in items]),
         }
+        if "image_id" in items[0]:
+            batch["image_ids"] = torch.tensor([item["image_id"] for item in items])
+        if self.return_loss:
+            return {**batch, "return_loss": True, "return_logits": False}
+        batch["skipped"] = [item["skipped"] for item in items if item.get("skipped") is not None]
+        return batch
 
-    def _normalise(self, images: np.ndarray) -> torch.Tensor:
-        """uint8 `(batch, channels, height, width)` -> float32 of the same shape."""
-        image_processor = self.processor.image_processor
-        pixels = torch.from_numpy(images).float()
-        if image_processor.do_rescale:
-            pixels = pixels * image_processor.rescale_factor
-        if image_processor.do_normalize:
-            mean, std = (
-                torch.tensor(value, dtype=torch.float32)[:, None, None]  # (channels, 1, 1)
-                for value in (image_processor.image_mean, image_processor.image_std)
+    def _tokenise(self, items: list[dict]) -> dict[str, torch.Tensor]:
+        tokenizer, texts = self.processor.tokenizer, [item["text"] for item in items]
+        if self.token_dropout:
+            ids = tokenizer(texts, truncation=True)["input_ids"]
+            ids = [self._drop_tokens(row, item["token_seed"]) for row, item in zip(ids, items)]
+            encoded = tokenizer.pad({"input_ids": ids}, padding=self.padding, return_tensors="pt")
+        else:
+            encoded = tokenizer(texts, padding=self.padding, truncation=True, return_tensors="pt")
+        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+
+    def _drop_tokens(self, ids: list[int], seed: int) -> list[int]:
+        generator = random.Random(seed)
+        inner = ids[1:-1]  # without start and end of text
+        kept = [token for token in inner if generator.random() >= self.token_dropout]
+        return [ids[0], *(kept or inner[:1]), ids[-1]]
+
+    def _normalise(self, images: list[np.ndarray]) -> torch.Tensor:
+        """Images `(channels, height, width)`, uint8 -> float32 `(batch, channels, height, width)`."""
+        processor = self.processor.image_processor
+        shapes = sorted({image.shape for image in images})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"The images have different shapes, {shapes}, and form no batch. Use an image processor with "
+                "do_center_crop=True and do_convert_rgb=True."
             )
-            pixels = (pixels - mean) / std
-        return pixels
+        channels = shapes[0][0]
+        factor = processor.rescale_factor if processor.do_rescale else None
+        mean, std = (
+            (_per_channel(values) * channels)[:channels] if processor.do_normalize else None
+            for values in (processor.image_mean, processor.image_std)
+        )
+        # There are 256 values, so each is computed once: the processor's own bits, and no arithmetic on floats.
+        table = _value_table(channels, factor, mean, std)
+        pixels = np.empty((len(images), *shapes[0]), np.float32)
+        for image, out in zip(images, pixels):
+            for channel in range(channels):
+                np.take(table[channel], image[channel], out=out[channel], mode="clip")
+        return torch.from_numpy(pixels)
 
 
 __all__ = ["ImageTextCollator"]

@@ -2,38 +2,55 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Captioned images from a `datasets.Dataset`, prepared for contrastive training."""
 
-import hashlib
+import os
 import random
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch.utils.data import Dataset
+from transformers.utils import logging
 
-from .augmentation import random_square_crop
+from .decoding import ImageReader
+from .pair_options import PairOptions
+from .skips import SkippedRow
+from .texts import TextReader, find_caption_problem, stable_id
 
 
 if TYPE_CHECKING:
-    import datasets
-
     from ..image_processing_clip_hf import ClipHFImageProcessor
 
+logger = logging.get_logger(__name__)
 
-def _caption_id(caption: str) -> int:
-    """A number that only equal captions share, the same in every process; 63 bits, for a tensor's int64."""
-    digest = hashlib.blake2b(caption.strip().lower().encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+# Of rows drawn one after another, one can be used unless nearly all are bad.
+_MAX_ATTEMPTS = 200
+_CHECKED_AT_ONCE = 10_000
 
 
-def _check_column(dataset: "datasets.Dataset", column: str, content: str) -> None:
-    if column not in dataset.column_names:
+def check_column(column_names: Sequence[str], column: str, content: str) -> None:
+    """Raise a `ValueError` that says which columns there are, if there is no such one."""
+    if column not in column_names:
         raise ValueError(
-            f"The data set has no column {column!r}; it has {', '.join(map(repr, dataset.column_names))}. Name the "
-            f"one that holds the {content}."
+            f"The data set has no column {column!r}; it has {', '.join(map(repr, column_names))}. Name the one that "
+            f"holds the {content}."
         )
 
 
-def read_captions(dataset: "datasets.Dataset", caption_column: str = "caption") -> list[list[str]]:
+def check_columns(column_names: Sequence[str], options: PairOptions) -> None:
+    """Raise a `ValueError` if a column that `options` name is not there."""
+    check_column(column_names, options.image_column, "images")
+    for column in TextReader(options.templates, options.caption_column).columns:
+        content = "captions" if column == options.caption_column else "text of the templates"
+        check_column(column_names, column, content)
+    if options.image_id_column is not None:
+        check_column(column_names, options.image_id_column, "ids of the images")
+
+
+def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") -> list[list[str]]:
     """
     Read all captions of a data set and check them.
 
@@ -50,19 +67,91 @@ def read_captions(dataset: "datasets.Dataset", caption_column: str = "caption") 
         ValueError: if there is no such column, the data set is empty, or a caption is missing, blank or not a string;
             the message says in which row.
     """
-    _check_column(dataset, caption_column, "captions")
-    if len(dataset) == 0:
-        raise ValueError("The data set is empty; training needs at least one captioned image.")
+    check_column(dataset.column_names, caption_column, "captions")
+    _check_not_empty(len(dataset))
     rows = []
     for row, value in enumerate(dataset[caption_column]):
-        captions = [value] if isinstance(value, str) else value
-        if not isinstance(captions, Sequence) or len(captions) == 0:
-            raise ValueError(f"Row {row} has no caption but {value!r}; it needs a string, or a list of at least one.")
-        for caption in captions:
-            if not isinstance(caption, str) or not caption.strip():
-                raise ValueError(f"Row {row} has the caption {caption!r}; it must be a string that is not blank.")
-        rows.append(list(captions))
+        problem = find_caption_problem(value, f"row {row}")
+        if problem:
+            raise ValueError(problem.message)
+        rows.append([value] if isinstance(value, str) else list(value))
     return rows
+
+
+def _check_not_empty(rows: int) -> None:
+    if rows == 0:
+        raise ValueError("The data set is empty; training needs at least one captioned image.")
+
+
+def text_length(value: Any) -> int:
+    """Number of characters of a text, or of the longest of several."""
+    if isinstance(value, list | tuple):
+        return max(map(text_length, value), default=0)
+    return len(str(value)) if value is not None else 0
+
+
+class _Files:
+    """Whether files exist: each folder is listed once, which is far quicker than a question for each file."""
+
+    def __init__(self):
+        self._listings: dict[str, set[str]] = {}
+
+    def exists(self, path: str) -> bool:
+        if "://" in path or "::" in path or path.startswith("data:"):
+            return True  # in an archive or on a network: found out when it is read
+        folder, name = os.path.split(path)
+        if folder not in self._listings:
+            try:
+                self._listings[folder] = set(os.listdir(folder or "."))
+            except OSError:
+                self._listings[folder] = set()
+        return name in self._listings[folder] or os.path.exists(path)
+
+
+def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, SkippedRow]]:
+    """The rows whose image is missing, as far as that can be told without reading one."""
+    column = images.data.column(name)  # as it is stored, before the rows were selected; the images are not touched
+    indices = getattr(images, "_indices", None)
+    places = np.arange(len(images)) if indices is None else indices.column(0).to_numpy()
+    is_struct = pa.types.is_struct(column.type)
+    data = pc.struct_field(column, "bytes") if is_struct else column
+    paths = pc.struct_field(column, "path") if is_struct else column
+    if pa.types.is_binary(data.type) or pa.types.is_large_binary(data.type):
+        lengths = pc.fill_null(pc.binary_length(data), -1).to_numpy()[places]
+        paths = paths if is_struct else None
+    else:
+        lengths = np.full(len(places), -1)
+    files = _Files()
+    for row in np.nonzero(lengths <= 0)[0].tolist():
+        where = f"row {row}"
+        path = None if paths is None else paths[int(places[row])].as_py()
+        if lengths[row] == 0:
+            yield row, SkippedRow("file empty", where, f"The image of {where} is empty.")
+        elif not path:
+            yield row, SkippedRow("image missing", where, f"Row {row} has no image.")
+        elif not files.exists(path):
+            message = f"The image of {where} is missing: there is no file {path}."
+            yield row, SkippedRow("file missing", where, message)
+
+
+def undecoded_images(dataset: Any, column: str) -> Any:
+    """
+    The data set with images as `{"bytes": ..., "path": ...}`, not decoded; works for streams too.
+
+    Raises:
+        ValueError: if the column holds something that is no image.
+    """
+    dataset = dataset.with_format(None)  # plain Python values
+    feature = dataset.features[column] if dataset.features else datasets.Image()
+    if isinstance(feature, datasets.Image):
+        return dataset if not feature.decode else dataset.cast_column(column, datasets.Image(decode=False))
+    if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "binary", "large_binary"):
+        return dataset
+    if isinstance(feature, dict) and {"bytes", "path"} <= feature.keys():
+        return dataset
+    raise ValueError(
+        f"The column {column!r} holds {feature}; images are files' bytes, paths, or the feature `datasets.Image()`."
+    )
 
 
 class ImageTextDataset(Dataset):
@@ -71,91 +160,160 @@ class ImageTextDataset(Dataset):
 
     - An image is resized as `image_processor` does it; instead of its centre crop, a square at a random place is cut
       out, CLIP's only augmentation (Radford et al. 2021, section 2.3).
-    - Of an image's captions one is drawn, and one of `templates` is put around it.
-    - What is drawn depends on `seed`, the epoch (see [`~ImageTextDataset.set_epoch`]) and the row alone: it is the
-      same for any number of processes and of workers.
+    - Of an image's captions one is drawn, and one of the templates is put around it.
+    - What is drawn depends on the seed, the epoch and the row alone: it is the same for any number of processes and of
+      workers. An item is asked for by its epoch and row, `pairs[epoch, row]`; with `pairs[row]` the epoch is that of
+      [`~ImageTextDataset.set_epoch`].
+    - A row that cannot be used is replaced by another one, drawn by the same rule, and comes with the reason.
 
     An item holds `pixel_values`, an uint8 array `(channels, height, width)`, neither rescaled nor normalised; `text`;
-    and `text_id`, a number that only equal captions share.
+    `text_id`, a number that only equal captions share; `image_id` where there is a column for it; `token_seed` where
+    tokens are to be dropped; and `skipped`, `None` or a [`SkippedRow`].
 
     Args:
         dataset (`datasets.Dataset`):
             Rows with an image and a caption, or a list of captions.
         image_processor ([`ClipHFImageProcessor`]):
             Decides the sizes.
-        image_column (`str`, *optional*, defaults to `"image"`):
-            Column of the images.
-        caption_column (`str`, *optional*, defaults to `"caption"`):
-            Column of the captions.
-        templates (`Sequence[str]`, *optional*, defaults to `("{}",)`):
-            What is put around a caption, which replaces the `{}`.
-        seed (`int`, *optional*, defaults to 0):
-            Decides crops, captions and templates.
-        cache_images (`bool`, *optional*, defaults to `False`):
-            Whether to keep the resized images in memory (a byte for each channel of each pixel). Saves the decoding
-            and resizing from the second epoch on; for data sets that fit.
+        options ([`PairOptions`], *optional*):
+            Columns, templates, seed and so on.
 
     Raises:
-        ValueError: if a column is missing, the data set is empty, a caption is missing or blank, or a template lacks
-            its `{}`, all found before the first item is asked for; then, if an image cannot be read, with its row.
+        ValueError: if a column is missing, the data set is empty, or more than `options.max_skipped_share` of the rows
+            have no usable caption or no image file, all found before the first item is asked for. What can only be
+            told by decoding an image is found then.
     """
 
     def __init__(
         self,
-        dataset: "datasets.Dataset",
+        dataset: datasets.Dataset,
         image_processor: "ClipHFImageProcessor",
-        image_column: str = "image",
-        caption_column: str = "caption",
-        templates: Sequence[str] = ("{}",),
-        seed: int = 0,
-        cache_images: bool = False,
+        options: PairOptions | None = None,
     ):
-        _check_column(dataset, image_column, "images")
-        for template in templates:
-            if template.count("{}") != 1:
-                raise ValueError(f"The template {template!r} must have {{}} once, where the caption goes.")
-        if not templates:
-            raise ValueError("There are no templates; for captions as they are, leave `templates` out.")
-        self.captions = read_captions(dataset, caption_column)
-        self.images = dataset.select_columns([image_column])
-        self.image_processor = image_processor
-        self.image_column = image_column
-        self.templates = tuple(templates)
-        self.seed = seed
+        self.options = options = options or PairOptions()
+        check_columns(dataset.column_names, options)
+        _check_not_empty(len(dataset))
+        self.images = undecoded_images(dataset.select_columns([options.image_column]), options.image_column)
+        self.texts = TextReader(options.templates, options.caption_column)
+        columns = [*self.texts.columns, *([options.image_id_column] if options.image_id_column else [])]
+        # Arrow columns: a row is read in microseconds, and they are not held twice.
+        self._columns = dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow")[:]
+        self.reader = ImageReader(image_processor, options.augmentation, options.min_image_size, options.cache_images)
         self.epoch = 0
-        self._cache: dict[int, np.ndarray] | None = {} if cache_images else None
+        self.bad_rows: dict[int, SkippedRow] = {}
+        self._find_bad_rows()
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self._columns)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew: other crops, captions and templates than in the other epochs."""
         self.epoch = epoch
 
-    def _resized_image(self, row: int) -> np.ndarray:
-        """The whole image in the processor's size, uint8 `(channels, height, width)`."""
-        if self._cache is not None and row in self._cache:
-            return self._cache[row]
-        try:
-            image = self.images[row][self.image_column]
-        except Exception as error:
-            raise ValueError(f"The image of row {row} cannot be read: {error}") from error
-        pixels = self.image_processor(
-            image, do_center_crop=False, do_rescale=False, do_normalize=False, return_tensors="np"
-        )["pixel_values"][0].astype(np.uint8, copy=False)
-        if self._cache is not None:
-            self._cache[row] = pixels
-        return pixels
+    def text_lengths(self) -> np.ndarray:
+        """Number of characters of each row's texts, the longest of its captions and without templates; int64."""
+        total = np.zeros(len(self), np.int64)
+        for name in self.texts.columns:
+            column = self._columns[name]
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                total += pc.fill_null(pc.utf8_length(column), 0).to_numpy().astype(np.int64)
+            elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+                total += np.array([text_length(texts) for texts in column.to_pylist()])
+        return total
 
-    def __getitem__(self, row: int) -> dict:
+    def _find_bad_rows(self) -> None:
+        """Look for rows without a caption or an image file: all of them, before the training starts."""
+        options, total = self.options, len(self)
+        for start in range(0, total, _CHECKED_AT_ONCE):
+            texts = self._columns.slice(start, _CHECKED_AT_ONCE).select(list(self.texts.columns)).to_pylist()
+            for row, values in enumerate(texts, start):
+                problem = self.texts.find_problem(values, f"row {row}")
+                if problem:
+                    self.bad_rows[row] = problem
+        for row, problem in _image_problems(self.images, options.image_column):
+            self.bad_rows.setdefault(row, problem)
+        if not self.bad_rows:
+            return
+        counts = Counter(problem.kind for problem in self.bad_rows.values())
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+        share = len(self.bad_rows) / total
+        first = " ".join(self.bad_rows[row].message for row in sorted(self.bad_rows)[:3])
+        found = f"{len(self.bad_rows):,} of {total:,} rows ({share:.2%}) cannot be used: {kinds}. {first}"
+        if len(self.bad_rows) == total or share > options.max_skipped_share:
+            raise ValueError(
+                f"{found} That is more than max_skipped_share={options.max_skipped_share:g} allows; repair or remove "
+                "these rows, or raise `max_skipped_share`."
+            )
+        logger.warning(f"{found} They are skipped.")
+
+    def _read(self, row: int, generator: random.Random) -> dict | SkippedRow:
+        if row in self.bad_rows:
+            return self.bad_rows[row]
+        where = f"row {row}"
+        # A kept image saves the look at the data set too.
+        image = None if self.reader.cached(row) is not None else self._image(row)
+        pixels = image if isinstance(image, SkippedRow) else self.reader.read(image, where, generator, row)
+        if isinstance(pixels, SkippedRow):
+            return pixels
+        values = {name: self._columns[name][row].as_py() for name in self._columns.column_names}
+        return finish_item(pixels, values, where, self, generator)
+
+    def _image(self, row: int) -> Any:
+        try:
+            return self.images[row][self.options.image_column]
+        except Exception as error:  # a damaged file of the data set itself
+            return SkippedRow("row cannot be read", f"row {row}", f"Row {row} cannot be read: {error}")
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict:
+        epoch, row = item if isinstance(item, tuple) else (self.epoch, item)
+        skipped, seed = None, f"{self.options.seed}/{epoch}/{row}"
         # A string, for a tuple's hash would be another one in each process.
-        generator = random.Random(f"{self.seed}/{self.epoch}/{row}")
-        pixels = self._resized_image(row)
-        if self.image_processor.do_center_crop:
-            pixels = random_square_crop(pixels, self.image_processor.crop_size["height"], generator)
-        caption = generator.choice(self.captions[row])
-        text = generator.choice(self.templates).replace("{}", caption)
-        return {"pixel_values": pixels, "text": text, "text_id": _caption_id(caption)}
+        result = self._read(row, random.Random(seed))
+        for attempt in range(_MAX_ATTEMPTS):
+            if isinstance(result, dict):
+                result["skipped"] = skipped
+                return result
+            # Only the row that was asked for is counted, so that each bad row counts once in an epoch.
+            skipped = skipped or result
+            generator = random.Random(f"{seed}/{attempt}")
+            result = self._read(generator.randrange(len(self)), generator)
+        raise ValueError(
+            f"{_MAX_ATTEMPTS} rows in sequence cannot be used. The first: {skipped.message} Check the images."
+        )
+
+
+def finish_item(
+    pixels: np.ndarray, values: dict[str, Any], where: str, pairs: Any, generator: random.Random
+) -> dict | SkippedRow:
+    """
+    An item of a crop and the other columns of its row.
+
+    Args:
+        pixels (`np.ndarray` of shape `(channels, height, width)`):
+            The crop, uint8.
+        values (`dict`):
+            The row's texts, and the id of its image.
+        where (`str`):
+            What to call the row in messages.
+        pairs ([`ImageTextDataset`] or [`ImageTextStream`]):
+            Has `options`, `texts` and `reader`.
+        generator (`random.Random`):
+            The row's; the crop's place has been drawn from it.
+    """
+    options = pairs.options
+    text = pairs.texts.read(values, where, generator)
+    if isinstance(text, SkippedRow):
+        return text
+    # Drawn in any case, so that switching one option on leaves the other draws as they were.
+    token_seed = generator.getrandbits(63)
+    item = {"pixel_values": pairs.reader.augment(pixels, generator), "text": text[0], "text_id": text[1]}
+    if options.token_dropout:
+        item["token_seed"] = token_seed
+    if options.image_id_column is not None:
+        value = values[options.image_id_column]
+        # A row without an id shares its image with no other.
+        item["image_id"] = stable_id("row", where) if value is None else stable_id("id", str(value))
+    return item
 
 
 __all__ = ["ImageTextDataset", "read_captions"]

@@ -1,8 +1,93 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Training: the paper's optimiser and what keeps the temperature in bounds."""
+"""Training: exact gradients of any batch on any number of processes, and trainings that go on where they stopped."""
 
-from .optimization import adamw_from_paper, adamw_parameter_groups, clamp_logit_scale_
+from .averaging import AveragedWeights
+from .checkpoints import Checkpoints, Restored
+from .distributed import (
+    check_launch,
+    check_processes_agree,
+    logit_scale_of,
+    scalar_logit_scale,
+    sync_batch_norm,
+    vector_logit_scale_,
+)
+from .freezing import ParameterCounts, count_parameters, freeze
+from .grad_cache import GradCache
+from .guard import LossGuard, TrainingDiverged
+from .held_out import HeldOutPairs
+from .interruption import StopSignal
+from .log import TrainingLog
+from .objective import ContrastiveObjective
+from .optimization import (
+    OptimizerOptions,
+    adamw_from_paper,
+    adamw_parameter_groups,
+    build_optimizer,
+    clamp_logit_scale_,
+    cosine_schedule,
+)
+from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
+from .results import describe_training, push_model, save_model
+from .setup import (
+    build_loader,
+    build_model,
+    check_output_dir,
+    check_trackers,
+    load_held_out,
+    load_training_data,
+    num_steps_of,
+    prepare_model,
+    prepare_output_dir,
+    seed_step,
+    start_accelerator,
+    wrap_model,
+)
 
 
-__all__ = ["adamw_from_paper", "adamw_parameter_groups", "clamp_logit_scale_"]
+__all__ = [
+    "AveragedWeights",
+    "Checkpoints",
+    "ContrastiveObjective",
+    "GradCache",
+    "HeldOutPairs",
+    "LOG_NAME",
+    "LossGuard",
+    "OptimizerOptions",
+    "ParameterCounts",
+    "Restored",
+    "StopSignal",
+    "TrainingDiverged",
+    "TrainingLog",
+    "TrainingOptions",
+    "adamw_from_paper",
+    "adamw_parameter_groups",
+    "build_loader",
+    "build_model",
+    "build_optimizer",
+    "check_launch",
+    "check_output_dir",
+    "check_processes_agree",
+    "check_trackers",
+    "clamp_logit_scale_",
+    "cosine_schedule",
+    "count_parameters",
+    "describe_training",
+    "freeze",
+    "load_held_out",
+    "load_training_data",
+    "logit_scale_of",
+    "num_steps_of",
+    "parse_options",
+    "prepare_model",
+    "prepare_output_dir",
+    "push_model",
+    "read_recipe",
+    "save_model",
+    "scalar_logit_scale",
+    "seed_step",
+    "start_accelerator",
+    "sync_batch_norm",
+    "vector_logit_scale_",
+    "wrap_model",
+]

@@ -1,11 +1,15 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The optimiser of the CLIP paper (Radford et al. 2021, section 2.5 and table 18)."""
+"""The optimiser of the CLIP paper (Radford et al. 2021, section 2.5 and table 18), and its schedule."""
 
 import math
+import re
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..modeling_clip_hf import ClipHFModel
 
@@ -15,33 +19,192 @@ _ADAM = {
     "clip_hf_resnet": ((0.9, 0.999), 1e-8),
     "clip_hf_vit": ((0.9, 0.98), 1e-6),
 }
+_NAMES = ("adamw", "adamw_8bit")
+_LAYER = re.compile(r"encoder\.(?:layers|stages)\.(\d+)\.")
 
 
-def adamw_parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """
+    What [`build_optimizer`] builds.
+
+    Args:
+        name (`str`, *optional*, defaults to `"adamw"`):
+            `"adamw"`, or `"adamw_8bit"`: AdamW whose moments take a byte each instead of four, through bitsandbytes.
+        learning_rate (`float`, *optional*, defaults to 5e-4):
+            The highest learning rate.
+        weight_decay (`float`, *optional*, defaults to 0.2):
+            Weight decay of all weights that are not gains or biases.
+        betas (`tuple[float, float]`, *optional*):
+            By default the paper's for the model's vision tower.
+        eps (`float`, *optional*):
+            By default the paper's for the model's vision tower.
+        layer_decay (`float`, *optional*, defaults to 1.0):
+            Factor of the learning rate from each layer to the one below, see [`adamw_parameter_groups`].
+
+    Raises:
+        ValueError: if a value is not possible.
+    """
+
+    name: str = "adamw"
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.2
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    layer_decay: float = 1.0
+
+    def __post_init__(self):
+        if self.name not in _NAMES:
+            raise ValueError(f"The optimiser `name` is {self.name!r}; it must be one of {', '.join(_NAMES)}.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be greater than 0.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"`weight_decay` is {self.weight_decay}; it must be at least 0.")
+        if self.betas is not None and (len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas)):
+            raise ValueError(f"`betas` is {self.betas}; it must be two numbers, at least 0 and less than 1.")
+        if self.eps is not None and not self.eps > 0:
+            raise ValueError(f"`eps` is {self.eps}; it must be greater than 0.")
+        _check_layer_decay(self.layer_decay)
+
+
+def _check_layer_decay(layer_decay: float) -> None:
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"`layer_decay` is {layer_decay}; it must be greater than 0 and at most 1.")
+
+
+def _distance_from_top(name: str, depths: dict[str, int]) -> int:
+    """How many layers lie above a parameter, 0 for what belongs to no layer of a tower."""
+    tower = name.partition(".")[0]
+    if tower not in depths or name.startswith((f"{tower}.final_layer_norm.", f"{tower}.post_layernorm.")):
+        return 0
+    if name.startswith(f"{tower}.attention_pool."):
+        return 1
+    # A ResNet's attention pool is a layer above its stages.
+    above = 1 if f"{tower}.attention_pool" in depths else 0
+    layer = _LAYER.search(name)
+    below = int(layer[1]) if layer else -1  # the embeddings or the stem
+    return depths[tower] - below + above
+
+
+def _depths(model: nn.Module) -> dict[str, int]:
+    """Number of layers (or stages) of each tower, and a mark for an attention pool."""
+    depths = {}
+    for tower in ("text_model", "vision_model"):
+        encoder = getattr(getattr(model, tower, None), "encoder", None)
+        if encoder is None:
+            continue
+        depths[tower] = len(encoder.stages if hasattr(encoder, "stages") else encoder.layers)
+        if hasattr(getattr(model, tower), "attention_pool"):
+            depths[f"{tower}.attention_pool"] = 1
+    return depths
+
+
+def adamw_parameter_groups(
+    model: nn.Module, weight_decay: float, learning_rate: float | None = None, layer_decay: float = 1.0
+) -> list[dict]:
     """
     Split the trained parameters for AdamW: weight decay "on all weights that are not gains or biases".
 
     Gains, biases, ViT's class embedding and the logit scale have fewer than two dimensions; nothing else has.
 
+    With `layer_decay` below 1, the learning rate of a layer is `learning_rate * layer_decay ** d`, `d` its distance
+    from the top of its tower:
+
+    - 0: the projections, the logit scale, the last LayerNorm, and what belongs to no tower;
+    - 1 for a transformer's last layer to L for its first of L, L + 1 for its embeddings and a ViT's first LayerNorm;
+    - 1 for a ResNet's attention pool, 2 for its last stage to 5 for its first, 6 for the stem.
+
     Args:
         model (`nn.Module`):
-            Parameters that take no gradient are left out.
+            Not wrapped for distributed training. Parameters that take no gradient are left out.
         weight_decay (`float`):
             Weight decay of the others.
+        learning_rate (`float`, *optional*):
+            Learning rate at the top; needed where `layer_decay` is not 1.
+        layer_decay (`float`, *optional*, defaults to 1.0):
+            Greater than 0, at most 1.
 
     Returns:
-        `list[dict]`: two groups, with and without weight decay.
+        `list[dict]`: two groups, with and without weight decay; with `layer_decay` below 1 up to two for each
+        distance, from the top down, each with its `lr`.
 
     Raises:
-        ValueError: if nothing is trained.
+        ValueError: if nothing is trained, or `layer_decay` is not possible or has no `learning_rate`.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    _check_layer_decay(layer_decay)
+    if layer_decay != 1.0 and learning_rate is None:
+        raise ValueError(f"`layer_decay` is {layer_decay} and `learning_rate` is missing; give the one at the top.")
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise ValueError(f"No parameter of {type(model).__name__} takes a gradient; there is nothing to train.")
+    if layer_decay == 1.0:
+        groups = _by_weight_decay(list(trained.values()), weight_decay)
+        return groups if learning_rate is None else [{**group, "lr": learning_rate} for group in groups]
+    depths = _depths(model)
+    layers: dict[int, list[nn.Parameter]] = {}
+    for name, parameter in trained.items():
+        layers.setdefault(_distance_from_top(name, depths), []).append(parameter)
     return [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+        {**group, "lr": learning_rate * layer_decay**distance}
+        for distance in sorted(layers)
+        for group in _by_weight_decay(layers[distance], weight_decay)
+        if group["params"]
     ]
+
+
+def _by_weight_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
+    # FSDP2's logit scale has one dimension, as gains and biases have.
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _adamw_8bit() -> type[torch.optim.Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise ImportError(
+            "The optimiser adamw_8bit needs bitsandbytes. Install it with `pip install bitsandbytes`, or choose adamw."
+        ) from error
+    return AdamW8bit
+
+
+def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """
+    The optimiser for a model's trained parameters.
+
+    AdamW is torch's fused one, on CPU and CUDA: the same update in one pass over the memory. In AdamW of 8 bits,
+    tensors of fewer than 4,096 values keep moments of 32 bits.
+
+    Args:
+        model ([`ClipHFModel`]):
+            The model to train, where it will be trained, not wrapped for distributed training (but after
+            `fully_shard`).
+        options ([`OptimizerOptions`]):
+            Name, learning rate and the rest.
+
+    Returns:
+        `torch.optim.Optimizer`, with the groups of [`adamw_parameter_groups`].
+
+    Raises:
+        ValueError: if nothing is trained, or 8 bits are asked for parameters that are sharded.
+        ImportError: if the library of the optimiser is not installed.
+    """
+    betas, eps = _ADAM[model.config.vision_config.model_type]
+    settings = {
+        "lr": options.learning_rate,
+        "betas": tuple(options.betas) if options.betas is not None else betas,
+        "eps": options.eps if options.eps is not None else eps,
+    }
+    groups = adamw_parameter_groups(model, options.weight_decay, options.learning_rate, options.layer_decay)
+    trained = [parameter for group in groups for parameter in group["params"]]
+    if options.name == "adamw_8bit":
+        if any(isinstance(parameter, DTensor) for parameter in trained):
+            raise ValueError("adamw_8bit does not work on parameters sharded by FSDP2; choose adamw.")
+        return _adamw_8bit()(groups, **settings)
+    fused = all(parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() for parameter in trained)
+    return torch.optim.AdamW(groups, **settings, fused=fused)
 
 
 def adamw_from_paper(model: ClipHFModel, learning_rate: float, weight_decay: float = 0.2) -> torch.optim.AdamW:
@@ -57,8 +220,40 @@ def adamw_from_paper(model: ClipHFModel, learning_rate: float, weight_decay: flo
         weight_decay (`float`, *optional*, defaults to 0.2):
             Weight decay of all weights that are not gains or biases.
     """
-    betas, eps = _ADAM[model.config.vision_config.model_type]
-    return torch.optim.AdamW(adamw_parameter_groups(model, weight_decay), lr=learning_rate, betas=betas, eps=eps)
+    return build_optimizer(model, OptimizerOptions(learning_rate=learning_rate, weight_decay=weight_decay))
+
+
+def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """
+    The paper's schedule: the learning rates rise linearly from 0, then fall along half a cosine to 0 (section 2.5).
+
+    Args:
+        optimizer (`torch.optim.Optimizer`):
+            Each group keeps its own highest learning rate.
+        warmup_steps (`int`):
+            Steps of the rise.
+        total_steps (`int`):
+            All steps, those of the rise among them.
+
+    Returns:
+        `LambdaLR`, to be stepped once after each step of the optimiser, of all processes together.
+
+    Raises:
+        ValueError: if there is no step, or the rise is longer than the training.
+    """
+    if total_steps < 1:
+        raise ValueError(f"`total_steps` is {total_steps}; it must be at least 1.")
+    if not 0 <= warmup_steps <= total_steps:
+        raise ValueError(f"`warmup_steps` is {warmup_steps}; it must be from 0 to `total_steps`, {total_steps}.")
+
+    # As transformers' get_cosine_schedule_with_warmup, whose module imports half a dozen libraries.
+    def share(step: int) -> float:
+        if step < warmup_steps:
+            return step / warmup_steps
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        return (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+    return LambdaLR(optimizer, share)
 
 
 @torch.no_grad()
@@ -68,12 +263,22 @@ def clamp_logit_scale_(model: ClipHFModel, maximum: float = 100.0) -> None:
 
     Args:
         model ([`ClipHFModel`]):
-            The model, changed in place.
+            The model, changed in place; its logit scale may be a scalar, of one dimension, or sharded by FSDP2.
         maximum (`float`, *optional*, defaults to 100.0):
             The highest multiplier allowed, a temperature of 0.01: "which we found necessary to prevent training
             instability" (section 2.5).
     """
-    model.logit_scale.clamp_(max=math.log(maximum))
+    logit_scale = model.logit_scale
+    if isinstance(logit_scale, DTensor):
+        logit_scale = logit_scale.to_local()
+    logit_scale.clamp_(max=math.log(maximum))
 
 
-__all__ = ["adamw_from_paper", "adamw_parameter_groups", "clamp_logit_scale_"]
+__all__ = [
+    "OptimizerOptions",
+    "adamw_from_paper",
+    "adamw_parameter_groups",
+    "build_optimizer",
+    "clamp_logit_scale_",
+    "cosine_schedule",
+]

@@ -1,0 +1,105 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The order of map-style data: one for any number of processes and workers, and resumed by a step's number alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class StepOrder:
+    """
+    Which rows each step takes.
+
+    - Every epoch has its own permutation, of the seed and the epoch. Step k of an epoch takes the k-th `batch_size`
+      rows of it, each process an equal slice of them; rows left over at the end are dropped.
+    - With `bucket_batches`, the rows of so many steps are sorted by the length of their texts and cut into steps
+      again; the steps, and the rows of each, are shuffled.
+
+    Args:
+        num_rows (`int`):
+            Rows of the data.
+        batch_size (`int`):
+            Rows of a step, of all processes together.
+        seed (`int`):
+            Decides the order.
+        bucket_batches (`int`, *optional*, defaults to 0):
+            Steps to sort together; 0 for none.
+        lengths (`np.ndarray` of shape `(num_rows,)`, *optional*):
+            Lengths of the texts, for `bucket_batches`.
+
+    Raises:
+        ValueError: if the data do not fill a step.
+    """
+
+    num_rows: int
+    batch_size: int
+    seed: int
+    bucket_batches: int = 0
+    lengths: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.num_rows < self.batch_size:
+            raise ValueError(
+                f"{self.num_rows} pairs do not fill a step of {self.batch_size}; choose a smaller `batch_size`."
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.num_rows // self.batch_size
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """Rows of all steps of an epoch: `(steps_per_epoch, batch_size)`, int64."""
+        generator = np.random.default_rng((self.seed, epoch))
+        steps = self.steps_per_epoch
+        rows = generator.permutation(self.num_rows)[: steps * self.batch_size].reshape(steps, self.batch_size)
+        if self.bucket_batches < 2:
+            return rows
+        groups = []
+        for start in range(0, steps, self.bucket_batches):
+            group = rows[start : start + self.bucket_batches].reshape(-1)
+            group = group[np.argsort(self.lengths[group], kind="stable")].reshape(-1, self.batch_size)
+            # Shuffled within each step too, or one process would get the long texts of all steps.
+            groups.append(generator.permuted(generator.permutation(group), axis=1))
+        return np.concatenate(groups)
+
+
+class StepSampler:
+    """
+    Batches of `(epoch, row)` for a `DataLoader`, from any step on, over all epochs without a gap between them.
+
+    Args:
+        order ([`StepOrder`]):
+            Which rows each step takes.
+        steps (`range`):
+            Numbers of the steps to give, counted from the start of the training.
+        rank (`int`, *optional*, defaults to 0):
+            This process.
+        world_size (`int`, *optional*, defaults to 1):
+            Number of processes.
+    """
+
+    def __init__(self, order: StepOrder, steps: range, rank: int = 0, world_size: int = 1):
+        self.order = order
+        self.steps = steps
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.order.batch_size // self.world_size
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        current, rows = None, None
+        for step in self.steps:
+            epoch, place = divmod(step, self.order.steps_per_epoch)
+            if epoch != current:
+                current, rows = epoch, self.order.epoch_rows(epoch)
+            yield [(epoch, row) for row in rows[place, mine].tolist()]
+
+
+__all__ = ["StepOrder", "StepSampler"]

@@ -1,0 +1,107 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Rows that training cannot use: what is wrong with them, how many they are, and when they are too many."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+# Before so many rows were read, a share says little.
+_MIN_ROWS = 1000
+_EXAMPLES_PER_KIND = 3
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """
+    A row that was left out.
+
+    Args:
+        kind (`str`):
+            What is wrong, in few words: `"file truncated"`. The same for all rows with the same trouble.
+        where (`str`):
+            The row: `"row 17"`, for streams also the shard's key or the file's name, where there is one.
+        message (`str`):
+            A sentence for the user.
+    """
+
+    kind: str
+    where: str
+    message: str
+
+
+class SkipCounter:
+    """
+    Counts the rows that were skipped during training, and stops it when they are too many.
+
+    Args:
+        max_skipped_share (`float`, *optional*, defaults to 0.05):
+            The largest share of skipped rows among all that were read, 0 to 1.
+        min_rows (`int`, *optional*, defaults to 1000):
+            From how many rows on the share counts.
+    """
+
+    def __init__(self, max_skipped_share: float = 0.05, min_rows: int = _MIN_ROWS):
+        self.max_skipped_share = max_skipped_share
+        self.min_rows = min_rows
+        self.num_used = 0
+        self.kinds: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+
+    @property
+    def num_skipped(self) -> int:
+        """Rows skipped so far."""
+        return self.kinds.total()
+
+    @property
+    def share(self) -> float:
+        """Share of the skipped among all rows that were read, 0 to 1."""
+        return self.num_skipped / max(self.num_used + self.num_skipped, 1)
+
+    def add(self, skipped: Iterable[SkippedRow], num_used: int) -> None:
+        """Count the rows skipped on the way to a batch (its `"skipped"`), and the `num_used` pairs of the batch."""
+        self.num_used += num_used
+        for row in skipped:
+            self.kinds[row.kind] += 1
+            examples = self.examples.setdefault(row.kind, [])
+            if len(examples) < _EXAMPLES_PER_KIND:
+                examples.append(row.message)
+
+    def check(self) -> None:
+        """
+        Compare the share of skipped rows with the limit.
+
+        Raises:
+            ValueError: if it is above; the message says how many rows of which kind, with examples.
+        """
+        if self.num_used + self.num_skipped >= self.min_rows and self.share > self.max_skipped_share:
+            raise ValueError(
+                f"{self.summary()} That is more than max_skipped_share={self.max_skipped_share:g} allows. "
+                f"{self._first_examples()} Repair the data, or raise `max_skipped_share` to train on the rest."
+            )
+
+    def summary(self) -> str:
+        """One sentence: how many rows were skipped, by kind."""
+        total = self.num_used + self.num_skipped
+        if not self.kinds:
+            return f"No row of {total:,} was skipped."
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
+        return f"{self.num_skipped:,} of {total:,} rows ({self.share:.2%}) were skipped: {kinds}."
+
+    def _first_examples(self) -> str:
+        return " ".join(self.examples[kind][0] for kind, _ in self.kinds.most_common(3))
+
+    def state_dict(self) -> dict:
+        """What was counted, as plain Python values."""
+        examples = {kind: list(messages) for kind, messages in self.examples.items()}
+        return {"num_used": self.num_used, "kinds": dict(self.kinds), "examples": examples}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what was counted before."""
+        self.num_used = state["num_used"]
+        self.kinds = Counter(state["kinds"])
+        self.examples = {kind: list(messages) for kind, messages in state["examples"].items()}
+
+
+__all__ = ["SkipCounter", "SkippedRow"]

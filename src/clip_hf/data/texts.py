@@ -1,0 +1,154 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The text of a pair: captions, templates, and what can be wrong with them."""
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .skips import SkippedRow
+
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+
+
+def stable_id(*values: str) -> int:
+    """A number that only equal strings share, the same in every process; 63 bits, for a tensor's int64."""
+    digest = hashlib.blake2b("\x1f".join(values).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """
+    The columns that a template names, each once, in their order; `""` is the caption (`{}`).
+
+    Raises:
+        ValueError: if it names none, or the caption more than once.
+    """
+    if not isinstance(template, str):
+        raise ValueError(f"The template {template!r} must be a string.")
+    names = _FIELD.findall(template)
+    if not names or names.count("") > 1:
+        raise ValueError(
+            f"The template {template!r} must have {{}} once, where the caption goes, or name columns in braces, such "
+            "as {title}."
+        )
+    return tuple(dict.fromkeys(names))
+
+
+class TextReader:
+    """
+    Makes the text of a pair from a row's columns.
+
+    Args:
+        templates (`Sequence[str]`):
+            Texts with `{}` for the caption and `{name}` for a column.
+        caption_column (`str`):
+            Column of the captions.
+    """
+
+    def __init__(self, templates: Sequence[str], caption_column: str):
+        self.caption_column = caption_column
+        self.templates = [(template, template_columns(template)) for template in templates]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read, each once."""
+        names = [name or self.caption_column for _, columns in self.templates for name in columns]
+        return tuple(dict.fromkeys(names))
+
+    def read(self, row: dict[str, Any], where: str, generator: random.Random) -> tuple[str, int] | SkippedRow:
+        """
+        Draw a text.
+
+        Args:
+            row (`dict`):
+                The values of `columns`.
+            where (`str`):
+                What to call the row in messages: `"row 17"`.
+            generator (`random.Random`):
+                Draws the caption, then the template.
+
+        Returns:
+            `tuple[str, int]`: the text, and a number that only texts of equal captions and columns share, whatever the
+            template; or what is wrong, as a [`SkippedRow`].
+        """
+        problem = self.find_problem(row, where)
+        if problem:
+            return problem
+        caption = ""
+        if self.caption_column in row:
+            value = row[self.caption_column]
+            caption = generator.choice([value] if isinstance(value, str) else value)
+        template, columns = generator.choice(self._filled(row))
+        values = [caption if self._is_caption(name) else str(row[name]) for name in columns]
+        return self._fill(template, columns, row, caption), stable_id(*(value.strip().lower() for value in values))
+
+    def read_all(self, row: dict[str, Any]) -> list[str]:
+        """Every text that `read` may give for a row; none for a row that cannot be used."""
+        if self.find_problem(row, ""):
+            return []
+        value = row.get(self.caption_column, "")
+        captions = [value] if isinstance(value, str) else value
+        return list(
+            dict.fromkeys(
+                self._fill(template, columns, row, caption)
+                for caption in captions
+                for template, columns in self._filled(row)
+            )
+        )
+
+    def find_problem(self, row: dict[str, Any], where: str) -> SkippedRow | None:
+        """What keeps a row from having a text, whatever is drawn; None if nothing does."""
+        if self.caption_column in row:
+            problem = find_caption_problem(row[self.caption_column], where)
+            if problem:
+                return problem
+        if self._filled(row):
+            return None
+        names = dict.fromkeys(name for _, columns in self.templates for name in columns)
+        blank = next(name for name in names if not self._is_caption(name) and not _is_text(row[name]))
+        message = f"{where.capitalize()} has the {blank} {row[blank]!r}; it must be a string that is not blank."
+        return SkippedRow("column blank", where, message)
+
+    def _fill(self, template: str, columns: tuple[str, ...], row: dict[str, Any], caption: str) -> str:
+        values = {name: caption if self._is_caption(name) else str(row[name]) for name in columns}
+        return _FIELD.sub(lambda match: values[match[1]], template)
+
+    def _is_caption(self, name: str) -> bool:
+        return name in ("", self.caption_column)
+
+    def _filled(self, row: dict[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
+        """The templates whose columns all have a text in this row."""
+        return [
+            (template, columns)
+            for template, columns in self.templates
+            if all(self._is_caption(name) or _is_text(row[name]) for name in columns)
+        ]
+
+
+def _is_text(value: Any) -> bool:
+    # Numbers are welcome in a template: "{title}, {year}".
+    return bool(value.strip()) if isinstance(value, str) else isinstance(value, int | float)
+
+
+def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
+    """What is wrong with a caption, or a list of them; None if nothing is."""
+    captions = [value] if isinstance(value, str) else value
+    row = where.capitalize()
+    if not isinstance(captions, Sequence) or isinstance(captions, bytes) or len(captions) == 0:
+        kind = "caption missing" if value is None or value == [] else "caption of a wrong type"
+        message = f"{row} has no caption but {str(value)[:80]}; it needs a string, or a list of at least one."
+        return SkippedRow(kind, where, message)
+    for caption in captions:
+        if not isinstance(caption, str) or not caption.strip():
+            kind = "caption blank" if isinstance(caption, str) else "caption of a wrong type"
+            kind = "caption missing" if caption is None else kind
+            message = f"{row} has the caption {caption!r}; it must be a string that is not blank."
+            return SkippedRow(kind, where, message)
+    return None
+
+
+__all__ = ["TextReader", "find_caption_problem", "stable_id", "template_columns"]

@@ -1,0 +1,101 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""An exponential moving average of the weights."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+class AveragedWeights:
+    """
+    An exponential moving average of a model's weights, over torch's `AveragedModel`.
+
+    - Parameters are averaged after each step: `average = decay * average + (1 - decay) * weight`. At first the decay
+      is smaller, (1 + n) / (10 + n) at update n, so that the initial weights are soon forgotten.
+    - Buffers are copied: a BatchNorm's statistics are a moving average already.
+
+    Args:
+        model (`nn.Module`):
+            The model, not wrapped for distributed training; the average starts with its weights and lies on the same
+            device.
+        decay (`float`, *optional*, defaults to 0.9999):
+            At least 0 and less than 1.
+
+    Raises:
+        ValueError: if `decay` is not possible, or the model is sharded.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999):
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"`decay` is {decay}; it must be at least 0 and less than 1.")
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            raise ValueError("The model is sharded (FSDP2), of which no average can be kept; train it unsharded.")
+        self.decay = decay
+        self._averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=False)
+        self._averaged.requires_grad_(False)
+        self._applied = False
+
+    def _average(self, averaged: list, current: list, num_averaged: torch.Tensor | int) -> None:
+        count = int(num_averaged)
+        get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, num_averaged)
+
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's weights as they are now; to be called after each step of the optimiser."""
+        self._check_not_applied()
+        self._averaged.update_parameters(model)
+
+    @contextmanager
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
+        """
+        Within the block the model has the averaged weights, to evaluate or save it; afterwards its own, to the last
+        bit. Nothing is allocated but for one tensor at a time.
+
+        Args:
+            model (`nn.Module`):
+                The model that is averaged, not wrapped.
+        """
+        self._check_not_applied()
+        self._swap(model)
+        self._applied = True
+        try:
+            yield
+        finally:
+            self._swap(model)
+            self._applied = False
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module) -> None:
+        own, averaged = _tensors(model), _tensors(self._averaged.module)
+        if own.keys() != averaged.keys():
+            raise ValueError("The model has other parameters than the one that is averaged; give that one, unwrapped.")
+        for name, tensor in own.items():
+            # In place, for compiled graphs and wrappers know the tensors by their memory.
+            kept = tensor.clone()
+            tensor.copy_(averaged[name])
+            averaged[name].copy_(kept)
+
+    def _check_not_applied(self) -> None:
+        if self._applied:
+            raise RuntimeError("The averaged weights are in the model at the moment; leave `applied_to` first.")
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averaged weights and buffers and the number of updates."""
+        self._check_not_applied()
+        return self._averaged.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a [`AveragedWeights.state_dict`]."""
+        self._check_not_applied()
+        self._averaged.load_state_dict(state)
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+__all__ = ["AveragedWeights"]

@@ -1,0 +1,203 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What several processes need: FSDP2's logit scale, checks that they agree, and BatchNorm over all of them."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Replicate
+
+from ..modeling_clip_hf import ClipHFModel
+
+
+def vector_logit_scale_(model: ClipHFModel) -> ClipHFModel:
+    """
+    Give the logit scale one dimension, for FSDP2's `fully_shard` takes no scalars; before the optimiser is built.
+
+    The model then loads state dicts with a logit scale of either shape, and so does a plain one. Before its own is
+    saved for others, it goes through [`scalar_logit_scale`].
+
+    Args:
+        model ([`ClipHFModel`]):
+            Changed in place.
+
+    Returns:
+        [`ClipHFModel`]: the same model.
+    """
+    if model.logit_scale.ndim == 0:
+        old = model.logit_scale
+        model.logit_scale = nn.Parameter(old.detach().reshape(1), requires_grad=old.requires_grad)
+        model.register_load_state_dict_pre_hook(_fit_logit_scale)
+    return model
+
+
+def _fit_logit_scale(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+    key, own = f"{prefix}logit_scale", module.logit_scale
+    value = state_dict.get(key)
+    if value is None or value.shape == own.shape or value.numel() != 1:
+        return
+    value = value.reshape(own.shape)
+    if isinstance(own, DTensor):
+        if not isinstance(value, DTensor):
+            value = DTensor.from_local(value.to(own.device), own.device_mesh, [Replicate()] * own.device_mesh.ndim)
+        # A scalar cannot be sharded, and so came whole.
+        value = value.redistribute(own.device_mesh, own.placements)
+    state_dict[key] = value
+
+
+def scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """
+    A state dict as every checkpoint has it: with a logit scale that is a scalar.
+
+    Args:
+        state_dict (`Mapping[str, torch.Tensor]`):
+            Whole tensors, of a model with [`vector_logit_scale_`] or without.
+
+    Returns:
+        `dict[str, torch.Tensor]`: a copy that shares the tensors.
+    """
+    return {
+        name: value.reshape(()) if name.rpartition(".")[2] == "logit_scale" else value
+        for name, value in state_dict.items()
+    }
+
+
+class _WholeOfShards(torch.autograd.Function):
+    """A sharded tensor as a whole on each process; the gradient is averaged over the processes, as FSDP does."""
+
+    @staticmethod
+    def forward(ctx, sharded: DTensor) -> torch.Tensor:
+        ctx.mesh, ctx.placements = sharded.device_mesh, sharded.placements
+        return sharded.full_tensor()
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> DTensor:
+        # gloo sums but does not average.
+        grad = DTensor.from_local(grad / ctx.mesh.size(), ctx.mesh, [Partial()] * ctx.mesh.ndim)
+        return grad.redistribute(placements=ctx.placements)
+
+
+def logit_scale_of(model: nn.Module) -> torch.Tensor:
+    """
+    The logarithm of a model's multiplier as a scalar with gradient, whatever shape the parameter has.
+
+    A parameter that FSDP2 has sharded is gathered; its gradient is the mean over the processes, as that of the others.
+
+    Args:
+        model (`nn.Module`):
+            A model with a `logit_scale`, not wrapped (but after `fully_shard`).
+
+    Returns:
+        `torch.Tensor`, a scalar of the parameter's dtype. Processes that share a sharded model call this together.
+    """
+    logit_scale = model.logit_scale
+    if isinstance(logit_scale, DTensor):
+        logit_scale = _WholeOfShards.apply(logit_scale)
+    return logit_scale.reshape(())
+
+
+def check_processes_agree(accelerator: Accelerator, values: Mapping[str, Any]) -> None:
+    """
+    Compare what must be the same on all processes, before the first step that would wait for ever or train nonsense.
+
+    Args:
+        accelerator (`Accelerator`):
+            Of this process.
+        values (`Mapping[str, Any]`):
+            Small values with equality, by name, such as the number of pairs and the options.
+
+    Raises:
+        ValueError: if they differ, with names and values. Every process raises it.
+    """
+    if accelerator.num_processes == 1:
+        return
+    everyone = gather_object([dict(values)])
+    names = {name: None for one in everyone for name in one}
+    differing = []
+    for name in names:
+        found = [repr(one[name]) if name in one else "missing" for one in everyone]
+        if any(value != found[0] for value in found):
+            listed = ", ".join(f"{value} on process {rank}" for rank, value in enumerate(found[:8]))
+            differing.append(f"`{name}`: {listed}{', ...' if len(found) > 8 else ''}")
+    if differing:
+        raise ValueError(
+            f"The processes were not given the same: {'; '.join(differing)}. Start all of them with the same options, "
+            "on the same data and versions."
+        )
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """
+    Refuse to train when the processes that were launched do not know each other: each would train a model of its own.
+
+    Args:
+        accelerator (`Accelerator`):
+            Of this process.
+
+    Raises:
+        RuntimeError: if the environment speaks of more processes than `accelerator` has, with the command to use.
+    """
+    launched, processes = os.environ.get("WORLD_SIZE"), accelerator.num_processes
+    if launched is not None and launched.isdigit() and int(launched) != processes:
+        raise RuntimeError(
+            f"WORLD_SIZE is {launched}, but Accelerate runs {processes} process(es): each would train by itself. On a "
+            "machine without a GPU create the Accelerator with cpu=True (--cpu); otherwise unset WORLD_SIZE and RANK."
+        )
+    rank = os.environ.get("RANK")
+    if launched is not None and rank is not None and rank.isdigit() and int(rank) != accelerator.process_index:
+        raise RuntimeError(f"RANK is {rank}, but this is process {accelerator.process_index} to Accelerate.")
+    # `accelerate launch --cpu --num_processes 2` names a master, starts one process and says nothing of the other.
+    by_accelerate = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
+    if launched is None and processes == 1 and by_accelerate:
+        raise RuntimeError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes is. Start several on a CPU with "
+            "`torchrun --nproc_per_node 2 ...`, one with `python` or --num_processes 1."
+        )
+
+
+def sync_batch_norm(model: nn.Module) -> nn.Module:
+    """
+    Let BatchNorm take its statistics from the batches of all processes (torch's `SyncBatchNorm`), so that a ResNet's
+    update is that of one process with the whole batch. Layers that are frozen stay what they are.
+
+    Args:
+        model (`nn.Module`):
+            Changed in place, after [`freeze`] and before it is wrapped.
+
+    Returns:
+        `nn.Module`: the same model.
+
+    Raises:
+        ValueError: on a CPU, for which torch has no such layer.
+    """
+    layers = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm)
+        and not isinstance(child, nn.SyncBatchNorm)
+        and not getattr(child, "frozen", False)
+    ]
+    if layers and not torch.accelerator.is_available():
+        raise ValueError(
+            f"BatchNorm over all processes does not run on a CPU, and the model has {len(layers)} such layers in "
+            "training. Freeze them (the part `batch_norm`), train with one process, or on GPUs."
+        )
+    for parent, name, child in layers:
+        setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+    return model
+
+
+__all__ = [
+    "check_launch",
+    "check_processes_agree",
+    "logit_scale_of",
+    "scalar_logit_scale",
+    "sync_batch_norm",
+    "vector_logit_scale_",
+]

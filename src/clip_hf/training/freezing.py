@@ -1,0 +1,155 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Train a part of a model: locked-image tuning (Zhai et al. 2022), fine-tuning with BatchNorm fixed, and the like."""
+
+import copy
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from ..modeling_clip_hf import ClipHFModel
+
+
+# What each part freezes: the beginnings of the names of parameters.
+_PARTS = {
+    "vision": ("vision_model.", "visual_projection."),
+    "vision_tower": ("vision_model.",),
+    "text": ("text_model.", "text_projection."),
+    "text_tower": ("text_model.",),
+    "projections": ("visual_projection.", "text_projection."),
+    "all_but_projections": ("vision_model.", "text_model."),
+    "logit_scale": ("logit_scale",),
+    "batch_norm": (),
+}
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """
+    How much of a model is trained.
+
+    Args:
+        trained (`int`):
+            Number of parameters (single values) that take a gradient.
+        frozen (`int`):
+            Number of those that take none.
+    """
+
+    trained: int
+    frozen: int
+
+    def __str__(self) -> str:
+        share = 100.0 * self.trained / max(1, self.trained + self.frozen)
+        return f"{self.trained:,} parameters trained, {self.frozen:,} frozen ({share:.1f}% trained)"
+
+
+def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
+    """
+    Keep parts of a model as they are in training.
+
+    - `"vision"`, `"text"`: a tower and its projection. `"vision"` is locked-image tuning (Zhai et al. 2022, "Lu" or
+      "LU"): what the image side gives stays what it was. The projection belongs to it, as in the authors' code and
+      open_clip's; the better of the authors' public models has no trained layer on the image side either.
+    - `"vision_tower"`, `"text_tower"`: a tower without its projection, for one that gets a new projection.
+    - `"projections"`: both projections.
+    - `"all_but_projections"`: both towers; the projections and the logit scale are trained.
+    - `"logit_scale"`: the temperature.
+    - `"batch_norm"`: every BatchNorm: gains, biases and statistics.
+
+    A frozen tower also keeps its BatchNorm statistics and drops nothing out, whatever the mode of the model.
+
+    Parameters that were added to the model, such as LoRA's, are left alone, their dropout too.
+
+    Args:
+        model ([`ClipHFModel`]):
+            Changed in place, before the optimiser is built and the model is wrapped.
+        parts (`Iterable[str]`):
+            Any of the names above.
+
+    Returns:
+        [`ParameterCounts`] of the model.
+
+    Raises:
+        ValueError: if there is no such part, or nothing would be left to train; the model is then unchanged.
+    """
+    if isinstance(parts, str):
+        raise TypeError(f"`parts` is the text {parts!r}; it must be a list of parts, such as [{parts!r}].")
+    parts = list(parts)
+    for part in parts:
+        if part not in _PARTS:
+            near = difflib.get_close_matches(str(part), _PARTS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"There is no part {part!r} to freeze; the parts are {', '.join(_PARTS)}.{hint}")
+    starts = tuple(start for part in parts for start in _PARTS[part])
+    own_parameters, own_modules = _own_names(model)
+    frozen = {
+        name
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad or (_own_name(name) in own_parameters and name.startswith(starts))
+    }
+    batch_norms = {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for own, _ in module.named_parameters(recurse=False)
+    }
+    if "batch_norm" in parts:
+        frozen |= batch_norms
+    if all(name in frozen for name, _ in model.named_parameters()):
+        raise ValueError(f"With {', '.join(parts)} frozen there is nothing to train; freeze less.")
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            parameter.requires_grad_(False)
+    if "batch_norm" in parts:
+        model.freeze_batch_norm()
+    for name, module in model.named_modules():
+        if f"{name}.".startswith(starts) and _own_name(name) in own_modules:
+            _keep_in_eval_mode(module)
+    return count_parameters(model)
+
+
+def count_parameters(model: nn.Module) -> ParameterCounts:
+    """
+    How many parameters of a model take a gradient and how many do not.
+
+    Args:
+        model (`nn.Module`):
+            Any module.
+    """
+    counts = {True: 0, False: 0}
+    for parameter in model.parameters():
+        counts[parameter.requires_grad] += parameter.numel()
+    return ParameterCounts(trained=counts[True], frozen=counts[False])
+
+
+def _own_name(name: str) -> str:
+    # peft puts the layer that it adapts one level deeper.
+    return name.replace(".base_layer", "")
+
+
+def _own_names(model: ClipHFModel) -> tuple[set[str], set[str]]:
+    """Names of the parameters and of the modules that the model has by its config."""
+    with torch.device("meta"), init.no_init_weights():
+        plain = ClipHFModel(copy.deepcopy(model.config))
+    return {name for name, _ in plain.named_parameters()}, {name for name, _ in plain.named_modules()}
+
+
+def _keep_in_eval_mode(module: nn.Module) -> None:
+    """Switch off what a module does differently in training, for good: `model.train()` does not bring it back."""
+    if hasattr(module, "freeze_statistics"):
+        module.freeze_statistics(freeze_affine=False)
+    elif hasattr(module, "dropout") or isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.Dropout)):
+        # A hook rather than a `train` of its own: it survives copies and pickles of the model.
+        _set_eval_mode(module)
+        module.register_forward_pre_hook(_set_eval_mode)
+
+
+def _set_eval_mode(module: nn.Module, args: tuple = ()) -> None:
+    module.training = False
+
+
+__all__ = ["ParameterCounts", "count_parameters", "freeze"]

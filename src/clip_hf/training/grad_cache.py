@@ -1,0 +1,176 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Large contrastive batches in little memory: GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch
+Size under Memory Limited Setup")."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from ..modeling_clip_hf import ClipHFModel
+
+
+class _RandomState:
+    """Where the generators stand, of the CPU and of the devices that some tensors are on."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]):
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(*tensors)
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        set_device_states(self.devices, self.states)
+
+
+class GradCache:
+    """
+    Forward and backward of a contrastive batch of which only a chunk goes through the towers with gradient at a time.
+
+    First all embeddings are computed, without gradient; the loss over all of them gives the gradient of each
+    embedding; then the chunks go through the towers once more, and each embedding's gradient through them. The random
+    state of a chunk's first pass is restored for its second, so that dropout drops the same. The gradient of the
+    parameters is that of the whole batch at once, for one forward pass more.
+
+    Args:
+        accelerator (`Accelerator`):
+            Does the backward passes; gradients are averaged over processes once, in the last chunk's.
+        model (`nn.Module`):
+            A [`ClipHFModel`] as `accelerator.prepare` returned it.
+        loss_function (`Callable`):
+            `(image_embeds, text_embeds, *scalars) -> loss`, such as [`contrastive_loss`]; the embeddings are those of
+            this process's whole batch.
+        scalars (`Callable`):
+            `() -> tuple of tensors`: what the loss learns besides the embeddings, such as the multiplier
+            `model.logit_scale.exp()`.
+        chunk_size (`int`):
+            Pairs of this process in the towers at a time. It need not divide the batch.
+
+    Raises:
+        ValueError: if `chunk_size` is not positive, BatchNorm computes statistics of a batch, or DeepSpeed, which
+            averages gradients after each backward pass, is in use.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        loss_function: Callable[..., torch.Tensor],
+        scalars: Callable[[], tuple[torch.Tensor, ...]],
+        chunk_size: int,
+    ):
+        if chunk_size < 1:
+            raise ValueError(f"`chunk_size` is {chunk_size}; it must be at least 1.")
+        if accelerator.distributed_type == DistributedType.DEEPSPEED:
+            raise ValueError(
+                "GradCache does not work with DeepSpeed, whose engine owns the backward pass. Use "
+                "DistributedDataParallel or FSDP2, or gradient checkpointing instead of GradCache."
+            )
+        self.accelerator = accelerator
+        self.model = model
+        self.clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
+        self.loss_function = loss_function
+        self.scalars = scalars
+        self.chunk_size = chunk_size
+        self.model.train()
+        self._check_batch_norm()
+
+    def _check_batch_norm(self) -> None:
+        for name, module in self.clip.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                raise ValueError(
+                    f"GradCache runs a batch in chunks, and {name} would normalise each chunk by its own statistics, "
+                    "not by the batch's: the gradient would be another one. Freeze BatchNorm (--freeze batch_norm, "
+                    "`model.freeze_batch_norm()`), train a ViT, or do without GradCache."
+                )
+
+    def _no_sync(self) -> AbstractContextManager:
+        # Accelerate's own is for several processes only, and a group may have one.
+        if isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return self.accelerator.no_sync(self.model)
+
+    def _chunks(self, batch: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        size = len(next(iter(batch.values())))
+        for start in range(0, size, self.chunk_size):
+            yield {name: value[start : start + self.chunk_size] for name, value in batch.items()}
+
+    def _needs_gradient(self, tower: nn.Module, projection: nn.Module) -> bool:
+        trained = any(parameter.requires_grad for module in (tower, projection) for parameter in module.parameters())
+        # A frozen tower with dropout has to be run again, for it draws random numbers before the other one does.
+        return trained or tower.training
+
+    def backward(self, batch: Mapping[str, torch.Tensor], **loss_options: Any) -> torch.Tensor:
+        """
+        Add the gradients of the batch's loss to those of the parameters.
+
+        Args:
+            batch (`Mapping[str, torch.Tensor]`):
+                `pixel_values`, `input_ids` and what else the model's `forward` takes with one row for each pair.
+            loss_options:
+                Passed on to the loss function, such as `text_ids` of the whole batch.
+
+        Returns:
+            `torch.Tensor`, a scalar: this process's loss, without gradient.
+
+        Raises:
+            ValueError: if BatchNorm computes statistics of a batch.
+        """
+        self._check_batch_norm()
+        states, image_embeds, text_embeds = [], [], []
+        with torch.no_grad():
+            for chunk in self._chunks(batch):
+                states.append(_RandomState(tuple(chunk.values())))
+                output = self.model(**chunk, return_logits=False)
+                image_embeds.append(output.image_embeds)
+                text_embeds.append(output.text_embeds)
+        images, texts = (torch.cat(embeds).requires_grad_() for embeds in (image_embeds, text_embeds))
+        scalars = self.scalars()
+        copies = tuple(scalar.detach().requires_grad_(scalar.requires_grad) for scalar in scalars)
+        with torch.enable_grad():
+            loss = self.loss_function(images, texts, *copies, **loss_options)
+        wanted = [images, texts, *(copy for copy in copies if copy.requires_grad)]
+        grad_images, grad_texts, *grad_scalars = torch.autograd.grad(loss, wanted)
+        after = _RandomState(tuple(batch.values()))
+        learned = [scalar for scalar in scalars if scalar.requires_grad]
+        self._second_pass(batch, states, (grad_images, grad_texts), list(zip(grad_scalars, learned, strict=True)))
+        after.restore()
+        return loss.detach()
+
+    def _second_pass(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        states: list[_RandomState],
+        gradients: tuple[torch.Tensor, torch.Tensor],
+        scalars: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> None:
+        """Send the gradients of the embeddings, and at last those of the scalars, through the model."""
+        clip = self.clip
+        inputs = dict(batch)
+        if not self._needs_gradient(clip.vision_model, clip.visual_projection):
+            inputs.pop("pixel_values")
+        if not self._needs_gradient(clip.text_model, clip.text_projection):
+            inputs = {"pixel_values": batch["pixel_values"]} if "pixel_values" in inputs else {}
+        grads_of = [gradient.split(self.chunk_size) for gradient in gradients]
+        for number, (chunk, state) in enumerate(zip(self._chunks(batch), states, strict=True)):
+            is_last = number == len(states) - 1
+            with contextlib.nullcontext() if is_last else self._no_sync():
+                state.restore()
+                surrogate = sum((gradient * scalar for gradient, scalar in scalars), start=0.0) if is_last else 0.0
+                if inputs:
+                    output = self.model(**{name: chunk[name] for name in inputs}, return_logits=False)
+                    for embeds, of_chunks in zip((output.image_embeds, output.text_embeds), grads_of, strict=True):
+                        if embeds is not None and embeds.requires_grad:
+                            surrogate = surrogate + (embeds * of_chunks[number]).sum()
+                if isinstance(surrogate, torch.Tensor):
+                    self.accelerator.backward(surrogate)
+
+
+__all__ = ["GradCache"]

@@ -1,0 +1,90 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Forward, loss and backward of a training step: a batch at once, or in chunks."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from ..loss_clip_hf import contrastive_loss, sigmoid_loss
+from ..modeling_clip_hf import ClipHFModel
+from .distributed import logit_scale_of
+from .grad_cache import GradCache
+
+
+_ID_NAMES = ("image_ids", "text_ids")
+
+
+class ContrastiveObjective:
+    """
+    The loss of a batch over all processes, and its gradient.
+
+    A model with a `logit_bias` is trained with the sigmoid loss, others with the softmax loss.
+
+    Args:
+        accelerator (`Accelerator`):
+            Does the backward passes.
+        model (`nn.Module`):
+            A [`ClipHFModel`] as `accelerator.prepare` returned it.
+        label_smoothing (`float`, *optional*, defaults to 0.0):
+            For the softmax loss, see [`contrastive_loss`].
+        loss_chunk_size (`int`, *optional*):
+            Rows of the similarities in memory at a time; by default as the size of the batch suggests.
+        grad_cache_chunk_size (`int`, *optional*):
+            Pairs of this process that go through the towers at a time, see [`GradCache`]; by default all.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        *,
+        label_smoothing: float = 0.0,
+        loss_chunk_size: int | None = None,
+        grad_cache_chunk_size: int | None = None,
+    ):
+        self.accelerator = accelerator
+        self.model = model
+        self.clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
+        self.loss_chunk_size = loss_chunk_size or "auto"
+        self.label_smoothing = label_smoothing
+        self.grad_cache: GradCache | None = None
+        if grad_cache_chunk_size is not None:
+            self.grad_cache = GradCache(accelerator, model, self._loss, self._scalars, grad_cache_chunk_size)
+
+    def _scalars(self) -> tuple[torch.Tensor, ...]:
+        scale = logit_scale_of(self.clip).exp()
+        return (scale,) if self.clip.logit_bias is None else (scale, self.clip.logit_bias)
+
+    def _loss(self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids) -> torch.Tensor:
+        options = {"chunk_size": self.loss_chunk_size, "gather": True, **ids}
+        if self.clip.logit_bias is not None:
+            return sigmoid_loss(images, texts, *scalars, **options)
+        return contrastive_loss(images, texts, *scalars, label_smoothing=self.label_smoothing, **options)
+
+    def backward(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """
+        Add the gradients of a batch's loss to those of the parameters.
+
+        Args:
+            batch (`Mapping`):
+                This process's part of the batch, as [`PairLoader`] gives it, on the device of the model.
+
+        Returns:
+            `torch.Tensor`, a scalar without gradient: this process's loss. The mean over the processes is the batch's.
+        """
+        inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
+        ids = {name: inputs.pop(name) for name in _ID_NAMES if name in inputs}
+        if self.grad_cache is not None:
+            return self.grad_cache.backward(inputs, **ids)
+        # Through the wrapper, whose forward and backward keep the processes in step.
+        output = self.model(**inputs, return_logits=False)
+        loss = self._loss(output.image_embeds, output.text_embeds, *self._scalars(), **ids)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+
+__all__ = ["ContrastiveObjective"]

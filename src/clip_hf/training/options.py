@@ -1,0 +1,278 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The options of a training: on the command line, in a recipe, or both."""
+
+import argparse
+import difflib
+import math
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..data import Augmentation, PairOptions
+from .optimization import OptimizerOptions
+
+
+LOG_NAME = "training_log.jsonl"
+_RECIPE_ENDINGS = (".yaml", ".yml", ".json")
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field with its default and its help."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class TrainingOptions:
+    """
+    What can be set for a training, on the command line or in a recipe.
+
+    A default that differs from the paper (Radford et al. 2021, section 2.5 and table 18) is one for data that fit on a
+    computer: a smaller batch, and warm-up as a share of the training. `recipes/pretrain_*.yaml` have the paper's.
+
+    Raises:
+        ValueError: if a value is out of its range, or two options exclude each other.
+    """
+
+    # Where, and whether to go on
+    output_dir: str = _option("outputs/clip", "Folder for the models (last/, best/), the checkpoints and the log.")
+    overwrite: bool = _option(False, "Replace the training that is in output_dir.")
+    resume: str | None = _option(None, "`latest`, or a checkpoint's folder: go on from there, exactly.")
+    save_every: int = _option(1000, "Steps between checkpoints, and one at the end; 0 for none.")
+    keep_checkpoints: int = _option(2, "How many of the newest checkpoints to keep.")
+    trackers: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Where else to log: tensorboard, trackio, wandb, ... (what Accelerate has)."},
+    )
+    log_every: int = _option(10, "Steps between entries for the trackers; the log file has every step.")
+    push_to_hub: str | None = _option(None, "Name of a repo on the hub for the model, its processor and card.")
+    seed: int = _option(0, "Seed of weights, order, crops, captions and dropout.")
+    # Data
+    dataset: list[str] = field(
+        default_factory=lambda: ["openmoji"], metadata={"help": "One or more sources: see clip_hf.data.load_pairs."}
+    )
+    dataset_weights: list[float] = field(
+        default_factory=list, metadata={"help": "Share of each source; without, each row comes once an epoch."}
+    )
+    eval_dataset: str | None = _option(None, "Held-out pairs; without it the split `test` of the only source, if any.")
+    eval_split: str = _option("test", "Split of eval_dataset, where it has several.")
+    streaming: bool = _option(False, "Read the data in sequence, for data sets that do not fit on a disk.")
+    pairs_per_epoch: int | None = _option(None, "Streams: pairs of an epoch, if the length is given in epochs.")
+    image_column: str = _option("image", "Column of the images.")
+    caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
+    image_id_column: str | None = _option(None, "Rows that share this value are no negatives of each other.")
+    templates: list[str] = field(
+        default_factory=lambda: ["{}"],
+        metadata={"help": "Texts of which one is drawn: {} is the caption, {title} a column."},
+    )
+    max_skipped_share: float = _option(0.05, "Rows that cannot be used are skipped; more than this share is an error.")
+    cache_images: bool = _option(False, "Keep the resized images in memory.")
+    num_workers: int = _option(0, "Processes that load images for each training process.")
+    shuffle_buffer: int = _option(1000, "Streams: rows that are shuffled at a time.")
+    bucket_batches: int = _option(0, "Batches among which pairs are sorted by their texts' length; changes negatives.")
+    padding: str = _option("longest", "Pad texts to the `longest` of a batch, or to `max_length` (for --compile).")
+    # Augmentation beyond the paper's random square crop, all off by default
+    color_jitter: list[float] = field(
+        default_factory=lambda: [0.0, 0.0, 0.0, 0.0],
+        metadata={"help": "Strengths: brightness, contrast, saturation, hue."},
+    )
+    blur: float = _option(0.0, "Probability of a Gaussian blur.")
+    horizontal_flip: float = _option(0.0, "Probability of a flip; captions that say left or right are then wrong.")
+    token_dropout: float = _option(0.0, "Probability to leave out a token of a text.")
+    # Model
+    model: str | None = _option(None, "Folder, file or hub name of a model to start from. Without it: from scratch.")
+    config: str = _option("ViT-B/32", "From scratch: a published architecture, or a JSON file for ClipHFConfig.")
+    tokenizer: str | None = _option(None, "From scratch: `openai`, or a tokenizer's folder. Without: one is trained.")
+    vocab_size: int = _option(4096, "From scratch: size of the vocabulary to train.")
+    resize_to: int | None = _option(None, "From scratch: an image's shorter side before the crop, in pixels.")
+    loss: str = _option("softmax", "From scratch: `softmax` as CLIP, or `sigmoid` as SigLIP.")
+    freeze: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Parts to keep as they are: vision, text, all_but_projections, batch_norm, ..."},
+    )
+    # Optimisation
+    epochs: int = _option(32, "Passes over the data (table 18: 32).")
+    max_steps: int | None = _option(None, "Number of steps, instead of epochs.")
+    batch_size: int = _option(128, "Pairs of a step, of all processes together (table 18: 32768).")
+    optimizer: str = _option("adamw", "`adamw`, or `adamw_8bit` (needs bitsandbytes).")
+    learning_rate: float = _option(5e-4, "Highest learning rate (tables 19 and 20: 5e-4 and less).")
+    weight_decay: float = _option(0.2, "Weight decay of weights that are not gains or biases (table 18: 0.2).")
+    layer_decay: float = _option(1.0, "Factor of the learning rate from each layer to the one below it.")
+    warmup_steps: int | None = _option(None, "Steps in which the learning rate rises (table 18: 2000).")
+    warmup_share: float = _option(0.1, "The same as a share of all steps, where warmup_steps is not given.")
+    max_grad_norm: float | None = _option(None, "Largest norm of the gradient; larger ones are scaled down.")
+    label_smoothing: float = _option(0.0, "Share of the targets that is spread over all pairs.")
+    ema_decay: float | None = _option(None, "Average the weights with this decay, to evaluate and save the average.")
+    max_loss_ratio: float = _option(3.0, "Stop where the loss is more than this times the median of the last ones.")
+    # Memory and speed
+    grad_cache_chunk_size: int | None = _option(None, "Pairs of a process in the towers at a time (GradCache).")
+    loss_chunk_size: int | None = _option(None, "Rows of the similarities in memory at a time; by default by itself.")
+    mixed_precision: str = _option("no", "`no`, `fp16` or `bf16`; the weights and the loss are float32 in any case.")
+    gradient_checkpointing: bool = _option(False, "Compute activations again in the backward pass, to save memory.")
+    compile: bool = _option(False, "Compile the model with torch.compile.")
+    sync_batch_norm: bool = _option(False, "BatchNorm over the pairs of all processes (GPUs).")
+    cpu: bool = _option(False, "Train on the CPU even if there is a GPU.")
+    # Evaluation
+    eval_every: float = _option(1.0, "Epochs between evaluations on held-out pairs; the end is always evaluated.")
+    eval_rows: int = _option(5000, "Held-out pairs to evaluate on at most.")
+    eval_with_train_captions: bool = _option(False, "Zero-shot: choose among the training captions as well.")
+
+    def __post_init__(self):
+        self._check_ranges()
+        self._check_choices()
+        self.pair_options  # noqa: B018  (what is wrong with them is said now)
+        self.optimizer_options  # noqa: B018
+
+    def _check_ranges(self) -> None:
+        at_least = {
+            "epochs": 1,
+            "max_steps": 1,
+            "batch_size": 1,
+            "save_every": 0,
+            "keep_checkpoints": 1,
+            "log_every": 1,
+            "pairs_per_epoch": 1,
+            "num_workers": 0,
+            "warmup_steps": 0,
+            "grad_cache_chunk_size": 1,
+            "loss_chunk_size": 1,
+            "eval_rows": 1,
+        }
+        for name, least in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
+        for name in ("max_grad_norm", "eval_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
+        if not 0.0 <= self.warmup_share < 1.0:
+            raise ValueError(f"`warmup_share` is {self.warmup_share}; it must be at least 0 and less than 1.")
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise ValueError(f"`label_smoothing` is {self.label_smoothing}; it must be from 0 to 1.")
+
+    def _check_choices(self) -> None:
+        choices = {"loss": ("softmax", "sigmoid"), "mixed_precision": ("no", "fp16", "bf16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
+        if self.loss == "sigmoid" and self.label_smoothing:
+            raise ValueError("`label_smoothing` is for the softmax loss; the sigmoid loss has none.")
+        if self.streaming and self.max_steps is None and self.pairs_per_epoch is None:
+            raise ValueError(
+                "A stream does not know its length, and the learning rate's schedule needs it: give `max_steps`, or "
+                "`epochs` and `pairs_per_epoch`."
+            )
+        if self.streaming and self.cache_images:
+            raise ValueError("`cache_images` is for data that are read in any order, not for `streaming`.")
+
+    def warmup_steps_of(self, num_steps: int) -> int:
+        """Steps in which the learning rate rises, of a training of `num_steps`."""
+        return math.ceil(self.warmup_share * num_steps) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def pair_options(self) -> PairOptions:
+        """What decides the pairs, for [`PairLoader`]."""
+        augmentation = Augmentation(tuple(self.color_jitter), self.blur, horizontal_flip=self.horizontal_flip)
+        names = {known.name for known in fields(PairOptions)} & {known.name for known in fields(self)}
+        values = {name: getattr(self, name) for name in names if name != "templates"}
+        return PairOptions(**values, templates=tuple(self.templates), augmentation=augmentation)
+
+    @property
+    def optimizer_options(self) -> OptimizerOptions:
+        """What decides the updates, for [`build_optimizer`]."""
+        return OptimizerOptions(
+            name=self.optimizer,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            layer_decay=self.layer_decay,
+        )
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """
+    Read a recipe: a YAML (or JSON) file with some of [`TrainingOptions`].
+
+    Args:
+        path (`Path`):
+            The file.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no mapping, or has a key that is no option; the message names the nearest one.
+    """
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"The recipe {path} is no YAML: {error}") from error
+    recipe = {} if recipe is None else recipe
+    if not isinstance(recipe, dict):
+        raise ValueError(f"The recipe {path} is a {type(recipe).__name__}; it must be `option: value` lines.")
+    types = typing.get_type_hints(TrainingOptions)
+    for key, value in recipe.items():
+        if key not in types:
+            near = difflib.get_close_matches(str(key), types, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise ValueError(f"The recipe {path} has the option `{key}`, which there is not.{hint}")
+        # A recipe may hold the arguments of the configuration themselves.
+        if key != "config" or not isinstance(value, dict):
+            recipe[key] = _converted(value, types[key], f"The recipe {path}: `{key}`")
+    return recipe
+
+
+def _converted(value: Any, kind: Any, what: str) -> Any:
+    """A recipe's value as its option has it; YAML reads 5e-4 as a text, and one source may stand without brackets."""
+    allowed = typing.get_args(kind)
+    if typing.get_origin(kind) is list:
+        values = value if isinstance(value, list) else [value]
+        return [_converted(item, allowed[0], what) for item in values]
+    if allowed:  # an optional value
+        return None if value is None else _converted(value, allowed[0], what)
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise ValueError(f"{what} is {value!r}; it must be of type {kind.__name__}.")
+
+
+def parse_options(arguments: Sequence[str]) -> TrainingOptions:
+    """
+    Options from a command line, which may start with a recipe; the command line overrules it.
+
+    Args:
+        arguments (`Sequence[str]`):
+            Such as `["recipes/finetune.yaml", "--model", "openai/clip-vit-base-patch32"]`.
+
+    Returns:
+        [`TrainingOptions`]
+
+    Raises:
+        OSError: if the recipe cannot be read.
+        ValueError: if the recipe or an option is wrong.
+    """
+    parser = HfArgumentParser(
+        TrainingOptions,
+        description="Train a CLIP. A recipe (.yaml) with any of the options may come first.",
+        formatter_class=argparse.HelpFormatter,
+    )
+    arguments = list(arguments)
+    if arguments and arguments[0].endswith(_RECIPE_ENDINGS):
+        parser.set_defaults(**read_recipe(Path(arguments.pop(0))))
+    options, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        names = [f"--{known.name}" for known in fields(TrainingOptions)]
+        near = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"There is no option {unknown[0]}.{hint} --help lists them.")
+    return options
+
+
+__all__ = ["LOG_NAME", "TrainingOptions", "parse_options", "read_recipe"]

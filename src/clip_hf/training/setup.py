@@ -1,0 +1,397 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""From options to what a training works with: processes, data, model, loader."""
+
+import copy
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, LoggerType, set_seed
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+from ..architectures_clip_hf import ARCHITECTURES
+from ..atomic import replaced_file
+from ..checkpoints.tokenizers import OPENAI_MERGES
+from ..configuration_clip_hf import ClipHFConfig
+from ..data import PairLoader, iter_texts, load_pairs
+from ..image_processing_clip_hf import ClipHFImageProcessor
+from ..modeling_clip_hf import ClipHFModel
+from ..processing_clip_hf import ClipHFProcessor
+from ..tokenization_clip_hf import ClipHFTokenizer
+from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
+from .freezing import freeze
+from .held_out import HeldOutPairs
+from .options import LOG_NAME, TrainingOptions
+
+
+# The bias that Zhai et al. 2023 start from, and their multiplier.
+_SIGMOID = {"logit_scale_init_value": 2.302585092994046, "logit_bias_init_value": -10.0}
+# Texts of a stream to train a tokenizer on.
+_TOKENIZER_ROWS = 100_000
+
+
+def start_accelerator(options: TrainingOptions) -> Accelerator:
+    """
+    Start the processes of a training, and seed them.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+
+    Raises:
+        ValueError: if a tracker is not known, or not installed.
+        RuntimeError: if the processes that were launched do not know each other.
+    """
+    check_trackers(options.trackers)
+    _check_environment()
+    # Unless told that there is only a CPU, Accelerate would let several processes train without each other.
+    cpu = options.cpu or not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=options.mixed_precision,
+        log_with=options.trackers or None,
+        project_dir=options.output_dir,
+        # The schedule is stepped by the loop, once a step.
+        step_scheduler_with_optimizer=False,
+    )
+    check_launch(accelerator)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin = accelerator.state.deepspeed_plugin
+        # DeepSpeed wants to know; our loaders are not given to it.
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size // accelerator.num_processes
+    set_seed(options.seed)
+    return accelerator
+
+
+def _check_environment() -> None:
+    # Before the processes look for each other, which may take them half an hour to give up.
+    launched = os.environ.get("WORLD_SIZE", "1")
+    missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
+    if launched != "1" and missing:
+        raise RuntimeError(
+            f"WORLD_SIZE is {launched}, but {' and '.join(missing)} are not set. Start several processes with "
+            "`torchrun` or `accelerate launch`, or unset WORLD_SIZE to train with one."
+        )
+
+
+def check_trackers(names: Iterable[str]) -> None:
+    """
+    Check that trackers can be used, before anything else is done.
+
+    Args:
+        names (`Iterable[str]`):
+            Such as `"tensorboard"`; the names that Accelerate has.
+
+    Raises:
+        ValueError: if one is not known to Accelerate, or its package is not installed.
+    """
+    known = [str(name) for name in LoggerType if str(name) != "all"]
+    available = [str(name) for name in get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"There is no tracker {name!r}; there are {', '.join(sorted(known))}.")
+        if name not in available:
+            raise ValueError(f"The tracker {name!r} is not installed: `pip install {name}`, or leave it out.")
+
+
+def check_output_dir(options: TrainingOptions) -> None:
+    """
+    Check that a training may write into its folder, before anything else is done.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+
+    Raises:
+        ValueError: if the folder holds something, and neither `resume` nor `overwrite` says what to do with it, or it
+            holds no training.
+    """
+    folder = Path(options.output_dir)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if options.resume is not None:
+        return
+    if not options.overwrite:
+        raise ValueError(
+            f"`output_dir` {folder} is not empty; choose another, pass --resume latest to go on with the training in "
+            "it, or --overwrite to replace it."
+        )
+    if not (folder / LOG_NAME).exists():
+        raise ValueError(f"`output_dir` {folder} holds no training; choose another.")
+
+
+def prepare_output_dir(options: TrainingOptions) -> None:
+    """
+    Empty the folder of a training that is replaced, and write down the options; on one process, before a step.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+    """
+    folder = Path(options.output_dir)
+    if options.overwrite and options.resume is None and folder.exists():
+        shutil.rmtree(folder)
+    with replaced_file(folder / "recipe.yaml") as path:
+        path.write_text(yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset | None]:
+    """
+    The pairs to train on, and those that are held out, if there are any.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+
+    Raises:
+        ValueError: see [`load_pairs`].
+    """
+    data = load_pairs(
+        options.dataset,
+        weights=options.dataset_weights or None,
+        streaming=options.streaming,
+        options=options.pair_options,
+        seed=options.seed,
+    )
+    if options.eval_dataset is not None:
+        return data, load_pairs(options.eval_dataset, split=options.eval_split, options=options.pair_options)
+    if len(options.dataset) == 1 and _has_test_split(options.dataset[0]):
+        return data, load_pairs(options.dataset[0], split="test", options=options.pair_options)
+    return data, None
+
+
+def _has_test_split(source: str) -> bool:
+    splits = Path(source) / "dataset_dict.json"  # of `DatasetDict.save_to_disk`
+    return source == "openmoji" or (splits.exists() and "test" in json.loads(splits.read_text())["splits"])
+
+
+def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
+    """
+    Steps of the training, and of an epoch.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        data:
+            What [`load_pairs`] gave.
+    """
+    pairs = options.pairs_per_epoch if options.streaming else len(data)
+    if pairs is None:
+        return options.max_steps, options.max_steps
+    per_epoch = max(1, pairs // options.batch_size)
+    return options.max_steps or options.epochs * per_epoch, per_epoch
+
+
+def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipHFProcessor]:
+    """
+    The model to train and its processor: pretrained ones, or new ones.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Say which.
+        data:
+            What [`load_pairs`] gave; a tokenizer is trained on its texts where none is named.
+
+    Raises:
+        OSError: if a model, tokenizer or config is not there.
+        ValueError: if one is wrong.
+    """
+    if options.model:
+        return ClipHFModel.from_pretrained(options.model), ClipHFProcessor.from_pretrained(options.model)
+    config = options.config
+    if isinstance(config, str):  # a recipe may hold the arguments themselves
+        config = ARCHITECTURES.get(config) or json.loads(Path(config).read_text(encoding="utf-8"))
+    config = copy.deepcopy(config)
+    context_length = config["text_config"].get("max_position_embeddings", 77)
+    if options.tokenizer == "openai":
+        tokenizer = ClipHFTokenizer.from_bpe_file(OPENAI_MERGES, context_length)
+    elif options.tokenizer:
+        tokenizer = ClipHFTokenizer.from_pretrained(options.tokenizer)
+    else:
+        tokenizer = ClipHFTokenizer.train(_texts_of(options, data), options.vocab_size, context_length)
+    config["text_config"]["vocab_size"] = len(tokenizer)
+    if options.loss == "sigmoid":
+        config = {**_SIGMOID, **config}
+    model = ClipHFModel(ClipHFConfig(**config))
+    size = model.config.vision_config.image_size
+    image_processor = ClipHFImageProcessor(
+        size={"shortest_edge": options.resize_to or size}, crop_size={"height": size, "width": size}
+    )
+    return model, ClipHFProcessor(image_processor, tokenizer)
+
+
+def _texts_of(options: TrainingOptions, data: Any) -> Iterator[str]:
+    """The texts to train a tokenizer on."""
+    texts = iter_texts(data, options.pair_options, _TOKENIZER_ROWS if options.streaming else None)
+    first = next(texts, None)
+    if first is None:
+        raise ValueError(
+            f"No row has a text: the column {options.caption_column!r} must hold strings that are not blank, or lists "
+            "of them."
+        )
+    return itertools.chain([first], texts)
+
+
+def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel) -> ClipHFModel:
+    """
+    Freeze, checkpoint activations and so on, in the order in which it must be done; before the optimiser is built.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        accelerator (`Accelerator`):
+            Of this process.
+        model ([`ClipHFModel`]):
+            Changed in place.
+
+    Returns:
+        [`ClipHFModel`]: the same model.
+
+    Raises:
+        ValueError: if a part to freeze is not known, or an option does not fit the model or the machine.
+    """
+    # Convolutions on a CPU are a tenth faster with the channels last; so are those of half precision on a GPU.
+    model.train().to(memory_format=torch.channels_last)
+    if options.freeze:
+        accelerator.print(freeze(model, options.freeze))
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if options.sync_batch_norm and accelerator.num_processes > 1:
+        sync_batch_norm(model)
+    if accelerator.distributed_type == DistributedType.FSDP:
+        vector_logit_scale_(model)
+    return model
+
+
+def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel, optimizer: Any) -> tuple:
+    """
+    Hand model and optimiser to Accelerate; returns both, prepared.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        accelerator (`Accelerator`):
+            Of this process.
+        model ([`ClipHFModel`]):
+            From [`prepare_model`]; compiled here if the options say so.
+        optimizer (`torch.optim.Optimizer`):
+            From [`build_optimizer`].
+    """
+    if options.compile:
+        model = torch.compile(model)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    _let_encode(accelerator.unwrap_model(model, keep_torch_compile=False))
+    return model, optimizer
+
+
+def _let_encode(model: nn.Module) -> None:
+    # FSDP2 gathers the weights for `forward` alone, unless told of other methods.
+    if isinstance(model, FSDPModule):
+        for name in ("get_text_features", "get_image_features", "encode_text", "encode_image"):
+            register_fsdp_forward_method(model, name)
+
+
+def build_loader(
+    options: TrainingOptions, accelerator: Accelerator, data: Any, processor: ClipHFProcessor, num_steps: int
+) -> PairLoader:
+    """
+    The batches of this process.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        accelerator (`Accelerator`):
+            Of this process.
+        data:
+            What [`load_pairs`] gave.
+        processor ([`ClipHFProcessor`]):
+            Of the model.
+        num_steps (`int`):
+            Steps of the whole training.
+
+    Raises:
+        ValueError: see [`PairLoader`]; or if the processes were not given the same data or options.
+    """
+    loader = PairLoader(
+        data,
+        processor,
+        options.pair_options,
+        batch_size=options.batch_size,
+        num_steps=num_steps,
+        num_workers=options.num_workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    same = {name: value for name, value in asdict(options).items() if name != "output_dir"}
+    rows = None if options.streaming else len(data)
+    check_processes_agree(accelerator, {**same, "rows": rows, "vocabulary": len(processor.tokenizer)})
+    return loader
+
+
+def load_held_out(
+    options: TrainingOptions, held_out: datasets.Dataset | None, data: Any, processor: ClipHFProcessor
+) -> HeldOutPairs | None:
+    """
+    What to evaluate on during the training, if there is anything.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        held_out (`datasets.Dataset`, *optional*):
+            The held-out pairs.
+        data:
+            The pairs to train on, whose captions the options may ask for as further classes.
+        processor ([`ClipHFProcessor`]):
+            Of the model.
+    """
+    if held_out is None:
+        return None
+    more_labels: set[str] = set()
+    if options.eval_with_train_captions and not options.streaming:
+        captions = data.with_format(None)[options.caption_column]
+        more_labels = {value if isinstance(value, str) else value[0] for value in captions if value}
+    return HeldOutPairs(held_out, processor, options.pair_options, options.eval_rows, sorted(more_labels))
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """
+    Seed torch's generators, so that random numbers depend on nothing but this: a resumed training needs no generator's
+    state.
+
+    Args:
+        seed (`int`):
+            Of the training.
+        step (`int`):
+            Number of the step.
+        rank (`int`):
+            Number of the process.
+    """
+    torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+
+
+__all__ = [
+    "build_loader",
+    "build_model",
+    "check_output_dir",
+    "check_trackers",
+    "load_held_out",
+    "load_training_data",
+    "num_steps_of",
+    "prepare_model",
+    "prepare_output_dir",
+    "seed_step",
+    "start_accelerator",
+    "wrap_model",
+]

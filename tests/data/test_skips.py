@@ -1,0 +1,53 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Counting the rows that were skipped, and stopping when they are too many."""
+
+import json
+
+import pytest
+
+from clip_hf.data import SkipCounter, SkippedRow
+
+
+def rows(kind: str, count: int) -> list[SkippedRow]:
+    return [SkippedRow(kind, f"row {number}", f"Row {number} is a {kind}.") for number in range(count)]
+
+
+def test_kinds_and_shares_are_counted():
+    counter = SkipCounter()
+    assert counter.summary() == "No row of 0 was skipped." and counter.share == 0
+    counter.add([], 900)
+    counter.add(rows("file truncated", 7) + rows("caption blank", 3), 90)
+    assert (counter.num_used, counter.num_skipped) == (990, 10)
+    assert counter.kinds == {"file truncated": 7, "caption blank": 3}
+    assert counter.share == pytest.approx(0.01)
+    assert counter.summary() == "10 of 1,000 rows (1.00%) were skipped: 7 file truncated, 3 caption blank."
+    assert counter.examples["file truncated"][:2] == ["Row 0 is a file truncated.", "Row 1 is a file truncated."]
+    counter.check()
+
+
+def test_too_many_stop_the_training_once_enough_rows_were_read():
+    counter = SkipCounter(max_skipped_share=0.1, min_rows=100)
+    counter.add(rows("not an image", 20), 70)
+    counter.check()
+    counter.add(rows("file empty", 1), 9)
+    with pytest.raises(ValueError) as error:
+        counter.check()
+    assert str(error.value) == (
+        "21 of 100 rows (21.00%) were skipped: 20 not an image, 1 file empty. That is more than max_skipped_share=0.1 "
+        "allows. Row 0 is a not an image. Row 0 is a file empty. Repair the data, or raise `max_skipped_share` to "
+        "train on the rest."
+    )
+    counter.add([], 200)
+    counter.check()
+
+
+def test_counting_goes_on_from_a_saved_state():
+    counter, resumed = SkipCounter(), SkipCounter()
+    counter.add(rows("file empty", 5), 10)
+    resumed.load_state_dict(json.loads(json.dumps(counter.state_dict())))
+    for each in (counter, resumed):
+        each.add(rows("file empty", 2) + rows("caption blank", 1), 10)
+    assert resumed.state_dict() == counter.state_dict()
+    assert resumed.summary() == counter.summary()
+    assert len(resumed.examples["file empty"]) == 3

@@ -1,0 +1,190 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What makes a training step fast, against the plain path: outputs and gradients in float64."""
+
+import pytest
+import torch
+
+from clip_hf.modeling_clip_hf_base import PackedTexts
+from clip_hf.modeling_clip_hf_transformer import ClipHFQuickGELU
+from tiny_models import make_tiny_model
+
+
+LIMIT = 1e-10
+CASES = ("right", "right, no mask", "right, mask of floats", "left", "left, positions", "shared positions", "holes")
+CASES += ("tokens after the end", "one text", "two captions an image")
+
+
+def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def assert_same_gradients(model, actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Of two scalars, with respect to all parameters that they depend on."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = [torch.autograd.grad(value, parameters, allow_unused=True) for value in (actual, expected)]
+    largest = max(gradient.norm() for gradient in gradients[1] if gradient is not None)
+    compared = 0
+    for (name, _), mine, plain in zip(model.named_parameters(), *gradients, strict=True):
+        assert (mine is None) == (plain is None), name
+        if plain is not None:
+            compared += 1
+            assert (mine - plain).norm() <= LIMIT * plain.norm() + 1e-14 * largest, name
+    assert compared > 10
+
+
+def text_cases(text_inputs) -> dict[str, dict[str, torch.Tensor]]:
+    ids, mask = text_inputs["input_ids"], text_inputs["attention_mask"]
+    left_ids, left_mask = ids.clone(), mask.clone()
+    for row, length in enumerate(mask.sum(dim=1).tolist()):
+        left_ids[row] = ids[row].roll(-length)  # the padding, which is end-of-text tokens, comes first
+        left_mask[row] = mask[row].roll(-length)
+    positions = (left_mask.cumsum(dim=1) - 1).clamp(min=0)
+    holes = mask.clone()
+    holes[0, 3:5] = 0
+    after = ids.clone()
+    after[2, 5:8] = torch.tensor([7, 8, 599])  # tokens after the end of a text
+    return {
+        "right": {"input_ids": ids, "attention_mask": mask},
+        "right, no mask": {"input_ids": ids},
+        "right, mask of floats": {"input_ids": ids, "attention_mask": mask.float()},
+        "left": {"input_ids": left_ids, "attention_mask": left_mask},
+        "left, positions": {"input_ids": left_ids, "attention_mask": left_mask, "position_ids": positions},
+        "shared positions": {"input_ids": ids, "position_ids": torch.arange(10).flip(0)[None]},
+        "holes": {"input_ids": ids, "attention_mask": holes},
+        "tokens after the end": {"input_ids": after},
+        "one text": {"input_ids": ids[1:2]},
+        "two captions an image": {"input_ids": ids.reshape(2, 2, 10)},
+    }
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("case", CASES)
+def test_packed_texts_equal_padded_ones(case, attn_implementation, text_inputs):
+    model = make_tiny_model("vit").double().train()
+    model.set_attn_implementation(attn_implementation)
+    inputs = text_cases(text_inputs)[case]
+    expected = model.get_text_features(**inputs)
+    actual = model.get_text_features(**inputs, pooled_only=True)
+    assert actual.last_hidden_state is None
+    assert expected.last_hidden_state.shape[:2] == inputs["input_ids"].reshape(-1, 10).shape
+    assert relative_difference(actual.pooler_output, expected.pooler_output) <= LIMIT
+    weights = torch.randn_like(expected.pooler_output)
+    assert_same_gradients(model, (actual.pooler_output * weights).sum(), (expected.pooler_output * weights).sum())
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_pooled_only_images_equal_whole_ones(tower, attn_implementation, pixel_values):
+    model = make_tiny_model(tower).double().train()
+    model.set_attn_implementation(attn_implementation)
+    expected = model.get_image_features(pixel_values.double())
+    actual = model.get_image_features(pixel_values.double(), pooled_only=True)
+    assert actual.last_hidden_state is None and expected.last_hidden_state is not None
+    assert relative_difference(actual.pooler_output, expected.pooler_output) <= LIMIT
+    weights = torch.randn_like(expected.pooler_output)
+    assert_same_gradients(model, (actual.pooler_output * weights).sum(), (expected.pooler_output * weights).sum())
+
+
+def test_a_training_step_without_logits_is_the_same_step(tower, text_inputs, pixel_values):
+    model = make_tiny_model(tower).double().train()
+    inputs = {"pixel_values": pixel_values.double(), **text_inputs, "return_loss": True}
+    expected, actual = model(**inputs), model(**inputs, return_logits=False)
+    assert actual.logits_per_image is None and actual.text_model_output.last_hidden_state is None
+    assert relative_difference(actual.loss, expected.loss) <= LIMIT
+    assert_same_gradients(model, actual.loss, expected.loss)
+
+
+def test_padding_is_not_computed(text_inputs, pixel_values):
+    model = make_tiny_model("vit")
+    shapes = {}
+    for name, module in model.named_modules():
+        if name.endswith("mlp"):
+            module.register_forward_hook(lambda m, args, output, name=name: shapes.update({name: output.shape}))
+    model(pixel_values=pixel_values, **text_inputs, return_logits=False)
+    tokens = text_inputs["attention_mask"].sum().item()
+    assert tokens < text_inputs["input_ids"].numel()
+    layers = "{}.encoder.layers.{}.mlp"
+    assert [tuple(shapes[layers.format("text_model", index)]) for index in range(3)] == [(tokens, 32)] * 2 + [(4, 32)]
+    expected = [(4, 17, 32)] * 2 + [(4, 32)]
+    assert [tuple(shapes[layers.format("vision_model", index)]) for index in range(3)] == expected
+
+
+def test_layers_that_are_asked_for_are_whole(tower, text_inputs, pixel_values):
+    model = make_tiny_model(tower)
+    model.set_attn_implementation("eager")
+    inputs = {"pixel_values": pixel_values, **text_inputs, "output_hidden_states": True, "output_attentions": True}
+    expected, actual = model(**inputs), model(**inputs, return_logits=False)
+    for output in ("text_model_output", "vision_model_output"):
+        for kind in ("hidden_states", "attentions"):
+            for value, plain in zip(actual[output][kind], expected[output][kind], strict=True):
+                assert torch.equal(value, plain)
+        assert torch.equal(actual[output].last_hidden_state, expected[output].last_hidden_state)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_of_packed_texts(use_reentrant, text_inputs, pixel_values):
+    plain, checkpointed = make_tiny_model("vit").double().train(), make_tiny_model("vit").double().train()
+    checkpointed.gradient_checkpointing_enable({"use_reentrant": use_reentrant})
+    inputs = {"pixel_values": pixel_values.double().requires_grad_(), **text_inputs, "return_loss": True}
+    for model in (plain, checkpointed):
+        model(**inputs, return_logits=False).loss.backward()
+    for (name, parameter), expected in zip(checkpointed.named_parameters(), plain.parameters(), strict=True):
+        if not use_reentrant or parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected.grad, rtol=LIMIT, atol=1e-12, msg=name)
+
+
+def test_the_pooled_path_compiles_without_graph_breaks(text_inputs, pixel_values):
+    model = make_tiny_model("vit")
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    inputs = {"pixel_values": pixel_values, **text_inputs, "return_loss": True, "return_logits": False}
+    torch.testing.assert_close(compiled(**inputs).loss, model(**inputs).loss)
+
+
+@pytest.mark.slow
+def test_flex_attention_takes_packed_texts(text_inputs):
+    model = make_tiny_model("vit")
+    with torch.no_grad():
+        expected = model.encode_text(**text_inputs)
+        model.set_attn_implementation("flex_attention")
+        torch.testing.assert_close(model.encode_text(**text_inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_texts_give_no_embeddings():
+    model = make_tiny_model("vit")
+    model.set_attn_implementation("eager")  # transformers' sdpa takes no empty batch
+    assert model.encode_text(torch.empty(0, 5, dtype=torch.long)).shape == (0, 16)
+
+
+def test_packing_and_padding_are_inverse():
+    keep = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 1]]).bool()
+    packed = PackedTexts.of(keep)
+    assert packed.source.tolist() == [0, 1, 5, 6, 7, 11]
+    assert packed.last.tolist() == [1, 4, 5]
+    assert packed.padded.tolist() == [[0, 1, 1], [2, 3, 4], [5, 5, 5]]
+    tokens = torch.randn(6, 3)
+    assert torch.equal(packed.pack(packed.pad(tokens)), tokens)
+
+
+def test_quick_gelu_equals_its_formula():
+    x = torch.linspace(-30, 30, 101, dtype=torch.float64, requires_grad=True)
+    expected, actual = x * torch.sigmoid(1.702 * x), ClipHFQuickGELU()(x)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-15)
+    gradients = [torch.autograd.grad(value.sum(), x)[0] for value in (actual, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+    assert torch.autograd.gradgradcheck(ClipHFQuickGELU(), x[::10].detach().requires_grad_())
+    derivative = torch.func.vmap(torch.func.grad(ClipHFQuickGELU()))(x.detach())
+    torch.testing.assert_close(derivative, gradients[1], rtol=1e-12, atol=1e-15)
+
+
+def test_feature_maps_are_channels_last_and_the_same(pixel_values):
+    model, pixel_values = make_tiny_model("resnet").vision_model.double().train(), pixel_values.double()
+    seen = []
+    model.encoder.stages[-1].register_forward_hook(lambda module, args, output: seen.append(output))
+    actual = model(pixel_values).pooler_output
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    feature_map = model.encoder(model.stem(pixel_values))
+    assert not feature_map.is_contiguous(memory_format=torch.channels_last)
+    expected = model.attention_pool(feature_map)[0]
+    assert relative_difference(actual, expected) <= LIMIT
+    weights = torch.randn_like(expected)
+    assert_same_gradients(model, (actual * weights).sum(), (expected * weights).sum())

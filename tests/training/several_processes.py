@@ -1,0 +1,49 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Run a function on several processes of one machine."""
+
+import os
+import pickle
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.multiprocessing as mp
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def _process(rank: int, processes: int, port: int, folder: Path, function: Callable, arguments: tuple) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    result = function(rank, *arguments)
+    (folder / f"result_{rank}").write_bytes(pickle.dumps(result))
+
+
+def run_processes(function: Callable, processes: int, folder: Path, *arguments, timeout: float = 120.0) -> list:
+    """Results of `function(rank, *arguments)`, which a test file defines at its top, by rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    passed = (processes, _free_port(), folder, function, arguments)
+    context = mp.start_processes(_process, passed, nprocs=processes, join=False, start_method="spawn")
+    end = time.monotonic() + timeout
+    try:
+        while not context.join(timeout=1.0):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{function.__name__} took more than {timeout} s on {processes} processes.")
+    finally:
+        for process in context.processes:
+            process.kill()
+    return [pickle.loads((folder / f"result_{rank}").read_bytes()) for rank in range(processes)]

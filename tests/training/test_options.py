@@ -1,0 +1,192 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Options: what a recipe and a command line give together, the paper's values, and what is refused."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clip_hf.architectures_clip_hf import ARCHITECTURES
+from clip_hf.training import OptimizerOptions, TrainingOptions, parse_options, read_recipe
+
+
+RECIPES = Path(__file__).resolve().parents[2] / "examples" / "recipes"
+
+
+@pytest.fixture
+def recipe_with(tmp_path):
+    """A function that writes a recipe and returns its path."""
+
+    def write(text: str, name: str = "recipe.yaml") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_command_line_overrules_the_recipe_and_the_recipe_the_defaults(recipe_with):
+    recipe = recipe_with("epochs: 7\nbatch_size: 64\ntemplates: ['a {}', 'the {}']\ncompile: true\n")
+    options = parse_options([recipe, "--epochs", "3", "--templates", "one {}", "--seed", "5"])
+    assert (options.epochs, options.batch_size, options.seed) == (3, 64, 5)
+    assert options.templates == ["one {}"]
+    assert options.compile and not options.streaming
+    assert options.weight_decay == TrainingOptions().weight_decay
+    assert parse_options([]) == TrainingOptions()
+    assert parse_options([recipe, "--compile", "False"]).compile is False
+
+
+def test_values_in_yaml_become_what_their_option_is(recipe_with):
+    recipe = recipe_with(
+        "learning_rate: 5e-4\nwarmup_steps: null\nmax_grad_norm: 1\ndataset: one.csv\nweight_decay: 0"
+    )
+    options = parse_options([recipe])
+    # YAML reads 5e-4 as a text.
+    assert options.learning_rate == 5e-4 and isinstance(options.learning_rate, float)
+    assert options.warmup_steps is None
+    assert isinstance(options.max_grad_norm, float) and isinstance(options.weight_decay, float)
+    assert options.dataset == ["one.csv"]
+
+
+def test_recipes_may_be_json_or_empty_and_hold_a_config(recipe_with):
+    config = {"projection_dim": 8, "text_config": {"hidden_size": 8}}
+    assert parse_options([recipe_with(json.dumps({"config": config}), "recipe.json")]).config == config
+    assert parse_options([recipe_with("# nothing\n")]) == TrainingOptions()
+
+
+def test_options_survive_their_own_recipe(recipe_with):
+    options = parse_options(
+        [str(RECIPES / "demo.yaml"), "--max_grad_norm", "2", "--freeze", "vision", "--ema_decay", "0"]
+    )
+    assert parse_options([recipe_with(yaml.safe_dump(asdict(options)))]) == options
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("epoch: 3", r"recipe.yaml has the option `epoch`, which there is not. Did you mean `epochs`\?"),
+        ("leanring_rate: 1", "Did you mean `learning_rate`"),
+        ("zzz: 1", "`zzz`, which there is not.$"),
+        ("1: 2", "`1`, which there is not"),
+        ("epochs: three", "`epochs` is 'three'; it must be of type int"),
+        ("epochs: 2.5", "`epochs` is 2.5; it must be of type int"),
+        ("epochs: true", "`epochs` is True; it must be of type int"),
+        ("epochs: null", "`epochs` is None; it must be of type int"),
+        ("learning_rate: fast", "`learning_rate` is 'fast'; it must be of type float"),
+        ("learning_rate: true", "`learning_rate` is True; it must be of type float"),
+        ("streaming: 'yes'", "`streaming` is 'yes'; it must be of type bool"),
+        ("templates: [1]", "`templates` is 1; it must be of type str"),
+        ("output_dir: [a]", r"`output_dir` is \['a'\]; it must be of type str"),
+        ("- epochs", "is a list; it must be `option: value` lines"),
+        ("epochs: [", "is no YAML"),
+    ],
+)
+def test_bad_recipes(recipe, message, recipe_with):
+    with pytest.raises(ValueError, match=message):
+        read_recipe(Path(recipe_with(recipe)))
+
+
+def test_a_recipe_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        parse_options([str(tmp_path / "nowhere.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epochs", "0"], "`epochs` is 0; it must be at least 1"),
+        (["--max_steps", "0"], "`max_steps` is 0"),
+        (["--batch_size", "0"], "`batch_size` is 0"),
+        (["--grad_cache_chunk_size", "0"], "`grad_cache_chunk_size` is 0"),
+        (["--keep_checkpoints", "0"], "`keep_checkpoints` is 0"),
+        (["--save_every", "-1"], "`save_every` is -1; it must be at least 0"),
+        (["--num_workers", "-1"], "`num_workers` is -1"),
+        (["--learning_rate", "-1"], "`learning_rate` is -1"),
+        (["--learning_rate", "nan"], "`learning_rate` is nan"),
+        (["--weight_decay", "-1"], "`weight_decay` is -1"),
+        (["--layer_decay", "1.5"], "`layer_decay` is 1.5"),
+        (["--warmup_share", "1.0"], "`warmup_share` is 1.0; it must be at least 0 and less than 1"),
+        (["--label_smoothing", "1.5"], "`label_smoothing` is 1.5; it must be from 0 to 1"),
+        (["--max_grad_norm", "0"], "`max_grad_norm` is 0.0; it must be greater than 0"),
+        (["--eval_every", "nan"], "`eval_every` is nan"),
+        (["--max_loss_ratio", "1"], "`max_loss_ratio` is 1.0; it must be greater than 1"),
+        (["--ema_decay", "1"], "`ema_decay` is 1.0; it must be at least 0 and less than 1"),
+        (["--loss", "hinge"], "`loss` is 'hinge'; it must be one of softmax, sigmoid"),
+        (["--mixed_precision", "int4"], "`mixed_precision` is 'int4'; it must be one of no, fp16, bf16"),
+        (["--optimizer", "sgd"], "'sgd'; it must be one of adamw, adamw_8bit"),
+        (["--padding", "left"], "`padding` is 'left'"),
+        (["--loss", "sigmoid", "--label_smoothing", "0.1"], "`label_smoothing` is for the softmax loss"),
+        (["--streaming"], "give `max_steps`, or `epochs` and `pairs_per_epoch`"),
+        (
+            ["--streaming", "--max_steps", "5", "--cache_images"],
+            "`cache_images` is for data that are read in any order",
+        ),
+        (["--templates", "a photo"], "'a photo' must have {} once"),
+        (["--color_jitter", "0.1"], "`color_jitter` is .* it must be 4 numbers"),
+        (["--blur", "2"], "`blur` is 2.0"),
+        (["--token_dropout", "1"], "`token_dropout` is 1.0"),
+        (["--max_skipped_share", "7"], "`max_skipped_share` is 7.0"),
+        (["--seed", "-1"], "`seed` is -1"),
+        (["--epoch_count", "3"], "There is no option --epoch_count"),
+        (["--learning_rat", "3", "--bach_size", "2"], "There is no option --bach_size. Did you mean --batch_size?"),
+    ],
+)
+def test_bad_options(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(arguments)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_recipes_are_valid_and_say_how_they_are_run(name):
+    options = parse_options([str(RECIPES / name), *(["--pairs_per_epoch", "400000000"] if "pretrain" in name else [])])
+    assert read_recipe(RECIPES / name).keys() <= vars(options).keys()
+    assert (RECIPES / name).read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(("name", "architecture"), [("pretrain_rn50", "RN50"), ("pretrain_vit_b32", "ViT-B/32")])
+def test_pretraining_has_the_paper_s_values(name, architecture):
+    # Radford et al. 2021, sections 2.4 and 2.5, tables 18 to 20.
+    options = parse_options([str(RECIPES / f"{name}.yaml"), "--pairs_per_epoch", "400000000"])
+    assert options.config == architecture and architecture in ARCHITECTURES
+    assert (options.batch_size, options.epochs, options.warmup_steps) == (32_768, 32, 2000)
+    assert (options.learning_rate, options.weight_decay) == (5e-4, 0.2)
+    assert options.tokenizer == "openai" and options.loss == "softmax" and options.label_smoothing == 0
+    assert options.mixed_precision == "bf16" and options.gradient_checkpointing
+    assert options.layer_decay == 1 and options.max_grad_norm is None and options.freeze == []
+    assert not options.pair_options.augmentation.is_on and options.token_dropout == 0
+    # The betas and epsilons follow from the model.
+    assert options.optimizer_options == OptimizerOptions(learning_rate=5e-4, weight_decay=0.2)
+
+
+def test_warm_up_in_steps_or_as_a_share():
+    assert TrainingOptions(warmup_share=0.1).warmup_steps_of(101) == 11
+    assert TrainingOptions(warmup_steps=0).warmup_steps_of(101) == 0
+
+
+def test_what_goes_to_the_pairs_and_to_the_optimiser():
+    options = TrainingOptions(
+        caption_column="text",
+        image_id_column="id",
+        templates=["a {}"],
+        color_jitter=[0.1, 0.2, 0.3, 0.4],
+        blur=0.5,
+        horizontal_flip=0.25,
+        token_dropout=0.1,
+        padding="max_length",
+        bucket_batches=4,
+        shuffle_buffer=9,
+        cache_images=True,
+        max_skipped_share=0.5,
+        seed=3,
+        learning_rate=1e-3,
+        layer_decay=0.5,
+    )
+    pairs = options.pair_options
+    assert (pairs.caption_column, pairs.image_id_column, pairs.templates) == ("text", "id", ("a {}",))
+    assert pairs.augmentation.color_jitter == (0.1, 0.2, 0.3, 0.4)
+    assert (pairs.augmentation.blur, pairs.augmentation.horizontal_flip, pairs.token_dropout) == (0.5, 0.25, 0.1)
+    assert (pairs.padding, pairs.bucket_batches, pairs.shuffle_buffer) == ("max_length", 4, 9)
+    assert (pairs.cache_images, pairs.max_skipped_share, pairs.seed) == (True, 0.5, 3)
+    assert (options.optimizer_options.learning_rate, options.optimizer_options.layer_decay) == (1e-3, 0.5)
