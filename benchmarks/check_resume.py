@@ -258,9 +258,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     modes = MODES if options.only is None else [MODES[number] for number in options.only]
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {datetime.date.today()}, seed {seed}")
     print(f"{options.steps} steps of {BATCH_SIZE} pairs, a checkpoint every 4 steps, float32 on a CPU\n", flush=True)
-    row = "| {:<44} | {:>12} | {:>12} | {:>8} | {:>7} | {:>7} |"
+    row = "| {:<50} | {:>12} | {:>12} | {:>8} | {:>7} | {:>7} |"
     print(row.format("mode", "killed after", "resumed from", "compared", "losses", "weights"))
-    print(row.format("-" * 44, *("-" * (width - 1) + ":" for width in (12, 12, 8, 7, 7))), flush=True)
+    print(row.format("-" * 50, *("-" * (width - 1) + ":" for width in (12, 12, 8, 7, 7))), flush=True)
     generator = random.Random(seed)
     kill_steps = [generator.randint(6, options.steps - 4) for _ in modes]
     passed = True

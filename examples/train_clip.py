@@ -15,9 +15,12 @@ exactly where a training was stopped; SIGTERM and Ctrl-C save before they end it
 """
 
 import contextlib
+import gc
 import math
+import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -106,7 +109,9 @@ class Training:
                 if restored.per_process or self.accelerator.is_main_process:  # the shared count is that of all
                     self.skips.load_state_dict(own["skips"])
                 self.guard.load_state_dict(restored.shared["guard"])
-                self.best, self.metrics = restored.shared["best"], restored.shared.get("metrics", {})
+                self.best, self.metrics = restored.shared["best"], restored.shared["metrics"]
+                if (self.average is None) != ("average" not in restored.shared):
+                    raise ValueError("`ema_decay` was given for one of the two, the checkpoint and this training.")
                 if self.average is not None:
                     self.average.load_state_dict(restored.shared["average"])
             self.accelerator.print(f"Going on after step {step:,}." if step else "No checkpoint yet: from the start.")
@@ -249,13 +254,21 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
     else:
         training.accelerator.print(f"Stopped after step {done:,} as asked; --resume latest goes on.")
     accelerator, log = training.accelerator, training.log.entries()
+    # Not `end_training`, after which this process could start no other training with the same peers.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     # DistributedDataParallel must go before the process group: if it is the last to hold it, the program may hang.
     del training
     accelerator.free_memory()
-    accelerator.end_training()
+    gc.collect()
     return log
 
 
 if __name__ == "__main__":
-    train(parse_options(sys.argv[1:]))
+    try:
+        train(parse_options(sys.argv[1:]))
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # At once: after an error, processes that still hold one another may hang at the usual exit.
     PartialState().destroy_process_group()

@@ -125,6 +125,7 @@ PUBLIC_NAMES = {
         "freeze",
         "load_held_out",
         "load_training_data",
+        "logit_bias_of",
         "logit_scale_of",
         "num_steps_of",
         "parse_options",

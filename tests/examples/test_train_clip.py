@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi, RepoUrl
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file
 from two_processes import train_in_float64
@@ -265,8 +266,6 @@ def fake_commit(uploaded: dict):
 
 
 def missing(self, *arguments, **kwargs):
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
     raise RemoteEntryNotFoundError.__new__(RemoteEntryNotFoundError)
 
 

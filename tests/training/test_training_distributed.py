@@ -22,6 +22,7 @@ from clip_hf.training.averaging import AveragedWeights
 from clip_hf.training.distributed import (
     check_launch,
     check_processes_agree,
+    logit_bias_of,
     logit_scale_of,
     scalar_logit_scale,
     sync_batch_norm,
@@ -265,3 +266,14 @@ def test_batch_norm_over_all_processes(monkeypatch):
     freeze(model, ["batch_norm"])
     sync_batch_norm(model)
     assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+
+
+def test_a_logit_bias_is_treated_as_the_scale_is():
+    plain = make_tiny_model("vit", logit_bias_init_value=-10.0)
+    vector = vector_logit_scale_(make_tiny_model("vit", logit_bias_init_value=-10.0))
+    assert vector.logit_bias.shape == (1,) and logit_bias_of(vector).shape == () and logit_bias_of(plain).item() == -10
+    state = scalar_logit_scale(vector.state_dict())
+    assert state["logit_bias"].shape == ()
+    plain.load_state_dict(state)
+    vector.load_state_dict(state)
+    assert logit_bias_of(make_tiny_model("vit")) is None

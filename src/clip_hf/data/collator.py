@@ -13,6 +13,7 @@ from ..image_processing_clip_hf import _per_channel, _value_table
 
 
 if TYPE_CHECKING:
+    from ..image_processing_clip_hf import ClipHFImageProcessor
     from ..processing_clip_hf import ClipHFProcessor
 
 
@@ -47,7 +48,7 @@ class ImageTextCollator:
         """Make a batch of items; texts are truncated to the context length."""
         batch = {
             **self._tokenise(items),
-            "pixel_values": self._normalise([item["pixel_values"] for item in items]),
+            "pixel_values": batch_pixels(self.processor.image_processor, [item["pixel_values"] for item in items]),
             "text_ids": torch.tensor([item["text_id"] for item in items]),
         }
         if "image_id" in items[0]:
@@ -73,28 +74,28 @@ class ImageTextCollator:
         kept = [token for token in inner if generator.random() >= self.token_dropout]
         return [ids[0], *(kept or inner[:1]), ids[-1]]
 
-    def _normalise(self, images: list[np.ndarray]) -> torch.Tensor:
-        """Images `(channels, height, width)`, uint8 -> float32 `(batch, channels, height, width)`."""
-        processor = self.processor.image_processor
-        shapes = sorted({image.shape for image in images})
-        if len(shapes) > 1:
-            raise ValueError(
-                f"The images have different shapes, {shapes}, and form no batch. Use an image processor with "
-                "do_center_crop=True and do_convert_rgb=True."
-            )
-        channels = shapes[0][0]
-        factor = processor.rescale_factor if processor.do_rescale else None
-        mean, std = (
-            (_per_channel(values) * channels)[:channels] if processor.do_normalize else None
-            for values in (processor.image_mean, processor.image_std)
+
+def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarray]) -> torch.Tensor:
+    """Images `(channels, height, width)`, uint8 -> float32 `(batch, channels, height, width)`, normalised."""
+    shapes = sorted({image.shape for image in images})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"The images have different shapes, {shapes}, and form no batch. Use an image processor with "
+            "do_center_crop=True and do_convert_rgb=True."
         )
-        # There are 256 values, so each is computed once: the processor's own bits, and no arithmetic on floats.
-        table = _value_table(channels, factor, mean, std)
-        pixels = np.empty((len(images), *shapes[0]), np.float32)
-        for image, out in zip(images, pixels):
-            for channel in range(channels):
-                np.take(table[channel], image[channel], out=out[channel], mode="clip")
-        return torch.from_numpy(pixels)
+    channels = shapes[0][0]
+    factor = image_processor.rescale_factor if image_processor.do_rescale else None
+    mean, std = (
+        (_per_channel(values) * channels)[:channels] if image_processor.do_normalize else None
+        for values in (image_processor.image_mean, image_processor.image_std)
+    )
+    # There are 256 values, so each is computed once: the processor's own bits, and no arithmetic on floats.
+    table = _value_table(channels, factor, mean, std)
+    pixels = np.empty((len(images), *shapes[0]), np.float32)
+    for image, out in zip(images, pixels):
+        for channel in range(channels):
+            np.take(table[channel], image[channel], out=out[channel], mode="clip")
+    return torch.from_numpy(pixels)
 
 
-__all__ = ["ImageTextCollator"]
+__all__ = ["ImageTextCollator", "batch_pixels"]

@@ -7,6 +7,7 @@ from .checkpoints import Checkpoints, Restored
 from .distributed import (
     check_launch,
     check_processes_agree,
+    logit_bias_of,
     logit_scale_of,
     scalar_logit_scale,
     sync_batch_norm,
@@ -76,6 +77,7 @@ __all__ = [
     "freeze",
     "load_held_out",
     "load_training_data",
+    "logit_bias_of",
     "logit_scale_of",
     "num_steps_of",
     "parse_options",

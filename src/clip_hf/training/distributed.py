@@ -15,12 +15,17 @@ from torch.distributed.tensor import DTensor, Partial, Replicate
 from ..modeling_clip_hf import ClipHFModel
 
 
+# Parameters without dimensions.
+_SCALARS = ("logit_scale", "logit_bias")
+
+
 def vector_logit_scale_(model: ClipHFModel) -> ClipHFModel:
     """
-    Give the logit scale one dimension, for FSDP2's `fully_shard` takes no scalars; before the optimiser is built.
+    Give the logit scale (and bias) one dimension, for FSDP2's `fully_shard` takes no scalars; before the optimiser is
+    built.
 
-    The model then loads state dicts with a logit scale of either shape, and so does a plain one. Before its own is
-    saved for others, it goes through [`scalar_logit_scale`].
+    The model then loads state dicts with a logit scale of either shape. Before its own is saved for others, it goes
+    through [`scalar_logit_scale`].
 
     Args:
         model ([`ClipHFModel`]):
@@ -29,30 +34,34 @@ def vector_logit_scale_(model: ClipHFModel) -> ClipHFModel:
     Returns:
         [`ClipHFModel`]: the same model.
     """
-    if model.logit_scale.ndim == 0:
-        old = model.logit_scale
-        model.logit_scale = nn.Parameter(old.detach().reshape(1), requires_grad=old.requires_grad)
-        model.register_load_state_dict_pre_hook(_fit_logit_scale)
+    scalars = {name: getattr(model, name) for name in _SCALARS}
+    scalars = {name: old for name, old in scalars.items() if old is not None and old.ndim == 0}
+    for name, old in scalars.items():
+        setattr(model, name, nn.Parameter(old.detach().reshape(1), requires_grad=old.requires_grad))
+    if scalars:
+        model.register_load_state_dict_pre_hook(_fit_scalars)
     return model
 
 
-def _fit_logit_scale(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
-    key, own = f"{prefix}logit_scale", module.logit_scale
-    value = state_dict.get(key)
-    if value is None or value.shape == own.shape or value.numel() != 1:
-        return
-    value = value.reshape(own.shape)
-    if isinstance(own, DTensor):
-        if not isinstance(value, DTensor):
-            value = DTensor.from_local(value.to(own.device), own.device_mesh, [Replicate()] * own.device_mesh.ndim)
-        # A scalar cannot be sharded, and so came whole.
-        value = value.redistribute(own.device_mesh, own.placements)
-    state_dict[key] = value
+def _fit_scalars(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
+    for name in _SCALARS:
+        key, own = f"{prefix}{name}", getattr(module, name)
+        value = state_dict.get(key)
+        if own is None or value is None or value.shape == own.shape or value.numel() != 1:
+            continue
+        value = value.reshape(own.shape)
+        if isinstance(own, DTensor):
+            mesh = own.device_mesh
+            if not isinstance(value, DTensor):
+                value = DTensor.from_local(value.to(own.device), mesh, [Replicate()] * mesh.ndim)
+            # A scalar cannot be sharded, and so came whole.
+            value = value.redistribute(mesh, own.placements)
+        state_dict[key] = value
 
 
 def scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    A state dict as every checkpoint has it: with a logit scale that is a scalar.
+    A state dict as every checkpoint has it: with a logit scale (and bias) that is a scalar.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`):
@@ -62,8 +71,7 @@ def scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
         `dict[str, torch.Tensor]`: a copy that shares the tensors.
     """
     return {
-        name: value.reshape(()) if name.rpartition(".")[2] == "logit_scale" else value
-        for name, value in state_dict.items()
+        name: value.reshape(()) if name.rpartition(".")[2] in _SCALARS else value for name, value in state_dict.items()
     }
 
 
@@ -95,10 +103,24 @@ def logit_scale_of(model: nn.Module) -> torch.Tensor:
     Returns:
         `torch.Tensor`, a scalar of the parameter's dtype. Processes that share a sharded model call this together.
     """
-    logit_scale = model.logit_scale
-    if isinstance(logit_scale, DTensor):
-        logit_scale = _WholeOfShards.apply(logit_scale)
-    return logit_scale.reshape(())
+    return _scalar_of(model.logit_scale)
+
+
+def logit_bias_of(model: nn.Module) -> torch.Tensor | None:
+    """
+    A model's logit bias as a scalar with gradient, as [`logit_scale_of`] gives the scale; None where it has none.
+
+    Args:
+        model (`nn.Module`):
+            A [`ClipHFModel`], not wrapped (but after `fully_shard`).
+    """
+    return None if model.logit_bias is None else _scalar_of(model.logit_bias)
+
+
+def _scalar_of(parameter: torch.Tensor) -> torch.Tensor:
+    if isinstance(parameter, DTensor):
+        parameter = _WholeOfShards.apply(parameter)
+    return parameter.reshape(())
 
 
 def check_processes_agree(accelerator: Accelerator, values: Mapping[str, Any]) -> None:
@@ -196,6 +218,7 @@ def sync_batch_norm(model: nn.Module) -> nn.Module:
 __all__ = [
     "check_launch",
     "check_processes_agree",
+    "logit_bias_of",
     "logit_scale_of",
     "scalar_logit_scale",
     "sync_batch_norm",

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from ..data import PairOptions, read_captions
+from ..data.collator import batch_pixels
 from ..data.texts import template_columns
 from ..image_reading_clip_hf import open_image
 from ..modeling_clip_hf import ClipHFModel
@@ -113,8 +115,8 @@ class HeldOutPairs:
         rows = [(accelerator.process_index * share + i) % count for i in range(share)]
         parts = []
         for start in range(0, share, _BATCH_SIZE):
-            batch = torch.stack([self.pixels[row] for row in rows[start : start + _BATCH_SIZE]])
-            batch = _normalised(self.processor, batch.to(accelerator.device))
+            batch = [self.pixels[row] for row in rows[start : start + _BATCH_SIZE]]
+            batch = batch_pixels(self.processor.image_processor, batch).to(accelerator.device)
             with accelerator.autocast():
                 parts.append(clip.encode_image(batch).float())
         return accelerator.gather(torch.cat(parts))[:count]
@@ -154,24 +156,10 @@ def _folded(caption: str) -> str:
     return caption.strip().lower()
 
 
-def _prepared(processor: ClipHFProcessor, source: Any) -> torch.Tensor:
+def _prepared(processor: ClipHFProcessor, source: Any) -> np.ndarray:
     """uint8 `(channels, height, width)`, resized and cropped as for inference."""
-    inputs = processor.image_processor(open_image(source), do_rescale=False, do_normalize=False, return_tensors="pt")
-    return inputs["pixel_values"][0].to(torch.uint8)
-
-
-def _normalised(processor: ClipHFProcessor, batch: torch.Tensor) -> torch.Tensor:
-    image_processor = processor.image_processor
-    pixels = batch.float()
-    if image_processor.do_rescale:
-        pixels = pixels * image_processor.rescale_factor
-    if image_processor.do_normalize:
-        mean, std = (
-            torch.tensor(value, device=batch.device)[:, None, None]  # (channels, 1, 1)
-            for value in (image_processor.image_mean, image_processor.image_std)
-        )
-        pixels = (pixels - mean) / std
-    return pixels
+    inputs = processor.image_processor(open_image(source), do_rescale=False, do_normalize=False, return_tensors="np")
+    return inputs["pixel_values"][0].astype(np.uint8)
 
 
 __all__ = ["HeldOutPairs"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..loss_clip_hf import contrastive_loss, sigmoid_loss
 from ..modeling_clip_hf import ClipHFModel
-from .distributed import logit_scale_of
+from .distributed import logit_bias_of, logit_scale_of
 from .grad_cache import GradCache
 
 
@@ -35,6 +35,9 @@ class ContrastiveObjective:
             Rows of the similarities in memory at a time; by default as the size of the batch suggests.
         grad_cache_chunk_size (`int`, *optional*):
             Pairs of this process that go through the towers at a time, see [`GradCache`]; by default all.
+
+    Raises:
+        ValueError: if `label_smoothing` is given for a model with a `logit_bias`.
     """
 
     def __init__(
@@ -49,6 +52,11 @@ class ContrastiveObjective:
         self.accelerator = accelerator
         self.model = model
         self.clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
+        if label_smoothing and self.clip.logit_bias is not None:
+            raise ValueError(
+                f"`label_smoothing` is {label_smoothing}, and the model has a `logit_bias`: it is trained with the "
+                "sigmoid loss, which has none; leave it out."
+            )
         self.loss_chunk_size = loss_chunk_size or "auto"
         self.label_smoothing = label_smoothing
         self.grad_cache: GradCache | None = None
@@ -56,8 +64,8 @@ class ContrastiveObjective:
             self.grad_cache = GradCache(accelerator, model, self._loss, self._scalars, grad_cache_chunk_size)
 
     def _scalars(self) -> tuple[torch.Tensor, ...]:
-        scale = logit_scale_of(self.clip).exp()
-        return (scale,) if self.clip.logit_bias is None else (scale, self.clip.logit_bias)
+        scale, bias = logit_scale_of(self.clip).exp(), logit_bias_of(self.clip)
+        return (scale,) if bias is None else (scale, bias)
 
     def _loss(self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids) -> torch.Tensor:
         options = {"chunk_size": self.loss_chunk_size, "gather": True, **ids}

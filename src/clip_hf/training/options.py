@@ -155,6 +155,10 @@ class TrainingOptions:
             raise ValueError(f"`warmup_share` is {self.warmup_share}; it must be at least 0 and less than 1.")
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(f"`label_smoothing` is {self.label_smoothing}; it must be from 0 to 1.")
+        if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
+            raise ValueError(f"`ema_decay` is {self.ema_decay}; it must be at least 0 and less than 1.")
+        if not self.max_loss_ratio > 1.0:
+            raise ValueError(f"`max_loss_ratio` is {self.max_loss_ratio}; it must be greater than 1.")
 
     def _check_choices(self) -> None:
         choices = {"loss": ("softmax", "sigmoid"), "mixed_precision": ("no", "fp16", "bf16")}

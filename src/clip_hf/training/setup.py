@@ -38,6 +38,7 @@ from .options import LOG_NAME, TrainingOptions
 
 # The bias that Zhai et al. 2023 start from, and their multiplier.
 _SIGMOID = {"logit_scale_init_value": 2.302585092994046, "logit_bias_init_value": -10.0}
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Texts of a stream to train a tokenizer on.
 _TOKENIZER_ROWS = 100_000
 
@@ -222,8 +223,10 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
     else:
         tokenizer = ClipHFTokenizer.train(_texts_of(options, data), options.vocab_size, context_length)
     config["text_config"]["vocab_size"] = len(tokenizer)
-    if options.loss == "sigmoid":
-        config = {**_SIGMOID, **config}
+    # A file that was saved with a model has the ids of that model's tokenizer.
+    config["text_config"] |= {name: getattr(tokenizer, name) for name in _TOKEN_IDS}
+    if options.loss == "sigmoid" and config.get("logit_bias_init_value") is None:
+        config |= _SIGMOID
     model = ClipHFModel(ClipHFConfig(**config))
     size = model.config.vision_config.image_size
     image_processor = ClipHFImageProcessor(

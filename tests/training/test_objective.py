@@ -1,0 +1,95 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""A step's loss and gradients: those of the plain loss, whole or in chunks, softmax or sigmoid, with ids."""
+
+import pytest
+import torch
+from accelerate import Accelerator, PartialState
+
+from clip_hf import contrastive_loss, sigmoid_loss
+from clip_hf.training import ContrastiveObjective
+from tiny_models import IMAGE_SIZE, VOCAB_SIZE, make_tiny_model
+
+
+BATCH = 6
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    PartialState._reset_state()
+
+
+@pytest.fixture
+def batch() -> dict:
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(1, VOCAB_SIZE - 2, (BATCH, 9), generator=generator)
+    input_ids[:, 7:] = VOCAB_SIZE - 1
+    pixel_values = torch.randn(BATCH, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator, dtype=torch.float64)
+    return {
+        "pixel_values": pixel_values,
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "text_ids": torch.tensor([1, 2, 1, 3, 4, 5]),
+        "image_ids": torch.tensor([7, 8, 9, 9, 10, 11]),
+        "skipped": [],
+    }
+
+
+def model_of(loss: str):
+    bias = {"logit_bias_init_value": -3.0} if loss == "sigmoid" else {}
+    return make_tiny_model("vit", **bias).double().train()
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def plain(model, batch, with_ids: bool, label_smoothing: float = 0.0) -> torch.Tensor:
+    inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    output = model(**inputs)
+    ids = {name: batch[name] for name in ("text_ids", "image_ids")} if with_ids else {}
+    embeds, scale = (output.image_embeds, output.text_embeds), model.logit_scale.exp()
+    if model.logit_bias is not None:
+        return sigmoid_loss(*embeds, scale, model.logit_bias, **ids)
+    return contrastive_loss(*embeds, scale, label_smoothing=label_smoothing, **ids)
+
+
+@pytest.mark.parametrize("chunks", [{}, {"loss_chunk_size": 4}, {"grad_cache_chunk_size": 4}])
+@pytest.mark.parametrize(("loss", "smoothing"), [("softmax", 0.0), ("softmax", 0.2), ("sigmoid", 0.0)])
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_loss_and_gradients_are_the_plain_ones(with_ids, loss, smoothing, chunks, batch):
+    if not with_ids:
+        batch = {name: value for name, value in batch.items() if name not in ("text_ids", "image_ids")}
+    reference = model_of(loss)
+    expected = plain(reference, batch, with_ids, smoothing)
+    expected.backward()
+    model = model_of(loss)
+    accelerator = Accelerator(cpu=True)
+    objective = ContrastiveObjective(accelerator, accelerator.prepare(model), label_smoothing=smoothing, **chunks)
+    before = dict(batch)
+    found = objective.backward(batch)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12) and not found.requires_grad
+    assert batch.keys() == before.keys()
+    theirs = gradients(reference)
+    largest = max(value.abs().max() for value in theirs.values())
+    for name, value in gradients(model).items():
+        assert (value - theirs[name]).abs().max() <= 1e-12 * largest, name
+    # Gradients add up until the optimiser clears them.
+    objective.backward(batch)
+    assert torch.allclose(model.logit_scale.grad, 2 * theirs["logit_scale"])
+
+
+def test_ids_matter(batch):
+    accelerator, model = Accelerator(cpu=True), model_of("softmax")
+    objective = ContrastiveObjective(accelerator, model)
+    with_ids = objective.backward(batch)
+    without = objective.backward(
+        {name: value for name, value in batch.items() if not name.endswith("_ids") or name == "input_ids"}
+    )
+    assert with_ids < without
+
+
+def test_the_sigmoid_loss_has_no_label_smoothing():
+    with pytest.raises(ValueError, match="`label_smoothing` is 0.1, and the model has a `logit_bias`"):
+        ContrastiveObjective(Accelerator(cpu=True), model_of("sigmoid"), label_smoothing=0.1)

@@ -1,0 +1,282 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""From options to data, steps, model and loader; and what is refused on the way."""
+
+import json
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import torch
+from accelerate import Accelerator, PartialState
+
+from clip_hf import ClipHFModel
+from clip_hf.training import (
+    LOG_NAME,
+    TrainingOptions,
+    build_loader,
+    build_model,
+    check_output_dir,
+    check_trackers,
+    load_held_out,
+    load_training_data,
+    num_steps_of,
+    prepare_model,
+    prepare_output_dir,
+    seed_step,
+    setup,
+    start_accelerator,
+    wrap_model,
+)
+from pair_data import caption_of, dataset_of, rows_of
+from tiny_models import make_tiny_model, tiny_config
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    PartialState._reset_state()
+
+
+@pytest.fixture
+def saved(tmp_path) -> str:
+    """Twenty pairs, with four to test."""
+    splits = {"train": dataset_of(rows_of(range(20))), "test": dataset_of(rows_of(range(20, 24)))}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    return str(tmp_path / "saved")
+
+
+def config_of(tower: str = "vit") -> dict:
+    """As it is saved with a model: with the ids of that model's tokenizer."""
+    return tiny_config(tower).to_dict()
+
+
+def options_of(saved: str, **kwargs) -> TrainingOptions:
+    return TrainingOptions(**{"dataset": [saved], "config": config_of(), "vocab_size": 540, "cpu": True, **kwargs})
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+
+def test_a_folder_must_be_new_or_hold_a_training_that_is_replaced_or_resumed(tmp_path):
+    folder = tmp_path / "out"
+    options = TrainingOptions(output_dir=str(folder))
+    check_output_dir(options)
+    folder.mkdir()
+    check_output_dir(options)
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="out is not empty; choose another, pass --resume latest"):
+        check_output_dir(options)
+    with pytest.raises(ValueError, match="out holds no training"):
+        check_output_dir(TrainingOptions(output_dir=str(folder), overwrite=True))
+    (folder / LOG_NAME).write_text("")
+    check_output_dir(TrainingOptions(output_dir=str(folder), overwrite=True))
+    check_output_dir(TrainingOptions(output_dir=str(folder), resume="latest"))
+    file = TrainingOptions(output_dir=str(folder / "thesis.txt"))
+    with pytest.raises(ValueError, match="thesis.txt is not empty"):
+        check_output_dir(file)
+
+
+def test_only_what_is_to_be_replaced_is_emptied(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    prepare_output_dir(TrainingOptions(output_dir=str(tmp_path), overwrite=True, resume="latest"))
+    assert (tmp_path / "checkpoints").exists() and (tmp_path / "recipe.yaml").exists()
+    prepare_output_dir(TrainingOptions(output_dir=str(tmp_path), overwrite=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_trackers():
+    check_trackers([])
+    with pytest.raises(ValueError, match="There is no tracker 'wandbb'; there are .*tensorboard.*wandb"):
+        check_trackers(["wandbb"])
+    with pytest.raises(ValueError, match="'swanlab' is not installed: `pip install swanlab`"):
+        check_trackers(["swanlab"])
+
+
+@pytest.mark.parametrize(
+    ("known", "missing"),
+    [({}, "RANK and MASTER_ADDR are"), ({"RANK": "0"}, "MASTER_ADDR are"), ({"MASTER_ADDR": "a"}, "RANK are")],
+)
+def test_processes_without_each_other_are_refused_before_they_wait(known, missing, monkeypatch):
+    for name in ("RANK", "MASTER_ADDR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**known, "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RuntimeError, match=f"WORLD_SIZE is 2, but {missing} not set. .*torchrun"):
+        start_accelerator(TrainingOptions(cpu=True))
+
+
+def test_the_accelerator_is_that_of_the_options():
+    accelerator = start_accelerator(TrainingOptions(cpu=True, seed=7))
+    first = torch.rand(3)
+    assert accelerator.num_processes == 1 and accelerator.device.type == "cpu" and accelerator.mixed_precision == "no"
+    start_accelerator(TrainingOptions(cpu=True, seed=7))
+    assert torch.equal(torch.rand(3), first)
+
+
+# --------------------------------------------------------------------------------------------------------------- data
+
+
+def test_held_out_pairs_are_a_split_another_source_or_none(saved, tmp_path):
+    data, held_out = load_training_data(options_of(saved))
+    assert len(data) == 20 and len(held_out) == 4
+    data, held_out = load_training_data(options_of(saved, eval_dataset=saved, eval_split="train"))
+    assert len(held_out) == 20
+    datasets.load_from_disk(saved)["train"].save_to_disk(str(tmp_path / "plain"))
+    assert load_training_data(options_of(str(tmp_path / "plain")))[1] is None
+    assert load_training_data(options_of(saved, dataset=[saved, str(tmp_path / "plain")]))[1] is None
+    with pytest.raises(ValueError, match="no split .*nowhere"):
+        load_training_data(options_of(saved, eval_dataset=saved, eval_split="nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "per_epoch"),
+    [
+        ({"epochs": 3, "batch_size": 6}, 9, 3),
+        ({"epochs": 3, "batch_size": 6, "max_steps": 5}, 5, 3),
+        ({"epochs": 3, "batch_size": 20}, 3, 1),
+        ({"streaming": True, "max_steps": 7, "batch_size": 6}, 7, 7),
+        ({"streaming": True, "epochs": 2, "pairs_per_epoch": 100, "batch_size": 6}, 32, 16),
+        ({"streaming": True, "max_steps": 7, "pairs_per_epoch": 100, "batch_size": 6}, 7, 16),
+    ],
+)
+def test_number_of_steps(options, steps, per_epoch):
+    assert num_steps_of(TrainingOptions(**options), range(20)) == (steps, per_epoch)
+
+
+def test_each_process_takes_its_share(saved, tiny_processor):
+    options = options_of(saved, batch_size=6, epochs=1)
+    data, _ = load_training_data(options)
+    ids = []
+    for rank in range(3):
+        accelerator = SimpleNamespace(process_index=rank, num_processes=3)
+        loader = setup.PairLoader(
+            data, tiny_processor, options.pair_options, batch_size=6, num_steps=3, rank=rank, world_size=3
+        )
+        assert accelerator.num_processes == 3 and len(loader) == 3
+        ids.append([batch["text_ids"].tolist() for batch in loader])
+    alone = build_loader(options, Accelerator(cpu=True), data, tiny_processor, 3)
+    for step, batch in enumerate(alone):
+        assert batch["text_ids"].tolist() == [value for rank in ids for value in rank[step]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "message"),
+    [
+        ({"batch_size": 21}, 1, "20 pairs do not fill a step of 21"),
+        (
+            {"batch_size": 8},
+            3,
+            "`batch_size` is 8, the pairs of all processes together; it must be a multiple of .* 3",
+        ),
+    ],
+)
+def test_batches_that_cannot_be(changes, processes, message, saved, tiny_processor):
+    options = options_of(saved, **changes)
+    data, _ = load_training_data(options)
+    with pytest.raises(ValueError, match=message):
+        build_loader(options, SimpleNamespace(process_index=0, num_processes=processes), data, tiny_processor, 1)
+
+
+def test_training_captions_are_classes_too_if_asked_for(saved, tiny_processor):
+    options = options_of(saved)
+    data, held_out = load_training_data(options)
+    assert len(load_held_out(options, held_out, data, tiny_processor).labels) == 4
+    options.eval_with_train_captions = True
+    assert load_held_out(options, held_out, data, tiny_processor).labels == sorted(map(caption_of, range(24)))
+    assert load_held_out(options, None, data, tiny_processor) is None
+
+
+# -------------------------------------------------------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_a_model_from_scratch_fits_its_processor(tower, saved):
+    options = options_of(saved, config=config_of(tower), resize_to=70, loss="sigmoid", templates=["a {}"])
+    before = json.dumps(options.config, default=str)
+    data, _ = load_training_data(options)
+    model, processor = build_model(options, data)
+    assert model.config.text_config.vocab_size == len(processor.tokenizer) <= 540
+    assert model.config.vision_config.model_type == f"clip_hf_{tower}"
+    assert processor.image_processor.size["shortest_edge"] == 70
+    assert processor.image_processor.crop_size["height"] == model.config.vision_config.image_size
+    assert model.config.text_config.eos_token_id == processor.tokenizer.eos_token_id
+    assert model.logit_bias.item() == pytest.approx(-10) and model.logit_scale.exp().item() == pytest.approx(10)
+    assert json.dumps(options.config, default=str) == before
+    # "a drawing number" is in every text the tokenizer saw.
+    assert len(processor.tokenizer("a drawing number 3")["input_ids"]) < 10
+
+
+def test_a_published_architecture_and_a_file(saved, tmp_path, tiny_tokenizer):
+    tiny_tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "config.json").write_text(json.dumps(config_of("resnet"), default=str))
+    options = options_of(saved, config=str(tmp_path / "config.json"), tokenizer=str(tmp_path / "tokenizer"))
+    model, processor = build_model(options, [])
+    assert len(processor.tokenizer) == len(tiny_tokenizer) == model.config.text_config.vocab_size
+    assert model.logit_bias is None
+    with torch.device("meta"):
+        model, processor = build_model(options_of(saved, config="ViT-B/32", tokenizer="openai"), [])
+    assert len(processor.tokenizer) == 49_408 and model.config.vision_config.patch_size == 32
+
+
+def test_a_model_to_start_from(saved, tmp_path, tiny_processor):
+    first = make_tiny_model("vit")
+    first.save_pretrained(tmp_path / "first")
+    tiny_processor.save_pretrained(tmp_path / "first")
+    model, processor = build_model(options_of(saved, model=str(tmp_path / "first")), [])
+    assert isinstance(model, ClipHFModel) and len(processor.tokenizer) == len(tiny_processor.tokenizer)
+    assert all(torch.equal(value, first.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"config": "ViT-B/33"}, OSError, "ViT-B/33"),
+        ({"model": "/nowhere/clip"}, OSError, "nowhere"),
+        ({"tokenizer": "/nowhere/tokenizer"}, OSError, "nowhere"),
+    ],
+)
+def test_models_that_are_not_there(changes, error, message, saved):
+    options = options_of(saved, **changes)
+    with pytest.raises(error, match=message):
+        build_model(options, load_training_data(options)[0])
+
+
+def test_captions_that_give_no_tokenizer(saved):
+    rows = [{**row, "caption": None} for row in rows_of(range(4))]
+    with pytest.raises(ValueError, match="No row has a text: the column 'caption' must hold strings"):
+        build_model(options_of(saved), dataset_of(rows))
+
+
+def test_a_model_is_frozen_and_checkpointed_as_asked(capsys):
+    accelerator, model = Accelerator(cpu=True), make_tiny_model("resnet")
+    options = TrainingOptions(freeze=["vision", "batch_norm"], gradient_checkpointing=True)
+    prepared = prepare_model(options, accelerator, model)
+    assert prepared is model and model.training
+    assert not any(parameter.requires_grad for parameter in model.vision_model.parameters())
+    assert model.is_gradient_checkpointing
+    assert "parameters trained" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="There is no part 'visoin' to freeze; .*Did you mean 'vision'"):
+        prepare_model(TrainingOptions(freeze=["visoin"]), accelerator, model)
+
+
+def test_compiled_only_if_asked(monkeypatch):
+    compiled = []
+    monkeypatch.setattr(setup.torch, "compile", lambda model: compiled.append(model) or model)
+    for asked in (False, True):
+        accelerator, model = Accelerator(cpu=True), make_tiny_model("vit")
+        optimizer = torch.optim.AdamW(model.parameters())
+        wrap_model(TrainingOptions(compile=asked), accelerator, model, optimizer)
+        assert compiled == ([model] if asked else [])
+
+
+def test_random_numbers_of_a_step_are_its_own():
+    drawn = set()
+    for seed in (0, 1):
+        for step in (0, 1, 4099):
+            for rank in (0, 1):
+                seed_step(seed, step, rank)
+                drawn.add(torch.rand(1).item())
+    assert len(drawn) == 12
+    seed_step(1, 4099, 1)
+    assert torch.rand(1).item() in drawn
