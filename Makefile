@@ -19,7 +19,8 @@ endif
 
 # Peers and originals that parity tests and benchmarks compare with. They stay out of the virtual environment, because an
 # installed torchvision changes what transformers does.
-PARITY_PACKAGES := openai-clip==1.0.1 torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31 clip-benchmark==1.6.2
+PARITY_PACKAGES := openai-clip==1.0.1 torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31 clip-benchmark==1.6.2 \
+	bitsandbytes==0.50.2
 PARITY_STAMP := .parity/.stamp-$(shell echo $(PARITY_PACKAGES) | cksum | cut -d' ' -f1)
 TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
 TRANSFORMERS_STAMP := .transformers-tests/.stamp-$(TRANSFORMERS_VERSION)
@@ -65,7 +66,7 @@ test-transformers: $(VENV)/.stamp-dev $(TRANSFORMERS_STAMP)  ## run transformers
 	$(BIN)/python -m pytest tests/upstream $(PYTEST_ARGS)
 
 .PHONY: parity-env
-parity-env: $(PARITY_STAMP)  ## put OpenAI's code, torchvision, open_clip and clip-benchmark into .parity
+parity-env: $(PARITY_STAMP)  ## put OpenAI's code, torchvision, open_clip and others into .parity
 
 .PHONY: bench
 bench: $(VENV)/.stamp-dev $(PARITY_STAMP)  ## run every benchmark beside the peers

@@ -92,6 +92,13 @@ def load_open_clip() -> types.ModuleType:
         return importlib.import_module("open_clip")
 
 
+def load_bitsandbytes() -> types.ModuleType:
+    """The bitsandbytes package; once loaded, it stays importable."""
+    parity_path("bitsandbytes")
+    with _parity_on_path():
+        return importlib.import_module("bitsandbytes.optim")
+
+
 def clip_benchmark_folder() -> Path:
     """The folder of clip-benchmark's package. Its data files are read, its code is not imported."""
     return parity_path("clip_benchmark")

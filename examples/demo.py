@@ -205,7 +205,7 @@ def print_places(output_dir: Path, seconds: dict[str, float]) -> None:
     """Where everything is, how to go on, and how long each stage took."""
     print(f"\nIn {output_dir.resolve()}:")
     for name, content in (
-        *((tower.lower(), f"the trained {tower} CLIP with its processor and training log") for tower in TOWERS),
+        *((f"{tower.lower()}/last", f"the trained {tower} CLIP with its processor") for tower in TOWERS),
         ("predictions.png", "held-out drawings and the names that each model finds most probable"),
         ("similarities.png", "cosines of held-out drawings and captions"),
         ("losses.png", "loss and temperature during training"),

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The paper's optimiser, the learning rates of layers, and the schedule."""
 
-import copy
 import math
 import sys
 
@@ -179,34 +178,6 @@ def test_own_betas_and_eps(tiny_model):
     options = OptimizerOptions(betas=[0.8, 0.95], eps=1e-7, layer_decay=0.9)
     optimizer = build_optimizer(tiny_model, options)
     assert all((group["betas"], group["eps"]) == ((0.8, 0.95), 1e-7) for group in optimizer.param_groups)
-
-
-def test_moments_of_8_bits(tiny_model):
-    pytest.importorskip("bitsandbytes")
-    big = nn.Parameter(torch.randn(128, 64))
-    tiny_model.text_projection.weight = big
-    reference = copy.deepcopy(tiny_model)
-    options = {"learning_rate": 1e-3, "weight_decay": 0.1}
-    optimizer = build_optimizer(tiny_model, OptimizerOptions(name="adamw_8bit", **options))
-    plain = build_optimizer(reference, OptimizerOptions(**options))
-    before = {name: value.detach().clone() for name, value in tiny_model.named_parameters()}
-    torch.manual_seed(0)
-    for _ in range(3):
-        for own, other in zip(tiny_model.parameters(), reference.parameters(), strict=True):
-            own.grad = torch.randn_like(own)
-            other.grad = own.grad.clone()
-        optimizer.step(), plain.step()
-    assert optimizer.state[big]["state1"].dtype is torch.uint8
-    assert optimizer.state[tiny_model.logit_scale]["state1"].dtype is torch.float32
-    others = dict(reference.named_parameters())
-    for name, value in tiny_model.named_parameters():
-        moved, off = (others[name] - before[name]).norm(), (value - others[name]).norm()
-        assert off < (0.05 if value.numel() >= 4096 else 1e-4) * moved, name
-    # Its state goes through a checkpoint.
-    state = copy.deepcopy(optimizer.state_dict())
-    other = build_optimizer(tiny_model, OptimizerOptions(name="adamw_8bit", **options))
-    other.load_state_dict(state)
-    assert torch.equal(other.state[big]["state1"], optimizer.state[big]["state1"])
 
 
 def test_a_missing_library_is_named_at_once(tiny_model, monkeypatch):
