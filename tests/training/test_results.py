@@ -130,3 +130,16 @@ def test_model_processor_and_card_are_pushed(hub, details, tiny_processor, tmp_p
     assert files["model.safetensors"] == (tmp_path / "last" / "model.safetensors").read_bytes()
     card = files["README.md"].decode()
     assert 'model="me/clip"' in card and "| `batch_size` | 64 |" in card and "12.35" in card
+
+
+def test_only_what_is_on_the_hub_looks_like_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pairs.csv").write_text("image,caption\n")
+    options = TrainingOptions(dataset=["pairs.csv", "shards/*.tar", "openmoji", "owner/name"])
+    named = describe_training(options, 1, {}).datasets
+    assert named == [
+        "files: pairs.csv",
+        "files: shards/*.tar",
+        "OpenMoji (openmoji.org, CC BY-SA 4.0)",
+        "owner/name",
+    ]

@@ -61,10 +61,18 @@ def describe_training(options: TrainingOptions, num_steps: int, metrics: dict[st
     ]
     return ModelCardDetails(
         base_model=options.model,
-        datasets=list(options.dataset),
+        datasets=[_name_of(source) for source in options.dataset],
         eval_results=results,
         training={name: value for name, value in settings.items() if value not in (None, [])},
     )
+
+
+def _name_of(source: str) -> str:
+    """A source as the card names it; only what is on the hub may look like a name on the hub."""
+    if source == "openmoji":
+        return "OpenMoji (openmoji.org, CC BY-SA 4.0)"
+    is_local = Path(source).exists() or any(sign in source for sign in "*{")
+    return f"files: {source}" if is_local else source
 
 
 def save_model(
