@@ -27,7 +27,7 @@ def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, caps
     assert json.loads((tmp_path / "demo" / "results.json").read_text())["accuracy"] == results
     assert "CC BY-SA 4.0" in printed
     assert "chance" in printed and "5.00%" in printed  # one of twenty names
-    classifier = pipeline("zero-shot-image-classification", model=str(tmp_path / "demo" / "vit"))
+    classifier = pipeline("zero-shot-image-classification", model=str(tmp_path / "demo" / "vit" / "last"))
     found = classifier(tiny_data["test"][0]["image"], candidate_labels=["red", "blue"])
     assert abs(sum(entry["score"] for entry in found) - 1) < 1e-5
 
