@@ -133,5 +133,7 @@ def test_two_processes_take_the_step_of_one(arguments, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     weights = [ClipHFModel.from_pretrained(tmp_path / name).state_dict() for name in ("out", "two")]
     for name, value in weights[0].items():
+        if name.endswith("k_proj.bias"):
+            continue  # its gradient is zero but for rounding, and Adam makes steps of full size of that
         torch.testing.assert_close(weights[1][name], value, rtol=2e-3, atol=2e-5, msg=name)
     assert single[0] > 0
