@@ -12,10 +12,7 @@ import datetime
 import json
 import os
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
@@ -23,6 +20,7 @@ from torch.nn import functional as F
 
 import references
 from clip_hf import contrastive_loss
+from measuring import measured, peak_gib
 
 
 DIM = 512
@@ -49,7 +47,7 @@ def measure(way: str, size: int, device: str, repeats: int) -> dict[str, float]:
     function = loss_of(way)
     small = [x.detach()[:64].requires_grad_() for x in (images, texts)]
     function(*small, scale).backward()  # what is set up once
-    before = peak(device)
+    before = peak_gib(device)
     seconds = []
     for _ in range(repeats):
         images.grad = texts.grad = scale.grad = None
@@ -59,14 +57,8 @@ def measure(way: str, size: int, device: str, repeats: int) -> dict[str, float]:
         loss.backward()
         synchronise(device)
         seconds.append(time.perf_counter() - started)
-    result = {"seconds": statistics.median(seconds), "gib": peak(device) - before, "loss": loss.item()}
+    result = {"seconds": statistics.median(seconds), "gib": peak_gib(device) - before, "loss": loss.item()}
     return {**result, "grad": images.grad.double().norm().item()}
-
-
-def peak(device: str) -> float:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def synchronise(device: str) -> None:
@@ -83,14 +75,6 @@ def fits(way: str, size: int, device: str) -> bool:
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     return _MATRICES[way] * 4 * size**2 < memory
-
-
-def run_in_process(way: str, size: int, device: str, repeats: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--measure", way, str(size), device, str(repeats)]
-    output = subprocess.run(command, capture_output=True, text=True)
-    if output.returncode:
-        raise RuntimeError(f"{way} with {size} pairs: exit {output.returncode}\n{output.stderr[-2000:]}")
-    return json.loads(output.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -114,7 +98,7 @@ def main() -> None:
         repeats = 5 if size <= 4096 else 1
         for _ in range(arguments.rounds if size <= 32768 else 1):
             for way, results in found.items():
-                results.append(run_in_process(way, size, device, repeats))
+                results.append(measured(__file__, way, size, device, repeats))
         print(row(size, found), flush=True)
 
 

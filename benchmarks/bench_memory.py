@@ -12,10 +12,7 @@ import datetime
 import json
 import os
 import platform
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
@@ -23,6 +20,7 @@ from accelerate import Accelerator
 
 from clip_hf import ClipHFConfig, ClipHFModel
 from clip_hf.training import ContrastiveObjective
+from measuring import measured, peak_gib
 
 
 WAYS = {
@@ -47,18 +45,11 @@ def measure(batch_size: int, checkpointing: bool = False, cache: int | None = No
     batch = {"pixel_values": torch.randn(batch_size, 3, 224, 224), "input_ids": input_ids}
     batch = {name: value.to(accelerator.device) for name, value in batch.items()}
     objective = ContrastiveObjective(accelerator, model, grad_cache_chunk_size=cache)
-    before = peak(accelerator.device)
+    before = peak_gib(accelerator.device.type)
     started = time.perf_counter()
     loss = objective.backward(batch).item()
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "gib": peak(accelerator.device) - before, "loss": loss}
-
-
-def peak(device: torch.device) -> float:
-    """GiB at the highest so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"seconds": seconds, "gib": peak_gib(accelerator.device.type) - before, "loss": loss}
 
 
 def main() -> None:
@@ -76,9 +67,7 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(arguments.rounds):
             for way, results in found.items():
-                command = [sys.executable, __file__, "--measure", str(size), way]
-                output = subprocess.run(command, capture_output=True, text=True, check=True)
-                results.append(json.loads(output.stdout.splitlines()[-1]))
+                results.append(measured(__file__, size, way))
         cells = []
         for results in found.values():
             gib, seconds = (statistics.median(result[key] for result in results) for key in ("gib", "seconds"))

@@ -10,16 +10,13 @@ that gradient's largest value; gradients that are zero but for rounding count re
 
 import argparse
 import datetime
-import json
 import os
 import platform
-import socket
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
 from accelerate import Accelerator
 
 from clip_hf import contrastive_loss
@@ -27,6 +24,7 @@ from clip_hf.training import GradCache
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from several_processes import run_processes
 from tiny_models import IMAGE_SIZE, VOCAB_SIZE, make_tiny_model
 
 
@@ -87,25 +85,16 @@ def difference(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
     )
 
 
-def worker(rank: int, processes: int, port: int, folder: str) -> None:
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    os.environ.update(zip(names, map(str, (rank, rank, processes, "127.0.0.1", port)), strict=True))
-    torch.set_num_threads(1)
+def worker(rank: int, processes: int, expected: Path) -> list[list]:
+    """Every way's difference, on one process of several."""
     accelerator = Accelerator(cpu=True)
     found = []
-    for (tower, dtype), right in torch.load(Path(folder, "expected.pt")).items():
+    for (tower, dtype), right in torch.load(expected).items():
         for loss_chunk, cache in cases(processes):
             figure = difference(gradients(accelerator, tower, dtype, loss_chunk, cache), right)
             found.append([tower, str(dtype).removeprefix("torch."), loss_chunk, cache, figure])
-    if rank == 0:
-        Path(folder, "found.json").write_text(json.dumps(found))
     accelerator.end_training()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    return found
 
 
 def main() -> int:
@@ -119,11 +108,12 @@ def main() -> int:
         for dtype in LIMITS
     }
     worst: dict[tuple[int, str], dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(expected, Path(folder, "expected.pt"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        torch.save(expected, folder / "expected.pt")
         for processes in arguments.processes:
-            mp.start_processes(worker, (processes, free_port(), folder), processes, start_method="spawn")
-            for tower, dtype, loss_chunk, cache, figure in json.loads(Path(folder, "found.json").read_text()):
+            found = run_processes(worker, processes, folder, processes, folder / "expected.pt", timeout=7200.0)
+            for tower, dtype, loss_chunk, cache, figure in found[0]:
                 way = f"loss in chunks of {loss_chunk}" if cache is None else f"GradCache {cache}, loss in chunks of 7"
                 way = "dense loss" if loss_chunk is None else way
                 worst.setdefault((processes, way), {})[f"{tower} {dtype}"] = figure

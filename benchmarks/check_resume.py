@@ -16,7 +16,6 @@ is 1 if anything differs.
 
 import argparse
 import datetime
-import json
 import math
 import os
 import platform
@@ -40,6 +39,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+
+from clip_hf.training import LOG_NAME, TrainingLog
 
 
 SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_clip.py"
@@ -172,9 +173,7 @@ def finish(process: subprocess.Popen, output_dir: Path) -> None:
 
 
 def entries_of(output_dir: Path) -> list[dict]:
-    path = output_dir / "training_log.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    entries = [json.loads(line) for line in lines]
+    entries = TrainingLog(output_dir / LOG_NAME).entries()
     return [{name: value for name, value in entry.items() if name not in _VARYING} for entry in entries]
 
 

@@ -29,6 +29,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from clip_hf.data import SkipCounter
+from clip_hf.model_card import ModelCardDetails
 from clip_hf.training import (
     LOG_NAME,
     AveragedWeights,
@@ -174,16 +175,14 @@ class Training:
         """What all processes skipped."""
         total = SkipCounter(self.options.max_skipped_share)
         for state in gather_object([self.skips.state_dict()]):
-            total.num_used += state["num_used"]
-            total.kinds.update(state["kinds"])
-            total.examples.update(state["examples"])
+            total.merge(state)
         return total
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Evaluate on the held-out pairs, and keep the model if it is the best so far."""
         if self.held_out is None:
             return {}
-        with self.average.applied_to(self.clip) if self.average is not None else contextlib.nullcontext():
+        with self.averaged_weights():
             metrics = self.held_out.evaluate(self.accelerator, self.model)
             if metrics[BEST_METRIC] > self.best.get(BEST_METRIC, -1.0):
                 self.best = {"step": step, **metrics}
@@ -193,19 +192,23 @@ class Training:
         self.accelerator.log({f"held_out/{name}": value for name, value in metrics.items()}, step=step)
         return metrics
 
-    def save(self, name: str, step: int, metrics: dict[str, float]) -> None:
-        """Write the model as it is, with its processor and card, into a folder of this name."""
+    def averaged_weights(self) -> contextlib.AbstractContextManager:
+        """Within it the model has the weights to evaluate and save: the average, if there is one."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied_to(self.clip)
+
+    def save(self, name: str, step: int, metrics: dict[str, float]) -> ModelCardDetails:
+        """Write the model as it is, with its processor and card, into a folder of this name; what the card says."""
         details = describe_training(self.options, step, metrics)
         save_model(self.folder / name, self.accelerator, self.model, self.processor, details)
+        return details
 
     def finish(self) -> None:
         """Save the last model, and push it if asked to."""
-        with self.average.applied_to(self.clip) if self.average is not None else contextlib.nullcontext():
-            self.save("last", self.num_steps, self.metrics)
+        with self.averaged_weights():
+            details = self.save("last", self.num_steps, self.metrics)
         skips = self.all_skips()
         if self.accelerator.is_main_process:
             if self.options.push_to_hub:
-                details = describe_training(self.options, self.num_steps, self.metrics)
                 push_model(self.folder / "last", self.options.push_to_hub, details)
             print(f"{skips.summary()} The model is in {self.folder / 'last'}, the log in {self.log.path}.")
 

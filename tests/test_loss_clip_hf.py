@@ -1,16 +1,15 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 import math
-import socket
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
+from several_processes import run_processes
 
 
 def pairs(batch, dim=8, seed=0):
@@ -188,12 +187,6 @@ def test_gather_without_a_process_group_is_the_tensor_itself():
     assert contrastive_loss(images, texts, scale, gather=True) == contrastive_loss(images, texts, scale)
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def _gradients(function, features, weight, scalars, **kwargs):
     """Loss and gradients of a small two-tower model, one linear layer for both."""
     weight = weight.clone().requires_grad_()
@@ -225,8 +218,8 @@ def _case(number):
 NUM_CASES = 7
 
 
-def _worker(rank, processes, port, queue):
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=processes)
+def _worker(rank, processes):
+    dist.init_process_group("gloo")
     results = []
     try:
         for number in range(NUM_CASES):
@@ -248,17 +241,14 @@ def _worker(rank, processes, port, queue):
                 messages.append("no error")
             except ValueError as error:
                 messages.append(str(error))
-        queue.put((rank, results, messages))
+        return results, messages
     finally:
         dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_give_the_loss_and_gradients_of_one(processes):
-    queue = mp.get_context("spawn").SimpleQueue()
-    mp.start_processes(_worker, (processes, _free_port(), queue), nprocs=processes, start_method="spawn")
-    for _ in range(processes):
-        _, results, messages = queue.get()
+def test_processes_give_the_loss_and_gradients_of_one(processes, tmp_path):
+    for results, messages in run_processes(_worker, processes, tmp_path, processes):
         for number, actual in enumerate(results):
             function, features, weight, scalars, options, ids = _case(number)
             options = {name: value for name, value in options.items() if name != "chunk_size"}
@@ -269,17 +259,14 @@ def test_processes_give_the_loss_and_gradients_of_one(processes):
             assert "[1, 2], [2, 2]" in message and "they must all have one shape" in message
 
 
-def test_unequal_weights_of_the_processes_losses_are_respected():
+def test_unequal_weights_of_the_processes_losses_are_respected(tmp_path):
     """Each process may scale its loss, as gradient accumulation over unequal batches does."""
-    queue = mp.get_context("spawn").SimpleQueue()
-    mp.start_processes(_unequal_worker, (_free_port(), queue), nprocs=2, start_method="spawn")
-    results = dict(queue.get() for _ in range(2))
-    for dense, chunked in results.values():
+    for dense, chunked in run_processes(_unequal_worker, 2, tmp_path):
         torch.testing.assert_close(torch.as_tensor(chunked), torch.as_tensor(dense), rtol=1e-12, atol=1e-14)
 
 
-def _unequal_worker(rank, port, queue):
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def _unequal_worker(rank):
+    dist.init_process_group("gloo")
     try:
         gradients = []
         for chunk_size in (None, 2):
@@ -287,6 +274,6 @@ def _unequal_worker(rank, port, queue):
             loss = contrastive_loss(images, texts, torch.tensor(5.0), gather=True, chunk_size=chunk_size)
             ((rank + 1) * loss).backward()
             gradients.append(torch.stack([images.grad, texts.grad]).numpy())
-        queue.put((rank, gradients))
+        return gradients
     finally:
         dist.destroy_process_group()

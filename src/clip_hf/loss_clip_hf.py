@@ -109,6 +109,10 @@ class _Batch:
             positive |= row_ids[start:stop, None] == column_ids[None]
         return positive
 
+    def gathered(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The processes' tensors one after another, without gradient."""
+        return _gather(tensor) if self.gather else tensor
+
     def sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.gather:
             dist.all_reduce(tensor)
@@ -139,7 +143,7 @@ def _dense_softmax(
 ) -> torch.Tensor:
     all_images, all_texts = images, texts
     if batch.gather:
-        both = gather_with_grad(torch.cat([images, texts], dim=1))  # one exchange for both
+        both = _GatherWithGrad.apply(torch.cat([images, texts], dim=1))  # one exchange for both
         all_images, all_texts = both.split(images.shape[1], dim=1)
     loss_per_image = _mean_cross_entropy(images, all_texts, logit_scale, batch)
     loss_per_text = _mean_cross_entropy(texts, all_images, logit_scale, batch)
@@ -149,7 +153,7 @@ def _dense_softmax(
 def _dense_sigmoid(
     images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor, logit_bias: torch.Tensor, batch: _Batch
 ) -> torch.Tensor:
-    all_texts = gather_with_grad(texts) if batch.gather else texts
+    all_texts = _GatherWithGrad.apply(texts) if batch.gather else texts
     logits = logit_scale * (images @ all_texts.T) + logit_bias  # (n, N)
     positive = batch.positives(0, len(images), len(all_texts), images.device)
     return -F.logsigmoid(torch.where(positive, logits, -logits)).sum() / len(images)
@@ -209,7 +213,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, images: torch.Tensor, texts: torch.Tensor, logit_scale: torch.Tensor, batch: _Batch):
-        all_texts = _gather(texts) if batch.gather else texts
+        all_texts = batch.gathered(texts)
         count, total = len(images), len(all_texts)
         row_lse, row_targets, row_counts = images.new_empty(3, count).unbind()
         column_max = images.new_full((total,), -torch.inf)
@@ -237,7 +241,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         own = batch.own_columns(count)
         if batch.row_ids:
             # Who belongs to whom is mutual, so a row's count is its column's, too.
-            column_counts = _gather(row_counts) if batch.gather else row_counts
+            column_counts = batch.gathered(row_counts)
             column_targets = batch.sum_over_processes(column_targets)[own] / column_counts[own]
         else:
             column_counts = None
@@ -259,10 +263,8 @@ class _ChunkedSoftmax(torch.autograd.Function):
         images, all_texts, logit_scale, row_lse, column_lse, counts = ctx.saved_tensors
         count, total = len(images), len(all_texts)
         row_weight = grad / (2 * count)  # of each of this process's rows in its loss
-        if batch.gather:  # a column counts in the loss of the process that has its text
-            column_weights = _gather(grad.reshape(1)).repeat_interleave(count) / (2 * count)
-        else:
-            column_weights = row_weight.expand(total)
+        # A column counts in the loss of the process that has its text.
+        column_weights = batch.gathered(grad.reshape(1)).repeat_interleave(count) / (2 * count)
         smoothing = batch.label_smoothing
         gradients = _Gradients(_Blocks(images, all_texts, logit_scale, batch.chunk_size))
         for rows, logits, scratch in gradients.blocks:
@@ -288,7 +290,7 @@ class _ChunkedSigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, images, texts, logit_scale, logit_bias, batch: _Batch):
-        all_texts = _gather(texts) if batch.gather else texts
+        all_texts = batch.gathered(texts)
         total = images.new_zeros(())
         for rows, logits, scratch in _Blocks(images, all_texts, logit_scale, batch.chunk_size):
             positive = batch.positives(rows.start, rows.stop, len(all_texts), images.device)

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from tiny_models import make_tiny_model
+
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -80,3 +82,12 @@ def recipe_of(tiny_data_folder, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def model_folder(tiny_processor, tmp_path_factory) -> Path:
+    """A tiny model with its processor, saved."""
+    folder = tmp_path_factory.mktemp("model")
+    make_tiny_model("vit").save_pretrained(folder)
+    tiny_processor.save_pretrained(folder)
+    return folder

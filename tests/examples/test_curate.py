@@ -6,7 +6,6 @@ import datasets
 import pytest
 
 from curate import curate, parse
-from tiny_models import make_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -16,14 +15,6 @@ def doubled_data(tiny_data, tmp_path_factory):
     again = rows.select(range(4)).map(lambda row: {"caption": f"again {row['caption']}"})
     folder = tmp_path_factory.mktemp("doubled") / "data"
     datasets.concatenate_datasets([rows, again]).save_to_disk(str(folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model_folder(tiny_processor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make_tiny_model("vit").save_pretrained(folder)
-    tiny_processor.save_pretrained(folder)
     return folder
 
 

@@ -21,14 +21,6 @@ from train_with_trainer import build_model, parse, retrieval_metrics, train
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope="module")
-def model_folder(tiny_processor, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    make_tiny_model("vit").save_pretrained(folder)
-    tiny_processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def arguments(model_folder, tiny_data_folder, tmp_path):
     return [

@@ -2,17 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """GradCache: the gradients of the whole batch, with dropout, frozen parts, two processes; and what it refuses."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import Accelerator, PartialState
 
 from clip_hf import contrastive_loss, sigmoid_loss
 from clip_hf.training import GradCache
+from several_processes import run_processes
 from tiny_models import IMAGE_SIZE, VOCAB_SIZE, make_tiny_model
 
 
@@ -155,16 +152,7 @@ def test_chunk_size_must_be_positive():
         cached(build_model(), build_batch(), 0)
 
 
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _worker(rank, port, queue):
-    # What torchrun sets, and Accelerate reads.
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    os.environ.update(zip(names, map(str, (rank, rank, 2, "127.0.0.1", port)), strict=True))
+def _two_processes(rank):
     try:
         accelerator = Accelerator(cpu=True)
         model = build_model()
@@ -178,18 +166,14 @@ def _worker(rank, port, queue):
         for _ in range(2):  # the reducer is ready for the next step
             model.zero_grad()
             cache.backward(batch)
-        queue.put({name: value.numpy() for name, value in gradients(model).items()})
+        return {name: value.numpy() for name, value in gradients(model).items()}
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_give_the_gradients_of_one():
+def test_two_processes_give_the_gradients_of_one(tmp_path):
     model = build_model()
     chunk_by_chunk(model, build_batch(), BATCH)
-    queue = mp.get_context("spawn").SimpleQueue()
-    arguments = (_free_port(), queue)
-    running = mp.start_processes(_worker, arguments, nprocs=2, start_method="spawn", join=False)
-    for _ in range(2):
-        actual = {name: torch.as_tensor(value) for name, value in queue.get().items()}
+    for result in run_processes(_two_processes, 2, tmp_path):
+        actual = {name: torch.as_tensor(value) for name, value in result.items()}
         assert_same_gradients(actual, gradients(model), 1e-12)
-    running.join()

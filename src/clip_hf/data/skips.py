@@ -99,9 +99,14 @@ class SkipCounter:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what was counted before."""
-        self.num_used = state["num_used"]
-        self.kinds = Counter(state["kinds"])
-        self.examples = {kind: list(messages) for kind, messages in state["examples"].items()}
+        self.num_used, self.kinds, self.examples = 0, Counter(), {}
+        self.merge(state)
+
+    def merge(self, state: dict) -> None:
+        """Add what another process counted, its [`SkipCounter.state_dict`]; of a kind's examples its own stay."""
+        self.num_used += state["num_used"]
+        self.kinds.update(state["kinds"])
+        self.examples |= {kind: list(messages) for kind, messages in state["examples"].items()}
 
 
 __all__ = ["SkipCounter", "SkippedRow"]

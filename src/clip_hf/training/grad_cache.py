@@ -153,19 +153,19 @@ class GradCache:
     ) -> None:
         """Send the gradients of the embeddings, and at last those of the scalars, through the model."""
         clip = self.clip
-        inputs = dict(batch)
-        if not self._needs_gradient(clip.vision_model, clip.visual_projection):
-            inputs.pop("pixel_values")
-        if not self._needs_gradient(clip.text_model, clip.text_projection):
-            inputs = {"pixel_values": batch["pixel_values"]} if "pixel_values" in inputs else {}
+        names = []
+        if self._needs_gradient(clip.vision_model, clip.visual_projection):
+            names.append("pixel_values")
+        if self._needs_gradient(clip.text_model, clip.text_projection):
+            names += [name for name in batch if name != "pixel_values"]
         grads_of = [gradient.split(self.chunk_size) for gradient in gradients]
         for number, (chunk, state) in enumerate(zip(self._chunks(batch), states, strict=True)):
             is_last = number == len(states) - 1
             with contextlib.nullcontext() if is_last else self._no_sync():
                 state.restore()
                 surrogate = sum((gradient * scalar for gradient, scalar in scalars), start=0.0) if is_last else 0.0
-                if inputs:
-                    output = self.model(**{name: chunk[name] for name in inputs}, return_logits=False)
+                if names:
+                    output = self.model(**{name: chunk[name] for name in names}, return_logits=False)
                     for embeds, of_chunks in zip((output.image_embeds, output.text_embeds), grads_of, strict=True):
                         if embeds is not None and embeds.requires_grad:
                             surrogate = surrogate + (embeds * of_chunks[number]).sum()

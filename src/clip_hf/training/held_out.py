@@ -89,6 +89,8 @@ class HeldOutPairs:
         self.template = next((t for t in options.templates if template_columns(t) == ("",)), "{}")
         self.labels = sorted({own[0] for own in self.captions} | set(map(_folded, more_labels)))
         self.texts = sorted({caption for own in self.captions for caption in own})
+        # What stands in both is encoded once.
+        self._every_text = {text: place for place, text in enumerate(sorted({*self.labels, *self.texts}))}
 
     def evaluate(self, accelerator: Accelerator, model: nn.Module) -> dict[str, float]:
         """
@@ -103,10 +105,9 @@ class HeldOutPairs:
         clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
         with torch.no_grad(), eval_mode(clip):
             images = self._encode_images(accelerator, clip)  # (images, dim)
-            classifier = build_text_classifier(clip, self.processor, self.labels, [self.template])  # (labels, dim)
-            texts = build_text_classifier(clip, self.processor, self.texts, [self.template])  # (texts, dim)
-        metrics = self._zero_shot(images, classifier.to(images))
-        return metrics | self._retrieval(images, texts.to(images))
+            embeds = build_text_classifier(clip, self.processor, list(self._every_text), [self.template]).to(images)
+        labels, texts = (embeds[[self._every_text[text] for text in own]] for own in (self.labels, self.texts))
+        return self._zero_shot(images, labels) | self._retrieval(images, texts)
 
     def _encode_images(self, accelerator: Accelerator, clip: ClipHFModel) -> torch.Tensor:
         # Equal shares, the last ones filled up: a sharded model's forward passes must be as many everywhere.
