@@ -9,7 +9,7 @@ Shapes: P prompts without repetition, L labels, `dim` the width of the shared em
 import threading
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from string import Formatter
 
@@ -239,36 +239,66 @@ def build_text_classifier(
     >>> similarities = model.encode_image(**processor(images=image, return_tensors="pt")) @ classifier.T
     ```
     """
-    prompts = prompts_for(labels, templates)
+    with eval_mode(model):
+        return ensemble_prompts(
+            prompts_for(labels, templates),
+            lambda texts: encode_in_batches(model, processor, texts, tokenizer_kwargs, max_tokens_per_batch),
+        )
+
+
+def ensemble_prompts(
+    prompts: Sequence[Sequence[str]], encode: Callable[[list[str]], Iterable[tuple[Sequence[int], torch.Tensor]]]
+) -> torch.Tensor:
+    """
+    Average each label's prompts in embedding space, whatever encodes them.
+
+    Args:
+        prompts (`Sequence[Sequence[str]]`): for each label its prompts, at least one.
+        encode: given texts that are all different, yields the indices of some and their L2-normalised embeddings
+            (batch, dim), until each came once.
+
+    Returns:
+        `torch.Tensor` of shape (num_labels, dim): L2-normalised.
+    """
     uses: dict[str, list[int]] = {}  # prompt -> labels it belongs to, as often as it occurs
     for row, own in enumerate(prompts):
         for prompt in own:
             uses.setdefault(prompt, []).append(row)
-    classifier = None
-    with eval_mode(model):
-        for batch, embeddings in _encode_prompts(model, processor, list(uses), tokenizer_kwargs, max_tokens_per_batch):
-            if classifier is None:
-                classifier = embeddings.new_zeros(len(prompts), embeddings.shape[-1])  # (L, dim)
-            pairs = [(row, index) for index, prompt in enumerate(batch) for row in uses[prompt]]
-            rows, indices = torch.tensor(pairs, device=embeddings.device).T
-            # The sum instead of the mean: they differ in length only.
-            classifier.index_add_(0, rows, embeddings[indices])
+    texts, classifier = list(uses), None
+    for batch, embeddings in encode(texts):
+        if classifier is None:
+            classifier = embeddings.new_zeros(len(prompts), embeddings.shape[-1])  # (L, dim)
+        pairs = [(row, place) for place, index in enumerate(batch) for row in uses[texts[index]]]
+        rows, places = torch.tensor(pairs, device=embeddings.device).T
+        # The sum instead of the mean: they differ in length only.
+        classifier.index_add_(0, rows, embeddings[places])
     return nn.functional.normalize(classifier, dim=-1)
 
 
-def _encode_prompts(
-    model: nn.Module, processor, prompts: list[str], tokenizer_kwargs: dict | None, max_tokens_per_batch: int
-) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Yield batches of prompts of similar length with their embeddings (batch, dim), until all P are encoded."""
+@torch.no_grad()
+def encode_in_batches(
+    model: nn.Module,
+    processor,
+    texts: Sequence[str],
+    tokenizer_kwargs: dict | None = None,
+    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """
+    Encode texts in batches of similar length; arguments as in [`build_text_classifier`].
+
+    Yields:
+        `tuple[list[int], torch.Tensor]`: the indices of some texts and their L2-normalised embeddings (batch, dim).
+    """
     tokenizer = getattr(processor, "tokenizer", processor)
     options = {"truncation": True, "max_length": _context_length(model, tokenizer), **(tokenizer_kwargs or {})}
-    encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokenizer(prompts, **options).items()}
+    tokens = tokenizer(list(texts), **options)
+    encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokens.items()}
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    order = sorted(range(len(prompts)), key=lengths.__getitem__)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     device = next(model.parameters()).device
     device = torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
     while order:
-        # From the longest down: the first prompt of a batch is what the others are padded to.
+        # From the longest down: the first text of a batch is what the others are padded to.
         size = max(1, max_tokens_per_batch // lengths[order[-1]])
         batch, order = order[-size:], order[:-size]
         # On the right, whatever the tokenizer's side: on the left, padding would shift the positions.
@@ -280,7 +310,7 @@ def _encode_prompts(
             ).to(device)
             for key, rows in encoded.items()
         }
-        yield [prompts[index] for index in batch], features(model, "text", **inputs)
+        yield batch, features(model, "text", **inputs)
 
 
 def _context_length(model: nn.Module, tokenizer) -> int:

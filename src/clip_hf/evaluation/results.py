@@ -1,0 +1,177 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What an evaluation gives back: figures and what they were measured on, as JSON, table, plot and for model cards."""
+
+import json
+import os
+import platform
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from huggingface_hub import EvalResult
+
+from ..atomic import replaced_file
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Metrics in these units are shown as they are; all others are shares, shown as percentages.
+_PLAIN_METRICS = ("median_rank", "shots_to_match_zero_shot", "lambda", "slope", "r_squared")
+
+
+@dataclass(kw_only=True)
+class EvaluationResult:
+    """
+    Base class of results. A subclass adds its fields, and says what its headline figures are.
+
+    Args:
+        model (`str`):
+            Name of the model that was evaluated.
+        data (`str`):
+            Name of the data.
+        split (`str`):
+            The part of the data, such as `"test"`.
+    """
+
+    task: ClassVar[str] = ""
+    """Name of the evaluation, as `clip-hf evaluate --tasks` has it."""
+    task_type: ClassVar[str] = "zero-shot-image-classification"
+    """The hub's identifier of the task, for model cards."""
+
+    model: str
+    data: str
+    split: str = "test"
+
+    def metrics(self) -> dict[str, float]:
+        """Headline figures by name: shares from 0 to 1, unless their name says otherwise."""
+        raise NotImplementedError
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Confidence intervals of headline figures by name; those without one are left out."""
+        return {}
+
+    def figure(self) -> "Figure | None":
+        """A plot, if there is something to plot."""
+        return None
+
+    def details(self) -> str:
+        """Further Markdown for below the table of headline figures; may be empty."""
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in types that JSON has; `metrics` and `intervals` stand at the top."""
+        own = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {
+            "task": self.task,
+            **{name: own.pop(name) for name in ("model", "data", "split")},
+            "metrics": _plain(self.metrics()),
+            "intervals": _plain(self.intervals()),
+            "details": own,
+            "environment": environment(),
+        }
+
+    def table(self) -> str:
+        """The headline figures as a Markdown table."""
+        intervals = self.intervals()
+        lines = ["| metric | value | 95% interval |", "|---|---|---|"]
+        for name, value in self.metrics().items():
+            low_high = intervals.get(name)
+            shown = f"{format_metric(name, low_high[0])} to {format_metric(name, low_high[1])}" if low_high else ""
+            lines.append(f"| {name} | {format_metric(name, value)} | {shown} |")
+        return "\n".join(lines)
+
+    def eval_results(self) -> list[EvalResult]:
+        """The headline figures for the `model-index` of a model card; shares as percentages."""
+        return [
+            EvalResult(
+                task_type=self.task_type,
+                dataset_type=self.data,
+                dataset_name=self.data,
+                dataset_split=self.split,
+                metric_type=name,
+                metric_name=f"{self.task} {name}",
+                metric_value=round(float(value) * _scale(name), 2),
+            )
+            for name, value in self.metrics().items()
+            if np.isfinite(value)
+        ]
+
+    def save(self, folder: str | os.PathLike, stem: str | None = None) -> list[Path]:
+        """
+        Write `stem.json`, `stem.md` and, if there is a plot, `stem.png`; each file appears when it is complete.
+
+        Args:
+            folder (`str` or `os.PathLike`):
+                Where to; made if need be.
+            stem (`str`, *optional*):
+                Name of the files without ending; by default task, data and split.
+
+        Returns:
+            `list[Path]`: the files.
+        """
+        stem = stem or "-".join(safe_name(part) for part in (self.task, self.data, self.split) if part)
+        paths = [Path(folder) / f"{stem}.json", Path(folder) / f"{stem}.md"]
+        with replaced_file(paths[0]) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=True) + "\n", encoding="utf-8")
+        with replaced_file(paths[1]) as temporary:
+            heading = f"# {self.task}: {self.model} on {self.data} ({self.split})"
+            parts = [heading, self.table(), self.details()]
+            temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+        figure = self.figure()
+        if figure is not None:
+            paths.append(Path(folder) / f"{stem}.png")
+            save_figure(figure, paths[-1])
+        return paths
+
+
+def format_metric(name: str, value: float) -> str:
+    """A figure as tables show it: shares as percentages."""
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.4g}" if _scale(name) == 1 else f"{100 * value:.2f}%"
+
+
+def _scale(name: str) -> float:
+    return 1.0 if name in _PLAIN_METRICS else 100.0
+
+
+def environment() -> dict[str, str]:
+    """Versions, machine and time, for every file of results."""
+    packages = ("clip_hf", "torch", "transformers", "numpy")
+    return {
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
+    """Write a plot as PNG; the file appears when it is complete."""
+    with replaced_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def safe_name(name: str) -> str:
+    """`name` with what a file's name had better not hold replaced."""
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return value.tolist()
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value
+
+
+__all__ = ["EvaluationResult", "environment", "format_metric", "safe_name", "save_figure"]
