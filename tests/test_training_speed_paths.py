@@ -13,6 +13,13 @@ from tiny_models import make_tiny_model
 LIMIT = 1e-10
 CASES = ("right", "right, no mask", "right, mask of floats", "left", "left, positions", "shared positions", "holes")
 CASES += ("tokens after the end", "one text", "two captions an image")
+CASES += (
+    "common beginnings",
+    "common beginnings, left",
+    "one begins another",
+    "equal texts",
+    "equal, moved positions",
+)
 
 
 def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -42,6 +49,16 @@ def text_cases(text_inputs) -> dict[str, dict[str, torch.Tensor]]:
     positions = (left_mask.cumsum(dim=1) - 1).clamp(min=0)
     holes = mask.clone()
     holes[0, 3:5] = 0
+    alike, alike_left = ids.clone(), left_ids.clone()
+    alike[[0, 1, 3], 1:3] = torch.tensor([5, 6])
+    alike[2, 1] = 5
+    alike[3, 3] = alike[1, 3]
+    for row, length in enumerate(mask.sum(dim=1).tolist()):
+        alike_left[row] = alike[row].roll(-length)
+    begins = ids.clone()
+    begins[0, 1:6] = begins[1, 1:6]
+    moved = torch.arange(10).repeat(4, 1)
+    moved[1:3, 1:] += 3
     after = ids.clone()
     after[2, 5:8] = torch.tensor([7, 8, 599])  # tokens after the end of a text
     return {
@@ -55,6 +72,11 @@ def text_cases(text_inputs) -> dict[str, dict[str, torch.Tensor]]:
         "tokens after the end": {"input_ids": after},
         "one text": {"input_ids": ids[1:2]},
         "two captions an image": {"input_ids": ids.reshape(2, 2, 10)},
+        "common beginnings": {"input_ids": alike, "attention_mask": mask},
+        "common beginnings, left": {"input_ids": alike_left, "attention_mask": left_mask},
+        "one begins another": {"input_ids": begins},
+        "equal texts": {"input_ids": ids[[0, 1, 1, 0]]},
+        "equal, moved positions": {"input_ids": ids[[1, 1, 1, 1]], "position_ids": moved},
     }
 
 
@@ -94,19 +116,58 @@ def test_a_training_step_without_logits_is_the_same_step(tower, text_inputs, pix
     assert_same_gradients(model, actual.loss, expected.loss)
 
 
-def test_padding_is_not_computed(text_inputs, pixel_values):
+def tokens_computed(model, **inputs) -> list[int]:
+    """How many tokens the MLP of each text layer is given."""
+    counts = []
+    handles = [
+        layer.mlp.register_forward_hook(lambda module, args, output: counts.append(output.shape[:-1].numel()))
+        for layer in model.text_model.encoder.layers
+    ]
+    model.get_text_features(**inputs, pooled_only=True)
+    for handle in handles:
+        handle.remove()
+    return counts
+
+
+def beginnings(inputs: dict[str, torch.Tensor]) -> int:
+    """How many different beginnings the texts have, each token with its position."""
+    ids = inputs["input_ids"].reshape(-1, 10)
+    mask = inputs.get("attention_mask", torch.ones_like(ids))
+    positions = inputs.get("position_ids", torch.arange(10)).expand(ids.shape)
+    found = set()
+    for own, keep, places in zip(ids.tolist(), mask.tolist(), positions.tolist(), strict=True):
+        text = [(token, place) for token, kept, place in zip(own, keep, places, strict=True) if kept]
+        end = next(index for index, (token, _) in enumerate(text) if token == 599)
+        found |= {tuple(text[: length + 1]) for length in range(end + 1)}
+    return len(found)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_neither_padding_nor_a_beginning_twice_is_computed(case, text_inputs):
     model = make_tiny_model("vit")
-    shapes = {}
-    for name, module in model.named_modules():
-        if name.endswith("mlp"):
-            module.register_forward_hook(lambda m, args, output, name=name: shapes.update({name: output.shape}))
-    model(pixel_values=pixel_values, **text_inputs, return_logits=False)
-    tokens = text_inputs["attention_mask"].sum().item()
-    assert tokens < text_inputs["input_ids"].numel()
-    layers = "{}.encoder.layers.{}.mlp"
-    assert [tuple(shapes[layers.format("text_model", index)]) for index in range(3)] == [(tokens, 32)] * 2 + [(4, 32)]
-    expected = [(4, 17, 32)] * 2 + [(4, 32)]
-    assert [tuple(shapes[layers.format("vision_model", index)]) for index in range(3)] == expected
+    inputs = text_cases(text_inputs)[case]
+    expected = beginnings(inputs)
+    assert expected < inputs["input_ids"].numel()
+    texts = inputs["input_ids"].numel() // 10
+    assert tokens_computed(model, **inputs) == [expected, expected, texts]
+
+
+def test_with_dropout_each_text_is_computed_for_itself(text_inputs):
+    model = make_tiny_model("vit")
+    model.text_model.config.attention_dropout = 0.1
+    inputs = text_cases(text_inputs)["equal texts"]
+    tokens = 2 * (text_inputs["attention_mask"][:2].sum().item())
+    assert tokens_computed(model.train(), **inputs) == [tokens, tokens, 4]
+    assert tokens_computed(model.eval(), **inputs) == [beginnings(inputs)] * 2 + [4]
+
+
+def test_the_last_layer_computes_the_class_token_only(pixel_values):
+    model = make_tiny_model("vit")
+    shapes = []
+    for layer in model.vision_model.encoder.layers:
+        layer.mlp.register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
+    model.get_image_features(pixel_values, pooled_only=True)
+    assert shapes == [(4, 17, 32)] * 2 + [(4, 32)]
 
 
 def test_layers_that_are_asked_for_are_whole(tower, text_inputs, pixel_values):

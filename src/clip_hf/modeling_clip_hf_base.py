@@ -49,7 +49,8 @@ def eager_attention_forward(
 
 class PackedTexts(NamedTuple):
     """
-    A batch of texts whose tokens stand one after another, (tokens, hidden_size), so that padding is not computed.
+    A batch of texts whose tokens stand one after another, (tokens, hidden_size), so that padding is not computed, nor
+    a beginning that several texts have in common more than once: what a token becomes depends on those before it.
 
     All but attention looks at single tokens; for attention the texts are padded to the longest, on the right, where
     a causal mask makes padding irrelevant. A named tuple, so that accelerate moves it between devices.
@@ -68,17 +69,44 @@ class PackedTexts(NamedTuple):
     last: torch.Tensor
 
     @classmethod
-    def of(cls, keep: torch.Tensor) -> "PackedTexts":
-        """Pack the tokens where `keep` `(batch, length)` is true, at least one in each text."""
+    def of(cls, keep: torch.Tensor, keys: torch.Tensor | None = None) -> "PackedTexts":
+        """
+        Pack the tokens where `keep` `(batch, length)` is true, at least one in each text.
+
+        Args:
+            keep (`torch.Tensor` of shape `(batch, length)`, bool): the tokens of each text.
+            keys (`torch.Tensor` of shape `(batch, length)`, int64, not negative, *optional*): equal for equal tokens
+                at equal positions. With them, texts share what they begin with.
+        """
         lengths = keep.sum(dim=1, keepdim=True)  # (batch, 1)
         column = torch.arange(int(lengths.max()), device=keep.device)
         last = lengths.cumsum(dim=0) - 1  # (batch, 1)
-        return cls(
+        packed = cls(
             source=keep.flatten().nonzero()[:, 0],
             padded=torch.minimum(last - lengths + 1 + column, last),
             tokens=(column < lengths).flatten().nonzero()[:, 0],
             last=last[:, 0],
         )
+        return packed if keys is None else packed._share_beginnings(keys, column < lengths)
+
+    def _share_beginnings(self, keys: torch.Tensor, inside: torch.Tensor) -> "PackedTexts":
+        """The same texts with each token that ends the same beginning, `inside` the texts `(batch, longest)`, once."""
+        keys = keys.flatten()[self.source][self.padded].masked_fill(~inside, -1)
+        texts, text_of = torch.unique(keys, dim=0, return_inverse=True)  # sorted, so equal beginnings are neighbours
+        differs = (texts != texts.roll(1, dims=0)).cummax(dim=1).values
+        differs[0] = True
+        is_new = differs & (texts >= 0)
+        # Numbers grow from text to text: the largest so far in a column is that of the beginning that a text shares.
+        number = is_new.flatten().cumsum(0).view(is_new.shape) - 1
+        number = torch.where(is_new, number, -1).cummax(dim=0).values[text_of]  # (batch, longest)
+        ends = inside.sum(dim=1, keepdim=True) - 1
+        padded = number.gather(1, torch.minimum(torch.arange(inside.shape[1], device=ends.device), ends))
+        # Of the places that have a number the first, so that it does not change from run to run.
+        places = inside.flatten().nonzero()[:, 0]
+        tokens = places.new_empty(int(is_new.sum()))
+        tokens.scatter_reduce_(0, number.flatten()[places], places, "amin", include_self=False)
+        source = self.source[self.padded.flatten()[tokens]]
+        return PackedTexts(source, padded, tokens, padded.gather(1, ends)[:, 0])
 
     def pad(self, packed: torch.Tensor) -> torch.Tensor:
         """(tokens, hidden_size) -> (batch, longest, hidden_size)."""

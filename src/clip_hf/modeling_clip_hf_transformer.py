@@ -239,7 +239,8 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
                 Positions of the tokens, by default 0, 1, 2, ... also where the padding is on the left.
             pooled_only (`bool`, *optional*, defaults to `False`):
                 Whether `last_hidden_state` may be left out, which is faster: neither padding nor what follows the
-                end-of-text token is then computed. Without effect where hidden states or attentions are asked for.
+                end-of-text token is then computed, and what several texts begin with once. Without effect where hidden
+                states or attentions are asked for.
 
         Raises:
             ValueError: if the ids have another shape or type, are too many or outside the vocabulary, or a text has
@@ -249,7 +250,7 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         input_ids = input_ids.reshape(-1, input_ids.shape[-1])
         first_eos = self._first_eos(input_ids, attention_mask)
         pooled_only = self._only_pools(pooled_only, kwargs)
-        packed = self._pack(input_ids, attention_mask, first_eos) if pooled_only else None
+        packed = self._pack(input_ids, attention_mask, position_ids, first_eos) if pooled_only else None
         if packed is None:
             hidden_states = padded = self.embeddings(input_ids, position_ids)
             rows = torch.arange(input_ids.shape[0], device=padded.device)
@@ -277,14 +278,23 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         return is_eos.int().argmax(dim=-1)
 
     def _pack(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, first_eos: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        first_eos: torch.Tensor,
     ) -> PackedTexts | None:
         """What the pooled token depends on; None where it takes a look at values that is not possible."""
         same_shape = attention_mask is None or attention_mask.shape == input_ids.shape
         if not (same_shape and input_ids.numel() and _can_look_at_values(input_ids)):
             return None
-        keep = torch.arange(input_ids.shape[1], device=input_ids.device) <= first_eos[:, None]
-        return PackedTexts.of(keep if attention_mask is None else keep & attention_mask.bool())
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        keep = places <= first_eos[:, None]
+        keep = keep if attention_mask is None else keep & attention_mask.bool()
+        if self.training and self.config.attention_dropout:
+            return PackedTexts.of(keep)  # each text draws its own
+        position_ids = places if position_ids is None else position_ids
+        return PackedTexts.of(keep, input_ids.long() * self.config.max_position_embeddings + position_ids)
 
     def _packed_embeddings(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor | None, packed: PackedTexts
