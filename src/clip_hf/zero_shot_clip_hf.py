@@ -292,7 +292,7 @@ def encode_in_batches(
         `tuple[list[int], torch.Tensor]`: the indices of some texts and their L2-normalised embeddings (batch, dim).
     """
     tokenizer = getattr(processor, "tokenizer", processor)
-    options = {"truncation": True, "max_length": _context_length(model, tokenizer), **(tokenizer_kwargs or {})}
+    options = {"truncation": True, "max_length": context_length(model, tokenizer), **(tokenizer_kwargs or {})}
     tokens = tokenizer(list(texts), **options)
     encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokens.items()}
     lengths = [len(ids) for ids in encoded["input_ids"]]
@@ -317,7 +317,8 @@ def encode_in_batches(
         yield batch, features(model, "text", **inputs)
 
 
-def _context_length(model: nn.Module, tokenizer) -> int:
+def context_length(model: nn.Module, tokenizer) -> int:
+    """The longest text that both model and tokenizer take, in tokens."""
     config = getattr(getattr(model, "config", None), "text_config", None)
     lengths = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
     return min(length for length in (*lengths, 2**31 - 1) if length is not None)

@@ -27,16 +27,13 @@ examples:
 """
 
 
-def add_parser(commands: Any) -> None:
-    """Add the subcommand to the parser of the command."""
-    parser = commands.add_parser(
-        "convert",
-        help="convert a checkpoint of OpenAI's, open_clip's, transformers' or ours into another format",
-        description="Convert a CLIP checkpoint, offline, and show that it computes the same. The destination appears "
-        "when everything has been written and checked.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the subcommand's parser its arguments."""
+    parser.description = (
+        "Convert a CLIP checkpoint, offline, and show that it computes the same. The destination appears when\n"
+        "everything has been written and checked."
     )
+    parser.epilog = _EPILOG
     parser.add_argument("source", help="a file or folder; its format is recognised")
     parser.add_argument("destination", help="what to write: a file for openai, else a folder")
     parser.add_argument("--to", choices=FORMATS, default="clip_hf", help="format to write (default: %(default)s)")
@@ -126,4 +123,4 @@ def _push(path: Path, repo_id: str, private: bool) -> str:
     return str(api.upload_file(repo_id=repo_id, path_or_fileobj=path, path_in_repo=path.name, commit_message=message))
 
 
-__all__ = ["add_parser"]
+__all__ = ["add_arguments"]

@@ -131,7 +131,7 @@ def _read(source: str, split: str, streaming: bool, options: PairOptions) -> Dat
             raise ValueError(f"The data set {source} is empty.") from error
     if path.is_dir():
         return _read_folder(path / split if (path / split).is_dir() else path, split, streaming, options)
-    files = _files_of(source)
+    files = files_of(source)
     if files:
         return _read_files(files, split, streaming, options)
     name, _, config = source.partition(":")
@@ -153,14 +153,14 @@ def _split_of(data: Any, split: str, source: str) -> datasets.Dataset:
     return data[split]
 
 
-def _files_of(source: str) -> list[str]:
+def files_of(source: str) -> list[str]:
     """The files that a path or pattern stands for, sorted; `{000..127}` counts as in a shell."""
     found = _BRACES.search(source)
     if found:
         first, last = found.groups()
         numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
         named = [source[: found.start()] + number + source[found.end() :] for number in numbers]
-        return [file for name in named for file in _files_of(name)]
+        return [file for name in named for file in files_of(name)]
     if "://" in source and source.lower().endswith((".parquet", ".tar")):
         return [source]
     if os.path.isfile(source):

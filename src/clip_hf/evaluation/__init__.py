@@ -1,3 +1,150 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The paper's evaluations (Radford et al. 2021, section 3) for any CLIP of the Hugging Face world."""
+
+from .bias import LabelProbeOptions, compare_label_sets, evaluate_label_probe, label_probe
+from .bias_results import LabelProbeResult, LabelSetComparison
+from .comparison import Comparison, compare_results, load_results
+from .data.loading import (
+    ClassificationData,
+    ClassificationOptions,
+    RetrievalData,
+    RetrievalOptions,
+    load_classification,
+    load_retrieval,
+    load_splits,
+)
+from .data.registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
+from .encoders.loading import DualEncoder, load_dual_encoder
+from .features import EncodingOptions, encode_image_column, encode_text_list
+from .few_shot import FewShotOptions, FewShotResult, few_shot
+from .linear_probe import LinearProbeOptions, LinearProbeResult, linear_probe, split_validation
+from .logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
+from .results import EvaluationResult
+from .retrieval import (
+    RetrievalEvaluationOptions,
+    RetrievalRanks,
+    RetrievalResult,
+    evaluate_retrieval,
+    retrieval_ranks,
+)
+from .robustness import (
+    AdaptationResult,
+    RobustnessResult,
+    ShiftResult,
+    baseline_accuracies,
+    compare_adaptation,
+    evaluate_robustness,
+    shift_names,
+    subset_classes,
+    subset_rows,
+    subset_scores,
+)
+from .scaling import ScalingResult, fit_scaling
+from .scores.clip_score import clip_score, ref_clip_score
+from .scores.metrics import (
+    CLASSIFICATION_METRICS,
+    LogitLine,
+    average_precision_11point,
+    best_target_ranks,
+    bootstrap_interval,
+    bootstrap_mean_interval,
+    confusion_matrix,
+    effective_robustness,
+    fit_logit_line,
+    map_11point,
+    mean_per_class_accuracy,
+    median_rank,
+    per_class_accuracy,
+    recall_at_k,
+    roc_auc,
+    target_ranks,
+    top1_top5_mean,
+    top_k_accuracy,
+)
+from .suite import SuiteOptions, run_suite
+from .zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, evaluate_zero_shot
+
+
+__all__ = [
+    "AdaptationResult",
+    "CLASSIFICATION_METRICS",
+    "ClassificationData",
+    "ClassificationOptions",
+    "Comparison",
+    "DualEncoder",
+    "EncodingOptions",
+    "EvaluationResult",
+    "FewShotOptions",
+    "FewShotResult",
+    "LabelProbeOptions",
+    "LabelProbeResult",
+    "LabelSetComparison",
+    "LinearClassifier",
+    "LinearProbeOptions",
+    "LinearProbeResult",
+    "LogisticRegressionOptions",
+    "LogitLine",
+    "RegistryEntry",
+    "RetrievalData",
+    "RetrievalEvaluationOptions",
+    "RetrievalOptions",
+    "RetrievalRanks",
+    "RetrievalResult",
+    "RobustnessResult",
+    "ScalingResult",
+    "ShiftResult",
+    "SuiteOptions",
+    "ZeroShotOptions",
+    "ZeroShotResult",
+    "average_precision_11point",
+    "baseline_accuracies",
+    "best_target_ranks",
+    "bootstrap_interval",
+    "bootstrap_mean_interval",
+    "class_embeddings",
+    "clip_score",
+    "compare_adaptation",
+    "compare_label_sets",
+    "compare_results",
+    "confusion_matrix",
+    "dataset_names",
+    "effective_robustness",
+    "encode_image_column",
+    "encode_text_list",
+    "evaluate_label_probe",
+    "evaluate_retrieval",
+    "evaluate_robustness",
+    "evaluate_zero_shot",
+    "few_shot",
+    "fit_logistic_regression",
+    "fit_logit_line",
+    "fit_scaling",
+    "get_dataset",
+    "label_probe",
+    "linear_probe",
+    "load_class_names",
+    "load_classification",
+    "load_dual_encoder",
+    "load_results",
+    "load_retrieval",
+    "load_splits",
+    "load_templates",
+    "map_11point",
+    "mean_per_class_accuracy",
+    "median_rank",
+    "per_class_accuracy",
+    "recall_at_k",
+    "ref_clip_score",
+    "retrieval_ranks",
+    "roc_auc",
+    "run_suite",
+    "shift_names",
+    "split_validation",
+    "subset_classes",
+    "subset_rows",
+    "subset_scores",
+    "target_ranks",
+    "top1_top5_mean",
+    "top_k_accuracy",
+]

@@ -20,8 +20,8 @@ from ..atomic import replaced_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Metrics in these units are shown as they are; all others are shares, shown as percentages.
-_PLAIN_METRICS = ("median_rank", "shots_to_match_zero_shot", "lambda", "slope", "r_squared")
+# Metrics whose names end so are shown as they are; all others are shares, shown as percentages.
+_PLAIN_METRICS = ("median_rank", "shots_to_match_zero_shot", "lambda", "slope", "r_squared", "intercept")
 
 
 @dataclass(kw_only=True)
@@ -47,6 +47,11 @@ class EvaluationResult:
     data: str
     split: str = "test"
 
+    @property
+    def stem(self) -> str:
+        """Name for files of this result, without ending: task, data and split."""
+        return "-".join(safe_name(part) for part in (self.task, self.data, self.split) if part)
+
     def metrics(self) -> dict[str, float]:
         """Headline figures by name: shares from 0 to 1, unless their name says otherwise."""
         raise NotImplementedError
@@ -63,9 +68,14 @@ class EvaluationResult:
         """Further Markdown for below the table of headline figures; may be empty."""
         return ""
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Fields with a value for each image or text, which go into a file of arrays instead of the JSON."""
+        return {}
+
     def to_dict(self) -> dict[str, Any]:
-        """All of it in types that JSON has; `metrics` and `intervals` stand at the top."""
-        own = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        """All but the arrays in types that JSON has; `metrics` and `intervals` stand at the top."""
+        arrays = self.arrays()
+        own = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in arrays}
         return {
             "task": self.task,
             **{name: own.pop(name) for name in ("model", "data", "split")},
@@ -103,7 +113,8 @@ class EvaluationResult:
 
     def save(self, folder: str | os.PathLike, stem: str | None = None) -> list[Path]:
         """
-        Write `stem.json`, `stem.md` and, if there is a plot, `stem.png`; each file appears when it is complete.
+        Write `stem.json` and `stem.md`, and `stem.npz` and `stem.png` if there are arrays or a plot; each file appears
+        when it is complete.
 
         Args:
             folder (`str` or `os.PathLike`):
@@ -114,7 +125,7 @@ class EvaluationResult:
         Returns:
             `list[Path]`: the files.
         """
-        stem = stem or "-".join(safe_name(part) for part in (self.task, self.data, self.split) if part)
+        stem = stem or self.stem
         paths = [Path(folder) / f"{stem}.json", Path(folder) / f"{stem}.md"]
         with replaced_file(paths[0]) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=True) + "\n", encoding="utf-8")
@@ -122,6 +133,11 @@ class EvaluationResult:
             heading = f"# {self.task}: {self.model} on {self.data} ({self.split})"
             parts = [heading, self.table(), self.details()]
             temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+        arrays = self.arrays()
+        if arrays:
+            paths.append(Path(folder) / f"{stem}.npz")
+            with replaced_file(paths[-1]) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **arrays)
         figure = self.figure()
         if figure is not None:
             paths.append(Path(folder) / f"{stem}.png")
@@ -137,7 +153,7 @@ def format_metric(name: str, value: float) -> str:
 
 
 def _scale(name: str) -> float:
-    return 1.0 if name in _PLAIN_METRICS else 100.0
+    return 1.0 if name.endswith(_PLAIN_METRICS) else 100.0
 
 
 def environment() -> dict[str, str]:

@@ -1,0 +1,11 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`python -m clip_hf.cli`, for launchers that start a module in several processes."""
+
+import sys
+
+from . import main
+
+
+if __name__ == "__main__":
+    sys.exit(main())

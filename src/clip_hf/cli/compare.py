@@ -1,0 +1,93 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf compare`: evaluated models side by side."""
+
+import argparse
+from pathlib import Path
+
+from ..evaluation.comparison import compare_results, load_results
+from ..evaluation.results import safe_name
+from ..evaluation.scaling import fit_scaling
+from .evaluate import add_evaluation_arguments, evaluate
+
+
+_EPILOG = """\
+examples:
+  clip-hf compare results/resnet results/vit
+  clip-hf compare outputs/demo/resnet/last outputs/demo/vit/last --data openmoji --names ResNet ViT
+  clip-hf compare rn50 rn101 rn50x4 --compute 18.2 25.5 51.8 --scaling-metric top1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the subcommand's parser its arguments."""
+    parser.description = (
+        "Put the results of evaluated models side by side, with differences to the first and their intervals.\n"
+        "A model that is not evaluated yet (no folder of results) is evaluated first, as `clip-hf evaluate` does."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("models", nargs="+", help="two or more folders of results, or models")
+    parser.add_argument("--names", nargs="+", help="what to call them")
+    parser.add_argument("--output-dir", default="comparison", help="folder to write to (default: %(default)s)")
+    parser.add_argument(
+        "--compute", type=float, nargs="+", help="each model's compute: fits error against it (3 or more)"
+    )
+    parser.add_argument("--scaling-metric", default="top1", help="metric whose error is fitted (default: %(default)s)")
+    add_evaluation_arguments(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if len(options.models) < 2:
+        raise ValueError(f"There is nothing to compare with {options.models[0]}: name two or more.")
+    for name, values in (("--names", options.names), ("--compute", options.compute)):
+        if values is not None and len(values) != len(options.models):
+            raise ValueError(f"{name} has {len(values)} values for {len(options.models)} models; give one for each.")
+    output_dir = Path(options.output_dir)
+    folders = [_results_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
+    comparison = compare_results(folders, options.names, options.resamples, options.seed)
+    print(f"\n{comparison.table()}")
+    if comparison.left_out:
+        print(f"\nOnly one model has: {', '.join(comparison.left_out)}.")
+    paths = comparison.save(output_dir)
+    if options.compute:
+        scaling = _scaling(folders, comparison.models, options)
+        print(f"\n{scaling.table()}")
+        paths += scaling.save(output_dir, "scaling")
+    print(f"\nWritten: {', '.join(str(path) for path in paths)}")
+    return 0
+
+
+def _results_of(model: str, place: int, options: argparse.Namespace, output_dir: Path) -> Path:
+    folder = Path(model)
+    if folder.is_dir() and any(path.stem == "summary" for path in folder.glob("*.md")):
+        load_results(folder)
+        return folder
+    if not options.data:
+        raise ValueError(
+            f"{model} is no folder that `clip-hf evaluate` wrote. To evaluate it as a model first, say on what with "
+            "--data."
+        )
+    own = output_dir / f"{place + 1}-{safe_name(folder.name)}"
+    evaluate(model, options, own)
+    return own
+
+
+def _scaling(folders: list[Path], names: list[str], options: argparse.Namespace):
+    """The fit of the mean error over what all models were evaluated on."""
+    errors = []
+    for folder in folders:
+        own = {(one["task"], one["data"], one["split"]): one["metrics"] for one in load_results(folder)}
+        errors.append(
+            {key: 1 - found[options.scaling_metric] for key, found in own.items() if options.scaling_metric in found}
+        )
+    common = sorted(set.intersection(*(set(own) for own in errors)))
+    if not common:
+        raise ValueError(
+            f"--scaling-metric {options.scaling_metric}: no evaluation with this metric was made of all the models."
+        )
+    means = [sum(own[key] for key in common) / len(common) for own in errors]
+    return fit_scaling(options.compute, means, names)
+
+
+__all__ = ["add_arguments"]

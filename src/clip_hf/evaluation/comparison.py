@@ -1,0 +1,279 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Evaluated models side by side: each figure's difference, with an interval where both saw the same images."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..atomic import replaced_file
+from .results import environment, format_metric, save_figure
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Metric -> the array that holds a place for each image or text, and how many first places count.
+_RANK_METRICS = {
+    "top1": ("ranks", 1),
+    "top5": ("ranks", 5),
+    **{f"{way}_R@{k}": (f"{way}_ranks", k) for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)},
+}
+
+
+@dataclass
+class ComparedMetric:
+    """
+    One figure of several models.
+
+    Args:
+        task, data, split, metric (`str`):
+            What was measured, and on what.
+        values (`list[float | None]`):
+            The figure of each model; `None` for one that was not evaluated so.
+        intervals (`list[tuple[float, float] | None]`):
+            Their own confidence intervals.
+        differences (`list[float | None]`):
+            Each model's figure less the first model's.
+        difference_intervals (`list[tuple[float, float] | None]`):
+            95% intervals of the differences by the paired bootstrap: the same images are drawn for both models, so
+            that what is hard for both does not blur the difference. `None` where the images are not the same.
+    """
+
+    task: str
+    data: str
+    split: str
+    metric: str
+    values: list[float | None]
+    intervals: list[tuple[float, float] | None]
+    differences: list[float | None]
+    difference_intervals: list[tuple[float, float] | None]
+
+
+@dataclass
+class Comparison:
+    """
+    Evaluated models side by side.
+
+    Args:
+        models (`list[str]`):
+            Their names; differences are to the first.
+        metrics (`list[ComparedMetric]`):
+            Figures that at least two of them have.
+        left_out (`list[str]`):
+            Names of results that only one model has.
+    """
+
+    models: list[str]
+    metrics: list[ComparedMetric]
+    left_out: list[str] = field(default_factory=list)
+
+    def table(self) -> str:
+        """All figures as a Markdown table; a difference whose interval does not hold 0 is bold."""
+        lines = [f"| task | data | metric | {' | '.join(_with_differences(self.models))} |"]
+        lines.append("|---" * (3 + 2 * len(self.models) - 1) + "|")
+        for row in self.metrics:
+            cells = [row.task, f"{row.data} ({row.split})", row.metric, _shown(row.metric, row.values[0])]
+            for place in range(1, len(self.models)):
+                cells.append(_shown(row.metric, row.values[place]))
+                cells.append(_difference(row, place))
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def figure(self) -> "Figure":
+        """Each task's figures as bars, one colour for each model, with their intervals."""
+        from matplotlib.figure import Figure
+
+        groups: dict[tuple[str, str], list[ComparedMetric]] = {}
+        for row in self.metrics:
+            if format_metric(row.metric, 0.5).endswith("%") and not row.metric.endswith("_gain"):
+                groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
+        heights = [1 + 0.25 * len(rows) * (len(self.models) + 0.7) for rows in groups.values()] or [1]
+        figure = Figure(figsize=(9, 0.8 + sum(heights)), layout="constrained")
+        axes = figure.subplots(max(1, len(groups)), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for axis, ((task, data), rows) in zip(axes, groups.items()):
+            _draw_bars(axis, rows, self.models)
+            axis.set_title(f"{task}: {data}", fontsize=9, loc="left")
+        axes[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.12), ncols=len(self.models))
+        axes[-1].set_xlabel("%")
+        return figure
+
+    def save(self, folder: str | os.PathLike, stem: str = "comparison") -> list[Path]:
+        """Write `stem.json`, `stem.md` and `stem.png` into `folder`; each file appears when it is complete."""
+        paths = [Path(folder) / f"{stem}.{ending}" for ending in ("json", "md", "png")]
+        content = {**asdict(self), "environment": environment()}
+        with replaced_file(paths[0]) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with replaced_file(paths[1]) as temporary:
+            temporary.write_text(f"# {' and '.join(self.models)}\n\n{self.table()}\n", encoding="utf-8")
+        save_figure(self.figure(), paths[2])
+        return paths
+
+
+def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """
+    Read the results that `clip-hf evaluate` or [`EvaluationResult.save`] wrote into a folder.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            The folder.
+
+    Returns:
+        `list[dict]`: each as [`EvaluationResult.to_dict`] gives it, and under `"arrays"` what there is for each image.
+
+    Raises:
+        ValueError: if there are no results, or a file cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {folder} of results; `clip-hf evaluate` writes one.")
+    results = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or not {"task", "model", "data", "metrics"} <= content.keys():
+                continue
+            arrays = path.with_suffix(".npz")
+            content["arrays"] = dict(np.load(arrays)) if arrays.is_file() else {}
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"The results in {path} cannot be read: {error}. Evaluate again.") from error
+        results.append(content)
+    if not results:
+        raise ValueError(f"The folder {folder} holds no results of `clip-hf evaluate`.")
+    return results
+
+
+def compare_results(
+    folders: Sequence[str | os.PathLike], names: Sequence[str] | None = None, resamples: int = 1000, seed: int = 0
+) -> Comparison:
+    """
+    Compare the results of several models.
+
+    Args:
+        folders (`Sequence[str]`):
+            Each model's folder of results, two or more.
+        names (`Sequence[str]`, *optional*):
+            What to call the models; by default as the results do, or as the folders are called if those names are not
+            all different.
+        resamples (`int`, *optional*, defaults to 1000):
+            Bootstrap resamples for the differences.
+        seed (`int`, *optional*, defaults to 0):
+            Of the bootstrap.
+
+    Returns:
+        [`Comparison`]
+
+    Raises:
+        ValueError: if there are fewer than two folders, one holds no results, or no figure is in two of them.
+    """
+    if len(folders) < 2:
+        raise ValueError(f"There is nothing to compare in {len(folders)} folder(s) of results; give two or more.")
+    loaded = [load_results(folder) for folder in folders]
+    names = list(names or [results[0]["model"] for results in loaded])
+    if len(names) != len(folders):
+        raise ValueError(f"There are {len(names)} names for {len(folders)} folders.")
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    by_key = [{(one["task"], one["data"], one["split"]): one for one in results} for results in loaded]
+    keys = list(dict.fromkeys(key for own in by_key for key in own))
+    metrics, left_out = [], []
+    for key in keys:
+        found = [own.get(key) for own in by_key]
+        if sum(one is not None for one in found) < 2:
+            left_out.append(" ".join(key))
+            continue
+        for metric in dict.fromkeys(name for one in found if one for name in one["metrics"]):
+            metrics.append(_compare(key, metric, found, resamples, seed))
+    if not metrics:
+        raise ValueError(
+            "No evaluation was made of two of the models on the same data and split: "
+            + "; ".join(f"{name} has {', '.join(' '.join(key) for key in own)}" for name, own in zip(names, by_key))
+            + "."
+        )
+    return Comparison(names, metrics, left_out)
+
+
+def _compare(key: tuple, metric: str, found: list[dict | None], resamples: int, seed: int) -> ComparedMetric:
+    values = [one["metrics"].get(metric) if one else None for one in found]
+    intervals = [tuple(one["intervals"][metric]) if one and metric in one["intervals"] else None for one in found]
+    first = values[0]
+    differences = [None if value is None or first is None else value - first for value in values]
+    paired = [None, *(_paired_interval(metric, found[0], other, resamples, seed) for other in found[1:])]
+    return ComparedMetric(*key, metric, values, intervals, differences, paired)
+
+
+def _paired_interval(
+    metric: str, first: dict | None, second: dict | None, resamples: int, seed: int
+) -> tuple[float, float] | None:
+    if not first or not second or not resamples:
+        return None
+    one, two = (_hits(metric, found["arrays"]) for found in (first, second))
+    # The same images in the same order, as far as the results can tell.
+    if one is None or two is None or len(one) != len(two):
+        return None
+    if not np.array_equal(first["arrays"].get("targets"), second["arrays"].get("targets")):
+        return None
+    gained = two.astype(np.int64) - one
+    groups = np.arange(len(gained))
+    if metric.startswith("text_to_image"):  # an image's texts are drawn with it
+        groups = first["arrays"].get("image_of_text", groups)
+    kinds = np.stack([np.bincount(groups, gained), np.bincount(groups)], axis=1)  # (groups, 2): gain and size
+    # Only a few kinds of groups occur, so a resample is a draw of how often each does.
+    kinds, counts = np.unique(kinds, axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    low, high = np.quantile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _hits(metric: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+    """Whether each image or text counts in a metric that is the share of those that do."""
+    name, k = _RANK_METRICS.get(metric, (None, 0))
+    if name in arrays:
+        return arrays[name] < k
+    if metric == "top1" and {"targets", "predictions"} <= arrays.keys():
+        return arrays["targets"] == arrays["predictions"]
+    return None
+
+
+def _with_differences(models: list[str]) -> list[str]:
+    first, *others = models
+    return [first, *(column for name in others for column in (name, f"less {first}"))]
+
+
+def _shown(metric: str, value: float | None) -> str:
+    return "-" if value is None else format_metric(metric, value)
+
+
+def _difference(row: ComparedMetric, place: int) -> str:
+    difference, interval = row.differences[place], row.difference_intervals[place]
+    if difference is None:
+        return "-"
+    sign = "+" if difference > 0 else ""
+    text = sign + format_metric(row.metric, difference)
+    if interval is None:
+        return text
+    text += f" ({format_metric(row.metric, interval[0])} to {format_metric(row.metric, interval[1])})"
+    return f"**{text}**" if interval[0] > 0 or interval[1] < 0 else text
+
+
+def _draw_bars(axis: Any, rows: list[ComparedMetric], models: list[str]) -> None:
+    for place, name in enumerate(models):
+        shown = [(line, row) for line, row in enumerate(rows) if row.values[place] is not None]
+        values = np.array([100 * row.values[place] for _, row in shown])
+        ends = [row.intervals[place] or (row.values[place],) * 2 for _, row in shown]
+        spread = np.array([[v - 100 * low, 100 * high - v] for v, (low, high) in zip(values, ends)]).reshape(-1, 2).T
+        lines = [line + (place + 0.5) / (len(models) + 0.7) for line, _ in shown]
+        height = 1 / (len(models) + 0.7)
+        axis.barh(lines, values, height, label=name, xerr=spread.clip(min=0), error_kw={"linewidth": 0.8})
+    axis.set_yticks([line + 0.5 * len(models) / (len(models) + 0.7) for line in range(len(rows))])
+    axis.set_yticklabels([row.metric for row in rows], fontsize=8)
+    axis.set_xlim(0, 100)
+    axis.invert_yaxis()
+
+
+__all__ = ["ComparedMetric", "Comparison", "compare_results", "load_results"]

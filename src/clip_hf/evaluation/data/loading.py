@@ -1,0 +1,488 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+What evaluations measure on: labelled images, and images with captions, from where people have them.
+
+Images stay undecoded. Shapes: n rows, c classes.
+"""
+
+import functools
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from ...data.image_text import check_column, read_captions, undecoded_images
+from ...data.pair_options import PairOptions
+from ...data.sources import load_pairs
+from ..scores.metrics import CLASSIFICATION_METRICS
+from .labels import class_label, read_class_names, read_targets, some
+from .registry import RegistryEntry, get_dataset, load_templates, registry_name
+from .sources import DataSource, open_source
+
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "file_name", "path")
+_LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "fine_label", "category")
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """
+    What to take from labelled images, where it is not what the registry or the data say.
+
+    Args:
+        image_column (`str`, *optional*):
+            Column of the images; found by itself if there is one of the kind.
+        label_column (`str`, *optional*):
+            Column of the labels; found by itself if there is one of the kind.
+        class_names (`Sequence[str]` or `str`, *optional*):
+            A name for each label id, or where to find them, see [`load_class_names`].
+        templates (*optional*):
+            Prompts: whatever [`load_templates`] takes. By default the registry's, or `"simple"`.
+        metric (`str`, *optional*):
+            A key of `CLASSIFICATION_METRICS`. By default the registry's; `"map_11point"` where an image has several
+            labels, `"top1"` otherwise.
+        split (`str`, *optional*):
+            Which part. By default the registry's, `"test"`, `"validation"`, or the only one there is.
+        limit (`int`, *optional*):
+            Take at most so many rows, evenly spaced.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    class_names: Sequence[str] | str | None = None
+    templates: Any = None
+    metric: str | None = None
+    split: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self):
+        if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
+            raise ValueError(f"`metric` is {self.metric!r}; there are {', '.join(CLASSIFICATION_METRICS)}.")
+        _check_limit(self.limit)
+
+
+def _check_limit(limit: Any) -> None:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"`limit` is {limit!r}; it must be a whole number of at least 1, or None for all rows.")
+
+
+@dataclass
+class ClassificationData:
+    """
+    Labelled images, ready to be classified.
+
+    Args:
+        name (`str`):
+            The data set's name.
+        data (`datasets.Dataset`):
+            n rows, images undecoded.
+        image_column (`str`):
+            Column of the images.
+        label_column (`str`):
+            Column of the labels, as they were given; `targets` has them as numbers.
+        class_names (`list[str]`):
+            c names; one may stand there twice, as "missile" does in ImageNet.
+        templates (`tuple[str, ...]` or `dict[str, tuple[str, ...]]`):
+            Prompts with `{}` where the class goes, or each class's own.
+        metric (`str`):
+            What the data set is scored by, a key of `CLASSIFICATION_METRICS`.
+        split (`str`):
+            The part of the data set.
+        source (`str`):
+            Where it was.
+    """
+
+    name: str
+    data: datasets.Dataset
+    image_column: str
+    label_column: str
+    class_names: list[str]
+    templates: Any
+    metric: str = "top1"
+    split: str = "test"
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @functools.cached_property
+    def targets(self) -> np.ndarray:
+        """
+        The labels: int64 (n,), or bool (n, c) where an image may have several.
+
+        Raises:
+            ValueError: if a label is missing, or is none of the classes.
+        """
+        where = f"{self.name} ({self.split})"
+        return read_targets(self.data, self.label_column, self.class_names, where)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.targets.ndim == 2
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Images of each class, int64 (c,)."""
+        if self.is_multi_label:
+            return self.targets.sum(0)
+        return np.bincount(self.targets, minlength=len(self.class_names))
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Names of the classes without an image."""
+        return [name for name, count in zip(self.class_names, self.class_counts) if count == 0]
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "ClassificationData":
+        """The same with these rows only, in this order."""
+        return replace(self, data=self.data.select(rows))
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """
+    What to take from images with captions, where it is not what the registry says.
+
+    Args:
+        image_column (`str`, *optional*):
+            Column of the images, `"image"` by default.
+        caption_column (`str`, *optional*):
+            Column of the captions, a string or a list of strings, `"caption"` by default.
+        image_id_column (`str`, *optional*):
+            A column in which rows that show the same image have the same value; their captions are put together.
+        captions_per_image (`int`, *optional*):
+            Take the first so many captions of an image; all by default, or as the registry says.
+        split (`str`, *optional*):
+            Which part, `"test"` by default.
+        limit (`int`, *optional*):
+            Take at most so many images, evenly spaced.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    image_column: str | None = None
+    caption_column: str | None = None
+    image_id_column: str | None = None
+    captions_per_image: int | None = None
+    split: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self):
+        _check_limit(self.limit)
+        if self.captions_per_image is not None and self.captions_per_image < 1:
+            raise ValueError(f"`captions_per_image` is {self.captions_per_image}; it must be at least 1.")
+
+
+@dataclass
+class RetrievalData:
+    """
+    Images with their captions.
+
+    Args:
+        name (`str`):
+            The data set's name.
+        data (`datasets.Dataset`):
+            One row an image, undecoded.
+        image_column (`str`):
+            Column of the images.
+        captions (`list[list[str]]`):
+            The captions of each image, at least one.
+        split (`str`):
+            The part of the data set.
+        source (`str`):
+            Where it was.
+    """
+
+    name: str
+    data: datasets.Dataset
+    image_column: str
+    captions: list[list[str]]
+    split: str = "test"
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+# --------------------------------------------------------------------------------------------------- labelled images
+
+
+def load_classification(
+    source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
+    options: ClassificationOptions | None = None,
+) -> ClassificationData:
+    """
+    Load labelled images with class names, prompts and metric.
+
+    A source is one of:
+
+    - a name of the registry, see [`dataset_names`], such as `"food101"` (on the hub), `"openmoji"` or `"digits"` (made
+      on this machine);
+    - `"name=path"`: local data with the metric, prompts and class names that the registry has for this name;
+    - a folder of class folders, `path/CLASS/*.jpg` or `path/test/CLASS/*.jpg`; the class is the folder's name with
+      spaces for underscores;
+    - a folder that `datasets` saved with `save_to_disk`;
+    - Parquet files, or webdataset tars: a file, a folder, or a pattern; the part is what a file's name begins with;
+    - a table (`.csv`, `.tsv`, `.jsonl`) with paths of images, relative to its folder, in `image` or `file_name`;
+    - a data set on the hub, `"owner/name"` or `"owner/name:config"`;
+    - a `datasets.Dataset`, or several by the name of their part.
+
+    Labels are a `ClassLabel`, lists of it (an image has several labels), or numbers or strings together with class
+    names. Class names that are the data's in another order are brought into the data's order.
+
+    Args:
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
+            Which data.
+        options ([`ClassificationOptions`], *optional*):
+            Columns, names, prompts, metric, part and number of rows.
+
+    Returns:
+        [`ClassificationData`].
+
+    Raises:
+        ValueError: if there are no such data, part or column; they have no rows or no labels; class names are missing,
+            or their number disagrees with the labels; or the metric needs images of every class and one has none.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    options = options or ClassificationOptions()
+    opened = open_source(source)
+    data = _classification(opened, opened.resolve(options.split), options)
+    _check_metric(data)
+    return data
+
+
+def load_splits(
+    source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
+    options: ClassificationOptions | None = None,
+) -> dict[str, ClassificationData]:
+    """
+    Load all parts of labelled images, for classifiers that are trained on their features.
+
+    Args:
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
+            As in [`load_classification`].
+        options ([`ClassificationOptions`], *optional*):
+            As there, without `split`; `limit` holds for each part.
+
+    Returns:
+        `dict[str, ClassificationData]`: those of `"train"`, `"validation"` and `"test"` that there are, `"test"` being
+        the part on which figures are published. Data without parts come as `"all"`.
+
+    Raises:
+        ValueError: as [`load_classification`], and if `options.split` is given.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    options = options or ClassificationOptions()
+    if options.split is not None:
+        raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
+    opened = open_source(source)
+    return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
+
+
+def _classification(opened: DataSource, split: str, options: ClassificationOptions) -> ClassificationData:
+    entry = opened.entry
+    if entry is not None and "classification" not in entry.tasks:
+        raise ValueError(f"{entry.name} has captions and no classes; it is for retrieval.")
+    data = opened.load(split)
+    image_column = _image_column(data, options.image_column, entry)
+    label_column = _label_column(data, options.label_column, entry)
+    names = read_class_names(opened, data, label_column, options.class_names)
+    templates = options.templates if options.templates is not None else entry.prompts if entry else None
+    if options.limit is not None and len(data) > options.limit:
+        data = data.select(_evenly(len(data), options.limit))
+    data = undecoded_images(data, image_column)
+    if entry is not None and entry.border:
+        arguments = {"column": image_column, "pixels": entry.border}
+        data = data.map(_without_border, fn_kwargs=arguments, desc=f"{opened.name}: cutting off the images' borders")
+    loaded = ClassificationData(
+        name=opened.name,
+        data=data,
+        image_column=image_column,
+        label_column=label_column,
+        class_names=names,
+        templates=load_templates(templates or "simple"),
+        split=split,
+        source=opened.location,
+    )
+    default = "map_11point" if loaded.is_multi_label else "top1"  # the labels are read, and checked, here
+    loaded.metric = options.metric or (entry.metric if entry is not None else default)
+    return loaded
+
+
+def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
+    """The row with `pixels` less on each side of its image; an unreadable one stays, for the encoder to name."""
+    source = row[column] or {}
+    try:
+        with Image.open(io.BytesIO(source["bytes"]) if source.get("bytes") else source["path"]) as image:
+            width, height = image.size
+            cut = image.crop((pixels, pixels, width - pixels, height - pixels))
+    except (KeyError, OSError, ValueError, TypeError):
+        return {}
+    with io.BytesIO() as buffer:
+        cut.save(buffer, "PNG", compress_level=1)
+        return {column: {"bytes": buffer.getvalue(), "path": None}}
+
+
+def _evenly(rows: int, limit: int) -> np.ndarray:
+    # Of rows that are sorted by class, the first ones would be of a few classes only.
+    return np.arange(limit) * rows // limit
+
+
+def _check_metric(data: ClassificationData) -> None:
+    where, metric, count = f"{data.name} ({data.split})", data.metric, len(data.class_names)
+    if (metric == "map_11point") != data.is_multi_label:
+        kind = "several labels" if data.is_multi_label else "one label"
+        fitting = ["map_11point"] if data.is_multi_label else [m for m in CLASSIFICATION_METRICS if m != "map_11point"]
+        raise ValueError(
+            f"The metric {metric} does not fit {where}, whose images have {kind}; choose {', '.join(fitting)}."
+        )
+    if metric == "roc_auc" and count != 2:
+        raise ValueError(f"The metric roc_auc is for two classes; {where} has {count}.")
+    if metric in ("mean_per_class", "map_11point", "roc_auc") and data.empty_classes:
+        empty = data.empty_classes
+        raise ValueError(
+            f"{len(empty)} of the {count} classes of {where} have no image, {some(empty)}, so {metric} is not "
+            "defined. Use all rows, drop these classes, or choose the metric top1."
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- columns
+
+
+def _image_column(data: datasets.Dataset, given: str | None, entry: RegistryEntry | None) -> str:
+    if given is not None:
+        check_column(data.column_names, given, "images")
+        return given
+    if entry is not None and entry.image_column in data.column_names:
+        return entry.image_column
+    images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
+    found = images if len(images) == 1 else [name for name in _IMAGE_COLUMNS if name in (images or data.column_names)]
+    if not found:
+        raise ValueError(
+            f"Which column holds the images cannot be told; there are {', '.join(map(repr, data.column_names))}. Name "
+            "it with `image_column`."
+        )
+    return found[0]
+
+
+def _label_column(data: datasets.Dataset, given: str | None, entry: RegistryEntry | None) -> str:
+    if given is not None:
+        check_column(data.column_names, given, "labels")
+        return given
+    if entry is not None and entry.label_column in data.column_names:
+        return entry.label_column
+    labels = [name for name, feature in data.features.items() if class_label(feature) is not None]
+    found = labels if len(labels) == 1 else [name for name in _LABEL_COLUMNS if name in (labels or data.column_names)]
+    if not found:
+        raise ValueError(
+            f"Which column holds the labels cannot be told; there are {', '.join(map(repr, data.column_names))}. Name "
+            "it with `label_column`."
+        )
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------------ images with captions
+
+
+def load_retrieval(
+    source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
+    options: RetrievalOptions | None = None,
+) -> RetrievalData:
+    """
+    Load images with their captions.
+
+    Args:
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
+            A name of the registry, see [`dataset_names`] with the task `"retrieval"`; `"name=path"` for a local copy;
+            whatever [`load_pairs`] takes (files, folders, the hub); a `datasets.Dataset`, or several by the name of
+            their part.
+        options ([`RetrievalOptions`], *optional*):
+            Columns, part, number of images and of captions.
+
+    Returns:
+        [`RetrievalData`].
+
+    Raises:
+        ValueError: if there are no such data, part or column, no rows, or a caption is missing or blank.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    options = options or RetrievalOptions()
+    text = str(source) if isinstance(source, str | os.PathLike) else None
+    name, equals, path = (text or "").partition("=")
+    entry = None
+    if equals and not os.path.exists(text) and re.fullmatch(r"[\w-]+", name):
+        entry, text = get_dataset(name), path
+    elif text is not None and registry_name(text) is not None:
+        entry = get_dataset(text)
+    if entry is not None and "retrieval" not in entry.tasks:
+        raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
+    if text is None or (entry is not None and not equals):
+        opened = open_source(source)
+        split = opened.resolve(options.split)
+        data, name, location = opened.load(split), opened.name, opened.location
+    else:
+        split, location = options.split or "test", text
+        name = entry.name if entry else os.path.basename(text.rstrip("/")) or text
+        data = load_pairs(text, split=split, options=_pair_options(options))
+    return _retrieval(data, options, entry, RetrievalData(name, data, "", [], split, location))
+
+
+def _pair_options(options: RetrievalOptions) -> PairOptions:
+    return PairOptions(
+        image_column=options.image_column or "image",
+        caption_column=options.caption_column or "caption",
+        image_id_column=options.image_id_column,
+    )
+
+
+def _retrieval(
+    data: datasets.Dataset, options: RetrievalOptions, entry: RegistryEntry | None, found: RetrievalData
+) -> RetrievalData:
+    image_column = _image_column(data, options.image_column, entry)
+    caption_column = options.caption_column
+    if caption_column is None and entry is not None and entry.caption_column in data.column_names:
+        caption_column = entry.caption_column
+    captions = read_captions(data, caption_column or "caption")
+    if entry is not None and entry.caption_column == "txt":
+        # clip-benchmark's tars have an image's captions in one text, a line each.
+        captions = [[line for text in own for line in text.splitlines() if line.strip()] for own in captions]
+    if options.image_id_column is not None:
+        check_column(data.column_names, options.image_id_column, "ids of the images")
+        rows: dict[Any, int] = {}
+        together: dict[Any, list[str]] = {}
+        for row, image_id in enumerate(data[options.image_id_column]):
+            rows.setdefault(image_id, row)
+            together.setdefault(image_id, []).extend(captions[row])
+        data, captions = data.select(list(rows.values())), list(together.values())
+    if options.limit is not None and len(data) > options.limit:
+        chosen = _evenly(len(data), options.limit)
+        data, captions = data.select(chosen), [captions[row] for row in chosen]
+    most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
+    return replace(
+        found,
+        data=undecoded_images(data, image_column),
+        image_column=image_column,
+        captions=[own[:most] for own in captions],
+    )
+
+
+__all__ = [
+    "ClassificationData",
+    "ClassificationOptions",
+    "RetrievalData",
+    "RetrievalOptions",
+    "load_classification",
+    "load_retrieval",
+    "load_splits",
+]

@@ -1,0 +1,404 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Where labelled images are read from: files and folders, the hub, and data that are made on this machine."""
+
+import functools
+import io
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from ...data.file_readers import images_in, raw_table_rows, table_rows
+from ...data.openmoji import load_openmoji
+from ...data.sources import files_of
+from .registry import RegistryEntry, class_folders, get_dataset, registry_name
+
+
+# What the parts of a data set are called in files and folders.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+WHOLE = "all"
+"""Name of the only part of data that have no parts."""
+
+_TABLES = (".csv", ".tsv", ".jsonl")
+_PACKAGED = {".parquet": "parquet", ".tar": "webdataset"}
+_SKIN_TONES = tuple(f"{tone} skin tone" for tone in ("light", "medium-light", "medium", "medium-dark", "dark"))
+_DIGIT_PIXELS = 64
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """
+    Data as they were found, before a part is loaded.
+
+    Args:
+        name (`str`):
+            The data set's name, for results.
+        location (`str`):
+            Where it is, for results and errors.
+        splits (`dict[str, Callable[[], datasets.Dataset]]`):
+            Loads each part.
+        entry ([`RegistryEntry`], *optional*):
+            What the registry says about it.
+        class_names (`tuple[str, ...]`, *optional*):
+            Names that come with the data otherwise than in its features.
+    """
+
+    name: str
+    location: str
+    splits: Mapping[str, Callable[[], datasets.Dataset]]
+    entry: RegistryEntry | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def resolve(self, split: str | None) -> str:
+        """The part that is meant by `split`; by default the one on which figures are published, or the only one."""
+        if split is None:
+            # A data set may come without the part that its figures are of, so what is there decides.
+            for wanted in ("test", "validation"):
+                for name in self._names_of(wanted):
+                    if name in self.splits:
+                        return name
+            if len(self.splits) == 1:
+                return next(iter(self.splits))
+            raise ValueError(
+                f"The data set {self.location} has the splits {', '.join(self.splits)}; say with `split` which one "
+                "to use."
+            )
+        for name in self._names_of(split):
+            if name in self.splits:
+                return name
+        if list(self.splits) == [WHOLE]:
+            raise ValueError(
+                f"The data set {self.location} has no splits, so there is no `{split}`. Leave `split` out, or put the "
+                f"parts into subfolders such as train and test."
+            )
+        raise ValueError(f"The data set {self.location} has no split `{split}`; it has {', '.join(self.splits)}.")
+
+    def _names_of(self, split: str) -> list[str]:
+        """What `split` may be called in this data, likeliest first."""
+        names = [split, *SPLIT_NAMES.get(split, ())]
+        if self.entry is not None and split in self.entry.splits:
+            hub_name = self.entry.splits[split]
+            names = [hub_name, *SPLIT_NAMES.get(hub_name, ()), *names]
+        return names
+
+    def load(self, split: str) -> datasets.Dataset:
+        """The rows of a part, at least one."""
+        data = self.splits[split]()
+        if len(data) == 0:
+            raise ValueError(f"The split `{split}` of the data set {self.location} has no rows.")
+        return data
+
+    def parts(self) -> dict[str, str]:
+        """The names here of `"train"`, `"validation"` and `"test"`, where there are such; else all names there are."""
+        found: dict[str, str] = {}
+        # What the registry calls test comes first, for it may be `val` here.
+        for wanted in ("test", "train", "validation"):
+            names = [name for name in self._names_of(wanted) if name in self.splits and name not in found.values()]
+            if names:
+                found[wanted] = names[0]
+        ordered = {wanted: found[wanted] for wanted in SPLIT_NAMES if wanted in found}
+        return ordered or {name: name for name in self.splits}
+
+
+def open_source(source: Any) -> DataSource:
+    """
+    Find data: see [`load_classification`] for what a source may be.
+
+    Raises:
+        ValueError: if there are none; the message says what to do.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    if isinstance(source, datasets.IterableDataset | datasets.IterableDatasetDict):
+        raise TypeError(
+            "The data are a stream; evaluation needs a `datasets.Dataset`: load it with `streaming=False`."
+        )
+    if isinstance(source, datasets.Dataset):
+        name = source.info.dataset_name or "data"
+        return DataSource(name, "given", {str(source.split or WHOLE): lambda: source})
+    if isinstance(source, Mapping):
+        wrong = [name for name, part in source.items() if not isinstance(part, datasets.Dataset)]
+        if wrong or not source:
+            raise TypeError(f"A mapping of splits must hold `datasets.Dataset`s; {wrong or 'it is empty'} does not.")
+        name = next(iter(source.values())).info.dataset_name or "data"
+        return DataSource(name, "given", _parts(source))
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"The data are a {type(source).__name__}; give a name, a path or a `datasets.Dataset`.")
+    return _open_named(str(source))
+
+
+def _open_named(source: str) -> DataSource:
+    name, equals, path = source.partition("=")
+    if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
+        entry = get_dataset(name)
+        return _open_path(path, entry) if _is_path(path) or not _is_hub_id(path) else _open_hub(path, entry)
+    if registry_name(source) is not None:
+        entry = get_dataset(source)
+        return _BUILDERS[entry.builder](entry) if entry.builder else _open_hub_entry(entry)
+    if _is_path(source):
+        return _open_path(source, None)
+    if _is_hub_id(source):
+        return _open_hub(source, None)
+    get_dataset(source)  # raises, with near names
+    raise AssertionError("unreachable")
+
+
+def _is_path(source: str) -> bool:
+    looks_like_path = source.startswith((".", "~", os.sep)) or source.endswith((*_TABLES, *_PACKAGED))
+    return looks_like_path or os.path.exists(source) or bool(files_of(source))
+
+
+def _is_hub_id(source: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) is not None
+
+
+def _parts(parts: Mapping[Any, datasets.Dataset]) -> dict[str, Callable[[], datasets.Dataset]]:
+    return {str(split): functools.partial(parts.__getitem__, split) for split in parts}
+
+
+# --------------------------------------------------------------------------------------------------- files and folders
+
+
+def _open_path(source: str, entry: RegistryEntry | None) -> DataSource:
+    source = os.path.expanduser(source)
+    path = Path(source)
+    name = entry.name if entry else path.stem if path.suffix in (*_TABLES, *_PACKAGED) else path.name or source
+    if path.is_dir() and (path / "dataset_dict.json").exists():
+        return DataSource(name, source, _parts(datasets.load_from_disk(source)), entry)
+    if path.is_dir() and (path / "state.json").exists():
+        return DataSource(name, source, {WHOLE: lambda: _saved(source)}, entry)
+    if path.is_dir():
+        for ending in _PACKAGED:
+            if files := sorted(str(file) for file in path.rglob(f"*{ending}")):
+                return DataSource(name, source, _packaged(files), entry)
+        for ending in _TABLES:
+            if tables := sorted(path.glob(f"*{ending}")):
+                return DataSource(name, source, {file.stem: _table_part(str(file)) for file in tables}, entry)
+        return _open_class_folders(path, name, entry)
+    files = files_of(source)
+    if not files:
+        raise ValueError(f"There is no file, folder or pattern {source} with data.")
+    endings = {Path(file).suffix.lower() for file in files}
+    if len(endings) == 1 and (ending := endings.pop()) in _PACKAGED:
+        return DataSource(name, source, _packaged(files), entry)
+    if len(files) == 1 and Path(files[0]).suffix.lower() in _TABLES:
+        return DataSource(name, source, {WHOLE: _table_part(files[0])}, entry)
+    raise ValueError(
+        f"{source} is no data that can be read. There are: a folder of class folders, a folder saved by `datasets`, "
+        f"{', '.join((*_PACKAGED, *_TABLES))}; give several tables as a folder."
+    )
+
+
+def _saved(folder: str) -> datasets.Dataset:
+    try:
+        return datasets.load_from_disk(folder)
+    except IndexError as error:  # what `datasets` makes of a folder without rows
+        raise ValueError(f"The data set {folder} has no rows.") from error
+
+
+def _packaged(files: list[str]) -> dict[str, Callable[[], datasets.Dataset]]:
+    """Parquet files and tars by the split that the file's name begins with, or its folder is called, as on the hub."""
+    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    parts: dict[str, list[str]] = {}
+    for file in files:
+        path = Path(file)
+        words = (re.split(r"[-_.]", path.stem)[0], path.parent.name)
+        parts.setdefault(next((word for word in words if word in known), WHOLE), []).append(file)
+    if len(parts) > 1 and WHOLE in parts:
+        raise ValueError(
+            f"Of the files, {parts[WHOLE][0]} belongs to no split, but others do; name them train-*, validation-*, "
+            "test-*."
+        )
+    loader = _PACKAGED[Path(files[0]).suffix.lower()]
+    return {split: functools.partial(_load_files, loader, own) for split, own in parts.items()}
+
+
+def _load_files(loader: str, files: list[str]) -> datasets.Dataset:
+    return datasets.load_dataset(loader, data_files={"part": files}, split="part")
+
+
+def _table_part(table: str) -> Callable[[], datasets.Dataset]:
+    return functools.partial(_read_table, table)
+
+
+def _read_table(table: str) -> datasets.Dataset:
+    """A table with the paths of images, relative to its folder; the paths' column becomes `image`."""
+    first = next(raw_table_rows(table), None)
+    if first is None:
+        raise ValueError(f"The table {table} has no rows.")
+    names = [name for name in first if name]
+    paths = next((name for name in ("image", "file_name", "path", "file", "image_path") if name in names), None)
+    if paths is None:
+        raise ValueError(
+            f"The table {table} has the columns {', '.join(map(repr, names))}; call that of the images' paths "
+            "'file_name' or 'image'."
+        )
+    roles = {"image" if paths == "file_name" else paths: "image", **{name: "text" for name in names if name != paths}}
+    rows = list(table_rows([table], roles))
+    columns = {name: [row[name] for row in rows] for name in roles if roles[name] == "text"}
+    images = [row["image" if paths == "file_name" else paths] for row in rows]
+    data = datasets.Dataset.from_dict({"image": images, **columns})
+    return data.cast_column("image", datasets.Image(decode=False))
+
+
+def _open_class_folders(folder: Path, name: str, entry: RegistryEntry | None) -> DataSource:
+    known = {split for names in SPLIT_NAMES.values() for split in names}
+    subfolders = _subfolders(folder)
+    # A class may be called "train"; then it stands beside classes that are called otherwise.
+    split_folders = {path.name: path for path in subfolders} if all(path.name in known for path in subfolders) else {}
+    parts = split_folders or {WHOLE: folder}
+    classes = sorted({path.name for part in parts.values() for path in _subfolders(part)})
+    counted = class_folders(entry) if entry is not None else None
+    if counted is not None:
+        classes = [each for each in classes if each in counted]
+    if not classes:
+        raise ValueError(
+            f"The folder {folder} has no class folders. Labelled images are folders named as the classes, "
+            f"{folder}/CLASS/*.jpg, or {folder}/test/CLASS/*.jpg; `load_classification` names the other kinds of data."
+        )
+    load = {split: functools.partial(_read_class_folders, part, classes) for split, part in parts.items()}
+    return DataSource(name, str(folder), load, entry, tuple(readable_name(each) for each in classes))
+
+
+def readable_name(name: str) -> str:
+    """A class's name as text: underscores become spaces."""
+    return " ".join(name.replace("_", " ").split()) or name
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
+def _read_class_folders(folder: Path, classes: list[str]) -> datasets.Dataset:
+    images, labels = [], []
+    for label, name in enumerate(classes):
+        found = images_in(folder / name) if (folder / name).is_dir() else []
+        images += [{"bytes": None, "path": path} for path in found]
+        labels += [label] * len(found)
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=list(classes))}
+    )
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+# ----------------------------------------------------------------------------------------------------------- the hub
+
+
+def _open_hub_entry(entry: RegistryEntry) -> DataSource:
+    if entry.hub_id is None:
+        raise ValueError(
+            f"{entry.title} is not on the hub in a form that can be loaded. {entry.notes or ''} {_how_to_give(entry)}"
+        )
+    load = {
+        name: functools.partial(_load_hub, entry.hub_id, entry.hub_config, name, _how_to_give(entry))
+        for name in entry.splits.values()
+    }
+    location = entry.hub_id if entry.hub_config is None else f"{entry.hub_id}:{entry.hub_config}"
+    return DataSource(entry.name, location, load, entry)
+
+
+def _how_to_give(entry: RegistryEntry) -> str:
+    classes = f", {entry.num_classes} classes" if entry.num_classes else ""
+    kinds = "a folder of class folders, Parquet files, or a folder saved by `datasets`"
+    if "classification" not in entry.tasks:
+        kinds = "a table or folder of images with captions, Parquet files, or a folder saved by `datasets`"
+    where = f" ({entry.homepage})" if entry.homepage else ""
+    return (
+        f"Give a local copy as '{entry.name}=PATH': {kinds}, with the part `{entry.splits.get('test', 'test')}`"
+        f"{classes}{where}."
+    )
+
+
+def _open_hub(source: str, entry: RegistryEntry | None) -> DataSource:
+    name, _, config = source.partition(":")
+    advice = "If it was meant as a path, there is nothing there; give a local copy by its path."
+    try:
+        splits = datasets.get_dataset_split_names(name, config or None)
+    except Exception as error:  # hub, network and data set errors have many types
+        raise ValueError(f"The data set {source} cannot be loaded from the hub: {error}. {advice}") from error
+    load = {split: functools.partial(_load_hub, name, config or None, split, advice) for split in splits}
+    return DataSource(entry.name if entry else name.split("/")[1], source, load, entry)
+
+
+def _load_hub(hub_id: str, config: str | None, split: str, advice: str) -> datasets.Dataset:
+    try:
+        return datasets.load_dataset(hub_id, config, split=split)
+    except Exception as error:
+        raise ValueError(
+            f"The split `{split}` of {hub_id} cannot be loaded from the hub (is there a network, and is "
+            f"HF_HUB_OFFLINE unset?): {error}. {advice}"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------- made on this machine
+
+
+def _open_openmoji(entry: RegistryEntry) -> DataSource:
+    data = load_openmoji()
+    # As in the demo: the names of all drawings, not only of those that are held out.
+    names = sorted({caption for part in data.values() for caption in part["caption"]})
+    return DataSource(entry.name, "openmoji", _parts(data), entry, tuple(names))
+
+
+def _open_skin_tones(entry: RegistryEntry) -> DataSource:
+    parts = {}
+    for split, part in load_openmoji().items():
+        labels = np.array([_SKIN_TONES.index(own[0]) if len(own) == 1 else -1 for own in part["skin_tones"]])
+        feature = datasets.ClassLabel(names=list(_SKIN_TONES))
+        part = part.remove_columns("skin_tones").add_column("label", labels, feature=feature)
+        parts[split] = part.select(np.nonzero(labels >= 0)[0])
+    return DataSource(entry.name, "openmoji", _parts(parts), entry)
+
+
+def _open_digits(entry: RegistryEntry) -> DataSource:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("The digits come with scikit-learn: `pip install 'clip_hf[eval]'`.") from error
+    digits = load_digits()
+    # Fixed parts with the classes in equal shares: of each run of five images of a digit, three, one and one.
+    order = np.zeros(len(digits.target), np.int64)
+    for digit in range(10):
+        rows = np.nonzero(digits.target == digit)[0]
+        order[rows] = np.arange(len(rows)) % 5
+    shares = {"train": order < 3, "validation": order == 3, "test": order == 4}
+    load = {
+        split: functools.partial(_digit_images, digits.images[chosen], digits.target[chosen])
+        for split, chosen in shares.items()
+    }
+    return DataSource(entry.name, "scikit-learn", load, entry)
+
+
+def _digit_images(images: np.ndarray, targets: np.ndarray) -> datasets.Dataset:
+    features = datasets.Features(
+        {
+            "image": datasets.Image(decode=False),
+            "label": datasets.ClassLabel(names=[str(digit) for digit in range(10)]),
+        }
+    )
+    pictures = [{"bytes": _digit_png(image), "path": None} for image in images]
+    return datasets.Dataset.from_dict({"image": pictures, "label": targets.tolist()}, features=features)
+
+
+def _digit_png(image: np.ndarray) -> bytes:
+    """8 x 8 shades from 0 to 16 as a larger image, white on black."""
+    shades = Image.fromarray(np.round(image * (255 / 16)).astype(np.uint8))
+    with io.BytesIO() as buffer:
+        shades.resize((_DIGIT_PIXELS, _DIGIT_PIXELS), Image.Resampling.BICUBIC).convert("RGB").save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+_BUILDERS = {"openmoji": _open_openmoji, "openmoji_skin_tones": _open_skin_tones, "digits": _open_digits}
+
+
+__all__ = ["SPLIT_NAMES", "WHOLE", "DataSource", "open_source", "readable_name"]

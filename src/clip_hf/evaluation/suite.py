@@ -1,0 +1,426 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Several evaluations of one model on several data: what `clip-hf evaluate` runs."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from accelerate import Accelerator
+from torch import distributed
+
+from ..atomic import replaced_file
+from ..configuration_clip_hf import ClipHFConfig
+from ..model_card import ModelCardDetails, write_model_card
+from .data.loading import (
+    ClassificationData,
+    ClassificationOptions,
+    RetrievalData,
+    RetrievalOptions,
+    load_classification,
+    load_retrieval,
+    load_splits,
+)
+from .data.registry import registry_name
+from .encoders.loading import DualEncoder, load_dual_encoder
+from .features import EncodingOptions, encode_image_column
+from .few_shot import FewShotOptions, few_shot
+from .linear_probe import LinearProbeOptions, linear_probe
+from .results import EvaluationResult, format_metric
+from .retrieval import RetrievalEvaluationOptions, evaluate_retrieval
+from .robustness import evaluate_robustness, shift_names, subset_classes, subset_rows, subset_scores
+from .scores.metrics import top_k_accuracy
+from .zero_shot import ZeroShotOptions, class_embeddings, evaluate_zero_shot
+
+
+TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness")
+"""The evaluations that a suite runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """
+    Which evaluations to run on which data, and how.
+
+    Args:
+        tasks (`Sequence[str]`):
+            Of [`TASKS`].
+        data (`Sequence[str]`):
+            Sources, see [`load_classification`] and [`load_retrieval`].
+        output_dir (`Path`):
+            Where results go.
+        cache_dir (`Path`, *optional*):
+            Where features are kept; by default `features` in `output_dir`.
+        data_options ([`ClassificationOptions`], *optional*):
+            Columns, class names, prompts and the like, for all of the data.
+        caption_column (`str`, *optional*):
+            Column of the captions, for retrieval.
+        encoding ([`EncodingOptions`], *optional*):
+            How images are encoded; its cache folder is `cache_dir`.
+        resamples (`int`, *optional*, defaults to 1000):
+            Bootstrap resamples for intervals.
+        seed (`int`, *optional*, defaults to 0):
+            Of the bootstrap, of the draws of few-shot examples, and of what is split off for validation.
+        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`):
+            Examples of each class for few-shot.
+        few_shot_seeds (`int`, *optional*, defaults to 3):
+            How many draws of each.
+        solver (`str`, *optional*, defaults to `"torch"`):
+            Of the linear probe: `"torch"` or `"scikit-learn"`.
+
+    Raises:
+        ValueError: if there is no such task, or no data.
+    """
+
+    tasks: Sequence[str]
+    data: Sequence[str]
+    output_dir: Path
+    cache_dir: Path | None = None
+    data_options: ClassificationOptions = field(default_factory=ClassificationOptions)
+    caption_column: str | None = None
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
+    resamples: int = 1000
+    seed: int = 0
+    shots: Sequence[int] = (1, 2, 4, 8, 16)
+    few_shot_seeds: int = 3
+    solver: str = "torch"
+
+    def __post_init__(self):
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown or not self.tasks:
+            raise ValueError(f"`tasks` is {list(self.tasks)}; it must name one or more of {', '.join(TASKS)}.")
+        if not self.data:
+            raise ValueError("`data` is empty; name one or more data to evaluate on.")
+        if len(set(self.data)) < len(self.data):
+            raise ValueError(f"`data` names something twice: {', '.join(self.data)}.")
+
+
+@dataclass
+class _Job:
+    """One task, the sources that it takes, and their data by split (of robustness, by the name of the variant)."""
+
+    task: str
+    sources: tuple[str, ...]
+    data: dict[str, Any]
+
+    @property
+    def images(self) -> list[tuple[datasets.Dataset, str, bool]]:
+        """What has to be encoded: data, column of the images, and whether features are projected."""
+        projected = self.task != "linear_probe"
+        return [(part.data, part.image_column, projected) for part in self.data.values()]
+
+
+def run_suite(
+    model: Any,
+    options: SuiteOptions,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    accelerator: Accelerator | None = None,
+    report: Callable[[str], None] = print,
+) -> list[EvaluationResult]:
+    """
+    Run evaluations of one model, and write each result as soon as it is there.
+
+    Args:
+        model ([`DualEncoder`], `nn.Module`, `str` or path):
+            The model; see [`load_dual_encoder`].
+        options ([`SuiteOptions`]):
+            What to run.
+        device (`str` or `torch.device`, *optional*):
+            Where to run it.
+        dtype (`torch.dtype`, *optional*):
+            Of the model's weights.
+        accelerator (`Accelerator`, *optional*):
+            Of several processes, which share the encoding; all of them call this. See [`start_processes`].
+        report (callable, *optional*, defaults to `print`):
+            Is given what there is to say.
+
+    Returns:
+        `list[EvaluationResult]`: the results; on other processes than the first an empty list.
+
+    Raises:
+        ValueError: before anything is encoded, if a task or a source has nothing that fits it.
+    """
+    is_main = accelerator is None or accelerator.is_main_process
+    jobs = _plan(options, report if is_main else lambda text: None)
+    encoder = load_dual_encoder(
+        model, device=accelerator.device if accelerator and device is None else device, dtype=dtype
+    )
+    encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
+    if accelerator is not None:
+        shared = replace(encoding, accelerator=accelerator)
+        for data, column, projected in (images for job in jobs for images in job.images):
+            encode_image_column(encoder, data, column, projected=projected, options=shared)
+        if not is_main:
+            return []
+    results = []
+    for job in jobs:
+        result = _RUNS[job.task](encoder, job.data, options, encoding)
+        result.save(options.output_dir)
+        report(f"\n{result.task}: {result.model} on {result.data} ({result.split})\n{result.table()}")
+        results.append(result)
+    _write_summary(results, Path(options.output_dir))
+    return results
+
+
+@contextmanager
+def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
+    """
+    Join the other processes of a launch by `accelerate launch` or `torchrun`, and leave them in the end.
+
+    Args:
+        device (`str`, *optional*):
+            `"cpu"` to stay off accelerators.
+
+    Returns:
+        `Accelerator` (on entering), or `None` for a process that was started alone.
+
+    Raises:
+        RuntimeError: if the processes that were launched do not know each other.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
+    if accelerator.num_processes == 1:
+        raise RuntimeError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but Accelerate sees one process. Start them with "
+            "`torchrun` or `accelerate launch` (on CPUs with `torchrun`)."
+        )
+    try:
+        yield accelerator
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
+    """
+    Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            The model's folder, one of ours.
+        results (`Sequence[EvaluationResult]`):
+            What was measured.
+
+    Returns:
+        `Path`: the card.
+
+    Raises:
+        ValueError: if there is no such folder, or it holds another kind of model.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} is no folder with a model of ours, so there is no card to renew there; the results are in "
+            "their own files."
+        )
+    config = ClipHFConfig.from_pretrained(folder)
+    details = ModelCardDetails(eval_results=[one for result in results for one in result.eval_results()])
+    return write_model_card(folder, config, details=details)
+
+
+# ---------------------------------------------------------------------------------------------------------------- plan
+
+
+def _plan(options: SuiteOptions, report: Callable[[str], None]) -> list[_Job]:
+    """What fits what. Everything is loaded and checked here, before the first image is encoded."""
+    jobs, reasons = [], []
+    for source in options.data:
+        for task in options.tasks:
+            if task == "robustness":
+                continue
+            try:
+                jobs.append(_Job(task, (source,), _LOADS[task](source, options)))
+            except ValueError as error:
+                reasons.append((task, source, str(error)))
+    if "robustness" in options.tasks:
+        jobs.append(_robustness_job(options))
+    used = {source for job in jobs for source in job.sources}
+    for what, asked, done in (
+        ("task", options.tasks, {job.task for job in jobs}),
+        ("data", options.data, used),
+    ):
+        for name in asked:
+            if name not in done:
+                why = "\n".join(
+                    f"- {task} on {source}: {reason}" for task, source, reason in reasons if name in (task, source)
+                )
+                raise ValueError(f"The {what} {name!r} fits nothing that was asked for.\n{why}")
+    for task, source, reason in reasons:
+        report(f"Left out, {task} on {source}: {reason}")
+    return jobs
+
+
+def _labelled(source: str, options: SuiteOptions) -> dict[str, ClassificationData]:
+    return {"test": load_classification(source, options.data_options)}
+
+
+def _captioned(source: str, options: SuiteOptions) -> dict[str, RetrievalData]:
+    own = options.data_options
+    columns = {"image_column": own.image_column, "caption_column": options.caption_column}
+    return {"test": load_retrieval(source, RetrievalOptions(**columns, split=own.split, limit=own.limit))}
+
+
+def _train_and_test(source: str, options: SuiteOptions) -> dict[str, ClassificationData]:
+    if options.data_options.split not in (None, "test"):
+        raise ValueError(f"it is measured on the test split; --split {options.data_options.split} is for other tasks.")
+    parts = load_splits(source, replace(options.data_options, split=None))
+    missing = [name for name in ("train", "test") if name not in parts]
+    if missing:
+        raise ValueError(f"it needs the splits train and test; {source} has {', '.join(parts)}.")
+    train, test = parts["train"], parts["test"]
+    if train.class_names != test.class_names:
+        raise ValueError(f"the classes of {source} are not the same in train and test.")
+    unseen = [name for name, count in zip(test.class_names, train.class_counts) if not count]
+    if unseen:
+        shown = ", ".join(map(repr, unseen[:5]))
+        raise ValueError(
+            f"{len(unseen)} of {len(test.class_names)} classes have no image to train on, such as {shown}."
+        )
+    return parts
+
+
+def _train_and_test_of_one_label(source: str, options: SuiteOptions) -> dict[str, ClassificationData]:
+    parts = _train_and_test(source, options)
+    if parts["test"].is_multi_label:
+        raise ValueError(f"an image of {source} may have several classes; few-shot is for one.")
+    return parts
+
+
+def _robustness_job(options: SuiteOptions) -> _Job:
+    """Zero-shot classification of ImageNet and of the variants that are there."""
+    known = ("imagenet", *shift_names())
+    sources = {registry_name(source.partition("=")[0]): source for source in options.data}
+    sources = {name: source for name, source in sources.items() if name in known}
+    parts = {name: load_classification(source, options.data_options) for name, source in sources.items()}
+    if "imagenet" not in parts or len(parts) < 2:
+        raise ValueError(
+            "robustness needs ImageNet and at least one of its variants: --data imagenet=PATH imagenet_a=PATH ..., of "
+            f"{', '.join(known[1:])}; given {', '.join(options.data)}."
+        )
+    return _Job("robustness", tuple(sources.values()), parts)
+
+
+_LOADS: dict[str, Callable[[str, SuiteOptions], dict[str, Any]]] = {
+    "zero_shot": _labelled,
+    "retrieval": _captioned,
+    "linear_probe": _train_and_test,
+    "few_shot": _train_and_test_of_one_label,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def _run_zero_shot(
+    encoder: DualEncoder, data: dict[str, ClassificationData], options: SuiteOptions, encoding: EncodingOptions
+) -> EvaluationResult:
+    own = ZeroShotOptions(resamples=options.resamples, seed=options.seed, encoding=encoding)
+    return evaluate_zero_shot(encoder, data["test"], options=own)
+
+
+def _run_retrieval(
+    encoder: DualEncoder, data: dict[str, RetrievalData], options: SuiteOptions, encoding: EncodingOptions
+) -> EvaluationResult:
+    own = RetrievalEvaluationOptions(resamples=options.resamples, seed=options.seed, encoding=encoding)
+    return evaluate_retrieval(encoder, data["test"], options=own)
+
+
+def _run_linear_probe(
+    encoder: DualEncoder, data: dict[str, ClassificationData], options: SuiteOptions, encoding: EncodingOptions
+) -> EvaluationResult:
+    parts = [data.get(name) for name in ("train", "validation", "test")]
+    given = []
+    for part in parts:
+        if part is None:
+            given += [None, None]
+        else:
+            given.append(encode_image_column(encoder, part.data, part.image_column, projected=False, options=encoding))
+            given.append(part.targets)
+    test = data["test"]
+    own = LinearProbeOptions(
+        solver=options.solver,
+        resamples=options.resamples,
+        seed=options.seed,
+        model=encoder.name,
+        data=test.name,
+        split=test.split,
+    )
+    return linear_probe(*given, metric=test.metric, options=own)
+
+
+def _run_few_shot(
+    encoder: DualEncoder, data: dict[str, ClassificationData], options: SuiteOptions, encoding: EncodingOptions
+) -> EvaluationResult:
+    train, test = data["train"], data["test"]
+    features = [encode_image_column(encoder, part.data, part.image_column, options=encoding) for part in (train, test)]
+    classifier = class_embeddings(encoder, test.class_names, test.templates, encoding)
+    own = FewShotOptions(
+        metric=test.metric,
+        logit_scale=encoder.logit_scale,
+        fully_supervised=True,
+        class_names=test.class_names,
+        model=encoder.name,
+        data=test.name,
+        split=test.split,
+    )
+    return few_shot(
+        features[0],
+        train.targets,
+        features[1],
+        test.targets,
+        shots=tuple(options.shots),
+        seeds=tuple(range(options.seed, options.seed + options.few_shot_seeds)),
+        text_classifier=classifier,
+        options=own,
+    )
+
+
+def _run_robustness(
+    encoder: DualEncoder, data: dict[str, ClassificationData], options: SuiteOptions, encoding: EncodingOptions
+) -> EvaluationResult:
+    plain = ZeroShotOptions(resamples=0, compare_prompts=False, encoding=encoding)
+    found = {name: evaluate_zero_shot(encoder, part, options=plain).values["top1"] for name, part in data.items()}
+    imagenet = data["imagenet"]
+    images = encode_image_column(encoder, imagenet.data, imagenet.image_column, options=encoding)
+    scores = images @ class_embeddings(encoder, imagenet.class_names, imagenet.templates, encoding).T
+    among = {}
+    for name in data:
+        if name == "imagenet" or len(subset_classes(name)) == len(imagenet.class_names):
+            continue
+        rows, targets = subset_rows(imagenet.targets, name)
+        if len(rows):
+            among[name] = top_k_accuracy(subset_scores(scores[rows], name), targets)
+    return evaluate_robustness(found, subset_accuracies=among, model=encoder.name, seed=options.seed)
+
+
+_RUNS: dict[str, Callable[..., EvaluationResult]] = {
+    "zero_shot": _run_zero_shot,
+    "retrieval": _run_retrieval,
+    "linear_probe": _run_linear_probe,
+    "few_shot": _run_few_shot,
+    "robustness": _run_robustness,
+}
+
+
+def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
+    lines = ["| task | data | metric | value | 95% interval |", "|---|---|---|---|---|"]
+    for result in results:
+        for name, value in result.metrics().items():
+            ends = result.intervals().get(name)
+            shown = f"{format_metric(name, ends[0])} to {format_metric(name, ends[1])}" if ends else ""
+            cells = (result.task, f"{result.data} ({result.split})", name, format_metric(name, value), shown)
+            lines.append(f"| {' | '.join(cells)} |")
+    with replaced_file(folder / "summary.md") as temporary:
+        temporary.write_text(f"# {results[0].model}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+__all__ = ["TASKS", "SuiteOptions", "run_suite", "start_processes", "update_card"]

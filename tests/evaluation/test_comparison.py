@@ -1,0 +1,147 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Results side by side: differences, their paired intervals, and what cannot be compared."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from clip_hf.evaluation.comparison import compare_results, load_results
+from clip_hf.evaluation.results import EvaluationResult
+
+
+@dataclass(kw_only=True)
+class Classified(EvaluationResult):
+    """A result with places of the right classes."""
+
+    task = "zero_shot"
+    targets: np.ndarray
+    ranks: np.ndarray
+
+    def metrics(self):
+        return {"top1": float((self.ranks < 1).mean()), "mean_per_class": 0.5}
+
+    def intervals(self):
+        return {"top1": (0.1, 0.9)}
+
+    def arrays(self):
+        return {"targets": self.targets, "ranks": self.ranks}
+
+
+@pytest.fixture
+def ranks() -> tuple[np.ndarray, np.ndarray]:
+    """Two models on 400 images: the second one is right on 60 of the first one's 200 errors, wrong on 20 others."""
+    first = np.repeat([0, 1], 200)
+    second = first.copy()
+    second[200:260], second[:20] = 0, 3
+    return first, second
+
+
+def save(folder, model: str, ranks: np.ndarray, data: str = "birds", targets: np.ndarray | None = None):
+    targets = np.arange(len(ranks)) % 7 if targets is None else targets
+    Classified(model=model, data=data, ranks=ranks, targets=targets).save(folder)
+    return folder
+
+
+def test_differences_and_their_intervals(tmp_path, ranks):
+    folders = [save(tmp_path / name, name, own) for name, own in zip("ab", ranks)]
+    comparison = compare_results(folders)
+    assert comparison.models == ["a", "b"]
+    top1 = next(row for row in comparison.metrics if row.metric == "top1")
+    assert top1.values == [0.5, 0.6] and top1.differences[1] == pytest.approx(0.1)
+    assert top1.intervals == [(0.1, 0.9), (0.1, 0.9)]
+    low, high = top1.difference_intervals[1]
+    # The difference of an image is 1 (60 times), -1 (20) or 0: its standard error is that of their mean.
+    gained = np.repeat([1, -1, 0], [60, 20, 320])
+    error = gained.std() / np.sqrt(400)
+    assert low == pytest.approx(0.1 - 1.96 * error, abs=0.006) and high == pytest.approx(0.1 + 1.96 * error, abs=0.006)
+    assert "**+10.00% (" in comparison.table()
+    other = next(row for row in comparison.metrics if row.metric == "mean_per_class")
+    assert other.difference_intervals[1] is None and "| 50.00% | 0.00% |" in comparison.table()
+
+
+def test_equal_models_do_not_differ(tmp_path, ranks):
+    folders = [save(tmp_path / name, name, ranks[0]) for name in "ab"]
+    top1 = compare_results(folders).metrics[0]
+    assert top1.differences[1] == 0 and top1.difference_intervals[1] == (0.0, 0.0)
+    assert "**" not in compare_results(folders).table()
+
+
+def test_predictions_say_as_much_as_places(tmp_path, ranks):
+    """As of a linear probe, which saves no places."""
+    folders = [save(tmp_path / name, name, own) for name, own in zip("ab", ranks)]
+    expected = compare_results(folders).metrics[0].difference_intervals
+    for folder, own in zip(folders, ranks):
+        targets = np.arange(len(own)) % 7
+        np.savez(folder / "zero_shot-birds-test.npz", targets=targets, predictions=np.where(own < 1, targets, 8))
+    assert compare_results(folders).metrics[0].difference_intervals == expected
+
+
+def test_texts_are_drawn_with_their_image(tmp_path):
+    """Of 100 images with 4 texts each, the second model finds all texts of 30, and the first those of 10 others."""
+    owners = np.repeat(np.arange(100), 4)
+    ends = {"a": np.isin(owners, np.arange(10)), "b": np.isin(owners, np.arange(10, 40))}
+    for name, found in ends.items():
+        (tmp_path / name).mkdir()
+        content = {"task": "retrieval", "model": name, "data": "pairs", "split": "test", "intervals": {}}
+        content["metrics"] = {"text_to_image_R@1": float(found.mean())}
+        (tmp_path / name / "retrieval.json").write_text(json.dumps(content))
+        arrays = {"text_to_image_ranks": np.where(found, 0, 9), "image_of_text": owners}
+        np.savez(tmp_path / name / "retrieval.npz", **arrays)
+    (row,) = compare_results([tmp_path / "a", tmp_path / "b"], resamples=4000).metrics
+    low, high = row.difference_intervals[1]
+    error = np.repeat([1, -1, 0], [30, 10, 60]).std() / np.sqrt(100)  # of images; of texts it were half of that
+    assert low == pytest.approx(0.2 - 1.96 * error, abs=0.012) and high == pytest.approx(0.2 + 1.96 * error, abs=0.012)
+
+
+def test_other_images_have_no_paired_interval(tmp_path, ranks):
+    folders = [save(tmp_path / "a", "a", ranks[0])]
+    folders.append(save(tmp_path / "b", "b", ranks[1], targets=np.zeros(400, int)))
+    assert compare_results(folders).metrics[0].difference_intervals[1] is None
+
+
+def test_three_models_some_of_which_lack_a_result(tmp_path, ranks):
+    folders = [save(tmp_path / name, name, own) for name, own in zip("abc", (*ranks, ranks[0]))]
+    save(folders[0], "a", ranks[0], data="maps")
+    save(folders[2], "c", ranks[1], data="maps")
+    save(folders[1], "b", ranks[1], data="boats")
+    comparison = compare_results(folders)
+    maps = next(row for row in comparison.metrics if row.data == "maps")
+    assert maps.values == [0.5, None, 0.6]
+    assert comparison.left_out == ["zero_shot boats test"]
+    assert "| 50.00% | - | - | 60.00% | **+10.00%" in comparison.table()
+    paths = comparison.save(tmp_path / "out")
+    assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.png"]
+    assert all(path.stat().st_size for path in paths)
+    assert json.loads(paths[0].read_text())["models"] == ["a", "b", "c"]
+
+
+def test_models_of_one_name_are_called_as_their_folders(tmp_path, ranks):
+    folders = [save(tmp_path / name, "clip", own) for name, own in zip("ab", ranks)]
+    assert compare_results(folders).models == [str(folder) for folder in folders]
+    assert compare_results(folders, names=["old", "new"]).models == ["old", "new"]
+
+
+def test_what_cannot_be_compared(tmp_path, ranks):
+    one = save(tmp_path / "one", "a", ranks[0])
+    with pytest.raises(ValueError, match="nothing to compare in 1"):
+        compare_results([one])
+    with pytest.raises(ValueError, match="no folder .*missing"):
+        compare_results([one, tmp_path / "missing"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no results"):
+        compare_results([one, tmp_path / "empty"])
+    with pytest.raises(ValueError, match="same data and split: a has zero_shot birds test; b has zero_shot maps"):
+        compare_results([one, save(tmp_path / "other", "b", ranks[0], data="maps")])
+    with pytest.raises(ValueError, match="3 names for 2"):
+        compare_results([one, one], names=["a", "b", "c"])
+
+
+def test_a_damaged_file_is_named(tmp_path, ranks):
+    folder = save(tmp_path / "one", "a", ranks[0])
+    path = folder / "zero_shot-birds-test.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match="zero_shot-birds-test.json cannot be read"):
+        load_results(folder)

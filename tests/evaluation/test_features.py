@@ -1,0 +1,314 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Features of datasets: in order, from the cache where they are right, and alike on several processes."""
+
+import io
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from clip_hf.evaluation import feature_cache
+from clip_hf.evaluation.encoders.loading import load_dual_encoder
+from clip_hf.evaluation.feature_cache import part_ranges
+from clip_hf.evaluation.features import EncodingOptions, encode_image_column, encode_text_list
+from several_processes import run_processes
+from tiny_models import CAPTIONS, make_tiny_model
+
+
+ROWS = 70  # three parts: 32, 32 and 6 rows
+
+
+def image(index: int) -> Image.Image:
+    generator = np.random.default_rng(index)
+    coarse = Image.fromarray(generator.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+    return coarse.resize((64 + index % 3, 64), Image.Resampling.BICUBIC)
+
+
+def png(index: int) -> bytes:
+    buffer = io.BytesIO()
+    image(index).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_data(rows: int = ROWS, changed: dict[int, bytes] | None = None) -> datasets.Dataset:
+    files = [{"bytes": (changed or {}).get(index, png(index)), "path": None} for index in range(rows)]
+    return datasets.Dataset.from_dict({"image": files, "label": [0] * rows}).cast_column("image", datasets.Image())
+
+
+@pytest.fixture(scope="module")
+def data() -> datasets.Dataset:
+    return make_data()
+
+
+def count_images(model) -> list[int]:
+    """A list to which each pass of the image tower adds its number of images."""
+    counted = []
+    model.vision_model.register_forward_pre_hook(
+        lambda _, args, kwargs: counted.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+    )
+    return counted
+
+
+@pytest.fixture
+def encoder(tiny_processor):
+    """A tiny model whose passes of the image tower are counted in `encoder.counted`, by their batch sizes."""
+    encoder = load_dual_encoder(make_tiny_model("vit"), tiny_processor)
+    encoder.counted = count_images(encoder.model)
+    return encoder
+
+
+def quiet(**kwargs) -> EncodingOptions:
+    return EncodingOptions(**{"progress": False, "batch_size": 16, "num_threads": 2, **kwargs})
+
+
+def folder_of(cache: Path) -> Path:
+    (folder,) = cache.iterdir()
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_features_are_those_of_the_images_in_order(encoder, batch_size, num_threads):
+    data = make_data(40)
+    features = encode_image_column(encoder, data, options=quiet(batch_size=batch_size, num_threads=num_threads))
+    assert features.dtype == np.float32 and features.shape == (40, 16)
+    # Parts end after 32 rows, batches where they are full.
+    assert encoder.counted == [batch_size] * (40 // batch_size) + [40 % batch_size] * (40 % batch_size > 0)
+    expected = encoder.encode_images([image(index) for index in range(40)]).numpy()
+    np.testing.assert_allclose(features, expected, atol=2e-6)
+    assert np.abs(expected[:-1] - expected[1:]).max(axis=1).min() > 1e-3, "neighbours that are alike show no order"
+
+
+def test_features_before_the_projection(encoder, data):
+    features = encode_image_column(encoder, data, projected=False, options=quiet())
+    expected = encoder.encode_images([image(index) for index in range(ROWS)], projected=False).numpy()
+    assert features.shape == (ROWS, 32)
+    np.testing.assert_allclose(features, expected, atol=1e-5)
+
+
+def test_columns_of_paths_and_bytes(encoder, tmp_path):
+    paths = [str(tmp_path / f"{index}.png") for index in range(4)]
+    for index, path in enumerate(paths):
+        Path(path).write_bytes(png(index))
+    expected = encoder.encode_images([image(index) for index in range(4)]).numpy()
+    data = datasets.Dataset.from_dict({"path": paths, "bytes": [png(index) for index in range(4)]})
+    for column in ("path", "bytes"):
+        np.testing.assert_allclose(encode_image_column(encoder, data, column, options=quiet()), expected, atol=2e-6)
+
+
+def test_a_cache_hit_does_not_call_the_model(encoder, data, tmp_path):
+    options = quiet(cache_dir=tmp_path / "cache")
+    first = encode_image_column(encoder, data, options=options)
+    assert sum(encoder.counted) == ROWS
+    encoder.counted.clear()
+    # Another batch size and another copy of the data: the same features.
+    again = encode_image_column(encoder, make_data(), options=quiet(cache_dir=tmp_path / "cache", batch_size=5))
+    assert not encoder.counted
+    assert np.array_equal(first, again)
+    assert sorted(path.name for path in folder_of(tmp_path / "cache").iterdir()) == [
+        "manifest.json",
+        *[f"part-{part:05d}.safetensors" for part in range(3)],
+    ]
+
+
+@pytest.mark.parametrize("what", ["weights", "image", "kind", "rows", "order"])
+def test_what_decides_features_has_a_cache_of_its_own(encoder, tmp_path, what):
+    options, data = quiet(cache_dir=tmp_path / "cache"), make_data(5)
+    encode_image_column(encoder, data, options=options)
+    encoder.counted.clear()
+    if what == "weights":
+        with torch.no_grad():
+            encoder.model.visual_projection.weight += 0.01
+    data = {"image": make_data(5, {3: png(99)}), "rows": make_data(4), "order": data.select([1, 0, 2, 3, 4])}.get(
+        what, data
+    )
+    features = encode_image_column(encoder, data, projected=what != "kind", options=options)
+    assert sum(encoder.counted) == len(data)
+    plain = encode_image_column(encoder, data, projected=what != "kind", options=quiet())
+    np.testing.assert_allclose(features, plain, atol=1e-6)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_file_that_was_replaced_is_encoded_again(encoder, tmp_path):
+    path = tmp_path / "a.png"
+    data = datasets.Dataset.from_dict({"image": [str(path)]}).cast_column("image", datasets.Image())
+    options, found = quiet(cache_dir=tmp_path / "cache"), []
+    for index in (0, 1):
+        path.write_bytes(png(index))
+        os.utime(path, ns=(0, index * 10**9))
+        found.append(encode_image_column(encoder, data, options=options))
+    assert sum(encoder.counted) == 2 and not np.allclose(*found, atol=1e-4)
+
+
+def test_an_interrupted_run_resumes_with_its_parts(encoder, data, tmp_path, monkeypatch):
+    options = quiet(cache_dir=tmp_path / "cache")
+    expected = encode_image_column(encoder, data, options=quiet())
+    encoder.counted.clear()
+    write = feature_cache.FeatureFolder.write
+
+    def dies(self, part, features):
+        if part == 1:
+            raise KeyboardInterrupt
+        write(self, part, features)
+
+    monkeypatch.setattr(feature_cache.FeatureFolder, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        encode_image_column(encoder, data, options=options)
+    monkeypatch.undo()
+    encoder.counted.clear()
+    features = encode_image_column(encoder, data, options=options)
+    assert sum(encoder.counted) == ROWS - 32
+    np.testing.assert_allclose(features, expected, atol=2e-6)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def _other_part(path: Path) -> None:
+    shutil.copy(path.with_name("part-00000.safetensors"), path)
+
+
+@pytest.mark.parametrize("damage", [_cut, _empty, _flip, _other_part])
+def test_a_damaged_part_is_encoded_again(encoder, data, tmp_path, damage):
+    options = quiet(cache_dir=tmp_path / "cache")
+    expected = encode_image_column(encoder, data, options=options)
+    damage(folder_of(tmp_path / "cache") / "part-00001.safetensors")
+    encoder.counted.clear()
+    with pytest.warns(UserWarning, match="part-00001.safetensors is encoded again"):
+        features = encode_image_column(encoder, data, options=options)
+    assert sum(encoder.counted) == 32
+    assert np.array_equal(features, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encode_image_column(encoder, data, options=options)
+
+
+def test_a_cache_of_another_model_is_refused(encoder, tmp_path, tiny_processor):
+    data, options = make_data(5), quiet(cache_dir=tmp_path / "cache")
+    encode_image_column(encoder, data, options=options)
+    first = folder_of(tmp_path / "cache")
+    other = load_dual_encoder(make_tiny_model("vit", seed=1), tiny_processor)
+    encode_image_column(other, data, options=options)
+    (second,) = set((tmp_path / "cache").iterdir()) - {first}
+    shutil.copy(first / "manifest.json", second / "manifest.json")
+    with pytest.raises(ValueError, match="cache of another model or other data.*encoder is"):
+        encode_image_column(other, data, options=options)
+    (second / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="cannot be read as a manifest"):
+        encode_image_column(other, data, options=options)
+    (second / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no manifest.json"):
+        encode_image_column(other, data, options=options)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize(("content", "why"), [(b"not an image", "not an image"), (b"", "empty")])
+def test_an_unreadable_image_names_its_row(encoder, content, why, num_threads):
+    data = make_data(40, {33: content})
+    with pytest.raises(ValueError, match=f"row 33 cannot be used.*{why}"):
+        encode_image_column(encoder, data, options=quiet(num_threads=num_threads))
+
+
+def test_a_missing_file_and_a_refused_image_name_row_and_path(encoder, tmp_path):
+    image(0).save(tmp_path / "a.png")
+    data = datasets.Dataset.from_dict({"image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")]})
+    with pytest.raises(ValueError, match=r"row 1 .*b\.png.* no file"):
+        encode_image_column(encoder, data, options=quiet())
+    # Read well, but more than 8 bits are refused by the image processor.
+    Image.fromarray(np.full((64, 64), 40000, dtype=np.uint16)).save(tmp_path / "b.png")
+    with pytest.raises(ValueError, match=r"row 1 .*b\.png.*high_bit_depth"):
+        encode_image_column(encoder, data, options=quiet())
+
+
+def test_features_that_are_not_finite_name_the_row(encoder, data, monkeypatch):
+    prepare = encoder.prepare
+
+    def overflowing(images):
+        inputs = prepare(images)
+        for index, each in enumerate(images):
+            if np.array_equal(np.asarray(each), np.asarray(image(50))):
+                inputs["pixel_values"][index] = torch.inf
+        return inputs
+
+    monkeypatch.setattr(encoder, "prepare", overflowing)
+    with pytest.raises(ValueError, match="image of row 50 hold NaN or infinite values"):
+        encode_image_column(encoder, data, options=quiet())
+
+
+def test_bad_arguments(encoder, data):
+    with pytest.raises(ValueError, match="no column 'picture'; it has image, label"):
+        encode_image_column(encoder, data, "picture")
+    with pytest.raises(ValueError, match="no rows"):
+        encode_image_column(encoder, data.select([]))
+    with pytest.raises(TypeError, match="given list"):
+        encode_image_column(encoder, [image(0)])
+    for bad in (0, True, 2.0):
+        with pytest.raises(ValueError, match="batch_size="):
+            EncodingOptions(batch_size=bad)
+
+
+def test_texts_are_encoded_once_and_cached(encoder, tmp_path):
+    texts = [f"{caption} {index % 50}" for index in range(90) for caption in CAPTIONS[:1]]
+    options = quiet(cache_dir=tmp_path / "cache")
+    features = encode_text_list(encoder, texts, options=options)
+    np.testing.assert_allclose(features, encoder.encode_texts(texts).numpy(), atol=2e-6)
+    encoder.model.text_model.register_forward_pre_hook(lambda *_: pytest.fail("the cache was not used"))
+    assert np.array_equal(encode_text_list(encoder, texts[::-1], options=options), features[::-1])
+    with pytest.raises(TypeError, match="Text 0 is 3"):
+        encode_text_list(encoder, [3], options=options)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 1000, 32_768, 50_001])
+def test_parts_cover_the_rows(rows):
+    ranges = part_ranges(rows)
+    assert [row for part in ranges for row in part] == list(range(rows))
+    assert max(map(len, ranges)) <= 2048
+    assert len(ranges) >= min(16, rows // 32)
+
+
+def _encode_on_process(rank: int, processor, cache) -> list[tuple]:
+    """With a cache, without, and with an image that cannot be read."""
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor)
+    counted = count_images(encoder.model)
+    accelerator, found = Accelerator(cpu=True), []
+    # Row 40 is in the second part, the second process's.
+    for folder, data in ((cache, make_data()), (None, make_data()), (cache, make_data(ROWS, {40: b"broken"}))):
+        options = quiet(accelerator=accelerator, cache_dir=folder)
+        counted.clear()
+        try:
+            images = encode_image_column(encoder, data, options=options)
+            found.append((sum(counted), images, encode_text_list(encoder, CAPTIONS, options=options)))
+        except (ValueError, RuntimeError) as error:
+            found.append((type(error).__name__, str(error)))
+    return found
+
+
+def test_two_processes_give_what_one_gives_and_end_together(encoder, data, tiny_processor, tmp_path):
+    expected = encode_image_column(encoder, data, options=quiet())
+    first, second = run_processes(_encode_on_process, 2, tmp_path / "run", tiny_processor, tmp_path / "cache")
+    for images_encoded, found in ((32 + 6, first), (32, second)):  # of three parts the first process has two
+        for count, images, texts in found[:2]:
+            assert count == images_encoded
+            np.testing.assert_allclose(images, expected, atol=2e-6)
+            np.testing.assert_allclose(texts, encoder.encode_texts(CAPTIONS).numpy(), atol=2e-6)
+    assert first[2][0] == "RuntimeError" and "Process 1 failed" in first[2][1] and "row 40" in first[2][1]
+    assert second[2][0] == "ValueError" and "row 40" in second[2][1]

@@ -1,0 +1,270 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Several evaluations in one run: the command `clip-hf evaluate`, `clip-hf compare`, and what they refuse."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from clip_hf import ClipHFModel, checkpoints
+from clip_hf.cli import main
+from clip_hf.evaluation import class_embeddings, load_class_names, load_dual_encoder, subset_classes, suite
+from clip_hf.evaluation.results import EvaluationResult
+from several_processes import run_processes
+from tiny_models import make_tiny_model
+
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220)}
+
+
+def drawing(colour: str, number: int) -> Image.Image:
+    """A square of a colour on a ground of noise; no two are the same."""
+    pixels = np.random.default_rng(number).integers(0, 90, (40, 40, 3), dtype=np.uint8)
+    pixels[8:32, 8:32] = np.array(COLOURS[colour]) - number
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder with a subfolder for each split and class."""
+    folder = tmp_path_factory.mktemp("colours")
+    for split, first, count in (("train", 0, 6), ("test", 20, 4)):
+        for index, colour in enumerate(COLOURS):
+            (folder / split / colour).mkdir(parents=True)
+            for number in range(count):
+                image = drawing(colour, first + 10 * index + number)
+                image.save(folder / split / colour / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    """Captioned images in a folder of `datasets`, two captions each."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = [
+        {"image": drawing(colour, number), "caption": [f"a {colour} square {number}", f"number {number} in {colour}"]}
+        for number, colour in enumerate([*COLOURS] * 3)
+    ]
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))})
+    datasets.DatasetDict({"test": datasets.Dataset.from_list(rows, features=features)}).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tiny_processor, tmp_path_factory) -> dict[str, Path]:
+    """A tiny model with each tower, saved."""
+    folders = {tower: tmp_path_factory.mktemp(tower) / "model" for tower in ("vit", "resnet")}
+    for tower, folder in folders.items():
+        checkpoints.save(make_tiny_model(tower), tiny_processor, folder)
+    return folders
+
+
+QUICK = ("--resamples", "50", "--shots", "1", "2", "--few-shot-seeds", "2")
+TASKS = ("zero_shot", "linear_probe", "few_shot")
+
+
+def evaluate(model, *arguments) -> int:
+    return main(["evaluate", str(model), *map(str, arguments)])
+
+
+def metrics_of(folder: Path) -> dict[str, dict]:
+    return {path.stem: json.loads(path.read_text())["metrics"] for path in sorted(folder.glob("*.json"))}
+
+
+def test_every_task_from_one_command(models, data, pairs, tmp_path, capsys):
+    arguments = ("--tasks", *TASKS, "retrieval", "--data", data, pairs, "--output-dir", tmp_path, *QUICK)
+    assert evaluate(models["vit"], *arguments) == 0
+    out = capsys.readouterr().out
+    names = [f"{task}-{data.name}-test" for task in sorted(TASKS)] + [f"retrieval-{pairs.name}-test"]
+    found = metrics_of(tmp_path)
+    assert sorted(found) == sorted(names)
+    for name in names:
+        assert (tmp_path / f"{name}.md").stat().st_size and (tmp_path / f"{name}.png").stat().st_size
+    assert "Left out, retrieval on" in out and "Left out, linear_probe on" in out
+    summary = (tmp_path / "summary.md").read_text()
+    for name, metrics in found.items():
+        assert all(f"| {metric} |" in summary for metric in metrics), name
+    zero_shot = found[f"zero_shot-{data.name}-test"]["top1"]
+    assert f"| top1 | {100 * zero_shot:.2f}% |" in out
+    assert found[f"few_shot-{data.name}-test"]["zero_shot"] == zero_shot
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory) -> dict[str, Path]:
+    """Images with labels of ImageNet and of ImageNet-R, of which the first is ImageNet's class 1 (goldfish)."""
+    folders = {}
+    for name, labels in (("imagenet", [1, 1, 2, 999, 500, 9]), ("imagenet_r", [0, 1, 5, 199, 7])):
+        folders[name] = tmp_path_factory.mktemp(name) / "data"
+        rows = [{"image": drawing("red", 30 + number), "label": label} for number, label in enumerate(labels)]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+        split = "validation" if name == "imagenet" else "test"
+        data = datasets.Dataset.from_list(rows, features=features)
+        datasets.DatasetDict({split: data}).save_to_disk(str(folders[name]))
+    return folders
+
+
+def test_accuracy_under_shift(models, shifted, tmp_path, capsys, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        suite, "evaluate_robustness", lambda found, **more: seen.update(found=found, **more) or Ending()
+    )
+    sources = [f"{name}={folder}" for name, folder in shifted.items()]
+    arguments = ("--tasks", "robustness", "--data", *sources, "--templates", "a photo of a {}.", *QUICK)
+    assert evaluate(models["vit"], *arguments, "--output-dir", tmp_path) == 0
+    encoder = load_dual_encoder(models["vit"])
+    names = load_class_names("class_names.json#imagenet")
+    classifier = class_embeddings(encoder, names, ["a photo of a {}."])
+    scores = encoder.encode_images([drawing("red", 30 + number) for number in range(6)]).numpy() @ classifier.T
+    labels, images = np.array([1, 1, 2, 999, 500, 9]), np.arange(6)
+    assert seen["found"]["imagenet"] == pytest.approx((scores.argmax(axis=1) == labels).mean())
+    subset = [labels[0] for labels in subset_classes("imagenet_r")]
+    among = np.isin(labels, subset)
+    assert 0 < among.sum() < 6
+    right = scores[images[among]][:, subset].argmax(axis=1) == [subset.index(label) for label in labels[among]]
+    assert seen["subset_accuracies"] == {"imagenet_r": pytest.approx(right.mean())}
+    assert set(seen["found"]) == {"imagenet", "imagenet_r"}
+
+
+@dataclass(kw_only=True)
+class Ending(EvaluationResult):
+    """A result of nothing."""
+
+    model: str = ""
+    data: str = ""
+
+    def metrics(self):
+        return {}
+
+
+def test_images_are_encoded_once_and_a_run_goes_on(models, data, tmp_path, monkeypatch):
+    arguments = ("--data", data, "--output-dir", tmp_path, *QUICK)
+    assert evaluate(models["vit"], "--tasks", "zero_shot", *arguments) == 0
+    counted = []
+    method = ClipHFModel.get_image_features
+    monkeypatch.setattr(
+        ClipHFModel,
+        "get_image_features",
+        lambda self, pixel_values, *args, **kwargs: (
+            counted.append(len(pixel_values)) or method(self, pixel_values, *args, **kwargs)
+        ),
+    )
+    before = metrics_of(tmp_path)
+    assert evaluate(models["vit"], "--tasks", "zero_shot", *arguments) == 0
+    assert counted == [] and metrics_of(tmp_path) == before
+    assert evaluate(models["vit"], "--tasks", "few_shot", *arguments) == 0
+    assert sum(counted) == 18  # those to train on
+
+
+def test_another_model_has_features_of_its_own(models, data, tmp_path):
+    for tower in models:
+        arguments = ("--data", data, "--output-dir", tmp_path / tower, "--cache-dir", tmp_path / "cache", *QUICK)
+        assert evaluate(models[tower], *arguments) == 0
+    alone = tmp_path / "alone"
+    assert evaluate(models["resnet"], "--data", data, "--output-dir", alone, *QUICK) == 0
+    assert metrics_of(alone) == metrics_of(tmp_path / "resnet")
+    ranks = [np.load(next((tmp_path / tower).glob("*.npz")))["predictions"].tolist() for tower in models]
+    assert ranks[0] != ranks[1]
+
+
+def test_the_card_gets_the_figures(models, data, tiny_processor, tmp_path):
+    folder = tmp_path / "model"
+    checkpoints.save(make_tiny_model("vit"), tiny_processor, folder)
+    arguments = ("--data", data, "--output-dir", tmp_path / "results", *QUICK, "--update-card")
+    assert evaluate(folder, *arguments) == 0
+    card = (folder / "README.md").read_text()
+    (figures,) = metrics_of(tmp_path / "results").values()
+    assert "model-index" in card and "zero_shot top1" in card
+    assert f"value: {round(100 * figures['top1'], 2)}" in card
+
+
+def in_process(rank: int, model: str, data: str, output: str) -> int:
+    """What `torchrun` starts; the rank is in the environment, too."""
+    return evaluate(model, "--tasks", *TASKS, "--data", data, "--output-dir", output, "--device", "cpu", *QUICK)
+
+
+def test_two_processes_give_what_one_gives(models, data, tmp_path):
+    arguments = (str(models["resnet"]), str(data))
+    assert in_process(0, *arguments, str(tmp_path / "one")) == 0
+    assert run_processes(in_process, 2, tmp_path, *arguments, str(tmp_path / "two"), timeout=150) == [0, 0]
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert len(one) == 3 and one.keys() == two.keys()
+    for name, metrics in one.items():
+        assert two[name] == pytest.approx(metrics, rel=1e-6, nan_ok=True), name
+
+
+def test_models_are_compared(models, data, tmp_path, capsys):
+    arguments = ("--data", data, "--output-dir", tmp_path, *QUICK, "--names", "ViT", "ResNet")
+    assert main(["compare", *map(str, models.values()), *map(str, arguments)]) == 0
+    out = capsys.readouterr().out
+    assert "| task | data | metric | ViT | ResNet | less ViT |" in out
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    top1 = next(row for row in content["metrics"] if row["metric"] == "top1")
+    assert top1["differences"][1] == pytest.approx(top1["values"][1] - top1["values"][0])
+    assert top1["difference_intervals"][1] is not None
+    # Folders of results are compared as they are.
+    again = ["compare", str(tmp_path / "1-model"), str(tmp_path / "2-model"), "--output-dir", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert json.loads((tmp_path / "again" / "comparison.json").read_text())["metrics"] == content["metrics"]
+
+
+def test_error_against_compute(tmp_path, capsys):
+    for name, accuracy in (("a", 0.5), ("b", 0.6), ("c", 0.68)):
+        (tmp_path / name).mkdir()
+        content = {"task": "zero_shot", "model": name, "data": "birds", "split": "test", "metrics": {"top1": accuracy}}
+        (tmp_path / name / "zero_shot.json").write_text(json.dumps({**content, "intervals": {}}))
+        (tmp_path / name / "summary.md").write_text("")
+    folders = [str(tmp_path / name) for name in "abc"]
+    out_dir = ["--output-dir", str(tmp_path / "out")]
+    assert main(["compare", *folders, *out_dir, "--compute", "1", "2", "4"]) == 0
+    # Errors 0.5, 0.4 and 0.32 fall by a fifth with each doubling.
+    slope = json.loads((tmp_path / "out" / "scaling.json").read_text())["metrics"]["slope"]
+    assert slope == pytest.approx(np.log(0.8) / np.log(2))
+    assert main(["compare", *folders, *out_dir, "--compute", "1", "2"]) == 1
+    assert "--compute has 2 values for 3 models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to evaluate on: name it with --data"),
+        (["--data", "fodo101"], "fodo101"),
+        (["--data", "{data}", "--tasks", "retrieval"], "The task 'retrieval' fits nothing"),
+        (["--data", "{data}", "{pairs}"], "The data .* fits nothing that was asked for"),
+        (["--data", "{data}", "{data}"], "names something twice"),
+        (["--data", "{data}", "--tasks", "robustness"], "needs ImageNet and at least one of its variants"),
+        (["--data", "{data}", "--split", "validation"], "no split `validation`"),
+        (["--data", "{data}", "--label-column", "kind"], "kind"),
+        (["--data", "{data}", "--templates", "a photo"], "does not say where the label goes"),
+        (["--data", "cifar10"], "cifar10=.*|hub"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_before_anything_is_encoded(
+    arguments, message, models, data, pairs, tmp_path, capsys
+):
+    arguments = [argument.format(data=data, pairs=pairs) for argument in arguments]
+    assert evaluate(models["vit"], *arguments, "--output-dir", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("clip-hf evaluate: ")
+    assert re.search(message, error), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_there(data, tmp_path, capsys):
+    assert evaluate(tmp_path / "nothing", "--data", data, "--output-dir", tmp_path / "out") == 1
+    assert "nothing" in capsys.readouterr().err
+
+
+def test_an_image_that_cannot_be_read_is_named(models, data, tmp_path, capsys):
+    damaged = tmp_path / "colours"
+    for colour in COLOURS:
+        (damaged / colour).mkdir(parents=True)
+        drawing(colour, 1).save(damaged / colour / "1.png")
+    (damaged / "green" / "2.png").write_bytes(b"\x89PNG and no more")
+    assert evaluate(models["vit"], "--data", damaged, "--output-dir", tmp_path / "out") == 1
+    assert "2.png" in capsys.readouterr().err

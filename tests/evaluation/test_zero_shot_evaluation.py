@@ -1,0 +1,210 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Zero-shot classification: figures by hand, prompts, intervals, and what cannot be evaluated."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from clip_hf import build_text_classifier
+from clip_hf.evaluation.data.loading import ClassificationData, ClassificationOptions
+from clip_hf.evaluation.encoders.loading import DualEncoder, load_dual_encoder
+from clip_hf.evaluation.features import EncodingOptions
+from clip_hf.evaluation.zero_shot import ZeroShotOptions, class_embeddings, evaluate_zero_shot
+from pair_data import encoded, image_of
+from tiny_models import make_tiny_model
+
+
+NAMES = ["cat", "dog", "bird", "map", "horse", "fish"]
+TEMPLATES = ("a photo of a {}.", "a drawing of a {}.", "the {}")
+QUIET = EncodingOptions(progress=False)
+
+
+def data_of(labels: list, names: list[str] = NAMES, metric: str = "top1", templates=TEMPLATES) -> ClassificationData:
+    """Images that all differ, with these labels: numbers, or lists of numbers."""
+    label = datasets.ClassLabel(
+        names=list(dict.fromkeys(names)) if len(set(names)) == len(names) else None, num_classes=len(names)
+    )
+    if len(set(names)) < len(names):
+        label = datasets.Value("int64")
+    feature = datasets.List(label) if isinstance(labels[0], list) else label
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": feature})
+    images = [{"bytes": encoded(image_of(number)), "path": None} for number in range(len(labels))]
+    data = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    return ClassificationData("shapes", data, "image", "label", list(names), templates, metric, "test", "memory")
+
+
+class Planted(DualEncoder):
+    """Gives the embeddings it is told: of images by their place, of texts by what they say."""
+
+    def __init__(self, images: np.ndarray, texts: dict[str, np.ndarray]):
+        super().__init__(torch.nn.Linear(1, 1), None, "planted")
+        self.images, self.texts, self.encoded = images, texts, []
+
+    def prepare(self, images):
+        return {"numbers": torch.tensor([_number(image) for image in images])}
+
+    def _image_features(self, inputs, projected):
+        return torch.tensor(self.images[inputs["numbers"].numpy()])
+
+    def _text_batches(self, texts):
+        self.encoded += texts
+        rows = np.stack([next(own for name, own in self.texts.items() if name in text) for text in texts])
+        yield list(range(len(texts))), torch.tensor(rows)
+
+    def _scale_and_bias(self):
+        return 1.0, 0.0
+
+    def _described_processor(self):
+        return None
+
+
+def _number(image) -> int:
+    pixels = np.asarray(image)
+    return next(number for number in range(100) if np.array_equal(np.asarray(image_of(number)), pixels))
+
+
+@pytest.fixture
+def planted() -> tuple[Planted, ClassificationData]:
+    """Six images of three classes; two are nearer to another class than their own."""
+    axes = np.eye(3)
+    images = np.stack([axes[0], axes[0], axes[1], axes[1] + 2 * axes[2], axes[2], axes[2] + 2 * axes[0]])
+    encoder = Planted(images, {"cat": axes[0], "dog": axes[1], "bird": axes[2]})
+    return encoder, data_of([0, 0, 1, 1, 2, 2], NAMES[:3])
+
+
+def test_figures_by_hand(planted):
+    result = evaluate_zero_shot(*planted, options=ZeroShotOptions(encoding=QUIET))
+    assert result.predictions.tolist() == [0, 0, 1, 2, 2, 0]
+    assert result.ranks.tolist() == [0, 0, 0, 1, 0, 1]
+    assert result.accuracy == result.values["top1"] == pytest.approx(4 / 6)
+    assert result.per_class == [1.0, 0.5, 0.5]
+    assert result.values["mean_per_class"] == pytest.approx(2 / 3)
+    assert result.confusion().tolist() == [[2, 0, 0], [0, 1, 1], [1, 0, 1]]
+    assert sorted(result.most_confused) == [("bird", "cat", 1), ("dog", "bird", 1)]
+    assert result.curve["prompts"] == [pytest.approx(4 / 6), 1.0, 1.0]
+    assert result.num_images == 6 and result.num_prompts == 3
+    low, high = result.intervals()["top1"]
+    assert 0 <= low < 4 / 6 < high <= 1
+
+
+def test_prompts_are_encoded_once_for_all_kinds(planted):
+    encoder, data = planted
+    evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET))
+    expected = {template.format(name) for template in (*TEMPLATES, "{}") for name in NAMES[:3]}
+    encoder.encoded.remove("a photo of a cat")  # to learn the width of features
+    assert sorted(encoder.encoded) == sorted(expected)
+
+
+def test_gains_are_differences_on_the_same_images(planted):
+    encoder, data = planted
+    axes = np.eye(3)
+    # Only the drawings' prompt knows the classes; "a photo of a" says cat to all, and so does the bare name.
+    encoder.texts = {f"drawing of a {name}": 3 * axes[place] for place, name in enumerate(NAMES[:3])} | {"": axes[0]}
+    result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=200))
+    assert result.values["one_prompt_top1"] == result.values["class_name_top1"] == pytest.approx(2 / 6)
+    for gain in ("ensemble_gain", "prompt_gain"):
+        assert result.values[gain] == pytest.approx(result.values["top1"] - 2 / 6)
+        low, high = result.intervals()[gain]
+        assert low <= result.values[gain] <= high
+
+
+@pytest.mark.parametrize(
+    ("templates", "kinds"),
+    [
+        (("{}",), {"prompts"}),
+        (("a photo of a {}.",), {"prompts", "class_name"}),
+        (("{}", "the {}"), {"prompts", "one_prompt"}),
+        (TEMPLATES, {"prompts", "one_prompt", "class_name"}),
+        ({name: (f"my {name}", f"your {name}") for name in NAMES[:3]}, {"prompts", "one_prompt", "class_name"}),
+        ({name: f"my {name}" for name in NAMES[:3]}, {"prompts", "class_name"}),
+    ],
+)
+def test_kinds_of_prompts(planted, templates, kinds):
+    result = evaluate_zero_shot(*planted, options=ZeroShotOptions(templates=templates, encoding=QUIET, resamples=0))
+    assert set(result.curve) == kinds
+    assert result.intervals() == {}
+    alone = ZeroShotOptions(templates=templates, encoding=QUIET, resamples=0, compare_prompts=False)
+    assert set(evaluate_zero_shot(*planted, options=alone).curve) == {"prompts"}
+
+
+def test_classes_of_one_name_have_one_column_of_scores(planted):
+    encoder, _ = planted
+    data = data_of([0, 3, 1, 1, 2, 2], ["cat", "dog", "bird", "cat"])
+    result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=0))
+    # Images 0 and 1 are as near to either cat; the first one comes first.
+    assert result.predictions.tolist()[:2] == [0, 0]
+    assert result.ranks.tolist()[:2] == [0, 1]
+
+
+def test_several_classes_an_image(planted):
+    encoder, _ = planted
+    data = data_of([[0], [0, 1], [1], [1, 2], [2], [0, 2]], NAMES[:3], metric="map_11point")
+    result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=50))
+    assert set(result.values) >= {"map_11point", "ensemble_gain"} and "top1" not in result.values
+    assert result.figure() is None and result.arrays() == {}
+    assert 0 < result.accuracy <= 1
+
+
+def test_two_classes_by_roc_auc(planted):
+    encoder, _ = planted
+    data = data_of([0, 0, 1, 1, 1, 0], NAMES[:2], metric="roc_auc")
+    result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=50))
+    # Margins dog less cat: 0, 0 -> -1; 2 -> 1; 3 -> 1/sqrt(5); 4 -> 0; 5 -> -2/sqrt(5): all dogs are above all cats.
+    assert result.accuracy == 1.0
+
+
+def test_the_classifier_is_that_of_build_text_classifier(tower, tiny_processor):
+    model = make_tiny_model(tower)
+    expected = build_text_classifier(model, tiny_processor, NAMES, TEMPLATES)
+    ours = class_embeddings(load_dual_encoder(model, tiny_processor), [*NAMES, "cat"], TEMPLATES)
+    np.testing.assert_allclose(ours[:-1], expected.numpy(), atol=1e-6)
+    assert np.array_equal(ours[-1], ours[0])
+
+
+def test_a_model_is_evaluated_on_a_dataset(tower, tiny_processor, tmp_path):
+    model, data = make_tiny_model(tower), data_of([0, 1, 2, 3, 4, 5, 0, 1])
+    result = evaluate_zero_shot(
+        model,
+        data.data,
+        processor=tiny_processor,
+        data_options=ClassificationOptions(templates=TEMPLATES),
+        options=ZeroShotOptions(encoding=QUIET, resamples=100),
+    )
+    classifier = build_text_classifier(model, tiny_processor, NAMES, TEMPLATES)
+    images = [image_of(number) for number in range(8)]
+    with torch.no_grad():
+        scores = model.encode_image(**tiny_processor(images=images, return_tensors="pt")) @ classifier.T
+    assert result.predictions.tolist() == scores.argmax(dim=1).tolist()
+    paths = result.save(tmp_path)
+    assert [path.suffix for path in paths] == [".json", ".md", ".npz", ".png"]
+    content = json.loads(paths[0].read_text())
+    assert content["metrics"]["top1"] == result.accuracy and content["intervals"]["top1"]
+    assert "predictions" not in content["details"]
+    assert np.load(paths[2])["ranks"].tolist() == result.ranks.tolist()
+    card = {one.metric_type: one.metric_value for one in result.eval_results()}
+    assert card["top1"] == pytest.approx(100 * result.accuracy, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"templates": "a photo"}, "does not say where the label goes"),
+        ({"templates": "petz"}, "no prompt set 'petz'"),
+        ({"templates": {"cat": "my cat"}}, "no prompts for 2 of the labels"),
+    ],
+)
+def test_wrong_options_say_what_is_allowed(planted, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_zero_shot(*planted, options=ZeroShotOptions(encoding=QUIET, **options))
+
+
+def test_classes_without_images_have_no_mean_per_class(planted):
+    encoder, _ = planted
+    data = data_of([0, 0, 1, 1], NAMES[:3])
+    assert "mean_per_class" not in evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET)).values
+    with pytest.raises(ValueError, match="1 of the 3 classes .* 'bird'"):
+        evaluate_zero_shot(encoder, data.data, data_options=ClassificationOptions(metric="mean_per_class"))
