@@ -7,10 +7,13 @@ The two halves of a zero-shot evaluation with a ViT-B/32-shaped model of random 
     de-duplicated, sorted by length and tokens); ours in the given order and padded to the full 77 tokens, once with a
     tower that leaves out padding and shares beginnings within a batch, and once with one that computes everything; and
     clip_benchmark's `zero_shot_classifier` with open_clip's model and tokenizer. They take turns, in rounds, on
-    `--classes` of the 1,000; `--all-ours` times ours on all of them as well.
+    `--classes` of the 1,000.
 
 (b) Features of `--images` JPEG files of 500x375 through `encode_image_column`: reading, decoding, preparing and
     encoding; without a cache, with an empty one, and with a full one.
+
+(c) With `--evaluation N`: all of `evaluate_zero_shot` on N such images, with ImageNet's 1,000 classes and the 80
+    templates.
 
 clip_benchmark and open_clip are in `.parity` (`make parity-env`).
 """
@@ -38,9 +41,18 @@ from PIL import Image
 import references
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
 from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
-from clip_hf.evaluation.encoders.loading import DualEncoder, load_dual_encoder
-from clip_hf.evaluation.features import EncodingOptions, encode_image_column
+from clip_hf.evaluation import (
+    ClassificationData,
+    DualEncoder,
+    EncodingOptions,
+    ZeroShotOptions,
+    class_embeddings,
+    encode_image_column,
+    evaluate_zero_shot,
+    load_dual_encoder,
+)
 from clip_hf.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, ensemble_prompts
+from measuring import peak_gib
 
 
 def load_clip_benchmark_classifier() -> Callable:
@@ -131,12 +143,6 @@ def time_classifiers(args: argparse.Namespace, encoder: DualEncoder, theirs, tok
     for name, times in seconds.items():
         median, difference = statistics.median(times), (classifiers[name] - expected).abs().max().item()
         print(f"{name:28}{median:9.2f} {len(lengths) / median:10.1f} {base / median:6.2f}x {difference:18.1e}")
-    if args.all_ours:
-        start = time.perf_counter()
-        ensemble_prompts(prompts(names), encoder.text_batches)
-        elapsed = time.perf_counter() - start
-        count = len({text for own in prompts(names) for text in own})
-        print(f"clip_hf, all {len(names)} classes: {elapsed:.1f} s, {count / elapsed:.1f} different prompts/s")
 
 
 def make_data(count: int) -> datasets.Dataset:
@@ -175,6 +181,32 @@ def time_images(args: argparse.Namespace, encoder: DualEncoder) -> None:
             print(f"{name:28}{len(features) / elapsed:10.1f} images/s {elapsed:9.2f} s")
 
 
+def time_evaluation(args: argparse.Namespace, encoder: DualEncoder) -> None:
+    names, templates = imagenet_prompts()
+    data = make_data(args.evaluation)
+    labels = np.random.default_rng(1).integers(len(names), size=len(data))
+    data = data.add_column("label", labels)
+    templates = [template.replace("{c}", "{}") for template in templates]
+    labelled = ClassificationData("noise", data, "image", "label", names, tuple(templates))
+    texts = {template.format(name) for name in names for template in templates}
+    print(f"(c) {len(data)} images, {len(names)} classes, {len(templates)} templates: {len(texts)} different prompts")
+    with tempfile.TemporaryDirectory() as folder:
+        options = EncodingOptions(
+            batch_size=args.batch_size, num_threads=args.num_threads, progress=False, cache_dir=folder
+        )
+        start = time.perf_counter()
+        class_embeddings(encoder, names, templates, options)
+        print(f"{'text classifier':28}{time.perf_counter() - start:9.1f} s")
+        encode_image_column(encoder, data, options=options)
+        print(f"{'and features of the images':28}{time.perf_counter() - start:9.1f} s")
+        own = ZeroShotOptions(compare_prompts=False, encoding=options)
+        for name in ("and all the rest", "again, all features kept"):
+            result = evaluate_zero_shot(encoder, labelled, options=own)
+            print(f"{name:28}{time.perf_counter() - start:9.1f} s", flush=True)
+            start = time.perf_counter()
+    print(f"top-1 {100 * result.accuracy:.2f}% (chance: 0.10%), peak memory {peak_gib('cpu'):.2f} GiB")
+
+
 def _first_files(data: datasets.Dataset, count: int) -> list[bytes]:
     images = data.cast_column("image", datasets.Image(decode=False))
     return [image["bytes"] for image in images[: min(count, len(data))]["image"]]
@@ -184,8 +216,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, default=20, help="classes of the comparison")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--all-ours", action="store_true", help="time ours on all 1,000 classes as well")
     parser.add_argument("--images", type=int, default=128, help="images of (b); 0 leaves it out")
+    parser.add_argument("--evaluation", type=int, default=0, help="images of (c)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--num-threads", type=int, default=EncodingOptions().num_threads)
     parser.add_argument("--device", default="cpu")
@@ -207,6 +239,8 @@ def main() -> None:
         time_classifiers(args, encoder, theirs, tokenizer)
     if args.images:
         time_images(args, encoder)
+    if args.evaluation:
+        time_evaluation(args, encoder)
 
 
 if __name__ == "__main__":

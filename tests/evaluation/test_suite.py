@@ -238,6 +238,7 @@ def test_error_against_compute(tmp_path, capsys):
         (["--data", "{data}", "{pairs}"], "The data .* fits nothing that was asked for"),
         (["--data", "{data}", "{data}"], "names something twice"),
         (["--data", "{data}", "--tasks", "robustness"], "needs ImageNet and at least one of its variants"),
+        (["--data", "{data}", "--tasks", "few_shot"], "'blue' of .* has 6 images .* --shots may go up to 6"),
         (["--data", "{data}", "--split", "validation"], "no split `validation`"),
         (["--data", "{data}", "--label-column", "kind"], "kind"),
         (["--data", "{data}", "--templates", "a photo"], "does not say where the label goes"),

@@ -99,7 +99,8 @@ class Comparison:
         for axis, ((task, data), rows) in zip(axes, groups.items()):
             _draw_bars(axis, rows, self.models)
             axis.set_title(f"{task}: {data}", fontsize=9, loc="left")
-        axes[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1.12), ncols=len(self.models))
+        shown = axes[0].get_legend_handles_labels()
+        figure.legend(*shown, fontsize=8, loc="outside upper left", ncols=len(self.models))
         axes[-1].set_xlabel("%")
         return figure
 

@@ -133,11 +133,11 @@ def run_suite(
         options ([`SuiteOptions`]):
             What to run.
         device (`str` or `torch.device`, *optional*):
-            Where to run it.
+            Where to run it; several processes run on those of `accelerator`.
         dtype (`torch.dtype`, *optional*):
             Of the model's weights.
         accelerator (`Accelerator`, *optional*):
-            Of several processes, which share the encoding; all of them call this. See [`start_processes`].
+            Of several processes, which share the encoding; all of them call this.
         report (callable, *optional*, defaults to `print`):
             Is given what there is to say.
 
@@ -149,9 +149,8 @@ def run_suite(
     """
     is_main = accelerator is None or accelerator.is_main_process
     jobs = _plan(options, report if is_main else lambda text: None)
-    encoder = load_dual_encoder(
-        model, device=accelerator.device if accelerator and device is None else device, dtype=dtype
-    )
+    # Of several processes each has a device of its own.
+    encoder = load_dual_encoder(model, device=device if accelerator is None else accelerator.device, dtype=dtype)
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     if accelerator is not None:
         shared = replace(encoding, accelerator=accelerator)
@@ -292,6 +291,14 @@ def _train_and_test_of_one_label(source: str, options: SuiteOptions) -> dict[str
     parts = _train_and_test(source, options)
     if parts["test"].is_multi_label:
         raise ValueError(f"an image of {source} may have several classes; few-shot is for one.")
+    train = parts["train"]
+    fewest = int(train.class_counts.min())
+    if max(options.shots) > fewest:
+        name = train.class_names[int(train.class_counts.argmin())]
+        raise ValueError(
+            f"the class {name!r} of {source} has {fewest} images to train on, and the most shots are "
+            f"{max(options.shots)}; --shots may go up to {fewest}."
+        )
     return parts
 
 
