@@ -8,10 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator, PartialState
 from PIL import Image
-from several_processes import run_processes
 
 from clip_hf.data import PairOptions
 from clip_hf.training import HeldOutPairs, held_out
+from several_processes import run_processes
 from tiny_models import CAPTIONS, make_tiny_model
 
 

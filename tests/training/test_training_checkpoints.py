@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from several_processes import run_processes
 from torch import nn
 
 from clip_hf.training.checkpoints import Checkpoints
+from several_processes import run_processes
 
 
 class Training:

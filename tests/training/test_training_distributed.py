@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from several_processes import run_processes
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -31,6 +30,7 @@ from clip_hf.training.distributed import (
 from clip_hf.training.freezing import freeze
 from clip_hf.training.interruption import StopSignal
 from clip_hf.training.optimization import OptimizerOptions, build_optimizer, clamp_logit_scale_
+from several_processes import run_processes
 from tiny_models import TOWERS, make_tiny_model
 
 
