@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Run a function on several processes of one machine."""
 
+import gc
 import os
 import pickle
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
@@ -31,6 +33,10 @@ def _process(rank: int, processes: int, port: int, folder: Path, function: Calla
     torch.set_num_threads(1)
     result = function(rank, *arguments)
     (folder / f"result_{rank}").write_bytes(pickle.dumps(result))
+    if dist.is_initialized():
+        # Left to the interpreter's end, the group's threads may abort the process. What uses the group goes first.
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def run_processes(function: Callable, processes: int, folder: Path, *arguments, timeout: float = 120.0) -> list:

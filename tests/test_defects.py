@@ -66,6 +66,18 @@ DEFECTS = [
         "test_training_speed_paths.py -k packed_texts_equal",
     ),
     Defect(
+        "beginnings shared whatever their positions",
+        "modeling_clip_hf_transformer.py",
+        {"input_ids.long() * self.config.max_position_embeddings + position_ids": "input_ids.long()"},
+        "test_training_speed_paths.py -k packed_texts_equal",
+    ),
+    Defect(
+        "tokens shared after beginnings that differ",
+        "modeling_clip_hf_base.py",
+        {"(texts != texts.roll(1, dims=0)).cummax(dim=1).values": "texts != texts.roll(1, dims=0)"},
+        "test_training_speed_paths.py -k packed_texts_equal",
+    ),
+    Defect(
         "last-token pooling",
         "modeling_clip_hf_transformer.py",
         {"is_eos.int().argmax(dim=-1)": "torch.full((len(is_eos),), is_eos.shape[1] - 1)"},
