@@ -19,6 +19,7 @@ CASES += (
     "one begins another",
     "equal texts",
     "equal, moved positions",
+    "alike after a difference",
 )
 
 
@@ -57,6 +58,8 @@ def text_cases(text_inputs) -> dict[str, dict[str, torch.Tensor]]:
         alike_left[row] = alike[row].roll(-length)
     begins = ids.clone()
     begins[0, 1:6] = begins[1, 1:6]
+    ends = ids[[0, 0, 0, 0]].clone()
+    ends[:, 2] = torch.tensor([3, 4, 5, 4])  # all else is equal, also after it
     moved = torch.arange(10).repeat(4, 1)
     moved[1:3, 1:] += 3
     after = ids.clone()
@@ -76,6 +79,7 @@ def text_cases(text_inputs) -> dict[str, dict[str, torch.Tensor]]:
         "common beginnings, left": {"input_ids": alike_left, "attention_mask": left_mask},
         "one begins another": {"input_ids": begins},
         "equal texts": {"input_ids": ids[[0, 1, 1, 0]]},
+        "alike after a difference": {"input_ids": ends},
         "equal, moved positions": {"input_ids": ids[[1, 1, 1, 1]], "position_ids": moved},
     }
 

@@ -201,7 +201,8 @@ def compare_results(
 
 def _compare(key: tuple, metric: str, found: list[dict | None], resamples: int, seed: int) -> ComparedMetric:
     values = [one["metrics"].get(metric) if one else None for one in found]
-    intervals = [tuple(one["intervals"][metric]) if one and metric in one["intervals"] else None for one in found]
+    ends = [one["intervals"].get(metric) if one else None for one in found]
+    intervals = [tuple(own) if own and None not in own else None for own in ends]
     first = values[0]
     differences = [None if value is None or first is None else value - first for value in values]
     paired = [None, *(_paired_interval(metric, found[0], other, resamples, seed) for other in found[1:])]

@@ -128,7 +128,7 @@ class EvaluationResult:
         stem = stem or self.stem
         paths = [Path(folder) / f"{stem}.json", Path(folder) / f"{stem}.md"]
         with replaced_file(paths[0]) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=True) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         with replaced_file(paths[1]) as temporary:
             heading = f"# {self.task}: {self.model} on {self.data} ({self.split})"
             parts = [heading, self.table(), self.details()]
@@ -179,12 +179,15 @@ def safe_name(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
+    """`value` in types that JSON has; NaN and infinities, which it has not, become null."""
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
-        return value.tolist()
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return value
