@@ -8,6 +8,7 @@ import pickle
 import peft
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from clip_hf.training.freezing import count_parameters, freeze
 from tiny_models import make_tiny_model, tiny_config
@@ -129,7 +130,7 @@ def test_a_frozen_tower_compiles_once(pixel_values, text_inputs):
     freeze(model, ["vision"])
     expected = features(model.eval(), pixel_values, text_inputs)
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     compiled = torch.compile(model.vision_model, backend=counter)
     for _ in range(4):
         model.train()
