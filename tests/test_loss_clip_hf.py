@@ -221,29 +221,26 @@ NUM_CASES = 7
 def _worker(rank, processes):
     dist.init_process_group("gloo")
     results = []
-    try:
-        for number in range(NUM_CASES):
-            function, features, weight, scalars, options, ids = _case(number)
-            own = [x.chunk(processes)[rank] for x in features]
-            ids = {name: value.chunk(processes)[rank] for name, value in ids.items()}
-            result = _gradients(function, own, weight, scalars, gather=True, **options, **ids)
-            for value in result:  # the average that DistributedDataParallel makes
-                dist.all_reduce(value)
-                value /= processes
-            results.append([value.numpy() for value in result])
-        messages = []
-        for attempt in (
-            lambda: gather_with_grad(torch.zeros(rank + 1, 2)),
-            lambda: contrastive_loss(*torch.zeros(2, rank + 1, 2), torch.tensor(1.0), gather=True, chunk_size=1),
-        ):
-            try:
-                attempt()
-                messages.append("no error")
-            except ValueError as error:
-                messages.append(str(error))
-        return results, messages
-    finally:
-        dist.destroy_process_group()
+    for number in range(NUM_CASES):
+        function, features, weight, scalars, options, ids = _case(number)
+        own = [x.chunk(processes)[rank] for x in features]
+        ids = {name: value.chunk(processes)[rank] for name, value in ids.items()}
+        result = _gradients(function, own, weight, scalars, gather=True, **options, **ids)
+        for value in result:  # the average that DistributedDataParallel makes
+            dist.all_reduce(value)
+            value /= processes
+        results.append([value.numpy() for value in result])
+    messages = []
+    for attempt in (
+        lambda: gather_with_grad(torch.zeros(rank + 1, 2)),
+        lambda: contrastive_loss(*torch.zeros(2, rank + 1, 2), torch.tensor(1.0), gather=True, chunk_size=1),
+    ):
+        try:
+            attempt()
+            messages.append("no error")
+        except ValueError as error:
+            messages.append(str(error))
+    return results, messages
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -267,13 +264,10 @@ def test_unequal_weights_of_the_processes_losses_are_respected(tmp_path):
 
 def _unequal_worker(rank):
     dist.init_process_group("gloo")
-    try:
-        gradients = []
-        for chunk_size in (None, 2):
-            images, texts = (x.chunk(2)[rank].clone().requires_grad_() for x in pairs(8))
-            loss = contrastive_loss(images, texts, torch.tensor(5.0), gather=True, chunk_size=chunk_size)
-            ((rank + 1) * loss).backward()
-            gradients.append(torch.stack([images.grad, texts.grad]).numpy())
-        return gradients
-    finally:
-        dist.destroy_process_group()
+    gradients = []
+    for chunk_size in (None, 2):
+        images, texts = (x.chunk(2)[rank].clone().requires_grad_() for x in pairs(8))
+        loss = contrastive_loss(images, texts, torch.tensor(5.0), gather=True, chunk_size=chunk_size)
+        ((rank + 1) * loss).backward()
+        gradients.append(torch.stack([images.grad, texts.grad]).numpy())
+    return gradients

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .results import EvaluationResult, format_metric, safe_name
+from .results import EvaluationResult, format_metric, new_figure, safe_name, table_cell
 
 
 if TYPE_CHECKING:
@@ -200,12 +200,10 @@ class LabelProbeResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Shares of the categories by group, one panel for each attribute."""
-        from matplotlib.figure import Figure
-
         attributes = list(self.group_of)
         most = max(sum(group.attribute == name for group in self.groups) for name in attributes)
         height = 1.2 + (0.35 + 0.18 * len(self.overall)) * most
-        figure = Figure(figsize=(5.5 * len(attributes), min(height, 20)), layout="constrained")
+        figure = new_figure(5.5 * len(attributes), min(height, 20))
         for axes, attribute in zip(figure.subplots(1, len(attributes), squeeze=False)[0], attributes, strict=True):
             groups = [group for group in self.groups if group.attribute == attribute]
             width = 0.8 / len(self.overall)
@@ -223,7 +221,7 @@ class LabelProbeResult(EvaluationResult):
         return figure
 
     def _method(self) -> str:
-        counts = ", ".join(f"{_cell(name)} ({count})" for name, count in self.label_counts.items())
+        counts = ", ".join(f"{table_cell(name)} ({count})" for name, count in self.label_counts.items())
         given = "its most probable label" if self.top_k == 1 else f"its {self.top_k} most probable labels"
         if self.top_k >= self.num_labels:
             given = "every label"
@@ -239,16 +237,16 @@ class LabelProbeResult(EvaluationResult):
         return text
 
     def _marked(self, value: str, size: int) -> str:
-        return f"{_cell(value)} (n={size}{'*' if size < self.min_group_size else ''})"
+        return f"{table_cell(value)} (n={size}{'*' if size < self.min_group_size else ''})"
 
     def _shares_table(self) -> str:
-        names = [_cell(name) for name in self.overall]
+        names = [table_cell(name) for name in self.overall]
         lines = [f"| group | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         every = " | ".join(format_metric("", share) for share in self.overall.values())
         lines.append(f"| all (n={self.num_images}) | {every} |")
         for group in self.groups:
             cells = [_with_interval(share, group.intervals.get(name)) for name, share in group.shares.items()]
-            group_name = f"{_cell(group.attribute)}: {self._marked(group.value, group.size)}"
+            group_name = f"{table_cell(group.attribute)}: {self._marked(group.value, group.size)}"
             lines.append(f"| {group_name} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
@@ -256,17 +254,17 @@ class LabelProbeResult(EvaluationResult):
         lines = ["| attribute | category | most | least | difference | p |", "|---|---|---|---|---|---|"]
         for each in self.disparities[:count]:
             p_value = "" if each.p_value is None else f"{each.p_value:.3f}"
-            texts = [_cell(text) for text in (each.attribute, each.category, each.highest, each.lowest)]
+            texts = [table_cell(text) for text in (each.attribute, each.category, each.highest, each.lowest)]
             lines.append(f"| {' | '.join([*texts, _with_interval(each.difference, each.interval), p_value])} |")
         return "\n".join(lines)
 
     def _accuracies_table(self) -> str:
         lines = ["| recognised | group | accuracy |", "|---|---|---|"]
         for each in self.accuracies:
-            group = "all" if each.attribute == "all" else f"{_cell(each.attribute)}: {_cell(each.value)}"
+            group = "all" if each.attribute == "all" else f"{table_cell(each.attribute)}: {table_cell(each.value)}"
             mark = "*" if each.size < self.min_group_size else ""
             accuracy = _with_interval(each.accuracy, each.interval)
-            lines.append(f"| {_cell(each.target)} | {group} (n={each.size}{mark}) | {accuracy} |")
+            lines.append(f"| {table_cell(each.target)} | {group} (n={each.size}{mark}) | {accuracy} |")
         return "\n".join(lines)
 
 
@@ -317,10 +315,10 @@ class LabelSetComparison:
 def _changes_table(changes: Sequence[LabelSetChange]) -> str:
     lines = ["| group | category | before | after | difference |", "|---|---|---|---|---|"]
     for each in changes:
-        group = f"{_cell(each.attribute)}: {_cell(each.value)} (n={each.size})"
+        group = f"{table_cell(each.attribute)}: {table_cell(each.value)} (n={each.size})"
         shares = f"{format_metric('', each.before)} | {format_metric('', each.after)}"
         difference = _with_interval(each.after - each.before, each.interval)
-        lines.append(f"| {group} | {_cell(each.category)} | {shares} | {difference} |")
+        lines.append(f"| {group} | {table_cell(each.category)} | {shares} | {difference} |")
     return "\n".join(lines)
 
 
@@ -331,10 +329,6 @@ def _metric_name(disparity: Disparity) -> str:
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
     shown = format_metric("", value)
     return shown if interval is None else f"{shown} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-
-
-def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 __all__ = ["Disparity", "GroupAccuracy", "GroupShares", "LabelProbeResult", "LabelSetChange", "LabelSetComparison"]

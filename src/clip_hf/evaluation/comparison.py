@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..atomic import replaced_file
-from .results import environment, format_metric, save_figure
+from .results import environment, format_interval, format_metric, new_figure, save_figure
 
 
 if TYPE_CHECKING:
@@ -87,14 +87,12 @@ class Comparison:
 
     def figure(self) -> "Figure":
         """Each task's figures as bars, one colour for each model, with their intervals."""
-        from matplotlib.figure import Figure
-
         groups: dict[tuple[str, str], list[ComparedMetric]] = {}
         for row in self.metrics:
             if format_metric(row.metric, 0.5).endswith("%") and not row.metric.endswith("_gain"):
                 groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
         heights = [1 + 0.25 * len(rows) * (len(self.models) + 0.7) for rows in groups.values()] or [1]
-        figure = Figure(figsize=(9, 0.8 + sum(heights)), layout="constrained")
+        figure = new_figure(9, 0.8 + sum(heights))
         axes = figure.subplots(max(1, len(groups)), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axis, ((task, data), rows) in zip(axes, groups.items()):
             _draw_bars(axis, rows, self.models)
@@ -259,7 +257,7 @@ def _difference(row: ComparedMetric, place: int) -> str:
     text = sign + format_metric(row.metric, difference)
     if interval is None:
         return text
-    text += f" ({format_metric(row.metric, interval[0])} to {format_metric(row.metric, interval[1])})"
+    text += f" ({format_interval(row.metric, interval)})"
     return f"**{text}**" if interval[0] > 0 or interval[1] < 0 else text
 
 

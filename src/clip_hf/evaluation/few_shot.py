@@ -20,7 +20,7 @@ from .logistic_regression import (
     check_labels,
     num_classes_of,
 )
-from .results import EvaluationResult, format_metric
+from .results import EvaluationResult, format_metric, new_figure
 from .scores.metrics import CLASSIFICATION_METRICS
 
 
@@ -209,11 +209,7 @@ class FewShotResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Scores by shots, with zero-shot as a star, as in the paper's figure 6."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("Plots need matplotlib: pip install 'clip_hf[eval]'.") from error
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = new_figure(7, 4.5)
         axis = figure.subplots()
         # 0 has no place on a logarithmic axis; it stands one doubling before the fewest shots.
         places = np.log2(self.shots)

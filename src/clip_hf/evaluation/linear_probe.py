@@ -18,7 +18,7 @@ from .logistic_regression import (
     check_labels,
     num_classes_of,
 )
-from .results import EvaluationResult
+from .results import EvaluationResult, new_figure
 from .scores.metrics import CLASSIFICATION_METRICS, bootstrap_interval
 
 
@@ -189,11 +189,7 @@ class LinearProbeResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Validation score by lambda, the one that was chosen, and the test score."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("Plots need matplotlib: pip install 'clip_hf[eval]'.") from error
-        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        figure = new_figure(7, 4.5)
         axis = figure.subplots()
         penalties = sorted(self.sweep)
         scores = [100 * self.sweep[penalty] for penalty in penalties]

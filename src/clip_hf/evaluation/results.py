@@ -87,13 +87,16 @@ class EvaluationResult:
 
     def table(self) -> str:
         """The headline figures as a Markdown table."""
-        intervals = self.intervals()
         lines = ["| metric | value | 95% interval |", "|---|---|---|"]
-        for name, value in self.metrics().items():
-            low_high = intervals.get(name)
-            shown = f"{format_metric(name, low_high[0])} to {format_metric(name, low_high[1])}" if low_high else ""
-            lines.append(f"| {name} | {format_metric(name, value)} | {shown} |")
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.table_rows())])
+
+    def table_rows(self) -> list[tuple[str, str, str]]:
+        """The headline figures as tables show them: name, value and interval, if it has one."""
+        intervals = self.intervals()
+        return [
+            (name, format_metric(name, value), format_interval(name, intervals[name]) if intervals.get(name) else "")
+            for name, value in self.metrics().items()
+        ]
 
     def eval_results(self) -> list[EvalResult]:
         """The headline figures for the `model-index` of a model card; shares as percentages."""
@@ -152,6 +155,17 @@ def format_metric(name: str, value: float) -> str:
     return f"{value:.4g}" if _scale(name) == 1 else f"{100 * value:.2f}%"
 
 
+def format_interval(name: str, interval: tuple[float, float]) -> str:
+    """An interval as tables show it."""
+    low, high = interval
+    return f"{format_metric(name, low)} to {format_metric(name, high)}"
+
+
+def table_cell(text: str) -> str:
+    """`text` for a cell of a Markdown table: on one line, and without what would end the cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
 def _scale(name: str) -> float:
     return 1.0 if name.endswith(_PLAIN_METRICS) else 100.0
 
@@ -165,6 +179,20 @@ def environment() -> dict[str, str]:
         "machine": platform.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """
+    An empty plot, in inches.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Plots need matplotlib: pip install 'clip_hf[eval]'.") from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
@@ -193,4 +221,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-__all__ = ["EvaluationResult", "environment", "format_metric", "safe_name", "save_figure"]
+__all__ = [
+    "EvaluationResult",
+    "environment",
+    "format_interval",
+    "format_metric",
+    "new_figure",
+    "safe_name",
+    "save_figure",
+    "table_cell",
+]

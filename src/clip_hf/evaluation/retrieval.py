@@ -19,7 +19,7 @@ import torch
 from .data.loading import RetrievalData, RetrievalOptions, load_retrieval
 from .encoders.loading import load_dual_encoder
 from .features import EncodingOptions, encode_image_column, encode_text_list
-from .results import EvaluationResult
+from .results import EvaluationResult, new_figure
 from .scores.metrics import median_rank, recall_at_k
 
 
@@ -513,9 +513,7 @@ class RetrievalResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Recall against k in both directions, beside that of a random order."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 5), layout="constrained")
+        figure = new_figure(7, 5)
         axes = figure.subplots()
         for name, label, ranks, candidates, colour in (
             ("image_to_text", "image to text", self.image_to_text_ranks, self.num_texts, "tab:blue"),

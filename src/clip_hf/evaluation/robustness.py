@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .data.registry import imagenet_subsets
-from .results import EvaluationResult, format_metric
+from .results import EvaluationResult, format_metric, new_figure
 from .scores.metrics import LogitLine, fit_logit_line
 
 
@@ -297,7 +297,7 @@ class RobustnessResult(EvaluationResult):
         """
         columns = len(self.shifts) if len(self.shifts) < 3 else 4 if len(self.shifts) in (4, 7) else 3
         rows = -(-len(self.shifts) // columns)
-        figure = _new_figure(columns, rows)
+        figure = _panels(columns, rows)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, (name, shift) in zip(axes, self.shifts.items()):
             _draw_shift(axis, name, shift, self.model or "model")
@@ -349,7 +349,7 @@ class AdaptationResult(EvaluationResult):
         Raises:
             ImportError: if matplotlib is missing.
         """
-        figure = _new_figure(1.6, 1)
+        figure = _panels(1.6, 1)
         axis = figure.subplots()
         names = list(self.changes)[::-1]
         values = [100 * self.changes[name] for name in names]
@@ -498,12 +498,8 @@ def _expected_interval(x: np.ndarray, y: np.ndarray, reference: float, seed: int
 # --------------------------------------------------------------------------------------------------------------- plots
 
 
-def _new_figure(columns: float, rows: int) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("A plot needs matplotlib: `pip install 'clip_hf[eval]'`.") from error
-    return Figure(figsize=(3.4 * columns, 3.3 * rows), layout="constrained")
+def _panels(columns: float, rows: int) -> "Figure":
+    return new_figure(3.4 * columns, 3.3 * rows)
 
 
 def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None:

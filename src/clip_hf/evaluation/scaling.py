@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .results import EvaluationResult
+from .results import EvaluationResult, new_figure
 from .scores.inputs import as_array
 
 
@@ -105,9 +105,7 @@ class ScalingResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Mean errors with their line, and each task's errors lightly, on logarithmic axes."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 5), layout="constrained")
+        figure = new_figure(7, 5)
         axes = figure.subplots()
         order = np.argsort(self.compute, kind="stable")
         if self.errors.shape[1] > 1:

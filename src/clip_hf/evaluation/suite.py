@@ -31,7 +31,7 @@ from .encoders.loading import DualEncoder, load_dual_encoder
 from .features import EncodingOptions, encode_image_column
 from .few_shot import FewShotOptions, few_shot
 from .linear_probe import LinearProbeOptions, linear_probe
-from .results import EvaluationResult, format_metric
+from .results import EvaluationResult
 from .retrieval import RetrievalEvaluationOptions, evaluate_retrieval
 from .robustness import evaluate_robustness, shift_names, subset_classes, subset_rows, subset_scores
 from .scores.metrics import top_k_accuracy
@@ -233,11 +233,17 @@ def _plan(options: SuiteOptions, report: Callable[[str], None]) -> list[_Job]:
     """What fits what. Everything is loaded and checked here, before the first image is encoded."""
     jobs, reasons = [], []
     for source in options.data:
+        loaded: dict[Callable, dict[str, Any]] = {}  # tasks that need the same parts share them
         for task in options.tasks:
             if task == "robustness":
                 continue
+            load = _LOADS[task]
             try:
-                jobs.append(_Job(task, (source,), _LOADS[task](source, options)))
+                if load not in loaded:
+                    loaded[load] = load(source, options)
+                if task == "few_shot":
+                    _check_shots(source, loaded[load], options)
+                jobs.append(_Job(task, (source,), loaded[load]))
             except ValueError as error:
                 reasons.append((task, source, str(error)))
     if "robustness" in options.tasks:
@@ -287,8 +293,8 @@ def _train_and_test(source: str, options: SuiteOptions) -> dict[str, Classificat
     return parts
 
 
-def _train_and_test_of_one_label(source: str, options: SuiteOptions) -> dict[str, ClassificationData]:
-    parts = _train_and_test(source, options)
+def _check_shots(source: str, parts: dict[str, ClassificationData], options: SuiteOptions) -> None:
+    """Raise a `ValueError` if few-shot classifiers cannot be made of these parts."""
     if parts["test"].is_multi_label:
         raise ValueError(f"an image of {source} may have several classes; few-shot is for one.")
     train = parts["train"]
@@ -299,7 +305,6 @@ def _train_and_test_of_one_label(source: str, options: SuiteOptions) -> dict[str
             f"the class {name!r} of {source} has {fewest} images to train on, and the most shots are "
             f"{max(options.shots)}; --shots may go up to {fewest}."
         )
-    return parts
 
 
 def _robustness_job(options: SuiteOptions) -> _Job:
@@ -320,7 +325,7 @@ _LOADS: dict[str, Callable[[str, SuiteOptions], dict[str, Any]]] = {
     "zero_shot": _labelled,
     "retrieval": _captioned,
     "linear_probe": _train_and_test,
-    "few_shot": _train_and_test_of_one_label,
+    "few_shot": _train_and_test,
 }
 
 
@@ -421,11 +426,8 @@ _RUNS: dict[str, Callable[..., EvaluationResult]] = {
 def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
     lines = ["| task | data | metric | value | 95% interval |", "|---|---|---|---|---|"]
     for result in results:
-        for name, value in result.metrics().items():
-            ends = result.intervals().get(name)
-            shown = f"{format_metric(name, ends[0])} to {format_metric(name, ends[1])}" if ends else ""
-            cells = (result.task, f"{result.data} ({result.split})", name, format_metric(name, value), shown)
-            lines.append(f"| {' | '.join(cells)} |")
+        for row in result.table_rows():
+            lines.append(f"| {' | '.join((result.task, f'{result.data} ({result.split})', *row))} |")
     with replaced_file(folder / "summary.md") as temporary:
         temporary.write_text(f"# {results[0].model}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 

@@ -19,7 +19,7 @@ from .data.loading import ClassificationData, ClassificationOptions, load_classi
 from .data.registry import load_templates
 from .encoders.loading import DualEncoder, load_dual_encoder
 from .features import EncodingOptions, encode_image_column, encode_text_list
-from .results import EvaluationResult, format_metric
+from .results import EvaluationResult, format_metric, new_figure, table_cell
 from .scores.metrics import (
     CLASSIFICATION_METRICS,
     bootstrap_interval,
@@ -152,10 +152,12 @@ class ZeroShotResult(EvaluationResult):
         parts = [f"{self.num_images} images, {len(self.class_names)} classes, {self.num_prompts} prompts a class."]
         known = [(value, name) for value, name in zip(self.per_class, self.class_names) if not np.isnan(value)]
         if known and len(known) <= _SHOWN_CLASSES:
-            rows = [f"| {_cell(name)} | {format_metric('', value)} |" for value, name in sorted(known)]
+            rows = [f"| {table_cell(name)} | {format_metric('', value)} |" for value, name in sorted(known)]
             parts.append("\n".join(["| class | accuracy |", "|---|---|", *rows]))
         if self.most_confused:
-            rows = [f"| {_cell(own)} | {_cell(other)} | {count} |" for own, other, count in self.most_confused]
+            rows = [
+                f"| {table_cell(own)} | {table_cell(other)} | {count} |" for own, other, count in self.most_confused
+            ]
             parts.append("\n".join(["| class | taken for | images |", "|---|---|---|", *rows]))
         return "\n\n".join(parts)
 
@@ -163,12 +165,10 @@ class ZeroShotResult(EvaluationResult):
         """Accuracy among the first k for each kind of prompts, and accuracies of classes or their confusion."""
         if not len(self.targets):
             return None
-        from matplotlib.figure import Figure
-
         with_images = [100 * value for value in self.per_class if not np.isnan(value)]
         # An accuracy of one image is right or wrong.
         show_classes = self.num_images >= 2 * len(with_images)
-        figure = Figure(figsize=(12 if show_classes else 6.5, 5), layout="constrained")
+        figure = new_figure(12 if show_classes else 6.5, 5)
         curve, *others = figure.subplots(1, 1 + show_classes, squeeze=False)[0]
         names = {"prompts": f"{self.num_prompts} prompts", "one_prompt": "one prompt", "class_name": "bare class name"}
         for name, values in self.curve.items():
@@ -403,10 +403,6 @@ def _places(names: Sequence[str]) -> list[int]:
     """Index of each name among the different ones."""
     place = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return [place[name] for name in names]
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 __all__ = ["ZeroShotOptions", "ZeroShotResult", "class_embeddings", "evaluate_zero_shot"]
