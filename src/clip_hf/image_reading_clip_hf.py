@@ -4,8 +4,10 @@
 
 import base64
 import os
+import re
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -15,6 +17,76 @@ from PIL import Image
 
 
 URL_TIMEOUT = 30  # seconds
+
+# Raster formats that Pillow reads by itself. Not EPS, for example, which starts Ghostscript.
+IMAGE_FORMATS = (
+    "AVIF BMP DDS DIB GIF HEIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
+)
+
+
+def _image_endings() -> frozenset[str]:
+    Image.init()
+    return frozenset(
+        ending.lstrip(".") for ending, name in Image.registered_extensions().items() if name in IMAGE_FORMATS
+    )
+
+
+IMAGE_ENDINGS = _image_endings()
+"""Endings of files that count as pictures, lower case and without the dot."""
+
+# What a table may name besides files; `fsspec` opens those that are neither http nor data.
+URL_SCHEMES = ("http", "https", "data", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf")
+REFUSED = "refused:"
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What reading one image may take."""
+
+    max_pixels: int | None = None
+    max_resized_pixels: int = 10**10
+    max_bytes: int = 2**29
+    max_seconds: float = 60.0
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def image_location(value: Any, folder: "str | os.PathLike", root: "str | os.PathLike | None" = None) -> str | None:
+    """Where the image is that a row of data names, or a text that begins with `REFUSED` and is refused when read.
+
+    Args:
+        value:
+            What the row says. Relative paths start at `folder`.
+        folder (`str` or `os.PathLike`):
+            The folder of the table.
+        root (`str` or `os.PathLike`, *optional*):
+            Another folder below which paths may lead; `"/"` for any path.
+
+    Returns:
+        `str`: An absolute path below `folder` or `root`, or a URL of `URL_SCHEMES`; None for a blank value.
+    """
+    if not isinstance(value, str) or not value.strip():
+        return None
+    scheme = _SCHEME.match(value)
+    if "::" in value or (scheme and "://" in value and scheme[1].lower() not in URL_SCHEMES):
+        return f"{REFUSED}{value}"
+    if scheme and ("://" in value or scheme[1].lower() == "data"):
+        return value
+    path = os.path.normpath(os.path.join(os.path.abspath(folder), value))
+    allowed = [os.path.abspath(folder), *([] if root is None else [os.path.abspath(root)])]
+    if not any(path.startswith(os.path.join(each, "")) for each in allowed):
+        return f"{REFUSED}{value}"
+    return path
+
+
+class UnreadableImage(ValueError):
+    """An image that cannot be used; `kind` says in few words what is wrong, the same for all with this trouble."""
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
 
 
 def open_image(source: "str | os.PathLike | bytes | dict[str, Any] | Image.Image") -> Image.Image:

@@ -24,6 +24,8 @@ class PairOptions:
         image_id_column (`str`, *optional*):
             A column in which rows that show the same image have the same value; such pairs get equal `image_ids` and
             are no negatives of each other.
+        image_root (`str`, *optional*):
+            A folder below which the image paths of tables may lead, besides the table's own; `"/"` allows any path.
         templates (`Sequence[str]`, *optional*, defaults to `("{}",)`):
             Texts of which one is drawn for each pair. `{}` is the caption, `{title}` the text in the column `title`:
             `"{title}, {artist}"`. A template is not drawn for a row where one of its columns is blank.
@@ -59,6 +61,7 @@ class PairOptions:
     image_column: str = "image"
     caption_column: str = "caption"
     image_id_column: str | None = None
+    image_root: str | None = None
     templates: tuple[str, ...] = ("{}",)
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
