@@ -33,6 +33,7 @@ LAYERS = (
     "modeling_clip_hf",
     "image_reading_clip_hf",
     "image_resizing_clip_hf",
+    "image_transform_clip_hf",
     "image_processing_clip_hf",
     "bpe_clip_hf",
     "tokenization_clip_hf",

@@ -1,26 +1,34 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Opening images: paths, URLs, the bytes of files, and what is wrong with them."""
+"""From whatever names an image to its pixels as they are stored: the one place that opens images.
+
+Pipeline, processor, training and evaluation all come through `open_image`, so they read the same formats, refuse the
+same locations, and stop at the same limits.
+"""
 
 import base64
+import http.client
+import io
 import os
 import re
+import stat
+import threading
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-
-URL_TIMEOUT = 30  # seconds
 
 # Raster formats that Pillow reads by itself. Not EPS, for example, which starts Ghostscript.
+# The commonest first, and last what is recognised by little.
 IMAGE_FORMATS = (
-    "AVIF BMP DDS DIB GIF HEIF ICNS ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
+    "JPEG PNG WEBP GIF BMP TIFF PPM AVIF HEIF JPEG2000 MPO DIB DDS ICNS ICO PSD QOI SGI SUN XBM XPM PCX TGA".split()
 )
 
 
@@ -34,27 +42,127 @@ def _image_endings() -> frozenset[str]:
 IMAGE_ENDINGS = _image_endings()
 """Endings of files that count as pictures, lower case and without the dot."""
 
-# What a table may name besides files; `fsspec` opens those that are neither http nor data.
-URL_SCHEMES = ("http", "https", "data", "s3", "gs", "gcs", "az", "abfs", "abfss", "hf")
+# What a table may name besides files. `fsspec` opens those of `_REMOTE`.
+_REMOTE = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf")
+URL_SCHEMES = ("http", "https", "data", *_REMOTE)
 REFUSED = "refused:"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_CHUNK = 2**16  # bytes
+# Beginnings of files that Pillow knows: a file that starts so and fails is damaged.
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What reading one image may take."""
+    """What reading one image may take; more is an error, or in data a row that is skipped and counted.
+
+    Args:
+        max_pixels (`int`, *optional*):
+            Pixels of the image as it is stored. By default twice `PIL.Image.MAX_IMAGE_PIXELS`, 178,956,970, which is
+            Pillow's own limit and holds in any case.
+        max_resized_pixels (`int`, *optional*, defaults to 10,000,000,000):
+            Pixels that the image would have after resizing and before the crop. Only the crop is computed, so that
+            this bounds how long and thin an image may be.
+        max_bytes (`int`, *optional*, defaults to 536,870,912):
+            Bytes of the file, download or tar member.
+        max_seconds (`float`, *optional*, defaults to 60):
+            Time of a whole download over http or https. (Of other schemes, each library's own time-outs hold.)
+
+    Raises:
+        ValueError: if a limit is not greater than 0.
+    """
 
     max_pixels: int | None = None
     max_resized_pixels: int = 10**10
     max_bytes: int = 2**29
     max_seconds: float = 60.0
 
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if value is None and name == "max_pixels":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+                raise ValueError(f"`{name}` is {value!r}; it must be a number greater than 0.")
+
+    def check_pixels(self, width: int, height: int) -> None:
+        """Raise [`UnreadableImage`] for an image of more pixels than `max_pixels`."""
+        if self.max_pixels is not None and width * height > self.max_pixels:
+            raise UnreadableImage(
+                "image too large",
+                f"it has {width}x{height} pixels, more than the {self.max_pixels:,} that `max_pixels` allows.",
+            )
+
+    def check_resized(self, size: tuple[int, int], original: tuple[int, int]) -> None:
+        """Raise [`UnreadableImage`] for an image that resizing would make larger than `max_resized_pixels`."""
+        if size[0] * size[1] > self.max_resized_pixels:
+            raise UnreadableImage(
+                "image too large",
+                f"resized from {original[0]}x{original[1]} it would have {size[0]}x{size[1]} pixels, more than the "
+                f"{self.max_resized_pixels:,} that `max_resized_pixels` allows: it is too long and thin.",
+            )
+
+    def check_bytes(self, count: int) -> None:
+        """Raise [`UnreadableImage`] for a file of more bytes than `max_bytes`."""
+        if count > self.max_bytes:
+            raise UnreadableImage(
+                "file too large", f"it has more than the {self.max_bytes:,} bytes that `max_bytes` allows."
+            )
+
 
 DEFAULT_LIMITS = ImageLimits()
 
 
-def image_location(value: Any, folder: "str | os.PathLike", root: "str | os.PathLike | None" = None) -> str | None:
+class UnreadableImage(ValueError):
+    """An image that cannot be used.
+
+    Args:
+        kind (`str`):
+            What is wrong, in few words: `"file truncated"`. The same for all images with the same trouble.
+        message (`str`):
+            A sentence for the user.
+    """
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
+# ----------------------------------------------------------------------------------------------------------- locations
+
+
+def _scheme_of(text: str) -> str | None:
+    """The scheme of a URL in lower case; None for a path. `C:/x.png` is a path."""
+    match = _SCHEME.match(text)
+    if match is None:
+        return None
+    scheme = match[1].lower()
+    return scheme if "://" in text[match.end(1) : match.end(1) + 3] or scheme in ("data", "refused") else None
+
+
+def _check_scheme(text: str) -> str | None:
+    """The scheme of a location that may be opened, None for a path; what may not be opened raises."""
+    scheme = _scheme_of(text)
+    if scheme == "data":
+        return scheme
+    if scheme == "refused":
+        raise UnreadableImage(
+            "location refused",
+            f"its path {text.removeprefix(REFUSED)[:200]!r} is not used: a path in data must lead to a file in the "
+            "data's own folder, or below `image_root`, or be a URL.",
+        )
+    if "::" in text or (scheme is not None and scheme not in URL_SCHEMES):
+        raise UnreadableImage(
+            "location refused",
+            f"{text[:200]!r} is not opened: a location is a path, or a URL that begins with "
+            f"{', '.join(URL_SCHEMES)}; chains with `::` and other schemes may run programs.",
+        )
+    return scheme
+
+
+def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLike | None = None) -> str | None:
     """Where the image is that a row of data names, or a text that begins with `REFUSED` and is refused when read.
+
+    Symbolic links are followed: who can make one can put the image there, too.
 
     Args:
         value:
@@ -69,110 +177,274 @@ def image_location(value: Any, folder: "str | os.PathLike", root: "str | os.Path
     """
     if not isinstance(value, str) or not value.strip():
         return None
-    scheme = _SCHEME.match(value)
-    if "::" in value or (scheme and "://" in value and scheme[1].lower() not in URL_SCHEMES):
-        return f"{REFUSED}{value}"
-    if scheme and ("://" in value or scheme[1].lower() == "data"):
-        return value
+    try:
+        if _check_scheme(value) is not None:
+            return value
+    except UnreadableImage:
+        return value if value.startswith(REFUSED) else REFUSED + value
     path = os.path.normpath(os.path.join(os.path.abspath(folder), value))
-    allowed = [os.path.abspath(folder), *([] if root is None else [os.path.abspath(root)])]
-    if not any(path.startswith(os.path.join(each, "")) for each in allowed):
-        return f"{REFUSED}{value}"
-    return path
+    allowed = [os.path.abspath(each) for each in (folder, root) if each is not None]
+    inside = any(path.startswith(os.path.join(each, "")) for each in allowed) and "\0" not in path
+    return path if inside else REFUSED + value
 
 
-class UnreadableImage(ValueError):
-    """An image that cannot be used; `kind` says in few words what is wrong, the same for all with this trouble."""
-
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
-        self.kind = kind
+# ------------------------------------------------------------------------------------------------------------- opening
 
 
-def open_image(source: "str | os.PathLike | bytes | dict[str, Any] | Image.Image") -> Image.Image:
+def open_image(
+    source: str | os.PathLike | bytes | dict[str, Any] | Image.Image, limits: ImageLimits = DEFAULT_LIMITS
+) -> Image.Image:
     """Open and decode an image as it is stored: neither converted to RGB nor turned upright.
 
     Args:
         source (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`):
-            A path, a URL (`http://`, `https://`), a `data:image/...;base64,` URL or bare base64 text, the bytes of an
-            image file, a mapping with `"bytes"` or `"path"` as `datasets.Image(decode=False)` gives, or an image.
+            A path of a regular file, a URL (`http`, `https`, and what fsspec opens of `s3`, `gs`, `az`, `abfs`,
+            `hf`), a `data:image/...;base64,` URL or bare base64 text, the bytes of an image file, a mapping with
+            `"bytes"` or `"path"` as `datasets.Image(decode=False)` gives, or an image.
+        limits ([`ImageLimits`], *optional*):
+            What reading may take.
 
     Returns:
         `PIL.Image.Image`: The image with its pixels loaded.
 
     Raises:
-        ValueError: There is no such file, or it is empty, truncated, not an image that Pillow can read, or larger than
-            Pillow's limit against decompression bombs (`PIL.Image.MAX_IMAGE_PIXELS`).
+        UnreadableImage: a `ValueError` with a `kind`. There is no such file, or it is not a regular file, empty,
+            truncated, not of a format of `IMAGE_FORMATS`, or larger than `limits` allow; a location is refused, or a
+            download failed.
         TypeError: `source` is none of the above.
     """
+    source = unwrapped(source)
     if isinstance(source, Image.Image):
-        return _decoded(source)
-    if isinstance(source, dict) and (source.get("bytes") is not None or source.get("path") is not None):
-        source = source["path"] if source.get("bytes") is None else source["bytes"]
-    if isinstance(source, str):
-        if source.startswith(("http://", "https://")):
-            return _read(BytesIO(_download(source)))
-        if source.startswith("data:") or not os.path.exists(source):
-            return _read_base64(source)
-    if isinstance(source, str | os.PathLike):
-        try:
-            with open(source, "rb") as file:
-                return _read(file)
-        except OSError as error:
-            raise ValueError(f"the file cannot be opened: {error.strerror or error}.") from error
+        return _decoded(source, limits)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _read(BytesIO(source))
-    raise TypeError(
-        f"expected a PIL image, an array, a tensor, a path, a URL or the bytes of an image file, got "
-        f"{type(source).__name__}."
-    )
+        return _read_bytes(source, limits)
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"expected a PIL image, an array, a tensor, a path, a URL or the bytes of an image file, got "
+            f"{type(source).__name__}."
+        )
+    text = os.fsdecode(source) if isinstance(source, os.PathLike) else source
+    if not text.strip():
+        raise UnreadableImage("image missing", "the path is blank.")
+    scheme = _check_scheme(text) if isinstance(source, str) else None
+    if scheme in ("http", "https"):
+        return _read_bytes(_download(text, limits), limits)
+    if scheme in _REMOTE:
+        return _read_bytes(_read_remote(text, limits), limits)
+    if scheme == "data":
+        return _read_base64(text, limits)
+    return _read_file(text, limits, may_be_base64=isinstance(source, str))
 
 
-def _read(file) -> Image.Image:
+def unwrapped(source: Any) -> Any:
+    """The bytes or the path in a mapping of `datasets.Image(decode=False)`; anything else as it is."""
+    if isinstance(source, dict) and source.keys() & {"bytes", "path"}:
+        return source.get("path") if source.get("bytes") is None else source["bytes"]
+    return source
+
+
+def _read_file(path: str, limits: ImageLimits, may_be_base64: bool) -> Image.Image:
     try:
-        image = Image.open(file)
+        # Without waiting: opening a FIFO would, until something writes into it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        if may_be_base64 and not os.path.lexists(path):
+            return _read_base64(path, limits)
+        if not os.path.lexists(path):
+            raise UnreadableImage("file missing", f"there is no file {path[:200]}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableImage("file cannot be read", f"the file cannot be opened: {reason}.") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise UnreadableImage("not a regular file", f"{path[:200]} is {what}, not a file.")
+    with os.fdopen(descriptor, "rb") as file:
+        limits.check_bytes(status.st_size)
+        return _read(file, limits)
+
+
+def _read_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits) -> Image.Image:
+    limits.check_bytes(len(data))
+    return _read(io.BytesIO(data), limits)
+
+
+def _read(file: BinaryIO, limits: ImageLimits) -> Image.Image:
+    try:
+        # What this Pillow has: AVIF depends on how it was built, HEIF on a plug-in.
+        image = Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as error:
-        raise ValueError(
+        raise UnreadableImage(
+            "image too large",
             f"{str(error).rstrip('.')}. The limit is twice `PIL.Image.MAX_IMAGE_PIXELS`; raise it only for files that "
-            "you trust."
+            "you trust.",
         ) from error
     except Exception as error:  # Pillow's readers raise many types for damaged headers
         if file.seek(0, os.SEEK_END) == 0:
-            raise ValueError("the file is empty.") from error
-        raise ValueError("this is not an image that Pillow can read.") from error
-    return _decoded(image)
+            raise UnreadableImage("file empty", "the file is empty.") from error
+        file.seek(0)
+        if isinstance(error, UnidentifiedImageError):
+            kind = "file damaged" if file.read(8).startswith(_SIGNATURES) else "not an image"
+        else:
+            kind = _kind_of_decoding(error)
+        raise UnreadableImage(kind, "this is not an image that Pillow can read.") from error
+    return _decoded(image, limits)
 
 
-def _decoded(image: Image.Image) -> Image.Image:
+def _decoded(image: Image.Image, limits: ImageLimits) -> Image.Image:
     if image.width == 0 or image.height == 0:
-        raise ValueError(f"the image has no pixels: its size is {image.width}x{image.height}.")
+        raise UnreadableImage("image too small", f"the image has no pixels: its size is {image.width}x{image.height}.")
+    limits.check_pixels(*image.size)
+    if image.format is not None and image.format not in IMAGE_FORMATS and getattr(image, "tile", None):
+        raise UnreadableImage(
+            "not an image", f"the format {image.format} is not decoded; the formats are {', '.join(IMAGE_FORMATS)}."
+        )
     try:
         image.load()
-    except MemoryError:
-        raise
+    except MemoryError as error:
+        raise UnreadableImage(
+            "image too large", f"there is not enough memory for its {image.width}x{image.height} pixels."
+        ) from error
     except Exception as error:  # OSError, SyntaxError, struct.error, zlib.error, ... depending on the format
-        raise ValueError(f"the {image.format or 'image'} data cannot be decoded: {error}.") from error
+        kind = _kind_of_decoding(error)
+        raise UnreadableImage(kind, f"the {image.format or 'image'} data cannot be decoded: {error}.") from error
     return image
 
 
-def _download(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"User-Agent": "clip_hf"})
-    try:
-        with urllib.request.urlopen(request, timeout=URL_TIMEOUT) as response:
-            return response.read()
-    except OSError as error:
-        raise ValueError(f"the download failed: {error}.") from error
+def _kind_of_decoding(error: Exception) -> str:
+    text = str(error).lower()
+    if "truncated" in text or "unexpected end" in text or "broken data stream" in text:
+        return "file truncated"
+    if isinstance(error, NotImplementedError) or any(
+        words in text for words in ("unsupported", "not supported", "wrong mode")
+    ):
+        return "format not supported"
+    return "file damaged"
 
 
-def _read_base64(text: str) -> Image.Image:
-    is_url = text.startswith("data:")
+def _read_base64(text: str, limits: ImageLimits) -> Image.Image:
+    is_url = text[:5].lower() == "data:"
+    limits.check_bytes(len(text) * 3 // 4)
     try:
         data = base64.b64decode("".join(text.partition(",")[2].split() if is_url else text.split()), validate=True)
-        return _read(BytesIO(data))
+        return _read_bytes(data, limits)
+    except UnreadableImage as error:
+        if is_url or error.kind == "image too large":
+            raise
+        raise _neither(text) from error
     except ValueError as error:
         if is_url:
-            raise ValueError("the data URL does not hold the base64 text of an image.") from error
-        raise ValueError("there is no such file, and it is neither a URL nor the base64 text of an image.") from error
+            raise UnreadableImage("not an image", "the data URL does not hold the base64 text of an image.") from error
+        raise _neither(text) from error
+
+
+def _neither(text: str) -> UnreadableImage:
+    return UnreadableImage(
+        "file missing", f"there is no file {text[:200]}, and it is neither a URL nor the base64 text of an image."
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- downloads
+
+
+def _download(url: str, limits: ImageLimits) -> bytes:
+    transfer = _Transfer(limits.max_seconds)
+    data = bytearray()
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "clip_hf"})
+        with transfer, transfer.opener.open(request, timeout=limits.max_seconds) as response:
+            limits.check_bytes(int(response.headers.get("Content-Length") or 0))
+            while chunk := response.read1(_CHUNK):
+                data += chunk
+                limits.check_bytes(len(data))
+            missing = getattr(response, "length", None)
+            if missing and not transfer.is_over:
+                raise UnreadableImage(
+                    "download failed", f"the download broke off {missing:,} bytes before the announced end."
+                )
+    except UnreadableImage:
+        raise
+    # Servers that answer nonsense raise HTTPException, impossible addresses ValueError.
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if not transfer.is_over:
+            reason = str(error) or type(error).__name__
+            raise UnreadableImage("download failed", f"the download failed: {reason.rstrip('.')}.") from error
+    if transfer.is_over:
+        raise UnreadableImage(
+            "download failed", f"the download took longer than the {limits.max_seconds:g} seconds allowed."
+        )
+    return bytes(data)
+
+
+class _Transfer:
+    """Opens http and https only, and closes the connection when the time is over, whatever it waits for then."""
+
+    def __init__(self, seconds: float):
+        self.is_over = False
+        self._sockets: list = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self.opener = urllib.request.OpenerDirector()
+        handlers = (
+            urllib.request.ProxyHandler(),
+            urllib.request.UnknownHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            _HttpOnlyRedirects(),
+            urllib.request.HTTPErrorProcessor(),
+            _watched(urllib.request.HTTPHandler, http.client.HTTPConnection, "http_open", self._sockets),
+            _watched(urllib.request.HTTPSHandler, http.client.HTTPSConnection, "https_open", self._sockets),
+        )
+        for handler in handlers:
+            self.opener.add_handler(handler)
+
+    def __enter__(self) -> "_Transfer":
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.is_over = True
+        for each in list(self._sockets):
+            try:
+                each.shutdown(2)  # both directions: whoever reads gets the end
+            except OSError:
+                pass  # closed already
+
+
+class _HttpOnlyRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
+            raise UnreadableImage("download failed", f"the server redirects to {newurl[:200]!r}, which is not http.")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _watched(handler: type, connection: type, method: str, sockets: list) -> urllib.request.BaseHandler:
+    """A handler of urllib whose connections add their sockets to a list."""
+
+    class Watched(connection):
+        def connect(self):
+            super().connect()
+            sockets.append(self.sock)
+
+    opener = handler()
+    setattr(opener, method, lambda request: opener.do_open(Watched, request))
+    return opener
+
+
+def _read_remote(url: str, limits: ImageLimits) -> bytes:
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except FileNotFoundError as error:
+        raise UnreadableImage("file missing", f"there is no file {url[:200]}.") from error
+    except Exception as error:  # each file system has types of its own
+        raise UnreadableImage("file cannot be read", f"{url[:200]} cannot be read: {error}.") from error
+    limits.check_bytes(len(data))
+    return data
 
 
 def flatten_images(images: Any) -> Iterator[Any]:

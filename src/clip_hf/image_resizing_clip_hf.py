@@ -26,6 +26,7 @@ WEIGHT_BITS = 22  # Pillow: PRECISION_BITS = 32 - 8 - 2
 BICUBIC_SUPPORT, MAX_SUPPORT = 2, 5  # source pixels around a centre that bicubic, and any filter, uses at scale 1
 LONG_IMAGE = 8  # resized edge over cropped edge from where on the crop is computed alone
 CHUNK_PIXELS = 2**24  # pixels of an intermediate image; twice as many of the source are read at once
+CHUNK_STEPS = 2**20  # places along an axis that are computed at once
 PARALLEL_PIXELS = 2**20  # source pixels from where on the rows of one image are shared between threads
 WINDOW_MODES = ("L", "La", "RGB", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV")
 
@@ -159,9 +160,15 @@ def _nearest_window(image: Image.Image, size: tuple[int, int], window: Window) -
     """`image.resize(size, NEAREST).crop(window)` without the rest; for the modes 1 and P."""
 
     def source(in_size: int, out_size: int, first: int, last: int) -> np.ndarray:
-        steps = np.full(last, in_size / out_size)
-        steps[0] *= 0.5
-        return np.add.accumulate(steps)[first:].astype(np.int64)  # Pillow adds step by step too
+        # Pillow adds step by step too. A piece at a time, because a long image has many steps before the crop.
+        step, place, kept = in_size / out_size, 0.5 * (in_size / out_size), []
+        for start in range(0, last, CHUNK_STEPS):
+            steps = np.full(min(CHUNK_STEPS, last - start), step)
+            steps[0] = place
+            places = np.add.accumulate(steps)
+            place = places[-1] + step
+            kept.append(places[max(first - start, 0) :].astype(np.int64))
+        return np.concatenate(kept)
 
     rows = source(image.height, size[1], window[1], window[3])
     columns = source(image.width, size[0], window[0], window[2])

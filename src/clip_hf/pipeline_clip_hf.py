@@ -9,17 +9,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import fields, replace
 from numbers import Integral, Real
 from queue import Queue
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from transformers.image_utils import load_image
+from PIL import Image
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
-from .image_processing_clip_hf import open_image
+from .image_processing_clip_hf import opens_files
+from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
+from .image_transform_clip_hf import upright
 from .processing_clip_hf import ClipHFProcessor
 from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, eval_mode, features, prompts_for
 
@@ -35,13 +37,14 @@ _OPTIONS = (
     "function_to_apply",
     "top_k",
     "threshold",
+    "image_limits",
     "timeout",
     "tokenizer_kwargs",
 )
 # What `transformers.pipeline` hands on to every pipeline class.
 _FACTORY_OPTIONS = {"local_files_only"}
-# Pillow would clip the first two to 255, and cannot convert the last.
-_NOT_TO_CONVERT = {"I", "F", "La"}
+# Of the image processor's options those that the pipeline sets itself.
+_NOT_IMAGE_OPTIONS = {"return_tensors", "device", "data_format", "disable_grouping"}
 
 
 class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline):
@@ -115,14 +118,17 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
           is not listed: all scores are low if it fits best.
         - `top_k` (`int`): how many labels to return, best first; by default all.
         - `threshold` (`float`): leaves out labels that score less.
-        - `timeout` (`float`): seconds to wait for an image from the web; by default as long as it takes.
+        - `image_limits` ([`ImageLimits`]): pixels, bytes and seconds that reading an image may take; `timeout`
+          (`float`) sets the seconds alone.
+        - The image processor's options, such as `background_color` and `high_bit_depth`, for this call.
         - `tokenizer_kwargs` (`dict`): further arguments of the tokenizer.
 
         Args:
             image (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, array, or a list, dataset or generator of them):
                 What to classify: a path, a URL, base64 text, the bytes of an image file, an image, an array as the
                 image processor takes it, or an undecoded image of `datasets` (`{"bytes": ..., "path": ...}`). Also as
-                `images=`. Images are opened as in the stock pipeline: turned upright and converted to RGB.
+                `images=`. The image processor opens images, as it does in training and evaluation: its options say
+                what becomes of transparency, EXIF orientation and 16 bits.
             candidate_labels (`list[str]`):
                 The labels, all different.
             num_workers (`int`, *optional*, defaults to 0):
@@ -174,14 +180,20 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             ClipHFProcessor(self.image_processor, self.tokenizer).save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
-        unknown = [name for name in kwargs if name not in _OPTIONS and name not in _FACTORY_OPTIONS]
+        image_options = self._image_option_names()
+        unknown = [name for name in kwargs if name not in {*_OPTIONS, *_FACTORY_OPTIONS, *image_options}]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], _OPTIONS, n=1)
+            near = difflib.get_close_matches(unknown[0], [*_OPTIONS, *image_options], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"There is no option {unknown[0]!r}.{hint} The options are: {', '.join(_OPTIONS)}.")
+            more = " and those of the image processor" if image_options else ""
+            raise TypeError(f"There is no option {unknown[0]!r}.{hint} The options are: {', '.join(_OPTIONS)}{more}.")
         # None stands for the default, so that wrappers can pass every option on.
-        given = {name: value for name, value in kwargs.items() if value is not None and name in _OPTIONS}
-        preprocess = {"timeout": given["timeout"]} if "timeout" in given else {}
+        given = {name: value for name, value in kwargs.items() if value is not None and name not in _FACTORY_OPTIONS}
+        preprocess = {name: given[name] for name in given if name in image_options}
+        if preprocess:
+            self.image_processor.transform(**preprocess)  # what is wrong with them is said now
+        if "image_limits" in given or "timeout" in given:
+            preprocess["image_limits"] = _check_limits(given.get("image_limits", DEFAULT_LIMITS), given.get("timeout"))
         forward = {}
         if "candidate_labels" in given:
             forward["labels"] = check_labels(given["candidate_labels"])
@@ -222,15 +234,24 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
                     f"{low} to {high}."
                 )
 
-    def preprocess(self, image: Any, timeout: float | None = None) -> dict[str, torch.Tensor]:
+    def _image_option_names(self) -> set[str]:
+        if not opens_files(self.image_processor):
+            return set()
+        return set(self.image_processor.valid_kwargs.__annotations__) - _NOT_IMAGE_OPTIONS
+
+    def preprocess(self, image: Any, image_limits: ImageLimits = DEFAULT_LIMITS, **options) -> dict[str, torch.Tensor]:
         """
-        Pixels of one image.
+        Pixels of one image; `options` are those of the image processor.
 
         Returns:
             `dict[str, torch.Tensor]`: `pixel_values` of shape (1, channels, height, width) in the model's dtype.
         """
-        image = _open_image(image, timeout)
-        pixel_values = self.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        if opens_files(self.image_processor):
+            options["image_limits"] = image_limits
+        elif not isinstance(image, (np.ndarray, torch.Tensor)):
+            # Another class's processor takes images only, and expects them as the stock pipeline opens them.
+            image = upright(open_image(image, image_limits)).convert("RGB")
+        pixel_values = self.image_processor(images=[image], return_tensors="pt", **options)["pixel_values"]
         return {"pixel_values": pixel_values.to(self.dtype)}
 
     def _forward(
@@ -318,11 +339,13 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         which = "The image" if index is None else f"Image {index}"
         try:
             return self.preprocess(image, **params)
-        except TypeError as error:
-            raise TypeError(f"{which} is of a type that is not supported: {error}") from error
-        except (ValueError, OSError, Image.DecompressionBombError) as error:
+        except (TypeError, ValueError, OSError) as error:
+            # The image processor puts the image's number before its cause, which is another one here.
+            cause = error.__cause__ if isinstance(error.__cause__, (TypeError, ValueError)) else error
+            if isinstance(error, TypeError):
+                raise TypeError(f"{which} is of a type that is not supported: {cause}") from error
             described = repr(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__
-            raise ValueError(f"{which} ({described[:200]}) cannot be read: {error}") from error
+            raise ValueError(f"{which} ({described[:200]}) cannot be read: {cause}") from error
 
 
 class _Results:
@@ -352,6 +375,13 @@ def _check_count(name: str, value: int | None, least: int) -> int:
     return value
 
 
+def _check_limits(limits: ImageLimits, timeout: float | None) -> ImageLimits:
+    # By the fields, because a repo's own code has a class of its own.
+    if not all(hasattr(limits, field.name) for field in fields(ImageLimits)):
+        raise TypeError(f"`image_limits` is {limits!r}; it must be an `ImageLimits`.")
+    return limits if timeout is None else replace(limits, max_seconds=timeout)
+
+
 def _check_function(value: str) -> str:
     if value not in SCORES:
         raise ValueError(f"`function_to_apply` is {value!r}; it must be one of {', '.join(map(repr, SCORES))}.")
@@ -377,20 +407,6 @@ def _items(inputs: Iterable) -> Iterator:
     if hasattr(inputs, "__len__") and hasattr(inputs, "__getitem__"):
         return (inputs[index] for index in range(len(inputs)))
     return iter(inputs)
-
-
-def _open_image(image: Any, timeout: float | None) -> Any:
-    """
-    An upright RGB image, as the stock pipeline opens it.
-
-    Arrays, and images with more than 8 bits per channel, are the image processor's business.
-    """
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        return image
-    if isinstance(image, str) and image.startswith(("http://", "https://")):
-        return load_image(image, timeout=timeout)
-    image = ImageOps.exif_transpose(open_image(image))
-    return image if image.mode in _NOT_TO_CONVERT or image.mode.startswith("I;16") else image.convert("RGB")
 
 
 def _map_ahead(function: Callable[[int, Any], Any], items: Iterator, num_workers: int, ahead: int) -> Iterator:

@@ -19,6 +19,7 @@ from clip_hf.evaluation import feature_cache
 from clip_hf.evaluation.encoders.loading import load_dual_encoder
 from clip_hf.evaluation.feature_cache import part_ranges
 from clip_hf.evaluation.features import EncodingOptions, encode_image_column, encode_text_list
+from clip_hf.image_reading_clip_hf import open_image
 from several_processes import run_processes
 from tiny_models import CAPTIONS, make_tiny_model
 
@@ -245,7 +246,7 @@ def test_features_that_are_not_finite_name_the_row(encoder, data, monkeypatch):
     def overflowing(images):
         inputs = prepare(images)
         for index, each in enumerate(images):
-            if np.array_equal(np.asarray(each), np.asarray(image(50))):
+            if np.array_equal(np.asarray(open_image(each)), np.asarray(image(50))):
                 inputs["pixel_values"][index] = torch.inf
         return inputs
 

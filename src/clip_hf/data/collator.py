@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..image_processing_clip_hf import _per_channel, _value_table
+from ..image_transform_clip_hf import per_channel, value_table
 
 
 if TYPE_CHECKING:
@@ -86,11 +86,11 @@ def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarra
     channels = shapes[0][0]
     factor = image_processor.rescale_factor if image_processor.do_rescale else None
     mean, std = (
-        (_per_channel(values) * channels)[:channels] if image_processor.do_normalize else None
+        (per_channel(values) * channels)[:channels] if image_processor.do_normalize else None
         for values in (image_processor.image_mean, image_processor.image_std)
     )
     # There are 256 values, so each is computed once: the processor's own bits, and no arithmetic on floats.
-    table = _value_table(channels, factor, mean, std)
+    table = value_table(channels, factor, mean, std)
     pixels = np.empty((len(images), *shapes[0]), np.float32)
     for image, out in zip(images, pixels):
         for channel in range(channels):

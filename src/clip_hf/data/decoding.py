@@ -2,18 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Images of training pairs, read as in inference, and a name for whatever is wrong with one."""
 
-import math
 import os
 import random
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import fsspec
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from ..image_processing_clip_hf import _composite, _has_alpha, _Options, _to_rgb
-from ..image_resizing_clip_hf import resize_and_crop, resized_size
+from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, unwrapped
+from ..image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
 from .skips import SkippedRow
 
@@ -23,87 +21,6 @@ if TYPE_CHECKING:
 
 # A whole resized image is kept only if it is at most so many times larger than the crop.
 _MAX_CACHED_CROPS = 8
-# Beginnings of files that Pillow knows, with the name of the format: a file that starts so and fails is damaged.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-
-
-class _BadImage(ValueError):
-    """An image that training cannot use; `kind` is its [`SkippedRow`]'s."""
-
-    def __init__(self, kind: str, message: str):
-        super().__init__(message)
-        self.kind = kind
-
-
-def _source_bytes_or_path(source: Any) -> Any:
-    """What `open_image` takes, after the checks that need no decoding."""
-    if isinstance(source, dict):
-        source = source.get("path") if source.get("bytes") is None else source["bytes"]
-    if source is None:
-        raise _BadImage("image missing", "there is no image.")
-    if isinstance(source, bytes | bytearray | memoryview) and len(source) == 0:
-        raise _BadImage("file empty", "the file is empty.")
-    if isinstance(source, str | os.PathLike):
-        path = str(source)
-        if not path.strip():
-            raise _BadImage("image missing", "the path is blank.")
-        if path.startswith(("http://", "https://", "data:")):
-            return path
-        if "://" in path or "::" in path:  # within an archive, or on a hub
-            return _remote_bytes(path)
-        if not os.path.exists(path):
-            raise _BadImage("file missing", f"there is no file {path}.")
-        if os.path.getsize(path) == 0:
-            raise _BadImage("file empty", f"the file {path} is empty.")
-    return source
-
-
-def _remote_bytes(path: str) -> bytes:
-    try:
-        with fsspec.open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise _BadImage("file missing", f"there is no file {path}.") from error
-    except Exception as error:  # each file system has types of its own
-        raise _BadImage("file cannot be read", f"{path} cannot be read: {error}.") from error
-
-
-def _kind_of(error: Exception, source: Any) -> str:
-    """A name for what `open_image` or the processor raised."""
-    cause = error.__cause__
-    if isinstance(error, TypeError):
-        return "not an image"
-    if isinstance(cause, Image.DecompressionBombError):
-        return "image too large"
-    if isinstance(cause, UnidentifiedImageError):
-        return "file damaged" if _first_bytes(source).startswith(_SIGNATURES) else "not an image"
-    text = f"{error} {cause or ''}".lower()
-    if "truncated" in text or "unexpected end" in text or "broken data stream" in text:
-        return "file truncated"
-    if "exif" in text:
-        return "EXIF damaged"
-    if "high_bit_depth" in text:
-        return "more than 8 bits"
-    if "no pixels" in text or "pixels, more than" in text:
-        return "image too small" if "no pixels" in text else "image too large"
-    if "download failed" in text:
-        return "download failed"
-    if "cannot be opened" in text:
-        return "file cannot be read"
-    if isinstance(cause, NotImplementedError) or any(
-        words in text for words in ("unsupported", "not supported", "wrong mode")
-    ):
-        return "format not supported"
-    return "file damaged" if cause is not None else "not an image"
-
-
-def _first_bytes(source: Any) -> bytes:
-    if isinstance(source, bytes | bytearray | memoryview):
-        return bytes(source[:8])
-    if isinstance(source, str | os.PathLike) and os.path.isfile(source):
-        with open(source, "rb") as file:
-            return file.read(8)
-    return b""
 
 
 class ImageReader:
@@ -123,6 +40,8 @@ class ImageReader:
             The least number of pixels of an image's shorter edge.
         cache_images (`bool`, *optional*, defaults to `False`):
             Whether to keep the resized images of rows in memory.
+        limits ([`ImageLimits`], *optional*):
+            What reading an image may take.
 
     Raises:
         ValueError: if the processor's images have no fixed size, or are not RGB where augmentation needs it.
@@ -134,14 +53,13 @@ class ImageReader:
         augmentation: Augmentation | None = None,
         min_image_size: int = 1,
         cache_images: bool = False,
+        limits: ImageLimits = DEFAULT_LIMITS,
     ):
-        values = {name: getattr(image_processor, name, None) for name in image_processor._valid_kwargs_names}
-        values = image_processor._standardize_kwargs(**values)
-        self.options = _Options(**{name: values[name] for name in _Options.__dataclass_fields__})
+        self.transform = image_processor.transform(limits)
         self.augmentation = augmentation if augmentation is not None and augmentation.is_on else None
         self.min_image_size = min_image_size
         self.cache: dict[int, np.ndarray] | None = {} if cache_images else None
-        if self.augmentation is not None and not self.options.do_convert_rgb:
+        if self.augmentation is not None and not self.transform.do_convert_rgb:
             raise ValueError("Augmentation needs RGB: use an image processor with do_convert_rgb=True.")
 
     def read(
@@ -171,8 +89,8 @@ class ImageReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return self._crop(self._open(source), generator, cache_key)
-        except (ValueError, TypeError, OSError) as error:
-            kind = error.kind if isinstance(error, _BadImage) else _kind_of(error, _unwrapped(source))
+        except Exception as error:  # one row never ends a training, whatever it makes a library raise
+            kind = _kind_of(error)
             name = _name(source)
             message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {error}"
             return SkippedRow(kind, where, message)
@@ -188,52 +106,43 @@ class ImageReader:
         image = self.augmentation(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))), generator)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
-    def _crop(self, image: Image.Image, generator: random.Random, cache_key: int | None) -> np.ndarray:
-        options = self.options
-        size = resized_size(*image.size, options.size) if options.do_resize else image.size
-        window = left, top, right, bottom = self._window(size, generator)
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
-        if _area(window) > limit:
-            raise _BadImage(
-                "image too large", f"resized it has {size[0]}x{size[1]} pixels, more than Pillow's {limit}."
+    def _open(self, source: Any) -> Image.Image:
+        if unwrapped(source) is None:
+            raise UnreadableImage("image missing", "there is no image.")
+        image = self.transform.open(source)
+        if min(image.size) < self.min_image_size:
+            raise UnreadableImage(
+                "image too small", f"it has {image.width}x{image.height} pixels; {self.min_image_size} are the least."
             )
-        if self.cache is None or size[0] * size[1] > _MAX_CACHED_CROPS * _area(window):
-            return _pixels(self._rgb(resize_and_crop(image, size, window, options.resample)))
-        whole = _pixels(self._rgb(resize_and_crop(image, size, (0, 0, *size), options.resample)))
+        return image
+
+    def _crop(self, image: Image.Image, generator: random.Random, cache_key: int | None) -> np.ndarray:
+        transform = self.transform
+        size = transform.resized_size(image)
+        window = left, top, right, bottom = self._window(size, generator)
+        area = (right - left) * (bottom - top)
+        if self.cache is None or size[0] * size[1] > _MAX_CACHED_CROPS * area:
+            return _pixels(transform.resize_and_crop(image, size, window))
+        whole = _pixels(transform.resize_and_crop(image, size, (0, 0, *size)))
         self.cache[cache_key] = whole
         return whole[:, top:bottom, left:right]
 
-    def _open(self, source: Any) -> Image.Image:
-        image = self.options._read_image(_source_bytes_or_path(source))
-        if min(image.size) < self.min_image_size:
-            raise _BadImage(
-                "image too small", f"it has {image.width}x{image.height} pixels; {self.min_image_size} are the least."
-            )
-        if self.options.background_color is not None and _has_alpha(image):
-            image = _composite(image, self.options.background_color)
-        return image
-
-    def _rgb(self, image: Image.Image) -> Image.Image:
-        return _to_rgb(image) if self.options.do_convert_rgb else image
-
     def _window(self, size: tuple[int, int], generator: random.Random) -> tuple[int, int, int, int]:
-        if not self.options.do_center_crop:
+        if not self.transform.do_center_crop:
             return (0, 0, *size)
-        crop = (self.options.crop_size.width, self.options.crop_size.height)
+        crop = (self.transform.crop_size.width, self.transform.crop_size.height)
         try:
             return random_window(*size, crop, generator)
         except ValueError as error:
-            raise _BadImage("image too small", str(error)) from error
+            raise UnreadableImage("image too small", str(error)) from error
 
 
-def _area(window: tuple[int, int, int, int]) -> int:
-    return (window[2] - window[0]) * (window[3] - window[1])
-
-
-def _unwrapped(source: Any) -> Any:
-    if isinstance(source, dict):
-        return source.get("path") if source.get("bytes") is None else source["bytes"]
-    return source
+def _kind_of(error: Exception) -> str:
+    if isinstance(error, UnreadableImage):
+        return error.kind
+    if isinstance(error, TypeError):
+        return "not an image"
+    return "image too large" if isinstance(error, MemoryError) else "file damaged"
 
 
 def _name(source: Any) -> str:
@@ -243,10 +152,7 @@ def _name(source: Any) -> str:
 
 def _pixels(image: Image.Image) -> np.ndarray:
     """(channels, height, width), uint8."""
-    array = np.asarray(image)
-    array = array * np.uint8(255) if array.dtype == bool else array  # mode 1
-    array = array[..., None] if array.ndim == 2 else array
-    return np.ascontiguousarray(np.moveaxis(array, 2, 0)).astype(np.uint8, copy=False)
+    return np.ascontiguousarray(np.moveaxis(as_bytes(image), 2, 0)).astype(np.uint8, copy=False)
 
 
 __all__ = ["ImageReader"]

@@ -198,7 +198,13 @@ class ImageTextDataset(Dataset):
         columns = [*self.texts.columns, *([options.image_id_column] if options.image_id_column else [])]
         # Arrow columns: a row is read in microseconds, and they are not held twice.
         self._columns = dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow")[:]
-        self.reader = ImageReader(image_processor, options.augmentation, options.min_image_size, options.cache_images)
+        self.reader = ImageReader(
+            image_processor,
+            options.augmentation,
+            options.min_image_size,
+            options.cache_images,
+            options.image_limits,
+        )
         self.epoch = 0
         self.bad_rows: dict[int, SkippedRow] = {}
         self._find_bad_rows()

@@ -4,6 +4,7 @@
 
 from dataclasses import dataclass, field
 
+from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .augmentation import Augmentation
 from .texts import template_columns
 
@@ -39,6 +40,8 @@ class PairOptions:
             Rows that cannot be used are skipped and counted, but more than this share of all rows is an error.
         min_image_size (`int`, *optional*, defaults to 1):
             Images with a shorter edge of fewer pixels are skipped.
+        image_limits ([`ImageLimits`], *optional*):
+            What reading an image may take: pixels, bytes, seconds. Images that exceed it are skipped.
         cache_images (`bool`, *optional*, defaults to `False`):
             Map-style data: whether each worker keeps the resized images in memory (a byte for each channel of each
             pixel). Saves the decoding and resizing from the second epoch on; for data sets that fit.
@@ -68,6 +71,7 @@ class PairOptions:
     token_dropout: float = 0.0
     max_skipped_share: float = 0.05
     min_image_size: int = 1
+    image_limits: ImageLimits = DEFAULT_LIMITS
     cache_images: bool = False
     padding: str = "longest"
     bucket_batches: int = 0
@@ -98,6 +102,8 @@ class PairOptions:
                 raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least {least}.")
         if self.padding not in PADDINGS:
             raise ValueError(f"`padding` is {self.padding!r}; it must be one of {', '.join(map(repr, PADDINGS))}.")
+        if not isinstance(self.image_limits, ImageLimits):
+            raise ValueError(f"`image_limits` is {self.image_limits!r}; it must be an `ImageLimits`.")
         if not isinstance(self.augmentation, Augmentation):
             raise ValueError(f"`augmentation` is {self.augmentation!r}; it must be an `Augmentation`.")
 

@@ -246,7 +246,9 @@ class ImageTextStream(IterableDataset):
         self.columns = list(dict.fromkeys(self.columns))
         self.options, self.batch_size = options, batch_size
         self.rank, self.world_size = rank, world_size
-        self.reader = ImageReader(processor.image_processor, options.augmentation, options.min_image_size)
+        self.reader = ImageReader(
+            processor.image_processor, options.augmentation, options.min_image_size, limits=options.image_limits
+        )
         self.collator = ImageTextCollator(processor, options.padding, options.token_dropout)
         self.data = MixedStream([self._prepared(source) for source in data.sources], data.weights)
         # Set by `PairLoader`: the states of the workers, and which of them gives the first batch.

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..data.decoding import _source_bytes_or_path
-from ..image_reading_clip_hf import open_image
+from ..image_reading_clip_hf import unwrapped
 from .encoders.base import DualEncoder, NotFiniteError, checked_texts
 from .feature_cache import FeatureFolder, FeatureIdentity, part_ranges
 
@@ -206,8 +205,7 @@ def images_fingerprint(images: datasets.Dataset, column: str) -> str:
 
 
 def _source_digest(source: Any) -> bytes:
-    if isinstance(source, dict):
-        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+    source = unwrapped(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return hashlib.blake2b(source, digest_size=16).digest()
     text = str(source)
@@ -273,29 +271,23 @@ class _Reader:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _prepare(self, batch: list[int], sources: list[Any]) -> dict[str, torch.Tensor]:
-        images = []
-        for row, source in zip(batch, sources, strict=True):
-            try:
-                images.append(open_image(_source_bytes_or_path(source)))
-            except (ValueError, TypeError, OSError) as error:
-                raise ValueError(_cannot_be_read(row, source, error)) from error
         try:
-            return self.encoder.prepare(images)
+            return self.encoder.prepare(sources)
         except (ValueError, TypeError, OSError):
             # Again one by one, to say which.
-            for row, source, image in zip(batch, sources, images, strict=True):
+            for row, source in zip(batch, sources, strict=True):
                 try:
-                    self.encoder.prepare([image])
+                    self.encoder.prepare([source])
                 except (ValueError, TypeError, OSError) as error:
                     raise ValueError(_cannot_be_read(row, source, error)) from error
             raise
 
 
 def _cannot_be_read(row: int, source: Any, error: Exception) -> str:
-    path = (
-        source.get("path") if isinstance(source, dict) else source if isinstance(source, (str, os.PathLike)) else None
-    )
-    return f"The image of row {row}{f' ({str(path)[:200]})' if path else ''} cannot be used: {error}"
+    path = source.get("path") if isinstance(source, dict) else source
+    name = f" ({str(path)[:200]})" if isinstance(path, str | os.PathLike) and str(path) else ""
+    cause = error.__cause__ if isinstance(error.__cause__, (ValueError, TypeError)) else error
+    return f"The image of row {row}{name} cannot be used: {cause}"
 
 
 # ----------------------------------------------------------------------------------------------------------- processes

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ...image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
+from ...image_transform_clip_hf import composite, has_alpha, upright
 from ...zero_shot_clip_hf import eval_mode
 
 
@@ -73,6 +75,9 @@ class DualEncoder(ABC):
 
     packages: tuple[str, ...] = ("clip_hf", "pillow")
     """Packages whose versions may change pixels, tokens or features."""
+    background_color: Sequence[int] | None = None
+    apply_exif_orientation: bool = True
+    image_limits: ImageLimits = DEFAULT_LIMITS
 
     def __init__(self, model: nn.Module, processor: Any, name: str):
         self.model, self.processor, self.name = model, processor, name
@@ -113,6 +118,7 @@ class DualEncoder(ABC):
             type(self).__name__,
             {package: package_version(package) for package in self.packages},
             self._described_processor(),
+            [self.background_color, self.apply_exif_orientation],
             module_settings(self.model),
             plain_config(getattr(self.model, "config", None)),
         ]
@@ -120,24 +126,74 @@ class DualEncoder(ABC):
         digest.update(self._weights[1])
         return digest.hexdigest()
 
-    @abstractmethod
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+    def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
         """
         The model's inputs for images. It may be called in several threads at once, on different images.
 
+        Args:
+            images (`Sequence`):
+                Images, or what `open_image` takes: paths, URLs, the bytes of files.
+
         Returns:
             `dict[str, torch.Tensor]`: on the CPU, in float32, each with the images along its first axis.
+
+        Raises:
+            ValueError: if an image cannot be read.
         """
+        return self._prepare([self._open(image) for image in images])
+
+    def set_image_options(
+        self,
+        *,
+        background_color: Sequence[int] | None = None,
+        apply_exif_orientation: bool | None = None,
+        image_limits: ImageLimits | None = None,
+    ) -> None:
+        """
+        Change how image files are read from now on; what is None stays as it is.
+
+        Args:
+            background_color (`Sequence[int]`, *optional*):
+                Red, green and blue, 0 to 255: what images with transparency are put on. For a [`ClipHFModel`] this
+                and the next are its image processor's, which are changed; other models have none by default.
+            apply_exif_orientation (`bool`, *optional*):
+                Whether to turn images as their EXIF orientation says, the default.
+            image_limits ([`ImageLimits`], *optional*):
+                What reading an image may take.
+        """
+        given = {"background_color": background_color, "apply_exif_orientation": apply_exif_orientation}
+        for name, value in given.items():
+            if value is not None:
+                setattr(self._image_options(), name, value)
+        if image_limits is not None:
+            self.image_limits = image_limits
+
+    def _image_options(self) -> Any:
+        """What holds `background_color` and `apply_exif_orientation`."""
+        return self
+
+    def _open(self, source: Any) -> Image.Image:
+        """An image as programs open it for this model: upright, and on the background where one is given."""
+        image = open_image(source, self.image_limits)
+        image = upright(image) if self.apply_exif_orientation else image
+        if self.background_color is not None and has_alpha(image):
+            image = composite(image, self.background_color)
+        return image
+
+    @abstractmethod
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        """As `prepare`, for opened images."""
 
     def encode_images(
-        self, images: Sequence[Image.Image] | Mapping[str, torch.Tensor], *, projected: bool = True
+        self, images: Sequence[Any] | Mapping[str, torch.Tensor], *, projected: bool = True
     ) -> torch.Tensor:
         """
         Features of images.
 
         Args:
-            images (`Sequence[PIL.Image.Image]` or `Mapping[str, torch.Tensor]`):
-                Images, of which 64 at a time go through the model; or what [`prepare`] returned, which goes at once.
+            images (`Sequence` or `Mapping[str, torch.Tensor]`):
+                Images or files, see [`prepare`], of which 64 at a time go through the model; or what [`prepare`]
+                returned, which goes at once.
             projected (`bool`, *optional*, defaults to `True`):
                 Features in the space shared with texts, L2-normalised; otherwise those before the projection, as the
                 image tower pools them, not normalised (for linear probes, paper appendix A.3). Models without a

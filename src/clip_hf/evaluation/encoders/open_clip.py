@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -50,8 +50,7 @@ class OpenClipEncoder(DualEncoder):
         super().__init__(model, tuple(processor), name)
         self.transform, self.tokenizer = processor
 
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """As in [`DualEncoder`]."""
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.stack([self.transform(image) for image in images])}
 
     def _image_tower(self) -> nn.Module:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ...image_processing_clip_hf import opens_files
 from ...zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, context_length, encode_in_batches, eval_mode
 from .base import DualEncoder, first_input_of, moved, plain_config, tokenizer_digest
 
@@ -62,8 +63,8 @@ class TransformersEncoder(DualEncoder):
         super().__init__(model, processor, name)
         self.image_processor, self.tokenizer = split_processor(processor, name)
 
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """As in [`DualEncoder`]; images that the processor would not convert to RGB are converted."""
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        # Images that the processor would not convert to RGB are converted.
         if not getattr(self.image_processor, "do_convert_rgb", False):
             images = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         inputs = self.image_processor(images=list(images), return_tensors="pt")
@@ -164,14 +165,22 @@ class ClipHFEncoder(TransformersEncoder):
         """Width of the space that images and texts share."""
         return self.model.config.projection_dim
 
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """As in [`DualEncoder`]."""
-        if threading.current_thread() is threading.main_thread():
+    def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """As in [`DualEncoder`]. Our image processor opens files itself, in its own way."""
+        if not opens_files(self.image_processor):
             return super().prepare(images)
+        if threading.current_thread() is threading.main_thread():
+            return self._process(list(images))
         # The image processor shares a batch out over threads; where the caller has threads, these are in each other's
         # way.
-        parts = [super(ClipHFEncoder, self).prepare([image]) for image in images]
+        parts = [self._process([image]) for image in images]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _process(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        return dict(self.image_processor(images, return_tensors="pt", image_limits=self.image_limits))
+
+    def _image_options(self) -> Any:
+        return self.image_processor if opens_files(self.image_processor) else self
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
         if projected:
@@ -220,8 +229,7 @@ class SentenceTransformersEncoder(DualEncoder):
         inner = getattr(self.model, "transformers_model", None)
         return self.model if inner is None else inner
 
-    def prepare(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
-        """As in [`DualEncoder`]."""
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         inputs = self.model.preprocess([image.convert("RGB") for image in images])
         return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
