@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageColor, ImageOps
 from transformers.image_utils import ChannelDimension, SizeDict
 
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, open_image
@@ -39,6 +39,25 @@ def upright(image: Image.Image) -> Image.Image:
 def has_alpha(image: Image.Image) -> bool:
     """Whether an image has transparency of any kind."""
     return image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+
+
+def parse_color(color: str | Sequence[int]) -> list[int]:
+    """Red, green and blue, 0 to 255, from `"white"`, `"#ffffff"`, `"255,255,255"`, or three numbers.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    values = list(color) if not isinstance(color, str) else [part.strip() for part in color.split(",")]
+    try:
+        numbers = ImageColor.getrgb(values[0])[:3] if len(values) == 1 else [int(value) for value in values]
+    except (ValueError, TypeError, AttributeError):
+        numbers = []
+    if len(numbers) != 3 or not all(0 <= number <= 255 for number in numbers):
+        raise ValueError(
+            f"{color!r} is no colour; it must be a name such as 'white', '#ffffff', or red, green and blue from 0 to "
+            "255 as '255,255,255'."
+        )
+    return list(numbers)
 
 
 def composite(image: Image.Image, color: Sequence[int]) -> Image.Image:

@@ -280,7 +280,7 @@ class FixedEncoder(DualEncoder):
         self.asked += texts
         return torch.tensor([self.texts[text] for text in texts])
 
-    prepare = _image_tower = _scale_and_bias = _described_processor = _image_features = _text_batches = None
+    _prepare = _image_tower = _scale_and_bias = _described_processor = _image_features = _text_batches = None
 
 
 @pytest.fixture

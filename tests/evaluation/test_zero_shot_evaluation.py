@@ -44,7 +44,7 @@ class Planted(DualEncoder):
         super().__init__(torch.nn.Linear(1, 1), None, "planted")
         self.images, self.texts, self.encoded = images, texts, []
 
-    def prepare(self, images):
+    def _prepare(self, images):
         return {"numbers": torch.tensor([_number(image) for image in images])}
 
     def _image_features(self, inputs, projected):

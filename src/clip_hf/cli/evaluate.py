@@ -14,6 +14,7 @@ from ..evaluation.features import EncodingOptions
 from ..evaluation.results import EvaluationResult, safe_name
 from ..evaluation.scores.metrics import CLASSIFICATION_METRICS
 from ..evaluation.suite import TASKS, SuiteOptions, run_suite, start_processes, update_card
+from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -65,6 +66,35 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--templates", nargs="+", help="prompt set, file, clip_benchmark:KEY, or templates with {}")
     data.add_argument("--metric", choices=sorted(CLASSIFICATION_METRICS), help="headline metric of classification")
     data.add_argument("--limit", type=int, help="use so many rows only, to try things out")
+    pictures = parser.add_argument_group("image files", "where it says otherwise than the model's image processor")
+    pictures.add_argument(
+        "--background-color",
+        "--background_color",
+        metavar="COLOR",
+        help="what transparent images are put on: white, #ffffff or 255,255,255",
+    )
+    pictures.add_argument(
+        "--apply-exif-orientation",
+        "--apply_exif_orientation",
+        action=argparse.BooleanOptionalAction,
+        help="turn images as cameras say they were held (default: yes)",
+    )
+    pictures.add_argument(
+        "--min-image-size",
+        "--min_image_size",
+        type=int,
+        metavar="PIXELS",
+        help="leave out images whose shorter edge has fewer pixels",
+    )
+    for option, default in vars(DEFAULT_LIMITS).items():
+        pictures.add_argument(
+            f"--{option.replace('_', '-')}",
+            f"--{option}",
+            type=float if option == "max_seconds" else int,
+            default=default,
+            metavar="N",
+            help=f"of one image (default: {'as Pillow' if default is None else f'{default:,}'})",
+        )
     work = parser.add_argument_group("encoding")
     work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
     work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
@@ -87,6 +117,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
     templates = options.templates
     if templates is not None:
         templates = load_templates(templates[0] if len(templates) == 1 else templates)
+    limits = {name: getattr(options, name) for name in vars(DEFAULT_LIMITS)}
     return SuiteOptions(
         tasks=tuple(options.tasks),
         data=tuple(options.data),
@@ -100,8 +131,14 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
             metric=options.metric,
             split=options.split,
             limit=options.limit,
+            min_image_size=options.min_image_size,
         ),
         caption_column=options.caption_column,
+        image_options={
+            "background_color": options.background_color,
+            "apply_exif_orientation": options.apply_exif_orientation,
+            "image_limits": ImageLimits(**limits),
+        },
         encoding=EncodingOptions(batch_size=options.batch_size),
         resamples=options.resamples,
         seed=options.seed,

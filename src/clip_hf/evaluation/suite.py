@@ -60,6 +60,9 @@ class SuiteOptions:
             Columns, class names, prompts and the like, for all of the data.
         caption_column (`str`, *optional*):
             Column of the captions, for retrieval.
+        image_options (`dict`, *optional*):
+            How image files are read, see [`DualEncoder.set_image_options`]: `background_color`,
+            `apply_exif_orientation`, `image_limits`.
         encoding ([`EncodingOptions`], *optional*):
             How images are encoded; its cache folder is `cache_dir`.
         resamples (`int`, *optional*, defaults to 1000):
@@ -83,6 +86,7 @@ class SuiteOptions:
     cache_dir: Path | None = None
     data_options: ClassificationOptions = field(default_factory=ClassificationOptions)
     caption_column: str | None = None
+    image_options: dict[str, Any] = field(default_factory=dict)
     encoding: EncodingOptions = field(default_factory=EncodingOptions)
     resamples: int = 1000
     seed: int = 0
@@ -151,6 +155,8 @@ def run_suite(
     jobs = _plan(options, report if is_main else lambda text: None)
     # Of several processes each has a device of its own.
     encoder = load_dual_encoder(model, device=device if accelerator is None else accelerator.device, dtype=dtype)
+    if options.image_options:
+        encoder.set_image_options(**options.image_options)
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     if accelerator is not None:
         shared = replace(encoding, accelerator=accelerator)
@@ -271,7 +277,8 @@ def _labelled(source: str, options: SuiteOptions) -> dict[str, ClassificationDat
 def _captioned(source: str, options: SuiteOptions) -> dict[str, RetrievalData]:
     own = options.data_options
     columns = {"image_column": own.image_column, "caption_column": options.caption_column}
-    return {"test": load_retrieval(source, RetrievalOptions(**columns, split=own.split, limit=own.limit))}
+    same = {name: getattr(own, name) for name in ("split", "limit", "min_image_size")}
+    return {"test": load_retrieval(source, RetrievalOptions(**columns, **same))}
 
 
 def _train_and_test(source: str, options: SuiteOptions) -> dict[str, ClassificationData]:

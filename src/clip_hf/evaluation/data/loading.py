@@ -17,15 +17,19 @@ from typing import Any
 import datasets
 import numpy as np
 from PIL import Image
+from transformers.utils import logging
 
 from ...data.image_text import check_column, read_captions, undecoded_images
 from ...data.pair_options import PairOptions
 from ...data.sources import load_pairs
+from ...image_reading_clip_hf import open_image
 from ..scores.metrics import CLASSIFICATION_METRICS
 from .labels import class_label, read_class_names, read_targets, some
 from .registry import RegistryEntry, get_dataset, load_templates, registry_name
 from .sources import DataSource, open_source
 
+
+logger = logging.get_logger(__name__)
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "file_name", "path")
 _LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "fine_label", "category")
@@ -52,6 +56,8 @@ class ClassificationOptions:
             Which part. By default the registry's, `"test"`, `"validation"`, or the only one there is.
         limit (`int`, *optional*):
             Take at most so many rows, evenly spaced.
+        min_image_size (`int`, *optional*):
+            Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -64,16 +70,18 @@ class ClassificationOptions:
     metric: str | None = None
     split: str | None = None
     limit: int | None = None
+    min_image_size: int | None = None
 
     def __post_init__(self):
         if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
             raise ValueError(f"`metric` is {self.metric!r}; there are {', '.join(CLASSIFICATION_METRICS)}.")
-        _check_limit(self.limit)
+        _check_count("limit", self.limit)
+        _check_count("min_image_size", self.min_image_size)
 
 
-def _check_limit(limit: Any) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"`limit` is {limit!r}; it must be a whole number of at least 1, or None for all rows.")
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows.")
 
 
 @dataclass
@@ -166,6 +174,8 @@ class RetrievalOptions:
             Which part, `"test"` by default.
         limit (`int`, *optional*):
             Take at most so many images, evenly spaced.
+        min_image_size (`int`, *optional*):
+            Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -177,9 +187,11 @@ class RetrievalOptions:
     captions_per_image: int | None = None
     split: str | None = None
     limit: int | None = None
+    min_image_size: int | None = None
 
     def __post_init__(self):
-        _check_limit(self.limit)
+        _check_count("limit", self.limit)
+        _check_count("min_image_size", self.min_image_size)
         if self.captions_per_image is not None and self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` is {self.captions_per_image}; it must be at least 1.")
 
@@ -302,6 +314,8 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
     if options.limit is not None and len(data) > options.limit:
         data = data.select(_evenly(len(data), options.limit))
     data = undecoded_images(data, image_column)
+    if options.min_image_size is not None:
+        data = data.select(_large_enough(data, image_column, options.min_image_size, opened.name))
     if entry is not None and entry.border:
         arguments = {"column": image_column, "pixels": entry.border}
         data = data.map(_without_border, fn_kwargs=arguments, desc=f"{opened.name}: cutting off the images' borders")
@@ -332,6 +346,23 @@ def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, 
     with io.BytesIO() as buffer:
         cut.save(buffer, "PNG", compress_level=1)
         return {column: {"bytes": buffer.getvalue(), "path": None}}
+
+
+def _large_enough(images: datasets.Dataset, column: str, min_size: int, name: str) -> np.ndarray:
+    """The rows whose image has at least so many pixels along its shorter edge; unreadable ones stay, to be named."""
+
+    def fits(row: int) -> bool:
+        try:
+            return min(open_image(images[row][column]).size) >= min_size
+        except (ValueError, TypeError):
+            return True
+
+    kept = np.array([row for row in range(len(images)) if fits(row)], dtype=np.int64)
+    if len(kept) == 0:
+        raise ValueError(f"No image of {name} has a shorter edge of at least {min_size} pixels (`min_image_size`).")
+    if left_out := len(images) - len(kept):
+        logger.warning(f"{name}: {left_out:,} of {len(images):,} images are smaller than {min_size} pixels; left out.")
+    return kept
 
 
 def _evenly(rows: int, limit: int) -> np.ndarray:
@@ -468,10 +499,14 @@ def _retrieval(
     if options.limit is not None and len(data) > options.limit:
         chosen = _evenly(len(data), options.limit)
         data, captions = data.select(chosen), [captions[row] for row in chosen]
+    data = undecoded_images(data, image_column)
+    if options.min_image_size is not None:
+        chosen = _large_enough(data, image_column, options.min_image_size, found.name)
+        data, captions = data.select(chosen), [captions[row] for row in chosen]
     most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
     return replace(
         found,
-        data=undecoded_images(data, image_column),
+        data=data,
         image_column=image_column,
         captions=[own[:most] for own in captions],
     )

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from ...image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
-from ...image_transform_clip_hf import composite, has_alpha, upright
+from ...image_transform_clip_hf import composite, has_alpha, parse_color, upright
 from ...zero_shot_clip_hf import eval_mode
 
 
@@ -145,7 +145,7 @@ class DualEncoder(ABC):
     def set_image_options(
         self,
         *,
-        background_color: Sequence[int] | None = None,
+        background_color: str | Sequence[int] | None = None,
         apply_exif_orientation: bool | None = None,
         image_limits: ImageLimits | None = None,
     ) -> None:
@@ -153,15 +153,19 @@ class DualEncoder(ABC):
         Change how image files are read from now on; what is None stays as it is.
 
         Args:
-            background_color (`Sequence[int]`, *optional*):
-                Red, green and blue, 0 to 255: what images with transparency are put on. For a [`ClipHFModel`] this
-                and the next are its image processor's, which are changed; other models have none by default.
+            background_color (`str` or `Sequence[int]`, *optional*):
+                What images with transparency are put on: a name, `"#ffffff"`, or red, green and blue from 0 to 255.
+                By default what the image processor of a [`ClipHFModel`] says; other models have none.
             apply_exif_orientation (`bool`, *optional*):
                 Whether to turn images as their EXIF orientation says, the default.
             image_limits ([`ImageLimits`], *optional*):
                 What reading an image may take.
+
+        Raises:
+            ValueError: if `background_color` is no colour.
         """
-        given = {"background_color": background_color, "apply_exif_orientation": apply_exif_orientation}
+        color = None if background_color is None else parse_color(background_color)
+        given = {"background_color": color, "apply_exif_orientation": apply_exif_orientation}
         for name, value in given.items():
             if value is not None:
                 setattr(self._image_options(), name, value)

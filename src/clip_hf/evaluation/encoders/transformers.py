@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Our models, transformers' dual encoders and sentence-transformers' CLIP, behind one interface."""
 
+import copy
 import inspect
 import math
 import threading
@@ -180,7 +181,10 @@ class ClipHFEncoder(TransformersEncoder):
         return dict(self.image_processor(images, return_tensors="pt", image_limits=self.image_limits))
 
     def _image_options(self) -> Any:
-        return self.image_processor if opens_files(self.image_processor) else self
+        if not opens_files(self.image_processor):
+            return self
+        self.image_processor = copy.copy(self.image_processor)  # the caller's stays as it is
+        return self.image_processor
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
         if projected:

@@ -1,0 +1,135 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""How evaluations read image files: backgrounds, orientation, sizes, limits; ours and other libraries' models."""
+
+import argparse
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor
+
+from clip_hf import ClipHFImageProcessor, ClipHFProcessor
+from clip_hf.cli.evaluate import add_evaluation_arguments, suite_options
+from clip_hf.evaluation.data.loading import (
+    ClassificationOptions,
+    RetrievalOptions,
+    load_classification,
+    load_retrieval,
+)
+from clip_hf.evaluation.encoders.loading import load_dual_encoder
+from clip_hf.image_reading_clip_hf import ImageLimits
+from clip_hf.image_transform_clip_hf import parse_color
+from test_same_pixels import exif
+from test_zero_shot_clip_hf import as_transformers_clip
+from tiny_models import IMAGE_SIZE, make_tiny_model
+
+
+def drawing(number: int) -> Image.Image:
+    """A square on transparency whose hidden colour is another one."""
+    array = np.random.default_rng(number).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    array[..., 3] = 0
+    array[8:30, 4:20, 3] = 255
+    return Image.fromarray(array)
+
+
+def on_navy(image: Image.Image) -> Image.Image:  # transformers' own processor puts drawings on white
+    return Image.alpha_composite(Image.new("RGBA", image.size, "navy"), image).convert("RGB")
+
+
+@pytest.fixture(scope="module", params=["ours", "ours, saved processor", "transformers"])
+def encoder(request, tiny_tokenizer):
+    model = make_tiny_model("vit")
+    size = {"size": IMAGE_SIZE, "crop_size": IMAGE_SIZE}
+    if request.param == "transformers":
+        return load_dual_encoder(as_transformers_clip(model), (CLIPImageProcessor(**size), tiny_tokenizer))
+    image_processor = ClipHFImageProcessor(**size)
+    if request.param == "ours":
+        return load_dual_encoder(model, (image_processor, tiny_tokenizer))
+    return load_dual_encoder(model, ClipHFProcessor(image_processor, tiny_tokenizer))
+
+
+def test_a_background_is_put_behind_drawings(encoder, monkeypatch):
+    drawings = [drawing(number) for number in range(3)]
+    right = encoder.encode_images([on_navy(image) for image in drawings])
+    before, fingerprint = encoder.encode_images(drawings), encoder.fingerprint
+    assert not torch.allclose(before, right, atol=1e-3)
+    own = encoder.processor
+    for color in ("navy", "#000080", "0, 0, 128", [0, 0, 128]):
+        encoder.set_image_options(background_color=color)
+        torch.testing.assert_close(encoder.encode_images(drawings), right)
+    assert encoder.fingerprint != fingerprint  # features that were kept are of another background
+    image_processor = own[0] if isinstance(own, tuple) else own.image_processor
+    assert getattr(image_processor, "background_color", None) is None  # the caller's is as it was
+    with pytest.raises(ValueError, match="'sky' is no colour; it must be a name"):
+        encoder.set_image_options(background_color="sky")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_upright(encoder, orientation, tmp_path):
+    image = on_navy(drawing(5))
+    image.save(tmp_path / "a.png", exif=exif(orientation))
+    stored = encoder.encode_images([image])
+    found = encoder.encode_images([str(tmp_path / "a.png")])
+    assert torch.allclose(found, stored, atol=1e-4) == (orientation == 1)
+    encoder.set_image_options(apply_exif_orientation=False)
+    torch.testing.assert_close(encoder.encode_images([str(tmp_path / "a.png")]), stored)
+    encoder.set_image_options(apply_exif_orientation=True)
+
+
+def test_limits_hold(encoder):
+    encoder.set_image_options(image_limits=ImageLimits(max_pixels=1599))
+    with pytest.raises(ValueError, match="40x40 pixels, more than the 1,599"):
+        encoder.encode_images([drawing(0)])
+    encoder.set_image_options(image_limits=ImageLimits())
+    assert encoder.encode_images([drawing(0)]).shape[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "color"),
+    [("white", [255, 255, 255]), ("#010203", [1, 2, 3]), ("1,2,3", [1, 2, 3]), ((4, 5, 6), [4, 5, 6])],
+)
+def test_colours(text, color):
+    assert parse_color(text) == color
+
+
+@pytest.mark.parametrize("text", ["", "1,2", "1,2,300", "a,b,c", [], [1.5, None, 2], "#12", "1,2,3,4"])
+def test_what_is_no_colour(text):
+    with pytest.raises(ValueError, match="is no colour"):
+        parse_color(text)
+
+
+@pytest.mark.parametrize("task", ["classification", "retrieval"])
+def test_small_images_are_left_out(task, tmp_path, caplog):
+    (tmp_path / "cat").mkdir()
+    for number, size in enumerate([(40, 40), (40, 9), (10, 40), (9, 9)]):
+        drawing(number).resize(size).save(tmp_path / "cat" / f"{number}.png")
+        (tmp_path / "cat" / f"{number}.txt").write_text(f"drawing {number}")
+    (tmp_path / "cat" / "unreadable.png").write_bytes(b"no image")
+    (tmp_path / "cat" / "unreadable.txt").write_text("no image")
+    if task == "classification":
+        data = load_classification(str(tmp_path), ClassificationOptions(min_image_size=10))
+    else:
+        data = load_retrieval(str(tmp_path), RetrievalOptions(min_image_size=10))
+        assert data.captions == [["drawing 0"], ["drawing 2"], ["no image"]]
+    assert len(data) == 3
+    assert "2 of 5 images are smaller than 10 pixels" in caplog.text
+    with pytest.raises(ValueError, match="`min_image_size` is 0"):
+        ClassificationOptions(min_image_size=0)
+
+
+def test_the_command_has_these_options():
+    parser = argparse.ArgumentParser()
+    add_evaluation_arguments(parser)
+    line = "--data x --background_color white --apply_exif_orientation --min_image_size 8 --max_pixels 99".split()
+    options = suite_options(parser.parse_args(line), "out")
+    assert options.image_options["background_color"] == "white"
+    assert options.image_options["apply_exif_orientation"] is True
+    assert options.image_options["image_limits"] == ImageLimits(max_pixels=99)
+    assert options.data_options.min_image_size == 8
+    line = "--data x --no-apply-exif-orientation --background-color #000 --max-seconds 2.5".split()
+    options = suite_options(parser.parse_args(line), "out")
+    assert options.image_options["apply_exif_orientation"] is False
+    assert options.image_options["image_limits"].max_seconds == 2.5
+    assert suite_options(parser.parse_args(["--data", "x"]), "out").image_options["apply_exif_orientation"] is None
