@@ -66,6 +66,23 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--templates", nargs="+", help="prompt set, file, clip_benchmark:KEY, or templates with {}")
     data.add_argument("--metric", choices=sorted(CLASSIFICATION_METRICS), help="headline metric of classification")
     data.add_argument("--limit", type=int, help="use so many rows only, to try things out")
+    _add_image_arguments(parser)
+    work = parser.add_argument_group("encoding")
+    work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
+    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
+    work.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are; float32 on a CPU)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="of bootstrap and draws (default: %(default)s)")
+    how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
+    how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
+    how.add_argument(
+        "--solver", choices=("torch", "scikit-learn"), default="torch", help="linear_probe (default: %(default)s)"
+    )
+
+
+def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     pictures = parser.add_argument_group("image files", "where it says otherwise than the model's image processor")
     pictures.add_argument(
         "--background-color",
@@ -95,19 +112,6 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"of one image (default: {'as Pillow' if default is None else f'{default:,}'})",
         )
-    work = parser.add_argument_group("encoding")
-    work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
-    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
-    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
-    work.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as they are; float32 on a CPU)")
-    how = parser.add_argument_group("how")
-    how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="of bootstrap and draws (default: %(default)s)")
-    how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
-    how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
-    how.add_argument(
-        "--solver", choices=("torch", "scikit-learn"), default="torch", help="linear_probe (default: %(default)s)"
-    )
 
 
 def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteOptions:
