@@ -12,6 +12,7 @@ from importlib.metadata import version
 from .architectures_clip_hf import ARCHITECTURES
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .image_processing_clip_hf import ClipHFImageProcessor
+from .image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
 from .loss_clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
 from .modeling_clip_hf import (
     ClipHFForImageClassification,
@@ -56,11 +57,14 @@ __all__ = [
     "ClipHFVisionModelOutput",
     "ClipHFVisionModelWithProjection",
     "ClipHFZeroShotImageClassificationPipeline",
+    "ImageLimits",
+    "UnreadableImage",
     "__version__",
     "build_text_classifier",
     "contrastive_loss",
     "gather_with_grad",
     "load_prompt_set",
+    "open_image",
     "prompt_set_names",
     "register",
     "sigmoid_loss",
