@@ -390,7 +390,7 @@ def test_downloads_have_a_length(kind):
     assert sum(sent) < 10**8
 
 
-@pytest.mark.parametrize("kind", ["body", "head", "first line", "silence", "next page"])
+@pytest.mark.parametrize("kind", ["body", "head", "first line", "silence", "next page", "handshake"])
 def test_downloads_have_an_end(kind):
     def answer(connection, stopped):
         if kind == "next page":  # each in time, for ever
@@ -399,14 +399,16 @@ def test_downloads_have_an_end(kind):
         elif kind == "silence":
             stopped.wait(20)
         else:
-            drip(connection, stopped, {"body": head(), "head": b"HTTP/1.1 200 OK\r\nX: ", "first line": b""}[kind])
+            first = {"body": head(), "head": b"HTTP/1.1 200 OK\r\nX: ", "handshake": b"\x16\x03\x03\x40\x00"}
+            drip(connection, stopped, first.get(kind, b""))
 
     started = time.monotonic()
     with server_of(answer) as url:
+        url = url.replace("http:", "https:") if kind == "handshake" else url
         error = refusal(url, ImageLimits(max_seconds=0.5))
     assert error.kind == "download failed"
     assert time.monotonic() - started < 10  # half a second, but for a busy machine
-    if kind in ("body", "head", "first line"):
+    if kind in ("body", "head", "first line", "handshake"):
         assert "longer than the 0.5 seconds" in str(error)
 
 

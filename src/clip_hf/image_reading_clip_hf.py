@@ -11,6 +11,7 @@ import http.client
 import io
 import os
 import re
+import socket
 import stat
 import threading
 import urllib.error
@@ -381,7 +382,7 @@ class _Transfer:
 
     def __init__(self, seconds: float):
         self.is_over = False
-        self._sockets: list = []
+        self._sockets: list[socket.socket] = []
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
         self.opener = urllib.request.OpenerDirector()
@@ -403,12 +404,14 @@ class _Transfer:
 
     def __exit__(self, *_) -> None:
         self._timer.cancel()
+        for each in self._sockets:
+            each.close()
 
     def _end(self) -> None:
         self.is_over = True
         for each in list(self._sockets):
             try:
-                each.shutdown(2)  # both directions: whoever reads gets the end
+                each.shutdown(socket.SHUT_RDWR)  # whoever reads gets the end
             except OSError:
                 pass  # closed already
 
@@ -421,12 +424,20 @@ class _HttpOnlyRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _watched(handler: type, connection: type, method: str, sockets: list) -> urllib.request.BaseHandler:
-    """A handler of urllib whose connections add their sockets to a list."""
+    """A handler of urllib whose connections add a second handle of their sockets to a list."""
 
     class Watched(connection):
-        def connect(self):
-            super().connect()
-            sockets.append(self.sock)
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            create = self._create_connection
+
+            def create_watched(*args, **kwargs) -> socket.socket:
+                # Before the handshake of https, which takes the first handle away.
+                result = create(*args, **kwargs)
+                sockets.append(result.dup())
+                return result
+
+            self._create_connection = create_watched
 
     opener = handler()
     setattr(opener, method, lambda request: opener.do_open(Watched, request))

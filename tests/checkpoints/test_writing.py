@@ -144,6 +144,21 @@ def test_processors_are_written_as_far_as_given(model, format, tiny_processor, t
         assert isinstance(processor, ClipHFProcessor)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_a_format_does_not_hold_of_the_image_processor_is_said(model, format, tiny_processor, tmp_path, caplog):
+    image_processor = copy.copy(tiny_processor.image_processor)
+    processor = ClipHFProcessor(image_processor, tiny_processor.tokenizer)
+    checkpoints.save(model, processor, tmp_path / "a.pt", format=format)
+    assert "image processor" not in caplog.text
+    image_processor.background_color = [255, 255, 255]
+    checkpoints.save(model, processor, tmp_path / "b.pt", format=format)
+    said = f"{format} has no place for background_color=[255, 255, 255] of the image processor"
+    assert (said in caplog.text) == (format != "clip_hf")
+    checkpoints.save(model, processor, tmp_path / "c", format="clip_hf")
+    report = checkpoints.convert(tmp_path / "c", tmp_path / "d.pt", to=format)
+    assert (said in str(report.notes)) == (format != "clip_hf")
+
+
 # ----------------------------------------------------------------------------------------------------- wrong arguments
 
 

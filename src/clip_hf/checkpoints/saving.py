@@ -14,7 +14,15 @@ from .checkpoint import Checkpoint, SourceOptions
 from .reading import is_foreign, read_checkpoint
 from .stored_tensor import StoredTensor
 from .transformers import widest_dtype
-from .writing import check_destination, check_format_holds, converted, dtype_in_model, with_dtype, written
+from .writing import (
+    check_destination,
+    check_format_holds,
+    converted,
+    dtype_in_model,
+    notes_on_images,
+    with_dtype,
+    written,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -177,6 +185,8 @@ def save(
     checkpoint = Checkpoint.of(model, processor)
     check_destination(path, format, tower, overwrite)
     check_format_holds(checkpoint, format, tower)
+    for note in notes_on_images(checkpoint, format):
+        logger.warning(note)
     if dtype is None:
         checkpoint.tensors = _as_they_were(checkpoint.tensors, getattr(model, "checkpoint_dtypes", None))
     with written(with_dtype(checkpoint, dtype, format), path, format, tower):

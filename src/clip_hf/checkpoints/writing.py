@@ -82,6 +82,22 @@ def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -
         transformers.config_to_transformers(checkpoint)
 
 
+def notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
+    """What a format other than ours has no place for, of how images are read; sentences for the user."""
+    image_processor = checkpoint.image_processor
+    if format == "clip_hf" or image_processor is None:
+        return []
+    changed = {
+        name: getattr(image_processor, name)
+        for name in ("apply_exif_orientation", "background_color", "high_bit_depth")
+        if getattr(image_processor, name) != getattr(type(image_processor), name)
+    }
+    if not changed:
+        return []
+    options = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    return [f"The format {format} has no place for {options} of the image processor: prepare images so yourself."]
+
+
 def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -> Checkpoint:
     """
     The same checkpoint with its floating weights in another dtype.
@@ -190,6 +206,7 @@ __all__ = [
     "check_format_holds",
     "converted",
     "dtype_in_model",
+    "notes_on_images",
     "size_in_bytes",
     "with_dtype",
     "written",
