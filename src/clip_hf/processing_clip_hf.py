@@ -114,9 +114,12 @@ class ClipHFProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers, but the processor itself is not changed: `auto_map` goes into the files only."""
+        # The tokenizer is told which processor it belongs to.
+        processor_class = getattr(self.tokenizer, "_processor_class", None)
         files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
         for part in (self, self.image_processor):
             vars(part).pop("auto_map", None)
+        self.tokenizer._processor_class = processor_class
         return files
 
     @classmethod

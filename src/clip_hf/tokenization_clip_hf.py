@@ -196,8 +196,14 @@ class ClipHFTokenizer(TokenizersBackend):
     vocab_files_names = VOCAB_FILES_NAMES
     model_input_names = ["input_ids", "attention_mask"]
     model = BPE
-    # Made when first needed, dropped by copies and pickles: it holds Python callbacks and a lock.
-    _word_encoder: WordEncoder | None = None
+    # Made when first needed, dropped by copies and pickles: it holds Python callbacks and a lock. It is not in
+    # `__dict__`, which is what `datasets` hashes, past `__getstate__`: use must not change a fingerprint.
+    __slots__ = ("_word_encoder",)
+
+    def __new__(cls, *args, **kwargs):
+        tokenizer = super().__new__(cls)
+        tokenizer._word_encoder = None
+        return tokenizer
 
     def __init__(
         self,
@@ -687,7 +693,7 @@ class ClipHFTokenizer(TokenizersBackend):
         return str(vocab_file), str(merges_file)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_word_encoder": None}
+        return self.__dict__.copy()
 
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.

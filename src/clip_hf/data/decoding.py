@@ -62,6 +62,10 @@ class ImageReader:
         if self.augmentation is not None and not self.transform.do_convert_rgb:
             raise ValueError("Augmentation needs RGB: use an image processor with do_convert_rgb=True.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies start with an empty cache, and `datasets` sees the same reader before and after its use.
+        return {**vars(self), "cache": None if self.cache is None else {}}
+
     def read(
         self, source: Any, where: str, generator: random.Random, cache_key: int | None = None
     ) -> np.ndarray | SkippedRow:

@@ -83,6 +83,11 @@ class DualEncoder(ABC):
         self.model, self.processor, self.name = model, processor, name
         self._weights: tuple[Any, bytes] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is only remembered, so that `datasets` takes an encoder for the same before and after its use.
+        kept = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}
+        return {**kept, "_weights": None}
+
     @property
     def device(self) -> torch.device:
         """Where the model is."""
