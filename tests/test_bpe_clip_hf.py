@@ -11,6 +11,8 @@ import random
 import re
 import subprocess
 import sys
+import time
+import unicodedata
 from pathlib import Path
 
 import ftfy
@@ -18,6 +20,7 @@ import pytest
 from ftfy.badness import BADNESS_RE, is_bad
 
 from clip_hf import ClipHFTokenizer, bpe_clip_hf
+from clip_hf.bpe_clip_hf import clean_like_openai, normalize_linearly, split_words
 from plain_tokenizer import PIECES, PlainTokenizer, emoji_names, merges_of, text_ids
 
 
@@ -258,3 +261,60 @@ def test_train_new_from_iterator(tokenizer, corpus):
     assert new.strict and new.model_max_length == 77
     with pytest.raises(ValueError, match=r"min_frequency, special_tokens_map cannot be used .*\.train"):
         tokenizer.train_new_from_iterator(corpus, 700, special_tokens_map={"a": "b"}, min_frequency=2)
+
+
+# ------------------------------------------------------------------------------------------------------- time it takes
+
+
+def marks_of(generator: random.Random) -> str:
+    marks = [*map(chr, range(0x300, 0x370)), *"\u05b0\u05b1\u0f71\u0f73\u0f75\u0f81\u0344\u0340\u3099\u09be"]
+    return "".join(generator.choices(generator.sample(marks, generator.randint(1, 9)), k=generator.randint(60, 150)))
+
+
+def test_long_runs_of_marks_are_normalised_as_python_does():
+    generator = random.Random(0)
+    for number in range(400):
+        letters = generator.choices(["e", "\u00e9", "\u0fb2", "\u1100", " ", ""], k=3)
+        text = "".join(letter + marks_of(generator) for letter in letters)
+        for form in ("NFC", "NFD"):
+            assert normalize_linearly(form, text) == unicodedata.normalize(form, text)
+        assert clean_like_openai(text) == html.unescape(html.unescape(ftfy.fix_text(text))), number
+
+
+# Each may make a regular expression, a search for mojibake or a normal form look at all that follows again and again.
+PATTERNS = [
+    "\u0327\u0300",
+    "e\u0327\u0300",
+    "\u0f73\u0f72\u0f71",
+    "&#807;&#768;",
+    "\u05b0\u05b1",
+    "\u1100\u1161\u11a8",
+    "&amp;amp;",
+    "\u00c3\u00a9",
+    "a",
+    " ",
+    "'s'",
+    "\u03a3'",
+    "\ufb01",
+    "\u201c\u201d",
+    "\x1b[1m",
+    "\x80\x81",
+    "'",
+    "<",
+    "<|endoftext|",
+    "1",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_time_grows_with_the_length(pattern):
+    def seconds(length: int) -> float:
+        text = pattern * (length // len(pattern))
+        started = time.process_time()
+        for word in split_words(clean_like_openai(text)):
+            assert word
+        return time.process_time() - started
+
+    short = min(seconds(20_000) for _ in range(3))
+    # Four times the work, and room for what a machine does besides; growth with the square would take 16 times.
+    assert min(seconds(80_000) for _ in range(2)) < 10 * short + 0.05

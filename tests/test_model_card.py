@@ -6,6 +6,7 @@ import configparser
 import fnmatch
 import os
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -646,3 +647,47 @@ def test_the_template_is_installed_with_the_package():
     config.read(TEMPLATE.parents[2] / "setup.cfg")
     patterns = config["options.package_data"]["clip_hf"].split()
     assert any(fnmatch.fnmatch(TEMPLATE.name, pattern) for pattern in patterns)
+
+
+# --------------------------------------------------------------------------------------------------- hostile READMEs
+
+HOSTILE_TEXTS = {
+    "records that do not end": "<!-- clip_hf card: record ",
+    "records": "<!-- clip_hf card record: ",
+    "comments": "<!--",
+    "ends": "-->",
+    "sections that do not end": "<!-- clip_hf card: training -->\n",
+    "ends of other sections": "<!-- clip_hf card: training -->\nx\n<!-- /clip_hf card: other -->\n",
+    "ends of sections": "\n<!-- /clip_hf card: training -->",
+    "spaces": "<!--" + " " * 20,
+    "dashes": "---\n",
+    "blank lines": "\n",
+    "comments of YAML": "#\n",
+    "names": "<!-- clip_hf card: a-",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_TEXTS)
+@pytest.mark.parametrize("where", ["body", "metadata"])
+def test_time_grows_with_the_length(kind, where):
+    card = make_card()
+
+    def seconds(length: int) -> float:
+        hostile = HOSTILE_TEXTS[kind] * (length // len(HOSTILE_TEXTS[kind]))
+        text = str(card) + hostile if where == "body" else f"---\nlicense: mit\n{hostile}\nother: 1\n---\n# A model\n"
+        started = time.process_time()
+        try:
+            update_model_card(text, card)
+        except ValueError:
+            pass  # metadata that cannot be read
+        return time.process_time() - started
+
+    short = min(seconds(10_000) for _ in range(2))
+    # Four times the work, and room for what a machine does besides; growth with the square would take 16 times.
+    assert min(seconds(40_000) for _ in range(2)) < 9 * short + 0.1
+
+
+def test_metadata_nested_deeply_are_an_error():
+    for text in ("---\na: " + "[" * 100_000 + "\n---\n# A model\n", "---\n" + "- " * 50_000 + "x\n---\n# A model\n"):
+        with pytest.raises(ValueError, match="metadata cannot be read"):
+            update_model_card(text, make_card())

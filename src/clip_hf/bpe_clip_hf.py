@@ -17,6 +17,7 @@ the same, and text that needs it raises an error, instead of getting other ids.
 
 import gzip
 import html
+import importlib.util
 import json
 import re
 import threading
@@ -24,8 +25,10 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import regex
 from tokenizers import NormalizedString, PreTokenizedString, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
@@ -36,8 +39,12 @@ from tokenizers.trainers import BpeTrainer
 # Guarded, for transformers loads no part of a repo, not even its model, where a package that the repo's files import
 # outright is missing.
 try:
-    from ftfy import fix_text
+    import ftfy
     from ftfy.badness import is_bad
+
+    def fix_text(text: str) -> str:
+        """`text` as `ftfy.fix_text` mends it."""
+        return _linear_ftfy().fix_text(text)
 except ImportError:
 
     def fix_text(text: str) -> str:
@@ -97,11 +104,42 @@ _QUOTED_TEXT = re.compile(f"[\t{_ASCII}{_QUIET}{_SUSPECT}\u02bc\u2018-\u201f]{{0
 _STRAIGHT_QUOTES = str.maketrans("\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "'''''\"\"\"\"")
 
 
+# Python sorts the marks behind a letter pair by pair, so that a thousand times as many take a million times as long.
+_MARK_RUN = regex.compile(r"\p{M}{64,}")
+
+
+def normalize_linearly(form: str, text: str) -> str:
+    """What `unicodedata.normalize(form, text)` gives, in time that grows with the length of the text."""
+    return unicodedata.normalize(form, _MARK_RUN.sub(_in_canonical_order, text))
+
+
+def _in_canonical_order(run: regex.Match) -> str:
+    marks = (mark for character in run[0] for mark in unicodedata.normalize("NFD", character))
+    ordered: list[str] = []
+    stretch: list[str] = []  # up to the next mark that stays where it is
+    for mark in marks:
+        if unicodedata.combining(mark):
+            stretch.append(mark)
+        else:
+            ordered += [*sorted(stretch, key=unicodedata.combining), mark]
+            stretch = []
+    return "".join(ordered + sorted(stretch, key=unicodedata.combining))
+
+
+@lru_cache(maxsize=1)
+def _linear_ftfy() -> ModuleType:
+    """ftfy with `normalize_linearly`, and otherwise as it is: a copy of its own, so that nobody else's is changed."""
+    copy = importlib.util.module_from_spec(ftfy.__spec__)
+    ftfy.__spec__.loader.exec_module(copy)
+    copy.unicodedata = SimpleNamespace(normalize=normalize_linearly)
+    return copy
+
+
 def is_clean(text: str) -> bool:
     """Whether ftfy and `html.unescape` provably return `text` itself. `False` means that it is not known."""
     if text.isascii():
         return ("&" not in text and text.isprintable()) or _QUIET_TEXT.fullmatch(text) is not None
-    if not unicodedata.is_normalized("NFC", text):
+    if normalize_linearly("NFC", text) != text:
         return False
     if _QUIET_TEXT.fullmatch(text):
         return True
@@ -134,7 +172,7 @@ def normalize_nfc(text: str) -> str:
                 f"The text holds a lone surrogate, {text[error.start]!r} at {error.start}, which has no UTF-8 bytes. "
                 "Remove it, or use clean_text=True, which replaces it by U+FFFD."
             ) from None
-    return unicodedata.normalize("NFC", text)
+    return normalize_linearly("NFC", text)
 
 
 # ------------------------------------------------------------------------------------------ vocabulary and merges file

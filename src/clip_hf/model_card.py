@@ -28,6 +28,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from .architectures_clip_hf import ARCHITECTURES
 from .atomic import replaced_file
 from .configuration_clip_hf import ClipHFConfig
+from .model_card_sections import Section, find_record, find_sections, replace_sections
 from .modeling_clip_hf import ClipHFModel
 from .zero_shot_clip_hf import check_labels
 
@@ -39,15 +40,8 @@ _PUSH_OPTIONS = frozenset(
     ("commit_description", "commit_message", "create_pr", "max_shard_size", "private", "revision", "tags", "token")
 )
 
-# The hash is missing in the template and put in when a card is made.
-_SECTION = re.compile(
-    r"<!-- clip_hf card: (?P<name>[a-z-]+)(?: (?P<hash>[0-9a-f]{10}))? -->\r?\n(?P<body>.*?)"
-    r"\r?\n<!-- /clip_hf card: (?P=name) -->",
-    re.DOTALL,
-)
 # Looser, so that a section counts as there when its comments were damaged.
 _SECTION_START = re.compile(r"<!--\s*clip_hf card: ([a-z-]+)")
-_RECORD = re.compile(r"<!--(?:(?!-->).)*?clip_hf card record: (?P<json>(?:(?!-->).)*?)\s*-->", re.DOTALL)
 _RECORD_TEXT = (
     "<!-- The sections between these comments are generated, and renewed with the card; one that is edited or deleted "
     "by hand stays as it was left. clip_hf card record: {} -->"
@@ -192,7 +186,7 @@ def create_model_card(
         limitations=_without_comments(details.limitations or "").strip(),
         licence=_licence_section(ModelCardData(license=details.license)),
     )
-    body = _SECTION.sub(lambda match: _section(match["name"], match["body"]), card.text.strip("\n"))
+    body = replace_sections(card.text.strip("\n"), lambda section: _section(section.name, section.body))
     generated = {key: value for key, value in card.data.to_dict().items() if key != "model-index"}
     if details.eval_results:
         generated["model_name"] = card.data.model_name
@@ -339,7 +333,7 @@ def _section(name: str, body: str) -> str:
 
 
 def _section_names(text: str) -> list[str]:
-    return [match["name"] for match in _SECTION.finditer(text)]
+    return [section.name for section in find_sections(text)]
 
 
 def _record_comment(sections: list[str], metadata: dict[str, Any]) -> str:
@@ -349,14 +343,14 @@ def _record_comment(sections: list[str], metadata: dict[str, Any]) -> str:
 
 def _read_record(text: str) -> tuple[list[str], dict[str, Any]] | None:
     """The generated sections and metadata that the comment at the end tells of; None if there is no such comment."""
-    match = _RECORD.search(text)
-    if match is None:
+    found = find_record(text)
+    if found is None:
         return None
     try:
-        record = json.loads(match["json"])
+        record = json.loads(found[0])
         sections, metadata = record["sections"], record["metadata"]
         return [str(name) for name in sections], dict(metadata)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -414,7 +408,7 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
     old_record, new_record = _read_record(merged.text), _read_record(card.text)
     generated = old_record[1] if old_record else {}
     _merge_metadata(merged.data, card.data, generated)
-    sections = {match["name"]: match["body"] for match in _SECTION.finditer(card.text)}
+    sections = {section.name: section.body for section in find_sections(card.text)}
     for name, text in (
         ("evaluation", _evaluation_section(merged.data.get("eval_results"))),
         ("licence", _licence_section(merged.data)),
@@ -424,7 +418,7 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
     line_break = _line_break(existing)
     if not merged.text.strip():
         # A README of metadata only, as the hub makes for a new repository.
-        body = _SECTION.sub(lambda match: _section(match["name"], sections[match["name"]]), card.text)
+        body = replace_sections(card.text, lambda section: _section(section.name, sections[section.name]))
         merged.text = body.replace("\n", line_break)
     else:
         merged.text = _renew_sections(merged.text, sections, line_break)
@@ -432,7 +426,8 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
             merged.text = _add_sections(merged.text, sections, old_record[0], line_break)
             names = [*old_record[0], *(name for name in sections if name not in old_record[0])]
             comment = _record_comment(names, _merge_generated(generated, new_record[1]))
-            merged.text = _RECORD.sub(lambda match: comment, merged.text, count=1)
+            _, start, end = find_record(merged.text)
+            merged.text = merged.text[:start] + comment + merged.text[end:]
     return merged
 
 
@@ -445,7 +440,7 @@ def _parse(existing: str) -> ModelCard:
         )
     try:
         return _UpdatedModelCard(existing)
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"The README's metadata cannot be read: {error}. {advice}") from error
 
 
@@ -506,15 +501,14 @@ def _merge_results(theirs: list[EvalResult], ours: list[EvalResult]) -> list[Eva
 def _renew_sections(text: str, sections: dict[str, str], line_break: str) -> str:
     """`text` with each section that nobody edited replaced by the one in `sections`."""
 
-    def renewed(match: re.Match) -> str:
-        name, old = match["name"], match["body"]
-        new = sections.get(name)
-        unedited = match["hash"] == _hash(old)
-        if new is None or not unedited or _hash(new) == _hash(old) or new == _NO_TRAINING:
-            return match[0]
-        return _section(name, new).replace("\n", line_break)
+    def renewed(section: Section) -> str:
+        new = sections.get(section.name)
+        unedited = section.hash == _hash(section.body)
+        if new is None or not unedited or _hash(new) == _hash(section.body) or new == _NO_TRAINING:
+            return text[section.start : section.end]
+        return _section(section.name, new).replace("\n", line_break)
 
-    return _SECTION.sub(renewed, text)
+    return replace_sections(text, renewed)
 
 
 def _add_sections(text: str, sections: dict[str, str], known: list[str], line_break: str) -> str:
@@ -525,14 +519,23 @@ def _add_sections(text: str, sections: dict[str, str], known: list[str], line_br
         if name in present:
             continue
         section = _section(name, sections[name]).replace("\n", line_break)
-        ends = {match["name"]: match.end() for match in _SECTION.finditer(text)}
+        ends = {section.name: section.end for section in find_sections(text)}
         before = [ends[other] for other in names[:index] if other in ends]
         if before:
             text = f"{text[: before[-1]]}{2 * line_break}{section}{text[before[-1] :]}"
         else:
-            start = _RECORD.search(text).start()
+            _, start, _ = find_record(text)
             text = f"{text[:start]}{section}{2 * line_break}{text[start:]}"
     return text
+
+
+def _trailing_comments(chunk: str) -> str:
+    """Comments and blank lines after an entry, which may belong to the next one."""
+    lines = chunk.splitlines(keepends=True)
+    first = len(lines)
+    while first and (not lines[first - 1].strip(" \t\n") or lines[first - 1].startswith("#")):
+        first -= 1
+    return "".join(lines[first:])
 
 
 def _edited_yaml(block: str, data: dict[str, Any]) -> str:
@@ -549,14 +552,13 @@ def _edited_yaml(block: str, data: dict[str, Any]) -> str:
                 chunks.append(chunk)
             else:
                 changed = yaml_dump({key: data[key]}, sort_keys=False) if key in data else ""
-                # Comments and blank lines after an entry may belong to the next one.
-                chunks += [changed, re.search(r"(?:^(?:[ \t]*|#.*)\n)*\Z", chunk, flags=re.MULTILINE)[0]]
+                chunks += [changed, _trailing_comments(chunk)]
         missing = {key: value for key, value in data.items() if key not in old}
         chunks.append(yaml_dump(missing, sort_keys=False) if missing else "")
         text = "".join(chunks)
         # The entries were told apart by their looks: make sure that nothing else changed.
         return text if ModelCardData(**yaml.safe_load(text)).to_dict() == data else full
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError):
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError):
         return full
 
 

@@ -196,14 +196,12 @@ class ClipHFTokenizer(TokenizersBackend):
     vocab_files_names = VOCAB_FILES_NAMES
     model_input_names = ["input_ids", "attention_mask"]
     model = BPE
-    # Made when first needed, dropped by copies and pickles: it holds Python callbacks and a lock. It is not in
-    # `__dict__`, which is what `datasets` hashes, past `__getstate__`: use must not change a fingerprint.
+    # Made when first needed. Not in `__dict__`, which copies, pickles and the fingerprints of `datasets` are made of.
     __slots__ = ("_word_encoder",)
 
     def __new__(cls, *args, **kwargs):
-        tokenizer = super().__new__(cls)
-        tokenizer._word_encoder = None
-        return tokenizer
+        (self := super().__new__(cls))._word_encoder = None
+        return self
 
     def __init__(
         self,
@@ -692,8 +690,8 @@ class ClipHFTokenizer(TokenizersBackend):
         merges_file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return str(vocab_file), str(merges_file)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+    def __getstate__(self):
+        return vars(self).copy()
 
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.
