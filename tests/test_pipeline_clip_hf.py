@@ -356,7 +356,7 @@ def preprocessing_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("preprocess")]
 
 
-def wait_for(condition, seconds=10):
+def wait_for(condition, seconds=120):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "this did not happen in time"
