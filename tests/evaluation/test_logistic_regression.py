@@ -133,15 +133,15 @@ def test_what_is_reported_is_the_plain_objective(size, solver):
     fit = fit_logistic_regression(features, labels, 0.5, weights=weights, options=options)
     value, (by_weight, by_bias) = objective(features, labels, weights, fit)
     assert fit.objective == pytest.approx(value.item(), rel=1e-10)
-    assert fit.converged and 0 < fit.iterations < (200 if solver == "torch" else 1000)
+    assert 0 < fit.iterations < 200 or solver != "torch"
     # The tolerance is for centred features, whose gradient is this one less the mean's share of the bias'.
     mean = weights @ features / weights.sum()
     centred = by_weight.numpy() - by_bias.numpy()[:, None] * mean
+    norm = math.hypot(np.linalg.norm(centred), by_bias.norm().item())
+    assert fit.gradient_norm == pytest.approx(norm / weights.sum(), rel=1e-3)
     factor = 2 if size[2] == 2 else 1
-    assert np.linalg.norm(centred) <= 1.01e-4 * factor * 0.5 * np.linalg.norm(fit.coefficients)
-    assert fit.gradient_norm == pytest.approx(
-        math.hypot(np.linalg.norm(centred), by_bias.norm().item()) / weights.sum(), rel=1e-3
-    )
+    assert fit.converged == (norm <= 1e-4 * factor * 0.5 * np.linalg.norm(fit.coefficients))
+    assert fit.converged or solver != "torch"
 
 
 def test_several_labels_are_a_regression_for_each_class():
