@@ -39,7 +39,7 @@ def _process(rank: int, processes: int, port: int, folder: Path, function: Calla
         dist.destroy_process_group()
 
 
-def run_processes(function: Callable, processes: int, folder: Path, *arguments, timeout: float = 120.0) -> list:
+def run_processes(function: Callable, processes: int, folder: Path, *arguments, timeout: float = 600.0) -> list:
     """Results of `function(rank, *arguments)`, which a test file defines at its top, by rank."""
     folder.mkdir(parents=True, exist_ok=True)
     passed = (processes, _free_port(), folder, function, arguments)

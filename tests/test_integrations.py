@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Other people's code on a saved repo of ours, as their users would run it."""
 
+from functools import partial
+
 import datasets
 import evaluate
 import numpy as np
@@ -33,11 +35,14 @@ def batch(tiny_processor, images):
 
 class TestPeft:
     def test_lora_trains_only_its_own_weights_and_merges(self, repo, batch, tmp_path):
-        model = ClipHFModel.from_pretrained(repo).eval()
+        # In double precision, where to merge the weights makes no difference but rounding's last digits.
+        batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
+        load = partial(ClipHFModel.from_pretrained, repo, dtype=torch.float64)
+        model = load().eval()
         with torch.no_grad():
             plain = model(**batch).logits_per_image
         config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=True)
-        tuned = get_peft_model(ClipHFModel.from_pretrained(repo).eval(), config)
+        tuned = get_peft_model(load().eval(), config)
         adapted = [name for name, module in tuned.named_modules() if hasattr(module, "lora_A")]
         assert any("text_model" in name for name in adapted)
         assert any("vision_model" in name for name in adapted)
@@ -55,10 +60,12 @@ class TestPeft:
             expected = tuned(**batch).logits_per_image
         assert (expected - plain).abs().max() > 1e-3
         tuned.save_pretrained(tmp_path / "adapter")
-        loaded = PeftModel.from_pretrained(ClipHFModel.from_pretrained(repo).eval(), tmp_path / "adapter")
+        loaded = PeftModel.from_pretrained(load().eval(), tmp_path / "adapter")
         with torch.no_grad():
-            torch.testing.assert_close(loaded(**batch).logits_per_image, expected)
-            torch.testing.assert_close(loaded.merge_and_unload()(**batch).logits_per_image, expected)
+            again = loaded(**batch).logits_per_image
+            merged = loaded.merge_and_unload()(**batch).logits_per_image
+        for actual in (again, merged):
+            torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
 class TestAccelerate:
@@ -149,7 +156,7 @@ def test_trainer_trains_evaluates_and_saves(repo, tiny_processor, images, tmp_pa
         return {**inputs, "return_loss": True}
 
     model, rows = ClipHFModel.from_pretrained(repo), {"image": images, "caption": CAPTIONS}
-    trainer = trainer_for(model, collate, tmp_path / "run", rows, max_steps=12, learning_rate=3e-3)
+    trainer = trainer_for(model, collate, tmp_path / "run", rows, max_steps=20, learning_rate=3e-3)
     first = trainer.evaluate()["eval_loss"]
     trainer.train()
     assert trainer.evaluate()["eval_loss"] < 0.7 * first

@@ -235,21 +235,20 @@ def test_siglips_scores_stay_its_own(images, tiny_processor):
 
 
 IMPORT = """
-import os, sys, warnings
-environment, filters = dict(os.environ), list(warnings.filters)
+import os, sys, time, warnings
 import torch, transformers
 from transformers.pipelines import PIPELINE_REGISTRY
 import transformers.modeling_utils
 environment, filters = dict(os.environ), list(warnings.filters)
 before = set(sys.modules)
-import time; start = time.perf_counter()
+theirs = time.process_time()
 import clip_hf
-seconds = time.perf_counter() - start
+ours = time.process_time() - theirs
 assert dict(os.environ) == environment, "environment"
 heavy = {name.split(".")[0] for name in set(sys.modules) - before} & {
     "accelerate", "datasets", "emoji", "evaluate", "matplotlib", "pandas", "peft", "resvg_py", "sklearn"}
 assert not heavy, heavy
-print(seconds)
+assert ours < theirs / 2, f"{ours} s of the processor, after {theirs} s"
 """
 
 
@@ -257,4 +256,3 @@ def test_importing_is_quick_and_needs_no_extras():
     """Beyond torch and transformers themselves, it takes little and pulls in no optional package."""
     result = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert float(result.stdout) < 5

@@ -205,10 +205,9 @@ def test_the_pooled_path_compiles_without_graph_breaks(text_inputs, pixel_values
     torch.testing.assert_close(compiled(**inputs).loss, model(**inputs).loss)
 
 
-@pytest.mark.slow
 def test_flex_attention_takes_packed_texts(text_inputs):
     model = make_tiny_model("vit")
-    with torch.no_grad():
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # torch compiles it for some processors only
         expected = model.encode_text(**text_inputs)
         model.set_attn_implementation("flex_attention")
         torch.testing.assert_close(model.encode_text(**text_inputs), expected, rtol=1e-4, atol=1e-5)

@@ -31,6 +31,10 @@ MASTER_ADDR=${NODES[0]}
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000)) # the job's own, in case that two share a node
 export MASTER_ADDR MASTER_PORT WORLD_SIZE=$SLURM_NTASKS OMP_NUM_THREADS=1
 
+SIGNALLED=0
+# All processes get it, but not this script. Set before they start, so that no signal finds the script without it.
+trap 'SIGNALLED=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
+
 # The numbers of a process are known only where it runs, so these are expanded there.
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c '
@@ -38,10 +42,6 @@ srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c '
     exec python examples/train_clip.py "$@" --resume latest
 ' bash "$@" &
 STEP=$!
-
-SIGNALLED=0
-# All processes get it, but not this script.
-trap 'SIGNALLED=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 
 CODE=0
 wait "$STEP" || CODE=$?

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """One interface for models of every library: the features are those that each library gives by itself."""
 
+import hashlib
 import sys
 import time
 
@@ -314,9 +315,16 @@ def test_switching_adapters_changes_the_fingerprint(tiny_processor):
 
 def test_hashing_weights_is_fast():
     module = nn.Linear(4096, 4096)  # 17 million weights
-    start = time.perf_counter()
-    weights_digest(module)
-    assert time.perf_counter() - start < 1.0
+    content = module.weight.detach().numpy()
+
+    def seconds(function) -> float:
+        """Of the processor, on which other programs have no influence."""
+        start = time.process_time()
+        function()
+        return time.process_time() - start
+
+    plain = min(seconds(lambda: hashlib.blake2b(content)) for _ in range(3))
+    assert min(seconds(lambda: weights_digest(module)) for _ in range(3)) < 3 * plain
 
 
 def test_damaged_weights_name_the_first_row(tiny_processor, images):

@@ -191,7 +191,7 @@ def in_process(rank: int, model: str, data: str, output: str) -> int:
 def test_two_processes_give_what_one_gives(models, data, tmp_path):
     arguments = (str(models["resnet"]), str(data))
     assert in_process(0, *arguments, str(tmp_path / "one")) == 0
-    assert run_processes(in_process, 2, tmp_path, *arguments, str(tmp_path / "two"), timeout=150) == [0, 0]
+    assert run_processes(in_process, 2, tmp_path, *arguments, str(tmp_path / "two")) == [0, 0]
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
     assert len(one) == 3 and one.keys() == two.keys()
     for name, metrics in one.items():

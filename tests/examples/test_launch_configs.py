@@ -88,8 +88,8 @@ COMMANDS = {
     "srun": """while [ "$1" != bash ]; do shift; done
         for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=0 "$@" & echo $! >> pids; done; wait; wait""",
     "scancel": 'echo "$@" >> calls; kill -TERM $(cat pids)',
-    "python": """echo "$RANK/$WORLD_SIZE $LOCAL_RANK $MASTER_ADDR:$MASTER_PORT $@" >> started
-        trap 'sleep 0.3; echo saved >> saved; exit 0' TERM
+    "python": """trap 'sleep 0.3; echo saved >> saved; exit 0' TERM
+        echo "$RANK/$WORLD_SIZE $LOCAL_RANK $MASTER_ADDR:$MASTER_PORT $@" >> started
         for i in $(seq 1 $ROUNDS); do sleep 0.1; done; exit $END""",
 }
 
@@ -119,7 +119,7 @@ def slurm_job(tmp_path):
 
 
 def test_a_slurm_job_that_ends_is_not_queued_again(slurm_job, tmp_path):
-    assert slurm_job(rounds=1).wait(timeout=30) == 0
+    assert slurm_job(rounds=1).wait(timeout=60) == 0
     started = sorted((tmp_path / "started").read_text().splitlines())
     arguments = "examples/train_clip.py recipe.yaml --output_dir a folder --resume latest"
     assert started == [f"{rank}/2 0 node1:20041 {arguments}" for rank in (0, 1)]
@@ -127,13 +127,13 @@ def test_a_slurm_job_that_ends_is_not_queued_again(slurm_job, tmp_path):
 
 
 def test_a_slurm_job_that_is_signalled_saves_and_is_queued_again(slurm_job, tmp_path):
-    job = slurm_job(rounds=200)
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "started").exists() or len((tmp_path / "started").read_text().splitlines()) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(0.2)
+    job = slurm_job(rounds=1000)
+    deadline = time.monotonic() + 60
+    for name in ("started", "pids"):
+        while not (tmp_path / name).exists() or len((tmp_path / name).read_text().splitlines()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=30) == 0
+    assert job.wait(timeout=60) == 0
     assert (tmp_path / "saved").read_text().split() == ["saved", "saved"]
     assert (tmp_path / "calls").read_text().splitlines() == ["--signal=TERM 41", "requeue 41"]

@@ -61,7 +61,7 @@ def torchrun(script: Path, *arguments: str, processes: int = 2) -> subprocess.Co
     command = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), str(script), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", *command], env=environment, capture_output=True, text=True, timeout=600
     )
 
 
@@ -456,7 +456,7 @@ def test_processes_that_do_not_know_each_other_do_not_train(recipe_of, tmp_path)
     script = HERE.parents[1] / "examples" / "train_clip.py"
     command = [sys.executable, str(script), str(recipe_of("vit")), "--output_dir", str(tmp_path / "out")]
     environment = {**os.environ, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode != 0 and "WORLD_SIZE" in run.stderr
     assert not (tmp_path / "out").exists()
     # Three processes cannot share a batch of eight.

@@ -18,8 +18,14 @@ from openai_models import (
 from clip_hf import ClipHFModel
 
 
+def rounding_of(tower: torch.nn.Module) -> float:
+    """The most that float32 should cost: a unit in the last place for each layer, one after another."""
+    layers = sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in tower.modules())
+    return layers * torch.finfo(torch.float32).eps
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_features_equal_openais(shape, record_property):
+def test_features_equal_openais(shape):
     torch.manual_seed(0)
     config = config_of(shape)
     theirs = openai_model(config)
@@ -52,7 +58,8 @@ def test_features_equal_openais(shape, record_property):
     for kind, (their_single, our_single) in single.items():
         errors = [relative_difference(features, expected[kind]) for features in (their_single, our_single)]
         print(f"{shape} {kind} float32: error of OpenAI's {errors[0]:.1e}, of ours {errors[1]:.1e}")
-        assert errors[1] <= 2 * errors[0]
+        # Not OpenAI's error: how either is rounded depends on processor, threads and memory format.
+        assert errors[1] <= rounding_of({"text": ours.text_model, "image": ours.vision_model}[kind])
 
 
 @pytest.mark.parametrize("shape", SMALL)
