@@ -211,3 +211,20 @@ class TestConfigOfTransformers:
         assert type(AutoConfig.from_pretrained(tmp_path)) is SiglipConfig
         CLIPConfig().save_pretrained(tmp_path)
         assert type(AutoConfig.from_pretrained(tmp_path)) is CLIPConfig
+
+
+@pytest.mark.parametrize("value", [10**9, 2**40, -1, 0, 1.5, "12", float("nan"), None, [], True and 10**18])
+@pytest.mark.parametrize("tower", ["text", "vit", "resnet"])
+def test_sizes_that_no_model_has_are_refused_at_once(tower, value):
+    make = {"text": ClipHFTextConfig, "vit": ClipHFViTConfig, "resnet": ClipHFResNetConfig}[tower]
+    names = {
+        "text": ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size", "max_position_embeddings"),
+        "vit": ("num_hidden_layers", "hidden_size", "intermediate_size", "image_size", "patch_size", "num_channels"),
+        "resnet": ("width", "image_size", "num_channels", "projection_dim"),
+    }[tower]
+    for name in names:
+        with pytest.raises((ValueError, TypeError), match=name):
+            make(**{name: value})
+    if tower == "resnet":
+        with pytest.raises((ValueError, TypeError), match="stage_depths"):
+            make(stage_depths=[3, value, 6, 3])

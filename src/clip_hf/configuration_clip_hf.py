@@ -77,11 +77,28 @@ def _checked(cls: type) -> type:
     return cls
 
 
+# Far more than any model has. A damaged or hostile file must not make a program build for ever.
+_LARGEST = {
+    "hidden_size": 2**16,
+    "image_size": 2**15,
+    "intermediate_size": 2**18,
+    "max_position_embeddings": 2**20,
+    "num_attention_heads": 2**12,
+    "num_channels": 2**12,
+    "num_hidden_layers": 1000,
+    "projection_dim": 2**16,
+    "vocab_size": 2**24,
+    "width": 2**11,
+}
+
+
 def _require_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value <= 0:
+        if not value > 0:  # NaN is not
             raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
+        if value > _LARGEST.get(name, math.inf):
+            raise ValueError(f"`{name}` is {value}; it must be at most {_LARGEST[name]:,}.")
 
 
 def _require_activation(name: str) -> None:
@@ -454,9 +471,10 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
     def validate_architecture(self):
         """Check the sizes, the stages and the heads."""
         _require_positive(self, "width", "num_attention_heads", "num_channels", "image_size", "projection_dim")
-        if len(self.stage_depths) != 4 or any(depth <= 0 for depth in self.stage_depths):
+        most = _LARGEST["num_hidden_layers"]
+        if len(self.stage_depths) != 4 or not all(0 < depth <= most for depth in self.stage_depths):
             raise ValueError(
-                f"`stage_depths` is {self.stage_depths}; it must be four positive numbers of blocks, such as "
+                f"`stage_depths` is {self.stage_depths}; it must be four numbers of blocks, 1 to {most}, such as "
                 "[3, 4, 6, 3]."
             )
         if self.width % 2:

@@ -4,6 +4,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,97 @@ def test_a_damaged_file_is_named(tmp_path, ranks):
     path.write_text(path.read_text()[:50])
     with pytest.raises(ValueError, match="zero_shot-birds-test.json cannot be read"):
         load_results(folder)
+
+
+# ---------------------------------------------------------------------------------------------------- damaged results
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    result = bytearray(data)
+    result[bit // 8] ^= 1 << bit % 8
+    return bytes(result)
+
+
+def whole_results(folder) -> tuple[Path, Path]:
+    """A file of results and its arrays."""
+    folder.mkdir(exist_ok=True)
+    content = {"task": "zero_shot", "model": "a", "data": "b", "split": "test", "metrics": {"top1": 0.5}}
+    (folder / "a.json").write_text(json.dumps({**content, "intervals": {"top1": [0.4, 0.6]}}))
+    np.savez_compressed(folder / "a.npz", ranks=np.arange(50), targets=np.arange(50), predictions=np.arange(50))
+    assert load_results(folder)[0]["arrays"].keys() == {"ranks", "targets", "predictions"}
+    return folder / "a.json", folder / "a.npz"
+
+
+def test_flipped_bits_are_a_clear_error(tmp_path):
+    for path in whole_results(tmp_path):
+        data = path.read_bytes()
+        read = refused = 0
+        for bit in range(0, 8 * len(data), 37):
+            path.write_bytes(flipped(data, bit))
+            try:
+                load_results(tmp_path)
+                read += 1  # in a comment, a date or a digit
+            except ValueError as error:
+                assert "cannot be read" in str(error) or "holds no results" in str(error)
+                refused += 1
+        path.write_bytes(data)
+        assert refused > read / 10
+        for length in range(0, len(data), 11):
+            path.write_bytes(data[:length])
+            with pytest.raises(ValueError, match="cannot be read"):
+                load_results(tmp_path)
+        path.write_bytes(data)
+
+
+WRONG_ENTRIES = {
+    "metrics": [None, [], "x", {"top1": "x"}, {"top1": [1]}, {"top1": {}}, {"top1": True}],
+    "intervals": [None, [], 3, {"top1": 1}, {"top1": [1]}, {"top1": ["a", "b"]}, {"top1": {"a": 1}}],
+    "task": [None, 1, [], {}],
+    "split": [None, 1, []],
+    "model": [None, {}],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, all in WRONG_ENTRIES.items() for value in all])
+def test_entries_of_a_wrong_kind_are_a_clear_error(name, value, tmp_path):
+    path, _ = whole_results(tmp_path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, name: value}))
+    with pytest.raises(
+        ValueError, match=f"a.json cannot be read: .*{'top1' if isinstance(value, dict) and value else name}"
+    ):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"task": "\xff"}', "not UTF-8"),
+        (b"\x00" * 10, "is no JSON"),
+    ],
+)
+def test_what_is_no_json_is_a_clear_error(content, message, tmp_path):
+    path, _ = whole_results(tmp_path)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"a.json cannot be read: .*{message}"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"ranks": np.array(["a", "b"])},
+        {"ranks": np.array(3)},
+        {"ranks": np.zeros((2, 2, 2), int)},
+        {"image_of_text": np.array([-1, 0])},
+        {"image_of_text": np.array([2**40, 0])},
+        {"targets": np.array([0.5, 1.5])},
+    ],
+)
+def test_arrays_of_a_wrong_kind_are_a_clear_error(arrays, tmp_path):
+    _, path = whole_results(tmp_path)
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(ValueError, match="a.json cannot be read: a.npz holds"):
+        load_results(tmp_path)

@@ -18,12 +18,13 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..image_processing_clip_hf import ClipHFImageProcessor
+from ..json_files import read_json
 from .checkpoint import Checkpoint, SourceOptions, note_left_out
 from .openai import config_from_shapes, take_extras
 from .openai_names import rename, rename_back
 from .stored_tensor import StoredTensor
 from .tokenizers import OPENAI_VOCAB_SIZE, build_tokenizer, has_tokenizer, save_for_transformers
-from .weight_files import WeightFile, read_json
+from .weight_files import WeightFile
 
 
 CONFIG_NAME = "open_clip_config.json"

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import CLIPTokenizer
 
 from ..configuration_clip_hf import ClipHFTextConfig
+from ..json_files import read_json
 from ..tokenization_clip_hf import ClipHFTokenizer
 
 
@@ -68,7 +69,8 @@ def _from_folder(folder: Path) -> ClipHFTokenizer:
         raise ValueError(f"{folder} has no tokenizer: there is neither tokenizer.json nor vocab.json and merges.txt.")
     path = folder / "tokenizer.json"
     if path.is_file():
-        model = json.loads(path.read_text(encoding="utf-8")).get("model", {})
+        model = read_json(path, dict).get("model")
+        model = model if isinstance(model, dict) else {}
         if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
             raise ValueError(
                 f"The tokenizer of {folder} is no byte-pair tokenizer as CLIP's are (model {model.get('type')!r}, "

@@ -19,13 +19,14 @@ from safetensors.torch import save_file
 
 from ..configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig
 from ..image_processing_clip_hf import ClipHFImageProcessor
+from ..json_files import read_json
 from ..modeling_clip_hf import ClipHFModel
 from .checkpoint import Checkpoint, SourceOptions, note_left_out
 from .open_clip import image_processor_from_open_clip
 from .openai_names import our_shapes
 from .stored_tensor import StoredTensor
 from .tokenizers import build_tokenizer, save_for_transformers
-from .weight_files import WeightFile, read_json
+from .weight_files import WeightFile
 
 
 MODEL_TYPES = ("clip", ClipHFConfig.model_type)

@@ -7,7 +7,6 @@ Nothing that is in a file is executed: pickles are loaded with `weights_only=Tru
 `safe_torchscript.py` describes.
 """
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from ..json_files import read_json
 from .safe_torchscript import check_archive, is_torchscript, is_zip, read_torchscript
 from .stored_tensor import StoredTensor
 
@@ -80,17 +80,9 @@ def open_weights(path: Path) -> WeightFile:
     return WeightFile("pickle", _without_prefixes(_tensors_of(state_dict, path), path), wrapped)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises `ValueError` where it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error}). Copy or download it again.") from error
-
-
 def _open_shards(index: Path) -> WeightFile:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(index, dict)["weight_map"]
         names = {name: str(shard) for name, shard in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{index} is not an index of shards: {error}. Copy or download it again.") from error
@@ -180,4 +172,4 @@ def _without_prefixes(tensors: dict[str, StoredTensor], path: Path) -> dict[str,
     return tensors
 
 
-__all__ = ["WeightFile", "open_weights", "read_json"]
+__all__ = ["WeightFile", "open_weights"]

@@ -3,7 +3,6 @@
 """`clip-hf convert`: a checkpoint of any format into one of any format."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers.utils import logging
 
 from ..atomic import replaced_file
 from ..checkpoints import FORMATS, TOWERS, SourceOptions, convert
+from ..json_files import read_json
 from ..model_card import CARD_NAME, ModelCardDetails, card_on_hub, update_model_card
 
 
@@ -101,10 +101,7 @@ def _preprocess(value: str | None) -> dict[str, Any] | str | None:
     path = Path(value)
     if not path.is_file():
         raise ValueError(f"--preprocess {value}: neither 'openai' nor a JSON file that exists.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"--preprocess {value} is no JSON file ({error}).") from error
+    content = read_json(path)
     return content.get("preprocess_cfg", content) if isinstance(content, dict) else content
 
 

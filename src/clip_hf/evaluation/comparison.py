@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..atomic import replaced_file
+from ..json_files import read_json
 from .results import environment, format_interval, format_metric, new_figure, save_figure
 
 
@@ -24,6 +25,9 @@ _RANK_METRICS = {
     "top5": ("ranks", 5),
     **{f"{way}_R@{k}": (f"{way}_ranks", k) for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)},
 }
+
+
+_RANK_ARRAYS = {name for name, _ in _RANK_METRICS.values()}
 
 
 @dataclass
@@ -134,17 +138,59 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     results = []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if not isinstance(content, dict) or not {"task", "model", "data", "metrics"} <= content.keys():
                 continue
-            arrays = path.with_suffix(".npz")
-            content["arrays"] = dict(np.load(arrays)) if arrays.is_file() else {}
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"The results in {path} cannot be read: {error}. Evaluate again.") from error
+            _check_result(content)
+            content["arrays"] = _read_arrays(path.with_suffix(".npz"))
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"The results in {path} cannot be read: {str(error).rstrip('.')}. Evaluate again."
+            ) from error
         results.append(content)
     if not results:
         raise ValueError(f"The folder {folder} holds no results of `clip-hf evaluate`.")
     return results
+
+
+def _check_result(content: dict[str, Any]) -> None:
+    for name in ("task", "model", "data", "split"):
+        if not isinstance(content.get(name), str):
+            raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a text")
+    for name in ("metrics", "intervals"):
+        if not isinstance(content.get(name), dict):
+            raise ValueError(f"`{name}` is a {type(content.get(name)).__name__}; it must be a mapping")
+    for name, value in content["metrics"].items():
+        if value is not None and not _is_number(value):
+            raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number")
+    for name, value in content["intervals"].items():
+        ends = value if value is not None else (None, None)
+        if not isinstance(ends, (list, tuple)) or len(ends) != 2 or not all(e is None or _is_number(e) for e in ends):
+            raise ValueError(f"the interval of {name} is {value!r:.80}; it must be two numbers")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What there is for each image or text: whole numbers, one for each."""
+    if not path.is_file():
+        return {}
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib, struct and numpy have types of their own for damage
+        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
+    for name in {*_RANK_ARRAYS, "targets", "predictions", "image_of_text"} & arrays.keys():
+        if arrays[name].ndim not in (1, 2) or arrays[name].dtype.kind not in "biu":
+            raise ValueError(f"{path.name} holds {name} of shape {arrays[name].shape} and type {arrays[name].dtype}")
+    groups = arrays.get("image_of_text")
+    if groups is not None and (groups.ndim != 1 or groups.min(initial=0) < 0 or groups.max(initial=0) >= len(groups)):
+        raise ValueError(f"{path.name} holds an image_of_text that numbers no images")
+    return arrays
 
 
 def compare_results(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..atomic import replaced_file
+from ..json_files import read_json
 
 
 _FORMAT = 1
@@ -86,7 +87,7 @@ class FeatureFolder:
                 )
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path, dict)
             found = {name: found[name] for name in self._manifest()}
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise ValueError(f"{path} cannot be read as a manifest of features: remove {self.path}.") from error

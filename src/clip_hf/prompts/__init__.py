@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Prompt sets: the built-in ones by name, and users' own from files."""
 
-import json
 from pathlib import Path
 
+from ..json_files import read_json, read_text
 from ..prompts_clip_hf import get_prompt_set, prompt_set_names
 from ..zero_shot_clip_hf import check_templates
 
@@ -40,9 +40,9 @@ def load_prompt_set(name_or_path: str | Path) -> list[str] | dict[str, list[str]
         return list(get_prompt_set(str(name_or_path)))
     if not path.is_file():
         raise ValueError(f"There is no prompt file {str(path)!r}.")
-    text = path.read_text(encoding="utf-8")
     try:
-        prompts = json.loads(text) if path.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
+        lines = read_text(path).splitlines() if path.suffix == ".txt" else []
+        prompts = read_json(path) if path.suffix == ".json" else [line for line in lines if line.strip()]
         prompts = check_templates(prompts)
     except (ValueError, TypeError) as error:  # a JSON error is a ValueError
         raise ValueError(f"{str(path)!r} does not hold a prompt set: {error}") from error

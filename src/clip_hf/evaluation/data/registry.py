@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.openmoji import OPENMOJI_TEMPLATES
+from ...json_files import read_json, read_text
 from ...prompts import load_prompt_set
 from ...zero_shot_clip_hf import check_templates
 
@@ -204,11 +205,7 @@ def load_class_names(source: str | os.PathLike) -> list[str]:
             f"The class names {text!r} are neither a file .txt or .json here, nor 'class_names.json#KEY', nor "
             f"'{CLIP_BENCHMARK}KEY'. A list of names can be given as it is."
         )
-    content = path.read_text(encoding="utf-8")
-    try:
-        names = json.loads(content) if path.suffix == ".json" else [line for line in content.splitlines() if line]
-    except ValueError as error:
-        raise ValueError(f"The class names {text} are no JSON: {error}.") from error
+    names = read_json(path) if path.suffix == ".json" else [line for line in read_text(path).splitlines() if line]
     return check_class_names(names, text)
 
 

@@ -1,0 +1,63 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Reading JSON and text files that may be damaged, or somebody else's: what is wrong is one clear error."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """
+    The content of a text file.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is no regular file, or not UTF-8.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+
+
+def parse_json(text: str | bytes, what: str) -> Any:
+    """
+    What a JSON text says; `what` names it in errors.
+
+    Raises:
+        ValueError: if it is no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{what} is nested too deeply to be read.") from error
+    except ValueError as error:
+        raise ValueError(f"{what} is no JSON ({error}).") from error
+
+
+def read_json(path: str | os.PathLike, kind: type = object) -> Any:
+    """
+    The content of a JSON file.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+        kind (`type`, *optional*):
+            What it must hold: `dict` or `list`; anything by default.
+
+    Raises:
+        OSError: if there is no such file.
+        ValueError: if it is no regular file, not UTF-8, no JSON, nested too deeply, or holds another kind of value.
+    """
+    content = parse_json(read_text(path), str(path))
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} holds a {type(content).__name__}; it must hold a {kind.__name__}.")
+    return content
+
+
+__all__ = ["parse_json", "read_json", "read_text"]
