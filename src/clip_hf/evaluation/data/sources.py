@@ -17,16 +17,11 @@ from PIL import Image
 
 from ...data.file_readers import images_in, raw_table_rows, table_rows
 from ...data.openmoji import load_openmoji
+from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from ...data.sources import files_of
 from .registry import RegistryEntry, class_folders, get_dataset, registry_name
 
 
-# What the parts of a data set are called in files and folders.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
 WHOLE = "all"
 """Name of the only part of data that have no parts."""
 
@@ -77,12 +72,7 @@ class DataSource:
         for name in self._names_of(split):
             if name in self.splits:
                 return name
-        if list(self.splits) == [WHOLE]:
-            raise ValueError(
-                f"The data set {self.location} has no splits, so there is no `{split}`. Leave `split` out, or put the "
-                f"parts into subfolders such as train and test."
-            )
-        raise ValueError(f"The data set {self.location} has no split `{split}`; it has {', '.join(self.splits)}.")
+        raise no_such_part(self.location, split, [name for name in self.splits if name != WHOLE])
 
     def _names_of(self, split: str) -> list[str]:
         """What `split` may be called in this data, likeliest first."""
@@ -208,17 +198,7 @@ def _saved(folder: str) -> datasets.Dataset:
 
 def _packaged(files: list[str]) -> dict[str, Callable[[], datasets.Dataset]]:
     """Parquet files and tars by the split that the file's name begins with, or its folder is called, as on the hub."""
-    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    parts: dict[str, list[str]] = {}
-    for file in files:
-        path = Path(file)
-        words = (re.split(r"[-_.]", path.stem)[0], path.parent.name)
-        parts.setdefault(next((word for word in words if word in known), WHOLE), []).append(file)
-    if len(parts) > 1 and WHOLE in parts:
-        raise ValueError(
-            f"Of the files, {parts[WHOLE][0]} belongs to no split, but others do; name them train-*, validation-*, "
-            "test-*."
-        )
+    parts = files_by_part(files) or {WHOLE: files}
     loader = _PACKAGED[Path(files[0]).suffix.lower()]
     return {split: functools.partial(_load_files, loader, own) for split, own in parts.items()}
 
@@ -401,4 +381,4 @@ def _digit_png(image: np.ndarray) -> bytes:
 _BUILDERS = {"openmoji": _open_openmoji, "openmoji_skin_tones": _open_skin_tones, "digits": _open_digits}
 
 
-__all__ = ["SPLIT_NAMES", "WHOLE", "DataSource", "open_source", "readable_name"]
+__all__ = ["WHOLE", "DataSource", "open_source", "readable_name"]
