@@ -139,7 +139,7 @@ def _scheme_of(text: str) -> str | None:
     return scheme if "://" in text[match.end(1) : match.end(1) + 3] or scheme in ("data", "refused") else None
 
 
-def _check_scheme(text: str) -> str | None:
+def check_scheme(text: str) -> str | None:
     """The scheme of a location that may be opened, None for a path; what may not be opened raises."""
     scheme = _scheme_of(text)
     if scheme == "data":
@@ -178,7 +178,7 @@ def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLik
     if not isinstance(value, str) or not value.strip():
         return None
     try:
-        if _check_scheme(value) is not None:
+        if check_scheme(value) is not None:
             return value
     except UnreadableImage:
         return value if value.startswith(REFUSED) else REFUSED + value
@@ -226,7 +226,7 @@ def open_image(
     text = os.fsdecode(source) if isinstance(source, os.PathLike) else source
     if not text.strip():
         raise UnreadableImage("image missing", "the path is blank.")
-    scheme = _check_scheme(text) if isinstance(source, str) else None
+    scheme = check_scheme(text) if isinstance(source, str) else None
     if scheme in ("http", "https"):
         return _read_bytes(_download(text, limits), limits)
     if scheme in _REMOTE:

@@ -2,10 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Captioned images from where people have them: one function for all kinds of files, folders and the hub."""
 
-import glob
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from ..image_reading_clip_hf import check_scheme
+from .file_patterns import data_files, ending_of, files_of, without_metadata
 from .file_readers import folder_rows, images_in, is_hidden, row_columns, table_columns, table_rows, tar_rows
 from .image_text import check_columns, undecoded_images
 from .openmoji import load_openmoji
@@ -25,7 +25,6 @@ from .streaming import MixedStream
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".json")
 _KNOWN = (".parquet", ".tar", *_TABLES)
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FOLDER_SHARDS = 256
 _PEEKED_ROWS = 100
 # Raised when the same files give other rows than before.
@@ -58,6 +57,9 @@ def load_pairs(
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
       beside each image `cat.jpg`, in subfolders too;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
+
+    Files are named as in a shell: `"*"`, `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in
+    open_clip. Parquet files and tars may be URLs of http, https, s3, gs, az, abfs and hf.
 
     A folder may have a subfolder for each part, such as train and test.
 
@@ -221,6 +223,7 @@ def _find(source: str) -> _Source:
     """What a source stands for: its parts, and how to read them."""
     if source == "openmoji":
         return _given(load_openmoji(), source)
+    source = os.path.expanduser(source)
     path = Path(source)
     if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         try:
@@ -229,12 +232,13 @@ def _find(source: str) -> _Source:
             raise ValueError(f"The data set {source} is empty.") from error
     if path.is_dir():
         return _find_in_folder(path)
-    files = files_of(source)
+    files = without_metadata(files_of(source))
     if files:
         parts = files_by_part(files)
         # Files that are named one by one are what is meant, though all of them be "test".
         whole = partial(_read_files, files) if len(parts) < 2 else None
         return _Source(source, {part: partial(_read_files, own) for part, own in parts.items()}, whole)
+    check_scheme(source)
     name = source.partition(":")[0]
     if os.sep == source[:1] or source.startswith((".", "~")) or any(name.endswith(ending) for ending in _KNOWN):
         raise ValueError(f"There is no file, folder or pattern {source} with data.")
@@ -252,39 +256,14 @@ def _find_in_folder(folder: Path) -> _Source:
     subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
     if parts := part_folders(subfolders):
         return _Source(str(folder), {part: partial(_read_folder, path) for part, path in parts.items()})
-    files = _data_files(folder)
+    files = data_files(folder)
     if parts := files_by_part(files):
         return _Source(str(folder), {part: partial(_read_files, own) for part, own in parts.items()})
     return _Source(str(folder), {}, partial(_read_files, files) if files else partial(_read_folder, folder))
 
 
-def _data_files(folder: Path) -> list[str]:
-    """The Parquet files or tars of a folder and its subfolders, sorted."""
-    for ending in (".parquet", ".tar"):
-        paths = [path for path in folder.rglob(f"*{ending}") if path.is_file()]
-        files = sorted(str(path) for path in paths if not any(map(is_hidden, path.relative_to(folder).parts)))
-        if files:
-            return files
-    return []
-
-
-def files_of(source: str) -> list[str]:
-    """The files that a path or pattern stands for, sorted; `{000..127}` counts as in a shell."""
-    found = _BRACES.search(source)
-    if found:
-        first, last = found.groups()
-        numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        named = [source[: found.start()] + number + source[found.end() :] for number in numbers]
-        return [file for name in named for file in files_of(name)]
-    if "://" in source and source.lower().endswith((".parquet", ".tar")):
-        return [source]
-    if os.path.isfile(source):
-        return [source]
-    return sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
-
-
 def _read_folder(folder: Path, streaming: bool, options: PairOptions) -> Data:
-    files = _data_files(folder)
+    files = data_files(folder)
     if files:
         return _read_files(files, streaming, options)
     for ending in _TABLES:
@@ -300,7 +279,7 @@ def _read_folder(folder: Path, streaming: bool, options: PairOptions) -> Data:
 
 
 def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data:
-    endings = {Path(file).suffix.lower() for file in files}
+    endings = {ending_of(file) for file in files}
     if len(endings) > 1:
         raise ValueError(f"The files are of different kinds, {', '.join(sorted(endings))}; name each kind on its own.")
     (ending,) = endings

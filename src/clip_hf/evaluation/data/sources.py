@@ -15,10 +15,10 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from ...data.file_patterns import data_files, ending_of, files_of, without_metadata
 from ...data.file_readers import images_in, raw_table_rows, table_rows
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
-from ...data.sources import files_of
 from .registry import RegistryEntry, class_folders, get_dataset, registry_name
 
 
@@ -168,17 +168,16 @@ def _open_path(source: str, entry: RegistryEntry | None) -> DataSource:
     if path.is_dir() and (path / "state.json").exists():
         return DataSource(name, source, {WHOLE: lambda: _saved(source)}, entry)
     if path.is_dir():
-        for ending in _PACKAGED:
-            if files := sorted(str(file) for file in path.rglob(f"*{ending}")):
-                return DataSource(name, source, _packaged(files), entry)
+        if files := data_files(path, _PACKAGED):
+            return DataSource(name, source, _packaged(files), entry)
         for ending in _TABLES:
             if tables := sorted(path.glob(f"*{ending}")):
                 return DataSource(name, source, {file.stem: _table_part(str(file)) for file in tables}, entry)
         return _open_class_folders(path, name, entry)
-    files = files_of(source)
+    files = without_metadata(files_of(source))
     if not files:
         raise ValueError(f"There is no file, folder or pattern {source} with data.")
-    endings = {Path(file).suffix.lower() for file in files}
+    endings = {ending_of(file) for file in files}
     if len(endings) == 1 and (ending := endings.pop()) in _PACKAGED:
         return DataSource(name, source, _packaged(files), entry)
     if len(files) == 1 and Path(files[0]).suffix.lower() in _TABLES:
