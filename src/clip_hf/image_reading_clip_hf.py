@@ -46,6 +46,7 @@ IMAGE_ENDINGS = _image_endings()
 _REMOTE = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf")
 URL_SCHEMES = ("http", "https", "data", *_REMOTE)
 REFUSED = "refused:"
+_REFUSED_KINDS = ("file damaged", "file too large")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CHUNK = 2**16  # bytes
 # Beginnings of files that Pillow knows: a file that starts so and fails is damaged.
@@ -145,6 +146,9 @@ def check_scheme(text: str) -> str | None:
     if scheme == "data":
         return scheme
     if scheme == "refused":
+        kind, _, message = text.removeprefix(REFUSED).partition("\n")
+        if message and kind in _REFUSED_KINDS:
+            raise UnreadableImage(kind, message)
         raise UnreadableImage(
             "location refused",
             f"its path {text.removeprefix(REFUSED)[:200]!r} is not used: a path in data must lead to a file in the "
@@ -157,6 +161,12 @@ def check_scheme(text: str) -> str | None:
             f"{', '.join(URL_SCHEMES)}; chains with `::` and other schemes may run programs.",
         )
     return scheme
+
+
+def refused_location(kind: str, message: str) -> str:
+    """A location for what is known to be no usable image; reading it raises [`UnreadableImage`] with this message."""
+    assert kind in _REFUSED_KINDS
+    return f"{REFUSED}{kind}\n{message}"
 
 
 def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLike | None = None) -> str | None:

@@ -15,12 +15,13 @@ import pyarrow as pa
 
 from ..image_reading_clip_hf import check_scheme
 from .file_patterns import data_files, ending_of, files_of, without_metadata
-from .file_readers import folder_rows, images_in, is_hidden, row_columns, table_columns, table_rows, tar_rows
+from .file_readers import folder_rows, images_in, is_hidden, row_columns, table_columns, table_rows
 from .image_text import check_columns, undecoded_images
 from .openmoji import load_openmoji
 from .pair_options import PairOptions
 from .parts import files_by_part, part_folders, parts_in, read_parts
 from .streaming import MixedStream
+from .tars import check_tars, tar_rows
 
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".json")
@@ -28,7 +29,7 @@ _KNOWN = (".parquet", ".tar", *_TABLES)
 _FOLDER_SHARDS = 256
 _PEEKED_ROWS = 100
 # Raised when the same files give other rows than before.
-_RECIPE_VERSION = "1"
+_RECIPE_VERSION = "2"
 
 Data = datasets.Dataset | datasets.IterableDataset
 
@@ -51,7 +52,9 @@ def load_pairs(
     - a folder that `datasets` saved with `save_to_disk`;
     - Parquet files: a file, a folder of them, or a pattern such as `"data/*.parquet"`;
     - webdataset tars: a file, a folder of them, or a pattern such as `"data/{00000..00099}.tar"`; the image is the
-      member `.jpg`, `.png`, `.webp` ..., the caption that of `.txt`, or the field `options.caption_column` of `.json`;
+      member `.jpg`, `.png`, `.webp` ... (`.input.jpg` with `options.image_column="input"`), the caption that of
+      `.txt`, or the field `caption` of `.json`; with `options.caption_column="recaption"` the member `.recaption` or
+      `.recaption.txt`, or that field of `.json`;
     - a table (`.csv`, `.tsv`, `.jsonl`), or a pattern for several; paths of images are absolute, or relative to the
       table's folder;
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
@@ -285,9 +288,11 @@ def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data
     (ending,) = endings
     if ending == ".parquet":
         return datasets.load_dataset("parquet", data_files={"part": files}, split="part", streaming=streaming)
-    roles, stamp = row_columns(options), "" if streaming else _stamp(files)
+    roles, stamp = row_columns(options), "" if streaming else stamp_of(files)
     if ending == ".tar":
-        return _from_rows(tar_rows, {"tars": files, "roles": roles, "stamp": stamp}, roles, streaming)
+        check_tars(files, roles, options.image_limits)
+        arguments = {"tars": files, "roles": roles, "stamp": stamp, "limits": options.image_limits}
+        return _from_rows(tar_rows, {**arguments, "whole": not streaming}, roles, streaming)
     if ending not in _TABLES:
         raise ValueError(f"{files[0]} is no kind of file that can be read; there are {', '.join(_KNOWN)}.")
     for file in files:
@@ -298,7 +303,7 @@ def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data
     return _from_rows(table_rows, {"tables": files, "roles": roles, "stamp": stamp}, roles, streaming)
 
 
-def _stamp(files: Sequence[str]) -> str:
+def stamp_of(files: Sequence[str]) -> str:
     """Something that changes with the files, and with what is made of them, for `datasets`' cache."""
     stats = [os.stat(file) for file in files if os.path.exists(file)]
     return " ".join([_RECIPE_VERSION, *(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)])
@@ -388,4 +393,4 @@ def _mixed(loaded: list[datasets.Dataset], weights: Sequence[float] | None, seed
     return together.select(np.concatenate(rows), keep_in_memory=True)
 
 
-__all__ = ["load_pairs", "split_names"]
+__all__ = ["load_pairs", "split_names", "stamp_of"]

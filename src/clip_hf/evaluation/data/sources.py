@@ -20,6 +20,7 @@ from ...data.file_readers import images_in, raw_table_rows, table_rows
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from .registry import RegistryEntry, class_folders, get_dataset, registry_name
+from .tars import read_tars
 
 
 WHOLE = "all"
@@ -203,6 +204,8 @@ def _packaged(files: list[str]) -> dict[str, Callable[[], datasets.Dataset]]:
 
 
 def _load_files(loader: str, files: list[str]) -> datasets.Dataset:
+    if loader == "webdataset":
+        return read_tars(files)
     return datasets.load_dataset(loader, data_files={"part": files}, split="part")
 
 
