@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 
 _BLOCK = 2**16  # bytes that are read at once
 # What a header with its extensions (long names, sparse maps) may take.
-_MOST_HEADER_BYTES = 2**20
+_MOST_HEADER_BYTES = 2**18
 _MOST_TEXT_BYTES = 2**24
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16
@@ -218,12 +218,12 @@ def tar_samples(
         is_wanted (`Callable`):
             Says of an ending whether the content is read.
         limits ([`ImageLimits`], *optional*):
-            `max_bytes` holds for all of a sample; texts have 16 MiB.
+            `max_bytes` holds for all images of a sample; all texts have 16 MiB.
 
     Raises:
         DamagedTar: after the samples that could be read.
     """
-    sample, place, total, is_cut = None, None, 0, False
+    sample, place, left, is_cut = None, None, {}, False
     try:
         for archive, member in _members(tar):
             found = _place_of(member)
@@ -232,22 +232,25 @@ def tar_samples(
             if sample is None or place != found[0] or found[1] in sample.endings:
                 if sample is not None:
                     yield sample
-                sample, total = TarSample(), 0
+                sample, left = (
+                    TarSample(),
+                    {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)},
+                )
             place, ending = found
             if len(sample.endings) == _MOST_ENDINGS:
                 continue
             sample.endings[ending] = None
             if not is_wanted(ending):
                 continue
-            most = limits.max_bytes if is_image(ending) else min(limits.max_bytes, _MOST_TEXT_BYTES)
-            most = min(most, limits.max_bytes - total)
+            kind = "image" if is_image(ending) else "text"
+            most = left[kind]
             if member.size > most:
                 sample.problem = (
-                    f"its member {member.name[:200]} in the tar has {member.size:,} bytes, more than {most:,} "
-                    f"(`max_bytes` is {limits.max_bytes:,} for all of a sample, and texts have {_MOST_TEXT_BYTES:,})."
+                    f"its member {member.name[:200]} in the tar has {member.size:,} bytes, more than {most:,}: all "
+                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {_MOST_TEXT_BYTES:,}."
                 )
                 continue
-            total += member.size
+            left[kind] -= member.size
             is_cut = True
             sample.members[ending] = (f"{tar}/{member.name}", archive.extractfile(member).read())
             is_cut = False

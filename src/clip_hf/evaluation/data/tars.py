@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ...data.sources import stamp_of
 from ...data.tars import TarSample, all_samples, is_image
+from ...image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 
 
 _TEXTS = ("txt", "text", "transcript")
@@ -22,13 +23,15 @@ _ARRAYS = ("npy",)
 _PEEKED_SAMPLES = 100
 
 
-def read_tars(tars: list[str]) -> datasets.Dataset:
+def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets.Dataset:
     """
     The samples of tars, images undecoded.
 
     Args:
         tars (`list[str]`):
             Paths, or URLs that `fsspec` opens.
+        limits ([`ImageLimits`], *optional*):
+            A sample of more bytes than `max_bytes` is a row whose image is refused when it is read.
 
     Returns:
         `datasets.Dataset`: the image under its ending (`jpg`), or `image` if there are several; texts, whole numbers
@@ -38,7 +41,7 @@ def read_tars(tars: list[str]) -> datasets.Dataset:
     Raises:
         ValueError: if no tar can be read.
     """
-    first = list(itertools.islice(all_samples(tars, _is_wanted, whole=True), _PEEKED_SAMPLES))
+    first = list(itertools.islice(all_samples(tars, _is_wanted, limits), _PEEKED_SAMPLES))
     images = {ending for sample in first if (ending := sample.image("image")) is not None}
     image_column = images.pop() if len(images) == 1 else "image"
     rows = [_values(sample) for sample in first]
@@ -48,7 +51,7 @@ def read_tars(tars: list[str]) -> datasets.Dataset:
     features = datasets.Features({image_column: datasets.Image(decode=False), **features})
     if not first:
         return datasets.Dataset.from_dict({image_column: []}, features=features)
-    arguments = {"tars": tars, "types": types, "image_column": image_column, "stamp": stamp_of(tars)}
+    arguments = {"tars": tars, "types": types, "image_column": image_column, "stamp": stamp_of(tars), "limits": limits}
     return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs={"arguments": arguments})
 
 
@@ -58,7 +61,7 @@ def _is_wanted(ending: str) -> bool:
 
 def _rows(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
     types, image_column = arguments["types"], arguments["image_column"]
-    for sample in all_samples(arguments["tars"], _is_wanted):
+    for sample in all_samples(arguments["tars"], _is_wanted, arguments["limits"]):
         values = _values(sample)
         row = {name: _as_type(values.get(name), kind) for name, kind in types.items()}
         yield {image_column: sample.value("image", "image"), **row}
