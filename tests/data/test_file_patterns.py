@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What sources stand for: patterns as in bash, several files, URLs that may be opened, and files that are missing."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import datasets
+import fsspec
 import pytest
 
 from clip_hf.data import load_pairs
@@ -168,3 +170,27 @@ def test_a_folder_of_img2dataset(tmp_path, caplog):
     assert len(list(load_pairs(folder, streaming=True))) == len(load_retrieval(folder)) == 6
     with pytest.raises(ValueError, match="no column 'image'"):
         load_pairs(folder / "*.parquet")
+
+
+def test_references_of_the_installed_fsspec_run_no_code(tmp_path):
+    """Why `setup.cfg` asks for fsspec 2026.6: until 2026.4 this touches the file."""
+    code = "{{ cycler.__init__.__globals__.os.popen('touch %s').read() }}" % (tmp_path / "ran")
+    gen = {"key": code, "url": "{{u}}", "offset": "0", "length": "1", "dimensions": {"i": {"stop": 1}}}
+    references = {
+        "version": 1,
+        "templates": {"u": "file:///nowhere"},
+        "gen": [gen],
+        "refs": {"a.png": ["file:///n", 0, 1]},
+    }
+    Path("refs.json").write_text(json.dumps(references))
+    with contextlib.suppress(Exception):  # what is rendered in a sandbox may fail
+        fsspec.open(f"reference://a.png::file://{tmp_path}/refs.json").open()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_one_tar_of_several_that_is_no_tar(tmp_path):
+    Path("0.tar").write_bytes(b"nonsense" * 300)
+    write_tar(tmp_path / "1.tar", samples_of(range(3)))
+    assert load_pairs("*.tar")["caption"][:] == [None, *map(caption_of, range(3))]
+    with pytest.raises(ValueError, match="0.tar is damaged, or cannot be read: invalid header"):
+        load_pairs("0.tar")

@@ -291,7 +291,9 @@ def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data
     roles, stamp = row_columns(options), "" if streaming else stamp_of(files)
     if ending == ".tar":
         check_tars(files, roles, options.image_limits)
-        arguments = {"tars": files, "roles": roles, "stamp": stamp, "limits": options.image_limits}
+        # `datasets` makes a shard of each item of a list; what reads all tars at once gets a tuple.
+        arguments = {"tars": files if streaming else tuple(files), "roles": roles, "stamp": stamp}
+        arguments["limits"] = options.image_limits
         return _from_rows(tar_rows, {**arguments, "whole": not streaming}, roles, streaming)
     if ending not in _TABLES:
         raise ValueError(f"{files[0]} is no kind of file that can be read; there are {', '.join(_KNOWN)}.")
