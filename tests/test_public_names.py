@@ -89,6 +89,7 @@ PUBLIC_NAMES = {
         "read_captions",
         "replaced_folder",
         "split_emoji_name",
+        "split_names",
     ],
     "clip_hf.evaluation": [
         "AdaptationResult",

@@ -47,6 +47,7 @@ IMAGE_ENDINGS = _image_endings()
 _REMOTE = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf")
 URL_SCHEMES = ("http", "https", "data", *_REMOTE)
 REFUSED = "refused:"
+_REFUSED_KINDS = ("file damaged", "file too large")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CHUNK = 2**16  # bytes
 # Beginnings of files that Pillow knows: a file that starts so and fails is damaged.
@@ -140,12 +141,15 @@ def _scheme_of(text: str) -> str | None:
     return scheme if "://" in text[match.end(1) : match.end(1) + 3] or scheme in ("data", "refused") else None
 
 
-def _check_scheme(text: str) -> str | None:
+def check_scheme(text: str) -> str | None:
     """The scheme of a location that may be opened, None for a path; what may not be opened raises."""
     scheme = _scheme_of(text)
     if scheme == "data":
         return scheme
     if scheme == "refused":
+        kind, _, message = text.removeprefix(REFUSED).partition("\n")
+        if message and kind in _REFUSED_KINDS:
+            raise UnreadableImage(kind, message)
         raise UnreadableImage(
             "location refused",
             f"its path {text.removeprefix(REFUSED)[:200]!r} is not used: a path in data must lead to a file in the "
@@ -158,6 +162,12 @@ def _check_scheme(text: str) -> str | None:
             f"{', '.join(URL_SCHEMES)}; chains with `::` and other schemes may run programs.",
         )
     return scheme
+
+
+def refused_location(kind: str, message: str) -> str:
+    """A location for what is known to be no usable image; reading it raises [`UnreadableImage`] with this message."""
+    assert kind in _REFUSED_KINDS
+    return f"{REFUSED}{kind}\n{message}"
 
 
 def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLike | None = None) -> str | None:
@@ -179,7 +189,7 @@ def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLik
     if not isinstance(value, str) or not value.strip():
         return None
     try:
-        if _check_scheme(value) is not None:
+        if check_scheme(value) is not None:
             return value
     except UnreadableImage:
         return value if value.startswith(REFUSED) else REFUSED + value
@@ -227,7 +237,7 @@ def open_image(
     text = os.fsdecode(source) if isinstance(source, os.PathLike) else source
     if not text.strip():
         raise UnreadableImage("image missing", "the path is blank.")
-    scheme = _check_scheme(text) if isinstance(source, str) else None
+    scheme = check_scheme(text) if isinstance(source, str) else None
     if scheme in ("http", "https"):
         return _read_bytes(_download(text, limits), limits)
     if scheme in _REMOTE:

@@ -491,7 +491,7 @@ def test_captions_from_files(tmp_path):
         (tmp_path / "pairs" / f"{number}.txt").write_text(caption_of(number), encoding="utf-8")
     data = load_retrieval(tmp_path / "pairs", RetrievalOptions(limit=2))
     assert data.captions == [[caption_of(0)], [caption_of(2)]] and numbers_of(data) == [0, 2]
-    assert data.name == "pairs" and data.split == "test"
+    assert data.name == "pairs" and data.split == "all"
 
 
 def test_clip_benchmarks_captions_are_lines(tmp_path):

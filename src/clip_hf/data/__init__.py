@@ -17,7 +17,7 @@ from .openmoji import (
 )
 from .pair_options import PairOptions
 from .skips import SkipCounter, SkippedRow
-from .sources import load_pairs
+from .sources import load_pairs, split_names
 from .streaming import ImageTextStream, MixedStream
 
 
@@ -46,4 +46,5 @@ __all__ = [
     "read_captions",
     "replaced_folder",
     "split_emoji_name",
+    "split_names",
 ]

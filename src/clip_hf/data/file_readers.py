@@ -1,16 +1,13 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows of webdataset tars, tables with image paths, and folders of images with texts; images are not decoded."""
+"""Rows of tables with image paths, and folders of images with texts; images are not decoded."""
 
 import csv
 import json
 import os
-import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import fsspec
 
 from .pair_options import PairOptions
 from .texts import TextReader
@@ -32,64 +29,9 @@ def row_columns(options: PairOptions) -> dict[str, str]:
     return roles
 
 
-# ----------------------------------------------------------------------------------------------------- webdataset tars
-
-
-def tar_rows(tars: Sequence[str], roles: dict[str, str], stamp: str = "") -> Iterator[dict[str, Any]]:
-    """
-    The samples of webdataset tars, members with the same name up to the first dot.
-
-    Args:
-        tars (`Sequence[str]`):
-            Paths of tars, or URLs that `fsspec` opens.
-        roles (`dict[str, str]`):
-            The columns to make, see `row_columns`. The image is the member `.jpg`, `.png` or the like; the caption
-            that of `.txt`, or else a field of `.json`; other columns are fields of `.json`.
-        stamp (`str`, *optional*):
-            Not used; it makes a cache differ where a file changed.
-    """
-    for tar in tars:
-        try:
-            with fsspec.open(tar, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as members:
-                for sample in _samples(members):
-                    yield _tar_row(sample, roles, tar)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"The tar {tar} is damaged, or cannot be read: {error}.") from error
-
-
-def _samples(members: tarfile.TarFile) -> Iterator[dict[str, tuple[str, bytes]]]:
-    """For each sample, the name and content of each member by its ending."""
-    key, sample = None, {}
-    for member in members:
-        folder, name = os.path.split(member.name)
-        stem, _, ending = name.partition(".")
-        if not member.isfile() or not stem:
-            continue
-        if key not in (None, (folder, stem)):
-            yield sample
-            sample = {}
-        key = (folder, stem)
-        sample[ending.lower()] = (member.name, members.extractfile(member).read())
-    if sample:
-        yield sample
-
-
-def _tar_row(sample: dict[str, tuple[str, bytes]], roles: dict[str, str], tar: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(sample["json"][1]) if "json" in sample else {}
-    except ValueError:  # damaged; its values are missing then
-        fields = {}
-    fields = fields if isinstance(fields, dict) else {}
-    row: dict[str, Any] = {}
-    for column, role in roles.items():
-        if role == "image":
-            member = next((sample[ending] for ending in IMAGE_ENDINGS if ending in sample), None)
-            row[column] = None if member is None else {"bytes": member[1], "path": f"{tar}/{member[0]}"}
-        elif role == "caption" and "txt" in sample:
-            row[column] = _decoded(sample["txt"][1])
-        else:
-            row[column] = fields.get(column)
-    return row
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data: `.ipynb_checkpoints`, `._cat.jpg`, `__MACOSX`."""
+    return name.startswith((".", "__"))
 
 
 def _decoded(data: bytes) -> str | bytes:
@@ -179,4 +121,12 @@ def images_in(folder: Path) -> list[str]:
     )
 
 
-__all__ = ["folder_rows", "images_in", "raw_table_rows", "row_columns", "table_columns", "table_rows", "tar_rows"]
+__all__ = [
+    "folder_rows",
+    "images_in",
+    "is_hidden",
+    "raw_table_rows",
+    "row_columns",
+    "table_columns",
+    "table_rows",
+]

@@ -2,11 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Captioned images from where people have them: one function for all kinds of files, folders and the hub."""
 
-import glob
 import math
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,23 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from .file_readers import folder_rows, images_in, row_columns, table_columns, table_rows, tar_rows
+from ..image_reading_clip_hf import check_scheme
+from .file_patterns import data_files, ending_of, files_of, without_metadata
+from .file_readers import folder_rows, images_in, is_hidden, row_columns, table_columns, table_rows
 from .image_text import check_columns, undecoded_images
 from .openmoji import load_openmoji
 from .pair_options import PairOptions
+from .parts import files_by_part, part_folders, parts_in, read_parts
 from .streaming import MixedStream
+from .tars import check_tars, tar_rows
 
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".json")
 _KNOWN = (".parquet", ".tar", *_TABLES)
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FOLDER_SHARDS = 256
 _PEEKED_ROWS = 100
 # Raised when the same files give other rows than before.
-_RECIPE_VERSION = "1"
+_RECIPE_VERSION = "2"
 
 Data = datasets.Dataset | datasets.IterableDataset
 
@@ -36,7 +38,7 @@ def load_pairs(
     sources: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     weights: Sequence[float] | None = None,
-    split: str = "train",
+    split: str | None = None,
     streaming: bool = False,
     options: PairOptions | None = None,
     seed: int = 0,
@@ -50,14 +52,19 @@ def load_pairs(
     - a folder that `datasets` saved with `save_to_disk`;
     - Parquet files: a file, a folder of them, or a pattern such as `"data/*.parquet"`;
     - webdataset tars: a file, a folder of them, or a pattern such as `"data/{00000..00099}.tar"`; the image is the
-      member `.jpg`, `.png`, `.webp` ..., the caption that of `.txt`, or the field `options.caption_column` of `.json`;
+      member `.jpg`, `.png`, `.webp` ... (`.input.jpg` with `options.image_column="input"`), the caption that of
+      `.txt`, or the field `caption` of `.json`; with `options.caption_column="recaption"` the member `.recaption` or
+      `.recaption.txt`, or that field of `.json`;
     - a table (`.csv`, `.tsv`, `.jsonl`), or a pattern for several; paths of images are absolute, or relative to the
       table's folder;
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
       beside each image `cat.jpg`, in subfolders too;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
 
-    A folder may have a subfolder for each split.
+    Files are named as in a shell: `"*"`, `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in
+    open_clip. Parquet files and tars may be URLs of http, https, s3, gs, az, abfs and hf.
+
+    A folder may have a subfolder for each part, such as train and test.
 
     Args:
         sources (`str`, `os.PathLike`, or a sequence of them):
@@ -66,8 +73,11 @@ def load_pairs(
             Share of the pairs from each source, in any unit. Map-style: an epoch has each row at least once, and as
             many repetitions of smaller sources as that takes. Streams: each source is passed over on its own. Without
             weights each row comes once in an epoch.
-        split (`str`, *optional*, defaults to `"train"`):
-            Which split, where a source has several.
+        split (`str`, *optional*):
+            Which part of every source: a name of [`split_names`], or a slice such as `"train[:10%]"` (not of streams).
+            By default the part "train" where a source has parts, else all rows. Parts are the splits that `datasets`
+            knows; subfolders called train, validation or test (or val, dev, ...); Parquet files and tars whose names
+            begin so. Data without parts count as the part "train".
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to read the rows in sequence, as the training needs them, instead of making them available in any
             order at once (which copies Parquet and tars to the cache of `datasets`).
@@ -104,8 +114,25 @@ def _check_weights(weights: Sequence[float], sources: Sequence[Any]) -> None:
         raise ValueError(f"The weights are {list(weights)}; each must be a number above 0.")
 
 
-def _load(source: str, split: str, streaming: bool, options: PairOptions) -> Data:
-    data = _read(source, split, streaming, options)
+def split_names(source: str | os.PathLike) -> tuple[str, ...]:
+    """
+    The parts that a source has, as [`load_pairs`] takes them for `split`.
+
+    Args:
+        source (`str` or `os.PathLike`):
+            One source, see [`load_pairs`].
+
+    Returns:
+        `tuple[str, ...]`: their names, sorted for files and folders; empty where the source has no parts.
+
+    Raises:
+        ValueError: if there is no such source.
+    """
+    return _find(str(source)).parts
+
+
+def _load(source: str, split: str | None, streaming: bool, options: PairOptions) -> Data:
+    data = _read(_find(source), split, streaming, options)
     if isinstance(data, datasets.Dataset):
         if len(data) == 0:
             raise ValueError(f"The data set {source} is empty.")
@@ -119,65 +146,132 @@ def _load(source: str, split: str, streaming: bool, options: PairOptions) -> Dat
     return data
 
 
-def _read(source: str, split: str, streaming: bool, options: PairOptions) -> Data:
-    """The rows of one source, whatever kind it is."""
+# -------------------------------------------------------------------------------------------- what a source stands for
+
+
+class _Source:
+    """
+    A source as it was found, before rows are read.
+
+    Args:
+        name (`str`):
+            For messages.
+        parts (`Mapping[str, Callable]`):
+            Reads each part: `read(streaming, options)`.
+        whole (`Callable`, *optional*):
+            Reads all rows, which is what is meant by no `split`. By default it is the part "train".
+    """
+
+    def __init__(self, name: str, parts: Mapping[str, Callable], whole: Callable | None = None):
+        self.name, self.readers, self.whole = name, dict(parts), whole
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.readers)
+
+    def read(self, part: str, streaming: bool, options: PairOptions) -> Data:
+        # Data without parts count as the part "train".
+        return self.readers.get(part, self.whole)(streaming, options)
+
+
+class _HubSource(_Source):
+    """A data set on the hub; which parts it has is asked for only where that is needed, since it takes a download."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.arguments = (name.partition(":")[0], name.partition(":")[2] or None)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        try:
+            return tuple(datasets.get_dataset_split_names(*self.arguments))
+        except Exception as error:  # hub, network and data set errors have many types
+            raise self._error(error) from error
+
+    def load(self, split: str, streaming: bool) -> Data:
+        try:
+            return datasets.load_dataset(*self.arguments, split=split, streaming=streaming)
+        except Exception as error:
+            try:
+                there = self.parts
+            except ValueError:
+                raise self._error(error) from error
+            known = parts_in(split, self.name, there)
+            if known == split:
+                raise self._error(error) from error
+        return self.load(known, streaming)
+
+    def _error(self, error: Exception) -> ValueError:
+        return ValueError(
+            f"The data set {self.name} is neither a file nor a folder here, and cannot be loaded from the hub: {error}"
+        )
+
+
+def _read(found: _Source, split: str | None, streaming: bool, options: PairOptions) -> Data:
+    """The rows of one source that `split` names."""
+    if isinstance(found, _HubSource):
+        return found.load(split or "train", streaming)
+    if split is None:
+        if found.whole is not None:
+            return found.whole(streaming, options)
+        split = "train"
+    split = parts_in(split, found.name, found.parts)
+    if streaming and split not in (*found.parts, "train"):
+        # Slices of what is there in any order can be told; a stream would be read to its end.
+        raise ValueError(f"`split` is {split!r}, but streams have no slices: leave `streaming` out, or name a part.")
+    return read_parts(split, lambda part: found.read(part, streaming, options))
+
+
+def _find(source: str) -> _Source:
+    """What a source stands for: its parts, and how to read them."""
     if source == "openmoji":
-        return _split_of(load_openmoji(), split, source)
+        return _given(load_openmoji(), source)
+    source = os.path.expanduser(source)
     path = Path(source)
     if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         try:
-            return _split_of(datasets.load_from_disk(source), split, source)
+            return _given(datasets.load_from_disk(source), source)
         except IndexError as error:  # what `datasets` makes of a folder without rows
             raise ValueError(f"The data set {source} is empty.") from error
     if path.is_dir():
-        return _read_folder(path / split if (path / split).is_dir() else path, split, streaming, options)
-    files = files_of(source)
+        return _find_in_folder(path)
+    files = without_metadata(files_of(source))
     if files:
-        return _read_files(files, split, streaming, options)
-    name, _, config = source.partition(":")
+        parts = files_by_part(files)
+        # Files that are named one by one are what is meant, though all of them be "test".
+        whole = partial(_read_files, files) if len(parts) < 2 else None
+        return _Source(source, {part: partial(_read_files, own) for part, own in parts.items()}, whole)
+    check_scheme(source)
+    name = source.partition(":")[0]
     if os.sep == source[:1] or source.startswith((".", "~")) or any(name.endswith(ending) for ending in _KNOWN):
         raise ValueError(f"There is no file, folder or pattern {source} with data.")
-    try:
-        return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
-    except Exception as error:  # hub, network and data set errors have many types
-        raise ValueError(
-            f"The data set {source} is neither a file nor a folder here, and cannot be loaded from the hub: {error}"
-        ) from error
+    return _HubSource(source)
 
 
-def _split_of(data: Any, split: str, source: str) -> datasets.Dataset:
+def _given(data: Any, source: str) -> _Source:
     if isinstance(data, datasets.Dataset):
-        return data
-    if split not in data:
-        raise ValueError(f"The data set {source} has no split `{split}`; it has {', '.join(data)}.")
-    return data[split]
+        return _Source(source, {}, lambda streaming, options: data)
+    return _Source(source, {name: lambda streaming, options, own=data[name]: own for name in data})
 
 
-def files_of(source: str) -> list[str]:
-    """The files that a path or pattern stands for, sorted; `{000..127}` counts as in a shell."""
-    found = _BRACES.search(source)
-    if found:
-        first, last = found.groups()
-        numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        named = [source[: found.start()] + number + source[found.end() :] for number in numbers]
-        return [file for name in named for file in files_of(name)]
-    if "://" in source and source.lower().endswith((".parquet", ".tar")):
-        return [source]
-    if os.path.isfile(source):
-        return [source]
-    return sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path))
+def _find_in_folder(folder: Path) -> _Source:
+    """Parts are subfolders, or files that are called so."""
+    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
+    if parts := part_folders(subfolders):
+        return _Source(str(folder), {part: partial(_read_folder, path) for part, path in parts.items()})
+    files = data_files(folder)
+    if parts := files_by_part(files):
+        return _Source(str(folder), {part: partial(_read_files, own) for part, own in parts.items()})
+    return _Source(str(folder), {}, partial(_read_files, files) if files else partial(_read_folder, folder))
 
 
-def _read_folder(folder: Path, split: str, streaming: bool, options: PairOptions) -> Data:
-    for ending in (".parquet", ".tar"):
-        files = sorted(str(path) for path in folder.rglob(f"*{ending}"))
-        # As on the hub, where a file's name begins with the split's.
-        named = [file for file in files if re.match(rf"{re.escape(split)}\b|{re.escape(split)}_", Path(file).name)]
-        if files:
-            return _read_files(named or files, split, streaming, options)
+def _read_folder(folder: Path, streaming: bool, options: PairOptions) -> Data:
+    files = data_files(folder)
+    if files:
+        return _read_files(files, streaming, options)
     for ending in _TABLES:
         if (folder / f"metadata{ending}").is_file():
-            return _read_files([str(folder / f"metadata{ending}")], split, streaming, options)
+            return _read_files([str(folder / f"metadata{ending}")], streaming, options)
     images = images_in(folder)
     if not images:
         raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
@@ -187,17 +281,20 @@ def _read_folder(folder: Path, split: str, streaming: bool, options: PairOptions
     return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
 
 
-def _read_files(files: list[str], split: str, streaming: bool, options: PairOptions) -> Data:
-    endings = {Path(file).suffix.lower() for file in files}
+def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data:
+    endings = {ending_of(file) for file in files}
     if len(endings) > 1:
         raise ValueError(f"The files are of different kinds, {', '.join(sorted(endings))}; name each kind on its own.")
     (ending,) = endings
     if ending == ".parquet":
-        name = split.partition("[")[0]  # "train[:10%]" is a part of a split
-        return datasets.load_dataset("parquet", data_files={name: files}, split=split, streaming=streaming)
-    roles, stamp = row_columns(options), "" if streaming else _stamp(files)
+        return datasets.load_dataset("parquet", data_files={"part": files}, split="part", streaming=streaming)
+    roles, stamp = row_columns(options), "" if streaming else stamp_of(files)
     if ending == ".tar":
-        return _from_rows(tar_rows, {"tars": files, "roles": roles, "stamp": stamp}, roles, streaming)
+        check_tars(files, roles, options.image_limits)
+        # `datasets` makes a shard of each item of a list; what reads all tars at once gets a tuple.
+        arguments = {"tars": files if streaming else tuple(files), "roles": roles, "stamp": stamp}
+        arguments["limits"] = options.image_limits
+        return _from_rows(tar_rows, {**arguments, "whole": not streaming}, roles, streaming)
     if ending not in _TABLES:
         raise ValueError(f"{files[0]} is no kind of file that can be read; there are {', '.join(_KNOWN)}.")
     for file in files:
@@ -208,7 +305,7 @@ def _read_files(files: list[str], split: str, streaming: bool, options: PairOpti
     return _from_rows(table_rows, {"tables": files, "roles": roles, "stamp": stamp}, roles, streaming)
 
 
-def _stamp(files: Sequence[str]) -> str:
+def stamp_of(files: Sequence[str]) -> str:
     """Something that changes with the files, and with what is made of them, for `datasets`' cache."""
     stats = [os.stat(file) for file in files if os.path.exists(file)]
     return " ".join([_RECIPE_VERSION, *(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)])
@@ -298,4 +395,4 @@ def _mixed(loaded: list[datasets.Dataset], weights: Sequence[float] | None, seed
     return together.select(np.concatenate(rows), keep_in_memory=True)
 
 
-__all__ = ["load_pairs"]
+__all__ = ["load_pairs", "split_names", "stamp_of"]

@@ -21,12 +21,12 @@ from transformers.utils import logging
 
 from ...data.image_text import check_column, read_captions, undecoded_images
 from ...data.pair_options import PairOptions
-from ...data.sources import load_pairs
+from ...data.sources import load_pairs, split_names
 from ...image_reading_clip_hf import open_image
 from ..scores.metrics import CLASSIFICATION_METRICS
 from .labels import class_label, read_class_names, read_targets, some
 from .registry import RegistryEntry, get_dataset, load_templates, registry_name
-from .sources import DataSource, open_source
+from .sources import WHOLE, DataSource, open_source
 
 
 logger = logging.get_logger(__name__)
@@ -171,7 +171,7 @@ class RetrievalOptions:
         captions_per_image (`int`, *optional*):
             Take the first so many captions of an image; all by default, or as the registry says.
         split (`str`, *optional*):
-            Which part, `"test"` by default.
+            Which part. By default `"test"`, `"validation"`, or the only one there is; all rows of data without parts.
         limit (`int`, *optional*):
             Take at most so many images, evenly spaced.
         min_image_size (`int`, *optional*):
@@ -460,13 +460,23 @@ def load_retrieval(
         raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
     if text is None or (entry is not None and not equals):
         opened = open_source(source)
-        split = opened.resolve(options.split)
-        data, name, location = opened.load(split), opened.name, opened.location
     else:
-        split, location = options.split or "test", text
-        name = entry.name if entry else os.path.basename(text.rstrip("/")) or text
-        data = load_pairs(text, split=split, options=_pair_options(options))
-    return _retrieval(data, options, entry, RetrievalData(name, data, "", [], split, location))
+        opened = _open_pairs(text, entry, options)
+    split = opened.resolve(options.split)
+    data = opened.load(split)
+    return _retrieval(data, options, entry, RetrievalData(opened.name, data, "", [], split, opened.location))
+
+
+def _open_pairs(source: str, entry: RegistryEntry | None, options: RetrievalOptions) -> DataSource:
+    """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
+    parts = split_names(source)
+    asked = [options.split] if options.split and options.split[-1] == "]" else []
+    read = functools.partial(load_pairs, source, options=_pair_options(options))
+    load = (
+        {part: functools.partial(read, split=part) for part in (*parts, *asked)} if parts or asked else {WHOLE: read}
+    )
+    name = entry.name if entry else os.path.basename(source.rstrip("/")) or source
+    return DataSource(name, source, load, entry)
 
 
 def _pair_options(options: RetrievalOptions) -> PairOptions:

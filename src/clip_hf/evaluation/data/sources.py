@@ -15,18 +15,14 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from ...data.file_patterns import data_files, ending_of, files_of, without_metadata
 from ...data.file_readers import images_in, raw_table_rows, table_rows
 from ...data.openmoji import load_openmoji
-from ...data.sources import files_of
+from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from .registry import RegistryEntry, class_folders, get_dataset, registry_name
+from .tars import read_tars
 
 
-# What the parts of a data set are called in files and folders.
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "dev"),
-    "test": ("test", "testing"),
-}
 WHOLE = "all"
 """Name of the only part of data that have no parts."""
 
@@ -77,12 +73,7 @@ class DataSource:
         for name in self._names_of(split):
             if name in self.splits:
                 return name
-        if list(self.splits) == [WHOLE]:
-            raise ValueError(
-                f"The data set {self.location} has no splits, so there is no `{split}`. Leave `split` out, or put the "
-                f"parts into subfolders such as train and test."
-            )
-        raise ValueError(f"The data set {self.location} has no split `{split}`; it has {', '.join(self.splits)}.")
+        raise no_such_part(self.location, split, [name for name in self.splits if name != WHOLE])
 
     def _names_of(self, split: str) -> list[str]:
         """What `split` may be called in this data, likeliest first."""
@@ -178,17 +169,16 @@ def _open_path(source: str, entry: RegistryEntry | None) -> DataSource:
     if path.is_dir() and (path / "state.json").exists():
         return DataSource(name, source, {WHOLE: lambda: _saved(source)}, entry)
     if path.is_dir():
-        for ending in _PACKAGED:
-            if files := sorted(str(file) for file in path.rglob(f"*{ending}")):
-                return DataSource(name, source, _packaged(files), entry)
+        if files := data_files(path, _PACKAGED):
+            return DataSource(name, source, _packaged(files), entry)
         for ending in _TABLES:
             if tables := sorted(path.glob(f"*{ending}")):
                 return DataSource(name, source, {file.stem: _table_part(str(file)) for file in tables}, entry)
         return _open_class_folders(path, name, entry)
-    files = files_of(source)
+    files = without_metadata(files_of(source))
     if not files:
         raise ValueError(f"There is no file, folder or pattern {source} with data.")
-    endings = {Path(file).suffix.lower() for file in files}
+    endings = {ending_of(file) for file in files}
     if len(endings) == 1 and (ending := endings.pop()) in _PACKAGED:
         return DataSource(name, source, _packaged(files), entry)
     if len(files) == 1 and Path(files[0]).suffix.lower() in _TABLES:
@@ -208,22 +198,14 @@ def _saved(folder: str) -> datasets.Dataset:
 
 def _packaged(files: list[str]) -> dict[str, Callable[[], datasets.Dataset]]:
     """Parquet files and tars by the split that the file's name begins with, or its folder is called, as on the hub."""
-    known = {name: split for split, names in SPLIT_NAMES.items() for name in names}
-    parts: dict[str, list[str]] = {}
-    for file in files:
-        path = Path(file)
-        words = (re.split(r"[-_.]", path.stem)[0], path.parent.name)
-        parts.setdefault(next((word for word in words if word in known), WHOLE), []).append(file)
-    if len(parts) > 1 and WHOLE in parts:
-        raise ValueError(
-            f"Of the files, {parts[WHOLE][0]} belongs to no split, but others do; name them train-*, validation-*, "
-            "test-*."
-        )
+    parts = files_by_part(files) or {WHOLE: files}
     loader = _PACKAGED[Path(files[0]).suffix.lower()]
     return {split: functools.partial(_load_files, loader, own) for split, own in parts.items()}
 
 
 def _load_files(loader: str, files: list[str]) -> datasets.Dataset:
+    if loader == "webdataset":
+        return read_tars(files)
     return datasets.load_dataset(loader, data_files={"part": files}, split="part")
 
 
@@ -401,4 +383,4 @@ def _digit_png(image: np.ndarray) -> bytes:
 _BUILDERS = {"openmoji": _open_openmoji, "openmoji_skin_tones": _open_skin_tones, "digits": _open_digits}
 
 
-__all__ = ["SPLIT_NAMES", "WHOLE", "DataSource", "open_source", "readable_name"]
+__all__ = ["WHOLE", "DataSource", "open_source", "readable_name"]

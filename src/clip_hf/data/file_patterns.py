@@ -1,0 +1,156 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The files that a source's text stands for: a path, a pattern as in a shell, several of them, or URLs."""
+
+import glob
+import itertools
+import math
+import os
+import re
+import urllib.parse
+from collections.abc import Iterable
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..image_reading_clip_hf import check_scheme
+from .file_readers import is_hidden
+
+
+logger = logging.get_logger(__name__)
+
+_NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
+_LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.(-?\d+))?")
+_MOST_NAMES = 1_000_000
+_NAMED_MISSING = 5
+_REMOTE_ENDINGS = (".parquet", ".tar")
+
+
+def files_of(source: str) -> list[str]:
+    """
+    The files that a source stands for; none, if it is no pattern and there is no such file.
+
+    - `*`, `?`, `[ab]` and `**` match as in Python's `glob`, and are sorted.
+    - `{a,b}`, `{000..127}`, `{0..8..2}` and `{a..c}` are written out as in bash, in that order.
+    - `a.tar::b.tar` are several, as in open_clip.
+    - URLs stand for themselves; they are of the schemes that image paths may have.
+
+    Raises:
+        ValueError: if some files of several are missing, one is a pipe or device, or a URL may not be opened.
+    """
+    if os.path.isfile(source):
+        return [source]
+    names = [
+        name for piece in source.split("::") for name in ([piece] if os.path.isfile(piece) else _written_out(piece))
+    ]
+    found = {name: _files_of_one(name) for name in names}
+    missing = [name for name, files in found.items() if not files]
+    if missing and (len(names) > 1 or names != [source]):
+        more = f" and {len(missing) - _NAMED_MISSING:,} more" if len(missing) > _NAMED_MISSING else ""
+        raise ValueError(
+            f"Of the {len(names):,} files or patterns that {source} stands for, there is no "
+            f"{', '.join(missing[:_NAMED_MISSING])}{more}."
+        )
+    return [file for name in names for file in found[name]]
+
+
+def ending_of(file: str) -> str:
+    """The ending of a file or URL, lower case and with the dot."""
+    return Path(urllib.parse.urlsplit(file).path if "://" in file else file).suffix.lower()
+
+
+def _files_of_one(name: str) -> list[str]:
+    if os.path.isfile(name):
+        return [name]
+    if "://" in name:
+        check_scheme(name)
+        if ending_of(name) not in _REMOTE_ENDINGS:
+            raise ValueError(f"{name} is a URL of no kind that can be read; there are {', '.join(_REMOTE_ENDINGS)}.")
+        return [name]
+    if os.path.exists(name) and not os.path.isdir(name):
+        raise ValueError(f"{name} is a pipe or device; only regular files are read.")
+    return sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
+
+
+def _written_out(text: str) -> list[str]:
+    """Braces written out as bash does it; those that are no pattern stay."""
+    pools, start, place = [], 0, 0
+    while (place := text.find("{", place)) >= 0:
+        end, alternatives = _alternatives(text, place)
+        if not alternatives:
+            place += 1
+            continue
+        pools += [[text[start:place]], alternatives]
+        start = place = end
+    pools.append([text[start:]])
+    if math.prod(map(len, pools)) > _MOST_NAMES:
+        raise ValueError(f"{text} stands for more than {_MOST_NAMES:,} names; is a range mistyped?")
+    return ["".join(parts) for parts in itertools.product(*pools)]
+
+
+def _alternatives(text: str, start: int) -> tuple[int, list[str] | range]:
+    """What the brace at `start` stands for, nothing if it is no pattern, and the place after it."""
+    depth, places = 0, [start]
+    for place in range(start, len(text)):
+        if text[place] == "{":
+            depth += 1
+        elif text[place] == "," and depth == 1:
+            places.append(place)
+        elif text[place] == "}":
+            depth -= 1
+        if depth == 0:
+            break
+    else:
+        return start, []
+    places.append(place)
+    if len(places) > 2:
+        pieces = [text[first + 1 : last] for first, last in itertools.pairwise(places)]
+        return place + 1, [name for piece in pieces for name in _written_out(piece)]
+    return place + 1, _range(text[start + 1 : place])
+
+
+def _range(text: str) -> list[str]:
+    numbers, letters = _NUMBERS.fullmatch(text), _LETTERS.fullmatch(text)
+    if not numbers and not letters:
+        return []
+    first, last, step = (numbers or letters).groups()
+    ends = (int(first), int(last)) if numbers else (ord(first), ord(last))
+    size = abs(int(step or 1)) or 1
+    if abs(ends[1] - ends[0]) // size >= _MOST_NAMES:
+        raise ValueError(f"{{{text}}} stands for more than {_MOST_NAMES:,} names; is a range mistyped?")
+    values = range(ends[0], ends[1] + 1, size) if ends[0] <= ends[1] else range(ends[0], ends[1] - 1, -size)
+    if letters:
+        return list(map(chr, values))
+    is_padded = any(re.match(r"-?0\d", end) for end in (first, last))
+    width = max(len(first), len(last)) if is_padded else 0
+    return [f"{value:0{width}d}" for value in values]
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+
+def data_files(folder: Path, endings: Iterable[str] = (".parquet", ".tar")) -> list[str]:
+    """The files of a folder and its subfolders with the first ending that there is, sorted, without hidden ones."""
+    found: dict[str, list[str]] = {ending: [] for ending in endings}
+    for path in folder.rglob("*"):
+        ending = path.suffix.lower()
+        if ending in found and path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts)):
+            found[ending].append(str(path))
+    files = without_metadata(sorted(file for own in found.values() for file in own))
+    return next((own for ending in found if (own := [file for file in files if ending_of(file) == ending])), [])
+
+
+def without_metadata(files: list[str]) -> list[str]:
+    """Without what img2dataset writes beside a tar `00000.tar`: `00000.parquet`, `00000_stats.json`."""
+    stems = {os.path.splitext(file)[0] for file in files if ending_of(file) == ".tar"}
+    beside = {f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv", ".json", "_stats.json")}
+    left_out = [file for file in files if file in beside]
+    if left_out:
+        logger.warning(
+            f"{left_out[0]} has metadata of the tar beside it, as img2dataset writes them; the "
+            f"{'tars are' if len(stems) > 1 else 'tar is'} read, and {len(left_out):,} such files are left out."
+        )
+    return [file for file in files if file not in beside]
+
+
+__all__ = ["data_files", "ending_of", "files_of", "without_metadata"]

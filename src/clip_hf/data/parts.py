@@ -1,0 +1,121 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The parts of data (train, validation, test): what they are called, and which file or folder belongs to which."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import datasets
+
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+"""What the parts of a data set are called in files and folders."""
+
+_KNOWN = frozenset(name for names in SPLIT_NAMES.values() for name in names)
+_PIECE = re.compile(r"([^\[\]+]+)(\[[^\[\]]*\])?")
+# The hub's own form, in which a part may have any name.
+_SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\b")
+
+
+def find_part(split: str, there: Sequence[str]) -> str | None:
+    """The part that is meant by a name, or by another usual name of it: `"validation"` is also `val`."""
+    names = [split, *SPLIT_NAMES.get(split, ())]
+    return next((name for name in names if name in there), None)
+
+
+def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    """
+    Which of a folder's subfolders are parts.
+
+    All that are called so, if one of them is the training part or there are no others: a topic or class may be called
+    "test", too.
+    """
+    found = {path.name: path for path in folders if path.name in _KNOWN}
+    has_train = find_part("train", list(found)) is not None
+    return found if has_train or len(found) == len(folders) else {}
+
+
+def files_by_part(files: Sequence[str]) -> dict[str, list[str]]:
+    """
+    Files by the part that their name begins with or their folder is called, as on the hub.
+
+    Returns:
+        `dict[str, list[str]]`: nothing, if no file belongs to a part.
+
+    Raises:
+        ValueError: if some belong to a part and others to none.
+    """
+    parts: dict[str | None, list[str]] = {}
+    for file in files:
+        parts.setdefault(_part_of(Path(file)), []).append(file)
+    rest = parts.pop(None, [])
+    if parts and rest:
+        raise ValueError(
+            f"Of the files, {rest[0]} belongs to no split, but others do; name them train-*, validation-*, test-*, or "
+            "give only the files that are meant."
+        )
+    return parts
+
+
+def _part_of(path: Path) -> str | None:
+    shard = _SHARD.match(path.name)
+    words = ([shard[1]] if shard else []) + [
+        word for word in (re.split(r"[-_.]", path.name)[0], path.parent.name) if word in _KNOWN
+    ]
+    return next(iter(words), None)
+
+
+def no_such_part(source: str, split: str, there: Sequence[str]) -> ValueError:
+    """The error for a part that is not there."""
+    if there:
+        return ValueError(f"The data set {source} has no split `{split}`; it has {', '.join(there)}.")
+    return ValueError(
+        f"The data set {source} has no splits, so there is no `{split}`. Leave `split` out, or put the parts into "
+        "subfolders such as train and test."
+    )
+
+
+def parts_in(split: str, source: str, there: Sequence[str]) -> str:
+    """
+    `split` with the names that the parts have here: `"validation[:10%]"` becomes `"val[:10%]"`.
+
+    Data without parts count as the part "train", as in `datasets`.
+
+    Raises:
+        ValueError: if a part is not there, or `split` is no name, slice or sum of them.
+    """
+    pieces = []
+    for piece in split.split("+"):
+        found = _PIECE.fullmatch(piece.strip())
+        if found is None:
+            raise ValueError(f"`split` is {split!r}; it must be a part's name, or a slice such as 'train[:10%]'.")
+        part = find_part(found[1], there or ("train",))
+        if part is None:
+            raise no_such_part(source, found[1], there)
+        pieces.append(part + (found[2] or ""))
+    return "+".join(pieces)
+
+
+def read_parts(split: str, load: Callable[[str], datasets.Dataset]) -> datasets.Dataset:
+    """The rows that `split` names, one part or slices of several; `load` gives the rows of a part."""
+    names = dict.fromkeys(_PIECE.fullmatch(piece)[1] for piece in split.split("+"))
+    if split in names:
+        return load(split)
+    loaded: Mapping[str, datasets.Dataset] = {name: load(name) for name in names}
+    instruction = datasets.ReadInstruction.from_spec(split)
+    ranges = instruction.to_absolute({name: len(data) for name, data in loaded.items()})
+    rows = [
+        loaded[each.splitname].select(
+            range(each.from_ or 0, len(loaded[each.splitname]) if each.to is None else each.to)
+        )
+        for each in ranges
+    ]
+    return rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
+
+
+__all__ = ["SPLIT_NAMES", "files_by_part", "find_part", "no_such_part", "part_folders", "parts_in", "read_parts"]

@@ -1,0 +1,360 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Webdataset tars, which may be damaged or made to do harm: samples of members, read in one pass in little memory."""
+
+import bz2
+import contextlib
+import gzip
+import json
+import lzma
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+from transformers.utils import logging
+
+from ..image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
+from .file_readers import is_hidden
+
+
+logger = logging.get_logger(__name__)
+
+_BLOCK = 2**16  # bytes that are read at once
+# What a header with its extensions (long names, sparse maps) may take.
+_MOST_HEADER_BYTES = 2**18
+_MOST_TEXT_BYTES = 2**24
+_MOST_ENDINGS = 1000
+_PEEKED_SAMPLES = 16
+_USUAL = ("txt", "json")  # beside an image, though they may not be read
+_COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
+
+
+class DamagedTar(ValueError):
+    """A tar that cannot be read further."""
+
+
+@dataclass
+class TarSample:
+    """
+    Members of a tar with the same name up to the first dot.
+
+    Args:
+        members (`dict[str, tuple[str, bytes]]`):
+            Name and content of those that were wanted by their ending, lower case: `"jpg"`, `"input.jpg"`.
+        endings (`list[str]`):
+            The endings of all.
+        problem (`str`):
+            Why the sample cannot be used, if it cannot.
+        kind (`str`):
+            That in few words.
+    """
+
+    members: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    endings: dict[str, None] = field(default_factory=dict)
+    problem: str = ""
+    kind: str = "file too large"
+
+    def fields(self) -> dict[str, Any]:
+        """The object in `.json`; empty without one, or if it is damaged."""
+        try:
+            fields = json.loads(self.members["json"][1])
+        except (KeyError, ValueError, RecursionError):
+            return {}
+        return fields if isinstance(fields, dict) else {}
+
+    def image(self, column: str) -> str | None:
+        """The ending of the image: `input.jpg` for the column `"input"`, any one for `"image"`, the shortest first."""
+        images = [ending for ending in self.endings if is_image(ending)]
+        named = [ending for ending in images if column.lower() in (ending, ending.rpartition(".")[0])]
+        if named or column != "image":
+            return next(iter(named), None)
+        return min(images, key=lambda ending: ending.count("."), default=None)
+
+    def text(self, column: str) -> Any:
+        """The member `.txt` for the column `"caption"`; for others `.NAME` or `.NAME.txt`; else a field of `.json`."""
+        found = next((name for name in text_endings(column) if name in self.members), None)
+        return self.fields().get(column) if found is None else _decoded(self.members[found][1])
+
+    def value(self, column: str, role: str) -> Any:
+        """What stands in a row's column."""
+        if role != "image":
+            return self.text(column)
+        if self.problem:
+            return {"bytes": None, "path": refused_location(self.kind, self.problem)}
+        ending = self.image(column)
+        return None if ending is None else dict(zip(("path", "bytes"), self.members[ending]))
+
+    def has(self, column: str, role: str) -> bool:
+        """Whether there is a value for a column."""
+        return self.image(column) is not None if role == "image" else self.text(column) is not None
+
+
+def is_image(ending: str) -> bool:
+    """Whether members with this ending are images: what counts is what comes last."""
+    return ending.rpartition(".")[2] in IMAGE_ENDINGS
+
+
+def text_endings(column: str) -> tuple[str, ...]:
+    """The endings of members that may hold a column of texts."""
+    name = column.lower()
+    return (*(("txt",) if name == "caption" else ()), name, f"{name}.txt")
+
+
+def _decoded(data: bytes) -> str | bytes:
+    try:
+        return data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return data  # reported as a caption of a wrong type
+
+
+# ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def tar_rows(
+    tars: Sequence[str],
+    roles: dict[str, str],
+    stamp: str = "",
+    limits: ImageLimits = DEFAULT_LIMITS,
+    whole: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """
+    The samples of tars as rows.
+
+    Args:
+        tars (`Sequence[str]`):
+            Paths of tars, or URLs that `fsspec` opens.
+        roles (`dict[str, str]`):
+            The columns to make, see `row_columns`, and [`TarSample`] for where they are.
+        stamp (`str`, *optional*):
+            Not used; it makes a cache differ where a file changed.
+        limits ([`ImageLimits`], *optional*):
+            A sample of more bytes than `max_bytes` is a row whose image is refused when it is read.
+        whole (`bool`, *optional*, defaults to `False`):
+            Whether all tars are read in one go: then the rest of a damaged one is such a row too, and what was left
+            out is logged.
+
+    Raises:
+        DamagedTar: without `whole`, or if no tar can be read.
+    """
+    for sample in all_samples(tars, _wanted(roles), limits, whole):
+        yield {column: sample.value(column, role) for column, role in roles.items()}
+
+
+def _wanted(roles: dict[str, str]) -> Callable[[str], bool]:
+    texts = {"json", *(ending for column, role in roles.items() if role != "image" for ending in text_endings(column))}
+    return lambda ending: is_image(ending) or ending in texts
+
+
+def all_samples(
+    tars: Sequence[str], is_wanted: Callable[[str], bool], limits: ImageLimits = DEFAULT_LIMITS, whole: bool = True
+) -> Iterator[TarSample]:
+    """The samples of several tars, see `tar_rows` and `tar_samples`."""
+    left_out: Counter[str] = Counter()
+    count = 0
+    for tar in tars:
+        try:
+            for sample in tar_samples(tar, is_wanted, limits):
+                count += 1
+                endings = [ending for ending in sample.endings if not is_wanted(ending) and ending not in _USUAL]
+                left_out.update(ending for ending in endings if ending in left_out or len(left_out) < _MOST_ENDINGS)
+                yield sample
+        except DamagedTar as error:
+            if not whole or (count == 0 and tar == tars[-1]):
+                raise
+            count += 1
+            logger.warning(f"{error} What comes before is used.")
+            yield TarSample(problem=str(error), kind="file damaged")
+    if whole and left_out:
+        counts = ", ".join(f"{number:,} .{ending}" for ending, number in left_out.most_common(20))
+        logger.warning(f"{left_out.total():,} members of the tars were left out, by ending: {counts}.")
+
+
+def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits = DEFAULT_LIMITS) -> None:
+    """Raise a `ValueError` that says what there is, if the first samples have nothing for a column."""
+    samples: list[TarSample] = []
+    missing = dict(roles)
+    for tar in tars:
+        try:
+            for sample in tar_samples(tar, _wanted(roles), limits):
+                samples.append(sample)
+                missing = {column: role for column, role in missing.items() if not sample.has(column, role)}
+                if not missing or len(samples) == _PEEKED_SAMPLES:
+                    break
+        except DamagedTar:
+            pass  # said when the rows are read
+        if samples:
+            break
+    if not samples or not missing or all(sample.problem for sample in samples):
+        return
+    column, role = next(iter(missing.items()))
+    content = {"image": "images", "caption": "captions"}.get(role, "texts")
+    endings = ", ".join(dict.fromkeys(f".{ending}" for sample in samples for ending in sample.endings))
+    fields = ", ".join(dict.fromkeys(repr(name) for sample in samples for name in sample.fields()))
+    raise ValueError(
+        f"The tar {tar} has no column {column!r} in its first samples: their members end in {endings[:500]}"
+        f"{f', with the fields {fields[:500]} of .json' if fields else ''}. Name the ending or field that holds the "
+        f"{content}."
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- members
+
+
+def tar_samples(
+    tar: str, is_wanted: Callable[[str], bool], limits: ImageLimits = DEFAULT_LIMITS
+) -> Iterator[TarSample]:
+    """
+    The samples of a tar, in little memory whatever is in it.
+
+    Links, folders, devices and hidden members are left out. An ending that comes again begins another sample.
+
+    Args:
+        tar (`str`):
+            A path, or a URL that `fsspec` opens; gzip, bzip2 and xz are recognised.
+        is_wanted (`Callable`):
+            Says of an ending whether the content is read.
+        limits ([`ImageLimits`], *optional*):
+            `max_bytes` holds for all images of a sample; all texts have 16 MiB.
+
+    Raises:
+        DamagedTar: after the samples that could be read.
+    """
+    sample, place, left, is_cut = None, None, {}, False
+    try:
+        for archive, member in _members(tar):
+            found = _place_of(member)
+            if found is None:
+                continue
+            if sample is None or place != found[0] or found[1] in sample.endings:
+                if sample is not None:
+                    yield sample
+                sample, left = (
+                    TarSample(),
+                    {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)},
+                )
+            place, ending = found
+            if len(sample.endings) == _MOST_ENDINGS:
+                continue
+            sample.endings[ending] = None
+            if not is_wanted(ending):
+                continue
+            kind = "image" if is_image(ending) else "text"
+            most = left[kind]
+            if member.size > most:
+                sample.problem = (
+                    f"its member {member.name[:200]} in the tar has {member.size:,} bytes, more than {most:,}: all "
+                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {_MOST_TEXT_BYTES:,}."
+                )
+                continue
+            left[kind] -= member.size
+            is_cut = True
+            sample.members[ending] = (f"{tar}/{member.name}", archive.extractfile(member).read())
+            is_cut = False
+    except Exception as error:  # the readers of tars, of compressions and of networks raise many types
+        if sample is not None and not is_cut:
+            yield sample
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise DamagedTar(f"The tar {tar} is damaged, or cannot be read: {reason}.") from error
+    if sample is not None:
+        yield sample
+
+
+def _place_of(member: tarfile.TarInfo) -> tuple[tuple[str, str], str] | None:
+    """Folder and stem of a member, and its ending; None for what is no data."""
+    folder, name = os.path.split(member.name)
+    stem, _, ending = name.partition(".")
+    parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+    if not member.isfile() or not stem or any(map(is_hidden, parts)):
+        return None
+    return (folder, stem), ending.lower()
+
+
+class _Header(tarfile.TarInfo):
+    """Headers whose damage is told: tarfile takes a damaged one for the end of the tar."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """Read a header."""
+        try:
+            member = super().frombuf(buf, encoding, errors)
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
+            raise
+        except tarfile.HeaderError as error:
+            raise DamagedTar(str(error)) from error
+        if member.size < 0:
+            raise DamagedTar(f"a member has the size {member.size}")
+        return member
+
+
+class _Bytes:
+    """The bytes of a file for `tarfile`, which by itself reads headers of any size, and beyond the end for ever."""
+
+    def __init__(self, file: Any):
+        self.file = file
+        self.left: int | None = None
+        self.num_ends = 0
+
+    def read(self, size: int) -> bytes:
+        if self.left is not None:
+            self.left -= size
+            if self.left < -_BLOCK:
+                raise DamagedTar(f"a header takes more than {_MOST_HEADER_BYTES:,} bytes")
+        data = self.file.read(size)
+        self.num_ends += not data
+        if self.num_ends > 2:
+            raise EOFError("unexpected end of data")
+        return data
+
+
+def _members(tar: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Each member, to be read before the next is asked for."""
+    with _opened(tar) as file:
+        source = _Bytes(file)
+        source.left = _MOST_HEADER_BYTES
+        with tarfile.open(fileobj=source, mode="r|", bufsize=_BLOCK, tarinfo=_Header) as archive:
+            while (member := archive.next()) is not None:
+                source.left = None
+                yield archive, member
+                # tarfile keeps all members, and passes over contents while it looks for a header.
+                archive.members.clear()
+                archive.fileobj.seek(archive.offset)
+                source.left = _MOST_HEADER_BYTES
+
+
+@contextlib.contextmanager
+def _opened(tar: str) -> Iterator[Any]:
+    """The tar's bytes, decompressed a little at a time: tarfile itself would take what a block of bombs holds."""
+    if os.path.isfile(tar):
+        opening = open(tar, "rb")
+    else:
+        check_scheme(tar)
+        opening = fsspec.open(tar, "rb")
+    with opening as file:
+        start = _Joined(file.read(6), file)
+        compression = next((each for magic, each in _COMPRESSIONS.items() if start.head.startswith(magic)), None)
+        if compression is None:
+            yield start
+        elif compression is gzip.GzipFile:
+            yield gzip.GzipFile(fileobj=start)
+        else:
+            yield compression(start)
+
+
+class _Joined:
+    """A file whose first bytes were read, from the start."""
+
+    def __init__(self, head: bytes, file: Any):
+        self.head, self.file = head, file
+
+    def read(self, size: int) -> bytes:
+        if self.head:
+            head, self.head = self.head[:size], self.head[size:]
+            return head
+        return self.file.read(size)
+
+
+__all__ = ["DamagedTar", "TarSample", "all_samples", "check_tars", "is_image", "tar_rows", "tar_samples"]
