@@ -25,21 +25,6 @@ def read_text(path: str | os.PathLike) -> str:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
 
 
-def parse_json(text: str | bytes, what: str) -> Any:
-    """
-    What a JSON text says; `what` names it in errors.
-
-    Raises:
-        ValueError: if it is no JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"{what} is nested too deeply to be read.") from error
-    except ValueError as error:
-        raise ValueError(f"{what} is no JSON ({error}).") from error
-
-
 def read_json(path: str | os.PathLike, kind: type = object) -> Any:
     """
     The content of a JSON file.
@@ -54,10 +39,16 @@ def read_json(path: str | os.PathLike, kind: type = object) -> Any:
         OSError: if there is no such file.
         ValueError: if it is no regular file, not UTF-8, no JSON, nested too deeply, or holds another kind of value.
     """
-    content = parse_json(read_text(path), str(path))
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be read.") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error}). Copy or download it again.") from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} holds a {type(content).__name__}; it must hold a {kind.__name__}.")
     return content
 
 
-__all__ = ["parse_json", "read_json", "read_text"]
+__all__ = ["read_json", "read_text"]

@@ -214,7 +214,7 @@ def test_entries_of_a_wrong_kind_are_a_clear_error(name, value, tmp_path):
         (b"[" * 100_000, "nested too deeply"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"task": "\xff"}', "not UTF-8"),
-        (b"\x00" * 10, "is no JSON"),
+        (b"\x00" * 10, "is no JSON file"),
     ],
 )
 def test_what_is_no_json_is_a_clear_error(content, message, tmp_path):
