@@ -32,6 +32,11 @@ def row_columns(options: PairOptions) -> dict[str, str]:
     return roles
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data: `.ipynb_checkpoints`, `._cat.jpg`, `__MACOSX`."""
+    return name.startswith((".", "__"))
+
+
 # ----------------------------------------------------------------------------------------------------- webdataset tars
 
 
@@ -179,4 +184,13 @@ def images_in(folder: Path) -> list[str]:
     )
 
 
-__all__ = ["folder_rows", "images_in", "raw_table_rows", "row_columns", "table_columns", "table_rows", "tar_rows"]
+__all__ = [
+    "folder_rows",
+    "images_in",
+    "is_hidden",
+    "raw_table_rows",
+    "row_columns",
+    "table_columns",
+    "table_rows",
+    "tar_rows",
+]
