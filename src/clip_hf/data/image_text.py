@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from ..image_reading_clip_hf import REFUSED, UnreadableImage, open_image
 from .decoding import ImageReader
 from .pair_options import PairOptions
 from .skips import SkippedRow
@@ -97,13 +98,13 @@ class _Files:
         self._listings: dict[str, set[str]] = {}
 
     def exists(self, path: str) -> bool:
-        if "://" in path or "::" in path or path.startswith("data:"):
-            return True  # in an archive or on a network: found out when it is read
+        if "://" in path or path[:5].lower() == "data:":
+            return True  # not a file: found out when it is read
         folder, name = os.path.split(path)
         if folder not in self._listings:
             try:
                 self._listings[folder] = set(os.listdir(folder or "."))
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a null byte
                 self._listings[folder] = set()
         return name in self._listings[folder] or os.path.exists(path)
 
@@ -129,9 +130,19 @@ def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, 
             yield row, SkippedRow("file empty", where, f"The image of {where} is empty.")
         elif not path:
             yield row, SkippedRow("image missing", where, f"Row {row} has no image.")
+        elif path.startswith(REFUSED):
+            yield row, _refused(path, where)
         elif not files.exists(path):
             message = f"The image of {where} is missing: there is no file {path}."
             yield row, SkippedRow("file missing", where, message)
+
+
+def _refused(location: str, where: str) -> SkippedRow:
+    try:
+        open_image(location)
+    except UnreadableImage as error:
+        return SkippedRow(error.kind, where, f"The image of {where} cannot be used: {error}")
+    raise AssertionError("a refused location was opened")
 
 
 def undecoded_images(dataset: Any, column: str) -> Any:

@@ -3,6 +3,7 @@
 """Captioned images from where people have them: one function for all kinds of files, folders and the hub."""
 
 import glob
+import itertools
 import math
 import os
 import re
@@ -14,8 +15,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from .file_readers import folder_rows, images_in, row_columns, table_columns, table_rows, tar_rows
+from .file_readers import contiguous_parts, folder_rows, images_in, row_columns, table_columns, table_rows, tar_rows
 from .image_text import check_columns, undecoded_images
+from .locations import load_parquet, with_locations
 from .openmoji import load_openmoji
 from .pair_options import PairOptions
 from .streaming import MixedStream
@@ -27,7 +29,7 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FOLDER_SHARDS = 256
 _PEEKED_ROWS = 100
 # Raised when the same files give other rows than before.
-_RECIPE_VERSION = "1"
+_RECIPE_VERSION = "2"
 
 Data = datasets.Dataset | datasets.IterableDataset
 
@@ -126,7 +128,8 @@ def _read(source: str, split: str, streaming: bool, options: PairOptions) -> Dat
     path = Path(source)
     if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         try:
-            return _split_of(datasets.load_from_disk(source), split, source)
+            data = _split_of(datasets.load_from_disk(source), split, source)
+            return with_locations(data, options.image_column, source, options.image_root, keep_absolute=True)
         except IndexError as error:  # what `datasets` makes of a folder without rows
             raise ValueError(f"The data set {source} is empty.") from error
     if path.is_dir():
@@ -178,10 +181,10 @@ def _read_folder(folder: Path, split: str, streaming: bool, options: PairOptions
     for ending in _TABLES:
         if (folder / f"metadata{ending}").is_file():
             return _read_files([str(folder / f"metadata{ending}")], split, streaming, options)
-    images = images_in(folder)
+    (images,) = images_in(folder)
     if not images:
         raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
-    parts = [images[start::_FOLDER_SHARDS] for start in range(min(len(images), _FOLDER_SHARDS))]
+    parts = contiguous_parts(images, _FOLDER_SHARDS)
     roles = row_columns(options)
     check_columns([options.image_column, options.caption_column], options)
     return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
@@ -193,8 +196,7 @@ def _read_files(files: list[str], split: str, streaming: bool, options: PairOpti
         raise ValueError(f"The files are of different kinds, {', '.join(sorted(endings))}; name each kind on its own.")
     (ending,) = endings
     if ending == ".parquet":
-        name = split.partition("[")[0]  # "train[:10%]" is a part of a split
-        return datasets.load_dataset("parquet", data_files={name: files}, split=split, streaming=streaming)
+        return load_parquet(files, split, streaming, options.image_column, options.image_root)
     roles, stamp = row_columns(options), "" if streaming else _stamp(files)
     if ending == ".tar":
         return _from_rows(tar_rows, {"tars": files, "roles": roles, "stamp": stamp}, roles, streaming)
@@ -205,7 +207,10 @@ def _read_files(files: list[str], split: str, streaming: bool, options: PairOpti
         if not columns:
             raise ValueError(f"The data set {file} is empty.")
         check_columns(columns, options)
-    return _from_rows(table_rows, {"tables": files, "roles": roles, "stamp": stamp}, roles, streaming)
+    # Absolute, for a cache of rows does not know from where a relative path started.
+    tables = [os.path.abspath(file) for file in files]
+    arguments = {"tables": tables, "roles": roles, "stamp": stamp, "root": options.image_root}
+    return _from_rows(table_rows, arguments, roles, streaming)
 
 
 def _stamp(files: Sequence[str]) -> str:
@@ -220,29 +225,49 @@ def _from_rows(
     if streaming:
         # Without features: what has a wrong type is found, and counted, when it is read.
         return datasets.IterableDataset.from_generator(read, gen_kwargs=arguments)
-    first = [row for row, _ in zip(read(**arguments), range(_PEEKED_ROWS))]
+    first = list(itertools.islice(read(**arguments), _PEEKED_ROWS))
+    if not first:
+        return datasets.Dataset.from_dict({name: [] for name in roles})
     as_list = any(isinstance(row[name], list) for row in first for name, role in roles.items() if role == "caption")
+    try:
+        return _typed(read, arguments, roles, as_list, in_memory)
+    except (_ListFound, datasets.exceptions.DatasetGenerationError) as error:
+        if as_list or not isinstance(error if isinstance(error, _ListFound) else error.__cause__, _ListFound):
+            raise
+    return _typed(read, arguments, roles, True, in_memory)
+
+
+class _ListFound(Exception):
+    """A list of captions among captions that are strings: all of them must be lists then."""
+
+
+def _typed(
+    read: Callable, arguments: dict[str, Any], roles: dict[str, str], as_list: bool, in_memory: bool
+) -> datasets.Dataset:
     text = datasets.Value("string")
-    kinds = {"image": datasets.Image(decode=False), "caption": datasets.List(text) if as_list else text, "text": text}
-    features = datasets.Features({name: kinds[role] for name, role in roles.items()})
+    kinds = {"image": datasets.Image(decode=False), "caption": datasets.List(text) if as_list else text}
+    features = datasets.Features({name: kinds.get(role, text) for name, role in roles.items()})
     arguments = {"read": read, "as_list": as_list, **arguments}
     if in_memory:
         return datasets.Dataset.from_list(list(_typed_rows(**arguments)), features=features)
-    if not first:
-        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     return datasets.Dataset.from_generator(_typed_rows, features=features, gen_kwargs=arguments)
 
 
 def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **arguments) -> Iterator[dict[str, Any]]:
-    """Rows as Arrow takes them: a caption that is no text becomes None, which is reported later."""
+    """Rows as Arrow takes them: what a stream could not use either becomes None, which is reported later."""
     for row in read(roles=roles, **arguments):
         for name, role in roles.items():
             value = row[name]
             if role == "caption":
+                if isinstance(value, list) and not as_list:
+                    raise _ListFound
                 texts = [value] if isinstance(value, str) else value
-                texts = texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
-                row[name] = texts if as_list or texts is None else " ".join(texts)
-            elif role == "text" and value is not None:
+                if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                    texts = None
+                row[name] = texts if as_list or texts is None else texts[0]
+            elif role == "text" and not isinstance(value, str):
+                row[name] = str(value) if isinstance(value, int | float) else None
+            elif role == "id" and value is not None:
                 row[name] = str(value)
         yield row
 
@@ -277,7 +302,7 @@ def _alike(data: datasets.Dataset, options: PairOptions) -> datasets.Dataset:
     if not isinstance(data.features[options.image_column], datasets.Image):
         data = data.cast_column(options.image_column, datasets.Image(decode=False))
     for name, role in roles.items():
-        if role == "text" and data.features[name] != datasets.Value("string"):
+        if role in ("text", "id") and data.features[name] != datasets.Value("string"):
             data = data.cast_column(name, datasets.Value("string"))
     return data
 
