@@ -207,6 +207,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 def _ending(path: Path) -> str:
     return path.suffix.lower().lstrip(".")
 
+
 __all__ = [
     "contiguous_parts",
     "folder_rows",

@@ -39,7 +39,9 @@ def with_locations(
     locate = functools.partial(_location, root=root, keep_absolute=keep_absolute)
     if isinstance(data, datasets.Dataset):
         return _located_rows(data, column, folder, locate)
-    return data.map(_located_row, fn_kwargs={"column": column, "folder": folder, "locate": locate}, features=data.features)
+    return data.map(
+        _located_row, fn_kwargs={"column": column, "folder": folder, "locate": locate}, features=data.features
+    )
 
 
 def load_parquet(files: Sequence[str], split: str, streaming: bool, column: str, root: str | None = None) -> Any:

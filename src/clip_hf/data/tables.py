@@ -120,15 +120,17 @@ def _check_lines(fields: list[str], columns: int, where: str) -> None:
             if len(own) == columns and any(_LOOKS_LIKE_IMAGE.search(each) for each in own):
                 raise ValueError(f"{where} begins a text with a quote that swallows the row {text[:80]!r}; close it.")
         if len(lines) > _MOST_LINES:
-            raise ValueError(f"{where} begins a text with a quote that ends {len(lines)} lines later; close it before.")
+            raise ValueError(
+                f"{where} begins a text with a quote that ends {len(lines)} lines later; close it before."
+            )
 
 
 def _tsv_records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
     """
     The fields of each record, and its first line.
 
-    Few programs quote in TSV, so a quote counts only where a field begins and ends with one. A quoted field goes on over
-    tabs and line breaks where that gives the right number of columns, and no line in it is a row by itself.
+    Few programs quote in TSV, so a quote counts only where a field begins and ends with one. A quoted field goes on
+    over tabs and line breaks where that gives the right number of columns, and no line in it is a row by itself.
     """
     ahead: deque[str] = deque()
     number, columns = 0, None

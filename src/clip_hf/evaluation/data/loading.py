@@ -16,7 +16,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
 from transformers.utils import logging
 
 from ...data.image_text import check_column, read_captions, undecoded_images
@@ -58,6 +57,8 @@ class ClassificationOptions:
             Take at most so many rows, evenly spaced.
         min_image_size (`int`, *optional*):
             Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
+        image_root (`str`, *optional*):
+            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -71,6 +72,7 @@ class ClassificationOptions:
     split: str | None = None
     limit: int | None = None
     min_image_size: int | None = None
+    image_root: str | None = None
 
     def __post_init__(self):
         if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
@@ -176,6 +178,8 @@ class RetrievalOptions:
             Take at most so many images, evenly spaced.
         min_image_size (`int`, *optional*):
             Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
+        image_root (`str`, *optional*):
+            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -188,6 +192,7 @@ class RetrievalOptions:
     split: str | None = None
     limit: int | None = None
     min_image_size: int | None = None
+    image_root: str | None = None
 
     def __post_init__(self):
         _check_count("limit", self.limit)
@@ -268,7 +273,7 @@ def load_classification(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or ClassificationOptions()
-    opened = open_source(source)
+    opened = open_source(source, options.image_root)
     data = _classification(opened, opened.resolve(options.split), options)
     _check_metric(data)
     return data
@@ -298,7 +303,7 @@ def load_splits(
     options = options or ClassificationOptions()
     if options.split is not None:
         raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
-    opened = open_source(source)
+    opened = open_source(source, options.image_root)
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
 
@@ -308,6 +313,7 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
         raise ValueError(f"{entry.name} has captions and no classes; it is for retrieval.")
     data = opened.load(split)
     image_column = _image_column(data, options.image_column, entry)
+    data = opened.locate(data, split, image_column) if opened.locate else data
     label_column = _label_column(data, options.label_column, entry)
     names = read_class_names(opened, data, label_column, options.class_names)
     templates = options.templates if options.templates is not None else entry.prompts if entry else None
@@ -336,13 +342,11 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
 
 def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
     """The row with `pixels` less on each side of its image; an unreadable one stays, for the encoder to name."""
-    source = row[column] or {}
     try:
-        with Image.open(io.BytesIO(source["bytes"]) if source.get("bytes") else source["path"]) as image:
-            width, height = image.size
-            cut = image.crop((pixels, pixels, width - pixels, height - pixels))
-    except (KeyError, OSError, ValueError, TypeError):
+        image = open_image(row[column])
+    except (TypeError, ValueError):
         return {}
+    cut = image.crop((pixels, pixels, image.width - pixels, image.height - pixels))
     with io.BytesIO() as buffer:
         cut.save(buffer, "PNG", compress_level=1)
         return {column: {"bytes": buffer.getvalue(), "path": None}}
@@ -459,7 +463,7 @@ def load_retrieval(
     if entry is not None and "retrieval" not in entry.tasks:
         raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
     if text is None or (entry is not None and not equals):
-        opened = open_source(source)
+        opened = open_source(source, options.image_root)
         split = opened.resolve(options.split)
         data, name, location = opened.load(split), opened.name, opened.location
     else:
@@ -474,6 +478,7 @@ def _pair_options(options: RetrievalOptions) -> PairOptions:
         image_column=options.image_column or "image",
         caption_column=options.caption_column or "caption",
         image_id_column=options.image_id_column,
+        image_root=options.image_root,
     )
 
 
