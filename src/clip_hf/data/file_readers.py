@@ -137,7 +137,8 @@ def table_rows(
                 value = fields.get(column)
                 if role == "image":
                     value = value if column in fields else fields.get(_FILE_NAME)
-                    value = {"bytes": None, "path": image_location(value, folder, root)}
+                    location = image_location(value, folder, root)
+                    value = None if location is None else {"bytes": None, "path": location}
                 row[column] = value
             yield row
 

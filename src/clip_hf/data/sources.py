@@ -231,10 +231,8 @@ def _from_rows(
     as_list = any(isinstance(row[name], list) for row in first for name, role in roles.items() if role == "caption")
     try:
         return _typed(read, arguments, roles, as_list, in_memory)
-    except (_ListFound, datasets.exceptions.DatasetGenerationError) as error:
-        if as_list or not isinstance(error if isinstance(error, _ListFound) else error.__cause__, _ListFound):
-            raise
-    return _typed(read, arguments, roles, True, in_memory)
+    except _ListFound:
+        return _typed(read, arguments, roles, True, in_memory)
 
 
 class _ListFound(Exception):
@@ -250,7 +248,10 @@ def _typed(
     arguments = {"read": read, "as_list": as_list, **arguments}
     if in_memory:
         return datasets.Dataset.from_list(list(_typed_rows(**arguments)), features=features)
-    return datasets.Dataset.from_generator(_typed_rows, features=features, gen_kwargs=arguments)
+    try:
+        return datasets.Dataset.from_generator(_typed_rows, features=features, gen_kwargs=arguments)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise error.__cause__ or error  # which names the line
 
 
 def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **arguments) -> Iterator[dict[str, Any]]:

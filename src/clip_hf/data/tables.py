@@ -52,8 +52,8 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
             if problem and not is_logged:
                 is_logged = True
                 logger.warning_once(
-                    f"{line} of {table} {problem}. Rows that lack a needed value for this are skipped and counted; "
-                    "further lines of this table are not named."
+                    f"{line} of {table} {problem}. Rows that lack a needed value are skipped and counted; further "
+                    "lines of this table are not named."
                 )
             yield row
 
@@ -83,7 +83,7 @@ def _separated_rows(file: TextIO, table: str) -> _Numbered:
         if not all(map(_is_text, fields)):
             yield line, {}, "is not UTF-8"
         elif any(fields[len(names) :]):
-            yield line, {}, f"has {len(fields)} fields, more than the {len(names)} columns; is a text not quoted?"
+            yield line, {}, f"has {len(fields)} fields, more than the {len(names)} columns (a text not in quotes?)"
         else:
             problem = f"has {len(fields)} fields for {len(names)} columns" if len(fields) < len(names) else None
             yield line, dict(itertools.zip_longest(names, fields[: len(names)])), problem
