@@ -251,7 +251,9 @@ def _typed(
     try:
         return datasets.Dataset.from_generator(_typed_rows, features=features, gen_kwargs=arguments)
     except datasets.exceptions.DatasetGenerationError as error:
-        raise error.__cause__ or error  # which names the line
+        if isinstance(error.__cause__, ValueError | _ListFound):
+            raise error.__cause__ from None  # which names the line
+        raise
 
 
 def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **arguments) -> Iterator[dict[str, Any]]:
