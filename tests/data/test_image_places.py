@@ -233,6 +233,23 @@ def test_saved_data_keep_their_absolute_paths(tmp_path):
     assert paths == [str(tmp_path / "a.png"), str(tmp_path / "saved" / "b.png"), "refused:../a.png"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("features", [None, "string"])
+def test_data_of_the_hub_lead_only_to_what_was_downloaded(streaming, features, tmp_path, monkeypatch):
+    downloaded = str(tmp_path / "cache" / "downloads" / "a.png")
+    paths = [downloaded, "hf://datasets/someone/cats/a.png", "/etc/passwd", f"{downloaded}/../../../b.png", "a.png"]
+    data = datasets.Dataset.from_dict({"image": paths, "caption": list("abcde")})
+    if streaming:
+        data = data.to_iterable_dataset()
+    if streaming and features is None:  # as of CSV on the hub
+        rows = list(data)
+        data = datasets.IterableDataset.from_generator(lambda: iter(rows))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: data)
+    places = [row["image"] for row in load_pairs("someone/cats", streaming=streaming)]
+    assert places[:3] == [*paths[:2], "refused:/etc/passwd"]
+    assert places[3:] == [f"refused:{paths[3]}", str(tmp_path / "cache" / "a.png")]  # relative ones lead nowhere
+
+
 def test_what_cannot_be_a_file_is_not_looked_for(tmp_path, processor):
     url = "DATA:image/png;base64,iVBORw0KGgo="
     rows = [{"image": path, "caption": "a cat"} for path in (url, "HTTP://127.0.0.1:9/a.png", "a\0b/c.png")]

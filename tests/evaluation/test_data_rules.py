@@ -199,6 +199,17 @@ def test_columns_of_other_names_and_saved_data(tmp_path):
     assert paths_of(data) == [str(tmp_path / "a.png"), str(tmp_path / "saved" / "b.png")]
 
 
+def test_data_of_the_hub_lead_only_to_what_was_downloaded(tmp_path, monkeypatch):
+    paths = [str(tmp_path / "cache" / "a.png"), "/etc/passwd"]
+    data = datasets.Dataset.from_dict({"image": paths, "label": [0, 0], "txt": ["a", "b"]})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: data)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *arguments: ["test"])
+    expected = [paths[0], "refused:/etc/passwd"]
+    options = ClassificationOptions(class_names=["cat"], image_column="image", label_column="label")
+    assert paths_of(load_classification("someone/cats", options)) == expected
+    assert paths_of(load_retrieval("flickr8k", RetrievalOptions(image_column="image"))) == expected
+
+
 @pytest.mark.parametrize("option", ["--image-root", "--image_root"])
 def test_the_command_has_the_option(option, tmp_path, monkeypatch):
     asked = []

@@ -94,7 +94,7 @@ def _tar_row(sample: dict[str, tuple[str, bytes]], roles: dict[str, str], tar: s
     row: dict[str, Any] = {}
     for column, role in roles.items():
         if role == "image":
-            member = next((sample[ending] for ending in IMAGE_ENDINGS if ending in sample), None)
+            member = next((member for ending, member in sample.items() if ending in IMAGE_ENDINGS), None)
             row[column] = None if member is None else {"bytes": member[1], "path": f"{tar}/{member[0]}"}
         elif role == "caption" and "txt" in sample:
             row[column] = _decoded(sample["txt"][1])

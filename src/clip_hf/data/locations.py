@@ -11,12 +11,13 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..image_reading_clip_hf import image_location
+from ..image_reading_clip_hf import REFUSED, image_location
 
 
 def with_locations(
-    data: Any, column: str, folder: str | Sequence[str], root: str | None = None, keep_absolute: bool = False
+    data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
     """
     The data set with the paths of images that are not in it where [`image_location`] says; works for streams too.
@@ -30,18 +31,32 @@ def with_locations(
             Where relative paths start: the data's folder, or that of each row (not of streams).
         root (`str`, *optional*):
             Another folder below which paths may lead.
-        keep_absolute (`bool`, *optional*, defaults to `False`):
-            Leave absolute paths alone, which `datasets` writes where it saves a data set.
+        written_below (`Sequence[str]`, *optional*):
+            Folders below which absolute paths may lead, since `datasets` wrote them.
     """
-    feature = (data.features or {}).get(column)
-    if not _may_have_paths(feature):
+    # Of some streams the columns are not known before they are read.
+    feature = None if data.features is None else data.features.get(column)
+    if data.features is not None and not _may_have_paths(feature):
         return data
-    locate = functools.partial(_location, root=root, keep_absolute=keep_absolute)
+    if isinstance(feature, datasets.Image) and feature.decode:
+        data = data.cast_column(column, datasets.Image(decode=False))
+    locate = functools.partial(_location, root=root, written_below=tuple(written_below))
     if isinstance(data, datasets.Dataset):
         return _located_rows(data, column, folder, locate)
     return data.map(
         _located_row, fn_kwargs={"column": column, "folder": folder, "locate": locate}, features=data.features
     )
+
+
+def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
+    """A data set of the hub, whose image paths may lead to what `datasets` downloaded; relative ones lead nowhere."""
+    caches = (str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE)
+    return with_locations(data, column, caches[0], root, written_below=caches)
+
+
+def located_in_saved(data: datasets.Dataset, column: str, folder: str, root: str | None = None) -> datasets.Dataset:
+    """A data set that `datasets` saved, whose absolute image paths may lead anywhere."""
+    return with_locations(data, column, folder, root, written_below=("/",))
 
 
 def load_parquet(files: Sequence[str], split: str, streaming: bool, column: str, root: str | None = None) -> Any:
@@ -50,10 +65,7 @@ def load_parquet(files: Sequence[str], split: str, streaming: bool, column: str,
     def load(own: Sequence[str]) -> Any:
         # "train[:10%]" is a part of a split.
         data_files = {split.partition("[")[0]: list(own)}
-        data = datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=streaming)
-        feature = (data.features or {}).get(column)
-        is_decoded = isinstance(feature, datasets.Image) and feature.decode
-        return data.cast_column(column, datasets.Image(decode=False)) if is_decoded else data
+        return datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=streaming)
 
     if not streaming:
         return located_in_files(load(files), column, files, root)
@@ -77,18 +89,22 @@ def _may_have_paths(feature: Any) -> bool:
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys())
 
 
-def _location(value: Any, folder: str, root: str | None, keep_absolute: bool) -> str | None:
-    is_kept = keep_absolute and isinstance(value, str) and os.path.isabs(value)
-    return value if is_kept else image_location(value, folder, root)
+def _location(value: Any, folder: str, root: str | None, written_below: Sequence[str]) -> str | None:
+    if isinstance(value, str) and os.path.isabs(value):
+        for each in written_below:
+            location = image_location(value, each)
+            if not location.startswith(REFUSED):
+                return location
+    return image_location(value, folder, root)
 
 
 def _located_row(row: dict[str, Any], column: str, folder: str, locate: Callable) -> dict[str, Any]:
-    value = row[column]
+    value = row.get(column)
     if isinstance(value, str):
         return {column: locate(value, folder)}
     if isinstance(value, dict) and value.get("bytes") is None:
         return {column: {**value, "path": locate(value.get("path"), folder)}}
-    return {column: value}
+    return {}
 
 
 def _located_rows(
@@ -126,4 +142,4 @@ def _located_chunk(chunk: pa.Array, folders: Any, locate: Callable) -> pa.Array:
     return pa.StructArray.from_arrays([fields[name] for name in names], fields=list(chunk.type), mask=chunk.is_null())
 
 
-__all__ = ["load_parquet", "located_in_files", "with_locations"]
+__all__ = ["load_parquet", "located_from_hub", "located_in_files", "located_in_saved", "with_locations"]

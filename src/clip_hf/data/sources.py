@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from .file_readers import contiguous_parts, folder_rows, images_in, row_columns, table_columns, table_rows, tar_rows
 from .image_text import check_columns, undecoded_images
-from .locations import load_parquet, with_locations
+from .locations import load_parquet, located_from_hub, located_in_saved
 from .openmoji import load_openmoji
 from .pair_options import PairOptions
 from .streaming import MixedStream
@@ -53,8 +53,8 @@ def load_pairs(
     - Parquet files: a file, a folder of them, or a pattern such as `"data/*.parquet"`;
     - webdataset tars: a file, a folder of them, or a pattern such as `"data/{00000..00099}.tar"`; the image is the
       member `.jpg`, `.png`, `.webp` ..., the caption that of `.txt`, or the field `options.caption_column` of `.json`;
-    - a table (`.csv`, `.tsv`, `.jsonl`), or a pattern for several; paths of images are absolute, or relative to the
-      table's folder;
+    - a table (`.csv`, `.tsv`, `.jsonl`, or `.json` with a list of rows), or a pattern for several; paths of images are
+      relative to the table's folder and lead below it, or below `options.image_root`;
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
       beside each image `cat.jpg`, in subfolders too;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
@@ -129,7 +129,7 @@ def _read(source: str, split: str, streaming: bool, options: PairOptions) -> Dat
     if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         try:
             data = _split_of(datasets.load_from_disk(source), split, source)
-            return with_locations(data, options.image_column, source, options.image_root, keep_absolute=True)
+            return located_in_saved(data, options.image_column, source, options.image_root)
         except IndexError as error:  # what `datasets` makes of a folder without rows
             raise ValueError(f"The data set {source} is empty.") from error
     if path.is_dir():
@@ -141,11 +141,12 @@ def _read(source: str, split: str, streaming: bool, options: PairOptions) -> Dat
     if os.sep == source[:1] or source.startswith((".", "~")) or any(name.endswith(ending) for ending in _KNOWN):
         raise ValueError(f"There is no file, folder or pattern {source} with data.")
     try:
-        return datasets.load_dataset(name, config or None, split=split, streaming=streaming)
+        data = datasets.load_dataset(name, config or None, split=split, streaming=streaming)
     except Exception as error:  # hub, network and data set errors have many types
         raise ValueError(
             f"The data set {source} is neither a file nor a folder here, and cannot be loaded from the hub: {error}"
         ) from error
+    return located_from_hub(data, options.image_column, options.image_root)
 
 
 def _split_of(data: Any, split: str, source: str) -> datasets.Dataset:

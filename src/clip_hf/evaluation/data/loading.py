@@ -251,7 +251,7 @@ def load_classification(
       spaces for underscores;
     - a folder that `datasets` saved with `save_to_disk`;
     - Parquet files, or webdataset tars: a file, a folder, or a pattern; the part is what a file's name begins with;
-    - a table (`.csv`, `.tsv`, `.jsonl`) with paths of images, relative to its folder, in `image` or `file_name`;
+    - a table (`.csv`, `.tsv`, `.jsonl`, `.json`) with paths of images, below its folder, in `image` or `file_name`;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`;
     - a `datasets.Dataset`, or several by the name of their part.
 
@@ -311,9 +311,8 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
     entry = opened.entry
     if entry is not None and "classification" not in entry.tasks:
         raise ValueError(f"{entry.name} has captions and no classes; it is for retrieval.")
-    data = opened.load(split)
+    data = _loaded(opened, split, options.image_column)
     image_column = _image_column(data, options.image_column, entry)
-    data = opened.locate(data, split, image_column) if opened.locate else data
     label_column = _label_column(data, options.label_column, entry)
     names = read_class_names(opened, data, label_column, options.class_names)
     templates = options.templates if options.templates is not None else entry.prompts if entry else None
@@ -338,6 +337,14 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
     default = "map_11point" if loaded.is_multi_label else "top1"  # the labels are read, and checked, here
     loaded.metric = options.metric or (entry.metric if entry is not None else default)
     return loaded
+
+
+def _loaded(opened: DataSource, split: str, image_column: str | None) -> datasets.Dataset:
+    """The rows of a part, with images where their paths may lead."""
+    data = opened.load(split)
+    if opened.locate is None:
+        return data
+    return opened.locate(data, split, _image_column(data, image_column, opened.entry))
 
 
 def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
@@ -465,7 +472,8 @@ def load_retrieval(
     if text is None or (entry is not None and not equals):
         opened = open_source(source, options.image_root)
         split = opened.resolve(options.split)
-        data, name, location = opened.load(split), opened.name, opened.location
+        data = _loaded(opened, split, options.image_column)
+        name, location = opened.name, opened.location
     else:
         split, location = options.split or "test", text
         name = entry.name if entry else os.path.basename(text.rstrip("/")) or text

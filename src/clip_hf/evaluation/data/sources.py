@@ -18,7 +18,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ...data.file_readers import images_in, is_hidden, table_rows
-from ...data.locations import located_in_files, with_locations
+from ...data.locations import located_from_hub, located_in_files, located_in_saved
 from ...data.openmoji import load_openmoji
 from ...data.sources import files_of
 from ...data.tables import raw_table_rows
@@ -156,14 +156,16 @@ def _open_named(source: str, root: str | None) -> DataSource:
     name, equals, path = source.partition("=")
     if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
         entry = get_dataset(name)
-        return _open_path(path, entry, root) if _is_path(path) or not _is_hub_id(path) else _open_hub(path, entry)
+        return (
+            _open_path(path, entry, root) if _is_path(path) or not _is_hub_id(path) else _open_hub(path, entry, root)
+        )
     if registry_name(source) is not None:
         entry = get_dataset(source)
-        return _BUILDERS[entry.builder](entry) if entry.builder else _open_hub_entry(entry)
+        return _BUILDERS[entry.builder](entry) if entry.builder else _open_hub_entry(entry, root)
     if _is_path(source):
         return _open_path(source, None, root)
     if _is_hub_id(source):
-        return _open_hub(source, None)
+        return _open_hub(source, None, root)
     get_dataset(source)  # raises, with near names
     raise AssertionError("unreachable")
 
@@ -225,7 +227,7 @@ def _saved(folder: str) -> datasets.Dataset:
 
 
 def _in_saved(folder: str, root: str | None, data: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
-    return with_locations(data, column, folder, root, keep_absolute=True)
+    return located_in_saved(data, column, folder, root)
 
 
 def _visible(folder: Path, paths: Iterable[Path]) -> list[str]:
@@ -341,7 +343,7 @@ def _read_class_folders(folder: Path, classes: list[str]) -> datasets.Dataset:
 # ----------------------------------------------------------------------------------------------------------- the hub
 
 
-def _open_hub_entry(entry: RegistryEntry) -> DataSource:
+def _open_hub_entry(entry: RegistryEntry, root: str | None) -> DataSource:
     if entry.hub_id is None:
         raise ValueError(
             f"{entry.title} is not on the hub in a form that can be loaded. {entry.notes or ''} {_how_to_give(entry)}"
@@ -351,7 +353,7 @@ def _open_hub_entry(entry: RegistryEntry) -> DataSource:
         for name in entry.splits.values()
     }
     location = entry.hub_id if entry.hub_config is None else f"{entry.hub_id}:{entry.hub_config}"
-    return DataSource(entry.name, location, load, entry)
+    return DataSource(entry.name, location, load, entry, locate=functools.partial(_in_hub, root))
 
 
 def _how_to_give(entry: RegistryEntry) -> str:
@@ -366,7 +368,7 @@ def _how_to_give(entry: RegistryEntry) -> str:
     )
 
 
-def _open_hub(source: str, entry: RegistryEntry | None) -> DataSource:
+def _open_hub(source: str, entry: RegistryEntry | None, root: str | None) -> DataSource:
     name, _, config = source.partition(":")
     advice = "If it was meant as a path, there is nothing there; give a local copy by its path."
     try:
@@ -374,7 +376,12 @@ def _open_hub(source: str, entry: RegistryEntry | None) -> DataSource:
     except Exception as error:  # hub, network and data set errors have many types
         raise ValueError(f"The data set {source} cannot be loaded from the hub: {error}. {advice}") from error
     load = {split: functools.partial(_load_hub, name, config or None, split, advice) for split in splits}
-    return DataSource(entry.name if entry else name.split("/")[1], source, load, entry)
+    name = entry.name if entry else name.split("/")[1]
+    return DataSource(name, source, load, entry, locate=functools.partial(_in_hub, root))
+
+
+def _in_hub(root: str | None, data: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
+    return located_from_hub(data, column, root)
 
 
 def _load_hub(hub_id: str, config: str | None, split: str, advice: str) -> datasets.Dataset:
