@@ -80,7 +80,7 @@ def _separated_rows(file: TextIO, table: str) -> _Numbered:
         raise ValueError(f"The table {table} is not UTF-8; save it as UTF-8.")
     for number, fields in records:
         line = f"Line {number}"
-        if not all(map(_is_text, fields)):
+        if not _is_text("".join(fields)):
             yield line, {}, "is not UTF-8"
         elif any(fields[len(names) :]):
             yield line, {}, f"has {len(fields)} fields, more than the {len(names)} columns (a text not in quotes?)"
