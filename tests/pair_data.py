@@ -108,7 +108,7 @@ def bad_rows() -> dict[str, dict[str, Any]]:
     (good,) = rows_of([0])
     rows = {kind: {**good, "image": {"bytes": data, "path": None}} for kind, data in bad_files().items()}
     rows["image missing"] = {**good, "image": None}
-    rows["file missing"] = {**good, "image": {"bytes": None, "path": "/nowhere/cat.jpg"}}
+    rows["file missing"] = {**good, "image": {"bytes": None, "path": "nowhere/cat.jpg"}}
     rows["caption missing"] = {**good, "caption": None}
     rows["caption blank"] = {**good, "caption": " \n"}
     return rows

@@ -103,6 +103,12 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="leave out images whose shorter edge has fewer pixels",
     )
+    pictures.add_argument(
+        "--image-root",
+        "--image_root",
+        metavar="FOLDER",
+        help="where paths of images in tables and Parquet may lead, besides below their own folder (/: anywhere)",
+    )
     for option, default in vars(DEFAULT_LIMITS).items():
         pictures.add_argument(
             f"--{option.replace('_', '-')}",
@@ -136,6 +142,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
             split=options.split,
             limit=options.limit,
             min_image_size=options.min_image_size,
+            image_root=options.image_root,
         ),
         caption_column=options.caption_column,
         image_options={

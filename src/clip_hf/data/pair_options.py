@@ -26,7 +26,7 @@ class PairOptions:
             A column in which rows that show the same image have the same value; such pairs get equal `image_ids` and
             are no negatives of each other.
         image_root (`str`, *optional*):
-            A folder below which the image paths of tables may lead, besides the table's own; `"/"` allows any path.
+            A folder below which image paths in tables and Parquet may lead, besides their own; `"/"` allows any path.
         templates (`Sequence[str]`, *optional*, defaults to `("{}",)`):
             Texts of which one is drawn for each pair. `{}` is the caption, `{title}` the text in the column `title`:
             `"{title}, {artist}"`. A template is not drawn for a row where one of its columns is blank.

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Captioned images from where people have them: one function for all kinds of files, folders and the hub."""
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,17 @@ import pyarrow as pa
 
 from ..image_reading_clip_hf import check_scheme
 from .file_patterns import data_files, ending_of, files_of, without_metadata
-from .file_readers import folder_rows, images_in, is_hidden, row_columns, table_columns, table_rows
+from .file_readers import (
+    contiguous_parts,
+    folder_rows,
+    images_in,
+    is_hidden,
+    row_columns,
+    table_columns,
+    table_rows,
+)
 from .image_text import check_columns, undecoded_images
+from .locations import load_parquet, located_from_hub, located_in_saved
 from .openmoji import load_openmoji
 from .pair_options import PairOptions
 from .parts import files_by_part, part_folders, parts_in, read_parts
@@ -55,8 +65,8 @@ def load_pairs(
       member `.jpg`, `.png`, `.webp` ... (`.input.jpg` with `options.image_column="input"`), the caption that of
       `.txt`, or the field `caption` of `.json`; with `options.caption_column="recaption"` the member `.recaption` or
       `.recaption.txt`, or that field of `.json`;
-    - a table (`.csv`, `.tsv`, `.jsonl`), or a pattern for several; paths of images are absolute, or relative to the
-      table's folder;
+    - a table (`.csv`, `.tsv`, `.jsonl`, or `.json` with a list of rows), or a pattern for several; paths of images are
+      relative to the table's folder and lead below it, or below `options.image_root`;
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
       beside each image `cat.jpg`, in subfolders too;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
@@ -210,7 +220,8 @@ class _HubSource(_Source):
 def _read(found: _Source, split: str | None, streaming: bool, options: PairOptions) -> Data:
     """The rows of one source that `split` names."""
     if isinstance(found, _HubSource):
-        return found.load(split or "train", streaming)
+        data = found.load(split or "train", streaming)
+        return located_from_hub(data, options.image_column, options.image_root)
     if split is None:
         if found.whole is not None:
             return found.whole(streaming, options)
@@ -230,7 +241,7 @@ def _find(source: str) -> _Source:
     path = Path(source)
     if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
         try:
-            return _given(datasets.load_from_disk(source), source)
+            return _saved(datasets.load_from_disk(source), source)
         except IndexError as error:  # what `datasets` makes of a folder without rows
             raise ValueError(f"The data set {source} is empty.") from error
     if path.is_dir():
@@ -248,10 +259,18 @@ def _find(source: str) -> _Source:
     return _HubSource(source)
 
 
-def _given(data: Any, source: str) -> _Source:
+def _given(data: Any, source: str, locate: Callable = lambda data, options: data) -> _Source:
+    """Data that are loaded already; `locate(data, options)` says where their images are."""
     if isinstance(data, datasets.Dataset):
-        return _Source(source, {}, lambda streaming, options: data)
-    return _Source(source, {name: lambda streaming, options, own=data[name]: own for name in data})
+        return _Source(source, {}, lambda streaming, options: locate(data, options))
+    return _Source(source, {name: lambda streaming, options, own=data[name]: locate(own, options) for name in data})
+
+
+def _saved(data: Any, folder: str) -> _Source:
+    def locate(data: datasets.Dataset, options: PairOptions) -> datasets.Dataset:
+        return located_in_saved(data, options.image_column, folder, options.image_root)
+
+    return _given(data, folder, locate)
 
 
 def _find_in_folder(folder: Path) -> _Source:
@@ -272,10 +291,10 @@ def _read_folder(folder: Path, streaming: bool, options: PairOptions) -> Data:
     for ending in _TABLES:
         if (folder / f"metadata{ending}").is_file():
             return _read_files([str(folder / f"metadata{ending}")], streaming, options)
-    images = images_in(folder)
+    (images,) = images_in(folder)
     if not images:
         raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
-    parts = [images[start::_FOLDER_SHARDS] for start in range(min(len(images), _FOLDER_SHARDS))]
+    parts = contiguous_parts(images, _FOLDER_SHARDS)
     roles = row_columns(options)
     check_columns([options.image_column, options.caption_column], options)
     return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
@@ -287,7 +306,7 @@ def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data
         raise ValueError(f"The files are of different kinds, {', '.join(sorted(endings))}; name each kind on its own.")
     (ending,) = endings
     if ending == ".parquet":
-        return datasets.load_dataset("parquet", data_files={"part": files}, split="part", streaming=streaming)
+        return load_parquet(files, "part", streaming, options.image_column, options.image_root)
     roles, stamp = row_columns(options), "" if streaming else stamp_of(files)
     if ending == ".tar":
         check_tars(files, roles, options.image_limits)
@@ -302,7 +321,10 @@ def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data
         if not columns:
             raise ValueError(f"The data set {file} is empty.")
         check_columns(columns, options)
-    return _from_rows(table_rows, {"tables": files, "roles": roles, "stamp": stamp}, roles, streaming)
+    # Absolute, for a cache of rows does not know from where a relative path started.
+    tables = [os.path.abspath(file) for file in files]
+    arguments = {"tables": tables, "roles": roles, "stamp": stamp, "root": options.image_root}
+    return _from_rows(table_rows, arguments, roles, streaming)
 
 
 def stamp_of(files: Sequence[str]) -> str:
@@ -317,29 +339,52 @@ def _from_rows(
     if streaming:
         # Without features: what has a wrong type is found, and counted, when it is read.
         return datasets.IterableDataset.from_generator(read, gen_kwargs=arguments)
-    first = [row for row, _ in zip(read(**arguments), range(_PEEKED_ROWS))]
+    first = list(itertools.islice(read(**arguments), _PEEKED_ROWS))
+    if not first:
+        return datasets.Dataset.from_dict({name: [] for name in roles})
     as_list = any(isinstance(row[name], list) for row in first for name, role in roles.items() if role == "caption")
+    try:
+        return _typed(read, arguments, roles, as_list, in_memory)
+    except _ListFound:
+        return _typed(read, arguments, roles, True, in_memory)
+
+
+class _ListFound(Exception):
+    """A list of captions among captions that are strings: all of them must be lists then."""
+
+
+def _typed(
+    read: Callable, arguments: dict[str, Any], roles: dict[str, str], as_list: bool, in_memory: bool
+) -> datasets.Dataset:
     text = datasets.Value("string")
-    kinds = {"image": datasets.Image(decode=False), "caption": datasets.List(text) if as_list else text, "text": text}
-    features = datasets.Features({name: kinds[role] for name, role in roles.items()})
+    kinds = {"image": datasets.Image(decode=False), "caption": datasets.List(text) if as_list else text}
+    features = datasets.Features({name: kinds.get(role, text) for name, role in roles.items()})
     arguments = {"read": read, "as_list": as_list, **arguments}
     if in_memory:
         return datasets.Dataset.from_list(list(_typed_rows(**arguments)), features=features)
-    if not first:
-        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
-    return datasets.Dataset.from_generator(_typed_rows, features=features, gen_kwargs=arguments)
+    try:
+        return datasets.Dataset.from_generator(_typed_rows, features=features, gen_kwargs=arguments)
+    except datasets.exceptions.DatasetGenerationError as error:
+        if isinstance(error.__cause__, ValueError | _ListFound):
+            raise error.__cause__ from None  # which names the line
+        raise
 
 
 def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **arguments) -> Iterator[dict[str, Any]]:
-    """Rows as Arrow takes them: a caption that is no text becomes None, which is reported later."""
+    """Rows as Arrow takes them: what a stream could not use either becomes None, which is reported later."""
     for row in read(roles=roles, **arguments):
         for name, role in roles.items():
             value = row[name]
             if role == "caption":
+                if isinstance(value, list) and not as_list:
+                    raise _ListFound
                 texts = [value] if isinstance(value, str) else value
-                texts = texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else None
-                row[name] = texts if as_list or texts is None else " ".join(texts)
-            elif role == "text" and value is not None:
+                if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                    texts = None
+                row[name] = texts if as_list or texts is None else texts[0]
+            elif role == "text" and not isinstance(value, str):
+                row[name] = str(value) if isinstance(value, int | float) else None
+            elif role == "id" and value is not None:
                 row[name] = str(value)
         yield row
 
@@ -374,7 +419,7 @@ def _alike(data: datasets.Dataset, options: PairOptions) -> datasets.Dataset:
     if not isinstance(data.features[options.image_column], datasets.Image):
         data = data.cast_column(options.image_column, datasets.Image(decode=False))
     for name, role in roles.items():
-        if role == "text" and data.features[name] != datasets.Value("string"):
+        if role in ("text", "id") and data.features[name] != datasets.Value("string"):
             data = data.cast_column(name, datasets.Value("string"))
     return data
 

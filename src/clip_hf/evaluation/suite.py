@@ -277,7 +277,7 @@ def _labelled(source: str, options: SuiteOptions) -> dict[str, ClassificationDat
 def _captioned(source: str, options: SuiteOptions) -> dict[str, RetrievalData]:
     own = options.data_options
     columns = {"image_column": own.image_column, "caption_column": options.caption_column}
-    same = {name: getattr(own, name) for name in ("split", "limit", "min_image_size")}
+    same = {name: getattr(own, name) for name in ("split", "limit", "min_image_size", "image_root")}
     return {"test": load_retrieval(source, RetrievalOptions(**columns, **same))}
 
 

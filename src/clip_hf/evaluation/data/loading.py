@@ -16,7 +16,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
 from transformers.utils import logging
 
 from ...data.image_text import check_column, read_captions, undecoded_images
@@ -58,6 +57,8 @@ class ClassificationOptions:
             Take at most so many rows, evenly spaced.
         min_image_size (`int`, *optional*):
             Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
+        image_root (`str`, *optional*):
+            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -71,6 +72,7 @@ class ClassificationOptions:
     split: str | None = None
     limit: int | None = None
     min_image_size: int | None = None
+    image_root: str | None = None
 
     def __post_init__(self):
         if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
@@ -176,6 +178,8 @@ class RetrievalOptions:
             Take at most so many images, evenly spaced.
         min_image_size (`int`, *optional*):
             Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
+        image_root (`str`, *optional*):
+            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -188,6 +192,7 @@ class RetrievalOptions:
     split: str | None = None
     limit: int | None = None
     min_image_size: int | None = None
+    image_root: str | None = None
 
     def __post_init__(self):
         _check_count("limit", self.limit)
@@ -246,7 +251,7 @@ def load_classification(
       spaces for underscores;
     - a folder that `datasets` saved with `save_to_disk`;
     - Parquet files, or webdataset tars: a file, a folder, or a pattern; the part is what a file's name begins with;
-    - a table (`.csv`, `.tsv`, `.jsonl`) with paths of images, relative to its folder, in `image` or `file_name`;
+    - a table (`.csv`, `.tsv`, `.jsonl`, `.json`) with paths of images, below its folder, in `image` or `file_name`;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`;
     - a `datasets.Dataset`, or several by the name of their part.
 
@@ -268,7 +273,7 @@ def load_classification(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or ClassificationOptions()
-    opened = open_source(source)
+    opened = open_source(source, options.image_root)
     data = _classification(opened, opened.resolve(options.split), options)
     _check_metric(data)
     return data
@@ -298,7 +303,7 @@ def load_splits(
     options = options or ClassificationOptions()
     if options.split is not None:
         raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
-    opened = open_source(source)
+    opened = open_source(source, options.image_root)
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
 
@@ -306,7 +311,7 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
     entry = opened.entry
     if entry is not None and "classification" not in entry.tasks:
         raise ValueError(f"{entry.name} has captions and no classes; it is for retrieval.")
-    data = opened.load(split)
+    data = _loaded(opened, split, options.image_column)
     image_column = _image_column(data, options.image_column, entry)
     label_column = _label_column(data, options.label_column, entry)
     names = read_class_names(opened, data, label_column, options.class_names)
@@ -334,15 +339,21 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
     return loaded
 
 
+def _loaded(opened: DataSource, split: str, image_column: str | None) -> datasets.Dataset:
+    """The rows of a part, with images where their paths may lead."""
+    data = opened.load(split)
+    if opened.locate is None:
+        return data
+    return opened.locate(data, split, _image_column(data, image_column, opened.entry))
+
+
 def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
     """The row with `pixels` less on each side of its image; an unreadable one stays, for the encoder to name."""
-    source = row[column] or {}
     try:
-        with Image.open(io.BytesIO(source["bytes"]) if source.get("bytes") else source["path"]) as image:
-            width, height = image.size
-            cut = image.crop((pixels, pixels, width - pixels, height - pixels))
-    except (KeyError, OSError, ValueError, TypeError):
+        image = open_image(row[column])
+    except (TypeError, ValueError):
         return {}
+    cut = image.crop((pixels, pixels, image.width - pixels, image.height - pixels))
     with io.BytesIO() as buffer:
         cut.save(buffer, "PNG", compress_level=1)
         return {column: {"bytes": buffer.getvalue(), "path": None}}
@@ -459,11 +470,11 @@ def load_retrieval(
     if entry is not None and "retrieval" not in entry.tasks:
         raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
     if text is None or (entry is not None and not equals):
-        opened = open_source(source)
+        opened = open_source(source, options.image_root)
     else:
         opened = _open_pairs(text, entry, options)
     split = opened.resolve(options.split)
-    data = opened.load(split)
+    data = _loaded(opened, split, options.image_column)
     return _retrieval(data, options, entry, RetrievalData(opened.name, data, "", [], split, opened.location))
 
 
@@ -484,6 +495,7 @@ def _pair_options(options: RetrievalOptions) -> PairOptions:
         image_column=options.image_column or "image",
         caption_column=options.caption_column or "caption",
         image_id_column=options.image_id_column,
+        image_root=options.image_root,
     )
 
 

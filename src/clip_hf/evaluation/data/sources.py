@@ -4,21 +4,25 @@
 
 import functools
 import io
+import itertools
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from ...data.file_patterns import data_files, ending_of, files_of, without_metadata
-from ...data.file_readers import images_in, raw_table_rows, table_rows
+from ...data.file_readers import images_in, is_hidden, table_rows
+from ...data.locations import located_from_hub, located_in_files, located_in_saved
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
+from ...data.tables import raw_table_rows
 from .registry import RegistryEntry, class_folders, get_dataset, registry_name
 from .tars import read_tars
 
@@ -26,8 +30,9 @@ from .tars import read_tars
 WHOLE = "all"
 """Name of the only part of data that have no parts."""
 
-_TABLES = (".csv", ".tsv", ".jsonl")
+_TABLES = (".csv", ".tsv", ".jsonl", ".json")
 _PACKAGED = {".parquet": "parquet", ".tar": "webdataset"}
+_PEEKED_ROWS = 100
 _SKIN_TONES = tuple(f"{tone} skin tone" for tone in ("light", "medium-light", "medium", "medium-dark", "dark"))
 _DIGIT_PIXELS = 64
 
@@ -48,6 +53,9 @@ class DataSource:
             What the registry says about it.
         class_names (`tuple[str, ...]`, *optional*):
             Names that come with the data otherwise than in its features.
+        locate (`Callable[[datasets.Dataset, str, str], datasets.Dataset]`, *optional*):
+            Gives the rows of a part (its name is the second argument) with the paths in a column of images (the third)
+            made absolute; paths that lead out of the data are refused there.
     """
 
     name: str
@@ -55,6 +63,7 @@ class DataSource:
     splits: Mapping[str, Callable[[], datasets.Dataset]]
     entry: RegistryEntry | None = None
     class_names: tuple[str, ...] | None = None
+    locate: Callable[[datasets.Dataset, str, str], datasets.Dataset] | None = None
 
     def resolve(self, split: str | None) -> str:
         """The part that is meant by `split`; by default the one on which figures are published, or the only one."""
@@ -102,9 +111,15 @@ class DataSource:
         return ordered or {name: name for name in self.splits}
 
 
-def open_source(source: Any) -> DataSource:
+def open_source(source: Any, image_root: str | None = None) -> DataSource:
     """
     Find data: see [`load_classification`] for what a source may be.
+
+    Args:
+        source:
+            The data.
+        image_root (`str`, *optional*):
+            Another folder than the data's below which paths of images may lead.
 
     Raises:
         ValueError: if there are none; the message says what to do.
@@ -125,21 +140,23 @@ def open_source(source: Any) -> DataSource:
         return DataSource(name, "given", _parts(source))
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"The data are a {type(source).__name__}; give a name, a path or a `datasets.Dataset`.")
-    return _open_named(str(source))
+    return _open_named(str(source), image_root)
 
 
-def _open_named(source: str) -> DataSource:
+def _open_named(source: str, root: str | None) -> DataSource:
     name, equals, path = source.partition("=")
     if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
         entry = get_dataset(name)
-        return _open_path(path, entry) if _is_path(path) or not _is_hub_id(path) else _open_hub(path, entry)
+        return (
+            _open_path(path, entry, root) if _is_path(path) or not _is_hub_id(path) else _open_hub(path, entry, root)
+        )
     if registry_name(source) is not None:
         entry = get_dataset(source)
-        return _BUILDERS[entry.builder](entry) if entry.builder else _open_hub_entry(entry)
+        return _BUILDERS[entry.builder](entry) if entry.builder else _open_hub_entry(entry, root)
     if _is_path(source):
-        return _open_path(source, None)
+        return _open_path(source, None, root)
     if _is_hub_id(source):
-        return _open_hub(source, None)
+        return _open_hub(source, None, root)
     get_dataset(source)  # raises, with near names
     raise AssertionError("unreachable")
 
@@ -160,29 +177,32 @@ def _parts(parts: Mapping[Any, datasets.Dataset]) -> dict[str, Callable[[], data
 # --------------------------------------------------------------------------------------------------- files and folders
 
 
-def _open_path(source: str, entry: RegistryEntry | None) -> DataSource:
+def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> DataSource:
     source = os.path.expanduser(source)
     path = Path(source)
     name = entry.name if entry else path.stem if path.suffix in (*_TABLES, *_PACKAGED) else path.name or source
-    if path.is_dir() and (path / "dataset_dict.json").exists():
-        return DataSource(name, source, _parts(datasets.load_from_disk(source)), entry)
-    if path.is_dir() and (path / "state.json").exists():
-        return DataSource(name, source, {WHOLE: lambda: _saved(source)}, entry)
+    is_dict = (path / "dataset_dict.json").exists()
+    if path.is_dir() and (is_dict or (path / "state.json").exists()):
+        load = _parts(datasets.load_from_disk(source)) if is_dict else {WHOLE: lambda: _saved(source)}
+        return DataSource(name, source, load, entry, locate=functools.partial(_in_saved, source, root))
     if path.is_dir():
         if files := data_files(path, _PACKAGED):
-            return DataSource(name, source, _packaged(files), entry)
+            return _packaged(name, source, files, entry, root)
         for ending in _TABLES:
-            if tables := sorted(path.glob(f"*{ending}")):
-                return DataSource(name, source, {file.stem: _table_part(str(file)) for file in tables}, entry)
+            tables = _visible(path, path.glob(f"*{ending}"))
+            # Folders have JSON of other kinds, too.
+            if tables and (ending != ".json" or all(Path(file).stem in _split_words() for file in tables)):
+                load = {Path(file).stem: functools.partial(_read_table, file, root) for file in tables}
+                return DataSource(name, source, load, entry)
         return _open_class_folders(path, name, entry)
     files = without_metadata(files_of(source))
     if not files:
         raise ValueError(f"There is no file, folder or pattern {source} with data.")
     endings = {ending_of(file) for file in files}
-    if len(endings) == 1 and (ending := endings.pop()) in _PACKAGED:
-        return DataSource(name, source, _packaged(files), entry)
+    if len(endings) == 1 and endings.pop() in _PACKAGED:
+        return _packaged(name, source, files, entry, root)
     if len(files) == 1 and Path(files[0]).suffix.lower() in _TABLES:
-        return DataSource(name, source, {WHOLE: _table_part(files[0])}, entry)
+        return DataSource(name, source, {WHOLE: functools.partial(_read_table, files[0], root)}, entry)
     raise ValueError(
         f"{source} is no data that can be read. There are: a folder of class folders, a folder saved by `datasets`, "
         f"{', '.join((*_PACKAGED, *_TABLES))}; give several tables as a folder."
@@ -196,11 +216,30 @@ def _saved(folder: str) -> datasets.Dataset:
         raise ValueError(f"The data set {folder} has no rows.") from error
 
 
-def _packaged(files: list[str]) -> dict[str, Callable[[], datasets.Dataset]]:
-    """Parquet files and tars by the split that the file's name begins with, or its folder is called, as on the hub."""
+def _in_saved(folder: str, root: str | None, data: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
+    return located_in_saved(data, column, folder, root)
+
+
+def _visible(folder: Path, paths: Iterable[Path]) -> list[str]:
+    return sorted(str(path) for path in paths if not any(map(is_hidden, path.relative_to(folder).parts)))
+
+
+def _split_words() -> dict[str, str]:
+    return {name: split for split, names in SPLIT_NAMES.items() for name in names}
+
+
+def _packaged(name: str, source: str, files: list[str], entry: RegistryEntry | None, root: str | None) -> DataSource:
     parts = files_by_part(files) or {WHOLE: files}
-    loader = _PACKAGED[Path(files[0]).suffix.lower()]
-    return {split: functools.partial(_load_files, loader, own) for split, own in parts.items()}
+    ending = ending_of(files[0])
+    load = {split: functools.partial(_load_files, _PACKAGED[ending], own) for split, own in parts.items()}
+    locate = functools.partial(_in_parquet, parts, root) if ending == ".parquet" else None
+    return DataSource(name, source, load, entry, locate=locate)
+
+
+def _in_parquet(
+    parts: Mapping[str, list[str]], root: str | None, data: datasets.Dataset, split: str, column: str
+) -> datasets.Dataset:
+    return located_in_files(data, column, parts[split], root)
 
 
 def _load_files(loader: str, files: list[str]) -> datasets.Dataset:
@@ -209,16 +248,11 @@ def _load_files(loader: str, files: list[str]) -> datasets.Dataset:
     return datasets.load_dataset(loader, data_files={"part": files}, split="part")
 
 
-def _table_part(table: str) -> Callable[[], datasets.Dataset]:
-    return functools.partial(_read_table, table)
-
-
-def _read_table(table: str) -> datasets.Dataset:
+def _read_table(table: str, root: str | None = None) -> datasets.Dataset:
     """A table with the paths of images, relative to its folder; the paths' column becomes `image`."""
-    first = next(raw_table_rows(table), None)
-    if first is None:
+    names = list(dict.fromkeys(name for row in itertools.islice(raw_table_rows(table), _PEEKED_ROWS) for name in row))
+    if not names:
         raise ValueError(f"The table {table} has no rows.")
-    names = [name for name in first if name]
     paths = next((name for name in ("image", "file_name", "path", "file", "image_path") if name in names), None)
     if paths is None:
         raise ValueError(
@@ -226,11 +260,21 @@ def _read_table(table: str) -> datasets.Dataset:
             "'file_name' or 'image'."
         )
     roles = {"image" if paths == "file_name" else paths: "image", **{name: "text" for name in names if name != paths}}
-    rows = list(table_rows([table], roles))
-    columns = {name: [row[name] for row in rows] for name in roles if roles[name] == "text"}
+    rows = list(table_rows([table], roles, root=root))
+    columns = {name: _of_one_kind([row[name] for row in rows], name, table) for name in roles if roles[name] == "text"}
     images = [row["image" if paths == "file_name" else paths] for row in rows]
     data = datasets.Dataset.from_dict({"image": images, **columns})
     return data.cast_column("image", datasets.Image(decode=False))
+
+
+def _of_one_kind(values: list[Any], column: str, table: str) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(
+            f"The column {column!r} of {table} has values of different kinds: {str(error).rstrip('.')}. Write all of "
+            "them alike, as numbers or in quotes."
+        ) from error
 
 
 def _open_class_folders(folder: Path, name: str, entry: RegistryEntry | None) -> DataSource:
@@ -258,13 +302,12 @@ def readable_name(name: str) -> str:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 def _read_class_folders(folder: Path, classes: list[str]) -> datasets.Dataset:
     images, labels = [], []
-    for label, name in enumerate(classes):
-        found = images_in(folder / name) if (folder / name).is_dir() else []
+    for label, found in enumerate(images_in(*(folder / name for name in classes), beside=folder)):
         images += [{"bytes": None, "path": path} for path in found]
         labels += [label] * len(found)
     features = datasets.Features(
@@ -276,7 +319,7 @@ def _read_class_folders(folder: Path, classes: list[str]) -> datasets.Dataset:
 # ----------------------------------------------------------------------------------------------------------- the hub
 
 
-def _open_hub_entry(entry: RegistryEntry) -> DataSource:
+def _open_hub_entry(entry: RegistryEntry, root: str | None) -> DataSource:
     if entry.hub_id is None:
         raise ValueError(
             f"{entry.title} is not on the hub in a form that can be loaded. {entry.notes or ''} {_how_to_give(entry)}"
@@ -286,7 +329,7 @@ def _open_hub_entry(entry: RegistryEntry) -> DataSource:
         for name in entry.splits.values()
     }
     location = entry.hub_id if entry.hub_config is None else f"{entry.hub_id}:{entry.hub_config}"
-    return DataSource(entry.name, location, load, entry)
+    return DataSource(entry.name, location, load, entry, locate=functools.partial(_in_hub, root))
 
 
 def _how_to_give(entry: RegistryEntry) -> str:
@@ -301,7 +344,7 @@ def _how_to_give(entry: RegistryEntry) -> str:
     )
 
 
-def _open_hub(source: str, entry: RegistryEntry | None) -> DataSource:
+def _open_hub(source: str, entry: RegistryEntry | None, root: str | None) -> DataSource:
     name, _, config = source.partition(":")
     advice = "If it was meant as a path, there is nothing there; give a local copy by its path."
     try:
@@ -309,7 +352,12 @@ def _open_hub(source: str, entry: RegistryEntry | None) -> DataSource:
     except Exception as error:  # hub, network and data set errors have many types
         raise ValueError(f"The data set {source} cannot be loaded from the hub: {error}. {advice}") from error
     load = {split: functools.partial(_load_hub, name, config or None, split, advice) for split in splits}
-    return DataSource(entry.name if entry else name.split("/")[1], source, load, entry)
+    name = entry.name if entry else name.split("/")[1]
+    return DataSource(name, source, load, entry, locate=functools.partial(_in_hub, root))
+
+
+def _in_hub(root: str | None, data: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
+    return located_from_hub(data, column, root)
 
 
 def _load_hub(hub_id: str, config: str | None, split: str, advice: str) -> datasets.Dataset:

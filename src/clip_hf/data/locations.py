@@ -1,0 +1,145 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Where the images are that columns name: every path in data goes through `image_location`."""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from ..image_reading_clip_hf import REFUSED, image_location
+
+
+def with_locations(
+    data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
+) -> Any:
+    """
+    The data set with the paths of images that are not in it where [`image_location`] says; works for streams too.
+
+    Args:
+        data (`datasets.Dataset` or `datasets.IterableDataset`):
+            Rows whose images are paths, or structs of which some have a path and no bytes; others stay as they are.
+        column (`str`):
+            Their column.
+        folder (`str`, or a sequence of them):
+            Where relative paths start: the data's folder, or that of each row (not of streams).
+        root (`str`, *optional*):
+            Another folder below which paths may lead.
+        written_below (`Sequence[str]`, *optional*):
+            Folders below which absolute paths may lead, since `datasets` wrote them.
+    """
+    # Of some streams the columns are not known before they are read.
+    feature = None if data.features is None else data.features.get(column)
+    if data.features is not None and not _may_have_paths(feature):
+        return data
+    if isinstance(feature, datasets.Image) and feature.decode:
+        data = data.cast_column(column, datasets.Image(decode=False))
+    locate = functools.partial(_location, root=root, written_below=tuple(written_below))
+    if isinstance(data, datasets.Dataset):
+        return _located_rows(data, column, folder, locate)
+    return data.map(
+        _located_row, fn_kwargs={"column": column, "folder": folder, "locate": locate}, features=data.features
+    )
+
+
+def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
+    """A data set of the hub, whose image paths may lead to what `datasets` downloaded; relative ones lead nowhere."""
+    caches = (str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE)
+    return with_locations(data, column, caches[0], root, written_below=caches)
+
+
+def located_in_saved(data: datasets.Dataset, column: str, folder: str, root: str | None = None) -> datasets.Dataset:
+    """A data set that `datasets` saved, whose absolute image paths may lead anywhere."""
+    return with_locations(data, column, folder, root, written_below=("/",))
+
+
+def load_parquet(files: Sequence[str], split: str, streaming: bool, column: str, root: str | None = None) -> Any:
+    """The rows of Parquet files, whose image paths are relative to their file's folder."""
+
+    def load(own: Sequence[str]) -> Any:
+        # "train[:10%]" is a part of a split.
+        data_files = {split.partition("[")[0]: list(own)}
+        return datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=streaming)
+
+    if not streaming:
+        return located_in_files(load(files), column, files, root)
+    parts = [(folder, list(own)) for folder, own in itertools.groupby(files, os.path.dirname)]
+    loaded = [with_locations(load(own), column, folder, root) for folder, own in parts]
+    return loaded[0] if len(loaded) == 1 else datasets.concatenate_datasets(loaded)
+
+
+def located_in_files(data: datasets.Dataset, column: str, files: Sequence[str], root: str | None = None) -> Any:
+    """All rows of these Parquet files, in this order, with image paths relative to their file's folder."""
+    folders = [os.path.dirname(file) for file in files]
+    if len(set(folders)) == 1 or not _may_have_paths((data.features or {}).get(column)):
+        return with_locations(data, column, folders[0], root)
+    counts = [pq.read_metadata(file).num_rows for file in files]
+    return with_locations(data, column, [f for f, n in zip(folders, counts, strict=True) for _ in range(n)], root)
+
+
+def _may_have_paths(feature: Any) -> bool:
+    if isinstance(feature, datasets.Value):
+        return feature.dtype in ("string", "large_string")
+    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys())
+
+
+def _location(value: Any, folder: str, root: str | None, written_below: Sequence[str]) -> str | None:
+    if isinstance(value, str) and os.path.isabs(value):
+        for each in written_below:
+            location = image_location(value, each)
+            if not location.startswith(REFUSED):
+                return location
+    return image_location(value, folder, root)
+
+
+def _located_row(row: dict[str, Any], column: str, folder: str, locate: Callable) -> dict[str, Any]:
+    value = row.get(column)
+    if isinstance(value, str):
+        return {column: locate(value, folder)}
+    if isinstance(value, dict) and value.get("bytes") is None:
+        return {column: {**value, "path": locate(value.get("path"), folder)}}
+    return {}
+
+
+def _located_rows(
+    data: datasets.Dataset, column: str, folder: str | Sequence[str], locate: Callable
+) -> datasets.Dataset:
+    """Only the paths are made anew; the bytes stay where they are."""
+    stored = data.flatten_indices() if data._indices is not None else data
+    chunks, start = [], 0
+    for chunk in stored.data.column(column).chunks:
+        folders = itertools.repeat(folder) if isinstance(folder, str) else folder[start : start + len(chunk)]
+        chunks.append(_located_chunk(chunk, folders, locate))
+        start += len(chunk)
+    if all(new is old for new, old in zip(chunks, stored.data.column(column).chunks)):
+        return data
+    names, feature = stored.column_names, stored.features[column]
+    column_type = stored.features.arrow_schema.field(column).type
+    added = stored.remove_columns(column).add_column(column, pa.chunked_array(chunks, column_type), feature=feature)
+    return added.select_columns(names)
+
+
+def _located_chunk(chunk: pa.Array, folders: Any, locate: Callable) -> pa.Array:
+    if not pa.types.is_struct(chunk.type):
+        paths = [locate(path, folder) for path, folder in zip(chunk.to_pylist(), folders)]
+        return pa.array(paths, chunk.type)
+    names = [field.name for field in chunk.type]
+    fields = dict(zip(names, chunk.flatten()))
+    if pa.types.is_null(fields["path"].type) or fields["bytes"].null_count == 0:
+        return chunk
+    inside = fields["bytes"].is_valid().to_pylist()
+    paths = [
+        path if has_bytes else locate(path, folder)
+        for path, has_bytes, folder in zip(fields["path"].to_pylist(), inside, folders)
+    ]
+    fields["path"] = pa.array(paths, fields["path"].type)
+    return pa.StructArray.from_arrays([fields[name] for name in names], fields=list(chunk.type), mask=chunk.is_null())
+
+
+__all__ = ["load_parquet", "located_from_hub", "located_in_files", "located_in_saved", "with_locations"]

@@ -1,0 +1,227 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Rows of CSV, TSV, JSON Lines and JSON files as they are; a row that cannot be told from its neighbours is named."""
+
+import csv
+import io
+import itertools
+import json
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from transformers.utils import logging
+
+from ..image_reading_clip_hf import IMAGE_ENDINGS
+
+
+logger = logging.get_logger(__name__)
+
+_LARGEST_FIELD = 2**27  # characters; Python's own limit is 128k
+# Where a quoted text has more lines, a quote is missing.
+_MOST_LINES = 200
+_LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({'|'.join(sorted(IMAGE_ENDINGS))})\s*$", re.IGNORECASE)
+
+
+def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
+    """
+    The rows of a table as they are.
+
+    A line that is no row (JSON that is no object, more fields than columns, not UTF-8) is a row without values, and
+    the first such line is logged.
+
+    Args:
+        table (`str`):
+            A path; the ending says which kind of file it is. `.json` is a list of objects, or JSON Lines.
+
+    Raises:
+        ValueError: if the file cannot be divided into rows; the message names the line.
+    """
+    is_separated = table.lower().endswith((".csv", ".tsv"))
+    # Bytes that are no UTF-8 become lone surrogates, which `_is_text` finds.
+    with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="" if is_separated else None) as file:
+        if is_separated:
+            rows = _separated_rows(file, table)
+        elif _first_character(file) == "[":
+            rows = _listed_rows(file, table)
+        else:
+            rows = _json_lines(file, table)
+        is_logged = False
+        for line, row, problem in rows:
+            if problem and not is_logged:
+                is_logged = True
+                logger.warning_once(
+                    f"{line} of {table} {problem}. Rows that lack a needed value are skipped and counted; further "
+                    "lines of this table are not named."
+                )
+            yield row
+
+
+def _is_text(text: str) -> bool:
+    """Whether a text can be stored; not where bytes were no UTF-8, or half a character was escaped."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+# -------------------------------------------------------------------------------------------------------- CSV and TSV
+
+_Numbered = Iterator[tuple[str, dict[str, Any], str | None]]
+"""For each row what to call it, its values, and what is wrong with it."""
+
+
+def _separated_rows(file: TextIO, table: str) -> _Numbered:
+    records = _tsv_records(file) if table.lower().endswith(".tsv") else _csv_records(file, table)
+    records = ((line, fields) for line, fields in records if fields not in ([], [""]))
+    _, names = next(records, (0, []))
+    if not all(map(_is_text, names)):
+        raise ValueError(f"The table {table} is not UTF-8; save it as UTF-8.")
+    for number, fields in records:
+        line = f"Line {number}"
+        if not _is_text("".join(fields)):
+            yield line, {}, "is not UTF-8"
+        elif any(fields[len(names) :]):
+            yield line, {}, f"has {len(fields)} fields, more than the {len(names)} columns (a text not in quotes?)"
+        else:
+            problem = f"has {len(fields)} fields for {len(names)} columns" if len(fields) < len(names) else None
+            yield line, dict(itertools.zip_longest(names, fields[: len(names)])), problem
+
+
+def _csv_records(file: TextIO, table: str) -> Iterator[tuple[int, list[str]]]:
+    """The fields of each record, and its first line."""
+    csv.field_size_limit(_LARGEST_FIELD)
+    reader = csv.reader(file, strict=True)
+    columns = None
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise ValueError(
+                f"Line {line} of {table} cannot be read: {error}. A text that begins with a quote must end with one, "
+                'with quotes inside it doubled: "a ""cat""".'
+            ) from error
+        if fields is None:
+            return
+        columns = columns or len(fields)
+        if reader.line_num > line:
+            _check_lines(fields, columns, f"Line {line} of {table}")
+        yield line, fields
+
+
+def _check_lines(fields: list[str], columns: int, where: str) -> None:
+    """Raise where a quoted text holds what are rows of their own, since the quote that ends it is missing."""
+    for field in fields:
+        lines = field.splitlines()[1:]
+        for text in lines:
+            own = text.split(",")
+            if len(own) == columns and any(_LOOKS_LIKE_IMAGE.search(each) for each in own):
+                raise ValueError(f"{where} begins a text with a quote that swallows the row {text[:80]!r}; close it.")
+        if len(lines) > _MOST_LINES:
+            raise ValueError(
+                f"{where} begins a text with a quote that ends {len(lines)} lines later; close it before."
+            )
+
+
+def _tsv_records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
+    """
+    The fields of each record, and its first line.
+
+    Few programs quote in TSV, so a quote counts only where a field begins and ends with one. A quoted field goes on
+    over tabs and line breaks where that gives the right number of columns, and no line in it is a row by itself.
+    """
+    ahead: deque[str] = deque()
+    number, columns = 0, None
+    while line := ahead.popleft() if ahead else file.readline():
+        number += 1
+        fields = line.rstrip("\r\n").split("\t")
+        columns = columns or len(fields)
+        is_open = any(field.startswith('"') and not _is_quoted(field) for field in fields)
+        longer = _longer_record(line, ahead, file, columns) if is_open else None
+        fields, more = longer or ([_unquoted(field) for field in fields], 0)
+        yield number, fields
+        for _ in range(more):
+            ahead.popleft()
+        number += more
+
+
+def _longer_record(line: str, ahead: deque[str], file: TextIO, columns: int) -> tuple[list[str], int] | None:
+    """The record that begins in this line by the rules of CSV, and how many more lines it has; None if it is none."""
+    for more in range(_MOST_LINES):
+        try:
+            (fields,) = csv.reader(io.StringIO(line, newline=""), delimiter="\t", strict=True)
+            if len(fields) == columns:
+                return fields, more
+        except (csv.Error, ValueError):
+            pass  # not closed yet, or no record
+        if more == len(ahead):
+            ahead.append(file.readline())
+        following = ahead[more]
+        if not following or following.count("\t") + 1 == columns:
+            break
+        line += following
+    return None
+
+
+def _is_quoted(field: str) -> bool:
+    return len(field) > 1 and field[0] == field[-1] == '"' and '"' not in field[1:-1].replace('""', "")
+
+
+def _unquoted(field: str) -> str:
+    return field[1:-1].replace('""', '"') if _is_quoted(field) else field
+
+
+# --------------------------------------------------------------------------------------------------------------- JSON
+
+
+def _first_character(file: TextIO) -> str:
+    while (character := file.read(1)).isspace():
+        pass
+    file.seek(0)
+    return character
+
+
+def _listed_rows(file: TextIO, table: str) -> _Numbered:
+    try:
+        rows = json.loads(file.read().removeprefix("\ufeff"))
+    except RecursionError as error:
+        raise ValueError(f"The table {table} is nested too deeply for JSON rows.") from error
+    except ValueError as error:
+        raise ValueError(f"The table {table} begins as a list of rows, but is no JSON: {error}.") from error
+    for number, row in enumerate(rows):
+        problem = _object_problem(row, True)
+        yield f"Row {number}", {} if problem else row, problem
+
+
+def _json_lines(file: TextIO, table: str) -> _Numbered:
+    for number, line in enumerate(file, 1):
+        line = line.removeprefix("\ufeff").strip()
+        if not line:
+            continue
+        try:
+            row = json.loads(line)
+            problem = _object_problem(row, not line.isascii() or "\\u" in line)
+        except RecursionError:
+            problem = "is nested too deeply"
+        except ValueError as error:
+            problem = f"is no JSON ({error})"
+        if problem and number == 1 and table.lower().endswith(".json"):
+            raise ValueError(
+                f"Line 1 of {table} {problem}. A table in JSON is a list of objects, or has an object on each line."
+            )
+        yield f"Line {number}", {} if problem else row, problem
+
+
+def _object_problem(row: Any, may_have_surrogates: bool) -> str | None:
+    if not isinstance(row, dict):
+        return "is no object"
+    try:
+        is_text = not may_have_surrogates or _is_text(json.dumps(row, ensure_ascii=False))
+    except RecursionError:
+        return "is nested too deeply"
+    return None if is_text else "is not UTF-8"
+
+
+__all__ = ["raw_table_rows"]
