@@ -78,8 +78,8 @@ def test_a_folder_is_not_replaced_by_a_file(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------- kills
 
-# Replaces a folder or a file, and dies at one of the calls that rename, remove, make or sync. The module is imported by
-# its path, which takes no time.
+# Replaces a folder or a file, and dies at one of the calls that rename, remove, make or sync. The module is imported
+# by its path, which takes no time.
 KILLED = """
 import importlib.util, os, shutil, sys
 from pathlib import Path

@@ -9,6 +9,8 @@ import os
 import pickle
 import random
 import resource
+import subprocess
+import sys
 import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from clip_hf.atomic import set_aside
+from clip_hf.training.checkpoint_files import sha256_of_manifest
 from clip_hf.training.checkpoints import Checkpoints, Restored
 from several_processes import run_processes
 
@@ -214,6 +217,61 @@ def test_one_that_was_set_aside_when_the_process_was_killed_is_put_back(name, tr
     assert names(checkpoints) == ["step_00000001", "step_00000002"]
 
 
+# Saves step 2 again and then step 3, which removes step 1, in a fresh process each time: the first dies at its first
+# call that renames or removes, the second at its second, and so on.
+KILLED = """
+import os, shutil, sys, warnings
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+from clip_hf.training import Checkpoints
+warnings.simplefilter("error", RuntimeWarning)
+accelerator = Accelerator(cpu=True)
+model = accelerator.prepare(torch.nn.Linear(2, 2))
+def save(folder, step, value):
+    Checkpoints(folder).save(accelerator, step, shared={"value": value}, per_process={})
+def deadly(function, calls):
+    def call(*arguments, **keywords):
+        calls.append(None)
+        if len(calls) == number:
+            os._exit(9)
+        return function(*arguments, **keywords)
+    return call
+start = Path(sys.argv[1]) / "start"
+for step in (1, 2):
+    save(start, step, "old")
+for number in range(1, 60):
+    folder = Path(sys.argv[1]) / str(number)
+    shutil.copytree(start, folder)
+    child = os.fork()
+    if child == 0:
+        calls = []
+        for module, name in ((os, "rename"), (shutil, "rmtree")):
+            setattr(module, name, deadly(getattr(module, name), calls))
+        for step in (2, 3):
+            save(folder, step, "new")
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    restored = Checkpoints(folder).restore(accelerator)
+    names = ",".join(sorted(path.name.removeprefix("step_0000000") for path in folder.iterdir()))
+    print(number, code, restored.step, restored.shared["value"], names, flush=True)
+    if code == 0:
+        break
+"""
+
+
+def test_a_kill_at_any_point_of_a_save_leaves_two_whole_checkpoints(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line[1] for line in lines] == ["9"] * (len(lines) - 1) + ["0"]
+    found = [line[2:] for line in lines]
+    stages = [["2", "old", "1,2"], ["2", "new", "1,2"], ["3", "new", "1,2,3"], ["3", "new", "2,3"]]
+    assert [stages.index(one) for one in found] == sorted(stages.index(one) for one in found)
+    assert found[0] == stages[0] and found[-1] == stages[-1] and stages[1] in found and len(found) > 6
+
+
 class Marker:
     """Writes a file when it is unpickled."""
 
@@ -232,7 +290,7 @@ def forge(path: Path, name: str, content: bytes, listed: bool = True) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     if listed:
         manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": sha256_of_manifest(manifest)}))
 
 
 def torch_file(content: object, zipped: bool = True) -> bytes:
@@ -333,6 +391,9 @@ MANIFESTS = [
     (lambda manifest: '{"step": 1' + "0" * 10_000 + "}", "manifest.json cannot be read"),
     (lambda manifest: " " * (17 * 2**20), "no regular file of up to 16 MiB"),
     (lambda manifest: "[]", "it holds no mapping"),
+    (_change(step=3), "its own SHA-256 differs"),
+    (_change(number=0), "its own SHA-256 differs"),
+    (_add_file("accelerate/scaler.pt", WHAT), "its own SHA-256 differs"),
     (_change(step="1"), "`step` is no whole number"),
     (_change(number=True), "`number` is no whole number"),
     (_change(num_processes=0), "`num_processes` is no whole number from 1"),

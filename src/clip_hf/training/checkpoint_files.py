@@ -184,9 +184,9 @@ def read_manifest(path: Path) -> dict:
         raise ValueError(f"{MANIFEST} is no regular file of up to {_MAX_MANIFEST // 2**20} MiB")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
+        problem = _problem_of(manifest)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
-    problem = _problem_of(manifest)
     if problem is not None:
         raise ValueError(f"{MANIFEST} is no manifest of a checkpoint: {problem}")
     return manifest
@@ -213,7 +213,16 @@ def _problem_of(manifest: Any) -> str | None:
             return f"it has no SHA-256 of {name}"
     needed = [SHARED, *(process_file(rank) for rank in range(manifest["num_processes"]))]
     missing = [name for name in needed if name not in files]
-    return f"it does not list {missing[0]}" if missing else None
+    if missing:
+        return f"it does not list {missing[0]}"
+    # Against accidents, as all of them: a wrong digit in `step` would otherwise not be noticed.
+    return None if manifest.get("sha256") == sha256_of_manifest(manifest) else "its own SHA-256 differs"
+
+
+def sha256_of_manifest(manifest: dict) -> str:
+    """SHA-256 of all that a manifest holds, but for the one that it holds itself."""
+    content = json.dumps({key: value for key, value in manifest.items() if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _check_whole(path: Path) -> None:
@@ -247,4 +256,5 @@ __all__ = [
     "names_in",
     "process_file",
     "read_manifest",
+    "sha256_of_manifest",
 ]

@@ -29,6 +29,7 @@ from .checkpoint_files import (
     names_in,
     process_file,
     read_manifest,
+    sha256_of_manifest,
 )
 
 
@@ -194,6 +195,7 @@ class Checkpoints:
             "num_processes": accelerator.num_processes,
             "files": dict(sorted(files.items())),
         }
+        manifest["sha256"] = sha256_of_manifest(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for written in (temporary / MANIFEST, temporary / ACCELERATE, temporary):
             sync(written)
