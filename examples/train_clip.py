@@ -80,7 +80,6 @@ class Training:
         self.clip = prepare_model(options, self.accelerator, model)
         optimizer = build_optimizer(self.clip, options.optimizer_options)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
-        self.accelerator.register_for_checkpointing(self.schedule)
         self.model, self.optimizer = wrap_model(options, self.accelerator, self.clip, optimizer)
         self.average = AveragedWeights(self.clip, options.ema_decay) if options.ema_decay is not None else None
         self.objective = ContrastiveObjective(
@@ -96,6 +95,7 @@ class Training:
         self.log = TrainingLog(self.folder / LOG_NAME, active=self.accelerator.is_main_process)
         self.best: dict[str, float] = {}
         self.metrics: dict[str, float] = {}  # of the last evaluation
+        self.replacing = contextlib.ExitStack()  # holds what --overwrite replaces, until there was a step
 
     def start(self) -> int:
         """Restore a checkpoint if asked to, and get the folder ready; returns the number of steps that are done."""
@@ -109,6 +109,7 @@ class Training:
                 self.loader.load_state_dict(own["loader"])
                 if restored.per_process or self.accelerator.is_main_process:  # the shared count is that of all
                     self.skips.load_state_dict(own["skips"])
+                self.schedule.load_state_dict(restored.shared["schedule"])
                 self.guard.load_state_dict(restored.shared["guard"])
                 self.best, self.metrics = restored.shared["best"], restored.shared["metrics"]
                 if (self.average is None) != ("average" not in restored.shared):
@@ -116,18 +117,20 @@ class Training:
                 if self.average is not None:
                     self.average.load_state_dict(restored.shared["average"])
             self.accelerator.print(f"Going on after step {step:,}." if step else "No checkpoint yet: from the start.")
-        if self.accelerator.is_main_process:
-            prepare_output_dir(self.options)
-        self.accelerator.wait_for_everyone()
-        self.log.start(step)
-        self.accelerator.init_trackers("clip_hf", config=flat(self.options))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(prepare_output_dir(self.options, self.accelerator.is_main_process))
+            self.accelerator.wait_for_everyone()
+            self.log.start(step)
+            self.accelerator.init_trackers("clip_hf", config=flat(self.options))
+            self.replacing = stack.pop_all()
         return step
 
     def save_checkpoint(self, step: int) -> None:
         """Save all that goes on from here: on this number of processes or, for map-style data, on another."""
         own = {"loader": self.loader.state_dict(), "skips": self.skips.state_dict()}
         shared = {**own, "skips": self.all_skips().state_dict(), "guard": self.guard.state_dict()}
-        shared |= {"best": self.best, "metrics": self.metrics}
+        # Not registered with the accelerator, which executes what it reads for registered objects.
+        shared |= {"schedule": self.schedule.state_dict(), "best": self.best, "metrics": self.metrics}
         if self.average is not None:
             shared["average"] = self.average.state_dict()
         self.checkpoints.save(self.accelerator, step, shared=shared, per_process=own)
@@ -146,6 +149,7 @@ class Training:
             entry["grad_norm"] = float(norm)
         # With fp16 a gradient overflows now and then; the scaler then leaves the step out.
         norm = None if self.options.mixed_precision == "fp16" else norm
+        self.replacing.close()  # it has started, and what it replaces is removed
         self.guard.check(step, loss, {**tensors, "skipped": skipped}, norm, entry["learning_rate"])
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -230,7 +234,7 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
     eval_steps = max(1, round(options.eval_every * training.steps_per_epoch))
     name, quiet = training.folder.name, not training.accelerator.is_main_process
     bar = tqdm(total=training.num_steps, initial=done, desc=name, unit="step", position=bar_position, disable=quiet)
-    with StopSignal() as stop, bar:
+    with training.replacing, StopSignal() as stop, bar:
         started = time.perf_counter()
         for step, batch in enumerate(training.loader, start=done):
             entry = training.step(step, batch)

@@ -2,9 +2,16 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Files and folders that are written as a whole or not at all."""
 
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
-from clip_hf.atomic import replaced_file, replaced_folder
+from clip_hf import atomic
+from clip_hf.atomic import clear_leftovers, move_into_place, replaced_file, replaced_folder, set_aside
 
 
 def test_contents_replace_the_folder_at_the_end(tmp_path):
@@ -67,3 +74,120 @@ def test_an_error_leaves_the_old_file(tmp_path):
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder"), replaced_file(tmp_path):
         pass
+
+
+# ------------------------------------------------------------------------------------------------------------- kills
+
+# Replaces a folder or a file, and dies at one of the calls that rename, remove, make or sync. The module is imported
+# by its path, which takes no time.
+KILLED = """
+import importlib.util, os, shutil, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("atomic", sys.argv[1])
+atomic = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(atomic)
+folder, number, kind = Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+calls = 0
+def deadly(function):
+    def call(*arguments, **keywords):
+        global calls
+        calls += 1
+        if calls == number:
+            os._exit(9)
+        return function(*arguments, **keywords)
+    return call
+deadly_names = [(shutil, "rmtree"), *((os, name) for name in ("rename", "replace", "fsync", "unlink", "mkdir"))]
+for module, name in deadly_names:
+    setattr(module, name, deadly(getattr(module, name)))
+if kind == "file":
+    with atomic.replaced_file(folder / "file") as path:
+        path.write_text("new")
+else:
+    with atomic.replaced_folder(folder / "folder") as path:
+        (path / "one").write_text("new")
+        (path / "two").write_text("new")
+"""
+
+
+def _contents(path: Path) -> dict[str, str] | None:
+    if path.is_file():
+        return {"": path.read_text()}
+    return {file.name: file.read_text() for file in path.iterdir()} if path.is_dir() else None
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_kill_at_any_point_leaves_the_old_or_the_new_and_the_next_run_clears_up(kind, tmp_path):
+    old, new = ({"": "old"}, {"": "new"}) if kind == "file" else ({"old": "old"}, {"one": "new", "two": "new"})
+    found = []
+    for number in range(1, 40):
+        home = tmp_path / str(number)
+        place = home / kind
+        place.parent.mkdir()
+        if kind == "file":
+            place.write_text("old")
+        else:
+            place.mkdir()
+            (place / "old").write_text("old")
+        command = [sys.executable, "-c", KILLED, atomic.__file__, str(home), str(number), kind]
+        done = subprocess.run(command, check=False).returncode
+        clear_leftovers(place)
+        found.append(_contents(place))
+        assert found[-1] in (old, new), number
+        assert list(home.iterdir()) == [place], number
+        if done == 0:
+            break
+        assert done == 9
+    assert number > 4 and found[0] == old and found[-1] == new
+    assert sorted(found, key=lambda content: content == new) == found  # once it is there, it stays
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path):
+    with replaced_folder(tmp_path / "folder") as one:
+        with replaced_folder(tmp_path / "folder") as two:
+            (two / "two").write_text("two")
+        assert one.is_dir() and (tmp_path / "folder" / "two").exists()
+        (one / "one").write_text("one")
+    assert _contents(tmp_path / "folder") == {"one": "one"}
+    aside = set_aside(tmp_path / "folder")
+    clear_leftovers(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == [aside]
+    clear_leftovers(tmp_path / "folder", every_owner=True)
+    assert _contents(tmp_path / "folder") == {"one": "one"}
+
+
+def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path, monkeypatch):
+    leftover = tmp_path / ".folder.01234567-1-0123456789ab.tmp"
+    leftover.mkdir()
+    (leftover / "file").write_text("half")
+    os.utime(leftover, (0, 0))
+    clear_leftovers(tmp_path / "folder")
+    assert leftover.exists()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
+    clear_leftovers(tmp_path / "folder")
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("name", [".folder.tmp", ".folder.old", "folder.01234567-1-0123456789ab.tmp", ".fold"])
+def test_nothing_of_others_is_taken_for_a_leftover(name, tmp_path):
+    (tmp_path / name).mkdir()
+    clear_leftovers(tmp_path / "folder", every_owner=True)
+    assert (tmp_path / name).is_dir()
+
+
+def test_what_was_there_is_back_where_the_new_one_cannot_take_its_place(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(FileNotFoundError):
+        move_into_place(tmp_path / "missing", tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_is_kept(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("kept")
+    (tmp_path / "folder").symlink_to(tmp_path / "elsewhere")
+    with replaced_folder(tmp_path / "folder") as temporary:
+        (temporary / "new").write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "folder"]
+    assert not (tmp_path / "folder").is_symlink()
+    assert _contents(tmp_path / "elsewhere") == {"kept": "kept"}

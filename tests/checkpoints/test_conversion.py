@@ -4,8 +4,11 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
@@ -23,7 +26,7 @@ from openai_like import (
     write_open_clip,
 )
 
-from clip_hf import ARCHITECTURES, ClipHFModel, ClipHFProcessor, checkpoints
+from clip_hf import ARCHITECTURES, ClipHFModel, ClipHFProcessor, atomic, checkpoints
 from clip_hf.checkpoints import conversion, open_clip, openai
 from clip_hf.checkpoints.conversion import TOLERANCE, TOLERANCE_OF_ROUNDED_WEIGHTS, fixed_inputs
 from clip_hf.checkpoints.stored_tensor import StoredTensor
@@ -330,6 +333,26 @@ def test_a_replaced_destination_is_kept_when_a_defect_is_seen(square_model, to, 
     with pytest.raises(RuntimeError, match="would differ"):
         checkpoints.convert(tmp_path / "ours", path, to, overwrite=True)
     assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.parametrize("to", ["openai", "open_clip"])
+def test_what_a_killed_conversion_left_is_cleared_up(sources, to, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    path = destination(tmp_path, to)
+    with atomic.replaced_folder(path) if to == "open_clip" else atomic.replaced_file(path) as half:
+        identity = half.name.removeprefix(f".{path.name}.").replace(f"-{os.getpid()}-", f"-{dead.pid}-")
+        half.touch()
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    leftover = tmp_path / f".{path.name}.{identity}"
+    leftover.write_text("half of it")
+    checkpoints.convert(sources["vit", "clip_hf"], path, to)
+    assert names(tmp_path) == [path.name]
+    if to == "open_clip":  # killed between two renames: it is there, and not replaced unasked
+        path.rename(leftover.with_suffix(".aside"))
+        with pytest.raises(FileExistsError, match="exists; give another path, or overwrite=True"):
+            checkpoints.convert(sources["vit", "clip_hf"], path, to)
+        assert names(tmp_path) == [path.name]
 
 
 CONFIG_DEFECTS = {

@@ -62,7 +62,7 @@ def test_fsdp2_reaches_the_plugin(monkeypatch):
     assert plugin.fsdp_version == 2
     assert plugin.reshard_after_forward is True
     assert plugin.auto_wrap_policy is not None
-    assert plugin.state_dict_type.name == "SHARDED_STATE_DICT"
+    assert plugin.state_dict_type.name == "FULL_STATE_DICT"
     assert not plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
@@ -374,7 +375,7 @@ def test_a_spike_stops_the_training(recipe_of, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "diverged" / "step_00000055" / "rank_00000.safetensors").exists()
 
 
-def test_results_are_not_overwritten_unasked_and_nothing_else_ever(recipe_of, tmp_path):
+def test_results_are_not_overwritten_unasked_and_nothing_else_ever(recipe_of, tmp_path, monkeypatch):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("mine")
@@ -383,6 +384,18 @@ def test_results_are_not_overwritten_unasked_and_nothing_else_ever(recipe_of, tm
     with pytest.raises(ValueError, match="holds no training"):
         train(options_for(recipe_of("vit"), mine, "--overwrite"))
     train(options_for(recipe_of("vit"), tmp_path / "out", "--max_steps", "1", "--save_every", "1"))
+    # One that does not come to a step leaves what it was to replace.
+    old = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    def no_memory(*arguments, **keywords):
+        raise MemoryError
+
+    for where, name in ((Accelerator, "init_trackers"), (ContrastiveObjective, "backward")):
+        with monkeypatch.context() as patch, pytest.raises(MemoryError):
+            patch.setattr(where, name, no_memory)
+            train(options_for(recipe_of("vit"), tmp_path / "out", "--max_steps", "2", "--overwrite"))
+        found = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert {path.relative_to(tmp_path): path.read_bytes() for path in found} == old
     train(options_for(recipe_of("vit"), tmp_path / "out", "--max_steps", "2", "--overwrite"))
     assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["max_steps"] == 2
     assert not (tmp_path / "out" / "checkpoints").exists()

@@ -2,9 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Checkpoints that are whole, or not there; and the same on all processes."""
 
+import hashlib
+import io
 import json
+import os
+import pickle
 import random
 import resource
+import subprocess
+import sys
 import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -16,7 +22,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from clip_hf.training.checkpoints import Checkpoints
+from clip_hf.atomic import set_aside
+from clip_hf.training.checkpoint_files import sha256_of_manifest
+from clip_hf.training.checkpoints import Checkpoints, Restored
 from several_processes import run_processes
 
 
@@ -32,7 +40,6 @@ class Training:
             model = torch.compile(model, backend="eager")
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer.optimizer, lambda step: 0.9**step)
-        self.accelerator.register_for_checkpointing(self.schedule)
 
     def step(self, number: int) -> float:
         generator = torch.Generator().manual_seed(number)
@@ -50,7 +57,13 @@ class Training:
 
     def save(self, checkpoints: Checkpoints, step: int) -> Path:
         own = {"rows": [step, self.accelerator.process_index]}
-        return checkpoints.save(self.accelerator, step, shared={"best": 0.25 * step}, per_process=own)
+        shared = {"best": 0.25 * step, "schedule": self.schedule.state_dict()}
+        return checkpoints.save(self.accelerator, step, shared=shared, per_process=own)
+
+    def restore(self, checkpoints: Checkpoints, which: str = "latest") -> Restored | None:
+        restored = checkpoints.restore(self.accelerator, which)
+        self.schedule.load_state_dict(restored.shared.pop("schedule"))
+        return restored
 
 
 @pytest.fixture
@@ -74,7 +87,7 @@ def test_training_goes_on_to_the_last_bit(training, checkpoints):
     assert path == checkpoints.folder / "step_00000003"
     expected = [training.step(number) for number in range(3, 6)], training.weights()
     other = Training()
-    restored = checkpoints.restore(other.accelerator)
+    restored = other.restore(checkpoints)
     assert (restored.step, restored.path, restored.num_processes) == (3, path, 1)
     assert restored.shared == {"best": 0.75}
     assert restored.per_process == {"rows": [3, 0]}
@@ -193,6 +206,233 @@ def test_leftovers_of_a_killed_process_go(training, checkpoints):
     assert names(checkpoints) == ["step_00000001"]
 
 
+@pytest.mark.parametrize("name", ["step_00000001", "step_00000002"])
+def test_one_that_was_set_aside_when_the_process_was_killed_is_put_back(name, training, checkpoints):
+    for step in (1, 2):
+        training.save(checkpoints, step)
+    aside = set_aside(checkpoints.folder / name)
+    (checkpoints.folder / f".{name}.tmp").mkdir()
+    assert aside.name.startswith(f".{name}.") and names(checkpoints)[:2] == sorted([aside.name, f".{name}.tmp"])
+    assert checkpoints.restore(training.accelerator).step == 2
+    assert names(checkpoints) == ["step_00000001", "step_00000002"]
+
+
+# Saves step 2 again and then step 3, which removes step 1, in a fresh process each time: the first dies at its first
+# call that renames or removes, the second at its second, and so on.
+KILLED = """
+import os, shutil, sys, warnings
+from pathlib import Path
+import torch
+from accelerate import Accelerator
+from clip_hf.training import Checkpoints
+warnings.simplefilter("error", RuntimeWarning)
+accelerator = Accelerator(cpu=True)
+model = accelerator.prepare(torch.nn.Linear(2, 2))
+def save(folder, step, value):
+    Checkpoints(folder).save(accelerator, step, shared={"value": value}, per_process={})
+def deadly(function, calls):
+    def call(*arguments, **keywords):
+        calls.append(None)
+        if len(calls) == number:
+            os._exit(9)
+        return function(*arguments, **keywords)
+    return call
+start = Path(sys.argv[1]) / "start"
+for step in (1, 2):
+    save(start, step, "old")
+for number in range(1, 60):
+    folder = Path(sys.argv[1]) / str(number)
+    shutil.copytree(start, folder)
+    child = os.fork()
+    if child == 0:
+        calls = []
+        for module, name in ((os, "rename"), (shutil, "rmtree")):
+            setattr(module, name, deadly(getattr(module, name), calls))
+        for step in (2, 3):
+            save(folder, step, "new")
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    restored = Checkpoints(folder).restore(accelerator)
+    names = ",".join(sorted(path.name.removeprefix("step_0000000") for path in folder.iterdir()))
+    print(number, code, restored.step, restored.shared["value"], names, flush=True)
+    if code == 0:
+        break
+"""
+
+
+def test_a_kill_at_any_point_of_a_save_leaves_two_whole_checkpoints(tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line[1] for line in lines] == ["9"] * (len(lines) - 1) + ["0"]
+    found = [line[2:] for line in lines]
+    stages = [["2", "old", "1,2"], ["2", "new", "1,2"], ["3", "new", "1,2,3"], ["3", "new", "2,3"]]
+    assert [stages.index(one) for one in found] == sorted(stages.index(one) for one in found)
+    assert found[0] == stages[0] and found[-1] == stages[-1] and stages[1] in found and len(found) > 6
+
+
+class Marker:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def forge(path: Path, name: str, content: bytes, listed: bool = True) -> None:
+    """Put a file into a checkpoint, with a manifest that fits."""
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).unlink(missing_ok=True)
+    (path / name).write_bytes(content)
+    manifest = json.loads((path / "manifest.json").read_text())
+    if listed:
+        manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": sha256_of_manifest(manifest)}))
+
+
+def torch_file(content: object, zipped: bool = True) -> bytes:
+    with io.BytesIO() as file:
+        torch.save(content, file, _use_new_zipfile_serialization=zipped)
+        return file.getvalue()
+
+
+# What we write, and what Accelerate, torch and DeepSpeed read besides.
+FORGED = [
+    "shared.pt",
+    "process_00000.pt",
+    "accelerate/optimizer.bin",
+    "accelerate/scheduler.bin",
+    "accelerate/scaler.pt",
+    "accelerate/random_states_0.pkl",
+    "accelerate/random_states_7.pkl",
+    "accelerate/pytorch_model_fsdp.bin",
+    "accelerate/model.safetensors",
+    "accelerate/custom_checkpoint_0.pkl",
+    "accelerate/sampler.bin",
+    "accelerate/dl_state_dict.bin",
+    "accelerate/pytorch_model.bin",
+    "accelerate/pytorch_model_fsdp_0/.metadata",
+    "accelerate/optimizer_0/__0_0.distcp",
+    "accelerate/pytorch_model/mp_rank_00_model_states.pt",
+    "accelerate/latest",
+    "code.py",
+]
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_pickle_of_someone_else_is_not_executed(name, training, checkpoints, tmp_path):
+    """Neither passed over nor read, whether asked for or the latest."""
+    training.save(checkpoints, 1)
+    path = training.save(checkpoints, 2)
+    marker = Marker(tmp_path / "executed")
+    message = "step_00000002 " + ("is whole, but does not fit" if name.endswith(".safetensors") else "holds")
+    for content in (pickle.dumps(marker), torch_file({"step": marker}), torch_file({"step": marker}, zipped=False)):
+        forge(path, name, content)
+        for which in ("latest", path):
+            with pytest.raises(ValueError, match=message):
+                checkpoints.restore(training.accelerator, which)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_registered_object_is_refused_when_it_is_saved_and_an_old_checkpoint_says_why(training, checkpoints):
+    path = training.save(checkpoints, 1)
+    training.accelerator.register_for_checkpointing(training.schedule)
+    with pytest.raises(ValueError, match=r"wrote accelerate/custom_checkpoint_0.pkl.*in `shared` instead"):
+        training.save(checkpoints, 2)
+    assert names(checkpoints) == ["step_00000001"]
+    forge(path, "accelerate/custom_checkpoint_0.pkl", torch_file(training.schedule.state_dict()))
+    with pytest.raises(ValueError, match="Earlier versions .* cannot be resumed, but accelerate/model.safetensors"):
+        checkpoints.restore(training.accelerator)
+
+
+STATES = [
+    [1, 2],
+    {},
+    {"step": 1},
+    {"step": 1, "random_state": (3, (1, 2), None), "numpy_random_seed": (), "torch_manual_seed": torch.zeros(3)},
+]
+
+
+@pytest.mark.parametrize("states", STATES)
+def test_random_states_that_would_be_ignored_are_an_error(states, training, checkpoints):
+    path = training.save(checkpoints, 1)
+    forge(path, "accelerate/random_states_0.pkl", torch_file(states))
+    with pytest.raises(ValueError, match="holds accelerate/random_states_0.pkl, which this training did not write"):
+        checkpoints.restore(training.accelerator)
+
+
+@pytest.mark.parametrize("name", ["shared.pt", "accelerate/optimizer.bin", "manifest.json", "accelerate", "more"])
+def test_links_and_pipes_are_not_opened(name, training, checkpoints, tmp_path):
+    path = training.save(checkpoints, 1)
+    if name == "more":
+        os.mkfifo(path / name)
+    else:
+        os.rename(path / name, tmp_path / "elsewhere")
+        (path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"step_00000001 holds {name}, which"):
+        checkpoints.restore(training.accelerator)
+
+
+def _change(**changes):
+    return lambda manifest: json.dumps({**manifest, **changes})
+
+
+def _add_file(name: str, described: object):
+    return lambda manifest: json.dumps({**manifest, "files": {**manifest["files"], name: described}})
+
+
+WHAT = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
+MANIFESTS = [
+    (lambda manifest: "[" * 100_000, "manifest.json cannot be read"),
+    (lambda manifest: '{"step": ' * 100_000 + "1" + "}" * 100_000, "manifest.json cannot be read"),
+    (lambda manifest: '{"step": 1' + "0" * 10_000 + "}", "manifest.json cannot be read"),
+    (lambda manifest: " " * (17 * 2**20), "no regular file of up to 16 MiB"),
+    (lambda manifest: "[]", "it holds no mapping"),
+    (_change(step=3), "its own SHA-256 differs"),
+    (_change(number=0), "its own SHA-256 differs"),
+    (_add_file("accelerate/scaler.pt", WHAT), "its own SHA-256 differs"),
+    (_change(step="1"), "`step` is no whole number"),
+    (_change(number=True), "`number` is no whole number"),
+    (_change(num_processes=0), "`num_processes` is no whole number from 1"),
+    (_change(num_processes=10**9), "`num_processes` is above 100,000"),
+    (_change(num_processes=2), "does not list process_00001.pt"),
+    (_change(files=[]), "`files` is no mapping"),
+    (_change(files={}), "does not list shared.pt"),
+    (_add_file("shared.pt", None), "no size of shared.pt"),
+    (_add_file("shared.pt", ["size", "sha256"]), "no size of shared.pt"),
+    (_add_file("shared.pt", {"size": 1.5, "sha256": ""}), "no size of shared.pt"),
+    (_add_file("shared.pt", {"size": 1, "sha256": {}}), "no SHA-256 of shared.pt"),
+    (_add_file("../secret", WHAT), "lists '../secret', which no checkpoint has"),
+    (_add_file("/etc/passwd", WHAT), "lists '/etc/passwd', which no checkpoint has"),
+    (_add_file("accelerate/../../../secret", WHAT), "which no checkpoint has"),
+    (_add_file("shared.pt\n", WHAT), "which no checkpoint has"),
+    (_add_file("", WHAT), "lists '', which no checkpoint has"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MANIFESTS)
+def test_a_damaged_manifest_is_passed_over_and_opens_nothing_else(change, message, training, checkpoints, monkeypatch):
+    training.save(checkpoints, 1)
+    path = training.save(checkpoints, 2)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(change(manifest))
+    with pytest.warns(RuntimeWarning, match="step_00000002 is damaged .*passed over"):
+        assert checkpoints.restore(training.accelerator).step == 1
+    with pytest.raises(OSError, match=f"step_00000002 cannot be used: .*{message}"):
+        checkpoints.restore(training.accelerator, path)
+
+
+def test_a_file_that_the_manifest_leaves_out_is_not_read(training, checkpoints):
+    training.save(checkpoints, 1)
+    path = training.save(checkpoints, 2)
+    forge(path, "accelerate/scaler.pt", b"", listed=False)
+    with pytest.warns(RuntimeWarning, match="step_00000002 is damaged .*does not list accelerate/scaler.pt"):
+        assert checkpoints.restore(training.accelerator).step == 1
+
+
 @contextmanager
 def small_files(size: int):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -227,7 +467,7 @@ def test_a_compiled_model_and_a_plain_one_share_checkpoints(checkpoints):
 def _two_processes(rank: int, folder: Path) -> dict:
     checkpoints = Checkpoints(folder / "checkpoints")
     training = Training()
-    results = {"one": checkpoints.restore(training.accelerator)}  # of one process
+    results = {"one": training.restore(checkpoints)}  # of one process
     results["one_weights"] = {name: value.numpy() for name, value in training.weights().items()}
     training.step(1)
     random.seed(rank), torch.manual_seed(rank)
@@ -241,7 +481,7 @@ def _two_processes(rank: int, folder: Path) -> dict:
     other = Training()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        results["two"] = checkpoints.restore(other.accelerator)
+        results["two"] = other.restore(checkpoints)
     results["warnings"] = [str(one.message) for one in caught if "passed over" in str(one.message)]
     results["draws_again"] = random.random(), torch.rand(()).item()
     results["same"] = other.step(2) == expected

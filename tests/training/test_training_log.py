@@ -59,3 +59,11 @@ def test_other_processes_write_nothing(tmp_path):
     log.start(0)
     log.add({"step": 0, "loss": 1.0})
     assert not log.path.exists()
+
+
+@pytest.mark.parametrize("line", ["{", "[" * 100_000, "[1]", "{}", '{"step": "1"}', "\ufffd", ""])
+def test_a_damaged_line_is_named(line, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0, "loss": 1.0}\n' + line + "\n")
+    with pytest.raises(ValueError, match="log.jsonl, line 2 is damaged"):
+        TrainingLog(path).start(1)

@@ -2,15 +2,21 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """From options to data, steps, model and loader; and what is refused on the way."""
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import datasets
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, DistributedType, PartialState
+from torch.distributed.fsdp import StateDictType
 
 from clip_hf import ClipHFModel
+from clip_hf.atomic import set_aside
 from clip_hf.training import (
     LOG_NAME,
     TrainingOptions,
@@ -28,6 +34,7 @@ from clip_hf.training import (
     start_accelerator,
     wrap_model,
 )
+from clip_hf.training.checkpoint_files import check_can_be_saved
 from pair_data import caption_of, dataset_of, rows_of
 from tiny_models import make_tiny_model, tiny_config
 
@@ -78,11 +85,58 @@ def test_a_folder_must_be_new_or_hold_a_training_that_is_replaced_or_resumed(tmp
 
 
 def test_only_what_is_to_be_replaced_is_emptied(tmp_path):
-    (tmp_path / "checkpoints").mkdir()
-    prepare_output_dir(TrainingOptions(output_dir=str(tmp_path), overwrite=True, resume="latest"))
-    assert (tmp_path / "checkpoints").exists() and (tmp_path / "recipe.yaml").exists()
-    prepare_output_dir(TrainingOptions(output_dir=str(tmp_path), overwrite=True))
-    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yaml"]
+    folder = tmp_path / "out"
+    (folder / "checkpoints").mkdir(parents=True)
+    with prepare_output_dir(TrainingOptions(output_dir=str(folder), overwrite=True, resume="latest")):
+        pass
+    assert (folder / "checkpoints").exists() and (folder / "recipe.yaml").exists()
+    with prepare_output_dir(TrainingOptions(output_dir=str(folder), overwrite=True), active=False):
+        assert (folder / "checkpoints").exists()
+    with prepare_output_dir(TrainingOptions(output_dir=str(folder), overwrite=True)):
+        assert [path.name for path in folder.iterdir()] == ["recipe.yaml"]
+    assert [path.name for path in folder.iterdir()] == ["recipe.yaml"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_training_that_does_not_start_leaves_the_one_that_it_was_to_replace(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / LOG_NAME).write_text("old")
+    options = TrainingOptions(output_dir=str(folder), overwrite=True)
+    with pytest.raises(MemoryError), prepare_output_dir(options):
+        (folder / "new").mkdir()
+        raise MemoryError
+    assert [path.name for path in folder.iterdir()] == [LOG_NAME] and list(tmp_path.iterdir()) == [folder]
+    monkeypatch.chdir(folder)
+    with pytest.raises(ValueError, match="is the current folder; start from another"):
+        check_output_dir(options)
+
+
+def test_a_model_that_was_set_aside_when_its_training_was_killed_is_put_back(tmp_path):
+    (tmp_path / "out" / "best").mkdir(parents=True)
+    aside = set_aside(tmp_path / "out" / "best")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    aside.rename(aside.with_name(aside.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")))
+    with prepare_output_dir(TrainingOptions(output_dir=str(tmp_path / "out"), resume="latest")):
+        assert (tmp_path / "out" / "best").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "sharded", "message"),
+    [
+        (DistributedType.FSDP, "SHARDED_STATE_DICT", "Set `fsdp_state_dict_type: FULL_STATE_DICT`"),
+        (DistributedType.FSDP, "LOCAL_STATE_DICT", "Set `fsdp_state_dict_type: FULL_STATE_DICT`"),
+        (DistributedType.DEEPSPEED, None, "Checkpoints of DEEPSPEED are pickles.*--save_every 0"),
+        (DistributedType.FSDP, "FULL_STATE_DICT", None),
+        (DistributedType.MULTI_GPU, None, None),
+    ],
+)
+def test_a_launch_whose_checkpoints_would_be_pickles_is_refused(kind, sharded, message):
+    plugin = SimpleNamespace(state_dict_type=StateDictType[sharded]) if sharded else None
+    accelerator = SimpleNamespace(distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin))
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        check_can_be_saved(accelerator)
 
 
 def test_trackers():

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from ..atomic import replaced_file, replaced_folder
+from ..atomic import clear_leftovers, replaced_file, replaced_folder
 from . import open_clip, openai, transformers
 from .checkpoint import Checkpoint
 from .openai_names import is_float32_in_mixed_precision, weight_table
@@ -41,6 +41,7 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
         raise ValueError(f"tower={tower!r} is none of {', '.join(transformers.TOWERS)}.")
     if format == "openai" and path.suffix in (".bin", ".safetensors"):
         raise ValueError(f"{path}: OpenAI's format is a file of torch.save's; give a path that ends in .pt.")
+    clear_leftovers(path)
     if os.path.lexists(path):
         _check_what_is_there(path, format, overwrite)
 

@@ -19,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 from transformers.utils import logging
 
-from ..atomic import replaced_folder
+from ..atomic import clear_leftovers, replaced_folder
 
 
 if TYPE_CHECKING:
@@ -302,6 +302,7 @@ def load_openmoji(
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes that need the data set at once, one renders it.
     with FileLock(f"{folder}.lock"):
+        clear_leftovers(folder)
         damage = _damage(folder) if folder.exists() else "it is not there yet"
         if damage is not None:
             if folder.exists():

@@ -2,13 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Checkpoints of a training: written whole or not at all, checked when they are read, the same on all processes."""
 
-import hashlib
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, extract_model_from_parallel, gather_object
 
-from ..atomic import remove_folder
+from ..atomic import clear_leftovers, move_into_place, remove_folder, sync
+from .checkpoint_files import (
+    ACCELERATE,
+    MANIFEST,
+    SHARED,
+    ForeignCheckpoint,
+    check_can_be_saved,
+    check_checkpoint,
+    check_names,
+    describe_files,
+    foreign_names,
+    names_in,
+    process_file,
+    read_manifest,
+    sha256_of_manifest,
+)
 
 
-_MANIFEST = "manifest.json"
-_ACCELERATE = "accelerate"
-_SHARED = "shared.pt"
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
@@ -55,7 +65,10 @@ class Checkpoints:
     """
     The checkpoints of one training, in a folder that all processes see; `step_00001234` holds that of step 1,234.
 
-    - A checkpoint is written next to its place and gets its name when it is whole, with the SHA-256 of every file.
+    - A checkpoint is written next to its place and gets its name when it is whole and on the disk, with the SHA-256 of
+      every file.
+    - Nothing that is read is executed, whoever wrote it. A checkpoint with a file that is not ours, or with more than
+      tensors, numbers and texts in it, is an error and not passed over.
     - The newest `keep` stay. Newest is what was written last: after going back to an earlier step, the later ones of
       the abandoned training are the older ones.
     - All methods are for all processes together, at the same place.
@@ -80,8 +93,9 @@ class Checkpoints:
         self, accelerator: Accelerator, step: int, *, shared: Mapping[str, Any], per_process: Mapping[str, Any]
     ) -> Path:
         """
-        Write a checkpoint: what `accelerator` has prepared (model, optimiser, scheduler, GradScaler) and registered,
-        and what is given here.
+        Write a checkpoint: what `accelerator` has prepared (model, optimiser, scheduler, GradScaler), and what is
+        given here. States of other objects belong into `shared`. What is registered with `accelerator` is refused,
+        because Accelerate executes what it reads for it.
 
         Args:
             accelerator (`Accelerator`):
@@ -99,8 +113,10 @@ class Checkpoints:
         Raises:
             TypeError: if `shared` or `per_process` hold something else, which could not be read back safely. Every
                 process raises it.
+            ValueError: if Accelerate writes something that could not be read back safely.
             OSError: if the checkpoint cannot be written; those from before are untouched. Every process raises it.
         """
+        check_can_be_saved(accelerator)
         refused = [_not_plain({"shared": shared, "per_process": per_process})]
         refused = [message for message in gather_object(refused) if message is not None]
         if refused:
@@ -110,13 +126,19 @@ class Checkpoints:
         try:
             self._together(step, lambda: self._start(accelerator, temporary))
             self._together(step, lambda: _write(accelerator, temporary, shared, per_process))
-            names = [_files(temporary) if accelerator.is_main_process else None]
+            names = [names_in(temporary) if accelerator.is_main_process else None]
             broadcast_object_list(names)
+            foreign = foreign_names(names[0])
+            if foreign:
+                raise ValueError(
+                    f"Accelerate wrote {', '.join(foreign)}, which a checkpoint does not hold: reading it may execute "
+                    "it. Give states of registered objects and samplers in `shared` instead."
+                )
             own = names[0][accelerator.process_index :: accelerator.num_processes]
-            described = self._together(step, lambda: _describe(temporary, own))
+            described = self._together(step, lambda: describe_files(temporary, own, on_disk=True))
             files = {name: description for part in described for name, description in part.items()}
             self._together(step, lambda: self._finish(accelerator, step, temporary, path, files))
-        except OSError:  # on all processes, see `_together`
+        except (OSError, ValueError):  # on all processes, see `_together`
             self._clean_up(accelerator, temporary)
             raise
         self._clean_up(accelerator, temporary)
@@ -138,8 +160,10 @@ class Checkpoints:
 
         Raises:
             OSError: if all checkpoints are damaged, or the one asked for is, or is not there.
-            ValueError: if the checkpoint does not fit what `accelerator` has prepared. Every process raises it.
+            ValueError: if the checkpoint does not fit what `accelerator` has prepared, or holds what we do not write.
+                Every process raises it.
         """
+        check_can_be_saved(accelerator)
         answer = [self._choose(which) if accelerator.is_main_process else None]
         broadcast_object_list(answer)
         path, problems, error = answer[0]
@@ -147,7 +171,7 @@ class Checkpoints:
             for problem in problems:
                 warnings.warn(f"The checkpoint {problem}; it is passed over.", RuntimeWarning, stacklevel=2)
         if error is not None:
-            raise OSError(error)
+            raise error
         if path is None:
             return None
         self._check_visible(accelerator, path)
@@ -162,7 +186,7 @@ class Checkpoints:
     def _finish(self, accelerator: Accelerator, step: int, temporary: Path, path: Path, files: dict) -> None:
         if not accelerator.is_main_process:
             return
-        lost = [rank for rank in range(accelerator.num_processes) if _process_file(rank) not in files]
+        lost = [rank for rank in range(accelerator.num_processes) if process_file(rank) not in files]
         if lost:
             raise OSError(f"processes {lost} wrote elsewhere: the folder must be one that all machines share")
         manifest = {
@@ -171,10 +195,11 @@ class Checkpoints:
             "num_processes": accelerator.num_processes,
             "files": dict(sorted(files.items())),
         }
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        if path.exists():
-            remove_folder(path)
-        os.rename(temporary, path)
+        manifest["sha256"] = sha256_of_manifest(manifest)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        for written in (temporary / MANIFEST, temporary / ACCELERATE, temporary):
+            sync(written)
+        move_into_place(temporary, path)
         for old, _ in self._listed()[self.keep :]:
             remove_folder(old)
 
@@ -200,8 +225,9 @@ class Checkpoints:
         return [result for result, _ in outcomes]
 
     def _remove_leftovers(self) -> None:
-        # What a killed process was writing or removing.
-        for leftover in self.folder.glob(".step_*"):
+        # What a killed process was writing, removing or replacing; there is one training in the folder at a time.
+        for leftover in list(self.folder.glob(".step_*")):
+            clear_leftovers(self.folder / leftover.name.split(".")[1], every_owner=True)
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _listed(self) -> list[tuple[Path, dict]]:
@@ -209,35 +235,45 @@ class Checkpoints:
         found = []
         for path in self.folder.glob("step_*"):
             try:
-                found.append((path, _read_manifest(path)))
+                found.append((path, read_manifest(path)))
             except (OSError, ValueError):
                 continue
         return sorted(found, key=lambda item: item[1]["number"], reverse=True)
 
-    def _choose(self, which: str | os.PathLike) -> tuple[Path | None, list[str], str | None]:
+    def _choose(self, which: str | os.PathLike) -> tuple[Path | None, list[str], Exception | None]:
         """The checkpoint to read, those that are passed over, and what is wrong; on one process."""
+        self._remove_leftovers()
+        try:
+            return self._checked(which)
+        except ForeignCheckpoint as error:
+            return None, [], ValueError(str(error))
+
+    def _checked(self, which: str | os.PathLike) -> tuple[Path | None, list[str], Exception | None]:
         if str(which) != "latest":
             path = Path(which) if Path(which).exists() else self.folder / which
             try:
-                _check_whole(path)
+                check_checkpoint(path)
             except (OSError, ValueError) as error:
                 names = ", ".join(sorted(other.name for other, _ in self._listed())) or "none"
-                return None, [], f"The checkpoint {path} cannot be used: {error}. In {self.folder} there are: {names}."
+                why = f"{error}. In {self.folder} there are: {names}."
+                return None, [], OSError(f"The checkpoint {path} cannot be used: {why}")
             return Path(os.path.abspath(path)), [], None
-        self._remove_leftovers()
+        for path in self.folder.glob("step_*"):
+            check_names(path)
         listed = [path for path, _ in self._listed()]
         unreadable = sorted(set(self.folder.glob("step_*")) - set(listed), reverse=True)
         problems: dict[Path, str] = {}
         whole = None
         for path in [*listed, *unreadable]:
             try:
-                _check_whole(path)
+                check_checkpoint(path)
                 whole = path
                 break
             except (OSError, ValueError) as error:
                 problems[path] = f"{path} is damaged ({error})"
         if whole is None:
-            error = f"No checkpoint in {self.folder} is whole: {'; '.join(problems.values())}." if problems else None
+            listed_problems = "; ".join(problems.values())
+            error = OSError(f"No checkpoint in {self.folder} is whole: {listed_problems}.") if problems else None
             return None, [], error
         # Without a manifest the step's number is all that tells the order.
         problems |= {path: f"{path} is damaged (without a manifest)" for path in unreadable if path.name > whole.name}
@@ -248,10 +284,6 @@ class Checkpoints:
         if not all(seen):
             blind = [rank for rank, sees in enumerate(seen) if not sees]
             raise OSError(f"The processes {blind} do not see {path}; use a folder that all machines share.")
-
-
-def _files(folder: Path) -> list[str]:
-    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
 def _not_plain(values: dict[str, Mapping[str, Any]]) -> str | None:
@@ -291,16 +323,12 @@ def _plain_copy(value: Any) -> Any:
 def _write(accelerator: Accelerator, folder: Path, shared: Mapping[str, Any], per_process: Mapping[str, Any]) -> None:
     hook = accelerator.register_save_state_pre_hook(_without_wrappers)
     try:
-        accelerator.save_state(str(folder / _ACCELERATE))
+        accelerator.save_state(str(folder / ACCELERATE))
     finally:
         hook.remove()
-    torch.save(_plain_copy(per_process), folder / _process_file(accelerator.process_index))
+    torch.save(_plain_copy(per_process), folder / process_file(accelerator.process_index))
     if accelerator.is_main_process:
-        torch.save(_plain_copy(shared), folder / _SHARED)
-
-
-def _process_file(rank: int) -> str:
-    return f"process_{rank:05d}.pt"
+        torch.save(_plain_copy(shared), folder / SHARED)
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
@@ -319,12 +347,12 @@ def _into_unwrapped(models: list, folder: str) -> None:
 
 
 def _read(accelerator: Accelerator, path: Path) -> Restored:
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     same = manifest["num_processes"] == accelerator.num_processes
     hook = accelerator.register_load_state_pre_hook(_into_unwrapped)
     try:
-        accelerator.load_state(str(path / _ACCELERATE))
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        accelerator.load_state(str(path / ACCELERATE))
+    except Exception as error:  # what does not fit fails in any way
         raise ValueError(
             f"The checkpoint {path} is whole, but does not fit this training ({error}). Model, frozen parts, "
             "optimiser and precision must be those that it was saved with."
@@ -335,55 +363,14 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
     step = [accelerator.step]
     broadcast_object_list(step)
     accelerator.step = step[0]
-    own = path / _process_file(accelerator.process_index)
+    own = path / process_file(accelerator.process_index)
     return Restored(
         step=manifest["step"],
-        shared=torch.load(path / _SHARED, map_location="cpu", weights_only=True),
+        shared=torch.load(path / SHARED, map_location="cpu", weights_only=True),
         per_process=torch.load(own, map_location="cpu", weights_only=True) if same else None,
         num_processes=manifest["num_processes"],
         path=path,
     )
-
-
-def _describe(folder: Path, names: list[str]) -> dict[str, dict]:
-    """Size and hash of files; hashing leaves Python's lock, so that threads are processors."""
-
-    def describe(name: str) -> dict:
-        with open(folder / name, "rb") as file:
-            return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(names, pool.map(describe, names), strict=True))
-
-
-def _read_manifest(path: Path) -> dict:
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        missing = _MANIFEST if path.is_dir() else "the folder"
-        raise FileNotFoundError(f"{missing} is missing") from None
-    except ValueError as error:
-        raise ValueError(f"{_MANIFEST} cannot be read ({error})") from None
-    types = {"step": int, "number": int, "num_processes": int, "files": dict}
-    known = isinstance(manifest, dict) and all(isinstance(manifest.get(key), kind) for key, kind in types.items())
-    if not known or not all({"size", "sha256"} <= set(described) for described in manifest["files"].values()):
-        raise ValueError(f"{_MANIFEST} is no manifest of a checkpoint")
-    return manifest
-
-
-def _check_whole(path: Path) -> None:
-    """Raise OSError or ValueError unless every file is there and is what was written."""
-    files = _read_manifest(path)["files"]
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            raise FileNotFoundError(f"{name} is missing")
-        size = file.stat().st_size
-        if size != expected["size"]:
-            raise ValueError(f"{name} has {size:,} bytes instead of {expected['size']:,}")
-    for name, found in _describe(path, list(files)).items():
-        if found["sha256"] != files[name]["sha256"]:
-            raise ValueError(f"{name} is not what was written: its SHA-256 differs")
 
 
 __all__ = ["Checkpoints", "Restored"]

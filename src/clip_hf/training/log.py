@@ -43,11 +43,20 @@ class TrainingLog:
                 file.write(json.dumps(entry) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:
-        """All entries; none where there is no file yet."""
+        """All entries; none where there is no file yet. ValueError if a line that is whole is no entry."""
         if not self.path.exists():
             return []
-        lines = self.path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines[:-1]]
+        lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")
+        return [self._entry(number, line) for number, line in enumerate(lines[:-1], 1)]
+
+    def _entry(self, number: int, line: str) -> dict[str, Any]:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+            raise ValueError(f"{self.path}, line {number} is damaged: it is no entry of a training's log. Remove it.")
+        return entry
 
 
 __all__ = ["TrainingLog"]

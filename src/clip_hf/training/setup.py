@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from ..architectures_clip_hf import ARCHITECTURES
-from ..atomic import replaced_file
+from ..atomic import clear_leftovers, remove_folder, replaced_file, set_aside
 from ..checkpoints.tokenizers import OPENAI_MERGES
 from ..configuration_clip_hf import ClipHFConfig
 from ..data import PairLoader, iter_texts, load_pairs
@@ -30,6 +31,7 @@ from ..image_processing_clip_hf import ClipHFImageProcessor
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
 from ..tokenization_clip_hf import ClipHFTokenizer
+from .checkpoint_files import check_can_be_saved
 from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
 from .freezing import freeze
 from .held_out import HeldOutPairs
@@ -53,6 +55,7 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
 
     Raises:
         ValueError: if a tracker is not known, or not installed.
+            Or if checkpoints are asked for, and those of this launch would be pickles.
         RuntimeError: if the processes that were launched do not know each other.
     """
     check_trackers(options.trackers)
@@ -68,6 +71,8 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     check_launch(accelerator)
+    if options.save_every or options.resume is not None:
+        check_can_be_saved(accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
         # DeepSpeed wants to know; our loaders are not given to it.
@@ -131,21 +136,42 @@ def check_output_dir(options: TrainingOptions) -> None:
         )
     if not (folder / LOG_NAME).exists():
         raise ValueError(f"`output_dir` {folder} holds no training; choose another.")
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(f"`output_dir` {folder} is to be replaced and is the current folder; start from another.")
 
 
-def prepare_output_dir(options: TrainingOptions) -> None:
+@contextmanager
+def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterator[None]:
     """
-    Empty the folder of a training that is replaced, and write down the options; on one process, before a step.
+    Empty the folder of a training that is replaced, and write down the options.
+
+    What is replaced is removed when the block ends: it is to last until the training has started. If the block raises,
+    what was there is put back.
 
     Args:
         options ([`TrainingOptions`]):
             Of the training.
+        active (`bool`, *optional*, defaults to `True`):
+            Whether this process does it; with several, one does.
     """
-    folder = Path(options.output_dir)
-    if options.overwrite and options.resume is None and folder.exists():
-        shutil.rmtree(folder)
-    with replaced_file(folder / "recipe.yaml") as path:
-        path.write_text(yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    folder = Path(os.path.abspath(options.output_dir))
+    aside = None
+    try:
+        if active:
+            for place in (folder, folder / "best", folder / "last"):
+                clear_leftovers(place)
+            if options.overwrite and options.resume is None:
+                aside = set_aside(folder)
+            with replaced_file(folder / "recipe.yaml") as path:
+                path.write_text(yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        yield
+    except BaseException:
+        if aside is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.rename(aside, folder)
+        raise
+    if aside is not None:
+        remove_folder(aside, folder)
 
 
 def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset | None]:

@@ -1,0 +1,260 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+The files of a training's checkpoint, and what is checked before one of them is read.
+
+A manifest with the right SHA-256 says that a checkpoint is whole, not who wrote it. So only files that we write are
+read, and nothing in them that Python would execute. Accelerate reads most of its files with
+`torch.load(weights_only=True)`. Registered objects (`custom_checkpoint_*.pkl`), FSDP's shards and DeepSpeed's files
+are pickles without bounds: they are refused, when they are to be written and when they are to be read.
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import load
+from torch.distributed.fsdp import StateDictType
+
+from ..atomic import sync
+
+
+MANIFEST = "manifest.json"
+ACCELERATE = "accelerate"
+SHARED = "shared.pt"
+
+_OWN = re.compile(
+    rf"{re.escape(SHARED)}|process_\d{{5}}\.pt|{ACCELERATE}/(model(_\d+)?\.safetensors|pytorch_model_fsdp(_\d+)?\.bin"
+    r"|(optimizer|scheduler)(_\d+)?\.bin|scaler\.pt|random_states_\d+\.pkl)"
+)
+_RANDOM_STATES = re.compile(rf"{ACCELERATE}/random_states_\d+\.pkl")
+_MAX_MANIFEST = 16 * 2**20
+_MAX_PROCESSES = 100_000  # of `process_00000.pt`
+
+
+class ForeignCheckpoint(Exception):
+    """A checkpoint that we did not write as it is: not damaged by accident, and so not to be passed over."""
+
+
+def process_file(rank: int) -> str:
+    """Name of the file with what a process saved for itself."""
+    return f"process_{rank:05d}.pt"
+
+
+def check_can_be_saved(accelerator: Accelerator) -> None:
+    """
+    Check that what Accelerate writes for this launch can be read back without executing it; before the first step.
+
+    Args:
+        accelerator (`Accelerator`):
+            Of this process.
+
+    Raises:
+        ValueError: if it shards the model in a way whose files are pickles without bounds.
+    """
+    kind = accelerator.distributed_type
+    if kind == DistributedType.FSDP:
+        if accelerator.state.fsdp_plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
+            raise ValueError(
+                "FSDP's sharded checkpoints are pickles, which whoever reads them executes; they are neither written "
+                "nor read. Set `fsdp_state_dict_type: FULL_STATE_DICT`, as examples/launch/fsdp2.yaml does."
+            )
+    elif kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(
+            f"Checkpoints of {kind.value} are pickles, which whoever reads them executes; they are neither written "
+            "nor read. Use FSDP2 (examples/launch/fsdp2.yaml), or train without: --save_every 0 and no --resume."
+        )
+
+
+def names_in(folder: Path) -> list[str]:
+    """All that is in a folder, but for its manifest and the folder `accelerate`; links are not followed."""
+    names = []
+    for parent, folders, files in os.walk(folder):
+        for name in [*folders, *files]:
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            if relative != MANIFEST and (relative != ACCELERATE or path.is_symlink()):
+                names.append(relative)
+    return sorted(names)
+
+
+def foreign_names(names: list[str]) -> list[str]:
+    """Those that no checkpoint of ours has."""
+    return [name for name in names if not _OWN.fullmatch(name)]
+
+
+def check_checkpoint(path: Path) -> None:
+    """
+    Check a checkpoint before it is read.
+
+    Raises:
+        OSError, ValueError: if it is damaged.
+        ForeignCheckpoint: if it holds something that we do not write.
+    """
+    check_names(path)
+    _check_whole(path)
+    _check_no_code(path)
+
+
+def check_names(path: Path) -> None:
+    """Raise ForeignCheckpoint if a checkpoint has a file that we do not write, or a link or a pipe; opens nothing."""
+    names = names_in(path)
+    foreign = foreign_names(names)
+    if foreign:
+        old = any(name.startswith(f"{ACCELERATE}/custom_checkpoint_") for name in foreign)
+        why = (
+            "a pickle, which whoever reads it executes. Earlier versions of this training wrote one for the learning "
+            f"rate's schedule; their checkpoints cannot be resumed, but {ACCELERATE}/model.safetensors has the weights"
+            if old
+            else "which no checkpoint of this training has. If you know where it comes from, remove it"
+        )
+        raise ForeignCheckpoint(f"{path} holds {', '.join(foreign[:3])}, {why}.")
+    for name in [MANIFEST, *names]:
+        file = path / name
+        if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+            raise ForeignCheckpoint(f"{path} holds {name}, which is a link or no regular file; those are not read.")
+
+
+def _check_no_code(path: Path) -> None:
+    """Raise ForeignCheckpoint if a file of a whole checkpoint holds more than tensors, numbers and texts."""
+    for name in names_in(path):
+        if name.endswith(".safetensors"):
+            continue
+        try:
+            # Mapped, so that tensors are not read. `load` is what Accelerate reads its files with.
+            content = load(path / name, map_location="cpu", weights_only=True, mmap=True)
+            if not isinstance(content, dict):
+                raise TypeError(f"it holds a {type(content).__name__} instead of a dict")
+            if _RANDOM_STATES.fullmatch(name):
+                _check_random_states(content)
+        except Exception as error:  # a pickle may fail in any way
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ForeignCheckpoint(
+                f"{path} holds {name}, which this training did not write: it is not a dict of tensors, numbers and "
+                f"texts that `torch.load(weights_only=True)` reads, or lacks what it must have ({reason}). It was not "
+                "executed."
+            ) from error
+
+
+def _check_random_states(states: dict[str, Any]) -> None:
+    # Accelerate passes over those that it cannot use without a word.
+    if type(states["step"]) is not int:
+        raise TypeError("its `step` is no number")
+    random.Random().setstate(states["random_state"])
+    np.random.RandomState(0).set_state(states["numpy_random_seed"])
+    torch.Generator().set_state(states["torch_manual_seed"])
+
+
+def describe_files(folder: Path, names: list[str], on_disk: bool = False) -> dict[str, dict]:
+    """Size and SHA-256 of files; with `on_disk`, they are put on the disk as well."""
+
+    def describe(name: str) -> dict:
+        if on_disk:
+            sync(folder / name)
+        with open(folder / name, "rb") as file:
+            return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing leaves Python's lock
+        return dict(zip(names, pool.map(describe, names), strict=True))
+
+
+def read_manifest(path: Path) -> dict:
+    """
+    The manifest of a checkpoint.
+
+    Raises:
+        OSError: if it is not there, or no regular file.
+        ValueError: if it is not as we write it; it names files of ours only.
+    """
+    file = path / MANIFEST
+    try:
+        status = file.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{MANIFEST if path.is_dir() else 'the folder'} is missing") from None
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_MANIFEST:
+        raise ValueError(f"{MANIFEST} is no regular file of up to {_MAX_MANIFEST // 2**20} MiB")
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        problem = _problem_of(manifest)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
+    if problem is not None:
+        raise ValueError(f"{MANIFEST} is no manifest of a checkpoint: {problem}")
+    return manifest
+
+
+def _problem_of(manifest: Any) -> str | None:
+    if not isinstance(manifest, dict):
+        return "it holds no mapping"
+    for key, least in {"step": 0, "number": 0, "num_processes": 1}.items():
+        value = manifest.get(key)
+        if type(value) is not int or value < least:
+            return f"`{key}` is no whole number from {least}"
+    if manifest["num_processes"] > _MAX_PROCESSES:
+        return f"`num_processes` is above {_MAX_PROCESSES:,}"
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        return "`files` is no mapping"
+    for name, described in files.items():
+        if not _OWN.fullmatch(name):
+            return f"it lists {name[:80]!r}, which no checkpoint has"
+        if not isinstance(described, dict) or type(described.get("size")) is not int:
+            return f"it has no size of {name}"
+        if not isinstance(described.get("sha256"), str):
+            return f"it has no SHA-256 of {name}"
+    needed = [SHARED, *(process_file(rank) for rank in range(manifest["num_processes"]))]
+    missing = [name for name in needed if name not in files]
+    if missing:
+        return f"it does not list {missing[0]}"
+    # Against accidents, as all of them: a wrong digit in `step` would otherwise not be noticed.
+    return None if manifest.get("sha256") == sha256_of_manifest(manifest) else "its own SHA-256 differs"
+
+
+def sha256_of_manifest(manifest: dict) -> str:
+    """SHA-256 of all that a manifest holds, but for the one that it holds itself."""
+    content = json.dumps({key: value for key, value in manifest.items() if key != "sha256"}, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _check_whole(path: Path) -> None:
+    """Raise OSError or ValueError unless every file is there and is what was written, and no other is there."""
+    files = read_manifest(path)["files"]
+    more = sorted(set(names_in(path)) - set(files))
+    if more:
+        raise ValueError(f"{MANIFEST} does not list {more[0]}")
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            raise FileNotFoundError(f"{name} is missing")
+        size = file.stat().st_size
+        if size != expected["size"]:
+            raise ValueError(f"{name} has {size:,} bytes instead of {expected['size']:,}")
+    for name, found in describe_files(path, list(files)).items():
+        if found["sha256"] != files[name]["sha256"]:
+            raise ValueError(f"{name} is not what was written: its SHA-256 differs")
+
+
+__all__ = [
+    "ACCELERATE",
+    "ForeignCheckpoint",
+    "MANIFEST",
+    "SHARED",
+    "check_can_be_saved",
+    "check_checkpoint",
+    "check_names",
+    "describe_files",
+    "foreign_names",
+    "names_in",
+    "process_file",
+    "read_manifest",
+    "sha256_of_manifest",
+]
