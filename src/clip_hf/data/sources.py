@@ -3,6 +3,7 @@
 """Captioned images from where people have them: one function for all kinds of files, folders and the hub."""
 
 import glob
+import json
 import math
 import os
 import re
@@ -36,7 +37,7 @@ def load_pairs(
     sources: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     weights: Sequence[float] | None = None,
-    split: str = "train",
+    split: str | None = None,
     streaming: bool = False,
     options: PairOptions | None = None,
     seed: int = 0,
@@ -66,8 +67,8 @@ def load_pairs(
             Share of the pairs from each source, in any unit. Map-style: an epoch has each row at least once, and as
             many repetitions of smaller sources as that takes. Streams: each source is passed over on its own. Without
             weights each row comes once in an epoch.
-        split (`str`, *optional*, defaults to `"train"`):
-            Which split, where a source has several.
+        split (`str`, *optional*):
+            Which part; by default `"train"` where a source has parts, else all rows.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether to read the rows in sequence, as the training needs them, instead of making them available in any
             order at once (which copies Parquet and tars to the cache of `datasets`).
@@ -83,7 +84,7 @@ def load_pairs(
         ValueError: if there is no such source or split, it is empty, or a column is missing; the message names the
             columns there are.
     """
-    options = options or PairOptions()
+    options, split = options or PairOptions(), split or "train"
     sources = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
     if not sources:
         raise ValueError("There are no sources; name at least one.")
@@ -95,6 +96,25 @@ def load_pairs(
     if streaming:
         return MixedStream(loaded, weights)
     return _mixed([_alike(data, options) for data in _same_captions(loaded, options)], weights, seed)
+
+
+def split_names(source: str | os.PathLike) -> tuple[str, ...]:
+    """
+    The parts that a source has, as [`load_pairs`] takes them for `split`.
+
+    Args:
+        source (`str` or `os.PathLike`):
+            One source, see [`load_pairs`].
+
+    Returns:
+        `tuple[str, ...]`: their names; empty where the source has no parts.
+    """
+    if str(source) == "openmoji":
+        return ("train", "test")
+    splits = Path(source) / "dataset_dict.json"
+    if splits.is_file():
+        return tuple(json.loads(splits.read_text())["splits"])
+    return tuple(name for name in ("train", "test") if (Path(source) / name).is_dir())
 
 
 def _check_weights(weights: Sequence[float], sources: Sequence[Any]) -> None:
@@ -298,4 +318,4 @@ def _mixed(loaded: list[datasets.Dataset], weights: Sequence[float] | None, seed
     return together.select(np.concatenate(rows), keep_in_memory=True)
 
 
-__all__ = ["load_pairs"]
+__all__ = ["load_pairs", "split_names"]
