@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
 from ..data import Augmentation, PairOptions
 from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
@@ -340,8 +339,8 @@ class _Parser(HfArgumentParser):
         for action in self._actions:
             kind = kinds.get(action.dest)
             if type(None) in typing.get_args(kind):
-                if action.type is bool:  # which HfArgumentParser knows only where it may not be None
-                    action.type, action.nargs, action.const = string_to_bool, "?", True
+                if bool in typing.get_args(kind):  # without a value as with `True`, as other truth values
+                    action.nargs, action.const = "?", True
                 action.type = _or_none(action.type)
             elif typing.get_origin(kind) is list:
                 action.nargs, action.type = "*", _or_none(action.type)
