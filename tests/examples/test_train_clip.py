@@ -405,7 +405,7 @@ CHANGED_DATA = [
     ),
     (lambda rows: rows, {"warmup_steps": 4}, "`warmup_steps` is 4 and the training has 4 steps: the learning rate"),
     (lambda rows: rows, {"eval_split": "train"}, "'train', the part that is trained on"),
-    (lambda rows: rows, {"eval_share": 0.01}, "A share of 0.01 of 16 rows holds out 0 of them"),
+    (lambda rows: rows, {"eval_share": 1e-6}, "A share of 1e-06 of 16 rows holds out 0 of them"),
     (lambda rows: rows, {"freeze": ["vison"]}, "There is no part 'vison' to freeze; .*Did you mean 'vision'"),
     (lambda rows: rows, {"freeze": ["vision", "text", "logit_scale"]}, "frozen there is nothing to train"),
     (lambda rows: rows, {"trackers": ["tensorbord"]}, "no tracker 'tensorbord'; there are .*tensorboard"),
