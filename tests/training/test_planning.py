@@ -67,9 +67,9 @@ def test_batches_that_cannot_be_cut():
             "no weight moves by more than 5e-05, 0.[0-9]+% of their usual size: it will leave the model nearly",
         ),
         (1000, 1e-7, "nearly as it was. Raise `min_steps`, `epochs` or `learning_rate`"),
-        (99, 1e-2, "The training has 99 steps of 8 pairs; so few change little."),
+        (49, 1e-2, "The training has 49 steps of 8 pairs; that is little time to learn."),
         (500, 1e-5, None),
-        (100, 1e-2, None),
+        (50, 1e-2, None),
     ],
 )
 def test_a_training_that_changes_nothing_says_so(steps, rate, words, caplog):

@@ -16,7 +16,7 @@ from .options import TrainingOptions
 logger = logging.get_logger(__name__)
 
 # A training of fewer steps is mentioned: the learning rate has hardly risen before it falls.
-_FEW_STEPS = 100
+_FEW_STEPS = 50
 # Weights that move by less than this share of their usual size give the model that was there before.
 _LEAST_MOVE = 0.01
 
@@ -96,7 +96,7 @@ def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int
             f"size: it will leave the model nearly as it was. {cure}"
         )
     elif num_steps < _FEW_STEPS:
-        logger.warning(f"{steps}; so few change little. {cure}")
+        logger.warning(f"{steps}; that is little time to learn. {cure}")
 
 
 __all__ = ["check_plan", "fit_batch_size", "num_steps_of"]
