@@ -59,8 +59,7 @@ class ImageTextCollator:
         if self.return_loss:
             return {**batch, "return_loss": True, "return_logits": False}
         batch["skipped"] = [item["skipped"] for item in items if item.get("skipped") is not None]
-        num_plain = sum(has_one_color(item["pixel_values"]) for item in items)
-        batch["noticed"] = {"captions_cut": num_cut, "plain_images": num_plain}
+        batch["noticed"] = {"captions_cut": num_cut, "plain_images": count_plain(batch["pixel_values"])}
         return batch
 
     def _tokenise(self, items: list[dict]) -> tuple[dict[str, torch.Tensor], int]:
@@ -88,11 +87,11 @@ class ImageTextCollator:
         return [ids[0], *(kept or inner[:1]), ids[-1]]
 
 
-def has_one_color(pixels: np.ndarray) -> bool:
-    """Whether all pixels of an image `(channels, height, width)` are alike."""
-    first = pixels[:, :1, :1]
-    # A few pixels tell most images.
-    return bool((pixels[:, ::16, ::16] == first).all() and (pixels == first).all())
+def count_plain(pixels: torch.Tensor) -> int:
+    """How many images `(batch, channels, height, width)` have one colour: all pixels are alike."""
+    few = pixels[..., ::16, ::16]  # which tell most images
+    alike = (few == few[..., :1, :1]).flatten(1).all(dim=1).nonzero().flatten().tolist()
+    return sum(bool((pixels[row] == pixels[row, :, :1, :1]).all()) for row in alike)
 
 
 def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarray]) -> torch.Tensor:
@@ -118,4 +117,4 @@ def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarra
     return torch.from_numpy(pixels)
 
 
-__all__ = ["ImageTextCollator", "batch_pixels", "has_one_color"]
+__all__ = ["ImageTextCollator", "batch_pixels", "count_plain"]
