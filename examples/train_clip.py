@@ -43,9 +43,11 @@ from clip_hf.training import (
     build_model,
     build_optimizer,
     check_output_dir,
+    check_plan,
     clamp_logit_scale_,
     cosine_schedule,
     describe_training,
+    fit_batch_size,
     load_held_out,
     load_training_data,
     logit_scale_of,
@@ -69,16 +71,18 @@ class Training:
 
     def __init__(self, options: TrainingOptions):
         check_output_dir(options)
-        self.options = options
         self.folder = Path(options.output_dir)
         self.accelerator = start_accelerator(options)
         data, held_out = load_training_data(options)
+        self.options = options = fit_batch_size(options, self.accelerator, data)
         self.num_steps, self.steps_per_epoch = num_steps_of(options, data)
         model, self.processor = build_model(options, data)
         self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
         self.held_out = load_held_out(options, held_out, data, self.processor)
         self.clip = prepare_model(options, self.accelerator, model)
         optimizer = build_optimizer(self.clip, options.optimizer_options)
+        if self.accelerator.is_main_process:
+            check_plan(optimizer, self.num_steps, options.batch_size)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
         self.model, self.optimizer = wrap_model(options, self.accelerator, self.clip, optimizer)
         self.average = AveragedWeights(self.clip, options.ema_decay) if options.ema_decay is not None else None
@@ -138,10 +142,10 @@ class Training:
     def step(self, step: int, batch: dict) -> dict[str, float]:
         """One update; returns what is worth knowing of it. The numbers are those of all processes together."""
         seed_step(self.options.seed, step, self.accelerator.process_index)
-        skipped = batch.pop("skipped")
+        skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
         tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
-        num_skipped = self.count_skipped(skipped, len(tensors["input_ids"]))
+        num_skipped = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
         entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], "skipped": num_skipped}
         norm = None
         if self.options.max_grad_norm is not None:
@@ -161,9 +165,9 @@ class Training:
             entry["temperature"] = math.exp(-logit_scale_of(self.clip).item())
         return entry
 
-    def count_skipped(self, skipped: list, num_used: int) -> int:
+    def count_skipped(self, skipped: list, num_used: int, noticed: dict[str, int]) -> int:
         """Count the rows that were skipped on the way to a batch, over all processes; too many are an error."""
-        self.skips.add(skipped, num_used)
+        self.skips.add(skipped, num_used, noticed)
         problem = None
         try:
             self.skips.check()
@@ -214,7 +218,8 @@ class Training:
         if self.accelerator.is_main_process:
             if self.options.push_to_hub:
                 push_model(self.folder / "last", self.options.push_to_hub, details)
-            print(f"{skips.summary()} The model is in {self.folder / 'last'}, the log in {self.log.path}.")
+            report = [skips.summary(), skips.remarks(self.processor.tokenizer.model_max_length)]
+            print(*filter(None, report), f"The model is in {self.folder / 'last'}, the log in {self.log.path}.")
 
 
 def flat(options: TrainingOptions) -> dict:
@@ -239,7 +244,7 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
         for step, batch in enumerate(training.loader, start=done):
             entry = training.step(step, batch)
             now = time.perf_counter()
-            entry["pairs_per_second"] = options.batch_size / (now - started)
+            entry["pairs_per_second"] = training.options.batch_size / (now - started)
             training.log.add(entry)
             bar.set_postfix({key: f"{value:.3g}" for key, value in entry.items() if key != "step"}, refresh=False)
             bar.update()

@@ -23,16 +23,9 @@ from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainerCallb
 from transformers.utils import logging
 
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
-from clip_hf.data import (
-    OPENMOJI_TEMPLATES,
-    ImageTextCollator,
-    ImageTextDataset,
-    PairOptions,
-    load_pairs,
-    read_captions,
-)
+from clip_hf.data import OPENMOJI_TEMPLATES, ImageTextCollator, ImageTextDataset, read_captions
 from clip_hf.model_card import ModelCardDetails, write_model_card
-from clip_hf.training import adamw_from_paper, clamp_logit_scale_
+from clip_hf.training import TrainingOptions, adamw_from_paper, clamp_logit_scale_, load_training_data
 
 
 logger = logging.get_logger(__name__)
@@ -46,7 +39,11 @@ class Options:
     """What the data and the model are."""
 
     dataset: str = field(default="openmoji", metadata={"help": "`openmoji`, or anything that `load_pairs` takes."})
-    eval_split: str | None = field(default="test", metadata={"help": "Split to evaluate on, or `none`."})
+    eval_dataset: str | None = field(default=None, metadata={"help": "Held-out pairs, if `dataset` has none."})
+    eval_split: str | None = field(
+        default=None, metadata={"help": "Part to evaluate on, or `none`; without it `test` where there is one."}
+    )
+    eval_share: float = field(default=0.0, metadata={"help": "Hold out this share, where nothing else is held out."})
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     caption_column: str = field(default="caption", metadata={"help": "Column of the captions."})
     model: str | None = field(default=None, metadata={"help": "Folder or hub name of a model. Without: from scratch."})
@@ -84,15 +81,16 @@ class EvaluationPairs(torch.utils.data.Dataset):
     def __init__(self, dataset: datasets.Dataset, processor: ClipHFProcessor, options: Options):
         self.texts = [captions[0] for captions in read_captions(dataset, options.caption_column)]
         self.ids = {text: place for place, text in enumerate(dict.fromkeys(self.texts))}
-        self.images = dataset.cast_column(options.image_column, datasets.Image())
+        self.images = dataset
         self.image_column, self.image_processor = options.image_column, processor.image_processor
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def __getitem__(self, row: int) -> dict:
-        image = self.images[row][self.image_column]
-        pixels = self.image_processor(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+        # Not decoded yet: the image processor opens files as it does in training.
+        file = self.images[row][self.image_column]
+        pixels = self.image_processor(file, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
         text = self.texts[row]
         return {"pixel_values": pixels[0].astype(np.uint8), "text": text, "text_id": self.ids[text]}
 
@@ -184,24 +182,31 @@ def build_model(options: Options, texts: Sequence[str]) -> tuple[ClipHFModel, Cl
 def train(options: Options, arguments: Arguments) -> ClipTrainer:
     """Train, evaluate and save; returns the trainer, whose `state.log_history` is the log."""
     templates = OPENMOJI_TEMPLATES if options.dataset == "openmoji" else ("{}",)
-    pair_options = PairOptions(
+    evaluate = options.eval_split != "none"
+    data_options = TrainingOptions(
+        dataset=[options.dataset],
+        eval_dataset=options.eval_dataset if evaluate else None,
+        eval_split=options.eval_split if evaluate else None,
+        eval_share=options.eval_share if evaluate else 0.0,
         image_column=options.image_column,
         caption_column=options.caption_column,
-        templates=templates,
+        templates=list(templates),
         seed=arguments.seed,
         cache_images=options.dataset == "openmoji",
     )
+    pair_options = data_options.pair_options
     # Only one process prepares the data; the others find them prepared.
     with PartialState().main_process_first():
-        rows = load_pairs(options.dataset, options=pair_options)
-        evaluate = options.eval_split not in (None, "none")
-        eval_rows = load_pairs(options.dataset, split=options.eval_split, options=pair_options) if evaluate else None
+        rows, eval_rows = load_training_data(data_options)
+    evaluate = evaluate and eval_rows is not None
     captions = [text for texts in read_captions(rows, options.caption_column) for text in texts]
     torch.manual_seed(arguments.seed)
     model, processor = build_model(options, [t.replace("{}", text) for text in captions for t in templates])
     if arguments.gradient_accumulation_steps > 1:
         logger.warning("Gradient accumulation adds no negatives: each micro-batch is compared with itself only.")
     if not evaluate:
+        if arguments.eval_strategy != "no":
+            logger.warning("Nothing is held out, so nothing is evaluated: give `eval_dataset` or `eval_share`.")
         arguments.eval_strategy = "no"
     trainer = ClipTrainer(
         model,

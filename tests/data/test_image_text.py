@@ -128,7 +128,7 @@ def test_batch_is_what_the_processor_makes_of_the_crops(rows, processor):
     for name in ("pixel_values", "input_ids", "attention_mask"):
         assert torch.equal(batch[name], expected[name])
     assert batch["skipped"] == []
-    assert set(batch) == {"pixel_values", "input_ids", "attention_mask", "text_ids", "skipped"}
+    assert set(batch) == {"pixel_values", "input_ids", "attention_mask", "text_ids", "skipped", "noticed"}
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,31 @@ def test_a_batch_for_the_trainer_has_what_the_model_takes(rows, processor):
     inputs = {"pixel_values", "input_ids", "attention_mask", "image_ids", "text_ids"}
     assert set(batch) == {*inputs, "return_loss", "return_logits"}
     assert batch["return_loss"] is True and batch["return_logits"] is False
+
+
+@pytest.mark.parametrize("token_dropout", [0.0, 0.3])
+@pytest.mark.parametrize("padding", ["longest", "max_length"])
+def test_captions_that_are_cut_and_crops_of_one_colour_are_noticed(token_dropout, padding, processor):
+    limit = processor.tokenizer.model_max_length
+    # A letter is a token: the context takes its length less two, for the start and the end of the text.
+    texts = [" ".join("q" * count) for count in (1, limit - 3, limit - 2, limit - 1, 3 * limit)]
+    assert [len(ids) for ids in processor.tokenizer(texts, truncation=False)["input_ids"][1:4]] == [
+        limit - 1,
+        limit,
+        limit + 1,
+    ]
+    plain = np.repeat(np.array([[[9]], [[0]], [[255]]], np.uint8), 64, axis=1).repeat(64, axis=2)
+    one_pixel = plain.copy()
+    one_pixel[2, 63, 62] = 254
+    pictures = [plain, one_pixel, plain[:, :5, :3], np.random.default_rng(0).integers(0, 256, (3, 64, 64), np.uint8)]
+    items = [
+        {"pixel_values": pixels, "text": text, "text_id": 0, "token_seed": row}
+        for row, (pixels, text) in enumerate(zip([*pictures, plain], texts))
+    ]
+    items[2]["pixel_values"] = plain
+    collator = ImageTextCollator(processor, padding, token_dropout)
+    assert collator(items)["noticed"] == {"captions_cut": 2, "plain_images": 3}
+    assert collator(items[1:2])["noticed"] == {"captions_cut": 0, "plain_images": 0}
 
 
 def test_text_ids_are_shared_by_equal_captions_whatever_the_template(rows, processor):

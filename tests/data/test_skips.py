@@ -42,6 +42,22 @@ def test_too_many_stop_the_training_once_enough_rows_were_read():
     counter.check()
 
 
+def test_what_was_noticed_of_the_pairs_that_were_used():
+    counter, other = SkipCounter(), SkipCounter()
+    assert counter.remarks(77) == ""
+    counter.add([], 400, {"captions_cut": 100, "plain_images": 0})
+    assert counter.remarks(77) == "100 of 400 (25.00%) captions were cut at 77 tokens."
+    other.load_state_dict(json.loads(json.dumps(counter.state_dict())))
+    other.add(rows("file empty", 1), 235, {"captions_cut": 39, "plain_images": 45})
+    assert other.remarks(40) == (
+        "139 of 635 (21.89%) captions were cut at 40 tokens. 45 of 635 (7.09%) pictures are of one colour: drawings "
+        "on transparency need `background_color`."
+    )
+    # As over processes.
+    counter.merge(other.state_dict())
+    assert counter.noticed == {"captions_cut": 239, "plain_images": 45} and counter.num_used == 1035
+
+
 def test_counting_goes_on_from_a_saved_state():
     counter, resumed = SkipCounter(), SkipCounter()
     counter.add(rows("file empty", 5), 10)

@@ -20,11 +20,13 @@ from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import pipeline
 from two_processes import train_in_float64
 
 import train_clip
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.data import SkipCounter
+from clip_hf.evaluation.encoders.loading import load_dual_encoder
 from clip_hf.training import (
     ContrastiveObjective,
     TrainingDiverged,
@@ -283,6 +285,77 @@ def test_events_for_tensorboard(recipe_of, tmp_path):
     assert events.Scalars("held_out/zero_shot_top1")[0].value == pytest.approx(log[-1]["zero_shot_top1"])
 
 
+# ------------------------------------------------------------------------------------------------ data that say little
+
+
+def write_transparent(folder: Path, rows: list[dict], black: bool = False) -> str:
+    """PNG files of drawings on transparency, and two equal tables of them; returns the path of the first."""
+    folder.mkdir()
+    lines = []
+    for index, row in enumerate(rows):
+        pixels = np.array(row["image"])
+        alpha = np.where((pixels != 255).any(axis=2), 255, 0).astype(np.uint8)
+        Image.fromarray(np.dstack([0 * pixels if black else pixels, alpha])).save(folder / f"{index}.png")
+        lines.append(json.dumps({"image": f"{index}.png", "caption": row["caption"]}) + "\n")
+    for name in ("pairs", "again"):
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return str(folder / "pairs.jsonl")
+
+
+def test_pictures_of_one_colour_are_counted(recipe_of, tiny_data, tmp_path, capsys):
+    table = write_transparent(tmp_path / "black", tiny_data["train"], black=True)
+    recipe = recipe_of("vit", dataset=table, resize_to=32)
+    train(options_for(recipe, tmp_path / "white"))  # the demo's recipe has a white background
+    assert "of one colour" not in capsys.readouterr().out
+    train(options_for(recipe, tmp_path / "none", "--background_color", "none"))
+    # Black lines on what counts as black.
+    assert "32 of 32 (100.00%) pictures are of one colour" in capsys.readouterr().out
+
+
+def test_drawings_on_transparency_are_seen_alike_everywhere(recipe_of, tiny_data, tmp_path):
+    table = write_transparent(tmp_path / "drawings", tiny_data["train"])
+    recipe = recipe_of("vit", dataset=table, epochs=40, learning_rate=5e-3, weight_decay=0.0, resize_to=32)
+    evaluated = ["--eval_dataset", table.replace("pairs", "again"), "--eval_every", "100"]
+    log = train(options_for(recipe, tmp_path / "out", "--background_color", "white", *evaluated))
+    folder = str(tmp_path / "out" / "last")
+    rows = [json.loads(line) for line in Path(table).read_text().splitlines()]
+    names, paths = [row["caption"] for row in rows], [str(tmp_path / "drawings" / row["image"]) for row in rows]
+    by_pipeline = pipeline("zero-shot-image-classification", model=folder)(
+        paths, candidate_labels=names, hypothesis_template="{}", top_k=1
+    )
+    encoder = load_dual_encoder(folder)
+    images, texts = encoder.encode_images(paths), encoder.encode_texts(names)
+    by_evaluation = [names[place] for place in (images @ texts.T).argmax(1).tolist()]
+    assert [entries[0]["label"] for entries in by_pipeline] == by_evaluation
+    accuracy = 100 * float(np.mean([found == name for found, name in zip(by_evaluation, names)]))
+    assert accuracy > 30 and log[-1]["zero_shot_top1"] == pytest.approx(accuracy)
+
+
+def test_captions_that_were_cut_are_counted_over_a_resume(recipe_of, tiny_data, tmp_path, capsys):
+    long = tiny_data["train"].map(lambda row, n: {"caption": "word " * (100 if n < 4 else 3)}, with_indices=True)
+    long.save_to_disk(str(tmp_path / "data"))
+    recipe = recipe_of("vit", dataset=str(tmp_path / "data"), epochs=4, save_every=3, max_loss_ratio=1e9)
+    train(options_for(recipe, tmp_path / "out"))
+    assert "16 of 64 (25.00%) captions were cut at 40 tokens." in capsys.readouterr().out
+    train(options_for(recipe, tmp_path / "out", "--resume", "step_00000006"))
+    assert "16 of 64 (25.00%) captions were cut at 40 tokens." in capsys.readouterr().out
+
+
+def test_few_pairs_are_said_before_the_first_step(recipe_of, tmp_path, caplog):
+    recipe = recipe_of("vit", batch_size=100, epochs=1, min_steps=3, learning_rate=1e-6)
+    log = train(options_for(recipe, tmp_path / "out"))
+    assert len(steps_of(log)) == 3
+    assert "`batch_size` is 100 and there are 16 pairs: it is cut to 16." in caplog.text
+    assert "The training has 3 steps of 16 pairs, in which no weight moves by more than" in caplog.text
+    assert yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())["batch_size"] == 16
+    # One step is a step.
+    before = weights_of(tmp_path / "out" / "last")
+    model = ["--model", str(tmp_path / "out" / "last"), "--max_steps", "1", "--learning_rate", "0.1"]
+    train(options_for(recipe, tmp_path / "one", *model))
+    after = weights_of(tmp_path / "one" / "last")
+    assert not torch.equal(after["text_projection.weight"], before["text_projection.weight"])
+
+
 # -------------------------------------------------------------------------------------------- streams, corrupt rows
 
 
@@ -416,7 +489,9 @@ CHANGED_DATA = [
         {},
         r"1 of 16 rows \(6.25%\) cannot be used: 1 caption missing. Row 3 has no caption but None",
     ),
-    (lambda rows: rows, {"batch_size": 17}, "16 pairs do not fill a step of 17; choose a smaller `batch_size`"),
+    (lambda rows: rows, {"warmup_steps": 4}, "`warmup_steps` is 4 and the training has 4 steps: the learning rate"),
+    (lambda rows: rows, {"eval_split": "train"}, "'train', the part that is trained on"),
+    (lambda rows: rows, {"eval_share": 1e-6}, "A share of 1e-06 of 16 rows holds out 0 of them"),
     (lambda rows: rows, {"freeze": ["vison"]}, "There is no part 'vison' to freeze; .*Did you mean 'vision'"),
     (lambda rows: rows, {"freeze": ["vision", "text", "logit_scale"]}, "frozen there is nothing to train"),
     (lambda rows: rows, {"trackers": ["tensorbord"]}, "no tracker 'tensorbord'; there are .*tensorboard"),

@@ -63,6 +63,41 @@ def test_each_epoch_draws_anew(arguments, monkeypatch):
     assert sorted(set(epochs)) == [0, 1, 2]
 
 
+def evaluations(trainer) -> list[dict]:
+    return [entry for entry in trainer.state.log_history if any(name.startswith("eval") for name in entry)]
+
+
+@pytest.fixture
+def table(tiny_data, tmp_path) -> str:
+    """The tiny data for training as a table: without parts."""
+    lines = ["image,caption"]
+    for index, row in enumerate(tiny_data["train"]):
+        row["image"].save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png,{row['caption']}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    return str(tmp_path / "pairs.csv")
+
+
+def test_rows_that_are_trained_on_are_not_evaluated(arguments, table, tiny_data_folder, monkeypatch):
+    said = []
+    monkeypatch.setattr("train_with_trainer.logger.warning", said.append)
+    arguments = [*arguments, "--dataset", table, "--max_steps", "2", "--per_device_train_batch_size", "4"]
+    assert evaluations(train(*parse(arguments))) == []
+    assert said == ["Nothing is held out, so nothing is evaluated: give `eval_dataset` or `eval_share`."]
+    for wrong in (["--eval_dataset", table], ["--eval_split", "train"]):
+        with pytest.raises(ValueError, match="trained on"):
+            train(*parse([*arguments, *wrong]))
+    trainer = train(*parse([*arguments, "--eval_share", "0.3", "--eval_strategy", "steps", "--eval_steps", "1"]))
+    assert len(evaluations(trainer)) == 2
+    held_out = set(trainer.eval_dataset.texts)
+    trained = {
+        caption for row in range(len(trainer.train_dataset)) for caption in [trainer.train_dataset[row]["text"]]
+    }
+    assert held_out and not held_out & trained and len(trainer.eval_dataset) + len(trainer.train_dataset) == 16
+    trainer = train(*parse([*arguments, "--eval_dataset", str(tiny_data_folder)]))
+    assert len(trainer.eval_dataset) == 4 and len(evaluations(trainer)) == 1
+
+
 def test_resume_goes_on_where_it_stopped(arguments, tmp_path):
     more = ["--num_train_epochs", "3", "--eval_split", "none", "--save_strategy", "epoch"]
     whole = losses(train(*parse([*arguments, *more])))

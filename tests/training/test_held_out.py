@@ -9,10 +9,12 @@ import torch
 from accelerate import Accelerator, PartialState
 from PIL import Image
 
-from clip_hf.data import PairOptions
+from clip_hf import ClipHFImageProcessor, ClipHFProcessor
+from clip_hf.data import ImageTextDataset, PairOptions
+from clip_hf.image_reading_clip_hf import ImageLimits
 from clip_hf.training import HeldOutPairs, held_out
 from several_processes import run_processes
-from tiny_models import CAPTIONS, make_tiny_model
+from tiny_models import CAPTIONS, IMAGE_SIZE, make_tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -182,6 +184,33 @@ def test_images_that_cannot_be_read_are_left_out(tiny_processor):
     only_bad = datasets.Dataset.from_list([rows[2], rows[4]], features=data.features)
     with pytest.raises(ValueError, match="None of the 2 held-out images can be read"):
         HeldOutPairs(only_bad, tiny_processor, options)
+
+
+def test_images_are_read_as_in_training(tiny_tokenizer, tmp_path, caplog):
+    size = {"size": IMAGE_SIZE, "crop_size": IMAGE_SIZE}
+    processor = ClipHFProcessor(ClipHFImageProcessor(**size, background_color=[0, 0, 128]), tiny_tokenizer)
+    plain = np.random.default_rng(0).integers(0, 256, (IMAGE_SIZE, IMAGE_SIZE, 4), dtype=np.uint8)
+    plain[..., 3] = 0
+    plain[8:30, 4:20, 3] = 255
+    drawing = Image.fromarray(plain)
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    drawing.save(tmp_path / "drawing.png")
+    drawing.save(tmp_path / "turned.png", exif=tag)
+    drawing.resize((200, 100)).save(tmp_path / "large.png")
+    drawing.resize((20, 10)).save(tmp_path / "small.png")
+    names = ["drawing", "turned", "large", "small"]
+    table = {"image": [str(tmp_path / f"{name}.png") for name in names], "caption": names}
+    options = PairOptions(min_image_size=11, image_limits=ImageLimits(max_pixels=10_000))
+    pairs = HeldOutPairs(datasets.Dataset.from_dict(table), processor, options)
+    assert pairs.captions == [["drawing"], ["turned"]]
+    assert "2 of 4 held-out images cannot be used and are left out. The first: it has 200x100 pixels" in caplog.text
+    # What training reads: the crop is the whole picture here.
+    dataset = ImageTextDataset(datasets.Dataset.from_dict(table).select([0, 1]), processor.image_processor, options)
+    for row, pixels in enumerate(pairs.pixels):
+        assert np.array_equal(pixels, dataset[row]["pixel_values"])
+        assert pixels.dtype == np.uint8 and pixels[:, 0, 0].tolist() == [0, 0, 128]
+    assert not np.array_equal(*pairs.pixels)
 
 
 def test_a_limit_and_bad_columns(tiny_processor):

@@ -3,6 +3,8 @@
 """Options: what a recipe and a command line give together, the paper's values, and what is refused."""
 
 import json
+import os
+import typing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from clip_hf.architectures_clip_hf import ARCHITECTURES
+from clip_hf.image_reading_clip_hf import ImageLimits
 from clip_hf.training import OptimizerOptions, TrainingOptions, parse_options, read_recipe
 
 
@@ -63,6 +66,96 @@ def test_options_survive_their_own_recipe(recipe_with):
     assert parse_options([recipe_with(yaml.safe_dump(asdict(options)))]) == options
 
 
+KINDS = typing.get_type_hints(TrainingOptions)
+OPTIONAL = [name for name, kind in KINDS.items() if type(None) in typing.get_args(kind)]
+LISTS = [name for name, kind in KINDS.items() if typing.get_origin(kind) is list]
+VALUES = {str: "red", int: 3, float: 0.5, bool: True}
+
+
+@pytest.mark.parametrize("none", ["none", "None", "NONE"])
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_what_may_be_none_can_be_unset(name, none, recipe_with):
+    value = VALUES[typing.get_args(KINDS[name])[0]]
+    recipe = recipe_with(yaml.safe_dump({name: value}))
+    assert getattr(parse_options([recipe]), name) == value
+    assert getattr(parse_options([recipe, f"--{name}", none]), name) is None
+    assert getattr(parse_options([recipe, f"--{name}={none}"]), name) is None
+    assert getattr(parse_options([recipe_with(f"{name}: {none}\n")]), name) is None
+
+
+def test_options_that_may_be_none_are_all_of_them():
+    assert {"ema_decay", "max_grad_norm", "model", "apply_exif_orientation", "warmup_steps"} <= set(OPTIONAL)
+    assert len(OPTIONAL) == sum(getattr(TrainingOptions(), name) is None for name in KINDS)
+
+
+@pytest.mark.parametrize("empty", [[], ["none"], ["None"]])
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_can_be_emptied(name, empty, recipe_with):
+    item = {"color_jitter": [0.1] * 4, "templates": ["a {}"], "dataset_weights": [1.0]}.get(name, ["a"])
+    recipe = recipe_with(yaml.safe_dump({name: item}))
+    assert getattr(parse_options([recipe]), name) == item
+    if name in ("color_jitter", "templates"):  # which must not be empty
+        with pytest.raises(ValueError, match=f"`{name}`|no templates"):
+            parse_options([recipe, f"--{name}", *empty])
+    else:
+        assert getattr(parse_options([recipe, f"--{name}", *empty]), name) == []
+        assert getattr(parse_options([recipe_with(f"{name}: {empty[0] if empty else []}\n")]), name) == []
+        assert getattr(parse_options([recipe_with(f"{name}: null\n")]), name) == []
+
+
+def test_none_is_nothing_else(recipe_with):
+    with pytest.raises(ValueError, match="`freeze` has `none` among other values"):
+        parse_options(["--freeze", "none", "vision"])
+    with pytest.raises(SystemExit):
+        parse_options(["--epochs", "none"])
+
+
+def test_image_options():
+    options = parse_options(["--background_color", "255, 0,7", "--apply_exif_orientation", "False"])
+    assert options.image_options == {"background_color": [255, 0, 7], "apply_exif_orientation": False}
+    assert parse_options(["--apply_exif_orientation"]).image_options == {"apply_exif_orientation": True}
+    assert parse_options([]).image_options == {}
+    assert parse_options([str(RECIPES / "demo.yaml")]).image_options == {"background_color": [255] * 3}
+    line = "--min_image_size 9 --image_root /data --max_image_pixels 99 --max_image_bytes 98 --max_image_seconds 2.5"
+    pairs = parse_options(line.split()).pair_options
+    assert (pairs.min_image_size, pairs.image_root) == (9, "/data")
+    assert pairs.image_limits == ImageLimits(max_pixels=99, max_bytes=98, max_seconds=2.5)
+    assert parse_options([]).pair_options.image_limits == ImageLimits()
+
+
+HOSTILE = {
+    "Latin-1": ("templates: ['caf\xe9 {}']".encode("latin-1"), "is not UTF-8: .* Save it with the encoding UTF-8"),
+    "UTF-16": ("epochs: 3".encode("utf-16"), "is not UTF-8"),
+    "binary": (b"\x00\x01\x02", "is no YAML"),
+    "lists": (b"a: " + b"[" * 20_000, "is nested too deeply"),
+    "mappings": (b'{"a":' * 100_000, "is nested too deeply"),
+    "dashes": (b"- " * 100_000, "is nested too deeply"),
+    "tag": (b"epochs: !!python/object/apply:os.system ['true']", "is no YAML: .*constructor"),
+    "aliases": (b"a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases .* are not read; write the value out"),
+    "itself": (b"templates: &a [*a]", "aliases"),
+    "large": (b"#" * (2**20 + 1), "has more than 1,048,576 bytes"),
+    "long value": (b"epochs: " + b"x" * 100_000, "`epochs` is 'xxx"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_recipes(name, tmp_path):
+    content, message = HOSTILE[name]
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        parse_options([str(path)])
+    assert str(path) in str(error.value) and len(str(error.value)) < 1000
+
+
+def test_recipes_that_are_no_files(tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for name in ("folder", "pipe"):
+        with pytest.raises(OSError, match=f"The recipe .*{name}.yaml is a folder, pipe or device, not a file"):
+            parse_options([str(tmp_path / f"{name}.yaml")])
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
@@ -105,6 +198,12 @@ def test_a_recipe_that_is_not_there(tmp_path):
         (["--num_workers", "-1"], "`num_workers` is -1"),
         (["--learning_rate", "-1"], "`learning_rate` is -1"),
         (["--learning_rate", "nan"], "`learning_rate` is nan"),
+        (["--min_steps", "0"], "`min_steps` is 0; it must be at least 1"),
+        (["--eval_share", "1"], "`eval_share` is 1.0; it must be at least 0 and less than 1"),
+        (["--streaming", "--max_steps", "5", "--eval_share", "0.1"], "`eval_share` is for data that are read in any"),
+        (["--background_color", "sky"], "'sky' is no colour; it must be a name such as 'white'"),
+        (["--min_image_size", "0"], "`min_image_size` is 0"),
+        (["--max_image_pixels", "0"], "`max_pixels` is 0; it must be a number greater than 0"),
         (["--weight_decay", "-1"], "`weight_decay` is -1"),
         (["--layer_decay", "1.5"], "`layer_decay` is 1.5"),
         (["--warmup_share", "1.0"], "`warmup_share` is 1.0; it must be at least 0 and less than 1"),

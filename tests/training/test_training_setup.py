@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from torch.distributed.fsdp import StateDictType
 
-from clip_hf import ClipHFModel
+from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.atomic import set_aside
 from clip_hf.training import (
     LOG_NAME,
@@ -179,8 +179,44 @@ def test_held_out_pairs_are_a_split_another_source_or_none(saved, tmp_path):
     datasets.load_from_disk(saved)["train"].save_to_disk(str(tmp_path / "plain"))
     assert load_training_data(options_of(str(tmp_path / "plain")))[1] is None
     assert load_training_data(options_of(saved, dataset=[saved, str(tmp_path / "plain")]))[1] is None
-    with pytest.raises(ValueError, match="no split .*nowhere"):
+    with pytest.raises(ValueError, match="nowhere"):
         load_training_data(options_of(saved, eval_dataset=saved, eval_split="nowhere"))
+
+
+def test_a_share_is_held_out_where_nothing_else_is(saved, tmp_path):
+    rows = dataset_of(rows_of(range(60)))
+    rows.save_to_disk(str(tmp_path / "plain"))
+    plain = str(tmp_path / "plain")
+    data, held_out = load_training_data(options_of(plain, eval_share=0.3))
+    assert len(data) + len(held_out) == 60 and 9 <= len(held_out) <= 27
+    again = load_training_data(options_of(plain, eval_share=0.3))[1]
+    assert again["caption"][:] == held_out["caption"][:]
+    assert load_training_data(options_of(plain, eval_share=0.3, seed=1))[1]["caption"][:] != held_out["caption"][:]
+    # Of several sources together; where there is a part `test`, or other data, those are taken.
+    data, held_out = load_training_data(options_of(saved, dataset=[saved, plain], eval_share=0.3))
+    assert len(data) + len(held_out) == 80 and not set(data["caption"]) & set(held_out["caption"])
+    data, held_out = load_training_data(options_of(saved, eval_share=0.3))
+    assert (len(data), len(held_out)) == (20, 4)
+    data, held_out = load_training_data(options_of(plain, eval_dataset=saved, eval_share=0.3))
+    assert (len(data), len(held_out)) == (60, 4)
+
+
+def test_rows_that_are_trained_on_are_not_held_out_unasked(saved, tmp_path):
+    parts = {name: dataset_of(rows_of(range(4))) for name in ("train", "validation", "extra")}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "parts"))
+    parts["extra"].save_to_disk(str(tmp_path / "plain"))
+    parts, plain = str(tmp_path / "parts"), str(tmp_path / "plain")
+    for changes, message in (
+        ({"eval_dataset": parts}, "has the parts train, validation, extra: name one as `eval_split`"),
+        ({"dataset": [plain], "eval_dataset": plain}, "is what is trained on, and has no part `test`.* `eval_share`"),
+        ({"eval_split": "train"}, "'train', the part that is trained on; name another"),
+        ({"dataset": [saved, plain], "eval_split": "test"}, "of one of several sources: name that as `eval_dataset`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_training_data(options_of(saved, **changes))
+    assert len(load_training_data(options_of(parts, eval_split="validation"))[1]) == 4
+    assert len(load_training_data(options_of(saved, eval_dataset=plain))[1]) == 4
+    assert load_training_data(options_of(parts))[1] is None
 
 
 @pytest.mark.parametrize(
@@ -217,6 +253,7 @@ def test_each_process_takes_its_share(saved, tiny_processor):
 @pytest.mark.parametrize(
     ("changes", "processes", "message"),
     [
+        # The program cuts the batch before.
         ({"batch_size": 21}, 1, "20 pairs do not fill a step of 21"),
         (
             {"batch_size": 8},
@@ -280,6 +317,38 @@ def test_a_model_to_start_from(saved, tmp_path, tiny_processor):
     model, processor = build_model(options_of(saved, model=str(tmp_path / "first")), [])
     assert isinstance(model, ClipHFModel) and len(processor.tokenizer) == len(tiny_processor.tokenizer)
     assert all(torch.equal(value, first.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_the_processor_carries_the_image_options(saved, tmp_path, tiny_processor):
+    make_tiny_model("vit").save_pretrained(tmp_path / "first")
+    tiny_processor.save_pretrained(tmp_path / "first")
+    for start in ({}, {"model": str(tmp_path / "first")}):
+        options = options_of(saved, background_color="#010203", apply_exif_orientation=False, **start)
+        _, processor = build_model(options, load_training_data(options)[0])
+        processor.save_pretrained(tmp_path / "saved")
+        loaded = ClipHFProcessor.from_pretrained(tmp_path / "saved").image_processor
+        assert loaded.background_color == [1, 2, 3] and loaded.apply_exif_orientation is False
+        # Without the options the processor stays what it is.
+        options = options_of(saved, model=str(tmp_path / "saved"))
+        make_tiny_model("vit").save_pretrained(tmp_path / "saved")
+        kept = build_model(options, [])[1].image_processor
+        assert kept.background_color == [1, 2, 3] and kept.apply_exif_orientation is False
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{" * 10, "is no JSON"),
+        (b'{"a":' * 100_000, "is no JSON"),
+        (b"\xff{}", "is not UTF-8"),
+        (b"[]", "has no text_config and no vision_config"),
+        (b'{"text_config": {}, "vision_config": 3}', "has no text_config"),
+    ],
+)
+def test_configurations_that_cannot_be_read(content, message, saved, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"The configuration .*config.json {message}"):
+        build_model(options_of(saved, config=str(tmp_path / "config.json")), [])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from ..atomic import replaced_folder
 from .augmentation import Augmentation, random_square_crop
 from .collator import ImageTextCollator
 from .curation import Duplicates, QueryBalance, balance_by_query, deduplicate, queries_from_captions
+from .holdout import hold_out
 from .image_text import ImageTextDataset, read_captions
 from .loading import PairLoader, iter_texts
 from .openmoji import (
@@ -38,6 +39,7 @@ __all__ = [
     "balance_by_query",
     "caption_from_emoji_name",
     "deduplicate",
+    "hold_out",
     "iter_texts",
     "load_openmoji",
     "load_pairs",

@@ -25,7 +25,9 @@ class ImageTextCollator:
     A batch holds `pixel_values` `(batch, channels, height, width)`, float32, rescaled and normalised as the processor
     does it, to the last bit; `input_ids` and `attention_mask` `(batch, length)`; `text_ids` `(batch,)`, int64, which
     tell pairs with the same caption: they are no negatives of each other; `image_ids` `(batch,)`, int64, where the
-    items have them; and `skipped`, a list of the [`SkippedRow`] that the items replace.
+    items have them; `skipped`, a list of the [`SkippedRow`] that the items replace; and `noticed`, a dict of how many
+    captions were cut at the context length (`"captions_cut"`), and how many crops have one colour
+    (`"plain_images"`).
 
     Args:
         processor ([`ClipHFProcessor`]):
@@ -36,7 +38,7 @@ class ImageTextCollator:
             Probability to leave out a token other than the first and the last, for items with a `token_seed`.
         return_loss (`bool`, *optional*, defaults to `False`):
             For `transformers.Trainer`: add `return_loss=True` and `return_logits=False`, which ask the model for a
-            loss and no more, and leave out `skipped`, which its `forward` does not take.
+            loss and no more, and leave out `skipped` and `noticed`, which its `forward` does not take.
     """
 
     processor: "ClipHFProcessor"
@@ -46,8 +48,9 @@ class ImageTextCollator:
 
     def __call__(self, items: list[dict]) -> dict[str, Any]:
         """Make a batch of items; texts are truncated to the context length."""
+        tokens, num_cut = self._tokenise(items)
         batch = {
-            **self._tokenise(items),
+            **tokens,
             "pixel_values": batch_pixels(self.processor.image_processor, [item["pixel_values"] for item in items]),
             "text_ids": torch.tensor([item["text_id"] for item in items]),
         }
@@ -56,23 +59,39 @@ class ImageTextCollator:
         if self.return_loss:
             return {**batch, "return_loss": True, "return_logits": False}
         batch["skipped"] = [item["skipped"] for item in items if item.get("skipped") is not None]
+        batch["noticed"] = {"captions_cut": num_cut, "plain_images": count_plain(batch["pixel_values"])}
         return batch
 
-    def _tokenise(self, items: list[dict]) -> dict[str, torch.Tensor]:
+    def _tokenise(self, items: list[dict]) -> tuple[dict[str, torch.Tensor], int]:
+        """Token ids and their mask, and how many of the texts were cut."""
         tokenizer, texts = self.processor.tokenizer, [item["text"] for item in items]
         if self.token_dropout:
             ids = tokenizer(texts, truncation=True)["input_ids"]
+            lengths = [len(row) for row in ids]
             ids = [self._drop_tokens(row, item["token_seed"]) for row, item in zip(ids, items)]
             encoded = tokenizer.pad({"input_ids": ids}, padding=self.padding, return_tensors="pt")
         else:
             encoded = tokenizer(texts, padding=self.padding, truncation=True, return_tensors="pt")
-        return {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            lengths = encoded["attention_mask"].sum(dim=1).tolist()
+        tokens = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        # Only texts that fill the context may have been cut: those are made into tokens once more.
+        limit = tokenizer.model_max_length
+        full = [text for text, length in zip(texts, lengths) if length == limit]
+        whole = tokenizer(full, truncation=False, verbose=False)["input_ids"] if full else []
+        return tokens, sum(len(ids) > limit for ids in whole)
 
     def _drop_tokens(self, ids: list[int], seed: int) -> list[int]:
         generator = random.Random(seed)
         inner = ids[1:-1]  # without start and end of text
         kept = [token for token in inner if generator.random() >= self.token_dropout]
         return [ids[0], *(kept or inner[:1]), ids[-1]]
+
+
+def count_plain(pixels: torch.Tensor) -> int:
+    """How many images `(batch, channels, height, width)` have one colour: all pixels are alike."""
+    few = pixels[..., ::16, ::16]  # which tell most images
+    alike = (few == few[..., :1, :1]).flatten(1).all(dim=1).nonzero().flatten().tolist()
+    return sum(bool((pixels[row] == pixels[row, :, :1, :1]).all()) for row in alike)
 
 
 def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarray]) -> torch.Tensor:
@@ -98,4 +117,4 @@ def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarra
     return torch.from_numpy(pixels)
 
 
-__all__ = ["ImageTextCollator", "batch_pixels"]
+__all__ = ["ImageTextCollator", "batch_pixels", "count_plain"]

@@ -56,7 +56,8 @@ class PairLoader:
 
     A batch is what [`ImageTextCollator`] makes: `pixel_values` float32 `(n, channels, height, width)`, `input_ids` and
     `attention_mask` `(n, length)`, `text_ids` int64 `(n,)`, `image_ids` int64 `(n,)` where there is a column for it,
-    and `skipped`, a list of [`SkippedRow`]; n is `batch_size / world_size`.
+    and `skipped`, a list of [`SkippedRow`], and `noticed`, counts for the [`SkipCounter`]; n is
+    `batch_size / world_size`.
 
     Args:
         data (`datasets.Dataset`, or what [`load_pairs`] gives):

@@ -1,9 +1,9 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows that training cannot use: what is wrong with them, how many they are, and when they are too many."""
+"""Rows that training cannot use or uses in part: what is wrong, how many they are, and when they are too many."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -33,7 +33,8 @@ class SkippedRow:
 
 class SkipCounter:
     """
-    Counts the rows that were skipped during training, and stops it when they are too many.
+    Counts the rows that were skipped during training, and stops it when they are too many; and what the collator
+    noticed of the others: captions that were cut, images of one colour.
 
     Args:
         max_skipped_share (`float`, *optional*, defaults to 0.05):
@@ -48,6 +49,7 @@ class SkipCounter:
         self.num_used = 0
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
+        self.noticed: Counter[str] = Counter()
 
     @property
     def num_skipped(self) -> int:
@@ -59,9 +61,10 @@ class SkipCounter:
         """Share of the skipped among all rows that were read, 0 to 1."""
         return self.num_skipped / max(self.num_used + self.num_skipped, 1)
 
-    def add(self, skipped: Iterable[SkippedRow], num_used: int) -> None:
-        """Count the rows skipped on the way to a batch (its `"skipped"`), and the `num_used` pairs of the batch."""
+    def add(self, skipped: Iterable[SkippedRow], num_used: int, noticed: Mapping[str, int] | None = None) -> None:
+        """Count a batch: the rows skipped on the way to it (`"skipped"`), its `num_used` pairs, and `"noticed"`."""
         self.num_used += num_used
+        self.noticed.update(noticed or {})
         for row in skipped:
             self.kinds[row.kind] += 1
             examples = self.examples.setdefault(row.kind, [])
@@ -89,23 +92,40 @@ class SkipCounter:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
         return f"{self.num_skipped:,} of {total:,} rows ({self.share:.2%}) were skipped: {kinds}."
 
+    def remarks(self, context_length: int) -> str:
+        """What was noticed of the pairs that were used, a sentence for each kind; empty where it was nothing.
+
+        Args:
+            context_length (`int`):
+                The number of tokens at which captions are cut.
+        """
+        texts = {
+            "captions_cut": f"{{}} captions were cut at {context_length} tokens.",
+            "plain_images": "{} pictures are of one colour: drawings on transparency need `background_color`.",
+        }
+        counts = [(text, self.noticed[name]) for name, text in texts.items() if self.noticed[name]]
+        used = max(self.num_used, 1)
+        return " ".join(text.format(f"{n:,} of {self.num_used:,} ({n / used:.2%})") for text, n in counts)
+
     def _first_examples(self) -> str:
         return " ".join(self.examples[kind][0] for kind, _ in self.kinds.most_common(3))
 
     def state_dict(self) -> dict:
         """What was counted, as plain Python values."""
         examples = {kind: list(messages) for kind, messages in self.examples.items()}
-        return {"num_used": self.num_used, "kinds": dict(self.kinds), "examples": examples}
+        noticed = dict(self.noticed)
+        return {"num_used": self.num_used, "kinds": dict(self.kinds), "examples": examples, "noticed": noticed}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what was counted before."""
-        self.num_used, self.kinds, self.examples = 0, Counter(), {}
+        self.num_used, self.kinds, self.examples, self.noticed = 0, Counter(), {}, Counter()
         self.merge(state)
 
     def merge(self, state: dict) -> None:
         """Add what another process counted, its [`SkipCounter.state_dict`]; of a kind's examples its own stay."""
         self.num_used += state["num_used"]
         self.kinds.update(state["kinds"])
+        self.noticed.update(state["noticed"])
         self.examples |= {kind: list(messages) for kind, messages in state["examples"].items()}
 
 

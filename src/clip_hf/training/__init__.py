@@ -29,6 +29,7 @@ from .optimization import (
     cosine_schedule,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
+from .planning import check_plan, fit_batch_size, num_steps_of
 from .results import describe_training, push_model, save_model
 from .setup import (
     build_loader,
@@ -37,7 +38,6 @@ from .setup import (
     check_trackers,
     load_held_out,
     load_training_data,
-    num_steps_of,
     prepare_model,
     prepare_output_dir,
     seed_step,
@@ -68,12 +68,14 @@ __all__ = [
     "build_optimizer",
     "check_launch",
     "check_output_dir",
+    "check_plan",
     "check_processes_agree",
     "check_trackers",
     "clamp_logit_scale_",
     "cosine_schedule",
     "count_parameters",
     "describe_training",
+    "fit_batch_size",
     "freeze",
     "load_held_out",
     "load_training_data",

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How a model in training does on held-out pairs: zero-shot classification among captions, and retrieval."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,15 +11,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers.utils import logging
 
 from ..data import PairOptions, read_captions
 from ..data.collator import batch_pixels
 from ..data.texts import template_columns
-from ..image_reading_clip_hf import open_image
+from ..image_reading_clip_hf import UnreadableImage
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
 from ..zero_shot_clip_hf import build_text_classifier, eval_mode
 
+
+logger = logging.get_logger(__name__)
 
 _BATCH_SIZE = 128
 _RANKS = (1, 5, 10)
@@ -47,7 +51,8 @@ class HeldOutPairs:
             Names the columns, that of image ids too if there is one. Its first template for a caption alone goes
             around the captions.
         max_rows (`int`, *optional*, defaults to 5000):
-            How many of the first rows to use. Rows whose image cannot be read are left out.
+            How many of the first rows to use. Images are read as in training, with the options' limits; rows whose
+            image cannot be used are left out, with a warning.
         more_labels (`Sequence[str]`, *optional*):
             Further classes, such as the captions of the training data.
 
@@ -68,22 +73,30 @@ class HeldOutPairs:
         images = data.with_format(None).select_columns([options.image_column])
         images = images.cast_column(options.image_column, datasets.Image(decode=False))
         ids = data[options.image_id_column] if options.image_id_column else [None] * len(data)
+        reader = _Reader(processor, options)
         self.pixels, self.captions, places = [], [], {}
         for row, own, image_id in zip(images, captions, ids, strict=True):
             own = [_folded(caption) for caption in own]
             if image_id in places:
                 self.captions[places[image_id]] += own
                 continue
-            try:
-                # Kept as 8 bits, ready but for the scaling: the images are read once for all evaluations.
-                self.pixels.append(_prepared(processor, row[options.image_column]))
-            except ValueError:
+            pixels = reader.read(row[options.image_column])
+            if pixels is None:
                 continue
+            self.pixels.append(pixels)
             if image_id is not None:
                 places[image_id] = len(self.captions)
             self.captions.append(own)
         if not self.pixels:
-            raise ValueError(f"None of the {len(data)} held-out images can be read; there is nothing to evaluate on.")
+            raise ValueError(
+                f"None of the {len(data)} held-out images can be read; there is nothing to evaluate on. The first: "
+                f"{reader.reason}"
+            )
+        if reader.num_left_out:
+            logger.warning(
+                f"{reader.num_left_out} of {len(data)} held-out images cannot be used and are left out. The first: "
+                f"{reader.reason}"
+            )
         self.processor = processor
         # One that names other columns says nothing about a caption alone.
         self.template = next((t for t in options.templates if template_columns(t) == ("",)), "{}")
@@ -157,10 +170,28 @@ def _folded(caption: str) -> str:
     return caption.strip().lower()
 
 
-def _prepared(processor: ClipHFProcessor, source: Any) -> np.ndarray:
-    """uint8 `(channels, height, width)`, resized and cropped as for inference."""
-    inputs = processor.image_processor(open_image(source), do_rescale=False, do_normalize=False, return_tensors="np")
-    return inputs["pixel_values"][0].astype(np.uint8)
+class _Reader:
+    """Reads images as training does, but for the crop, which is that of inference; counts those that it cannot."""
+
+    def __init__(self, processor: ClipHFProcessor, options: PairOptions):
+        self.transform = processor.image_processor.transform(
+            options.image_limits, do_rescale=False, do_normalize=False
+        )
+        self.min_image_size = options.min_image_size
+        self.num_left_out, self.reason = 0, ""
+
+    def read(self, source: Any) -> np.ndarray | None:
+        """uint8 `(channels, height, width)`: ready but for the scaling, so read once for all evaluations."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = self.transform.open(source)
+                if min(image.size) < self.min_image_size:
+                    raise UnreadableImage("image too small", f"it has {image.width}x{image.height} pixels.")
+                return self.transform.pixels(image, torch.get_num_threads(), None)
+        except Exception as error:  # one row never ends a training, whatever it makes a library raise
+            self.num_left_out, self.reason = self.num_left_out + 1, self.reason or str(error)
+            return None
 
 
 __all__ = ["HeldOutPairs"]

@@ -239,12 +239,16 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
         `LambdaLR`, to be stepped once after each step of the optimiser, of all processes together.
 
     Raises:
-        ValueError: if there is no step, or the rise is longer than the training.
+        ValueError: if there is no step, or the rise is as long as the training, which would end before it reached the
+            highest learning rate (with a single step, at a learning rate of 0).
     """
     if total_steps < 1:
         raise ValueError(f"`total_steps` is {total_steps}; it must be at least 1.")
-    if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"`warmup_steps` is {warmup_steps}; it must be from 0 to `total_steps`, {total_steps}.")
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(
+            f"`warmup_steps` is {warmup_steps} and the training has {total_steps} steps: the learning rate would rise "
+            "from 0 to the end. Give fewer steps of warm-up, at least 0, or train longer."
+        )
 
     # As transformers' get_cosine_schedule_with_warmup, whose module imports half a dozen libraries.
     def share(step: int) -> float:

@@ -4,9 +4,12 @@
 
 import argparse
 import difflib
+import functools
 import math
+import os
+import stat
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,14 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..data import Augmentation, PairOptions
+from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
+from ..image_transform_clip_hf import parse_color
 from .optimization import OptimizerOptions
 
 
 LOG_NAME = "training_log.jsonl"
 _RECIPE_ENDINGS = (".yaml", ".yml", ".json")
+_MAX_TEXT_BYTES = 2**20
 
 
 def _option(default: Any, text: str) -> Any:
@@ -60,12 +66,14 @@ class TrainingOptions:
         default_factory=list, metadata={"help": "Share of each source; without, each row comes once an epoch."}
     )
     eval_dataset: str | None = _option(None, "Held-out pairs; without it the split `test` of the only source, if any.")
-    eval_split: str = _option("test", "Split of eval_dataset, where it has several.")
+    eval_split: str | None = _option(None, "Part of eval_dataset; without it `test`, or all where it has no parts.")
+    eval_share: float = _option(0.0, "Hold out this share of the pairs, where nothing else is held out.")
     streaming: bool = _option(False, "Read the data in sequence, for data sets that do not fit on a disk.")
     pairs_per_epoch: int | None = _option(None, "Streams: pairs of an epoch, if the length is given in epochs.")
     image_column: str = _option("image", "Column of the images.")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
     image_id_column: str | None = _option(None, "Rows that share this value are no negatives of each other.")
+    image_root: str | None = _option(None, "Folder below which the image paths of tables may lead besides their own.")
     templates: list[str] = field(
         default_factory=lambda: ["{}"],
         metadata={"help": "Texts of which one is drawn: {} is the caption, {title} a column."},
@@ -76,6 +84,17 @@ class TrainingOptions:
     shuffle_buffer: int = _option(1000, "Streams: rows that are shuffled at a time.")
     bucket_batches: int = _option(0, "Batches among which pairs are sorted by their texts' length; changes negatives.")
     padding: str = _option("longest", "Pad texts to the `longest` of a batch, or to `max_length` (for --compile).")
+    # Image files
+    background_color: str | None = _option(
+        None, "What transparent images are put on: white, #ffffff or 255,255,255. Saved with the model."
+    )
+    apply_exif_orientation: bool | None = _option(
+        None, "Turn images as cameras say they were held (default: as the model's processor). Saved with the model."
+    )
+    min_image_size: int = _option(1, "Skip images whose shorter edge has fewer pixels.")
+    max_image_pixels: int | None = _option(None, "Skip images of more pixels (default: as Pillow).")
+    max_image_bytes: int = _option(DEFAULT_LIMITS.max_bytes, "Skip image files of more bytes.")
+    max_image_seconds: float = _option(DEFAULT_LIMITS.max_seconds, "Skip images whose download takes longer.")
     # Augmentation beyond the paper's random square crop, all off by default
     color_jitter: list[float] = field(
         default_factory=lambda: [0.0, 0.0, 0.0, 0.0],
@@ -97,6 +116,7 @@ class TrainingOptions:
     )
     # Optimisation
     epochs: int = _option(32, "Passes over the data (table 18: 32).")
+    min_steps: int | None = _option(None, "Least number of steps: few pairs are repeated within an epoch.")
     max_steps: int | None = _option(None, "Number of steps, instead of epochs.")
     batch_size: int = _option(128, "Pairs of a step, of all processes together (table 18: 32768).")
     optimizer: str = _option("adamw", "`adamw`, or `adamw_8bit` (needs bitsandbytes).")
@@ -126,11 +146,13 @@ class TrainingOptions:
         self._check_ranges()
         self._check_choices()
         self.pair_options  # noqa: B018  (what is wrong with them is said now)
+        self.image_options  # noqa: B018
         self.optimizer_options  # noqa: B018
 
     def _check_ranges(self) -> None:
         at_least = {
             "epochs": 1,
+            "min_steps": 1,
             "max_steps": 1,
             "batch_size": 1,
             "save_every": 0,
@@ -151,8 +173,9 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
-        if not 0.0 <= self.warmup_share < 1.0:
-            raise ValueError(f"`warmup_share` is {self.warmup_share}; it must be at least 0 and less than 1.")
+        for name in ("warmup_share", "eval_share"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 0 and less than 1.")
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(f"`label_smoothing` is {self.label_smoothing}; it must be from 0 to 1.")
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
@@ -172,12 +195,18 @@ class TrainingOptions:
                 "A stream does not know its length, and the learning rate's schedule needs it: give `max_steps`, or "
                 "`epochs` and `pairs_per_epoch`."
             )
+        if self.streaming and self.eval_share:
+            raise ValueError(
+                "`eval_share` is for data that are read in any order, not for `streaming`; give an `eval_dataset`."
+            )
         if self.streaming and self.cache_images:
             raise ValueError("`cache_images` is for data that are read in any order, not for `streaming`.")
 
     def warmup_steps_of(self, num_steps: int) -> int:
-        """Steps in which the learning rate rises, of a training of `num_steps`."""
-        return math.ceil(self.warmup_share * num_steps) if self.warmup_steps is None else self.warmup_steps
+        """Steps in which the learning rate rises, of a training of `num_steps`; a share leaves at least one."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return min(math.ceil(self.warmup_share * num_steps), num_steps - 1)
 
     @property
     def pair_options(self) -> PairOptions:
@@ -185,7 +214,20 @@ class TrainingOptions:
         augmentation = Augmentation(tuple(self.color_jitter), self.blur, horizontal_flip=self.horizontal_flip)
         names = {known.name for known in fields(PairOptions)} & {known.name for known in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "templates"}
-        return PairOptions(**values, templates=tuple(self.templates), augmentation=augmentation)
+        limits = ImageLimits(
+            max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes, max_seconds=self.max_image_seconds
+        )
+        return PairOptions(**values, templates=tuple(self.templates), augmentation=augmentation, image_limits=limits)
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """What the options say of the model's image processor; empty where they leave it as it is."""
+        found: dict[str, Any] = {}
+        if self.background_color is not None:
+            found["background_color"] = parse_color(self.background_color)
+        if self.apply_exif_orientation is not None:
+            found["apply_exif_orientation"] = self.apply_exif_orientation
+        return found
 
     @property
     def optimizer_options(self) -> OptimizerOptions:
@@ -211,9 +253,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ValueError: if it is no mapping, or has a key that is no option; the message names the nearest one.
     """
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.load(read_text(path, f"The recipe {path}"), _RecipeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe {path} is no YAML: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"The recipe {path} is nested too deeply; it must be `option: value` lines.") from error
     recipe = {} if recipe is None else recipe
     if not isinstance(recipe, dict):
         raise ValueError(f"The recipe {path} is a {type(recipe).__name__}; it must be `option: value` lines.")
@@ -229,14 +273,53 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return recipe
 
 
+def read_text(path: Path, what: str) -> str:
+    """
+    Read a small text file of a user.
+
+    Args:
+        path (`Path`):
+            The file.
+        what (`str`):
+            What to call it in messages.
+
+    Raises:
+        OSError: if it is not there, or is a folder, pipe or device.
+        ValueError: if it is larger than a megabyte or not UTF-8.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise OSError(f"{what} is a folder, pipe or device, not a file.")
+    if os.path.getsize(path) > _MAX_TEXT_BYTES:
+        raise ValueError(f"{what} has more than {_MAX_TEXT_BYTES:,} bytes; that is no file of options.")
+    try:
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{what} is not UTF-8: {error}. Save it with the encoding UTF-8.") from error
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML without aliases, of which a few lines can stand for billions of values."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (`*name`) are not read; write the value out", self.peek_event().start_mark
+            )
+        return super().compose_node(parent, index)
+
+
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() == "none")
+
+
 def _converted(value: Any, kind: Any, what: str) -> Any:
     """A recipe's value as its option has it; YAML reads 5e-4 as a text, and one source may stand without brackets."""
     allowed = typing.get_args(kind)
     if typing.get_origin(kind) is list:
-        values = value if isinstance(value, list) else [value]
+        values = value if isinstance(value, list) else [] if _is_none(value) else [value]
         return [_converted(item, allowed[0], what) for item in values]
     if allowed:  # an optional value
-        return None if value is None else _converted(value, allowed[0], what)
+        return None if _is_none(value) else _converted(value, allowed[0], what)
     if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)
@@ -244,12 +327,46 @@ def _converted(value: Any, kind: Any, what: str) -> Any:
             pass
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise ValueError(f"{what} is {value!r}; it must be of type {kind.__name__}.")
+    raise ValueError(f"{what} is {value!r:.200}; it must be of type {kind.__name__}.")
+
+
+class _Parser(HfArgumentParser):
+    """A parser that takes `none` for each option that may be None, and for an empty list."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        kinds = typing.get_type_hints(TrainingOptions)
+        for action in self._actions:
+            kind = kinds.get(action.dest)
+            if type(None) in typing.get_args(kind):
+                if bool in typing.get_args(kind):  # without a value as with `True`, as other truth values
+                    action.nargs, action.const = "?", True
+                action.type = _or_none(action.type)
+            elif typing.get_origin(kind) is list:
+                action.nargs, action.type = "*", _or_none(action.type)
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(namespace).items():
+            if value == [None]:
+                setattr(namespace, name, [])
+            elif isinstance(value, list) and None in value:
+                raise ValueError(f"`{name}` has `none` among other values; leave one or the other out.")
+        return namespace, rest
+
+
+def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    @functools.wraps(convert)  # argparse names the type in its messages
+    def converted(text: str) -> Any:
+        return None if _is_none(text) else convert(text)
+
+    return converted
 
 
 def parse_options(arguments: Sequence[str]) -> TrainingOptions:
     """
-    Options from a command line, which may start with a recipe; the command line overrules it.
+    Options from a command line, which may start with a recipe; the command line overrules it, and `none` there unsets
+    an option that has no value by default, or empties a list.
 
     Args:
         arguments (`Sequence[str]`):
@@ -262,7 +379,7 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
         OSError: if the recipe cannot be read.
         ValueError: if the recipe or an option is wrong.
     """
-    parser = HfArgumentParser(
+    parser = _Parser(
         TrainingOptions,
         description="Train a CLIP. A recipe (.yaml) with any of the options may come first.",
         formatter_class=argparse.HelpFormatter,
@@ -279,4 +396,4 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
     return options
 
 
-__all__ = ["LOG_NAME", "TrainingOptions", "parse_options", "read_recipe"]
+__all__ = ["LOG_NAME", "TrainingOptions", "parse_options", "read_recipe", "read_text"]

@@ -48,7 +48,8 @@ def describe_training(options: TrainingOptions, num_steps: int, metrics: dict[st
             Percentages on held-out pairs, by name; may be empty.
     """
     settings = {"steps": num_steps, **{name: getattr(options, name) for name in _CARD_SETTINGS}}
-    held_out = options.eval_dataset or f"{options.dataset[0]} (test)"
+    part = options.eval_split or ("held out" if options.eval_share else "test")
+    held_out = options.eval_dataset or f"{options.dataset[0]} ({part})"
     results = [
         EvalResult(
             task_type="zero-shot-image-classification",

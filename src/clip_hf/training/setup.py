@@ -26,7 +26,7 @@ from ..architectures_clip_hf import ARCHITECTURES
 from ..atomic import clear_leftovers, remove_folder, replaced_file, set_aside
 from ..checkpoints.tokenizers import OPENAI_MERGES
 from ..configuration_clip_hf import ClipHFConfig
-from ..data import PairLoader, iter_texts, load_pairs
+from ..data import PairLoader, hold_out, iter_texts, load_pairs, split_names
 from ..image_processing_clip_hf import ClipHFImageProcessor
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
@@ -35,11 +35,12 @@ from .checkpoint_files import check_can_be_saved
 from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
 from .freezing import freeze
 from .held_out import HeldOutPairs
-from .options import LOG_NAME, TrainingOptions
+from .options import LOG_NAME, TrainingOptions, read_text
 
 
 # The bias that Zhai et al. 2023 start from, and their multiplier.
 _SIGMOID = {"logit_scale_init_value": 2.302585092994046, "logit_bias_init_value": -10.0}
+_TOWERS = ("text_config", "vision_config")
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Texts of a stream to train a tokenizer on.
 _TOKENIZER_ROWS = 100_000
@@ -73,10 +74,6 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
     check_launch(accelerator)
     if options.save_every or options.resume is not None:
         check_can_be_saved(accelerator)
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        plugin = accelerator.state.deepspeed_plugin
-        # DeepSpeed wants to know; our loaders are not given to it.
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size // accelerator.num_processes
     set_seed(options.seed)
     return accelerator
 
@@ -176,15 +173,18 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
 
 def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset | None]:
     """
-    The pairs to train on, and those that are held out, if there are any.
+    The pairs to train on, and those that are held out, if there are any: `eval_dataset`; else the part `eval_split` of
+    the only source, by default `test` if there is one; else a share of the pairs, see [`hold_out`].
 
     Args:
         options ([`TrainingOptions`]):
             Of the training.
 
     Raises:
-        ValueError: see [`load_pairs`].
+        ValueError: if the held-out pairs would be those that are trained on, or it is not clear which to take; and see
+            [`load_pairs`] and [`hold_out`].
     """
+    held_out = _held_out_part(options)
     data = load_pairs(
         options.dataset,
         weights=options.dataset_weights or None,
@@ -192,33 +192,41 @@ def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset 
         options=options.pair_options,
         seed=options.seed,
     )
-    if options.eval_dataset is not None:
-        return data, load_pairs(options.eval_dataset, split=options.eval_split, options=options.pair_options)
-    if len(options.dataset) == 1 and _has_test_split(options.dataset[0]):
-        return data, load_pairs(options.dataset[0], split="test", options=options.pair_options)
+    if held_out is not None:
+        source, split = held_out
+        return data, load_pairs(source, split=split, options=options.pair_options)
+    if options.eval_share:
+        return hold_out(data, options.eval_share, options.pair_options)
     return data, None
 
 
-def _has_test_split(source: str) -> bool:
-    splits = Path(source) / "dataset_dict.json"  # of `DatasetDict.save_to_disk`
-    return source == "openmoji" or (splits.exists() and "test" in json.loads(splits.read_text())["splits"])
-
-
-def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
-    """
-    Steps of the training, and of an epoch.
-
-    Args:
-        options ([`TrainingOptions`]):
-            Of the training.
-        data:
-            What [`load_pairs`] gave.
-    """
-    pairs = options.pairs_per_epoch if options.streaming else len(data)
-    if pairs is None:
-        return options.max_steps, options.max_steps
-    per_epoch = max(1, pairs // options.batch_size)
-    return options.max_steps or options.epochs * per_epoch, per_epoch
+def _held_out_part(options: TrainingOptions) -> tuple[str, str | None] | None:
+    """The source of the held-out pairs, and which part of it; None where the options name none."""
+    source, split = options.eval_dataset, options.eval_split
+    if source is not None:
+        if split is None:
+            parts = split_names(source)
+            split = "test" if "test" in parts else None
+            if split is None and len(parts) > 1:
+                raise ValueError(
+                    f"`eval_dataset` {source} has the parts {', '.join(parts)}: name one as `eval_split`."
+                )
+            if split is None and source in options.dataset:
+                raise ValueError(
+                    f"`eval_dataset` {source} is what is trained on, and has no part `test`. Give other data, or "
+                    "`eval_share` to hold out a share of it."
+                )
+        return source, split
+    if len(options.dataset) > 1:
+        if split is not None:
+            raise ValueError(f"`eval_split` is {split!r}, of one of several sources: name that as `eval_dataset`.")
+        return None
+    (source,) = options.dataset
+    if split == "train":
+        raise ValueError("`eval_split` is 'train', the part that is trained on; name another.")
+    if split is None and "test" not in split_names(source):
+        return None
+    return source, split or "test"
 
 
 def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipHFProcessor]:
@@ -236,10 +244,13 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
         ValueError: if one is wrong.
     """
     if options.model:
-        return ClipHFModel.from_pretrained(options.model), ClipHFProcessor.from_pretrained(options.model)
+        model, processor = (each.from_pretrained(options.model) for each in (ClipHFModel, ClipHFProcessor))
+        for name, value in options.image_options.items():
+            setattr(processor.image_processor, name, value)
+        return model, processor
     config = options.config
     if isinstance(config, str):  # a recipe may hold the arguments themselves
-        config = ARCHITECTURES.get(config) or json.loads(Path(config).read_text(encoding="utf-8"))
+        config = ARCHITECTURES.get(config) or _read_config(Path(config))
     config = copy.deepcopy(config)
     context_length = config["text_config"].get("max_position_embeddings", 77)
     if options.tokenizer == "openai":
@@ -256,9 +267,21 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
     model = ClipHFModel(ClipHFConfig(**config))
     size = model.config.vision_config.image_size
     image_processor = ClipHFImageProcessor(
-        size={"shortest_edge": options.resize_to or size}, crop_size={"height": size, "width": size}
+        size={"shortest_edge": options.resize_to or size},
+        crop_size={"height": size, "width": size},
+        **options.image_options,
     )
     return model, ClipHFProcessor(image_processor, tokenizer)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(read_text(path, f"The configuration {path}"))
+    except (RecursionError, json.JSONDecodeError) as error:
+        raise ValueError(f"The configuration {path} is no JSON: {error}") from error
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in _TOWERS):
+        raise ValueError(f"The configuration {path} has no {' and no '.join(_TOWERS)}; see `ClipHFConfig`.")
+    return config
 
 
 def _texts_of(options: TrainingOptions, data: Any) -> Iterator[str]:
@@ -318,6 +341,10 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
         optimizer (`torch.optim.Optimizer`):
             From [`build_optimizer`].
     """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin = accelerator.state.deepspeed_plugin
+        # DeepSpeed wants to know; our loaders are not given to it.
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size // accelerator.num_processes
     if options.compile:
         model = torch.compile(model)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -417,7 +444,6 @@ __all__ = [
     "check_trackers",
     "load_held_out",
     "load_training_data",
-    "num_steps_of",
     "prepare_model",
     "prepare_output_dir",
     "seed_step",

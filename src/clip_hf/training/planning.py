@@ -1,0 +1,102 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""How many steps a training has, of how many pairs, and whether that can change the model."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers.utils import logging
+
+from .options import TrainingOptions
+
+
+logger = logging.get_logger(__name__)
+
+# A training of fewer steps is mentioned: the learning rate has hardly risen before it falls.
+_FEW_STEPS = 50
+# Weights that move by less than this share of their usual size give the model that was there before.
+_LEAST_MOVE = 0.01
+
+
+def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any) -> TrainingOptions:
+    """
+    The options with a batch size that the data fill, and a warning where it had to be cut.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        accelerator (`Accelerator`):
+            Of this process; all processes share a batch equally.
+        data:
+            What [`load_pairs`] gave. Streams are passed over again and again, so they fill any batch.
+
+    Raises:
+        ValueError: if there are fewer pairs than processes.
+    """
+    if options.streaming or len(data) >= options.batch_size:
+        return options
+    processes = accelerator.num_processes
+    size = len(data) // processes * processes
+    if size < 1:
+        raise ValueError(f"{len(data)} pairs are not one for each of {processes} processes; start fewer.")
+    if accelerator.is_main_process:
+        logger.warning(f"`batch_size` is {options.batch_size} and there are {len(data)} pairs: it is cut to {size}.")
+    return replace(options, batch_size=size)
+
+
+def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
+    """
+    Steps of the training, and of an epoch, which `min_steps` makes longer where the pairs are few.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        data:
+            What [`load_pairs`] gave.
+    """
+    pairs = options.pairs_per_epoch if options.streaming else len(data)
+    if pairs is None:
+        return options.max_steps, options.max_steps
+    per_epoch = max(1, pairs // options.batch_size)
+    if options.max_steps is None and options.min_steps is not None:
+        per_epoch = max(per_epoch, math.ceil(options.min_steps / options.epochs))
+    return options.max_steps or options.epochs * per_epoch, per_epoch
+
+
+def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int) -> None:
+    """
+    Warn of a training that is too short, or whose learning rate is too low, to change the model.
+
+    A step of AdamW moves a weight by about the learning rate, and the mean of the schedule is half the highest one:
+    over a whole training a weight moves by `learning_rate * num_steps / 2` at most.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`):
+            From [`build_optimizer`].
+        num_steps (`int`):
+            Steps of the training.
+        batch_size (`int`):
+            Pairs of a step, for the message.
+    """
+    weights = [p.detach() for group in optimizer.param_groups for p in group["params"] if p.ndim >= 2]
+    count = sum(weight.numel() for weight in weights)
+    if not count:
+        return
+    size = math.sqrt(sum(weight.double().square().sum().item() for weight in weights) / count)
+    rate = max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
+    move = rate * num_steps / 2
+    steps = f"The training has {num_steps:,} steps of {batch_size:,} pairs"
+    cure = "Raise `min_steps`, `epochs` or `learning_rate`, or lower `batch_size`."
+    if move < _LEAST_MOVE * size:
+        logger.warning(
+            f"{steps}, in which no weight moves by more than {move:.1g}, {move / max(size, 1e-30):.1%} of their usual "
+            f"size: it will leave the model nearly as it was. {cure}"
+        )
+    elif num_steps < _FEW_STEPS:
+        logger.warning(f"{steps}; that is little time to learn. {cure}")
+
+
+__all__ = ["check_plan", "fit_batch_size", "num_steps_of"]

@@ -1,0 +1,114 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Steps, warm-up, batches and averages follow from the data, and a training that can change nothing says so."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from clip_hf.training import (
+    AveragedWeights,
+    TrainingOptions,
+    build_optimizer,
+    check_plan,
+    cosine_schedule,
+    fit_batch_size,
+    num_steps_of,
+)
+from tiny_models import make_tiny_model
+
+
+def processes(count: int, main: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(num_processes=count, is_main_process=main)
+
+
+@pytest.mark.parametrize(
+    ("options", "pairs", "steps", "per_epoch"),
+    [
+        # An epoch is as long as it takes, so that evaluations per epoch stay what they are.
+        ({"epochs": 5, "min_steps": 500, "batch_size": 128}, 635, 500, 100),
+        ({"epochs": 5, "min_steps": 501, "batch_size": 128}, 635, 505, 101),
+        ({"epochs": 5, "min_steps": 500, "batch_size": 128}, 128_000, 5000, 1000),
+        ({"epochs": 5, "min_steps": 500, "max_steps": 7, "batch_size": 128}, 635, 7, 4),
+        ({"epochs": 2, "min_steps": 30, "streaming": True, "pairs_per_epoch": 256}, None, 30, 15),
+    ],
+)
+def test_few_pairs_are_repeated_within_an_epoch(options, pairs, steps, per_epoch):
+    assert num_steps_of(TrainingOptions(**options), range(pairs or 0)) == (steps, per_epoch)
+
+
+@pytest.mark.parametrize(("pairs", "count", "size"), [(635, 1, 635), (635, 2, 634), (635, 4, 632), (1000, 2, 1000)])
+def test_a_batch_is_cut_to_the_data_with_a_word(pairs, count, size, caplog):
+    options = TrainingOptions(batch_size=1000)
+    assert fit_batch_size(options, processes(count), range(pairs)).batch_size == size
+    assert options.batch_size == 1000
+    words = f"`batch_size` is 1000 and there are {pairs} pairs: it is cut to {size}."
+    assert (words in caplog.text) == (pairs < 1000)
+    caplog.clear()
+    assert fit_batch_size(options, processes(count, main=False), range(pairs)).batch_size == size
+    assert not caplog.text
+
+
+def test_batches_that_cannot_be_cut():
+    stream = TrainingOptions(batch_size=1000, streaming=True, max_steps=3)
+    assert fit_batch_size(stream, processes(1), None) is stream
+    with pytest.raises(ValueError, match="3 pairs are not one for each of 4 processes"):
+        fit_batch_size(TrainingOptions(), processes(4), range(3))
+
+
+@pytest.mark.parametrize(
+    ("steps", "rate", "words"),
+    [
+        (
+            10,
+            1e-5,
+            "no weight moves by more than 5e-05, 0.[0-9]+% of their usual size: it will leave the model nearly",
+        ),
+        (1000, 1e-7, "nearly as it was. Raise `min_steps`, `epochs` or `learning_rate`"),
+        (49, 1e-2, "The training has 49 steps of 8 pairs; that is little time to learn."),
+        (500, 1e-5, None),
+        (50, 1e-2, None),
+    ],
+)
+def test_a_training_that_changes_nothing_says_so(steps, rate, words, caplog):
+    options = TrainingOptions(learning_rate=rate, layer_decay=0.8)
+    check_plan(build_optimizer(make_tiny_model("vit"), options.optimizer_options), steps, 8)
+    found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(found) == (words is not None)
+    assert words is None or re.search(words, found[0])
+
+
+@pytest.mark.parametrize("steps", [*range(1, 12), 100])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_warm_up_as_a_share_leaves_a_step_at_the_highest_rate(steps, share):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = cosine_schedule(optimizer, TrainingOptions(warmup_share=share).warmup_steps_of(steps), steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == 1.0
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_a_warm_up_to_the_end_is_refused(steps):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match=f"`warmup_steps` is {steps} and the training has {steps} steps"):
+        cosine_schedule(optimizer, steps, steps)
+
+
+def test_an_average_of_ten_steps_holds_nothing_of_the_start():
+    model = make_tiny_model("vit")
+    average = AveragedWeights(model, decay=0.999)
+    with torch.no_grad():
+        start = model.text_projection.weight.clone()
+        for number in range(1, 11):
+            model.text_projection.weight.copy_(start + number)
+            average.update(model)
+    with average.applied_to(model):
+        moved = (model.text_projection.weight - start).mean().item()
+    # Of ten steps of 1 the average is at 8 to 9; with a decay of 0.999 from the first on it would be near 1.
+    assert 8 < moved < 10
