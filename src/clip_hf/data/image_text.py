@@ -6,6 +6,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -71,7 +72,7 @@ def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") ->
     check_column(dataset.column_names, caption_column, "captions")
     _check_not_empty(len(dataset))
     rows = []
-    for row, value in enumerate(dataset[caption_column]):
+    for row, value in enumerate(undecoded(dataset)[caption_column]):
         problem = find_caption_problem(value, f"row {row}")
         if problem:
             raise ValueError(problem.message)
@@ -145,17 +146,44 @@ def _refused(location: str, where: str) -> SkippedRow:
     raise AssertionError("a refused location was opened")
 
 
+def undecoded(dataset: Any) -> Any:
+    """
+    The data set as plain Python values, with nothing decoded; works for streams too.
+
+    A file says itself what its columns hold: one that calls any column an image has `datasets` open whatever path is
+    in it, by chains of schemes too. So no column is ever decoded by `datasets`.
+    """
+    dataset = dataset.with_format(None)
+    for name, feature in (dataset.features or {}).items():
+        plain = _undecoded_feature(feature)
+        if plain != feature:
+            dataset = dataset.cast_column(name, plain)
+    return dataset
+
+
+def _undecoded_feature(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _undecoded_feature(own) for name, own in feature.items()}
+    if isinstance(feature, list | tuple):
+        return type(feature)(_undecoded_feature(own) for own in feature)
+    if getattr(feature, "decode", False) is True:  # images, audio, video, PDF, ...
+        return replace(feature, decode=False)
+    if hasattr(feature, "feature"):  # a list
+        return replace(feature, feature=_undecoded_feature(feature.feature))
+    return feature
+
+
 def undecoded_images(dataset: Any, column: str) -> Any:
     """
-    The data set with images as `{"bytes": ..., "path": ...}`, not decoded; works for streams too.
+    The data set with images as `{"bytes": ..., "path": ...}`, nothing decoded; works for streams too.
 
     Raises:
         ValueError: if the column holds something that is no image.
     """
-    dataset = dataset.with_format(None)  # plain Python values
-    feature = dataset.features[column] if dataset.features else datasets.Image()
+    dataset = undecoded(dataset)
+    feature = dataset.features[column] if dataset.features else datasets.Image(decode=False)
     if isinstance(feature, datasets.Image):
-        return dataset if not feature.decode else dataset.cast_column(column, datasets.Image(decode=False))
+        return dataset
     if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "binary", "large_binary"):
         return dataset
     if isinstance(feature, dict) and {"bytes", "path"} <= feature.keys():

@@ -19,6 +19,7 @@ from PIL import Image
 
 from ...data.file_patterns import data_files, ending_of, files_of, without_metadata
 from ...data.file_readers import images_in, is_hidden, table_rows
+from ...data.image_text import undecoded
 from ...data.locations import located_from_hub, located_in_files, located_in_saved
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
@@ -94,7 +95,7 @@ class DataSource:
 
     def load(self, split: str) -> datasets.Dataset:
         """The rows of a part, at least one."""
-        data = self.splits[split]()
+        data = undecoded(self.splits[split]())
         if len(data) == 0:
             raise ValueError(f"The split `{split}` of the data set {self.location} has no rows.")
         return data
