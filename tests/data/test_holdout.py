@@ -63,6 +63,19 @@ def test_what_belongs_together_is_on_one_side(belonging):
     assert 0.15 * len(data) < len(held_out) < 0.45 * len(data)
 
 
+def test_files_count_by_what_they_hold_and_not_by_where_they_lie(tmp_path):
+    held_out = []
+    for folder in (tmp_path / "here", tmp_path / "there"):
+        folder.mkdir()
+        for n in range(200):  # each file twice
+            (folder / f"{n}.png").write_bytes(f"picture {n // 2}".encode())
+        paths = [str(folder / f"{n}.png") for n in range(200)]
+        held_out.append(captions(hold_out(table(paths, [f"caption {n}" for n in range(200)]), 0.3)[1]))
+    assert held_out[0] == held_out[1]
+    numbers = {int(caption.split()[1]) for caption in held_out[0]}
+    assert numbers == {number ^ 1 for number in numbers}
+
+
 def test_names_of_classes_and_large_groups_do_not_decide():
     paths = [f"/{n}.png" for n in range(600)]
     train, held_out = hold_out(table(paths, [f"class {n % 6}" for n in range(600)]), 0.1)

@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Rows held out of training by what they hold, so that they are the same in every process and every run."""
 
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -27,11 +29,11 @@ def hold_out(
     """
     Split captioned images into those to train on and those to evaluate on, by a hash of what they hold and the seed.
 
-    - Rows that show the same image (the same bytes, path or image id) or have an equal caption come to the same side.
+    - Rows that show the same image (the same bytes, URL or image id) or have an equal caption come to the same side.
       Captions of more than 1% of the rows, and more than 10, are taken for names of classes, and do not count.
     - Rows that belong together are not held out where they are more than half of the share: all would be, or none.
-    - The split depends on neither the order of the rows nor the number of processes, and the share is that of a draw:
-      of 635 rows and 0.1, some 56 to 71.
+    - The split depends on neither the order of the rows, the number of processes nor the folder of the files, and the
+      share is that of a draw: of 635 rows and 0.1, some 56 to 71.
 
     Args:
         data (`datasets.Dataset`):
@@ -130,10 +132,26 @@ def _images(column: pa.ChunkedArray) -> Iterator[int | None]:
             data, path = None, data
         if data is not None and data.is_valid:
             buffer = data.as_buffer()
-            ends = buffer[:_END_BYTES].to_pybytes() + buffer[-_END_BYTES:].to_pybytes()
-            yield stable_id("bytes", str(buffer.size), ends.decode("latin1"))
+            yield _content_id(buffer.size, buffer[:_END_BYTES].to_pybytes(), buffer[-_END_BYTES:].to_pybytes())
         else:
-            yield stable_id("path", path.as_py()) if path is not None and path.is_valid else None
+            yield _path_id(path.as_py()) if path is not None and path.is_valid else None
+
+
+def _content_id(size: int, start: bytes, end: bytes) -> int:
+    return stable_id("bytes", str(size), (start + end).decode("latin1"))
+
+
+def _path_id(path: str) -> int:
+    # What a local file holds, since its folder may have another name on the next machine.
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            with open(path, "rb", buffering=0) as file:
+                size, start = os.fstat(file.fileno()).st_size, file.read(_END_BYTES)
+                file.seek(max(size - _END_BYTES, 0))
+                return _content_id(size, start, file.read(_END_BYTES))
+    except (OSError, ValueError):  # ValueError: a null byte
+        pass
+    return stable_id("path", path)
 
 
 __all__ = ["hold_out"]
