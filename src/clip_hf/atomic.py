@@ -138,15 +138,8 @@ def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
             Whether it is known that no other process is writing there.
     """
     path = Path(os.path.abspath(path))
-    leftovers: dict[str, list[Path]] = {_WRITTEN: [], _ASIDE: [], _REMOVED: []}
-    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path.parent) as entries:
-        for entry in entries:
-            prefix = f".{path.name}"
-            match = _LEFTOVER.fullmatch(entry.name[len(prefix) :]) if entry.name.startswith(prefix) else None
-            if match and (every_owner or _is_abandoned(Path(entry.path), match[1], int(match[2]))):
-                leftovers[match[3]].append(Path(entry.path))
-    # What was set aside last is put back; a rename changes `st_ctime`.
-    for aside in sorted(leftovers[_ASIDE], key=lambda leftover: leftover.lstat().st_ctime, reverse=True):
+    leftovers = _leftovers_of(path, every_owner)
+    for aside in leftovers[_ASIDE]:
         with suppress(FileNotFoundError):  # another process was quicker
             if os.path.lexists(path):
                 remove_folder(aside, path)
@@ -154,6 +147,29 @@ def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
                 os.rename(aside, path)
     for leftover in leftovers[_WRITTEN] + leftovers[_REMOVED]:
         _delete(leftover)
+
+
+def take_over(path: Path) -> Path | None:
+    """What a killed process had set aside last for a place, as if this process had done it; None if there is none."""
+    for abandoned in _leftovers_of(path, every_owner=False)[_ASIDE]:
+        aside = _beside(path, _ASIDE)
+        os.rename(abandoned, aside)
+        return aside
+    return None
+
+
+def _leftovers_of(path: Path, every_owner: bool) -> dict[str, list[Path]]:
+    """By their endings; of those that were set aside the last first."""
+    leftovers: dict[str, list[Path]] = {_WRITTEN: [], _ASIDE: [], _REMOVED: []}
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            prefix = f".{path.name}"
+            match = _LEFTOVER.fullmatch(entry.name[len(prefix) :]) if entry.name.startswith(prefix) else None
+            if match and (every_owner or _is_abandoned(Path(entry.path), match[1], int(match[2]))):
+                leftovers[match[3]].append(Path(entry.path))
+    # A rename changes `st_ctime`.
+    leftovers[_ASIDE].sort(key=lambda leftover: leftover.lstat().st_ctime, reverse=True)
+    return leftovers
 
 
 def _is_abandoned(leftover: Path, machine: str, process: int) -> bool:
@@ -245,4 +261,5 @@ __all__ = [
     "set_aside",
     "sync",
     "sync_folder",
+    "take_over",
 ]

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import warnings
+import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
@@ -297,6 +298,23 @@ def torch_file(content: object, zipped: bool = True) -> bytes:
     with io.BytesIO() as file:
         torch.save(content, file, _use_new_zipfile_serialization=zipped)
         return file.getvalue()
+
+
+def compressed(content: bytes, more: int = 0) -> bytes:
+    """A file of torch's with all in it compressed, and `more` zeros after each tensor."""
+    with zipfile.ZipFile(io.BytesIO(content)) as old, io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name) + bytes(more if "/data/" in name else 0))
+        return file.getvalue()
+
+
+@pytest.mark.parametrize("content", [{"text": "x" * 2_000_000}, {"tensor": torch.zeros(10)}])
+def test_a_compressed_file_is_not_unpacked(content, training, checkpoints):
+    path = training.save(checkpoints, 1)
+    forge(path, "shared.pt", compressed(torch_file(content), more=2_000_000))
+    with pytest.raises(ValueError, match="holds shared.pt, which this training did not write.*it is compressed"):
+        checkpoints.restore(training.accelerator)
 
 
 # What we write, and what Accelerate, torch and DeepSpeed read besides.

@@ -122,6 +122,26 @@ def test_a_model_that_was_set_aside_when_its_training_was_killed_is_put_back(tmp
         assert (tmp_path / "out" / "best").is_dir()
 
 
+@pytest.mark.parametrize("resume", [None, "latest"])
+@pytest.mark.parametrize("written", [["recipe.yaml"], ["recipe.yaml", LOG_NAME]])
+def test_a_start_that_was_killed_costs_neither_the_old_training_nor_the_next_start(written, resume, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / LOG_NAME).write_text("old")
+    aside = set_aside(folder)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    aside.rename(aside.with_name(aside.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")))
+    folder.mkdir()
+    for name in written:
+        (folder / name).write_text("new")
+    options = TrainingOptions(output_dir=str(folder), overwrite=True, resume=resume)
+    check_output_dir(options)
+    with pytest.raises(MemoryError), prepare_output_dir(options):
+        raise MemoryError
+    assert (folder / LOG_NAME).read_text() == "old" and list(tmp_path.iterdir()) == [folder]
+
+
 @pytest.mark.parametrize(
     ("kind", "sharded", "message"),
     [

@@ -15,6 +15,7 @@ import os
 import random
 import re
 import stat
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ def _check_no_code(path: Path) -> None:
         if name.endswith(".safetensors"):
             continue
         try:
+            _check_not_compressed(path / name)
             # Mapped, so that tensors are not read. `load` is what Accelerate reads its files with.
             content = load(path / name, map_location="cpu", weights_only=True, mmap=True)
             if not isinstance(content, dict):
@@ -143,6 +145,13 @@ def _check_no_code(path: Path) -> None:
                 f"texts that `torch.load(weights_only=True)` reads, or lacks what it must have ({reason}). It was not "
                 "executed."
             ) from error
+
+
+def _check_not_compressed(file: Path) -> None:
+    # torch compresses nothing, and a small file could become any number of bytes in memory.
+    with zipfile.ZipFile(file) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > file.stat().st_size:
+            raise TypeError("it is compressed")
 
 
 def _check_random_states(states: dict[str, Any]) -> None:

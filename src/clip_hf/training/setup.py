@@ -23,7 +23,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from ..architectures_clip_hf import ARCHITECTURES
-from ..atomic import clear_leftovers, remove_folder, replaced_file, set_aside
+from ..atomic import clear_leftovers, remove_folder, replaced_file, set_aside, take_over
 from ..checkpoints.tokenizers import OPENAI_MERGES
 from ..configuration_clip_hf import ClipHFConfig
 from ..data import PairLoader, hold_out, iter_texts, load_pairs, split_names
@@ -41,6 +41,7 @@ from .options import LOG_NAME, TrainingOptions, read_text
 # The bias that Zhai et al. 2023 start from, and their multiplier.
 _SIGMOID = {"logit_scale_init_value": 2.302585092994046, "logit_bias_init_value": -10.0}
 _TOWERS = ("text_config", "vision_config")
+_RECIPE_NAME = "recipe.yaml"
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Texts of a stream to train a tokenizer on.
 _TOKENIZER_ROWS = 100_000
@@ -131,7 +132,8 @@ def check_output_dir(options: TrainingOptions) -> None:
             f"`output_dir` {folder} is not empty; choose another, pass --resume latest to go on with the training in "
             "it, or --overwrite to replace it."
         )
-    if not (folder / LOG_NAME).exists():
+    # One that was killed as it started has its recipe alone.
+    if not (folder / LOG_NAME).exists() and [path.name for path in folder.iterdir()] != [_RECIPE_NAME]:
         raise ValueError(f"`output_dir` {folder} holds no training; choose another.")
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ValueError(f"`output_dir` {folder} is to be replaced and is the current folder; start from another.")
@@ -143,7 +145,7 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
     Empty the folder of a training that is replaced, and write down the options.
 
     What is replaced is removed when the block ends: it is to last until the training has started. If the block raises,
-    what was there is put back.
+    what was there is put back; if the process is killed, the next training in the folder keeps it as long.
 
     Args:
         options ([`TrainingOptions`]):
@@ -155,11 +157,16 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
     aside = None
     try:
         if active:
+            # What is still set aside beside a folder was to be replaced by a training that never started.
+            aside = take_over(folder) if folder.exists() else None
             for place in (folder, folder / "best", folder / "last"):
                 clear_leftovers(place)
-            if options.overwrite and options.resume is None:
-                aside = set_aside(folder)
-            with replaced_file(folder / "recipe.yaml") as path:
+            if options.overwrite and options.resume is None and folder.exists():
+                if aside is None:
+                    aside = set_aside(folder)
+                else:
+                    remove_folder(folder)
+            with replaced_file(folder / _RECIPE_NAME) as path:
                 path.write_text(yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
         yield
     except BaseException:
