@@ -122,13 +122,15 @@ def test_small_images_are_left_out(task, tmp_path, caplog):
 def test_the_command_has_these_options():
     parser = argparse.ArgumentParser()
     add_evaluation_arguments(parser)
-    line = "--data x --background_color white --apply_exif_orientation --min_image_size 8 --max_pixels 99".split()
+    line = (
+        "--data x --background_color white --apply_exif_orientation --min_image_size 8 --max_image_pixels 99".split()
+    )
     options = suite_options(parser.parse_args(line), "out")
     assert options.image_options["background_color"] == "white"
     assert options.image_options["apply_exif_orientation"] is True
     assert options.image_options["image_limits"] == ImageLimits(max_pixels=99)
     assert options.data_options.min_image_size == 8
-    line = "--data x --no-apply-exif-orientation --background-color #000 --max-seconds 2.5".split()
+    line = "--data x --no-apply-exif-orientation --background-color #000 --max-image-seconds 2.5".split()
     options = suite_options(parser.parse_args(line), "out")
     assert options.image_options["apply_exif_orientation"] is False
     assert options.image_options["image_limits"].max_seconds == 2.5

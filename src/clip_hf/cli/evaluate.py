@@ -17,6 +17,7 @@ from ..evaluation.suite import TASKS, SuiteOptions, run_suite, start_processes, 
 from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 
 
+_LIMITS = {"pixels": int, "bytes": int, "seconds": float}
 DTYPES = ("float32", "float16", "bfloat16")
 _EPILOG = """\
 examples:
@@ -109,14 +110,15 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="where paths of images in tables and Parquet may lead, besides below their own folder (/: anywhere)",
     )
-    for option, default in vars(DEFAULT_LIMITS).items():
+    for name, kind in _LIMITS.items():
+        default = getattr(DEFAULT_LIMITS, f"max_{name}")
         pictures.add_argument(
-            f"--{option.replace('_', '-')}",
-            f"--{option}",
-            type=float if option == "max_seconds" else int,
+            f"--max-image-{name}",
+            f"--max_image_{name}",
+            type=kind,
             default=default,
             metavar="N",
-            help=f"of one image (default: {'as Pillow' if default is None else f'{default:,}'})",
+            help=f"{name} that one image may take (default: {'as Pillow' if default is None else f'{default:,}'})",
         )
 
 
@@ -127,7 +129,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
     templates = options.templates
     if templates is not None:
         templates = load_templates(templates[0] if len(templates) == 1 else templates)
-    limits = {name: getattr(options, name) for name in vars(DEFAULT_LIMITS)}
+    limits = {f"max_{name}": getattr(options, f"max_image_{name}") for name in _LIMITS}
     return SuiteOptions(
         tasks=tuple(options.tasks),
         data=tuple(options.data),
