@@ -6,7 +6,6 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import datasets
@@ -18,6 +17,7 @@ from transformers.utils import logging
 
 from ..image_reading_clip_hf import REFUSED, UnreadableImage, open_image
 from .decoding import ImageReader
+from .locations import undecoded
 from .pair_options import PairOptions
 from .skips import SkippedRow
 from .texts import TextReader, find_caption_problem, stable_id
@@ -144,33 +144,6 @@ def _refused(location: str, where: str) -> SkippedRow:
     except UnreadableImage as error:
         return SkippedRow(error.kind, where, f"The image of {where} cannot be used: {error}")
     raise AssertionError("a refused location was opened")
-
-
-def undecoded(dataset: Any) -> Any:
-    """
-    The data set as plain Python values, with nothing decoded; works for streams too.
-
-    A file says itself what its columns hold: one that calls any column an image has `datasets` open whatever path is
-    in it, by chains of schemes too. So no column is ever decoded by `datasets`.
-    """
-    dataset = dataset.with_format(None)
-    for name, feature in (dataset.features or {}).items():
-        plain = _undecoded_feature(feature)
-        if plain != feature:
-            dataset = dataset.cast_column(name, plain)
-    return dataset
-
-
-def _undecoded_feature(feature: Any) -> Any:
-    if isinstance(feature, dict):
-        return {name: _undecoded_feature(own) for name, own in feature.items()}
-    if isinstance(feature, list | tuple):
-        return type(feature)(_undecoded_feature(own) for own in feature)
-    if getattr(feature, "decode", False) is True:  # images, audio, video, PDF, ...
-        return replace(feature, decode=False)
-    if hasattr(feature, "feature"):  # a list
-        return replace(feature, feature=_undecoded_feature(feature.feature))
-    return feature
 
 
 def undecoded_images(dataset: Any, column: str) -> Any:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -14,6 +15,33 @@ import pyarrow.parquet as pq
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..image_reading_clip_hf import REFUSED, image_location
+
+
+def undecoded(dataset: Any) -> Any:
+    """
+    The data set as plain Python values, with nothing decoded; works for streams too.
+
+    A file says itself what its columns hold: one that calls any column an image has `datasets` open whatever path is
+    in it, by chains of schemes too. So no column is ever decoded by `datasets`.
+    """
+    dataset = dataset.with_format(None)
+    for name, feature in (dataset.features or {}).items():
+        plain = _undecoded_feature(feature)
+        if plain != feature:
+            dataset = dataset.cast_column(name, plain)
+    return dataset
+
+
+def _undecoded_feature(feature: Any) -> Any:
+    if isinstance(feature, dict):
+        return {name: _undecoded_feature(own) for name, own in feature.items()}
+    if isinstance(feature, list | tuple):
+        return type(feature)(_undecoded_feature(own) for own in feature)
+    if getattr(feature, "decode", False) is True:  # images, audio, video, PDF, ...
+        return replace(feature, decode=False)
+    if hasattr(feature, "feature"):  # a list
+        return replace(feature, feature=_undecoded_feature(feature.feature))
+    return feature
 
 
 def with_locations(
@@ -38,8 +66,7 @@ def with_locations(
     feature = None if data.features is None else data.features.get(column)
     if data.features is not None and not _may_have_paths(feature):
         return data
-    if isinstance(feature, datasets.Image) and feature.decode:
-        data = data.cast_column(column, datasets.Image(decode=False))
+    data = undecoded(data)
     locate = functools.partial(_location, root=root, written_below=tuple(written_below))
     if isinstance(data, datasets.Dataset):
         return _located_rows(data, column, folder, locate)
@@ -142,4 +169,4 @@ def _located_chunk(chunk: pa.Array, folders: Any, locate: Callable) -> pa.Array:
     return pa.StructArray.from_arrays([fields[name] for name in names], fields=list(chunk.type), mask=chunk.is_null())
 
 
-__all__ = ["load_parquet", "located_from_hub", "located_in_files", "located_in_saved", "with_locations"]
+__all__ = ["load_parquet", "located_from_hub", "located_in_files", "located_in_saved", "undecoded", "with_locations"]

@@ -19,8 +19,7 @@ from PIL import Image
 
 from ...data.file_patterns import data_files, ending_of, files_of, without_metadata
 from ...data.file_readers import images_in, is_hidden, table_rows
-from ...data.image_text import undecoded
-from ...data.locations import located_from_hub, located_in_files, located_in_saved
+from ...data.locations import located_from_hub, located_in_files, located_in_saved, undecoded
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from ...data.tables import raw_table_rows
