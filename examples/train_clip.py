@@ -105,7 +105,7 @@ class Training:
         """Restore a checkpoint if asked to, and get the folder ready; returns the number of steps that are done."""
         step = 0
         if self.options.resume is not None:
-            restored = self.checkpoints.restore(self.accelerator, self.options.resume)
+            restored = self.checkpoints.restore(self.accelerator, self.options.resume, self.options.trust_checkpoint)
             if restored is not None:
                 step = restored.step
                 # Another number of processes has no states of its own; those of map-style data are the same for all.

@@ -34,7 +34,7 @@ from clip_hf.training import (
     start_accelerator,
     wrap_model,
 )
-from clip_hf.training.checkpoint_files import check_can_be_saved
+from clip_hf.training.checkpoint_files import check_can_be_resumed
 from pair_data import caption_of, dataset_of, rows_of
 from tiny_models import make_tiny_model, tiny_config
 
@@ -145,18 +145,19 @@ def test_a_start_that_was_killed_costs_neither_the_old_training_nor_the_next_sta
 @pytest.mark.parametrize(
     ("kind", "sharded", "message"),
     [
-        (DistributedType.FSDP, "SHARDED_STATE_DICT", "Set `fsdp_state_dict_type: FULL_STATE_DICT`"),
-        (DistributedType.FSDP, "LOCAL_STATE_DICT", "Set `fsdp_state_dict_type: FULL_STATE_DICT`"),
-        (DistributedType.DEEPSPEED, None, "Checkpoints of DEEPSPEED are pickles.*--save_every 0"),
+        (DistributedType.FSDP, "SHARDED_STATE_DICT", "pass --trust_checkpoint. Or set .*FULL_STATE_DICT"),
+        (DistributedType.FSDP, "LOCAL_STATE_DICT", "pass --trust_checkpoint. Or set .*FULL_STATE_DICT"),
+        (DistributedType.DEEPSPEED, None, "Checkpoints of DEEPSPEED hold pickles.*pass --trust_checkpoint.$"),
         (DistributedType.FSDP, "FULL_STATE_DICT", None),
         (DistributedType.MULTI_GPU, None, None),
     ],
 )
-def test_a_launch_whose_checkpoints_would_be_pickles_is_refused(kind, sharded, message):
+def test_a_launch_whose_checkpoints_are_pickles_resumes_from_trusted_ones_only(kind, sharded, message):
     plugin = SimpleNamespace(state_dict_type=StateDictType[sharded]) if sharded else None
     accelerator = SimpleNamespace(distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin))
     with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
-        check_can_be_saved(accelerator)
+        check_can_be_resumed(accelerator, trusted=False)
+    check_can_be_resumed(accelerator, trusted=True)
 
 
 def test_trackers():

@@ -49,6 +49,11 @@ class TrainingOptions:
     output_dir: str = _option("outputs/clip", "Folder for the models (last/, best/), the checkpoints and the log.")
     overwrite: bool = _option(False, "Replace the training that is in output_dir.")
     resume: str | None = _option(None, "`latest`, or a checkpoint's folder: go on from there, exactly.")
+    trust_checkpoint: bool = _option(
+        False,
+        "Resume from a checkpoint that holds pickles (DeepSpeed's, FSDP's shards), which can run programs: only from "
+        "one that you wrote.",
+    )
     save_every: int = _option(1000, "Steps between checkpoints, and one at the end; 0 for none.")
     keep_checkpoints: int = _option(2, "How many of the newest checkpoints to keep.")
     trackers: list[str] = field(

@@ -31,7 +31,7 @@ from ..image_processing_clip_hf import ClipHFImageProcessor
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
 from ..tokenization_clip_hf import ClipHFTokenizer
-from .checkpoint_files import check_can_be_saved
+from .checkpoint_files import check_can_be_resumed
 from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
 from .freezing import freeze
 from .held_out import HeldOutPairs
@@ -56,8 +56,8 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
             Of the training.
 
     Raises:
-        ValueError: if a tracker is not known, or not installed.
-            Or if checkpoints are asked for, and those of this launch would be pickles.
+        ValueError: if a tracker is not known, or not installed; or if the training is to resume from checkpoints that
+            hold pickles, without `trust_checkpoint`.
         RuntimeError: if the processes that were launched do not know each other.
     """
     check_trackers(options.trackers)
@@ -73,8 +73,8 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     check_launch(accelerator)
-    if options.save_every or options.resume is not None:
-        check_can_be_saved(accelerator)
+    if options.resume is not None:
+        check_can_be_resumed(accelerator, options.trust_checkpoint)
     set_seed(options.seed)
     return accelerator
 
