@@ -361,6 +361,7 @@ def test_the_processor_carries_the_image_options(saved, tmp_path, tiny_processor
     [
         (b"{" * 10, "is no JSON"),
         (b'{"a":' * 100_000, "is no JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is no JSON"),
         (b"\xff{}", "is not UTF-8"),
         (b"[]", "has no text_config and no vision_config"),
         (b'{"text_config": {}, "vision_config": 3}', "has no text_config"),

@@ -255,12 +255,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no mapping, or has a key that is no option; the message names the nearest one.
+        ValueError: if it is no mapping, has a key twice, or one that is no option; the message names the nearest one.
     """
     try:
         recipe = yaml.load(read_text(path, f"The recipe {path}"), _RecipeLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f"The recipe {path} is no YAML: {error}") from error
+        raise ValueError(f"The recipe {path} cannot be read as YAML: {error}") from error
     except RecursionError as error:
         raise ValueError(f"The recipe {path} is nested too deeply; it must be `option: value` lines.") from error
     recipe = {} if recipe is None else recipe
@@ -269,9 +269,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     types = typing.get_type_hints(TrainingOptions)
     for key, value in recipe.items():
         if key not in types:
-            near = difflib.get_close_matches(str(key), types, n=1)
+            name = str(key)[:80]
+            near = difflib.get_close_matches(name, types, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"The recipe {path} has the option `{key}`, which there is not.{hint}")
+            raise ValueError(f"The recipe {path} has the unknown option `{name}`.{hint}")
         # A recipe may hold the arguments of the configuration themselves.
         if key != "config" or not isinstance(value, dict):
             recipe[key] = _converted(value, types[key], f"The recipe {path}: `{key}`")
@@ -303,7 +304,13 @@ def read_text(path: Path, what: str) -> str:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML without aliases, of which a few lines can stand for billions of values."""
+    """
+    YAML for options.
+
+    - No aliases, of which a few lines can stand for billions of values.
+    - A key that stands twice is an error; otherwise the last one would be taken without a word.
+    - Integers have 64 bits, and a value that does not fit its tag is an error of YAML, with its line.
+    """
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -311,6 +318,28 @@ class _RecipeLoader(yaml.SafeLoader):
                 None, None, "aliases (`*name`) are not read; write the value out", self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        known = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name in known:
+                raise _error(f"`{key.value:.80}` stands twice; leave one out", key)
+            known |= {name} - {None}
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node, deep=False):
+        try:
+            value = super().construct_object(node, deep)
+        except (AttributeError, LookupError, ValueError) as error:
+            raise _error(f"{node.value!s:.80} is no value of its kind: {error}", node) from error
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise _error("the number is too large", node)
+        return value
+
+
+def _error(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def _is_none(value: Any) -> bool:

@@ -282,9 +282,10 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    text = read_text(path, f"The configuration {path}")
     try:
-        config = json.loads(read_text(path, f"The configuration {path}"))
-    except (RecursionError, json.JSONDecodeError) as error:
+        config = json.loads(text)
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"The configuration {path} is no JSON: {error}") from error
     if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in _TOWERS):
         raise ValueError(f"The configuration {path} has no {' and no '.join(_TOWERS)}; see `ClipHFConfig`.")
