@@ -30,12 +30,14 @@ from tqdm.auto import tqdm
 
 from clip_hf.data import SkipCounter
 from clip_hf.model_card import ModelCardDetails
+from clip_hf.saved_states import check_kinds, kinds_of
 from clip_hf.training import (
     LOG_NAME,
     AveragedWeights,
     Checkpoints,
     ContrastiveObjective,
     LossGuard,
+    Restored,
     StopSignal,
     TrainingLog,
     TrainingOptions,
@@ -108,18 +110,7 @@ class Training:
             restored = self.checkpoints.restore(self.accelerator, self.options.resume, self.options.trust_checkpoint)
             if restored is not None:
                 step = restored.step
-                # Another number of processes has no states of its own; those of map-style data are the same for all.
-                own = restored.per_process or restored.shared
-                self.loader.load_state_dict(own["loader"])
-                if restored.per_process or self.accelerator.is_main_process:  # the shared count is that of all
-                    self.skips.load_state_dict(own["skips"])
-                self.schedule.load_state_dict(restored.shared["schedule"])
-                self.guard.load_state_dict(restored.shared["guard"])
-                self.best, self.metrics = restored.shared["best"], restored.shared["metrics"]
-                if (self.average is None) != ("average" not in restored.shared):
-                    raise ValueError("`ema_decay` was given for one of the two, the checkpoint and this training.")
-                if self.average is not None:
-                    self.average.load_state_dict(restored.shared["average"])
+                self.take_over(restored)
             self.accelerator.print(f"Going on after step {step:,}." if step else "No checkpoint yet: from the start.")
         with contextlib.ExitStack() as stack:
             stack.enter_context(prepare_output_dir(self.options, self.accelerator.is_main_process))
@@ -128,6 +119,29 @@ class Training:
             self.accelerator.init_trackers("clip_hf", config=flat(self.options))
             self.replacing = stack.pop_all()
         return step
+
+    def take_over(self, restored: Restored) -> None:
+        """Go on from the states of a checkpoint; ValueError if they are not those of this training."""
+        shared = restored.shared
+        if (self.average is None) != ("average" not in shared):
+            raise ValueError("`ema_decay` was given for one of the two, the checkpoint and this training.")
+        kinds = {"loader": dict, "skips": dict}
+        own = restored.per_process
+        if own is None:  # of another number of processes; the states of map-style data are the same for all
+            own = shared
+        else:
+            check_kinds(own, kinds, f"{restored.path}: what a process saved")
+        kinds |= {"guard": dict, "best": {str: float}, "metrics": {str: float}}
+        kinds |= {"schedule": kinds_of(self.schedule.state_dict())} | ({"average": dict} if self.average else {})
+        check_kinds(shared, kinds, f"{restored.path}: what all processes share")
+        self.loader.load_state_dict(own["loader"])
+        if own is not shared or self.accelerator.is_main_process:  # the shared count is that of all
+            self.skips.load_state_dict(own["skips"])
+        self.schedule.load_state_dict(shared["schedule"])
+        self.guard.load_state_dict(shared["guard"])
+        self.best, self.metrics = shared["best"], shared["metrics"]
+        if self.average is not None:
+            self.average.load_state_dict(shared["average"])
 
     def save_checkpoint(self, step: int) -> None:
         """Save all that goes on from here: on this number of processes or, for map-style data, on another."""

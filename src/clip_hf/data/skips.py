@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..saved_states import check_kinds
+
 
 # Before so many rows were read, a share says little.
 _MIN_ROWS = 1000
 _EXAMPLES_PER_KIND = 3
+_STATE = {"num_used": int, "kinds": {str: int}, "examples": {str: [str]}, "noticed": {str: int}}
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ class SkipCounter:
         return {"num_used": self.num_used, "kinds": dict(self.kinds), "examples": examples, "noticed": noticed}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what was counted before."""
+        """Go on from what was counted before; ValueError if it is no [`SkipCounter.state_dict`]."""
+        check_kinds(state, _STATE, "The state of the skipped rows")
         self.num_used, self.kinds, self.examples, self.noticed = 0, Counter(), {}, Counter()
         self.merge(state)
 
