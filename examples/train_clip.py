@@ -66,6 +66,7 @@ from clip_hf.training import (
 
 
 BEST_METRIC = "zero_shot_top1"
+NOT_ON_THE_BAR = ("step", "captions_cut", "plain_images")
 
 
 class Training:
@@ -159,8 +160,8 @@ class Training:
         skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
         tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
-        num_skipped = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
-        entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], "skipped": num_skipped}
+        counts = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
+        entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], **counts}
         norm = None
         if self.options.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
@@ -179,19 +180,20 @@ class Training:
             entry["temperature"] = math.exp(-logit_scale_of(self.clip).item())
         return entry
 
-    def count_skipped(self, skipped: list, num_used: int, noticed: dict[str, int]) -> int:
-        """Count the rows that were skipped on the way to a batch, over all processes; too many are an error."""
+    def count_skipped(self, skipped: list, num_used: int, noticed: dict[str, int]) -> dict[str, int]:
+        """Count what was skipped and cut up to a batch, over all processes; too many rows skipped are an error."""
         self.skips.add(skipped, num_used, noticed)
         problem = None
         try:
             self.skips.check()
         except ValueError as error:
             problem = error
-        counts = torch.tensor([self.skips.num_skipped, problem is not None], device=self.accelerator.device)
-        num_skipped, num_problems = self.accelerator.reduce(counts, "sum").tolist()
+        own = self.skips.counts
+        counts = torch.tensor([*own.values(), problem is not None], device=self.accelerator.device)
+        *counts, num_problems = self.accelerator.reduce(counts, "sum").tolist()
         if num_problems:  # raised by all processes, for one alone would leave the others waiting
             raise problem or ValueError("Another process skipped too many rows; its message says which.")
-        return num_skipped
+        return dict(zip(own, counts, strict=True))
 
     def all_skips(self) -> SkipCounter:
         """What all processes skipped."""
@@ -260,7 +262,8 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
             now = time.perf_counter()
             entry["pairs_per_second"] = training.options.batch_size / (now - started)
             training.log.add(entry)
-            bar.set_postfix({key: f"{value:.3g}" for key, value in entry.items() if key != "step"}, refresh=False)
+            shown = {key: f"{value:.3g}" for key, value in entry.items() if key not in NOT_ON_THE_BAR}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
             done = step + 1
             if done % options.log_every == 0:

@@ -222,6 +222,12 @@ def test_a_share_is_held_out_where_nothing_else_is(saved, tmp_path):
     assert (len(data), len(held_out)) == (60, 4)
 
 
+def test_the_root_of_the_images_must_be_there(saved, tmp_path):
+    assert len(load_training_data(options_of(saved, image_root=str(tmp_path)))[0]) == 20
+    with pytest.raises(ValueError, match="`image_root` /nowhere is no folder"):
+        load_training_data(options_of(saved, image_root="/nowhere"))
+
+
 def test_rows_that_are_trained_on_are_not_held_out_unasked(saved, tmp_path):
     parts = {name: dataset_of(rows_of(range(4))) for name in ("train", "validation", "extra")}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "parts"))
@@ -229,7 +235,10 @@ def test_rows_that_are_trained_on_are_not_held_out_unasked(saved, tmp_path):
     parts, plain = str(tmp_path / "parts"), str(tmp_path / "plain")
     for changes, message in (
         ({"eval_dataset": parts}, "has the parts train, validation, extra: name one as `eval_split`"),
-        ({"dataset": [plain], "eval_dataset": plain}, "is what is trained on, and has no part `test`.* `eval_share`"),
+        (
+            {"dataset": [plain], "eval_dataset": plain},
+            "is what is trained on, and has no part `test`.* leave it out and give `eval_share`",
+        ),
         ({"eval_split": "train"}, "'train', the part that is trained on; name another"),
         ({"dataset": [saved, plain], "eval_split": "test"}, "of one of several sources: name that as `eval_dataset`"),
     ):

@@ -169,12 +169,14 @@ class TrainingOptions:
             "grad_cache_chunk_size": 1,
             "loss_chunk_size": 1,
             "eval_rows": 1,
+            "max_image_pixels": 1,
+            "max_image_bytes": 1,
         }
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
-        for name in ("max_grad_norm", "eval_every"):
+        for name in ("max_grad_norm", "eval_every", "max_image_seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` is {value}; it must be greater than 0.")

@@ -188,9 +188,11 @@ def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset 
             Of the training.
 
     Raises:
-        ValueError: if the held-out pairs would be those that are trained on, or it is not clear which to take; and see
-            [`load_pairs`] and [`hold_out`].
+        ValueError: if `image_root` is no folder, the held-out pairs would be those that are trained on, or it is not
+            clear which to take; and see [`load_pairs`] and [`hold_out`].
     """
+    if options.image_root is not None and not Path(options.image_root).is_dir():
+        raise ValueError(f"`image_root` {options.image_root} is no folder; give one that the images lie below.")
     held_out = _held_out_part(options)
     data = load_pairs(
         options.dataset,
@@ -221,7 +223,7 @@ def _held_out_part(options: TrainingOptions) -> tuple[str, str | None] | None:
             if split is None and source in options.dataset:
                 raise ValueError(
                     f"`eval_dataset` {source} is what is trained on, and has no part `test`. Give other data, or "
-                    "`eval_share` to hold out a share of it."
+                    "leave it out and give `eval_share`, to hold out a share."
                 )
         return source, split
     if len(options.dataset) > 1:
