@@ -191,7 +191,7 @@ class Training:
         own = self.skips.counts
         counts = torch.tensor([*own.values(), problem is not None], device=self.accelerator.device)
         *counts, num_problems = self.accelerator.reduce(counts, "sum").tolist()
-        if num_problems:  # raised by all processes, for one alone would leave the others waiting
+        if num_problems:  # raised by all processes, because one alone would leave the others waiting
             raise problem or ValueError("Another process skipped too many rows; its message says which.")
         return dict(zip(own, counts, strict=True))
 

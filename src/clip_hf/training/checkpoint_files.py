@@ -6,8 +6,8 @@ The files of a training's checkpoint, and what is checked before one of them is 
 A manifest with the right SHA-256 says that a checkpoint is whole, not who wrote it. So only files that we write are
 read, and nothing in them that Python would execute. Accelerate reads most of its files with
 `torch.load(weights_only=True)`. DeepSpeed's files and FSDP's shards are pickles that can run programs: they are
-written, and read only if the user trusts the checkpoint. So are registered objects (`custom_checkpoint_*.pkl`), which
-are refused in any case, because nothing needs them.
+written, and read only if the user trusts the checkpoint. Registered objects (`custom_checkpoint_*.pkl`) are pickles of
+that kind, too. They are always refused, because no training of ours needs them.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ _TRUST = "To resume from one that you wrote, pass --trust_checkpoint."
 
 
 class ForeignCheckpoint(Exception):
-    """A checkpoint that we did not write as it is: not damaged by accident, and so not to be passed over."""
+    """A checkpoint with content that we do not write. That is no accidental damage, so it is not passed over."""
 
 
 def process_file(rank: int) -> str:
@@ -125,7 +125,7 @@ def check_names(path: Path, trusted: bool) -> None:
     if foreign:
         old = any(name.startswith(f"{ACCELERATE}/custom_checkpoint_") for name in foreign)
         why = (
-            "a pickle, which whoever reads it executes. Earlier versions of this training wrote one for the learning "
+            "a pickle, which can run programs. Earlier versions of this training wrote one for the learning "
             f"rate's schedule; their checkpoints cannot be resumed, but {ACCELERATE}/model.safetensors has the weights"
             if old
             else "which no checkpoint of this training has. If you know where it comes from, remove it"
@@ -134,7 +134,7 @@ def check_names(path: Path, trusted: bool) -> None:
     for name in [MANIFEST, *names]:
         file = path / name
         if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
-            raise ForeignCheckpoint(f"{path} holds {name}, which is a link or no regular file; those are not read.")
+            raise ForeignCheckpoint(f"{path} holds {name}, which is no regular file; links and pipes are not read.")
     pickles = pickles_among(names)
     if pickles and not trusted:
         raise ForeignCheckpoint(f"{path} holds {', '.join(pickles[:3])}: pickles, which can run programs. {_TRUST}")
@@ -179,7 +179,7 @@ def _check_random_states(states: dict[str, Any]) -> None:
 
 
 def describe_files(folder: Path, names: list[str], on_disk: bool = False) -> dict[str, dict]:
-    """Size and SHA-256 of files; with `on_disk`, they are put on the disk as well."""
+    """Size and SHA-256 of files; with `on_disk`, after they were synced to the disk."""
 
     def describe(name: str) -> dict:
         if on_disk:
@@ -197,7 +197,7 @@ def read_manifest(path: Path) -> dict:
 
     Raises:
         OSError: if it is not there, or no regular file.
-        ValueError: if it is not as we write it; it names files of ours only.
+        ValueError: if it is not as we write it, for example if it names a file that is not ours.
     """
     file = path / MANIFEST
     try:
@@ -239,7 +239,7 @@ def _problem_of(manifest: Any) -> str | None:
     missing = [name for name in needed if name not in files]
     if missing:
         return f"it does not list {missing[0]}"
-    # Against accidents, as all of them: a wrong digit in `step` would otherwise not be noticed.
+    # Against accidents only, like the SHA-256 of the files: this one finds a wrong digit in `step`.
     return None if manifest.get("sha256") == sha256_of_manifest(manifest) else "its own SHA-256 differs"
 
 

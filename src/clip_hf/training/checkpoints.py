@@ -47,7 +47,7 @@ class Restored:
         shared (`dict`):
             What all processes saved together.
         per_process (`dict`, *optional*):
-            What this process saved; None if there were another number of processes.
+            What this process saved; None if the number of processes was another.
         num_processes (`int`):
             How many processes there were.
         path (`Path`):
@@ -67,7 +67,7 @@ class Checkpoints:
 
     - A checkpoint is written next to its place and gets its name when it is whole and on the disk, with the SHA-256 of
       every file.
-    - Nothing that is read is executed, whoever wrote it. A checkpoint with a file that is not ours, or with more than
+    - Reading executes nothing, whoever wrote the checkpoint. One with a file that is not ours, or with more than
       tensors, numbers and texts in it, is an error and not passed over. DeepSpeed's files and FSDP's shards are
       pickles, which can run programs: they are read only if the caller trusts them.
     - The newest `keep` stay. Newest is what was written last: after going back to an earlier step, the later ones of
@@ -95,8 +95,8 @@ class Checkpoints:
     ) -> Path:
         """
         Write a checkpoint: what `accelerator` has prepared (model, optimiser, scheduler, GradScaler), and what is
-        given here. States of other objects belong into `shared`. What is registered with `accelerator` is refused,
-        because Accelerate executes what it reads for it.
+        given here. States of other objects belong into `shared`. Objects that are registered with `accelerator` are
+        refused, because Accelerate reads them with pickle, which can run programs.
 
         Args:
             accelerator (`Accelerator`):
@@ -131,8 +131,8 @@ class Checkpoints:
             foreign = foreign_names(names[0])
             if foreign:
                 raise ValueError(
-                    f"Accelerate wrote {', '.join(foreign)}, which a checkpoint does not hold: reading it may execute "
-                    "it. Give states of registered objects and samplers in `shared` instead."
+                    f"Accelerate wrote {', '.join(foreign)}, which a checkpoint does not hold: reading it may run "
+                    "programs. Give states of registered objects and samplers in `shared` instead."
                 )
             own = names[0][accelerator.process_index :: accelerator.num_processes]
             described = self._together(step, lambda: describe_files(temporary, own, on_disk=True))
@@ -164,7 +164,7 @@ class Checkpoints:
             [`Restored`]; None where `"latest"` was asked for and there is none.
 
         Raises:
-            OSError: if all checkpoints are damaged, or the one asked for is, or is not there.
+            OSError: if the checkpoint asked for is damaged or missing, or if all are damaged.
             ValueError: if the checkpoint does not fit what `accelerator` has prepared, or holds what we do not write
                 or is not trusted. Every process raises it.
         """

@@ -78,7 +78,9 @@ class TrainingOptions:
     image_column: str = _option("image", "Column of the images.")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
     image_id_column: str | None = _option(None, "Rows that share this value are no negatives of each other.")
-    image_root: str | None = _option(None, "Folder below which the image paths of tables may lead besides their own.")
+    image_root: str | None = _option(
+        None, "Image paths in tables may lead below this folder, besides the table's own."
+    )
     templates: list[str] = field(
         default_factory=lambda: ["{}"],
         metadata={"help": "Texts of which one is drawn: {} is the caption, {title} a column."},
@@ -94,10 +96,10 @@ class TrainingOptions:
         None, "What transparent images are put on: white, #ffffff or 255,255,255. Saved with the model."
     )
     apply_exif_orientation: bool | None = _option(
-        None, "Turn images as cameras say they were held (default: as the model's processor). Saved with the model."
+        None, "Turn images by their EXIF orientation (default: as the model's processor). Saved with the model."
     )
     min_image_size: int = _option(1, "Skip images whose shorter edge has fewer pixels.")
-    max_image_pixels: int | None = _option(None, "Skip images of more pixels (default: as Pillow).")
+    max_image_pixels: int | None = _option(None, "Skip images of more pixels (default: Pillow's limit).")
     max_image_bytes: int = _option(DEFAULT_LIMITS.max_bytes, "Skip image files of more bytes.")
     max_image_seconds: float = _option(DEFAULT_LIMITS.max_seconds, "Skip images whose download takes longer.")
     # Augmentation beyond the paper's random square crop, all off by default
@@ -136,7 +138,9 @@ class TrainingOptions:
     max_loss_ratio: float = _option(3.0, "Stop where the loss is more than this times the median of the last ones.")
     # Memory and speed
     grad_cache_chunk_size: int | None = _option(None, "Pairs of a process in the towers at a time (GradCache).")
-    loss_chunk_size: int | None = _option(None, "Rows of the similarities in memory at a time; by default by itself.")
+    loss_chunk_size: int | None = _option(
+        None, "Rows of the similarity matrix in memory at a time (default: automatic)."
+    )
     mixed_precision: str = _option("no", "`no`, `fp16` or `bf16`; the weights and the loss are float32 in any case.")
     gradient_checkpointing: bool = _option(False, "Compute activations again in the backward pass, to save memory.")
     compile: bool = _option(False, "Compile the model with torch.compile.")
@@ -150,7 +154,7 @@ class TrainingOptions:
     def __post_init__(self):
         self._check_ranges()
         self._check_choices()
-        self.pair_options  # noqa: B018  (what is wrong with them is said now)
+        self.pair_options  # noqa: B018  (raises now what is wrong)
         self.image_options  # noqa: B018
         self.optimizer_options  # noqa: B018
 

@@ -80,7 +80,7 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
 
 
 def _check_environment() -> None:
-    # Before the processes look for each other, which may take them half an hour to give up.
+    # Checked before the processes look for each other, because they give up only after half an hour.
     launched = os.environ.get("WORLD_SIZE", "1")
     missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
     if launched != "1" and missing:
@@ -144,8 +144,8 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
     """
     Empty the folder of a training that is replaced, and write down the options.
 
-    What is replaced is removed when the block ends: it is to last until the training has started. If the block raises,
-    what was there is put back; if the process is killed, the next training in the folder keeps it as long.
+    What is replaced is removed when the block ends, by when the training must have started. If the block raises, what
+    was there is put back. If the process is killed, the next training in the folder does the same with it.
 
     Args:
         options ([`TrainingOptions`]):
@@ -308,7 +308,7 @@ def _texts_of(options: TrainingOptions, data: Any) -> Iterator[str]:
 
 def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel) -> ClipHFModel:
     """
-    Freeze, checkpoint activations and so on, in the order in which it must be done; before the optimiser is built.
+    Freeze, checkpoint activations and so on, in the right order. Call it before the optimiser is built.
 
     Args:
         options ([`TrainingOptions`]):
@@ -353,7 +353,7 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
-        # DeepSpeed wants to know; our loaders are not given to it.
+        # DeepSpeed would take it from loaders that Accelerate prepares; ours are not prepared.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size // accelerator.num_processes
     if options.compile:
         model = torch.compile(model)
