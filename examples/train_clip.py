@@ -30,12 +30,14 @@ from tqdm.auto import tqdm
 
 from clip_hf.data import SkipCounter
 from clip_hf.model_card import ModelCardDetails
+from clip_hf.saved_states import check_kinds, kinds_of
 from clip_hf.training import (
     LOG_NAME,
     AveragedWeights,
     Checkpoints,
     ContrastiveObjective,
     LossGuard,
+    Restored,
     StopSignal,
     TrainingLog,
     TrainingOptions,
@@ -64,6 +66,7 @@ from clip_hf.training import (
 
 
 BEST_METRIC = "zero_shot_top1"
+NOT_ON_THE_BAR = ("step", "captions_cut", "plain_images")
 
 
 class Training:
@@ -105,21 +108,10 @@ class Training:
         """Restore a checkpoint if asked to, and get the folder ready; returns the number of steps that are done."""
         step = 0
         if self.options.resume is not None:
-            restored = self.checkpoints.restore(self.accelerator, self.options.resume)
+            restored = self.checkpoints.restore(self.accelerator, self.options.resume, self.options.trust_checkpoint)
             if restored is not None:
                 step = restored.step
-                # Another number of processes has no states of its own; those of map-style data are the same for all.
-                own = restored.per_process or restored.shared
-                self.loader.load_state_dict(own["loader"])
-                if restored.per_process or self.accelerator.is_main_process:  # the shared count is that of all
-                    self.skips.load_state_dict(own["skips"])
-                self.schedule.load_state_dict(restored.shared["schedule"])
-                self.guard.load_state_dict(restored.shared["guard"])
-                self.best, self.metrics = restored.shared["best"], restored.shared["metrics"]
-                if (self.average is None) != ("average" not in restored.shared):
-                    raise ValueError("`ema_decay` was given for one of the two, the checkpoint and this training.")
-                if self.average is not None:
-                    self.average.load_state_dict(restored.shared["average"])
+                self.take_over(restored)
             self.accelerator.print(f"Going on after step {step:,}." if step else "No checkpoint yet: from the start.")
         with contextlib.ExitStack() as stack:
             stack.enter_context(prepare_output_dir(self.options, self.accelerator.is_main_process))
@@ -128,6 +120,29 @@ class Training:
             self.accelerator.init_trackers("clip_hf", config=flat(self.options))
             self.replacing = stack.pop_all()
         return step
+
+    def take_over(self, restored: Restored) -> None:
+        """Go on from the states of a checkpoint; ValueError if they are not those of this training."""
+        shared = restored.shared
+        if (self.average is None) != ("average" not in shared):
+            raise ValueError("`ema_decay` was given for one of the two, the checkpoint and this training.")
+        kinds = {"loader": dict, "skips": dict}
+        own = restored.per_process
+        if own is None:  # of another number of processes; the states of map-style data are the same for all
+            own = shared
+        else:
+            check_kinds(own, kinds, f"{restored.path}: what a process saved")
+        kinds |= {"guard": dict, "best": {str: float}, "metrics": {str: float}}
+        kinds |= {"schedule": kinds_of(self.schedule.state_dict())} | ({"average": dict} if self.average else {})
+        check_kinds(shared, kinds, f"{restored.path}: what all processes share")
+        self.loader.load_state_dict(own["loader"])
+        if own is not shared or self.accelerator.is_main_process:  # the shared count is that of all
+            self.skips.load_state_dict(own["skips"])
+        self.schedule.load_state_dict(shared["schedule"])
+        self.guard.load_state_dict(shared["guard"])
+        self.best, self.metrics = shared["best"], shared["metrics"]
+        if self.average is not None:
+            self.average.load_state_dict(shared["average"])
 
     def save_checkpoint(self, step: int) -> None:
         """Save all that goes on from here: on this number of processes or, for map-style data, on another."""
@@ -145,8 +160,8 @@ class Training:
         skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
         tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
         loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
-        num_skipped = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
-        entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], "skipped": num_skipped}
+        counts = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
+        entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], **counts}
         norm = None
         if self.options.max_grad_norm is not None:
             norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
@@ -165,19 +180,20 @@ class Training:
             entry["temperature"] = math.exp(-logit_scale_of(self.clip).item())
         return entry
 
-    def count_skipped(self, skipped: list, num_used: int, noticed: dict[str, int]) -> int:
-        """Count the rows that were skipped on the way to a batch, over all processes; too many are an error."""
+    def count_skipped(self, skipped: list, num_used: int, noticed: dict[str, int]) -> dict[str, int]:
+        """Count what was skipped and cut up to a batch, over all processes; too many rows skipped are an error."""
         self.skips.add(skipped, num_used, noticed)
         problem = None
         try:
             self.skips.check()
         except ValueError as error:
             problem = error
-        counts = torch.tensor([self.skips.num_skipped, problem is not None], device=self.accelerator.device)
-        num_skipped, num_problems = self.accelerator.reduce(counts, "sum").tolist()
-        if num_problems:  # raised by all processes, for one alone would leave the others waiting
+        own = self.skips.counts
+        counts = torch.tensor([*own.values(), problem is not None], device=self.accelerator.device)
+        *counts, num_problems = self.accelerator.reduce(counts, "sum").tolist()
+        if num_problems:  # raised by all processes, because one alone would leave the others waiting
             raise problem or ValueError("Another process skipped too many rows; its message says which.")
-        return num_skipped
+        return dict(zip(own, counts, strict=True))
 
     def all_skips(self) -> SkipCounter:
         """What all processes skipped."""
@@ -246,7 +262,8 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
             now = time.perf_counter()
             entry["pairs_per_second"] = training.options.batch_size / (now - started)
             training.log.add(entry)
-            bar.set_postfix({key: f"{value:.3g}" for key, value in entry.items() if key != "step"}, refresh=False)
+            shown = {key: f"{value:.3g}" for key, value in entry.items() if key not in NOT_ON_THE_BAR}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
             done = step + 1
             if done % options.log_every == 0:

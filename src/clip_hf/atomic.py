@@ -184,7 +184,7 @@ def _is_abandoned(leftover: Path, machine: str, process: int) -> bool:
     try:
         status = [path.lstat() for path in [leftover, *leftover.rglob("*")]]
         return time.time() - max(max(one.st_mtime, one.st_ctime) for one in status) > _LONG_AGO
-    except FileNotFoundError:  # somebody is at work
+    except FileNotFoundError:  # another process is at work
         return False
 
 

@@ -56,6 +56,8 @@ def test_what_was_noticed_of_the_pairs_that_were_used():
     # As over processes.
     counter.merge(other.state_dict())
     assert counter.noticed == {"captions_cut": 239, "plain_images": 45} and counter.num_used == 1035
+    assert counter.counts == {"skipped": 1, "captions_cut": 239, "plain_images": 45}
+    assert SkipCounter().counts == {"skipped": 0, "captions_cut": 0, "plain_images": 0}
 
 
 def test_counting_goes_on_from_a_saved_state():

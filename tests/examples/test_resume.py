@@ -2,12 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """A training that was stopped in any way goes on as if it had not been, to the last bit."""
 
+import copy
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -215,6 +217,58 @@ def test_another_training_is_not_resumed(first, then, message, options_of, tmp_p
         train(options_of("out", "--resume", "latest", **then))
     assert (tmp_path / "out" / "training_log.jsonl").read_text() == before
     assert (tmp_path / "out" / "recipe.yaml").read_text() == recipe
+
+
+def _without(name: str):
+    return lambda state: state.pop(name)
+
+
+def _with(value: object, *names: str):
+    def change(state):
+        for name in names[:-1]:
+            state = state[name]
+        state[names[-1]] = value
+
+    return change
+
+
+FOREIGN = [
+    ("shared", _without("schedule"), "what all processes share lacks 'schedule'; it is not what this training saves"),
+    ("shared", _without("best"), "lacks 'best'"),
+    ("shared", _with(1, "more"), "has unknown 'more'"),
+    ("shared", _with([], "schedule"), r"share\['schedule'\] is of type list and must be of type Mapping"),
+    ("shared", _with(None, "schedule", "step"), r"\['schedule'\] has unknown 'step'"),
+    (
+        "shared",
+        _with(["x"], "schedule", "base_lrs"),
+        r"\['base_lrs'\]\[0\] is of type str and must be of type int . flo",
+    ),
+    ("shared", _with(3, "guard"), r"\['guard'\] is of type int and must be of type dict"),
+    ("shared", _with(["x"], "guard", "losses"), r"The guard's state\['losses'\]\[0\] is of type str"),
+    ("shared", _with("x", "best", "zero_shot_top1"), r"\['best'\]\['zero_shot_top1'\] is of type str"),
+    ("shared", _with(None, "metrics"), r"\['metrics'\] is of type NoneType"),
+    ("shared", _without("average"), "`ema_decay` was given for one of the two"),
+    ("shared", _with(1, "average", "n_averaged"), r"averaged weights\['n_averaged'\] is of type int"),
+    ("process_00000", _without("loader"), "what a process saved lacks 'loader'"),
+    ("process_00000", _with(True, "loader", "step"), r"The loader's state\['step'\] is of type bool"),
+    ("process_00000", _without("skips"), "lacks 'skips'"),
+    ("process_00000", _with({"a": "b"}, "skips", "kinds"), r"skipped rows\['kinds'\]\['a'\] is of type str"),
+    ("process_00000", _with({1: []}, "skips", "examples"), r"A key of .*\['examples'\] is of type int"),
+]
+
+
+def test_states_of_another_kind_are_refused_before_the_training_goes_on(options_of, tmp_path, monkeypatch):
+    kill_at(4, options_of("out"), monkeypatch)
+    training = Training(options_of("out", "--resume", "latest"))
+    restored = training.checkpoints.restore(training.accelerator)
+    for part, change, message in FOREIGN:
+        states = {"shared": copy.deepcopy(restored.shared), "process_00000": copy.deepcopy(restored.per_process)}
+        change(states[part])
+        foreign = replace(restored, shared=states["shared"], per_process=states["process_00000"])
+        with pytest.raises(ValueError, match=message):
+            training.take_over(foreign)
+    training.take_over(restored)
+    training.take_over(replace(restored, per_process=None))
 
 
 def test_the_guard_remembers_the_losses(options_of, monkeypatch):

@@ -307,7 +307,8 @@ def test_pictures_of_one_colour_are_counted(recipe_of, tiny_data, tmp_path, caps
     recipe = recipe_of("vit", dataset=table, resize_to=32)
     train(options_for(recipe, tmp_path / "white"))  # the demo's recipe has a white background
     assert "of one colour" not in capsys.readouterr().out
-    train(options_for(recipe, tmp_path / "none", "--background_color", "none"))
+    log = train(options_for(recipe, tmp_path / "none", "--background_color", "none"))
+    assert [entry["plain_images"] for entry in steps_of(log)] == [8, 16, 24, 32]
     # Black lines on what counts as black.
     assert "32 of 32 (100.00%) pictures are of one colour" in capsys.readouterr().out
 
@@ -337,7 +338,8 @@ def test_captions_that_were_cut_are_counted_over_a_resume(recipe_of, tiny_data, 
     recipe = recipe_of("vit", dataset=str(tmp_path / "data"), epochs=4, save_every=3, max_loss_ratio=1e9)
     train(options_for(recipe, tmp_path / "out"))
     assert "16 of 64 (25.00%) captions were cut at 40 tokens." in capsys.readouterr().out
-    train(options_for(recipe, tmp_path / "out", "--resume", "step_00000006"))
+    log = train(options_for(recipe, tmp_path / "out", "--resume", "step_00000006"))
+    assert steps_of(log)[-1]["captions_cut"] == 16
     assert "16 of 64 (25.00%) captions were cut at 40 tokens." in capsys.readouterr().out
 
 

@@ -54,7 +54,7 @@ def test_a_batch_is_cut_to_the_data_with_a_word(pairs, count, size, caplog):
 def test_batches_that_cannot_be_cut():
     stream = TrainingOptions(batch_size=1000, streaming=True, max_steps=3)
     assert fit_batch_size(stream, processes(1), None) is stream
-    with pytest.raises(ValueError, match="3 pairs are not one for each of 4 processes"):
+    with pytest.raises(ValueError, match="There are 3 pairs for 4 processes; start fewer"):
         fit_batch_size(TrainingOptions(), processes(4), range(3))
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import warnings
@@ -20,11 +21,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
+import torch.distributed.checkpoint as dcp
+from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from clip_hf.atomic import set_aside
-from clip_hf.training.checkpoint_files import sha256_of_manifest
+from clip_hf.training.checkpoint_files import foreign_names, names_in, pickles_among, sha256_of_manifest
 from clip_hf.training.checkpoints import Checkpoints, Restored
 from several_processes import run_processes
 
@@ -338,6 +340,64 @@ FORGED = [
     "accelerate/latest",
     "code.py",
 ]
+
+
+# What DeepSpeed (ZeRO 1 to 3) and FSDP write.
+PICKLED = [
+    "accelerate/pytorch_model/mp_rank_00_model_states.pt",
+    "accelerate/pytorch_model/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt",
+    "accelerate/pytorch_model/zero_pp_rank_1_mp_rank_00_model_states.pt",
+    "accelerate/pytorch_model_fsdp_0/.metadata",
+    "accelerate/optimizer_0/__0_0.distcp",
+    "accelerate/pytorch_model_fsdp_rank0.bin",
+]
+
+
+@pytest.mark.parametrize("name", PICKLED)
+def test_pickles_of_a_backend_are_saved_and_read_if_trusted(name, training, checkpoints, tmp_path, monkeypatch):
+    """Accelerate with a backend that writes, and reads, a file more."""
+    save_state, load_state = training.accelerator.save_state, training.accelerator.load_state
+    marker = tmp_path / "executed"
+
+    def save(folder):
+        save_state(folder)
+        file = Path(folder).parent / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(pickle.dumps(Marker(marker)))
+
+    def load(folder):
+        load_state(folder)
+        pickle.loads((Path(folder).parent / name).read_bytes())
+
+    monkeypatch.setattr(training.accelerator, "save_state", save)
+    monkeypatch.setattr(training.accelerator, "load_state", load)
+    path = training.save(checkpoints, 1)
+    for which in ("latest", path):
+        with pytest.raises(ValueError, match=f"holds {name}: pickles, which can run programs.* --trust_checkpoint"):
+            checkpoints.restore(training.accelerator, which)
+    assert not marker.exists()
+    assert checkpoints.restore(training.accelerator, trusted=True).step == 1 and marker.exists()
+    # Trust is in those alone, and not in damaged ones.
+    forge(path, "accelerate/custom_checkpoint_0.pkl", b"", listed=False)
+    with pytest.raises(ValueError, match="holds accelerate/custom_checkpoint_0.pkl"):
+        checkpoints.restore(training.accelerator, trusted=True)
+    (path / "accelerate/custom_checkpoint_0.pkl").unlink()
+    _flip(path / name)
+    with pytest.raises(OSError, match=f"No checkpoint in .* is whole: .*{name} is not what was written"):
+        checkpoints.restore(training.accelerator, trusted=True)
+
+
+def test_shards_of_torch_are_known_and_deepspeed_finds_its_own(training, checkpoints, monkeypatch):
+    path = training.save(checkpoints, 1)
+    shards = path / "accelerate" / "pytorch_model_fsdp_0"
+    dcp.save({"model": training.model.state_dict()}, checkpoint_id=shards, no_dist=True)
+    found = [file for file in names_in(path) if "fsdp" in file]
+    assert len(found) == 2 and pickles_among(found) == found and not foreign_names(names_in(path))
+    shutil.rmtree(shards)
+    # It would train on from new weights without a word.
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.DEEPSPEED)
+    with pytest.raises(ValueError, match=r"does not fit this training \(it was not saved with DeepSpeed\)"):
+        checkpoints.restore(training.accelerator, trusted=True)
 
 
 @pytest.mark.parametrize("name", FORGED)

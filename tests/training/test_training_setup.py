@@ -34,7 +34,7 @@ from clip_hf.training import (
     start_accelerator,
     wrap_model,
 )
-from clip_hf.training.checkpoint_files import check_can_be_saved
+from clip_hf.training.checkpoint_files import check_can_be_resumed
 from pair_data import caption_of, dataset_of, rows_of
 from tiny_models import make_tiny_model, tiny_config
 
@@ -145,18 +145,19 @@ def test_a_start_that_was_killed_costs_neither_the_old_training_nor_the_next_sta
 @pytest.mark.parametrize(
     ("kind", "sharded", "message"),
     [
-        (DistributedType.FSDP, "SHARDED_STATE_DICT", "Set `fsdp_state_dict_type: FULL_STATE_DICT`"),
-        (DistributedType.FSDP, "LOCAL_STATE_DICT", "Set `fsdp_state_dict_type: FULL_STATE_DICT`"),
-        (DistributedType.DEEPSPEED, None, "Checkpoints of DEEPSPEED are pickles.*--save_every 0"),
+        (DistributedType.FSDP, "SHARDED_STATE_DICT", "pass --trust_checkpoint. Or set .*FULL_STATE_DICT"),
+        (DistributedType.FSDP, "LOCAL_STATE_DICT", "pass --trust_checkpoint. Or set .*FULL_STATE_DICT"),
+        (DistributedType.DEEPSPEED, None, "Checkpoints of DEEPSPEED hold pickles.*pass --trust_checkpoint.$"),
         (DistributedType.FSDP, "FULL_STATE_DICT", None),
         (DistributedType.MULTI_GPU, None, None),
     ],
 )
-def test_a_launch_whose_checkpoints_would_be_pickles_is_refused(kind, sharded, message):
+def test_a_launch_whose_checkpoints_are_pickles_resumes_from_trusted_ones_only(kind, sharded, message):
     plugin = SimpleNamespace(state_dict_type=StateDictType[sharded]) if sharded else None
     accelerator = SimpleNamespace(distributed_type=kind, state=SimpleNamespace(fsdp_plugin=plugin))
     with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
-        check_can_be_saved(accelerator)
+        check_can_be_resumed(accelerator, trusted=False)
+    check_can_be_resumed(accelerator, trusted=True)
 
 
 def test_trackers():
@@ -221,6 +222,12 @@ def test_a_share_is_held_out_where_nothing_else_is(saved, tmp_path):
     assert (len(data), len(held_out)) == (60, 4)
 
 
+def test_the_root_of_the_images_must_be_there(saved, tmp_path):
+    assert len(load_training_data(options_of(saved, image_root=str(tmp_path)))[0]) == 20
+    with pytest.raises(ValueError, match="`image_root` /nowhere is no folder"):
+        load_training_data(options_of(saved, image_root="/nowhere"))
+
+
 def test_rows_that_are_trained_on_are_not_held_out_unasked(saved, tmp_path):
     parts = {name: dataset_of(rows_of(range(4))) for name in ("train", "validation", "extra")}
     datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "parts"))
@@ -228,7 +235,10 @@ def test_rows_that_are_trained_on_are_not_held_out_unasked(saved, tmp_path):
     parts, plain = str(tmp_path / "parts"), str(tmp_path / "plain")
     for changes, message in (
         ({"eval_dataset": parts}, "has the parts train, validation, extra: name one as `eval_split`"),
-        ({"dataset": [plain], "eval_dataset": plain}, "is what is trained on, and has no part `test`.* `eval_share`"),
+        (
+            {"dataset": [plain], "eval_dataset": plain},
+            "is what is trained on, and has no part `test`.* leave it out and give `eval_share`",
+        ),
         ({"eval_split": "train"}, "'train', the part that is trained on; name another"),
         ({"dataset": [saved, plain], "eval_split": "test"}, "of one of several sources: name that as `eval_dataset`"),
     ):
@@ -360,6 +370,7 @@ def test_the_processor_carries_the_image_options(saved, tmp_path, tiny_processor
     [
         (b"{" * 10, "is no JSON"),
         (b'{"a":' * 100_000, "is no JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is no JSON"),
         (b"\xff{}", "is not UTF-8"),
         (b"[]", "has no text_config and no vision_config"),
         (b'{"text_config": {}, "vision_config": 3}', "has no text_config"),

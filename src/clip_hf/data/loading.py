@@ -11,6 +11,7 @@ import datasets
 import torch
 from torch.utils.data import DataLoader
 
+from ..saved_states import check_kinds
 from .collator import ImageTextCollator
 from .image_text import ImageTextDataset, check_columns
 from .pair_options import PairOptions
@@ -193,8 +194,10 @@ class PairLoader:
 
         Raises:
             ValueError: if the state is that of other data, another batch size or seed; for a stream also if it is that
-                of another process, or of another number of processes or workers.
+                of another process, or of another number of processes or workers; or if it is none of a loader.
         """
+        kinds = {"step": int, "data": dict, **({} if "workers" not in state else {"workers": [dict | None]})}
+        check_kinds(state, kinds, "The loader's state")
         mine, theirs = self._identity(), state["data"]
         changed = [name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name)]
         if changed:

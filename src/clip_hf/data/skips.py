@@ -6,10 +6,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..saved_states import check_kinds
+
 
 # Before so many rows were read, a share says little.
 _MIN_ROWS = 1000
 _EXAMPLES_PER_KIND = 3
+_REMARKS = {
+    "captions_cut": "{count} captions were cut at {context_length} tokens.",
+    "plain_images": "{count} pictures are of one colour: drawings on transparency need `background_color`.",
+}
+_STATE = {"num_used": int, "kinds": {str: int}, "examples": {str: [str]}, "noticed": {str: int}}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,11 @@ class SkipCounter:
         return self.kinds.total()
 
     @property
+    def counts(self) -> dict[str, int]:
+        """What a log holds: the rows that were skipped, the captions that were cut, the images of one colour."""
+        return {"skipped": self.num_skipped, **{name: self.noticed[name] for name in _REMARKS}}
+
+    @property
     def share(self) -> float:
         """Share of the skipped among all rows that were read, 0 to 1."""
         return self.num_skipped / max(self.num_used + self.num_skipped, 1)
@@ -99,13 +111,10 @@ class SkipCounter:
             context_length (`int`):
                 The number of tokens at which captions are cut.
         """
-        texts = {
-            "captions_cut": f"{{}} captions were cut at {context_length} tokens.",
-            "plain_images": "{} pictures are of one colour: drawings on transparency need `background_color`.",
-        }
-        counts = [(text, self.noticed[name]) for name, text in texts.items() if self.noticed[name]]
+        counts = [(text, self.noticed[name]) for name, text in _REMARKS.items() if self.noticed[name]]
         used = max(self.num_used, 1)
-        return " ".join(text.format(f"{n:,} of {self.num_used:,} ({n / used:.2%})") for text, n in counts)
+        shares = [(text, f"{n:,} of {self.num_used:,} ({n / used:.2%})") for text, n in counts]
+        return " ".join(text.format(count=share, context_length=context_length) for text, share in shares)
 
     def _first_examples(self) -> str:
         return " ".join(self.examples[kind][0] for kind, _ in self.kinds.most_common(3))
@@ -117,7 +126,8 @@ class SkipCounter:
         return {"num_used": self.num_used, "kinds": dict(self.kinds), "examples": examples, "noticed": noticed}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what was counted before."""
+        """Go on from what was counted before; ValueError if it is no [`SkipCounter.state_dict`]."""
+        check_kinds(state, _STATE, "The state of the skipped rows")
         self.num_used, self.kinds, self.examples, self.noticed = 0, Counter(), {}, Counter()
         self.merge(state)
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ..saved_states import check_kinds, kinds_of
+
 
 class AveragedWeights:
     """
@@ -89,8 +91,9 @@ class AveragedWeights:
         return self._averaged.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a [`AveragedWeights.state_dict`]."""
+        """Go on from a [`AveragedWeights.state_dict`]; ValueError if it is of another model."""
         self._check_not_applied()
+        check_kinds(state, kinds_of(self._averaged.state_dict()), "The state of the averaged weights")
         self._averaged.load_state_dict(state)
 
 

@@ -5,8 +5,9 @@ The files of a training's checkpoint, and what is checked before one of them is 
 
 A manifest with the right SHA-256 says that a checkpoint is whole, not who wrote it. So only files that we write are
 read, and nothing in them that Python would execute. Accelerate reads most of its files with
-`torch.load(weights_only=True)`. Registered objects (`custom_checkpoint_*.pkl`), FSDP's shards and DeepSpeed's files
-are pickles without bounds: they are refused, when they are to be written and when they are to be read.
+`torch.load(weights_only=True)`. DeepSpeed's files and FSDP's shards are pickles that can run programs: they are
+written, and read only if the user trusts the checkpoint. Registered objects (`custom_checkpoint_*.pkl`) are pickles of
+that kind, too. They are always refused, because no training of ours needs them.
 """
 
 import hashlib
@@ -37,13 +38,19 @@ _OWN = re.compile(
     rf"{re.escape(SHARED)}|process_\d{{5}}\.pt|{ACCELERATE}/(model(_\d+)?\.safetensors|pytorch_model_fsdp(_\d+)?\.bin"
     r"|(optimizer|scheduler)(_\d+)?\.bin|scaler\.pt|random_states_\d+\.pkl)"
 )
+# Pickles that can run programs, and what DeepSpeed writes next to its own.
+_PICKLES = re.compile(
+    rf"{ACCELERATE}/(pytorch_model(_\d+)?/[\w.-]+\.pt|latest|zero_to_fp32\.py"
+    r"|(pytorch_model_fsdp|optimizer)_\d+/(\.metadata|__\d+_\d+\.distcp)|pytorch_model_fsdp(_\d+)?_rank\d+\.bin)"
+)
 _RANDOM_STATES = re.compile(rf"{ACCELERATE}/random_states_\d+\.pkl")
 _MAX_MANIFEST = 16 * 2**20
 _MAX_PROCESSES = 100_000  # of `process_00000.pt`
+_TRUST = "To resume from one that you wrote, pass --trust_checkpoint."
 
 
 class ForeignCheckpoint(Exception):
-    """A checkpoint that we did not write as it is: not damaged by accident, and so not to be passed over."""
+    """A checkpoint with content that we do not write. That is no accidental damage, so it is not passed over."""
 
 
 def process_file(rank: int) -> str:
@@ -51,69 +58,74 @@ def process_file(rank: int) -> str:
     return f"process_{rank:05d}.pt"
 
 
-def check_can_be_saved(accelerator: Accelerator) -> None:
+def check_can_be_resumed(accelerator: Accelerator, trusted: bool) -> None:
     """
-    Check that what Accelerate writes for this launch can be read back without executing it; before the first step.
+    Check before a training whether it may read the checkpoints of its launch.
 
     Args:
         accelerator (`Accelerator`):
             Of this process.
+        trusted (`bool`):
+            Whether the user trusts them.
 
     Raises:
-        ValueError: if it shards the model in a way whose files are pickles without bounds.
+        ValueError: if they hold pickles that can run programs, and are not trusted.
     """
     kind = accelerator.distributed_type
-    if kind == DistributedType.FSDP:
-        if accelerator.state.fsdp_plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
-            raise ValueError(
-                "FSDP's sharded checkpoints are pickles, which whoever reads them executes; they are neither written "
-                "nor read. Set `fsdp_state_dict_type: FULL_STATE_DICT`, as examples/launch/fsdp2.yaml does."
-            )
-    elif kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(
-            f"Checkpoints of {kind.value} are pickles, which whoever reads them executes; they are neither written "
-            "nor read. Use FSDP2 (examples/launch/fsdp2.yaml), or train without: --save_every 0 and no --resume."
-        )
+    sharded = kind == DistributedType.FSDP and (
+        accelerator.state.fsdp_plugin.state_dict_type != StateDictType.FULL_STATE_DICT
+    )
+    if (sharded or kind == DistributedType.DEEPSPEED) and not trusted:
+        cure = " Or set `fsdp_state_dict_type: FULL_STATE_DICT`, which writes none." if sharded else ""
+        raise ValueError(f"Checkpoints of {kind.value} hold pickles, which can run programs. {_TRUST}{cure}")
 
 
 def names_in(folder: Path) -> list[str]:
-    """All that is in a folder, but for its manifest and the folder `accelerate`; links are not followed."""
+    """All files in a folder and those below it, but for its manifest; links are not followed."""
     names = []
     for parent, folders, files in os.walk(folder):
-        for name in [*folders, *files]:
-            path = Path(parent, name)
-            relative = path.relative_to(folder).as_posix()
-            if relative != MANIFEST and (relative != ACCELERATE or path.is_symlink()):
-                names.append(relative)
-    return sorted(names)
+        paths = [Path(parent, name) for name in files]
+        paths += [path for path in (Path(parent, name) for name in folders) if path.is_symlink()]
+        names += [path.relative_to(folder).as_posix() for path in paths]
+    return sorted(name for name in names if name != MANIFEST)
 
 
 def foreign_names(names: list[str]) -> list[str]:
     """Those that no checkpoint of ours has."""
-    return [name for name in names if not _OWN.fullmatch(name)]
+    return [name for name in names if not _OWN.fullmatch(name) and not _PICKLES.fullmatch(name)]
 
 
-def check_checkpoint(path: Path) -> None:
+def pickles_among(names: list[str]) -> list[str]:
+    """Those of files that can run programs when they are read."""
+    return [name for name in names if _PICKLES.fullmatch(name)]
+
+
+def check_checkpoint(path: Path, trusted: bool) -> None:
     """
     Check a checkpoint before it is read.
 
     Raises:
         OSError, ValueError: if it is damaged.
-        ForeignCheckpoint: if it holds something that we do not write.
+        ForeignCheckpoint: if it holds something that we do not write, or pickles and is not trusted.
     """
-    check_names(path)
+    check_names(path, trusted)
     _check_whole(path)
     _check_no_code(path)
 
 
-def check_names(path: Path) -> None:
-    """Raise ForeignCheckpoint if a checkpoint has a file that we do not write, or a link or a pipe; opens nothing."""
+def check_names(path: Path, trusted: bool) -> None:
+    """
+    Check which files a checkpoint has, without opening one.
+
+    Raises:
+        ForeignCheckpoint: if one is not ours, a link or a pipe, or a pickle in a checkpoint that is not trusted.
+    """
     names = names_in(path)
     foreign = foreign_names(names)
     if foreign:
         old = any(name.startswith(f"{ACCELERATE}/custom_checkpoint_") for name in foreign)
         why = (
-            "a pickle, which whoever reads it executes. Earlier versions of this training wrote one for the learning "
+            "a pickle, which can run programs. Earlier versions of this training wrote one for the learning "
             f"rate's schedule; their checkpoints cannot be resumed, but {ACCELERATE}/model.safetensors has the weights"
             if old
             else "which no checkpoint of this training has. If you know where it comes from, remove it"
@@ -122,13 +134,16 @@ def check_names(path: Path) -> None:
     for name in [MANIFEST, *names]:
         file = path / name
         if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
-            raise ForeignCheckpoint(f"{path} holds {name}, which is a link or no regular file; those are not read.")
+            raise ForeignCheckpoint(f"{path} holds {name}, which is no regular file; links and pipes are not read.")
+    pickles = pickles_among(names)
+    if pickles and not trusted:
+        raise ForeignCheckpoint(f"{path} holds {', '.join(pickles[:3])}: pickles, which can run programs. {_TRUST}")
 
 
 def _check_no_code(path: Path) -> None:
     """Raise ForeignCheckpoint if a file of a whole checkpoint holds more than tensors, numbers and texts."""
     for name in names_in(path):
-        if name.endswith(".safetensors"):
+        if name.endswith(".safetensors") or _PICKLES.fullmatch(name):
             continue
         try:
             _check_not_compressed(path / name)
@@ -164,7 +179,7 @@ def _check_random_states(states: dict[str, Any]) -> None:
 
 
 def describe_files(folder: Path, names: list[str], on_disk: bool = False) -> dict[str, dict]:
-    """Size and SHA-256 of files; with `on_disk`, they are put on the disk as well."""
+    """Size and SHA-256 of files; with `on_disk`, after they were synced to the disk."""
 
     def describe(name: str) -> dict:
         if on_disk:
@@ -182,7 +197,7 @@ def read_manifest(path: Path) -> dict:
 
     Raises:
         OSError: if it is not there, or no regular file.
-        ValueError: if it is not as we write it; it names files of ours only.
+        ValueError: if it is not as we write it, for example if it names a file that is not ours.
     """
     file = path / MANIFEST
     try:
@@ -214,7 +229,7 @@ def _problem_of(manifest: Any) -> str | None:
     if not isinstance(files, dict):
         return "`files` is no mapping"
     for name, described in files.items():
-        if not _OWN.fullmatch(name):
+        if foreign_names([name]):
             return f"it lists {name[:80]!r}, which no checkpoint has"
         if not isinstance(described, dict) or type(described.get("size")) is not int:
             return f"it has no size of {name}"
@@ -224,7 +239,7 @@ def _problem_of(manifest: Any) -> str | None:
     missing = [name for name in needed if name not in files]
     if missing:
         return f"it does not list {missing[0]}"
-    # Against accidents, as all of them: a wrong digit in `step` would otherwise not be noticed.
+    # Against accidents only, like the SHA-256 of the files: this one finds a wrong digit in `step`.
     return None if manifest.get("sha256") == sha256_of_manifest(manifest) else "its own SHA-256 differs"
 
 
@@ -257,12 +272,13 @@ __all__ = [
     "ForeignCheckpoint",
     "MANIFEST",
     "SHARED",
-    "check_can_be_saved",
+    "check_can_be_resumed",
     "check_checkpoint",
     "check_names",
     "describe_files",
     "foreign_names",
     "names_in",
+    "pickles_among",
     "process_file",
     "read_manifest",
     "sha256_of_manifest",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, extract_model_from_parallel, gather_object
 
 from ..atomic import clear_leftovers, move_into_place, remove_folder, sync
@@ -21,12 +21,12 @@ from .checkpoint_files import (
     MANIFEST,
     SHARED,
     ForeignCheckpoint,
-    check_can_be_saved,
     check_checkpoint,
     check_names,
     describe_files,
     foreign_names,
     names_in,
+    pickles_among,
     process_file,
     read_manifest,
     sha256_of_manifest,
@@ -47,7 +47,7 @@ class Restored:
         shared (`dict`):
             What all processes saved together.
         per_process (`dict`, *optional*):
-            What this process saved; None if there were another number of processes.
+            What this process saved; None if the number of processes was another.
         num_processes (`int`):
             How many processes there were.
         path (`Path`):
@@ -67,8 +67,9 @@ class Checkpoints:
 
     - A checkpoint is written next to its place and gets its name when it is whole and on the disk, with the SHA-256 of
       every file.
-    - Nothing that is read is executed, whoever wrote it. A checkpoint with a file that is not ours, or with more than
-      tensors, numbers and texts in it, is an error and not passed over.
+    - Reading executes nothing, whoever wrote the checkpoint. One with a file that is not ours, or with more than
+      tensors, numbers and texts in it, is an error and not passed over. DeepSpeed's files and FSDP's shards are
+      pickles, which can run programs: they are read only if the caller trusts them.
     - The newest `keep` stay. Newest is what was written last: after going back to an earlier step, the later ones of
       the abandoned training are the older ones.
     - All methods are for all processes together, at the same place.
@@ -94,8 +95,8 @@ class Checkpoints:
     ) -> Path:
         """
         Write a checkpoint: what `accelerator` has prepared (model, optimiser, scheduler, GradScaler), and what is
-        given here. States of other objects belong into `shared`. What is registered with `accelerator` is refused,
-        because Accelerate executes what it reads for it.
+        given here. States of other objects belong into `shared`. Objects that are registered with `accelerator` are
+        refused, because Accelerate reads them with pickle, which can run programs.
 
         Args:
             accelerator (`Accelerator`):
@@ -116,7 +117,6 @@ class Checkpoints:
             ValueError: if Accelerate writes something that could not be read back safely.
             OSError: if the checkpoint cannot be written; those from before are untouched. Every process raises it.
         """
-        check_can_be_saved(accelerator)
         refused = [_not_plain({"shared": shared, "per_process": per_process})]
         refused = [message for message in gather_object(refused) if message is not None]
         if refused:
@@ -131,8 +131,8 @@ class Checkpoints:
             foreign = foreign_names(names[0])
             if foreign:
                 raise ValueError(
-                    f"Accelerate wrote {', '.join(foreign)}, which a checkpoint does not hold: reading it may execute "
-                    "it. Give states of registered objects and samplers in `shared` instead."
+                    f"Accelerate wrote {', '.join(foreign)}, which a checkpoint does not hold: reading it may run "
+                    "programs. Give states of registered objects and samplers in `shared` instead."
                 )
             own = names[0][accelerator.process_index :: accelerator.num_processes]
             described = self._together(step, lambda: describe_files(temporary, own, on_disk=True))
@@ -144,7 +144,9 @@ class Checkpoints:
         self._clean_up(accelerator, temporary)
         return path
 
-    def restore(self, accelerator: Accelerator, which: str | os.PathLike = "latest") -> Restored | None:
+    def restore(
+        self, accelerator: Accelerator, which: str | os.PathLike = "latest", trusted: bool = False
+    ) -> Restored | None:
         """
         Read a checkpoint into what `accelerator` has prepared. To be called after `accelerator.prepare`.
 
@@ -154,17 +156,19 @@ class Checkpoints:
             which (`str` or `os.PathLike`, *optional*, defaults to `"latest"`):
                 `"latest"`: the newest whole one; those that are damaged are passed over with a warning. Or a
                 checkpoint's folder, or its name in this folder.
+            trusted (`bool`, *optional*, defaults to `False`):
+                Whether to read DeepSpeed's files and FSDP's shards, which can run programs. For checkpoints that you
+                wrote.
 
         Returns:
             [`Restored`]; None where `"latest"` was asked for and there is none.
 
         Raises:
-            OSError: if all checkpoints are damaged, or the one asked for is, or is not there.
-            ValueError: if the checkpoint does not fit what `accelerator` has prepared, or holds what we do not write.
-                Every process raises it.
+            OSError: if the checkpoint asked for is damaged or missing, or if all are damaged.
+            ValueError: if the checkpoint does not fit what `accelerator` has prepared, or holds what we do not write
+                or is not trusted. Every process raises it.
         """
-        check_can_be_saved(accelerator)
-        answer = [self._choose(which) if accelerator.is_main_process else None]
+        answer = [self._choose(which, trusted) if accelerator.is_main_process else None]
         broadcast_object_list(answer)
         path, problems, error = answer[0]
         if accelerator.is_local_main_process:
@@ -197,8 +201,9 @@ class Checkpoints:
         }
         manifest["sha256"] = sha256_of_manifest(manifest)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        for written in (temporary / MANIFEST, temporary / ACCELERATE, temporary):
-            sync(written)
+        sync(temporary / MANIFEST)
+        for parent, _, _ in os.walk(temporary, topdown=False):
+            sync(parent)
         move_into_place(temporary, path)
         for old, _ in self._listed()[self.keep :]:
             remove_folder(old)
@@ -240,33 +245,33 @@ class Checkpoints:
                 continue
         return sorted(found, key=lambda item: item[1]["number"], reverse=True)
 
-    def _choose(self, which: str | os.PathLike) -> tuple[Path | None, list[str], Exception | None]:
+    def _choose(self, which: str | os.PathLike, trusted: bool) -> tuple[Path | None, list[str], Exception | None]:
         """The checkpoint to read, those that are passed over, and what is wrong; on one process."""
         self._remove_leftovers()
         try:
-            return self._checked(which)
+            return self._checked(which, trusted)
         except ForeignCheckpoint as error:
             return None, [], ValueError(str(error))
 
-    def _checked(self, which: str | os.PathLike) -> tuple[Path | None, list[str], Exception | None]:
+    def _checked(self, which: str | os.PathLike, trusted: bool) -> tuple[Path | None, list[str], Exception | None]:
         if str(which) != "latest":
             path = Path(which) if Path(which).exists() else self.folder / which
             try:
-                check_checkpoint(path)
+                check_checkpoint(path, trusted)
             except (OSError, ValueError) as error:
                 names = ", ".join(sorted(other.name for other, _ in self._listed())) or "none"
                 why = f"{error}. In {self.folder} there are: {names}."
                 return None, [], OSError(f"The checkpoint {path} cannot be used: {why}")
             return Path(os.path.abspath(path)), [], None
         for path in self.folder.glob("step_*"):
-            check_names(path)
+            check_names(path, trusted)
         listed = [path for path, _ in self._listed()]
         unreadable = sorted(set(self.folder.glob("step_*")) - set(listed), reverse=True)
         problems: dict[Path, str] = {}
         whole = None
         for path in [*listed, *unreadable]:
             try:
-                check_checkpoint(path)
+                check_checkpoint(path, trusted)
                 whole = path
                 break
             except (OSError, ValueError) as error:
@@ -351,11 +356,13 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
     same = manifest["num_processes"] == accelerator.num_processes
     hook = accelerator.register_load_state_pre_hook(_into_unwrapped)
     try:
+        if accelerator.distributed_type == DistributedType.DEEPSPEED and not pickles_among(list(manifest["files"])):
+            raise ValueError("it was not saved with DeepSpeed")  # which passes over what it does not find
         accelerator.load_state(str(path / ACCELERATE))
     except Exception as error:  # what does not fit fails in any way
         raise ValueError(
             f"The checkpoint {path} is whole, but does not fit this training ({error}). Model, frozen parts, "
-            "optimiser and precision must be those that it was saved with."
+            "optimiser, precision and kind of launch must be those that it was saved with."
         ) from error
     finally:
         hook.remove()

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from ..atomic import replaced_file
+from ..saved_states import check_kinds
 
 
 class TrainingDiverged(RuntimeError):
@@ -153,7 +154,8 @@ class LossGuard:
         return {"losses": list(self._losses)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the last losses from a [`LossGuard.state_dict`]."""
+        """Take over the last losses from a [`LossGuard.state_dict`]; ValueError if it is none."""
+        check_kinds(state, {"losses": [float]}, "The guard's state")
         self._losses = deque(state["losses"], maxlen=self._losses.maxlen)
 
 

@@ -49,6 +49,11 @@ class TrainingOptions:
     output_dir: str = _option("outputs/clip", "Folder for the models (last/, best/), the checkpoints and the log.")
     overwrite: bool = _option(False, "Replace the training that is in output_dir.")
     resume: str | None = _option(None, "`latest`, or a checkpoint's folder: go on from there, exactly.")
+    trust_checkpoint: bool = _option(
+        False,
+        "Resume from a checkpoint that holds pickles (DeepSpeed's, FSDP's shards), which can run programs: only from "
+        "one that you wrote.",
+    )
     save_every: int = _option(1000, "Steps between checkpoints, and one at the end; 0 for none.")
     keep_checkpoints: int = _option(2, "How many of the newest checkpoints to keep.")
     trackers: list[str] = field(
@@ -73,7 +78,9 @@ class TrainingOptions:
     image_column: str = _option("image", "Column of the images.")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
     image_id_column: str | None = _option(None, "Rows that share this value are no negatives of each other.")
-    image_root: str | None = _option(None, "Folder below which the image paths of tables may lead besides their own.")
+    image_root: str | None = _option(
+        None, "Image paths in tables may lead below this folder, besides the table's own."
+    )
     templates: list[str] = field(
         default_factory=lambda: ["{}"],
         metadata={"help": "Texts of which one is drawn: {} is the caption, {title} a column."},
@@ -89,10 +96,10 @@ class TrainingOptions:
         None, "What transparent images are put on: white, #ffffff or 255,255,255. Saved with the model."
     )
     apply_exif_orientation: bool | None = _option(
-        None, "Turn images as cameras say they were held (default: as the model's processor). Saved with the model."
+        None, "Turn images by their EXIF orientation (default: as the model's processor). Saved with the model."
     )
     min_image_size: int = _option(1, "Skip images whose shorter edge has fewer pixels.")
-    max_image_pixels: int | None = _option(None, "Skip images of more pixels (default: as Pillow).")
+    max_image_pixels: int | None = _option(None, "Skip images of more pixels (default: Pillow's limit).")
     max_image_bytes: int = _option(DEFAULT_LIMITS.max_bytes, "Skip image files of more bytes.")
     max_image_seconds: float = _option(DEFAULT_LIMITS.max_seconds, "Skip images whose download takes longer.")
     # Augmentation beyond the paper's random square crop, all off by default
@@ -131,7 +138,9 @@ class TrainingOptions:
     max_loss_ratio: float = _option(3.0, "Stop where the loss is more than this times the median of the last ones.")
     # Memory and speed
     grad_cache_chunk_size: int | None = _option(None, "Pairs of a process in the towers at a time (GradCache).")
-    loss_chunk_size: int | None = _option(None, "Rows of the similarities in memory at a time; by default by itself.")
+    loss_chunk_size: int | None = _option(
+        None, "Rows of the similarity matrix in memory at a time (default: automatic)."
+    )
     mixed_precision: str = _option("no", "`no`, `fp16` or `bf16`; the weights and the loss are float32 in any case.")
     gradient_checkpointing: bool = _option(False, "Compute activations again in the backward pass, to save memory.")
     compile: bool = _option(False, "Compile the model with torch.compile.")
@@ -145,7 +154,7 @@ class TrainingOptions:
     def __post_init__(self):
         self._check_ranges()
         self._check_choices()
-        self.pair_options  # noqa: B018  (what is wrong with them is said now)
+        self.pair_options  # noqa: B018  (raises now what is wrong)
         self.image_options  # noqa: B018
         self.optimizer_options  # noqa: B018
 
@@ -164,12 +173,14 @@ class TrainingOptions:
             "grad_cache_chunk_size": 1,
             "loss_chunk_size": 1,
             "eval_rows": 1,
+            "max_image_pixels": 1,
+            "max_image_bytes": 1,
         }
         for name, least in at_least.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
-        for name in ("max_grad_norm", "eval_every"):
+        for name in ("max_grad_norm", "eval_every", "max_image_seconds"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
@@ -250,12 +261,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no mapping, or has a key that is no option; the message names the nearest one.
+        ValueError: if it is no mapping, has a key twice, or one that is no option; the message names the nearest one.
     """
     try:
         recipe = yaml.load(read_text(path, f"The recipe {path}"), _RecipeLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f"The recipe {path} is no YAML: {error}") from error
+        raise ValueError(f"The recipe {path} cannot be read as YAML: {error}") from error
     except RecursionError as error:
         raise ValueError(f"The recipe {path} is nested too deeply; it must be `option: value` lines.") from error
     recipe = {} if recipe is None else recipe
@@ -264,9 +275,10 @@ def read_recipe(path: Path) -> dict[str, Any]:
     types = typing.get_type_hints(TrainingOptions)
     for key, value in recipe.items():
         if key not in types:
-            near = difflib.get_close_matches(str(key), types, n=1)
+            name = str(key)[:80]
+            near = difflib.get_close_matches(name, types, n=1)
             hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"The recipe {path} has the option `{key}`, which there is not.{hint}")
+            raise ValueError(f"The recipe {path} has the unknown option `{name}`.{hint}")
         # A recipe may hold the arguments of the configuration themselves.
         if key != "config" or not isinstance(value, dict):
             recipe[key] = _converted(value, types[key], f"The recipe {path}: `{key}`")
@@ -298,7 +310,13 @@ def read_text(path: Path, what: str) -> str:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML without aliases, of which a few lines can stand for billions of values."""
+    """
+    YAML for options.
+
+    - No aliases, of which a few lines can stand for billions of values.
+    - A key that stands twice is an error; otherwise the last one would be taken without a word.
+    - Integers have 64 bits, and a value that does not fit its tag is an error of YAML, with its line.
+    """
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):
@@ -306,6 +324,28 @@ class _RecipeLoader(yaml.SafeLoader):
                 None, None, "aliases (`*name`) are not read; write the value out", self.peek_event().start_mark
             )
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        known = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name in known:
+                raise _error(f"`{key.value:.80}` stands twice; leave one out", key)
+            known |= {name} - {None}
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node, deep=False):
+        try:
+            value = super().construct_object(node, deep)
+        except (AttributeError, LookupError, ValueError) as error:
+            raise _error(f"{node.value!s:.80} is no value of its kind: {error}", node) from error
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise _error("the number is too large", node)
+        return value
+
+
+def _error(problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def _is_none(value: Any) -> bool:

@@ -41,7 +41,7 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
     processes = accelerator.num_processes
     size = len(data) // processes * processes
     if size < 1:
-        raise ValueError(f"{len(data)} pairs are not one for each of {processes} processes; start fewer.")
+        raise ValueError(f"There are {len(data)} pairs for {processes} processes; start fewer processes.")
     if accelerator.is_main_process:
         logger.warning(f"`batch_size` is {options.batch_size} and there are {len(data)} pairs: it is cut to {size}.")
     return replace(options, batch_size=size)

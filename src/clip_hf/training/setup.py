@@ -31,7 +31,7 @@ from ..image_processing_clip_hf import ClipHFImageProcessor
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
 from ..tokenization_clip_hf import ClipHFTokenizer
-from .checkpoint_files import check_can_be_saved
+from .checkpoint_files import check_can_be_resumed
 from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
 from .freezing import freeze
 from .held_out import HeldOutPairs
@@ -56,8 +56,8 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
             Of the training.
 
     Raises:
-        ValueError: if a tracker is not known, or not installed.
-            Or if checkpoints are asked for, and those of this launch would be pickles.
+        ValueError: if a tracker is not known, or not installed; or if the training is to resume from checkpoints that
+            hold pickles, without `trust_checkpoint`.
         RuntimeError: if the processes that were launched do not know each other.
     """
     check_trackers(options.trackers)
@@ -73,14 +73,14 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
         step_scheduler_with_optimizer=False,
     )
     check_launch(accelerator)
-    if options.save_every or options.resume is not None:
-        check_can_be_saved(accelerator)
+    if options.resume is not None:
+        check_can_be_resumed(accelerator, options.trust_checkpoint)
     set_seed(options.seed)
     return accelerator
 
 
 def _check_environment() -> None:
-    # Before the processes look for each other, which may take them half an hour to give up.
+    # Checked before the processes look for each other, because they give up only after half an hour.
     launched = os.environ.get("WORLD_SIZE", "1")
     missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
     if launched != "1" and missing:
@@ -144,8 +144,8 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
     """
     Empty the folder of a training that is replaced, and write down the options.
 
-    What is replaced is removed when the block ends: it is to last until the training has started. If the block raises,
-    what was there is put back; if the process is killed, the next training in the folder keeps it as long.
+    What is replaced is removed when the block ends, by when the training must have started. If the block raises, what
+    was there is put back. If the process is killed, the next training in the folder does the same with it.
 
     Args:
         options ([`TrainingOptions`]):
@@ -188,9 +188,11 @@ def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset 
             Of the training.
 
     Raises:
-        ValueError: if the held-out pairs would be those that are trained on, or it is not clear which to take; and see
-            [`load_pairs`] and [`hold_out`].
+        ValueError: if `image_root` is no folder, the held-out pairs would be those that are trained on, or it is not
+            clear which to take; and see [`load_pairs`] and [`hold_out`].
     """
+    if options.image_root is not None and not Path(options.image_root).is_dir():
+        raise ValueError(f"`image_root` {options.image_root} is no folder; give one that the images lie below.")
     held_out = _held_out_part(options)
     data = load_pairs(
         options.dataset,
@@ -221,7 +223,7 @@ def _held_out_part(options: TrainingOptions) -> tuple[str, str | None] | None:
             if split is None and source in options.dataset:
                 raise ValueError(
                     f"`eval_dataset` {source} is what is trained on, and has no part `test`. Give other data, or "
-                    "`eval_share` to hold out a share of it."
+                    "leave it out and give `eval_share`, to hold out a share."
                 )
         return source, split
     if len(options.dataset) > 1:
@@ -282,9 +284,10 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
 
 
 def _read_config(path: Path) -> dict[str, Any]:
+    text = read_text(path, f"The configuration {path}")
     try:
-        config = json.loads(read_text(path, f"The configuration {path}"))
-    except (RecursionError, json.JSONDecodeError) as error:
+        config = json.loads(text)
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"The configuration {path} is no JSON: {error}") from error
     if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in _TOWERS):
         raise ValueError(f"The configuration {path} has no {' and no '.join(_TOWERS)}; see `ClipHFConfig`.")
@@ -305,7 +308,7 @@ def _texts_of(options: TrainingOptions, data: Any) -> Iterator[str]:
 
 def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel) -> ClipHFModel:
     """
-    Freeze, checkpoint activations and so on, in the order in which it must be done; before the optimiser is built.
+    Freeze, checkpoint activations and so on, in the right order. Call it before the optimiser is built.
 
     Args:
         options ([`TrainingOptions`]):
@@ -350,7 +353,7 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
-        # DeepSpeed wants to know; our loaders are not given to it.
+        # DeepSpeed would take it from loaders that Accelerate prepares; ours are not prepared.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size // accelerator.num_processes
     if options.compile:
         model = torch.compile(model)

@@ -1,0 +1,62 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What a saved state must be made of: a state that somebody else wrote is refused before it is taken over."""
+
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any
+
+
+def check_kinds(value: Any, kind: Any, where: str) -> None:
+    """
+    Check that a value is made as it must be.
+
+    Args:
+        value (`Any`):
+            Plain values and tensors.
+        kind (`type`, `dict` or `list`):
+            A class or a union; `float` stands for integers, too. `[kind]` is a list of such values, `{str: kind}` a
+            dict of such values, and any other dict has the kind of each key, of which none may be missing or added.
+        where (`str`):
+            What to call the value in messages.
+
+    Raises:
+        ValueError: if it is made otherwise.
+    """
+    if isinstance(kind, list):
+        _check_type(value, list, where)
+        for index, item in enumerate(value):
+            check_kinds(item, kind[0], f"{where}[{index}]")
+    elif isinstance(kind, dict):
+        _check_type(value, Mapping, where)
+        kinds = dict.fromkeys(value, kind[str]) if str in kind else kind
+        for problem, keys in (("lacks", kinds.keys() - value.keys()), ("has unknown", value.keys() - kinds.keys())):
+            if keys:
+                names = ", ".join(sorted(repr(key)[:80] for key in keys)[:3])
+                raise ValueError(f"{where} {problem} {names}; it is not what this training saves.")
+        for key, item in value.items():
+            if str in kind:
+                _check_type(key, str, f"A key of {where}")
+            check_kinds(item, kinds[key], f"{where}[{key!r}]")
+    else:
+        _check_type(value, int | float if kind is float else kind, where)
+
+
+def kinds_of(value: Any) -> Any:
+    """The kinds of a value, for [`check_kinds`]; all items of a list are of the kind of the first."""
+    if isinstance(value, Mapping):
+        return {key: kinds_of(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [kinds_of(value[0])] if value else list
+    return type(value)
+
+
+def _check_type(value: Any, kind: type | UnionType, where: str) -> None:
+    # For Python True is an integer.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        name = kind.__name__ if isinstance(kind, type) else kind
+        found = type(value).__name__
+        raise ValueError(f"{where} is of type {found} and must be of type {name}; it is not what this training saves.")
+
+
+__all__ = ["check_kinds", "kinds_of"]
