@@ -138,6 +138,9 @@ def _tsv_records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
         number += 1
         fields = line.rstrip("\r\n").split("\t")
         columns = columns or len(fields)
+        if '"' not in line:
+            yield number, fields
+            continue
         is_open = any(field.startswith('"') and not _is_quoted(field) for field in fields)
         longer = _longer_record(line, ahead, file, columns) if is_open else None
         fields, more = longer or ([_unquoted(field) for field in fields], 0)
