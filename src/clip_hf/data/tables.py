@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from transformers.utils import logging
 
 from ..image_reading_clip_hf import IMAGE_ENDINGS
+from ..json_files import check_regular
 
 
 logger = logging.get_logger(__name__)
@@ -38,6 +39,7 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: if the file cannot be divided into rows; the message names the line.
     """
+    check_regular(table)
     is_separated = table.lower().endswith((".csv", ".tsv"))
     # Bytes that are no UTF-8 become lone surrogates, which `_is_text` finds.
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="" if is_separated else None) as file:
