@@ -49,6 +49,8 @@ URL_SCHEMES = ("http", "https", "data", *_REMOTE)
 REFUSED = "refused:"
 _REFUSED_KINDS = ("file damaged", "file too large")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+# Names of folders and of a file, in which nothing has another meaning.
+_PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^./\\:\0][^/\\:\0]*)*")
 _CHUNK = 2**16  # bytes
 # Beginnings of files that Pillow knows: a file that starts so and fails is damaged.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
@@ -186,17 +188,38 @@ def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLik
     Returns:
         `str`: An absolute path below `folder` or `root`, or a URL of `URL_SCHEMES`; None for a blank value.
     """
-    if not isinstance(value, str) or not value.strip():
-        return None
-    try:
-        if check_scheme(value) is not None:
-            return value
-    except UnreadableImage:
-        return value if value.startswith(REFUSED) else REFUSED + value
-    path = os.path.normpath(os.path.join(os.path.abspath(folder), value))
-    allowed = [os.path.abspath(each) for each in (folder, root) if each is not None]
-    inside = any(path.startswith(os.path.join(each, "")) for each in allowed) and "\0" not in path
-    return path if inside else REFUSED + value
+    return ImagePlaces(folder, root)(value)
+
+
+class ImagePlaces:
+    """[`image_location`] for many rows of one table.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            The folder of the table.
+        root (`str` or `os.PathLike`, *optional*):
+            Another folder below which paths may lead.
+    """
+
+    def __init__(self, folder: str | os.PathLike, root: str | os.PathLike | None = None):
+        allowed = [os.path.abspath(each) for each in (folder, root) if each is not None]
+        self._below = tuple(os.path.join(each, "") for each in allowed)
+
+    def __call__(self, value: Any) -> str | None:
+        """Where the image is that a row names."""
+        if not isinstance(value, str):
+            return None
+        if _PLAIN_PATH.fullmatch(value):
+            return self._below[0] + value
+        if not value.strip():
+            return None
+        try:
+            if check_scheme(value) is not None:
+                return value
+        except UnreadableImage:
+            return value if value.startswith(REFUSED) else REFUSED + value
+        path = os.path.normpath(os.path.join(self._below[0], value))
+        return path if path.startswith(self._below) and "\0" not in path else REFUSED + value
 
 
 # ------------------------------------------------------------------------------------------------------------- opening

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise a `ValueError` for a pipe or device: opening it would wait for ever, or reading it never end."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise ValueError(f"{path} is a pipe or device; only regular files are read.")
+
+
 def read_text(path: str | os.PathLike) -> str:
     """
     The content of a text file.
@@ -51,4 +57,4 @@ def read_json(path: str | os.PathLike, kind: type = object) -> Any:
     return content
 
 
-__all__ = ["read_json", "read_text"]
+__all__ = ["check_regular", "read_json", "read_text"]

@@ -11,10 +11,14 @@ import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from ..image_reading_clip_hf import check_scheme
+from ..json_files import check_regular
 from .file_readers import is_hidden
+from .parts import table_part
 
 
 logger = logging.get_logger(__name__)
@@ -23,6 +27,8 @@ _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.(-?\d+))?")
 _MOST_NAMES = 1_000_000
 _NAMED_MISSING = 5
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
+"""Endings of tables."""
 _REMOTE_ENDINGS = (".parquet", ".tar")
 
 
@@ -67,8 +73,7 @@ def _files_of_one(name: str) -> list[str]:
         if ending_of(name) not in _REMOTE_ENDINGS:
             raise ValueError(f"{name} is a URL of no kind that can be read; there are {', '.join(_REMOTE_ENDINGS)}.")
         return [name]
-    if os.path.exists(name) and not os.path.isdir(name):
-        raise ValueError(f"{name} is a pipe or device; only regular files are read.")
+    check_regular(name)
     return sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
 
 
@@ -130,13 +135,17 @@ def _range(text: str) -> list[str]:
 
 
 def data_files(folder: Path, endings: Iterable[str] = (".parquet", ".tar")) -> list[str]:
-    """The files of a folder and its subfolders with the first ending that there is, sorted, without hidden ones."""
+    """
+    The files of a folder and its subfolders with the first ending that there is, sorted.
+
+    Hidden files are left out, and metadata that img2dataset writes beside its tars or folders of pictures.
+    """
     found: dict[str, list[str]] = {ending: [] for ending in endings}
     for path in folder.rglob("*"):
         ending = path.suffix.lower()
         if ending in found and path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts)):
             found[ending].append(str(path))
-    files = without_metadata(sorted(file for own in found.values() for file in own))
+    files = _without_tables_of_folders(without_metadata(sorted(file for own in found.values() for file in own)))
     return next((own for ending in found if (own := [file for file in files if ending_of(file) == ending])), [])
 
 
@@ -153,4 +162,51 @@ def without_metadata(files: list[str]) -> list[str]:
     return [file for file in files if file not in beside]
 
 
-__all__ = ["data_files", "ending_of", "files_of", "without_metadata"]
+def _without_tables_of_folders(files: list[str]) -> list[str]:
+    """Without what img2dataset writes beside a folder of pictures `00000`: `00000.parquet`."""
+    left_out = [file for file in files if _describes_folder(Path(file))]
+    if left_out:
+        logger.warning(
+            f"{left_out[0]} has metadata of the pictures in the folder beside it, as img2dataset writes them; the "
+            f"pictures and their texts are read, and {len(left_out):,} such files are left out."
+        )
+    return [file for file in files if file not in left_out]
+
+
+def _describes_folder(file: Path) -> bool:
+    if file.suffix.lower() != ".parquet" or not file.stem.isdecimal() or not file.with_suffix("").is_dir():
+        return False
+    try:
+        columns = pq.read_schema(file)
+    except (OSError, pa.ArrowException):
+        return False  # reported when it is read
+    may_be_images = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_struct)
+    has_images = "image" in columns.names or any(is_one(kind) for kind in columns.types for is_one in may_be_images)
+    return "url" in columns.names and not has_images
+
+
+def table_parts(folder: Path) -> dict[str | None, list[str]]:
+    """
+    The tables in a folder by the part that they are called: `train.csv`, `test-00000-of-00002.csv`.
+
+    They are of the first ending for which there are such. `metadata.csv` has the rows of all of the folder (None).
+    """
+    tables = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in TABLES and path.is_file() and not is_hidden(path.name)
+    )
+    for ending in TABLES:
+        if metadata := [str(path) for path in tables if path.name == f"metadata{ending}"]:
+            return {None: metadata}
+    for ending in TABLES:
+        parts: dict[str | None, list[str]] = {}
+        for path in tables:
+            if path.suffix.lower() == ending and (part := table_part(path.stem)):
+                parts.setdefault(part, []).append(str(path))
+        if parts:
+            return parts
+    return {}
+
+
+__all__ = ["TABLES", "data_files", "ending_of", "files_of", "table_parts", "without_metadata"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..image_reading_clip_hf import IMAGE_ENDINGS, image_location
+from ..image_reading_clip_hf import IMAGE_ENDINGS, ImagePlaces
 from .pair_options import PairOptions
 from .tables import raw_table_rows
 from .texts import TextReader
@@ -67,14 +67,14 @@ def table_rows(
             Another folder than the table's below which images may be.
     """
     for table in tables:
-        folder = os.path.dirname(os.path.abspath(table))
+        location_of = ImagePlaces(os.path.dirname(os.path.abspath(table)), root)
         for fields in raw_table_rows(table):
             row: dict[str, Any] = {}
             for column, role in roles.items():
                 value = fields.get(column)
                 if role == "image":
                     value = value if column in fields else fields.get(_FILE_NAME)
-                    location = image_location(value, folder, root)
+                    location = location_of(value)
                     value = None if location is None else {"bytes": None, "path": location}
                 row[column] = value
             yield row

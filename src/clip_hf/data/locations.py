@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,6 +16,10 @@ import pyarrow.parquet as pq
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..image_reading_clip_hf import REFUSED, image_location
+from ..json_files import check_regular
+
+
+_SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
 
 
 def undecoded(dataset: Any) -> Any:
@@ -79,6 +84,22 @@ def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
     """A data set of the hub, whose image paths may lead to what `datasets` downloaded; relative ones lead nowhere."""
     caches = (str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE)
     return with_locations(data, column, caches[0], root, written_below=caches)
+
+
+def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
+    """
+    What `datasets` saved in a folder.
+
+    Raises:
+        ValueError: if it has no rows, or one of its files is a pipe or device.
+    """
+    for own in (Path(folder), *(path for path in Path(folder).iterdir() if path.is_dir())):
+        for path in (*(own / name for name in _SAVED), *own.glob("*.arrow")):
+            check_regular(path)
+    try:
+        return datasets.load_from_disk(folder)
+    except IndexError as error:  # what `datasets` makes of a folder without rows
+        raise ValueError(f"The data set {folder} is empty: it has no rows.") from error
 
 
 def located_in_saved(data: datasets.Dataset, column: str, folder: str, root: str | None = None) -> datasets.Dataset:
@@ -169,4 +190,12 @@ def _located_chunk(chunk: pa.Array, folders: Any, locate: Callable) -> pa.Array:
     return pa.StructArray.from_arrays([fields[name] for name in names], fields=list(chunk.type), mask=chunk.is_null())
 
 
-__all__ = ["load_parquet", "located_from_hub", "located_in_files", "located_in_saved", "undecoded", "with_locations"]
+__all__ = [
+    "load_parquet",
+    "load_saved",
+    "located_from_hub",
+    "located_in_files",
+    "located_in_saved",
+    "undecoded",
+    "with_locations",
+]

@@ -19,6 +19,7 @@ SPLIT_NAMES = {
 _KNOWN = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 _PIECE = re.compile(r"([^\[\]+]+)(\[[^\[\]]*\])?")
 # The hub's own form, in which a part may have any name.
+_NUMBER = re.compile(r"[-_]\d+(-of-\d+)?$")
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\b")
 
 
@@ -40,9 +41,15 @@ def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
     return found if has_train or len(found) == len(folders) else {}
 
 
-def files_by_part(files: Sequence[str]) -> dict[str, list[str]]:
+def files_by_part(files: Sequence[str], source: Path | None = None) -> dict[str, list[str]]:
     """
     Files by the part that their name begins with or their folder is called, as on the hub.
+
+    Args:
+        files (`Sequence[str]`):
+            Their paths.
+        source (`Path`, *optional*):
+            The folder that was given, whose own name says nothing about the files in it.
 
     Returns:
         `dict[str, list[str]]`: nothing, if no file belongs to a part.
@@ -52,7 +59,7 @@ def files_by_part(files: Sequence[str]) -> dict[str, list[str]]:
     """
     parts: dict[str | None, list[str]] = {}
     for file in files:
-        parts.setdefault(_part_of(Path(file)), []).append(file)
+        parts.setdefault(_part_of(Path(file), source), []).append(file)
     rest = parts.pop(None, [])
     if parts and rest:
         raise ValueError(
@@ -62,12 +69,22 @@ def files_by_part(files: Sequence[str]) -> dict[str, list[str]]:
     return parts
 
 
-def _part_of(path: Path) -> str | None:
+def _part_of(path: Path, source: Path | None) -> str | None:
     shard = _SHARD.match(path.name)
-    words = ([shard[1]] if shard else []) + [
-        word for word in (re.split(r"[-_.]", path.name)[0], path.parent.name) if word in _KNOWN
-    ]
+    names = [re.split(r"[-_.]", path.name)[0], *([] if path.parent == source else [path.parent.name])]
+    words = ([shard[1]] if shard else []) + [word for word in names if word in _KNOWN]
     return next(iter(words), None)
+
+
+def table_part(name: str) -> str | None:
+    """The part that a table is, by its name without the ending: `train`, `test_0`, `val-00000-of-00002`."""
+    part = _NUMBER.sub("", name)
+    return part if part in _KNOWN else None
+
+
+def is_part_of_its_own(folder: Path, parts: Sequence[str]) -> bool:
+    """Whether a folder is called like the only part in it: `val` with `validation-0.tar`. All of it is meant then."""
+    return len(parts) == 1 and any({folder.absolute().name, *parts} <= set(names) for names in SPLIT_NAMES.values())
 
 
 def no_such_part(source: str, split: str, there: Sequence[str]) -> ValueError:
@@ -118,4 +135,14 @@ def read_parts(split: str, load: Callable[[str], datasets.Dataset]) -> datasets.
     return rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
 
 
-__all__ = ["SPLIT_NAMES", "files_by_part", "find_part", "no_such_part", "part_folders", "parts_in", "read_parts"]
+__all__ = [
+    "SPLIT_NAMES",
+    "files_by_part",
+    "find_part",
+    "is_part_of_its_own",
+    "no_such_part",
+    "part_folders",
+    "parts_in",
+    "read_parts",
+    "table_part",
+]

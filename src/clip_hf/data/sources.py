@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..image_reading_clip_hf import check_scheme
-from .file_patterns import data_files, ending_of, files_of, without_metadata
+from .file_patterns import TABLES, data_files, ending_of, files_of, table_parts, without_metadata
 from .file_readers import (
     contiguous_parts,
     folder_rows,
@@ -26,16 +26,15 @@ from .file_readers import (
     table_rows,
 )
 from .image_text import check_columns, undecoded_images
-from .locations import load_parquet, located_from_hub, located_in_saved
+from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
 from .openmoji import load_openmoji
 from .pair_options import PairOptions
-from .parts import files_by_part, part_folders, parts_in, read_parts
+from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in, read_parts
 from .streaming import MixedStream
 from .tars import check_tars, tar_rows
 
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".json")
-_KNOWN = (".parquet", ".tar", *_TABLES)
+_KNOWN = (".parquet", ".tar", *TABLES)
 _FOLDER_SHARDS = 256
 _PEEKED_ROWS = 100
 # Raised when the same files give other rows than before.
@@ -240,10 +239,7 @@ def _find(source: str) -> _Source:
     source = os.path.expanduser(source)
     path = Path(source)
     if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
-        try:
-            return _saved(datasets.load_from_disk(source), source)
-        except IndexError as error:  # what `datasets` makes of a folder without rows
-            raise ValueError(f"The data set {source} is empty.") from error
+        return _saved(load_saved(source), source)
     if path.is_dir():
         return _find_in_folder(path)
     files = without_metadata(files_of(source))
@@ -274,23 +270,29 @@ def _saved(data: Any, folder: str) -> _Source:
 
 
 def _find_in_folder(folder: Path) -> _Source:
-    """Parts are subfolders, or files that are called so."""
+    """Parts are subfolders, or files that are called so; beside tables that are, subfolders only hold the images."""
     subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
-    if parts := part_folders(subfolders):
+    tables = {part: own for part, own in table_parts(folder).items() if part is not None}
+    if not tables and (parts := part_folders(subfolders)):
         return _Source(str(folder), {part: partial(_read_folder, path) for part, path in parts.items()})
     files = data_files(folder)
-    if parts := files_by_part(files):
-        return _Source(str(folder), {part: partial(_read_files, own) for part, own in parts.items()})
-    return _Source(str(folder), {}, partial(_read_files, files) if files else partial(_read_folder, folder))
+    if parts := files_by_part(files, folder) if files else tables:
+        own_files = [file for own in parts.values() for file in own]
+        whole = partial(_read_files, own_files) if is_part_of_its_own(folder, list(parts)) else None
+        return _Source(str(folder), {part: partial(_read_files, own) for part, own in parts.items()}, whole)
+    return _Source(str(folder), {}, partial(_read_files, files) if files else partial(_read_pictures, folder))
 
 
 def _read_folder(folder: Path, streaming: bool, options: PairOptions) -> Data:
     files = data_files(folder)
-    if files:
-        return _read_files(files, streaming, options)
-    for ending in _TABLES:
-        if (folder / f"metadata{ending}").is_file():
-            return _read_files([str(folder / f"metadata{ending}")], streaming, options)
+    return _read_files(files, streaming, options) if files else _read_pictures(folder, streaming, options)
+
+
+def _read_pictures(folder: Path, streaming: bool, options: PairOptions) -> Data:
+    """Images with a table, or with a text beside each."""
+    tables = table_parts(folder)
+    if None in tables or is_part_of_its_own(folder, list(tables)):
+        return _read_files(*tables.values(), streaming, options)
     (images,) = images_in(folder)
     if not images:
         raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
@@ -314,7 +316,7 @@ def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data
         arguments = {"tars": files if streaming else tuple(files), "roles": roles, "stamp": stamp}
         arguments["limits"] = options.image_limits
         return _from_rows(tar_rows, {**arguments, "whole": not streaming}, roles, streaming)
-    if ending not in _TABLES:
+    if ending not in TABLES:
         raise ValueError(f"{files[0]} is no kind of file that can be read; there are {', '.join(_KNOWN)}.")
     for file in files:
         columns = table_columns(file, options)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from transformers.utils import logging
 
 from ..image_reading_clip_hf import IMAGE_ENDINGS
+from ..json_files import check_regular
 
 
 logger = logging.get_logger(__name__)
@@ -38,6 +39,7 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
     Raises:
         ValueError: if the file cannot be divided into rows; the message names the line.
     """
+    check_regular(table)
     is_separated = table.lower().endswith((".csv", ".tsv"))
     # Bytes that are no UTF-8 become lone surrogates, which `_is_text` finds.
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="" if is_separated else None) as file:
@@ -138,6 +140,9 @@ def _tsv_records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
         number += 1
         fields = line.rstrip("\r\n").split("\t")
         columns = columns or len(fields)
+        if '"' not in line:
+            yield number, fields
+            continue
         is_open = any(field.startswith('"') and not _is_quoted(field) for field in fields)
         longer = _longer_record(line, ahead, file, columns) if is_open else None
         fields, more = longer or ([_unquoted(field) for field in fields], 0)

@@ -18,6 +18,7 @@ import fsspec
 from transformers.utils import logging
 
 from ..image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
+from ..json_files import check_regular
 from .file_readers import is_hidden
 
 
@@ -331,6 +332,7 @@ def _opened(tar: str) -> Iterator[Any]:
     if os.path.isfile(tar):
         opening = open(tar, "rb")
     else:
+        check_regular(tar)
         check_scheme(tar)
         opening = fsspec.open(tar, "rb")
     with opening as file:

@@ -7,7 +7,7 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ...data.file_patterns import data_files, ending_of, files_of, without_metadata
+from ...data.file_patterns import TABLES, data_files, ending_of, files_of, table_parts, without_metadata
 from ...data.file_readers import images_in, is_hidden, table_rows
-from ...data.locations import located_from_hub, located_in_files, located_in_saved, undecoded
+from ...data.locations import load_saved, located_from_hub, located_in_files, located_in_saved, undecoded
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from ...data.tables import raw_table_rows
@@ -30,7 +30,6 @@ from .tars import read_tars
 WHOLE = "all"
 """Name of the only part of data that have no parts."""
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".json")
 _PACKAGED = {".parquet": "parquet", ".tar": "webdataset"}
 _PEEKED_ROWS = 100
 _SKIN_TONES = tuple(f"{tone} skin tone" for tone in ("light", "medium-light", "medium", "medium-dark", "dark"))
@@ -162,7 +161,7 @@ def _open_named(source: str, root: str | None) -> DataSource:
 
 
 def _is_path(source: str) -> bool:
-    looks_like_path = source.startswith((".", "~", os.sep)) or source.endswith((*_TABLES, *_PACKAGED))
+    looks_like_path = source.startswith((".", "~", os.sep)) or source.endswith((*TABLES, *_PACKAGED))
     return looks_like_path or os.path.exists(source) or bool(files_of(source))
 
 
@@ -180,20 +179,17 @@ def _parts(parts: Mapping[Any, datasets.Dataset]) -> dict[str, Callable[[], data
 def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> DataSource:
     source = os.path.expanduser(source)
     path = Path(source)
-    name = entry.name if entry else path.stem if path.suffix in (*_TABLES, *_PACKAGED) else path.name or source
+    name = entry.name if entry else path.stem if path.suffix in (*TABLES, *_PACKAGED) else path.name or source
     is_dict = (path / "dataset_dict.json").exists()
     if path.is_dir() and (is_dict or (path / "state.json").exists()):
-        load = _parts(datasets.load_from_disk(source)) if is_dict else {WHOLE: lambda: _saved(source)}
+        load = _parts(load_saved(source)) if is_dict else {WHOLE: lambda: load_saved(source)}
         return DataSource(name, source, load, entry, locate=functools.partial(_in_saved, source, root))
     if path.is_dir():
         if files := data_files(path, _PACKAGED):
             return _packaged(name, source, files, entry, root)
-        for ending in _TABLES:
-            tables = _visible(path, path.glob(f"*{ending}"))
-            # Folders have JSON of other kinds, too.
-            if tables and (ending != ".json" or all(Path(file).stem in _split_words() for file in tables)):
-                load = {Path(file).stem: functools.partial(_read_table, file, root) for file in tables}
-                return DataSource(name, source, load, entry)
+        if tables := table_parts(path) or _other_tables(path):
+            load = {part or WHOLE: functools.partial(_read_tables, own, root) for part, own in tables.items()}
+            return DataSource(name, source, load, entry)
         return _open_class_folders(path, name, entry)
     files = without_metadata(files_of(source))
     if not files:
@@ -201,35 +197,29 @@ def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> Da
     endings = {ending_of(file) for file in files}
     if len(endings) == 1 and endings.pop() in _PACKAGED:
         return _packaged(name, source, files, entry, root)
-    if len(files) == 1 and Path(files[0]).suffix.lower() in _TABLES:
-        return DataSource(name, source, {WHOLE: functools.partial(_read_table, files[0], root)}, entry)
+    if len(files) == 1 and Path(files[0]).suffix.lower() in TABLES:
+        return DataSource(name, source, {WHOLE: functools.partial(_read_tables, files, root)}, entry)
     raise ValueError(
         f"{source} is no data that can be read. There are: a folder of class folders, a folder saved by `datasets`, "
-        f"{', '.join((*_PACKAGED, *_TABLES))}; give several tables as a folder."
+        f"{', '.join((*_PACKAGED, *TABLES))}; give several tables as a folder."
     )
-
-
-def _saved(folder: str) -> datasets.Dataset:
-    try:
-        return datasets.load_from_disk(folder)
-    except IndexError as error:  # what `datasets` makes of a folder without rows
-        raise ValueError(f"The data set {folder} has no rows.") from error
 
 
 def _in_saved(folder: str, root: str | None, data: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
     return located_in_saved(data, column, folder, root)
 
 
-def _visible(folder: Path, paths: Iterable[Path]) -> list[str]:
-    return sorted(str(path) for path in paths if not any(map(is_hidden, path.relative_to(folder).parts)))
-
-
-def _split_words() -> dict[str, str]:
-    return {name: split for split, names in SPLIT_NAMES.items() for name in names}
+def _other_tables(folder: Path) -> dict[str, list[str]]:
+    """Tables that are called like no part, each of which is one; no JSON, for folders have that of other kinds."""
+    for ending in TABLES[:-1]:
+        tables = sorted(path for path in folder.glob(f"*{ending}") if path.is_file() and not is_hidden(path.name))
+        if tables:
+            return {path.stem: [str(path)] for path in tables}
+    return {}
 
 
 def _packaged(name: str, source: str, files: list[str], entry: RegistryEntry | None, root: str | None) -> DataSource:
-    parts = files_by_part(files) or {WHOLE: files}
+    parts = files_by_part(files, Path(source)) or {WHOLE: files}
     ending = ending_of(files[0])
     load = {split: functools.partial(_load_files, _PACKAGED[ending], own) for split, own in parts.items()}
     locate = functools.partial(_in_parquet, parts, root) if ending == ".parquet" else None
@@ -248,9 +238,10 @@ def _load_files(loader: str, files: list[str]) -> datasets.Dataset:
     return datasets.load_dataset(loader, data_files={"part": files}, split="part")
 
 
-def _read_table(table: str, root: str | None = None) -> datasets.Dataset:
-    """A table with the paths of images, relative to its folder; the paths' column becomes `image`."""
-    names = list(dict.fromkeys(name for row in itertools.islice(raw_table_rows(table), _PEEKED_ROWS) for name in row))
+def _read_tables(tables: list[str], root: str | None = None) -> datasets.Dataset:
+    """Tables with the paths of images, relative to their folder; the paths' column becomes `image`."""
+    first = (row for table in tables for row in itertools.islice(raw_table_rows(table), _PEEKED_ROWS))
+    names, table = list(dict.fromkeys(name for row in first for name in row)), ", ".join(tables)
     if not names:
         raise ValueError(f"The table {table} has no rows.")
     paths = next((name for name in ("image", "file_name", "path", "file", "image_path") if name in names), None)
@@ -260,7 +251,7 @@ def _read_table(table: str, root: str | None = None) -> datasets.Dataset:
             "'file_name' or 'image'."
         )
     roles = {"image" if paths == "file_name" else paths: "image", **{name: "text" for name in names if name != paths}}
-    rows = list(table_rows([table], roles, root=root))
+    rows = list(table_rows(tables, roles, root=root))
     columns = {name: _of_one_kind([row[name] for row in rows], name, table) for name in roles if roles[name] == "text"}
     images = [row["image" if paths == "file_name" else paths] for row in rows]
     data = datasets.Dataset.from_dict({"image": images, **columns})
