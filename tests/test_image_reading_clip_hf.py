@@ -292,6 +292,46 @@ def test_memory_that_is_missing_is_no_end(monkeypatch):
     assert result.kind == "image too large"
 
 
+def test_bytes_are_bytes(tmp_path):
+    (tmp_path / "a.png").write_bytes(encoded(image_of(0)))
+    for wrong in (str(tmp_path / "a.png"), tmp_path / "a.png", 7, ["a"]):
+        assert "its bytes are of type" in str(refusal({"bytes": wrong, "path": None}))
+
+
+def test_an_icon_has_the_size_that_it_is_decoded_to():
+    inside = encoded(Image.new("RGB", (60, 50)))
+    entry = struct.pack("<BBBBHHII", 1, 1, 0, 0, 1, 32, len(inside), 22)
+    icon = struct.pack("<HHH", 0, 1, 1) + entry + inside
+    assert refusal(icon, ImageLimits(max_pixels=2999)).kind == "image too large"
+
+
+def test_a_tile_is_no_larger_than_an_image_may_be():
+    tags = [
+        (256, 1),
+        (257, 1),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (277, 1),
+        (322, 46_000),
+        (323, 46_000),
+        (324, 8),
+        (325, 1),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    error = refusal(tiff)
+    assert error.kind == "image too large" and "46000x46000" in str(error)
+
+
+def test_what_is_decoded_slowly_has_a_limit_of_its_own():
+    width = 4100
+    header = f"P6 {width} {width} 100\n".encode()  # a highest value other than 255 is worked out in Python
+    assert "are decoded, for it takes long" in str(refusal(header + bytes(3 * width * width)))
+    assert open_image(b"P6 12 10 100\n" + bytes(360)).size == (12, 10)
+    assert open_image(f"P6 {width} {width} 255\n".encode() + bytes(3 * width * width)).size == (width, width)
+
+
 # ----------------------------------------------------------------------------------------------------------- downloads
 
 
@@ -410,6 +450,31 @@ def test_downloads_have_an_end(kind):
     assert time.monotonic() - started < 10  # half a second, but for a busy machine
     if kind in ("body", "head", "first line", "handshake"):
         assert "longer than the 0.5 seconds" in str(error)
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary Redirect"])
+def test_what_comes_with_a_redirect_is_not_read(status):
+    sent = []
+
+    def answer(connection, stopped):
+        connection.sendall(head(status, Location="/b.png"))
+        while not stopped.is_set():
+            connection.sendall(bytes(2**16))
+            sent.append(2**16)
+
+    with server_of(answer) as url:
+        assert refusal(url, ImageLimits(max_bytes=10**6, max_seconds=5)).kind == "download failed"
+    assert sum(sent) < 10**9
+
+
+def test_time_is_that_of_all_redirects_together():
+    def answer(connection, stopped):
+        drip(connection, stopped, head("302 Found", Location=f"/{random.random()}", Content_Length=10**9))
+
+    started = time.monotonic()
+    with server_of(answer) as url:
+        assert refusal(url, ImageLimits(max_seconds=0.5)).kind == "download failed"
+    assert time.monotonic() - started < 10
 
 
 def test_a_download_is_an_image():

@@ -9,16 +9,19 @@ same locations, and stop at the same limits.
 import base64
 import http.client
 import io
+import math
 import os
 import re
 import socket
 import stat
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -52,6 +55,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 # Names of folders and of a file, in which nothing has another meaning.
 _PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^./\\:\0][^/\\:\0]*)*")
 _CHUNK = 2**16  # bytes
+_MOST_SLOW_PIXELS = 2**22  # some ten seconds
+_TILE_TAGS = (322, 323)  # TIFF: width and height of the tiles in which an image is stored
 # Beginnings of files that Pillow knows: a file that starts so and fails is damaged.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
@@ -62,8 +67,8 @@ class ImageLimits:
 
     Args:
         max_pixels (`int`, *optional*):
-            Pixels of the image as it is stored. By default twice `PIL.Image.MAX_IMAGE_PIXELS`, 178,956,970, which is
-            Pillow's own limit and holds in any case.
+            Pixels of the image as it is stored, and of each of its tiles. By default twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, 178,956,970, which is Pillow's own limit and holds for files in any case.
         max_resized_pixels (`int`, *optional*, defaults to 10,000,000,000):
             Pixels that the image would have after resizing and before the crop. Only the crop is computed, so that
             this bounds how long and thin an image may be.
@@ -89,11 +94,12 @@ class ImageLimits:
                 raise ValueError(f"`{name}` is {value!r}; it must be a number greater than 0.")
 
     def check_pixels(self, width: int, height: int) -> None:
-        """Raise [`UnreadableImage`] for an image of more pixels than `max_pixels`."""
-        if self.max_pixels is not None and width * height > self.max_pixels:
+        """Raise [`UnreadableImage`] for an image of more pixels than `max_pixels`, or than Pillow allows."""
+        limit = self.max_pixels or 2 * (Image.MAX_IMAGE_PIXELS or math.inf)
+        if width * height > limit:
             raise UnreadableImage(
                 "image too large",
-                f"it has {width}x{height} pixels, more than the {self.max_pixels:,} that `max_pixels` allows.",
+                f"it has {width}x{height} pixels, more than the {limit:,} that `max_pixels` allows.",
             )
 
     def check_resized(self, size: tuple[int, int], original: tuple[int, int]) -> None:
@@ -273,7 +279,11 @@ def open_image(
 def unwrapped(source: Any) -> Any:
     """The bytes or the path in a mapping of `datasets.Image(decode=False)`; anything else as it is."""
     if isinstance(source, dict) and source.keys() & {"bytes", "path"}:
-        return source.get("path") if source.get("bytes") is None else source["bytes"]
+        data = source.get("bytes")
+        if data is not None and not isinstance(data, bytes | bytearray | memoryview):
+            # A text there would be taken for a path, which nobody has checked.
+            raise UnreadableImage("not an image", f"its bytes are of type {type(data).__name__}.")
+        return source.get("path") if data is None else data
     return source
 
 
@@ -329,6 +339,7 @@ def _decoded(image: Image.Image, limits: ImageLimits) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise UnreadableImage("image too small", f"the image has no pixels: its size is {image.width}x{image.height}.")
     limits.check_pixels(*image.size)
+    _check_decoder(image, limits)
     if image.format is not None and image.format not in IMAGE_FORMATS and getattr(image, "tile", None):
         raise UnreadableImage(
             "not an image", f"the format {image.format} is not decoded; the formats are {', '.join(IMAGE_FORMATS)}."
@@ -342,7 +353,25 @@ def _decoded(image: Image.Image, limits: ImageLimits) -> Image.Image:
     except Exception as error:  # OSError, SyntaxError, struct.error, zlib.error, ... depending on the format
         kind = _kind_of_decoding(error)
         raise UnreadableImage(kind, f"the {image.format or 'image'} data cannot be decoded: {error}.") from error
+    limits.check_pixels(*image.size)  # an icon's size is known for certain only now
     return image
+
+
+def _check_decoder(image: Image.Image, limits: ImageLimits) -> None:
+    """Refuse what would take minutes or gigabytes to decode, though it has few pixels or few bytes."""
+    tiles = getattr(image, "tile", None) or []
+    is_slow = any(tile[0] in Image.DECODERS for tile in tiles)  # those are written in Python
+    if is_slow and image.width * image.height > _MOST_SLOW_PIXELS:
+        raise UnreadableImage(
+            "image too large",
+            f"it has {image.width}x{image.height} pixels; of this kind of {image.format} {_MOST_SLOW_PIXELS:,} are "
+            "decoded, for it takes long.",
+        )
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        sides = [tags.get(tag) for tag in _TILE_TAGS]
+        if all(isinstance(side, int) for side in sides):
+            limits.check_pixels(*sides)
 
 
 def _kind_of_decoding(error: Exception) -> str:
@@ -414,7 +443,7 @@ class _Transfer:
     """Opens http and https only, and closes the connection when the time is over, whatever it waits for then."""
 
     def __init__(self, seconds: float):
-        self.is_over = False
+        self._end_time = time.monotonic() + seconds
         self._sockets: list[socket.socket] = []
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
@@ -425,11 +454,15 @@ class _Transfer:
             urllib.request.HTTPDefaultErrorHandler(),
             _HttpOnlyRedirects(),
             urllib.request.HTTPErrorProcessor(),
-            _watched(urllib.request.HTTPHandler, http.client.HTTPConnection, "http_open", self._sockets),
-            _watched(urllib.request.HTTPSHandler, http.client.HTTPSConnection, "https_open", self._sockets),
+            _watched(urllib.request.HTTPHandler, http.client.HTTPConnection, "http_open", self._connect),
+            _watched(urllib.request.HTTPSHandler, http.client.HTTPSConnection, "https_open", self._connect),
         )
         for handler in handlers:
             self.opener.add_handler(handler)
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self._end_time - 0.05  # a socket's own time may end a little earlier
 
     def __enter__(self) -> "_Transfer":
         self._timer.start()
@@ -440,8 +473,17 @@ class _Transfer:
         for each in self._sockets:
             each.close()
 
+    def _connect(self, create: Callable, address: tuple, timeout: float, *args) -> socket.socket:
+        if self.is_over:
+            raise TimeoutError("the time is over")
+        result = create(address, min(timeout, self._end_time - time.monotonic()), *args)
+        # A second handle, since the handshake of https takes the first one away.
+        self._sockets.append(result.dup())
+        if self.is_over:  # while it connected
+            self._end()
+        return result
+
     def _end(self) -> None:
-        self.is_over = True
         for each in list(self._sockets):
             try:
                 each.shutdown(socket.SHUT_RDWR)  # whoever reads gets the end
@@ -450,27 +492,26 @@ class _Transfer:
 
 
 class _HttpOnlyRedirects(urllib.request.HTTPRedirectHandler):
+    def http_error_302(self, req, fp, code, msg, headers):
+        # urllib would read what comes with a redirect to its end, before it follows.
+        fp.read = lambda *_: b""
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(self, req, fp, code, msg, headers, newurl):
         if urllib.parse.urlsplit(newurl).scheme not in ("http", "https"):
             raise UnreadableImage("download failed", f"the server redirects to {newurl[:200]!r}, which is not http.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _watched(handler: type, connection: type, method: str, sockets: list) -> urllib.request.BaseHandler:
-    """A handler of urllib whose connections add a second handle of their sockets to a list."""
+def _watched(handler: type, connection: type, method: str, connect: Callable) -> urllib.request.BaseHandler:
+    """A handler of urllib whose connections are made by `connect(create, address, timeout, ...)`."""
 
     class Watched(connection):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            create = self._create_connection
-
-            def create_watched(*args, **kwargs) -> socket.socket:
-                # Before the handshake of https, which takes the first handle away.
-                result = create(*args, **kwargs)
-                sockets.append(result.dup())
-                return result
-
-            self._create_connection = create_watched
+            self._create_connection = partial(connect, self._create_connection)
 
     opener = handler()
     setattr(opener, method, lambda request: opener.do_open(Watched, request))

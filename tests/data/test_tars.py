@@ -183,7 +183,7 @@ def readable(path: Path) -> Iterator[TarSample]:
 
 # After a good sample: what ends the tar. The sample before it is kept.
 DAMAGE: dict[str, tuple[bytes, str]] = {
-    "a long name": (long_name(2**21), "a header takes more than 262,144 bytes"),
+    "a long name": (long_name(2**21), "a header takes more than 65,536 bytes"),
     "a long link": (long_name(2**21, tarfile.GNUTYPE_LONGLINK), "a header takes more than"),
     "a pax header": (pax("x.png", b"9" * 2**21, 0), "a header takes more than"),
     "a global pax header": (

@@ -21,7 +21,7 @@ logger = logging.get_logger(__name__)
 
 _LARGEST_FIELD = 2**27  # characters; Python's own limit is 128k
 # Where a quoted text has more lines, a quote is missing.
-_MOST_LINES = 200
+_MOST_LINES = 20
 _LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({'|'.join(sorted(IMAGE_ENDINGS))})\s*$", re.IGNORECASE)
 
 

@@ -26,7 +26,7 @@ logger = logging.get_logger(__name__)
 
 _BLOCK = 2**16  # bytes that are read at once
 # What a header with its extensions (long names, sparse maps) may take.
-_MOST_HEADER_BYTES = 2**18
+_MOST_HEADER_BYTES = 2**16
 _MOST_TEXT_BYTES = 2**24
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16

@@ -19,7 +19,14 @@ from PIL import Image
 
 from ...data.file_patterns import TABLES, data_files, ending_of, files_of, table_parts, without_metadata
 from ...data.file_readers import images_in, is_hidden, table_rows
-from ...data.locations import load_saved, located_from_hub, located_in_files, located_in_saved, undecoded
+from ...data.locations import (
+    load_saved,
+    located_from_hub,
+    located_in_files,
+    located_in_saved,
+    undecoded,
+    with_locations,
+)
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from ...data.tables import raw_table_rows
@@ -189,7 +196,7 @@ def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> Da
             return _packaged(name, source, files, entry, root)
         if tables := table_parts(path) or _other_tables(path):
             load = {part or WHOLE: functools.partial(_read_tables, own, root) for part, own in tables.items()}
-            return DataSource(name, source, load, entry)
+            return DataSource(name, source, load, entry, locate=functools.partial(_in_folder, source, root))
         return _open_class_folders(path, name, entry)
     files = without_metadata(files_of(source))
     if not files:
@@ -198,11 +205,18 @@ def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> Da
     if len(endings) == 1 and endings.pop() in _PACKAGED:
         return _packaged(name, source, files, entry, root)
     if len(files) == 1 and Path(files[0]).suffix.lower() in TABLES:
-        return DataSource(name, source, {WHOLE: functools.partial(_read_tables, files, root)}, entry)
+        load = {WHOLE: functools.partial(_read_tables, files, root)}
+        locate = functools.partial(_in_folder, os.path.dirname(os.path.abspath(files[0])), root)
+        return DataSource(name, source, load, entry, locate=locate)
     raise ValueError(
         f"{source} is no data that can be read. There are: a folder of class folders, a folder saved by `datasets`, "
         f"{', '.join((*_PACKAGED, *TABLES))}; give several tables as a folder."
     )
+
+
+def _in_folder(folder: str, root: str | None, data: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
+    # Whichever column is taken for the images: a text in it is a path like any other.
+    return with_locations(data, column, folder, root)
 
 
 def _in_saved(folder: str, root: str | None, data: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
@@ -222,7 +236,9 @@ def _packaged(name: str, source: str, files: list[str], entry: RegistryEntry | N
     parts = files_by_part(files, Path(source)) or {WHOLE: files}
     ending = ending_of(files[0])
     load = {split: functools.partial(_load_files, _PACKAGED[ending], own) for split, own in parts.items()}
-    locate = functools.partial(_in_parquet, parts, root) if ending == ".parquet" else None
+    folder = os.path.dirname(files[0] if "://" in files[0] else os.path.abspath(files[0]))
+    in_tars = functools.partial(_in_folder, folder, root)
+    locate = functools.partial(_in_parquet, parts, root) if ending == ".parquet" else in_tars
     return DataSource(name, source, load, entry, locate=locate)
 
 
@@ -261,7 +277,7 @@ def _read_tables(tables: list[str], root: str | None = None) -> datasets.Dataset
 def _of_one_kind(values: list[Any], column: str, table: str) -> pa.Array:
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise ValueError(
             f"The column {column!r} of {table} has values of different kinds: {str(error).rstrip('.')}. Write all of "
             "them alike, as numbers or in quotes."

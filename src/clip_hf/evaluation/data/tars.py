@@ -5,6 +5,7 @@
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from ...image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 _TEXTS = ("txt", "text", "transcript")
 _NUMBERS = ("cls", "cls2", "index", "inx", "id")
 _ARRAYS = ("npy",)
+_MOST_NUMBERS = 2**20
 _PEEKED_SAMPLES = 100
 
 
@@ -90,7 +92,10 @@ def _plain(value: Any) -> Any:
 
 def _array(content: bytes) -> list | None:
     try:
-        return np.load(io.BytesIO(content), allow_pickle=False).tolist()
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        # An axis of length 0 takes no bytes in the file, and may come with others of any length.
+        fits = math.prod(max(side, 1) for side in array.shape) <= _MOST_NUMBERS and array.dtype.itemsize > 0
+        return array.tolist() if fits else None
     except (ValueError, OSError, EOFError, MemoryError, SyntaxError):
         return None
 
