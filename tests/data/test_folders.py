@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Folders as people have them: called like a part, a table for each part, as img2dataset writes them, with pipes."""
+"""Folders as people have them: called like a part, a table for each part, by img2dataset, with pipes in them."""
 
 import json
 import os

@@ -73,7 +73,7 @@ def load_pairs(
     Files are named as in a shell: `"*"`, `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in
     open_clip. Parquet files and tars may be URLs of http, https, s3, gs, az, abfs and hf.
 
-    A folder may have a subfolder for each part, such as train and test.
+    A folder may have a subfolder for each part, such as train and test, or a table: `train.csv` and `test.csv`.
 
     Args:
         sources (`str`, `os.PathLike`, or a sequence of them):
