@@ -2,6 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The same pictures, four ways: pipeline from a path, pipeline from an object, evaluation, training's loader."""
 
+import io
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
@@ -129,6 +132,8 @@ def test_the_background_is_the_processors(model, tiny_processor, tmp_path):
         image_processor=ClipHFImageProcessor(**makers),
         device="cpu",
     )
+    pixels["white"] = pixels["#ffffff"] = pixels[(255, 255, 255)]
+    assert ClipHFImageProcessor(background_color="white").to_dict()["background_color"] == [255, 255, 255]
     for color, expected in pixels.items():
         found = pipe.preprocess(paths["transparent.png"], background_color=color)["pixel_values"]
         np.testing.assert_array_equal(found[0], expected)
@@ -178,3 +183,34 @@ def test_floats_stand_for_0_to_255_with_rescaling():
         processor((picture > 128).astype(np.float32))
     with pytest.raises(ValueError, match="with do_rescale=False resizing takes floats from 0 to 1"):
         processor(picture.astype(np.float32), do_rescale=False)
+
+
+def test_a_saved_background_is_switched_off_by_none(model, tiny_processor, tmp_path):
+    paths = save_pictures(tmp_path)
+    image_processor = ClipHFImageProcessor(size=IMAGE_SIZE, crop_size=IMAGE_SIZE, background_color="white")
+    pipe = ClipHFZeroShotImageClassificationPipeline(
+        model=model, tokenizer=tiny_processor.tokenizer, image_processor=image_processor, device="cpu"
+    )
+    labels, picture = ["cat", "dog playing in the snow"], paths["transparent.png"]
+    without = ClipHFZeroShotImageClassificationPipeline(
+        model=model,
+        tokenizer=tiny_processor.tokenizer,
+        image_processor=ClipHFImageProcessor(size=IMAGE_SIZE, crop_size=IMAGE_SIZE),
+        device="cpu",
+    )
+    assert pipe(picture, labels, background_color=None) == without(picture, labels) != pipe(picture, labels)
+
+
+def test_open_files_and_buffers_are_images(model, tiny_processor, tmp_path):
+    path = save_pictures(tmp_path)["opaque.png"]
+    pipe = ClipHFZeroShotImageClassificationPipeline(
+        model=model, tokenizer=tiny_processor.tokenizer, image_processor=tiny_processor.image_processor, device="cpu"
+    )
+    labels = ["cat", "dog playing in the snow"]
+    expected, data = pipe(path, labels), Path(path).read_bytes()
+    for source in (io.BytesIO(data), bytearray(data), memoryview(data)):
+        assert pipe(source, labels) == expected
+    with open(path, "rb") as file:
+        assert pipe(file, labels) == expected
+    with pytest.raises(TypeError, match="not int"):
+        pipe(3, labels)

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, flatten_images, open_image
 from .image_resizing_clip_hf import crop_array, crop_start, map_in_threads
-from .image_transform_clip_hf import HIGH_BIT_DEPTH, ImageTransform, per_channel
+from .image_transform_clip_hf import HIGH_BIT_DEPTH, ImageTransform, parse_color, per_channel
 
 
 logger = logging.get_logger(__name__)
@@ -45,7 +45,7 @@ class ClipHFImageProcessorKwargs(ImagesKwargs, total=False):
     """Options of `ClipHFImageProcessor` that transformers' image processors do not have; see there."""
 
     apply_exif_orientation: bool
-    background_color: list[int] | tuple[int, ...] | None
+    background_color: list[int] | tuple[int, ...] | str | None
     high_bit_depth: str
 
 
@@ -96,10 +96,10 @@ class ClipHFImageProcessor(PilBackend):
         apply_exif_orientation (`bool`, *optional*, defaults to `True`):
             Whether to turn images as their EXIF orientation says, as phones store them. With `False` the pixels are
             OpenAI's for these images too: its transform does not look at the orientation.
-        background_color (`list[int]`, *optional*):
-            Red, green and blue, 0 to 255: what transparent images are put on before all else. OpenAI's transform drops
-            the alpha channel, so that the colours stored in transparent places appear; `(255, 255, 255)` is what
-            transformers' `CLIPImageProcessor` does.
+        background_color (`list[int]` or `str`, *optional*):
+            Red, green and blue, 0 to 255, or a name such as `"white"` or `"#ffffff"`: what transparent images are put
+            on before all else. OpenAI's transform drops the alpha channel, so that the colours stored in transparent
+            places appear; `(255, 255, 255)` is what transformers' `CLIPImageProcessor` does.
         high_bit_depth (`str`, *optional*, defaults to `"error"`):
             What to do with images of more than 8 bits, whole numbers or floats: `"scale"` maps 0 to 65535, or floats
             of 0 to 1, onto 0 to 255; `"clip"` gives OpenAI's pixels, most of them white or black; `"error"` does so
@@ -139,7 +139,7 @@ class ClipHFImageProcessor(PilBackend):
     def __init__(self, **kwargs: Unpack[ClipHFImageProcessorKwargs]):
         kwargs = {key: value for key, value in kwargs.items() if key not in BOOKKEEPING_KEYS}
         self._check_names(kwargs)
-        super().__init__(**kwargs)
+        super().__init__(**_with_color(kwargs))
         self._validate_preprocess_kwargs(**{key: getattr(self, key) for key in self._valid_kwargs_names})
 
     @classmethod
@@ -210,6 +210,7 @@ class ClipHFImageProcessor(PilBackend):
     def _validated(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The options of a call, completed by those of the class."""
         self._check_names(kwargs)
+        kwargs = _with_color(kwargs)
         kwargs = {name: kwargs.get(name, getattr(self, name, None)) for name in self._valid_kwargs_names}
         kwargs = self._standardize_kwargs(**kwargs)
         self._validate_preprocess_kwargs(**kwargs)
@@ -274,6 +275,12 @@ class ClipHFImageProcessor(PilBackend):
         left, top = crop_start(image.shape[2], size["width"]), crop_start(image.shape[1], size["height"])
         window = (left, top, left + size["width"], top + size["height"])
         return np.moveaxis(crop_array(np.moveaxis(image, 0, -1), window), -1, 0)
+
+
+def _with_color(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The options with the name of a colour replaced by its numbers, which configuration files hold."""
+    color = kwargs.get("background_color")
+    return {**kwargs, "background_color": parse_color(color)} if isinstance(color, str) else kwargs
 
 
 def opens_files(image_processor: Any) -> bool:

@@ -239,8 +239,8 @@ def open_image(
     Args:
         source (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`):
             A path of a regular file, a URL (`http`, `https`, and what fsspec opens of `s3`, `gs`, `az`, `abfs`,
-            `hf`), a `data:image/...;base64,` URL or bare base64 text, the bytes of an image file, a mapping with
-            `"bytes"` or `"path"` as `datasets.Image(decode=False)` gives, or an image.
+            `hf`), a `data:image/...;base64,` URL or bare base64 text, the bytes of an image file, an open file of
+            bytes, a mapping with `"bytes"` or `"path"` as `datasets.Image(decode=False)` gives, or an image.
         limits ([`ImageLimits`], *optional*):
             What reading may take.
 
@@ -256,6 +256,8 @@ def open_image(
     source = unwrapped(source)
     if isinstance(source, Image.Image):
         return _decoded(source, limits)
+    if hasattr(source, "read"):
+        source = source.read(limits.max_bytes + 1)
     if isinstance(source, bytes | bytearray | memoryview):
         return _read_bytes(source, limits)
     if not isinstance(source, str | os.PathLike):

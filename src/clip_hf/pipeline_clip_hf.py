@@ -190,6 +190,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         # None stands for the default, so that wrappers can pass every option on.
         given = {name: value for name, value in kwargs.items() if value is not None and name not in _FACTORY_OPTIONS}
         preprocess = {name: given[name] for name in given if name in image_options}
+        if "background_color" in image_options and "background_color" in kwargs:
+            preprocess["background_color"] = kwargs["background_color"]  # None is a value: no background
         if preprocess:
             self.image_processor.transform(**preprocess)  # what is wrong with them is said now
         if "image_limits" in given or "timeout" in given:
@@ -399,7 +401,12 @@ def _check_background(value: str | list[str]) -> tuple[str, ...]:
 def _is_one_image(image: Any) -> bool:
     if isinstance(image, (np.ndarray, torch.Tensor)):
         return image.ndim < 4
-    return isinstance(image, (str, bytes, os.PathLike, Image.Image, Mapping))
+    one = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping)
+    if isinstance(image, one) or hasattr(image, "read"):
+        return True
+    if not (hasattr(image, "__iter__") or hasattr(image, "__getitem__")):
+        raise TypeError(f"An image is a path, bytes, a PIL image or an array, not {type(image).__name__}.")
+    return False
 
 
 def _items(inputs: Iterable) -> Iterator:
