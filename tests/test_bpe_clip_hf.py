@@ -318,3 +318,38 @@ def test_time_grows_with_the_length(pattern):
     short = min(seconds(20_000) for _ in range(3))
     # Four times the work, and room for what a machine does besides; growth with the square would take 16 times.
     assert min(seconds(80_000) for _ in range(2)) < 10 * short + 0.05
+
+
+LEVELS = ["amp;", "AMP;", "#38;", "#x26;", "#0038;", "#X0026;"]
+AROUND = ["", "a", "Ã", "©", "“", "\n", "ﬁ", "\x1b[", "1;", "<", "lt;", "eacute;", "Atilde;", "#195;&#169;", "&foo;"]
+
+
+def test_ampersands_escaped_many_times_are_resolved_as_ftfy_does():
+    generator = random.Random(0)
+    for _ in range(1000):
+        text = ""
+        for _ in range(generator.randint(1, 4)):
+            levels = generator.choices(LEVELS, k=generator.choice([1, 2, 17, 18, 19, 30, 60]))
+            around = ["".join(generator.choices(AROUND, k=generator.randint(0, 3))) for _ in range(2)]
+            text += f"{around[0]}&{''.join(levels)}{around[1]}"
+        assert clean_like_openai(text) == html.unescape(html.unescape(ftfy.fix_text(text))), text
+
+
+@pytest.mark.parametrize("tail", ["", "lt;", " “é” &amp;amp;lt;"])
+def test_time_of_ampersands_escaped_many_times(tail):
+    started = time.process_time()
+    clean_like_openai(f"&{'amp;' * 25_000}{tail}")
+    assert time.process_time() - started < 3  # level by level it takes 20 s
+
+
+@pytest.mark.parametrize("pattern", ["7", "İ", "Σ\u0301", "'s"])
+def test_time_of_offsets_grows_with_the_length(tokenizer, pattern):
+    def seconds(length: int) -> float:
+        started = time.process_time()
+        offsets = tokenizer(pattern * length, truncation=True, return_offsets_mapping=True)["offset_mapping"]
+        assert offsets[1][0] == 0
+        return time.process_time() - started
+
+    seconds(1000)
+    short = min(seconds(10_000) for _ in range(3))
+    assert min(seconds(40_000) for _ in range(2)) < 8 * short + 0.05

@@ -10,9 +10,12 @@ from transformers import AutoConfig, CLIPConfig, SiglipConfig
 from clip_hf import (
     ARCHITECTURES,
     ClipHFConfig,
+    ClipHFImageProcessor,
     ClipHFModel,
+    ClipHFProcessor,
     ClipHFResNetConfig,
     ClipHFTextConfig,
+    ClipHFTokenizer,
     ClipHFViTConfig,
 )
 from clip_hf.configuration_clip_hf import ClipHFVisionConfig
@@ -228,3 +231,33 @@ def test_sizes_that_no_model_has_are_refused_at_once(tower, value):
     if tower == "resnet":
         with pytest.raises((ValueError, TypeError), match="stage_depths"):
             make(stage_depths=[3, value, 6, 3])
+
+
+DAMAGE = {"nested": "[" * 100_000, "cut": '{"a', "not UTF-8": b"\xff\xfe{}"}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (ClipHFConfig, "config.json"),
+        (ClipHFTokenizer, "tokenizer.json"),
+        (ClipHFProcessor, "tokenizer.json"),
+        (ClipHFProcessor, "processor_config.json"),
+        (ClipHFImageProcessor, "preprocessor_config.json"),
+    ],
+)
+def test_damaged_files_are_one_clear_error(cls, name, damage, tmp_path, tiny_processor):
+    tiny_processor.save_pretrained(tmp_path)
+    content = DAMAGE[damage]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    if name == "preprocessor_config.json":
+        (tmp_path / "processor_config.json").unlink()
+    with pytest.raises((ValueError, OSError), match=f"(?s){tmp_path}"):
+        cls.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[], {}, 3, True])
+def test_a_model_type_that_is_no_text_is_a_clear_error(value):
+    with pytest.raises(ValueError, match="`model_type` is .*; it must be a text"):
+        ClipHFConfig.from_dict({"model_type": value})

@@ -106,11 +106,14 @@ _STRAIGHT_QUOTES = str.maketrans("\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u20
 
 # Python sorts the marks behind a letter pair by pair, so that a thousand times as many take a million times as long.
 _MARK_RUN = regex.compile(r"\p{M}{64,}")
+# Up to here it does not matter, and captions should not wait for the search.
+_SHORT_TEXT = 128
 
 
 def normalize_linearly(form: str, text: str) -> str:
     """What `unicodedata.normalize(form, text)` gives, in time that grows with the length of the text."""
-    return unicodedata.normalize(form, _MARK_RUN.sub(_in_canonical_order, text))
+    long = len(text) > _SHORT_TEXT
+    return unicodedata.normalize(form, _MARK_RUN.sub(_in_canonical_order, text) if long else text)
 
 
 def _in_canonical_order(run: regex.Match) -> str:
@@ -132,14 +135,37 @@ def _linear_ftfy() -> ModuleType:
     copy = importlib.util.module_from_spec(ftfy.__spec__)
     ftfy.__spec__.loader.exec_module(copy)
     copy.unicodedata = SimpleNamespace(normalize=normalize_linearly)
+    copy.FIXERS["unescape_html"] = _unescape_levels
     return copy
+
+
+# An ampersand that was escaped, and escaped again, ...: "&amp;amp;amp;". Every reference in it is one level.
+_AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0{0,22}38|#[xX]0{0,21}26);)+")
+
+
+def _unescape_levels(text: str) -> str:
+    """
+    ftfy's `unescape_html`, which it calls until nothing changes, once for each level: here all levels but the last at
+    once, where they are many and nothing happens in between but that ampersands lose one after another.
+    """
+    once = ftfy.fixes.unescape_html(text)
+    skipped = min((match[0].count(";") for match in _AMPERSANDS.finditer(text)), default=0) - 1
+    if skipped < 16 or once != _without_levels(text, 1):
+        return once
+    rest = _linear_ftfy().fix_and_explain(once, ftfy.TextFixerConfig(unescape_html=False, explain=False))
+    return _without_levels(text, skipped) if rest.text == once else once
+
+
+def _without_levels(text: str, levels: int) -> str:
+    return _AMPERSANDS.sub(lambda match: "&" + match[0].split(";", levels)[levels], text)
 
 
 def is_clean(text: str) -> bool:
     """Whether ftfy and `html.unescape` provably return `text` itself. `False` means that it is not known."""
     if text.isascii():
         return ("&" not in text and text.isprintable()) or _QUIET_TEXT.fullmatch(text) is not None
-    if normalize_linearly("NFC", text) != text:
+    short = len(text) <= _SHORT_TEXT
+    if not (unicodedata.is_normalized("NFC", text) if short else normalize_linearly("NFC", text) == text):
         return False
     if _QUIET_TEXT.fullmatch(text):
         return True
@@ -393,7 +419,17 @@ class _SplitWords:
         pretokenized.split(self._split)
 
     def _split(self, _: int, text: NormalizedString) -> list[NormalizedString]:
-        return [text[match.start() : match.end()] for match in _UNICODE_WORDS.finditer(str(text))]
+        return _slices(text, [match.span() for match in _UNICODE_WORDS.finditer(str(text))])
+
+
+def _slices(text: NormalizedString, spans: list[tuple[int, int]]) -> list[NormalizedString]:
+    # A slice takes time in proportion to its place in the text, so that halves are cut first.
+    if len(spans) <= 64:
+        return [text[start:end] for start, end in spans]
+    middle = len(spans) // 2
+    cut = spans[middle][0]
+    second = [(start - cut, end - cut) for start, end in spans[middle:]]
+    return _slices(text[:cut], spans[:middle]) + _slices(text[cut:], second)
 
 
 class WordEncoder:

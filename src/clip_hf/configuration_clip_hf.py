@@ -4,6 +4,7 @@
 
 import copy
 import difflib
+import json
 import math
 from dataclasses import fields
 from functools import wraps
@@ -92,6 +93,9 @@ _LARGEST = {
 }
 
 
+_DAMAGE = (AttributeError, LookupError, RecursionError, json.JSONDecodeError, UnicodeDecodeError)
+
+
 def _require_positive(config: PreTrainedConfig, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
@@ -130,6 +134,8 @@ def _from_transformers(config_dict: dict) -> dict:
     legacy end-of-text id is repaired, and each tower's `projection_dim` follows the whole model's, which is the one
     transformers builds the projections with.
     """
+    if not isinstance(config_dict.get("model_type"), str | None):
+        raise ValueError(f"`model_type` is {config_dict['model_type']!r:.60}; it must be a text, such as 'clip_hf'.")
     if config_dict.get("model_type") not in _TRANSFORMERS_MODEL_TYPES:
         return config_dict
     cls = _CONFIG_CLASSES[_TRANSFORMERS_MODEL_TYPES[config_dict["model_type"]]]
@@ -151,7 +157,31 @@ def _from_transformers(config_dict: dict) -> dict:
     return result
 
 
-class _ClipHFBaseConfig(PreTrainedConfig):
+class ClearFileErrors:
+    """Puts what transformers and tokenizers raise for damaged files into one clear error; before the other bases."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        As of the class's other bases.
+
+        Raises:
+            ValueError: if a file is there, but damaged.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except Exception as error:
+            # tokenizers raise plain `Exception`; JSON's and UTF-8's errors name no file.
+            if type(error) is not Exception and not isinstance(error, _DAMAGE):
+                raise
+            problem = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            raise ValueError(
+                f"A file of {pretrained_model_name_or_path} that {cls.__name__} needs is damaged ({problem}). Copy or "
+                "download it again."
+            ) from error
+
+
+class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
     """What the configurations share: how their files are read."""
 
     @classmethod
@@ -638,4 +668,11 @@ _CONFIG_CLASSES = {
 for _config_class in _CONFIG_CLASSES.values():
     _config_class.register_for_auto_class("AutoConfig")
 
-__all__ = ["ClipHFConfig", "ClipHFResNetConfig", "ClipHFTextConfig", "ClipHFViTConfig", "ClipHFVisionConfig"]
+__all__ = [
+    "ClearFileErrors",
+    "ClipHFConfig",
+    "ClipHFResNetConfig",
+    "ClipHFTextConfig",
+    "ClipHFViTConfig",
+    "ClipHFVisionConfig",
+]

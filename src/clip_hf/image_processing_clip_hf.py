@@ -25,6 +25,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
+from .configuration_clip_hf import ClearFileErrors
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, flatten_images, open_image
 from .image_resizing_clip_hf import crop_array, crop_start, map_in_threads
 from .image_transform_clip_hf import HIGH_BIT_DEPTH, ImageTransform, parse_color, per_channel
@@ -49,7 +50,7 @@ class ClipHFImageProcessorKwargs(ImagesKwargs, total=False):
     high_bit_depth: str
 
 
-class ClipHFImageProcessor(PilBackend):
+class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     """Turns images into the pixel values that CLIP was trained on.
 
     It takes the options of transformers' `CLIPImageProcessor` and loads its configurations, and differs from it:

@@ -12,6 +12,7 @@ from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
+from .configuration_clip_hf import ClearFileErrors
 from .image_processing_clip_hf import ClipHFImageProcessor, ClipHFImageProcessorKwargs
 from .tokenization_clip_hf import ClipHFTokenizer
 
@@ -21,7 +22,7 @@ LOCATION_KEYS = ("cache_dir", "force_download", "proxies", "token", "revision", 
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
-class ClipHFProcessor(ProcessorMixin):
+class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
     """Prepares images and texts for `ClipHFModel`.
 
     It differs from transformers' `CLIPProcessor`:

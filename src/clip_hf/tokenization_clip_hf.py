@@ -37,6 +37,7 @@ from .bpe_clip_hf import (
     normalize_nfc,
     read_merges,
 )
+from .configuration_clip_hf import ClearFileErrors
 
 
 logger = logging.get_logger(__name__)
@@ -146,7 +147,7 @@ def _short(value: Any) -> str:
 # ----------------------------------------------------------------------------------------------------------- tokenizer
 
 
-class ClipHFTokenizer(TokenizersBackend):
+class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
     """
     Byte-pair tokenizer that gives the token ids of OpenAI's CLIP exactly.
 
@@ -681,10 +682,8 @@ class ClipHFTokenizer(TokenizersBackend):
         """
         model = json.loads(self._tokenizer.to_str())["model"]
         prefix = f"{filename_prefix}-" if filename_prefix else ""
-        vocab_file, merges_file = (
-            Path(save_directory, f"{prefix}vocab.json"),
-            Path(save_directory, f"{prefix}merges.txt"),
-        )
+        vocab_file = Path(save_directory, f"{prefix}vocab.json")
+        merges_file = Path(save_directory, f"{prefix}merges.txt")
         vocab_file.write_text(json.dumps(model["vocab"], ensure_ascii=False) + "\n", encoding="utf-8")
         lines = ["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]
         merges_file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Results side by side: differences, their paired intervals, and what cannot be compared."""
 
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,4 +241,31 @@ def test_arrays_of_a_wrong_kind_are_a_clear_error(arrays, tmp_path):
     _, path = whole_results(tmp_path)
     np.savez_compressed(path, **arrays)
     with pytest.raises(ValueError, match="a.json cannot be read: a.npz holds"):
+        load_results(tmp_path)
+
+
+def test_an_array_that_claims_more_than_any_memory_is_a_clear_error(tmp_path):
+    _, path = whole_results(tmp_path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("ranks.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"a.json cannot be read: a.npz is damaged \(.*MemoryError"):
+        load_results(tmp_path)
+
+
+def test_a_member_that_is_no_array_is_a_clear_error(tmp_path):
+    _, path = whole_results(tmp_path)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("ranks.npy", b"nonsense")
+    with pytest.raises(ValueError, match="a.json cannot be read: a.npz holds ranks"):
+        load_results(tmp_path)
+
+
+def test_a_figure_beyond_any_float_is_a_clear_error(tmp_path):
+    path, _ = whole_results(tmp_path)
+    content = json.loads(path.read_text())
+    content["metrics"]["top1"] = 10**400
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="a.json cannot be read: the metric top1 is 1000"):
         load_results(tmp_path)

@@ -170,7 +170,8 @@ def _check_result(content: dict[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Not a whole number of a thousand digits, which is beyond any float.
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -180,13 +181,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, MemoryError):
+    except OSError:
         raise
-    except Exception as error:  # zipfile, zlib, struct and numpy have types of their own for damage
+    except Exception as error:  # MemoryError for a false size; zipfile, zlib, struct, numpy have own types
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
     for name in {*_RANK_ARRAYS, "targets", "predictions", "image_of_text"} & arrays.keys():
-        if arrays[name].ndim not in (1, 2) or arrays[name].dtype.kind not in "biu":
-            raise ValueError(f"{path.name} holds {name} of shape {arrays[name].shape} and type {arrays[name].dtype}")
+        array = np.asarray(arrays[name])  # numpy gives bytes for a member that is no array
+        if array.ndim not in (1, 2) or array.dtype.kind not in "biu":
+            raise ValueError(f"{path.name} holds {name} of shape {array.shape} and type {array.dtype}")
     groups = arrays.get("image_of_text")
     if groups is not None and (groups.ndim != 1 or groups.min(initial=0) < 0 or groups.max(initial=0) >= len(groups)):
         raise ValueError(f"{path.name} holds an image_of_text that numbers no images")
