@@ -25,9 +25,7 @@ from pair_data import encoded, image_of
 from test_image_reading_clip_hf import HOSTILE
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write_image(path: Path, number: int = 0, kind: str = "PNG") -> None:

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from ..image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
 from ..json_files import check_regular
 from .file_readers import is_hidden
+from .texts import decode_text
 
 
 logger = logging.get_logger(__name__)
@@ -78,7 +79,7 @@ class TarSample:
     def text(self, column: str) -> Any:
         """The member `.txt` for the column `"caption"`; for others `.NAME` or `.NAME.txt`; else a field of `.json`."""
         found = next((name for name in text_endings(column) if name in self.members), None)
-        return self.fields().get(column) if found is None else _decoded(self.members[found][1])
+        return self.fields().get(column) if found is None else decode_text(self.members[found][1])
 
     def value(self, column: str, role: str) -> Any:
         """What stands in a row's column."""
@@ -103,13 +104,6 @@ def text_endings(column: str) -> tuple[str, ...]:
     """The endings of members that may hold a column of texts."""
     name = column.lower()
     return (*(("txt",) if name == "caption" else ()), name, f"{name}.txt")
-
-
-def _decoded(data: bytes) -> str | bytes:
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return data  # reported as a caption of a wrong type
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
