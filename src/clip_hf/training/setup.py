@@ -329,7 +329,9 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     if options.freeze:
         accelerator.print(freeze(model, options.freeze))
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The method's name before transformers 5.24, and from then on.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if options.sync_batch_norm and accelerator.num_processes > 1:
         sync_batch_norm(model)
     if accelerator.distributed_type == DistributedType.FSDP:
