@@ -329,7 +329,7 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     if options.freeze:
         accelerator.print(freeze(model, options.freeze))
     if options.gradient_checkpointing:
-        # The method's name before transformers 5.24, and from then on.
+        # Its name since transformers 5.23, where the other one warns; before, there is the other one only.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if options.sync_batch_norm and accelerator.num_processes > 1:
