@@ -27,7 +27,7 @@ PARITY_STAMP := .parity/.stamp-$(shell echo $(PARITY_PACKAGES) | cksum | cut -d'
 VERSIONS_TESTS := tests/test_configuration_clip_hf.py tests/test_image_processing_clip_hf.py \
 	tests/test_modeling_clip_hf.py tests/test_pipeline_clip_hf.py tests/test_processing_clip_hf.py \
 	tests/test_registration.py tests/test_tokenization_clip_hf.py tests/test_zero_shot_clip_hf.py
-VERSIONS_PACKAGES := accelerate datasets emoji peft pytest
+VERSIONS_PACKAGES := emoji peft pytest
 VERSIONS_SHOWN := '^(huggingface_hub|numpy|peft|pillow|tokenizers|torch|transformers) '
 TORCH_PIP ?= --index-url https://download.pytorch.org/whl/cpu
 TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
@@ -116,7 +116,7 @@ $(VENV)/.stamp-dev: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/pytho
 .versions/.stamp-%: setup.cfg pyproject.toml Makefile
 	$(PYTHON) -m venv --clear .versions/$*
 	.versions/$*/bin/python -m pip install --quiet $(VERSIONS_PIP) $(TORCH_PIP) torch
-	.versions/$*/bin/python -m pip install --quiet $(VERSIONS_PIP) --editable . $(VERSIONS_PACKAGES)
+	.versions/$*/bin/python -m pip install --quiet $(VERSIONS_PIP) --editable ".[train]" $(VERSIONS_PACKAGES)
 	touch $@
 
 $(PARITY_STAMP): | $(VENV)/.stamp-dev
