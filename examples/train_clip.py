@@ -23,6 +23,11 @@ import time
 import traceback
 from pathlib import Path
 
+from clip_hf.extras import require_extra
+
+
+require_extra("train", "examples/train_clip.py", "accelerate", "datasets")
+
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object

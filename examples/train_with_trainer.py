@@ -15,6 +15,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from clip_hf.extras import require_extra
+
+
+require_extra("train", "examples/train_with_trainer.py", "accelerate", "datasets")
+
 import datasets
 import numpy as np
 import torch

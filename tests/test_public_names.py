@@ -332,11 +332,6 @@ def test_no_public_name_is_one_of_transformers(name):
     assert not hasattr(transformers, name.rpartition(".")[2])
 
 
-def test_the_version_is_that_of_setup_cfg():
-    setup_cfg = (REFERENCE.parent.parent / "setup.cfg").read_text(encoding="utf-8")
-    assert f"\nversion = {clip_hf.__version__}\n" in setup_cfg
-
-
 def test_the_docstring_checks_find_what_is_wrong():
     module = type(clip_hf)("made_up.module")
     source = '''

@@ -270,9 +270,10 @@ def replace_module(model):
 
 
 def add_lora(model):
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
-    model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    # Not `model.add_adapter`, which transformers 5.24 refuses with a peft before 0.22.
+    inject_adapter_in_model(LoraConfig(target_modules=["q_proj"], init_lora_weights=False), model)
 
 
 @pytest.mark.parametrize(

@@ -259,9 +259,8 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
             hidden_states = self._packed_embeddings(input_ids, position_ids, packed)  # (tokens, hidden_size)
             padded, attention_mask = hidden_states.new_empty((*packed.padded.shape, 0)), None
             pooled_at = (packed.last,)
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=padded, attention_mask=attention_mask, past_key_values=None
-        )
+        # By position: the last is `past_key_values` before transformers 5.24, `cache` from then on.
+        mask = create_causal_mask(self.config, padded, attention_mask, None)
         kwargs["is_causal"] = True
         if pooled_only:
             pooled = self.encoder(hidden_states, mask, pooled_at=pooled_at, packed=packed, **kwargs)

@@ -179,7 +179,7 @@ def test_what_a_user_can_mend_is_one_message(folder, file, tmp_path, capsys):
         (["a", "b", "--tower", "image"], "argument --tower: invalid choice"),
         (["a", "b", "--dtype", "int8"], "argument --dtype: invalid choice"),
         (["a", "b", "--text-heads", "two"], "argument --text-heads: invalid int value"),
-        (["a", "b", "--form", "openai"], "unrecognized arguments: --form openai"),
+        (["a", "b", "--form", "openai"], "unknown option --form\n"),
     ],
 )
 def test_a_wrong_command_line_is_status_2(arguments, message, capsys):
@@ -189,7 +189,7 @@ def test_a_wrong_command_line_is_status_2(arguments, message, capsys):
     assert "usage: clip-hf convert" in done.err or "usage: clip-hf" in done.err
 
 
-@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["converts"], 2), (["--help"], 0), (["--version"], 0)])
+@pytest.mark.parametrize(("arguments", "status"), [(["converts"], 2), (["--help"], 0), (["--version"], 0)])
 def test_the_command_itself(arguments, status, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

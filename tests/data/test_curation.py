@@ -144,7 +144,7 @@ def test_too_many_queries_are_refused(monkeypatch):
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ahocorasick_rs", None)
-    with pytest.raises(ImportError, match="pip install ahocorasick_rs"):
+    with pytest.raises(ImportError, match=r"ahocorasick_rs is not installed.*pip install -e '.*\[train\]'"):
         balance_by_query(["a"], ["a"])
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from _clip_hf_cli.evaluate import add_evaluation_arguments
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
-from clip_hf.cli.evaluate import add_evaluation_arguments, suite_options
+from clip_hf.cli.evaluate import suite_options
 from clip_hf.evaluation.data.loading import (
     ClassificationOptions,
     RetrievalOptions,

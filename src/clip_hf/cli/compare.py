@@ -8,36 +8,11 @@ from pathlib import Path
 from ..evaluation.comparison import compare_results, load_results
 from ..evaluation.results import safe_name
 from ..evaluation.scaling import fit_scaling
-from .evaluate import add_evaluation_arguments, evaluate
+from .evaluate import evaluate
 
 
-_EPILOG = """\
-examples:
-  clip-hf compare results/resnet results/vit
-  clip-hf compare outputs/demo/resnet/last outputs/demo/vit/last --data openmoji --names ResNet ViT
-  clip-hf compare rn50 rn101 rn50x4 --compute 18.2 25.5 51.8 --scaling-metric top1
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the subcommand's parser its arguments."""
-    parser.description = (
-        "Put the results of evaluated models side by side, with differences to the first and their intervals.\n"
-        "A model that is not evaluated yet (no folder of results) is evaluated first, as `clip-hf evaluate` does."
-    )
-    parser.epilog = _EPILOG
-    parser.add_argument("models", nargs="+", help="two or more folders of results, or models")
-    parser.add_argument("--names", nargs="+", help="what to call them")
-    parser.add_argument("--output-dir", default="comparison", help="folder to write to (default: %(default)s)")
-    parser.add_argument(
-        "--compute", type=float, nargs="+", help="each model's compute: fits error against it (3 or more)"
-    )
-    parser.add_argument("--scaling-metric", default="top1", help="metric whose error is fitted (default: %(default)s)")
-    add_evaluation_arguments(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Do what the arguments ask for; the exit status."""
     if len(options.models) < 2:
         raise ValueError(f"There is nothing to compare with {options.models[0]}: name two or more.")
     for name, values in (("--names", options.names), ("--compute", options.compute)):
@@ -90,4 +65,4 @@ def _scaling(folders: list[Path], names: list[str], options: argparse.Namespace)
     return fit_scaling(options.compute, means, names)
 
 
-__all__ = ["add_arguments"]
+__all__ = ["run"]

@@ -12,6 +12,8 @@ from itertools import islice, pairwise
 import numpy as np
 import torch
 
+from ..extras import require_extra
+
 
 # A word may have apostrophes and hyphens inside: "don't", "x-ray".
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -105,10 +107,9 @@ def _check_queries(queries: Iterable[str], match_case: bool) -> list[str]:
 
 def _matcher(queries: list[str]) -> Callable[[str], list[tuple[int, int, int]]]:
     """A function that finds all (query, start, end) in a text, overlapping ones too."""
-    try:
-        import ahocorasick_rs
-    except ImportError as error:
-        raise ImportError("`balance_by_query` needs the package ahocorasick_rs: pip install ahocorasick_rs") from error
+    require_extra("train", "`balance_by_query`", "ahocorasick_rs")
+    import ahocorasick_rs
+
     # With 500,000 queries, ahocorasick_rs's contiguous NFA takes 0.6 times the memory of pyahocorasick's trie (99 and
     # 169 MiB) and finds the same overlapping matches 1.0 to 1.4 times as fast; its DFA takes 5 times the memory, and
     # is slower.

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from huggingface_hub import EvalResult
 
+from .. import __version__
 from ..atomic import replaced_file
+from ..extras import require_extra
 
 
 if TYPE_CHECKING:
@@ -172,8 +174,9 @@ def _scale(name: str) -> float:
 
 def environment() -> dict[str, str]:
     """Versions, machine and time, for every file of results."""
-    packages = ("clip_hf", "torch", "transformers", "numpy")
+    packages = ("torch", "transformers", "numpy")
     return {
+        "clip_hf": __version__,
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -186,12 +189,11 @@ def new_figure(width: float, height: float) -> "Figure":
     An empty plot, in inches.
 
     Raises:
-        ImportError: if matplotlib is not installed.
+        MissingExtra: if matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Plots need matplotlib: pip install 'clip_hf[eval]'.") from error
+    require_extra("eval", "A plot", "matplotlib")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

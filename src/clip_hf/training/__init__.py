@@ -2,6 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training: exact gradients of any batch on any number of processes, and trainings that go on where they stopped."""
 
+from ..extras import require_extra
+
+
+require_extra("train", "clip_hf.training", "accelerate", "datasets", "filelock", "fsspec", "pyarrow", "yaml")
+
 from .averaging import AveragedWeights
 from .checkpoints import Checkpoints, Restored
 from .distributed import (

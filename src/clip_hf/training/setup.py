@@ -325,7 +325,9 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     if options.freeze:
         accelerator.print(freeze(model, options.freeze))
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Its name since transformers 5.23, where the other one warns; before, there is the other one only.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if options.sync_batch_norm and accelerator.num_processes > 1:
         sync_batch_norm(model)
     if accelerator.distributed_type == DistributedType.FSDP:

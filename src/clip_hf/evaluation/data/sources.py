@@ -30,6 +30,7 @@ from ...data.locations import (
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from ...data.tables import raw_table_rows
+from ...extras import require_extra
 from .registry import RegistryEntry, class_folders, get_dataset, registry_name
 from .tars import read_tars
 
@@ -398,10 +399,9 @@ def _open_skin_tones(entry: RegistryEntry) -> DataSource:
 
 
 def _open_digits(entry: RegistryEntry) -> DataSource:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("The digits come with scikit-learn: `pip install 'clip_hf[eval]'`.") from error
+    require_extra("eval", "The dataset `digits`", "sklearn")
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     # Fixed parts with the classes in equal shares: of each run of five images of a digit, three, one and one.
     order = np.zeros(len(digits.target), np.int64)
