@@ -40,7 +40,7 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
     if tower is not None and tower not in transformers.TOWERS:
         raise ValueError(f"tower={tower!r} is none of {', '.join(transformers.TOWERS)}.")
     if format == "openai" and path.suffix in (".bin", ".safetensors"):
-        raise ValueError(f"{path}: OpenAI's format is a file of torch.save's; give a path that ends in .pt.")
+        raise ValueError(f"{path}: OpenAI's format is a TorchScript archive; give a path that ends in .pt.")
     clear_leftovers(path)
     if os.path.lexists(path):
         _check_what_is_there(path, format, overwrite)
