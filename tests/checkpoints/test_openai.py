@@ -340,13 +340,17 @@ def test_a_model_that_openais_code_does_not_have_is_refused(case, tmp_path):
         ({"size": {"shortest_edge": 72}}, "size"),
         ({"do_center_crop": False}, "do_center_crop"),
         ({"do_normalize": False}, "do_normalize"),
+        ({"do_rescale": False}, "do_rescale"),
+        ({"do_convert_rgb": False}, "do_convert_rgb"),
     ],
 )
 def test_another_image_transform_is_refused(source_models, options, named, tmp_path):
     square = {"height": 64, "width": 64}
     image_processor = ClipHFImageProcessor(**{"size": {"shortest_edge": 64}, "crop_size": square, **options})
-    with pytest.raises(ValueError, match=f"image processor has another {named} than OpenAI's transform"):
+    with pytest.raises(ValueError, match=f"the image processor's {named} is .*, not ") as caught:
         checkpoints.save(source_models["vit"], image_processor, tmp_path / "ours.pt", format="openai")
+    assert repr(image_processor.to_dict()[named]) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
     checkpoints.save(source_models["vit"], None, tmp_path / "ours.pt", format="openai")
 
 

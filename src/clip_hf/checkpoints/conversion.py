@@ -25,7 +25,7 @@ from .reference import features
 from .stored_tensor import StoredTensor
 from .transformers import TOWERS
 from .weight_files import open_weights
-from .writing import check_destination, check_format_holds, notes_on_images, size_in_bytes, with_dtype, written
+from .writing import check_destination, check_format_holds, notes_on_format, size_in_bytes, with_dtype, written
 
 
 # Largest relative difference of features that rounding explains. In float32 it is some 1e-6; weights that are
@@ -164,7 +164,7 @@ def _report_before(
         dtypes={},
         differences={},
         tolerance=TOLERANCE_OF_ROUNDED_WEIGHTS if rounded else TOLERANCE,
-        notes=[*checkpoint.notes, *notes_on_images(checkpoint, to)],
+        notes=[*checkpoint.notes, *notes_on_format(checkpoint, to)],
     )
 
 

@@ -26,6 +26,7 @@ from .torchscript_writer import write_torchscript
 
 HEAD_DIM = 64
 LAYER_NORM_EPS = 1e-5
+CONTEXT_LENGTH = 77
 # What OpenAI's archives hold besides the weights.
 _SIZES = ("input_resolution", "context_length", "vocab_size")
 PUBLISHED = {
@@ -260,15 +261,16 @@ def check_expressible(checkpoint: Checkpoint) -> None:
         problems.append(f"images have {vision.num_channels} channels, not 3")
     if checkpoint.image_processor is not None:
         expected, found = image_processor_of(vision.image_size).to_dict(), checkpoint.image_processor.to_dict()
-        names = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "rescale_factor")
-        names += ("do_normalize", "image_mean", "image_std")
-        different = [name for name in names if not _same(found.get(name), expected[name])]
-        if different:
-            problems.append(f"the image processor has another {', '.join(different)} than OpenAI's transform")
+        names = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+        names += ("do_normalize", "image_mean", "image_std", "do_convert_rgb")
+        problems += [
+            f"the image processor's {name} is {found.get(name)!r}, not {expected[name]!r}"
+            for name in names
+            if not _same(found.get(name), expected[name])
+        ]
     if problems:
         raise ValueError(
-            f"{checkpoint.source} cannot be written in OpenAI's format, whose code is fixed: {'; '.join(problems)}. "
-            "The formats open_clip and clip_hf can hold it."
+            f"{checkpoint.source} cannot be written in OpenAI's format, whose code is fixed: {'; '.join(problems)}."
         )
 
 

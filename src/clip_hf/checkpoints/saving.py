@@ -20,7 +20,7 @@ from .writing import (
     check_format_holds,
     converted,
     dtype_in_model,
-    notes_on_images,
+    notes_on_format,
     with_dtype,
     written,
 )
@@ -200,7 +200,7 @@ def save(
     checkpoint = Checkpoint.of(model, processor)
     check_destination(path, format, tower, overwrite)
     check_format_holds(checkpoint, format, tower)
-    for note in notes_on_images(checkpoint, format):
+    for note in notes_on_format(checkpoint, format):
         logger.warning(note)
     if dtype is None:
         checkpoint.tensors = _as_they_were(checkpoint.tensors, getattr(model, "checkpoint_dtypes", None))
