@@ -104,7 +104,7 @@ def test_options_reach_the_conversion(file, folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_configurations_come_from_files(file, folder, wrapped, tmp_path, capsys):
-    content = torch.load(file, weights_only=True)
+    content = {name: tensor.read() for name, tensor in checkpoints.read_checkpoint(file).source_tensors.items()}
     torch.save({"epoch": 1, "state_dict": content}, tmp_path / "epoch_1.pt")
     checkpoints.convert(folder, tmp_path / "open_clip", "open_clip")
     config = json.loads((tmp_path / "open_clip" / "open_clip_config.json").read_text())
@@ -321,5 +321,5 @@ def test_the_program_runs(folder, tmp_path):
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith(f"clip-hf convert: There is no file or folder {tmp_path / 'nothing'}. A repo")
+    assert done.stderr.startswith(f"clip-hf convert: There is no file or folder {tmp_path / 'nothing'}. ")
     assert done.stderr.count("\n") == 1
