@@ -208,7 +208,7 @@ def test_another_label_set():
     assert by_name["in", "fruit"].interval == (0, 0)  # no image changed
     low, high = by_name["in", "furniture"].interval
     assert low == -1 and high == 0
-    assert "| place: in (n=3) | furniture | 33.33% | 0.00% | -33.33% (-100.0 to 0.0) |" in comparison.table()
+    assert "| place: in (n=3) | furniture | 33.33% | 0.00% | -33.33 points (-100.00 to 0.00) |" in comparison.table()
 
 
 def test_label_sets_on_other_images_are_not_compared():
@@ -228,7 +228,7 @@ def test_text_for_a_model_card():
     assert text.startswith("### Labels given to groups of images (rooms, test)")
     assert "6 images, 3 labels in 2 categories (labels of each): fruit (2), furniture (1)." in text
     assert "What these counts do not show" in text
-    assert "| season | fruit | summer | winter | 100.00%" in text
+    assert "| season | fruit | summer | winter | +100.00 points" in text
     assert not any(label in text for label in ("apple", "pear", "chair"))
     ModelCardDetails(limitations=text)
 
@@ -250,7 +250,7 @@ def test_without_bootstrap():
     result = probe(resamples=0, answers={"place": {"in": "fruit", "out": "furniture"}})
     assert result.intervals() == {}
     assert result.disparities[0].p_value is None
-    assert "| place | fruit | in | in | 0.00% |  |" in result.details()
+    assert "| place | fruit | in | in | 0.00 points |  |" in result.details()
     assert result.figure() is not None
 
 

@@ -114,7 +114,7 @@ def test_three_models_some_of_which_lack_a_result(tmp_path, ranks):
     maps = next(row for row in comparison.metrics if row.data == "maps")
     assert maps.values == [0.5, None, 0.6]
     assert comparison.left_out == ["zero_shot boats test"]
-    assert "| 50.00% | - | - | 60.00% | **+10.00%" in comparison.table()
+    assert "| 50.00% | - | - | 60.00% | **+10.00 points (" in comparison.table()
     paths = comparison.save(tmp_path / "out")
     assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.png"]
     assert all(path.stat().st_size for path in paths)

@@ -363,7 +363,7 @@ def test_the_first_skipped_files_are_named_with_what_is_wrong(encoder, tmp_path)
         ({3: b"", 5: b"x"}, 0.05, True),
         ({3: b""}, 0.0, True),
         ({3: b"", 5: b"x"}, 0.2, False),
-        ({row: b"x" for row in range(9)}, 1.0, False),
+        (dict.fromkeys(range(9), b"x"), 1.0, False),
     ],
 )
 def test_the_limit_of_skipped_images(encoder, changed, share, fails):
@@ -380,7 +380,7 @@ def test_the_limit_of_skipped_images(encoder, changed, share, fails):
 
 def test_too_many_skipped_images_stop_early(encoder):
     with pytest.raises(ValueError, match="max_skipped_share"):
-        encode_readable_images(encoder, make_data(64, {row: b"x" for row in range(64)}), options=quiet(num_threads=1))
+        encode_readable_images(encoder, make_data(64, dict.fromkeys(range(64), b"x")), options=quiet(num_threads=1))
     assert encoder.counted == []
 
 
@@ -425,7 +425,7 @@ def test_skipped_images_are_tried_again_and_no_others(encoder, data, tmp_path):
 
 def test_a_part_without_any_readable_image(encoder, data, tmp_path):
     """The first of three parts, 32 rows, has no width; it takes that of the others."""
-    broken = make_data(changed={row: b"x" for row in range(32)})
+    broken = make_data(changed=dict.fromkeys(range(32), b"x"))
     options = {"cache_dir": tmp_path / "cache"}
     expected = encode_image_column(encoder, data, options=quiet())[32:]
     for _ in range(2):

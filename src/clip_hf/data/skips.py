@@ -40,7 +40,7 @@ class SkippedRow:
 
 class SkipCounter:
     """
-    Counts the rows that a training or an evaluation skipped, and stops it when they are too many; and what the collator
+    Counts the rows that a training or an evaluation skips, and stops it when they are too many; and what the collator
     noticed of the others: captions that were cut, images of one colour.
 
     Args:

@@ -275,7 +275,7 @@ def load_classification(
     options = options or ClassificationOptions()
     opened = open_source(source, options.image_root)
     data = _classification(opened, opened.resolve(options.split), options)
-    _check_metric(data)
+    check_metric(data)
     return data
 
 
@@ -381,7 +381,8 @@ def _evenly(rows: int, limit: int) -> np.ndarray:
     return np.arange(limit) * rows // limit
 
 
-def _check_metric(data: ClassificationData) -> None:
+def check_metric(data: ClassificationData) -> None:
+    """Raise a `ValueError` if the data's metric is not defined for them; the message says why."""
     where, metric, count = f"{data.name} ({data.split})", data.metric, len(data.class_names)
     if (metric == "map_11point") != data.is_multi_label:
         kind = "several labels" if data.is_multi_label else "one label"
