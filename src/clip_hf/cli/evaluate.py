@@ -15,6 +15,7 @@ from ..evaluation.results import EvaluationResult, safe_name
 from ..evaluation.scores.metrics import CLASSIFICATION_METRICS
 from ..evaluation.suite import TASKS, SuiteOptions, run_suite, start_processes, update_card
 from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
+from ..image_transform_clip_hf import HIGH_BIT_DEPTH
 
 
 _LIMITS = {"pixels": int, "bytes": int, "seconds": float}
@@ -98,6 +99,21 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="turn images as cameras say they were held (default: yes)",
     )
     pictures.add_argument(
+        "--high-bit-depth",
+        "--high_bit_depth",
+        choices=HIGH_BIT_DEPTH,
+        help="what is done with images of more than 8 bits (default: as the model's image processor says)",
+    )
+    pictures.add_argument(
+        "--max-skipped-share",
+        "--max_skipped_share",
+        type=float,
+        default=EncodingOptions.max_skipped_share,
+        metavar="SHARE",
+        help="images that cannot be read are skipped; more than this share, and than one, is an error "
+        "(default: %(default)s)",
+    )
+    pictures.add_argument(
         "--min-image-size",
         "--min_image_size",
         type=int,
@@ -150,9 +166,10 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
         image_options={
             "background_color": options.background_color,
             "apply_exif_orientation": options.apply_exif_orientation,
+            "high_bit_depth": options.high_bit_depth,
             "image_limits": ImageLimits(**limits),
         },
-        encoding=EncodingOptions(batch_size=options.batch_size),
+        encoding=EncodingOptions(batch_size=options.batch_size, max_skipped_share=options.max_skipped_share),
         resamples=options.resamples,
         seed=options.seed,
         shots=tuple(options.shots),

@@ -43,6 +43,8 @@ _RANK_ARRAYS = ("ranks", "one_prompt_ranks", "class_name_ranks", "image_to_text_
 # What a result has among its figures, but says nothing about how good the model is.
 _SETTINGS = ("lambda",)
 _MAJORITY = "majority_class"
+ENDINGS = ("json", "md", "png")
+"""Of the files that a comparison, and a fit of scaling, are written to."""
 
 
 @dataclass
@@ -137,7 +139,7 @@ class Comparison:
 
     def save(self, folder: str | os.PathLike, stem: str = "comparison") -> list[Path]:
         """Write `stem.json`, `stem.md` and `stem.png` into `folder`; each file appears when it is complete."""
-        paths = [Path(folder) / f"{stem}.{ending}" for ending in ("json", "md", "png")]
+        paths = [Path(folder) / f"{stem}.{ending}" for ending in ENDINGS]
         content = {**asdict(self), "environment": environment()}
         with replaced_file(paths[0]) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -192,8 +194,8 @@ def _check_result(content: dict[str, Any]) -> None:
     for name in ("chance", "words", "details"):  # those of earlier versions lack some
         if not isinstance(content.get(name, {}), dict):
             raise ValueError(f"`{name}` is a {type(content[name]).__name__}; it must be a mapping")
-    numbers = {_MAJORITY: content.get(_MAJORITY)} | content.get("chance", {}) | content["metrics"]
-    for name, value in numbers.items():
+    numbers = [*content["metrics"].items(), *content.get("chance", {}).items(), (_MAJORITY, content.get(_MAJORITY))]
+    for name, value in numbers:
         if value is not None and not _is_number(value):
             raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number")
     for name, value in content["intervals"].items():
@@ -403,4 +405,4 @@ def _draw_bars(axis: Any, rows: list[ComparedMetric], models: list[str]) -> None
     axis.invert_yaxis()
 
 
-__all__ = ["ComparedMetric", "Comparison", "compare_results", "load_results"]
+__all__ = ["ENDINGS", "ComparedMetric", "Comparison", "compare_results", "load_results"]

@@ -62,7 +62,7 @@ class SuiteOptions:
             Column of the captions, for retrieval.
         image_options (`dict`, *optional*):
             How image files are read, see [`DualEncoder.set_image_options`]: `background_color`,
-            `apply_exif_orientation`, `image_limits`.
+            `apply_exif_orientation`, `high_bit_depth`, `image_limits`.
         encoding ([`EncodingOptions`], *optional*):
             How images are encoded; its cache folder is `cache_dir`.
         resamples (`int`, *optional*, defaults to 1000):

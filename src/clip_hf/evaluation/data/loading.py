@@ -77,13 +77,19 @@ class ClassificationOptions:
     def __post_init__(self):
         if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
             raise ValueError(f"`metric` is {self.metric!r}; there are {', '.join(CLASSIFICATION_METRICS)}.")
-        _check_count("limit", self.limit)
-        _check_count("min_image_size", self.min_image_size)
+        _check_rows(self)
 
 
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows.")
+def _check_rows(options: Any) -> None:
+    for name in ("limit", "min_image_size"):
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows.")
+    if options.image_root is not None and not os.path.isdir(options.image_root):
+        raise ValueError(
+            f"`image_root` (--image-root) is {options.image_root!r}, which is no folder; give one that the images lie "
+            'below, or "/" for any.'
+        )
 
 
 @dataclass
@@ -195,8 +201,7 @@ class RetrievalOptions:
     image_root: str | None = None
 
     def __post_init__(self):
-        _check_count("limit", self.limit)
-        _check_count("min_image_size", self.min_image_size)
+        _check_rows(self)
         if self.captions_per_image is not None and self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` is {self.captions_per_image}; it must be at least 1.")
 
