@@ -511,8 +511,13 @@ def test_splits_that_are_missing(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("./nowhere", "no file, folder or pattern"),
-        ("pets=./nowhere", "no file, folder or pattern"),
+        ("./nowhere", "no file or folder './nowhere' .*/nowhere.*Data may be a folder of class folders"),
+        ("class_foldrs", "no file or folder 'class_foldrs' .*/class_foldrs.*Did you mean 'class_folders'.*cifar10, "),
+        ("nobody/class_folders", "no file or folder 'nobody/class_folders' .*cannot be loaded from the hub"),
+        ("pairs.cvs", "no file or folder 'pairs.cvs'.*Did you mean 'pairs.csv'"),
+        ("cifra10", "no file or folder 'cifra10'.*Did you mean 'cifar10' or 'cifar100'"),
+        (" ", "empty text"),
+        ("pets=./nowhere", "no file or folder './nowhere'"),
         ("petz=./nowhere", "Did you mean 'pets'"),
         ("petz", "Did you mean 'pets'"),
         ("nobody/nothing", "cannot be loaded from the hub"),
@@ -521,7 +526,10 @@ def test_splits_that_are_missing(tmp_path):
         ("mscoco", "captions and no classes"),
     ],
 )
-def test_data_that_is_not_there(source, message):
+def test_data_that_is_not_there(source, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "class_folders").mkdir()
+    (tmp_path / "pairs.csv").touch()
     with pytest.raises(ValueError, match=message):
         load_classification(source)
 

@@ -383,6 +383,11 @@ def evaluate_label_probe(
     Raises:
         ValueError: if there is no such column, an image cannot be read, or as [`label_probe`] does.
     """
+    if not isinstance(data, datasets.Dataset):
+        raise TypeError(
+            f"`data` is of type {type(data).__name__}; it must be a `datasets.Dataset`, such as "
+            "`load_classification(path).data`."
+        )
     labels, _ = _checked_categories(categories)
     if not isinstance(attributes, Mapping):
         attributes = _columns(data, attributes)

@@ -7,6 +7,7 @@ than standard models of the same ImageNet accuracy a model does on them (Taori e
 Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
 """
 
+import difflib
 import functools
 import json
 from collections.abc import Mapping
@@ -459,10 +460,17 @@ def compare_adaptation(
 
 
 def _check_accuracies(accuracies: Mapping[str, float], what: str) -> None:
+    if not isinstance(accuracies, Mapping):
+        raise TypeError(
+            f"`{what}` is of type {type(accuracies).__name__}; it must be a mapping of accuracies by name, such as "
+            "{'imagenet': 0.7, 'imagenet_v2': 0.6}. `clip-hf evaluate --tasks robustness` measures them."
+        )
     unknown = [name for name in accuracies if name != "imagenet" and name not in _TITLES]
     if unknown:
+        near = difflib.get_close_matches(unknown[0], ("imagenet", *_TITLES), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         known = ", ".join(map(repr, ("imagenet", *_TITLES)))
-        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set; there are {known}.")
+        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set.{hint} There are {known}.")
     if "imagenet" not in accuracies or len(accuracies) < 2:
         raise ValueError(f"`{what}` must have 'imagenet' and at least one shift; it has {', '.join(accuracies)}.")
     for name, value in accuracies.items():

@@ -25,7 +25,7 @@ from ...image_reading_clip_hf import open_image
 from ..scores.metrics import CLASSIFICATION_METRICS
 from .labels import class_label, read_class_names, read_targets, some
 from .registry import RegistryEntry, get_dataset, load_templates, registry_name
-from .sources import WHOLE, DataSource, open_source
+from .sources import WHOLE, DataSource, nothing_there, open_source
 
 
 logger = logging.get_logger(__name__)
@@ -475,7 +475,7 @@ def load_retrieval(
         entry = get_dataset(text)
     if entry is not None and "retrieval" not in entry.tasks:
         raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
-    if text is None or (entry is not None and not equals):
+    if not (text or "").strip() or (entry is not None and not equals):
         opened = open_source(source, options.image_root)
     else:
         opened = _open_pairs(text, entry, options)
@@ -486,7 +486,13 @@ def load_retrieval(
 
 def _open_pairs(source: str, entry: RegistryEntry | None, options: RetrievalOptions) -> DataSource:
     """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
-    parts = split_names(source)
+    try:
+        parts = split_names(source)
+    except ValueError as error:
+        # What is no path was looked for on the hub.
+        if error.__cause__ is None and not str(error).startswith("There is no file"):
+            raise
+        raise nothing_there(source, "retrieval", error.__cause__) from error
     asked = [options.split] if options.split and options.split[-1] == "]" else []
     read = functools.partial(load_pairs, source, options=_pair_options(options))
     load = (
