@@ -181,8 +181,8 @@ def nothing_there(source: str, task: str = "classification", cause: Exception | 
     return ValueError(
         f"There is no file or folder {source!r} ({os.path.abspath(source)}), nor a data set of this name{hub}.{hint} "
         f"Data may be a folder of {own} or one that `datasets` saved, a file or pattern "
-        f"({', '.join((*_PACKAGED, *TABLES))}), OWNER/NAME on the hub, a `datasets.Dataset`, or of the registry NAME or "
-        f"NAME=PATH: {', '.join(dataset_names(task))}."
+        f"({', '.join((*_PACKAGED, *TABLES))}), OWNER/NAME on the hub, a `datasets.Dataset`, or of the registry NAME "
+        f"or NAME=PATH: {', '.join(dataset_names(task))}."
     )
 
 
