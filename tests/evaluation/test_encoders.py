@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from tokenizers import normalizers, pre_tokenizers
 from torch import nn
 from transformers import (
     AlignConfig,
@@ -30,13 +31,19 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from clip_hf import ClipHFModel, ClipHFProcessor, checkpoints
-from clip_hf.evaluation.encoders.base import weights_digest
+from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
+from clip_hf.evaluation.encoders.base import tokenizer_digest, weights_digest
 from clip_hf.evaluation.encoders.loading import DualEncoder, NotFiniteError, load_dual_encoder
 from clip_hf.evaluation.encoders.transformers import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, IMAGE_SIZE, VOCAB_SIZE, make_tiny_model, tiny_config
 
 
+TOKENIZER_OPTIONS = {
+    "clean_text": False,
+    "split_special_tokens": True,
+    "model_max_length": 7,
+    "truncation_side": "left",
+}
 TEXTS = [CAPTIONS[0], "a cat", CAPTIONS[4], "a cat", CAPTIONS[1], CAPTIONS[0]]
 
 
@@ -296,6 +303,23 @@ def test_fingerprint_is_that_of_weights_settings_and_processing(tmp_path, tiny_p
     model.visual_projection.weight.data.mul_(2)  # torch does not count this
     others.append(encoder.fingerprint)
     assert len({fingerprint, *others}) == 6
+
+
+def test_what_decides_tokens_is_in_the_fingerprint(tmp_path, tiny_processor):
+    tiny_processor.tokenizer.save_pretrained(tmp_path)
+
+    def other(**options) -> ClipHFTokenizer:
+        return ClipHFTokenizer.from_pretrained(tmp_path, **options)
+
+    capitals, spaces = other(), other()
+    capitals.backend_tokenizer.normalizer = normalizers.NFC()  # no longer in lower case
+    spaces.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    others = [capitals, spaces, *(other(**{name: value}) for name, value in TOKENIZER_OPTIONS.items())]
+    text = "A Cat &amp; <|endoftext|> dog"
+    assert capitals(text)["input_ids"] != other()(text)["input_ids"]
+    found = [tokenizer_digest(each) for each in (tiny_processor.tokenizer, other(), *others)]
+    assert found[0] == found[1]
+    assert len({str(each) for each in found}) == 1 + len(others)
 
 
 def test_switching_adapters_changes_the_fingerprint(tiny_processor):

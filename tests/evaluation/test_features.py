@@ -154,6 +154,26 @@ def test_a_file_that_was_replaced_is_encoded_again(encoder, tmp_path):
     assert sum(encoder.counted) == 2 and not np.allclose(*found, atol=1e-4)
 
 
+@pytest.mark.parametrize("what", ["time", "size", "path"])
+def test_what_tells_a_file_from_another(encoder, tmp_path, what):
+    """By the time alone, of files of one size; by the size alone; by the path."""
+    path, options = tmp_path / "a.bmp", quiet(cache_dir=tmp_path / "cache")
+    image(0).save(path)
+    os.utime(path, ns=(0, 0))
+    size = path.stat().st_size
+    encode_image_column(encoder, datasets.Dataset.from_dict({"image": [str(path)]}), options=options)
+    if what == "path":
+        path = path.rename(tmp_path / "b.bmp")
+    else:
+        image(3 if what == "time" else 4).save(path)
+        os.utime(path, ns=(0, 10**9 if what == "time" else 0))
+    assert (path.stat().st_size == size) == (what != "size")
+    data = datasets.Dataset.from_dict({"image": [str(path)]})
+    found = encode_image_column(encoder, data, options=options)
+    assert sum(encoder.counted) == 2
+    np.testing.assert_allclose(found, encode_image_column(encoder, data, options=quiet()), atol=2e-6)
+
+
 def test_an_interrupted_run_resumes_with_its_parts(encoder, data, tmp_path, monkeypatch):
     options = quiet(cache_dir=tmp_path / "cache")
     expected = encode_image_column(encoder, data, options=quiet())

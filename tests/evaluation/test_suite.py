@@ -16,10 +16,14 @@ from PIL import Image
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.cli import main
 from clip_hf.evaluation import (
+    LinearProbeOptions,
     class_embeddings,
     evaluate_retrieval,
+    few_shot,
+    linear_probe,
     load_class_names,
     load_dual_encoder,
+    load_splits,
     subset_classes,
     suite,
 )
@@ -101,6 +105,31 @@ def test_every_task_from_one_command(models, data, pairs, tmp_path, capsys):
     zero_shot = found[f"zero_shot-{data.name}-test"]["top1"]
     assert f"| top1 | {100 * zero_shot:.2f}% |" in out
     assert found[f"few_shot-{data.name}-test"]["zero_shot"] == zero_shot
+
+
+def test_a_probe_is_on_features_before_the_projection_and_seeds_are_those_asked_for(models, data, tmp_path):
+    """The figures are those of the functions, called with what the paper says."""
+    arguments = ("--tasks", "linear_probe", "few_shot", "--data", data, "--output-dir", tmp_path, *QUICK, "--seed", 7)
+    assert evaluate(models["vit"], *arguments) == 0
+    encoder = load_dual_encoder(models["vit"])
+    parts = load_splits(str(data))
+    images = {name: [row["image"]["path"] for row in part.data] for name, part in parts.items()}
+
+    def features(projected: bool) -> list:
+        found = [(encoder.encode_images(images[name], projected=projected), parts[name].targets) for name in images]
+        return [each for pair in found for each in pair]
+
+    train_x, train_y, test_x, test_y = (np.asarray(each) for each in features(projected=False))
+    assert train_x.shape == (18, 32) and features(projected=True)[0].shape == (18, 16)
+    options = LinearProbeOptions(seed=7, resamples=0)
+    expected = linear_probe(train_x, train_y, None, None, test_x, test_y, options=options)
+    arrays = np.load(tmp_path / f"linear_probe-{data.name}-test.npz")
+    np.testing.assert_allclose(arrays["coefficients"], expected.classifier.coefficients, rtol=1e-3, atol=1e-5)
+    content = json.loads((tmp_path / f"few_shot-{data.name}-test.json").read_text())["details"]
+    assert content["seeds"] == [7, 8]
+    few = few_shot(*(np.asarray(each) for each in features(projected=True)), shots=(1, 2), seeds=(7, 8))
+    np.testing.assert_allclose(content["probe"]["scores"], few.probe.scores)
+    np.testing.assert_allclose(content["probe"]["penalties"], few.probe.penalties, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -232,8 +232,8 @@ def balance_by_query(
             Decides the samples.
         whole_words (`bool`, *optional*, defaults to `True`):
             Whether a match must not begin or end inside a word: "cat" is not in "concatenate". A word is a run of
-            letters, digits and the marks on them; MetaCLIP, which rebuilt the paper's search, matches so too, by
-            spaces around query and words. In scripts that put no space between words (Chinese, Japanese, Thai, ...)
+            letters, digits and the marks on them; MetaCLIP, which rebuilt the paper's search, too looks for queries
+            with a space on either side. In scripts that put no space between words (Chinese, Japanese, Thai, ...)
             any character may begin or end one: "猫" is in "黒猫". Korean has spaces, and its particles belong to the
             word. Without it the search is by substring.
         match_case (`bool`, *optional*, defaults to `False`):
@@ -381,7 +381,8 @@ class _Deduplication:
 
     def __post_init__(self):
         # Where products of float32 are rounded to fewer digits, the bound on their rounding would not hold.
-        lossy = torch.get_float32_matmul_precision() != "highest" or torch.is_autocast_enabled()
+        device = self.embeddings.device.type if isinstance(self.embeddings, torch.Tensor) else "cpu"
+        lossy = torch.get_float32_matmul_precision() != "highest" or torch.is_autocast_enabled(device)
         self.dtype = torch.float64 if lossy else torch.float32
 
     def take(self, start: int) -> None:

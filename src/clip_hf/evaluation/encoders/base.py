@@ -42,6 +42,15 @@ _VOLATILE = {
 }
 # Of modules.
 _STATE = {"training", "gradient_checkpointing", "warnings_issued", "name_or_path", "hf_device_map"}
+# Of tokenizers: what decides tokens, but is not in the backend.
+_TOKENIZER_SETTINGS = (
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "split_special_tokens",
+    "clean_text",
+    "do_lower_case",
+)
 # Which of peft's adapters take part.
 _ADAPTERS = {"_active_adapter", "_disable_adapters"}
 
@@ -460,7 +469,7 @@ def plain_config(config: Any) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> list:
-    """Class of a tokenizer of transformers, and a digest of what it does."""
+    """Class of a tokenizer of transformers, a digest of what it does, and what it does in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         # Each call with truncation or padding leaves its options behind.
@@ -468,7 +477,8 @@ def tokenizer_digest(tokenizer: Any) -> list:
     else:
         content = sorted(tokenizer.get_vocab().items())
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return [type(tokenizer).__name__, digest, getattr(tokenizer, "model_max_length", None)]
+    settings = {name: getattr(tokenizer, name, None) for name in _TOKENIZER_SETTINGS}
+    return [type(tokenizer).__name__, digest, settings]
 
 
 def package_version(package: str) -> str | None:
