@@ -110,6 +110,17 @@ def test_p_values_by_counting():
     assert probe().disparities[0].p_value == 1  # both places have the same shares
 
 
+@pytest.mark.parametrize(
+    ("resamples", "shown"), [(999, "<= 0.001"), (1000, "<= 0.001"), (99, "<= 0.01"), (9999, "<= 0.0001")]
+)
+def test_the_smallest_p_value_says_that_it_is_a_bound(resamples, shown):
+    """1 / (permutations + 1) is all that so many permutations can show."""
+    sure = np.repeat([[0.9, 0.1, 0.0], [0.0, 0.1, 0.9]], 40, axis=0)
+    result = probe(probabilities=sure, attributes={"place": ["in"] * 40 + ["out"] * 40}, resamples=resamples)
+    assert result.disparities[0].p_value == 1 / (resamples + 1)
+    assert f"| {shown} |" in result.details() and f"| {shown} |" in result.limitations_section()
+
+
 def test_p_values_are_level_where_there_is_no_difference():
     generator = np.random.default_rng(0)
     p_values = []
