@@ -125,6 +125,7 @@ def test_classes_that_the_model_cannot_tell_apart_are_said(planted):
     encoder, _ = planted
     axes = np.eye(3)
     encoder.texts = {"letter_A": axes[0], "letter_a": axes[0] + 1e-6 * axes[1], "letter_b": axes[0] + 1e-3 * axes[1]}
+    encoder.texts["cat"] = axes[0]  # which the width of features is learnt from
     data = data_of([0, 1, 2, 2], ["letter_A", "letter_b", "letter_a"])
     with pytest.warns(UserWarning, match="same text embedding.*'letter_A' = 'letter_a'"):
         result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=0))
