@@ -479,7 +479,7 @@ def test_strings_of_a_name_that_two_classes_have():
 def test_a_class_without_images_matters_to_some_metrics():
     data = class_data([0, 2])
     assert load_classification(data).empty_classes == ["maine coon"]
-    with pytest.raises(ValueError, match="1 of the 3 classes .* have no image, 'maine coon', so mean_per_class"):
+    with pytest.raises(ValueError, match="1 of the 3 classes .* has no image, 'maine coon', so mean_per_class"):
         load_classification(data, ClassificationOptions(metric="mean_per_class"))
 
 

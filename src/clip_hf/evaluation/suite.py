@@ -31,7 +31,7 @@ from .encoders.loading import DualEncoder, load_dual_encoder
 from .features import EncodingOptions, encode_readable_images
 from .few_shot import FewShotOptions, few_shot
 from .linear_probe import LinearProbeOptions, linear_probe
-from .results import EvaluationResult
+from .results import EvaluationResult, counted
 from .retrieval import RetrievalEvaluationOptions, evaluate_retrieval
 from .robustness import evaluate_robustness, shift_names, subset_classes, subset_rows, subset_scores
 from .scores.metrics import top_k_accuracy
@@ -295,7 +295,8 @@ def _train_and_test(source: str, options: SuiteOptions) -> dict[str, Classificat
     if unseen:
         shown = ", ".join(map(repr, unseen[:5]))
         raise ValueError(
-            f"{len(unseen)} of {len(test.class_names)} classes have no image to train on, such as {shown}."
+            f"{len(unseen)} of {counted(len(test.class_names), 'class', 'classes')} "
+            f"{'has' if len(unseen) == 1 else 'have'} no image to train on, such as {shown}."
         )
     return parts
 
@@ -309,7 +310,7 @@ def _check_shots(source: str, parts: dict[str, ClassificationData], options: Sui
     if max(options.shots) > fewest:
         name = train.class_names[int(train.class_counts.argmin())]
         raise ValueError(
-            f"the class {name!r} of {source} has {fewest} images to train on, and the most shots are "
+            f"the class {name!r} of {source} has {counted(fewest, 'image')} to train on, and the most shots are "
             f"{max(options.shots)}; --shots may go up to {fewest}."
         )
 

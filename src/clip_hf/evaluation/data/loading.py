@@ -22,6 +22,7 @@ from ...data.image_text import check_column, read_captions, undecoded_images
 from ...data.pair_options import PairOptions
 from ...data.sources import load_pairs, split_names
 from ...image_reading_clip_hf import open_image
+from ..results import counted
 from ..scores.metrics import CLASSIFICATION_METRICS
 from .labels import class_label, read_class_names, read_targets, some
 from .registry import RegistryEntry, get_dataset, load_templates, registry_name
@@ -375,9 +376,13 @@ def _large_enough(images: datasets.Dataset, column: str, min_size: int, name: st
 
     kept = np.array([row for row in range(len(images)) if fits(row)], dtype=np.int64)
     if len(kept) == 0:
-        raise ValueError(f"No image of {name} has a shorter edge of at least {min_size} pixels (`min_image_size`).")
+        least = counted(min_size, "pixel")
+        raise ValueError(f"No image of {name} has a shorter edge of at least {least} (`min_image_size`).")
     if left_out := len(images) - len(kept):
-        logger.warning(f"{name}: {left_out:,} of {len(images):,} images are smaller than {min_size} pixels; left out.")
+        verb, pixels = "is" if left_out == 1 else "are", counted(min_size, "pixel")
+        logger.warning(
+            f"{name}: {left_out:,} of {counted(len(images), 'image')} {verb} smaller than {pixels}; left out."
+        )
     return kept
 
 
@@ -399,8 +404,9 @@ def check_metric(data: ClassificationData) -> None:
         raise ValueError(f"The metric roc_auc is for two classes; {where} has {count}.")
     if metric in ("mean_per_class", "map_11point", "roc_auc") and data.empty_classes:
         empty = data.empty_classes
+        verb = "has" if len(empty) == 1 else "have"
         raise ValueError(
-            f"{len(empty)} of the {count} classes of {where} have no image, {some(empty)}, so {metric} is not "
+            f"{len(empty)} of the {count} classes of {where} {verb} no image, {some(empty)}, so {metric} is not "
             "defined. Use all rows, drop these classes, or choose the metric top1."
         )
 
