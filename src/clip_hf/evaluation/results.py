@@ -110,9 +110,10 @@ class EvaluationResult:
         }
 
     def table(self) -> str:
-        """The headline figures as a Markdown table; below it, the notes."""
-        lines = ["| metric | value | 95% interval | chance |", "|---|---|---|---|"]
-        lines += [f"| {' | '.join(row)} |" for row in self.table_rows()]
+        """The headline figures as a Markdown table, with what guessing gives if that is known; below it, the notes."""
+        columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
+        lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines += [f"| {' | '.join(row[: len(columns)])} |" for row in self.table_rows()]
         return "\n\n".join(["\n".join(lines), *self.notes])
 
     def table_rows(self) -> list[tuple[str, str, str, str]]:
