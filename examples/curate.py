@@ -47,7 +47,7 @@ class Options:
     queries: str | None = option(None, "Text file of queries, one a line. Without it: words of the captions.")
     min_count: int = option(5, "Without `queries`: how often a word must occur to be one.")
     max_per_query: int = option(20_000, "Pairs that a query keeps at most.")
-    whole_words: bool = option(False, "Match queries at word boundaries only; the paper's are found inside words too.")
+    whole_words: bool = option(True, "Match queries as whole words; otherwise inside words too.")
     model: str | None = option(None, "Folder or hub name of a model that compares images.")
     threshold: float = option(0.95, "Cosine from which on two images are duplicates.")
     batch_size: int = option(128, "Images that the model takes at a time.")

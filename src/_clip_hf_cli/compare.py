@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", help="two or more folders of results, or models")
     parser.add_argument("--names", nargs="+", help="what to call them")
     parser.add_argument("--output-dir", default="comparison", help="folder to write to (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that are in the output folder")
     parser.add_argument(
         "--compute", type=float, nargs="+", help="each model's compute: fits error against it (3 or more)"
     )

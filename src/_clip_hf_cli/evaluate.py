@@ -9,6 +9,8 @@ import argparse
 TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
+HIGH_BIT_DEPTH = ("clip", "scale")
+MAX_SKIPPED_SHARE = 0.05
 _DTYPES = ("float32", "float16", "bfloat16")
 _EPILOG = """\
 examples:
@@ -88,6 +90,21 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         help="turn images as cameras say they were held (default: yes)",
     )
     pictures.add_argument(
+        "--high-bit-depth",
+        "--high_bit_depth",
+        choices=HIGH_BIT_DEPTH,
+        help="what is done with images of more than 8 bits (default: as the model's image processor says)",
+    )
+    pictures.add_argument(
+        "--max-skipped-share",
+        "--max_skipped_share",
+        type=float,
+        default=MAX_SKIPPED_SHARE,
+        metavar="SHARE",
+        help="images that cannot be read are skipped; more than this share, and than one, is an error "
+        "(default: %(default)s)",
+    )
+    pictures.add_argument(
         "--min-image-size",
         "--min_image_size",
         type=int,
@@ -111,4 +128,12 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-__all__ = ["IMAGE_LIMITS", "METRICS", "TASKS", "add_arguments", "add_evaluation_arguments"]
+__all__ = [
+    "HIGH_BIT_DEPTH",
+    "IMAGE_LIMITS",
+    "MAX_SKIPPED_SHARE",
+    "METRICS",
+    "TASKS",
+    "add_arguments",
+    "add_evaluation_arguments",
+]

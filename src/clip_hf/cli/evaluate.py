@@ -46,9 +46,10 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
         image_options={
             "background_color": options.background_color,
             "apply_exif_orientation": options.apply_exif_orientation,
+            "high_bit_depth": options.high_bit_depth,
             "image_limits": ImageLimits(**limits),
         },
-        encoding=EncodingOptions(batch_size=options.batch_size),
+        encoding=EncodingOptions(batch_size=options.batch_size, max_skipped_share=options.max_skipped_share),
         resamples=options.resamples,
         seed=options.seed,
         shots=tuple(options.shots),

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows that training cannot use or uses in part: what is wrong, how many they are, and when they are too many."""
+"""Rows that cannot be used, or only in part: what is wrong, how many they are, and when they are too many."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ class SkippedRow:
 
 class SkipCounter:
     """
-    Counts the rows that were skipped during training, and stops it when they are too many; and what the collator
+    Counts the rows that a training or an evaluation skips, and stops it when they are too many; and what the collator
     noticed of the others: captions that were cut, images of one colour.
 
     Args:
@@ -93,7 +93,7 @@ class SkipCounter:
         if self.num_used + self.num_skipped >= self.min_rows and self.share > self.max_skipped_share:
             raise ValueError(
                 f"{self.summary()} That is more than max_skipped_share={self.max_skipped_share:g} allows. "
-                f"{self._first_examples()} Repair the data, or raise `max_skipped_share` to train on the rest."
+                f"{self._first_examples()} Repair the data, or raise `max_skipped_share` to go on with the rest."
             )
 
     def summary(self) -> str:
