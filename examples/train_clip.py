@@ -48,6 +48,7 @@ from clip_hf.training import (
     check_plan,
     clamp_logit_scale_,
     cosine_schedule,
+    describe_plan,
     describe_training,
     fit_batch_size,
     load_held_out,
@@ -79,6 +80,7 @@ class Training:
         data, held_out = load_training_data(options)
         self.options = options = fit_batch_size(options, self.accelerator, data)
         self.num_steps, self.steps_per_epoch = num_steps_of(options, data)
+        self.num_pairs = None if options.streaming else len(data)
         model, self.processor = build_model(options, data)
         self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
         self.held_out = load_held_out(options, held_out, data, self.processor)
@@ -87,6 +89,8 @@ class Training:
         if self.accelerator.is_main_process:
             check_plan(optimizer, self.num_steps, options.batch_size)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
+        plan = describe_plan(options, self.clip, self.num_steps, self.num_pairs, self.held_out)
+        self.accelerator.print(plan)
         self.model, self.optimizer = wrap_model(options, self.accelerator, self.clip, optimizer)
         self.average = AveragedWeights(self.clip, options.ema_decay) if options.ema_decay is not None else None
         self.objective = ContrastiveObjective(
@@ -222,7 +226,7 @@ class Training:
 
     def save(self, name: str, step: int, metrics: dict[str, float]) -> ModelCardDetails:
         """Write the model as it is, with its processor and card, into a folder of this name; what the card says."""
-        details = describe_training(self.options, step, metrics)
+        details = describe_training(self.options, step, metrics, self.clip.config, self.num_pairs, self.held_out)
         save_model(self.folder / name, self.accelerator, self.model, self.processor, details)
         return details
 

@@ -15,6 +15,7 @@ import numpy as np
 from huggingface_hub import EvalResult
 
 from ..atomic import replaced_file
+from ..model_card_text import INTERVAL
 
 
 if TYPE_CHECKING:
@@ -99,7 +100,12 @@ class EvaluationResult:
         ]
 
     def eval_results(self) -> list[EvalResult]:
-        """The headline figures for the `model-index` of a model card; shares as percentages."""
+        """
+        The headline figures for the `model-index` of a model card; shares as percentages.
+
+        A 95% interval, where there is one, is in `metric_args["interval_95"]`: its two ends.
+        """
+        intervals = self.intervals()
         return [
             EvalResult(
                 task_type=self.task_type,
@@ -109,6 +115,7 @@ class EvaluationResult:
                 metric_type=name,
                 metric_name=f"{self.task} {name}",
                 metric_value=round(float(value) * _scale(name), 2),
+                metric_args=_interval_of(name, intervals.get(name)),
             )
             for name, value in self.metrics().items()
             if np.isfinite(value)
@@ -164,6 +171,12 @@ def format_interval(name: str, interval: tuple[float, float]) -> str:
 def table_cell(text: str) -> str:
     """`text` for a cell of a Markdown table: on one line, and without what would end the cell."""
     return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _interval_of(name: str, interval: tuple[float, float] | None) -> dict[str, list[float]] | None:
+    if interval is None or not np.isfinite(interval).all():
+        return None
+    return {INTERVAL: [round(float(end) * _scale(name), 2) for end in interval]}
 
 
 def _scale(name: str) -> float:
