@@ -156,7 +156,7 @@ def _size_text(size: dict[str, int]) -> str:
 
 
 def _values(value: Any) -> str:
-    return ", ".join(f"{one:.6g}" for one in (value if isinstance(value, (list, tuple)) else [value]))
+    return ", ".join(f"{one:.8g}" for one in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def licence_section(data: ModelCardData) -> str:
