@@ -16,7 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from clip_hf import ARCHITECTURES, ClipHFConfig, ClipHFImageProcessor
+from clip_hf import ARCHITECTURES, ClipHFConfig
 from clip_hf.model_card import TEMPLATE, ModelCardDetails, create_model_card, update_model_card, write_model_card
 from test_remote_code import run_without_clip_hf
 from tiny_models import CONTEXT_LENGTH, IMAGE_SIZE, make_tiny_model, tiny_config
@@ -352,33 +352,6 @@ def test_an_unchanged_training_section_is_not_emptied():
     # Neither are the licence and the results, which the metadata still have.
     assert section(text, "licence") == section(old.text, "licence")
     assert section(text, "evaluation") == section(old.text, "evaluation")
-
-
-def test_what_a_new_card_does_not_know_stays():
-    """As when an evaluation puts its figures into a card: the weights are the same."""
-    config, processor = tiny_config("vit"), ClipHFImageProcessor(size=IMAGE_SIZE, crop_size=IMAGE_SIZE)
-    details = full_details(title="Tiny", image_processor=processor, openai_weights=True)
-    old = str(create_model_card(config, "me/tiny-clip", details, 99))
-    new = create_model_card(config, "last", ModelCardDetails(eval_results=[result(0.75)]))
-    merged = update(old, new)
-    names = [name for name in SECTIONS if section(merged, name) != section(old, name)]
-    assert names == ["evaluation"]
-    assert ModelCard(merged).data.model_name == "me/tiny-clip"
-    assert update(merged, new) == merged
-    # Of another model all is told anew, but for the training that nothing else records.
-    other = create_model_card(tiny_config("resnet"), "last", ModelCardDetails())
-    merged = update(old, other)
-    assert section(merged, "training") == section(old, "training")
-    for name in ("title", "overview", "usage", "preprocessing"):
-        assert section(merged, name) == section(str(other), name)
-
-
-def test_what_was_never_known_is_renewed():
-    config = tiny_config("vit")
-    old = str(create_model_card(config, "me/old", ModelCardDetails()))
-    new = create_model_card(config, "me/new", ModelCardDetails(openai_weights=True, source="RN50.pt"), 99)
-    merged = update(old, new)
-    assert all(section(merged, name) == section(str(new), name) for name in SECTIONS)
 
 
 def test_trailing_spaces_and_line_ends_are_no_edits():

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What a model card says of what is known: names without paths, the steps of preprocessing, tables of results."""
+"""What a model card says of what is known, without paths, and that a card which knows less takes nothing away."""
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
@@ -9,7 +9,8 @@ from PIL import Image
 from clip_hf import ClipHFImageProcessor
 from clip_hf.model_card import ModelCardDetails, create_model_card
 from clip_hf.model_card_text import image_steps, public_name
-from tiny_models import tiny_config
+from test_model_card import SECTIONS, full_details, result, section, update
+from tiny_models import IMAGE_SIZE, tiny_config
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_names_without_paths_of_this_machine(name, public, tmp_path, monkeypatch
 
 
 def test_a_card_holds_no_path_wherever_it_was_given():
-    result = EvalResult(
+    measured = EvalResult(
         task_type="zero-shot-image-classification",
         dataset_type="/home/alice/photos",
         dataset_name="/home/alice/photos",
@@ -49,7 +50,7 @@ def test_a_card_holds_no_path_wherever_it_was_given():
         metric_value=50.0,
     )
     details = ModelCardDetails(
-        base_model="/home/alice/first", datasets=["/home/alice/pairs.csv", "me/pairs"], eval_results=[result]
+        base_model="/home/alice/first", datasets=["/home/alice/pairs.csv", "me/pairs"], eval_results=[measured]
     )
     card = create_model_card(tiny_config("vit"), "/home/alice/second", details)
     assert "alice" not in str(card)
@@ -88,7 +89,7 @@ def test_the_steps_of_preprocessing():
 
 
 def test_intervals_are_in_the_table_and_survive_the_metadata():
-    def result(name: str, args: dict | None) -> EvalResult:
+    def measured(name: str, args: dict | None) -> EvalResult:
         return EvalResult(
             task_type="zero-shot-image-retrieval",
             dataset_type="photos",
@@ -98,7 +99,7 @@ def test_intervals_are_in_the_table_and_survive_the_metadata():
             metric_args=args,
         )
 
-    results = [result("a", {"interval_95": [40.5, 60.25]}), result("b", None), result("c", {"max_order": 4})]
+    results = [measured("a", {"interval_95": [40.5, 60.25]}), measured("b", None), measured("c", {"max_order": 4})]
     card = create_model_card(tiny_config("vit"), "me/x", ModelCardDetails(eval_results=results))
     assert "| Dataset | Split | Task | Metric | Value | 95% interval |" in card.text
     assert "| a | 50 | 40.5 to 60.25 |" in card.text and "| b | 50 |  |" in card.text and "| c | 50 |  |" in card.text
@@ -106,3 +107,30 @@ def test_intervals_are_in_the_table_and_survive_the_metadata():
     assert [one.metric_args for one in read] == [{"interval_95": [40.5, 60.25]}, None, {"max_order": 4}]
     plain = create_model_card(tiny_config("vit"), "me/x", ModelCardDetails(eval_results=results[1:]))
     assert "interval" not in plain.text.partition("## Limitations")[0]
+
+
+def test_what_a_new_card_does_not_know_stays():
+    """As when an evaluation puts its figures into a card: the weights are the same."""
+    config, processor = tiny_config("vit"), ClipHFImageProcessor(size=IMAGE_SIZE, crop_size=IMAGE_SIZE)
+    details = full_details(title="Tiny", image_processor=processor, openai_weights=True)
+    old = str(create_model_card(config, "me/tiny-clip", details, 99))
+    new = create_model_card(config, "last", ModelCardDetails(eval_results=[result(0.75)]))
+    merged = update(old, new)
+    names = [name for name in SECTIONS if section(merged, name) != section(old, name)]
+    assert names == ["evaluation"]
+    assert ModelCard(merged).data.model_name == "me/tiny-clip"
+    assert update(merged, new) == merged
+    # Of another model all is told anew, but for the training that nothing else records.
+    other = create_model_card(tiny_config("resnet"), "last", ModelCardDetails())
+    merged = update(old, other)
+    assert section(merged, "training") == section(old, "training")
+    for name in ("title", "overview", "usage", "preprocessing"):
+        assert section(merged, name) == section(str(other), name)
+
+
+def test_what_was_never_known_is_renewed():
+    config = tiny_config("vit")
+    old = str(create_model_card(config, "me/old", ModelCardDetails()))
+    new = create_model_card(config, "me/new", ModelCardDetails(openai_weights=True, source="RN50.pt"), 99)
+    merged = update(old, new)
+    assert all(section(merged, name) == section(str(new), name) for name in SECTIONS)
