@@ -20,7 +20,6 @@ import math
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -29,6 +28,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from clip_hf.data import SkipCounter
+from clip_hf.failures import report_failure
 from clip_hf.model_card import ModelCardDetails
 from clip_hf.saved_states import check_kinds, kinds_of
 from clip_hf.training import (
@@ -300,8 +300,7 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
 if __name__ == "__main__":
     try:
         train(parse_options(sys.argv[1:]))
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
+    except Exception as error:
+        report_failure(error, __file__)
         os._exit(1)  # At once: after an error, processes that still hold one another may hang at the usual exit.
     PartialState().destroy_process_group()

@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
 from clip_hf.data import OPENMOJI_TEMPLATES, ImageTextCollator, ImageTextDataset, read_captions
+from clip_hf.failures import reported_failures
 from clip_hf.model_card import write_model_card
 from clip_hf.training import (
     TrainingOptions,
@@ -281,5 +282,6 @@ def parse(arguments: Sequence[str]) -> tuple[Options, Arguments]:
 
 
 if __name__ == "__main__":
-    train(*parse(sys.argv[1:]))
+    with reported_failures(__file__):
+        train(*parse(sys.argv[1:]))
     PartialState().destroy_process_group()

@@ -302,6 +302,8 @@ def read_text(path: Path, what: str) -> str:
         OSError: if it is not there, or is a folder, pipe or device.
         ValueError: if it is larger than a megabyte or not UTF-8.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{what} is not there. Check its path; it is taken from the folder {os.getcwd()}.")
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
         raise OSError(f"{what} is a folder, pipe or device, not a file.")
     if os.path.getsize(path) > _MAX_TEXT_BYTES:
