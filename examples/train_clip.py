@@ -239,6 +239,8 @@ class Training:
             if self.options.push_to_hub:
                 push_model(self.folder / "last", self.options.push_to_hub, details)
             report = [skips.summary(), skips.remarks(self.processor.tokenizer.model_max_length)]
+            if skips.num_skipped:
+                print(skips.places_text())
             print(*filter(None, report), f"The model is in {self.folder / 'last'}, the log in {self.log.path}.")
 
 

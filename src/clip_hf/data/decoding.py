@@ -97,7 +97,7 @@ class ImageReader:
             kind = _kind_of(error)
             name = _name(source)
             message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {error}"
-            return SkippedRow(kind, where, message)
+            return SkippedRow(kind, where, message, name)
 
     def cached(self, cache_key: int | None) -> np.ndarray | None:
         """The whole resized image of a row `(channels, height, width)`, if it was kept."""
