@@ -212,9 +212,8 @@ def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits =
     apart = _first_apart(tar, limits)
     if apart is not None:
         raise ValueError(
-            f"The tar {tar} has no column {column!r} in its first samples, because the members of a sample must follow "
-            f"each other and those of {apart!r} do not. Write the tar again in the order of names: "
-            f"{_SORT}."
+            f"The tar {tar} has no column {column!r} in its first samples: the members of a sample must follow each "
+            f"other, and those of {apart!r} do not. Write the tar again in the order of names: {_SORT}."
         )
     raise ValueError(
         f"The tar {tar} has no column {column!r} in its first samples: their members end in {endings[:500]}"
