@@ -29,6 +29,7 @@ from transformers import HfArgumentParser
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.data import PairOptions, load_pairs, replaced_folder
 from clip_hf.data.curation import balance_by_query, deduplicate, queries_from_captions
+from clip_hf.failures import reported_failures
 
 
 def option(default, text: str):
@@ -129,4 +130,5 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 if __name__ == "__main__":
-    curate(parse(sys.argv[1:]))
+    with reported_failures(__file__):
+        curate(parse(sys.argv[1:]))

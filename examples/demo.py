@@ -33,6 +33,7 @@ from transformers import pipeline
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
+from clip_hf.failures import reported_failures
 from clip_hf.training import TrainingOptions, load_training_data, parse_options
 from train_clip import train
 
@@ -284,4 +285,5 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    with reported_failures(__file__):
+        main()

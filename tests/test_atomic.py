@@ -25,6 +25,24 @@ def test_contents_replace_the_folder_at_the_end(tmp_path):
     assert list(folder.parent.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("name", [None, "before"])
+def test_a_folder_that_is_removed_is_never_seen_half(name, tmp_path, monkeypatch):
+    """It loses its name before its first file."""
+    folder, seen = tmp_path / "folder", []
+    folder.mkdir()
+    (folder / "one").write_text("1")
+    (folder / "two").write_text("2")
+    rmtree = atomic.shutil.rmtree
+
+    def spy(path, **options):
+        seen.append((folder.exists(), sorted(os.listdir(path))))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", spy)
+    atomic.remove_folder(folder, name and tmp_path / name)
+    assert seen == [(False, ["one", "two"])] and os.listdir(tmp_path) == []
+
+
 def test_an_error_leaves_the_folder_as_it_was(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()

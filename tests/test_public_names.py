@@ -210,6 +210,7 @@ PUBLIC_NAMES = {
         "clamp_logit_scale_",
         "cosine_schedule",
         "count_parameters",
+        "describe_plan",
         "describe_training",
         "fit_batch_size",
         "freeze",

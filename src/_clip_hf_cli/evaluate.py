@@ -9,7 +9,7 @@ import argparse
 TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
-HIGH_BIT_DEPTH = ("clip", "scale")
+HIGH_BIT_DEPTH = ("error", "clip", "scale")
 MAX_SKIPPED_SHARE = 0.05
 _DTYPES = ("float32", "float16", "bfloat16")
 _EPILOG = """\

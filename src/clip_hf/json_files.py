@@ -31,7 +31,9 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
         ValueError: if it is too large or not UTF-8.
     """
     path, what = Path(path), what or str(path)
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise FileNotFoundError(f"{what} is not there. Check its path; it is taken from the folder {os.getcwd()}.")
+    if not path.is_file():
         raise OSError(f"{what} is a folder, pipe or device, not a file.")
     if max_bytes is not None and path.stat().st_size > max_bytes:
         raise ValueError(f"{what} has more than {max_bytes:,} bytes; only small files are read here.")

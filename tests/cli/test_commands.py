@@ -13,9 +13,10 @@ import _clip_hf_cli.evaluate
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import main
-from clip_hf.evaluation import CLASSIFICATION_METRICS
+from clip_hf.evaluation import CLASSIFICATION_METRICS, EncodingOptions
 from clip_hf.evaluation.suite import TASKS
 from clip_hf.image_reading_clip_hf import DEFAULT_LIMITS
+from clip_hf.image_transform_clip_hf import HIGH_BIT_DEPTH
 
 
 COMMANDS = ("convert", "evaluate", "compare")
@@ -84,6 +85,8 @@ def test_the_choices_are_those_of_the_library():
     assert list(_clip_hf_cli.evaluate.METRICS) == sorted(CLASSIFICATION_METRICS)
     limits = {f"max_{name}": default for name, (_, default) in _clip_hf_cli.evaluate.IMAGE_LIMITS.items()}
     assert ImageLimits(**limits) == DEFAULT_LIMITS
+    assert _clip_hf_cli.evaluate.HIGH_BIT_DEPTH == HIGH_BIT_DEPTH
+    assert _clip_hf_cli.evaluate.MAX_SKIPPED_SHARE == EncodingOptions().max_skipped_share
     assert _clip_hf_cli.convert.FORMATS == FORMATS
     assert list(_clip_hf_cli.convert.TOWERS) == list(TOWERS)
 

@@ -83,6 +83,7 @@ def test_figures_for_a_card(result):
     found = {one.metric_type: one for one in result.eval_results()}
     assert sorted(found) == ["median_rank", "top1"]  # what has no value is left out
     assert found["top1"].metric_value == 50.0 and found["median_rank"].metric_value == 3.0
+    assert found["top1"].metric_args == {"interval_95": [25.0, 75.0]} and found["median_rank"].metric_args is None
     assert found["top1"].dataset_split == "test" and found["top1"].metric_name == "measured top1"
 
 

@@ -146,9 +146,8 @@ def check_not_missing(source: Any) -> None:
 def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
     """What `error`, raised by reading the image of `source`, says of the row `where`."""
     name = _name(source)
-    return SkippedRow(
-        _kind_of(error), where, f"The image of {where}{f' ({name})' if name else ''} cannot be used: {error}"
-    )
+    message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {error}"
+    return SkippedRow(_kind_of(error), where, message, name)
 
 
 def _kind_of(error: Exception) -> str:

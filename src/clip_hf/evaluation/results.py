@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult
 from .. import __version__
 from ..atomic import replaced_file
 from ..extras import require_extra
+from ..model_card_text import INTERVAL
 
 
 if TYPE_CHECKING:
@@ -149,7 +150,12 @@ class EvaluationResult:
         ]
 
     def eval_results(self) -> list[EvalResult]:
-        """The headline figures for the `model-index` of a model card; shares as percentages."""
+        """
+        The headline figures for the `model-index` of a model card; shares as percentages.
+
+        A 95% interval, where there is one, is in `metric_args["interval_95"]`: its two ends.
+        """
+        intervals = self.intervals()
         return [
             EvalResult(
                 task_type=self.task_type,
@@ -159,6 +165,7 @@ class EvaluationResult:
                 metric_type=name,
                 metric_name=f"{self.task} {name}",
                 metric_value=round(float(value) * _scale(name), _DECIMALS),
+                metric_args=_interval_of(name, intervals.get(name)),
             )
             for name, value in self.metrics().items()
             if np.isfinite(value)
@@ -260,6 +267,12 @@ def chance_of(metric: str, num_classes: int, targets: np.ndarray) -> float:
     top5 = min(5, num_classes) / num_classes
     known = {"roc_auc": 0.5, "top5": top5, "top1_top5_mean": (1 / num_classes + top5) / 2}
     return known.get(metric, 1 / num_classes)
+
+
+def _interval_of(name: str, interval: tuple[float, float] | None) -> dict[str, list[float]] | None:
+    if interval is None or not np.isfinite(interval).all():
+        return None
+    return {INTERVAL: [round(float(end) * _scale(name), _DECIMALS) for end in interval]}
 
 
 def _scale(name: str) -> float:

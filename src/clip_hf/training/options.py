@@ -186,8 +186,11 @@ class TrainingOptions:
         for name in ("warmup_share", "eval_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 0 and less than 1.")
-        if not 0.0 <= self.label_smoothing <= 1.0:
-            raise ValueError(f"`label_smoothing` is {self.label_smoothing}; it must be from 0 to 1.")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(
+                f"`label_smoothing` is {self.label_smoothing}; it must be at least 0 and less than 1, where all pairs "
+                "would be equally right."
+            )
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"`ema_decay` is {self.ema_decay}; it must be at least 0 and less than 1.")
         if not self.max_loss_ratio > 1.0:
