@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
+from clip_hf import contrastive_loss, gather_with_grad, loss_clip_hf, sigmoid_loss
 from several_processes import run_processes
 
 
@@ -146,6 +146,16 @@ def test_with_chunks_the_matrix_is_never_in_memory(function):
     assert largest[16] == 16 * 256
 
 
+@pytest.mark.parametrize(("numbers", "rows"), [(1, 1), (40, 3), (11 * 11, 11)])
+def test_automatic_chunks_are_blocks_of_so_many_numbers(numbers, rows, monkeypatch):
+    monkeypatch.setattr(loss_clip_hf, "_AUTO_BLOCK", {"cpu": numbers})
+    images, texts = pairs(11)
+    with _LargestTensor() as seen:
+        loss = contrastive_loss(images, texts, torch.tensor(10.0), chunk_size="auto")
+    assert seen.largest == max(rows * 11, 11 * 8)
+    torch.testing.assert_close(loss, contrastive_loss(images, texts, torch.tensor(10.0)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_embeddings_give_a_float32_loss(dtype):
     images, texts = (embeds.to(dtype) for embeds in pairs(6))
@@ -174,8 +184,13 @@ def test_options_that_do_not_fit_are_refused():
     for chunk_size in (0, 1.5, "all"):
         with pytest.raises(ValueError, match=f"`chunk_size` is {chunk_size!r}"):
             contrastive_loss(images, texts, torch.tensor(1.0), chunk_size=chunk_size)
-    with pytest.raises(ValueError, match="`label_smoothing` is 1.5; it must be from 0 to 1"):
-        contrastive_loss(images, texts, torch.tensor(1.0), label_smoothing=1.5)
+    for smoothing in (1.5, -0.1, math.nan):
+        with pytest.raises(ValueError, match=f"`label_smoothing` is {smoothing}; it must be from 0 to 1"):
+            contrastive_loss(images, texts, torch.tensor(1.0), label_smoothing=smoothing)
+    options = {"label_smoothing": 1.0}
+    torch.testing.assert_close(
+        contrastive_loss(images, texts, 5.0, **options), plain_loss(images, texts, 5, **options)
+    )
     with pytest.raises(ValueError, match=r"`image_ids` has the shape \(2,\); it must be \(3,\)"):
         contrastive_loss(images, texts, torch.tensor(1.0), image_ids=torch.tensor([0, 1]))
 
