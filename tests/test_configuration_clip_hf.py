@@ -52,6 +52,8 @@ def test_architectures_have_the_published_number_of_parameters(name):
         model = ClipHFModel(ClipHFConfig.from_architecture(name))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert millions == pytest.approx(PARAMETERS[name], abs=0.006)
+    assert (model.visual_projection.bias is not None) == name.startswith("RN")
+    assert model.text_projection.bias is None
 
 
 def test_architectures_are_the_nine_published_ones():

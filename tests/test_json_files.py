@@ -3,6 +3,7 @@
 """Small text and JSON files that may be damaged."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,12 +36,13 @@ def test_what_is_damaged_is_one_clear_error(content, kind, max_bytes, message, w
         read_json(path, kind, what, max_bytes)
 
 
-def test_only_regular_files_are_read(tmp_path):
+def test_only_regular_files_are_read(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "missing")
     with pytest.raises(OSError, match="The recipe is a folder, pipe or device"):
         read_json(tmp_path, what="The recipe")
     os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(Path, "read_text", lambda *args, **kwargs: pytest.fail("this would wait for ever"))
     with pytest.raises(OSError, match="is a folder, pipe or device"):
         read_text(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is a pipe or device; only regular files"):

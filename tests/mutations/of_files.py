@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Faults in what is written, read and registered: whole files or none, damaged ones, saved states, the Auto classes."""
+"""Faults in what is written, read and registered: whole files, damaged ones, saved states, the Auto classes."""
 
 from .mutation import Mutation
 
