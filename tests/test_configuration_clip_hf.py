@@ -209,7 +209,7 @@ class TestConfigOfTransformers:
         assert (ours.text_config.projection_dim, ours.vision_config.projection_dim) == (48, 48)
         assert clip_hf_log.text == ""
 
-    @pytest.mark.parametrize(("vocab_size", "eos"), [(49408, 49407), (49500, 49407), (1000, 999)])
+    @pytest.mark.parametrize(("vocab_size", "eos"), [(49408, 49407), (49409, 49407), (49500, 49407), (1000, 999)])
     def test_legacy_end_of_text_id_is_repaired(self, vocab_size, eos, tmp_path):
         text_config = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
         CLIPConfig(text_config=text_config).save_pretrained(tmp_path)

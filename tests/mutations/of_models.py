@@ -104,27 +104,6 @@ MUTATIONS = [
         "test_initialization.py",
     ),
     Mutation(
-        "bilinear resize",
-        "image_processing_clip_hf.py",
-        "resample = PILImageResampling.BICUBIC",
-        "resample = PILImageResampling.BILINEAR",
-        "test_image_processing_clip_hf.py",
-    ),
-    Mutation(
-        "ImageNet's mean",
-        "image_processing_clip_hf.py",
-        "image_mean = OPENAI_CLIP_MEAN",
-        "image_mean = [0.485, 0.456, 0.406]",
-        "test_image_processing_clip_hf.py",
-    ),
-    Mutation(
-        "no conversion to RGB",
-        "image_processing_clip_hf.py",
-        "do_convert_rgb = True\n",
-        "do_convert_rgb = False\n",
-        "test_image_processing_clip_hf.py",
-    ),
-    Mutation(
         "negatives gathered in evaluation",
         "modeling_clip_hf.py",
         '{"gather": self.training, **ids}',
@@ -510,7 +489,9 @@ MUTATIONS = [
         "self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)",
         "test_modeling_clip_hf.py -k plain_reference",
         more={
-            "nn.AvgPool2d(stride) if stride > 1 else nn.Identity()\n        self.conv ": "nn.Identity()\n        self.conv "
+            (
+                "nn.AvgPool2d(stride) if stride > 1 else nn.Identity()\n        self.conv ="
+            ): "nn.Identity()\n        self.conv ="
         },
     ),
     Mutation(
