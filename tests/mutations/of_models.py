@@ -602,13 +602,6 @@ MUTATIONS = [
         "test_configuration_clip_hf.py -k not_changed",
     ),
     Mutation(
-        "architectures are shared",
-        "configuration_clip_hf.py",
-        "copy.deepcopy(ARCHITECTURES[name])",
-        "ARCHITECTURES[name]",
-        "test_configuration_clip_hf.py -k not_shared",
-    ),
-    Mutation(
         "unknown options of a file are lost",
         "configuration_clip_hf.py",
         "            setattr(config, key, value)\n",
