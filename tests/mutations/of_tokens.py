@@ -75,13 +75,6 @@ MUTATIONS = [
         "test_bpe_clip_hf.py -k counts_as_clean",
     ),
     Mutation(
-        "marks stay in the order of the text",
-        "bpe_clip_hf.py",
-        "ordered += [*sorted(stretch, key=unicodedata.combining), mark]",
-        "ordered += [*stretch, mark]",
-        "test_bpe_clip_hf.py -k marks",
-    ),
-    Mutation(
         "the soft hyphen's byte counts as visible",
         "bpe_clip_hf.py",
         "*range(0xA1, 0xAD), *range(0xAE, 0x100)",
