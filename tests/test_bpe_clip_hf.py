@@ -230,6 +230,9 @@ def test_words_count_as_often_as_they_occur():
 def test_special_tokens_in_the_corpus_are_not_learned():
     tokenizer = ClipHFTokenizer.train([f"{SOT} cat {EOT}"] * 10, 516)
     assert not any("oftext" in "".join(merge) for merge in merges_of(tokenizer))
+    for token in (SOT, EOT):
+        tokenizer = ClipHFTokenizer.train([f"cat {token}"] * 10, 600)
+        assert merges_of(tokenizer) == merges_of(ClipHFTokenizer.train(["cat"] * 10, 600))
     assert text_ids(tokenizer, EOT) == [tokenizer.eos_token_id]
 
 

@@ -100,6 +100,14 @@ def test_words_are_encoded_the_same_from_the_cache_and_when_it_overflows(tokeniz
         assert differences(text_ids(tokenizer, texts), expected, texts) == []
 
 
+def test_separators_of_ascii_are_no_spaces(tokenizer):
+    tokenizer.clean_text = False  # it would remove them
+    for code in range(0x1C, 0x20):
+        encoding = tokenizer(f"a{chr(code)}b")
+        assert len(encoding["input_ids"]) == 5
+        assert encoding.encodings[0].ids == encoding["input_ids"]
+
+
 def test_the_cache_of_words_has_a_bound(tokenizer, monkeypatch):
     monkeypatch.setattr(bpe_clip_hf, "_CACHED_WORDS", 20)
     cache = bpe_clip_hf._WordIds(tokenizer.backend_tokenizer.model)
