@@ -281,6 +281,7 @@ def test_pairs_and_words_and_overflow(tokenizer):
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     pair = [start, *a, end, end, *b, end]
     assert tokenizer("a’s", "b")["input_ids"] == pair
+    assert tokenizer("b", "a’s")["input_ids"] == [start, *b, end, end, *a, end]
     assert tokenizer([("a’s", "b")])["input_ids"] == [pair]
     assert tokenizer(["a’s"], ["b"])["input_ids"] == [pair]
     words = tokenizer(["A’s", "b c"], is_split_into_words=True)
@@ -462,6 +463,7 @@ def test_saved_vocabulary_and_merges_load(tokenizer, tmp_path):
         ClipHFTokenizer.from_bpe_file(tmp_path / "merges.txt"),
     ):
         assert loaded.get_vocab() == tokenizer.get_vocab()
+        assert loaded.model_max_length == 77
         assert loaded(PLAIN).data == tokenizer(PLAIN).data
 
 
