@@ -180,7 +180,7 @@ MUTATIONS = [
         "pipeline_clip_hf.py",
         'image = upright(open_image(image, image_limits)).convert("RGB")',
         'image = open_image(image, image_limits).convert("RGB")',
-        "test_pipeline_clip_hf.py -k others_processor",
+        "test_same_pixels.py -k others_processor",
     ),
     Mutation(
         "images of different shapes form a batch",
@@ -403,8 +403,8 @@ MUTATIONS = [
     Mutation(
         "blank labels",
         "zero_shot_clip_hf.py",
-        "        if not label.strip():",
-        "        if not label:",
+        "not label.strip():",
+        "not label:",
         "test_zero_shot_clip_hf.py -k bad_labels",
     ),
     Mutation(
