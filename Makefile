@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More arguments for pytest (`make test PYTEST_ARGS="-k tokenizer -x"`).
 PYTEST_ARGS ?=
+# More arguments for the mutations (`make test-mutations MUTATIONS_ARGS="--only loss"`).
+MUTATIONS_ARGS ?=
 # Test processes. With more than one, each gets one torch thread.
 TEST_JOBS ?= 1
 ifneq ($(TEST_JOBS),1)
@@ -34,7 +36,7 @@ TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
 TRANSFORMERS_STAMP := .transformers-tests/.stamp-$(TRANSFORMERS_VERSION)
 
 # What is run here reads no hub: a test or a demo that tries fails at once instead of waiting for the network.
-demo test test-slow test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
+demo test test-slow test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
 
 .PHONY: help
 help:  ## list the targets
@@ -64,6 +66,10 @@ test: $(VENV)/.stamp-dev  ## run the tests that are not slow
 .PHONY: test-slow
 test-slow: $(VENV)/.stamp-dev  ## run the slow tests
 	$(BIN)/python -m pytest tests -m slow $(TEST_JOBS_ARGS) $(PYTEST_ARGS)
+
+.PHONY: test-mutations
+test-mutations: $(VENV)/.stamp-dev  ## put small faults into copies of the library; the tests must notice them
+	cd tests && ../$(BIN)/python -m mutations $(MUTATIONS_ARGS)
 
 .PHONY: test-parity
 test-parity: $(VENV)/.stamp-dev $(PARITY_STAMP)  ## compare with OpenAI's code and the peers (see parity-env)

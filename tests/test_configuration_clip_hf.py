@@ -52,10 +52,27 @@ def test_architectures_have_the_published_number_of_parameters(name):
         model = ClipHFModel(ClipHFConfig.from_architecture(name))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert millions == pytest.approx(PARAMETERS[name], abs=0.006)
+    assert (model.visual_projection.bias is not None) == name.startswith("RN")
+    assert model.text_projection.bias is None
 
 
 def test_architectures_are_the_nine_published_ones():
     assert set(ARCHITECTURES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_head_of_a_published_model_is_64_wide(name):
+    config = ClipHFConfig.from_architecture(name)
+    for tower in (config.text_config, config.vision_config):
+        assert tower.hidden_size == 64 * tower.num_attention_heads
+
+
+def test_published_models_have_quick_gelu_and_openais_epsilon_and_context():
+    config = ClipHFConfig.from_architecture("ViT-B/32")
+    for tower in (config.text_config, config.vision_config):
+        assert (tower.hidden_act, tower.layer_norm_eps, tower.attention_dropout) == ("quick_gelu", 1e-5, 0)
+    assert config.text_config.max_position_embeddings == 77
+    assert config.logit_bias_init_value is None
 
 
 def test_architecture_arguments_can_be_overruled_and_are_not_shared():
@@ -101,6 +118,8 @@ def test_towers_load_from_a_whole_models_config(name, cls, tmp_path, clip_hf_log
         (ClipHFTextConfig, {"hidden_act": "quickgelu"}, "`hidden_act` is 'quickgelu'.*'quick_gelu' for OpenAI's"),
         (ClipHFTextConfig, {"vocab_size": 100, "eos_token_id": 100}, "`eos_token_id` is 100.*vocabulary of 100"),
         (ClipHFTextConfig, {"attention_dropout": 1.5}, "`attention_dropout` is 1.5; it must be at least 0"),
+        (ClipHFTextConfig, {"attention_dropout": 1.0}, "`attention_dropout` is 1.0; it must be at least 0"),
+        (ClipHFTextConfig, {"layer_norm_eps": float("nan")}, "`layer_norm_eps` is nan; it must be greater than 0"),
         (ClipHFTextConfig, {"hidden_sise": 512}, r"no option 'hidden_sise' \(did you mean 'hidden_size'\?\)"),
         (ClipHFTextConfig, {"max_position_embeddings": 0}, "`max_position_embeddings` is 0"),
         (ClipHFViTConfig, {"patch_size": 225}, "`patch_size` 225 is larger than `image_size` 224"),
@@ -120,6 +139,21 @@ def test_towers_load_from_a_whole_models_config(name, cls, tmp_path, clip_hf_log
 def test_impossible_options_are_refused(cls, arguments, message):
     with pytest.raises(ValueError, match=message):
         cls(**arguments)
+
+
+def test_the_largest_and_smallest_that_are_possible_are_taken():
+    assert ClipHFTextConfig(hidden_size=2**16, attention_dropout=0.0).hidden_size == 2**16
+    assert ClipHFViTConfig(patch_size=224).grid_size == 1
+    assert ClipHFResNetConfig(image_size=31, stage_depths=[1, 1, 1, 1000]).grid_size == 1
+    assert ClipHFTextConfig(vocab_size=100, bos_token_id=0, eos_token_id=99).pad_token_id == 99
+
+
+def test_what_a_config_is_read_from_is_not_changed():
+    for model_type in ("clip", "clip_hf"):
+        content = {"model_type": model_type, "projection_dim": 64, "text_config": {}, "vision_config": {}}
+        before = json.loads(json.dumps(content))
+        assert ClipHFConfig.from_dict(content).text_config.projection_dim == 64
+        assert content == before
 
 
 def test_unknown_option_in_a_file_is_kept_and_named(tmp_path, clip_hf_log):
@@ -175,12 +209,13 @@ class TestConfigOfTransformers:
         assert (ours.text_config.projection_dim, ours.vision_config.projection_dim) == (48, 48)
         assert clip_hf_log.text == ""
 
-    @pytest.mark.parametrize(("vocab_size", "eos"), [(49408, 49407), (49500, 49407), (1000, 999)])
+    @pytest.mark.parametrize(("vocab_size", "eos"), [(49408, 49407), (49409, 49407), (49500, 49407), (1000, 999)])
     def test_legacy_end_of_text_id_is_repaired(self, vocab_size, eos, tmp_path):
         text_config = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
         CLIPConfig(text_config=text_config).save_pretrained(tmp_path)
         assert ClipHFConfig.from_pretrained(tmp_path).text_config.eos_token_id == eos
         assert ClipHFTextConfig.from_pretrained(tmp_path).eos_token_id == eos
+        assert ClipHFTextConfig.from_pretrained(tmp_path).bos_token_id == eos - 1
 
     def test_old_files_overruling_dicts_are_honoured(self):
         old = {

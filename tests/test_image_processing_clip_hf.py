@@ -429,6 +429,27 @@ def test_arrays_of_more_than_8_bits():
         processor(values.astype(np.int64) * 2, high_bit_depth="scale")
 
 
+def test_the_ends_of_the_ranges_belong_to_them():
+    processor = processor_of(4)
+    black, white = (plain_pixels(Image.new("RGB", (5, 5), color), 4) for color in ("black", "white"))
+    for dtype, high, options in (
+        (np.uint16, 65535, {"high_bit_depth": "scale"}),
+        (np.int64, 255, {}),
+        (np.float32, 255, {}),
+        (np.float32, 1, {"do_rescale": False}),
+    ):
+        for value, expected in ((0, black), (high, white)):
+            array = np.full((5, 5, 3), value, dtype)
+            np.testing.assert_array_equal(pixels_of(processor, array, **options), expected)
+    for value, expected in ((0, black), (255, white)):
+        image = Image.new("F", (5, 5), value)
+        np.testing.assert_array_equal(pixels_of(processor, image), expected)
+    unit = Image.new("F", (5, 5), 1)
+    np.testing.assert_array_equal(pixels_of(processor, unit, high_bit_depth="scale"), white)
+    with pytest.raises(ValueError, match="turning most of the image black"):
+        processor(unit)
+
+
 def test_forms_of_the_result(picture):
     processor = processor_of(16)
     expected = plain_pixels(picture, 16)

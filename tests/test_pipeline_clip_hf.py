@@ -217,6 +217,29 @@ def test_the_background_takes_part_in_the_softmax(model, pipe, tiny_processor, i
         assert sum(by_label(result).values()) < 0.999
 
 
+def test_a_model_with_a_bias_tells_for_each_label_by_itself(tiny_processor, images):
+    model = make_tiny_model("vit", logit_bias_init_value=-3.0)
+    pipe = make_pipe(model, tiny_processor)
+    prompts = [[TEMPLATE.format(label)] for label in LABELS]
+    all_cosines = cosines(model, tiny_processor, images, [*prompts, ["the snow"]])
+    logits = model.logit_scale.exp() * all_cosines - 3
+    own = logits[:, :-1]
+    with counted_text_passes(model) as passes:
+        for options, expected in (
+            ({}, own.softmax(dim=-1)),
+            ({"multi_label": True}, own.sigmoid()),
+            ({"function_to_apply": "none"}, own),
+            ({"function_to_apply": "cosine"}, all_cosines[:, :-1]),
+        ):
+            for result, row in zip(pipe(images, LABELS, **options), expected.tolist(), strict=True):
+                assert by_label(result) == pytest.approx(dict(zip(LABELS, row)), abs=1e-4), options
+        assert [batch for batch, _ in passes] == [4]  # no background
+    for multi_label, expected in ((True, (own - logits[:, -1:]).sigmoid()), (False, logits.softmax(dim=-1))):
+        results = pipe(images, LABELS, background="the snow", multi_label=multi_label)
+        for result, row in zip(results, expected.tolist(), strict=True):
+            assert by_label(result) == pytest.approx(dict(zip(LABELS, row)), abs=1e-5)
+
+
 def test_top_k_and_threshold(pipe, images):
     expected = pipe(images, LABELS)
     assert_same(pipe(images, LABELS, top_k=2), [result[:2] for result in expected])
@@ -225,6 +248,9 @@ def test_top_k_and_threshold(pipe, images):
     kept = [[entry for entry in result if entry["score"] >= threshold] for result in expected]
     assert_same(pipe(images, LABELS, threshold=threshold), kept)
     assert_same(pipe(images, LABELS, threshold=threshold, top_k=1), [result[:1] for result in kept])
+    alone = pipe(images[0], LABELS)
+    assert pipe(images[0], LABELS, threshold=alone[1]["score"]) == alone[:2]
+    assert pipe(images[0], LABELS, threshold=0) == alone
     assert pipe(images[0], LABELS, threshold=1) == []
     assert pipe(images[0], LABELS, threshold=-0.99, function_to_apply="cosine")
 

@@ -381,7 +381,9 @@ def evaluate_label_probe(
         [`LabelProbeResult`]
 
     Raises:
-        ValueError: if there is no such column, an image cannot be read, or as [`label_probe`] does.
+        TypeError: if `data` is no `datasets.Dataset`.
+        ValueError: if there is no such column, more images cannot be read than `encoding.max_skipped_share` allows, or
+            as [`label_probe`] does.
     """
     if not isinstance(data, datasets.Dataset):
         raise TypeError(

@@ -570,7 +570,8 @@ def evaluate_retrieval(
         [`RetrievalResult`]
 
     Raises:
-        ValueError: if model or data cannot be used as asked, an image cannot be read, or has no caption.
+        ValueError: if model or data cannot be used as asked, an image has no caption, or more cannot be read than
+            `options.encoding.max_skipped_share` allows; the others are skipped with their captions, and counted.
 
     Example:
 

@@ -113,10 +113,11 @@ class _Job:
     data: dict[str, Any]
 
     @property
-    def images(self) -> list[tuple[datasets.Dataset, str, bool]]:
-        """What has to be encoded: data, column of the images, and whether features are projected."""
+    def images(self) -> list[tuple[datasets.Dataset, str, bool, str]]:
+        """What has to be encoded: data, column of the images, whether features are projected, and a name."""
         projected = self.task != "linear_probe"
-        return [(part.data, part.image_column, projected) for part in self.data.values()]
+        parts = self.data.values()
+        return [(part.data, part.image_column, projected, f"{part.name} ({part.split})") for part in parts]
 
 
 def run_suite(
@@ -160,8 +161,8 @@ def run_suite(
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     if accelerator is not None:
         shared = replace(encoding, accelerator=accelerator)
-        for data, column, projected in (images for job in jobs for images in job.images):
-            encode_readable_images(encoder, data, column, projected=projected, options=shared)
+        for data, column, projected, name in (images for job in jobs for images in job.images):
+            encode_readable_images(encoder, data, column, projected=projected, options=shared, name=name)
         if not is_main:
             return []
     results = []

@@ -292,8 +292,9 @@ def evaluate_zero_shot(
         [`ZeroShotResult`]
 
     Raises:
-        ValueError: if model, data or templates cannot be used as asked, an image cannot be read, or the headline
-            metric is not defined for this data (a class without images, two classes for ROC AUC).
+        ValueError: if model, data or templates cannot be used as asked, more images cannot be read than
+            `options.encoding.max_skipped_share` allows (the others are skipped and counted), or the headline metric is
+            not defined for this data (a class without images, two classes for ROC AUC).
 
     Example:
 

@@ -261,8 +261,9 @@ def load_classification(
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`;
     - a `datasets.Dataset`, or several by the name of their part.
 
-    Labels are a `ClassLabel`, lists of it (an image has several labels), or numbers or strings together with class
-    names. Class names that are the data's in another order are brought into the data's order.
+    Labels are a `ClassLabel`, strings, which are class names by themselves (sorted, over all parts; spaces for
+    underscores), numbers or strings together with class names, or lists of these (an image has several labels). Class
+    names that are the data's in another order are brought into the data's order.
 
     Args:
         source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
