@@ -456,7 +456,7 @@ MUTATIONS = [
         "            rows",
         "data/test_streaming.py -m 'not slow'",
         more={
-            "part, block)\n            for place": "part, block)\n            source = mixture.state_dict()\n            for place",
+            "block)\n            for": "block)\n            source = mixture.state_dict()\n            for",
         },
     ),
     Mutation(
