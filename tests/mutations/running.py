@@ -15,7 +15,7 @@ import pytest
 from .mutation import TESTS, Mutation, copy_library
 
 
-SECONDS = 600  # for the tests of one mutation
+SECONDS = 240  # for the tests of one mutation, on a busy machine; a test that hangs has noticed it
 
 
 def run_tests(tests: str, mutation: Mutation | None = None) -> tuple[int, str]:
@@ -23,7 +23,7 @@ def run_tests(tests: str, mutation: Mutation | None = None) -> tuple[int, str]:
     Run tests on a copy of the library, in front of the installed one.
 
     Returns:
-        `tuple[int, str]`: pytest's exit status, and what it printed; 1 if it took more than ten minutes.
+        `tuple[int, str]`: pytest's exit status, and what it printed; 1 if it took too long.
     """
     context = multiprocessing.get_context("forkserver")
     # Imported once for all runs: that takes as long as most of the tests. Not the library itself.
