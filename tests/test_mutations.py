@@ -7,8 +7,9 @@ import shlex
 import pytest
 
 from mutations import Mutation, all_mutations
-from mutations.__main__ import print_score, run_tests
+from mutations.__main__ import print_score
 from mutations.mutation import SOURCE, TESTS
+from mutations.running import run_tests
 
 
 def test_there_are_enough():

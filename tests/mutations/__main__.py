@@ -5,46 +5,17 @@
 import argparse
 import os
 import re
-import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from tqdm import tqdm
 
 from . import Mutation, all_mutations
-from .mutation import TESTS, copy_library
+from .running import run_tests
 
 
 # Share of the mutations that must be noticed, those judged to be unnoticeable counted as not.
 GOAL = 0.95
-SECONDS = 600
-
-
-def run_tests(tests: str, mutation: Mutation | None = None) -> tuple[int, str]:
-    """
-    Run tests on a copy of the library, in front of the installed one.
-
-    Returns:
-        `tuple[int, str]`: pytest's exit status, and what it printed; 1 if it took more than ten minutes.
-    """
-    with tempfile.TemporaryDirectory(prefix="clip_hf-mutation-") as folder:
-        copy_library(Path(folder), mutation)
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": folder,
-        }
-        command = f'exec "{sys.executable}" -m pytest -q -x -p no:cacheprovider --tb=line {tests}'
-        try:
-            result = subprocess.run(
-                command, shell=True, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=SECONDS
-            )
-        except subprocess.TimeoutExpired:
-            return 1, f"FAILED took more than {SECONDS} s"
-    return result.returncode, result.stdout + result.stderr
 
 
 def first_failure(output: str) -> str:
