@@ -23,7 +23,7 @@ from .image_processing_clip_hf import opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import upright
 from .processing_clip_hf import ClipHFProcessor
-from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, eval_mode, features, prompts_for
+from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, evaluated, features, prompts_for
 
 
 DEFAULT_TEMPLATE = "This is a photo of {}."  # the stock pipeline's
@@ -162,8 +162,10 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         batch_size = _check_count("batch_size", self._batch_size if batch_size is None else batch_size, 1)
         if _is_one_image(image):
             return self.run_single(image, *params)
-        results = self.get_iterator(image, num_workers, batch_size, *params)
-        return list(results) if isinstance(image, (list, tuple, np.ndarray, torch.Tensor)) else results
+        if not isinstance(image, (list, tuple, np.ndarray, torch.Tensor)):
+            return self.get_iterator(image, num_workers, batch_size, *params)
+        params[1]["classifiers"] = []  # the first batch's serve all: nobody changes the model before the call returns
+        return list(self.get_iterator(image, num_workers, batch_size, *params))
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """
@@ -265,35 +267,33 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         multi_label: bool = False,
         function_to_apply: str = "softmax",
         tokenizer_kwargs: dict | None = None,
+        classifiers: list[torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Scores (batch, labels) of a batch of images, in float32."""
-        classifier = self._text_classifier(labels, templates, tokenizer_kwargs)  # (labels, dim)
+        """Scores (batch, labels) of a batch of images, in float32; an empty list of `classifiers` is filled."""
         bias = getattr(self.model, "logit_bias", None)
-        if bias is None and multi_label:
+        if bias is None and multi_label and function_to_apply == "softmax":
             background = background or (DEFAULT_BACKGROUND,)
-        with eval_mode(self.model):
-            image_embeds = features(self.model, "image", pixel_values=model_inputs["pixel_values"])  # (batch, dim)
-        cosines = image_embeds @ classifier.to(image_embeds).T
+        # The background's prompts are complete: a mapping takes them as they are.
+        wanted = [(labels, templates)] + ([] if background is None else [(["background"], {"background": background})])
+        classifiers = [] if classifiers is None else classifiers
+        if not classifiers:
+            classifiers += self._classifiers.get_all(self.model, self.tokenizer, wanted, tokenizer_kwargs)
+        pixel_values = model_inputs["pixel_values"]
+        image_embeds = features(evaluated(self.model), "image", pixel_values=pixel_values)  # (batch, dim)
+        classifier = torch.cat(classifiers).to(image_embeds)  # (labels [+ 1], dim)
+        cosines = image_embeds @ classifier.T
         if function_to_apply == "cosine":
             return {"scores": cosines}
-        scale = self.model.logit_scale.exp().to(cosines)
-        logits = scale * cosines + (0.0 if bias is None else bias.to(cosines))
+        # A model with a bias was trained to tell for each label by itself.
+        logits = self.model.logit_scale.exp().to(cosines) * cosines + (0.0 if bias is None else bias.to(cosines))
         if function_to_apply == "none":
             return {"scores": logits}
         if background is None:
-            # A model with a bias was trained to tell for each label by itself.
             return {"scores": torch.sigmoid(logits) if multi_label else logits.softmax(dim=-1)}
-        # The background's prompts are complete: a mapping takes them as they are.
-        none_of_them = self._text_classifier(["background"], {"background": background}, tokenizer_kwargs)  # (1, dim)
-        background_logits = scale * (image_embeds @ none_of_them.to(image_embeds).T)  # (batch, 1)
-        background_logits = background_logits + (0.0 if bias is None else bias.to(cosines))
         if multi_label:
             # A softmax over two is the sigmoid of their difference.
-            return {"scores": torch.sigmoid(logits - background_logits)}
-        return {"scores": torch.cat([logits, background_logits], dim=-1).softmax(dim=-1)[:, :-1]}
-
-    def _text_classifier(self, labels: list[str], templates, tokenizer_kwargs: dict | None) -> torch.Tensor:
-        return self._classifiers.get(self.model, self.tokenizer, labels, templates, tokenizer_kwargs)
+            return {"scores": torch.sigmoid(logits[:, :-1] - logits[:, -1:])}
+        return {"scores": logits.softmax(dim=-1)[:, :-1]}
 
     def postprocess(
         self,
