@@ -237,6 +237,7 @@ def test_what_is_bound_to_a_module_is_bound_to_its_copy():
     assert torch.equal(copied.compiled(ones), ones) and torch.equal(copied.scripted(ones), ones)
     assert not torch.equal(model.compiled(ones), ones) and not torch.equal(model.scripted(ones), ones)
     assert copied.again is copied.scripted
+    assert model.training and model.compiled.training and model.scripted.training
 
 
 # ----------------------------------------------------------------------------------------------------- what it refuses
@@ -248,7 +249,7 @@ def test_what_is_bound_to_a_module_is_bound_to_its_copy():
         ([], ValueError, "There are no labels"),
         ((), ValueError, "There are no labels"),
         ("cat, dog", TypeError, r"not one string: given 'cat, dog', pass \['cat', 'dog'\]"),
-        (["cat", 3], TypeError, "Label 1 is 3, a int"),
+        (["cat", 3.0], TypeError, "Label 1 is 3.0, a float"),
         (["cat", None], TypeError, "Label 1 is None"),
         (["cat", " "], ValueError, "Label 1 is blank"),
         (["cat", "dog", "cat"], ValueError, r"occur more than once: \['cat'\]"),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from queue import Queue
 from typing import Any
 
@@ -121,7 +121,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         - `image_limits` ([`ImageLimits`]): pixels, bytes and seconds that reading an image may take; `timeout`
           (`float`) sets the seconds alone.
         - The image processor's options, such as `background_color` and `high_bit_depth`, for this call.
-        - `tokenizer_kwargs` (`dict`): further arguments of the tokenizer.
+        - `tokenizer_kwargs` (`dict`): further arguments of the tokenizer; `{"truncation": True}` cuts labels that are
+          too long without a warning.
 
         Args:
             image (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, array, or a list, dataset or generator of them):
@@ -129,8 +130,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
                 image processor takes it, or an undecoded image of `datasets` (`{"bytes": ..., "path": ...}`). Also as
                 `images=`. The image processor opens images, as it does in training and evaluation: its options say
                 what becomes of transparency, EXIF orientation and 16 bits.
-            candidate_labels (`list[str]`):
-                The labels, all different.
+            candidate_labels (`Iterable[str | int]`):
+                The labels, all different. Labels that the tokenizer makes one are warned of.
             num_workers (`int`, *optional*, defaults to 0):
                 Threads that read and preprocess images while the model runs. With 0 that happens in between, and a
                 generator is read one batch at a time.
@@ -164,6 +165,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             return self.run_single(image, *params)
         if not isinstance(image, (list, tuple, np.ndarray, torch.Tensor)):
             return self.get_iterator(image, num_workers, batch_size, *params)
+        for index, item in enumerate(image):
+            if item is None or isinstance(item, Number):  # said before the others are read
+                self._preprocess_item(index, item, params[0])
         params[1]["classifiers"] = []  # the first batch's serve all: nobody changes the model before the call returns
         return list(self.get_iterator(image, num_workers, batch_size, *params))
 
@@ -200,7 +204,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             preprocess["image_limits"] = _check_limits(given.get("image_limits", DEFAULT_LIMITS), given.get("timeout"))
         forward = {}
         if "candidate_labels" in given:
-            forward["labels"] = check_labels(given["candidate_labels"])
+            labels = given["candidate_labels"]
+            # Results are in the order of their scores, so that the order of a set does not matter.
+            forward["labels"] = check_labels(list(labels) if isinstance(labels, (set, frozenset)) else labels)
         if "hypothesis_template" in given:
             forward["templates"] = check_templates(given["hypothesis_template"])
         if "background" in given:
@@ -347,6 +353,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             if isinstance(error, TypeError):
                 raise TypeError(f"{which} is of a type that is not supported: {cause}") from error
             described = repr(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__
+            cause = str(cause).removeprefix(f"{str(image)[:200]}: ")  # a URL is named already
             raise ValueError(f"{which} ({described[:200]}) cannot be read: {cause}") from error
 
 
@@ -404,8 +411,12 @@ def _is_one_image(image: Any) -> bool:
     one = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping)
     if isinstance(image, one) or hasattr(image, "read"):
         return True
-    if not (hasattr(image, "__iter__") or hasattr(image, "__getitem__")):
-        raise TypeError(f"An image is a path, bytes, a PIL image or an array, not {type(image).__name__}.")
+    # Numbers of numpy have `__getitem__`.
+    if isinstance(image, Number) or not (hasattr(image, "__iter__") or hasattr(image, "__getitem__")):
+        raise TypeError(
+            "An image is a path, a URL, the bytes of an image file, a PIL image, an array or a tensor; given "
+            f"{image!r:.60}, a {type(image).__name__}."
+        )
     return False
 
 

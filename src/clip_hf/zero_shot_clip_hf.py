@@ -13,6 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from string import Formatter
 from types import MethodType
 from typing import Any
@@ -20,10 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers.utils import logging
 
 from .image_resizing_clip_hf import map_in_threads
 from .prompts_clip_hf import PROMPT_SETS, get_prompt_set
 
+
+logger = logging.get_logger(__name__)
 
 # A text batch holds at most this many tokens, padding included: 1,000 labels under one template make one batch, and
 # the widest hidden layer (4,096 channels in RN50x64's text tower) stays at 256 MB in float32.
@@ -33,29 +37,34 @@ _IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}
 _PLACEHOLDERS = {"", "0", "label"}
 
 
-def check_labels(labels: Sequence[str]) -> list[str]:
+def check_labels(labels: Iterable[str | int]) -> list[str | int]:
     """
-    Check that `labels` is a sequence of different, non-empty strings.
+    Check that `labels` are different, non-empty strings or whole numbers.
+
+    Args:
+        labels (`Iterable[str | int]`): a list, array, column, `range`, view of a dict or generator of them.
 
     Returns:
-        `list[str]`: the labels, unchanged.
+        `list[str | int]`: the labels, unchanged.
 
     Raises:
-        TypeError: if it is not a sequence, or a label is not a string.
-        ValueError: if it is empty, a label is blank, or a label occurs twice.
+        TypeError: if they have no order (a set) or are one string, or a label is neither a string nor a whole number.
+        ValueError: if there are none, a label is blank, or a label occurs twice.
     """
     if isinstance(labels, str):
         near = [label.strip() for label in labels.split(",")]
         raise TypeError(f"Labels must be a list of strings, not one string: given {labels!r}, pass {near!r}.")
-    if isinstance(labels, (bytes, Mapping)) or not isinstance(labels, Sequence):
+    if isinstance(labels, (bytes, bytearray, Mapping, set, frozenset)) or not hasattr(labels, "__iter__"):
         raise TypeError(f"Labels must be a list of strings; given a {type(labels).__name__}.")
     labels = list(labels)
     if not labels:
         raise ValueError("There are no labels: pass a list of at least one string.")
     for index, label in enumerate(labels):
-        if not isinstance(label, str):
-            raise TypeError(f"Label {index} is {label!r}, a {type(label).__name__}; labels must be strings.")
-        if not label.strip():
+        if isinstance(label, bool) or not isinstance(label, (str, Integral)):
+            raise TypeError(
+                f"Label {index} is {label!r}, a {type(label).__name__}; labels must be strings or whole numbers."
+            )
+        if isinstance(label, str) and not label.strip():
             raise ValueError(f"Label {index} is blank ({label!r}).")
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated:
@@ -182,8 +191,8 @@ def evaluated(model: nn.Module) -> nn.Module:
             continue
         # What `torch.compile` made of a module belongs to that module.
         attributes = {**vars(module), "training": False, "_compiled_call_impl": None}
-        new.__dict__.update({name: _moved(value, copies) for name, value in attributes.items()})
-        new._modules = {name: _moved(child, copies) for name, child in module._modules.items()}
+        vars(new).update({name: _moved(value, copies) for name, value in attributes.items()})
+        vars(new)["_modules"] = {name: _moved(child, copies) for name, child in module._modules.items()}
     return _moved(model, copies)
 
 
@@ -266,12 +275,13 @@ def build_text_classifier(
         processor (`ClipHFProcessor` or tokenizer):
             The model's processor or tokenizer.
         labels (`Sequence[str]`):
-            The labels, all different.
+            The labels, all different: strings, or whole numbers. Labels that the tokenizer makes one are warned of.
         templates (`str`, `Sequence[str]` or `Mapping`, *optional*, defaults to `"a photo of a {}."`):
             One template, several to average over, the name of a prompt set ([`prompt_set_names`]), or each label's own
             prompts. `{}` or `{label}` stands for the label.
         tokenizer_kwargs (`dict`, *optional*):
-            Further arguments of the tokenizer.
+            Further arguments of the tokenizer. Prompts that are too long are cut with a warning; `"truncation": True`
+            cuts without.
         max_tokens_per_batch (`int`, *optional*, defaults to 16384):
             Upper bound of the tokens in a batch, padding included. Lower it if memory runs out.
 
@@ -294,11 +304,56 @@ def build_text_classifier(
     >>> similarities = model.encode_image(**processor(images=image, return_tensors="pt")) @ classifier.T
     ```
     """
-    model = evaluated(model)
-    return ensemble_prompts(
-        prompts_for(labels, templates),
-        lambda texts: encode_in_batches(model, processor, texts, tokenizer_kwargs, max_tokens_per_batch),
-    )
+    labels = check_labels(labels)
+    prompts = prompts_for(labels, templates)
+    model, tokenizer = evaluated(model), getattr(processor, "tokenizer", processor)
+    ids: dict[str, list[int]] = {}
+
+    def encode(texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        tokens = _tokenize(model, tokenizer, texts, tokenizer_kwargs)
+        ids.update(zip(texts, tokens["input_ids"]))
+        return _encode_tokens(model, tokenizer, tokens, max_tokens_per_batch)
+
+    classifier = ensemble_prompts(prompts, encode)
+    if not (tokenizer_kwargs or {}).keys() & {"truncation", "max_length"}:
+        _say_what_is_cut(tokenizer, ids, context_length(model, tokenizer))
+    _say_what_is_alike(labels, [sorted(ids[prompt] for prompt in own) for own in prompts])
+    return classifier
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}")
+
+
+def _say_what_is_cut(tokenizer, ids: dict[str, list[int]], limit: int) -> None:
+    """Warn of prompts that were too long; `ids` are those after cutting."""
+    full = [text for text, own in ids.items() if len(own) >= limit]
+    if not full:
+        return
+    lengths = [len(own) for own in tokenizer(full, truncation=False, verbose=False)["input_ids"]]
+    cut = [(text, length) for text, length in zip(full, lengths) if length > limit]
+    if cut:
+        text, length = cut[0]
+        more = f", and so {'is' if len(cut) == 2 else 'are'} {len(cut) - 1:,} more of the {len(ids):,} prompts"
+        more = "" if len(cut) == 1 else more
+        logger.warning(
+            f"The prompt {_short(text)} has {length} tokens, but at most {limit} fit: it is cut{more}. Shorten it, or "
+            "pass tokenizer_kwargs={'truncation': True} to cut without this warning."
+        )
+
+
+def _say_what_is_alike(labels: list, keys: list[list]) -> None:
+    """Warn of labels that have the same text embedding, because their prompts have the same token ids."""
+    groups: dict[str, list] = {}
+    for label, key in zip(labels, keys):
+        groups.setdefault(repr(key), []).append(label)
+    alike = [group for group in groups.values() if len(group) > 1]
+    if alike:
+        shown = "; ".join(", ".join(_short(str(label)) for label in group[:5]) for group in alike[:5])
+        logger.warning(
+            f"The model cannot tell these labels apart, because the token ids of their prompts are the same: {shown}. "
+            "Tokenizers of CLIP ignore case and cut what is too long: choose labels that differ in words, early on."
+        )
 
 
 def ensemble_prompts(
@@ -345,8 +400,20 @@ def encode_in_batches(
         `tuple[list[int], torch.Tensor]`: the indices of some texts and their L2-normalised embeddings (batch, dim).
     """
     tokenizer = getattr(processor, "tokenizer", processor)
+    return _encode_tokens(model, tokenizer, _tokenize(model, tokenizer, texts, tokenizer_kwargs), max_tokens_per_batch)
+
+
+def _tokenize(
+    model: nn.Module, tokenizer, texts: Sequence[str], tokenizer_kwargs: dict | None
+) -> dict[str, list[list[int]]]:
     options = {"truncation": True, "max_length": context_length(model, tokenizer), **(tokenizer_kwargs or {})}
-    tokens = tokenizer(list(texts), **options)
+    return dict(tokenizer(list(texts), **options))
+
+
+@torch.no_grad()
+def _encode_tokens(
+    model: nn.Module, tokenizer, tokens: dict[str, list[list[int]]], max_tokens_per_batch: int
+) -> Iterator[tuple[list[int], torch.Tensor]]:
     encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokens.items()}
     lengths = [len(ids) for ids in encoded["input_ids"]]
     # By length, so that little is padded; then by tokens, so that a batch has what begins alike, which towers of ours
