@@ -19,6 +19,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
@@ -65,6 +66,26 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
         return pipeline_class(*args, **kwargs)
 
 
+class ClipHFVideoProcessor:
+    """
+    The answer to `AutoVideoProcessor`, for which every `pipeline` asks: CLIP has no video processor.
+
+    transformers derives this name from that of the image processor in a folder. Where it is not registered, users are
+    asked whether to run the folder's code, which has no such class either.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{pretrained_model_name_or_path} has no video processor, because CLIP takes images. Load its image "
+            "processor with `AutoImageProcessor`, and pass it the frames as a list of images."
+        )
+
+
 def register() -> None:
     """
     Register our classes with transformers' Auto classes and its `pipeline` function, and the readers of other formats
@@ -81,6 +102,8 @@ def register() -> None:
     backends = {"pil": ClipHFImageProcessor, "torchvision": ClipHFImageProcessor}
     for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig):
         AutoImageProcessor.register(config, image_processor_classes=dict(backends), exist_ok=True)
+        # Not through `AutoVideoProcessor`, which is a dummy where torchvision is not installed.
+        VIDEO_PROCESSOR_MAPPING.register(config, {"torchvision": ClipHFVideoProcessor}, exist_ok=True)
     # Not for `ClipHFConfig`: a whole model's repo names the class, and for a registered config `AutoTokenizer` would
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)
