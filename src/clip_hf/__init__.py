@@ -30,6 +30,7 @@ from .prompts import load_prompt_set, prompt_set_names
 from .registration import register
 from .tokenization_clip_hf import ClipHFTokenizer
 from .zero_shot_clip_hf import build_text_classifier
+from .zero_shot_pipeline import pipeline
 
 
 __version__ = "0.1.0"  # setup.cfg reads it; `_clip_hf_cli.VERSION` repeats it
@@ -63,6 +64,7 @@ __all__ = [
     "gather_with_grad",
     "load_prompt_set",
     "open_image",
+    "pipeline",
     "prompt_set_names",
     "register",
     "sigmoid_loss",

@@ -58,12 +58,32 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
     of other models (SigLIP's are no softmax) and write our pipeline's name into their saved configs.
     """
 
+    # With True, `pipeline` would give up on a tokenizer that it cannot guess before it asks us, although it may come
+    # with `processor=`.
+    _load_tokenizer = None
+    _load_image_processor = None
+
     def __new__(cls, *args, **kwargs):
         model = kwargs["model"] if "model" in kwargs else args[0]
         # By name, not by class: a model loaded with its repo's own code has another class of the same name.
         ours = getattr(model.config, "model_type", None) == ClipHFConfig.model_type
+        for name, auto_class in (("tokenizer", AutoTokenizer), ("image_processor", AutoImageProcessor)):
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(kwargs.get("processor"), name, None) if ours else None
+                if kwargs[name] is None:
+                    _raise_why_there_is_none(model, name, auto_class)
         pipeline_class = ClipHFZeroShotImageClassificationPipeline if ours else ZeroShotImageClassificationPipeline
         return pipeline_class(*args, **kwargs)
+
+
+def _raise_why_there_is_none(model, name: str, auto_class) -> None:
+    """Raise what `pipeline` would have raised for a tokenizer or image processor that it could not load."""
+    if model.name_or_path:
+        auto_class.from_pretrained(model.name_or_path)
+    raise ValueError(
+        f"Impossible to guess which {name.replace('_', ' ')} to use: the model was given, not its name. Pass "
+        "`tokenizer=...` and `image_processor=...`; for a CLIP, `clip_hf.pipeline(model, processor)` does all of it."
+    )
 
 
 class ClipHFVideoProcessor:
