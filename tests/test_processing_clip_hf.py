@@ -169,7 +169,7 @@ def test_missing_tokenizer(tiny_processor, tmp_path, leftover):
 
 
 def test_missing_repo(tmp_path):
-    with pytest.raises(OSError, match="nowhere is neither a folder nor the name of a repository"):
+    with pytest.raises(OSError, match="There is no file or folder .*nowhere"):
         ClipHFProcessor.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(OSError, match="no image processor"):
         ClipHFProcessor.from_pretrained(tmp_path)

@@ -93,6 +93,15 @@ def test_from_every_format_to_every_format(sources, source_models, tower, source
     assert report.seconds > 0
 
 
+@pytest.mark.parametrize(("format", "name"), [("transformers", "model"), ("open_clip", "open_clip_model")])
+def test_the_file_of_a_folder_stands_for_the_folder(sources, source_models, format, name, tmp_path):
+    source = sources["vit", format] / f"{name}.safetensors"
+    report = checkpoints.convert(source, tmp_path / "it")
+    assert report.source_format == format
+    assert max(report.differences.values()) <= TOLERANCE
+    assert_bit_equal(checkpoints.load(tmp_path / "it")[0].state_dict(), source_models["vit"].state_dict())
+
+
 def test_every_format_is_tested():
     assert checkpoints.FORMATS == FORMATS
 

@@ -219,9 +219,10 @@ def test_what_weights_alone_do_not_say_is_asked_for(weights, source_model, left_
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("how", ["safetensors", "training", "custom text", "bin"])
+@pytest.mark.parametrize("how", ["safetensors", "training", "custom text", "bin", "name"])
 def test_nothing_of_open_clips_is_taken_for_openais(weights, how, tmp_path):
-    path = tmp_path / {"safetensors": "a.safetensors", "bin": "a.bin"}.get(how, "a.pt")
+    names = {"safetensors": "a.safetensors", "bin": "a.bin", "name": "open_clip_pytorch_model.pth"}
+    path = tmp_path / names.get(how, "a.pt")
     if how == "custom text":
         weights = {name if name.startswith(("visual.", "logit")) else f"text.{name}": t for name, t in weights.items()}
     content = {"state_dict": weights, "epoch": 1} if how == "training" else weights
@@ -273,6 +274,14 @@ def test_what_is_no_configuration_is_refused(weights, content, message, tmp_path
         checkpoints.load(tmp_path, config=tmp_path / "mine.json")
     with pytest.raises(FileNotFoundError, match="no configuration of open_clip's at .*other.json"):
         checkpoints.load(tmp_path, config=tmp_path / "other.json")
+
+
+def test_a_configuration_that_is_given_comes_before_the_folders(tower, folder):
+    given = open_clip_config(tower, quick_gelu=False)
+    given["preprocess_cfg"]["mean"] = [0.1, 0.1, 0.1]
+    model, processor = checkpoints.load(folder, config=given)
+    assert model.config.text_config.hidden_act == "gelu"
+    assert list(processor.image_processor.image_mean) == [0.1, 0.1, 0.1]
 
 
 def test_an_activation_that_contradicts_the_configuration_is_refused(folder):

@@ -426,6 +426,36 @@ def test_from_pretrained_takes_a_dtype(source_models, dtype, tmp_path):
     assert model.config.dtype == expected
 
 
+def test_a_model_names_the_file_it_was_read_from(source_model, merges, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(checkpoints.saving.logger, "info", said.append)
+    path = tmp_path / "theirs.pt"
+    torch.save(to_openai(source_model.state_dict()), path)
+    model, _ = checkpoints.load(path, merges=merges)
+    assert model.name_or_path == ClipHFModel.from_pretrained(path).name_or_path == str(path)
+    assert said == checkpoints.read_checkpoint(path, checkpoints.SourceOptions(merges=merges)).notes
+    assert "which program wrote it" in said[0]
+
+
+def test_an_activation_must_be_that_of_both_towers(tiny_processor, tmp_path):
+    model = make_model("vit", vision={"hidden_act": "gelu"})
+    checkpoints.save(model, tiny_processor, tmp_path / "ours")
+    for given, other in (("quick_gelu", "gelu"), ("gelu", "quick_gelu")):
+        with pytest.raises(ValueError, match=f"hidden_act='{given}' was given, but the configuration says '{other}'"):
+            checkpoints.load(tmp_path / "ours", hidden_act=given)
+
+
+def test_a_weight_added_after_loading_is_saved_with_the_others(source_model, merges, tmp_path):
+    torch.save(in_precision(to_openai(source_model.state_dict()), "mixed"), tmp_path / "theirs.pt")
+    model, processor = checkpoints.load(tmp_path / "theirs.pt", merges=merges)
+    model.config.logit_bias_init_value = -10.0
+    model.logit_bias = torch.nn.Parameter(torch.tensor(-9.5))
+    checkpoints.save(model, processor, tmp_path / "ours")
+    again, _ = checkpoints.load(tmp_path / "ours")
+    assert again.logit_bias.item() == -9.5
+    assert_bit_equal(again.state_dict(), model.state_dict())
+
+
 @pytest.mark.parametrize("dtypes", [("float16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")])
 def test_mixed_dtypes_are_read_into_the_one_that_holds_them_all(source_model, dtypes, merges, tmp_path):
     first, second = (getattr(torch, name) for name in dtypes)
