@@ -25,6 +25,7 @@ _LOCAL = re.compile(r"[*?{\[]|^[A-Za-z]:|\\|\.(csv|tsv|jsonl?|parquet|arrow|tar(
 NO_TRAINING = (
     "## Training\n\nNeither the source of the weights nor the settings of their training are recorded in this card."
 )
+_INTERVALS = "The intervals are for other images of the same kind, not for another training."
 _NO_RESULTS = "## Evaluation\n\nNo results are recorded in this card."
 _NO_LICENCE = (
     "## Licence\n\nThe licence of the weights is not recorded in this card; ask whoever published them before you use "
@@ -109,7 +110,8 @@ def evaluation_section(results: list[EvalResult] | None) -> str:
     header = ["Dataset", "Split", "Task", "Metric", "Value", "95% interval"]
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    return f"## Evaluation\n\n{_table(header, rows)}"
+        return f"## Evaluation\n\n{_table(header, rows)}"
+    return f"## Evaluation\n\n{_table(header, rows)}\n\n{_INTERVALS}"
 
 
 def _number(value: Any) -> Any:

@@ -99,7 +99,7 @@ def test_what_is_about_to_be_done_is_said(trained, tiny_data_folder):
     assert lines[1:3] == [
         f"Data: 16 pairs from {tiny_data_folder}. Held out: 4: 4 images and 4 different captions; zero-shot among 20 "
         "classes.",
-        "Plan: 2 steps of 8 pairs (1 times through them); learning rate up to 0.001 after 1 steps of warm-up. "
+        "Plan: 2 steps of 8 pairs (1 times through them); learning rate up to 0.001 after 1 step of warm-up. "
         "Results: runs/birds.",
     ]
 

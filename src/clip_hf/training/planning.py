@@ -145,14 +145,15 @@ def describe_plan(
     pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
     held = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
     held = held if held_out is None else held_out.summary()
-    steps = f"{num_steps:,} steps of {options.batch_size:,} pairs"
+    steps = f"{num_steps:,} step{'' if num_steps == 1 else 's'} of {options.batch_size:,} pairs"
     if num_pairs:
         steps += f" ({num_steps * options.batch_size / num_pairs:.3g} times through them)"
     warmup = options.warmup_steps_of(num_steps)
+    rise = f"{warmup:,} step{'' if warmup == 1 else 's'} of warm-up"
     return (
         f"{what}\n"
         f"Data: {pairs} from {', '.join(options.dataset)}. Held out: {held}.\n"
-        f"Plan: {steps}; learning rate up to {options.learning_rate:g} after {warmup:,} steps of warm-up. Results: "
+        f"Plan: {steps}; learning rate up to {options.learning_rate:g} after {rise}. Results: "
         f"{options.output_dir}."
     )
 

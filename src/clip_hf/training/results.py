@@ -133,7 +133,7 @@ def _held_out_results(
                 dataset_type="held-out",
                 dataset_name=dataset_name,
                 metric_type=name,
-                metric_name=f"{name.replace('_', ' ')} (%)",
+                metric_name=f"{name.replace('zero_shot', 'zero-shot').replace('_', ' ')} (%)",
                 metric_value=round(value, 2),
                 metric_args=args,
             )
