@@ -358,7 +358,7 @@ def test_switching_adapters_encodes_again(tiny_processor):
         lambda model: model.train(),
         lambda model: model.vision_model(torch.randn(2, 3, 64, 64)),  # new BatchNorm statistics in training
         lambda model: model.visual_projection.weight.data.mul_(2),
-        lambda model: model.logit_scale.data.fill_(1),
+        lambda model: torch.nn.init.constant_(model.logit_scale, 1.0),
     ],
     ids=["train", "image tower", "image projection", "scale"],
 )
