@@ -159,6 +159,9 @@ def test_batches_keep_to_the_token_limit(model, tiny_processor):
     assert max(batch * length for batch, length in passes) <= 200
     assert sum(batch for batch, _ in passes) == 7 * 80
     assert [length for _, length in passes] == sorted([length for _, length in passes], reverse=True)
+    with counted_text_passes(model) as passes:  # a text that is longer than the limit is alone
+        build_text_classifier(model, tiny_processor, labels, max_tokens_per_batch=1)
+    assert [batch for batch, _ in passes] == [1] * 7
 
 
 def test_padding_never_shifts_a_prompt(model, tiny_processor):

@@ -347,7 +347,7 @@ MUTATIONS = [
         "zero_shot_clip_hf.py",
         "size = max(1, max_tokens_per_batch // lengths[order[-1]])",
         "size = max_tokens_per_batch // lengths[order[-1]]",
-        "test_zero_shot_clip_hf.py -k 'plain_loop and 1'",
+        "test_zero_shot_clip_hf.py -k token_limit",
     ),
     Mutation(
         "batches from the shortest on",
