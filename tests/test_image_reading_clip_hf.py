@@ -175,6 +175,7 @@ def test_no_program_is_started(monkeypatch, tmp_path):
     drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "a.png").write_bytes(drawing)
     assert refusal(drawing).kind == "not an image"
+    assert "not an image that Pillow can read" in str(refusal(drawing))  # not even its head is looked at
     assert refusal(str(tmp_path / "a.png")).kind == "not an image"
     with Image.open(tmp_path / "a.png") as opened:  # by the user, not decoded yet
         assert opened.format == "EPS"

@@ -5,6 +5,7 @@
 import base64
 import copy
 import io
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -389,7 +390,9 @@ def test_dtypes(tower, tiny_processor, images, dtype):
     model = make_tiny_model(tower).to(dtype)
     # The same weights, already rounded, computed precisely. A cosine adds up the errors of both embeddings.
     exact = make_pipe(copy.deepcopy(model).double(), tiny_processor)(images, LABELS, function_to_apply="cosine")
-    results = make_pipe(model, tiny_processor)(images, LABELS, function_to_apply="cosine", batch_size=2)
+    pipe = make_pipe(model, tiny_processor)
+    assert pipe.preprocess(images[0])["pixel_values"].dtype is dtype  # other classes' models need it
+    results = pipe(images, LABELS, function_to_apply="cosine", batch_size=2)
     layers = sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in model.modules())
     for result, other in zip(results, exact, strict=True):
         assert by_label(result) == pytest.approx(by_label(other), abs=layers * torch.finfo(dtype).eps / 2)
@@ -690,6 +693,8 @@ def test_dtype_through_the_pipeline_function(tiny_model, tiny_processor, images,
 def test_a_saved_pipeline_loads_again(tiny_model, tiny_processor, images, tmp_path):
     pipe = make_pipe(tiny_model, tiny_processor)
     pipe.save_pretrained(tmp_path)
+    processor_config = json.loads((tmp_path / "processor_config.json").read_text())
+    assert processor_config["auto_map"]["AutoProcessor"] == "processing_clip_hf.ClipHFProcessor"
     again = pipeline("zero-shot-image-classification", model=str(tmp_path), device="cpu")
     assert type(again) is ClipHFZeroShotImageClassificationPipeline
     assert_same(again(images, LABELS), pipe(images, LABELS))

@@ -160,6 +160,9 @@ def test_batches_keep_to_the_token_limit(model, tiny_processor):
     assert max(batch * length for batch, length in passes) <= 200
     assert sum(batch for batch, _ in passes) == 7 * 80
     assert [length for _, length in passes] == sorted([length for _, length in passes], reverse=True)
+    with counted_text_passes(model) as passes:  # a text that is longer than the limit is alone
+        build_text_classifier(model, tiny_processor, labels, max_tokens_per_batch=1)
+    assert [batch for batch, _ in passes] == [1] * 7
 
 
 def test_padding_never_shifts_a_prompt(model, tiny_processor):
@@ -494,7 +497,7 @@ def test_switching_adapters_encodes_again(tiny_processor):
         lambda model: model.train(),
         lambda model: model.vision_model(torch.randn(2, 3, 64, 64)),  # new BatchNorm statistics in training
         lambda model: model.visual_projection.weight.data.mul_(2),
-        lambda model: model.logit_scale.data.fill_(1),
+        lambda model: torch.nn.init.constant_(model.logit_scale, 1.0),
     ],
     ids=["train", "image tower", "image projection", "scale"],
 )

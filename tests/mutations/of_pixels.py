@@ -147,13 +147,6 @@ MUTATIONS = [
         "test_image_resizing_clip_hf.py -k 'equals_pillow and RGBA'",
     ),
     Mutation(
-        "palettes are interpolated",
-        "image_resizing_clip_hf.py",
-        '    if image.mode in ("1", "P"):\n        resample',
-        '    if image.mode in ("1",):\n        resample',
-        "test_image_resizing_clip_hf.py -k 'equals_pillow and P'",
-    ),
-    Mutation(
         "the crop's own margin is lost",
         "image_resizing_clip_hf.py",
         "    if inside != window:",
@@ -165,14 +158,14 @@ MUTATIONS = [
         "image_resizing_clip_hf.py",
         "np.where(weights < 0, -0.5, 0.5)",
         "0.5",
-        "test_image_resizing_clip_hf.py -k equals_pillow",
+        "test_image_resizing_clip_hf.py -k known_rules",
     ),
     Mutation(
         "weights of one bit less",
         "image_resizing_clip_hf.py",
         "WEIGHT_BITS = 22",
         "WEIGHT_BITS = 21",
-        "test_image_resizing_clip_hf.py -k equals_pillow",
+        "test_image_resizing_clip_hf.py -k known_rules",
     ),
     Mutation(
         "the support of every filter is bicubic's",
@@ -180,13 +173,6 @@ MUTATIONS = [
         "BICUBIC_SUPPORT, MAX_SUPPORT = 2, 5",
         "BICUBIC_SUPPORT, MAX_SUPPORT = 2, 1",
         "test_image_resizing_clip_hf.py -k equals_pillow",
-    ),
-    Mutation(
-        "columns begin before a whole pixel",
-        "image_resizing_clip_hf.py",
-        "low, high = first // step * step, -(-last // step) * step",
-        "low, high = first, -(-last // step) * step",
-        "test_image_resizing_clip_hf.py",
     ),
     Mutation(
         "the order of the two passes is always the same",
@@ -477,13 +463,6 @@ MUTATIONS = [
         "test_image_processing_clip_hf.py -k every_form",
     ),
     Mutation(
-        "the size of an icon is believed",
-        "image_reading_clip_hf.py",
-        "    limits.check_pixels(*image.size)  # an icon",
-        "    # an icon",
-        "test_image_reading_clip_hf.py -k icon",
-    ),
-    Mutation(
         "tiles of any size",
         "image_reading_clip_hf.py",
         "            limits.check_pixels(*sides)",
@@ -491,10 +470,10 @@ MUTATIONS = [
         "test_image_reading_clip_hf.py -k tile",
     ),
     Mutation(
-        "slow decoders without a limit",
+        "quick decoders have the limit of slow ones",
         "image_reading_clip_hf.py",
         "if is_slow and image.width * image.height > _MOST_SLOW_PIXELS:",
-        "if is_slow and image.width * image.height > 9 * _MOST_SLOW_PIXELS:",
+        "if image.width * image.height > _MOST_SLOW_PIXELS:",
         "test_image_reading_clip_hf.py -k slowly",
     ),
     Mutation(
