@@ -546,7 +546,6 @@ class ClipHFConfig(_ClipHFBaseConfig):
     Raises:
         ValueError: if a size is not positive, a tower has another `projection_dim` or is of another type, or an option
             is misspelled.
-        TypeError: if a tower is neither a configuration nor a `dict`.
 
     Example:
 
@@ -607,8 +606,6 @@ class ClipHFConfig(_ClipHFBaseConfig):
             if base._holds(config):
                 return config
             config = config.to_dict()
-        if not isinstance(config, dict | None):
-            raise TypeError(f"`{name}` is a {type(config).__name__}; it must be a configuration or a dict.")
         config = {} if config is None else config
         cls = base._class_for(config, f"`{name}`")
         config_dict = {"projection_dim": self.projection_dim, **_from_transformers(config)}

@@ -165,8 +165,9 @@ class ClipHFMultiHeadAttention(nn.Module):
         if packed is not None:
             query, key, value = packed.pad(query), packed.pad(key), packed.pad(value)
         # (batch, length, hidden_size) -> (batch, heads, length, head_dim)
-        # All sizes but one from the tensor: torch.jit's tracing writes what it reads from elsewhere as a constant.
-        query, key, value = (x.reshape(*x.shape[:-1], -1, self.head_dim).transpose(1, 2) for x in (query, key, value))
+        # Reshaped, not unflattened: in the legacy ONNX export that gives shapes which only the traced batch has.
+        heads = self.num_heads, self.head_dim
+        query, key, value = (x.reshape(*x.shape[:-1], *heads).transpose(1, 2) for x in (query, key, value))
         output, weights = attention(
             self,
             query,
@@ -177,7 +178,7 @@ class ClipHFMultiHeadAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             **kwargs,
         )
-        output = output.reshape(*output.shape[:2], -1).contiguous()  # (batch, queries, hidden_size)
+        output = output.reshape(*output.shape[:2], self.embed_dim).contiguous()  # (batch, queries, hidden_size)
         return output if packed is None else packed.pack(output), weights
 
 
