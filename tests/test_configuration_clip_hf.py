@@ -5,7 +5,16 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoConfig, CLIPConfig, SiglipConfig
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    SiglipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
 
 from clip_hf import (
     ARCHITECTURES,
@@ -15,8 +24,12 @@ from clip_hf import (
     ClipHFProcessor,
     ClipHFResNetConfig,
     ClipHFTextConfig,
+    ClipHFTextModel,
+    ClipHFTextModelWithProjection,
     ClipHFTokenizer,
+    ClipHFVisionModelWithProjection,
     ClipHFViTConfig,
+    ClipHFViTModel,
 )
 from clip_hf.configuration_clip_hf import ClipHFVisionConfig
 
@@ -249,6 +262,126 @@ class TestConfigOfTransformers:
         assert type(AutoConfig.from_pretrained(tmp_path)) is SiglipConfig
         CLIPConfig().save_pretrained(tmp_path)
         assert type(AutoConfig.from_pretrained(tmp_path)) is CLIPConfig
+
+
+STOCK_TEXT = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "eos_token_id": 599,
+}
+STOCK_TEXT |= {"bos_token_id": 598, "num_attention_heads": 4, "max_position_embeddings": 24, "hidden_act": "gelu"}
+STOCK_VISION = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
+STOCK_VISION |= {"image_size": 64, "patch_size": 16, "layer_norm_eps": 1e-6}
+
+
+class TestTowersOfTransformers:
+    """Configurations of transformers' CLIP in the place of ours are converted, those of other models refused."""
+
+    @pytest.mark.parametrize("form", ["objects", "dicts", "from_text_vision_configs", "mixed"])
+    def test_become_ours(self, form):
+        towers = CLIPTextConfig(**STOCK_TEXT), CLIPVisionConfig(**STOCK_VISION)
+        if form == "dicts":
+            towers = tuple(tower.to_dict() for tower in towers)
+        if form == "mixed":
+            towers = ClipHFTextConfig(**STOCK_TEXT, projection_dim=16), towers[1]
+        arguments = dict(zip(("text_config", "vision_config"), towers, strict=True))
+        make = ClipHFConfig.from_text_vision_configs if form == "from_text_vision_configs" else ClipHFConfig
+        config = make(**arguments, projection_dim=16)
+        assert (type(config.text_config), type(config.vision_config)) == (ClipHFTextConfig, ClipHFViTConfig)
+        for tower, expected in ((config.text_config, STOCK_TEXT), (config.vision_config, STOCK_VISION)):
+            assert {name: getattr(tower, name) for name in expected} == expected
+            assert tower.projection_dim == 16
+        model = ClipHFModel(config).eval()
+        ids = torch.tensor([[598, 5, 599], [598, 599, 599]])
+        assert model(ids, torch.randn(3, 3, 64, 64)).logits_per_image.shape == (3, 2)
+        assert type(ClipHFConfig.from_dict(config.to_dict()).vision_config) is ClipHFViTConfig
+
+    def test_legacy_end_of_text_id_is_repaired(self):
+        assert ClipHFConfig(text_config=CLIPTextConfig(eos_token_id=2)).text_config.eos_token_id == 49407
+
+    def test_projection_follows_the_text_tower(self):
+        towers = ClipHFTextConfig(projection_dim=64), ClipHFViTConfig(projection_dim=64)
+        config = ClipHFConfig.from_text_vision_configs(*towers, logit_scale_init_value=1.0)
+        assert (config.projection_dim, config.logit_scale_init_value) == (64, 1.0)
+        assert config.text_config is towers[0]
+        with pytest.raises(ValueError, match="`vision_config.projection_dim` is 1024 and `projection_dim` 64"):
+            ClipHFConfig.from_text_vision_configs(towers[0], ClipHFResNetConfig())
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("text_config", SiglipTextConfig()),
+            ("text_config", BertConfig()),
+            ("text_config", CLIPVisionConfig()),
+            ("text_config", CLIPConfig()),
+            ("text_config", ClipHFViTConfig()),
+            ("text_config", ClipHFConfig()),
+            ("text_config", {"model_type": "siglip_text_model"}),
+            ("text_config", {"model_type": "clip_hf_vit"}),
+            ("vision_config", SiglipVisionConfig()),
+            ("vision_config", CLIPTextConfig()),
+            ("vision_config", ClipHFTextConfig()),
+            ("vision_config", {"model_type": "clip_text_model"}),
+        ],
+        ids=lambda value: getattr(type(value), "__name__", None) if not isinstance(value, str) else value,
+    )
+    def test_others_are_refused(self, name, value):
+        model_type = value["model_type"] if isinstance(value, dict) else value.model_type
+        with pytest.raises(ValueError, match=f"`{name}` is of type '{model_type}'; it must be one of 'clip_hf_"):
+            ClipHFConfig(**{name: value})
+        if isinstance(value, dict):
+            with pytest.raises(ValueError, match="is of type '.*'; it must be one of 'clip_hf_"):
+                ClipHFConfig.from_dict({"model_type": "clip_hf", name: value})
+
+    @pytest.mark.parametrize("value", ["ViT-B/32", [768, 12], 3, CLIPTextConfig])
+    @pytest.mark.parametrize("name", ["text_config", "vision_config"])
+    def test_what_is_no_configuration_is_refused(self, name, value):
+        with pytest.raises(
+            ValueError, match=f"(?s)ClipHFConfig: .*'{name}' expected dict, got {type(value).__name__}"
+        ):
+            ClipHFConfig(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("model_class", "config", "cure"),
+        [
+            (ClipHFTextModel, CLIPTextConfig(), r"Convert it: ClipHFTextConfig.from_dict\(config.to_dict\(\)\)"),
+            (ClipHFTextModelWithProjection, CLIPTextConfig(), "Convert it"),
+            (ClipHFViTModel, CLIPVisionConfig(), "Convert it: ClipHFViTConfig"),
+            (ClipHFVisionModelWithProjection, CLIPVisionConfig(), "Convert it: ClipHFVisionConfig"),
+            (ClipHFModel, CLIPConfig(), "Convert it: ClipHFConfig"),
+            (ClipHFModel, ClipHFTextConfig(), "'clip_hf_text'"),
+            (ClipHFTextModel, ClipHFConfig(), "'clip_hf'"),
+            (ClipHFViTModel, ClipHFResNetConfig(), "'clip_hf_resnet'"),
+            (ClipHFTextModel, SiglipTextConfig(), "'siglip_text_model'"),
+        ],
+    )
+    def test_models_say_how_to_convert_one(self, model_class, config, cure):
+        with pytest.raises(
+            ValueError, match=f"{model_class.__name__} needs a .* not a {type(config).__name__}.*{cure}"
+        ):
+            model_class(config)
+        if "Convert" in cure:
+            with torch.device("meta"):
+                model_class(model_class.config_class.from_dict(config.to_dict()))
+
+    @pytest.mark.parametrize(
+        ("cls", "config"),
+        [
+            (ClipHFTextConfig, ClipHFViTConfig()),
+            (ClipHFViTConfig, ClipHFTextConfig()),
+            (ClipHFViTConfig, ClipHFResNetConfig()),
+            (ClipHFResNetConfig, ClipHFViTConfig()),
+            (ClipHFConfig, ClipHFTextConfig()),
+        ],
+    )
+    def test_files_of_another_tower_are_refused(self, cls, config, tmp_path):
+        config.save_pretrained(tmp_path)
+        with pytest.raises(
+            ValueError, match=f"is of type '{config.model_type}'; it must be one of '{cls.model_type}'"
+        ):
+            cls.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("value", [10**9, 2**40, -1, 0, 1.5, "12", float("nan"), None, [], True and 10**18])

@@ -26,6 +26,7 @@ PACKAGE = ROOT / "src" / "clip_hf"
 LAYERS = (
     "loss_clip_hf",
     "architectures_clip_hf",
+    "configuration_checks_clip_hf",
     "configuration_clip_hf",
     "modeling_clip_hf_base",
     "modeling_clip_hf_resnet",

@@ -270,7 +270,7 @@ def test_feature_maps_are_channels_last_and_the_same(pixel_values):
     model.encoder.stages[-1].register_forward_hook(lambda module, args, output: seen.append(output))
     actual = model(pixel_values).pooler_output
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
-    feature_map = model.encoder(model.stem(pixel_values))
+    feature_map = model.encoder(model.stem(pixel_values)).last_hidden_state
     assert not feature_map.is_contiguous(memory_format=torch.channels_last)
     expected = model.attention_pool(feature_map)[0]
     assert relative_difference(actual, expected) <= LIMIT
