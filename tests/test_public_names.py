@@ -328,7 +328,11 @@ def test_every_documented_parameter_exists(name):
     assert unknown_parameters(item) == []
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_NAME if name != VERSION])
+# Of a function, which no file names: `clip_hf.pipeline` is to be found by who looks for `transformers.pipeline`.
+SHARED_ON_PURPOSE = ("clip_hf.pipeline",)
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY_NAME if name not in (VERSION, *SHARED_ON_PURPOSE)])
 def test_no_public_name_is_one_of_transformers(name):
     # Auto classes resolve processors and tokenizers by class name: a shared name would reload as transformers' own.
     assert not hasattr(transformers, name.rpartition(".")[2])
