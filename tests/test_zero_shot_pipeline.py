@@ -3,6 +3,7 @@
 """`clip_hf.pipeline` on whatever is a CLIP, against the parts it is made of; and the labels that pipelines take."""
 
 import collections
+import json
 
 import datasets
 import numpy as np
@@ -10,7 +11,7 @@ import pandas
 import pytest
 import torch
 import transformers
-from transformers import CLIPModel
+from transformers import CLIPModel, pipeline
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 import clip_hf
@@ -266,3 +267,67 @@ def test_labels_that_the_model_cannot_tell_apart_are_said(model, tiny_processor,
     # All templates must agree: these labels have one prompt in common.
     pipe(images[0], ["cat", "dog"], hypothesis_template={"cat": ["a pet", "a cat"], "dog": ["a pet", "a dog"]})
     assert not caplog.messages
+
+
+# --------------------------------------------------------------------------------------- transformers' own `pipeline()`
+
+
+def test_the_pipeline_function(tower, tiny_model, tiny_processor, images, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    expected = make_pipe(tiny_model, tiny_processor)(images, LABELS)
+    pipe = pipeline("zero-shot-image-classification", model=str(tmp_path), device="cpu")
+    assert type(pipe) is ClipHFZeroShotImageClassificationPipeline
+    assert isinstance(pipe, ZeroShotImageClassificationPipeline)
+    assert_same(pipe(images, LABELS), expected)
+    pipe = pipeline(
+        "zero-shot-image-classification",
+        model=tiny_model,
+        tokenizer=tiny_processor.tokenizer,
+        image_processor=tiny_processor.image_processor,
+        device="cpu",
+        top_k=1,
+        batch_size=2,
+    )
+    assert_same(pipe(images, LABELS), [result[:1] for result in expected])
+
+
+def test_dtype_through_the_pipeline_function(tiny_model, tiny_processor, images, tmp_path):
+    tiny_model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    pipe = pipeline("zero-shot-image-classification", model=str(tmp_path), dtype=torch.bfloat16, device="cpu")
+    assert pipe.model.dtype == torch.bfloat16
+    assert len(pipe(images, LABELS, batch_size=2)) == len(images)
+
+
+def test_a_saved_pipeline_loads_again(tiny_model, tiny_processor, images, tmp_path):
+    pipe = make_pipe(tiny_model, tiny_processor)
+    pipe.save_pretrained(tmp_path)
+    processor_config = json.loads((tmp_path / "processor_config.json").read_text())
+    assert processor_config["auto_map"]["AutoProcessor"] == "processing_clip_hf.ClipHFProcessor"
+    again = pipeline("zero-shot-image-classification", model=str(tmp_path), device="cpu")
+    assert type(again) is ClipHFZeroShotImageClassificationPipeline
+    assert_same(again(images, LABELS), pipe(images, LABELS))
+
+
+def test_peft_models_work(model, tiny_processor, images):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    peft_model = get_peft_model(make_tiny_model("vit"), lora)
+    pipe = pipeline(
+        "zero-shot-image-classification",
+        model=peft_model,
+        tokenizer=tiny_processor.tokenizer,
+        image_processor=tiny_processor.image_processor,
+        device="cpu",
+    )
+    assert type(pipe) is ClipHFZeroShotImageClassificationPipeline
+    with_lora = pipe(images, LABELS)
+    with peft_model.disable_adapter():
+        assert_same(pipe(images, LABELS), make_pipe(model, tiny_processor)(images, LABELS))
+    assert_same(pipe(images, LABELS), with_lora)
+    assert by_label(with_lora[0]) != pytest.approx(
+        by_label(make_pipe(model, tiny_processor)(images[0], LABELS)), abs=1e-3
+    )

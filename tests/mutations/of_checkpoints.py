@@ -197,7 +197,7 @@ MUTATIONS = [
     Mutation(
         "statistics counted as parameters",
         "checkpoints/conversion.py",
-        "if not name.endswith(buffers))",
+        "if not name.endswith(BATCH_NORM_STATISTICS))",
         "if name)",
         "checkpoints/test_conversion.py",
     ),

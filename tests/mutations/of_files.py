@@ -179,7 +179,7 @@ JSON_FILES = [
     Mutation(
         "a pipe is opened",
         "json_files.py",
-        "if path.exists() and not path.is_file():",
+        "if not path.is_file():",
         "if path.is_dir():",
         "test_json_files.py",
     ),

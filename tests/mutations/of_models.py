@@ -31,8 +31,8 @@ MUTATIONS = [
     Mutation(
         "attention mask ignored",
         "modeling_clip_hf_transformer.py",
-        "attention_mask=attention_mask, past_key_values",
-        "attention_mask=None, past_key_values",
+        "create_causal_mask(self.config, padded, attention_mask, None)",
+        "create_causal_mask(self.config, padded, None, None)",
         "test_modeling_clip_hf.py -k 'equals_transformers or padding_changes_nothing'",
     ),
     Mutation(

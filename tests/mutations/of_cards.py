@@ -1,0 +1,93 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Faults in cards, ends of programs and files."""
+
+from .mutation import Mutation
+
+
+MUTATIONS = [
+    Mutation(
+        "a folder removed without being moved away first",
+        "atomic.py",
+        "    os.rename(folder, doomed)\n    _delete(doomed)",
+        "    _delete(Path(folder))",
+        "test_atomic.py -k seen_half",
+    ),
+    Mutation(
+        "card: paths of base models stay",
+        "model_card.py",
+        "base_model=details.base_model and public_name(details.base_model),",
+        "base_model=details.base_model,",
+        "test_model_card_text.py -k no_path",
+    ),
+    Mutation(
+        "card: paths in results stay",
+        "model_card.py",
+        '"dataset_type": public_name(result.dataset_type)',
+        '"dataset_type": result.dataset_type',
+        "test_model_card_text.py -k no_path",
+    ),
+    Mutation(
+        "card: query of a URL stays",
+        "model_card_text.py",
+        'rest.partition("?")[0].partition("/")',
+        'rest.partition("/")',
+        "test_model_card_text.py -k names_without",
+    ),
+    Mutation(
+        "card: background not said",
+        "model_card_text.py",
+        "    if color is None:\n",
+        "    if True:\n",
+        "test_model_card_text.py -k steps",
+    ),
+    Mutation(
+        "card: EXIF the other way round",
+        "model_card_text.py",
+        "if processor.apply_exif_orientation else",
+        "if not processor.apply_exif_orientation else",
+        "test_model_card_text.py -k steps",
+    ),
+    Mutation(
+        "card: a new one empties what it does not know",
+        "model_card.py",
+        "if name not in kept}\n        merged.text",
+        "}\n        merged.text",
+        "test_model_card_text.py -k does_not_know",
+    ),
+    Mutation(
+        "card: sections of another model stay",
+        "model_card.py",
+        "    if overviews[0] != overviews[1]:\n",
+        "    if False:\n",
+        "test_model_card_text.py -k does_not_know",
+    ),
+    Mutation(
+        "card: name of the model lost in an update",
+        "model_card.py",
+        'generated.get("model_name") and not keep_name',
+        'generated.get("model_name")',
+        "test_model_card_text.py -k does_not_know",
+    ),
+    Mutation(
+        "card: no placeholder for a folder",
+        "model_card.py",
+        "python_literal(name if on_hub else _PLACEHOLDER)",
+        "python_literal(name)",
+        "test_model_card.py -k written_and_renewed",
+    ),
+    Mutation(
+        "torch's errors without their trace",
+        "failures.py",
+        "return is_raised and (",
+        "return (",
+        "test_failures.py -k line_or_a_trace",
+    ),
+    Mutation(
+        "all errors with their trace",
+        "failures.py",
+        "if _is_for_users(error, program):",
+        "if False:",
+        "test_failures.py -k line_or_a_trace",
+    ),
+]
