@@ -269,7 +269,7 @@ def test_labels_that_the_model_cannot_tell_apart_are_said(model, tiny_processor,
     assert not caplog.messages
 
 
-# --------------------------------------------------------------------------------------- transformers' own `pipeline()`
+# -------------------------------------------------------------------------------------- transformers' own `pipeline()`
 
 
 def test_the_pipeline_function(tower, tiny_model, tiny_processor, images, tmp_path):
