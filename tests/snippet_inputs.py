@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What the pages presuppose, in its smallest form: models under the names of the hub, pairs, labelled pictures, recipes.
+"""What the pages presuppose, in its smallest form: models under names of the hub, pairs, labelled pictures, recipes.
 
 `INPUTS` lists everything that a reader is taken to have. What is not in it, a page has to make.
 """
@@ -46,7 +46,7 @@ VISION = {
 NUM_PAIRS = 24
 
 
-# ---------------------------------------------------------------------------------------------------------------- models
+# -------------------------------------------------------------------------------------------------------------- models
 
 
 @cache
@@ -92,7 +92,7 @@ def write_stock(path: Path) -> None:
     CLIPProcessor(CLIPImageProcessor(), tokenizer).save_pretrained(path)
 
 
-# ----------------------------------------------------------------------------------------------------------------- pairs
+# --------------------------------------------------------------------------------------------------------------- pairs
 
 
 def write_pairs_folder(path: Path) -> None:
@@ -125,11 +125,15 @@ def write_many_tars(path: Path) -> None:
         os.link(path / "00000.tar", path / f"{shard:05d}.tar")
 
 
+def write_copy(source: Path) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(source.read_bytes())
+
+
 def write_queries(path: Path) -> None:
     path.write_text("drawing\nnumber 1\n", encoding="utf-8")
 
 
-# ------------------------------------------------------------------------------------------------------- labelled pictures
+# --------------------------------------------------------------------------------------------------- labelled pictures
 
 
 def write_class_folders(classes: list[str], **images_of_part: int) -> Callable[[Path], None]:
@@ -198,7 +202,7 @@ def write_shoes(path: Path) -> None:
     (path / "shoe_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
-# --------------------------------------------------------------------------------------------------------------- the whole
+# ----------------------------------------------------------------------------------------------------------- the whole
 
 # What a page must say for a reader to have it -> its path -> how it is made.
 INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
@@ -232,6 +236,16 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "--data food101 ": {"ethz/food101": write_hub_data("food101", images=2)},
     "annotated_photos": {"annotated_photos": write_annotated},
     "data/shoes_saved": {"data": write_shoes},
+}
+# The same for examples in docstrings.
+DOCSTRING_INPUTS = {
+    **INPUTS,
+    "path/to/cifar10": {"path/to/cifar10": write_registry_data("cifar10", test=1)},
+    "path/to/pairs": {"path/to/pairs": write_pairs_folder},
+    "cat.jpg": {"cat.jpg": write_copy(EXAMPLES / "pictures" / "temple.jpg")},
+    "dog.png": {"dog.png": write_copy(EXAMPLES / "pictures" / "dog.png")},
+    "bpe_simple_vocab_16e6.txt.gz": {"bpe_simple_vocab_16e6.txt.gz": write_copy(OPENAI_MERGES)},
+    "path": {"my_model": write_ours("vit")},
 }
 
 
@@ -269,10 +283,10 @@ class World:
             recipe = reduced_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), str(folder / "openmoji"))
             path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
 
-    def enter(self, text: str, destination: Path) -> None:
-        """Fill an empty folder with the checkout's examples and the inputs that a page's text names."""
+    def enter(self, text: str, destination: Path, inputs=INPUTS) -> None:
+        """Fill an empty folder with the checkout's examples and the inputs that a text names."""
         _link(self.folder / "examples", destination / "examples")
-        for name, parts in INPUTS.items():
+        for name, parts in inputs.items():
             if name in text:
                 for path, make in parts.items():
                     source = self.folder / "inputs" / path
@@ -280,9 +294,9 @@ class World:
                         source.parent.mkdir(parents=True, exist_ok=True)
                         make(source)
                     _link(source, destination / path)
-                    pictures = source.parent / f"{source.stem}_pictures"
-                    if pictures.is_dir():
-                        _link(pictures, destination / path.replace(source.name, pictures.name))
+                    if source.suffix == ".csv":
+                        pictures = f"{source.stem}_pictures"
+                        _link(source.with_name(pictures), (destination / path).with_name(pictures))
 
 
 def _link(source: Path, destination: Path) -> None:
@@ -301,10 +315,14 @@ def docstring_names() -> dict:
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    x = torch.nn.functional.normalize(torch.tensor(x), dim=-1).numpy()
+    x = torch.nn.functional.normalize(torch.tensor(x), dim=-1)
+    with Image.open(EXAMPLES / "pictures" / "temple.jpg") as picture:
+        image = picture.convert("RGB")
     return {
-        "path": "outputs/demo/vit/last",
-        "image": Image.open(EXAMPLES / "pictures" / "temple.jpg"),
+        "path": "my_model",
+        "image": image,
+        "images": [image],
+        "labels": ["a", "b", "c", "d", "e", "f"],
         "math": math,
         "train_x": x[:600],
         "train_y": y[:600],
@@ -312,5 +330,5 @@ def docstring_names() -> dict:
         "val_y": y[600:900],
         "test_x": x[900:],
         "test_y": y[900:],
-        "classifier": torch.tensor([x[:600][y[:600] == digit].mean(0) for digit in range(10)]),
+        "classifier": torch.stack([x[:600][y[:600] == digit].mean(0) for digit in range(10)]),
     }

@@ -36,6 +36,7 @@ _FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>[^\n`]*)\n(?P<text>.*?)^(?P=ind
 REDUCTIONS = {
     "train_clip.py": "--max_steps 1 --batch_size 4 --num_workers 0 --cpu True",
     "train_with_trainer.py": "--max_steps 1 --per_device_train_batch_size 4 --use_cpu True",
+    "evaluate": "--resamples 10 --few-shot-seeds 1",
 }
 
 
@@ -69,7 +70,7 @@ def commands_of(text: str) -> list[str]:
     return [command for line in lines if (command := shlex.join(shlex.split(line, comments=True)))]
 
 
-# ---------------------------------------------------------------------------------------------------------------- checks
+# -------------------------------------------------------------------------------------------------------------- checks
 
 
 def check_command(command: str) -> None:
@@ -164,13 +165,13 @@ def _check_pip(arguments: Sequence[str]) -> None:
             assert set(extras[1].split(",")) <= set(setup["options.extras_require"]), word
 
 
-# ------------------------------------------------------------------------------------------------------------------- runs
+# ---------------------------------------------------------------------------------------------------------------- runs
 
 
 def reduced(command: str) -> str:
     """A command with the options that make it short."""
     for script, options in REDUCTIONS.items():
-        if re.search(rf"(?<=[/ ]){re.escape(script)}\b", command):
+        if re.search(rf"(?<=[/ ]){re.escape(script)}(?= )", command):
             return f"{command} {options}"
     return command
 

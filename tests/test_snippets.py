@@ -2,18 +2,19 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Every fenced block of README, docs and examples runs, page by page, as a reader would run it from top to bottom.
 
-The fast test runs all of it in one process, with fewer of OpenMoji's drawings; the slow one runs the commands in a shell, with
-their launchers. Trainings are of one step. `NOT_RUN` lists what neither runs; that is checked as far as it can be.
+The fast test runs all of it in one process, with fewer of OpenMoji's drawings; the slow one runs the commands in a
+shell, with their launchers. Trainings are of one step. `NOT_RUN` lists what neither runs; that is checked as far as it
+can be.
 """
 
 import contextlib
 import doctest
+import importlib
+import inspect
 import io
 import json
 import re
 import shlex
-import shutil
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,7 @@ import clip_hf.evaluation.data.sources
 from clip_hf.cli import main
 from clip_hf.data import load_pairs
 from pair_data import image_of
-from snippet_inputs import INPUTS, World, docstring_names
+from snippet_inputs import DOCSTRING_INPUTS, INPUTS, World, docstring_names
 from snippets import ROOT, Block, blocks_of, check_command, commands_of, launched, run_here, run_in_shell, run_python
 
 
@@ -61,8 +62,8 @@ NO_PROGRAMS = {
 
 
 def reason_against(command: str, table: dict[str, str]) -> str | None:
-    """Why a command is not run, if it is not."""
-    return next((reason for beginning, reason in table.items() if f"{command} ".startswith(f"{beginning}")), None)
+    """Why a command is not run; None if it is."""
+    return next((reason for beginning, reason in table.items() if command.startswith(beginning)), None)
 
 
 def all_commands() -> list[tuple[Block, str]]:
@@ -88,13 +89,14 @@ def run_page(page: str, execute, skipped: dict[str, str]) -> None:
                     execute(command)
 
 
-RUNNABLE = [page for page, blocks in BLOCKS.items() if any(block.kind == "python" for block in blocks)] + [
-    page for page in dict.fromkeys(block.page for block, command in all_commands() if not reason_against(command, NOT_RUN))
-    if all(block.kind != "python" for block in BLOCKS[page])
-]
+def runnable(kind: str) -> list[str]:
+    """The pages with blocks of a kind that a test runs."""
+    if kind == "python":
+        return [page for page, blocks in BLOCKS.items() if any(block.kind == kind for block in blocks)]
+    return [*dict.fromkeys(block.page for block, command in all_commands() if not reason_against(command, NOT_RUN))]
 
 
-@pytest.mark.parametrize("page", RUNNABLE)
+@pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
 def test_a_page_runs(page, world, tmp_path, monkeypatch):
     for module in (clip_hf.data.sources, clip_hf.evaluation.data.sources):
         monkeypatch.setattr(module, "load_openmoji", lambda: world.openmoji)
@@ -104,7 +106,7 @@ def test_a_page_runs(page, world, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", dict.fromkeys(block.page for block, command in all_commands() if not reason_against(command, NOT_RUN)))
+@pytest.mark.parametrize("page", runnable("bash"))
 def test_a_page_runs_in_a_shell(page, world, tmp_path, monkeypatch):
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -119,7 +121,10 @@ def test_what_a_page_names_exists(page):
             for command in commands_of(block.text):
                 check_command(command)
         elif block.kind != "python":
-            (test,) = [test for (its, start), test in NO_PROGRAMS.items() if its == page and block.text.startswith(start)]
+            tests = [
+                test for (its, start), test in NO_PROGRAMS.items() if its == page and block.text.startswith(start)
+            ]
+            (test,) = tests
             assert callable(globals()[test])
 
 
@@ -129,12 +134,13 @@ def test_the_tables_have_no_entry_too_many():
         assert any(command.startswith(beginning) for command in commands), beginning
     for page, start in NO_PROGRAMS:
         assert any(block.text.startswith(start) for block in BLOCKS[page]), (page, start)
-    for name in INPUTS:
-        assert any(name in text for text in PAGES.values()), name
+    docstrings = "".join(docstring for found in DOCSTRINGS.values() for docstring in found)
+    for name in DOCSTRING_INPUTS:
+        assert name in docstrings or (name in INPUTS and any(name in text for text in PAGES.values())), name
     assert len(NOT_RUN) <= 10
 
 
-# ------------------------------------------------------------------------------------------------- blocks of other kinds
+# ----------------------------------------------------------------------------------------------- blocks of other kinds
 
 
 def block_that_starts(page: str, start: str) -> Block:
@@ -171,13 +177,16 @@ def test_the_line_of_a_metadata_file(tmp_path):
 def test_the_table_of_a_scaling_fit(capsys):
     page = "docs/evaluation/scaling.md"
     names = {}
-    run_python(block_that_starts(page, "from clip_hf.evaluation import fit_scaling").text.split("result.save")[0], names, page)
+    block = block_that_starts(page, "from clip_hf.evaluation import fit_scaling")
+    run_python(block.text.split("result.save")[0], names, page)
     assert names["result"].table() in PAGES[page]
 
 
-# --------------------------------------------------------------------------------------------- commands outside of pages
+# ------------------------------------------------------------------------------------------- commands outside of pages
 
-_IN_COMMENTS = re.compile(r"^[#\s]+((?:python examples/|torchrun |accelerate launch |clip-hf )(?:.*\\\n)*.*)$", re.MULTILINE)
+_IN_COMMENTS = re.compile(
+    r"^[#\s]+((?:python examples/|torchrun |accelerate launch |sbatch |clip-hf )(?:.*\\\n)*.*)$", re.MULTILINE
+)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +202,11 @@ def test_commands_in_comments_and_docstrings_can_be_given(path):
     for command in _IN_COMMENTS.findall((ROOT / path).read_text(encoding="utf-8")):
         # What explains an example of `--help` stands behind it.
         command = re.sub(r"\\+\n[#\s]*", " ", command)
-        check_command(re.split(r" {3,}", command)[0])
+        command = re.split(r" {3,}", command)[0]
+        if command.endswith(" ..."):  # of a launcher, whose options must exist
+            assert launched(shlex.split(command))
+        else:
+            check_command(command)
 
 
 def test_commands_in_tables_can_be_given():
@@ -207,7 +220,7 @@ def test_commands_in_tables_can_be_given():
         check_command(command)
 
 
-# ------------------------------------------------------------------------------------------------- examples in docstrings
+# ---------------------------------------------------------------------------------------------- examples in docstrings
 
 DOCSTRINGS = {
     path.relative_to(ROOT).as_posix(): examples
@@ -219,15 +232,14 @@ DOCSTRINGS = {
 
 @pytest.mark.parametrize("path", DOCSTRINGS)
 def test_examples_in_docstrings(path, world, tmp_path, monkeypatch):
-    text = "".join(DOCSTRINGS[path])
-    assert text
-    world.enter(text + "RN50.pt openai/clip-vit-base-patch32 make demo path/to/class_folders", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    names = docstring_names()
+    module = importlib.import_module(path.removeprefix("src/").removesuffix(".py").replace("/", "."))
+    names = {**docstring_names(), **vars(module)}
+    assert DOCSTRINGS[path]
     for docstring in DOCSTRINGS[path]:
-        for example in doctest.DocTestParser().get_examples(docstring.replace("```\n", "\n")):
+        world.enter(docstring, tmp_path / str(len(list(tmp_path.iterdir()))), DOCSTRING_INPUTS)
+        monkeypatch.chdir(max(tmp_path.iterdir(), key=lambda folder: int(folder.name)))
+        for example in doctest.DocTestParser().get_examples(inspect.cleandoc(docstring[3:-3]).replace("```", "")):
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 exec(compile(example.source, f"{path}: {example.source}", "single"), names)
-            if example.want:
-                flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-                assert doctest.OutputChecker().check_output(example.want, printed.getvalue(), flags), printed.getvalue()
+            found, flags = printed.getvalue(), doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+            assert not example.want or doctest.OutputChecker().check_output(example.want, found, flags), found
