@@ -217,6 +217,7 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "held_out.csv": {"held_out.csv": write_table(range(NUM_PAIRS, NUM_PAIRS + 4))},
     "stickers.csv": {"stickers.csv": write_table(range(NUM_PAIRS))},
     "pairs/{00000..09999}.tar": {"pairs": write_many_tars},
+    "my_images": {"my_images": write_pairs_folder},
     "my_pairs": {"my_pairs": write_pairs_folder},
     "photos/metadata.jsonl": {"photos": write_pairs_folder},
     "shards/*.parquet": {"shards": lambda path: write_parquet(path, rows_of(range(NUM_PAIRS)), 2)},
