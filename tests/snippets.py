@@ -126,11 +126,11 @@ def _module_command(words: Sequence[str]) -> list[str]:
 
 def _check_script(script: str, arguments: Sequence[str]) -> None:
     assert (ROOT / script).is_file(), f"there is no {script}"
+    # Its help knows the options, and unlike argparse takes none that was cut short; reading them knows their values.
+    _check_options(_help_of_script(script), arguments)
     if script == "examples/train_clip.py":
         with contextlib.chdir(ROOT):
             parse_options(arguments)
-    else:
-        _check_options(_help_of_script(script), arguments)
 
 
 def _check_options(help_text: str, arguments: Sequence[str]) -> None:

@@ -140,6 +140,50 @@ def test_the_tables_have_no_entry_too_many():
     assert len(NOT_RUN) <= 10
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "clip-hf evaluate model --dat digits",
+        "clip-hf convert a b --tower-of text",
+        "python examples/train_clip.py examples/recipes/demo.yaml --epoch 3",
+        "python examples/train_clip.py examples/recipes/none.yaml",
+        "python examples/linear_probe.py --model m --datum digits",
+        "python examples/no_example.py",
+        "accelerate launch --config_file examples/launch/none.yaml examples/train_clip.py examples/recipes/demo.yaml",
+        "torchrun --nproc_per_node 2 examples/train_clip.py examples/recipes/demo.yaml --no_option 1",
+        "torchrun --nproc_per_node 2 -m clip_hf.cli evaluate model --no-option",
+        "sbatch --nodes 4 examples/launch/none.sh examples/recipes/demo.yaml",
+        "sbatch --nodes 4 examples/launch/slurm.sh examples/recipes/pretrain_rn50.yaml --output_dir outputs",
+        "make no-such-target",
+        "pip install 'clip_hf[train]'",
+        "pip install -e '.[no-extra]'",
+        "curl https://example.com",
+    ],
+)
+def test_a_wrong_command_is_found(command):
+    # SystemExit is a launcher's parser's.
+    with pytest.raises((AssertionError, ValueError, OSError, SystemExit)):
+        check_command(shlex.join(shlex.split(command)))
+
+
+@pytest.mark.parametrize(
+    "text, error",
+    [
+        ("model.encode(image)", NameError),
+        ("1 + 1  # 3", AssertionError),
+        ("print(1 / 3)  # 0.34", AssertionError),
+        ('{"top1": 0.5}  # {"top1": 0.52}', AssertionError),
+    ],
+)
+def test_a_wrong_block_is_found(text, error):
+    with pytest.raises(error):
+        run_python(text, {}, "page")
+
+
+def test_a_value_is_shown_as_it_is():
+    run_python("x = 1 / 3\nprint(x)  # 0.33\n[1, 2]  # [1, 2]\nx  # a third\n{1: x}  # {1: ...}", {}, "page")
+
+
 # ----------------------------------------------------------------------------------------------- blocks of other kinds
 
 
