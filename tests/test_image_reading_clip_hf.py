@@ -481,3 +481,31 @@ def test_a_download_is_an_image():
     with server_of(lambda c, _: c.sendall(head(Content_Length=len(PICTURE)) + PICTURE)) as url:
         assert open_image(url).tobytes() == image_of(0).tobytes()
     assert threading.active_count() < 50
+
+
+HTML = b"<html>Sign in</html>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "message"),
+    [
+        (head("404 Not Found") + HTML, "download failed", "the download failed: HTTP Error 404: Not Found."),
+        (head("403 Forbidden") + HTML, "download failed", "the download failed: HTTP Error 403: Forbidden."),
+        (head("503 Busy"), "download failed", "the download failed: HTTP Error 503: Busy."),
+        (head(Content_Length=len(HTML)) + HTML, "not an image", "this is not an image that Pillow can read."),
+        (head(Content_Length=0), "file empty", "the file is empty."),
+        (head("302 Found", Location="http://127.0.0.1:9/b.png"), "download failed", "Connection refused."),
+    ],
+    ids=["404", "403", "503", "page", "empty", "redirect to nowhere"],
+)
+def test_the_url_is_named_with_what_the_server_said(answer, kind, message):
+    with server_of(lambda connection, _: connection.sendall(answer)) as url, pytest.raises(UnreadableImage) as caught:
+        open_image(url, ImageLimits(max_seconds=5))
+    assert str(caught.value).startswith(f"{url}: ") and str(caught.value).endswith(message)
+    assert caught.value.kind == kind
+
+
+def test_hosts_that_cannot_be_reached_are_named():
+    for url in ("http://127.0.0.1:9/a.png", "http://no-such-host.invalid/a.png"):
+        with pytest.raises(UnreadableImage, match=rf"^{url}: the download failed: \[Errno"):
+            open_image(url, ImageLimits(max_seconds=5))

@@ -7,6 +7,7 @@ import copy
 import io
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import numpy as np
@@ -18,7 +19,12 @@ from transformers import SiglipConfig, SiglipModel, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
-from clip_hf import ClipHFImageProcessor, ClipHFZeroShotImageClassificationPipeline, build_text_classifier
+from clip_hf import (
+    ClipHFImageProcessor,
+    ClipHFZeroShotImageClassificationPipeline,
+    build_text_classifier,
+    zero_shot_clip_hf,
+)
 from test_image_reading_clip_hf import drip, head, server_of
 from test_zero_shot_clip_hf import as_transformers_clip, counted_text_passes
 from tiny_models import IMAGE_SIZE, make_tiny_model
@@ -148,8 +154,24 @@ def test_a_url_is_fetched_with_the_timeout(pipe, images):
     with server_of(drip) as url, pytest.raises(ValueError, match=f"{url}.*longer than the 0.2 seconds allowed"):
         pipe(url, LABELS, timeout=0.2)
     with server_of(lambda connection, _: connection.sendall(head("404 Not Found"))) as url:
-        with pytest.raises(ValueError, match=f"{url}.*404"):
+        with pytest.raises(
+            ValueError, match=rf"^Image 0 \('{url}'\) cannot be read: the download failed: HTTP Error 404"
+        ):
             pipe([url], LABELS)
+
+
+@pytest.mark.parametrize("bad", [3, None, True, 2.5, np.int64(3)], ids=repr)
+def test_numbers_are_no_images(pipe, images, bad):
+    with counted_text_passes(pipe.model) as passes:
+        if bad is not None:
+            with pytest.raises(TypeError, match="An image is a path, a URL, .* or a tensor; given .*, a "):
+                pipe(bad, LABELS)
+        with pytest.raises(TypeError, match="Image 1 is of a type that is not supported: .* a path, a URL .*, got"):
+            pipe([images[0], bad], LABELS[::-1])
+        for several in ({"image": 3}, [[1, 2], [3, 4]], {1, 2}, range(2)):
+            with pytest.raises(TypeError, match="is of a type that is not supported"):
+                list(pipe(several, LABELS[::-1]))
+    assert passes == []
 
 
 def test_ties_keep_the_order_of_the_labels(pipe, images):
@@ -275,6 +297,65 @@ def test_a_model_in_training_mode_is_evaluated(tower, tiny_processor, images):
     assert_same(make_pipe(model, tiny_processor)(images, LABELS, batch_size=3), expected)
     assert model.training and model.vision_model.training
     assert all(torch.equal(buffer, statistics[name]) for name, buffer in model.named_buffers())
+
+
+def wrapped(model, kind):
+    """A model as users put it into a pipeline, in training mode, with something that only evaluation leaves alone."""
+    for module in model.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.5
+    if kind == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, lora_dropout=0.5)
+        model = get_peft_model(model, lora)
+    if kind == "offloaded":
+        from accelerate.hooks import ModelHook, add_hook_to_module
+
+        for module in list(model.modules()):
+            add_hook_to_module(module, ModelHook())
+    return model
+
+
+@pytest.mark.parametrize("kind", ["plain", "lora", "offloaded"])
+def test_threads_share_a_model_in_training_mode(tower, tiny_processor, images, kind):
+    model = wrapped(make_tiny_model(tower), kind)
+    tasks = [(image, LABELS[: 2 + index % 3]) for index in range(6) for image in images]
+    expected = [make_pipe(model.eval(), tiny_processor)(*task) for task in tasks]
+    model.train()
+    next(model.children()).eval()  # a part that the user keeps in evaluation mode
+    modes = [module.training for module in model.modules()]
+    values = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    gradients = [parameter.requires_grad for parameter in model.parameters()]
+    generator = torch.get_rng_state()
+    pipes = [make_pipe(model, tiny_processor) for _ in range(2)]  # that share it
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda index: pipes[index % 2](*tasks[index]), range(len(tasks))))
+    assert_same(results, expected)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == gradients
+    assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_the_weights_are_looked_at_once_a_list_and_for_each_batch_of_a_stream(pipe, images, monkeypatch):
+    looks = []
+    state = zero_shot_clip_hf._text_state
+    monkeypatch.setattr(zero_shot_clip_hf, "_text_state", lambda model: looks.append(model) or state(model))
+    pipe(images, LABELS, batch_size=2, multi_label=True)
+    assert len(looks) == 1
+    list(pipe(iter(images), LABELS, batch_size=2, multi_label=True))
+    assert len(looks) == 1 + 3
+
+
+def test_a_model_that_changes_while_a_stream_is_read(tiny_processor, images):
+    model = make_tiny_model("vit")
+    stream = iter(make_pipe(model, tiny_processor)(iter(images[:2]), LABELS))
+    before = next(stream)
+    model.text_model.final_layer_norm.bias.data[3] += 5
+    after = next(stream)
+    assert_same([after], make_pipe(model, tiny_processor)(images[1:2], LABELS))
+    assert before != after
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -431,7 +512,11 @@ def test_the_same_lazily_opened_image_may_come_often(pipe, images, tmp_path, num
         ({"candidate_labels": []}, ValueError, "There are no labels"),
         ({"candidate_labels": "cat, dog"}, TypeError, "must be a list of strings, not one string"),
         ({"candidate_labels": ["cat", "cat"]}, ValueError, "occur more than once"),
-        ({"candidate_labels": ["cat", 1]}, TypeError, "Label 1 is 1, a int"),
+        ({"candidate_labels": ["cat", 1.5]}, TypeError, "Label 1 is 1.5, a float; labels must be strings or whole"),
+        ({"candidate_labels": ["cat", True]}, TypeError, "Label 1 is True, a bool"),
+        ({"candidate_labels": np.array([["cat"]])}, TypeError, "Label 0 is array"),
+        ({"candidate_labels": np.array([])}, ValueError, "There are no labels"),
+        ({"candidate_labels": 3}, TypeError, "must be a list of strings; given a int"),
         ({"hypothesis_template": "a photo"}, ValueError, "does not say where the label goes"),
         ({"hypothesis_template": []}, ValueError, "The list of templates is empty"),
         ({"hypothesis_template": {"cat": ["a cat"]}}, ValueError, "no prompts for 3 of the labels"),

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The processor: what it loads from which files, what it makes of images and texts, and what it refuses."""
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -278,3 +279,61 @@ def test_decoding(tiny_processor):
 def test_bad_input_is_named(tiny_processor, inputs, error, message):
     with pytest.raises(error, match=message):
         tiny_processor(**inputs)
+
+
+@pytest.mark.parametrize(
+    "unset",
+    [
+        {"antialias": None},
+        {"antialias": False},
+        {"tokenizer_kwargs": None},
+        {"return_metadata": False},
+        {"images_kwargs": {"antialias": None}},
+        {"text_kwargs": {"use_fast": False}},
+        {"images_kwargs": None},
+    ],
+)
+def test_options_that_there_are_not_may_be_unset(tiny_processor, images, unset):
+    inputs = {"text": ["a cat", "two dogs playing"], "images": images, "return_tensors": "pt"}
+    expected, given = tiny_processor(**inputs), tiny_processor(**inputs, **unset)
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(given[name], expected[name]) for name in expected)
+    if "antialias" in unset:
+        pixels = tiny_processor.image_processor(images, return_tensors="pt", **unset).pixel_values
+        assert torch.equal(pixels, expected["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"antialias": True}, "no option 'antialias'"),
+        ({"return_metadata": True}, "no option 'return_metadata'"),
+        ({"tokenizer_kwargs": {}}, "no option 'tokenizer_kwargs'"),
+        ({"do_resise": False}, "no option 'do_resise'. Did you mean 'do_resize'"),  # a slip, and False matters
+        ({"images_kwargs": {"do_center_corp": False}}, "Did you mean 'do_center_crop'"),
+        ({"text_kwargs": {"truncaton": False}}, "Did you mean 'truncation'"),
+        ({"image_limit": 3}, "no option 'image_limit'"),
+    ],
+)
+def test_options_that_there_are_not_with_a_value(tiny_processor, images, options, message):
+    with pytest.raises(TypeError, match=message):
+        tiny_processor(text="a cat", images=images, **options)
+    if not any(name.endswith("_kwargs") for name in options):
+        with pytest.raises(TypeError, match=message):
+            tiny_processor.image_processor(images, **options)
+        with pytest.raises(TypeError, match=message):
+            ClipHFImageProcessor(**options)
+
+
+def test_a_cut_text_is_said_with_its_beginning(tiny_processor, caplog):
+    tokenizer = copy.deepcopy(tiny_processor.tokenizer)
+    tokenizer.deprecation_warnings.clear()
+    processor = ClipHFProcessor(tiny_processor.image_processor, tokenizer)
+    texts = ["a cat", "the number seven " * 20]
+    processor(text=texts, truncation=True)
+    assert not caplog.messages
+    for _ in range(2):
+        processor(text=texts)
+    assert len(caplog.messages) == 1
+    assert "Text 1 has 122 tokens, but at most 24 fit: 'the number seven the number seven" in caplog.text
+    assert "Pass truncation=True to cut without this warning" in caplog.text

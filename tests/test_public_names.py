@@ -47,6 +47,7 @@ PUBLIC_NAMES = {
         "gather_with_grad",
         "load_prompt_set",
         "open_image",
+        "pipeline",
         "prompt_set_names",
         "register",
         "sigmoid_loss",

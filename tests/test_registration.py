@@ -26,6 +26,8 @@ from transformers import (
     SiglipModel,
     pipeline,
 )
+from transformers.models.auto import video_processing_auto
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
@@ -155,6 +157,73 @@ def test_the_pipeline_of_a_repo(repo, images, trust):
     assert len(pipe(images, LABELS, top_k=2)[0]) == 2
 
 
+PIPELINES = {
+    "zero-shot-image-classification": lambda pipe, image: pipe(image, LABELS),
+    "image-classification": lambda pipe, image: pipe(image),
+    "image-feature-extraction": lambda pipe, image: pipe(image),
+    "feature-extraction": lambda pipe, image: pipe("a cat"),
+}
+PARTS = {
+    "one by one": (lambda model: model, "tokenizer", "image_processor"),
+    "in the other order": ("image_processor", "tokenizer", lambda model: model),
+    "classifier": (lambda model: ClipHFForImageClassification(model.config), "image_processor"),
+    "vision tower": (lambda model: model.vision_model, "image_processor"),
+    "text tower": (lambda model: model.text_model, "tokenizer"),
+}
+SERVED = {  # task -> what it is run with
+    "zero-shot-image-classification": ("one by one", "in the other order"),
+    "image-classification": ("one by one", "classifier"),
+    "image-feature-extraction": ("one by one", "classifier", "vision tower"),
+    "feature-extraction": ("one by one", "text tower"),
+}
+
+
+@pytest.fixture
+def asks(monkeypatch):
+    """What transformers asks of the user: whether to run a folder's own code. The answer is no."""
+    questions = []
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "n")
+    return questions
+
+
+def save_parts(tiny_model, tiny_processor, parts, folder):
+    for part in PARTS[parts]:
+        (getattr(tiny_processor, part) if isinstance(part, str) else part(tiny_model)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("task", "parts"), [(task, parts) for task in SERVED for parts in SERVED[task]])
+def test_pipelines_of_parts_saved_one_by_one_ask_nothing(
+    tiny_model, tiny_processor, images, tmp_path, asks, task, parts
+):
+    save_parts(tiny_model, tiny_processor, parts, tmp_path)
+    pipe = pipeline(task, model=str(tmp_path), device="cpu")
+    assert PIPELINES[task](pipe, images[0])
+    assert type(pipe.model).__module__.startswith("clip_hf.")
+    assert not asks
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_no_auto_class_asks(tiny_model, tiny_processor, tmp_path, asks, parts):
+    save_parts(tiny_model, tiny_processor, parts, tmp_path)
+    loads = (AutoConfig, AutoModel, AutoTokenizer, AutoImageProcessor, AutoProcessor)
+    loaded = set()
+    for auto_class in (*loads, AutoVideoProcessor, transformers.AutoFeatureExtractor):
+        try:
+            auto_class.from_pretrained(tmp_path)
+            loaded.add(auto_class)
+        except (ValueError, OSError) as error:
+            assert "custom code" not in str(error)
+    assert not asks
+    assert {AutoConfig, AutoModel} <= loaded <= set(loads)
+
+
+def test_a_video_processor_is_refused_with_the_reason(tiny_processor, tmp_path, asks):
+    tiny_processor.image_processor.save_pretrained(tmp_path)  # alone, without a config
+    with pytest.raises(ValueError, match="has no video processor, because CLIP takes images"):
+        AutoVideoProcessor.from_pretrained(tmp_path)
+    assert not asks
+
+
 def test_another_pipeline_class_can_be_asked_for(repo):
     pipe = pipeline(TASK, model=str(repo), device="cpu", pipeline_class=ZeroShotImageClassificationPipeline)
     assert type(pipe) is ZeroShotImageClassificationPipeline
@@ -170,6 +239,7 @@ def test_registering_again_changes_nothing():
             transformers.PROCESSOR_MAPPING,
             transformers.IMAGE_PROCESSOR_MAPPING,
             transformers.TOKENIZER_MAPPING,
+            video_processing_auto.VIDEO_PROCESSOR_MAPPING,
         )
         tasks = {task: dict(info) for task, info in PIPELINE_REGISTRY.supported_tasks.items()}
         return [dict(mapping._extra_content) for mapping in mappings], tasks

@@ -306,7 +306,7 @@ def test_a_long_text_is_cut_and_one_warning_is_given(tokenizer, log):
     assert cut["input_ids"][1][-1] == tokenizer.eos_token_id
     assert len(tokenizer.encode(texts[1])) == 77
     assert len(log.messages) == 1
-    assert "Text 1 has 102 tokens, but at most 77 fit" in log.text
+    assert "Text 1 has 102 tokens, but at most 77 fit: '" in log.text
 
 
 def test_no_warning_where_nothing_is_cut_or_cutting_is_asked_for(tokenizer, log):

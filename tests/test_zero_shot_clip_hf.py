@@ -3,6 +3,7 @@
 """Text classifiers against the plain loop over prompts, what they refuse, and when the cache encodes again."""
 
 import copy
+import functools
 import gc
 import pickle
 import weakref
@@ -15,7 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from clip_hf import build_text_classifier
 from clip_hf.prompts_clip_hf import PROMPT_SETS
-from clip_hf.zero_shot_clip_hf import TextClassifierCache, eval_mode
+from clip_hf.zero_shot_clip_hf import TextClassifierCache, _checksum, _plain_tensors, eval_mode, evaluated
 from tiny_models import CONTEXT_LENGTH, make_tiny_model
 
 
@@ -199,6 +200,46 @@ def test_a_training_model_is_evaluated_and_left_in_training(tiny_processor):
     assert model.text_model.training and not model.vision_model.training
 
 
+def test_a_copy_in_evaluation_mode_shares_the_weights(tower):
+    model = make_tiny_model(tower)
+    assert evaluated(model) is model
+    model.train()
+    model.text_projection.requires_grad_(False)
+    copied = evaluated(model)
+    assert model.training and not any(module.training for module in copied.modules())
+    assert [name for name, _ in copied.named_modules()] == [name for name, _ in model.named_modules()]
+    for (name, tensor), other in zip(
+        copied.state_dict(keep_vars=True).items(), model.state_dict(keep_vars=True).values()
+    ):
+        assert tensor is other, name
+    model.text_projection.weight = torch.nn.Parameter(torch.zeros_like(model.text_projection.weight))
+    assert not copied.text_projection.weight.any()  # what is put into one is in the other
+
+
+def test_what_is_bound_to_a_module_is_bound_to_its_copy():
+    class Part(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.forward = self.mode  # a bound method, as accelerate's hooks leave
+            self.partial = functools.partial(Part.mode, self)
+            self.compiled = torch.compile(torch.nn.Dropout(0.5), backend="eager")
+            self.scripted = torch.jit.script(torch.nn.Dropout(0.5))
+            self.again = self.scripted
+
+        def mode(self, *args):
+            return self.training
+
+    model = Part().train()
+    copied = evaluated(model)
+    assert (model(), model.partial()) == (True, True)
+    assert (copied(), copied.partial()) == (False, False)
+    ones = torch.ones(1000)
+    assert torch.equal(copied.compiled(ones), ones) and torch.equal(copied.scripted(ones), ones)
+    assert not torch.equal(model.compiled(ones), ones) and not torch.equal(model.scripted(ones), ones)
+    assert copied.again is copied.scripted
+    assert model.training and model.compiled.training and model.scripted.training
+
+
 # ----------------------------------------------------------------------------------------------------- what it refuses
 
 
@@ -208,7 +249,7 @@ def test_a_training_model_is_evaluated_and_left_in_training(tiny_processor):
         ([], ValueError, "There are no labels"),
         ((), ValueError, "There are no labels"),
         ("cat, dog", TypeError, r"not one string: given 'cat, dog', pass \['cat', 'dog'\]"),
-        (["cat", 3], TypeError, "Label 1 is 3, a int"),
+        (["cat", 3.0], TypeError, "Label 1 is 3.0, a float"),
         (["cat", None], TypeError, "Label 1 is None"),
         (["cat", " "], ValueError, "Label 1 is blank"),
         (["cat", "dog", "cat"], ValueError, r"occur more than once: \['cat'\]"),
@@ -275,10 +316,30 @@ def add_lora(model):
     model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
 
 
+def swap_rows(model):
+    weight = model.text_model.encoder.layers[0].mlp.fc2.weight.data
+    weight[[0, 1]] = weight[[1, 0]]
+
+
+def swap_in_a_row(model):
+    weight = model.text_model.embeddings.token_embedding.weight.data
+    weight[:, [2, 3]] = weight[:, [3, 2]]
+
+
+def swap_projection(model):
+    model.text_projection.weight.data.copy_(model.text_projection.weight.data.flip(0).clone())
+
+
 @pytest.mark.parametrize(
     "change",
     [
         sgd_step,
+        swap_rows,
+        swap_in_a_row,
+        swap_projection,
+        lambda model: model.text_model.embeddings.token_embedding.weight.data[101].neg_(),
+        lambda model: model.text_model.final_layer_norm.weight.data[0].add_(1),
+        lambda model: model.text_model.encoder.layers[1].self_attn.v_proj.bias.data[-1].add_(0.5),
         edit_data,
         edit_in_place,
         replace_module,
@@ -287,7 +348,22 @@ def add_lora(model):
         lambda model: model.to(torch.float64),
         lambda model: model.text_model.final_layer_norm.register_parameter("bias", None),
     ],
-    ids=["step", "data", "in place", "module", "lora", "load_state_dict", "dtype", "removed"],
+    ids=[
+        "step",
+        "rows",
+        "columns",
+        "projection",
+        "token",
+        "norm",
+        "bias",
+        "data",
+        "in place",
+        "module",
+        "lora",
+        "load_state_dict",
+        "dtype",
+        "removed",
+    ],
 )
 def test_changed_weights_encode_again(tiny_processor, change):
     model, cache = make_tiny_model("vit"), TextClassifierCache()
@@ -303,6 +379,65 @@ def test_changed_weights_encode_again(tiny_processor, change):
         assert len(passes) == 1
     torch.testing.assert_close(after, build_text_classifier(model, tiny_processor, LABELS, TEMPLATES), rtol=0, atol=0)
     assert len(cache) == 1  # that of the old weights is gone
+
+
+TENSORS = {
+    "float32": lambda: torch.randn(40, 300),
+    "float16, odd": lambda: torch.randn(3001).half(),
+    "bfloat16": lambda: torch.randn(70, 100).bfloat16(),
+    "with NaN": lambda: torch.full((40, 300), torch.nan),
+    "int8": lambda: torch.randint(-128, 127, (100, 100), dtype=torch.int8),
+    "bool": lambda: torch.rand(5000) < 0.5,
+    "transposed": lambda: torch.randn(300, 40).T,
+    "part of another": lambda: torch.randn(4001)[1:],
+    "one number": lambda: torch.tensor(3.0),
+    "nothing": lambda: torch.zeros(0),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_a_checksum_changes_with_every_bit_and_every_place(kind):
+    tensor = TENSORS[kind]()
+    others = [torch.randn(2000), torch.randn(3)]
+    before = _checksum([tensor, *others])
+    assert _checksum([tensor.clone(), *others]) == before
+    if tensor.numel() < 2:
+        return
+    flat = tensor.contiguous().view(-1)
+    for place in (0, flat.numel() // 2, flat.numel() - 1):
+        changed = flat.clone().view(torch.uint8)
+        changed[place * flat.element_size()] ^= 1  # the lowest bit of the number
+        assert _checksum([changed.view(flat.dtype).view(tensor.shape), *others]) != before
+    for first, second in ((0, 1), (0, 513), (1, flat.numel() - 1)):
+        swapped = flat.clone()
+        swapped[[first, second]] = swapped[[second, first]]
+        equal = torch.equal(swapped.view(torch.uint8), flat.view(torch.uint8))
+        assert (_checksum([swapped.view(tensor.shape), *others]) == before) == equal
+
+
+def test_a_checksum_notices_permuted_unit_rows():
+    rows = torch.eye(256)
+    assert _checksum([rows]) != _checksum([rows.roll(2, 0)])
+    assert _checksum([rows[:128], rows[128:]]) != _checksum([rows[128:], rows[:128]])
+
+
+def test_quantised_values_are_noticed():
+    values = torch.randn(64, 64)
+    quantised = [torch.quantize_per_tensor(each, 0.1, 0, torch.qint8) for each in (values, values, -values)]
+    sums = [_checksum(list(_plain_tensors(each))) for each in quantised]
+    assert sums[0] == sums[1] != sums[2]
+
+
+def test_an_offloaded_text_tower_is_not_trusted(tiny_processor):
+    from accelerate import cpu_offload
+
+    model, cache = make_tiny_model("vit"), TextClassifierCache()
+    expected = build_text_classifier(model, tiny_processor, LABELS, TEMPLATES)
+    model = cpu_offload(model, execution_device="cpu")
+    first = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+    second = cache.get(model, tiny_processor, LABELS, TEMPLATES)
+    assert second is not first  # its values may have changed
+    torch.testing.assert_close((first, second), (expected, expected), rtol=0, atol=1e-6)
 
 
 def test_switching_adapters_encodes_again(tiny_processor):

@@ -32,6 +32,7 @@ from .prompts import load_prompt_set, prompt_set_names
 from .registration import register
 from .tokenization_clip_hf import ClipHFTokenizer
 from .zero_shot_clip_hf import build_text_classifier
+from .zero_shot_pipeline import pipeline
 
 
 __version__ = version("clip_hf")
@@ -65,6 +66,7 @@ __all__ = [
     "gather_with_grad",
     "load_prompt_set",
     "open_image",
+    "pipeline",
     "prompt_set_names",
     "register",
     "sigmoid_loss",

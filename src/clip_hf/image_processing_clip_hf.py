@@ -138,8 +138,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     high_bit_depth = "error"
 
     def __init__(self, **kwargs: Unpack[ClipHFImageProcessorKwargs]):
-        kwargs = {key: value for key, value in kwargs.items() if key not in BOOKKEEPING_KEYS}
-        self._check_names(kwargs)
+        kwargs = self._known({key: value for key, value in kwargs.items() if key not in BOOKKEEPING_KEYS})
         super().__init__(**_with_color(kwargs))
         self._validate_preprocess_kwargs(**{key: getattr(self, key) for key in self._valid_kwargs_names})
 
@@ -210,8 +209,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
 
     def _validated(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The options of a call, completed by those of the class."""
-        self._check_names(kwargs)
-        kwargs = _with_color(kwargs)
+        kwargs = _with_color(self._known(kwargs))
         kwargs = {name: kwargs.get(name, getattr(self, name, None)) for name in self._valid_kwargs_names}
         kwargs = self._standardize_kwargs(**kwargs)
         self._validate_preprocess_kwargs(**kwargs)
@@ -228,13 +226,15 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
                 raise ValueError(f"{name}={kwargs[name]!r} has to be an integer, or a mapping of integers.")
         return super()._standardize_kwargs(**kwargs)
 
-    def _check_names(self, names: Iterable[str]) -> None:
+    def _known(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The options that there are; others may only be unset."""
         valid = self.valid_kwargs.__annotations__.keys()
-        for name in names:
-            if name not in valid:
+        for name in kwargs.keys() - valid:
+            if not is_unset(name, kwargs[name], valid):
                 close = difflib.get_close_matches(name, valid, 1)
                 hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(sorted(valid))}."
                 raise TypeError(f"{type(self).__name__} has no option {name!r}.{hint}")
+        return {name: value for name, value in kwargs.items() if name in valid}
 
     def _validate_preprocess_kwargs(self, **kwargs) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
@@ -284,6 +284,14 @@ def _with_color(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {**kwargs, "background_color": parse_color(color)} if isinstance(color, str) else kwargs
 
 
+def is_unset(name: str, value: Any, valid: Iterable[str]) -> bool:
+    """Whether an option that is not `valid` may be passed over: None and False switch off what others have.
+
+    With False it must not be a slip: `do_resise=False` is an error.
+    """
+    return value is None or (value is False and not difflib.get_close_matches(name, valid, 1, cutoff=0.85))
+
+
 def opens_files(image_processor: Any) -> bool:
     """Whether an image processor is a `ClipHFImageProcessor`, also one of a repo's own code: it opens files itself."""
     return hasattr(image_processor, "apply_exif_orientation")
@@ -326,7 +334,7 @@ def _process_all(sources: list[Any], options: ImageTransform) -> np.ndarray | li
         except (ValueError, TypeError) as error:
             name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
             name = f" ({str(name)[:100]})" if isinstance(name, str | os.PathLike) and str(name) else ""
-            message = f"Image {index}{name}: {error}"
+            message = f"Image {index}{name}: {str(error).removeprefix(f'{str(source)[:200]}: ')}"  # not the URL twice
             if isinstance(error, UnreadableImage):
                 raise UnreadableImage(error.kind, message) from error
             raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from error

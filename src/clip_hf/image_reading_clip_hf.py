@@ -269,10 +269,11 @@ def open_image(
     if not text.strip():
         raise UnreadableImage("image missing", "the path is blank.")
     scheme = check_scheme(text) if isinstance(source, str) else None
-    if scheme in ("http", "https"):
-        return _read_bytes(_download(text, limits), limits)
-    if scheme in _REMOTE:
-        return _read_bytes(_read_remote(text, limits), limits)
+    if scheme in ("http", "https", *_REMOTE):
+        try:
+            return _read_bytes((_read_remote if scheme in _REMOTE else _download)(text, limits), limits)
+        except UnreadableImage as error:
+            raise UnreadableImage(error.kind, f"{text[:200]}: {error}") from error
     if scheme == "data":
         return _read_base64(text, limits)
     return _read_file(text, limits, may_be_base64=isinstance(source, str))
@@ -432,7 +433,7 @@ def _download(url: str, limits: ImageLimits) -> bytes:
     # Servers that answer nonsense raise HTTPException, impossible addresses ValueError.
     except (OSError, http.client.HTTPException, ValueError) as error:
         if not transfer.is_over:
-            reason = str(error) or type(error).__name__
+            reason = str(error).removeprefix("<urlopen error ").removesuffix(">") or type(error).__name__
             raise UnreadableImage("download failed", f"the download failed: {reason.rstrip('.')}.") from error
     if transfer.is_over:
         raise UnreadableImage(
@@ -527,9 +528,9 @@ def _read_remote(url: str, limits: ImageLimits) -> bytes:
         with fsspec.open(url, "rb") as file:
             data = file.read(limits.max_bytes + 1)
     except FileNotFoundError as error:
-        raise UnreadableImage("file missing", f"there is no file {url[:200]}.") from error
+        raise UnreadableImage("file missing", "there is no such file.") from error
     except Exception as error:  # each file system has types of its own
-        raise UnreadableImage("file cannot be read", f"{url[:200]} cannot be read: {error}.") from error
+        raise UnreadableImage("file cannot be read", f"it cannot be read: {error}.") from error
     limits.check_bytes(len(data))
     return data
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 from queue import Queue
 from typing import Any
 
@@ -23,7 +23,7 @@ from .image_processing_clip_hf import opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import upright
 from .processing_clip_hf import ClipHFProcessor
-from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, eval_mode, features, prompts_for
+from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, evaluated, features, prompts_for
 
 
 DEFAULT_TEMPLATE = "This is a photo of {}."  # the stock pipeline's
@@ -121,7 +121,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         - `image_limits` ([`ImageLimits`]): pixels, bytes and seconds that reading an image may take; `timeout`
           (`float`) sets the seconds alone.
         - The image processor's options, such as `background_color` and `high_bit_depth`, for this call.
-        - `tokenizer_kwargs` (`dict`): further arguments of the tokenizer.
+        - `tokenizer_kwargs` (`dict`): further arguments of the tokenizer; `{"truncation": True}` cuts labels that are
+          too long without a warning.
 
         Args:
             image (`str`, `os.PathLike`, `bytes`, `PIL.Image.Image`, array, or a list, dataset or generator of them):
@@ -129,8 +130,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
                 image processor takes it, or an undecoded image of `datasets` (`{"bytes": ..., "path": ...}`). Also as
                 `images=`. The image processor opens images, as it does in training and evaluation: its options say
                 what becomes of transparency, EXIF orientation and 16 bits.
-            candidate_labels (`list[str]`):
-                The labels, all different.
+            candidate_labels (`Iterable[str | int]`):
+                The labels, all different. Labels that the tokenizer makes one are warned of.
             num_workers (`int`, *optional*, defaults to 0):
                 Threads that read and preprocess images while the model runs. With 0 that happens in between, and a
                 generator is read one batch at a time.
@@ -162,8 +163,13 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         batch_size = _check_count("batch_size", self._batch_size if batch_size is None else batch_size, 1)
         if _is_one_image(image):
             return self.run_single(image, *params)
-        results = self.get_iterator(image, num_workers, batch_size, *params)
-        return list(results) if isinstance(image, (list, tuple, np.ndarray, torch.Tensor)) else results
+        if not isinstance(image, (list, tuple, np.ndarray, torch.Tensor)):
+            return self.get_iterator(image, num_workers, batch_size, *params)
+        for index, item in enumerate(image):
+            if item is None or isinstance(item, Number):  # said before the others are read
+                self._preprocess_item(index, item, params[0])
+        params[1]["classifiers"] = []  # the first batch's serve all: nobody changes the model before the call returns
+        return list(self.get_iterator(image, num_workers, batch_size, *params))
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """
@@ -198,7 +204,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             preprocess["image_limits"] = _check_limits(given.get("image_limits", DEFAULT_LIMITS), given.get("timeout"))
         forward = {}
         if "candidate_labels" in given:
-            forward["labels"] = check_labels(given["candidate_labels"])
+            labels = given["candidate_labels"]
+            # Results are in the order of their scores, so that the order of a set does not matter.
+            forward["labels"] = check_labels(list(labels) if isinstance(labels, (set, frozenset)) else labels)
         if "hypothesis_template" in given:
             forward["templates"] = check_templates(given["hypothesis_template"])
         if "background" in given:
@@ -265,35 +273,33 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         multi_label: bool = False,
         function_to_apply: str = "softmax",
         tokenizer_kwargs: dict | None = None,
+        classifiers: list[torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Scores (batch, labels) of a batch of images, in float32."""
-        classifier = self._text_classifier(labels, templates, tokenizer_kwargs)  # (labels, dim)
+        """Scores (batch, labels) of a batch of images, in float32; an empty list of `classifiers` is filled."""
         bias = getattr(self.model, "logit_bias", None)
-        if bias is None and multi_label:
+        if bias is None and multi_label and function_to_apply == "softmax":
             background = background or (DEFAULT_BACKGROUND,)
-        with eval_mode(self.model):
-            image_embeds = features(self.model, "image", pixel_values=model_inputs["pixel_values"])  # (batch, dim)
-        cosines = image_embeds @ classifier.to(image_embeds).T
+        # The background's prompts are complete: a mapping takes them as they are.
+        wanted = [(labels, templates)] + ([] if background is None else [(["background"], {"background": background})])
+        classifiers = [] if classifiers is None else classifiers
+        if not classifiers:
+            classifiers += self._classifiers.get_all(self.model, self.tokenizer, wanted, tokenizer_kwargs)
+        pixel_values = model_inputs["pixel_values"]
+        image_embeds = features(evaluated(self.model), "image", pixel_values=pixel_values)  # (batch, dim)
+        classifier = torch.cat(classifiers).to(image_embeds)  # (labels [+ 1], dim)
+        cosines = image_embeds @ classifier.T
         if function_to_apply == "cosine":
             return {"scores": cosines}
-        scale = self.model.logit_scale.exp().to(cosines)
-        logits = scale * cosines + (0.0 if bias is None else bias.to(cosines))
+        # A model with a bias was trained to tell for each label by itself.
+        logits = self.model.logit_scale.exp().to(cosines) * cosines + (0.0 if bias is None else bias.to(cosines))
         if function_to_apply == "none":
             return {"scores": logits}
         if background is None:
-            # A model with a bias was trained to tell for each label by itself.
             return {"scores": torch.sigmoid(logits) if multi_label else logits.softmax(dim=-1)}
-        # The background's prompts are complete: a mapping takes them as they are.
-        none_of_them = self._text_classifier(["background"], {"background": background}, tokenizer_kwargs)  # (1, dim)
-        background_logits = scale * (image_embeds @ none_of_them.to(image_embeds).T)  # (batch, 1)
-        background_logits = background_logits + (0.0 if bias is None else bias.to(cosines))
         if multi_label:
             # A softmax over two is the sigmoid of their difference.
-            return {"scores": torch.sigmoid(logits - background_logits)}
-        return {"scores": torch.cat([logits, background_logits], dim=-1).softmax(dim=-1)[:, :-1]}
-
-    def _text_classifier(self, labels: list[str], templates, tokenizer_kwargs: dict | None) -> torch.Tensor:
-        return self._classifiers.get(self.model, self.tokenizer, labels, templates, tokenizer_kwargs)
+            return {"scores": torch.sigmoid(logits[:, :-1] - logits[:, -1:])}
+        return {"scores": logits.softmax(dim=-1)[:, :-1]}
 
     def postprocess(
         self,
@@ -347,6 +353,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             if isinstance(error, TypeError):
                 raise TypeError(f"{which} is of a type that is not supported: {cause}") from error
             described = repr(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__
+            cause = str(cause).removeprefix(f"{str(image)[:200]}: ")  # a URL is named already
             raise ValueError(f"{which} ({described[:200]}) cannot be read: {cause}") from error
 
 
@@ -404,8 +411,12 @@ def _is_one_image(image: Any) -> bool:
     one = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping)
     if isinstance(image, one) or hasattr(image, "read"):
         return True
-    if not (hasattr(image, "__iter__") or hasattr(image, "__getitem__")):
-        raise TypeError(f"An image is a path, bytes, a PIL image or an array, not {type(image).__name__}.")
+    # Numbers of numpy have `__getitem__`.
+    if isinstance(image, Number) or not (hasattr(image, "__iter__") or hasattr(image, "__getitem__")):
+        raise TypeError(
+            "An image is a path, a URL, the bytes of an image file, a PIL image, an array or a tensor; given "
+            f"{image!r:.60}, a {type(image).__name__}."
+        )
     return False
 
 

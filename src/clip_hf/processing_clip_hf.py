@@ -13,12 +13,13 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Proces
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
 from .configuration_clip_hf import ClearFileErrors
-from .image_processing_clip_hf import ClipHFImageProcessor, ClipHFImageProcessorKwargs
+from .image_processing_clip_hf import ClipHFImageProcessor, ClipHFImageProcessorKwargs, is_unset
 from .tokenization_clip_hf import ClipHFTokenizer
 
 
 # What `from_pretrained` takes that says where files are, rather than what is done with them.
 LOCATION_KEYS = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
+_GROUPS = {"common_kwargs", "videos_kwargs", "audio_kwargs", *ProcessingKwargs.__annotations__}
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
@@ -76,8 +77,12 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
 
         Raises:
             ValueError: There are neither images nor texts, a list is empty, or an image or an option cannot be used.
-            TypeError: There is no option of this name, or a text is no string.
+            TypeError: There is no option of this name and it is neither None nor False, or a text is no string.
         """
+        names = self._all_option_names()
+        kwargs = _without_unset(kwargs, set().union(_GROUPS, *names.values()))
+        for group in kwargs.keys() & names.keys():
+            kwargs[group] = _without_unset(kwargs[group] or {}, names[group])
         return super().__call__(images=images, text=list(text) if isinstance(text, tuple) else text, **kwargs)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs) -> tuple:
@@ -98,20 +103,15 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
                     raise TypeError(f"Text {index} has to be a string, not {type(item).__name__}: {item!r:.60}.")
         elif not isinstance(text, str | None):
             raise TypeError(f"`text` has to be a string or a list of strings, not {type(text).__name__}.")
-        groups = {
-            "images_kwargs": self._option_names("image_processor"),
-            "text_kwargs": self._option_names("tokenizer"),
-        }
+        groups = self._all_option_names()
         for group, names in groups.items():
             _check_names(kwargs.get(group) or {}, names, group)
-        common = {"common_kwargs", "videos_kwargs", "audio_kwargs", *ProcessingKwargs.__annotations__}
-        _check_names(kwargs, common.union(*groups.values()), type(self).__name__)
+        _check_names(kwargs, set().union(_GROUPS, *groups.values()), type(self).__name__)
 
-    def _option_names(self, attribute: str) -> set[str]:
-        if attribute == "tokenizer":
-            return {"return_mm_token_type_ids", "return_text_replacement_offsets", *TextKwargs.__annotations__}
+    def _all_option_names(self) -> dict[str, set[str]]:
         valid = getattr(self.image_processor, "valid_kwargs", ClipHFImageProcessorKwargs)
-        return {*ImagesKwargs.__annotations__, *valid.__annotations__}
+        text = {"return_mm_token_type_ids", "return_text_replacement_offsets", *TextKwargs.__annotations__}
+        return {"images_kwargs": {*ImagesKwargs.__annotations__, *valid.__annotations__}, "text_kwargs": text}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """As in transformers, but the processor itself is not changed: `auto_map` goes into the files only."""
@@ -188,6 +188,11 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
             }
             tokenizer = ClipHFTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
         return [image_processor, tokenizer]
+
+
+def _without_unset(given: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """`given` without options that there are not and that are None or False."""
+    return {name: value for name, value in given.items() if name in names or not is_unset(name, value, names)}
 
 
 def _check_names(given: dict[str, Any], names: set[str], where: str) -> None:

@@ -19,6 +19,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
 )
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
@@ -57,12 +58,52 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
     of other models (SigLIP's are no softmax) and write our pipeline's name into their saved configs.
     """
 
+    # With True, `pipeline` would give up on a tokenizer that it cannot guess before it asks us, although it may come
+    # with `processor=`.
+    _load_tokenizer = None
+    _load_image_processor = None
+
     def __new__(cls, *args, **kwargs):
         model = kwargs["model"] if "model" in kwargs else args[0]
         # By name, not by class: a model loaded with its repo's own code has another class of the same name.
         ours = getattr(model.config, "model_type", None) == ClipHFConfig.model_type
+        for name, auto_class in (("tokenizer", AutoTokenizer), ("image_processor", AutoImageProcessor)):
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(kwargs.get("processor"), name, None) if ours else None
+                if kwargs[name] is None:
+                    _raise_why_there_is_none(model, name, auto_class)
         pipeline_class = ClipHFZeroShotImageClassificationPipeline if ours else ZeroShotImageClassificationPipeline
         return pipeline_class(*args, **kwargs)
+
+
+def _raise_why_there_is_none(model, name: str, auto_class) -> None:
+    """Raise what `pipeline` would have raised for a tokenizer or image processor that it could not load."""
+    if model.name_or_path:
+        auto_class.from_pretrained(model.name_or_path)
+    raise ValueError(
+        f"Impossible to guess which {name.replace('_', ' ')} to use: the model was given, not its name. Pass "
+        "`tokenizer=...` and `image_processor=...`; for a CLIP, `clip_hf.pipeline(model, processor)` does all of it."
+    )
+
+
+class ClipHFVideoProcessor:
+    """
+    The answer to `AutoVideoProcessor`, for which every `pipeline` asks: CLIP has no video processor.
+
+    transformers derives this name from that of the image processor in a folder. Where it is not registered, users are
+    asked whether to run the folder's code, which has no such class either.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{pretrained_model_name_or_path} has no video processor, because CLIP takes images. Load its image "
+            "processor with `AutoImageProcessor`, and pass it the frames as a list of images."
+        )
 
 
 def register() -> None:
@@ -81,6 +122,8 @@ def register() -> None:
     backends = {"pil": ClipHFImageProcessor, "torchvision": ClipHFImageProcessor}
     for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig):
         AutoImageProcessor.register(config, image_processor_classes=dict(backends), exist_ok=True)
+        # Not through `AutoVideoProcessor`, which is a dummy where torchvision is not installed.
+        VIDEO_PROCESSOR_MAPPING.register(config, {"torchvision": ClipHFVideoProcessor}, exist_ok=True)
     # Not for `ClipHFConfig`: a whole model's repo names the class, and for a registered config `AutoTokenizer` would
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)

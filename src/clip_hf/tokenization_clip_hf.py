@@ -555,7 +555,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         input_ids = [encoder.encode(text, split_special_tokens) for text in texts]
         if rule.limit is not None:
             room = self._room(rule.limit, len(before) + len(after))
-            self._check_lengths([len(ids) + rule.limit - room for ids in input_ids], rule)
+            self._check_lengths([len(ids) + rule.limit - room for ids in input_ids], texts, rule)
             if self.truncation_side == "right":
                 input_ids = [ids[:room] for ids in input_ids]
             else:
@@ -622,7 +622,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
                     "verbose": False,
                 }
                 encodings = encode(*texts, **{**options, **whole}).encodings
-                self._check_lengths([len(encoding.ids) for encoding in encodings], rule)
+                self._check_lengths([len(encoding.ids) for encoding in encodings], texts[0], rule)
             return encode(*texts, **options)
 
     @staticmethod
@@ -632,17 +632,18 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
             raise ValueError(f"max_length={limit} leaves no room for {added} special tokens: use at least {added}.")
         return limit - added
 
-    def _check_lengths(self, lengths: list[int], rule: _LengthRule) -> None:
+    def _check_lengths(self, lengths: list[int], texts: str | list, rule: _LengthRule) -> None:
         """Raise or warn if there are more than `rule.limit` tokens, special tokens included."""
         if not (rule.strict or rule.warn) or max(lengths) <= rule.limit:
             return
         index = next(index for index, length in enumerate(lengths) if length > rule.limit)
-        problem = f"Text {index} has {lengths[index]} tokens, but at most {rule.limit} fit"
+        text = _short(texts if isinstance(texts, str) or len(texts) != len(lengths) else texts[index])
+        problem = f"Text {index} has {lengths[index]} tokens, but at most {rule.limit} fit: {text}"
         if rule.strict:
             raise ValueError(f"{problem}. Shorten it, or pass strict=False to have it cut.")
         self.deprecation_warnings["text-is-cut"] = True
         logger.warning(
-            f"{problem}: it is cut, its end-of-text token is kept. Pass truncation=True to cut without this warning, "
+            f"{problem}. It is cut, its end-of-text token is kept. Pass truncation=True to cut without this warning, "
             "truncation=False to keep everything, strict=True to get an error. This is said once."
         )
 

@@ -1,0 +1,123 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip_hf.pipeline`: our zero-shot pipeline for any CLIP, whoever made its files."""
+
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from .modeling_clip_hf import ClipHFModel
+from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
+
+
+TASK = "zero-shot-image-classification"
+_PARTS = ("tokenizer", "image_processor")
+
+
+def pipeline(
+    model: str | os.PathLike | nn.Module,
+    processor: Any = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    **options: Any,
+) -> ClipHFZeroShotImageClassificationPipeline:
+    """
+    Make a zero-shot image classification pipeline of any CLIP.
+
+    For a stock CLIP repo `transformers.pipeline` gives transformers' own pipeline, without ensembles of templates,
+    prompt sets and other options of [`ClipHFZeroShotImageClassificationPipeline`]. This function always gives ours,
+    with our model and processor, which compute what the stock ones do (see the processor for where pixels differ).
+
+    Args:
+        model (`str`, `os.PathLike` or `nn.Module`):
+            The name of a CLIP repo on the hub or its folder, stock or saved by us; a file or folder of OpenAI's or
+            open_clip's format (see `clip_hf.checkpoints`); or a model in memory, such as a [`ClipHFModel`], a
+            transformers' `CLIPModel`, or one wrapped by peft.
+        processor ([`ClipHFProcessor`], `str` or `os.PathLike`, *optional*):
+            What prepares images and texts, or where it lies. By default what lies beside the model's weights, also
+            for a model in memory that was loaded from somewhere.
+        dtype (`torch.dtype` or `str`, *optional*):
+            What the model computes in; by default the dtype of the files, or of the model in memory.
+        **options:
+            `tokenizer` and `image_processor` in place of the processor's; where files are (`revision`, `token`,
+            `cache_dir`, `local_files_only`, ...); and all options of the pipeline: `device`, `batch_size`,
+            `num_workers`, `candidate_labels`, `hypothesis_template`, `top_k`, ...
+
+    Returns:
+        [`ClipHFZeroShotImageClassificationPipeline`]: call it with images and labels.
+
+    Raises:
+        OSError: if there is no such repo, folder or file, or a part is missing in it.
+        ValueError: if it is not a CLIP with both towers, has no vocabulary, or an option does not make sense.
+        TypeError: if `model` is neither a name nor a model, or there is no such option.
+
+    Example:
+
+    ```python
+    >>> import clip_hf
+
+    >>> classify = clip_hf.pipeline("openai/clip-vit-base-patch32", device="cpu")
+    >>> classify("cat.jpg", ["cat", "dog"], hypothesis_template="openai_imagenet")
+    [{'score': 0.99, 'label': 'cat'}, {'score': 0.01, 'label': 'dog'}]
+    >>> classify = clip_hf.pipeline(*clip_hf.checkpoints.load("RN50.pt"))
+    ```
+    """
+    location = {name: options.pop(name) for name in LOCATION_KEYS if name in options}
+    if model == TASK:
+        raise ValueError(f"The first argument is the model; {TASK!r} is the only task.")
+    if isinstance(model, str | os.PathLike):
+        source = model
+        model = _load_model(source, dtype, location)
+    else:
+        source = getattr(model, "name_or_path", None)
+        _check_model(model)
+        model = model if dtype is None else model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    given = {name: options.pop(name, None) for name in _PARTS}
+    if processor is None and None in given.values():
+        if not source:
+            raise ValueError(
+                f"The {type(model).__name__} was not loaded from anywhere, so that its processor is not known: pass "
+                "`processor=...`, or `tokenizer=...` and `image_processor=...`."
+            )
+        processor = source
+    if isinstance(processor, str | os.PathLike):
+        processor = ClipHFProcessor.from_pretrained(processor, **location)
+    parts = {name: getattr(processor, name, None) if part is None else part for name, part in given.items()}
+    missing = [name for name, part in parts.items() if part is None]
+    if missing:
+        raise ValueError(
+            f"There is no {missing[0].replace('_', ' ')}: the processor is a {type(processor).__name__}. Pass "
+            f"`{missing[0]}=...`, or a `ClipHFProcessor`."
+        )
+    return ClipHFZeroShotImageClassificationPipeline(model=model, task=TASK, **parts, **options)
+
+
+def _load_model(source: str | os.PathLike, dtype: torch.dtype | str | None, location: dict[str, Any]) -> ClipHFModel:
+    model, info = ClipHFModel.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True, **location)
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{source} is not a CLIP with an image and a text tower: it lacks {len(missing)} of the weights, such as "
+            f"{missing[0]}. A classifier with a fixed set of classes, or a single tower, cannot compare images with "
+            "labels; `transformers.pipeline` has tasks for those."
+        )
+    return model
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"`model` is {model!r:.60}, a {type(model).__name__}; it must be a hub name, a path, or a model in memory."
+        )
+    towers = ("get_text_features", "get_image_features")
+    if not all(hasattr(model, name) for name in (*towers, "config")):
+        raise ValueError(
+            f"A {type(model).__name__} is not a CLIP with an image and a text tower: it needs `config`, "
+            f"{' and '.join(f'`{name}`' for name in towers)}, as `ClipHFModel` and transformers' `CLIPModel` have."
+        )
+
+
+__all__ = ["pipeline"]
