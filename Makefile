@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More arguments for pytest (`make test PYTEST_ARGS="-k tokenizer -x"`).
 PYTEST_ARGS ?=
+# More arguments for the mutations (`make test-mutations MUTATIONS_ARGS="--only loss"`).
+MUTATIONS_ARGS ?=
 # Test processes. With more than one, each gets one torch thread.
 TEST_JOBS ?= 1
 ifneq ($(TEST_JOBS),1)
@@ -22,11 +24,19 @@ endif
 PARITY_PACKAGES := openai-clip==1.0.1 torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31 clip-benchmark==1.6.2 \
 	bitsandbytes==0.50.2
 PARITY_STAMP := .parity/.stamp-$(shell echo $(PARITY_PACKAGES) | cksum | cut -d' ' -f1)
+# `make test-versions` runs these on the lowest versions and on the newest that pip finds. torch is installed first, as
+# the CPU build of PyTorch's index; `TORCH_PIP=` takes pip's default build, which has several GB of CUDA on Linux.
+VERSIONS_TESTS := tests/test_configuration_clip_hf.py tests/test_image_processing_clip_hf.py \
+	tests/test_modeling_clip_hf.py tests/test_pipeline_clip_hf.py tests/test_processing_clip_hf.py \
+	tests/test_registration.py tests/test_tokenization_clip_hf.py tests/test_zero_shot_clip_hf.py
+VERSIONS_PACKAGES := emoji peft pytest
+VERSIONS_SHOWN := '^(huggingface_hub|numpy|peft|pillow|tokenizers|torch|transformers) '
+TORCH_PIP ?= --index-url https://download.pytorch.org/whl/cpu
 TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
 TRANSFORMERS_STAMP := .transformers-tests/.stamp-$(TRANSFORMERS_VERSION)
 
 # What is run here reads no hub: a test or a demo that tries fails at once instead of waiting for the network.
-demo test test-slow test-parity test-transformers bench: export HF_HUB_OFFLINE = 1
+demo test test-slow test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
 
 .PHONY: help
 help:  ## list the targets
@@ -57,6 +67,10 @@ test: $(VENV)/.stamp-dev  ## run the tests that are not slow
 test-slow: $(VENV)/.stamp-dev  ## run the slow tests
 	$(BIN)/python -m pytest tests -m slow $(TEST_JOBS_ARGS) $(PYTEST_ARGS)
 
+.PHONY: test-mutations
+test-mutations: $(VENV)/.stamp-dev  ## put small faults into copies of the library; the tests must notice them
+	cd tests && ../$(BIN)/python -m mutations $(MUTATIONS_ARGS)
+
 .PHONY: test-parity
 test-parity: $(VENV)/.stamp-dev $(PARITY_STAMP)  ## compare with OpenAI's code and the peers (see parity-env)
 	$(BIN)/python -m pytest tests/parity $(PYTEST_ARGS)
@@ -64,6 +78,19 @@ test-parity: $(VENV)/.stamp-dev $(PARITY_STAMP)  ## compare with OpenAI's code a
 .PHONY: test-transformers
 test-transformers: $(VENV)/.stamp-dev $(TRANSFORMERS_STAMP)  ## run transformers' own common tests on our classes
 	$(BIN)/python -m pytest tests/upstream $(PYTEST_ARGS)
+
+.PHONY: test-versions
+test-versions: test-lowest test-newest  ## run the model, tokenizer and pipeline tests on the lowest and newest versions
+
+.PHONY: test-lowest
+test-lowest: .versions/.stamp-lowest  ## run them on the lowest versions only (constraints-lowest.txt)
+
+.PHONY: test-newest
+test-newest: .versions/.stamp-newest  ## run them on the newest versions only
+
+test-lowest test-newest:
+	.versions/$(@:test-%=%)/bin/python -m pip list | grep -iE $(VERSIONS_SHOWN)
+	.versions/$(@:test-%=%)/bin/python -m pytest -m "not slow" $(VERSIONS_TESTS) $(PYTEST_ARGS)
 
 .PHONY: parity-env
 parity-env: $(PARITY_STAMP)  ## put OpenAI's code, torchvision, open_clip and others into .parity
@@ -89,6 +116,14 @@ $(VENV)/.stamp-demo: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/pyth
 $(VENV)/.stamp-dev: setup.cfg pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $(VENV)/.stamp-demo $@
+
+.versions/.stamp-lowest: constraints-lowest.txt
+.versions/.stamp-lowest: private VERSIONS_PIP := --constraint constraints-lowest.txt
+.versions/.stamp-%: setup.cfg pyproject.toml Makefile
+	$(PYTHON) -m venv --clear .versions/$*
+	.versions/$*/bin/python -m pip install --quiet $(VERSIONS_PIP) $(TORCH_PIP) torch
+	.versions/$*/bin/python -m pip install --quiet $(VERSIONS_PIP) --editable ".[train]" $(VERSIONS_PACKAGES)
+	touch $@
 
 $(PARITY_STAMP): | $(VENV)/.stamp-dev
 	rm -rf .parity

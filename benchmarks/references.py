@@ -69,12 +69,17 @@ def openai_transform(n_px: int) -> Callable:
         A callable that takes a `PIL.Image.Image` of any mode and returns a float32 tensor of shape (3, n_px, n_px):
         bicubic resize of the shorter side, centre crop, conversion to RGB, scaling to 0..1, normalisation.
     """
+    return load_openai_clip_module()._transform(n_px)
+
+
+def load_openai_clip_module() -> types.ModuleType:
+    """OpenAI's `clip/clip.py`, with its functions `load` and `tokenize`: what `import clip` gives its users."""
     parity_path("torchvision")
     with _parity_on_path():
         _import_torchvision()
     with _stand_in("pkg_resources", packaging=importlib.import_module("packaging")):
         importlib.import_module("packaging.version")
-        return _import_openai("clip")._transform(n_px)
+        return _import_openai("clip")
 
 
 def load_torchvision() -> types.ModuleType:

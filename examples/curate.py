@@ -15,6 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clip_hf.extras import require_extra
+
+
+require_extra("train", "examples/curate.py", "ahocorasick_rs", "datasets")
+
 import datasets
 import numpy as np
 import torch
@@ -24,6 +29,7 @@ from transformers import HfArgumentParser
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.data import PairOptions, load_pairs, replaced_folder
 from clip_hf.data.curation import balance_by_query, deduplicate, queries_from_captions
+from clip_hf.failures import reported_failures
 
 
 def option(default, text: str):
@@ -42,7 +48,7 @@ class Options:
     queries: str | None = option(None, "Text file of queries, one a line. Without it: words of the captions.")
     min_count: int = option(5, "Without `queries`: how often a word must occur to be one.")
     max_per_query: int = option(20_000, "Pairs that a query keeps at most.")
-    whole_words: bool = option(False, "Match queries at word boundaries only; the paper's are found inside words too.")
+    whole_words: bool = option(True, "Match queries as whole words; otherwise inside words too.")
     model: str | None = option(None, "Folder or hub name of a model that compares images.")
     threshold: float = option(0.95, "Cosine from which on two images are duplicates.")
     batch_size: int = option(128, "Images that the model takes at a time.")
@@ -124,4 +130,5 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 if __name__ == "__main__":
-    curate(parse(sys.argv[1:]))
+    with reported_failures(__file__):
+        curate(parse(sys.argv[1:]))

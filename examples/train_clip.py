@@ -21,8 +21,12 @@ import math
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
+
+from clip_hf.extras import require_extra
+
+
+require_extra("train", "examples/train_clip.py", "accelerate", "datasets")
 
 import torch
 from accelerate import PartialState
@@ -30,6 +34,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from clip_hf.data import SkipCounter
+from clip_hf.failures import report_failure
 from clip_hf.model_card import ModelCardDetails
 from clip_hf.saved_states import check_kinds, kinds_of
 from clip_hf.training import (
@@ -49,6 +54,7 @@ from clip_hf.training import (
     check_plan,
     clamp_logit_scale_,
     cosine_schedule,
+    describe_plan,
     describe_training,
     fit_batch_size,
     load_held_out,
@@ -80,6 +86,7 @@ class Training:
         data, held_out = load_training_data(options)
         self.options = options = fit_batch_size(options, self.accelerator, data)
         self.num_steps, self.steps_per_epoch = num_steps_of(options, data)
+        self.num_pairs = None if options.streaming else len(data)
         model, self.processor = build_model(options, data)
         self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
         self.held_out = load_held_out(options, held_out, data, self.processor)
@@ -88,6 +95,8 @@ class Training:
         if self.accelerator.is_main_process:
             check_plan(optimizer, self.num_steps, options.batch_size)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
+        plan = describe_plan(options, self.clip, self.num_steps, self.num_pairs, self.held_out)
+        self.accelerator.print(plan)
         self.model, self.optimizer = wrap_model(options, self.accelerator, self.clip, optimizer)
         self.average = AveragedWeights(self.clip, options.ema_decay) if options.ema_decay is not None else None
         self.objective = ContrastiveObjective(
@@ -223,7 +232,7 @@ class Training:
 
     def save(self, name: str, step: int, metrics: dict[str, float]) -> ModelCardDetails:
         """Write the model as it is, with its processor and card, into a folder of this name; what the card says."""
-        details = describe_training(self.options, step, metrics)
+        details = describe_training(self.options, step, metrics, self.clip.config, self.num_pairs, self.held_out)
         save_model(self.folder / name, self.accelerator, self.model, self.processor, details)
         return details
 
@@ -236,6 +245,8 @@ class Training:
             if self.options.push_to_hub:
                 push_model(self.folder / "last", self.options.push_to_hub, details)
             report = [skips.summary(), skips.remarks(self.processor.tokenizer.model_max_length)]
+            if skips.num_skipped:
+                print(skips.places_text())
             print(*filter(None, report), f"The model is in {self.folder / 'last'}, the log in {self.log.path}.")
 
 
@@ -297,8 +308,7 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
 if __name__ == "__main__":
     try:
         train(parse_options(sys.argv[1:]))
-    except Exception:
-        traceback.print_exc()
-        sys.stderr.flush()
+    except Exception as error:
+        report_failure(error, __file__)
         os._exit(1)  # At once: after an error, processes that still hold one another may hang at the usual exit.
     PartialState().destroy_process_group()

@@ -14,6 +14,12 @@ processes; `--gradient_accumulation_steps` adds up gradients, but no negatives.
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from clip_hf.extras import require_extra
+
+
+require_extra("train", "examples/train_with_trainer.py", "accelerate", "datasets")
 
 import datasets
 import numpy as np
@@ -24,8 +30,17 @@ from transformers.utils import logging
 
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
 from clip_hf.data import OPENMOJI_TEMPLATES, ImageTextCollator, ImageTextDataset, read_captions
-from clip_hf.model_card import ModelCardDetails, write_model_card
-from clip_hf.training import TrainingOptions, adamw_from_paper, clamp_logit_scale_, load_training_data
+from clip_hf.failures import reported_failures
+from clip_hf.model_card import write_model_card
+from clip_hf.training import (
+    TrainingOptions,
+    adamw_from_paper,
+    clamp_logit_scale_,
+    describe_plan,
+    describe_training,
+    fit_batch_size,
+    load_training_data,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -87,6 +102,14 @@ class EvaluationPairs(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.texts)
 
+    def num_queries(self, metric: str) -> int:
+        """Of how many images, or different texts, a metric is the share; for the card's intervals."""
+        return len(self.ids if metric.startswith("text_to_image") else self.texts)
+
+    def summary(self) -> str:
+        """The numbers of pairs and texts in a line."""
+        return f"{len(self):,} with {len(self.ids):,} different captions"
+
     def __getitem__(self, row: int) -> dict:
         # Not decoded yet: the image processor opens files as it does in training.
         file = self.images[row][self.image_column]
@@ -96,7 +119,9 @@ class EvaluationPairs(torch.utils.data.Dataset):
 
 
 class ClipTrainer(Trainer):
-    """A Trainer with the paper's optimiser, and clip_hf's model card in place of its own."""
+    """A Trainer with the paper's optimiser, and clip_hf's model card, of `options`, in place of its own."""
+
+    options: TrainingOptions
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -113,16 +138,15 @@ class ClipTrainer(Trainer):
 
     def create_model_card(self, **kwargs) -> None:
         if self.is_world_process_zero():
-            args = self.args
-            settings = {
-                "epochs": args.num_train_epochs,
-                "batch size": args.train_batch_size * args.world_size,
-                "learning rate": args.learning_rate,
-            }
-            details = ModelCardDetails(training=settings)
-            write_model_card(
-                args.output_dir, self.model.config, args.hub_model_id, details, self.model.num_parameters()
+            args, config = self.args, self.model.config
+            evaluations = [entry for entry in self.state.log_history if "eval_image_to_text_R@1" in entry]
+            last = evaluations[-1] if evaluations else {}
+            metrics = {name.removeprefix("eval_"): value for name, value in last.items() if "_R@" in name}
+            details = describe_training(
+                self.options, self.state.global_step, metrics, config, len(self.train_dataset), self.eval_dataset
             )
+            model_id = args.hub_model_id or Path(args.output_dir).name
+            write_model_card(args.output_dir, config, model_id, details, self.model.num_parameters())
 
 
 class ClampTemperature(TrainerCallback):
@@ -130,6 +154,17 @@ class ClampTemperature(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
         clamp_logit_scale_(model)
+
+
+class AnnouncePlan(TrainerCallback):
+    """Says at the start what is about to be done."""
+
+    def __init__(self, options: TrainingOptions, num_pairs: int, held_out: EvaluationPairs | None):
+        self.options, self.num_pairs, self.held_out = options, num_pairs, held_out
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        if state.is_world_process_zero:
+            print(describe_plan(self.options, model, state.max_steps, self.num_pairs, self.held_out))
 
 
 def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -179,6 +214,20 @@ def build_model(options: Options, texts: Sequence[str]) -> tuple[ClipHFModel, Cl
     return ClipHFModel(config), ClipHFProcessor(image_processor, tokenizer)
 
 
+def settings_of(options: Options, arguments: Arguments) -> dict:
+    """Trainer's arguments as `train_clip.py` names them."""
+    warmup = arguments.warmup_steps
+    return {
+        "model": options.model,
+        "output_dir": arguments.output_dir,
+        "batch_size": arguments.train_batch_size * arguments.world_size,
+        "learning_rate": arguments.learning_rate,
+        "weight_decay": arguments.weight_decay,
+        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+        **({"warmup_share": warmup} if warmup < 1 else {"warmup_steps": int(warmup)}),
+    }
+
+
 def train(options: Options, arguments: Arguments) -> ClipTrainer:
     """Train, evaluate and save; returns the trainer, whose `state.log_history` is the log."""
     templates = OPENMOJI_TEMPLATES if options.dataset == "openmoji" else ("{}",)
@@ -193,12 +242,15 @@ def train(options: Options, arguments: Arguments) -> ClipTrainer:
         templates=list(templates),
         seed=arguments.seed,
         cache_images=options.dataset == "openmoji",
+        **settings_of(options, arguments),
     )
     pair_options = data_options.pair_options
     # Only one process prepares the data; the others find them prepared.
     with PartialState().main_process_first():
         rows, eval_rows = load_training_data(data_options)
     evaluate = evaluate and eval_rows is not None
+    data_options = fit_batch_size(data_options, PartialState(), rows)
+    arguments.per_device_train_batch_size = data_options.batch_size // arguments.world_size
     captions = [text for texts in read_captions(rows, options.caption_column) for text in texts]
     torch.manual_seed(arguments.seed)
     model, processor = build_model(options, [t.replace("{}", text) for text in captions for t in templates])
@@ -219,6 +271,8 @@ def train(options: Options, arguments: Arguments) -> ClipTrainer:
         compute_metrics=retrieval_metrics,
         callbacks=[ClampTemperature()],
     )
+    trainer.options = data_options
+    trainer.add_callback(AnnouncePlan(data_options, len(trainer.train_dataset), trainer.eval_dataset))
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint, ignore_keys_for_eval=UNUSED_OUTPUTS)
     trainer.save_model()
     trainer.save_state()
@@ -233,5 +287,6 @@ def parse(arguments: Sequence[str]) -> tuple[Options, Arguments]:
 
 
 if __name__ == "__main__":
-    train(*parse(sys.argv[1:]))
+    with reported_failures(__file__):
+        train(*parse(sys.argv[1:]))
     PartialState().destroy_process_group()

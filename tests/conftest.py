@@ -9,6 +9,7 @@ import random
 # Before huggingface_hub is imported: a test that would reach for a hub fails at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,12 @@ def pytest_runtest_setup(item) -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch) -> None:
+    """What `datasets` keeps of what a test reads goes with the test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture(params=TOWERS)

@@ -2,16 +2,26 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Files and folders that are written as a whole or not at all."""
 
+import errno
 import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from clip_hf import atomic
-from clip_hf.atomic import clear_leftovers, move_into_place, replaced_file, replaced_folder, set_aside
+from clip_hf.atomic import (
+    clear_leftovers,
+    move_into_place,
+    remove_folder,
+    replaced_file,
+    replaced_folder,
+    set_aside,
+    take_over,
+)
 
 
 def test_contents_replace_the_folder_at_the_end(tmp_path):
@@ -23,6 +33,24 @@ def test_contents_replace_the_folder_at_the_end(tmp_path):
         assert [path.name for path in folder.iterdir()] == ["old"]
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", [None, "before"])
+def test_a_folder_that_is_removed_is_never_seen_half(name, tmp_path, monkeypatch):
+    """It loses its name before its first file."""
+    folder, seen = tmp_path / "folder", []
+    folder.mkdir()
+    (folder / "one").write_text("1")
+    (folder / "two").write_text("2")
+    rmtree = atomic.shutil.rmtree
+
+    def spy(path, **options):
+        seen.append((folder.exists(), sorted(os.listdir(path))))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", spy)
+    atomic.remove_folder(folder, name and tmp_path / name)
+    assert seen == [(False, ["one", "two"])] and os.listdir(tmp_path) == []
 
 
 def test_an_error_leaves_the_folder_as_it_was(tmp_path):
@@ -159,11 +187,19 @@ def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path, monkeypat
     leftover = tmp_path / ".folder.01234567-1-0123456789ab.tmp"
     leftover.mkdir()
     (leftover / "file").write_text("half")
-    os.utime(leftover, (0, 0))
+    for path in (leftover / "file", leftover):
+        os.utime(path, (0, 0))  # times that can be set do not count by themselves
     clear_leftovers(tmp_path / "folder")
     assert leftover.exists()
     now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 23 * 3600)
+    clear_leftovers(tmp_path / "folder")
+    assert leftover.exists()
     monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
+    os.utime(leftover / "file", (now, now + 2 * 3600))  # the folder's own times do not show it
+    clear_leftovers(tmp_path / "folder")
+    assert leftover.exists()
+    os.utime(leftover / "file", (now, now))
     clear_leftovers(tmp_path / "folder")
     assert not leftover.exists()
 
@@ -191,3 +227,108 @@ def test_a_link_to_a_folder_is_replaced_and_what_it_leads_to_is_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "folder"]
     assert not (tmp_path / "folder").is_symlink()
     assert _contents(tmp_path / "elsewhere") == {"kept": "kept"}
+
+
+def test_what_a_killed_process_left_for_a_machine_of_ours_is_told_by_its_process(tmp_path, monkeypatch):
+    leftover = tmp_path / f".folder.{atomic._machine()}-{os.getpid()}-0123456789ab.tmp"
+    leftover.mkdir()
+    for error, stays in ((PermissionError, True), (ProcessLookupError, False)):
+
+        def kill(process, signal, error=error):
+            assert (process, signal) == (os.getpid(), 0)
+            raise error
+
+        monkeypatch.setattr(os, "kill", kill)
+        clear_leftovers(tmp_path / "folder")
+        assert leftover.exists() == stays
+
+
+@pytest.mark.parametrize("replaced", [replaced_folder, replaced_file])
+def test_the_next_writer_clears_up(replaced, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    leftover = tmp_path / f".it.{atomic._machine()}-{dead.pid}-0123456789ab.tmp"
+    leftover.mkdir()
+    with replaced(tmp_path / "it") as temporary:
+        assert not leftover.exists()
+        (temporary / "new" if replaced is replaced_folder else temporary).write_text("new")
+
+
+def test_of_several_that_were_set_aside_the_last_is_put_back(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / name).write_text(name)
+        assert set_aside(tmp_path / "folder") is not None
+        time.sleep(0.02)  # file systems count time in steps
+    assert set_aside(tmp_path / "folder") is None
+    clear_leftovers(tmp_path / "folder", every_owner=True)
+    assert _contents(tmp_path / "folder") == {"c": "c"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_what_a_dead_process_had_set_aside_is_taken_over(tmp_path):
+    assert take_over(tmp_path / "folder") is None
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    abandoned = tmp_path / f".folder.{atomic._machine()}-{dead.pid}-0123456789ab.aside"
+    abandoned.mkdir()
+    aside = take_over(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == [aside] and aside.name.endswith(".aside")
+    clear_leftovers(tmp_path / "folder")  # it is a living process's now
+    assert aside.is_dir()
+    assert take_over(tmp_path / "folder") is None
+
+
+def test_a_folder_is_not_under_its_name_while_it_is_removed(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("old")
+    removed = []
+
+    def rmtree(path, **options):
+        assert not (tmp_path / "folder").exists()
+        removed.append(path)
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", rmtree)
+    remove_folder(tmp_path / "folder")
+    assert [_contents(path) for path in removed] == [{"file": "old"}]
+    monkeypatch.undo()
+    clear_leftovers(tmp_path / "folder", every_owner=True)  # a killed process's is never put back
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_all_is_on_the_disk_before_it_gets_its_name_and_the_name_after(kind, tmp_path, monkeypatch):
+    place, done = tmp_path / kind, []
+
+    def note(module, name):
+        def call(path, *arguments):
+            done.append((name, path.name if isinstance(path, Path) else os.path.basename(path)))
+            return function(path, *arguments)
+
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, call)
+
+    for module, name in ((atomic, "sync"), (os, "rename"), (os, "replace")):
+        note(module, name)
+    if kind == "folder":
+        with replaced_folder(place) as temporary:
+            (temporary / "inner").mkdir()
+            (temporary / "inner" / "file").write_text("new")
+        expected = [("sync", "file"), ("sync", "inner"), ("sync", temporary.name), ("rename", "folder")]
+        expected += [("rename", temporary.name), ("sync", tmp_path.name)]
+    else:
+        with replaced_file(place) as temporary:
+            temporary.write_text("new")
+        expected = [("sync", temporary.name), ("replace", temporary.name), ("sync", tmp_path.name)]
+    assert done == expected
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.EINVAL, True), (errno.ENOTSUP, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_is_no_error_but_a_failing_disk_is(number, passes, tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(number, "")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with nullcontext() if passes else pytest.raises(OSError), replaced_file(tmp_path / "file") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "file").exists() == passes

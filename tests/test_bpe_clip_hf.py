@@ -222,9 +222,17 @@ def test_training_cleans_as_encoding_does():
     assert fancy.get_vocab() == simple.get_vocab()
 
 
+def test_words_count_as_often_as_they_occur():
+    assert merges_of(ClipHFTokenizer.train(["ab"] * 2 + ["yz"] * 3, 515)) == [("y", "z</w>")]
+    assert merges_of(ClipHFTokenizer.train(["ab"] * 1500 + ["yz"] * 1600, 515)) == [("y", "z</w>")]
+
+
 def test_special_tokens_in_the_corpus_are_not_learned():
     tokenizer = ClipHFTokenizer.train([f"{SOT} cat {EOT}"] * 10, 516)
     assert not any("oftext" in "".join(merge) for merge in merges_of(tokenizer))
+    for token in (SOT, EOT):
+        tokenizer = ClipHFTokenizer.train([f"cat {token}"] * 10, 600)
+        assert merges_of(tokenizer) == merges_of(ClipHFTokenizer.train(["cat"] * 10, 600))
     assert text_ids(tokenizer, EOT) == [tokenizer.eos_token_id]
 
 
@@ -259,6 +267,10 @@ def test_train_new_from_iterator(tokenizer, corpus):
     new = tokenizer.train_new_from_iterator(batches, 700, new_special_tokens=["[X]"])
     assert new.get_vocab() == {**ClipHFTokenizer.train(corpus[:1000], 700).get_vocab(), "[X]": 700}
     assert new.strict and new.model_max_length == 77
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    tokenizer.clean_text = False
+    new = tokenizer.train_new_from_iterator(corpus[:100], 600)
+    assert (new.padding_side, new.truncation_side, new.clean_text) == ("left", "left", False)
     with pytest.raises(ValueError, match=r"min_frequency, special_tokens_map cannot be used .*\.train"):
         tokenizer.train_new_from_iterator(corpus, 700, special_tokens_map={"a": "b"}, min_frequency=2)
 

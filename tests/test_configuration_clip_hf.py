@@ -5,7 +5,16 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoConfig, CLIPConfig, SiglipConfig
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    CLIPConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    SiglipConfig,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
 
 from clip_hf import (
     ARCHITECTURES,
@@ -15,8 +24,12 @@ from clip_hf import (
     ClipHFProcessor,
     ClipHFResNetConfig,
     ClipHFTextConfig,
+    ClipHFTextModel,
+    ClipHFTextModelWithProjection,
     ClipHFTokenizer,
+    ClipHFVisionModelWithProjection,
     ClipHFViTConfig,
+    ClipHFViTModel,
 )
 from clip_hf.configuration_clip_hf import ClipHFVisionConfig
 
@@ -52,10 +65,27 @@ def test_architectures_have_the_published_number_of_parameters(name):
         model = ClipHFModel(ClipHFConfig.from_architecture(name))
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     assert millions == pytest.approx(PARAMETERS[name], abs=0.006)
+    assert (model.visual_projection.bias is not None) == name.startswith("RN")
+    assert model.text_projection.bias is None
 
 
 def test_architectures_are_the_nine_published_ones():
     assert set(ARCHITECTURES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_head_of_a_published_model_is_64_wide(name):
+    config = ClipHFConfig.from_architecture(name)
+    for tower in (config.text_config, config.vision_config):
+        assert tower.hidden_size == 64 * tower.num_attention_heads
+
+
+def test_published_models_have_quick_gelu_and_openais_epsilon_and_context():
+    config = ClipHFConfig.from_architecture("ViT-B/32")
+    for tower in (config.text_config, config.vision_config):
+        assert (tower.hidden_act, tower.layer_norm_eps, tower.attention_dropout) == ("quick_gelu", 1e-5, 0)
+    assert config.text_config.max_position_embeddings == 77
+    assert config.logit_bias_init_value is None
 
 
 def test_architecture_arguments_can_be_overruled_and_are_not_shared():
@@ -101,6 +131,8 @@ def test_towers_load_from_a_whole_models_config(name, cls, tmp_path, clip_hf_log
         (ClipHFTextConfig, {"hidden_act": "quickgelu"}, "`hidden_act` is 'quickgelu'.*'quick_gelu' for OpenAI's"),
         (ClipHFTextConfig, {"vocab_size": 100, "eos_token_id": 100}, "`eos_token_id` is 100.*vocabulary of 100"),
         (ClipHFTextConfig, {"attention_dropout": 1.5}, "`attention_dropout` is 1.5; it must be at least 0"),
+        (ClipHFTextConfig, {"attention_dropout": 1.0}, "`attention_dropout` is 1.0; it must be at least 0"),
+        (ClipHFTextConfig, {"layer_norm_eps": float("nan")}, "`layer_norm_eps` is nan; it must be greater than 0"),
         (ClipHFTextConfig, {"hidden_sise": 512}, r"no option 'hidden_sise' \(did you mean 'hidden_size'\?\)"),
         (ClipHFTextConfig, {"max_position_embeddings": 0}, "`max_position_embeddings` is 0"),
         (ClipHFViTConfig, {"patch_size": 225}, "`patch_size` 225 is larger than `image_size` 224"),
@@ -120,6 +152,21 @@ def test_towers_load_from_a_whole_models_config(name, cls, tmp_path, clip_hf_log
 def test_impossible_options_are_refused(cls, arguments, message):
     with pytest.raises(ValueError, match=message):
         cls(**arguments)
+
+
+def test_the_largest_and_smallest_that_are_possible_are_taken():
+    assert ClipHFTextConfig(hidden_size=2**16, attention_dropout=0.0).hidden_size == 2**16
+    assert ClipHFViTConfig(patch_size=224).grid_size == 1
+    assert ClipHFResNetConfig(image_size=31, stage_depths=[1, 1, 1, 1000]).grid_size == 1
+    assert ClipHFTextConfig(vocab_size=100, bos_token_id=0, eos_token_id=99).pad_token_id == 99
+
+
+def test_what_a_config_is_read_from_is_not_changed():
+    for model_type in ("clip", "clip_hf"):
+        content = {"model_type": model_type, "projection_dim": 64, "text_config": {}, "vision_config": {}}
+        before = json.loads(json.dumps(content))
+        assert ClipHFConfig.from_dict(content).text_config.projection_dim == 64
+        assert content == before
 
 
 def test_unknown_option_in_a_file_is_kept_and_named(tmp_path, clip_hf_log):
@@ -175,12 +222,13 @@ class TestConfigOfTransformers:
         assert (ours.text_config.projection_dim, ours.vision_config.projection_dim) == (48, 48)
         assert clip_hf_log.text == ""
 
-    @pytest.mark.parametrize(("vocab_size", "eos"), [(49408, 49407), (49500, 49407), (1000, 999)])
+    @pytest.mark.parametrize(("vocab_size", "eos"), [(49408, 49407), (49409, 49407), (49500, 49407), (1000, 999)])
     def test_legacy_end_of_text_id_is_repaired(self, vocab_size, eos, tmp_path):
         text_config = {"vocab_size": vocab_size, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
         CLIPConfig(text_config=text_config).save_pretrained(tmp_path)
         assert ClipHFConfig.from_pretrained(tmp_path).text_config.eos_token_id == eos
         assert ClipHFTextConfig.from_pretrained(tmp_path).eos_token_id == eos
+        assert ClipHFTextConfig.from_pretrained(tmp_path).bos_token_id == eos - 1
 
     def test_old_files_overruling_dicts_are_honoured(self):
         old = {
@@ -214,6 +262,126 @@ class TestConfigOfTransformers:
         assert type(AutoConfig.from_pretrained(tmp_path)) is SiglipConfig
         CLIPConfig().save_pretrained(tmp_path)
         assert type(AutoConfig.from_pretrained(tmp_path)) is CLIPConfig
+
+
+STOCK_TEXT = {
+    "vocab_size": 600,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "eos_token_id": 599,
+}
+STOCK_TEXT |= {"bos_token_id": 598, "num_attention_heads": 4, "max_position_embeddings": 24, "hidden_act": "gelu"}
+STOCK_VISION = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 3}
+STOCK_VISION |= {"image_size": 64, "patch_size": 16, "layer_norm_eps": 1e-6}
+
+
+class TestTowersOfTransformers:
+    """Configurations of transformers' CLIP in the place of ours are converted, those of other models refused."""
+
+    @pytest.mark.parametrize("form", ["objects", "dicts", "from_text_vision_configs", "mixed"])
+    def test_become_ours(self, form):
+        towers = CLIPTextConfig(**STOCK_TEXT), CLIPVisionConfig(**STOCK_VISION)
+        if form == "dicts":
+            towers = tuple(tower.to_dict() for tower in towers)
+        if form == "mixed":
+            towers = ClipHFTextConfig(**STOCK_TEXT, projection_dim=16), towers[1]
+        arguments = dict(zip(("text_config", "vision_config"), towers, strict=True))
+        make = ClipHFConfig.from_text_vision_configs if form == "from_text_vision_configs" else ClipHFConfig
+        config = make(**arguments, projection_dim=16)
+        assert (type(config.text_config), type(config.vision_config)) == (ClipHFTextConfig, ClipHFViTConfig)
+        for tower, expected in ((config.text_config, STOCK_TEXT), (config.vision_config, STOCK_VISION)):
+            assert {name: getattr(tower, name) for name in expected} == expected
+            assert tower.projection_dim == 16
+        model = ClipHFModel(config).eval()
+        ids = torch.tensor([[598, 5, 599], [598, 599, 599]])
+        assert model(ids, torch.randn(3, 3, 64, 64)).logits_per_image.shape == (3, 2)
+        assert type(ClipHFConfig.from_dict(config.to_dict()).vision_config) is ClipHFViTConfig
+
+    def test_legacy_end_of_text_id_is_repaired(self):
+        assert ClipHFConfig(text_config=CLIPTextConfig(eos_token_id=2)).text_config.eos_token_id == 49407
+
+    def test_projection_follows_the_text_tower(self):
+        towers = ClipHFTextConfig(projection_dim=64), ClipHFViTConfig(projection_dim=64)
+        config = ClipHFConfig.from_text_vision_configs(*towers, logit_scale_init_value=1.0)
+        assert (config.projection_dim, config.logit_scale_init_value) == (64, 1.0)
+        assert config.text_config is towers[0]
+        with pytest.raises(ValueError, match="`vision_config.projection_dim` is 1024 and `projection_dim` 64"):
+            ClipHFConfig.from_text_vision_configs(towers[0], ClipHFResNetConfig())
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("text_config", SiglipTextConfig()),
+            ("text_config", BertConfig()),
+            ("text_config", CLIPVisionConfig()),
+            ("text_config", CLIPConfig()),
+            ("text_config", ClipHFViTConfig()),
+            ("text_config", ClipHFConfig()),
+            ("text_config", {"model_type": "siglip_text_model"}),
+            ("text_config", {"model_type": "clip_hf_vit"}),
+            ("vision_config", SiglipVisionConfig()),
+            ("vision_config", CLIPTextConfig()),
+            ("vision_config", ClipHFTextConfig()),
+            ("vision_config", {"model_type": "clip_text_model"}),
+        ],
+        ids=lambda value: getattr(type(value), "__name__", None) if not isinstance(value, str) else value,
+    )
+    def test_others_are_refused(self, name, value):
+        model_type = value["model_type"] if isinstance(value, dict) else value.model_type
+        with pytest.raises(ValueError, match=f"`{name}` is of type '{model_type}'; it must be one of 'clip_hf_"):
+            ClipHFConfig(**{name: value})
+        if isinstance(value, dict):
+            with pytest.raises(ValueError, match="is of type '.*'; it must be one of 'clip_hf_"):
+                ClipHFConfig.from_dict({"model_type": "clip_hf", name: value})
+
+    @pytest.mark.parametrize("value", ["ViT-B/32", [768, 12], 3, CLIPTextConfig])
+    @pytest.mark.parametrize("name", ["text_config", "vision_config"])
+    def test_what_is_no_configuration_is_refused(self, name, value):
+        with pytest.raises(
+            ValueError, match=f"(?s)ClipHFConfig: .*'{name}' expected dict, got {type(value).__name__}"
+        ):
+            ClipHFConfig(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("model_class", "config", "cure"),
+        [
+            (ClipHFTextModel, CLIPTextConfig(), r"Convert it: ClipHFTextConfig.from_dict\(config.to_dict\(\)\)"),
+            (ClipHFTextModelWithProjection, CLIPTextConfig(), "Convert it"),
+            (ClipHFViTModel, CLIPVisionConfig(), "Convert it: ClipHFViTConfig"),
+            (ClipHFVisionModelWithProjection, CLIPVisionConfig(), "Convert it: ClipHFVisionConfig"),
+            (ClipHFModel, CLIPConfig(), "Convert it: ClipHFConfig"),
+            (ClipHFModel, ClipHFTextConfig(), "'clip_hf_text'"),
+            (ClipHFTextModel, ClipHFConfig(), "'clip_hf'"),
+            (ClipHFViTModel, ClipHFResNetConfig(), "'clip_hf_resnet'"),
+            (ClipHFTextModel, SiglipTextConfig(), "'siglip_text_model'"),
+        ],
+    )
+    def test_models_say_how_to_convert_one(self, model_class, config, cure):
+        with pytest.raises(
+            ValueError, match=f"{model_class.__name__} needs a .* not a {type(config).__name__}.*{cure}"
+        ):
+            model_class(config)
+        if "Convert" in cure:
+            with torch.device("meta"):
+                model_class(model_class.config_class.from_dict(config.to_dict()))
+
+    @pytest.mark.parametrize(
+        ("cls", "config"),
+        [
+            (ClipHFTextConfig, ClipHFViTConfig()),
+            (ClipHFViTConfig, ClipHFTextConfig()),
+            (ClipHFViTConfig, ClipHFResNetConfig()),
+            (ClipHFResNetConfig, ClipHFViTConfig()),
+            (ClipHFConfig, ClipHFTextConfig()),
+        ],
+    )
+    def test_files_of_another_tower_are_refused(self, cls, config, tmp_path):
+        config.save_pretrained(tmp_path)
+        with pytest.raises(
+            ValueError, match=f"is of type '{config.model_type}'; it must be one of '{cls.model_type}'"
+        ):
+            cls.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("value", [10**9, 2**40, -1, 0, 1.5, "12", float("nan"), None, [], True and 10**18])

@@ -26,6 +26,7 @@ PACKAGE = ROOT / "src" / "clip_hf"
 LAYERS = (
     "loss_clip_hf",
     "architectures_clip_hf",
+    "configuration_checks_clip_hf",
     "configuration_clip_hf",
     "modeling_clip_hf_base",
     "modeling_clip_hf_resnet",
@@ -301,20 +302,28 @@ def check_import_effects(package_folder: Path) -> list[str]:
     return problems
 
 
+def requirements(lines: str) -> list[Requirement]:
+    """The requirements in a text of one a line, without comments."""
+    return [Requirement(line) for line in lines.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def pins(constraints: str) -> dict[str, str]:
+    """The versions in a constraints file, by name."""
+    return {
+        _canonical(pin.name): str(pin.specifier).removeprefix("==").removesuffix(".*")
+        for pin in requirements(constraints)
+    }
+
+
 def check_pins(setup_cfg: str, constraints: str) -> list[str]:
     """Direct dependencies without a pin, pins outside their range, and pins of what is no direct dependency."""
     config = configparser.ConfigParser()
     config.read_string(setup_cfg)
-    lines = config["options"]["install_requires"].splitlines()
+    ranges = requirements(config["options"]["install_requires"])
     for extra in config["options.extras_require"].values():
-        lines += extra.splitlines()
-    ranges = [Requirement(line) for line in lines if line.strip() and not line.strip().startswith("#")]
+        ranges += requirements(extra)
     own = config["metadata"]["name"]
-    pinned = {}
-    for line in constraints.splitlines():
-        if line.strip() and not line.startswith("#"):
-            requirement = Requirement(line)
-            pinned[_canonical(requirement.name)] = str(requirement.specifier).removeprefix("==")
+    pinned = pins(constraints)
     problems = []
     for requirement in ranges:
         name = _canonical(requirement.name)
@@ -326,6 +335,20 @@ def check_pins(setup_cfg: str, constraints: str) -> list[str]:
             problems.append(f"{requirement.name}: pinned at {pinned[name]}, outside {requirement.specifier}")
     unused = pinned.keys() - {_canonical(requirement.name) for requirement in ranges}
     return problems + [f"{name}: pinned, but not a dependency in setup.cfg" for name in sorted(unused)]
+
+
+def check_lowest(setup_cfg: str, constraints: str) -> list[str]:
+    """Lower bounds of `install_requires` that are not the pins of the lowest versions."""
+    config = configparser.ConfigParser()
+    config.read_string(setup_cfg)
+    lowest, problems = pins(constraints), []
+    for requirement in requirements(config["options"]["install_requires"]):
+        bounds = [spec.version for spec in requirement.specifier if spec.operator == ">="]
+        pinned = lowest.get(_canonical(requirement.name))
+        if [pinned] != bounds:
+            bound = bounds[0] if bounds else "none"
+            problems.append(f"{requirement.name}: lower bound {bound}, but {pinned} in constraints-lowest.txt")
+    return problems
 
 
 def _canonical(name: str) -> str:
@@ -343,7 +366,7 @@ def test_library_imports_have_no_circles():
     assert check_library_files(PACKAGE) == []
 
 
-@pytest.mark.parametrize("folder", ["src/clip_hf", "tests", "examples", "benchmarks"])
+@pytest.mark.parametrize("folder", ["src/clip_hf", "src/_clip_hf_cli", "tests", "examples", "benchmarks"])
 def test_sizes_and_headers(folder):
     if not (ROOT / folder).is_dir():
         pytest.fail(f"{folder}/ is missing")
@@ -357,6 +380,11 @@ def test_import_has_no_side_effects_on_environment_and_warnings():
 def test_every_dependency_is_pinned():
     setup_cfg = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     assert check_pins(setup_cfg, (ROOT / "constraints.txt").read_text(encoding="utf-8")) == []
+
+
+def test_lower_bounds_are_what_the_lowest_versions_are_tested_with():
+    setup_cfg = (ROOT / "setup.cfg").read_text(encoding="utf-8")
+    assert check_lowest(setup_cfg, (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8")) == []
 
 
 def test_make_without_a_target_lists_every_target():
@@ -589,4 +617,19 @@ test =
         "torch: pinned at 2.10.0, outside >=2.11",
         "scikit_learn: no pin in constraints.txt",
         "foo: pinned, but not a dependency in setup.cfg",
+    ]
+
+
+def test_lower_bounds_that_differ_are_named():
+    setup_cfg = """
+[options]
+install_requires =
+    torch>=2.6
+    numpy>=2.0
+    tqdm
+    transformers>=5.21,<6
+"""
+    assert check_lowest(setup_cfg, "torch==2.6\nnumpy==2.1\ntransformers==5.21\n") == [
+        "numpy: lower bound 2.0, but 2.1 in constraints-lowest.txt",
+        "tqdm: lower bound none, but None in constraints-lowest.txt",
     ]

@@ -110,12 +110,13 @@ def test_mode_la_premultiplied_is_read_as_la():
 
 
 def test_transparency_of_palettes_is_dropped_without_a_warning(recwarn):
-    image = make_image("P", (30, 40))
-    expected = plain_pixels(image, 24)
-    for transparency in (3, bytes(range(256))):
-        image.info["transparency"] = transparency
-        np.testing.assert_array_equal(pixels_of(processor_of(24), image), expected)
-        assert image.info["transparency"] == transparency
+    for size in ((30, 40), (24, 24)):  # the latter is not resized
+        image = make_image("P", size)
+        expected = plain_pixels(image, 24)
+        for transparency in (3, bytes(range(256))):
+            image.info["transparency"] = transparency
+            np.testing.assert_array_equal(pixels_of(processor_of(24), image), expected)
+            assert image.info["transparency"] == transparency
     assert not recwarn.list
 
 
@@ -159,6 +160,9 @@ def test_center_crop_of_arrays():
     found = ClipHFImageProcessor().center_crop(array, {"height": 2, "width": 9})
     np.testing.assert_array_equal(found[:, :, 1:-1], array[:, 2:4])
     assert not found[:, :, [0, -1]].any()
+    found = ClipHFImageProcessor().center_crop(array, {"height": 5, "width": 10})
+    np.testing.assert_array_equal(found[:, :, 1:8], array)
+    assert not found[:, :, [0, 8, 9]].any()
 
 
 # -------------------------------------------------------------------------------------------------------------- inputs
@@ -241,6 +245,8 @@ def test_floats_from_0_to_1_are_not_divided_again(picture):
     np.testing.assert_array_equal(
         pixels_of(processor, torch.from_numpy(array), do_rescale=False), plain_pixels(picture, 16)
     )
+    near = np.clip(array - 0.4 / 255, 0, 1)  # to the nearest of 8 bits
+    np.testing.assert_array_equal(pixels_of(processor, near, do_rescale=False), plain_pixels(picture, 16))
     with pytest.raises(ValueError, match=r"Image 0: the values are floats from 0 to 1 already.*do_rescale=False"):
         processor(array)
 
@@ -357,6 +363,9 @@ def test_images_without_rgb_conversion():
         expected = np.asarray(image).reshape(9, 9, channels).transpose(2, 0, 1)
         expected = expected * np.uint8(255) if mode == "1" else expected
         np.testing.assert_array_equal(pixels_of(ClipHFImageProcessor(**kwargs), image), expected)
+        if mode != "F":
+            rescaled = pixels_of(ClipHFImageProcessor(**{**kwargs, "do_rescale": True}), image)
+            np.testing.assert_array_equal(rescaled, expected / np.float32(255))
     with pytest.raises(ValueError, match=r"Image 0: the image has 4 channels, image_mean 3 and image_std 3 values"):
         ClipHFImageProcessor(do_convert_rgb=False)(make_image("RGBA", (9, 9)))
 
@@ -427,6 +436,27 @@ def test_arrays_of_more_than_8_bits():
     np.testing.assert_array_equal(pixels_of(processor, unit, high_bit_depth="scale"), expected)
     with pytest.raises(ValueError, match="'scale' takes integers of 0 to 65535"):
         processor(values.astype(np.int64) * 2, high_bit_depth="scale")
+
+
+def test_the_ends_of_the_ranges_belong_to_them():
+    processor = processor_of(4)
+    black, white = (plain_pixels(Image.new("RGB", (5, 5), color), 4) for color in ("black", "white"))
+    for dtype, high, options in (
+        (np.uint16, 65535, {"high_bit_depth": "scale"}),
+        (np.int64, 255, {}),
+        (np.float32, 255, {}),
+        (np.float32, 1, {"do_rescale": False}),
+    ):
+        for value, expected in ((0, black), (high, white)):
+            array = np.full((5, 5, 3), value, dtype)
+            np.testing.assert_array_equal(pixels_of(processor, array, **options), expected)
+    for value, expected in ((0, black), (255, white)):
+        image = Image.new("F", (5, 5), value)
+        np.testing.assert_array_equal(pixels_of(processor, image), expected)
+    unit = Image.new("F", (5, 5), 1)
+    np.testing.assert_array_equal(pixels_of(processor, unit, high_bit_depth="scale"), white)
+    with pytest.raises(ValueError, match="turning most of the image black"):
+        processor(unit)
 
 
 def test_forms_of_the_result(picture):

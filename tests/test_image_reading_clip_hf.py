@@ -3,6 +3,7 @@
 """What may be opened as an image, how much of it, and for how long; and that nothing else happens."""
 
 import base64
+import io
 import os
 import random
 import re
@@ -174,6 +175,7 @@ def test_no_program_is_started(monkeypatch, tmp_path):
     drawing = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 12 10\n%%EndComments\nshowpage\n%%EOF\n"
     (tmp_path / "a.png").write_bytes(drawing)
     assert refusal(drawing).kind == "not an image"
+    assert "not an image that Pillow can read" in str(refusal(drawing))  # not even its head is looked at
     assert refusal(str(tmp_path / "a.png")).kind == "not an image"
     with Image.open(tmp_path / "a.png") as opened:  # by the user, not decoded yet
         assert opened.format == "EPS"
@@ -241,8 +243,15 @@ def test_limits_of_pixels_and_bytes():
     assert open_image(data, ImageLimits(max_bytes=len(data))).size == (12, 10)
     with pytest.raises(ValueError, match="`max_seconds` is 0; it must be a number greater than 0"):
         ImageLimits(max_seconds=0)
-    with pytest.raises(ValueError, match="`max_bytes` is None"):
-        ImageLimits(max_bytes=None)
+    for value in (None, True):
+        with pytest.raises(ValueError, match=f"`max_bytes` is {value}"):
+            ImageLimits(max_bytes=value)
+    assert open_image(io.BytesIO(data), ImageLimits(max_bytes=len(data))).size == (12, 10)
+    assert refusal(io.BytesIO(data), ImageLimits(max_bytes=len(data) - 1)).kind == "file too large"
+    assert open_image(base64.b64encode(data).decode(), ImageLimits(max_bytes=len(data) + 2)).size == (12, 10)
+    ImageLimits(max_resized_pixels=100).check_resized((10, 10), (5, 5))
+    with pytest.raises(UnreadableImage, match="resized from 5x5 it would have 101x1 pixels, more than the 100"):
+        ImageLimits(max_resized_pixels=100).check_resized((101, 1), (5, 5))
 
 
 def test_a_sparse_file_is_not_read(tmp_path):

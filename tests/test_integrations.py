@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, cpu_offload, init_empty_weights, load_checkpoint_and_dispatch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import CLIPModel as SentenceTransformersCLIP
 from transformers import AutoModel, AutoProcessor, Trainer, TrainingArguments, pipeline
@@ -66,6 +66,55 @@ class TestPeft:
             merged = loaded.merge_and_unload()(**batch).logits_per_image
         for actual in (again, merged):
             torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+    CASES = {
+        "token embedding": {"target_modules": ["token_embedding"]},
+        "position embeddings": {"target_modules": ["position_embedding"]},
+        "tokens beside LoRA": {
+            "target_modules": ["q_proj"],
+            "trainable_token_indices": {"token_embedding": [1, 5, 599]},
+        },
+        "projections": {"target_modules": ["visual_projection", "text_projection"]},
+        "convolutions": {"target_modules": ["conv1", "conv2", "conv3", "patch_embedding"]},
+        "whole embeddings": {
+            "target_modules": ["q_proj"],
+            "modules_to_save": ["token_embedding", "position_embedding"],
+        },
+        "normalisation": {"target_modules": ["q_proj"], "modules_to_save": ["bn1", "layer_norm1"]},
+        "features": {"target_modules": ["q_proj"], "task_type": "FEATURE_EXTRACTION"},
+        "tokens": TrainableTokensConfig(target_modules=["token_embedding"], token_indices=[5, 599]),
+    }
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_whatever_is_adapted_trains_is_saved_and_merges(self, case, repo, batch, tmp_path):
+        config = self.CASES[case]
+        load = partial(ClipHFModel.from_pretrained, repo, dtype=torch.float64)
+        batch = {key: value.double() if value.is_floating_point() else value for key, value in batch.items()}
+        with torch.no_grad():
+            plain = load().eval()(**batch).logits_per_image
+        tuned = get_peft_model(load().eval(), LoraConfig(r=4, **config) if isinstance(config, dict) else config)
+        torch.testing.assert_close(tuned(**batch).logits_per_image, plain)
+        optimizer = torch.optim.AdamW([one for one in tuned.parameters() if one.requires_grad], lr=0.05)
+        for _ in range(2):
+            optimizer.zero_grad()
+            tuned(**batch, return_loss=True, return_logits=False).loss.backward()
+            optimizer.step()
+        tuned.save_pretrained(tmp_path / "adapter")
+        loaded = PeftModel.from_pretrained(load().eval(), tmp_path / "adapter").eval()
+        with torch.no_grad():
+            expected = tuned(**batch).logits_per_image
+            assert (expected - plain).abs().max() > 0.1
+            torch.testing.assert_close(loaded(**batch).logits_per_image, expected, rtol=1e-8, atol=1e-8)
+            texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            merged = loaded.merge_and_unload()
+            torch.testing.assert_close(merged(**batch).logits_per_image, expected, rtol=1e-8, atol=1e-8)
+            embeds = merged.encode_text(**texts)
+            torch.testing.assert_close(tuned.encode_text(**texts), embeds, rtol=1e-8, atol=1e-8)
+
+    def test_ids_are_checked_under_an_adapter(self):
+        model = get_peft_model(make_tiny_model("vit"), LoraConfig(r=4, target_modules=["token_embedding"]))
+        with pytest.raises(ValueError, match="ids from 598 to 600; the model's vocabulary has 600"):
+            model(input_ids=torch.tensor([[598, 600, 599]]))
 
 
 class TestAccelerate:

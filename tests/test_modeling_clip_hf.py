@@ -18,6 +18,8 @@ from clip_hf import (
     ClipHFVisionModelWithProjection,
     ClipHFViTModel,
     contrastive_loss,
+    modeling_clip_hf,
+    sigmoid_loss,
 )
 from plain_clip import cosine_logits, image_features, text_features
 from tiny_models import IMAGE_SIZE, make_tiny_model, tiny_config, wake_batch_norm
@@ -250,6 +252,29 @@ def test_bad_token_ids_are_refused(input_ids, message):
         make_tiny_model("vit").text_model(input_ids)
 
 
+def test_as_many_tokens_as_positions_are_taken():
+    ids = torch.full((2, 24), 5)
+    ids[:, -1] = 599
+    with torch.no_grad():
+        assert make_tiny_model("vit").encode_text(ids).shape == (2, 16)
+
+
+def test_attention_dropout_is_for_training_only(text_inputs, pixel_values):
+    config = tiny_config("vit")
+    for tower in (config.text_config, config.vision_config):
+        tower.attention_dropout = 0.5
+    model = ClipHFModel(config).eval()
+    plain = make_tiny_model("vit")
+    plain.load_state_dict(model.state_dict())
+    encode = {"text": lambda model: model.encode_text(**text_inputs), "image": lambda m: m.encode_image(pixel_values)}
+    with torch.no_grad():
+        for attn_implementation in ("sdpa", "eager"):
+            model.set_attn_implementation(attn_implementation)
+            for kind, run in encode.items():
+                torch.testing.assert_close(run(model.eval()), run(plain), msg=kind)
+                assert relative_difference(run(model.train()), run(plain)) > 0.01, kind
+
+
 # Images --------------------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +312,26 @@ def test_bad_pixel_values_are_refused(tiny_model, shape):
         tiny_model.encode_image(torch.zeros(shape))
 
 
+def test_every_model_of_images_takes_other_resolutions(tower):
+    pixel_values = torch.randn(2, 3, 96, 64)
+    model = make_tiny_model(tower)
+    config = model.config
+    projected, classifier = ClipHFVisionModelWithProjection(config.vision_config), ClipHFForImageClassification(config)
+    for other in (projected, classifier):
+        other.eval().vision_model.load_state_dict(model.vision_model.state_dict())
+        with pytest.raises(ValueError, match="interpolate_pos_encoding=True"):
+            other(pixel_values)
+    projected.visual_projection.load_state_dict(model.visual_projection.state_dict())
+    with torch.no_grad():
+        whole = model(pixel_values=pixel_values, interpolate_pos_encoding=True).vision_model_output
+        embeds = projected(pixel_values, interpolate_pos_encoding=True).image_embeds
+        torch.testing.assert_close(embeds, whole.pooler_output)
+        logits = classifier(pixel_values, interpolate_pos_encoding=True).logits
+        output = model.vision_model(pixel_values, interpolate_pos_encoding=True)
+        pooled = output.pooler_output if tower == "resnet" else output.last_hidden_state[:, 1:].mean(dim=1)
+        torch.testing.assert_close(logits, classifier.classifier(pooled))
+
+
 # The whole model -----------------------------------------------------------------------------------------------------
 
 
@@ -321,6 +366,47 @@ def test_return_loss(tiny_model, text_inputs, pixel_values):
         tiny_model(**text_inputs, return_loss=True)
     with pytest.raises(ValueError, match="4 texts and 3 images"):
         tiny_model(pixel_values=pixel_values[:3], **text_inputs, return_loss=True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("bias", "name"), [(None, "contrastive_loss"), (-3.0, "sigmoid_loss")])
+def test_negatives_come_from_all_processes_in_training_only(
+    bias, name, training, text_inputs, pixel_values, monkeypatch
+):
+    calls, loss = [], getattr(modeling_clip_hf, name)
+    monkeypatch.setattr(
+        modeling_clip_hf, name, lambda *args, **options: calls.append(options) or loss(*args, **options)
+    )
+    model = make_tiny_model("vit", logit_bias_init_value=bias).train(training)
+    ids = {"image_ids": torch.tensor([0, 1, 1, 2]), "text_ids": torch.tensor([0, 1, 2, 0])}
+    model(pixel_values=pixel_values, **text_inputs, return_loss=True, **ids)
+    assert calls == [{"gather": training, **ids}]
+
+
+def test_a_learned_bias_is_in_the_logits_and_the_loss_is_the_sigmoid_loss(text_inputs, pixel_values):
+    plain, model = make_tiny_model("vit"), make_tiny_model("vit", logit_bias_init_value=-3.0)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    inputs = {"pixel_values": pixel_values, **text_inputs, "text_ids": torch.tensor([0, 1, 0, 2])}
+    output, expected = model(**inputs, return_loss=True), plain(**inputs)
+    torch.testing.assert_close(output.logits_per_text, expected.logits_per_text - 3)
+    torch.testing.assert_close(output.logits_per_image, output.logits_per_text.T)
+    embeds, scalars = (output.image_embeds, output.text_embeds), (model.logit_scale.exp(), torch.tensor(-3.0))
+    torch.testing.assert_close(output.loss, sigmoid_loss(*embeds, *scalars, text_ids=inputs["text_ids"]))
+    weights = plain.state_dict()
+    assert ClipHFModel.from_pretrained(None, config=model.config, state_dict=weights).logit_bias.item() == -3
+
+
+def test_positions_reach_the_text_tower(tiny_model, text_inputs, pixel_values):
+    positions = torch.arange(10).flip(0).expand(4, 10)
+    with torch.no_grad():
+        expected = tiny_model.encode_text(**text_inputs, position_ids=positions)
+        assert relative_difference(expected, tiny_model.encode_text(**text_inputs)) > 0.01
+        output = tiny_model(pixel_values=pixel_values, **text_inputs, position_ids=positions)
+        torch.testing.assert_close(output.text_embeds, expected)
+        single = ClipHFTextModelWithProjection(tiny_model.config.text_config).eval()
+        single.load_state_dict({k: v for k, v in tiny_model.state_dict().items() if k.startswith("text_")})
+        embeds = single(**text_inputs, position_ids=positions).text_embeds
+        torch.testing.assert_close(torch.nn.functional.normalize(embeds, dim=-1), expected)
 
 
 def test_misspelled_inputs_are_refused(tiny_model, text_inputs, pixel_values):

@@ -5,6 +5,7 @@
 import base64
 import copy
 import io
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -239,6 +240,29 @@ def test_the_background_takes_part_in_the_softmax(model, pipe, tiny_processor, i
         assert sum(by_label(result).values()) < 0.999
 
 
+def test_a_model_with_a_bias_tells_for_each_label_by_itself(tiny_processor, images):
+    model = make_tiny_model("vit", logit_bias_init_value=-3.0)
+    pipe = make_pipe(model, tiny_processor)
+    prompts = [[TEMPLATE.format(label)] for label in LABELS]
+    all_cosines = cosines(model, tiny_processor, images, [*prompts, ["the snow"]])
+    logits = model.logit_scale.exp() * all_cosines - 3
+    own = logits[:, :-1]
+    with counted_text_passes(model) as passes:
+        for options, expected in (
+            ({}, own.softmax(dim=-1)),
+            ({"multi_label": True}, own.sigmoid()),
+            ({"function_to_apply": "none"}, own),
+            ({"function_to_apply": "cosine"}, all_cosines[:, :-1]),
+        ):
+            for result, row in zip(pipe(images, LABELS, **options), expected.tolist(), strict=True):
+                assert by_label(result) == pytest.approx(dict(zip(LABELS, row)), abs=1e-4), options
+        assert [batch for batch, _ in passes] == [4]  # no background
+    for multi_label, expected in ((True, (own - logits[:, -1:]).sigmoid()), (False, logits.softmax(dim=-1))):
+        results = pipe(images, LABELS, background="the snow", multi_label=multi_label)
+        for result, row in zip(results, expected.tolist(), strict=True):
+            assert by_label(result) == pytest.approx(dict(zip(LABELS, row)), abs=1e-5)
+
+
 def test_top_k_and_threshold(pipe, images):
     expected = pipe(images, LABELS)
     assert_same(pipe(images, LABELS, top_k=2), [result[:2] for result in expected])
@@ -247,6 +271,9 @@ def test_top_k_and_threshold(pipe, images):
     kept = [[entry for entry in result if entry["score"] >= threshold] for result in expected]
     assert_same(pipe(images, LABELS, threshold=threshold), kept)
     assert_same(pipe(images, LABELS, threshold=threshold, top_k=1), [result[:1] for result in kept])
+    alone = pipe(images[0], LABELS)
+    assert pipe(images[0], LABELS, threshold=alone[1]["score"]) == alone[:2]
+    assert pipe(images[0], LABELS, threshold=0) == alone
     assert pipe(images[0], LABELS, threshold=1) == []
     assert pipe(images[0], LABELS, threshold=-0.99, function_to_apply="cosine")
 
@@ -363,7 +390,9 @@ def test_dtypes(tower, tiny_processor, images, dtype):
     model = make_tiny_model(tower).to(dtype)
     # The same weights, already rounded, computed precisely. A cosine adds up the errors of both embeddings.
     exact = make_pipe(copy.deepcopy(model).double(), tiny_processor)(images, LABELS, function_to_apply="cosine")
-    results = make_pipe(model, tiny_processor)(images, LABELS, function_to_apply="cosine", batch_size=2)
+    pipe = make_pipe(model, tiny_processor)
+    assert pipe.preprocess(images[0])["pixel_values"].dtype is dtype  # other classes' models need it
+    results = pipe(images, LABELS, function_to_apply="cosine", batch_size=2)
     layers = sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in model.modules())
     for result, other in zip(results, exact, strict=True):
         assert by_label(result) == pytest.approx(by_label(other), abs=layers * torch.finfo(dtype).eps / 2)
@@ -664,6 +693,8 @@ def test_dtype_through_the_pipeline_function(tiny_model, tiny_processor, images,
 def test_a_saved_pipeline_loads_again(tiny_model, tiny_processor, images, tmp_path):
     pipe = make_pipe(tiny_model, tiny_processor)
     pipe.save_pretrained(tmp_path)
+    processor_config = json.loads((tmp_path / "processor_config.json").read_text())
+    assert processor_config["auto_map"]["AutoProcessor"] == "processing_clip_hf.ClipHFProcessor"
     again = pipeline("zero-shot-image-classification", model=str(tmp_path), device="cpu")
     assert type(again) is ClipHFZeroShotImageClassificationPipeline
     assert_same(again(images, LABELS), pipe(images, LABELS))

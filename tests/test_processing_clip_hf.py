@@ -126,6 +126,23 @@ def test_options_reach_their_part(tiny_processor, tmp_path):
         ClipHFProcessor.from_pretrained(tmp_path, do_normalise=False)
 
 
+def test_a_processor_may_be_in_a_subfolder(tiny_processor, tmp_path):
+    tiny_processor.save_pretrained(tmp_path / "inner")
+    processor = ClipHFProcessor.from_pretrained(tmp_path, subfolder="inner")
+    assert processor.tokenizer.get_vocab() == tiny_processor.tokenizer.get_vocab()
+    assert processor.image_processor.size == tiny_processor.image_processor.size
+    with pytest.raises(OSError, match="no image processor"):
+        ClipHFProcessor.from_pretrained(tmp_path)
+
+
+def test_saving_changes_nothing(tiny_processor, tmp_path):
+    before = [dict(vars(part)) for part in (tiny_processor, tiny_processor.image_processor, tiny_processor.tokenizer)]
+    tiny_processor.save_pretrained(tmp_path)
+    tiny_processor.image_processor.save_pretrained(tmp_path)
+    after = [dict(vars(part)) for part in (tiny_processor, tiny_processor.image_processor, tiny_processor.tokenizer)]
+    assert after == before
+
+
 def test_missing_image_processor(tiny_processor, tmp_path):
     tiny_processor.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(
@@ -152,7 +169,7 @@ def test_missing_tokenizer(tiny_processor, tmp_path, leftover):
 
 
 def test_missing_repo(tmp_path):
-    with pytest.raises(OSError, match="nowhere is neither a folder nor the name of a repository"):
+    with pytest.raises(OSError, match="There is no file or folder .*nowhere"):
         ClipHFProcessor.from_pretrained(tmp_path / "nowhere")
     with pytest.raises(OSError, match="no image processor"):
         ClipHFProcessor.from_pretrained(tmp_path)

@@ -249,6 +249,33 @@ def test_registering_again_changes_nothing():
     assert state() == before
 
 
+def test_every_backend_of_image_processors_is_ours(repo):
+    for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig):
+        backends = transformers.IMAGE_PROCESSOR_MAPPING[config]
+        assert backends == {"pil": ClipHFImageProcessor, "torchvision": ClipHFImageProcessor}
+    for backend in ("pil", "torchvision"):
+        assert type(AutoImageProcessor.from_pretrained(repo, backend=backend)) is ClipHFImageProcessor
+
+
+def test_a_model_of_a_repos_own_code_is_told_by_its_type(tiny_processor):
+    """Its config is of another class of the same type."""
+
+    class OtherConfig(ClipHFConfig):
+        pass
+
+    model = make_tiny_model("vit")
+    model.config.__class__ = OtherConfig
+    parts = {"tokenizer": tiny_processor.tokenizer, "image_processor": tiny_processor.image_processor}
+    pipe = pipeline(TASK, model=model, device="cpu", **parts)
+    assert type(pipe) is ClipHFZeroShotImageClassificationPipeline
+
+
+def test_the_exported_classes_are_handed_what_they_cannot_import():
+    assert ClipHFModel.read_other_format is clip_hf.registration.from_pretrained
+    assert ClipHFProcessor.read_other_format is clip_hf.registration.processor_from_pretrained
+    assert ClipHFModel.push_with_card is clip_hf.registration.push_with_model_card
+
+
 def test_the_task_keeps_its_defaults():
     info = PIPELINE_REGISTRY.supported_tasks[TASK]
     assert info["pt"] == (AutoModelForZeroShotImageClassification,)

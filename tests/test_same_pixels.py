@@ -9,7 +9,8 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from transformers import CLIPImageProcessorPil
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFZeroShotImageClassificationPipeline
 from clip_hf.data import PairLoader, PairOptions
@@ -214,3 +215,17 @@ def test_open_files_and_buffers_are_images(model, tiny_processor, tmp_path):
         assert pipe(file, labels) == expected
     with pytest.raises(TypeError, match="not int"):
         pipe(3, labels)
+
+
+def test_images_for_others_processors_are_upright_in_rgb(model, tiny_processor, tmp_path):
+    paths = save_pictures(tmp_path)
+    size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    stock = CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=size, do_convert_rgb=False)
+    pipe = ClipHFZeroShotImageClassificationPipeline(
+        model=model, tokenizer=tiny_processor.tokenizer, image_processor=stock, device="cpu"
+    )
+    for name in ("exif 6.jpg", "exif 6.png"):
+        with Image.open(paths[name]) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+        expected = stock(upright, return_tensors="pt")["pixel_values"]
+        assert torch.equal(pipe.preprocess(paths[name])["pixel_values"], expected)

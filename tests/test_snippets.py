@@ -242,7 +242,7 @@ _IN_COMMENTS = re.compile(
     "path",
     [
         path.relative_to(ROOT).as_posix()
-        for folder in ("examples", "src/clip_hf/cli")
+        for folder in ("examples", "src/_clip_hf_cli")
         for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in (".py", ".yaml", ".sh") and _IN_COMMENTS.search(path.read_text(encoding="utf-8"))
     ],

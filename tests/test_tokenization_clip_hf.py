@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from clip_hf import ClipHFTokenizer, bpe_clip_hf
@@ -98,6 +98,37 @@ def test_words_are_encoded_the_same_from_the_cache_and_when_it_overflows(tokeniz
     monkeypatch.setattr(bpe_clip_hf, "_CACHED_WORDS", 20)
     for _ in range(2):
         assert differences(text_ids(tokenizer, texts), expected, texts) == []
+
+
+def test_separators_of_ascii_are_no_spaces(tokenizer):
+    tokenizer.clean_text = False  # it would remove them
+    for code in range(0x1C, 0x20):
+        encoding = tokenizer(f"a{chr(code)}b")
+        assert len(encoding["input_ids"]) == 5
+        assert encoding.encodings[0].ids == encoding["input_ids"]
+
+
+def test_the_cache_of_words_has_a_bound(tokenizer, monkeypatch):
+    monkeypatch.setattr(bpe_clip_hf, "_CACHED_WORDS", 20)
+    cache = bpe_clip_hf._WordIds(tokenizer.backend_tokenizer.model)
+    sizes = []
+    for number in range(100):
+        assert cache[f"w{number}"] == cache[f"w{number}"]
+        sizes.append(len(cache))
+    assert max(sizes) == 20
+    cache.clear()
+    for length, kept in ((128, 1), (129, 0)):
+        assert len(cache["x" * length]) > 1
+        assert len(cache) == kept
+        cache.clear()
+
+
+def test_brackets_are_those_of_the_post_processor(tokenizer):
+    assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    start, end = (SOT, tokenizer.bos_token_id), (EOT, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = processors.RobertaProcessing(start, end)
+    assert tokenizer("a")["input_ids"][0] == tokenizer.eos_token_id
+    assert tokenizer("a")["input_ids"] == tokenizer("a").encodings[0].ids
 
 
 def test_saved_json_alone_gives_the_same_ids_for_clean_text(tokenizer):
@@ -188,6 +219,9 @@ def test_ids_are_bracketed_and_padded_with_the_end_of_text_token(tokenizer):
     left = tokenizer(["a cat", "dog"], padding=True, padding_side="left")
     assert left["input_ids"][1] == [end] * missing + [start, *dog, end]
     assert left["attention_mask"][1] == [0] * missing + [1] * (len(dog) + 2)
+    tokenizer.padding_side = "left"
+    assert tokenizer(["a cat", "dog"], padding=True).data == left.data
+    assert tokenizer(["a cat", "dog"], padding=True, padding_side="right").data == encoding.data
 
 
 @pytest.mark.parametrize(("name", "kind"), [("pt", torch.Tensor), ("np", np.ndarray)])
@@ -247,6 +281,7 @@ def test_pairs_and_words_and_overflow(tokenizer):
     start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     pair = [start, *a, end, end, *b, end]
     assert tokenizer("a’s", "b")["input_ids"] == pair
+    assert tokenizer("b", "a’s")["input_ids"] == [start, *b, end, end, *a, end]
     assert tokenizer([("a’s", "b")])["input_ids"] == [pair]
     assert tokenizer(["a’s"], ["b"])["input_ids"] == [pair]
     words = tokenizer(["A’s", "b c"], is_split_into_words=True)
@@ -428,7 +463,14 @@ def test_saved_vocabulary_and_merges_load(tokenizer, tmp_path):
         ClipHFTokenizer.from_bpe_file(tmp_path / "merges.txt"),
     ):
         assert loaded.get_vocab() == tokenizer.get_vocab()
+        assert loaded.model_max_length == 77
         assert loaded(PLAIN).data == tokenizer(PLAIN).data
+
+
+def test_the_files_of_a_saved_vocabulary_can_have_a_prefix(tokenizer, tmp_path):
+    files = tokenizer.save_vocabulary(str(tmp_path), filename_prefix="mine")
+    assert files == (str(tmp_path / "mine-vocab.json"), str(tmp_path / "mine-merges.txt"))
+    assert ClipHFTokenizer(*files).get_vocab() == tokenizer.get_vocab()
 
 
 def test_a_tokenizer_without_vocabulary_or_merges_is_refused(tokenizer, tmp_path):

@@ -20,6 +20,7 @@ CASES += (
     "equal texts",
     "equal, moved positions",
     "alike after a difference",
+    "other tokens at other positions",
 )
 
 
@@ -62,6 +63,9 @@ def text_cases(text_inputs) -> dict[str, dict[str, torch.Tensor]]:
     ends[:, 2] = torch.tensor([3, 4, 5, 4])  # all else is equal, also after it
     moved = torch.arange(10).repeat(4, 1)
     moved[1:3, 1:] += 3
+    other, places = ids[[1, 1, 1, 1]].clone(), torch.arange(10).repeat(4, 1)
+    # Pairs of token and position that are alike if they are added, or counted in steps one too short.
+    other[:, 1], places[:, 1] = torch.tensor([5, 6, 7, 6]), torch.tensor([23, 0, 1, 2])
     after = ids.clone()
     after[2, 5:8] = torch.tensor([7, 8, 599])  # tokens after the end of a text
     return {
@@ -80,6 +84,7 @@ def text_cases(text_inputs) -> dict[str, dict[str, torch.Tensor]]:
         "one begins another": {"input_ids": begins},
         "equal texts": {"input_ids": ids[[0, 1, 1, 0]]},
         "alike after a difference": {"input_ids": ends},
+        "other tokens at other positions": {"input_ids": other, "position_ids": places},
         "equal, moved positions": {"input_ids": ids[[1, 1, 1, 1]], "position_ids": moved},
     }
 
@@ -186,6 +191,25 @@ def test_layers_that_are_asked_for_are_whole(tower, text_inputs, pixel_values):
         assert torch.equal(actual[output].last_hidden_state, expected[output].last_hidden_state)
 
 
+@pytest.mark.parametrize("name", ["output_hidden_states", "output_attentions"])
+def test_layers_that_the_config_asks_for_are_whole(name, tower, text_inputs, pixel_values):
+    model = make_tiny_model(tower)
+    model.set_attn_implementation("eager")
+    for part in (model.text_model, model.vision_model):
+        setattr(part.config, name, True)
+    with torch.no_grad():
+        for run in (
+            lambda **options: model.get_text_features(**text_inputs, **options),
+            lambda **options: model.get_image_features(pixel_values, **options),
+        ):
+            expected, actual = run(), run(pooled_only=True)
+            kind = name.removeprefix("output_")
+            assert len(actual[kind]) == len(expected[kind]) > 0
+            for value, plain in zip(actual[kind], expected[kind], strict=True):
+                assert torch.equal(value, plain)
+            assert torch.equal(actual.last_hidden_state, expected.last_hidden_state)
+
+
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_gradient_checkpointing_of_packed_texts(use_reentrant, text_inputs, pixel_values):
     plain, checkpointed = make_tiny_model("vit").double().train(), make_tiny_model("vit").double().train()
@@ -246,7 +270,7 @@ def test_feature_maps_are_channels_last_and_the_same(pixel_values):
     model.encoder.stages[-1].register_forward_hook(lambda module, args, output: seen.append(output))
     actual = model(pixel_values).pooler_output
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
-    feature_map = model.encoder(model.stem(pixel_values))
+    feature_map = model.encoder(model.stem(pixel_values)).last_hidden_state
     assert not feature_map.is_contiguous(memory_format=torch.channels_last)
     expected = model.attention_pool(feature_map)[0]
     assert relative_difference(actual, expected) <= LIMIT

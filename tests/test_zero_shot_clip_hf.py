@@ -14,10 +14,10 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
 
-from clip_hf import build_text_classifier
+from clip_hf import ClipHFTokenizer, build_text_classifier
 from clip_hf.prompts_clip_hf import PROMPT_SETS
 from clip_hf.zero_shot_clip_hf import TextClassifierCache, _checksum, _plain_tensors, eval_mode, evaluated
-from tiny_models import CONTEXT_LENGTH, make_tiny_model
+from tiny_models import CAPTIONS, CONTEXT_LENGTH, MORE_TEXTS, make_tiny_model
 
 
 LABELS = ["cat", "dog playing in the snow", "number seven"]
@@ -160,6 +160,9 @@ def test_batches_keep_to_the_token_limit(model, tiny_processor):
     assert max(batch * length for batch, length in passes) <= 200
     assert sum(batch for batch, _ in passes) == 7 * 80
     assert [length for _, length in passes] == sorted([length for _, length in passes], reverse=True)
+    with counted_text_passes(model) as passes:  # a text that is longer than the limit is alone
+        build_text_classifier(model, tiny_processor, labels, max_tokens_per_batch=1)
+    assert [batch for batch, _ in passes] == [1] * 7
 
 
 def test_padding_never_shifts_a_prompt(model, tiny_processor):
@@ -170,10 +173,29 @@ def test_padding_never_shifts_a_prompt(model, tiny_processor):
     torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
 
 
+def test_a_label_may_stand_in_a_prompt_more_than_once(model, tiny_processor):
+    expected = plain_loop(model, tiny_processor.tokenizer, [[f"{x} or {x}, {x}"] for x in LABELS])
+    for template in ("{} or {}, {}", "{label} or {0}, {label}", "{0} or {0}, {0}"):
+        classifier = build_text_classifier(model, tiny_processor, LABELS, template)
+        torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
+    braces = build_text_classifier(model, tiny_processor, LABELS, "{{{}}}")
+    expected = plain_loop(model, tiny_processor.tokenizer, [[f"{{{x}}}"] for x in LABELS])
+    torch.testing.assert_close(braces, expected, rtol=0, atol=1e-6)
+
+
 def test_long_prompts_are_truncated(model, tiny_processor):
     long = "the number seven " * CONTEXT_LENGTH
     classifier = build_text_classifier(model, tiny_processor, [long, "cat"], "{}")
     expected = plain_loop(model, tiny_processor.tokenizer, [[long], ["cat"]])
+    torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
+
+
+def test_prompts_are_no_longer_than_the_models_context(model, tiny_processor):
+    long = "the number seven " * CONTEXT_LENGTH
+    expected = build_text_classifier(model, tiny_processor, [long, "cat"], "{}")
+    tokenizer = copy.deepcopy(tiny_processor.tokenizer)
+    tokenizer.model_max_length = 10 * CONTEXT_LENGTH
+    classifier = build_text_classifier(model, tokenizer, [long, "cat"], "{}")
     torch.testing.assert_close(classifier, expected, rtol=0, atol=1e-6)
 
 
@@ -311,9 +333,10 @@ def replace_module(model):
 
 
 def add_lora(model):
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
 
-    model.add_adapter(LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    # Not `model.add_adapter`, which transformers 5.24 refuses with a peft before 0.22.
+    inject_adapter_in_model(LoraConfig(target_modules=["q_proj"], init_lora_weights=False), model)
 
 
 def swap_rows(model):
@@ -474,7 +497,7 @@ def test_switching_adapters_encodes_again(tiny_processor):
         lambda model: model.train(),
         lambda model: model.vision_model(torch.randn(2, 3, 64, 64)),  # new BatchNorm statistics in training
         lambda model: model.visual_projection.weight.data.mul_(2),
-        lambda model: model.logit_scale.data.fill_(1),
+        lambda model: torch.nn.init.constant_(model.logit_scale, 1.0),
     ],
     ids=["train", "image tower", "image projection", "scale"],
 )
@@ -500,6 +523,17 @@ def test_other_labels_templates_and_tokenizers_are_other_classifiers(model, tiny
     assert cache.get(model, tiny_processor.tokenizer, LABELS, TEMPLATES) is first
     cache.clear()
     assert len(cache) == 0
+
+
+def test_tokens_added_to_the_tokenizer_encode_again():
+    tokenizer = ClipHFTokenizer.train([*CAPTIONS, *MORE_TEXTS], vocab_size=560, context_length=CONTEXT_LENGTH)
+    model, cache = make_tiny_model("vit"), TextClassifierCache()
+    model.config.text_config.eos_token_id = tokenizer.eos_token_id
+    before = cache.get(model, tokenizer, LABELS, TEMPLATES)
+    tokenizer.add_tokens([LABELS[0]])
+    after = cache.get(model, tokenizer, LABELS, TEMPLATES)
+    assert not torch.allclose(after[0], before[0], atol=1e-3)
+    torch.testing.assert_close(after, build_text_classifier(model, tokenizer, LABELS, TEMPLATES), rtol=0, atol=0)
 
 
 def test_the_least_recently_used_classifier_goes_first(model, tiny_processor):

@@ -7,8 +7,6 @@ Importing it registers its classes with transformers: `AutoModel`, `AutoProcesso
 them by the `model_type` or class name in a repo.
 """
 
-from importlib.metadata import version
-
 from .architectures_clip_hf import ARCHITECTURES
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .image_processing_clip_hf import ClipHFImageProcessor
@@ -35,7 +33,7 @@ from .zero_shot_clip_hf import build_text_classifier
 from .zero_shot_pipeline import pipeline
 
 
-__version__ = version("clip_hf")
+__version__ = "0.1.0"  # setup.cfg reads it; `_clip_hf_cli.VERSION` repeats it
 
 __all__ = [
     "ARCHITECTURES",

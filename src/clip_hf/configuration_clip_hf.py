@@ -12,11 +12,17 @@ from functools import wraps
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
 from transformers.generation import GenerationConfig
 from transformers.utils import logging
 
 from .architectures_clip_hf import ARCHITECTURES
+from .configuration_checks_clip_hf import (
+    LARGEST,
+    require_activation,
+    require_heads,
+    require_positive,
+    require_probability,
+)
 
 
 logger = logging.get_logger(__name__)
@@ -78,53 +84,7 @@ def _checked(cls: type) -> type:
     return cls
 
 
-# Far more than any model has. A damaged or hostile file must not make a program build for ever.
-_LARGEST = {
-    "hidden_size": 2**16,
-    "image_size": 2**15,
-    "intermediate_size": 2**18,
-    "max_position_embeddings": 2**20,
-    "num_attention_heads": 2**12,
-    "num_channels": 2**12,
-    "num_hidden_layers": 1000,
-    "projection_dim": 2**16,
-    "vocab_size": 2**24,
-    "width": 2**11,
-}
-
-
 _DAMAGE = (AttributeError, LookupError, RecursionError, json.JSONDecodeError, UnicodeDecodeError)
-
-
-def _require_positive(config: PreTrainedConfig, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not value > 0:  # NaN is not
-            raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
-        if value > _LARGEST.get(name, math.inf):
-            raise ValueError(f"`{name}` is {value}; it must be at most {_LARGEST[name]:,}.")
-
-
-def _require_activation(name: str) -> None:
-    if name not in ACT2FN:
-        raise ValueError(
-            f"`hidden_act` is {name!r}, which transformers does not know. Use 'quick_gelu' for OpenAI's weights or "
-            f"'gelu' for most of open_clip's; all of them: {', '.join(sorted(ACT2FN))}."
-        )
-
-
-def _require_heads(hidden_size: int, num_attention_heads: int) -> None:
-    if hidden_size % num_attention_heads:
-        raise ValueError(
-            f"`hidden_size` {hidden_size} is not a multiple of `num_attention_heads` {num_attention_heads}; every "
-            "head must have the same width."
-        )
-
-
-def _require_probability(config: PreTrainedConfig, name: str) -> None:
-    value = getattr(config, name)
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"`{name}` is {value}; it must be at least 0 and less than 1.")
 
 
 def _from_transformers(config_dict: dict) -> dict:
@@ -184,6 +144,9 @@ class ClearFileErrors:
 class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
     """What the configurations share: how their files are read."""
 
+    # Other people's heads draw their weights with it, as on transformers' CLIP; ours are drawn as OpenAI's.
+    initializer_range = 0.02
+
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
         """Read a config file as [`PreTrainedConfig`] does; a config of transformers' CLIP becomes ours."""
@@ -206,8 +169,12 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
 
         Unlike in the constructor, an option that is not known is no error here, for a file may come from a newer
         release: it is kept as an attribute, and a warning names it.
+
+        Raises:
+            ValueError: if it is a configuration of another type.
         """
         config_dict = _from_transformers(config_dict)
+        cls._class_for(config_dict)
         known = _known_arguments(cls)
         unknown = {k: v for k, v in config_dict.items() if k not in known and not k.startswith("_")}
         if unknown:
@@ -218,6 +185,49 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
         for key, value in unknown.items():
             setattr(config, key, value)
         return result
+
+    @classmethod
+    def _classes(cls) -> dict[str, type]:
+        """The classes for `cls` by `model_type`: itself, or those of both vision towers."""
+        known = (cls, *_CONFIG_CLASSES.values())
+        return {one.model_type: one for one in known if one.model_type and issubclass(one, cls)}
+
+    @classmethod
+    def _class_for(cls, config_dict: dict, name: str = "The configuration") -> type:
+        classes = cls._classes()
+        model_type = config_dict.get("model_type", next(iter(classes)))
+        result = classes.get(_TRANSFORMERS_MODEL_TYPES.get(model_type, model_type))
+        if result is None:
+            theirs = [repr(theirs) for theirs, ours in _TRANSFORMERS_MODEL_TYPES.items() if ours in classes]
+            raise ValueError(
+                f"{name} is of type {model_type!r}; it must be one of {', '.join([*map(repr, classes), *theirs])} for "
+                f"{cls.__name__}. Use the class that is made for its type."
+            )
+        return result
+
+    @classmethod
+    def _holds(cls, config: PreTrainedConfig) -> bool:
+        return isinstance(config, cls) or config.model_type in cls._classes()
+
+    @classmethod
+    def check(cls, config: PreTrainedConfig, user: str) -> None:
+        """
+        Check that a configuration is one of this class, or one with its `model_type` from a repo's own code.
+
+        Args:
+            user (`str`):
+                Who needs the configuration, for the message.
+
+        Raises:
+            ValueError: if it is another; a configuration of transformers' CLIP can be converted first.
+        """
+        if cls._holds(config):
+            return
+        convertible = _TRANSFORMERS_MODEL_TYPES.get(config.model_type) in cls._classes()
+        cure = f" Convert it: {cls.__name__}.from_dict(config.to_dict())." if convertible else ""
+        raise ValueError(
+            f"{user} needs a {cls.__name__}, not a {type(config).__name__} (of type {config.model_type!r}).{cure}"
+        )
 
 
 @_checked
@@ -253,6 +263,9 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
             Id of the end-of-text token, at whose first position the features are taken; by default the last one.
         pad_token_id (`int`, *optional*):
             Id of the padding token; by default `eos_token_id`.
+        allow_missing_eos (`bool`, *optional*, defaults to `False`):
+            Whether a text may lack the end-of-text token; its features are then taken at its last token. For tools
+            that make up token ids, such as the baselines of captum's attributions. Without it such a text is an error.
         initializer_factor (`float`, *optional*, defaults to 1.0):
             Factor on the standard deviation of every random initial value.
 
@@ -277,6 +290,7 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
     bos_token_id: int | None = None
     eos_token_id: int | None = None
     pad_token_id: int | None = None
+    allow_missing_eos: bool = False
     initializer_factor: float | int = 1.0
 
     def __post_init__(self, **kwargs):
@@ -290,7 +304,7 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
 
     def validate_architecture(self):
         """Check the sizes, the heads and the activation."""
-        _require_positive(
+        require_positive(
             self,
             "vocab_size",
             "hidden_size",
@@ -301,9 +315,9 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
             "projection_dim",
             "layer_norm_eps",
         )
-        _require_heads(self.hidden_size, self.num_attention_heads)
-        _require_activation(self.hidden_act)
-        _require_probability(self, "attention_dropout")
+        require_heads(self.hidden_size, self.num_attention_heads)
+        require_activation(self.hidden_act)
+        require_probability(self, "attention_dropout")
 
     def validate_token_ids(self):
         """Check that the ids the model works with are ids of the vocabulary."""
@@ -337,18 +351,6 @@ class ClipHFVisionConfig(_ClipHFBaseConfig):
         config_dict = _from_transformers(config_dict)
         tower = cls._class_for(config_dict)
         return super(ClipHFVisionConfig, tower).from_dict(config_dict, **kwargs)
-
-    @classmethod
-    def _class_for(cls, config_dict: dict) -> type:
-        if cls is ClipHFVisionConfig:
-            return _vision_config_class(config_dict)
-        other = _CONFIG_CLASSES.get(config_dict.get("model_type"))
-        if other is not None and not issubclass(cls, other):
-            raise ValueError(
-                f"This is a configuration of type {other.model_type!r}, which {cls.__name__} cannot hold: use "
-                f"{other.__name__} and its model; ClipHFVisionModelWithProjection takes either vision tower."
-            )
-        return cls
 
 
 @_checked
@@ -413,7 +415,7 @@ class ClipHFViTConfig(ClipHFVisionConfig):
 
     def validate_architecture(self):
         """Check the sizes, the heads and the activation."""
-        _require_positive(
+        require_positive(
             self,
             "hidden_size",
             "intermediate_size",
@@ -429,9 +431,9 @@ class ClipHFViTConfig(ClipHFVisionConfig):
             raise ValueError(
                 f"`patch_size` {self.patch_size} is larger than `image_size` {self.image_size}: no patch would fit."
             )
-        _require_heads(self.hidden_size, self.num_attention_heads)
-        _require_activation(self.hidden_act)
-        _require_probability(self, "attention_dropout")
+        require_heads(self.hidden_size, self.num_attention_heads)
+        require_activation(self.hidden_act)
+        require_probability(self, "attention_dropout")
 
 
 @_checked
@@ -500,8 +502,8 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
 
     def validate_architecture(self):
         """Check the sizes, the stages and the heads."""
-        _require_positive(self, "width", "num_attention_heads", "num_channels", "image_size", "projection_dim")
-        most = _LARGEST["num_hidden_layers"]
+        require_positive(self, "width", "num_attention_heads", "num_channels", "image_size", "projection_dim")
+        most = LARGEST["num_hidden_layers"]
         if len(self.stage_depths) != 4 or not all(0 < depth <= most for depth in self.stage_depths):
             raise ValueError(
                 f"`stage_depths` is {self.stage_depths}; it must be four numbers of blocks, 1 to {most}, such as "
@@ -513,8 +515,8 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
             raise ValueError(
                 f"`image_size` is {self.image_size}; it must be at least 31, for the tower halves it five times."
             )
-        _require_heads(self.hidden_size, self.num_attention_heads)
-        _require_probability(self, "attention_dropout")
+        require_heads(self.hidden_size, self.num_attention_heads)
+        require_probability(self, "attention_dropout")
 
 
 @_checked
@@ -527,9 +529,9 @@ class ClipHFConfig(_ClipHFBaseConfig):
     - A config.json of type `clip` (transformers) loads as this class.
 
     Args:
-        text_config (`ClipHFTextConfig` or `dict`, *optional*):
+        text_config (`ClipHFTextConfig`, transformers' `CLIPTextConfig` or `dict`, *optional*):
             The text tower; by default that of ViT-B/32.
-        vision_config (`ClipHFViTConfig`, `ClipHFResNetConfig` or `dict`, *optional*):
+        vision_config (`ClipHFViTConfig`, `ClipHFResNetConfig`, `CLIPVisionConfig` or `dict`, *optional*):
             The vision tower; by default that of ViT-B/32. A `dict` needs a `model_type` unless it is a ViT's.
         projection_dim (`int`, *optional*, defaults to 512):
             Width of the shared embedding space. Both towers' `projection_dim` follow it.
@@ -542,8 +544,8 @@ class ClipHFConfig(_ClipHFBaseConfig):
             Factor on the standard deviation of the projections' initial values.
 
     Raises:
-        ValueError: if a size is not positive, a tower has another `projection_dim`, the vision tower's `model_type`
-            is not known, or an option is misspelled.
+        ValueError: if a size is not positive, a tower has another `projection_dim` or is of another type, or an option
+            is misspelled.
 
     Example:
 
@@ -569,8 +571,8 @@ class ClipHFConfig(_ClipHFBaseConfig):
     initializer_factor: float | int = 1.0
 
     def __post_init__(self, **kwargs):
-        self.text_config = self._tower_config(self.text_config, lambda config_dict: ClipHFTextConfig)
-        self.vision_config = self._tower_config(self.vision_config, _vision_config_class)
+        self.text_config = self._tower_config("text_config", ClipHFTextConfig)
+        self.vision_config = self._tower_config("vision_config", ClipHFVisionConfig)
         kwargs.pop("custom_pipelines", None)  # see the property
         super().__post_init__(**kwargs)
 
@@ -598,13 +600,18 @@ class ClipHFConfig(_ClipHFBaseConfig):
             self.auto_map = {**(getattr(self, "auto_map", None) or {}), **dict.fromkeys(auto_classes, model)}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
-    def _tower_config(self, config, class_of) -> PreTrainedConfig:
+    def _tower_config(self, name: str, base: type) -> PreTrainedConfig:
+        config = getattr(self, name)
         if isinstance(config, PreTrainedConfig):
-            return config
-        config_dict = dict(config or {})
-        cls = class_of(config_dict)
-        config_dict.setdefault("projection_dim", self.projection_dim)
+            if base._holds(config):
+                return config
+            config = config.to_dict()
+        config = {} if config is None else config
+        cls = base._class_for(config, f"`{name}`")
+        config_dict = {"projection_dim": self.projection_dim, **_from_transformers(config)}
         config_dict.pop("model_type", None)
+        if config.get("model_type") in _TRANSFORMERS_MODEL_TYPES:
+            config_dict["projection_dim"] = self.projection_dim  # transformers builds with the whole model's, too
         return cls(**config_dict)
 
     @classmethod
@@ -638,9 +645,28 @@ class ClipHFConfig(_ClipHFBaseConfig):
             raise ValueError(f"There is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}.{hint}")
         return cls(**{**copy.deepcopy(ARCHITECTURES[name]), **kwargs})
 
+    @classmethod
+    def from_text_vision_configs(
+        cls, text_config: PreTrainedConfig, vision_config: PreTrainedConfig, **kwargs
+    ) -> "ClipHFConfig":
+        """
+        Configuration of a whole model from those of its towers.
+
+        Args:
+            text_config (`ClipHFTextConfig` or transformers' `CLIPTextConfig`)
+            vision_config (`ClipHFViTConfig`, `ClipHFResNetConfig` or transformers' `CLIPVisionConfig`)
+            kwargs:
+                Further arguments of [`ClipHFConfig`]; `projection_dim` is by default the text tower's.
+
+        Raises:
+            ValueError: as [`ClipHFConfig`].
+        """
+        kwargs.setdefault("projection_dim", text_config.projection_dim)
+        return cls(text_config=text_config, vision_config=vision_config, **kwargs)
+
     def validate_architecture(self):
         """Check that the two towers meet in one space."""
-        _require_positive(self, "projection_dim")
+        require_positive(self, "projection_dim")
         for name in ("text_config", "vision_config"):
             tower = getattr(self, name)
             if tower.projection_dim != self.projection_dim:
@@ -648,17 +674,6 @@ class ClipHFConfig(_ClipHFBaseConfig):
                     f"`{name}.projection_dim` is {tower.projection_dim} and `projection_dim` {self.projection_dim}; "
                     f"the towers meet in one space: leave it out of `{name}`, or give the same number."
                 )
-
-
-def _vision_config_class(config_dict: dict) -> type:
-    model_type = config_dict.get("model_type", ClipHFViTConfig.model_type)
-    model_type = _TRANSFORMERS_MODEL_TYPES.get(model_type, model_type)
-    classes = {cls.model_type: cls for cls in (ClipHFViTConfig, ClipHFResNetConfig)}
-    if model_type not in classes:
-        raise ValueError(
-            f"The vision tower's `model_type` is {model_type!r}; it must be one of {', '.join(map(repr, classes))}."
-        )
-    return classes[model_type]
 
 
 _CONFIG_CLASSES = {

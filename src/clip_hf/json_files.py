@@ -14,24 +14,39 @@ def check_regular(path: str | os.PathLike) -> None:
         raise ValueError(f"{path} is a pipe or device; only regular files are read.")
 
 
-def read_text(path: str | os.PathLike) -> str:
+def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int | None = None) -> str:
     """
     The content of a text file.
 
+    Args:
+        path (`str` or `os.PathLike`):
+            The file.
+        what (`str`, *optional*):
+            What messages call it; its path by default.
+        max_bytes (`int`, *optional*):
+            The size that it may have.
+
     Raises:
-        OSError: if there is no such file.
-        ValueError: if it is no regular file, or not UTF-8.
+        OSError: if there is no such file, or it is a folder, pipe or device.
+        ValueError: if it is too large or not UTF-8.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a regular file.")
+    path, what = Path(path), what or str(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{what} is not there. Check its path; it is taken from the folder {os.getcwd()}.")
+    if not path.is_file():
+        raise OSError(f"{what} is a folder, pipe or device, not a file.")
+    if max_bytes is not None and path.stat().st_size > max_bytes:
+        raise ValueError(f"{what} has more than {max_bytes:,} bytes; only small files are read here.")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+        reason = f"{error.reason} at byte {error.start}"
+        raise ValueError(f"{what} is not UTF-8: {reason}. Save it with the encoding UTF-8.") from error
 
 
-def read_json(path: str | os.PathLike, kind: type = object) -> Any:
+def read_json(
+    path: str | os.PathLike, kind: type = object, what: str | None = None, max_bytes: int | None = None
+) -> Any:
     """
     The content of a JSON file.
 
@@ -40,20 +55,22 @@ def read_json(path: str | os.PathLike, kind: type = object) -> Any:
             The file.
         kind (`type`, *optional*):
             What it must hold: `dict` or `list`; anything by default.
+        what, max_bytes (*optional*):
+            As in [`read_text`].
 
     Raises:
-        OSError: if there is no such file.
-        ValueError: if it is no regular file, not UTF-8, no JSON, nested too deeply, or holds another kind of value.
+        OSError: if there is no such file, or it is a folder, pipe or device.
+        ValueError: if it is too large, not UTF-8, no JSON, nested too deeply, or holds another kind of value.
     """
-    text = read_text(path)
+    text, what = read_text(path, what, max_bytes), what or str(path)
     try:
         content = json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply to be read.") from error
+        raise ValueError(f"{what} is no JSON that can be read: it is nested too deeply.") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error}). Copy or download it again.") from error
+        raise ValueError(f"{what} is no JSON file ({error}). Copy or download it again.") from error
     if not isinstance(content, kind):
-        raise ValueError(f"{path} holds a {type(content).__name__}; it must hold a {kind.__name__}.")
+        raise ValueError(f"{what} holds a {type(content).__name__}; it must hold a {kind.__name__}.")
     return content
 
 

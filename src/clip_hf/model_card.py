@@ -21,20 +21,37 @@ import yaml
 from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .architectures_clip_hf import ARCHITECTURES
 from .atomic import replaced_file
 from .configuration_clip_hf import ClipHFConfig
+from .image_processing_clip_hf import ClipHFImageProcessor
 from .model_card_sections import Section, find_record, find_sections, replace_sections
+from .model_card_text import (
+    NO_TRAINING,
+    architecture_name,
+    enumeration,
+    evaluation_section,
+    image_steps,
+    licence_section,
+    one_line,
+    public_name,
+    python_literal,
+    training_section,
+    without_comments,
+)
 from .modeling_clip_hf import ClipHFModel
 from .zero_shot_clip_hf import check_labels
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md.jinja")
 CARD_NAME = "README.md"
+# What stands for a model that has no name on the hub, and for a picture, in the card's code.
+_PLACEHOLDER = "path/to/this/folder"
+_IMAGE = "photo.jpg"
+_LABELS = ("cat", "dog", "car")
+_IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # What transformers' `push_to_hub` takes.
 _PUSH_OPTIONS = frozenset(
     ("commit_description", "commit_message", "create_pr", "max_shard_size", "private", "revision", "tags", "token")
@@ -46,17 +63,9 @@ _RECORD_TEXT = (
     "<!-- The sections between these comments are generated, and renewed with the card; one that is edited or deleted "
     "by hand stays as it was left. clip_hf card record: {} -->"
 )
+_NUM_PARAMETERS = re.compile(r" The model has [0-9,]+ parameters\.")
 _LICENCE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
-_NO_TRAINING = (
-    "## Training\n\nNeither the source of the weights nor the settings of their training are recorded in this card."
-)
-_NO_RESULTS = "## Evaluation\n\nNo results are recorded in this card."
-_NO_LICENCE = (
-    "## Licence\n\nThe licence of the weights is not recorded in this card; ask whoever published them before you use "
-    "them."
-)
-_CODE_LICENCE = "The Python files saved with the model are clip_hf's, under Apache-2.0."
 
 
 @dataclass
@@ -92,6 +101,13 @@ class ModelCardDetails:
             Path or URL of the image in the card's code.
         example_labels (`list[str]`, *optional*, defaults to `["cat", "dog", "car"]`):
             Labels in the card's code.
+        title (`str`, *optional*):
+            The card's heading; by default the model's name.
+        image_processor ([`ClipHFImageProcessor`], *optional*):
+            The model's, whose settings the section on preprocessing lists; by default the one that is saved in the
+            folder of the card.
+
+    Paths of this machine are cut to their last part wherever they stand for a model or data.
 
     Raises:
         TypeError: if a list is none, or a result is no `EvalResult`.
@@ -110,8 +126,10 @@ class ModelCardDetails:
     source: str | None = None
     openai_weights: bool = False
     limitations: str | None = None
-    example_image: str | None = "photo.jpg"
-    example_labels: list[str] = field(default_factory=lambda: ["cat", "dog", "car"])
+    example_image: str | None = _IMAGE
+    example_labels: list[str] = field(default_factory=lambda: list(_LABELS))
+    title: str | None = None
+    image_processor: ClipHFImageProcessor | None = None
 
     def __post_init__(self):
         for name in ("datasets", "language", "tags", "eval_results"):
@@ -135,7 +153,10 @@ class ModelCardDetails:
 
 
 def create_model_card(
-    config: ClipHFConfig, model_id: str, details: ModelCardDetails | None = None, num_parameters: int | None = None
+    config: ClipHFConfig,
+    model_id: str | None,
+    details: ModelCardDetails | None = None,
+    num_parameters: int | None = None,
 ) -> ModelCard:
     """
     Make a model card from a configuration and what is known of the weights.
@@ -143,8 +164,9 @@ def create_model_card(
     Args:
         config (`ClipHFConfig`):
             The whole model's configuration.
-        model_id (`str`):
-            The model's name on the hub or its folder, as the card's code is to load it; `details.model_id` comes
+        model_id (`str`, *optional*):
+            The model's name on the hub, `"owner/name"`, which the card's code loads. Of a folder the last part names
+            the model, and the code has a placeholder, because the card may be read elsewhere. `details.model_id` comes
             before it.
         details (`ModelCardDetails`, *optional*):
             What the configuration does not say.
@@ -162,36 +184,68 @@ def create_model_card(
     details = details or ModelCardDetails()
     model_id = model_id if details.model_id is None else details.model_id
     _check(config, model_id, num_parameters)
-    model_id = model_id.strip()
+    on_hub = model_id is not None and "/" in model_id.strip() and _has_form_of_hub(model_id.strip())
+    name = model_id.strip() if on_hub else public_name((model_id or details.title or "CLIP").strip())
+    tower = "resnet" if config.vision_config.model_type == "clip_hf_resnet" else "vit"
+    metadata, details = _metadata(name, tower, details), _public(details)
+    training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
-    tower = "resnet" if vision.model_type == "clip_hf_resnet" else "vit"
     card = ModelCard.from_template(
-        _metadata(model_id, tower, details),
+        metadata,
         template_path=str(TEMPLATE),
-        title=_one_line(model_id.rstrip("/\\").replace("\\", "/").rpartition("/")[2]),
+        title=one_line(details.title or name.rpartition("/")[2]),
         config=config,
         vision=vision,
         text=text,
-        stage_depths=_enumeration(vision.stage_depths) if tower == "resnet" else None,
-        architecture=_architecture_name(config),
+        stage_depths=enumeration(vision.stage_depths) if tower == "resnet" else None,
+        architecture=architecture_name(config),
         num_parameters=num_parameters,
-        model=_python_literal(model_id),
-        image=_python_literal(details.example_image or "photo.jpg"),
-        labels=_python_literal(list(details.example_labels)),
+        on_hub=on_hub,
+        model=python_literal(name if on_hub else _PLACEHOLDER),
+        placeholder=_PLACEHOLDER,
+        image=python_literal(details.example_image or _IMAGE),
+        default_image=_IMAGE if details.example_image in (None, _IMAGE) else None,
+        labels=python_literal(list(details.example_labels)),
         mean=", ".join(map(str, OPENAI_CLIP_MEAN)),
         std=", ".join(map(str, OPENAI_CLIP_STD)),
-        training=_training_section(details),
-        evaluation=_evaluation_section(details.eval_results),
+        image_steps=image_steps(details.image_processor) if details.image_processor is not None else None,
+        training=training,
+        evaluation=evaluation_section(details.eval_results),
         openai_weights=details.openai_weights,
-        limitations=_without_comments(details.limitations or "").strip(),
-        licence=_licence_section(ModelCardData(license=details.license)),
+        limitations=without_comments(details.limitations or "").strip(),
+        licence=licence_section(ModelCardData(license=details.license)),
     )
     body = replace_sections(card.text.strip("\n"), lambda section: _section(section.name, section.body))
     generated = {key: value for key, value in card.data.to_dict().items() if key != "model-index"}
     if details.eval_results:
         generated["model_name"] = card.data.model_name
-    card.text = f"{body}\n\n{_record_comment(_section_names(body), generated)}\n"
+    unknown = {
+        "title": not on_hub and details.title is None,
+        "usage": not on_hub and details.example_image in (None, _IMAGE) and details.example_labels == list(_LABELS),
+        "preprocessing": details.image_processor is None,
+        "training": training == NO_TRAINING,
+        "limitations": training == NO_TRAINING and not details.openai_weights,
+    }
+    record = _Record(_section_names(body), generated, [name for name, is_unknown in unknown.items() if is_unknown])
+    card.text = f"{body}\n\n{record.comment()}\n"
     return card
+
+
+def _public(details: ModelCardDetails) -> ModelCardDetails:
+    """Details without paths of this machine."""
+    return replace(
+        details,
+        base_model=details.base_model and public_name(details.base_model),
+        datasets=[public_name(name) for name in details.datasets],
+        eval_results=[_public_result(result) for result in details.eval_results],
+    )
+
+
+def _public_result(result: EvalResult) -> EvalResult:
+    names = {"dataset_type": public_name(result.dataset_type), "dataset_name": public_name(result.dataset_name)}
+    # YAML has no numpy scalars and no tensors of one element.
+    value = result.metric_value
+    return replace(result, **names, metric_value=value.item() if hasattr(value, "item") else value)
 
 
 def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> None:
@@ -203,120 +257,42 @@ def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> N
             "The configuration is of a ClipHFForImageClassification, which has a fixed set of classes; this card is "
             "for zero-shot models. Write a card for it with huggingface_hub.ModelCard."
         )
-    if not isinstance(model_id, str) or not model_id.strip() or len(model_id.strip().splitlines()) > 1:
+    is_name = isinstance(model_id, str) and model_id.strip() and len(model_id.strip().splitlines()) == 1
+    if model_id is not None and not is_name:
         raise ValueError(f"`model_id` is {model_id!r}; it must be a name or a folder, such as 'me/my-clip'.")
     if num_parameters is not None and num_parameters <= 0:
         raise ValueError(f"`num_parameters` is {num_parameters}; it must be greater than 0, or left out.")
 
 
-def _metadata(model_id: str, tower: str, details: ModelCardDetails) -> ModelCardData:
+def _metadata(name: str, tower: str, details: ModelCardDetails) -> ModelCardData:
     base_model = details.base_model if details.base_model and _is_hub_name(details.base_model) else None
     return ModelCardData(
         base_model=base_model,
         datasets=[name for name in details.datasets if _is_hub_name(name)] or None,
-        eval_results=[_plain(result) for result in details.eval_results] or None,
+        eval_results=[_public_result(result) for result in details.eval_results] or None,
         language=list(details.language) or None,
         # The hub chooses its loading snippet, its widget and how it counts downloads by this name. It does not know
         # clip_hf, and transformers is what loads the repository.
         library_name="transformers",
         license=details.license,
         # Without results it would become a key of the metadata.
-        model_name=model_id if details.eval_results else None,
+        model_name=name if details.eval_results else None,
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "clip_hf", tower, "zero-shot", *details.tags],
     )
 
 
-def _plain(result: EvalResult) -> EvalResult:
-    # YAML has no numpy scalars and no tensors of one element.
-    value = result.metric_value
-    return replace(result, metric_value=value.item() if hasattr(value, "item") else value)
-
-
 def _is_hub_name(name: str) -> bool:
+    return _has_form_of_hub(name) and public_name(name) == name and not os.path.exists(name)
+
+
+def _has_form_of_hub(name: str) -> bool:
     # The hub refuses a card whose metadata name what cannot be a repository.
     try:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return not os.path.isdir(name)
-
-
-def _architecture_name(config: ClipHFConfig) -> str | None:
-    """The published model with the same layers and widths, if there is one."""
-    for name, sizes in ARCHITECTURES.items():
-        pairs = [(config, {"projection_dim": sizes["projection_dim"]})]
-        pairs += [(getattr(config, tower), sizes[tower]) for tower in ("text_config", "vision_config")]
-        if all(getattr(part, key, None) == value for part, expected in pairs for key, value in expected.items()):
-            return name
-    return None
-
-
-def _training_section(details: ModelCardDetails) -> str:
-    lines = []
-    if details.source:
-        lines.append(f"- Source of the weights: {_one_line(details.source)}")
-    if details.base_model:
-        lines.append(f"- Made from `{_one_line(details.base_model)}`")
-    if details.datasets:
-        lines.append(f"- Trained on {', '.join(f'`{_one_line(name)}`' for name in details.datasets)}")
-    if not lines and not details.training:
-        return _NO_TRAINING
-    parts = ["## Training", "\n".join(lines)] if lines else ["## Training"]
-    if details.training:
-        parts.append(_table(["Setting", "Value"], [[f"`{key}`", value] for key, value in details.training.items()]))
-    else:
-        parts.append("The settings of the training are not recorded in this card.")
-    return "\n\n".join(parts)
-
-
-def _evaluation_section(results: list[EvalResult] | None) -> str:
-    if not results:
-        return _NO_RESULTS
-    # In the order of the metadata, which hold them by task and dataset, so that the table is the same once read again.
-    _, results = model_index_to_eval_results(eval_results_to_model_index("", results))
-    rows = [
-        [
-            f"{result.dataset_name} ({result.dataset_config})" if result.dataset_config else result.dataset_name,
-            result.dataset_split or "",
-            result.task_name or result.task_type,
-            result.metric_name or result.metric_type,
-            f"{result.metric_value:.6g}" if isinstance(result.metric_value, float) else result.metric_value,
-        ]
-        for result in results
-    ]
-    return f"## Evaluation\n\n{_table(['Dataset', 'Split', 'Task', 'Metric', 'Value'], rows)}"
-
-
-def _licence_section(data: ModelCardData) -> str:
-    licence = data.get("license_name") or data.get("license")
-    if not licence:
-        return f"{_NO_LICENCE} {_CODE_LICENCE}"
-    names = ", ".join(f"`{_one_line(name)}`" for name in (licence if isinstance(licence, list) else [licence]))
-    return f"## Licence\n\nThe weights: {names}. {_CODE_LICENCE}"
-
-
-def _table(header: list[str], rows: list[list[Any]]) -> str:
-    lines = [[_one_line(cell).replace("|", "\\|") for cell in line] for line in (header, *rows)]
-    lines.insert(1, ["---"] * len(header))
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _one_line(value: Any) -> str:
-    return _without_comments(" ".join(str(value).split()))
-
-
-def _without_comments(text: str) -> str:
-    # A comment in the text could end a section.
-    return text.replace("<!--", "&lt;!--")
-
-
-def _python_literal(value: str | list[str]) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("<!--", "\\u003c!--")
-
-
-def _enumeration(numbers: list[int]) -> str:
-    return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return True
 
 
 # --------------------------------------------------------------------------------------------- sections and the record
@@ -336,21 +312,29 @@ def _section_names(text: str) -> list[str]:
     return [section.name for section in find_sections(text)]
 
 
-def _record_comment(sections: list[str], metadata: dict[str, Any]) -> str:
-    record = json.dumps({"sections": sections, "metadata": metadata}, ensure_ascii=False)
-    return _RECORD_TEXT.format(record.replace(">", "\\u003e"))
+@dataclass
+class _Record:
+    """What was generated: the sections, the metadata, and the sections for which nothing but defaults was known."""
+
+    sections: list[str]
+    metadata: dict[str, Any]
+    unknown: list[str]
+
+    def comment(self) -> str:
+        """The comment at the end of the card."""
+        return _RECORD_TEXT.format(json.dumps(vars(self), ensure_ascii=False).replace(">", "\\u003e"))
 
 
-def _read_record(text: str) -> tuple[list[str], dict[str, Any]] | None:
-    """The generated sections and metadata that the comment at the end tells of; None if there is no such comment."""
+def _read_record(text: str) -> _Record | None:
+    """The record in a card; None if there is no such comment."""
     found = find_record(text)
     if found is None:
         return None
     try:
         record = json.loads(found[0])
-        sections, metadata = record["sections"], record["metadata"]
-        return [str(name) for name in sections], dict(metadata)
-    except (ValueError, KeyError, TypeError, RecursionError):
+        sections, unknown = record["sections"], record.get("unknown", [])
+        return _Record([str(name) for name in sections], dict(record["metadata"]), [str(name) for name in unknown])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -406,12 +390,13 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
         return card
     merged = _parse(existing)
     old_record, new_record = _read_record(merged.text), _read_record(card.text)
-    generated = old_record[1] if old_record else {}
-    _merge_metadata(merged.data, card.data, generated)
+    generated = old_record.metadata if old_record else {}
     sections = {section.name: section.body for section in find_sections(card.text)}
+    kept = _kept_sections(merged.text, sections, old_record, new_record)
+    _merge_metadata(merged.data, card.data, generated, keep_name="title" in kept)
     for name, text in (
-        ("evaluation", _evaluation_section(merged.data.get("eval_results"))),
-        ("licence", _licence_section(merged.data)),
+        ("evaluation", evaluation_section(merged.data.get("eval_results"))),
+        ("licence", licence_section(merged.data)),
     ):
         if name in sections:
             sections[name] = text
@@ -421,14 +406,32 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
         body = replace_sections(card.text, lambda section: _section(section.name, sections[section.name]))
         merged.text = body.replace("\n", line_break)
     else:
-        merged.text = _renew_sections(merged.text, sections, line_break)
+        renewed = {name: body for name, body in sections.items() if name not in kept}
+        merged.text = _renew_sections(merged.text, renewed, line_break)
         if old_record and new_record:
-            merged.text = _add_sections(merged.text, sections, old_record[0], line_break)
-            names = [*old_record[0], *(name for name in sections if name not in old_record[0])]
-            comment = _record_comment(names, _merge_generated(generated, new_record[1]))
+            merged.text = _add_sections(merged.text, sections, old_record.sections, line_break)
+            names = [*old_record.sections, *(name for name in sections if name not in old_record.sections)]
+            unknown = [name for name in new_record.unknown if name not in kept]
+            metadata = _merge_generated(generated, new_record.metadata, keep_name="title" in kept)
             _, start, end = find_record(merged.text)
-            merged.text = merged.text[:start] + comment + merged.text[end:]
+            merged.text = merged.text[:start] + _Record(names, metadata, unknown).comment() + merged.text[end:]
     return merged
+
+
+def _kept_sections(text: str, new: dict[str, str], old_record: _Record | None, new_record: _Record | None) -> set[str]:
+    """
+    Sections of a README that a new card, made with less knowledge of the same model, would only empty.
+
+    Sections that describe another model are kept only if they tell of the training, which nothing else records.
+    """
+    kept = set(new_record.unknown if new_record else ()) - set(old_record.unknown if old_record else ())
+    old = {section.name: section.body for section in find_sections(text)}
+    overviews = [_NUM_PARAMETERS.sub("", cards.get("overview", "").replace("\r\n", "\n")) for cards in (old, new)]
+    if overviews[0] != overviews[1]:
+        return kept & {"training"}
+    if not _NUM_PARAMETERS.search(new.get("overview", "")):
+        kept.add("overview")
+    return kept
 
 
 def _parse(existing: str) -> ModelCard:
@@ -448,13 +451,14 @@ def _line_break(text: str) -> str:
     return "\r\n" if "\r\n" in text else "\n"
 
 
-def _merge_metadata(theirs: ModelCardData, ours: ModelCardData, generated: dict[str, Any]) -> None:
+def _merge_metadata(theirs: ModelCardData, ours: ModelCardData, generated: dict[str, Any], keep_name: bool) -> None:
     """Change `theirs`, the metadata of the README, by `ours`; `generated` is what the README was last made with."""
     for key, value in ours.to_dict().items():
         if key != "model-index":
             theirs[key] = _merge_value(theirs.get(key), value, generated.get(key))
     if ours.get("eval_results"):
-        if theirs.get("model_name") in (None, generated.get("model_name")):
+        name = theirs.get("model_name")
+        if name is None or (name == generated.get("model_name") and not keep_name):
             theirs["model_name"] = ours["model_name"]
         theirs["eval_results"] = _merge_results(theirs.get("eval_results") or [], ours["eval_results"])
 
@@ -471,9 +475,11 @@ def _merge_value(theirs: Any, ours: Any, generated: Any) -> Any:
     return ours if theirs == generated else theirs
 
 
-def _merge_generated(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+def _merge_generated(before: dict[str, Any], now: dict[str, Any], keep_name: bool) -> dict[str, Any]:
     """The record of generated metadata: lists only grow, for a deletion has to be remembered."""
     merged = {**before, **now}
+    if keep_name and "model_name" in before:
+        merged["model_name"] = before["model_name"]
     for key, value in now.items():
         if isinstance(value, list) and isinstance(before.get(key), list):
             merged[key] = [*before[key], *(item for item in value if item not in before[key])]
@@ -504,7 +510,7 @@ def _renew_sections(text: str, sections: dict[str, str], line_break: str) -> str
     def renewed(section: Section) -> str:
         new = sections.get(section.name)
         unedited = section.hash == _hash(section.body)
-        if new is None or not unedited or _hash(new) == _hash(section.body) or new == _NO_TRAINING:
+        if new is None or not unedited or _hash(new) == _hash(section.body):
             return text[section.start : section.end]
         return _section(section.name, new).replace("\n", line_break)
 
@@ -583,7 +589,8 @@ def write_model_card(
         config (`ClipHFConfig`):
             The whole model's configuration.
         model_id (`str`, *optional*):
-            The model's name on the hub, as the card's code is to load it; by default the folder's name.
+            The model's name on the hub, as the card's code is to load it. Without it the folder's name is the title,
+            and the code has a placeholder.
         details (`ModelCardDetails`, *optional*):
             What the configuration does not say.
         num_parameters (`int`, *optional*):
@@ -601,6 +608,9 @@ def write_model_card(
     folder = Path(folder)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder; save the model there first, then write its card.")
+    details = details or ModelCardDetails()
+    if details.image_processor is None and any((folder / name).is_file() for name in _IMAGE_PROCESSOR_FILES):
+        details = replace(details, image_processor=ClipHFImageProcessor.from_pretrained(folder))
     card = create_model_card(config, folder.resolve().name if model_id is None else model_id, details, num_parameters)
     path = folder / CARD_NAME
     try:

@@ -2,8 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """CLIP: the two towers with their projections, alone and together, and a vision tower with a classifier."""
 
-import difflib
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFVisionConfig
 from .loss_clip_hf import contrastive_loss, sigmoid_loss
-from .modeling_clip_hf_base import ClipHFPreTrainedModel, init_like_torch_linear_, init_normal_
+from .modeling_clip_hf_base import ClipHFPreTrainedModel, init_like_torch_linear_, init_normal_, known_kwargs
 from .modeling_clip_hf_resnet import ClipHFResNetModel
 from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
 
@@ -119,16 +117,6 @@ def _init_projection_(projection: nn.Linear, factor: float) -> None:
     init_like_torch_linear_(projection, factor, weight=False)
 
 
-def _check_kwargs(model: nn.Module, kwargs: dict) -> None:
-    """Refuse a misspelled input, which would otherwise travel unnoticed to the attention."""
-    unknown = [name for name in kwargs if name not in TransformersKwargs.__annotations__ and name != "return_dict"]
-    if unknown:
-        inputs = [*inspect.signature(type(model).forward).parameters]
-        near = difflib.get_close_matches(unknown[0], inputs, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        raise TypeError(f"{type(model).__name__} got an input it does not know: `{unknown[0]}`.{hint}")
-
-
 class ClipHFModel(ClipHFPreTrainedModel):
     """
     CLIP: a text tower and a vision tower, ResNet or ViT, whose projections meet in one space (Radford et al. 2021).
@@ -145,6 +133,8 @@ class ClipHFModel(ClipHFPreTrainedModel):
 
     def __init__(self, config: ClipHFConfig):
         super().__init__(config)
+        self.projection_dim = config.projection_dim
+        self.text_embed_dim, self.vision_embed_dim = config.text_config.hidden_size, config.vision_config.hidden_size
         self.text_model = ClipHFTextModel._from_config(config.text_config)
         self.vision_model = _vision_tower(config.vision_config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
@@ -204,8 +194,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
             `BaseModelOutputWithPooling` whose `pooler_output` `(batch, projection_dim)` are the text features, not
             normalised; `encode_text` returns them normalised.
         """
-        _check_kwargs(self, kwargs)
-        kwargs["return_dict"] = True
+        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
         output = self.text_model(input_ids, attention_mask, position_ids, pooled_only=pooled_only, **kwargs)
         output.pooler_output = self.text_projection(output.pooler_output)
         return output
@@ -225,8 +214,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
             `BaseModelOutputWithPooling` whose `pooler_output` `(batch, projection_dim)` are the image features, not
             normalised; `encode_image` returns them normalised.
         """
-        _check_kwargs(self, kwargs)
-        kwargs["return_dict"] = True
+        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
         output = self.vision_model(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, pooled_only=pooled_only, **kwargs
         )
@@ -238,14 +226,22 @@ class ClipHFModel(ClipHFPreTrainedModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
         """L2-normalised text embeddings, `(batch, projection_dim)`. Arguments as in [`ClipHFTextModel`]."""
-        features = self.get_text_features(input_ids, attention_mask, position_ids, pooled_only=True, return_dict=True)
+        kwargs |= {"return_dict": True, "pooled_only": True}
+        features = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
         return nn.functional.normalize(features.pooler_output, dim=-1)
 
-    def encode_image(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+    def encode_image(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
         """L2-normalised image embeddings, `(batch, projection_dim)`. Arguments as in the vision towers."""
-        features = self.get_image_features(pixel_values, interpolate_pos_encoding, pooled_only=True, return_dict=True)
+        kwargs |= {"return_dict": True, "pooled_only": True}
+        features = self.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
         return nn.functional.normalize(features.pooler_output, dim=-1)
 
     @can_return_tuple
@@ -284,13 +280,12 @@ class ClipHFModel(ClipHFPreTrainedModel):
             [`ClipHFOutput`]
 
         Raises:
-            ValueError: if both inputs are missing, or one that the loss needs, or an input has a wrong shape.
-            TypeError: if an input is misspelled.
+            ValueError: if both inputs are missing, or one that the loss needs, or an input has a wrong shape or dtype.
+            TypeError: if an input is misspelled or is no tensor. What is not known and None or False does no harm.
         """
-        _check_kwargs(self, kwargs)
+        kwargs = known_kwargs(self, kwargs) | {"return_dict": True, "pooled_only": not return_logits}
         if input_ids is None and pixel_values is None:
             raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
-        kwargs |= {"return_dict": True, "pooled_only": not return_logits}
         images = texts = image_embeds = text_embeds = logits_per_image = logits_per_text = loss = None
         if pixel_values is not None:
             images = self.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
@@ -372,8 +367,7 @@ class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClipHFTextModelOutput:
         """Embed texts; arguments as in [`ClipHFTextModel`]. Returns [`ClipHFTextModelOutput`]."""
-        _check_kwargs(self, kwargs)
-        kwargs["return_dict"] = True
+        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
         output = self.text_model(input_ids, attention_mask, position_ids, **kwargs)
         return ClipHFTextModelOutput(
             text_embeds=self.text_projection(output.pooler_output),
@@ -422,8 +416,7 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClipHFVisionModelOutput:
         """Embed images; arguments as in the vision towers. Returns [`ClipHFVisionModelOutput`]."""
-        _check_kwargs(self, kwargs)
-        kwargs["return_dict"] = True
+        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
         output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         return ClipHFVisionModelOutput(
             image_embeds=self.visual_projection(output.pooler_output),
@@ -487,8 +480,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
             labels (`torch.Tensor` of shape `(batch,)`, *optional*):
                 Class ids, for the loss that `config.problem_type` names (cross-entropy where there are classes).
         """
-        _check_kwargs(self, kwargs)
-        kwargs["return_dict"] = True
+        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
         output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         features = output.last_hidden_state
         features = features[:, 1:].mean(dim=1) if features.ndim == 3 else output.pooler_output

@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What CLIP's towers share: the attention, the rules of initialisation, and the base class of all models."""
 
+import difflib
+import inspect
 import math
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -12,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import TransformersKwargs
 
 from .configuration_clip_hf import ClipHFConfig
 
@@ -129,7 +132,9 @@ class ClipHFMultiHeadAttention(nn.Module):
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.embed_dim, self.num_heads = config.hidden_size, config.num_attention_heads
+        self.head_dim = self.embed_dim // self.num_heads
+        self.scale = self.head_dim**-0.5
         self.dropout = config.attention_dropout
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -160,19 +165,55 @@ class ClipHFMultiHeadAttention(nn.Module):
         if packed is not None:
             query, key, value = packed.pad(query), packed.pad(key), packed.pad(value)
         # (batch, length, hidden_size) -> (batch, heads, length, head_dim)
-        query, key, value = (x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x in (query, key, value))
+        # Reshaped, not unflattened: in the legacy ONNX export that gives shapes which only the traced batch has.
+        heads = self.num_heads, self.head_dim
+        query, key, value = (x.reshape(*x.shape[:-1], *heads).transpose(1, 2) for x in (query, key, value))
         output, weights = attention(
             self,
             query,
             key,
             value,
             attention_mask,
-            scaling=self.head_dim**-0.5,
+            scaling=self.scale,
             dropout=self.dropout if self.training else 0.0,
             **kwargs,
         )
-        output = output.flatten(2).contiguous()  # (batch, queries, hidden_size)
+        output = output.reshape(*output.shape[:2], self.embed_dim).contiguous()  # (batch, queries, hidden_size)
         return output if packed is None else packed.pack(output), weights
+
+
+def known_kwargs(model: nn.Module, kwargs: dict) -> dict:
+    """
+    The keyword arguments of a forward pass that transformers knows.
+
+    Others that are None or False go: tools pass what other models take, such as `token_type_ids=None`.
+
+    Raises:
+        TypeError: if another has a value, such as a misspelled input, which would travel unnoticed to the attention.
+    """
+    known = {"return_dict", "use_cache", *TransformersKwargs.__annotations__}
+    unknown = [name for name in kwargs if name not in known]
+    for name in unknown:
+        if kwargs[name] is not None and kwargs[name] is not False:
+            inputs = [*inspect.signature(type(model).forward).parameters]
+            near = difflib.get_close_matches(name, inputs, n=1)
+            hint = f" Did you mean `{near[0]}`?" if near else ""
+            raise TypeError(f"{type(model).__name__} got an input it does not know: `{name}`.{hint}")
+    return {name: value for name, value in kwargs.items() if name in known} if unknown else kwargs
+
+
+def check_tensor(name: str, value, maker: str) -> None:
+    """Raise unless a model's input is a tensor; `maker` says what makes one."""
+    if value is None:
+        raise ValueError(f"`{name}` is missing. It comes from {maker}.")
+    if not isinstance(value, torch.Tensor | torch.fx.Proxy):
+        cure = "Pass its entries by name, `**inputs`" if hasattr(value, "keys") else f"It comes from {maker}"
+        raise TypeError(f"`{name}` is a {type(value).__name__}; it must be a tensor. {cure}.")
+
+
+def num_rows(embedding: nn.Module, configured: int) -> int:
+    """Rows of an embedding; `configured` where another library's layer stands in for it and does not say (peft)."""
+    return getattr(embedding, "num_embeddings", configured)
 
 
 def init_normal_(tensor: torch.Tensor | None, std: float) -> None:
@@ -221,6 +262,11 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     read_other_format: ClassVar[Callable | None] = None
     # Older repos store these index buffers as weights.
     _keys_to_ignore_on_load_unexpected = [r"(^|\.)position_ids$"]
+
+    def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
+        if isinstance(config, PreTrainedConfig):  # transformers refuses everything else
+            self.config_class.check(config, type(self).__name__)
+        super().__init__(config, *inputs, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
@@ -17,8 +17,10 @@ from .configuration_clip_hf import ClipHFResNetConfig
 from .modeling_clip_hf_base import (
     ClipHFMultiHeadAttention,
     ClipHFPreTrainedModel,
+    check_tensor,
     init_like_torch_linear_,
     init_normal_,
+    known_kwargs,
 )
 
 
@@ -181,10 +183,10 @@ class ClipHFResNetEncoder(nn.Module):
             in_channels = channels * ClipHFResNetBottleneck.expansion
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> BaseModelOutput:
         for stage in self.stages:
             x = stage(x)
-        return x
+        return BaseModelOutput(last_hidden_state=x)
 
 
 class ClipHFAttentionPool(ClipHFMultiHeadAttention):
@@ -211,7 +213,8 @@ class ClipHFAttentionPool(ClipHFMultiHeadAttention):
     def forward(self, feature_map: torch.Tensor, interpolate_pos_encoding: bool = False, **kwargs):
         """(batch, hidden_size, height, width) -> (batch, hidden_size), and weights (batch, heads, 1, positions)."""
         height, width = feature_map.shape[2:]
-        positions = all_embeddings(self.position_embedding, feature_map.device)  # (1 + grid_size ** 2, hidden_size)
+        # (1 + grid_size ** 2, hidden_size)
+        positions = first_embeddings(self.position_embedding, self.grid_size**2 + 1, feature_map.device)
         if (height, width) != (self.grid_size, self.grid_size):
             if not interpolate_pos_encoding:
                 size = self.config.image_size
@@ -227,9 +230,9 @@ class ClipHFAttentionPool(ClipHFMultiHeadAttention):
         return pooled[:, 0], weights
 
 
-def all_embeddings(embedding: nn.Embedding, device: torch.device) -> torch.Tensor:
-    """Every row of an embedding, by calling it: its weight may be elsewhere until then (accelerate's offloading)."""
-    return embedding(torch.arange(embedding.num_embeddings, device=device))
+def first_embeddings(embedding: nn.Module, number: int, device: torch.device) -> torch.Tensor:
+    """The first rows of an embedding, by calling it: its weight may be elsewhere until then (offloading, peft)."""
+    return embedding(torch.arange(number, device=device))
 
 
 def interpolate_positions(positions: torch.Tensor, grid_size: int, height: int, width: int) -> torch.Tensor:
@@ -306,14 +309,18 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
                 Whether `last_hidden_state` is left out, as it is where other towers save time without it.
 
         Raises:
-            ValueError: if `pixel_values` has another shape, or images have another size and it is not allowed.
+            ValueError: if `pixel_values` has another shape or is not of floats, or images have another size and it is
+                not allowed.
+            TypeError: if `pixel_values` is no tensor, or an input is not known.
         """
+        kwargs = known_kwargs(self, kwargs)
         check_pixel_values(pixel_values, self.config.num_channels)
         pixel_values = pixel_values.to(self.stem.conv1.weight.dtype)
-        if pixel_values.device.type == "cpu":
-            # All feature maps follow; oneDNN's convolutions otherwise reorder them, forward and backward.
+        if pixel_values.device.type == "cpu" and not torch.compiler.is_exporting():
+            # All feature maps follow; oneDNN's convolutions otherwise reorder them, forward and backward. An exported
+            # program runs elsewhere, and some runtimes know no other order than the usual one (ExecuTorch).
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
-        feature_map = self.encoder(self.stem(pixel_values))
+        feature_map = self.encoder(self.stem(pixel_values))[0]
         pooled, _ = self.attention_pool(feature_map, interpolate_pos_encoding, **kwargs)
         if self._only_pools(pooled_only, kwargs):
             feature_map = None
@@ -321,13 +328,17 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
 
 
 def check_pixel_values(pixel_values: torch.Tensor | None, num_channels: int) -> None:
-    """Raise ValueError unless `pixel_values` is `(batch, num_channels, height, width)`."""
-    if pixel_values is None:
-        raise ValueError("`pixel_values` is missing; the image processor makes it.")
+    """Raise ValueError or TypeError unless `pixel_values` is `(batch, num_channels, height, width)` of floats."""
+    check_tensor("pixel_values", pixel_values, "the processor: processor(images=images, return_tensors='pt')")
     if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
         raise ValueError(
             f"`pixel_values` has the shape {tuple(pixel_values.shape)}; it must be (batch, {num_channels}, height, "
-            "width), as the image processor makes it."
+            "width), channels first, as the image processor makes it."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"`pixel_values` is of {pixel_values.dtype}; it must be of floats, scaled and normalised as the processor "
+            "does: processor(images=images, return_tensors='pt')."
         )
 
 

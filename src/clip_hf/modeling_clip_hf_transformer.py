@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
@@ -21,10 +21,13 @@ from .modeling_clip_hf_base import (
     ClipHFMultiHeadAttention,
     ClipHFPreTrainedModel,
     PackedTexts,
+    check_tensor,
     init_like_torch_linear_,
     init_normal_,
+    known_kwargs,
+    num_rows,
 )
-from .modeling_clip_hf_resnet import all_embeddings, check_pixel_values, interpolate_positions
+from .modeling_clip_hf_resnet import check_pixel_values, first_embeddings, interpolate_positions
 
 
 def _is_text(config) -> bool:
@@ -32,11 +35,10 @@ def _is_text(config) -> bool:
 
 
 class ClipHFAttention(ClipHFMultiHeadAttention):
-    """Multi-head self-attention, causal in the text tower."""
+    """Multi-head self-attention. Causal where it is told so, by a mask or by `is_causal`, as the text tower does."""
 
     def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
         super().__init__(config)
-        self.is_causal = _is_text(config)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def init_weights_(self, factor: float) -> None:
@@ -128,6 +130,7 @@ class ClipHFEncoderLayer(GradientCheckpointingLayer):
 
     def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
         super().__init__()
+        self.embed_dim = config.hidden_size
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.self_attn = ClipHFAttention(config)
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -149,29 +152,36 @@ class ClipHFEncoderLayer(GradientCheckpointingLayer):
 
 
 class ClipHFEncoder(nn.Module):
-    """A stack of transformer layers; with `pooled_at`, the last computes only the tokens that are pooled."""
+    """
+    A stack of transformer layers. `last_hidden_state` is `(batch, length, hidden_size)`; with `pooled_at`, the last
+    layer computes only the tokens that are pooled, `(batch, hidden_size)`.
+    """
 
     def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
         super().__init__()
+        self.config = config
         self.layers = nn.ModuleList([ClipHFEncoderLayer(config) for _ in range(config.num_hidden_layers)])
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
+        inputs_embeds: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         pooled_at: tuple | None = None,
         **kwargs,
-    ):
+    ) -> BaseModelOutput:
+        hidden_states = inputs_embeds
         for layer in self.layers[:-1]:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
-        return self.layers[-1](hidden_states, attention_mask, pooled_at=pooled_at, **kwargs)
+        hidden_states = self.layers[-1](hidden_states, attention_mask, pooled_at=pooled_at, **kwargs)
+        return BaseModelOutput(last_hidden_state=hidden_states)
 
 
 class ClipHFTextEmbeddings(nn.Module):
-    """Token embeddings plus learned positions."""
+    """Token embeddings, of `input_ids` or given as `inputs_embeds`, plus learned positions."""
 
     def __init__(self, config: ClipHFTextConfig):
         super().__init__()
+        self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
@@ -179,10 +189,35 @@ class ClipHFTextEmbeddings(nn.Module):
         init_normal_(self.token_embedding.weight, factor * 0.02)
         init_normal_(self.position_embedding.weight, factor * 0.01)
 
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor | None = None) -> torch.Tensor:
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """All positions, `(1, max_position_embeddings)`."""
+        number = num_rows(self.position_embedding, self.config.max_position_embeddings)
+        return torch.arange(number, device=self.position_embedding.weight.device)[None]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("Both `input_ids` and `inputs_embeds` are missing; give one.")
+            inputs_embeds = self.token_embedding(input_ids)
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
-        return self.token_embedding(input_ids) + self.position_embedding(position_ids)
+            length = inputs_embeds.shape[-2]
+            self.check_length(length)
+            position_ids = torch.arange(length, device=inputs_embeds.device)
+        return inputs_embeds + self.position_embedding(position_ids)
+
+    def check_length(self, length: int) -> None:
+        longest = num_rows(self.position_embedding, self.config.max_position_embeddings)
+        if length > longest:
+            raise ValueError(
+                f"The texts are {length} tokens long and the model has {longest} positions. Let the tokenizer "
+                f"truncate them: truncation=True, max_length={longest}."
+            )
 
 
 class ClipHFTextModel(ClipHFPreTrainedModel):
@@ -210,6 +245,11 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         self.encoder = ClipHFEncoder(config)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
+
+    @property
+    def eos_token_id(self) -> int:
+        """Id of the end-of-text token, of the configuration."""
+        return self.config.eos_token_id
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding."""
@@ -243,9 +283,11 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
                 states or attentions are asked for.
 
         Raises:
-            ValueError: if the ids have another shape or type, are too many or outside the vocabulary, or a text has
-                no end-of-text token.
+            ValueError: if the ids have another shape or dtype, are too many or outside the vocabulary, or a text has
+                no end-of-text token and `config.allow_missing_eos` is not set.
+            TypeError: if `input_ids` is no tensor, or an input is not known.
         """
+        kwargs = known_kwargs(self, kwargs)
         self._check_input_ids(input_ids)
         input_ids = input_ids.reshape(-1, input_ids.shape[-1])
         first_eos = self._first_eos(input_ids, attention_mask)
@@ -259,21 +301,26 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
             hidden_states = self._packed_embeddings(input_ids, position_ids, packed)  # (tokens, hidden_size)
             padded, attention_mask = hidden_states.new_empty((*packed.padded.shape, 0)), None
             pooled_at = (packed.last,)
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=padded, attention_mask=attention_mask, past_key_values=None
-        )
+        # By position: the last is `past_key_values` before transformers 5.24, `cache` from then on.
+        mask = create_causal_mask(self.config, padded, attention_mask, None)
         kwargs["is_causal"] = True
         if pooled_only:
-            pooled = self.encoder(hidden_states, mask, pooled_at=pooled_at, packed=packed, **kwargs)
+            pooled = self.encoder(hidden_states, mask, pooled_at=pooled_at, packed=packed, **kwargs)[0]
             return BaseModelOutputWithPooling(pooler_output=self.final_layer_norm(pooled))
-        hidden_states = self.final_layer_norm(self.encoder(hidden_states, mask, **kwargs))
+        hidden_states = self.final_layer_norm(self.encoder(hidden_states, mask, **kwargs)[0])
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[pooled_at])
 
     def _first_eos(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The place of each text's first end-of-text token, (batch,)."""
+        """The place of each text's first end-of-text token, (batch,), or of its last token where that is allowed."""
         is_eos = input_ids == self.config.eos_token_id
+        keep = None
         if attention_mask is not None and attention_mask.shape == is_eos.shape:
-            is_eos = is_eos & attention_mask.bool()  # padding on the left is made of end-of-text tokens, too
+            keep = attention_mask.bool()
+            is_eos = is_eos & keep  # padding on the left is made of end-of-text tokens, too
+        if self.config.allow_missing_eos:
+            keep = torch.ones_like(is_eos) if keep is None else keep
+            is_last = keep & (keep.cumsum(dim=-1) == keep.sum(dim=-1, keepdim=True))
+            is_eos = torch.where(is_eos.any(dim=-1, keepdim=True), is_eos, is_last)
         self._check_eos(is_eos)
         return is_eos.int().argmax(dim=-1)
 
@@ -305,22 +352,18 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         return self.embeddings(input_ids.flatten()[packed.source], position_ids.flatten()[packed.source])
 
     def _check_input_ids(self, input_ids: torch.Tensor | None) -> None:
-        if input_ids is None:
-            raise ValueError("`input_ids` is missing; the tokenizer makes it.")
-        if input_ids.ndim < 2 or input_ids.is_floating_point():
+        check_tensor(
+            "input_ids", input_ids, "the tokenizer or the processor: processor(text=texts, return_tensors='pt')"
+        )
+        if input_ids.ndim < 2 or input_ids.dtype not in (torch.int32, torch.int64):
             raise ValueError(
                 f"`input_ids` has the shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}; it must be (batch, "
-                "length) of integers, as the tokenizer makes it with return_tensors='pt'."
+                "length) of integers (int64 or int32), as the tokenizer makes it with return_tensors='pt'."
             )
-        length, longest = input_ids.shape[-1], self.embeddings.position_embedding.num_embeddings
-        if length > longest:
-            raise ValueError(
-                f"The texts are {length} tokens long and the model has {longest} positions. Let the tokenizer "
-                f"truncate them: truncation=True, max_length={longest}."
-            )
+        self.embeddings.check_length(input_ids.shape[-1])
         if _can_look_at_values(input_ids) and input_ids.device.type == "cpu" and input_ids.numel():
             # On an accelerator the look-up fails by itself, and a look at the values here would make it wait.
-            vocab_size = self.embeddings.token_embedding.num_embeddings
+            vocab_size = num_rows(self.embeddings.token_embedding, self.config.vocab_size)
             low, high = input_ids.aminmax()
             if low < 0 or high >= vocab_size:
                 raise ValueError(
@@ -337,7 +380,8 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
             raise ValueError(
                 f"The texts {without[:8]} of the batch have no end-of-text token (id {self.config.eos_token_id}), at "
                 "which CLIP takes a text's features. Tokenize with add_special_tokens=True and the tokenizer that was "
-                "saved with the model; if its end-of-text id is another one, correct text_config.eos_token_id."
+                "saved with the model; if its end-of-text id is another one, correct text_config.eos_token_id. If "
+                "they shall have none, set text_config.allow_missing_eos = True."
             )
 
 
@@ -353,16 +397,32 @@ class ClipHFViTEmbeddings(nn.Module):
     def __init__(self, config: ClipHFViTConfig):
         super().__init__()
         self.config = config
-        width, patch_size = config.hidden_size, config.patch_size
+        self.embed_dim, self.image_size, self.patch_size = config.hidden_size, config.image_size, config.patch_size
+        self.num_patches = config.grid_size**2
+        self.num_positions = self.num_patches + 1
+        width, patch_size = self.embed_dim, self.patch_size
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.patch_embedding = nn.Conv2d(config.num_channels, width, patch_size, stride=patch_size, bias=False)
-        self.position_embedding = nn.Embedding(config.grid_size**2 + 1, width)
+        self.position_embedding = nn.Embedding(self.num_positions, width)
 
     def init_weights_(self, factor: float) -> None:
         std = factor * self.config.hidden_size**-0.5
         init_normal_(self.class_embedding, std)
         init_like_torch_linear_(self.patch_embedding, factor)
         init_normal_(self.position_embedding.weight, std)
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """All positions, `(1, 1 + patches)`."""
+        return torch.arange(self.num_positions, device=self.position_embedding.weight.device)[None]
+
+    def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """What is added to `embeddings` of images of that many pixels, `(1, 1 + patches, hidden_size)`."""
+        positions = first_embeddings(self.position_embedding, self.num_positions, embeddings.device)
+        grid = height // self.patch_size, width // self.patch_size
+        if grid != (self.config.grid_size, self.config.grid_size):
+            positions = interpolate_positions(positions, self.config.grid_size, *grid)
+        return positions[None]
 
     def forward(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
         check_pixel_values(pixel_values, self.config.num_channels)
@@ -374,13 +434,10 @@ class ClipHFViTEmbeddings(nn.Module):
                 "pass interpolate_pos_encoding=True."
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        grid = patches.shape[2:]  # (batch, hidden_size, grid_height, grid_width)
         patches = patches.flatten(2).transpose(1, 2)
         class_embedding = self.class_embedding.expand(patches.shape[0], 1, -1)
-        positions = all_embeddings(self.position_embedding, patches.device)
-        if tuple(grid) != (self.config.grid_size, self.config.grid_size):
-            positions = interpolate_positions(positions, self.config.grid_size, *grid)
-        return torch.cat([class_embedding, patches], dim=1) + positions  # (batch, 1 + patches, hidden_size)
+        embeddings = torch.cat([class_embedding, patches], dim=1)  # (batch, 1 + patches, hidden_size)
+        return embeddings + self.interpolate_pos_encoding(embeddings, height, width)
 
 
 class ClipHFViTModel(ClipHFPreTrainedModel):
@@ -441,13 +498,16 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
                 class token only. Without effect where hidden states or attentions are asked for.
 
         Raises:
-            ValueError: if `pixel_values` has another shape, or images have another size and it is not allowed.
+            ValueError: if `pixel_values` has another shape or is not of floats, or images have another size and it is
+                not allowed.
+            TypeError: if `pixel_values` is no tensor, or an input is not known.
         """
+        kwargs = known_kwargs(self, kwargs)
         hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
         if self._only_pools(pooled_only, kwargs):
-            pooled = self.encoder(hidden_states, pooled_at=(slice(None), 0), **kwargs)
+            pooled = self.encoder(hidden_states, pooled_at=(slice(None), 0), **kwargs)[0]
             return BaseModelOutputWithPooling(pooler_output=self.post_layernorm(pooled))
-        hidden_states = self.encoder(hidden_states, **kwargs)
+        hidden_states = self.encoder(hidden_states, **kwargs)[0]
         pooled = self.post_layernorm(hidden_states[:, 0])
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 

@@ -7,7 +7,9 @@ import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import transformers
 from huggingface_hub.errors import HFValidationError
+from packaging.version import Version
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
@@ -21,6 +23,10 @@ from .tokenization_clip_hf import ClipHFTokenizer
 LOCATION_KEYS = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
 _GROUPS = {"common_kwargs", "videos_kwargs", "audio_kwargs", *ProcessingKwargs.__annotations__}
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+
+
+class _KwargsBefore523(ProcessingKwargs, total=False):
+    _defaults = {"text_kwargs": {"padding": True}}
 
 
 class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
@@ -50,6 +56,8 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
     """
 
     text_kwargs = {"padding": True}
+    if Version(transformers.__version__) < Version("5.23"):  # transformers does not read `text_kwargs` yet
+        valid_processor_kwargs = _KwargsBefore523
     # The library around the exported model puts here what reads files of other formats; a repo's own code has none.
     read_other_format: ClassVar[Callable | None] = None
 

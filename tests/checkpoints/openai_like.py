@@ -5,6 +5,7 @@
 import copy
 import json
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -161,6 +162,16 @@ def assert_bit_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.T
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype, name
         assert torch.equal(found[name], tensor), name
+
+
+def read_as_openai(path: Path) -> dict[str, torch.Tensor]:
+    """The weights that OpenAI's `clip.load` finds in a file; `build_model` drops the sizes of the model as well."""
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit's own end
+        weights = torch.jit.load(file, map_location="cpu").eval().state_dict()
+    for name in ("input_resolution", "context_length", "vocab_size"):
+        assert weights.pop(name).dtype == torch.int64
+    return weights
 
 
 def inputs_of(model: ClipHFModel) -> tuple[torch.Tensor, torch.Tensor]:

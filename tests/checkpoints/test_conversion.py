@@ -21,6 +21,7 @@ from openai_like import (
     in_precision,
     make_model,
     open_clip_config,
+    read_as_openai,
     relative_difference,
     to_openai,
     write_open_clip,
@@ -92,6 +93,15 @@ def test_from_every_format_to_every_format(sources, source_models, tower, source
     assert report.seconds > 0
 
 
+@pytest.mark.parametrize(("format", "name"), [("transformers", "model"), ("open_clip", "open_clip_model")])
+def test_the_file_of_a_folder_stands_for_the_folder(sources, source_models, format, name, tmp_path):
+    source = sources["vit", format] / f"{name}.safetensors"
+    report = checkpoints.convert(source, tmp_path / "it")
+    assert report.source_format == format
+    assert max(report.differences.values()) <= TOLERANCE
+    assert_bit_equal(checkpoints.load(tmp_path / "it")[0].state_dict(), source_models["vit"].state_dict())
+
+
 def test_every_format_is_tested():
     assert checkpoints.FORMATS == FORMATS
 
@@ -104,7 +114,10 @@ def test_the_report_reads_well(sources, source_models, tmp_path, options):
     assert f"weights:  {count} of {count} used once, none missing, none left over" in text
     assert re.search(r"\(\d\.\d\dM parameters\)", text)
     assert re.search(r"features: largest relative difference image \d\.\de-\d\d, text .* tolerance 1e-04\)", text)
-    assert "note:     The file does not say which program wrote it." in text
+    assert "note:     No weights, left out: input_resolution, context_length, vocab_size." in text
+    torch.save(to_openai(source_models["vit"].state_dict()), tmp_path / "plain.pt")
+    plain = checkpoints.convert(tmp_path / "plain.pt", tmp_path / "another", options=options)
+    assert "note:     The file does not say which program wrote it." in str(plain)
 
 
 @pytest.mark.parametrize("tower", checkpoints.TOWERS)
@@ -184,7 +197,7 @@ def test_half_precision_is_kept(source_models, options, tmp_path):
     there = checkpoints.convert(tmp_path / "theirs.pt", tmp_path / "ours", options=options)
     assert there.tolerance == TOLERANCE
     back = checkpoints.convert(tmp_path / "ours", tmp_path / "back.pt", "openai")
-    assert_bit_equal(torch.load(tmp_path / "back.pt", weights_only=True), weights)
+    assert_bit_equal(read_as_openai(tmp_path / "back.pt"), weights)
     assert back.dtypes["float16"] == sum(tensor.dtype == torch.float16 for tensor in weights.values())
 
 

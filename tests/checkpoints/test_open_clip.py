@@ -219,9 +219,10 @@ def test_what_weights_alone_do_not_say_is_asked_for(weights, source_model, left_
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("how", ["safetensors", "training", "custom text", "bin"])
+@pytest.mark.parametrize("how", ["safetensors", "training", "custom text", "bin", "name"])
 def test_nothing_of_open_clips_is_taken_for_openais(weights, how, tmp_path):
-    path = tmp_path / {"safetensors": "a.safetensors", "bin": "a.bin"}.get(how, "a.pt")
+    names = {"safetensors": "a.safetensors", "bin": "a.bin", "name": "open_clip_pytorch_model.pth"}
+    path = tmp_path / names.get(how, "a.pt")
     if how == "custom text":
         weights = {name if name.startswith(("visual.", "logit")) else f"text.{name}": t for name, t in weights.items()}
     content = {"state_dict": weights, "epoch": 1} if how == "training" else weights
@@ -273,6 +274,14 @@ def test_what_is_no_configuration_is_refused(weights, content, message, tmp_path
         checkpoints.load(tmp_path, config=tmp_path / "mine.json")
     with pytest.raises(FileNotFoundError, match="no configuration of open_clip's at .*other.json"):
         checkpoints.load(tmp_path, config=tmp_path / "other.json")
+
+
+def test_a_configuration_that_is_given_comes_before_the_folders(tower, folder):
+    given = open_clip_config(tower, quick_gelu=False)
+    given["preprocess_cfg"]["mean"] = [0.1, 0.1, 0.1]
+    model, processor = checkpoints.load(folder, config=given)
+    assert model.config.text_config.hidden_act == "gelu"
+    assert list(processor.image_processor.image_mean) == [0.1, 0.1, 0.1]
 
 
 def test_an_activation_that_contradicts_the_configuration_is_refused(folder):
@@ -502,7 +511,9 @@ def test_preprocessing_goes_back(given):
 def test_preprocessing_that_open_clip_lacks_is_refused(source_models, options, tmp_path):
     square = {"height": 64, "width": 64}
     processor = ClipHFImageProcessor(**{"size": {"shortest_edge": 64}, "crop_size": square, **options})
-    with pytest.raises(ValueError, match="cannot be written in open_clip's format: its image processor"):
+    with pytest.raises(
+        ValueError, match="cannot be written in open_clip's format, which has .* The image processor has do"
+    ):
         checkpoints.save(source_models["vit"], processor, tmp_path / "ours", format="open_clip")
     assert list(tmp_path.iterdir()) == []
 

@@ -13,6 +13,7 @@ from openai_like import (
     features,
     in_precision,
     make_model,
+    read_as_openai,
     relative_difference,
     to_openai,
 )
@@ -37,7 +38,7 @@ def weights(source_model):
 def test_names_shapes_and_layouts_of_a_vit(source_models, tmp_path):
     model = source_models["vit"]
     checkpoints.save(model, None, tmp_path / "vit.pt", format="openai")
-    written, ours = torch.load(tmp_path / "vit.pt", weights_only=True), model.state_dict()
+    written, ours = read_as_openai(tmp_path / "vit.pt"), model.state_dict()
     assert written["visual.proj"].shape == (128, 16)
     assert torch.equal(written["visual.proj"], ours["visual_projection.weight"].T)
     assert torch.equal(written["text_projection"], ours["text_projection.weight"].T)
@@ -67,7 +68,7 @@ def test_names_shapes_and_layouts_of_a_vit(source_models, tmp_path):
 def test_names_shapes_and_layouts_of_a_resnet(source_models, tmp_path):
     model = source_models["resnet"]
     checkpoints.save(model, None, tmp_path / "resnet.pt", format="openai")
-    written, ours = torch.load(tmp_path / "resnet.pt", weights_only=True), model.state_dict()
+    written, ours = read_as_openai(tmp_path / "resnet.pt"), model.state_dict()
     for theirs, here in {
         "visual.conv3.weight": "vision_model.stem.conv3.weight",
         "visual.bn1.running_mean": "vision_model.stem.bn1.running_mean",
@@ -99,7 +100,7 @@ def test_state_dicts_go_back_bit_for_bit(weights, source_model, precision, merge
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     checkpoints.save(model, processor, tmp_path / "back.pt", format="openai")
-    assert_bit_equal(torch.load(tmp_path / "back.pt", weights_only=True), weights)
+    assert_bit_equal(read_as_openai(tmp_path / "back.pt"), weights)
     if precision == "float32":
         assert_bit_equal(model.state_dict(), source_model.state_dict())
         assert_same_features(features(model), features(source_model))
@@ -112,12 +113,12 @@ def test_what_was_trained_is_not_rounded(weights, merges, tmp_path):
         # No number of float16.
         model.text_projection.weight[0, 0] = 1 + 2**-20
     checkpoints.save(model, processor, tmp_path / "back.pt", format="openai")
-    back = torch.load(tmp_path / "back.pt", weights_only=True)
+    back = read_as_openai(tmp_path / "back.pt")
     assert {tensor.dtype for tensor in back.values() if tensor.is_floating_point()} == {torch.float32}
     assert back["text_projection"][0, 0] == 1 + 2**-20
     # Said so, it is rounded; norms and embeddings are not.
     checkpoints.save(model, processor, tmp_path / "half.pt", format="openai", dtype=torch.float16)
-    half = torch.load(tmp_path / "half.pt", weights_only=True)
+    half = read_as_openai(tmp_path / "half.pt")
     assert half["text_projection"][0, 0] == 1
     assert_bit_equal(half, in_precision(back, "mixed"))
 
@@ -339,13 +340,17 @@ def test_a_model_that_openais_code_does_not_have_is_refused(case, tmp_path):
         ({"size": {"shortest_edge": 72}}, "size"),
         ({"do_center_crop": False}, "do_center_crop"),
         ({"do_normalize": False}, "do_normalize"),
+        ({"do_rescale": False}, "do_rescale"),
+        ({"do_convert_rgb": False}, "do_convert_rgb"),
     ],
 )
 def test_another_image_transform_is_refused(source_models, options, named, tmp_path):
     square = {"height": 64, "width": 64}
     image_processor = ClipHFImageProcessor(**{"size": {"shortest_edge": 64}, "crop_size": square, **options})
-    with pytest.raises(ValueError, match=f"image processor has another {named} than OpenAI's transform"):
+    with pytest.raises(ValueError, match=f"the image processor's {named} is .*, not ") as caught:
         checkpoints.save(source_models["vit"], image_processor, tmp_path / "ours.pt", format="openai")
+    assert repr(image_processor.to_dict()[named]) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
     checkpoints.save(source_models["vit"], None, tmp_path / "ours.pt", format="openai")
 
 

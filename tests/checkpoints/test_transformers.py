@@ -17,6 +17,7 @@ from openai_like import (
     inputs_of,
     make_model,
     open_clip_config,
+    read_as_openai,
     relative_difference,
     to_openai,
     write_open_clip,
@@ -131,7 +132,7 @@ def test_our_own_folders_go_back_bit_for_bit(tower, source_model, precision, tin
     checkpoints.save(model, processor, tmp_path / "ours")
     again, again_processor = checkpoints.load(tmp_path / "ours")
     checkpoints.save(again, again_processor, tmp_path / "back.pt", format="openai")
-    assert_bit_equal(torch.load(tmp_path / "back.pt", weights_only=True), weights)
+    assert_bit_equal(read_as_openai(tmp_path / "back.pt"), weights)
     plain = ClipHFModel.from_pretrained(tmp_path / "ours", dtype=torch.float32)
     assert_same_features(features(plain), features(model))
     assert isinstance(ClipHFProcessor.from_pretrained(tmp_path / "ours"), ClipHFProcessor)
@@ -423,6 +424,59 @@ def test_from_pretrained_takes_a_dtype(source_models, dtype, tmp_path):
     model = ClipHFModel.from_pretrained(tmp_path / "theirs.pt", **kwargs)
     assert {parameter.dtype for parameter in model.parameters()} == {expected}
     assert model.config.dtype == expected
+
+
+def test_a_model_names_the_file_it_was_read_from(source_model, merges, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(checkpoints.saving.logger, "info", said.append)
+    path = tmp_path / "theirs.pt"
+    torch.save(to_openai(source_model.state_dict()), path)
+    model, _ = checkpoints.load(path, merges=merges)
+    assert model.name_or_path == ClipHFModel.from_pretrained(path).name_or_path == str(path)
+    assert said == checkpoints.read_checkpoint(path, checkpoints.SourceOptions(merges=merges)).notes
+    assert "which program wrote it" in said[0]
+
+
+def test_an_activation_must_be_that_of_both_towers(tiny_processor, tmp_path):
+    model = make_model("vit", vision={"hidden_act": "gelu"})
+    checkpoints.save(model, tiny_processor, tmp_path / "ours")
+    for given, other in (("quick_gelu", "gelu"), ("gelu", "quick_gelu")):
+        with pytest.raises(ValueError, match=f"hidden_act='{given}' was given, but the configuration says '{other}'"):
+            checkpoints.load(tmp_path / "ours", hidden_act=given)
+
+
+def test_a_weight_added_after_loading_is_saved_with_the_others(source_model, merges, tmp_path):
+    torch.save(in_precision(to_openai(source_model.state_dict()), "mixed"), tmp_path / "theirs.pt")
+    model, processor = checkpoints.load(tmp_path / "theirs.pt", merges=merges)
+    model.config.logit_bias_init_value = -10.0
+    model.logit_bias = torch.nn.Parameter(torch.tensor(-9.5))
+    checkpoints.save(model, processor, tmp_path / "ours")
+    again, _ = checkpoints.load(tmp_path / "ours")
+    assert again.logit_bias.item() == -9.5
+    assert_bit_equal(again.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("dtypes", [("float16", "bfloat16"), ("bfloat16", "float32"), ("float32", "float16")])
+def test_mixed_dtypes_are_read_into_the_one_that_holds_them_all(source_model, dtypes, merges, tmp_path):
+    first, second = (getattr(torch, name) for name in dtypes)
+    weights = {
+        name: tensor.to(second if tensor.ndim == 1 else first) if tensor.is_floating_point() else tensor
+        for name, tensor in to_openai(source_model.state_dict()).items()
+    }
+    torch.save(weights, tmp_path / "mixed.pt")
+    expected = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in checkpoints.load(tmp_path / "mixed.pt", merges=merges)[0].state_dict().items()
+    }
+    found = ClipHFModel.from_pretrained(tmp_path / "mixed.pt")
+    # Of two kinds of half precision neither holds the other's numbers.
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
+    assert_bit_equal(found.state_dict(), expected)
+    assert torch.equal(found.text_projection.weight, weights["text_projection"].T.float())
+    assert torch.equal(found.text_model.final_layer_norm.bias, weights["ln_final.bias"].float())
+    options = checkpoints.SourceOptions(merges=merges)
+    checkpoints.convert(tmp_path / "mixed.pt", tmp_path / "ours", options=options)
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["dtype"] == "float32"
 
 
 def test_a_config_that_is_given_is_used(source_models, tmp_path):

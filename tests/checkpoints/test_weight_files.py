@@ -72,12 +72,12 @@ def test_what_is_not_there_is_named(name, tmp_path):
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    refused(tmp_path, str(tmp_path), "neither a config.json nor open_clip_config.json", "it has no weights at all")
+    refused(tmp_path, str(tmp_path), "neither a config.json nor open_clip_config.json", "no weights in it at all")
 
 
 def test_a_folder_of_one_file_names_it(weights, tmp_path):
     torch.save(weights, tmp_path / "foo.pt")
-    refused(tmp_path, "name one of its files: foo.pt")
+    refused(tmp_path, "Give one of its files instead: foo.pt.")
     assert checkpoints.read_checkpoint(tmp_path / "foo.pt").format == "openai"
 
 

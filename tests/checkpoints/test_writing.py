@@ -65,7 +65,7 @@ def test_what_is_there_is_not_replaced(model, format, tiny_processor, tmp_path):
 
 @pytest.mark.parametrize("name", ["it.safetensors", "it.bin"])
 def test_openais_format_has_no_file_that_load_would_take_for_another(model, name, tmp_path):
-    with pytest.raises(ValueError, match=f"{name}: OpenAI's format is a file of torch.save's; give a path"):
+    with pytest.raises(ValueError, match=f"{name}: OpenAI's format is a TorchScript archive; give a path"):
         checkpoints.save(model, None, tmp_path / name, format="openai")
 
 

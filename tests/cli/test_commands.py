@@ -1,63 +1,123 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The command `clip-hf` as a whole: what it lists, and what it says where a package is missing."""
+"""The command `clip-hf` as a whole: what it lists, what it imports, and what it says of a wrong command line."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
+import _clip_hf_cli.convert
+import _clip_hf_cli.evaluate
+from clip_hf import ImageLimits
+from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import main
+from clip_hf.evaluation import CLASSIFICATION_METRICS, EncodingOptions
+from clip_hf.evaluation.suite import TASKS
+from clip_hf.image_reading_clip_hf import DEFAULT_LIMITS
+from clip_hf.image_transform_clip_hf import HIGH_BIT_DEPTH
 
 
 COMMANDS = ("convert", "evaluate", "compare")
 
 
-def test_help_lists_every_command(capsys):
+def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command line that argparse ends."""
     with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    out = capsys.readouterr().out
+        main(arguments)
+    return (stop.value.code, *capsys.readouterr())
+
+
+def test_help_lists_every_command(capsys):
+    status, out, _ = stopped(capsys, "--help")
+    assert status == 0
     assert all(f"\n    {name} " in out for name in COMMANDS)
+
+
+def test_the_command_alone_prints_the_help(capsys):
+    _, help_text, _ = stopped(capsys, "--help")
+    assert main([]) == 0
+    assert capsys.readouterr() == (help_text, "")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help_of_its_own(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([name, "--help"])
-    assert stop.value.code == 0
-    out = capsys.readouterr().out
+    status, out, _ = stopped(capsys, name, "--help")
+    assert status == 0
     assert out.startswith(f"usage: clip-hf {name} ") and f"clip-hf {name} " in out.split("examples:")[1]
 
 
-@pytest.mark.parametrize("arguments", [[], ["evaluates"], ["evaluate"], ["evaluate", "model", "--tasks", "zero-shot"]])
+@pytest.mark.parametrize("arguments", [["evaluates"], ["evaluate"], ["evaluate", "model", "--tasks", "zero-shot"]])
 def test_a_wrong_command_line_ends_with_2(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: clip-hf")
+    status, out, err = stopped(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("usage: clip-hf")
 
 
-def test_without_the_packages_of_an_evaluation_the_others_work():
-    """As after `pip install clip_hf`: nothing of the extras is there."""
-    code = """
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("evalute model", r"clip-hf: error: argument COMMAND: invalid choice: 'evalute' .* Did you mean evaluate\?"),
+        ("--versoin", r"clip-hf: error: unknown option --versoin\. Did you mean --version\?"),
+        ("evaluate --taks retrieval", r"clip-hf evaluate: error: unknown option --taks\. Did you mean --tasks\?"),
+        ("evaluate m --batchsize=8", r"clip-hf evaluate: error: unknown option --batchsize\. .* --batch-size\?"),
+        ("compare a b --no-exif-orientation", r"clip-hf compare: error: .* --no-apply-exif-orientation\?"),
+        ("evaluate m --tasks zeroshot", r"clip-hf evaluate: error: argument --tasks: .* Did you mean zero_shot\?"),
+        ("convert a b --to openclip", r"clip-hf convert: error: argument --to: .* Did you mean open_clip\?"),
+        ("convert a b --frobnicate", r"clip-hf convert: error: unknown option --frobnicate$"),
+        ("convert --dtype float16 -- --a --b c", r"clip-hf convert: error: argument --dtype: .*|.*unrecognized .* c$"),
+    ],
+)
+def test_a_misspelling_names_what_was_probably_meant(line, error, capsys):
+    status, _, err = stopped(capsys, *line.split())
+    assert status == 2
+    assert re.fullmatch(error, err.strip().splitlines()[-1])
+
+
+def test_options_may_be_shortened_as_argparse_allows(capsys):
+    assert stopped(capsys, "--vers")[:2] == (0, "clip_hf 0.1.0\n")
+
+
+def test_the_choices_are_those_of_the_library():
+    """The parser names them again, because importing the library takes seconds and needs extras."""
+    assert _clip_hf_cli.evaluate.TASKS == TASKS
+    assert list(_clip_hf_cli.evaluate.METRICS) == sorted(CLASSIFICATION_METRICS)
+    limits = {f"max_{name}": default for name, (_, default) in _clip_hf_cli.evaluate.IMAGE_LIMITS.items()}
+    assert ImageLimits(**limits) == DEFAULT_LIMITS
+    assert _clip_hf_cli.evaluate.HIGH_BIT_DEPTH == HIGH_BIT_DEPTH
+    assert _clip_hf_cli.evaluate.MAX_SKIPPED_SHARE == EncodingOptions().max_skipped_share
+    assert _clip_hf_cli.convert.FORMATS == FORMATS
+    assert list(_clip_hf_cli.convert.TOWERS) == list(TOWERS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], *([name, "--help"] for name in COMMANDS), ["convret"]]
+)
+def test_nothing_but_the_standard_library_is_imported_before_there_is_work(arguments):
+    code = f"""
 import sys
-for package in ("accelerate", "datasets", "evaluate", "matplotlib", "pyarrow", "scipy", "sklearn", "fsspec"):
-    sys.modules[package] = None
-from clip_hf.cli import main
+from _clip_hf_cli import main
 try:
-    main(["convert", "--help"])
-except SystemExit as stop:
-    assert stop.code == 0
-sys.exit(main(["evaluate", "model", "--data", "digits"]))
+    main({arguments})
+finally:
+    loaded = {{name.partition(".")[0] for name in sys.modules}} - sys.stdlib_module_names
+    print("imported:", sorted(name for name in loaded if not name.startswith("_")))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 1 and done.stdout.startswith("usage: clip-hf convert"), done.stderr
-    assert "pip install 'clip_hf[eval]'" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_module_is_a_program():
+    # -S: no site-packages, whose .pth files may import anything.
     done = subprocess.run(
-        [sys.executable, "-m", "clip_hf.cli", "--version"], capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-S", "-c", f"import sys; sys.path = {sys.path}\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
-    assert done.returncode == 0 and done.stdout.startswith("clip_hf ")
+    assert done.stdout.endswith("imported: []\n"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("module", ["clip_hf", "clip_hf.cli"])
+def test_the_module_is_a_program(module):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--version"], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "clip_hf 0.1.0\n"), done.stderr

@@ -82,6 +82,37 @@ def test_hue_turns_colours_and_leaves_grey():
     assert jitter(grey, random.Random(1)) == grey
 
 
+class Highest(random.Random):
+    """Draws the upper end of each range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+@pytest.mark.parametrize(
+    ("share", "colour"),
+    # Shares of the whole circle: from red a third to green, half to cyan.
+    [(1 / 3, (0, 255, 0)), (0.5, (0, 255, 255)), (0.25, (127, 255, 0))],
+)
+def test_hue_is_turned_by_shares_of_the_circle(share, colour):
+    red = Image.new("RGB", (1, 1), (255, 0, 0))
+    found = Augmentation(color_jitter=(0, 0, 0, share))(red, Highest()).getpixel((0, 0))
+    assert np.abs(np.subtract(found, colour)).max() <= 6  # a hue has 256 levels
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    # Twice as bright; twice as far from the mean grey, 100; grey has no saturation to double.
+    [(0, (100, 200)), (1, (0, 100)), (2, (50, 100))],
+)
+def test_jitter_of_strength_one_reaches_a_factor_of_two(place, expected):
+    strengths = [0.0] * 4
+    strengths[place] = 1.0
+    image = Image.fromarray(np.uint8([[[50] * 3, [100] * 3, [150] * 3]]))
+    found = np.asarray(Augmentation(color_jitter=tuple(strengths))(image, Highest()))[0, :2, 0]
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

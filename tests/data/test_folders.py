@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,9 +19,7 @@ from clip_hf.evaluation import ClassificationOptions, load_classification, load_
 from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, samples_of, write_tar
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write_pairs(folder: Path, rows: range) -> None:

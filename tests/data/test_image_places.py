@@ -26,9 +26,7 @@ def processor(tiny_tokenizer) -> ClipHFProcessor:
     return ClipHFProcessor(ClipHFImageProcessor(size=8, crop_size=8), tiny_tokenizer)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

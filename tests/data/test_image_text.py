@@ -225,6 +225,19 @@ def test_token_dropout_leaves_out_tokens_by_row_and_epoch(processor):
     assert pairs[0]["text"] == text
 
 
+@pytest.mark.parametrize("token_dropout", [0.1, 0.9])
+def test_the_share_of_tokens_that_is_left_out(token_dropout, processor):
+    text = "two dogs playing in the snow"
+    inner = len(processor.tokenizer([text])["input_ids"][0]) - 2
+    pixels = np.zeros((3, 8, 8), np.uint8)
+    items = [{"text": text, "token_seed": seed, "text_id": 0, "pixel_values": pixels} for seed in range(500)]
+    batch = ImageTextCollator(processor, token_dropout=token_dropout)(items)
+    kept = batch["attention_mask"].sum(dim=1) - 2
+    # One token stays where all would go, which adds a share of (dropout ** inner).
+    expected = 1 - token_dropout + token_dropout**inner / inner
+    assert kept.double().mean().item() / inner == pytest.approx(expected, abs=0.03)
+
+
 def test_images_of_different_shapes_form_no_batch(rows, tiny_tokenizer):
     processor = ClipHFProcessor(ClipHFImageProcessor(size=12, do_center_crop=False), tiny_tokenizer)
     pairs = ImageTextDataset(rows, processor.image_processor)

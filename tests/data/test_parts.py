@@ -13,9 +13,7 @@ from clip_hf.evaluation import RetrievalOptions, load_retrieval
 from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def pairs_in(folder: Path, rows: range) -> Path:

@@ -36,7 +36,7 @@ def test_too_many_stop_the_training_once_enough_rows_were_read():
     assert str(error.value) == (
         "21 of 100 rows (21.00%) were skipped: 20 not an image, 1 file empty. That is more than max_skipped_share=0.1 "
         "allows. Row 0 is a not an image. Row 0 is a file empty. Repair the data, or raise `max_skipped_share` to "
-        "train on the rest."
+        "go on with the rest."
     )
     counter.add([], 200)
     counter.check()
@@ -58,6 +58,33 @@ def test_what_was_noticed_of_the_pairs_that_were_used():
     assert counter.noticed == {"captions_cut": 239, "plain_images": 45} and counter.num_used == 1035
     assert counter.counts == {"skipped": 1, "captions_cut": 239, "plain_images": 45}
     assert SkipCounter().counts == {"skipped": 0, "captions_cut": 0, "plain_images": 0}
+
+
+def test_rows_are_told_apart_and_named():
+    """A row comes again in each epoch, and is counted each time; its file is named once."""
+    counter = SkipCounter()
+    assert counter.places_text() == ""
+    damaged = [SkippedRow("file truncated", f"row {n}", f"Row {n} is damaged.", f"images/{n}.png") for n in (7, 31)]
+    for _ in range(7):
+        counter.add(damaged, 10)
+    counter.add(rows("caption blank", 5), 10)
+    expected = (
+        "file truncated: 2 different rows, 14 times: row 7 (images/7.png), row 31 (images/31.png)\n"
+        "caption blank: 5 different rows, 5 times: row 0, row 1, row 2, ..."
+    )
+    assert counter.places_text() == expected
+    assert counter.examples["file truncated"] == ["Row 7 is damaged.", "Row 31 is damaged."]
+    # Another process, and a training that goes on, count the same row as the same.
+    other = SkipCounter()
+    other.load_state_dict(json.loads(json.dumps(counter.state_dict())))
+    assert other.places_text() == expected
+    other.merge(counter.state_dict())
+    assert other.places_text().startswith("file truncated: 2 different rows, 28 times: row 7 (images/7.png), row 31")
+    # Checkpoints of earlier versions do not name rows.
+    old = counter.state_dict()
+    del old["places"]
+    other.load_state_dict(old)
+    assert other.kinds == counter.kinds and other.places == {}
 
 
 def test_counting_goes_on_from_a_saved_state():

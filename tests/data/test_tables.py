@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 
-import datasets
 import pytest
 
 from clip_hf.data import PairOptions, load_pairs
@@ -25,9 +24,7 @@ ODD_CAPTIONS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

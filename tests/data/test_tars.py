@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from transformers.testing_utils import CaptureLogger
 
@@ -33,9 +32,7 @@ MANY = 2**33  # bytes
 MOST_MEMORY = 2**25
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +267,38 @@ def test_links_devices_and_hidden_members_are_left_out(tmp_path):
 def test_a_name_that_comes_again_begins_a_sample(tmp_path):
     (tmp_path / "a.tar").write_bytes(sample_of(0) + sample_of(0).replace(b"number 0", b"number 9") + END)
     assert load_pairs(tmp_path / "a.tar")["caption"][:] == [caption_of(0), caption_of(9)]
+
+
+def members_of(path: Path, names: list[str]) -> Path:
+    """A tar of the members of numbered samples in this order."""
+    contents = {".png": lambda n: encoded(image_of(n)), ".txt": lambda n: caption_of(n).encode()}
+    parts = [(name, contents[name[-4:]](int(name[:-4].rpartition("/")[2]))) for name in names]
+    path.write_bytes(b"".join(member_of(name, len(data)) + padded(data) for name, data in parts) + END)
+    return path
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_tar_in_the_order_of_a_folder_is_told_how_to_be_written(streaming, tmp_path):
+    """Plain `tar` takes a folder in any order; a caption a hundred members later belongs to no picture."""
+    names = [f"d/{n}.{ending}" for ending in ("png", "txt") for n in range(100)]
+    path = members_of(tmp_path / "a.tar", names)
+    with pytest.raises(ValueError, match=r"must follow each other, and those of 'd/0' do not.* `tar --sort=name -cf"):
+        load_pairs(path, streaming=streaming)
+    # Where there is no caption at all, another order is no cure.
+    members_of(path, names[:100])
+    with pytest.raises(ValueError, match="end in .png. Name the ending"):
+        load_pairs(path, streaming=streaming)
+
+
+def test_some_samples_whose_members_lie_apart_are_said(tmp_path, caplog):
+    names = ["0.png", "0.txt", "1.png", "2.txt", "2.png", "1.txt", "0.png", "0.txt"]
+    data = load_pairs(members_of(tmp_path / "a.tar", names), options=OPTIONS)
+    assert data["caption"][:] == [caption_of(0), None, caption_of(2), caption_of(1), caption_of(0)]
+    # Sample 0 comes again as a whole, as in a tar that was added to.
+    assert (
+        "The members of 1 samples do not follow each other, and are taken for samples of their own; the first: 1 in "
+        f"{tmp_path / 'a.tar'}. Write such tars again in the order of names: `tar --sort=name -cf NAME.tar FOLDER`."
+    ) in caplog.text
 
 
 def test_many_empty_members_take_no_memory(tmp_path):

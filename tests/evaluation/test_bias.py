@@ -110,6 +110,17 @@ def test_p_values_by_counting():
     assert probe().disparities[0].p_value == 1  # both places have the same shares
 
 
+@pytest.mark.parametrize(
+    ("resamples", "shown"), [(999, "<= 0.001"), (1000, "<= 0.001"), (99, "<= 0.01"), (9999, "<= 0.0001")]
+)
+def test_the_smallest_p_value_says_that_it_is_a_bound(resamples, shown):
+    """1 / (permutations + 1) is all that so many permutations can show."""
+    sure = np.repeat([[0.9, 0.1, 0.0], [0.0, 0.1, 0.9]], 40, axis=0)
+    result = probe(probabilities=sure, attributes={"place": ["in"] * 40 + ["out"] * 40}, resamples=resamples)
+    assert result.disparities[0].p_value == 1 / (resamples + 1)
+    assert f"| {shown} |" in result.details() and f"| {shown} |" in result.limitations_section()
+
+
 def test_p_values_are_level_where_there_is_no_difference():
     generator = np.random.default_rng(0)
     p_values = []
@@ -208,7 +219,7 @@ def test_another_label_set():
     assert by_name["in", "fruit"].interval == (0, 0)  # no image changed
     low, high = by_name["in", "furniture"].interval
     assert low == -1 and high == 0
-    assert "| place: in (n=3) | furniture | 33.33% | 0.00% | -33.33% (-100.0 to 0.0) |" in comparison.table()
+    assert "| place: in (n=3) | furniture | 33.33% | 0.00% | -33.33 points (-100.00 to 0.00) |" in comparison.table()
 
 
 def test_label_sets_on_other_images_are_not_compared():
@@ -228,7 +239,7 @@ def test_text_for_a_model_card():
     assert text.startswith("### Labels given to groups of images (rooms, test)")
     assert "6 images, 3 labels in 2 categories (labels of each): fruit (2), furniture (1)." in text
     assert "What these counts do not show" in text
-    assert "| season | fruit | summer | winter | 100.00%" in text
+    assert "| season | fruit | summer | winter | +100.00 points" in text
     assert not any(label in text for label in ("apple", "pear", "chair"))
     ModelCardDetails(limitations=text)
 
@@ -250,7 +261,7 @@ def test_without_bootstrap():
     result = probe(resamples=0, answers={"place": {"in": "fruit", "out": "furniture"}})
     assert result.intervals() == {}
     assert result.disparities[0].p_value is None
-    assert "| place | fruit | in | in | 0.00% |  |" in result.details()
+    assert "| place | fruit | in | in | 0.00 points |  |" in result.details()
     assert result.figure() is not None
 
 

@@ -347,9 +347,9 @@ def test_options_out_of_range(options, message):
     [
         ([0, 3], "int64", "largest label is 3, but there are 3 class names, for the labels 0 to 2"),
         ([-1, -1], "int64", "2 of 2 labels are below 0.*without labels"),
-        ([0, None], "int64", "1 rows have no label in 'label', the first is row 1"),
+        ([0, None], "int64", "1 row has no label in 'label', the first is row 1"),
         ([0.5, 1.0], "float64", "must be a ClassLabel, whole numbers, strings"),
-        (["cat", "dog"], "string", "1 of the labels are no class name: 'dog'"),
+        (["cat", "dog"], "string", "1 of the labels is no class name: 'dog'.*--class-names FILE"),
     ],
 )
 def test_labels_that_do_not_fit(labels, dtype, message):
@@ -372,11 +372,100 @@ def test_lists_of_labels_that_do_not_fit(labels, dtype, message):
         load_classification(data, ClassificationOptions(class_names=NAMES))
 
 
-def test_strings_and_numbers_need_class_names():
-    with pytest.raises(ValueError, match=r"2 different ones, 'cat', 'dog'.*cast_column\('label', datasets.ClassLabel"):
-        load_classification(labelled(["dog", "cat"], datasets.Value("string")))
-    with pytest.raises(ValueError, match="int64 values, which do not say"):
-        load_classification(labelled([0, 1], datasets.Value("int64")))
+@pytest.mark.parametrize(
+    ("labels", "dtype", "message"),
+    [
+        (
+            [1, 0, 5],
+            "int64",
+            "int64 values, which do not say .* There are 3 different ones, 0, 1, 5",
+        ),
+        (["1", "10", "2"], "string", "numbers, written as text, .*3 different ones, '1', '2', '10'"),
+        (["1.0", " 0"], "string", "numbers, written as text"),
+        ([0.0, 1.0], "float64", "float64 values"),
+        ([True, True], "bool", "bool values.* There is one, True"),
+    ],
+)
+def test_numbers_need_class_names(labels, dtype, message):
+    with pytest.raises(ValueError, match=message + r".*--class-names FILE.*cast_column\('label', datasets.ClassLabel"):
+        load_classification(labelled(labels, datasets.Value(dtype)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype", "targets"),
+    [
+        (["1", "0", "2"], "string", [1, 0, 2]),
+        (["1.0", "0.", " 2 "], "string", [1, 0, 2]),
+        ([1.0, 0.0, 2.0], "float32", [1, 0, 2]),
+        ([False, True, True], "bool", [0, 1, 1]),
+        (["maine_coon", "owl", "cat"], "string", [1, 2, 0]),
+        (["maine coon", "owl", "cat"], "string", [1, 2, 0]),
+    ],
+)
+def test_labels_with_class_names(labels, dtype, targets):
+    options = ClassificationOptions(class_names=["cat", "maine coon", "owl"])
+    assert load_classification(labelled(labels, datasets.Value(dtype)), options).targets.tolist() == targets
+
+
+def test_strings_are_class_names_by_themselves():
+    data = load_classification(labelled(["tabby_cat", "dog", "7", "dog"], datasets.Value("string")))
+    assert data.class_names == ["7", "dog", "tabby cat"] and data.targets.tolist() == [2, 1, 0, 1]
+    # Two that differ by what is made readable stay as they are.
+    data = load_classification(labelled(["a_b", "a b"], datasets.Value("string")))
+    assert data.class_names == ["a b", "a_b"] and data.targets.tolist() == [1, 0]
+    several = load_classification(labelled([["red", "big_one"], [], ["red"]], datasets.List(datasets.Value("string"))))
+    assert several.class_names == ["big one", "red"] and several.targets.tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+def test_the_names_are_those_of_all_parts():
+    text = datasets.Value("string")
+    parts = {"train": labelled(["cat", "owl"], text), "test": labelled(["owl", "dog"], text)}
+    assert load_classification(parts).class_names == ["cat", "dog", "owl"]
+    assert [part.targets.tolist() for part in load_splits(parts).values()] == [[0, 2], [2, 1]]
+    other = {"pets": labelled(["cat"], text), "cars": labelled(["van"], text)}  # no parts of one data set
+    assert load_classification(other, ClassificationOptions(split="pets")).class_names == ["cat"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_files_with_names_as_labels_need_no_options(kind, tmp_path):
+    rows = [{"image": f"{number}.png", "label": label} for number, label in enumerate(["owl", "maine_coon", "owl"])]
+    for number in range(3):
+        save_image(tmp_path / f"{number}.png", number)
+    path = tmp_path / f"animals.{kind}"
+    if kind == "parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    elif kind.startswith("json"):
+        lines = [json.dumps(row) for row in rows]
+        path.write_text("\n".join(lines) if kind == "jsonl" else f"[{', '.join(lines)}]")
+    else:
+        between = "," if kind == "csv" else "\t"
+        path.write_text("".join(between.join(row) + "\n" for row in (["image", "label"], *map(dict.values, rows))))
+    data = load_classification(path)
+    assert data.class_names == ["maine coon", "owl"] and data.targets.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("missing", ["", "  ", None])
+def test_missing_names_are_said_and_are_no_class(missing):
+    data = labelled(["cat", missing, "dog", missing], datasets.Value("string"))
+    with pytest.raises(ValueError, match=r"2 rows have no label in 'label', the first is row 1. Fill them in"):
+        load_classification(data)
+    with pytest.raises(ValueError, match="1 row has no label"):
+        load_classification(
+            labelled([0.0, float("nan")], datasets.Value("float64")), ClassificationOptions(class_names=NAMES)
+        )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2, 3], "The labels begin at 1: subtract 1 from each, or give a name for the label 0"),
+        ([0, 4, 7], "There are 3 different labels, 0, 4, 7: number them from 0 on without gaps"),
+        ([0, 1, 2, 3], r"Give a name for each label \(`class_names`, --class-names FILE\)"),
+    ],
+)
+def test_labels_that_are_not_numbered_from_0(labels, message):
+    with pytest.raises(ValueError, match=message):
+        load_classification(labelled(labels, datasets.Value("int64")), ClassificationOptions(class_names=NAMES))
 
 
 def test_strings_of_a_name_that_two_classes_have():
@@ -390,7 +479,7 @@ def test_strings_of_a_name_that_two_classes_have():
 def test_a_class_without_images_matters_to_some_metrics():
     data = class_data([0, 2])
     assert load_classification(data).empty_classes == ["maine coon"]
-    with pytest.raises(ValueError, match="1 of the 3 classes .* have no image, 'maine coon', so mean_per_class"):
+    with pytest.raises(ValueError, match="1 of the 3 classes .* has no image, 'maine coon', so mean_per_class"):
         load_classification(data, ClassificationOptions(metric="mean_per_class"))
 
 
@@ -422,8 +511,13 @@ def test_splits_that_are_missing(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("./nowhere", "no file, folder or pattern"),
-        ("pets=./nowhere", "no file, folder or pattern"),
+        ("./nowhere", "no file or folder './nowhere' .*/nowhere.*Data may be a folder of class folders"),
+        ("class_foldrs", "no file or folder 'class_foldrs' .*/class_foldrs.*Did you mean 'class_folders'.*cifar10, "),
+        ("nobody/class_folders", "no file or folder 'nobody/class_folders' .*cannot be loaded from the hub"),
+        ("pairs.cvs", "no file or folder 'pairs.cvs'.*Did you mean 'pairs.csv'"),
+        ("cifra10", "no file or folder 'cifra10'.*Did you mean 'cifar10' or 'cifar100'"),
+        (" ", "empty text"),
+        ("pets=./nowhere", "no file or folder './nowhere'"),
         ("petz=./nowhere", "Did you mean 'pets'"),
         ("petz", "Did you mean 'pets'"),
         ("nobody/nothing", "cannot be loaded from the hub"),
@@ -432,7 +526,10 @@ def test_splits_that_are_missing(tmp_path):
         ("mscoco", "captions and no classes"),
     ],
 )
-def test_data_that_is_not_there(source, message):
+def test_data_that_is_not_there(source, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "class_folders").mkdir()
+    (tmp_path / "pairs.csv").touch()
     with pytest.raises(ValueError, match=message):
         load_classification(source)
 

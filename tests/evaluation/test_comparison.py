@@ -24,7 +24,9 @@ class Classified(EvaluationResult):
     ranks: np.ndarray
 
     def metrics(self):
-        return {"top1": float((self.ranks < 1).mean()), "mean_per_class": 0.5}
+        right = self.ranks < 1
+        by_class = [right[self.targets == label].mean() for label in np.unique(self.targets)]
+        return {"top1": float(right.mean()), "mean_per_class": float(np.mean(by_class)), "roc_auc": 0.5}
 
     def intervals(self):
         return {"top1": (0.1, 0.9)}
@@ -60,9 +62,127 @@ def test_differences_and_their_intervals(tmp_path, ranks):
     gained = np.repeat([1, -1, 0], [60, 20, 320])
     error = gained.std() / np.sqrt(400)
     assert low == pytest.approx(0.1 - 1.96 * error, abs=0.006) and high == pytest.approx(0.1 + 1.96 * error, abs=0.006)
-    assert "**+10.00% (" in comparison.table()
-    other = next(row for row in comparison.metrics if row.metric == "mean_per_class")
-    assert other.difference_intervals[1] is None and "| 50.00% | 0.00% |" in comparison.table()
+    assert "**+10.00 points (+" in comparison.table()
+    other = next(row for row in comparison.metrics if row.metric == "roc_auc")
+    assert other.difference_intervals[1] is None and "| 50.00% | 0.00 points |" in comparison.table()
+
+
+def test_significant_losses_are_bold_as_gains_are(tmp_path, ranks):
+    folders = [save(tmp_path / name, name, own) for name, own in zip("ab", ranks)]
+    comparison = compare_results(folders[::-1])
+    assert comparison.metrics[0].differences[1] == pytest.approx(-0.1)
+    assert comparison.metrics[0].difference_intervals[1][1] < 0
+    assert "| **-10.00 points (-1" in comparison.table()
+
+
+def interval_of(statistic, first: np.ndarray, second: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """The paired bootstrap written out: the same groups of rows are drawn for both models."""
+    generator, drawn = np.random.default_rng(5), []
+    for _ in range(2000):
+        chosen = generator.integers(groups.max() + 1, size=groups.max() + 1)
+        rows = np.concatenate([np.flatnonzero(groups == group) for group in chosen])
+        drawn.append(statistic(second, rows) - statistic(first, rows))
+    return tuple(np.quantile(drawn, [0.025, 0.975]))
+
+
+def test_the_interval_of_a_mean_over_classes(tmp_path):
+    """Class 0 has 60 images, class 1 has 12, so that a mean over images would have a far narrower interval."""
+    generator = np.random.default_rng(0)
+    targets = np.repeat([0, 1], [60, 12])
+    ranks = [(generator.random(72) < 0.4).astype(int) for _ in range(2)]
+    folders = [save(tmp_path / name, name, own, targets=targets) for name, own in zip("ab", ranks)]
+    row = next(row for row in compare_results(folders, resamples=2000).metrics if row.metric == "mean_per_class")
+
+    def mean_of_classes(ranks, rows):
+        return np.mean([(ranks[rows] < 1)[targets[rows] == label].mean() for label in np.unique(targets[rows])])
+
+    expected = interval_of(mean_of_classes, *ranks, np.arange(72))
+    assert row.difference_intervals[1] == pytest.approx(expected, abs=0.03)
+    assert expected[0] < row.differences[1] < expected[1] and expected[1] - expected[0] > 0.3
+
+
+def written(folder: Path, metrics: dict, arrays: dict, **more) -> Path:
+    """A result as a file of an evaluation holds it."""
+    folder.mkdir()
+    content = {"task": "t", "model": folder.name, "data": "d", "split": "test", "metrics": metrics, "intervals": {}}
+    (folder / "t.json").write_text(json.dumps(content | more))
+    np.savez(folder / "t.npz", **arrays)
+    return folder
+
+
+def test_the_interval_of_a_median_rank(tmp_path):
+    """Texts are drawn with their image; of an even number of texts the median is half way between two."""
+    owners = np.repeat(np.arange(40), 2)
+    generator = np.random.default_rng(1)
+    ranks = [generator.integers(0, 30, 80), generator.integers(0, 24, 80)]
+    name = "text_to_image_median_rank"
+    folders = [
+        written(tmp_path / who, {name: np.median(own) + 1}, {"text_to_image_ranks": own, "image_of_text": owners})
+        for who, own in zip("ab", ranks)
+    ]
+    (row,) = compare_results(folders, resamples=2000).metrics
+    expected = interval_of(lambda own, rows: np.median(own[rows]), *ranks, owners)
+    assert row.difference_intervals[1] == pytest.approx(expected, abs=1.1) and expected[1] - expected[0] > 4
+    assert " points" not in compare_results(folders).table()  # places are no shares
+
+
+@pytest.mark.parametrize("headline", ["top1", "top1_top5_mean", "mean_per_class"])
+def test_intervals_with_fewer_prompts_and_of_the_gains(tmp_path, headline):
+    generator, targets = np.random.default_rng(2), np.arange(300) % 5
+    arrays = [
+        {name: generator.integers(0, most, 300) for name, most in (("ranks", 3), ("one_prompt_ranks", 7))}
+        for _ in "ab"
+    ]
+    metrics = {headline: 0.5, f"one_prompt_{headline}": 0.25, "ensemble_gain": 0.25}
+    folders = [
+        written(tmp_path / who, metrics, {"targets": targets, **own}, details={"metric": headline})
+        for who, own in zip("ab", arrays)
+    ]
+    main, one_prompt, gain = (row.difference_intervals[1] for row in compare_results(folders).metrics)
+
+    def value(ranks, rows):
+        right = {"top1_top5_mean": ((ranks < 1) + (ranks < 5).astype(float)) / 2}.get(headline, ranks < 1)
+        if headline == "mean_per_class":
+            return np.mean([right[rows][targets[rows] == label].mean() for label in range(5)])
+        return right[rows].mean()
+
+    places = [(own["ranks"], own["one_prompt_ranks"]) for own in arrays]
+    alone = np.arange(300)
+    assert main == pytest.approx(interval_of(value, places[0][0], places[1][0], alone), abs=0.02)
+    assert one_prompt == pytest.approx(interval_of(value, places[0][1], places[1][1], alone), abs=0.02)
+    expected = interval_of(
+        lambda own, rows: value(own[0], rows) - value(own[1], rows), np.array(places[0]), np.array(places[1]), alone
+    )
+    assert gain == pytest.approx(expected, abs=0.02)
+
+
+def test_recall_at_any_k_has_an_interval(tmp_path):
+    ranks = np.arange(100) % 5
+    folders = [written(tmp_path / who, {"image_to_text_R@3": 0.6}, {"image_to_text_ranks": ranks}) for who in "ab"]
+    assert compare_results(folders).metrics[0].difference_intervals[1] == (0, 0)
+
+
+def test_settings_have_no_row_and_guesses_have_one(tmp_path):
+    metrics = {"top1": 0.5, "lambda": 0.1, "shots_to_match_zero_shot": None}
+    more = {"majority_class": 0.4, "chance": {"top1": 0.25}, "words": {"shots_to_match_zero_shot": "fewer than 1"}}
+    folders = [written(tmp_path / who, metrics, {}, **more) for who in "ab"]
+    comparison = compare_results(folders)
+    assert [row.metric for row in comparison.metrics] == ["top1", "shots_to_match_zero_shot", "majority_class"]
+    table = comparison.table()
+    assert "| top1 | 50.00% | 50.00% | 0.00 points | 25.00% |" in table
+    assert "| shots_to_match_zero_shot | fewer than 1 | fewer than 1 | - |  |" in table
+    assert "| majority_class | 40.00% | 40.00% | - |  |" in table
+    assert "majority_class" not in [tick.get_text() for tick in comparison.figure().axes[0].get_yticklabels()]
+
+
+def test_other_images_that_were_skipped_are_other_images(tmp_path, ranks):
+    arrays = {"targets": np.zeros(400, int), "ranks": ranks[0]}
+    skipped = [{"test": {"images": 1, "of": 401, "examples": [f"row {row}"]}} for row in (3, 4)]
+    folders = [written(tmp_path / who, {"top1": 0.5}, arrays, skipped=own) for who, own in zip("ab", skipped)]
+    assert compare_results(folders).metrics[0].difference_intervals[1] is None
+    (tmp_path / "c").mkdir()
+    same = written(tmp_path / "c" / "x", {"top1": 0.5}, arrays, skipped=skipped[0])
+    assert compare_results([folders[0], same]).metrics[0].difference_intervals[1] == (0, 0)
 
 
 def test_equal_models_do_not_differ(tmp_path, ranks):
@@ -114,7 +234,7 @@ def test_three_models_some_of_which_lack_a_result(tmp_path, ranks):
     maps = next(row for row in comparison.metrics if row.data == "maps")
     assert maps.values == [0.5, None, 0.6]
     assert comparison.left_out == ["zero_shot boats test"]
-    assert "| 50.00% | - | - | 60.00% | **+10.00%" in comparison.table()
+    assert "| 50.00% | - | - | 60.00% | **+10.00 points (" in comparison.table()
     paths = comparison.save(tmp_path / "out")
     assert [path.name for path in paths] == ["comparison.json", "comparison.md", "comparison.png"]
     assert all(path.stat().st_size for path in paths)
@@ -195,6 +315,8 @@ WRONG_ENTRIES = {
     "intervals": [None, [], 3, {"top1": 1}, {"top1": [1]}, {"top1": ["a", "b"]}, {"top1": {"a": 1}}],
     "task": [None, 1, [], {}],
     "split": [None, 1, []],
+    "chance": [[], {"top1": "x"}],
+    "words": [[], "x"],
     "model": [None, {}],
 }
 

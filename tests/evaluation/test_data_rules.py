@@ -5,6 +5,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 
 import datasets
@@ -25,9 +26,7 @@ from pair_data import encoded, image_of
 from test_image_reading_clip_hf import HOSTILE
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write_image(path: Path, number: int = 0, kind: str = "PNG") -> None:
@@ -211,12 +210,14 @@ def test_data_of_the_hub_lead_only_to_what_was_downloaded(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("option", ["--image-root", "--image_root"])
-def test_the_command_has_the_option(option, tmp_path, monkeypatch):
+def test_the_command_has_the_option(option, tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("clip_hf.cli.evaluate.run_suite", lambda model, options, **rest: asked.append(options) or [])
-    arguments = ["evaluate", "a_model", "--data", "a.csv", "--output-dir", str(tmp_path), option, "/photos"]
-    assert main(arguments) == 0
-    assert asked[0].data_options.image_root == "/photos"
+    arguments = ["evaluate", "a_model", "--data", "a.csv", "--output-dir", str(tmp_path), option]
+    assert main([*arguments, str(tmp_path)]) == 0
+    assert asked[0].data_options.image_root == str(tmp_path)
+    assert main([*arguments, str(tmp_path / "photos")]) == 1
+    assert re.search(r"--image-root\) is '.*photos', which is no folder", capsys.readouterr().err)
 
 
 def test_borders_are_cut_by_the_reader_of_all_images(tmp_path):

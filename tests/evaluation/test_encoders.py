@@ -9,6 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordLevel
 from torch import nn
 from transformers import (
     AlignConfig,
@@ -20,6 +22,7 @@ from transformers import (
     CLIPTextModel,
     FlavaConfig,
     FlavaModel,
+    PreTrainedTokenizerFast,
     Siglip2Config,
     Siglip2Model,
     Siglip2Processor,
@@ -30,13 +33,14 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
-from clip_hf import ClipHFModel, ClipHFProcessor, checkpoints
-from clip_hf.evaluation.encoders.base import weights_digest
+from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
+from clip_hf.evaluation.encoders.base import tokenizer_digest, weights_digest
 from clip_hf.evaluation.encoders.loading import DualEncoder, NotFiniteError, load_dual_encoder
 from clip_hf.evaluation.encoders.transformers import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, IMAGE_SIZE, VOCAB_SIZE, make_tiny_model, tiny_config
 
 
+TOKENIZER_OPTIONS = {"clean_text": False, "split_special_tokens": True, "model_max_length": 7}
 TEXTS = [CAPTIONS[0], "a cat", CAPTIONS[4], "a cat", CAPTIONS[1], CAPTIONS[0]]
 
 
@@ -296,6 +300,32 @@ def test_fingerprint_is_that_of_weights_settings_and_processing(tmp_path, tiny_p
     model.visual_projection.weight.data.mul_(2)  # torch does not count this
     others.append(encoder.fingerprint)
     assert len({fingerprint, *others}) == 6
+
+
+def test_what_decides_tokens_is_in_the_fingerprint(tmp_path, tiny_processor):
+    tiny_processor.tokenizer.save_pretrained(tmp_path)
+
+    def other(**options) -> ClipHFTokenizer:
+        return ClipHFTokenizer.from_pretrained(tmp_path, **options)
+
+    found = [tokenizer_digest(each) for each in (tiny_processor.tokenizer, other())]
+    assert found[0] == found[1]
+    found += [tokenizer_digest(other(**{name: value})) for name, value in TOKENIZER_OPTIONS.items()]
+    assert len({str(each) for each in found}) == 1 + len(TOKENIZER_OPTIONS)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer"])
+def test_a_part_of_a_tokenizer_is_in_the_fingerprint(part):
+    """Of a library's tokenizer, as SigLIP's: the same vocabulary, other ids."""
+    parts = {"normalizer": normalizers.Lowercase(), "pre_tokenizer": pre_tokenizers.Whitespace()}
+    found = []
+    for own in (parts, {name: value for name, value in parts.items() if name != part}):
+        backend = Tokenizer(WordLevel({"?": 0, "a": 1, "A": 2, "cat": 3, "A cat": 4, "a cat": 5}, unk_token="?"))
+        for name, value in own.items():
+            setattr(backend, name, value)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+        found.append((tokenizer("A cat")["input_ids"], tokenizer_digest(tokenizer)))
+    assert found[0][0] != found[1][0] and found[0][1] != found[1][1]
 
 
 def test_switching_adapters_changes_the_fingerprint(tiny_processor):

@@ -11,7 +11,13 @@ import torch
 from matplotlib.figure import Figure
 
 from clip_hf.evaluation import EvaluationResult
-from clip_hf.evaluation.results import format_metric, safe_name
+from clip_hf.evaluation.results import (
+    counted,
+    format_difference,
+    format_difference_interval,
+    format_metric,
+    safe_name,
+)
 
 
 @dataclass(kw_only=True)
@@ -77,6 +83,7 @@ def test_figures_for_a_card(result):
     found = {one.metric_type: one for one in result.eval_results()}
     assert sorted(found) == ["median_rank", "top1"]  # what has no value is left out
     assert found["top1"].metric_value == 50.0 and found["median_rank"].metric_value == 3.0
+    assert found["top1"].metric_args == {"interval_95": [25.0, 75.0]} and found["median_rank"].metric_args is None
     assert found["top1"].dataset_split == "test" and found["top1"].metric_name == "measured top1"
 
 
@@ -87,10 +94,45 @@ def test_figures_for_a_card(result):
         ("image_to_text_median_rank", 2.0, "2"),
         ("lambda", 1e-6, "1e-06"),
         ("a", np.nan, "-"),
+        ("prompt_gain", 0.0123, "+1.23 points"),
+        ("ensemble_gain", -0.00001, "0.00 points"),
+        ("effective_robustness_imagenet_a", -0.5, "-50.00 points"),
+        ("mean_effective_robustness", 0.1, "+10.00 points"),
+        ("imagenet_v2_change", 0.1, "+10.00 points"),
+        ("place_fruit_difference", np.nan, "-"),
     ],
 )
 def test_how_figures_are_shown(name, value, shown):
     assert format_metric(name, value) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "interval", "shown"),
+    [
+        ("top1", 0.1, (-0.05, 0.25), "+10.00 points (-5.00 to +25.00)"),
+        ("image_to_text_median_rank", -1.5, (-2.0, 0.0), "-1.5 (-2 to +0)"),
+    ],
+)
+def test_how_differences_are_shown(name, value, interval, shown):
+    assert f"{format_difference(name, value)} ({format_difference_interval(name, interval)})" == shown
+
+
+def test_numbers_of_things():
+    assert (
+        counted(1, "prompt") == "1 prompt" and counted(2, "prompt") == "2 prompts" and counted(0, "text") == "0 texts"
+    )
+    assert counted(1, "class", "classes") == "1 class" and counted(1234, "class", "classes") == "1,234 classes"
+
+
+def test_words_and_skipped_images_are_in_the_table(result, tmp_path):
+    result.skipped = {"train": {"images": 2, "of": 90, "kinds": {"file empty": 2}, "examples": ["row 1|2 is empty"]}}
+    assert result.table().endswith("| skipped_images | 2 of 90 |  |")
+    result.skipped["test"] = {"images": 1, "of": 9, "kinds": {}, "examples": []}
+    assert result.table().endswith("| skipped_images (test) | 1 of 9 |  |")
+    result.words = lambda: {"top5": "fewer than 1"}
+    assert "| top5 | fewer than 1 |  |\n" in result.table() and result.to_dict()["words"] == result.words()
+    text = result.save(tmp_path)[1].read_text()
+    assert "Images of train that could not be read: 2 of 90." in text and "- row 1\\|2 is empty" in text
 
 
 def test_names_of_files():

@@ -18,8 +18,13 @@ from PIL import Image
 from clip_hf.evaluation import feature_cache
 from clip_hf.evaluation.encoders.loading import load_dual_encoder
 from clip_hf.evaluation.feature_cache import part_ranges
-from clip_hf.evaluation.features import EncodingOptions, encode_image_column, encode_text_list
-from clip_hf.image_reading_clip_hf import open_image
+from clip_hf.evaluation.features import (
+    EncodingOptions,
+    encode_image_column,
+    encode_readable_images,
+    encode_text_list,
+)
+from clip_hf.image_reading_clip_hf import ImageLimits, open_image
 from several_processes import run_processes
 from tiny_models import CAPTIONS, make_tiny_model
 
@@ -147,6 +152,26 @@ def test_a_file_that_was_replaced_is_encoded_again(encoder, tmp_path):
         os.utime(path, ns=(0, index * 10**9))
         found.append(encode_image_column(encoder, data, options=options))
     assert sum(encoder.counted) == 2 and not np.allclose(*found, atol=1e-4)
+
+
+@pytest.mark.parametrize("what", ["time", "size", "path"])
+def test_what_tells_a_file_from_another(encoder, tmp_path, what):
+    """By the time alone, of files of one size; by the size alone; by the path."""
+    path, options = tmp_path / "a.bmp", quiet(cache_dir=tmp_path / "cache")
+    image(0).save(path)
+    os.utime(path, ns=(0, 0))
+    size = path.stat().st_size
+    encode_image_column(encoder, datasets.Dataset.from_dict({"image": [str(path)]}), options=options)
+    if what == "path":
+        path = path.rename(tmp_path / "b.bmp")
+    else:
+        image(3 if what == "time" else 4).save(path)
+        os.utime(path, ns=(0, 10**9 if what == "time" else 0))
+    assert (path.stat().st_size == size) == (what != "size")
+    data = datasets.Dataset.from_dict({"image": [str(path)]})
+    found = encode_image_column(encoder, data, options=options)
+    assert sum(encoder.counted) == 2
+    np.testing.assert_allclose(found, encode_image_column(encoder, data, options=quiet()), atol=2e-6)
 
 
 def test_an_interrupted_run_resumes_with_its_parts(encoder, data, tmp_path, monkeypatch):
@@ -313,3 +338,135 @@ def test_two_processes_give_what_one_gives_and_end_together(encoder, data, tiny_
             np.testing.assert_allclose(texts, encoder.encode_texts(CAPTIONS).numpy(), atol=2e-6)
     assert first[2][0] == "RuntimeError" and "Process 1 failed" in first[2][1] and "row 40" in first[2][1]
     assert second[2][0] == "ValueError" and "row 40" in second[2][1]
+
+
+# ------------------------------------------------------------------------------------- pictures that cannot be read
+
+
+BROKEN = {3: b"no picture", 20: png(20)[:200], 33: b"", 60: b"\x89PNG and no more"}
+
+
+def readable_of(encoder, data, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return encode_readable_images(encoder, data, options=quiet(max_skipped_share=1.0, **options))
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_unreadable_images_are_left_out_and_counted(encoder, data, batch_size, num_threads):
+    found = readable_of(encoder, make_data(changed=BROKEN), batch_size=batch_size, num_threads=num_threads)
+    kept = [row for row in range(ROWS) if row not in BROKEN]
+    assert found.rows.tolist() == kept
+    np.testing.assert_allclose(found.features, encode_image_column(encoder, data, options=quiet())[kept], atol=2e-6)
+    assert found.skipped["images"] == 4 and found.skipped["of"] == ROWS
+    assert found.skipped["kinds"] == {"file damaged": 1, "not an image": 1, "file empty": 1, "file truncated": 1}
+    assert [f"row {row}" in " ".join(found.skipped["examples"]) for row in BROKEN] == [True] * 4
+
+
+def test_the_first_skipped_files_are_named_with_what_is_wrong(encoder, tmp_path):
+    paths = [str(tmp_path / f"{index}.png") for index in range(20)]
+    for index, path in enumerate(paths):
+        Path(path).write_bytes(png(index))
+    Path(paths[7]).unlink()
+    data = datasets.Dataset.from_dict({"image": [*paths, None]}).cast_column("image", datasets.Image())
+    options = quiet(max_skipped_share=0.1)
+    with pytest.warns(UserWarning, match=r"of birds that cannot be read: 2 of 21 rows \(9.52%\).*row 7 \(.*7\.png\)"):
+        found = encode_readable_images(encoder, data, options=options, name="birds")
+    assert found.skipped["kinds"] == {"file missing": 1, "image missing": 1}
+
+
+@pytest.mark.parametrize(
+    ("changed", "share", "fails"),
+    [
+        ({3: b""}, 0.05, False),
+        ({3: b"", 5: b"x"}, 0.05, True),
+        ({3: b""}, 0.0, True),
+        ({3: b"", 5: b"x"}, 0.2, False),
+        (dict.fromkeys(range(9), b"x"), 1.0, False),
+    ],
+)
+def test_the_limit_of_skipped_images(encoder, changed, share, fails):
+    """Of ten images: a single one never stops an evaluation, unless none may be skipped."""
+    options = quiet(max_skipped_share=share)
+    data = make_data(10, changed)
+    if fails:
+        with pytest.raises(ValueError, match=r"more than max_skipped_share=.*row 3 cannot be used"):
+            encode_readable_images(encoder, data, options=options)
+    else:
+        with pytest.warns(UserWarning, match=f"{len(changed)} of 10 rows"):
+            assert len(encode_readable_images(encoder, data, options=options).rows) == 10 - len(changed)
+
+
+def test_too_many_skipped_images_stop_early(encoder):
+    with pytest.raises(ValueError, match="max_skipped_share"):
+        encode_readable_images(encoder, make_data(64, dict.fromkeys(range(64), b"x")), options=quiet(num_threads=1))
+    assert encoder.counted == []
+
+
+def test_no_readable_image_at_all(encoder):
+    with pytest.raises(ValueError, match="No image of the data can be read: The image of row 0"):
+        encode_readable_images(encoder, make_data(2, {0: b"x", 1: b""}), options=quiet(max_skipped_share=1.0))
+
+
+def test_damaged_weights_are_no_unreadable_image(encoder):
+    with torch.no_grad():
+        encoder.model.visual_projection.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="image of row 0 hold NaN"):
+        encode_readable_images(encoder, make_data(5), options=quiet(max_skipped_share=1.0))
+
+
+def test_skipped_images_are_tried_again_and_no_others(encoder, data, tmp_path):
+    paths = [str(tmp_path / f"{index}.png") for index in range(ROWS)]
+    for index, path in enumerate(paths):
+        Path(path).write_bytes(png(index))
+    rows = datasets.Dataset.from_dict({"image": paths})
+    # What the fingerprint does not show: the same file is too large under one limit, and is not under another.
+    encoder.set_image_options(image_limits=ImageLimits(max_bytes=Path(paths[40]).stat().st_size - 1))
+    refused = [row for row, path in enumerate(paths) if Path(path).stat().st_size > encoder.image_limits.max_bytes]
+    options = {"cache_dir": tmp_path / "cache"}
+    first = readable_of(encoder, rows, **options)
+    assert first.skipped["kinds"] == {"file too large": len(refused)} and 0 < len(refused) < ROWS
+    encoder.counted.clear()
+    again = readable_of(encoder, rows, **options)
+    assert encoder.counted == [] and again.skipped == first.skipped
+    assert np.array_equal(again.features, first.features) and again.rows.tolist() == first.rows.tolist()
+    with pytest.raises(ValueError, match=f"row {refused[0]} .*cannot be used"):
+        encode_image_column(encoder, rows, options=quiet(**options))
+    encoder.set_image_options(image_limits=ImageLimits())
+    encoder.counted.clear()
+    whole = encode_image_column(encoder, rows, options=quiet(**options))
+    assert sum(encoder.counted) == len(refused)
+    np.testing.assert_allclose(whole, encode_image_column(encoder, data, options=quiet()), atol=2e-6)
+    encoder.counted.clear()
+    assert np.array_equal(encode_image_column(encoder, rows, options=quiet(**options)), whole)
+    assert encoder.counted == []
+
+
+def test_a_part_without_any_readable_image(encoder, data, tmp_path):
+    """The first of three parts, 32 rows, has no width; it takes that of the others."""
+    broken = make_data(changed=dict.fromkeys(range(32), b"x"))
+    options = {"cache_dir": tmp_path / "cache"}
+    expected = encode_image_column(encoder, data, options=quiet())[32:]
+    for _ in range(2):
+        found = readable_of(encoder, broken, **options)
+        assert found.rows.tolist() == list(range(32, ROWS))
+        np.testing.assert_allclose(found.features, expected, atol=2e-6)
+
+
+def _skip_on_process(rank: int, processor, cache) -> list:
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor)
+    accelerator, data = Accelerator(cpu=True), make_data(changed=BROKEN)
+    return [readable_of(encoder, data, accelerator=accelerator, cache_dir=own) for own in (cache, cache, None)]
+
+
+def test_two_processes_skip_what_one_skips(encoder, tiny_processor, tmp_path):
+    expected = readable_of(encoder, make_data(changed=BROKEN))
+    for found in run_processes(_skip_on_process, 2, tmp_path / "run", tiny_processor, tmp_path / "cache"):
+        for own in found:
+            assert own.rows.tolist() == expected.rows.tolist()
+            np.testing.assert_allclose(own.features, expected.features, atol=2e-6)
+            assert own.skipped["kinds"] == expected.skipped["kinds"]
+            assert own.skipped["images"] == 4 and sorted(own.skipped["examples"]) == sorted(
+                expected.skipped["examples"]
+            )

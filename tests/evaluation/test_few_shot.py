@@ -204,6 +204,20 @@ def test_files_and_plot(data, tmp_path):
     assert "| 0 | | " in result.details()
 
 
+def test_shots_outside_of_what_was_measured_are_said_in_the_table(data):
+    options = FewShotOptions(zero_shot_accuracy=0.0)
+    result = few_shot(*data, shots=(1,), options=options)
+    assert result.metrics()["shots_to_match_zero_shot"] != result.metrics()["shots_to_match_zero_shot"]  # NaN
+    assert "| shots_to_match_zero_shot | fewer than 1 |" in result.table()
+    assert result.to_dict()["words"] == {"shots_to_match_zero_shot": "fewer than 1"}
+    inside = few_shot(*data, shots=(1, 2, 4), options=FewShotOptions(zero_shot_accuracy=result.accuracies[1]))
+    assert "| shots_to_match_zero_shot | 1.0 |" in inside.table() and "zero-shot: 1.0." in inside.details()
+    unknown = few_shot(*data, shots=(1,))
+    assert "| shots_to_match_zero_shot | - |" in unknown.table()
+    chance = dict.fromkeys(("1_shot", "zero_shot"), 1 / 6)
+    assert result.chance == pytest.approx(chance) and result.majority_class == 1 / 6
+
+
 def test_bad_input_is_named(data):
     train, labels, test, test_labels = data
     names = FewShotOptions(class_names=["ant", "bee", "cat", "dog", "elk", "fox"])

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from _clip_hf_cli.evaluate import add_evaluation_arguments
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
-from clip_hf.cli.evaluate import add_evaluation_arguments, suite_options
+from clip_hf.cli.evaluate import suite_options
 from clip_hf.evaluation.data.loading import (
     ClassificationOptions,
     RetrievalOptions,
@@ -76,6 +77,24 @@ def test_pictures_are_upright(encoder, orientation, tmp_path):
     encoder.set_image_options(apply_exif_orientation=False)
     torch.testing.assert_close(encoder.encode_images([str(tmp_path / "a.png")]), stored)
     encoder.set_image_options(apply_exif_orientation=True)
+
+
+def test_images_of_16_bits(encoder, tmp_path):
+    values = np.random.default_rng(0).integers(9000, 65536, (40, 40), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    path, before = str(tmp_path / "a.png"), encoder.fingerprint
+    eight = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    white = Image.fromarray(np.full((40, 40), 255, np.uint8))
+    for policy, expected in (("scale", eight), ("clip", white)):  # all values are above 255
+        encoder.set_image_options(high_bit_depth=policy)
+        torch.testing.assert_close(encoder.encode_images([path]), encoder.encode_images([expected]))
+        assert encoder.fingerprint != before  # features that were kept are of other pixels
+    assert torch.dist(encoder.encode_images([eight]), encoder.encode_images([white])) > 0.02
+    encoder.set_image_options(high_bit_depth="error")
+    with pytest.raises(ValueError, match="which do not fit 8 bits"):
+        encoder.encode_images([path])
+    with pytest.raises(ValueError, match="`high_bit_depth` is 'white'; it must be one of error, clip, scale"):
+        encoder.set_image_options(high_bit_depth="white")
 
 
 def test_limits_hold(encoder):

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import clip_hf.evaluation.retrieval as retrieval
+from clip_hf.data.skips import SkipCounter
 from clip_hf.evaluation.data.loading import RetrievalData
 from clip_hf.evaluation.encoders.loading import DualEncoder
+from clip_hf.evaluation.features import ReadableImages
 from clip_hf.evaluation.retrieval import (
     RetrievalEvaluationOptions,
     RetrievalRanks,
@@ -288,7 +290,8 @@ def by_hand(monkeypatch):
     """Three images whose cosines with four captions are worked out below."""
     captions = [["a", "b"], ["c"], ["a"]]
     images = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], np.float32)
-    monkeypatch.setattr(retrieval, "encode_image_column", lambda *_, **__: images)
+    found = ReadableImages(images, np.arange(3), SkipCounter())
+    monkeypatch.setattr(retrieval, "encode_readable_images", lambda *_, **__: found)
     data = RetrievalData("pairs", datasets.Dataset.from_dict({"image": [0, 1, 2]}), "image", captions)
     # a: 1, 0, 0.6    b: 0.6, 0.8, 0.96    c: 0.8, 0.6, 0.96
     texts = {"a": [1.0, 0.0], "b": [0.6, 0.8], "c": [0.8, 0.6]}
@@ -316,7 +319,11 @@ def test_figures_by_hand(by_hand):
         }
     )
     assert (result.num_images, result.num_texts, result.num_different_texts) == (3, 4, 3)
-    assert "1 texts are the same" in result.details()
+    assert "1 text is the same as an earlier one" in result.details()
+    # Of a random order: an image has 2, 1 and 1 of the 4 texts, a text 1 of the 3 images.
+    chance = {"image_to_text_R@1": 1 / 3, "image_to_text_R@2": 11 / 18, "text_to_image_R@1": 1 / 3}
+    assert result.chance == pytest.approx({**chance, "text_to_image_R@2": 2 / 3})
+    assert "| image_to_text_R@1 | 33.33% | " in result.table() and "| 61.11% |" in result.table()
 
 
 def test_template_goes_around_the_captions(by_hand):
@@ -344,7 +351,9 @@ def test_random_order_of_the_plot(by_hand):
     result = evaluate_retrieval(FixedEncoder(texts), data, options=RetrievalEvaluationOptions(resamples=0))
     assert result.intervals() == {}
     # Of 4 texts, two are image 0's and one is each other's: first with 1/2, 1/4, 1/4; among two with 5/6, 1/2, 1/2.
-    assert result._chance(np.arange(1, 5)) == pytest.approx([1 / 3, 11 / 18, (1 + 3 / 4 + 3 / 4) / 3, 1])
+    chance = retrieval._chance_of_images(np.arange(1, 5), result.image_of_text)
+    assert chance == pytest.approx([1 / 3, 11 / 18, (1 + 3 / 4 + 3 / 4) / 3, 1])
+    assert result.chance["image_to_text_R@10"] == result.chance["text_to_image_R@10"] == 1
     curves = {line.get_label(): line.get_xydata() for line in result.figure().axes[0].get_lines()}
     assert curves["text to image"].tolist() == [[1, 25], [2, 50], [3, 100]]
     assert curves["text to image, random order"][:, 1] == pytest.approx([100 / 3, 200 / 3, 100])

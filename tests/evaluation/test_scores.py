@@ -144,6 +144,8 @@ def test_worked_examples_of_accuracy():
     assert top_k_accuracy(*five) == 0.6
     assert confusion_matrix([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]], [0, 0, 1]).tolist() == [[1, 1], [1, 0]]
     assert best_target_ranks([[0.2, 0.8, 0.6]], [[0, 2]]).tolist() == [1]
+    # Of right columns of one score the lower is the best, wherever it was named.
+    assert best_target_ranks([[0.5, 0.7, 0.5], [0.5, 0.7, 0.5]], [[2, 0], [0, 2]]).tolist() == [1, 1]
 
 
 def test_worked_examples_of_precision_roc_and_retrieval():
@@ -153,6 +155,10 @@ def test_worked_examples_of_precision_roc_and_retrieval():
     assert [recall_at_k([0, 3, 12], 1), recall_at_k([0, 3, 12], 5)] == close([1 / 3, 2 / 3])
     assert recall_at_k([0, 3, 12], 1, weights=[3, 1, 0]) == 0.75
     assert [median_rank([0, 3, 12]), median_rank([0, 3])] == [4, 2.5]
+    # Of 0, 3: between the two. Of 0, 0: 0. Of 0, 3, 3: 3. Of 0, 0, 3, 3: between them again.
+    weights = np.array([[1, 1], [2, 0], [1, 2], [2, 2]])
+    found = statistics.median_of_rows(np.array([3, 0]))(weights[:, ::-1])
+    assert found.tolist() == [1.5, 0, 3, 1.5]
 
 
 def test_worked_examples_of_robustness_and_clip_score():

@@ -4,6 +4,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,18 @@ from PIL import Image
 
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.cli import main
-from clip_hf.evaluation import class_embeddings, load_class_names, load_dual_encoder, subset_classes, suite
+from clip_hf.evaluation import (
+    LinearProbeOptions,
+    class_embeddings,
+    evaluate_retrieval,
+    few_shot,
+    linear_probe,
+    load_class_names,
+    load_dual_encoder,
+    load_splits,
+    subset_classes,
+    suite,
+)
 from clip_hf.evaluation.results import EvaluationResult
 from several_processes import run_processes
 from tiny_models import make_tiny_model
@@ -93,6 +105,31 @@ def test_every_task_from_one_command(models, data, pairs, tmp_path, capsys):
     zero_shot = found[f"zero_shot-{data.name}-test"]["top1"]
     assert f"| top1 | {100 * zero_shot:.2f}% |" in out
     assert found[f"few_shot-{data.name}-test"]["zero_shot"] == zero_shot
+
+
+def test_a_probe_is_on_features_before_the_projection_and_seeds_are_those_asked_for(models, data, tmp_path):
+    """The figures are those of the functions, called with what the paper says."""
+    arguments = ("--tasks", "linear_probe", "few_shot", "--data", data, "--output-dir", tmp_path, *QUICK, "--seed", 7)
+    assert evaluate(models["vit"], *arguments) == 0
+    encoder = load_dual_encoder(models["vit"])
+    parts = load_splits(str(data))
+    images = {name: [row["image"]["path"] for row in part.data] for name, part in parts.items()}
+
+    def features(projected: bool) -> list:
+        found = [(encoder.encode_images(images[name], projected=projected), parts[name].targets) for name in images]
+        return [each for pair in found for each in pair]
+
+    train_x, train_y, test_x, test_y = (np.asarray(each) for each in features(projected=False))
+    assert train_x.shape == (18, 32) and features(projected=True)[0].shape == (18, 16)
+    options = LinearProbeOptions(seed=7, resamples=0)
+    expected = linear_probe(train_x, train_y, None, None, test_x, test_y, options=options)
+    arrays = np.load(tmp_path / f"linear_probe-{data.name}-test.npz")
+    np.testing.assert_allclose(arrays["coefficients"], expected.classifier.coefficients, rtol=1e-3, atol=1e-5)
+    content = json.loads((tmp_path / f"few_shot-{data.name}-test.json").read_text())["details"]
+    assert content["seeds"] == [7, 8]
+    few = few_shot(*(np.asarray(each) for each in features(projected=True)), shots=(1, 2), seeds=(7, 8))
+    np.testing.assert_allclose(content["probe"]["scores"], few.probe.scores)
+    np.testing.assert_allclose(content["probe"]["penalties"], few.probe.penalties, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -209,9 +246,17 @@ def test_models_are_compared(models, data, tmp_path, capsys):
     top1 = next(row for row in content["metrics"] if row["metric"] == "top1")
     assert top1["differences"][1] == pytest.approx(top1["values"][1] - top1["values"][0])
     assert top1["difference_intervals"][1] is not None
+    # Nothing is replaced unasked, nor is a model evaluated before that is known.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main(["compare", *map(str, models.values()), *map(str, arguments)]) == 1
+    error = capsys.readouterr().err
+    assert "comparison.json and 4 others would be replaced" in error and "--overwrite" in error
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert main(["compare", *map(str, models.values()), *map(str, arguments), "--overwrite"]) == 0
+    assert json.loads((tmp_path / "comparison.json").read_text())["metrics"] == content["metrics"]
     # Folders of results are compared as they are.
     again = ["compare", str(tmp_path / "1-model"), str(tmp_path / "2-model"), "--output-dir", str(tmp_path / "again")]
-    assert main(again) == 0
+    assert main([*again, *QUICK]) == 0
     assert json.loads((tmp_path / "again" / "comparison.json").read_text())["metrics"] == content["metrics"]
 
 
@@ -229,6 +274,12 @@ def test_error_against_compute(tmp_path, capsys):
     assert slope == pytest.approx(np.log(0.8) / np.log(2))
     assert main(["compare", *folders, *out_dir, "--compute", "1", "2"]) == 1
     assert "--compute has 2 values for 3 models" in capsys.readouterr().err
+    (tmp_path / "out" / "comparison.json").unlink()
+    for ending in ("md", "png"):
+        (tmp_path / "out" / f"comparison.{ending}").unlink()
+    assert main(["compare", *folders, *out_dir, "--compute", "1", "2", "4"]) == 1
+    assert "scaling.json and 2 others would be replaced" in capsys.readouterr().err
+    assert main(["compare", *folders, *out_dir]) == 0  # which writes no scaling
 
 
 @pytest.mark.parametrize(
@@ -263,11 +314,82 @@ def test_a_model_that_is_not_there(data, tmp_path, capsys):
     assert "nothing" in capsys.readouterr().err
 
 
-def test_an_image_that_cannot_be_read_is_named(models, data, tmp_path, capsys):
-    damaged = tmp_path / "colours"
-    for colour in COLOURS:
-        (damaged / colour).mkdir(parents=True)
-        drawing(colour, 1).save(damaged / colour / "1.png")
-    (damaged / "green" / "2.png").write_bytes(b"\x89PNG and no more")
-    assert evaluate(models["vit"], "--data", damaged, "--output-dir", tmp_path / "out") == 1
-    assert "2.png" in capsys.readouterr().err
+def test_one_image_that_cannot_be_read_is_skipped_and_named(models, data, tmp_path, capsys):
+    """In every task, with the figures of data without the image."""
+    damaged, without = tmp_path / "a" / "colours", tmp_path / "b" / "colours"
+    for folder in (damaged, without):
+        shutil.copytree(data, folder)
+        for split in ("train", "test"):
+            (folder / split / "green" / "0.png").unlink()
+    for split in ("train", "test"):
+        (damaged / split / "green" / "0.png").write_bytes(b"\x89PNG and no more")
+    with pytest.warns(UserWarning, match=r"colours \(test\) that cannot be read: 1 of 12 rows .*green/0.png"):
+        for folder in (damaged, without):
+            arguments = ("--tasks", *TASKS, "--data", folder, "--output-dir", folder.parent / "out", *QUICK)
+            assert evaluate(models["vit"], *arguments) == 0
+    assert "| skipped_images | 1 of 12 |" in capsys.readouterr().out
+    found = metrics_of(tmp_path / "a" / "out")
+    assert len(found) == 3 and found == metrics_of(tmp_path / "b" / "out")
+    for path in (tmp_path / "a" / "out").glob("*.json"):
+        skipped = json.loads(path.read_text())["skipped"]
+        parts = ["test"] if path.name.startswith("zero_shot") else ["train", "test"]
+        assert {part: own["images"] for part, own in skipped.items()} == dict.fromkeys(parts, 1)
+        assert "green/0.png" in skipped["test"]["examples"][0] and skipped["test"]["kinds"] == {"file damaged": 1}
+        assert "green/0.png" in path.with_suffix(".md").read_text()
+    none = ("--data", damaged, "--output-dir", tmp_path / "none", "--max-skipped-share", "0")
+    assert evaluate(models["vit"], *none) == 1
+    assert re.search(r"max_skipped_share=0 allows.*green/0\.png", capsys.readouterr().err)
+
+
+def test_too_many_images_that_cannot_be_read(models, data, tmp_path, capsys):
+    shutil.copytree(data / "test", tmp_path / "colours")
+    for number in range(2):
+        (tmp_path / "colours" / "red" / f"{number}.png").write_bytes(b"")
+    arguments = ("--data", tmp_path / "colours", "--output-dir", tmp_path / "out", *QUICK)
+    assert evaluate(models["vit"], *arguments) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"2 of .*rows .* skipped: 2 file empty.*max_skipped_share=0.05 allows.*red/0\.png", error)
+    with pytest.warns(UserWarning, match="2 of 12 rows"):
+        assert evaluate(models["vit"], *arguments, "--max_skipped_share", "0.2") == 0
+
+
+def test_captions_leave_with_their_image(models, pairs, tmp_path):
+    whole = datasets.load_from_disk(str(pairs))["test"].cast_column("image", datasets.Image(decode=False))
+    rows = whole.to_list()
+    rows[4]["image"] = {"bytes": b"no picture", "path": None}
+    broken = datasets.Dataset.from_list(rows, features=whole.features)
+    encoder = load_dual_encoder(models["vit"])
+    with pytest.warns(UserWarning, match="row 4 cannot be used"):
+        found = evaluate_retrieval(encoder, broken)
+    expected = evaluate_retrieval(encoder, whole.select([row for row in range(9) if row != 4]))
+    assert found.values == expected.values and found.chance == expected.chance
+    assert found.text_to_image_ranks.tolist() == expected.text_to_image_ranks.tolist()
+    assert (found.num_images, found.num_texts, found.skipped["all"]["images"]) == (8, 16, 1)
+
+
+def test_skipped_images_under_shift(models, shifted, tmp_path, monkeypatch):
+    """The first of ImageNet's images cannot be read: its label must leave with it."""
+    folder = tmp_path / "imagenet"
+    rows = datasets.load_from_disk(str(shifted["imagenet"]))["validation"].cast_column(
+        "image", datasets.Image(decode=False)
+    )
+    broken = [
+        {**row, "image": {"bytes": b"x", "path": None}} if number == 0 else row for number, row in enumerate(rows)
+    ]
+    features = rows.features
+    datasets.DatasetDict({"validation": datasets.Dataset.from_list(broken, features=features)}).save_to_disk(
+        str(folder)
+    )
+    without = datasets.DatasetDict({"validation": rows.select(range(1, 6))})
+    without.save_to_disk(str(tmp_path / "without"))
+    seen = []
+    ending = Ending()
+    monkeypatch.setattr(suite, "evaluate_robustness", lambda found, **more: seen.append((found, more)) or ending)
+    for imagenet in (folder, tmp_path / "without"):
+        sources = [f"imagenet={imagenet}", f"imagenet_r={shifted['imagenet_r']}"]
+        arguments = ("--tasks", "robustness", "--data", *sources, "--templates", "a photo of a {}.", *QUICK)
+        assert evaluate(models["vit"], *arguments, "--output-dir", tmp_path / imagenet.name / "out") == 0
+        if imagenet == folder:
+            assert ending.skipped["imagenet"]["images"] == 1 and list(ending.skipped) == ["imagenet"]
+    assert seen[0] == seen[1]
+    assert seen[0][1]["majority_classes"] == {"imagenet": 1 / 5, "imagenet_r": 1 / 5}

@@ -13,7 +13,7 @@ from clip_hf import build_text_classifier
 from clip_hf.evaluation.data.loading import ClassificationData, ClassificationOptions
 from clip_hf.evaluation.encoders.loading import DualEncoder, load_dual_encoder
 from clip_hf.evaluation.features import EncodingOptions
-from clip_hf.evaluation.zero_shot import ZeroShotOptions, class_embeddings, evaluate_zero_shot
+from clip_hf.evaluation.zero_shot import ZeroShotOptions, class_embeddings, class_notes, evaluate_zero_shot
 from pair_data import encoded, image_of
 from tiny_models import make_tiny_model
 
@@ -89,6 +89,70 @@ def test_figures_by_hand(planted):
     assert result.num_images == 6 and result.num_prompts == 3
     low, high = result.intervals()["top1"]
     assert 0 <= low < 4 / 6 < high <= 1
+    assert result.notes == [] and result.skipped == {}
+
+
+@pytest.mark.parametrize(
+    ("labels", "metric", "chance", "majority"),
+    [
+        ([0, 0, 0, 1, 2, 5], "top1", {"top1": 1 / 6, "top5": 5 / 6}, 1 / 2),
+        ([0, 1, 2, 3, 4, 5], "top1_top5_mean", {"top1_top5_mean": 1 / 2, "mean_per_class": 1 / 6}, 1 / 6),
+        ([0, 1, 1, 0, 1, 1], "roc_auc", {"roc_auc": 1 / 2, "top1": 1 / 2}, 2 / 3),
+        # Of 6 images 3, 2 and 1 have each class: the precision of one score for all.
+        ([[0, 1], [0], [0], [1], [2], []], "map_11point", {"map_11point": 1 / 3}, 1 / 2),
+    ],
+)
+def test_chance_and_the_majority_class(planted, labels, metric, chance, majority):
+    encoder, _ = planted
+    names = {"roc_auc": NAMES[:2], "map_11point": NAMES[:3]}.get(metric, NAMES)
+    encoder.texts = {name: np.eye(3)[place % 3] + 0.1 * place for place, name in enumerate(NAMES)}
+    result = evaluate_zero_shot(
+        encoder, data_of(labels, names, metric), options=ZeroShotOptions(encoding=QUIET, resamples=0)
+    )
+    assert {name: result.chance[name] for name in chance} == pytest.approx(chance)
+    assert result.chance[f"one_prompt_{metric}"] == result.chance[metric] and "ensemble_gain" not in result.chance
+    assert result.majority_class == pytest.approx(majority)
+    table = result.table()
+    assert (
+        f"|  | {100 * chance[metric]:.2f}% |" in table and f"| majority_class | {100 * majority:.2f}% |  |  |" in table
+    )
+    assert "| ensemble_gain | 0.00 points |  |  |" in table
+    content = result.to_dict()
+    assert content["chance"] == result.chance and content["majority_class"] == result.majority_class
+
+
+def test_classes_that_the_model_cannot_tell_apart_are_said(planted):
+    encoder, _ = planted
+    axes = np.eye(3)
+    encoder.texts = {"letter_A": axes[0], "letter_a": axes[0] + 1e-6 * axes[1], "letter_b": axes[0] + 1e-3 * axes[1]}
+    encoder.texts["cat"] = axes[0]  # which the width of features is learnt from
+    data = data_of([0, 1, 2, 2], ["letter_A", "letter_b", "letter_a"])
+    with pytest.warns(UserWarning, match="same text embedding.*'letter_A' = 'letter_a'"):
+        result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=0))
+    assert len(result.notes) == 1 and "'letter_b'" not in result.notes[0]
+    assert result.notes[0] in result.table() and result.to_dict()["notes"] == result.notes
+
+
+@pytest.mark.parametrize("names", [["letter_A", "letter_a"], ["cat " * 40 + "one", "cat " * 40 + "two"]])
+def test_classes_of_the_same_tokens_are_said(tiny_processor, names):
+    """A tokenizer that takes capitals for small letters, and names that differ past the context length."""
+    data = data_of([0, 1, 2], [*names, "dog"])
+    with pytest.warns(UserWarning, match="same text embedding"):
+        result = evaluate_zero_shot(make_tiny_model("vit"), data, processor=tiny_processor)
+    assert "'dog'" not in result.notes[0] and all(repr(name) in result.notes[0] for name in names)
+
+
+def test_many_groups_of_equal_classes_are_counted():
+    generator = np.random.default_rng(0)
+    embeds = np.repeat(generator.normal(size=(9, 8)), 2, axis=0)
+    embeds /= np.linalg.norm(embeds, axis=1, keepdims=True)
+    names = [f"{place} {which}" for place in range(9) for which in "ab"]
+    encoder = Planted(embeds, {})
+    with pytest.warns(UserWarning, match="same text embedding"):
+        (note,) = class_notes(encoder, embeds.astype(np.float32), names, "birds")
+    assert "'0 a' = '0 b', '1 a' = '1 b'" in note and "'4 a' = '4 b' and 4 more" in note and "5 a" not in note
+    rest = np.eye(8)
+    assert class_notes(encoder, rest.astype(np.float32), names[:8], "birds") == []
 
 
 def test_prompts_are_encoded_once_for_all_kinds(planted):
@@ -134,7 +198,9 @@ def test_kinds_of_prompts(planted, templates, kinds):
 def test_classes_of_one_name_have_one_column_of_scores(planted):
     encoder, _ = planted
     data = data_of([0, 3, 1, 1, 2, 2], ["cat", "dog", "bird", "cat"])
-    result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=0))
+    with pytest.warns(UserWarning, match=r"shapes \(test\) have the same name, .*'cat' \(2 times\)"):
+        result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=0))
+    assert len(result.notes) == 1  # one name is no news as one embedding
     # Images 0 and 1 are as near to either cat; the first one comes first.
     assert result.predictions.tolist()[:2] == [0, 0]
     assert result.ranks.tolist()[:2] == [0, 1]

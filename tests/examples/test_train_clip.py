@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -526,7 +527,7 @@ def test_bad_input_is_found_before_the_first_step(change, more, message, tiny_da
     assert not (tmp_path / "out").exists()
 
 
-def test_images_that_are_not_there_are_found_before_the_first_step(tiny_data, recipe_of, tmp_path):
+def test_images_that_are_not_there_are_found_before_the_first_step(tiny_data, recipe_of, tmp_path, capsys):
     lines = ["image,caption"]
     for index, row in enumerate(tiny_data["train"]):
         if index % 3:
@@ -539,6 +540,8 @@ def test_images_that_are_not_there_are_found_before_the_first_step(tiny_data, re
     assert not (tmp_path / "out").exists()
     log = train(options_for(recipe, tmp_path / "out", "--max_skipped_share", "0.5"))
     assert 0 < steps_of(log)[-1]["skipped"] <= 12  # in each of two epochs
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("file missing: "))
+    assert re.search(r"[1-6] different rows, [0-9]+ times: row [0-9]+ \(.*/[0-9]+\.png\)", line)
 
 
 @pytest.mark.slow

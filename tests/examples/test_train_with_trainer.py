@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import EvalPrediction, pipeline
 
 from clip_hf import ClipHFModel
@@ -35,7 +36,7 @@ def losses(trainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-def test_it_learns_evaluates_and_saves_with_our_card(arguments, tmp_path, tiny_data):
+def test_it_learns_evaluates_and_saves_with_our_card(arguments, tmp_path, tiny_data, capsys):
     trainer = train(*parse([*arguments, "--num_train_epochs", "30", "--learning_rate", "2e-3"]))
     found = losses(trainer)
     assert len(found) == 60
@@ -47,7 +48,20 @@ def test_it_learns_evaluates_and_saves_with_our_card(arguments, tmp_path, tiny_d
     # Of four pairs, in batches of three: the last one is evaluated too.
     assert evaluations[-1]["eval_text_to_image_R@5"] == 100
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "clip_hf" in card and "| `batch size` | 8 |" in card and "generated_from_trainer" not in card
+    assert "clip_hf" in card and "generated_from_trainer" not in card
+    assert "| `batch_size` | 8 |" in card and "| `training_pairs` | 16 |" in card
+    assert "| `held_out_pairs` | 4 with 4 different captions |" in card
+    data, model = (Path(arguments[place]).name for place in (1, 3))
+    assert f"\n# out: {model} fine-tuned on {data}\n" in card and str(tmp_path.parent) not in card
+    assert ModelCard(card).data.model_name == "out"
+    figures = {one.metric_type: one for one in ModelCard(card).data.eval_results}
+    assert figures["text_to_image_R@5"].task_type == "zero-shot-image-retrieval"
+    assert figures["text_to_image_R@5"].metric_value == 100
+    assert figures["text_to_image_R@5"].metric_args["interval_95"] == [51.01, 100.0]  # Wilson's for 4 of 4
+    said = capsys.readouterr().out
+    assert f"Fine-tuning {arguments[3]} (ViT/16, " in said
+    assert "Data: 16 pairs from" in said and "Held out: 4 with 4 different captions." in said
+    assert "Plan: 60 steps of 8 pairs (30 times through them); learning rate up to 0.002 after 6 steps" in said
     trained = ClipHFModel.from_pretrained(tmp_path / "out")
     assert not torch.equal(trained.logit_scale, make_tiny_model("vit").logit_scale)
     classifier = pipeline("zero-shot-image-classification", model=str(tmp_path / "out"))

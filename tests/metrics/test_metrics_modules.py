@@ -72,7 +72,7 @@ def test_unknown_name_is_refused():
 
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "evaluate", None)
-    with pytest.raises(ImportError, match=r"pip install 'clip_hf\[eval\]'"):
+    with pytest.raises(ImportError, match=r"evaluate is not installed.*pip install -e '.*\[eval\]'"):
         metrics.load("clip_score")
 
 

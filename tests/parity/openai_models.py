@@ -38,6 +38,15 @@ def relative_difference(actual, expected):
     return ((actual.double() - expected).norm() / expected.norm()).item()
 
 
+def assert_bit_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Check that the same names have the same values of the same dtype and shape."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert found[name].shape == tensor.shape, name
+        assert torch.equal(found[name], tensor), name
+
+
 def openai_model(config: ClipHFConfig, calibrate: bool = True):
     """OpenAI's CLIP of the same shape; with `calibrate`, every tensor that starts constant is random or measured."""
     text, vision = config.text_config, config.vision_config

@@ -65,6 +65,31 @@ def test_literal_special_tokens_that_stand_alone(tokenizer, openai):
     assert differences(tokenizer, openai, texts) == []
 
 
+@pytest.mark.parametrize("after", ["", " b", "b", "7", "!", "|>", "'s"])
+@pytest.mark.parametrize("token", ["endoftext", "startoftext"])
+def test_where_literal_special_tokens_follow_another_rule(tokenizer, openai, token, after):
+    """
+    OpenAI's rule: in any case, but not behind a sign, which takes the token's own signs to itself. Ours, which is
+    transformers': in exactly this form, wherever it stands.
+    """
+    exact, upper = f"<|{token}|>", f"<|{token.upper()}|>"
+    place = openai.encoder[exact]
+    for before, behind_a_sign in (
+        ("", False),
+        ("a cat ", False),
+        ("cat", False),
+        ("7", False),
+        ("cat!", True),
+        ("(", True),
+    ):
+        ours = [place in ids for ids in text_ids(tokenizer, [before + exact + after, before + upper + after])]
+        theirs = [place in openai.encode(before + form + after) for form in (exact, upper)]
+        assert ours == [True, False]
+        assert theirs == ([False, False] if behind_a_sign else [True, True])
+        same = [text for text in (exact, upper) if differences(tokenizer, openai, [before + text + after]) == []]
+        assert same == ([upper] if behind_a_sign else [exact])
+
+
 def test_decoding(tokenizer, openai):
     for text in hard_texts(1000, seed=21):
         ids = openai.encode(text)

@@ -107,6 +107,24 @@ def test_dropout_drops_the_same_in_both_passes(kwargs):
         assert_same_gradients(gradients(model), results[0][1], 1e-3)
 
 
+def test_the_generator_stands_where_the_loss_left_it():
+    """The second pass starts from the states before the loss, which may draw numbers of its own."""
+    model = build_model(dropout=0.5)
+    torch.manual_seed(7)
+    chunk_by_chunk(model, build_batch(), 3)
+    torch.rand(5)
+    expected = torch.rand(1)
+
+    def drawing(*arguments):
+        return contrastive_loss(*arguments) + 0 * torch.rand(5).sum()
+
+    model, accelerator = build_model(dropout=0.5), Accelerator(cpu=True)
+    cache = GradCache(accelerator, accelerator.prepare_model(model), drawing, lambda: scalars_of(model), 3)
+    torch.manual_seed(7)
+    cache.backward(build_batch())
+    assert torch.equal(torch.rand(1), expected)
+
+
 def keep_as_it_is(mode=True):
     """In place of a module's `train`."""
 

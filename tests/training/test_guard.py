@@ -80,6 +80,17 @@ def test_spikes(tmp_path, values, expected):
     assert losses(LossGuard(tmp_path), values) == expected
 
 
+def test_the_median_is_what_a_spike_is_measured_by(tmp_path):
+    """Of 40 losses of 2 and 10 of 5.9 the median is 2, and the mean 2.78, by which 8 would be no spike."""
+    values = [2.0] * 40 + [5.9] * 10
+    guard = LossGuard(tmp_path)
+    assert losses(guard, values) is None and guard.highest == 6.0
+    assert losses(guard, [6.1], start=50) == 50
+    # Of an even number the middle of the two.
+    guard = LossGuard(tmp_path, window=10)
+    assert losses(guard, [1.0] * 5 + [2.0] * 5) is None and guard.highest == 3 * 1.5
+
+
 def test_options(tmp_path):
     assert losses(LossGuard(tmp_path, max_ratio=math.inf), [2.0] * 60 + [1e9]) is None
     assert losses(LossGuard(tmp_path, window=8), [2.0] * 8 + [6.1]) == 8

@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from clip_hf import contrastive_loss, sigmoid_loss
-from clip_hf.training import ContrastiveObjective
+from clip_hf.training import ContrastiveObjective, objective
 from tiny_models import IMAGE_SIZE, VOCAB_SIZE, make_tiny_model
 
 
@@ -66,9 +66,9 @@ def test_loss_and_gradients_are_the_plain_ones(with_ids, loss, smoothing, chunks
     expected.backward()
     model = model_of(loss)
     accelerator = Accelerator(cpu=True)
-    objective = ContrastiveObjective(accelerator, accelerator.prepare(model), label_smoothing=smoothing, **chunks)
+    trained = ContrastiveObjective(accelerator, accelerator.prepare(model), label_smoothing=smoothing, **chunks)
     before = dict(batch)
-    found = objective.backward(batch)
+    found = trained.backward(batch)
     assert found.item() == pytest.approx(expected.item(), rel=1e-12) and not found.requires_grad
     assert batch.keys() == before.keys()
     theirs = gradients(reference)
@@ -76,15 +76,41 @@ def test_loss_and_gradients_are_the_plain_ones(with_ids, loss, smoothing, chunks
     for name, value in gradients(model).items():
         assert (value - theirs[name]).abs().max() <= 1e-12 * largest, name
     # Gradients add up until the optimiser clears them.
-    objective.backward(batch)
+    trained.backward(batch)
     assert torch.allclose(model.logit_scale.grad, 2 * theirs["logit_scale"])
+
+
+@pytest.mark.parametrize("chunks", [{}, {"grad_cache_chunk_size": 4}])
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_the_negatives_come_from_all_processes(loss, chunks, batch, monkeypatch):
+    """Process 0 of two, whose other process is played by the gathering: it has the second half of the batch."""
+    reference = model_of(loss)
+    expected = plain(reference, batch, with_ids=False)
+    inputs = {name: batch[name] for name in ("pixel_values", "input_ids", "attention_mask")}
+    with torch.no_grad():
+        output = reference(**inputs)
+    half = BATCH // 2
+    other = {name: getattr(output, f"{name}_embeds")[half:] for name in ("image", "text")}
+    calls = []
+
+    def spy(*embeds, **options):
+        calls.append(options.pop("gather"))
+        whole = [torch.cat([own, other[name]]) for own, name in zip(embeds[:2], ("image", "text"), strict=True)]
+        return {"softmax": contrastive_loss, "sigmoid": sigmoid_loss}[loss](*whole, *embeds[2:], **options)
+
+    monkeypatch.setattr(objective, {"softmax": "contrastive_loss", "sigmoid": "sigmoid_loss"}[loss], spy)
+    accelerator = Accelerator(cpu=True)
+    trained = ContrastiveObjective(accelerator, accelerator.prepare(model_of(loss)), **chunks)
+    found = trained.backward({name: value[:half] for name, value in inputs.items()})
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert calls == [True]
 
 
 def test_ids_matter(batch):
     accelerator, model = Accelerator(cpu=True), model_of("softmax")
-    objective = ContrastiveObjective(accelerator, model)
-    with_ids = objective.backward(batch)
-    without = objective.backward(
+    trained = ContrastiveObjective(accelerator, model)
+    with_ids = trained.backward(batch)
+    without = trained.backward(
         {name: value for name, value in batch.items() if not name.endswith("_ids") or name == "input_ids"}
     )
     assert with_ids < without

@@ -220,7 +220,7 @@ def test_a_recipe_that_is_not_there(tmp_path):
         (["--weight_decay", "-1"], "`weight_decay` is -1"),
         (["--layer_decay", "1.5"], "`layer_decay` is 1.5"),
         (["--warmup_share", "1.0"], "`warmup_share` is 1.0; it must be at least 0 and less than 1"),
-        (["--label_smoothing", "1.5"], "`label_smoothing` is 1.5; it must be from 0 to 1"),
+        (["--label_smoothing", "1"], "`label_smoothing` is 1.0; it must be at least 0 and less than 1"),
         (["--max_grad_norm", "0"], "`max_grad_norm` is 0.0; it must be greater than 0"),
         (["--eval_every", "nan"], "`eval_every` is nan"),
         (["--max_loss_ratio", "1"], "`max_loss_ratio` is 1.0; it must be greater than 1"),

@@ -14,6 +14,7 @@ from clip_hf.training import (
     build_optimizer,
     check_plan,
     cosine_schedule,
+    describe_plan,
     fit_batch_size,
     num_steps_of,
 )
@@ -56,6 +57,22 @@ def test_batches_that_cannot_be_cut():
     assert fit_batch_size(stream, processes(1), None) is stream
     with pytest.raises(ValueError, match="There are 3 pairs for 4 processes; start fewer"):
         fit_batch_size(TrainingOptions(), processes(4), range(3))
+
+
+@pytest.mark.parametrize(("batch_size", "pairs"), [(1, 5), (8, 1)])
+def test_a_batch_of_one_pair_is_refused_because_it_teaches_nothing(batch_size, pairs):
+    with pytest.raises(ValueError, match="A batch has one pair, which the loss compares with the others of its batch"):
+        fit_batch_size(TrainingOptions(batch_size=batch_size), processes(1), range(pairs))
+    # A pair alone has a sigmoid loss.
+    assert fit_batch_size(TrainingOptions(batch_size=1, loss="sigmoid"), processes(1), range(5)).batch_size == 1
+
+
+def test_what_is_about_to_be_done():
+    options = TrainingOptions(model="me/first", dataset=["a", "b"], streaming=True, max_steps=40, output_dir="runs/x")
+    said = describe_plan(options, make_tiny_model("resnet"), 40, None, None)
+    assert said.startswith("Fine-tuning me/first (ResNet, ") and "a stream of pairs from a, b." in said
+    assert "Held out: none, so nothing is evaluated: give `eval_dataset` or `eval_share`." in said
+    assert "Plan: 40 steps of 128 pairs; learning rate up to 0.0005 after 4 steps of warm-up. Results: runs/x." in said
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_only_what_is_on_the_hub_looks_like_a_name_on_the_hub(tmp_path, monkeypa
     named = describe_training(options, 1, {}).datasets
     assert named == [
         "files: pairs.csv",
-        "files: shards/*.tar",
+        "files: *.tar",
         "OpenMoji (openmoji.org, CC BY-SA 4.0)",
         "owner/name",
     ]

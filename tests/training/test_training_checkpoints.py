@@ -100,6 +100,19 @@ def test_training_goes_on_to_the_last_bit(training, checkpoints):
         assert torch.equal(weights[name], value)
 
 
+def test_the_count_of_accumulated_batches_is_that_of_the_first_process(training, checkpoints, monkeypatch):
+    """A process that was not there when the checkpoint was saved gets it from the first one."""
+    training.save(checkpoints, 1)
+
+    def told(values: list) -> None:
+        if isinstance(values[0], int):
+            values[:] = [7]
+
+    monkeypatch.setattr("clip_hf.training.checkpoints.broadcast_object_list", told)
+    training.restore(checkpoints)
+    assert training.accelerator.step == 7
+
+
 def test_what_is_shared_comes_back(training, checkpoints):
     shared = {
         "tensor": torch.arange(3.0, requires_grad=True),

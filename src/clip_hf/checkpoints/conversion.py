@@ -19,12 +19,13 @@ from ..configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
 from . import openai
 from .checkpoint import Checkpoint, SourceOptions
+from .openai_names import BATCH_NORM_STATISTICS
 from .reading import read_checkpoint
 from .reference import features
 from .stored_tensor import StoredTensor
 from .transformers import TOWERS
 from .weight_files import open_weights
-from .writing import check_destination, check_format_holds, notes_on_images, size_in_bytes, with_dtype, written
+from .writing import check_destination, check_format_holds, notes_on_format, size_in_bytes, with_dtype, written
 
 
 # Largest relative difference of features that rounding explains. In float32 it is some 1e-6; weights that are
@@ -118,9 +119,9 @@ def convert(
         RuntimeError: if the result does not compute the same; nothing is left behind.
     """
     start = time.perf_counter()
-    source, destination = Path(source), Path(destination)
+    destination = Path(destination)
     check_destination(destination, to, tower, overwrite)
-    checkpoint = read_checkpoint(source, options)
+    checkpoint, source = read_checkpoint(source, options), Path(source)
     _check_processor(checkpoint, to, tower)
     check_format_holds(checkpoint, to, tower)
     result = with_dtype(checkpoint, dtype, to)
@@ -163,7 +164,7 @@ def _report_before(
         dtypes={},
         differences={},
         tolerance=TOLERANCE_OF_ROUNDED_WEIGHTS if rounded else TOLERANCE,
-        notes=[*checkpoint.notes, *notes_on_images(checkpoint, to)],
+        notes=[*checkpoint.notes, *notes_on_format(checkpoint, to)],
     )
 
 
@@ -270,8 +271,8 @@ def _check_differences(report: ConversionReport) -> None:
 
 
 def _num_parameters(tensors: Mapping[str, StoredTensor]) -> int:
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    return sum(math.prod(tensor.shape) for name, tensor in tensors.items() if not name.endswith(buffers))
+    trained = (tensor for name, tensor in tensors.items() if not name.endswith(BATCH_NORM_STATISTICS))
+    return sum(math.prod(tensor.shape) for tensor in trained)
 
 
 def _count_dtypes(tensors: Mapping[str, StoredTensor]) -> dict[str, int]:

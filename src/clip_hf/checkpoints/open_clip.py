@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint, SourceOptions, note_left_out
 from .openai import config_from_shapes, take_extras
 from .openai_names import rename, rename_back
 from .stored_tensor import StoredTensor
-from .tokenizers import OPENAI_VOCAB_SIZE, build_tokenizer, has_tokenizer, save_for_transformers
+from .tokenizers import build_tokenizer, has_tokenizer, is_openais, save_for_transformers
 from .weight_files import WeightFile
 
 
@@ -93,6 +93,9 @@ _TRANSLATED = {
     | {"act_kwargs", "norm_kwargs"},
 }
 _PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+# Of an image processor: what open_clip's transform for inference does not leave open.
+_GEOMETRY = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+_GEOMETRY += ("do_normalize", "do_convert_rgb")
 # open_clip's transform for inference uses the bicubic filter where training draws one at random.
 _FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "random": Resampling.BICUBIC}
 
@@ -444,8 +447,9 @@ def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: i
     )
     if not fits:
         raise ValueError(
-            f"{source} cannot be written in open_clip's format: its image processor does not resize to {image_size} "
-            "pixels by its shorter side and crop, or squash, with a bicubic or bilinear filter, and normalise."
+            f"{source} cannot be written in open_clip's format, which has images resized to the model's {image_size} "
+            "pixels by the shorter side and cropped, or squashed, with a bicubic or bilinear filter, and normalised. "
+            f"The image processor has {', '.join(f'{name}={options.get(name)!r}' for name in _GEOMETRY)}."
         )
     return {
         "mean": list(options["image_mean"]),
@@ -467,7 +471,7 @@ def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.image_processor is not None:
         image_size = config.vision_config.image_size
         content["preprocess_cfg"] = preprocess_to_open_clip(checkpoint.image_processor, image_size, checkpoint.source)
-    if checkpoint.tokenizer is not None and config.text_config.vocab_size != OPENAI_VOCAB_SIZE:
+    if checkpoint.tokenizer is not None and not is_openais(checkpoint.tokenizer):
         # Without it open_clip takes OpenAI's; in a local folder any name stands for the folder's own tokenizer.
         content["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "tokenizer-of-this-folder"
     return content

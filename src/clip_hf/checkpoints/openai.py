@@ -18,13 +18,15 @@ import torch
 from ..configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..image_processing_clip_hf import ClipHFImageProcessor
 from .checkpoint import Checkpoint, SourceOptions, note_left_out
-from .openai_names import rename, rename_back
+from .openai_names import BATCH_NORM_STATISTICS, rename, rename_back
 from .stored_tensor import StoredTensor
 from .tokenizers import build_tokenizer
+from .torchscript_writer import write_torchscript
 
 
 HEAD_DIM = 64
 LAYER_NORM_EPS = 1e-5
+CONTEXT_LENGTH = 77
 # What OpenAI's archives hold besides the weights.
 _SIZES = ("input_resolution", "context_length", "vocab_size")
 PUBLISHED = {
@@ -259,15 +261,16 @@ def check_expressible(checkpoint: Checkpoint) -> None:
         problems.append(f"images have {vision.num_channels} channels, not 3")
     if checkpoint.image_processor is not None:
         expected, found = image_processor_of(vision.image_size).to_dict(), checkpoint.image_processor.to_dict()
-        names = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "rescale_factor")
-        names += ("do_normalize", "image_mean", "image_std")
-        different = [name for name in names if not _same(found.get(name), expected[name])]
-        if different:
-            problems.append(f"the image processor has another {', '.join(different)} than OpenAI's transform")
+        names = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+        names += ("do_normalize", "image_mean", "image_std", "do_convert_rgb")
+        problems += [
+            f"the image processor's {name} is {found.get(name)!r}, not {expected[name]!r}"
+            for name in names
+            if not _same(found.get(name), expected[name])
+        ]
     if problems:
         raise ValueError(
-            f"{checkpoint.source} cannot be written in OpenAI's format, whose code is fixed: {'; '.join(problems)}. "
-            "The formats open_clip and clip_hf can hold it."
+            f"{checkpoint.source} cannot be written in OpenAI's format, whose code is fixed: {'; '.join(problems)}."
         )
 
 
@@ -278,18 +281,23 @@ def _same(found, expected) -> bool:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> dict[str, StoredTensor]:
-    """Write a state dict of OpenAI's names; `clip.load` reads it. Returns what was written."""
+    """
+    Write a TorchScript archive of the parameters, which OpenAI's `clip.load` opens. Returns the weights written.
+
+    As in OpenAI's own archives, the sizes of the model are in it; its methods are not, so `jit=True` has no use.
+
+    Raises:
+        OSError: if writing fails.
+        ValueError: if OpenAI's code does not compute what the model computes.
+    """
     check_expressible(checkpoint)
+    text, vision = checkpoint.config.text_config, checkpoint.config.vision_config
     tensors = rename_back(checkpoint.tensors, checkpoint.config)
-    with open(path, "wb") as file:
-        torch.save({name: _own(tensor.read()) for name, tensor in tensors.items()}, file)
+    sizes = zip(_SIZES, (vision.image_size, text.max_position_embeddings, text.vocab_size), strict=True)
+    stored_sizes = {name: StoredTensor.of(torch.tensor(size)) for name, size in sizes}
+    buffers = {name for name in tensors if name.split(".")[-1] in BATCH_NORM_STATISTICS}
+    write_torchscript(tensors | stored_sizes, buffers | stored_sizes.keys(), path)
     return tensors
-
-
-def _own(tensor: torch.Tensor) -> torch.Tensor:
-    # torch.save writes the whole storage that a tensor is a part of.
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor.contiguous() if whole else tensor.clone(memory_format=torch.contiguous_format)
 
 
 __all__ = [

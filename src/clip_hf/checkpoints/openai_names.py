@@ -57,7 +57,8 @@ _ATTENTION_POOL = (
     ("visual.attnpool.v_proj", "vision_model.attention_pool.v_proj"),
     ("visual.attnpool.c_proj", "visual_projection"),
 )
-_BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+BATCH_NORM_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_BATCH_NORM = ("weight", "bias", *BATCH_NORM_STATISTICS)
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,7 @@ def _from_ours(parts: list[StoredTensor], kind: str) -> StoredTensor:
 
 
 __all__ = [
+    "BATCH_NORM_STATISTICS",
     "Weight",
     "is_float32_in_mixed_precision",
     "listed",

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from . import open_clip, openai, transformers
 from .checkpoint import Checkpoint, SourceOptions
+from .openai_names import listed
+from .paths import WEIGHT_SUFFIXES, describe_missing
 from .weight_files import WeightFile, open_weights
 
 
 FORMATS = ("clip_hf", "openai", "open_clip", "transformers")
 """The formats that can be read and written."""
-
-_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 def is_foreign(path: str | os.PathLike) -> bool:
@@ -25,6 +25,11 @@ def is_foreign(path: str | os.PathLike) -> bool:
         return False
     path = Path(path)
     return path.is_file() or (_has_open_clip(path) and not _has_transformers(path))
+
+
+def lacks_config(path: str | os.PathLike) -> bool:
+    """Whether a path is a folder without a config.json; what else it holds is for [`read_checkpoint`] to say."""
+    return os.path.isdir(path) and not os.path.isfile(os.path.join(path, "config.json"))
 
 
 def _has_open_clip(folder: Path) -> bool:
@@ -50,14 +55,11 @@ def read_checkpoint(path: str | os.PathLike, options: SourceOptions | None = Non
         ValueError: if it is not recognised, damaged, not a CLIP, or cannot be read exactly; the message says what to
             do.
     """
+    if not os.path.exists(path):
+        raise FileNotFoundError(describe_missing(path))
     path, options = Path(path), options or SourceOptions()
     if path.is_dir():
         return _read_folder(path, options)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"There is no file or folder {path}. A repo of the hub is downloaded first, with `hf download REPO_ID "
-            "--local-dir FOLDER`."
-        )
     if path.name in (open_clip.CONFIG_NAME, "config.json"):
         return _read_folder(path.parent, options)
     file = open_weights(path)
@@ -109,11 +111,14 @@ def _read_folder(folder: Path, options: SourceOptions) -> Checkpoint:
     weights = _first(folder, open_clip.WEIGHT_NAMES) or _first(folder, transformers.WEIGHT_NAMES)
     if weights is not None:
         return open_clip.read(open_weights(weights), str(folder), folder, options)
-    files = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES)
-    which = f"name one of its files: {', '.join(files)}" if files else "it has no weights at all"
+    files = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in WEIGHT_SUFFIXES)
+    folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    cure = f"Give one of its {'files' if files else 'folders'} instead: {listed(files or folders)}"
+    if not files and not folders:
+        cure = "There are no weights in it at all. Give the folder that a model was saved in"
     raise ValueError(
-        f"{folder} is no checkpoint of a format known here: it has neither a config.json nor {open_clip.CONFIG_NAME}; "
-        f"{which}."
+        f"{folder} is no checkpoint of a format known here: it has neither a config.json nor {open_clip.CONFIG_NAME}. "
+        f"{cure}."
     )
 
 
@@ -121,4 +126,4 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-__all__ = ["FORMATS", "is_foreign", "read_checkpoint"]
+__all__ = ["FORMATS", "is_foreign", "lacks_config", "read_checkpoint"]

@@ -11,7 +11,8 @@ from transformers.utils import logging
 
 from ..modeling_clip_hf import ClipHFModel
 from .checkpoint import Checkpoint, SourceOptions
-from .reading import is_foreign, read_checkpoint
+from .paths import check_exists
+from .reading import is_foreign, lacks_config, read_checkpoint
 from .stored_tensor import StoredTensor
 from .transformers import widest_dtype
 from .writing import (
@@ -19,7 +20,7 @@ from .writing import (
     check_format_holds,
     converted,
     dtype_in_model,
-    notes_on_images,
+    notes_on_format,
     with_dtype,
     written,
 )
@@ -112,8 +113,18 @@ def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | No
 
 
 def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-    """What `from_pretrained` of our models does with a path that transformers cannot read; `None` for other paths."""
-    if not is_foreign(path):
+    """
+    What `from_pretrained` of our models does with a path that transformers cannot read; `None` for other paths.
+
+    Raises:
+        FileNotFoundError: if nothing is there, and no repo on the hub can have that name.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    check_exists(path)
+    # Without a config.json transformers would take the default configuration, and then say that weights are missing.
+    is_incomplete = lacks_config(path) and kwargs.get("config") is None and not kwargs.get("subfolder")
+    if not is_foreign(path) and not is_incomplete:
         return None
     return build_model(read_checkpoint(path), cls, kwargs.pop("dtype", "auto"), *args, **kwargs)
 
@@ -123,8 +134,12 @@ def processor_from_pretrained(path: str | os.PathLike) -> Any:
     What `ClipHFProcessor.from_pretrained` does with a path that transformers cannot read; `None` for other paths.
 
     Raises:
+        FileNotFoundError: if nothing is there, and no repo on the hub can have that name.
         ValueError: if the source has no vocabulary.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    check_exists(path)
     if not is_foreign(path):
         return None
     checkpoint = read_checkpoint(path)
@@ -167,8 +182,8 @@ def save(
         processor ([`ClipHFProcessor`], *optional*): its processor, or a part of one, or `None`. OpenAI's format has no
             place for it; it is then checked to do what OpenAI's code does.
         path (`str` or `os.PathLike`): a file (`openai`) or a folder (the others).
-        format (`str`, *optional*, defaults to `"clip_hf"`): `"clip_hf"`, `"openai"` (a state dict), `"open_clip"` or
-            `"transformers"`.
+        format (`str`, *optional*, defaults to `"clip_hf"`): `"clip_hf"`, `"openai"` (a TorchScript archive for
+            `clip.load`), `"open_clip"` or `"transformers"`.
         tower (`str`, *optional*): with `"transformers"`, a tower for other programs: `"text"` (`CLIPTextModel`),
             `"text_with_projection"`, `"vision"` or `"vision_with_projection"` (`CLIPVisionModelWithProjection`).
         dtype (`torch.dtype`, *optional*): what floating weights are converted to. For OpenAI's and open_clip's
@@ -185,7 +200,7 @@ def save(
     checkpoint = Checkpoint.of(model, processor)
     check_destination(path, format, tower, overwrite)
     check_format_holds(checkpoint, format, tower)
-    for note in notes_on_images(checkpoint, format):
+    for note in notes_on_format(checkpoint, format):
         logger.warning(note)
     if dtype is None:
         checkpoint.tensors = _as_they_were(checkpoint.tensors, getattr(model, "checkpoint_dtypes", None))

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The tokenizer of a checkpoint: from merges that are given, from its own folder, or OpenAI's."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -84,16 +85,36 @@ def save_for_transformers(tokenizer: ClipHFTokenizer, folder: Path) -> None:
     Write a tokenizer as transformers' own, which loads without this library.
 
     The vocabulary is the same; texts that need OpenAI's clean-up (see `ClipHFTokenizer`) get other ids from that
-    class.
+    class. Beside tokenizer.json lie `vocab.json` and `merges.txt`, as in the CLIP repos on the hub: all that
+    transformers before version 5 and many other programs read.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    CLIPTokenizer(
+    theirs = CLIPTokenizer(
         vocab=model["vocab"],
         merges=[tuple(merge) for merge in model["merges"]],
         model_max_length=tokenizer.model_max_length,
         **{name: getattr(tokenizer, name) for name in names},
-    ).save_pretrained(folder)
+    )
+    theirs.save_pretrained(folder)
+    theirs.backend_tokenizer.model.save(str(folder))
 
 
-__all__ = ["OPENAI_MERGES", "OPENAI_VOCAB_SIZE", "build_tokenizer", "has_tokenizer", "save_for_transformers"]
+def is_openais(tokenizer: ClipHFTokenizer) -> bool:
+    """Whether a tokenizer has the vocabulary that OpenAI published, which `clip.tokenize` and open_clip have too."""
+    return len(tokenizer) == OPENAI_VOCAB_SIZE and tokenizer.get_vocab() == _openai_vocabulary()
+
+
+@functools.cache
+def _openai_vocabulary() -> dict[str, int]:
+    return ClipHFTokenizer.from_bpe_file(OPENAI_MERGES).get_vocab()
+
+
+__all__ = [
+    "OPENAI_MERGES",
+    "OPENAI_VOCAB_SIZE",
+    "build_tokenizer",
+    "has_tokenizer",
+    "is_openais",
+    "save_for_transformers",
+]

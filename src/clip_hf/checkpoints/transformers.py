@@ -180,7 +180,7 @@ def config_to_transformers(checkpoint: Checkpoint) -> transformers.CLIPConfig:
     if config.vision_config.model_type == ClipHFResNetConfig.model_type:
         raise ValueError(
             f"{checkpoint.source} has a ResNet tower, and transformers' CLIP has vision transformers only. Its text "
-            "tower can be written (tower='text'); the formats openai, open_clip and clip_hf hold the whole."
+            "tower can be written (tower='text')."
         )
     return transformers.CLIPConfig(
         text_config=_text_config(config).to_dict(),

@@ -146,9 +146,15 @@ def _load_pickle(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"{path} is not a file of weights, or is incomplete or damaged ({str(error).strip()[:200]}). The files "
+            f"{path} is not a file of weights, or is incomplete or damaged ({_reason(error)}). The files "
             "that can be read are safetensors, torch.save's and TorchScript archives."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    # An unknown opcode of a pickle is a KeyError of its number.
+    text = str(error).strip()[:200]
+    return f"{type(error).__name__} {text}" if text.isdecimal() else text or type(error).__name__
 
 
 def _tensors_of(state_dict: Any, path: Path) -> dict[str, StoredTensor]:

@@ -20,6 +20,7 @@ from .checkpoint import Checkpoint
 from .openai_names import is_float32_in_mixed_precision, weight_table
 from .reading import FORMATS
 from .stored_tensor import StoredTensor
+from .tokenizers import OPENAI_VOCAB_SIZE, is_openais
 
 
 HALF = (torch.float16, torch.bfloat16)
@@ -40,7 +41,7 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
     if tower is not None and tower not in transformers.TOWERS:
         raise ValueError(f"tower={tower!r} is none of {', '.join(transformers.TOWERS)}.")
     if format == "openai" and path.suffix in (".bin", ".safetensors"):
-        raise ValueError(f"{path}: OpenAI's format is a file of torch.save's; give a path that ends in .pt.")
+        raise ValueError(f"{path}: OpenAI's format is a TorchScript archive; give a path that ends in .pt.")
     clear_leftovers(path)
     if os.path.lexists(path):
         _check_what_is_there(path, format, overwrite)
@@ -68,23 +69,49 @@ def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -
     Check that a format can hold a model, before any work.
 
     Raises:
-        ValueError: if it has no counterpart to an option of the model.
+        ValueError: if it has no counterpart to an option of the model; the message says which formats have.
     """
+    refusal = _refusal(checkpoint, format, tower)
+    if refusal is None:
+        return
+    others = {other: _refusal(checkpoint, other, None) for other in FORMATS if other != format}
+    can, cannot = (", ".join(o for o in others if (others[o] is None) == holds) for holds in (True, False))
+    raise ValueError(f"{refusal} What can hold it: {can or 'no other format'}{f' (but not {cannot})' * bool(cannot)}.")
+
+
+def _refusal(checkpoint: Checkpoint, format: str, tower: str | None) -> str | None:
+    """Why a format cannot hold a model; `None` where it can."""
     if format != "clip_hf" and tower is None and checkpoint.config.logit_bias_init_value is not None:
-        raise ValueError(
-            f"The model has a logit bias, for it was trained with the sigmoid loss; the format {format} has no place "
-            "for it. Save it as clip_hf."
+        return f"The model has a logit bias, of the sigmoid loss, for which the format {format} has no place."
+    try:
+        if format == "openai":
+            openai.check_expressible(checkpoint)
+        elif format == "open_clip":
+            open_clip.config_of(checkpoint)
+        elif format == "transformers" and not (tower or "").startswith("text"):
+            transformers.config_to_transformers(checkpoint)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def notes_on_format(checkpoint: Checkpoint, format: str) -> list[str]:
+    """What a format does otherwise than the model and its processor do; sentences for the user."""
+    notes = _notes_on_images(checkpoint, format)
+    if format != "openai":
+        return notes
+    text, tokenizer = checkpoint.config.text_config, checkpoint.tokenizer
+    if text.vocab_size != OPENAI_VOCAB_SIZE if tokenizer is None else not is_openais(tokenizer):
+        notes.append(
+            f"The format openai has no place for a vocabulary, and `clip.tokenize` makes ids of OpenAI's, which mean "
+            f"other words to this model of {text.vocab_size} ids: keep its own tokenizer, and make ids with that."
         )
-    if format == "openai":
-        openai.check_expressible(checkpoint)
-    elif format == "open_clip":
-        open_clip.config_of(checkpoint)
-    elif format == "transformers" and not (tower or "").startswith("text"):
-        transformers.config_to_transformers(checkpoint)
+    if text.max_position_embeddings != openai.CONTEXT_LENGTH:
+        notes.append(f"Call `clip.tokenize(texts, context_length={text.max_position_embeddings})` for this model.")
+    return notes
 
 
-def notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
-    """What a format other than ours has no place for, of how images are read; sentences for the user."""
+def _notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
     image_processor = checkpoint.image_processor
     if format == "clip_hf" or image_processor is None:
         return []
@@ -207,7 +234,7 @@ __all__ = [
     "check_format_holds",
     "converted",
     "dtype_in_model",
-    "notes_on_images",
+    "notes_on_format",
     "size_in_bytes",
     "with_dtype",
     "written",

@@ -4,7 +4,7 @@
 
 import sys
 
-from . import main
+from _clip_hf_cli import main
 
 
 if __name__ == "__main__":

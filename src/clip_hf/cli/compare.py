@@ -5,46 +5,27 @@
 import argparse
 from pathlib import Path
 
-from ..evaluation.comparison import compare_results, load_results
-from ..evaluation.results import safe_name
+from ..evaluation.comparison import ENDINGS, compare_results, load_results
+from ..evaluation.results import counted, safe_name
 from ..evaluation.scaling import fit_scaling
-from .evaluate import add_evaluation_arguments, evaluate
+from .evaluate import evaluate
 
 
-_EPILOG = """\
-examples:
-  clip-hf compare results/resnet results/vit
-  clip-hf compare outputs/demo/resnet/last outputs/demo/vit/last --data openmoji --names ResNet ViT
-  clip-hf compare rn50 rn101 rn50x4 --compute 18.2 25.5 51.8 --scaling-metric top1
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the subcommand's parser its arguments."""
-    parser.description = (
-        "Put the results of evaluated models side by side, with differences to the first and their intervals.\n"
-        "A model that is not evaluated yet (no folder of results) is evaluated first, as `clip-hf evaluate` does."
-    )
-    parser.epilog = _EPILOG
-    parser.add_argument("models", nargs="+", help="two or more folders of results, or models")
-    parser.add_argument("--names", nargs="+", help="what to call them")
-    parser.add_argument("--output-dir", default="comparison", help="folder to write to (default: %(default)s)")
-    parser.add_argument(
-        "--compute", type=float, nargs="+", help="each model's compute: fits error against it (3 or more)"
-    )
-    parser.add_argument("--scaling-metric", default="top1", help="metric whose error is fitted (default: %(default)s)")
-    add_evaluation_arguments(parser)
-    parser.set_defaults(run=_run)
-
-
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Do what the arguments ask for; the exit status."""
     if len(options.models) < 2:
         raise ValueError(f"There is nothing to compare with {options.models[0]}: name two or more.")
     for name, values in (("--names", options.names), ("--compute", options.compute)):
         if values is not None and len(values) != len(options.models):
-            raise ValueError(f"{name} has {len(values)} values for {len(options.models)} models; give one for each.")
+            given = counted(len(values), "value")
+            raise ValueError(f"{name} has {given} for {len(options.models)} models; give one for each.")
     output_dir = Path(options.output_dir)
-    folders = [_results_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
+    folders = [_folder_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
+    if not options.overwrite:
+        _check_nothing_is_there(output_dir, folders, options)
+    for model, folder in zip(options.models, folders):
+        if folder != Path(model):
+            evaluate(model, options, folder)
     comparison = compare_results(folders, options.names, options.resamples, options.seed)
     print(f"\n{comparison.table()}")
     if comparison.left_out:
@@ -58,7 +39,8 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _results_of(model: str, place: int, options: argparse.Namespace, output_dir: Path) -> Path:
+def _folder_of(model: str, place: int, options: argparse.Namespace, output_dir: Path) -> Path:
+    """The folder of a model's results: `model` itself, or where they will be once it is evaluated."""
     folder = Path(model)
     if folder.is_dir() and any(path.stem == "summary" for path in folder.glob("*.md")):
         load_results(folder)
@@ -68,9 +50,20 @@ def _results_of(model: str, place: int, options: argparse.Namespace, output_dir:
             f"{model} is no folder that `clip-hf evaluate` wrote. To evaluate it as a model first, say on what with "
             "--data."
         )
-    own = output_dir / f"{place + 1}-{safe_name(folder.name)}"
-    evaluate(model, options, own)
-    return own
+    return output_dir / f"{place + 1}-{safe_name(folder.name)}"
+
+
+def _check_nothing_is_there(output_dir: Path, folders: list[Path], options: argparse.Namespace) -> None:
+    """Refuse, before anything is evaluated, to replace results of an earlier run."""
+    stems = ("comparison", *(("scaling",) if options.compute else ()))
+    written = [output_dir / f"{stem}.{ending}" for stem in stems for ending in ENDINGS]
+    written += [folder / "summary.md" for model, folder in zip(options.models, folders) if folder != Path(model)]
+    there = [str(path) for path in written if path.exists()]
+    if there:
+        more = f" and {counted(len(there) - 1, 'other')}" if len(there) > 1 else ""
+        raise FileExistsError(
+            f"{there[0]}{more} would be replaced; give another --output-dir, or --overwrite to replace what is there."
+        )
 
 
 def _scaling(folders: list[Path], names: list[str], options: argparse.Namespace):
@@ -90,4 +83,4 @@ def _scaling(folders: list[Path], names: list[str], options: argparse.Namespace)
     return fit_scaling(options.compute, means, names)
 
 
-__all__ = ["add_arguments"]
+__all__ = ["run"]

@@ -2,6 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data for training: captioned images, what is done to them on the way into a batch, and a data set to start with."""
 
+from ..extras import require_extra
+
+
+require_extra("train", "clip_hf.data", "datasets", "filelock", "fsspec", "pyarrow")
+
 from ..atomic import replaced_folder
 from .augmentation import Augmentation, random_square_crop
 from .collator import ImageTextCollator

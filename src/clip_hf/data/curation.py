@@ -2,8 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Which pairs to train on: balanced over queries, as CLIP's own data were, and without near-duplicates."""
 
+import functools
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,9 +14,14 @@ from itertools import islice, pairwise
 import numpy as np
 import torch
 
+from ..extras import require_extra
 
-# A word may have apostrophes and hyphens inside: "don't", "x-ray".
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+# Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, other Brahmic ones, Chinese, Japanese.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u3005-\u3007\u3040-\u312f\u31a0-\u31bf"
+    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
 # Samples are cut to size when they hold so many matches, beside twice those that belong to them.
 _SPARE_MATCHES = 1_000_000
 # Of the random number that a match draws; an int64 holds a query beside it.
@@ -105,10 +112,9 @@ def _check_queries(queries: Iterable[str], match_case: bool) -> list[str]:
 
 def _matcher(queries: list[str]) -> Callable[[str], list[tuple[int, int, int]]]:
     """A function that finds all (query, start, end) in a text, overlapping ones too."""
-    try:
-        import ahocorasick_rs
-    except ImportError as error:
-        raise ImportError("`balance_by_query` needs the package ahocorasick_rs: pip install ahocorasick_rs") from error
+    require_extra("train", "`balance_by_query`", "ahocorasick_rs")
+    import ahocorasick_rs
+
     # With 500,000 queries, ahocorasick_rs's contiguous NFA takes 0.6 times the memory of pyahocorasick's trie (99 and
     # 169 MiB) and finds the same overlapping matches 1.0 to 1.4 times as fast; its DFA takes 5 times the memory, and
     # is slower.
@@ -120,7 +126,36 @@ def _matcher(queries: list[str]) -> Callable[[str], list[tuple[int, int, int]]]:
 
 def _at_word_boundaries(text: str, start: int, end: int) -> bool:
     """Whether neither edge of text[start:end] cuts a word in two."""
-    return not any(0 < edge < len(text) and text[edge - 1].isalnum() and text[edge].isalnum() for edge in (start, end))
+    return not (_cuts_word(text, start) or _cuts_word(text, end))
+
+
+def _cuts_word(text: str, edge: int) -> bool:
+    """Whether the characters before and after `edge` belong to one word."""
+    if not 0 < edge < len(text):
+        return False
+    before, after = text[edge - 1], text[edge]
+    if before.isascii() and after.isascii():
+        return before.isalnum() and after.isalnum()
+    # Accents and vowel signs belong to the letter before them, which has the script.
+    base = edge - 1
+    while base > 0 and _is_mark(text[base]):
+        base -= 1
+    before = text[base]
+    if _is_mark(after):
+        return before.isalnum()
+    return before.isalnum() and after.isalnum() and not (_UNSPACED.match(before) or _UNSPACED.match(after))
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char)[0] == "M"
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    """A word: letters, digits and marks, with apostrophes and hyphens inside ("don't", "x-ray")."""
+    marks = "".join(char for char in map(chr, range(0x300, 0x10000)) if _is_mark(char))
+    more = f"(?:[^\\W_]|[{marks}])*"
+    return re.compile(f"[^\\W_]{more}(?:['’-][^\\W_]{more})*")
 
 
 class _Samples:
@@ -176,16 +211,16 @@ def balance_by_query(
     max_per_query: int = 20_000,
     *,
     seed: int = 0,
-    whole_words: bool = False,
+    whole_words: bool = True,
     match_case: bool = False,
 ) -> QueryBalance:
     """
     Keep at most so many pairs of each query, as CLIP's data set WIT was built (Radford et al. 2021, section 2.2).
 
     The paper searched for pairs whose text includes one of 500,000 queries, and took up to 20,000 pairs a query. Here
-    a row belongs to every query that one of its captions includes; each query keeps a uniform sample of its rows, and
-    the result is the union of the samples. One pass over the captions; in memory are the queries and the numbers of
-    the kept rows, not the captions.
+    a row belongs to every query that one of its captions includes, as whole words; each query keeps a uniform sample
+    of its rows, and the result is the union of the samples. One pass over the captions; in memory are the queries and
+    the numbers of the kept rows, not the captions.
 
     Args:
         captions (`Iterable[str | list[str]]`):
@@ -196,9 +231,12 @@ def balance_by_query(
             Rows that a query keeps at most.
         seed (`int`, *optional*, defaults to 0):
             Decides the samples.
-        whole_words (`bool`, *optional*, defaults to `False`):
-            Whether a match must not begin or end inside a word (letters and digits): "cat" is then not in "category".
-            Leave it off for scripts without spaces. The paper's search is by substring.
+        whole_words (`bool`, *optional*, defaults to `True`):
+            Whether a match must not begin or end inside a word: "cat" is not in "concatenate". A word is a run of
+            letters, digits and the marks on them; MetaCLIP, which rebuilt the paper's search, too looks for queries
+            with a space on either side. In scripts that put no space between words (Chinese, Japanese, Thai, ...)
+            any character may begin or end one: "猫" is in "黒猫". Korean has spaces, and its particles belong to the
+            word. Without it the search is by substring.
         match_case (`bool`, *optional*, defaults to `False`):
             Whether case counts. Otherwise queries and captions are compared with their case folded
             (`str.casefold`), so that "STRASSE" is in "Straße". Nothing else is changed: white space, accents and
@@ -277,7 +315,7 @@ def queries_from_captions(
     bigrams: Counter[tuple[str, str]] = Counter()
     for texts in _read_texts(captions):
         for text in texts:
-            found = _WORD.findall(text.casefold())
+            found = _word().findall(text.casefold())
             words.update(found)
             if min_bigram_pmi is not None:
                 bigrams.update(pairwise(found))
@@ -344,7 +382,8 @@ class _Deduplication:
 
     def __post_init__(self):
         # Where products of float32 are rounded to fewer digits, the bound on their rounding would not hold.
-        lossy = torch.get_float32_matmul_precision() != "highest" or torch.is_autocast_enabled()
+        device = self.embeddings.device.type if isinstance(self.embeddings, torch.Tensor) else "cpu"
+        lossy = torch.get_float32_matmul_precision() != "highest" or torch.is_autocast_enabled(device)
         self.dtype = torch.float64 if lossy else torch.float32
 
     def take(self, start: int) -> None:

@@ -94,10 +94,7 @@ class ImageReader:
                 warnings.simplefilter("ignore")
                 return self._crop(self._open(source), generator, cache_key)
         except Exception as error:  # one row never ends a training, whatever it makes a library raise
-            kind = _kind_of(error)
-            name = _name(source)
-            message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {error}"
-            return SkippedRow(kind, where, message)
+            return skipped_image(error, source, where)
 
     def cached(self, cache_key: int | None) -> np.ndarray | None:
         """The whole resized image of a row `(channels, height, width)`, if it was kept."""
@@ -111,8 +108,7 @@ class ImageReader:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     def _open(self, source: Any) -> Image.Image:
-        if unwrapped(source) is None:
-            raise UnreadableImage("image missing", "there is no image.")
+        check_not_missing(source)
         image = self.transform.open(source)
         if min(image.size) < self.min_image_size:
             raise UnreadableImage(
@@ -141,6 +137,19 @@ class ImageReader:
             raise UnreadableImage("image too small", str(error)) from error
 
 
+def check_not_missing(source: Any) -> None:
+    """Raise an `UnreadableImage` if a row has no image at all."""
+    if unwrapped(source) is None:
+        raise UnreadableImage("image missing", "there is no image.")
+
+
+def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
+    """What `error`, raised by reading the image of `source`, says of the row `where`."""
+    name = _name(source)
+    message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {error}"
+    return SkippedRow(_kind_of(error), where, message, name)
+
+
 def _kind_of(error: Exception) -> str:
     if isinstance(error, UnreadableImage):
         return error.kind
@@ -159,4 +168,4 @@ def _pixels(image: Image.Image) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(as_bytes(image), 2, 0)).astype(np.uint8, copy=False)
 
 
-__all__ = ["ImageReader"]
+__all__ = ["ImageReader", "check_not_missing", "skipped_image"]

@@ -164,13 +164,14 @@ def without_metadata(files: list[str]) -> list[str]:
 
 def _without_tables_of_folders(files: list[str]) -> list[str]:
     """Without what img2dataset writes beside a folder of pictures `00000`: `00000.parquet`."""
-    left_out = [file for file in files if _describes_folder(Path(file))]
+    described = {file: _describes_folder(Path(file)) for file in files}
+    left_out = [file for file in files if described[file]]
     if left_out:
         logger.warning(
             f"{left_out[0]} has metadata of the pictures in the folder beside it, as img2dataset writes them; the "
             f"pictures and their texts are read, and {len(left_out):,} such files are left out."
         )
-    return [file for file in files if file not in left_out]
+    return [file for file in files if not described[file]]
 
 
 def _describes_folder(file: Path) -> bool:

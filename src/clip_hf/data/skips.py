@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows that training cannot use or uses in part: what is wrong, how many they are, and when they are too many."""
+"""Rows that cannot be used, or only in part: what is wrong, how many they are, and when they are too many."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,11 +12,19 @@ from ..saved_states import check_kinds
 # Before so many rows were read, a share says little.
 _MIN_ROWS = 1000
 _EXAMPLES_PER_KIND = 3
+# Rows of a kind that are told apart; of more only their number as a whole is known.
+_PLACES_PER_KIND = 10_000
 _REMARKS = {
     "captions_cut": "{count} captions were cut at {context_length} tokens.",
     "plain_images": "{count} pictures are of one colour: drawings on transparency need `background_color`.",
 }
-_STATE = {"num_used": int, "kinds": {str: int}, "examples": {str: [str]}, "noticed": {str: int}}
+_STATE = {
+    "num_used": int,
+    "kinds": {str: int},
+    "examples": {str: [str]},
+    "noticed": {str: int},
+    "places": {str: [str]},
+}
 
 
 @dataclass(frozen=True)
@@ -31,16 +39,24 @@ class SkippedRow:
             The row: `"row 17"`, for streams also the shard's key or the file's name, where there is one.
         message (`str`):
             A sentence for the user.
+        name (`str`, *optional*, defaults to `""`):
+            The image's file, where it is known.
     """
 
     kind: str
     where: str
     message: str
+    name: str = ""
+
+    @property
+    def place(self) -> str:
+        """The row and its file."""
+        return f"{self.where} ({self.name})" if self.name else self.where
 
 
 class SkipCounter:
     """
-    Counts the rows that were skipped during training, and stops it when they are too many; and what the collator
+    Counts the rows that a training or an evaluation skips, and stops it when they are too many; and what the collator
     noticed of the others: captions that were cut, images of one colour.
 
     Args:
@@ -56,6 +72,8 @@ class SkipCounter:
         self.num_used = 0
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
+        # A row comes again in each epoch; dicts keep the order in which rows were met.
+        self.places: dict[str, dict[str, None]] = {}
         self.noticed: Counter[str] = Counter()
 
     @property
@@ -79,9 +97,15 @@ class SkipCounter:
         self.noticed.update(noticed or {})
         for row in skipped:
             self.kinds[row.kind] += 1
+            self._add_place(row.kind, row.place)
             examples = self.examples.setdefault(row.kind, [])
-            if len(examples) < _EXAMPLES_PER_KIND:
+            if len(examples) < _EXAMPLES_PER_KIND and row.message not in examples:
                 examples.append(row.message)
+
+    def _add_place(self, kind: str, place: str) -> None:
+        places = self.places.setdefault(kind, {})
+        if len(places) < _PLACES_PER_KIND:
+            places[place] = None
 
     def check(self) -> None:
         """
@@ -93,16 +117,30 @@ class SkipCounter:
         if self.num_used + self.num_skipped >= self.min_rows and self.share > self.max_skipped_share:
             raise ValueError(
                 f"{self.summary()} That is more than max_skipped_share={self.max_skipped_share:g} allows. "
-                f"{self._first_examples()} Repair the data, or raise `max_skipped_share` to train on the rest."
+                f"{self._first_examples()} Repair the data, or raise `max_skipped_share` to go on with the rest."
             )
 
     def summary(self) -> str:
-        """One sentence: how many rows were skipped, by kind."""
+        """One sentence: how many rows were skipped, by kind. A row counts each time that it was due."""
         total = self.num_used + self.num_skipped
         if not self.kinds:
             return f"No row of {total:,} was skipped."
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
         return f"{self.num_skipped:,} of {total:,} rows ({self.share:.2%}) were skipped: {kinds}."
+
+    def places_text(self) -> str:
+        """
+        Which rows were skipped, a line for each kind, with the first few and their files; empty if none was.
+
+        Such as `file truncated: 2 different rows, 14 times: row 7 (images/7.png), row 31 (images/31.png)`.
+        """
+        lines = []
+        for kind, count in self.kinds.most_common():
+            places = list(self.places.get(kind, ()))
+            least = "at least " if len(places) == _PLACES_PER_KIND else ""
+            shown = ", ".join(places[:_EXAMPLES_PER_KIND]) + (", ..." if len(places) > _EXAMPLES_PER_KIND else "")
+            lines.append(f"{kind}: {least}{len(places):,} different rows, {count:,} times: {shown}")
+        return "\n".join(lines)
 
     def remarks(self, context_length: int) -> str:
         """What was noticed of the pairs that were used, a sentence for each kind; empty where it was nothing.
@@ -122,13 +160,15 @@ class SkipCounter:
     def state_dict(self) -> dict:
         """What was counted, as plain Python values."""
         examples = {kind: list(messages) for kind, messages in self.examples.items()}
-        noticed = dict(self.noticed)
-        return {"num_used": self.num_used, "kinds": dict(self.kinds), "examples": examples, "noticed": noticed}
+        places = {kind: list(places) for kind, places in self.places.items()}
+        counts = {"num_used": self.num_used, "kinds": dict(self.kinds), "noticed": dict(self.noticed)}
+        return {**counts, "examples": examples, "places": places}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what was counted before; ValueError if it is no [`SkipCounter.state_dict`]."""
+        state = {"places": {}, **state} if isinstance(state, Mapping) else state  # older checkpoints lack them
         check_kinds(state, _STATE, "The state of the skipped rows")
-        self.num_used, self.kinds, self.examples, self.noticed = 0, Counter(), {}, Counter()
+        self.num_used, self.kinds, self.examples, self.noticed, self.places = 0, Counter(), {}, Counter(), {}
         self.merge(state)
 
     def merge(self, state: dict) -> None:
@@ -137,6 +177,9 @@ class SkipCounter:
         self.kinds.update(state["kinds"])
         self.noticed.update(state["noticed"])
         self.examples |= {kind: list(messages) for kind, messages in state["examples"].items()}
+        for kind, places in state["places"].items():
+            for place in places:
+                self._add_place(kind, place)
 
 
 __all__ = ["SkipCounter", "SkippedRow"]

@@ -20,6 +20,7 @@ from transformers.utils import logging
 from ..image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
 from ..json_files import check_regular
 from .file_readers import is_hidden
+from .texts import decode_text
 
 
 logger = logging.get_logger(__name__)
@@ -30,6 +31,9 @@ _MOST_HEADER_BYTES = 2**16
 _MOST_TEXT_BYTES = 2**24
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16
+# Samples of a tar that are remembered, to tell of those that come again.
+_MOST_KNOWN = 20_000
+_SORT = "`tar --sort=name -cf NAME.tar FOLDER`"
 _USUAL = ("txt", "json")  # beside an image, though they may not be read
 _COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
 
@@ -52,12 +56,16 @@ class TarSample:
             Why the sample cannot be used, if it cannot.
         kind (`str`):
             That in few words.
+        apart (`str`):
+            Folder and name, if an earlier sample of the tar had them with other endings: its members do not follow
+            each other, so that neither has them all.
     """
 
     members: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     endings: dict[str, None] = field(default_factory=dict)
     problem: str = ""
     kind: str = "file too large"
+    apart: str = ""
 
     def fields(self) -> dict[str, Any]:
         """The object in `.json`; empty without one, or if it is damaged."""
@@ -78,7 +86,7 @@ class TarSample:
     def text(self, column: str) -> Any:
         """The member `.txt` for the column `"caption"`; for others `.NAME` or `.NAME.txt`; else a field of `.json`."""
         found = next((name for name in text_endings(column) if name in self.members), None)
-        return self.fields().get(column) if found is None else _decoded(self.members[found][1])
+        return self.fields().get(column) if found is None else decode_text(self.members[found][1])
 
     def value(self, column: str, role: str) -> Any:
         """What stands in a row's column."""
@@ -103,13 +111,6 @@ def text_endings(column: str) -> tuple[str, ...]:
     """The endings of members that may hold a column of texts."""
     name = column.lower()
     return (*(("txt",) if name == "caption" else ()), name, f"{name}.txt")
-
-
-def _decoded(data: bytes) -> str | bytes:
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return data  # reported as a caption of a wrong type
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
@@ -155,11 +156,13 @@ def all_samples(
 ) -> Iterator[TarSample]:
     """The samples of several tars, see `tar_rows` and `tar_samples`."""
     left_out: Counter[str] = Counter()
+    apart: list[str] = []
     count = 0
     for tar in tars:
         try:
             for sample in tar_samples(tar, is_wanted, limits):
                 count += 1
+                apart += [f"{sample.apart} in {tar}"] if sample.apart else []
                 endings = [ending for ending in sample.endings if not is_wanted(ending) and ending not in _USUAL]
                 left_out.update(ending for ending in endings if ending in left_out or len(left_out) < _MOST_ENDINGS)
                 yield sample
@@ -169,6 +172,11 @@ def all_samples(
             count += 1
             logger.warning(f"{error} What comes before is used.")
             yield TarSample(problem=str(error), kind="file damaged")
+    if whole and apart:
+        logger.warning(
+            f"The members of {len(apart):,} samples do not follow each other, and are taken for samples of their own; "
+            f"the first: {apart[0]}. Write such tars again in the order of names: {_SORT}."
+        )
     if whole and left_out:
         counts = ", ".join(f"{number:,} .{ending}" for ending, number in left_out.most_common(20))
         logger.warning(f"{left_out.total():,} members of the tars were left out, by ending: {counts}.")
@@ -195,11 +203,25 @@ def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits =
     content = {"image": "images", "caption": "captions"}.get(role, "texts")
     endings = ", ".join(dict.fromkeys(f".{ending}" for sample in samples for ending in sample.endings))
     fields = ", ".join(dict.fromkeys(repr(name) for sample in samples for name in sample.fields()))
+    apart = _first_apart(tar, limits)
+    if apart is not None:
+        raise ValueError(
+            f"The tar {tar} has no column {column!r} in its first samples: the members of a sample must follow each "
+            f"other, and those of {apart!r} do not. Write the tar again in the order of names: {_SORT}."
+        )
     raise ValueError(
         f"The tar {tar} has no column {column!r} in its first samples: their members end in {endings[:500]}"
         f"{f', with the fields {fields[:500]} of .json' if fields else ''}. Name the ending or field that holds the "
         f"{content}."
     )
+
+
+def _first_apart(tar: str, limits: ImageLimits) -> str | None:
+    """The first sample whose members do not follow each other, as where a tar is in the order of a folder."""
+    try:
+        return next((sample.apart for sample in tar_samples(tar, lambda ending: False, limits) if sample.apart), None)
+    except DamagedTar:
+        return None
 
 
 # ------------------------------------------------------------------------------------------------------------- members
@@ -225,6 +247,7 @@ def tar_samples(
         DamagedTar: after the samples that could be read.
     """
     sample, place, left, is_cut = None, None, {}, False
+    known: dict[tuple[str, str], set[str]] = {}
     try:
         for archive, member in _members(tar):
             found = _place_of(member)
@@ -232,11 +255,13 @@ def tar_samples(
                 continue
             if sample is None or place != found[0] or found[1] in sample.endings:
                 if sample is not None:
+                    if len(known) < _MOST_KNOWN or place in known:
+                        known.setdefault(place, set()).update(sample.endings)
                     yield sample
-                sample, left = (
-                    TarSample(),
-                    {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)},
-                )
+                sample = TarSample()
+                left = {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)}
+                if found[1] not in known.get(found[0], {found[1]}):
+                    sample.apart = os.path.join(*found[0])
             place, ending = found
             if len(sample.endings) == _MOST_ENDINGS:
                 continue

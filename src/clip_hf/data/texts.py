@@ -20,6 +20,14 @@ def stable_id(*values: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
+def decode_text(data: bytes) -> str | bytes:
+    """The text in UTF-8, stripped; the bytes themselves where they are none, reported as a caption of a wrong type."""
+    try:
+        return data.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return data
+
+
 def template_columns(template: str) -> tuple[str, ...]:
     """
     The columns that a template names, each once, in their order; `""` is the caption (`{}`).
@@ -151,4 +159,4 @@ def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
     return None
 
 
-__all__ = ["TextReader", "find_caption_problem", "stable_id", "template_columns"]
+__all__ = ["TextReader", "decode_text", "find_caption_problem", "stable_id", "template_columns"]

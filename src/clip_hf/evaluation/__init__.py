@@ -2,6 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The paper's evaluations (Radford et al. 2021, section 3) for any CLIP of the Hugging Face world."""
 
+from ..extras import require_extra
+
+
+require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
+
 from .bias import LabelProbeOptions, compare_label_sets, evaluate_label_probe, label_probe
 from .bias_results import LabelProbeResult, LabelSetComparison
 from .comparison import Comparison, compare_results, load_results

@@ -17,9 +17,10 @@ import numpy as np
 
 from .bias_results import Disparity, GroupAccuracy, GroupShares, LabelProbeResult, LabelSetChange, LabelSetComparison
 from .encoders.loading import load_dual_encoder
-from .features import EncodingOptions, encode_image_column
+from .features import EncodingOptions, encode_readable_images
+from .results import counted
 from .scores.inputs import as_numbers
-from .zero_shot import class_embeddings
+from .zero_shot import class_embeddings, class_notes
 
 
 _CROSS = " x "
@@ -165,6 +166,7 @@ def label_probe(
         min_group_size=options.min_group_size,
         members=members,
         group_of=groups_by_attribute,
+        resamples=options.resamples,
     )
 
 
@@ -333,7 +335,7 @@ def _warn_of_small_groups(groups: list[GroupShares], least: int) -> None:
     if small:
         more = f" and {len(small) - _SHOWN} more" if len(small) > _SHOWN else ""
         warnings.warn(
-            f"Groups of fewer than {least} images are not compared, for their shares say little: "
+            f"Groups of fewer than {counted(least, 'image')} are not compared, because their shares say little: "
             f"{', '.join(small[:_SHOWN])}{more}.",
             stacklevel=3,
         )
@@ -379,8 +381,15 @@ def evaluate_label_probe(
         [`LabelProbeResult`]
 
     Raises:
-        ValueError: if there is no such column, an image cannot be read, or as [`label_probe`] does.
+        TypeError: if `data` is no `datasets.Dataset`.
+        ValueError: if there is no such column, more images cannot be read than `encoding.max_skipped_share` allows, or
+            as [`label_probe`] does.
     """
+    if not isinstance(data, datasets.Dataset):
+        raise TypeError(
+            f"`data` is of type {type(data).__name__}; it must be a `datasets.Dataset`, such as "
+            "`load_classification(path).data`."
+        )
     labels, _ = _checked_categories(categories)
     if not isinstance(attributes, Mapping):
         attributes = _columns(data, attributes)
@@ -388,21 +397,28 @@ def evaluate_label_probe(
     _groups(attributes, (options or LabelProbeOptions()).crossings, len(data))
     encoder = load_dual_encoder(model)
     classifier = class_embeddings(encoder, labels, templates, encoding)
-    images = encode_image_column(encoder, data, image_column, options=encoding)
+    info = data.info.dataset_name if data.info is not None else None
+    name, split = info or "images", str(data.split or "test")
+    found = encode_readable_images(encoder, data, image_column, options=encoding, name=f"{name} ({split})")
+    images = found.features
     # The bias of SigLIP's scores is the same for all labels, and softmax does not see it.
     scores = np.float64(encoder.logit_scale) * (images.astype(np.float64) @ classifier.T)
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    info = data.info.dataset_name if data.info is not None else None
-    return label_probe(
+    if found.skipped is not None:
+        attributes = {attribute: [values[row] for row in found.rows] for attribute, values in attributes.items()}
+    result = label_probe(
         probabilities,
         categories,
         attributes,
         options=options,
         model=encoder.name,
-        data=info or "images",
-        split=str(data.split or "test"),
+        data=name,
+        split=split,
     )
+    result.skipped = {} if found.skipped is None else {split: found.skipped}
+    result.notes = class_notes(encoder, classifier, labels, f"{name} ({split})")
+    return result
 
 
 def _columns(data: datasets.Dataset, names: Sequence[str]) -> dict[str, list[Any]]:

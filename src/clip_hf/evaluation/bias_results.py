@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .results import EvaluationResult, format_metric, new_figure, safe_name, table_cell
+from .results import (
+    EvaluationResult,
+    counted,
+    format_difference,
+    format_difference_interval,
+    format_interval,
+    format_metric,
+    new_figure,
+    safe_name,
+    table_cell,
+)
 
 
 if TYPE_CHECKING:
@@ -114,7 +124,7 @@ class LabelProbeResult(EvaluationResult):
             Largest differences between groups, for each attribute and category, from the largest.
         accuracies (`list[GroupAccuracy]`):
             Accuracies by group, of attributes that are label sets.
-        top_k, threshold, min_group_size:
+        top_k, threshold, min_group_size, resamples:
             As in [`LabelProbeOptions`].
         members (`np.ndarray` of shape (n, k), bool):
             Which categories each image is in, in the order of `overall`.
@@ -136,6 +146,7 @@ class LabelProbeResult(EvaluationResult):
     min_group_size: int
     members: np.ndarray
     group_of: dict[str, np.ndarray]
+    resamples: int = 0
 
     def metrics(self) -> dict[str, float]:
         """Largest differences and accuracies over all images by name, 0 to 1."""
@@ -227,13 +238,15 @@ class LabelProbeResult(EvaluationResult):
             given = "every label"
         if self.threshold:
             given += f" if the probability is at least {100 * self.threshold:g}%"
+        sizes = (counted(self.num_images, "image"), counted(self.num_labels, "label"))
+        kinds = counted(len(self.label_counts), "category", "categories")
         text = (
-            f"{self.num_images} images, {self.num_labels} labels in {len(self.label_counts)} categories (labels of "
-            f"each): {counts}. An image was given {given}; the shares are those of images with a label of the "
-            "category."
+            f"{', '.join(sizes)} in {kinds} (labels of each): {counts}. An image was given {given}; "
+            "the shares are those of images with a label of the category."
         )
         if any(group.size < self.min_group_size for group in self.groups):
-            text += f" Groups of fewer than {self.min_group_size} images are marked with * and not compared."
+            least = counted(self.min_group_size, "image")
+            text += f" Groups of fewer than {least} are marked with * and not compared."
         return text
 
     def _marked(self, value: str, size: int) -> str:
@@ -253,9 +266,9 @@ class LabelProbeResult(EvaluationResult):
     def _disparities_table(self, count: int) -> str:
         lines = ["| attribute | category | most | least | difference | p |", "|---|---|---|---|---|---|"]
         for each in self.disparities[:count]:
-            p_value = "" if each.p_value is None else f"{each.p_value:.3f}"
+            p_value = "" if each.p_value is None else _p_value_text(each.p_value, self.resamples)
             texts = [table_cell(text) for text in (each.attribute, each.category, each.highest, each.lowest)]
-            lines.append(f"| {' | '.join([*texts, _with_interval(each.difference, each.interval), p_value])} |")
+            lines.append(f"| {' | '.join([*texts, _difference_text(each.difference, each.interval), p_value])} |")
         return "\n".join(lines)
 
     def _accuracies_table(self) -> str:
@@ -317,7 +330,7 @@ def _changes_table(changes: Sequence[LabelSetChange]) -> str:
     for each in changes:
         group = f"{table_cell(each.attribute)}: {table_cell(each.value)} (n={each.size})"
         shares = f"{format_metric('', each.before)} | {format_metric('', each.after)}"
-        difference = _with_interval(each.after - each.before, each.interval)
+        difference = _difference_text(each.after - each.before, each.interval)
         lines.append(f"| {group} | {table_cell(each.category)} | {shares} | {difference} |")
     return "\n".join(lines)
 
@@ -328,7 +341,20 @@ def _metric_name(disparity: Disparity) -> str:
 
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
     shown = format_metric("", value)
-    return shown if interval is None else f"{shown} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    return shown if interval is None else f"{shown} ({format_interval('', interval)})"
+
+
+def _difference_text(value: float, interval: tuple[float, float] | None) -> str:
+    shown = format_difference("", value)
+    return shown if interval is None else f"{shown} ({format_difference_interval('', interval)})"
+
+
+def _p_value_text(p_value: float, permutations: int) -> str:
+    """A permutation test's p; none of so many permutations can show a smaller one than 1 / (permutations + 1)."""
+    floor = 1 / (permutations + 1)
+    if p_value <= floor:
+        return f"<= {floor:.1g}"
+    return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.1g}"
 
 
 __all__ = ["Disparity", "GroupAccuracy", "GroupShares", "LabelProbeResult", "LabelSetChange", "LabelSetComparison"]

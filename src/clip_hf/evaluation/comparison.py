@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,21 +14,37 @@ import numpy as np
 
 from ..atomic import replaced_file
 from ..json_files import read_json
-from .results import environment, format_interval, format_metric, new_figure, save_figure
+from .results import (
+    counted,
+    environment,
+    format_difference,
+    format_difference_interval,
+    format_metric,
+    new_figure,
+    save_figure,
+)
+from .scores.statistics import (
+    ROW_VALUES,
+    Statistic,
+    mean_by_class,
+    mean_of_classes,
+    median_of_rows,
+    percentile_interval,
+)
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Metric -> the array that holds a place for each image or text, and how many first places count.
-_RANK_METRICS = {
-    "top1": ("ranks", 1),
-    "top5": ("ranks", 5),
-    **{f"{way}_R@{k}": (f"{way}_ranks", k) for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)},
-}
-
-
-_RANK_ARRAYS = {name for name, _ in _RANK_METRICS.values()}
+# Figures with less than the ensemble of prompts, the gain over each, and the places of the classes.
+_FEWER_PROMPTS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
+_RECALL = re.compile(r"(image_to_text|text_to_image)_R@(\d+)")
+_RANK_ARRAYS = ("ranks", "one_prompt_ranks", "class_name_ranks", "image_to_text_ranks", "text_to_image_ranks")
+# What a result has among its figures, but says nothing about how good the model is.
+_SETTINGS = ("lambda",)
+_MAJORITY = "majority_class"
+ENDINGS = ("json", "md", "png")
+"""Of the files that a comparison, and a fit of scaling, are written to."""
 
 
 @dataclass
@@ -46,7 +63,12 @@ class ComparedMetric:
             Each model's figure less the first model's.
         difference_intervals (`list[tuple[float, float] | None]`):
             95% intervals of the differences by the paired bootstrap: the same images are drawn for both models, so
-            that what is hard for both does not blur the difference. `None` where the images are not the same.
+            that what is hard for both does not blur the difference. `None` where the images are not the same, or the
+            results hold nothing for each image.
+        chance (`float`, *optional*):
+            What guessing gives.
+        words (`list[str | None]`):
+            What is shown of a figure that is no number, such as `"fewer than 1"`.
     """
 
     task: str
@@ -57,6 +79,14 @@ class ComparedMetric:
     intervals: list[tuple[float, float] | None]
     differences: list[float | None]
     difference_intervals: list[tuple[float, float] | None]
+    chance: float | None = None
+    words: list[str | None] = field(default_factory=list)
+
+    def shown(self, place: int) -> str:
+        """A model's figure as tables show it."""
+        if self.words and self.words[place]:
+            return self.words[place]
+        return "-" if self.values[place] is None else format_metric(self.metric, self.values[place])
 
 
 @dataclass
@@ -79,13 +109,14 @@ class Comparison:
 
     def table(self) -> str:
         """All figures as a Markdown table; a difference whose interval does not hold 0 is bold."""
-        lines = [f"| task | data | metric | {' | '.join(_with_differences(self.models))} |"]
-        lines.append("|---" * (3 + 2 * len(self.models) - 1) + "|")
+        lines = [f"| task | data | metric | {' | '.join(_with_differences(self.models))} | chance |"]
+        lines.append("|---" * (4 + 2 * len(self.models) - 1) + "|")
         for row in self.metrics:
-            cells = [row.task, f"{row.data} ({row.split})", row.metric, _shown(row.metric, row.values[0])]
+            cells = [row.task, f"{row.data} ({row.split})", row.metric, row.shown(0)]
             for place in range(1, len(self.models)):
-                cells.append(_shown(row.metric, row.values[place]))
+                cells.append(row.shown(place))
                 cells.append(_difference(row, place))
+            cells.append("" if row.chance is None else format_metric(row.metric, row.chance))
             lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
@@ -93,7 +124,7 @@ class Comparison:
         """Each task's figures as bars, one colour for each model, with their intervals."""
         groups: dict[tuple[str, str], list[ComparedMetric]] = {}
         for row in self.metrics:
-            if format_metric(row.metric, 0.5).endswith("%") and not row.metric.endswith("_gain"):
+            if format_metric(row.metric, 0.5).endswith("%") and row.metric != _MAJORITY:
                 groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
         heights = [1 + 0.25 * len(rows) * (len(self.models) + 0.7) for rows in groups.values()] or [1]
         figure = new_figure(9, 0.8 + sum(heights))
@@ -108,7 +139,7 @@ class Comparison:
 
     def save(self, folder: str | os.PathLike, stem: str = "comparison") -> list[Path]:
         """Write `stem.json`, `stem.md` and `stem.png` into `folder`; each file appears when it is complete."""
-        paths = [Path(folder) / f"{stem}.{ending}" for ending in ("json", "md", "png")]
+        paths = [Path(folder) / f"{stem}.{ending}" for ending in ENDINGS]
         content = {**asdict(self), "environment": environment()}
         with replaced_file(paths[0]) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -160,7 +191,11 @@ def _check_result(content: dict[str, Any]) -> None:
     for name in ("metrics", "intervals"):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"`{name}` is a {type(content.get(name)).__name__}; it must be a mapping")
-    for name, value in content["metrics"].items():
+    for name in ("chance", "words", "details"):  # those of earlier versions lack some
+        if not isinstance(content.get(name, {}), dict):
+            raise ValueError(f"`{name}` is a {type(content[name]).__name__}; it must be a mapping")
+    numbers = [*content["metrics"].items(), *content.get("chance", {}).items(), (_MAJORITY, content.get(_MAJORITY))]
+    for name, value in numbers:
         if value is not None and not _is_number(value):
             raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number")
     for name, value in content["intervals"].items():
@@ -219,11 +254,12 @@ def compare_results(
         ValueError: if there are fewer than two folders, one holds no results, or no figure is in two of them.
     """
     if len(folders) < 2:
-        raise ValueError(f"There is nothing to compare in {len(folders)} folder(s) of results; give two or more.")
+        found = counted(len(folders), "folder")
+        raise ValueError(f"There is nothing to compare in {found} of results; give two or more.")
     loaded = [load_results(folder) for folder in folders]
     names = list(names or [results[0]["model"] for results in loaded])
     if len(names) != len(folders):
-        raise ValueError(f"There are {len(names)} names for {len(folders)} folders.")
+        raise ValueError(f"There are {counted(len(names), 'name')} for {counted(len(folders), 'folder')}.")
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     by_key = [{(one["task"], one["data"], one["split"]): one for one in results} for results in loaded]
@@ -235,7 +271,12 @@ def compare_results(
             left_out.append(" ".join(key))
             continue
         for metric in dict.fromkeys(name for one in found if one for name in one["metrics"]):
-            metrics.append(_compare(key, metric, found, resamples, seed))
+            if metric not in _SETTINGS:
+                metrics.append(_compare(key, metric, found, resamples, seed))
+        shares = [one.get(_MAJORITY) if one else None for one in found]
+        if any(share is not None for share in shares):
+            none = [None] * len(found)
+            metrics.append(ComparedMetric(*key, _MAJORITY, shares, none, none, none))
     if not metrics:
         raise ValueError(
             "No evaluation was made of two of the models on the same data and split: "
@@ -252,7 +293,9 @@ def _compare(key: tuple, metric: str, found: list[dict | None], resamples: int, 
     first = values[0]
     differences = [None if value is None or first is None else value - first for value in values]
     paired = [None, *(_paired_interval(metric, found[0], other, resamples, seed) for other in found[1:])]
-    return ComparedMetric(*key, metric, values, intervals, differences, paired)
+    chance = next((one["chance"][metric] for one in found if one and metric in one.get("chance", {})), None)
+    words = [one.get("words", {}).get(metric) if one else None for one in found]
+    return ComparedMetric(*key, metric, values, intervals, differences, paired, chance, words)
 
 
 def _paired_interval(
@@ -260,16 +303,34 @@ def _paired_interval(
 ) -> tuple[float, float] | None:
     if not first or not second or not resamples:
         return None
-    one, two = (_hits(metric, found["arrays"]) for found in (first, second))
+    one, two = (_row_values(metric, found) for found in (first, second))
     # The same images in the same order, as far as the results can tell.
-    if one is None or two is None or len(one) != len(two):
+    if one is None or two is None or len(one) != len(two) or first.get("skipped") != second.get("skipped"):
         return None
-    if not np.array_equal(first["arrays"].get("targets"), second["arrays"].get("targets")):
-        return None
-    gained = two.astype(np.int64) - one
-    groups = np.arange(len(gained))
+    for name in ("targets", "image_of_text"):
+        if not np.array_equal(first["arrays"].get(name), second["arrays"].get(name)):
+            return None
+    groups = np.arange(len(one))
     if metric.startswith("text_to_image"):  # an image's texts are drawn with it
         groups = first["arrays"].get("image_of_text", groups)
+    if metric.endswith("median_rank"):
+        medians = median_of_rows(one), median_of_rows(two)
+        return _resampled(lambda weights: medians[1](weights) - medians[0](weights), groups, resamples, seed)
+    if (_headline(first) if metric in _FEWER_PROMPTS.values() else metric).endswith("mean_per_class"):
+        targets = first["arrays"]["targets"]
+        by_class = mean_by_class(two - one, targets, int(targets.max()) + 1)
+        return _resampled(mean_of_classes(by_class), groups, resamples, seed)
+    return _mean_interval(two - one, groups, resamples, seed)
+
+
+def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """95% interval of a statistic of the rows over resamples of their groups."""
+    count = int(groups.max()) + 1
+    return percentile_interval(lambda weights: statistic(weights[:, groups]), count, resamples, 0.95, seed)
+
+
+def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """The same for the mean, far quicker."""
     kinds = np.stack([np.bincount(groups, gained), np.bincount(groups)], axis=1)  # (groups, 2): gain and size
     # Only a few kinds of groups occur, so a resample is a draw of how often each does.
     kinds, counts = np.unique(kinds, axis=0, return_counts=True)
@@ -278,13 +339,38 @@ def _paired_interval(
     return float(low), float(high)
 
 
+def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
+    """What each image or text adds to a metric, float64 `(n,)`: a share of 1, or its place where it is a median."""
+    arrays, headline = result["arrays"], _headline(result)
+    recall = _RECALL.fullmatch(metric)
+    if recall is not None and f"{recall[1]}_ranks" in arrays:
+        return (arrays[f"{recall[1]}_ranks"] < int(recall[2])).astype(np.float64)
+    if metric.endswith("_median_rank"):
+        ranks = arrays.get(f"{metric.removesuffix('_median_rank')}_ranks")
+        return None if ranks is None else ranks.astype(np.float64)
+    for kind, gain in _FEWER_PROMPTS.items():
+        fewer = {**arrays, "ranks": arrays.get(f"{kind}_ranks")}
+        if metric == gain:
+            more, less = _hits(headline, arrays), _hits(headline, fewer)
+            return None if more is None or less is None else more - less
+        if metric.startswith(f"{kind}_"):
+            return _hits(metric.removeprefix(f"{kind}_"), fewer)
+    return _hits(metric, arrays)
+
+
+def _headline(result: dict[str, Any]) -> str:
+    """The headline metric, which gains are of."""
+    return str((result.get("details") or {}).get("metric", ""))
+
+
 def _hits(metric: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Whether each image or text counts in a metric that is the share of those that do."""
-    name, k = _RANK_METRICS.get(metric, (None, 0))
-    if name in arrays:
-        return arrays[name] < k
-    if metric == "top1" and {"targets", "predictions"} <= arrays.keys():
-        return arrays["targets"] == arrays["predictions"]
+    """What each image adds to an accuracy."""
+    own = "top1" if metric == "mean_per_class" else metric
+    ranks = arrays.get("ranks")
+    if own in ROW_VALUES and ranks is not None:
+        return ROW_VALUES[own](ranks)
+    if own == "top1" and "ranks" not in arrays and {"targets", "predictions"} <= arrays.keys():
+        return (arrays["targets"] == arrays["predictions"]).astype(np.float64)
     return None
 
 
@@ -293,19 +379,14 @@ def _with_differences(models: list[str]) -> list[str]:
     return [first, *(column for name in others for column in (name, f"less {first}"))]
 
 
-def _shown(metric: str, value: float | None) -> str:
-    return "-" if value is None else format_metric(metric, value)
-
-
 def _difference(row: ComparedMetric, place: int) -> str:
     difference, interval = row.differences[place], row.difference_intervals[place]
     if difference is None:
         return "-"
-    sign = "+" if difference > 0 else ""
-    text = sign + format_metric(row.metric, difference)
+    text = format_difference(row.metric, difference)
     if interval is None:
         return text
-    text += f" ({format_interval(row.metric, interval)})"
+    text += f" ({format_difference_interval(row.metric, interval)})"
     return f"**{text}**" if interval[0] > 0 or interval[1] < 0 else text
 
 
@@ -324,4 +405,4 @@ def _draw_bars(axis: Any, rows: list[ComparedMetric], models: list[str]) -> None
     axis.invert_yaxis()
 
 
-__all__ = ["ComparedMetric", "Comparison", "compare_results", "load_results"]
+__all__ = ["ENDINGS", "ComparedMetric", "Comparison", "compare_results", "load_results"]

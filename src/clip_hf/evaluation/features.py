@@ -5,6 +5,7 @@
 import hashlib
 import json
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..data.decoding import check_not_missing, skipped_image
+from ..data.skips import SkipCounter, SkippedRow
 from ..image_reading_clip_hf import unwrapped
 from .encoders.base import DualEncoder, NotFiniteError, checked_texts
 from .feature_cache import FeatureFolder, FeatureIdentity, part_ranges
@@ -26,8 +29,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _ROWS_PER_READ = 256
-# Encodes the rows of each range in turn: (rows, dim), float32.
-_Encode = Callable[[list[range], Callable[[int], None]], Iterator[np.ndarray]]
+# Encodes the rows of each list in turn: (rows, dim), float32. NaN stands for an image that was skipped.
+_Encode = Callable[[list[Sequence[int]], Callable[[int], None]], Iterator[np.ndarray]]
 
 
 @dataclass
@@ -48,9 +51,12 @@ class EncodingOptions:
             features. The cache folder must be one that all of them see.
         progress (`bool`, *optional*, defaults to `True`):
             Whether the main process shows a progress bar.
+        max_skipped_share (`float`, *optional*, defaults to 0.05):
+            Images that cannot be read are skipped and counted in evaluations, but more than this share of all images,
+            and more than one, is an error. With 0 the first one is. [`encode_image_column`] skips none.
 
     Raises:
-        ValueError: if a number is less than 1.
+        ValueError: if a number is less than 1, or the share is not from 0 to 1.
     """
 
     batch_size: int = 64
@@ -58,8 +64,11 @@ class EncodingOptions:
     cache_dir: str | os.PathLike | None = None
     accelerator: "Accelerator | None" = None
     progress: bool = True
+    max_skipped_share: float = 0.05
 
     def __post_init__(self):
+        if not 0 <= self.max_skipped_share <= 1:
+            raise ValueError(f"`max_skipped_share` is {self.max_skipped_share}; it must be a share, 0 to 1.")
         for name in ("batch_size", "num_threads"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -110,17 +119,120 @@ def encode_image_column(
             name the row), or the cache folder is of another model.
         RuntimeError: if another process failed, with its error.
     """
+    return _encode_images(encoder, data, image_column, projected, options or EncodingOptions(), None)
+
+
+@dataclass(frozen=True)
+class ReadableImages:
+    """
+    Features of the images that could be read.
+
+    Args:
+        features (`np.ndarray` of shape (k, dim), float32):
+            As [`encode_image_column`] gives them, without the images that were skipped.
+        rows (`np.ndarray` of shape (k,), int64):
+            The rows that they are of, ascending.
+        skips ([`SkipCounter`]):
+            How many images were skipped, why, and the first of each kind.
+    """
+
+    features: np.ndarray
+    rows: np.ndarray
+    skips: SkipCounter
+
+    @property
+    def skipped(self) -> dict[str, Any] | None:
+        """What results say of the images that were skipped; None if none was."""
+        if not self.skips.num_skipped:
+            return None
+        examples = [message for kind, _ in self.skips.kinds.most_common() for message in self.skips.examples[kind]]
+        numbers = {"images": self.skips.num_skipped, "of": self.skips.num_skipped + len(self.rows)}
+        return {**numbers, "kinds": dict(self.skips.kinds.most_common()), "examples": examples}
+
+
+def encode_readable_images(
+    encoder: DualEncoder,
+    data: datasets.Dataset,
+    image_column: str = "image",
+    *,
+    projected: bool = True,
+    options: EncodingOptions | None = None,
+    name: str = "the data",
+) -> ReadableImages:
+    """
+    As [`encode_image_column`], but images that cannot be read are left out, with a warning that names the first ones.
+
+    What was skipped is tried again each time: a cache folder keeps the features of the others only.
+
+    Args:
+        encoder, data, image_column, projected, options:
+            As in [`encode_image_column`].
+        name (`str`, *optional*):
+            What to call the data in messages.
+
+    Returns:
+        [`ReadableImages`], the same on every process.
+
+    Raises:
+        ValueError: as [`encode_image_column`], but for images only if more than `options.max_skipped_share` cannot be
+            read, or all.
+        RuntimeError: if another process failed, with its error.
+    """
     options = options or EncodingOptions()
+    skips = SkipCounter(options.max_skipped_share, min_rows=1)
+    features = _encode_images(encoder, data, image_column, projected, options, skips)
+    total = SkipCounter(options.max_skipped_share, min_rows=1)
+    for state in _Shared(options).check(skips.state_dict()):
+        total.merge({**state, "num_used": 0})
+    rows = np.flatnonzero(_is_known(features))
+    total.num_used = len(rows)
+    assert total.num_used + total.num_skipped == len(data)
+    _check_skips(total, len(data))
+    found = ReadableImages(features[rows], rows, total)
+    if not len(rows):
+        raise ValueError(f"No image of {name} can be read: {' '.join(found.skipped['examples'])}")
+    if total.num_skipped and options.process == 0:
+        shown = " ".join(found.skipped["examples"])
+        warnings.warn(f"Images of {name} that cannot be read: {total.summary()} {shown}", stacklevel=2)
+    return found
+
+
+def _encode_images(
+    encoder: DualEncoder,
+    data: datasets.Dataset,
+    column: str,
+    projected: bool,
+    options: EncodingOptions,
+    skips: SkipCounter | None,
+) -> np.ndarray:
+    """Features of all rows; where there is a counter, NaN for the images that it counts as skipped."""
     identity = None
     with _together(options) as shared:
-        images = _undecoded(data, image_column)
+        images = _undecoded(data, column)
         if options.cache_dir is not None:
             kind = "image" if projected else "image before projection"
-            fingerprint = images_fingerprint(images, image_column)
-            identity = FeatureIdentity(encoder.fingerprint, fingerprint, kind, len(images))
+            identity = FeatureIdentity(encoder.fingerprint, images_fingerprint(images, column), kind, len(images))
     shared.check()
-    reader = _Reader(encoder, images, image_column, projected, options)
+    reader = _Reader(encoder, images, column, projected, options, skips)
     return _Run(encoder.name, len(images), identity, options).features(reader.encode, "images")
+
+
+def _check_skips(skips: SkipCounter, rows: int) -> None:
+    """Raise a `ValueError` if more of `rows` images were skipped than may be; a single one may, unless none may."""
+    if skips.num_skipped > max(skips.max_skipped_share * rows, 1 if skips.max_skipped_share else 0):
+        skips.check()
+
+
+def _is_known(features: np.ndarray) -> np.ndarray:
+    """Which rows have features, bool (rows,); all of a part may have been skipped, which then has no width."""
+    return np.isfinite(features[:, 0]) if features.shape[1] else np.zeros(len(features), bool)
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Parts one after another, (rows, dim)."""
+    width = max(part.shape[1] for part in parts)
+    whole = [part if part.shape[1] == width else np.full((len(part), width), np.nan, np.float32) for part in parts]
+    return np.concatenate(whole)
 
 
 def encode_text_list(
@@ -147,9 +259,9 @@ def encode_text_list(
     options = options or EncodingOptions()
     ordered: list[str] = []
 
-    def encode(ranges: list[range], done: Callable[[int], None]) -> Iterator[np.ndarray]:
-        for rows in ranges:
-            features = encoder.encode_texts(ordered[rows.start : rows.stop]).numpy()
+    def encode(parts: list[Sequence[int]], done: Callable[[int], None]) -> Iterator[np.ndarray]:
+        for rows in parts:
+            features = encoder.encode_texts([ordered[row] for row in rows]).numpy()
             done(len(rows))
             yield features
 
@@ -221,39 +333,59 @@ class _Reader:
     """Encodes rows of a dataset of undecoded images, batches being prepared in threads ahead of the model."""
 
     def __init__(
-        self, encoder: DualEncoder, images: datasets.Dataset, column: str, projected: bool, options: EncodingOptions
+        self,
+        encoder: DualEncoder,
+        images: datasets.Dataset,
+        column: str,
+        projected: bool,
+        options: EncodingOptions,
+        skips: SkipCounter | None,
     ):
         self.encoder, self.images, self.column = encoder, images, column
         self.projected, self.options = projected, options
+        self.skips = skips  # without one, an image that cannot be read is an error
 
-    def encode(self, ranges: list[range], done: Callable[[int], None]) -> Iterator[np.ndarray]:
-        """Features of each range, in turn; `done` is told the number of rows of each batch."""
+    def encode(self, parts: list[Sequence[int]], done: Callable[[int], None]) -> Iterator[np.ndarray]:
+        """Features of the rows of each part, in turn; `done` is told the number of rows of each batch."""
         size = self.options.batch_size
-        rows = [row for part in ranges for row in part]
+        rows = [row for part in parts for row in part]
         # Batches are whole, whatever the parts: one may hold the end of a part and the beginning of the next.
         prepared = self._ahead([rows[start : start + size] for start in range(0, len(rows), size)])
         features, count = [], 0
         try:
-            for part in ranges:
+            for part in parts:
                 while count < len(part):
-                    batch, inputs = next(prepared)
-                    features.append(self._features(batch, inputs))
+                    batch, inputs, skipped = next(prepared)
+                    features.append(self._features(batch, inputs, skipped))
                     count += len(batch)
                     done(len(batch))
-                joined = np.concatenate(features)
+                joined = _joined(features)
                 yield joined[: len(part)]
                 features, count = [joined[len(part) :]], count - len(part)
         finally:
             prepared.close()
 
-    def _features(self, batch: list[int], inputs: dict[str, torch.Tensor]) -> np.ndarray:
+    def _features(
+        self, batch: list[int], inputs: dict[str, torch.Tensor] | None, skipped: dict[int, SkippedRow]
+    ) -> np.ndarray:
+        if self.skips is not None:
+            self.skips.add(skipped.values(), num_used=len(batch) - len(skipped))
+            _check_skips(self.skips, len(self.images))
+        if inputs is None:
+            return np.empty((len(batch), 0), np.float32)
+        kept = [place for place in range(len(batch)) if place not in skipped]
         try:
-            return self.encoder.encode_images(inputs, projected=self.projected).numpy()
+            found = self.encoder.encode_images(inputs, projected=self.projected).numpy()
         except NotFiniteError as error:
-            row = batch[error.row]
+            row = batch[kept[error.row]]
             raise NotFiniteError(row, f"the image of row {row}") from error
+        if not skipped:
+            return found
+        features = np.full((len(batch), found.shape[1]), np.nan, np.float32)
+        features[kept] = found
+        return features
 
-    def _ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    def _ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], dict[str, torch.Tensor] | None, dict]]:
         waiting: deque[tuple[list[int], Future]] = deque()
         pool = ThreadPoolExecutor(self.options.num_threads, thread_name_prefix="images")
         try:
@@ -263,31 +395,35 @@ class _Reader:
                 waiting.append((batch, pool.submit(self._prepare, batch, sources)))
                 if len(waiting) > self.options.num_threads:
                     first, future = waiting.popleft()
-                    yield first, future.result()
+                    yield first, *future.result()
             while waiting:
                 first, future = waiting.popleft()
-                yield first, future.result()
+                yield first, *future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _prepare(self, batch: list[int], sources: list[Any]) -> dict[str, torch.Tensor]:
+    def _prepare(
+        self, batch: list[int], sources: list[Any]
+    ) -> tuple[dict[str, torch.Tensor] | None, dict[int, SkippedRow]]:
+        """The model's inputs for those that can be read, None if none can; and by their place those that cannot."""
         try:
-            return self.encoder.prepare(sources)
-        except (ValueError, TypeError, OSError):
-            # Again one by one, to say which.
-            for row, source in zip(batch, sources, strict=True):
-                try:
-                    self.encoder.prepare([source])
-                except (ValueError, TypeError, OSError) as error:
-                    raise ValueError(_cannot_be_read(row, source, error)) from error
-            raise
-
-
-def _cannot_be_read(row: int, source: Any, error: Exception) -> str:
-    path = source.get("path") if isinstance(source, dict) else source
-    name = f" ({str(path)[:200]})" if isinstance(path, str | os.PathLike) and str(path) else ""
-    cause = error.__cause__ if isinstance(error.__cause__, (ValueError, TypeError)) else error
-    return f"The image of row {row}{name} cannot be used: {cause}"
+            return self.encoder.prepare(sources), {}
+        except Exception as error:  # one image makes libraries raise whatever they like, as in training
+            problem = error
+        skipped: dict[int, SkippedRow] = {}
+        for place, (row, source) in enumerate(zip(batch, sources, strict=True)):
+            try:
+                check_not_missing(source)
+                self.encoder.prepare([source])
+            except Exception as error:
+                cause = error.__cause__ if isinstance(error.__cause__, (ValueError, TypeError)) else error
+                skipped[place] = skipped_image(cause, source, f"row {row}")
+                if self.skips is None:
+                    raise ValueError(skipped[place].message) from error
+        if not skipped:
+            raise problem
+        readable = [source for place, source in enumerate(sources) if place not in skipped]
+        return (self.encoder.prepare(readable) if readable else None), skipped
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
@@ -351,8 +487,9 @@ class _Run:
             if self.identity is not None:
                 self.folder = FeatureFolder(self.options.cache_dir, self.identity, self.model)
                 self._read_parts()
-        # What each process is to do, is decided by what the first one found.
-        own = (len(self.ranges), None if self.identity is None else self.identity.key, sorted(self.parts))
+        # The first process's cache decides how the work is shared out.
+        todo = [part for part in range(len(self.ranges)) if self._unknown_rows(part)]
+        own = (len(self.ranges), None if self.identity is None else self.identity.key, todo)
         everyone = shared.check(own)
         with _together(self.options) as shared:
             if any(other[:2] != own[:2] for other in everyone):
@@ -360,9 +497,8 @@ class _Run:
             if self.folder is not None and self.options.process == 0:
                 self.folder.create()
         shared.check()
-        missing = [part for part in range(len(self.ranges)) if part not in everyone[0][2]]
-        if missing:
-            self._encode(missing, encode, unit)
+        if everyone[0][2]:
+            self._encode(everyone[0][2], encode, unit)
         with _together(self.options) as shared:
             if len(self.parts) < len(self.ranges):
                 self._read_parts()
@@ -373,7 +509,26 @@ class _Run:
                     f"{self.folder.path}: all processes must see the same cache folder."
                 )
         shared.check()
-        return np.concatenate([self.parts[part] for part in range(len(self.ranges))])
+        return _joined([self.parts[part] for part in range(len(self.ranges))])
+
+    def _unknown_rows(self, part: int) -> list[int]:
+        """The rows of a part that have no features yet; where some were skipped before, those are tried again."""
+        rows = np.array(self.ranges[part])
+        return (rows if part not in self.parts else rows[~_is_known(self.parts[part])]).tolist()
+
+    def _complete(self, part: int, found: np.ndarray) -> None:
+        """Take the features of the part's unknown rows, and write them if there are new ones."""
+        is_new = _is_known(found)
+        if len(found) == len(self.ranges[part]):
+            self.parts[part] = found
+        elif is_new.any():
+            features = self.parts[part].copy()  # some of its rows are known, so that it has its width
+            features[np.flatnonzero(~_is_known(features))[is_new]] = found[is_new]
+            self.parts[part] = features
+        else:
+            return
+        if self.folder is not None:
+            self.folder.write(part, self.parts[part])
 
     def _read_parts(self) -> None:
         for part in range(len(self.ranges)):
@@ -385,7 +540,8 @@ class _Run:
     def _encode(self, missing: list[int], encode: _Encode, unit: str) -> None:
         options = self.options
         own = missing[options.process :: options.processes]
-        total = sum(len(self.ranges[part]) for part in missing)
+        rows = {part: self._unknown_rows(part) or list(self.ranges[part]) for part in missing}
+        total = sum(map(len, rows.values()))
         with tqdm(
             total=self.rows,
             initial=self.rows - total,
@@ -394,25 +550,26 @@ class _Run:
             leave=False,
             disable=not options.progress or options.process != 0,
         ) as bar:
-            encoded = encode([self.ranges[part] for part in own], bar.update)
+            encoded = encode([rows[part] for part in own], bar.update)
             try:
                 for start in range(0, len(missing), options.processes):
                     turn = missing[start : start + options.processes]
                     mine = turn[options.process] if options.process < len(turn) else None
                     with _together(options) as shared:
                         if mine is not None:
-                            self.parts[mine] = next(encoded)
-                            if self.folder is not None:
-                                self.folder.write(mine, self.parts[mine])
+                            self._complete(mine, next(encoded))
                     # Without a folder that all see, the features themselves go round.
                     sent = None if mine is None or self.folder is not None else (mine, self.parts.get(mine))
                     for rank, found in enumerate(shared.check(sent)):
                         if found is not None:
                             self.parts[found[0]] = found[1]
                         if rank != options.process and rank < len(turn):
-                            bar.update(len(self.ranges[turn[rank]]))
+                            bar.update(len(rows[turn[rank]]))
             finally:
                 encoded.close()
+        if self.folder is not None and options.processes > 1:
+            for part in set(missing) - set(own):
+                self.parts.pop(part, None)  # another process has completed it
 
 
 __all__ = ["EncodingOptions", "encode_image_column", "encode_text_list", "images_fingerprint"]

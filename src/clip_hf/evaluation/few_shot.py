@@ -20,7 +20,7 @@ from .logistic_regression import (
     check_labels,
     num_classes_of,
 )
-from .results import EvaluationResult, format_metric, new_figure
+from .results import EvaluationResult, chance_of, counted, format_metric, majority_share, new_figure
 from .scores.metrics import CLASSIFICATION_METRICS
 
 
@@ -187,6 +187,10 @@ class FewShotResult(EvaluationResult):
             "shots_to_match_zero_shot": self.shots_to_match_zero_shot,
         }
 
+    def words(self) -> dict[str, str]:
+        """The shots that match zero-shot as they are shown: `"fewer than 1"` where there is no number."""
+        return {"shots_to_match_zero_shot": self.match} if self.match else {}
+
     def details(self) -> str:
         """The curves with their spread over draws, in Markdown."""
         lines = ["| shots | probe | from the text classifier |", "|---|---|---|"]
@@ -194,12 +198,14 @@ class FewShotResult(EvaluationResult):
             lines.append(f"| 0 | | {format_metric(self.metric, self.zero_shot_accuracy)} |")
         for place, shots in enumerate(self.shots):
             cells = [
-                "" if curve is None else f"{100 * curve.mean[place]:.2f}% ± {100 * curve.spread[place]:.2f}"
+                ""
+                if curve is None
+                else f"{format_metric(self.metric, curve.mean[place])} ± {100 * curve.spread[place]:.2f}"
                 for curve in (self.probe, self.from_text)
             ]
             lines.append(f"| {shots} | {' | '.join(cells)} |")
         parts = [
-            f"{self.metric}: mean and standard deviation over {len(self.seeds)} draws; {self.lambda_from}.",
+            f"{self.metric}: mean and standard deviation over {counted(len(self.seeds), 'draw')}; {self.lambda_from}.",
             f"Shots at which the probe matches zero-shot: {self.match}.",
             "\n".join(lines),
         ]
@@ -237,7 +243,7 @@ class FewShotResult(EvaluationResult):
         axis.set_xticks(list(ticks), list(ticks.values()))
         axis.set(xlabel="labelled examples per class", ylabel=f"{self.metric} (%)")
         names = " on ".join(name for name in (self.model, self.data) if name)
-        worth = f"zero-shot is worth {self.match} shots" if self.match else ""
+        worth = f"zero-shot is worth {self.match} shot{'s' * (self.match[-2:] != ' 1')}" if self.match else ""
         axis.set_title(": ".join(part for part in ("Few-shot", names, worth) if part), fontsize=10)
         axis.grid(alpha=0.3)
         axis.legend(loc="best", fontsize=8)
@@ -307,10 +313,11 @@ def few_shot(
     full = run.fully_supervised() if options.fully_supervised else None
     points = list(zip(map(float, shots), probe.mean.tolist()))
     matched, words = shots_to_match(points + [full] if full and full[0] > shots[-1] else points, zero_shot)
-    return FewShotResult(
+    result = FewShotResult(
         model=options.model,
         data=options.data,
         split=options.split,
+        majority_class=majority_share(run.test_labels),
         metric=options.metric,
         shots=shots,
         seeds=seeds,
@@ -322,6 +329,9 @@ def few_shot(
         match=words,
         lambda_from=run.lambda_from,
     )
+    chance = chance_of(options.metric, run.num_classes, run.test_labels)
+    result.chance = {name: chance for name in result.metrics() if name != "shots_to_match_zero_shot"}
+    return result
 
 
 def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> tuple[float, str]:
@@ -439,7 +449,7 @@ class _Run:
     def lambda_from(self) -> str:
         """How lambda is chosen, in words."""
         if self.validation is not None:
-            return f"lambda chosen for each draw on {len(self.validation[1])} validation images"
+            return f"lambda chosen for each draw on {counted(len(self.validation[1]), 'validation image')}"
         start = f", {self.options.text_penalty:g} from the text classifier" if self.text is not None else ""
         return f"lambda fixed: {self.options.penalty:g}{start}, times the features' variance {self._variance:.3g}"
 

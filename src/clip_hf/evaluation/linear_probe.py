@@ -18,7 +18,7 @@ from .logistic_regression import (
     check_labels,
     num_classes_of,
 )
-from .results import EvaluationResult, new_figure
+from .results import EvaluationResult, chance_of, counted, format_metric, majority_share, new_figure
 from .scores.metrics import CLASSIFICATION_METRICS, bootstrap_interval
 
 
@@ -171,20 +171,21 @@ class LinearProbeResult(EvaluationResult):
     def details(self) -> str:
         """Sizes, where lambda came from and what did not converge, in Markdown."""
         rows = ", ".join(f"{count} {name}" for name, count in self.rows.items())
+        sizes = (counted(self.num_classes, "class", "classes"), counted(self.num_features, "feature"))
         parts = [
-            f"{rows} images, {self.num_classes} classes, {self.num_features} features; validation: {self.validation}.",
+            f"{rows} images, {', '.join(sizes)}; validation: {self.validation}.",
             f"lambda = {self.best_lambda:.4g} of {len(self.sweep)} tried, by {self.solver}'s L-BFGS.",
         ]
         if self.best_lambda in (LAMBDAS[0], LAMBDAS[-1]):
             parts.append("**lambda is at the end of the grid**: a better one may lie beyond it.")
         missed = [fit for fit in self.fits if not fit.converged]
         if missed:
-            shown = ", ".join(f"{fit.penalty:.3g} ({fit.iterations} iterations)" for fit in missed)
+            shown = ", ".join(f"{fit.penalty:.3g} ({counted(fit.iterations, 'iteration')})" for fit in missed)
             parts.append(f"**Not converged** at lambda = {shown}.")
         best, lines = max(self.sweep.values()), ["| lambda | validation |", "|---|---|"]
         for penalty, score in sorted(self.sweep.items()):
             mark = " (best)" if penalty == self.best_lambda else " (equal)" if best - score <= _EQUAL else ""
-            lines.append(f"| {penalty:.4g} | {100 * score:.2f}%{mark} |")
+            lines.append(f"| {penalty:.4g} | {format_metric(self.metric, score)}{mark} |")
         return "\n\n".join([*parts, "\n".join(lines)])
 
     def figure(self) -> "Figure":
@@ -286,6 +287,8 @@ def linear_probe(
         model=options.model,
         data=options.data,
         split=options.split,
+        chance={metric: chance_of(metric, num_classes, test.labels)},
+        majority_class=majority_share(test.labels),
         metric=metric,
         value=float(CLASSIFICATION_METRICS[metric](scores, test.labels)),
         interval=interval,

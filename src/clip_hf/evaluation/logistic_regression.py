@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..extras import require_extra
 from .lbfgs import Minimum, Problem, minimise
 
 
@@ -243,10 +244,9 @@ class RegularizationPath:
         )
 
     def _solve_with_scikit_learn(self, penalty: float) -> LinearClassifier:
-        try:
-            from sklearn.linear_model import LogisticRegression as ScikitLearn
-        except ImportError as error:
-            raise ImportError("solver='scikit-learn' needs scikit-learn: pip install 'clip_hf[eval]'.") from error
+        require_extra("eval", "solver='scikit-learn'", "sklearn")
+        from sklearn.linear_model import LogisticRegression as ScikitLearn
+
         options, features = self.options, self._features.cpu().numpy()
         columns = [self._labels] if self._labels.ndim == 1 else list(self._labels.T)
         rows, intercepts, iterations = [], [], 0

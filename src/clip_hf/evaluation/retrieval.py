@@ -10,7 +10,7 @@ scores: blocks of them are computed in float32, and one that float32 leaves in d
 import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +18,10 @@ import torch
 
 from .data.loading import RetrievalData, RetrievalOptions, load_retrieval
 from .encoders.loading import load_dual_encoder
-from .features import EncodingOptions, encode_image_column, encode_text_list
-from .results import EvaluationResult, new_figure
+from .features import EncodingOptions, encode_readable_images, encode_text_list
+from .results import EvaluationResult, counted, new_figure
 from .scores.metrics import median_rank, recall_at_k
+from .scores.statistics import median_of_rows
 
 
 if TYPE_CHECKING:
@@ -506,9 +507,13 @@ class RetrievalResult(EvaluationResult):
     def details(self) -> str:
         """How many images and texts there were, and the prompt."""
         same = self.num_texts - self.num_different_texts
-        parts = [f"{self.num_images} images, {self.num_texts} texts, prompt `{self.template}`."]
+        sizes = f"{counted(self.num_images, 'image')}, {counted(self.num_texts, 'text')}"
+        parts = [f"{sizes}, prompt `{self.template}`."]
         if same:
-            parts.append(f"{same} texts are the same as an earlier one, which counts as found before them.")
+            verb, them = ("is", "it") if same == 1 else ("are", "them")
+            parts.append(
+                f"{counted(same, 'text')} {verb} the same as an earlier one, which counts as found before {them}."
+            )
         return " ".join(parts)
 
     def figure(self) -> "Figure":
@@ -519,10 +524,10 @@ class RetrievalResult(EvaluationResult):
             ("image_to_text", "image to text", self.image_to_text_ranks, self.num_texts, "tab:blue"),
             ("text_to_image", "text to image", self.text_to_image_ranks, self.num_images, "tab:orange"),
         ):
-            ks = np.arange(1, min(_CURVE, candidates) + 1)
+            ks = np.arange(1, min(_CURVE, candidates) + 1)  # from 1 on, as `_chance_of_images` takes them
             recalls = np.bincount(ranks, minlength=len(ks))[: len(ks)].cumsum() / len(ranks)
             axes.plot(ks, 100 * recalls, marker=".", color=colour, label=label)
-            chance = self._chance(ks) if name == "image_to_text" else ks / candidates
+            chance = _chance_of_images(ks, self.image_of_text) if name == "image_to_text" else ks / candidates
             axes.plot(ks, 100 * chance, linestyle=":", color=colour, label=f"{label}, random order")
         axes.set(xscale="log", xlabel="k", ylabel="a right one among the first k (%)", ylim=(0, 102))
         ticks = [k for k in (1, 2, 5, 10, 20, 50) if k <= max(self.num_images, self.num_texts)]
@@ -532,14 +537,6 @@ class RetrievalResult(EvaluationResult):
         axes.set_title(f"{self.model} on {self.data} ({self.split})", fontsize=9)
         axes.legend(fontsize=8)
         return figure
-
-    def _chance(self, ks: np.ndarray) -> np.ndarray:
-        """Share of images with a text of theirs among the first k of a random order."""
-        own = np.bincount(self.image_of_text, minlength=self.num_images)[:, None]
-        # None of the first k is right: the product over places of the share of wrong ones among those left.
-        left = self.num_texts - ks + 1
-        missed = np.cumprod(np.clip(1 - own / left, 0, 1), axis=1)
-        return 1 - missed.mean(axis=0)
 
 
 def evaluate_retrieval(
@@ -573,7 +570,8 @@ def evaluate_retrieval(
         [`RetrievalResult`]
 
     Raises:
-        ValueError: if model or data cannot be used as asked, an image cannot be read, or has no caption.
+        ValueError: if model or data cannot be used as asked, an image has no caption, or more cannot be read than
+            `options.encoding.max_skipped_share` allows; the others are skipped with their captions, and counted.
 
     Example:
 
@@ -591,13 +589,16 @@ def evaluate_retrieval(
     if bare:
         raise ValueError(f"The images in {_rows(np.array(bare))} of {data.name} have no caption; remove them.")
     encoder = load_dual_encoder(model, processor)
+    name = f"{data.name} ({data.split})"
+    found = encode_readable_images(encoder, data.data, data.image_column, options=options.encoding, name=name)
+    if found.skipped is not None:  # the captions of an image that cannot be read are no candidates either
+        data = replace(data, data=data.data.select(found.rows), captions=[data.captions[row] for row in found.rows])
     image_of_text = np.repeat(np.arange(len(data.captions)), [len(captions) for captions in data.captions])
     texts = [options.template.replace("{}", caption) for captions in data.captions for caption in captions]
     # Each text is encoded once: equal texts have equal embeddings to the last bit.
     text_embeds = encode_text_list(encoder, texts, options=options.encoding)
-    image_embeds = encode_image_column(encoder, data.data, data.image_column, options=options.encoding)
     ranks = retrieval_ranks(
-        image_embeds, text_embeds, image_of_text, block_shape=options.block_shape, device=encoder.device
+        found.features, text_embeds, image_of_text, block_shape=options.block_shape, device=encoder.device
     )
     return RetrievalResult(
         model=encoder.name,
@@ -605,7 +606,9 @@ def evaluate_retrieval(
         split=data.split,
         values=_values(ranks, options.ks),
         value_intervals=_intervals(ranks, image_of_text, options),
-        num_images=len(image_embeds),
+        chance=_chance(options.ks, image_of_text),
+        skipped={} if found.skipped is None else {data.split: found.skipped},
+        num_images=len(found.rows),
         num_texts=len(texts),
         num_different_texts=len(set(texts)),
         template=options.template,
@@ -613,6 +616,23 @@ def evaluate_retrieval(
         text_to_image_ranks=ranks.text_to_image,
         image_of_text=image_of_text,
     )
+
+
+def _chance_of_images(ks: np.ndarray, image_of_text: np.ndarray) -> np.ndarray:
+    """Share of images with a text of theirs among the first k of a random order; `ks` are 1, 2, and so on."""
+    own = np.bincount(image_of_text)[:, None]
+    # None of the first k is right: the product over places of the share of wrong ones among those left.
+    left = len(image_of_text) - ks + 1
+    missed = np.cumprod(np.clip(1 - own / left, 0, 1), axis=1)
+    return 1 - missed.mean(axis=0)
+
+
+def _chance(ks: Sequence[int], image_of_text: np.ndarray) -> dict[str, float]:
+    """R@k of a random order, in both directions."""
+    num_texts, num_images = len(image_of_text), int(image_of_text.max()) + 1
+    curve = _chance_of_images(np.arange(1, min(max(ks), num_texts) + 1), image_of_text)
+    found = {f"image_to_text_R@{k}": float(curve[min(k, len(curve)) - 1]) for k in ks}
+    return found | {f"text_to_image_R@{k}": min(k, num_images) / num_images for k in ks}
 
 
 def _values(ranks: RetrievalRanks, ks: Sequence[int]) -> dict[str, float]:
@@ -639,19 +659,15 @@ def _intervals(
         for name, own, owners, _ in directions
         for k in options.ks
     }
-    orders = {name: np.argsort(own, kind="stable") for name, own, _, _ in directions}
+    medians = {name: median_of_rows(own) for name, own, _, _ in directions}
     drawn: dict[str, list[float]] = {}
     for _ in range(options.resamples):
         weights = np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
-        for name, own, owners, sizes in directions:
+        for name, _, owners, sizes in directions:
             total = int(weights @ sizes)
             for k in options.ks:
                 drawn.setdefault(f"{name}_R@{k}", []).append(int(weights @ hits[name, k]) / total)
-            order = orders[name]
-            upto = np.cumsum(weights[owners[order]])
-            # The places of the middle one, or of the middle two.
-            middle = np.searchsorted(upto, [(total - 1) // 2, total // 2], side="right")
-            drawn.setdefault(f"{name}_median_rank", []).append(own[order[middle]].mean() + 1)
+            drawn.setdefault(f"{name}_median_rank", []).append(medians[name](weights[owners][None])[0] + 1)
     tails = (1 - options.confidence) / 2
     return {name: tuple(map(float, np.quantile(values, [tails, 1 - tails]))) for name, values in drawn.items()}
 

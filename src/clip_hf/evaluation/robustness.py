@@ -7,6 +7,7 @@ than standard models of the same ImageNet accuracy a model does on them (Taori e
 Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
 """
 
+import difflib
 import functools
 import json
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .data.registry import imagenet_subsets
-from .results import EvaluationResult, format_metric, new_figure
+from .results import EvaluationResult, format_difference, format_metric, new_figure, points_text
 from .scores.metrics import LogitLine, fit_logit_line
 
 
@@ -236,6 +237,8 @@ class RobustnessResult(EvaluationResult):
             On ImageNet.
         shifts (`dict[str, ShiftResult]`):
             By the name of the shifted data set.
+        majority_under_shift (`dict[str, float]`):
+            Share of the most frequent class of the shifted data sets, by name.
     """
 
     task: ClassVar[str] = "robustness"
@@ -244,6 +247,7 @@ class RobustnessResult(EvaluationResult):
     data: str = "imagenet"
     accuracy: float = 0.0
     shifts: dict[str, ShiftResult] = field(default_factory=dict)
+    majority_under_shift: dict[str, float] = field(default_factory=dict)
 
     @property
     def average_accuracy(self) -> float:
@@ -272,14 +276,15 @@ class RobustnessResult(EvaluationResult):
     def details(self) -> str:
         """A row for each shift, with the line that it is compared with."""
         lines = [
-            "| shift | ImageNet | expected | accuracy | effective robustness | baselines' R² |",
-            "|---|---|---|---|---|---|",
+            "| shift | ImageNet | expected | accuracy | effective robustness | majority class | baselines' R² |",
+            "|---|---|---|---|---|---|---|",
         ]
         for name, shift in self.shifts.items():
-            numbers = (shift.reference, shift.expected, shift.accuracy, shift.effective_robustness)
             marks = ("*" if shift.on_subset else "") + ("†" if shift.extrapolated else "")
-            cells = [format_metric("accuracy", number) for number in numbers]
+            cells = [format_metric("", number) for number in (shift.reference, shift.expected, shift.accuracy)]
             cells[0] += marks
+            cells.append(format_difference("", shift.effective_robustness))
+            cells.append(format_metric("", self.majority_under_shift.get(name, float("nan"))))
             lines.append(f"| {_TITLES[name]} | {' | '.join(cells)} | {shift.r_squared:.3f} |")
         notes = []
         if any(shift.on_subset for shift in self.shifts.values()):
@@ -354,7 +359,7 @@ class AdaptationResult(EvaluationResult):
         names = list(self.changes)[::-1]
         values = [100 * self.changes[name] for name in names]
         bars = axis.barh(names, values, color=["tab:green" if value >= 0 else "tab:red" for value in values])
-        axis.bar_label(bars, fmt="%+.1f", padding=3, fontsize=8)
+        axis.bar_label(bars, [points_text(change) for change in self.changes.values()][::-1], padding=3, fontsize=8)
         axis.axvline(0, color="black", linewidth=0.8)
         axis.margins(x=0.15)
         axis.set(xlabel="change from zero-shot, percentage points", title=self.model)
@@ -368,6 +373,7 @@ def evaluate_robustness(
     accuracies: Mapping[str, float],
     *,
     subset_accuracies: Mapping[str, float] | None = None,
+    majority_classes: Mapping[str, float] | None = None,
     model: str = "",
     seed: int = 0,
 ) -> RobustnessResult:
@@ -385,6 +391,8 @@ def evaluate_robustness(
         subset_accuracies (`Mapping[str, float]`, *optional*):
             For shifted data sets with fewer classes, accuracy on the ImageNet images of these classes, among these
             classes, see [`subset_rows`]; where it is given it is what the model is compared by, as in the paper.
+        majority_classes (`Mapping[str, float]`, *optional*):
+            Share of the most frequent class of each data set, for the table.
         model (`str`, *optional*):
             Its name.
         seed (`int`, *optional*, defaults to 0):
@@ -408,7 +416,15 @@ def evaluate_robustness(
         name: _compare(name, float(accuracies[name]), float(accuracies["imagenet"]), subset_accuracies.get(name), seed)
         for name in names
     }
-    return RobustnessResult(model=model, accuracy=float(accuracies["imagenet"]), shifts=shifts)
+    majority = {name: float(share) for name, share in (majority_classes or {}).items()}
+    return RobustnessResult(
+        model=model,
+        chance={name: 1 / len(subset_classes(name)) for name in accuracies if name in (*_ALL_CLASSES, *_SUBSETS)},
+        majority_class=majority.pop("imagenet", None),
+        accuracy=float(accuracies["imagenet"]),
+        shifts=shifts,
+        majority_under_shift=majority,
+    )
 
 
 def compare_adaptation(
@@ -444,10 +460,17 @@ def compare_adaptation(
 
 
 def _check_accuracies(accuracies: Mapping[str, float], what: str) -> None:
+    if not isinstance(accuracies, Mapping):
+        raise TypeError(
+            f"`{what}` is of type {type(accuracies).__name__}; it must be a mapping of accuracies by name, such as "
+            "{'imagenet': 0.7, 'imagenet_v2': 0.6}. `clip-hf evaluate --tasks robustness` measures them."
+        )
     unknown = [name for name in accuracies if name != "imagenet" and name not in _TITLES]
     if unknown:
+        near = difflib.get_close_matches(unknown[0], ("imagenet", *_TITLES), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
         known = ", ".join(map(repr, ("imagenet", *_TITLES)))
-        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set; there are {known}.")
+        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set.{hint} There are {known}.")
     if "imagenet" not in accuracies or len(accuracies) < 2:
         raise ValueError(f"`{what}` must have 'imagenet' and at least one shift; it has {', '.join(accuracies)}.")
     for name, value in accuracies.items():
@@ -528,7 +551,7 @@ def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None
     where = "ImageNet, its classes" if shift.on_subset else "ImageNet"
     axis.set_xlabel(f"{where} (%)", fontsize=8)
     axis.set_ylabel(f"{_TITLES[name]} (%)", fontsize=8)
-    axis.set_title(f"{_TITLES[name]}: {100 * shift.effective_robustness:+.1f}", fontsize=9)
+    axis.set_title(f"{_TITLES[name]}: {format_difference('', shift.effective_robustness)}", fontsize=9)
 
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .results import EvaluationResult, new_figure
+from .results import EvaluationResult, counted, new_figure
 from .scores.inputs import as_array
 
 
@@ -90,9 +90,9 @@ class ScalingResult(EvaluationResult):
 
     def details(self) -> str:
         """The points beside the line, in Markdown."""
-        spread = self.compute.max() / self.compute.min()
+        spread, tasks = self.compute.max() / self.compute.min(), counted(self.errors.shape[1], "task")
         text = (
-            f"{len(self.compute)} models over a {spread:.3g}x range of compute, {self.errors.shape[1]} tasks. "
+            f"{len(self.compute)} models over a {spread:.3g}x range of compute, {tasks}. "
             f"Ten times the compute multiplies the error by {10**self.slope:.3g}."
         )
         rows = [
@@ -222,7 +222,7 @@ def _checked(compute: Any, error: Any, names: Sequence[str] | None) -> tuple[np.
             "(models,) or (models, tasks)."
         )
     if len(amounts) < 3:
-        raise ValueError(f"There are {len(amounts)} models; a line says something from three on.")
+        raise ValueError(f"Given {counted(len(amounts), 'model')}; a line says something from three on.")
     _check_compute(amounts)
     wrong = np.argwhere(~((errors > 0) & (errors <= 1)))
     if len(wrong):

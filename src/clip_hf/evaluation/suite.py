@@ -28,14 +28,14 @@ from .data.loading import (
 )
 from .data.registry import registry_name
 from .encoders.loading import DualEncoder, load_dual_encoder
-from .features import EncodingOptions, encode_image_column
+from .features import EncodingOptions, encode_readable_images
 from .few_shot import FewShotOptions, few_shot
 from .linear_probe import LinearProbeOptions, linear_probe
-from .results import EvaluationResult
+from .results import EvaluationResult, counted
 from .retrieval import RetrievalEvaluationOptions, evaluate_retrieval
 from .robustness import evaluate_robustness, shift_names, subset_classes, subset_rows, subset_scores
 from .scores.metrics import top_k_accuracy
-from .zero_shot import ZeroShotOptions, class_embeddings, evaluate_zero_shot
+from .zero_shot import ZeroShotOptions, class_embeddings, class_notes, encode_labelled, evaluate_zero_shot
 
 
 TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness")
@@ -62,7 +62,7 @@ class SuiteOptions:
             Column of the captions, for retrieval.
         image_options (`dict`, *optional*):
             How image files are read, see [`DualEncoder.set_image_options`]: `background_color`,
-            `apply_exif_orientation`, `image_limits`.
+            `apply_exif_orientation`, `high_bit_depth`, `image_limits`.
         encoding ([`EncodingOptions`], *optional*):
             How images are encoded; its cache folder is `cache_dir`.
         resamples (`int`, *optional*, defaults to 1000):
@@ -113,10 +113,11 @@ class _Job:
     data: dict[str, Any]
 
     @property
-    def images(self) -> list[tuple[datasets.Dataset, str, bool]]:
-        """What has to be encoded: data, column of the images, and whether features are projected."""
+    def images(self) -> list[tuple[datasets.Dataset, str, bool, str]]:
+        """What has to be encoded: data, column of the images, whether features are projected, and a name."""
         projected = self.task != "linear_probe"
-        return [(part.data, part.image_column, projected) for part in self.data.values()]
+        parts = self.data.values()
+        return [(part.data, part.image_column, projected, f"{part.name} ({part.split})") for part in parts]
 
 
 def run_suite(
@@ -160,8 +161,8 @@ def run_suite(
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     if accelerator is not None:
         shared = replace(encoding, accelerator=accelerator)
-        for data, column, projected in (images for job in jobs for images in job.images):
-            encode_image_column(encoder, data, column, projected=projected, options=shared)
+        for data, column, projected, name in (images for job in jobs for images in job.images):
+            encode_readable_images(encoder, data, column, projected=projected, options=shared, name=name)
         if not is_main:
             return []
     results = []
@@ -295,7 +296,8 @@ def _train_and_test(source: str, options: SuiteOptions) -> dict[str, Classificat
     if unseen:
         shown = ", ".join(map(repr, unseen[:5]))
         raise ValueError(
-            f"{len(unseen)} of {len(test.class_names)} classes have no image to train on, such as {shown}."
+            f"{len(unseen)} of {counted(len(test.class_names), 'class', 'classes')} "
+            f"{'has' if len(unseen) == 1 else 'have'} no image to train on, such as {shown}."
         )
     return parts
 
@@ -309,7 +311,7 @@ def _check_shots(source: str, parts: dict[str, ClassificationData], options: Sui
     if max(options.shots) > fewest:
         name = train.class_names[int(train.class_counts.argmin())]
         raise ValueError(
-            f"the class {name!r} of {source} has {fewest} images to train on, and the most shots are "
+            f"the class {name!r} of {source} has {counted(fewest, 'image')} to train on, and the most shots are "
             f"{max(options.shots)}; --shots may go up to {fewest}."
         )
 
@@ -356,14 +358,14 @@ def _run_retrieval(
 def _run_linear_probe(
     encoder: DualEncoder, data: dict[str, ClassificationData], options: SuiteOptions, encoding: EncodingOptions
 ) -> EvaluationResult:
-    parts = [data.get(name) for name in ("train", "validation", "test")]
-    given = []
-    for part in parts:
-        if part is None:
+    given, skipped = [], {}
+    for name in ("train", "validation", "test"):
+        if name not in data:
             given += [None, None]
-        else:
-            given.append(encode_image_column(encoder, part.data, part.image_column, projected=False, options=encoding))
-            given.append(part.targets)
+            continue
+        part, features, left_out = encode_labelled(encoder, data[name], projected=False, options=encoding)
+        given += [features, part.targets]
+        skipped |= {} if left_out is None else {name: left_out}
     test = data["test"]
     own = LinearProbeOptions(
         solver=options.solver,
@@ -373,14 +375,20 @@ def _run_linear_probe(
         data=test.name,
         split=test.split,
     )
-    return linear_probe(*given, metric=test.metric, options=own)
+    result = linear_probe(*given, metric=test.metric, options=own)
+    result.skipped = skipped
+    return result
 
 
 def _run_few_shot(
     encoder: DualEncoder, data: dict[str, ClassificationData], options: SuiteOptions, encoding: EncodingOptions
 ) -> EvaluationResult:
-    train, test = data["train"], data["test"]
-    features = [encode_image_column(encoder, part.data, part.image_column, options=encoding) for part in (train, test)]
+    given, skipped = [], {}
+    for name in ("train", "test"):
+        part, features, left_out = encode_labelled(encoder, data[name], options=encoding)
+        given += [features, part.targets]
+        skipped |= {} if left_out is None else {name: left_out}
+    test = data["test"]
     classifier = class_embeddings(encoder, test.class_names, test.templates, encoding)
     own = FewShotOptions(
         metric=test.metric,
@@ -391,25 +399,24 @@ def _run_few_shot(
         data=test.name,
         split=test.split,
     )
-    return few_shot(
-        features[0],
-        train.targets,
-        features[1],
-        test.targets,
+    result = few_shot(
+        *given,
         shots=tuple(options.shots),
         seeds=tuple(range(options.seed, options.seed + options.few_shot_seeds)),
         text_classifier=classifier,
         options=own,
     )
+    result.skipped = skipped
+    result.notes = class_notes(encoder, classifier, test.class_names, f"{test.name} ({test.split})")
+    return result
 
 
 def _run_robustness(
     encoder: DualEncoder, data: dict[str, ClassificationData], options: SuiteOptions, encoding: EncodingOptions
 ) -> EvaluationResult:
     plain = ZeroShotOptions(resamples=0, compare_prompts=False, encoding=encoding)
-    found = {name: evaluate_zero_shot(encoder, part, options=plain).values["top1"] for name, part in data.items()}
-    imagenet = data["imagenet"]
-    images = encode_image_column(encoder, imagenet.data, imagenet.image_column, options=encoding)
+    results = {name: evaluate_zero_shot(encoder, part, options=plain) for name, part in data.items()}
+    imagenet, images, _ = encode_labelled(encoder, data["imagenet"], options=encoding)
     scores = images @ class_embeddings(encoder, imagenet.class_names, imagenet.templates, encoding).T
     among = {}
     for name in data:
@@ -418,7 +425,16 @@ def _run_robustness(
         rows, targets = subset_rows(imagenet.targets, name)
         if len(rows):
             among[name] = top_k_accuracy(subset_scores(scores[rows], name), targets)
-    return evaluate_robustness(found, subset_accuracies=among, model=encoder.name, seed=options.seed)
+    result = evaluate_robustness(
+        {name: own.values["top1"] for name, own in results.items()},
+        subset_accuracies=among,
+        majority_classes={name: own.majority_class for name, own in results.items()},
+        model=encoder.name,
+        seed=options.seed,
+    )
+    result.skipped = {name: found for name, own in results.items() for found in own.skipped.values()}
+    result.notes = [note for own in results.values() for note in own.notes]
+    return result
 
 
 _RUNS: dict[str, Callable[..., EvaluationResult]] = {
@@ -431,7 +447,7 @@ _RUNS: dict[str, Callable[..., EvaluationResult]] = {
 
 
 def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
-    lines = ["| task | data | metric | value | 95% interval |", "|---|---|---|---|---|"]
+    lines = ["| task | data | metric | value | 95% interval | chance |", "|---|---|---|---|---|---|"]
     for result in results:
         for row in result.table_rows():
             lines.append(f"| {' | '.join((result.task, f'{result.data} ({result.split})', *row))} |")

@@ -6,8 +6,9 @@ Zero-shot classification (Radford et al. 2021, section 3.1): images against the 
 Shapes: n images, c classes, `dim` the width of the shared embedding space.
 """
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,19 @@ import numpy as np
 import torch
 
 from ..zero_shot_clip_hf import ensemble_prompts, prompts_for
-from .data.loading import ClassificationData, ClassificationOptions, load_classification
+from .data.loading import ClassificationData, ClassificationOptions, check_metric, load_classification
 from .data.registry import load_templates
 from .encoders.loading import DualEncoder, load_dual_encoder
-from .features import EncodingOptions, encode_image_column, encode_text_list
-from .results import EvaluationResult, format_metric, new_figure, table_cell
+from .features import EncodingOptions, encode_readable_images, encode_text_list
+from .results import (
+    EvaluationResult,
+    chance_of,
+    counted,
+    format_metric,
+    majority_share,
+    new_figure,
+    table_cell,
+)
 from .scores.metrics import (
     CLASSIFICATION_METRICS,
     bootstrap_interval,
@@ -28,6 +37,7 @@ from .scores.metrics import (
     recall_at_k,
     target_ranks,
 )
+from .scores.statistics import ROW_VALUES
 
 
 if TYPE_CHECKING:
@@ -36,14 +46,11 @@ if TYPE_CHECKING:
 _SHOWN_CLASSES = 100
 _SHOWN_CONFUSIONS = 20
 _CURVE = 20
+_SHOWN_NOTES = 5
+# Distance of unit vectors up to which two texts count as one, by the model's dtype: ten times what rounding does.
+_SAME_TEXT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 _PAPER_PROMPT = "a photo of a {}."
 _GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
-# Metrics that are means over images: each image's value by the place of its class.
-_ROW_VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "top1": lambda ranks: (ranks < 1).astype(np.float64),
-    "top5": lambda ranks: (ranks < 5).astype(np.float64),
-    "top1_top5_mean": lambda ranks: ((ranks < 1).astype(np.float64) + (ranks < 5)) / 2,
-}
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,8 @@ class ZeroShotResult(EvaluationResult):
             Pairs of a class and the other class that most of its images were taken for, with their number.
         curve (`dict[str, list[float]]`):
             Share of images whose class is among the first k, for k from 1, by kind of prompts.
+        other_ranks (`dict[str, np.ndarray]`):
+            The same places with one prompt and with bare class names, where there are such figures.
         targets, predictions, ranks (`np.ndarray` of shape (n,), int64):
             Each image's class, the class it was given, and the place of its own class, 0 for the first. Empty where
             images have several classes.
@@ -123,6 +132,7 @@ class ZeroShotResult(EvaluationResult):
     targets: np.ndarray
     predictions: np.ndarray
     ranks: np.ndarray
+    other_ranks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -139,7 +149,16 @@ class ZeroShotResult(EvaluationResult):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What there is for each image."""
-        return {name: getattr(self, name) for name in ("targets", "predictions", "ranks") if len(self.targets)}
+        if not len(self.targets):
+            return {}
+        others = {f"{name}_ranks": ranks for name, ranks in self.other_ranks.items()}
+        return {name: getattr(self, name) for name in ("targets", "predictions", "ranks")} | others
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in other results; all places are among the arrays."""
+        content = super().to_dict()
+        del content["details"]["other_ranks"]
+        return content
 
     def confusion(self) -> np.ndarray:
         """Numbers of images (c, c), int64: rows are their classes, columns what they were taken for."""
@@ -149,7 +168,8 @@ class ZeroShotResult(EvaluationResult):
 
     def details(self) -> str:
         """The classes that are recognised worst, and what they are taken for, in Markdown."""
-        parts = [f"{self.num_images} images, {len(self.class_names)} classes, {self.num_prompts} prompts a class."]
+        sizes = (counted(self.num_images, "image"), counted(len(self.class_names), "class", "classes"))
+        parts = [f"{', '.join(sizes)}, {counted(self.num_prompts, 'prompt')} a class."]
         known = [(value, name) for value, name in zip(self.per_class, self.class_names) if not np.isnan(value)]
         if known and len(known) <= _SHOWN_CLASSES:
             rows = [f"| {table_cell(name)} | {format_metric('', value)} |" for value, name in sorted(known)]
@@ -170,12 +190,13 @@ class ZeroShotResult(EvaluationResult):
         show_classes = self.num_images >= 2 * len(with_images)
         figure = new_figure(12 if show_classes else 6.5, 5)
         curve, *others = figure.subplots(1, 1 + show_classes, squeeze=False)[0]
-        names = {"prompts": f"{self.num_prompts} prompts", "one_prompt": "one prompt", "class_name": "bare class name"}
+        names = {"one_prompt": "one prompt", "class_name": "bare class name"}
+        names["prompts"] = counted(self.num_prompts, "prompt")
         for name, values in self.curve.items():
             curve.plot(range(1, len(values) + 1), [100 * value for value in values], marker=".", label=names[name])
         curve.set(xlabel="k", ylabel="class among the first k (%)", ylim=(0, 102))
         curve.set_xticks(range(1, max(map(len, self.curve.values())) + 1))
-        curve.set_title(f"{self.model} on {self.data} ({self.split}), {self.num_images} images", fontsize=9)
+        curve.set_title(f"{self.model} on {self.data} ({self.split}), {counted(self.num_images, 'image')}", fontsize=9)
         curve.legend(loc="lower right")
         if show_classes and len(self.class_names) <= _SHOWN_CLASSES:
             self._draw_confusion(figure, others[0])
@@ -271,8 +292,9 @@ def evaluate_zero_shot(
         [`ZeroShotResult`]
 
     Raises:
-        ValueError: if model, data or templates cannot be used as asked, an image cannot be read, or the headline
-            metric is not defined for this data (a class without images, two classes for ROC AUC).
+        ValueError: if model, data or templates cannot be used as asked, more images cannot be read than
+            `options.encoding.max_skipped_share` allows (the others are skipped and counted), or the headline metric is
+            not defined for this data (a class without images, two classes for ROC AUC).
 
     Example:
 
@@ -291,8 +313,9 @@ def evaluate_zero_shot(
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
     classifiers = _classifiers(encoder, unique, kinds, options.encoding)
-    images = encode_image_column(encoder, data.data, data.image_column, options=options.encoding)
     places = _places(data.class_names)
+    notes = class_notes(encoder, classifiers["prompts"][places], data.class_names, f"{data.name} ({data.split})")
+    data, images, skipped = encode_labelled(encoder, data, options=options.encoding)
     found = {}
     for name, classifier in classifiers.items():
         # A name that occurs twice has one column before, so that its two classes get the same score to the last bit.
@@ -303,6 +326,10 @@ def evaluate_zero_shot(
         model=encoder.name,
         data=data.name,
         split=data.split,
+        chance=_chance(found, len(data.class_names), data.targets),
+        majority_class=majority_share(data.targets),
+        skipped={} if skipped is None else {data.split: skipped},
+        notes=notes,
         metric=metric,
         value=main.values[metric],
         values=main.values | _gains(found, metric),
@@ -316,7 +343,93 @@ def evaluate_zero_shot(
         targets=main.targets,
         predictions=main.predictions,
         ranks=main.ranks,
+        other_ranks={name: own.ranks for name, own in found.items() if name != "prompts"},
     )
+
+
+def encode_labelled(
+    encoder: DualEncoder,
+    data: ClassificationData,
+    *,
+    projected: bool = True,
+    options: EncodingOptions | None = None,
+) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
+    """
+    The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
+
+    Raises:
+        ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
+    """
+    name = f"{data.name} ({data.split})"
+    found = encode_readable_images(
+        encoder, data.data, data.image_column, projected=projected, options=options, name=name
+    )
+    if found.skipped is not None:
+        data = data.select(found.rows)
+        check_metric(data)
+    return data, found.features, found.skipped
+
+
+def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
+    """
+    Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
+
+    Args:
+        encoder ([`DualEncoder`]):
+            The model.
+        embeds (`np.ndarray` of shape (c, dim), float32):
+            L2-normalised embeddings of the classes.
+        class_names (`Sequence[str]`):
+            Their names.
+        where (`str`):
+            What to call the data.
+
+    Returns:
+        `list[str]`: a sentence for each kind; empty where all classes differ.
+    """
+    names: dict[str, int] = Counter(class_names)
+    twice = [f"{name!r} ({count} times)" for name, count in names.items() if count > 1]
+    place = {name: index for index, name in reversed(list(enumerate(class_names)))}
+    distance = _SAME_TEXT.get(next(encoder.model.parameters()).dtype, _SAME_TEXT[torch.float32])
+    groups = [[class_names[row] for row in group] for group in _same_rows(embeds, sorted(place.values()), distance)]
+    notes = []
+    if twice:
+        notes.append(f"Classes of {where} have the same name, so the model cannot tell them apart: {_some(twice)}.")
+    if groups:
+        shown = _some([" = ".join(map(repr, group)) for group in groups])
+        notes.append(
+            f"Classes of {where} have the same text embedding, so the model cannot tell them apart: {shown}. Their "
+            "prompts differ only in what the tokenizer ignores (such as case) or cuts off (past the context length); "
+            "give other class names."
+        )
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return notes
+
+
+def _some(shown: list[str]) -> str:
+    return ", ".join(shown[:_SHOWN_NOTES]) + (f" and {len(shown) - _SHOWN_NOTES} more" * (len(shown) > _SHOWN_NOTES))
+
+
+def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[list[int]]:
+    """Groups of two or more of these rows that are equal but for rounding: no farther apart than `distance`."""
+    own = embeds[rows].astype(np.float64)
+    left, groups = np.ones(len(rows), bool), []
+    # Equal rows are neighbours in any projection, so only near ones have to be compared.
+    direction = np.random.default_rng(0).normal(size=own.shape[1])
+    direction /= np.linalg.norm(direction)
+    heights = own @ direction
+    order = np.argsort(heights, kind="stable")
+    for start, first in enumerate(order):
+        if not left[first]:
+            continue
+        end = np.searchsorted(heights[order], heights[first] + distance, side="right")
+        near = order[start:end]
+        near = near[left[near] & (np.linalg.norm(own[near] - own[first], axis=1) <= distance)]
+        if len(near) > 1:
+            left[near] = False
+            groups.append(sorted(rows[index] for index in near))
+    return sorted(groups)
 
 
 @dataclass
@@ -354,6 +467,15 @@ def _classify(
     return _Classified(values, intervals, per_class, curve, targets, scores.argmax(axis=1), ranks)
 
 
+def _chance(found: dict[str, _Classified], num_classes: int, targets: np.ndarray) -> dict[str, float]:
+    """What guessing gives, of the figures that are no differences."""
+    return {
+        name if kind == "prompts" else f"{kind}_{name}": chance_of(name, num_classes, targets)
+        for kind, own in found.items()
+        for name in own.values
+    }
+
+
 def _kinds_of_prompts(templates: Any, class_names: list[str], compare: bool) -> dict[str, Any]:
     kinds = {"prompts": templates}
     if not compare:
@@ -385,9 +507,9 @@ def _all_intervals(
         if name == "prompts" or not options.resamples:
             continue
         intervals[f"{name}_{metric}"] = own.intervals[metric]
-        if metric in _ROW_VALUES:
+        if metric in ROW_VALUES:
             # Of the same images, so that what is hard for both does not blur the difference.
-            gained = _ROW_VALUES[metric](found["prompts"].ranks) - _ROW_VALUES[metric](own.ranks)
+            gained = ROW_VALUES[metric](found["prompts"].ranks) - ROW_VALUES[metric](own.ranks)
             again = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
             intervals[_GAINS[name]] = bootstrap_mean_interval(gained, **again)
     return intervals

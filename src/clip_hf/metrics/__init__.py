@@ -10,6 +10,8 @@ The paper's metrics as modules of Hugging Face's `evaluate`, which load without 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..extras import require_extra
+
 
 if TYPE_CHECKING:
     from evaluate import Metric
@@ -67,13 +69,12 @@ def load(name: str, **options: Any) -> "Metric":
 
     Raises:
         ValueError: if there is no such metric.
-        ImportError: if `evaluate` is not installed.
+        MissingExtra: if `evaluate` is not installed.
     """
     folder = path(name)
-    try:
-        import evaluate
-    except ImportError as error:
-        raise ImportError("Metrics need the package evaluate: pip install 'clip_hf[eval]'") from error
+    require_extra("eval", "`clip_hf.metrics.load`", "evaluate")
+    import evaluate
+
     return evaluate.load(folder, **options)
 
 

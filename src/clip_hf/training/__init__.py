@@ -2,6 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training: exact gradients of any batch on any number of processes, and trainings that go on where they stopped."""
 
+from ..extras import require_extra
+
+
+require_extra("train", "clip_hf.training", "accelerate", "datasets", "filelock", "fsspec", "pyarrow", "yaml")
+
 from .averaging import AveragedWeights
 from .checkpoints import Checkpoints, Restored
 from .distributed import (
@@ -29,7 +34,7 @@ from .optimization import (
     cosine_schedule,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
-from .planning import check_plan, fit_batch_size, num_steps_of
+from .planning import check_plan, describe_plan, fit_batch_size, num_steps_of
 from .results import describe_training, push_model, save_model
 from .setup import (
     build_loader,
@@ -74,6 +79,7 @@ __all__ = [
     "clamp_logit_scale_",
     "cosine_schedule",
     "count_parameters",
+    "describe_plan",
     "describe_training",
     "fit_batch_size",
     "freeze",

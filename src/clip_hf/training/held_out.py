@@ -105,6 +105,22 @@ class HeldOutPairs:
         # What stands in both is encoded once.
         self._every_text = {text: place for place, text in enumerate(sorted({*self.labels, *self.texts}))}
 
+    @property
+    def num_pairs(self) -> int:
+        """Images with a caption each; an image with five captions counts five times."""
+        return sum(map(len, self.captions))
+
+    def num_queries(self, metric: str) -> int:
+        """Of how many images, or different texts, a metric of [`HeldOutPairs.evaluate`] is the share."""
+        return len(self.texts if metric.startswith("text_to_image") else self.pixels)
+
+    def summary(self) -> str:
+        """The numbers of pairs, images, texts and classes in a line."""
+        return (
+            f"{self.num_pairs:,}: {len(self.pixels):,} images and {len(self.texts):,} different captions; zero-shot "
+            f"among {len(self.labels):,} classes"
+        )
+
     def evaluate(self, accelerator: Accelerator, model: nn.Module) -> dict[str, float]:
         """
         Compute the percentages, 0 to 100; every process calls it and gets the same.

@@ -6,8 +6,6 @@ import argparse
 import difflib
 import functools
 import math
-import os
-import stat
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,12 +18,13 @@ from transformers import HfArgumentParser
 from ..data import Augmentation, PairOptions
 from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from ..image_transform_clip_hf import parse_color
+from ..json_files import read_text
 from .optimization import OptimizerOptions
 
 
 LOG_NAME = "training_log.jsonl"
 _RECIPE_ENDINGS = (".yaml", ".yml", ".json")
-_MAX_TEXT_BYTES = 2**20
+MAX_OPTIONS_BYTES = 2**20  # of a recipe or configuration that a user wrote
 
 
 def _option(default: Any, text: str) -> Any:
@@ -187,8 +186,11 @@ class TrainingOptions:
         for name in ("warmup_share", "eval_share"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 0 and less than 1.")
-        if not 0.0 <= self.label_smoothing <= 1.0:
-            raise ValueError(f"`label_smoothing` is {self.label_smoothing}; it must be from 0 to 1.")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(
+                f"`label_smoothing` is {self.label_smoothing}; it must be at least 0 and less than 1, where all pairs "
+                "would be equally right."
+            )
         if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
             raise ValueError(f"`ema_decay` is {self.ema_decay}; it must be at least 0 and less than 1.")
         if not self.max_loss_ratio > 1.0:
@@ -264,7 +266,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         ValueError: if it is no mapping, has a key twice, or one that is no option; the message names the nearest one.
     """
     try:
-        recipe = yaml.load(read_text(path, f"The recipe {path}"), _RecipeLoader)
+        recipe = yaml.load(read_text(path, f"The recipe {path}", MAX_OPTIONS_BYTES), _RecipeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe {path} cannot be read as YAML: {error}") from error
     except RecursionError as error:
@@ -283,30 +285,6 @@ def read_recipe(path: Path) -> dict[str, Any]:
         if key != "config" or not isinstance(value, dict):
             recipe[key] = _converted(value, types[key], f"The recipe {path}: `{key}`")
     return recipe
-
-
-def read_text(path: Path, what: str) -> str:
-    """
-    Read a small text file of a user.
-
-    Args:
-        path (`Path`):
-            The file.
-        what (`str`):
-            What to call it in messages.
-
-    Raises:
-        OSError: if it is not there, or is a folder, pipe or device.
-        ValueError: if it is larger than a megabyte or not UTF-8.
-    """
-    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-        raise OSError(f"{what} is a folder, pipe or device, not a file.")
-    if os.path.getsize(path) > _MAX_TEXT_BYTES:
-        raise ValueError(f"{what} has more than {_MAX_TEXT_BYTES:,} bytes; that is no file of options.")
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{what} is not UTF-8: {error}. Save it with the encoding UTF-8.") from error
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -436,4 +414,4 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
     return options
 
 
-__all__ = ["LOG_NAME", "TrainingOptions", "parse_options", "read_recipe", "read_text"]
+__all__ = ["LOG_NAME", "MAX_OPTIONS_BYTES", "TrainingOptions", "parse_options", "read_recipe"]

@@ -10,6 +10,9 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging
 
+from ..model_card_text import architecture_label
+from ..modeling_clip_hf import ClipHFModel
+from .held_out import HeldOutPairs
 from .options import TrainingOptions
 
 
@@ -34,17 +37,28 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
             What [`load_pairs`] gave. Streams are passed over again and again, so they fill any batch.
 
     Raises:
-        ValueError: if there are fewer pairs than processes.
+        ValueError: if there are fewer pairs than processes, or a batch has one pair, which the softmax loss can
+            compare with nothing.
     """
     if options.streaming or len(data) >= options.batch_size:
+        _check_negatives(options.batch_size, options)
         return options
     processes = accelerator.num_processes
     size = len(data) // processes * processes
     if size < 1:
         raise ValueError(f"There are {len(data)} pairs for {processes} processes; start fewer processes.")
+    _check_negatives(size, options)
     if accelerator.is_main_process:
         logger.warning(f"`batch_size` is {options.batch_size} and there are {len(data)} pairs: it is cut to {size}.")
     return replace(options, batch_size=size)
+
+
+def _check_negatives(batch_size: int, options: TrainingOptions) -> None:
+    if batch_size == 1 and options.loss == "softmax":
+        raise ValueError(
+            "A batch has one pair, which the loss compares with the others of its batch: it would be 0, and nothing "
+            "would be learned. Raise `batch_size`, or give more pairs."
+        )
 
 
 def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
@@ -99,4 +113,49 @@ def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int
         logger.warning(f"{steps}; that is little time to learn. {cure}")
 
 
-__all__ = ["check_plan", "fit_batch_size", "num_steps_of"]
+def describe_plan(
+    options: TrainingOptions,
+    model: ClipHFModel,
+    num_steps: int,
+    num_pairs: int | None,
+    held_out: HeldOutPairs | None,
+) -> str:
+    """
+    What a training is about to do: the model, the pairs, the steps and the learning rate, in a few lines.
+
+    Args:
+        options ([`TrainingOptions`]):
+            Of the training.
+        model ([`ClipHFModel`]):
+            The model, new or pretrained.
+        num_steps (`int`):
+            Steps of the training.
+        num_pairs (`int`, *optional*):
+            Pairs to train on; None for a stream, which does not know.
+        held_out ([`HeldOutPairs`], *optional*):
+            The held-out pairs.
+    """
+    size = f"{architecture_label(model.config)}, {model.num_parameters():,} parameters"
+    if options.model:
+        what = f"Fine-tuning {options.model} ({size})."
+    else:
+        what = (
+            f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
+        )
+    pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
+    held = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
+    held = held if held_out is None else held_out.summary()
+    steps = f"{num_steps:,} step{'' if num_steps == 1 else 's'} of {options.batch_size:,} pairs"
+    if num_pairs:
+        steps += f" ({num_steps * options.batch_size / num_pairs:.3g} times through them)"
+    warmup = options.warmup_steps_of(num_steps)
+    rise = f"{warmup:,} step{'' if warmup == 1 else 's'} of warm-up"
+    return (
+        f"{what}\n"
+        f"Data: {pairs} from {', '.join(options.dataset)}. Held out: {held}.\n"
+        f"Plan: {steps}; learning rate up to {options.learning_rate:g} after {rise}. Results: "
+        f"{options.output_dir}."
+    )
+
+
+__all__ = ["check_plan", "describe_plan", "fit_batch_size", "num_steps_of"]

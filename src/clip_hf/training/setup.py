@@ -4,7 +4,6 @@
 
 import copy
 import itertools
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from ..checkpoints.tokenizers import OPENAI_MERGES
 from ..configuration_clip_hf import ClipHFConfig
 from ..data import PairLoader, hold_out, iter_texts, load_pairs, split_names
 from ..image_processing_clip_hf import ClipHFImageProcessor
+from ..json_files import read_json
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
 from ..tokenization_clip_hf import ClipHFTokenizer
@@ -35,7 +35,7 @@ from .checkpoint_files import check_can_be_resumed
 from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
 from .freezing import freeze
 from .held_out import HeldOutPairs
-from .options import LOG_NAME, TrainingOptions, read_text
+from .options import LOG_NAME, MAX_OPTIONS_BYTES, TrainingOptions
 
 
 # The bias that Zhai et al. 2023 start from, and their multiplier.
@@ -284,11 +284,7 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    text = read_text(path, f"The configuration {path}")
-    try:
-        config = json.loads(text)
-    except (RecursionError, ValueError) as error:
-        raise ValueError(f"The configuration {path} is no JSON: {error}") from error
+    config = read_json(path, what=f"The configuration {path}", max_bytes=MAX_OPTIONS_BYTES)
     if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in _TOWERS):
         raise ValueError(f"The configuration {path} has no {' and no '.join(_TOWERS)}; see `ClipHFConfig`.")
     return config
@@ -329,7 +325,9 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     if options.freeze:
         accelerator.print(freeze(model, options.freeze))
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # Its name since transformers 5.23, where the other one warns; before, there is the other one only.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if options.sync_batch_norm and accelerator.num_processes > 1:
         sync_batch_norm(model)
     if accelerator.distributed_type == DistributedType.FSDP:

@@ -11,11 +11,15 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ...data.parts import SPLIT_NAMES
+from ..results import counted
 from .registry import check_class_names, imagenet_subsets, load_class_names
 from .sources import DataSource, readable_name
 
 
 _SYNSET = re.compile(r"n\d{8}")
+# A label id written as text; pandas writes those of a column with gaps with a decimal point.
+_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
 _SHOWN = 5
 
 
@@ -54,7 +58,10 @@ def read_class_names(opened: DataSource, data: datasets.Dataset, column: str, gi
     elif own is not None:
         return [readable_name(name) for name in own]
     else:
-        raise ValueError(_no_names(opened, data, column))
+        names = _names_of_strings(opened, data, column)
+        if names is None:
+            raise ValueError(_no_names(opened, data, column))
+        return names
     if own is None:
         return names
     if len(own) != len(names):
@@ -65,16 +72,49 @@ def read_class_names(opened: DataSource, data: datasets.Dataset, column: str, gi
     return _in_order_of(own, names, where, may_differ=given is not None)
 
 
+def _names_of_strings(opened: DataSource, data: datasets.Dataset, column: str) -> list[str] | None:
+    """
+    Labels that are strings are names themselves: those of all parts, sorted, with spaces for underscores.
+
+    None where labels are no strings, or where all of them are numbers: ids of classes, which have names elsewhere.
+    """
+    parts = opened.parts()
+    others = parts.values() if parts.keys() <= SPLIT_NAMES.keys() else ()  # tables of other names are other data
+    found: set[str] = set()
+    for part in (data, *(opened.splits[name]() for name in others)):
+        if column in part.column_names and _is_text(part.features[column]):
+            values = part.with_format(None)[column][:]
+            flat = (label for value in values for label in (value if isinstance(value, list) else [value]))
+            found |= {label for label in flat if not _is_missing(label)}
+    if not found or all(map(_NUMBER.fullmatch, found)):
+        return None
+    names = [readable_name(label) for label in sorted(found)]
+    return names if len(set(names)) == len(names) else sorted(found)
+
+
+def _is_text(feature: Any) -> bool:
+    item = _item_feature(feature)
+    feature = feature if item is None else item
+    return isinstance(feature, datasets.Value) and "string" in feature.dtype
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or label != label or (isinstance(label, str) and not label.strip())  # NaN is not itself
+
+
 def _no_names(opened: DataSource, data: datasets.Dataset, column: str) -> str:
     feature = data.features[column]
     kind = f"{feature.dtype} values" if isinstance(feature, datasets.Value) else str(feature)
+    kind = "numbers, written as text" if _is_text(feature) else kind
     values = ""
-    if isinstance(feature, datasets.Value) and "string" in feature.dtype:
-        found = sorted({value for value in data[column] if value is not None})
-        values = f" There are {len(found)} different ones, {some(found)}."
+    if isinstance(feature, datasets.Value):
+        found = sorted({value for value in data[column] if not _is_missing(value)})
+        found = sorted(found, key=int) if all(re.fullmatch(r"\d+", str(value)) for value in found) else found
+        values = f" There {'is one' if len(found) == 1 else f'are {len(found)} different ones'}, {some(found)}."
     return (
         f"The labels of {opened.name}, in the column {column!r}, are {kind}, which do not say what the classes are."
-        f"{values} Give `class_names`, a name for each label id, or make it a ClassLabel: "
+        f"{values} Give `class_names`, a name for each label id from 0 on (--class-names FILE: a .txt with a name a "
+        "line, or a .json with a list of them), write the names into the column, or make it a ClassLabel: "
         f"data.cast_column({column!r}, datasets.ClassLabel(names=[...]))."
     )
 
@@ -127,9 +167,13 @@ def _in_order_of(own: list[str], names: list[str], where: str, may_differ: bool)
 def read_targets(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
     feature, values = data.features[column], data[column]
     values = values[:] if not isinstance(values, list) else values
-    missing = [row for row, value in enumerate(values) if value is None]
+    missing = [row for row, value in enumerate(values) if _is_missing(value)]
     if missing:
-        raise ValueError(f"{where}: {len(missing)} rows have no label in {column!r}, the first is row {missing[0]}.")
+        rows = f"{counted(len(missing), 'row')} {'has' if len(missing) == 1 else 'have'}"
+        raise ValueError(
+            f"{where}: {rows} no label in {column!r}, the first is row {missing[0]}. Fill them in, or take these rows "
+            "out of the data."
+        )
     item = _item_feature(feature)
     if item is not None:
         return _multi_label(values, item, names, where)
@@ -139,6 +183,8 @@ def read_targets(data: datasets.Dataset, column: str, names: list[str], where: s
         return _checked_ids(np.asarray(values, np.int64), names, where)
     if isinstance(feature, datasets.Value) and "string" in feature.dtype:
         return _checked_ids(_ids_of_strings(values, names, where), names, where)
+    if isinstance(feature, datasets.Value) and "float" in feature.dtype and all(value % 1 == 0 for value in values):
+        return _checked_ids(np.asarray(values, np.int64), names, where)  # ids of a column that once had gaps
     raise ValueError(
         f"{where}: the labels in {column!r} are {feature}; they must be a ClassLabel, whole numbers, strings, or "
         "lists of these."
@@ -166,36 +212,52 @@ def _multi_label(values: list, item: Any, names: list[str], where: str) -> np.nd
 def _ids_of_strings(values: list[str], names: list[str], where: str) -> np.ndarray:
     """Strings by the class names; if they are none of them, but numbers, those."""
     ids = {name: index for index, name in enumerate(names)}
-    unknown = sorted({value for value in values if value not in ids})
-    if unknown and len(unknown) == len(set(values)) and all(re.fullmatch(r"-?\d+", value) for value in unknown):
-        return np.array([int(value) for value in values], np.int64)
+    spelled = {value: value if value in ids else readable_name(value) for value in set(values)}
+    unknown = sorted(value for value, name in spelled.items() if name not in ids)
+    if unknown and len(unknown) == len(spelled) and all(map(_NUMBER.fullmatch, unknown)):
+        return np.array([int(value.partition(".")[0]) for value in values], np.int64)
     if unknown:
+        some_are = "1 of the labels is" if len(unknown) == 1 else f"{len(unknown)} of the labels are"
         raise ValueError(
-            f"{where}: {len(unknown)} of the labels are no class name: {some(unknown)}. The class names are "
-            f"{some(names)}."
+            f"{where}: {some_are} no class name: {some(unknown)}. The class names are {some(names)}. Give one for "
+            "each label (`class_names`, --class-names FILE)."
         )
-    twice = [name for name, count in Counter(names).items() if count > 1 and name in set(values)]
+    twice = [name for name, count in Counter(names).items() if count > 1 and name in set(spelled.values())]
     if twice:
         raise ValueError(f"{where}: labels are strings, but {some(twice)} names two classes; give numbers instead.")
-    return np.array([ids[value] for value in values], np.int64)
+    return np.array([ids[spelled[value]] for value in values], np.int64)
 
 
 def _checked_ids(ids: np.ndarray, names: list[str], where: str) -> np.ndarray:
     if (ids < 0).any():
         count = int((ids < 0).sum())
+        verb = "is" if count == 1 else "are"
         raise ValueError(
-            f"{where}: {count} of {len(ids)} labels are below 0, which stands for an unknown label: the test parts "
+            f"{where}: {count} of {len(ids)} labels {verb} below 0, which stands for an unknown label: the test parts "
             "of several data sets on the hub come without labels. Choose another split."
         )
     if ids.size and ids.max() >= len(names):
         raise ValueError(
             f"{where}: the largest label is {ids.max()}, but there are {len(names)} class names, for the labels 0 to "
-            f"{len(names) - 1} ({some(names)}). Give a name for each label."
+            f"{len(names) - 1} ({some(names)}). {_cure(ids, len(names))}"
         )
     return ids
 
 
-def some(names: Sequence[str]) -> str:
+def _cure(ids: np.ndarray, num_names: int) -> str:
+    found = np.unique(ids)
+    if found[0] == 1 and found[-1] == num_names:
+        return "The labels begin at 1: subtract 1 from each, or give a name for the label 0 as well."
+    if len(found) <= num_names:
+        return (
+            f"There {'is' if len(found) == 1 else 'are'} {counted(len(found), 'different label')}, "
+            f"{some(found.tolist())}: number them from 0 on without gaps, or give a name for each number."
+        )
+    return "Give a name for each label (`class_names`, --class-names FILE)."
+
+
+def some(names: Sequence[Any]) -> str:
+    """The first of them, for a message."""
     shown = ", ".join(map(repr, names[:_SHOWN]))
     return shown if len(names) <= _SHOWN else f"{shown}, ..."
 

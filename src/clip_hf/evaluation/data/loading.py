@@ -22,10 +22,11 @@ from ...data.image_text import check_column, read_captions, undecoded_images
 from ...data.pair_options import PairOptions
 from ...data.sources import load_pairs, split_names
 from ...image_reading_clip_hf import open_image
+from ..results import counted
 from ..scores.metrics import CLASSIFICATION_METRICS
 from .labels import class_label, read_class_names, read_targets, some
 from .registry import RegistryEntry, get_dataset, load_templates, registry_name
-from .sources import WHOLE, DataSource, open_source
+from .sources import WHOLE, DataSource, nothing_there, open_source
 
 
 logger = logging.get_logger(__name__)
@@ -77,13 +78,19 @@ class ClassificationOptions:
     def __post_init__(self):
         if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
             raise ValueError(f"`metric` is {self.metric!r}; there are {', '.join(CLASSIFICATION_METRICS)}.")
-        _check_count("limit", self.limit)
-        _check_count("min_image_size", self.min_image_size)
+        _check_rows(self)
 
 
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows.")
+def _check_rows(options: Any) -> None:
+    for name in ("limit", "min_image_size"):
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows.")
+    if options.image_root is not None and not os.path.isdir(options.image_root):
+        raise ValueError(
+            f"`image_root` (--image-root) is {options.image_root!r}, which is no folder; give one that the images lie "
+            'below, or "/" for any.'
+        )
 
 
 @dataclass
@@ -195,8 +202,7 @@ class RetrievalOptions:
     image_root: str | None = None
 
     def __post_init__(self):
-        _check_count("limit", self.limit)
-        _check_count("min_image_size", self.min_image_size)
+        _check_rows(self)
         if self.captions_per_image is not None and self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` is {self.captions_per_image}; it must be at least 1.")
 
@@ -255,8 +261,9 @@ def load_classification(
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`;
     - a `datasets.Dataset`, or several by the name of their part.
 
-    Labels are a `ClassLabel`, lists of it (an image has several labels), or numbers or strings together with class
-    names. Class names that are the data's in another order are brought into the data's order.
+    Labels are a `ClassLabel`, strings, which are class names by themselves (sorted, over all parts; spaces for
+    underscores), numbers or strings together with class names, or lists of these (an image has several labels). Class
+    names that are the data's in another order are brought into the data's order.
 
     Args:
         source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
@@ -275,7 +282,7 @@ def load_classification(
     options = options or ClassificationOptions()
     opened = open_source(source, options.image_root)
     data = _classification(opened, opened.resolve(options.split), options)
-    _check_metric(data)
+    check_metric(data)
     return data
 
 
@@ -370,9 +377,13 @@ def _large_enough(images: datasets.Dataset, column: str, min_size: int, name: st
 
     kept = np.array([row for row in range(len(images)) if fits(row)], dtype=np.int64)
     if len(kept) == 0:
-        raise ValueError(f"No image of {name} has a shorter edge of at least {min_size} pixels (`min_image_size`).")
+        least = counted(min_size, "pixel")
+        raise ValueError(f"No image of {name} has a shorter edge of at least {least} (`min_image_size`).")
     if left_out := len(images) - len(kept):
-        logger.warning(f"{name}: {left_out:,} of {len(images):,} images are smaller than {min_size} pixels; left out.")
+        verb, pixels = "is" if left_out == 1 else "are", counted(min_size, "pixel")
+        logger.warning(
+            f"{name}: {left_out:,} of {counted(len(images), 'image')} {verb} smaller than {pixels}; left out."
+        )
     return kept
 
 
@@ -381,7 +392,8 @@ def _evenly(rows: int, limit: int) -> np.ndarray:
     return np.arange(limit) * rows // limit
 
 
-def _check_metric(data: ClassificationData) -> None:
+def check_metric(data: ClassificationData) -> None:
+    """Raise a `ValueError` if the data's metric is not defined for them; the message says why."""
     where, metric, count = f"{data.name} ({data.split})", data.metric, len(data.class_names)
     if (metric == "map_11point") != data.is_multi_label:
         kind = "several labels" if data.is_multi_label else "one label"
@@ -393,8 +405,9 @@ def _check_metric(data: ClassificationData) -> None:
         raise ValueError(f"The metric roc_auc is for two classes; {where} has {count}.")
     if metric in ("mean_per_class", "map_11point", "roc_auc") and data.empty_classes:
         empty = data.empty_classes
+        verb = "has" if len(empty) == 1 else "have"
         raise ValueError(
-            f"{len(empty)} of the {count} classes of {where} have no image, {some(empty)}, so {metric} is not "
+            f"{len(empty)} of the {count} classes of {where} {verb} no image, {some(empty)}, so {metric} is not "
             "defined. Use all rows, drop these classes, or choose the metric top1."
         )
 
@@ -469,7 +482,7 @@ def load_retrieval(
         entry = get_dataset(text)
     if entry is not None and "retrieval" not in entry.tasks:
         raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
-    if text is None or (entry is not None and not equals):
+    if not (text or "").strip() or (entry is not None and not equals):
         opened = open_source(source, options.image_root)
     else:
         opened = _open_pairs(text, entry, options)
@@ -480,7 +493,13 @@ def load_retrieval(
 
 def _open_pairs(source: str, entry: RegistryEntry | None, options: RetrievalOptions) -> DataSource:
     """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
-    parts = split_names(source)
+    try:
+        parts = split_names(source)
+    except ValueError as error:
+        # What is no path was looked for on the hub.
+        if error.__cause__ is None and not str(error).startswith("There is no file"):
+            raise
+        raise nothing_there(source, "retrieval", error.__cause__) from error
     asked = [options.split] if options.split and options.split[-1] == "]" else []
     read = functools.partial(load_pairs, source, options=_pair_options(options))
     load = (

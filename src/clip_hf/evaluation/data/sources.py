@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Where labelled images are read from: files and folders, the hub, and data that are made on this machine."""
 
+import difflib
 import functools
 import io
 import itertools
@@ -30,7 +31,8 @@ from ...data.locations import (
 from ...data.openmoji import load_openmoji
 from ...data.parts import SPLIT_NAMES, files_by_part, no_such_part
 from ...data.tables import raw_table_rows
-from .registry import RegistryEntry, class_folders, get_dataset, registry_name
+from ...extras import require_extra
+from .registry import RegistryEntry, class_folders, dataset_names, get_dataset, registry_name
 from .tars import read_tars
 
 
@@ -145,7 +147,9 @@ def open_source(source: Any, image_root: str | None = None) -> DataSource:
         name = next(iter(source.values())).info.dataset_name or "data"
         return DataSource(name, "given", _parts(source))
     if not isinstance(source, str | os.PathLike):
-        raise TypeError(f"The data are a {type(source).__name__}; give a name, a path or a `datasets.Dataset`.")
+        raise TypeError(f"The data are of type {type(source).__name__}; give a name, a path or a `datasets.Dataset`.")
+    if not str(source).strip():
+        raise ValueError("The data are an empty text; give a name, a path or a `datasets.Dataset`.")
     return _open_named(str(source), image_root)
 
 
@@ -163,8 +167,24 @@ def _open_named(source: str, root: str | None) -> DataSource:
         return _open_path(source, None, root)
     if _is_hub_id(source):
         return _open_hub(source, None, root)
-    get_dataset(source)  # raises, with near names
-    raise AssertionError("unreachable")
+    raise nothing_there(source)
+
+
+def nothing_there(source: str, task: str = "classification", cause: Exception | None = None) -> ValueError:
+    """The error for a source that is not there: what was looked for, near names, and what data may be."""
+    folder, name = os.path.split(source.rstrip(os.sep))
+    beside = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = [os.path.join(folder, each) for each in difflib.get_close_matches(name, beside, cutoff=0.6)]
+    near += difflib.get_close_matches(source.lower(), dataset_names(), cutoff=0.6)
+    hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
+    hub = "" if cause is None else f", and it cannot be loaded from the hub: {str(cause).rstrip('.')}"
+    own = "class folders" if task == "classification" else "images with captions"
+    return ValueError(
+        f"There is no file or folder {source!r} ({os.path.abspath(source)}), nor a data set of this name{hub}.{hint} "
+        f"Data may be a folder of {own} or one that `datasets` saved, a file or pattern "
+        f"({', '.join((*_PACKAGED, *TABLES))}), OWNER/NAME on the hub, a `datasets.Dataset`, or of the registry NAME "
+        f"or NAME=PATH: {', '.join(dataset_names(task))}."
+    )
 
 
 def _is_path(source: str) -> bool:
@@ -200,7 +220,7 @@ def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> Da
         return _open_class_folders(path, name, entry)
     files = without_metadata(files_of(source))
     if not files:
-        raise ValueError(f"There is no file, folder or pattern {source} with data.")
+        raise nothing_there(source)
     endings = {ending_of(file) for file in files}
     if len(endings) == 1 and endings.pop() in _PACKAGED:
         return _packaged(name, source, files, entry, root)
@@ -357,7 +377,7 @@ def _open_hub(source: str, entry: RegistryEntry | None, root: str | None) -> Dat
     try:
         splits = datasets.get_dataset_split_names(name, config or None)
     except Exception as error:  # hub, network and data set errors have many types
-        raise ValueError(f"The data set {source} cannot be loaded from the hub: {error}. {advice}") from error
+        raise nothing_there(source, cause=error) from error
     load = {split: functools.partial(_load_hub, name, config or None, split, advice) for split in splits}
     name = entry.name if entry else name.split("/")[1]
     return DataSource(name, source, load, entry, locate=functools.partial(_in_hub, root))
@@ -398,10 +418,9 @@ def _open_skin_tones(entry: RegistryEntry) -> DataSource:
 
 
 def _open_digits(entry: RegistryEntry) -> DataSource:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("The digits come with scikit-learn: `pip install 'clip_hf[eval]'`.") from error
+    require_extra("eval", "The dataset `digits`", "sklearn")
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     # Fixed parts with the classes in equal shares: of each run of five images of a digit, three, one and one.
     order = np.zeros(len(digits.target), np.int64)
@@ -438,4 +457,4 @@ def _digit_png(image: np.ndarray) -> bytes:
 _BUILDERS = {"openmoji": _open_openmoji, "openmoji_skin_tones": _open_skin_tones, "digits": _open_digits}
 
 
-__all__ = ["WHOLE", "DataSource", "open_source", "readable_name"]
+__all__ = ["WHOLE", "DataSource", "nothing_there", "open_source", "readable_name"]

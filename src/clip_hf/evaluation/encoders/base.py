@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
 from ...image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
-from ...image_transform_clip_hf import composite, has_alpha, parse_color, upright
+from ...image_transform_clip_hf import HIGH_BIT_DEPTH, composite, has_alpha, parse_color, reduce_bit_depth, upright
 from ...zero_shot_clip_hf import eval_mode
 
 
@@ -41,6 +42,15 @@ _VOLATILE = {
 }
 # Of modules.
 _STATE = {"training", "gradient_checkpointing", "warnings_issued", "name_or_path", "hf_device_map"}
+# Of tokenizers: what decides tokens, but is not in the backend.
+_TOKENIZER_SETTINGS = (
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "split_special_tokens",
+    "clean_text",
+    "do_lower_case",
+)
 # Which of peft's adapters take part.
 _ADAPTERS = {"_active_adapter", "_disable_adapters"}
 
@@ -77,6 +87,7 @@ class DualEncoder(ABC):
     """Packages whose versions may change pixels, tokens or features."""
     background_color: Sequence[int] | None = None
     apply_exif_orientation: bool = True
+    high_bit_depth: str | None = None
     image_limits: ImageLimits = DEFAULT_LIMITS
 
     def __init__(self, model: nn.Module, processor: Any, name: str):
@@ -123,7 +134,7 @@ class DualEncoder(ABC):
             type(self).__name__,
             {package: package_version(package) for package in self.packages},
             self._described_processor(),
-            [self.background_color, self.apply_exif_orientation],
+            [self.background_color, self.apply_exif_orientation, *filter(None, [self.high_bit_depth])],
             module_settings(self.model),
             plain_config(getattr(self.model, "config", None)),
         ]
@@ -152,6 +163,7 @@ class DualEncoder(ABC):
         *,
         background_color: str | Sequence[int] | None = None,
         apply_exif_orientation: bool | None = None,
+        high_bit_depth: str | None = None,
         image_limits: ImageLimits | None = None,
     ) -> None:
         """
@@ -163,28 +175,37 @@ class DualEncoder(ABC):
                 By default what the image processor of a [`ClipHFModel`] says; other models have none.
             apply_exif_orientation (`bool`, *optional*):
                 Whether to turn images as their EXIF orientation says, the default.
+            high_bit_depth (`str`, *optional*):
+                What is done with images of more than 8 bits: `"error"`, `"scale"` or `"clip"`, see
+                [`ClipHFImageProcessor`]. By default what the image processor of a [`ClipHFModel`] says; other models
+                get what Pillow makes of them, which is mostly white.
             image_limits ([`ImageLimits`], *optional*):
                 What reading an image may take.
 
         Raises:
-            ValueError: if `background_color` is no colour.
+            ValueError: if `background_color` is no colour, or `high_bit_depth` none of the three.
         """
         color = None if background_color is None else parse_color(background_color)
+        if high_bit_depth not in (None, *HIGH_BIT_DEPTH):
+            raise ValueError(f"`high_bit_depth` is {high_bit_depth!r}; it must be one of {', '.join(HIGH_BIT_DEPTH)}.")
         given = {"background_color": color, "apply_exif_orientation": apply_exif_orientation}
-        for name, value in given.items():
+        for name, value in {**given, "high_bit_depth": high_bit_depth}.items():
             if value is not None:
                 setattr(self._image_options(), name, value)
         if image_limits is not None:
             self.image_limits = image_limits
 
     def _image_options(self) -> Any:
-        """What holds `background_color` and `apply_exif_orientation`."""
+        """What holds `background_color`, `apply_exif_orientation` and `high_bit_depth`."""
         return self
 
     def _open(self, source: Any) -> Image.Image:
         """An image as programs open it for this model: upright, and on the background where one is given."""
         image = open_image(source, self.image_limits)
         image = upright(image) if self.apply_exif_orientation else image
+        if self.high_bit_depth is not None and image.mode[0] in "IF":  # 16 or 32 bits
+            reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
+            image = image if reduced is None else Image.fromarray(reduced)
         if self.background_color is not None and has_alpha(image):
             image = composite(image, self.background_color)
         return image
@@ -448,7 +469,7 @@ def plain_config(config: Any) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> list:
-    """Class of a tokenizer of transformers, and a digest of what it does."""
+    """Class of a tokenizer of transformers, a digest of what it does, and what it does in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         # Each call with truncation or padding leaves its options behind.
@@ -456,7 +477,8 @@ def tokenizer_digest(tokenizer: Any) -> list:
     else:
         content = sorted(tokenizer.get_vocab().items())
     digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return [type(tokenizer).__name__, digest, getattr(tokenizer, "model_max_length", None)]
+    settings = {name: getattr(tokenizer, name, None) for name in _TOKENIZER_SETTINGS}
+    return [type(tokenizer).__name__, digest, settings]
 
 
 def package_version(package: str) -> str | None:

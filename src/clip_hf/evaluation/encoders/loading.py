@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
 
 from ... import checkpoints
+from ...checkpoints.paths import check_exists
 from ...checkpoints.reading import is_foreign
 from ...modeling_clip_hf import ClipHFModel
 from ...processing_clip_hf import ClipHFProcessor
@@ -139,8 +140,7 @@ def _loaded(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
         return _load_sentence_transformers(name, processor, name)
     if is_foreign(name) or (is_folder and not (path / "config.json").is_file()):
         return _load_checkpoint(name, processor, dtype)
-    if not is_folder and (path.is_absolute() or name.startswith(("./", "../", "~")) or path.suffix in (".pt", ".bin")):
-        raise FileNotFoundError(f"There is no file or folder {name}.")
+    check_exists(name)
     try:
         config, _ = PreTrainedConfig.get_config_dict(name)
     except (OSError, HFValidationError) as error:

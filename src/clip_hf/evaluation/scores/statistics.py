@@ -20,6 +20,14 @@ BLOCK = 2**21
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
+# Metrics that are means over rows: each row's value by the place of its class, 0 for the first.
+ROW_VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "top1": lambda ranks: (ranks < 1).astype(np.float64),
+    "top5": lambda ranks: (ranks < 5).astype(np.float64),
+    "top1_top5_mean": lambda ranks: ((ranks < 1).astype(np.float64) + (ranks < 5)) / 2,
+}
+
+
 def mean_of_rows(values: np.ndarray) -> Statistic:
     """Mean of all rows' values: (r,)."""
     values = values.astype(np.float64)
@@ -39,6 +47,19 @@ def mean_by_class(values: np.ndarray, targets: np.ndarray, classes: int) -> Stat
         means = np.full((len(weights), classes), np.nan)
         means[:, present] = np.divide(sums, totals, out=np.full_like(sums, np.nan), where=totals > 0)
         return means
+
+    return statistic
+
+
+def median_of_rows(values: np.ndarray) -> Statistic:
+    """Median of all rows' values, half way between the middle two of an even number; weights are whole: (r,)."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order].astype(np.float64)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        upto = weights[:, order].cumsum(axis=1)
+        middle = [np.searchsorted(row, [(row[-1] - 1) // 2, row[-1] // 2], side="right") for row in upto]
+        return np.array([ordered[places].mean() for places in middle])
 
     return statistic
 
@@ -132,6 +153,7 @@ def percentile_interval(
 
 __all__ = [
     "BLOCK",
+    "ROW_VALUES",
     "Statistic",
     "area_under_roc",
     "eleven_points",
@@ -139,5 +161,6 @@ __all__ = [
     "mean_by_class",
     "mean_of_classes",
     "mean_of_rows",
+    "median_of_rows",
     "percentile_interval",
 ]

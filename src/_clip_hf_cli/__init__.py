@@ -1,0 +1,91 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+The command `clip-hf`: its parser, and one module with the arguments of each subcommand.
+
+It lies beside the package, because importing `clip_hf` imports torch and transformers, which takes seconds. Here only
+the standard library is imported, so that help and mistakes in the command line answer at once and without any extra.
+A subcommand's work is `run` in the module of its name in `clip_hf.cli`.
+"""
+
+import argparse
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import compare, convert, evaluate
+
+
+VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
+
+_COMMANDS = {
+    "convert": (convert, "convert a checkpoint of OpenAI's, open_clip's, transformers' or ours into another format"),
+    "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
+    "compare": (compare, "compare evaluated models side by side"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, but an error also names what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice is not None:
+            message += _did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        super().error(message)
+
+    def check_options(self, arguments: Sequence[str]) -> None:
+        """Refuse unknown options before argparse misses an argument that one of them may have swallowed."""
+        known = list(self._option_string_actions)
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if name == "--":
+                return
+            if name.startswith("--") and not any(option.startswith(name) for option in known):
+                self.error(f"unknown option {name}{_did_you_mean(name, known)}")
+
+
+def _did_you_mean(given: str, known: Sequence[str]) -> str:
+    # Without the dashes, which would make all options alike.
+    near = difflib.get_close_matches(given.strip("-"), [name.strip("-") for name in known], n=1)
+    meant = next((name for name in known if name.strip("-") in near), None)
+    return f". Did you mean {meant}?" if meant else ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the command `clip-hf`.
+
+    Args:
+        arguments (`Sequence[str]`, *optional*): what stands after the command's name; by default the program's own.
+
+    Returns:
+        `int`: the exit status: 0, 1 where the work could not be done. A wrong command line exits with status 2.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _Parser(prog="clip-hf", description="CLIP as the paper describes it, as a Hugging Face library.")
+    parser.add_argument("--version", action="version", version=f"clip_hf {VERSION}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    parsers = {}
+    for name, (module, purpose) in _COMMANDS.items():
+        parsers[name] = commands.add_parser(name, help=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.add_arguments(parsers[name])
+    if not arguments:
+        parser.print_help()
+        return 0
+    parsers.get(arguments[0], parser).check_options(arguments)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.error("name a command")
+    try:
+        return importlib.import_module(f"clip_hf.cli.{options.command}").run(options)
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        # What a user can do something about; a trace would bury it.
+        print(f"clip-hf {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+__all__ = ["VERSION", "main"]

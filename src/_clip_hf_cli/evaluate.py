@@ -1,0 +1,139 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The arguments of `clip-hf evaluate`."""
+
+import argparse
+
+
+# tests/cli/test_commands.py holds that these are what `clip_hf.evaluation` and `clip_hf.ImageLimits` have.
+TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness")
+METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
+IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
+HIGH_BIT_DEPTH = ("error", "clip", "scale")
+MAX_SKIPPED_SHARE = 0.05
+_DTYPES = ("float32", "float16", "bfloat16")
+_EPILOG = """\
+examples:
+  clip-hf evaluate openai/clip-vit-base-patch32 --data cifar10
+  clip-hf evaluate my_model --tasks zero_shot linear_probe --data food101=path/to/food101
+  clip-hf evaluate my_model --data my_photos --templates "a photo of a {}, a type of shoe."
+  clip-hf evaluate outputs/demo/vit/last --tasks zero_shot retrieval linear_probe few_shot \\
+      --data openmoji openmoji_skin_tones                      offline, what `make demo` trained
+  clip-hf evaluate open_clip:ViT-B-32/laion2b_s34b_b79k --data cifar100
+  torchrun --nproc_per_node 2 -m clip_hf.cli evaluate my_model --data cifar10
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the subcommand's parser its arguments."""
+    parser.description = (
+        "Evaluate a CLIP of ours, transformers', open_clip's or sentence-transformers'. Each task runs on each\n"
+        "of the data that fits it; features are kept, so that a run that was interrupted goes on."
+    )
+    parser.epilog = _EPILOG
+    add_evaluation_arguments(parser)
+    parser.add_argument(
+        "model", help="folder, file or hub name; open_clip:ARCH/PRETRAINED, sentence_transformers:NAME"
+    )
+    parser.add_argument("--output-dir", help="folder for the results (default: evaluation/MODEL)")
+    parser.add_argument("--update-card", action="store_true", help="put the figures into the model card of MODEL")
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of an evaluation besides the model and where its results go, which `compare` has as well."""
+    parser.add_argument(
+        "--tasks", nargs="+", choices=TASKS, default=["zero_shot"], metavar="TASK", help=", ".join(TASKS)
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        help="registry names, NAME=PATH for a registry dataset on this machine, folders, files, hub names",
+    )
+    data = parser.add_argument_group("data", "where it says otherwise than the registry or the data")
+    data.add_argument("--split", help="the part to evaluate on (default: test)")
+    data.add_argument("--image-column", help="column of the images")
+    data.add_argument("--label-column", help="column of the classes")
+    data.add_argument("--caption-column", help="column of the captions, for retrieval")
+    data.add_argument("--class-names", help="file .txt or .json with the classes' names, or clip_benchmark:KEY")
+    data.add_argument("--templates", nargs="+", help="prompt set, file, clip_benchmark:KEY, or templates with {}")
+    data.add_argument("--metric", choices=METRICS, help="headline metric of classification")
+    data.add_argument("--limit", type=int, help="use so many rows only, to try things out")
+    _add_image_arguments(parser)
+    work = parser.add_argument_group("encoding")
+    work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
+    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
+    work.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: as they are; float32 on a CPU)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="of bootstrap and draws (default: %(default)s)")
+    how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
+    how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
+    how.add_argument(
+        "--solver", choices=("torch", "scikit-learn"), default="torch", help="linear_probe (default: %(default)s)"
+    )
+
+
+def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    pictures = parser.add_argument_group("image files", "where it says otherwise than the model's image processor")
+    pictures.add_argument(
+        "--background-color",
+        "--background_color",
+        metavar="COLOR",
+        help="what transparent images are put on: white, #ffffff or 255,255,255",
+    )
+    pictures.add_argument(
+        "--apply-exif-orientation",
+        "--apply_exif_orientation",
+        action=argparse.BooleanOptionalAction,
+        help="turn images as cameras say they were held (default: yes)",
+    )
+    pictures.add_argument(
+        "--high-bit-depth",
+        "--high_bit_depth",
+        choices=HIGH_BIT_DEPTH,
+        help="what is done with images of more than 8 bits (default: as the model's image processor says)",
+    )
+    pictures.add_argument(
+        "--max-skipped-share",
+        "--max_skipped_share",
+        type=float,
+        default=MAX_SKIPPED_SHARE,
+        metavar="SHARE",
+        help="images that cannot be read are skipped; more than this share, and than one, is an error "
+        "(default: %(default)s)",
+    )
+    pictures.add_argument(
+        "--min-image-size",
+        "--min_image_size",
+        type=int,
+        metavar="PIXELS",
+        help="leave out images whose shorter edge has fewer pixels",
+    )
+    pictures.add_argument(
+        "--image-root",
+        "--image_root",
+        metavar="FOLDER",
+        help="where paths of images in tables and Parquet may lead, besides below their own folder (/: anywhere)",
+    )
+    for name, (kind, default) in IMAGE_LIMITS.items():
+        pictures.add_argument(
+            f"--max-image-{name}",
+            f"--max_image_{name}",
+            type=kind,
+            default=default,
+            metavar="N",
+            help=f"{name} that one image may take (default: {'as Pillow' if default is None else f'{default:,}'})",
+        )
+
+
+__all__ = [
+    "HIGH_BIT_DEPTH",
+    "IMAGE_LIMITS",
+    "MAX_SKIPPED_SHARE",
+    "METRICS",
+    "TASKS",
+    "add_arguments",
+    "add_evaluation_arguments",
+]

@@ -1,0 +1,82 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Paths that do not exist: which can only be paths, and what the user may have meant."""
+
+import difflib
+import os
+from contextlib import suppress
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+
+WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+_HUB = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/")
+_MAX_NEIGHBOURS = 6
+
+
+def check_exists(path: str | os.PathLike) -> None:
+    """
+    Refuse a path that does not exist, unless it may be the name of a repo on the hub.
+
+    Args:
+        path (`str` or `os.PathLike`): what `from_pretrained` was given.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder, and no repo can have that name: it has more than two
+            parts, unusual characters, or the ending of a file of weights.
+    """
+    if os.path.exists(path):
+        return
+    name = os.fspath(path)
+    if not name.endswith((*WEIGHT_SUFFIXES, ".ckpt", ".json")):
+        with suppress(HFValidationError):
+            validate_repo_id(name)
+            return
+    raise FileNotFoundError(describe_missing(path))
+
+
+def describe_missing(path: str | os.PathLike) -> str:
+    """What is wrong with a path that does not exist, where it goes wrong, what is there instead, and what to give."""
+    name = os.fspath(path)
+    hints = [f"There is no file or folder {name or repr(name)}."]
+    repo_id = next((name.removeprefix(hub) for hub in _HUB if name.startswith(hub)), None)
+    expanded = os.path.expanduser(name)
+    if repo_id:
+        hints.append(f"It is an address of the hub, where the repo is named {'/'.join(repo_id.split('/')[:2])}.")
+    elif expanded != name and os.path.exists(expanded):
+        hints.append(f"Did you mean {expanded}?")
+    elif name:
+        hints += _hints_on_neighbours(name)
+    hints.append(
+        f"Give a file of weights ({', '.join(WEIGHT_SUFFIXES)}) or a folder with a checkpoint. from_pretrained also "
+        "takes the name of a repo on the hub, OWNER/NAME; `hf download OWNER/NAME --local-dir FOLDER` makes a folder "
+        "of one."
+    )
+    return " ".join(hints)
+
+
+def _hints_on_neighbours(name: str) -> list[str]:
+    """What the last folder of a path that exists holds, and the likely path."""
+    parent, rest = os.path.normpath(name), []
+    while not os.path.exists(parent or os.curdir):
+        parent, last = os.path.split(parent)
+        rest.insert(0, last)
+    folder = parent or os.curdir
+    if not os.path.isdir(folder):
+        return [f"{folder} is a file."]
+    try:
+        names = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
+    except PermissionError:
+        return [f"The folder {folder} cannot be read."]
+    close = difflib.get_close_matches(rest[0], names, 1)
+    if close:
+        whole = os.path.join(parent, close[0], *rest[1:])
+        return [f"Did you mean {whole if os.path.exists(whole) else os.path.join(parent, close[0])}?"]
+    if not parent:  # of the working folder, whose content says little
+        return []
+    some = ", ".join(names[:_MAX_NEIGHBOURS]) + (", ..." if len(names) > _MAX_NEIGHBOURS else "")
+    return [f"{folder} exists, and holds {some or 'nothing'}."]
+
+
+__all__ = ["WEIGHT_SUFFIXES", "check_exists", "describe_missing"]
