@@ -25,7 +25,7 @@ from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
 from clip_hf.data import load_openmoji
 from clip_hf.evaluation import get_dataset
 from pair_data import caption_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar
-from tiny_models import IMAGE_SIZE, make_tiny_model
+from tiny_models import CAPTIONS, IMAGE_SIZE, MORE_TEXTS, VOCAB_SIZE, make_tiny_model
 
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -54,25 +54,32 @@ def openai_tokenizer() -> ClipHFTokenizer:
     return ClipHFTokenizer.from_bpe_file(OPENAI_MERGES)
 
 
-def tiny_clip(tower: str):
-    """A tiny model with OpenAI's vocabulary, and its processor."""
-    text = {**TEXT, "intermediate_size": 256}  # OpenAI's code has four times the width
+@cache
+def small_tokenizer() -> ClipHFTokenizer:
+    """One that takes less time to load, and to be compared for a cache of features."""
+    return ClipHFTokenizer.train([*CAPTIONS, *MORE_TEXTS], vocab_size=VOCAB_SIZE, context_length=77)
+
+
+def tiny_clip(tower: str, tokenizer: ClipHFTokenizer):
+    """A tiny model, and its processor."""
+    # OpenAI's code has four times the width.
+    text = {**TEXT, "intermediate_size": 256, "vocab_size": len(tokenizer)}
     model = make_tiny_model(tower, text_config=text, vision_config=VISION[tower])
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = ClipHFImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
-    return model, ClipHFProcessor(images, openai_tokenizer())
+    return model, ClipHFProcessor(images, tokenizer)
 
 
 def write_ours(tower: str) -> Callable[[Path], None]:
     def write(path: Path) -> None:
-        for part in tiny_clip(tower):
+        for part in tiny_clip(tower, small_tokenizer()):
             part.save_pretrained(path)
 
     return write
 
 
 def write_format(tower: str, form: str) -> Callable[[Path], None]:
-    return lambda path: checkpoints.save(*tiny_clip(tower), path, format=form)
+    return lambda path: checkpoints.save(*tiny_clip(tower, openai_tokenizer()), path, format=form)
 
 
 def write_stock(path: Path) -> None:

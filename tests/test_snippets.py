@@ -52,6 +52,7 @@ NOT_RUN = {
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks robustness": "80,000 prompts of three datasets",
+    "python examples/linear_probe.py": "fits some thirty regressions to all digits; the example's own test takes fewer",
 }
 # A block that is no program -> the test that holds it.
 NO_PROGRAMS = {
