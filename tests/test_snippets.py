@@ -52,7 +52,7 @@ NOT_RUN = {
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks robustness": "80,000 prompts of three datasets",
-    "python examples/linear_probe.py": "fits some thirty regressions to all digits; the example's own test takes fewer",
+    "python examples/linear_probe.py": "some thirty regressions on all digits; the example has a faster test",
 }
 # A block that is no program -> the test that holds it.
 NO_PROGRAMS = {
