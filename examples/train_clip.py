@@ -6,7 +6,8 @@ Train a CLIP on image-text pairs, from scratch or from a pretrained one.
     python examples/train_clip.py examples/recipes/demo.yaml --output_dir outputs/vit
     python examples/train_clip.py examples/recipes/finetune.yaml --model my/clip --dataset "data/*.parquet"
     torchrun --nproc_per_node 2 examples/train_clip.py examples/recipes/demo.yaml --output_dir outputs/vit
-    accelerate launch examples/train_clip.py examples/recipes/pretrain_vit_b32.yaml --dataset "{00000..09999}.tar"
+    accelerate launch examples/train_clip.py examples/recipes/pretrain_vit_b32.yaml --dataset "{00000..09999}.tar" \
+        --pairs_per_epoch 400000000
 
 A recipe is a YAML file of options; options on the command line overrule it, --help lists them. The batch size is that
 of all processes together, the negatives come from all of them, and the update is that of one process with the whole

@@ -70,7 +70,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
 
     >>> classifier = pipeline("zero-shot-image-classification", model=path)
     >>> classifier("cat.jpg", ["cat", "dog"])
-    [{'score': 0.98, 'label': 'cat'}, {'score': 0.02, 'label': 'dog'}]
+    [{'score': 0..., 'label': '...'}, {'score': 0..., 'label': '...'}]
     >>> classifier(images, labels, hypothesis_template="openai_imagenet", batch_size=32, num_workers=2, top_k=5)
     ```
     """

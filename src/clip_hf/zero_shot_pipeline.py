@@ -61,7 +61,7 @@ def pipeline(
 
     >>> classify = clip_hf.pipeline("openai/clip-vit-base-patch32", device="cpu")
     >>> classify("cat.jpg", ["cat", "dog"], hypothesis_template="openai_imagenet")
-    [{'score': 0.99, 'label': 'cat'}, {'score': 0.01, 'label': 'dog'}]
+    [{'score': 0..., 'label': '...'}, {'score': 0..., 'label': '...'}]
     >>> classify = clip_hf.pipeline(*clip_hf.checkpoints.load("RN50.pt"))
     ```
     """

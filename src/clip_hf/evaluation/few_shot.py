@@ -352,7 +352,7 @@ def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> t
 
     ```python
     >>> shots_to_match([(1, 0.2), (2, 0.4), (4, 0.6)], 0.5)  # half-way from 2 to 4 on a logarithmic axis
-    (2.8284271247461903, '2.8')
+    (2.828427124746..., '2.8')
     ```
     """
     if math.isnan(zero_shot):
