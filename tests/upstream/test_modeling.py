@@ -10,6 +10,7 @@ copies would then hide the overrides of the classes further right.
 
 import copy
 import unittest
+from unittest import mock
 
 import torch
 from model_testers import ClassifierTester, ClipTester, ResNetTester, TextTester, ViTTester
@@ -70,6 +71,40 @@ class Overrides:
             self._set_subconfig_attributes(config, name, True)
         model = model_class._from_config(config, attn_implementation=attn_implementation).eval()
         return model(**self._prepare_for_class(inputs, model_class), **kwargs)
+
+
+class TextOverrides:
+    """A model that takes texts, each of which needs its end-of-text token."""
+
+    def test_model_forward_default_config_values(self):
+        """The original makes 0 the end-of-text token: here the texts end with it, too."""
+        prepare = self.model_tester.prepare_config_and_inputs_for_common
+
+        def prepare_with_end():
+            config, inputs = prepare()
+            inputs["input_ids"] = inputs["input_ids"].masked_fill(inputs["input_ids"] == TextTester.eos_token_id, 0)
+            return config, inputs
+
+        with mock.patch.object(self.model_tester, "prepare_config_and_inputs_for_common", prepare_with_end):
+            super().test_model_forward_default_config_values()
+
+
+class TextTowerOverrides(TextOverrides):
+    """A text tower, alone or under a projection."""
+
+    def test_inputs_embeds_matches_input_ids(self):
+        """By the tower's parts, which take embeddings; the tower itself finds the end of a text by its ids."""
+        for model_class in self.all_model_classes:
+            config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+            model = model_class(config).eval()
+            tower = model if model_class is ClipHFTextModel else model.text_model
+            with torch.no_grad():
+                embeds = tower.embeddings(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]))
+                output = tower.encoder(inputs_embeds=embeds, is_causal=True)
+                actual = tower.final_layer_norm(output.last_hidden_state)
+                expected = model(**inputs).last_hidden_state
+            real = inputs["attention_mask"].bool()
+            torch.testing.assert_close(actual[real], expected[real])
 
 
 class TowerOverrides:
@@ -182,7 +217,7 @@ class ResNetOverrides(ImageOverrides):
             torch.testing.assert_close(dict(checkpointed.named_buffers()), dict(model.named_buffers()))
 
 
-class WholeModelOverrides(Overrides):
+class WholeModelOverrides(TextOverrides, Overrides):
     """
     `ClipHFModel`. Hidden states and attentions are in the outputs of the towers, `text_model_output` and
     `vision_model_output`, as in transformers' CLIP; their shapes are checked in the towers' own tests.
@@ -195,6 +230,16 @@ class WholeModelOverrides(Overrides):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs_dict = super()._prepare_for_class(inputs_dict, model_class, return_labels)
         return {**inputs_dict, "return_loss": True} if return_labels else inputs_dict
+
+    def test_training(self):
+        """Under another name: the tests pass over base models, which have no loss but here."""
+        self.all_model_classes = (type("Trainable", (ClipHFModel,), {}),)
+        super().test_training()
+
+    def check_training_gradient_checkpointing(self, gradient_checkpointing_kwargs=None):
+        """Under another name, see `test_training`."""
+        self.all_model_classes = (type("Trainable", (ClipHFModel,), {}),)
+        super().check_training_gradient_checkpointing(gradient_checkpointing_kwargs)
 
     def check_recorded(self, name: str, text_count: int, vision_count: int):
         """Both towers' outputs hold so many tensors, and they are asked for by argument or by configuration."""
@@ -235,7 +280,7 @@ class ClassifierOverrides:
         return {**inputs_dict, "labels": labels} if return_labels else inputs_dict
 
 
-class TextModelTest(TowerOverrides, ExportTests, ModelTesterMixin, unittest.TestCase):
+class TextModelTest(TextTowerOverrides, TowerOverrides, ExportTests, ModelTesterMixin, unittest.TestCase):
     all_model_classes = (ClipHFTextModel,)
 
     def setUp(self):

@@ -17,10 +17,24 @@ from unittest import mock
 
 import transformers
 from PIL import Image
+from transformers.models.auto import modeling_auto
 
 
 PACKAGE = "transformers_tests"
 ROOT = Path(__file__).resolve().parents[2] / ".transformers-tests"
+
+# The tests find a class by its name in these, and pass over one that they do not find. Auto classes do not: their
+# tables of ours are `register`'s.
+OUR_CLASSES = {
+    "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES": {"clip_hf": "ClipHFForImageClassification"},
+    "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES": {"clip_hf": "ClipHFModel"},
+    "MODEL_MAPPING_NAMES": {
+        "clip_hf": "ClipHFModel",
+        "clip_hf_resnet": "ClipHFResNetModel",
+        "clip_hf_text": "ClipHFTextModel",
+        "clip_hf_vit": "ClipHFViTModel",
+    },
+}
 
 # Every argument common to all configurations, with a value that is not its default.
 CONFIG_COMMON_KWARGS = {
@@ -92,3 +106,5 @@ def install() -> None:
         ):
             importlib.import_module(f"{PACKAGE}.test_configuration_common")
             importlib.import_module(f"{PACKAGE}.test_pipeline_mixin")
+    for mapping, classes in OUR_CLASSES.items():
+        getattr(modeling_auto, mapping).update(classes)
