@@ -16,7 +16,15 @@ from transformers import CLIPConfig, CLIPModel
 
 from clip_hf import ClipHFTokenizer, build_text_classifier
 from clip_hf.prompts_clip_hf import PROMPT_SETS
-from clip_hf.zero_shot_clip_hf import TextClassifierCache, _checksum, _plain_tensors, eval_mode, evaluated
+from clip_hf.zero_shot_clip_hf import (
+    _WORD_WEIGHTS,
+    TextClassifierCache,
+    _checksum,
+    _plain_tensors,
+    _word_sums,
+    eval_mode,
+    evaluated,
+)
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, MORE_TEXTS, make_tiny_model
 
 
@@ -442,6 +450,15 @@ def test_a_checksum_notices_permuted_unit_rows():
     rows = torch.eye(256)
     assert _checksum([rows]) != _checksum([rows.roll(2, 0)])
     assert _checksum([rows[:128], rows[128:]]) != _checksum([rows[128:], rows[:128]])
+
+
+def test_sums_on_other_devices_are_the_same():
+    words = torch.randint(-(2**63), 2**63 - 1, (5, 512))
+    products = [[int(a) * int(b) for a, b in zip(row, _WORD_WEIGHTS)] for row in words.tolist()]
+    expected = [(sum(row) + 2**63) % 2**64 - 2**63 for row in products]
+    assert _word_sums(words).tolist() == expected
+    assert (words * torch.from_numpy(_WORD_WEIGHTS)).sum(dim=1).tolist() == expected  # as on a GPU
+    assert all(weight % 2 for weight in _WORD_WEIGHTS.tolist())
 
 
 def test_quantised_values_are_noticed():

@@ -197,6 +197,14 @@ def test_what_is_no_clip(tiny_processor, tmp_path, make, error, message):
         clip_hf.pipeline(make(tmp_path), tiny_processor)
 
 
+def test_options_of_others_may_be_unset(pipe, images):
+    unset = {"trust_remote_code": None, "use_fast": False, "function": None}
+    assert_same(pipe(images, LABELS, **unset), pipe(images, LABELS))
+    for options in ({"use_fast": True}, {"multi_labels": False}, {"treshold": 0.5}):
+        with pytest.raises(TypeError, match=f"no option '{next(iter(options))}'"):
+            pipe(images, LABELS, **options)
+
+
 def test_options_are_checked(model, tiny_processor):
     with pytest.raises(TypeError, match="no option 'topk'. Did you mean 'top_k'"):
         clip_hf.pipeline(model, tiny_processor, topk=3)

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
-from .image_processing_clip_hf import opens_files
+from .image_processing_clip_hf import is_unset, opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import upright
 from .processing_clip_hf import ClipHFProcessor
@@ -187,7 +187,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
 
     def _sanitize_parameters(self, **kwargs):
         image_options = self._image_option_names()
-        unknown = [name for name in kwargs if name not in {*_OPTIONS, *_FACTORY_OPTIONS, *image_options}]
+        known = {*_OPTIONS, *_FACTORY_OPTIONS, *image_options}
+        unknown = [name for name in kwargs if name not in known and not is_unset(name, kwargs[name], known)]
         if unknown:
             near = difflib.get_close_matches(unknown[0], [*_OPTIONS, *image_options], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
