@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 import yaml
 from PIL import Image
@@ -103,10 +104,12 @@ def write_stock(path: Path) -> None:
 
 
 def write_pairs_folder(path: Path) -> None:
+    """Pictures of one colour each, of which even a model of random weights thinks differently."""
     path.mkdir(parents=True)
     with open(path / "metadata.jsonl", "w", encoding="utf-8") as table:
         for number in range(NUM_PAIRS):
-            image_of(number).save(path / f"{number}.png")
+            colour = tuple(int(level) for level in np.random.default_rng(number).integers(0, 256, 3))
+            Image.new("RGB", (12, 10), colour).save(path / f"{number}.png")
             table.write(json.dumps({"file_name": f"{number}.png", "caption": caption_of(number)}) + "\n")
 
 
