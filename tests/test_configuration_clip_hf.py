@@ -429,3 +429,9 @@ def test_damaged_files_are_one_clear_error(cls, name, damage, tmp_path, tiny_pro
 def test_a_model_type_that_is_no_text_is_a_clear_error(value):
     with pytest.raises(ValueError, match="`model_type` is .*; it must be a text"):
         ClipHFConfig.from_dict({"model_type": value})
+
+
+def test_what_is_said_of_an_argument_is_not_called_a_damaged_file(tiny_tokenizer, tmp_path):
+    tiny_tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(AttributeError, match="conflicts with the method"):
+        ClipHFTokenizer.from_pretrained(tmp_path, add_special_tokens=True)

@@ -131,8 +131,10 @@ class ClearFileErrors:
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except Exception as error:
-            # tokenizers raise plain `Exception`; JSON's and UTF-8's errors name no file.
-            if type(error) is not Exception and not isinstance(error, _DAMAGE):
+            # tokenizers raise plain `Exception`; JSON's and UTF-8's errors name no file. An AttributeError without a
+            # name is not Python's own: a library says something about the arguments.
+            of_arguments = isinstance(error, AttributeError) and error.name is None
+            if of_arguments or (type(error) is not Exception and not isinstance(error, _DAMAGE)):
                 raise
             problem = "it is nested too deeply" if isinstance(error, RecursionError) else error
             raise ValueError(

@@ -8,6 +8,7 @@ import unittest
 
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, CLIPProcessor, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.processing_utils import ProcessorMixin
 from transformers_tests.test_processing_common import ProcessorTesterMixin
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFTokenizer
@@ -31,6 +32,11 @@ class ProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     @classmethod
     def _setup_tokenizer(cls) -> ClipHFTokenizer:
         return ClipHFTokenizer.train(CAPTIONS, vocab_size=600)
+
+    @staticmethod
+    def does_processor_return_mm_offsets(processor_class, method_name: str) -> bool:
+        """Compares with `ProcessorMixin`, which is not the first of the bases here."""
+        return getattr(processor_class, method_name) is not getattr(ProcessorMixin, method_name)
 
     def test_parts_of_own_repo_are_ours(self):
         """Auto classes resolve processors and tokenizers by class name, so a clash would go unnoticed."""
