@@ -73,6 +73,24 @@ def test_a_flip_is_a_mirror_and_comes_as_often_as_asked():
     assert 70 < flipped < 130
 
 
+def test_blur_comes_as_often_as_asked():
+    image, generator, blur = image_of(0), random.Random(0), Augmentation(blur=0.25, blur_radius=(2.0, 2.0))
+    assert 70 < sum(blur(image, generator) != image for _ in range(400)) < 130
+
+
+def test_hue_turns_both_ways():
+    red, jitter = Image.new("RGB", (1, 1), (255, 0, 0)), Augmentation(color_jitter=(0, 0, 0, 0.25))
+    hues = [jitter(red, random.Random(seed)).convert("HSV").getpixel((0, 0))[0] for seed in range(40)]
+    assert any(10 < hue < 70 for hue in hues) and any(186 < hue < 246 for hue in hues)
+
+
+def test_factors_are_not_below_zero():
+    # A negative brightness is black, which a factor from 0 to 3 hardly ever is.
+    grey, jitter = Image.new("RGB", (1, 1), (90, 90, 90)), Augmentation(color_jitter=(2.0, 0, 0, 0))
+    dark = sum(jitter(grey, random.Random(seed)).getpixel((0, 0)) == (0, 0, 0) for seed in range(100))
+    assert dark <= 5
+
+
 def test_hue_turns_colours_and_leaves_grey():
     red, grey = Image.new("RGB", (2, 2), (255, 0, 0)), Image.new("RGB", (2, 2), (90, 90, 90))
     jitter = Augmentation(color_jitter=(0, 0, 0, 0.5))

@@ -42,6 +42,12 @@ def test_too_many_stop_the_training_once_enough_rows_were_read():
     counter.check()
 
 
+def test_as_many_as_the_limit_are_allowed():
+    counter = SkipCounter(max_skipped_share=0.25, min_rows=8)
+    counter.add(rows("file empty", 2), 6)
+    counter.check()
+
+
 def test_what_was_noticed_of_the_pairs_that_were_used():
     counter, other = SkipCounter(), SkipCounter()
     assert counter.remarks(77) == ""

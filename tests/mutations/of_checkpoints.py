@@ -213,6 +213,6 @@ MUTATIONS = [
         "checkpoints/conversion.py",
         "    if checkpoint.tokenizer is None:\n        raise",
         "    if False:\n        raise",
-        "checkpoints/test_conversion.py",
+        "checkpoints/test_weight_files.py",
     ),
 ]

@@ -42,6 +42,7 @@ def run_tests(tests: str, mutation: Mutation | None = None) -> tuple[int, str]:
 
 def _run_pytest(folder: str, output: str, tests: str) -> None:
     os.setpgrp()  # so that what the tests start can be ended with them
+    multiprocessing.set_start_method(None, force=True)  # that of a program, which the tests and DataLoader expect
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
