@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Images of training pairs: the pixels of inference, and a name for everything that can be wrong."""
 
+import pickle
 import random
 import re
 import warnings
@@ -114,6 +115,14 @@ def test_a_large_image_is_read_without_a_warning(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert ImageReader(processor_of()).read(encoded(image_of(0)), "row 0", random.Random(0)).shape == (3, 8, 8)
+
+
+def test_copies_of_a_reader_start_with_an_empty_cache():
+    reader = ImageReader(processor_of(), cache_images=True)
+    reader.read(encoded(image_of(0)), "row 0", random.Random(0), cache_key=0)
+    assert reader.cached(0) is not None
+    copy = pickle.loads(pickle.dumps(reader))
+    assert copy.cached(0) is None and copy.cache == {}
 
 
 def test_a_strip_costs_no_gigabytes():

@@ -85,6 +85,24 @@ def test_names_of_classes_and_large_groups_do_not_decide():
     for seed in range(5):
         held_out = hold_out(data, 0.1, PairOptions(seed=seed))[1]
         assert "/same.png" not in held_out["image"] and 15 <= len(held_out) <= 45
+    for seed in range(10):  # the draw alone would hold it out in nine of ten
+        assert "/same.png" not in hold_out(data, 0.9, PairOptions(seed=seed))[1]["image"]
+
+
+def test_rows_that_belong_together_through_others_do_not_depend_on_their_order():
+    # Chains: each row has a caption of the one before it and of the one after it.
+    texts = [[f"{chain} {link}", f"{chain} {link + 1}"] for chain in range(60) for link in range(5)]
+    data = table([f"/{n}.png" for n in range(300)], texts)
+    held_out = {tuple(each) for each in captions(hold_out(data, 0.3)[1])}
+    for seed in range(3):
+        shuffled = data.select(np.random.default_rng(seed).permutation(300))
+        assert {tuple(each) for each in captions(hold_out(shuffled, 0.3)[1])} == held_out
+
+
+def test_pictures_that_begin_alike_are_not_the_same():
+    images = [b"header" * 1000 + f"{n:06d}".encode() for n in range(200)]
+    rows = [{"image": {"bytes": data, "path": None}, "caption": f"text {n}"} for n, data in enumerate(images)]
+    assert 10 <= len(hold_out(dataset_of(rows), 0.2)[1]) <= 70
 
 
 def test_rows_without_anything_and_streams():

@@ -13,6 +13,7 @@ from transformers.testing_utils import CaptureLogger
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import ImageTextCollator, ImageTextDataset, PairOptions, image_text, read_captions
+from clip_hf.data.texts import stable_id
 from pair_data import bad_files, encoded, image_of
 
 
@@ -354,3 +355,7 @@ def test_read_captions_gives_a_list_for_each_row():
     assert read_captions(columns(caption=[["cat", "kitten"], ["dog"]])) == [["cat", "kitten"], ["dog"]]
     with pytest.raises(ValueError, match="Row 1 has no caption but None"):
         read_captions(columns(caption=["cat", None]))
+
+
+def test_ids_of_texts_keep_the_columns_apart():
+    assert len({stable_id("ab", "c"), stable_id("a", "bc"), stable_id("abc"), stable_id("abc", "")}) == 4

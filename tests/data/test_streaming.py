@@ -64,6 +64,40 @@ def test_each_row_comes_once_in_a_pass_over_all_processes_and_workers(num_shards
     assert passes[0] != passes[1]
 
 
+def test_three_processes_share_two_shards_evenly(processor):
+    # Three is no multiple of two, so each process reads every third row of both.
+    data = stream_of(range(24), 2)
+    ranks = [
+        numbers_of(batches_of(data, processor, rank=rank, world_size=3, batch_size=12, num_steps=2))
+        for rank in range(3)
+    ]
+    assert [len(numbers) for numbers in ranks] == [8, 8, 8]
+    assert sorted(flat(ranks)) == list(range(24))
+
+
+def test_workers_shuffle_each_in_an_order_of_its_own(processor):
+    # Two processes with rows 0, 2, 4, ... and 1, 3, 5, ... of the same shard.
+    orders = [
+        [
+            number // 2
+            for number in numbers_of(
+                batches_of(
+                    stream_of(range(24)),
+                    processor,
+                    PairOptions(shuffle_buffer=12),
+                    rank=rank,
+                    world_size=2,
+                    batch_size=12,
+                    num_steps=2,
+                )
+            )
+        ]
+        for rank in range(2)
+    ]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(12))
+    assert orders[0] != orders[1]
+
+
 def test_unequal_shards_let_no_process_wait(processor):
     # Two processes share three shards: 12 + 4 rows and 8.
     shards = [stream_of(range(12)), stream_of(range(12, 20)), stream_of(range(20, 24))]
@@ -260,6 +294,16 @@ def test_a_stream_that_turns_bad_stops(processor, monkeypatch):
     rows = rows_of(range(20)) + [bad_rows()["not an image"]] * 40
     with pytest.raises(ValueError, match="30 rows in sequence cannot be used. The last: The image of row"):
         batches_of(dataset_of(rows).to_iterable_dataset(), processor, PairOptions(shuffle_buffer=0), num_steps=5)
+
+
+def test_bad_rows_between_good_ones_do_not_stop_a_stream_and_are_said_once(processor, monkeypatch):
+    monkeypatch.setattr(streaming, "_MAX_BAD_IN_SEQUENCE", 3)
+    bad = bad_rows()["not an image"]
+    rows = [row for good in rows_of(range(24)) for row in (good, bad)]
+    data = dataset_of(rows).to_iterable_dataset()
+    batches = batches_of(data, processor, PairOptions(shuffle_buffer=0), num_steps=4)
+    assert numbers_of(batches) == list(range(24))
+    assert [len(batch["skipped"]) for batch in batches] == [5, 6, 6, 6]  # the last one comes with the next pass
 
 
 def test_more_workers_than_rows(processor):
