@@ -192,6 +192,13 @@ def test_files_and_plot(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- splits
 
 
+def test_every_class_keeps_a_row_on_either_side():
+    for share in (0.05, 0.95):
+        rows, held_out = split_validation(np.repeat(np.arange(3), [2, 3, 9]), share)
+        labels = np.repeat(np.arange(3), [2, 3, 9])
+        assert set(labels[rows]) == set(labels[held_out]) == {0, 1, 2}
+
+
 def test_split_is_stratified_and_repeatable():
     labels = np.repeat([0, 1, 2, 3], [50, 10, 2, 1])
     labels = np.random.default_rng(0).permutation(labels)

@@ -126,13 +126,6 @@ MUTATIONS = [
         "evaluation/test_scores.py",
     ),
     Mutation(
-        "draws depend on the size of blocks",
-        "evaluation/scores/statistics.py",
-        "for row in counts:",
-        "for row in counts[::-1]:",
-        "evaluation/test_scores.py",
-    ),
-    Mutation(
         "negative scores",
         "evaluation/scores/clip_score.py",
         'weight * np.maximum(np.einsum("nd,nd->n", images, texts), 0)',
