@@ -381,6 +381,22 @@ def test_legacy_onnx_export_takes_other_batches_and_lengths(tower, method, attn_
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_legacy_onnx_export_of_texts_that_need_no_end():
+    model = make_tiny_model("vit")
+    model.text_model.config.allow_missing_eos = True
+    module, ids, file = Features(model, "encode_text").eval(), example("encode_text", 2, 10)["input_ids"], io.BytesIO()
+    axes = {"input_ids": {0: "batch", 1: "length"}}
+    options = {"input_names": ["input_ids"], "dynamic_axes": axes, "opset_version": 17, "dynamo": False}
+    torch.onnx.export(module, (ids,), file, **options)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    ids = example("encode_text", 4, 7)["input_ids"]
+    ids[1, -1], ids[2, 3] = 5, 599  # without an end, and with one in the middle
+    with torch.no_grad():
+        expected = module(ids)
+    actual = torch.from_numpy(session.run(None, {"input_ids": ids.numpy()})[0])
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_exported_feature_maps_have_the_usual_order(strict):
     """ExecuTorch knows no other; outside of an export they are channels last on a CPU, which is faster."""

@@ -339,3 +339,34 @@ def test_peft_models_work(model, tiny_processor, images):
     assert by_label(with_lora[0]) != pytest.approx(
         by_label(make_pipe(model, tiny_processor)(images[0], LABELS)), abs=1e-3
     )
+
+
+# -------------------------------------------------------------------------------------- options of `clip_hf.pipeline`
+
+
+def test_dtypes_by_either_name(model, tiny_processor, tmp_path):
+    model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    for options in ({"dtype": "bfloat16"}, {"dtype": torch.bfloat16}, {"torch_dtype": torch.bfloat16}):
+        assert clip_hf.pipeline(tmp_path, **options).model.dtype == torch.bfloat16
+        assert clip_hf.pipeline(make_tiny_model("vit"), tiny_processor, **options).model.dtype == torch.bfloat16
+    for source in (tmp_path, model):
+        assert clip_hf.pipeline(source, tiny_processor, dtype="auto").model.dtype == torch.float32
+        for dtype in ("flot16", "int8", 16):
+            with pytest.raises(ValueError, match=f"`dtype` is {dtype!r}; it must be"):
+                clip_hf.pipeline(source, tiny_processor, dtype=dtype)
+
+
+def test_parts_may_be_named_by_their_folder(model, tiny_processor, images, tmp_path):
+    tiny_processor.tokenizer.save_pretrained(tmp_path / "texts")
+    tiny_processor.image_processor.save_pretrained(tmp_path / "images")
+    parts = {"tokenizer": str(tmp_path / "texts"), "image_processor": tmp_path / "images"}
+    assert_same(
+        clip_hf.pipeline(model, **parts)(images, LABELS), clip_hf.pipeline(model, tiny_processor)(images, LABELS)
+    )
+
+
+def test_the_task_may_be_named(model, tiny_processor):
+    assert clip_hf.pipeline(model, tiny_processor, task=TASK).task == TASK
+    with pytest.raises(ValueError, match="is the only task"):
+        clip_hf.pipeline(model, tiny_processor, task="image-classification")

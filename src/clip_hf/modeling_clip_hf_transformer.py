@@ -319,8 +319,9 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
             is_eos = is_eos & keep  # padding on the left is made of end-of-text tokens, too
         if self.config.allow_missing_eos:
             keep = torch.ones_like(is_eos) if keep is None else keep
-            is_last = keep & (keep.cumsum(dim=-1) == keep.sum(dim=-1, keepdim=True))
-            is_eos = torch.where(is_eos.any(dim=-1, keepdim=True), is_eos, is_last)
+            # Numbers and logic only: ONNX has neither sums nor choices of truth values.
+            is_last = keep & (keep.int().cumsum(dim=-1) == keep.int().sum(dim=-1, keepdim=True))
+            is_eos = is_eos | (is_last & ~is_eos.any(dim=-1, keepdim=True))
         self._check_eos(is_eos)
         return is_eos.int().argmax(dim=-1)
 

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from .image_processing_clip_hf import ClipHFImageProcessor
 from .modeling_clip_hf import ClipHFModel
 from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
+from .tokenization_clip_hf import ClipHFTokenizer
 
 
 TASK = "zero-shot-image-classification"
-_PARTS = ("tokenizer", "image_processor")
+_PARTS = {"tokenizer": ClipHFTokenizer, "image_processor": ClipHFImageProcessor}
 
 
 def pipeline(
@@ -40,11 +42,12 @@ def pipeline(
             What prepares images and texts, or where it lies. By default what lies beside the model's weights, also
             for a model in memory that was loaded from somewhere.
         dtype (`torch.dtype` or `str`, *optional*):
-            What the model computes in; by default the dtype of the files, or of the model in memory.
+            What the model computes in; by default ("auto") the dtype of the files, or of the model in memory, which is
+            otherwise converted itself, as `model.to(dtype)` does.
         **options:
-            `tokenizer` and `image_processor` in place of the processor's; where files are (`revision`, `token`,
-            `cache_dir`, `local_files_only`, ...); and all options of the pipeline: `device`, `batch_size`,
-            `num_workers`, `candidate_labels`, `hypothesis_template`, `top_k`, ...
+            `tokenizer` and `image_processor` in place of the processor's, or where they lie; where files are
+            (`revision`, `token`, `cache_dir`, `local_files_only`, ...); and all options of the pipeline: `device`,
+            `batch_size`, `num_workers`, `candidate_labels`, `hypothesis_template`, `top_k`, ...
 
     Returns:
         [`ClipHFZeroShotImageClassificationPipeline`]: call it with images and labels.
@@ -66,16 +69,17 @@ def pipeline(
     ```
     """
     location = {name: options.pop(name) for name in LOCATION_KEYS if name in options}
-    if model == TASK:
+    if model == TASK or options.pop("task", TASK) != TASK:
         raise ValueError(f"The first argument is the model; {TASK!r} is the only task.")
+    dtype = _check_dtype(options.pop("torch_dtype", None) if dtype is None else dtype)  # the name of before
     if isinstance(model, str | os.PathLike):
         source = model
         model = _load_model(source, dtype, location)
     else:
         source = getattr(model, "name_or_path", None)
         _check_model(model)
-        model = model if dtype is None else model.to(getattr(torch, dtype) if isinstance(dtype, str) else dtype)
-    given = {name: options.pop(name, None) for name in _PARTS}
+        model = model if dtype is None else model.to(dtype)
+    given = {name: _load_part(name, options.pop(name, None), location) for name in _PARTS}
     if processor is None and None in given.values():
         if not source:
             raise ValueError(
@@ -95,7 +99,21 @@ def pipeline(
     return ClipHFZeroShotImageClassificationPipeline(model=model, task=TASK, **parts, **options)
 
 
-def _load_model(source: str | os.PathLike, dtype: torch.dtype | str | None, location: dict[str, Any]) -> ClipHFModel:
+def _check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype that is asked for; None for "auto"."""
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype in (None, "auto"):
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f'`dtype` is {dtype!r}; it must be "auto", or a dtype such as "float32" or torch.bfloat16.')
+    return found
+
+
+def _load_part(name: str, part: Any, location: dict[str, Any]) -> Any:
+    return _PARTS[name].from_pretrained(part, **location) if isinstance(part, str | os.PathLike) else part
+
+
+def _load_model(source: str | os.PathLike, dtype: torch.dtype | None, location: dict[str, Any]) -> ClipHFModel:
     model, info = ClipHFModel.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True, **location)
     missing = sorted(info["missing_keys"])
     if missing:
