@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -470,3 +471,9 @@ def test_two_processes_skip_what_one_skips(encoder, tiny_processor, tmp_path):
             assert own.skipped["images"] == 4 and sorted(own.skipped["examples"]) == sorted(
                 expected.skipped["examples"]
             )
+
+
+def test_every_field_of_an_identity_is_in_its_key():
+    own = feature_cache.FeatureIdentity("encoder", "data", "image", 3)
+    changes = ({"encoder": "other"}, {"data": "other"}, {"kind": "text"}, {"rows": 4})
+    assert len({identity.key for identity in (own, *(replace(own, **change) for change in changes))}) == 5

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from clip_hf import build_text_classifier
+from clip_hf.evaluation import zero_shot
 from clip_hf.evaluation.data.loading import ClassificationData, ClassificationOptions
 from clip_hf.evaluation.encoders.loading import DualEncoder, load_dual_encoder
 from clip_hf.evaluation.features import EncodingOptions
@@ -193,6 +194,32 @@ def test_kinds_of_prompts(planted, templates, kinds):
     assert result.intervals() == {}
     alone = ZeroShotOptions(templates=templates, encoding=QUIET, resamples=0, compare_prompts=False)
     assert set(evaluate_zero_shot(*planted, options=alone).curve) == {"prompts"}
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_the_paper_s_prompt_is_the_one_prompt_wherever_it_stands(place):
+    templates = ["a drawing of a {}.", "the {}."]
+    templates.insert(place, "a photo of a {}.")
+    kinds = zero_shot._kinds_of_prompts(tuple(templates), ["cat"], compare=True)
+    assert kinds["one_prompt"] == "a photo of a {}."
+    assert zero_shot._kinds_of_prompts(("the {}.", "a {}"), ["cat"], compare=True)["one_prompt"] == "the {}."
+
+
+def test_five_classes_have_no_top5():
+    axes = np.eye(6)
+    for count in (5, 6):
+        encoder = Planted(axes, dict(zip(NAMES, axes)))
+        data = data_of([*range(count), 0][:6], NAMES[:count])
+        result = evaluate_zero_shot(encoder, data, options=ZeroShotOptions(encoding=QUIET, resamples=0))
+        assert ("top5" in result.values) == (count == 6)
+
+
+def test_intervals_depend_on_their_seed(planted):
+    first, again, other = (
+        evaluate_zero_shot(*planted, options=ZeroShotOptions(encoding=QUIET, resamples=15, seed=seed)).intervals()
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
 
 
 def test_classes_of_one_name_have_one_column_of_scores(planted):

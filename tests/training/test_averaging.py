@@ -45,6 +45,16 @@ def test_it_is_the_average_of_the_definition(tiny_model):
         torch.testing.assert_close(tensors(tiny_model), expected)
 
 
+def test_what_changes_a_buffer_meanwhile_is_undone():
+    model = make_tiny_model("resnet")
+    averaged = AveragedWeights(model, decay=0.5)
+    before = tensors(model)
+    with averaged.applied_to(model), torch.no_grad():
+        for buffer in model.buffers():
+            buffer += 1
+    assert all(torch.equal(value, before[name]) for name, value in tensors(model).items())
+
+
 def test_the_own_weights_are_back_after_an_error(tiny_model):
     averaged = AveragedWeights(tiny_model, decay=0.5)
     averaged.update(tiny_model)

@@ -107,6 +107,18 @@ def test_dropout_drops_the_same_in_both_passes(kwargs):
         assert_same_gradients(gradients(model), results[0][1], 1e-3)
 
 
+def test_a_frozen_tower_with_dropout_draws_its_numbers_too():
+    results = []
+    for run in (chunk_by_chunk, cached):
+        model = build_model(dropout=0.5)
+        model.vision_model.requires_grad_(False)
+        model.visual_projection.requires_grad_(False)
+        torch.manual_seed(7)
+        run(model, build_batch(), 3)
+        results.append(gradients(model))
+    assert_same_gradients(results[1], results[0], 1e-12)
+
+
 def test_the_generator_stands_where_the_loss_left_it():
     """The second pass starts from the states before the loss, which may draw numbers of its own."""
     model = build_model(dropout=0.5)
@@ -162,6 +174,15 @@ def test_batch_norm_is_refused_unless_frozen():
     before = {name: value.clone() for name, value in model.named_buffers()}
     cached(model, build_batch(), 4)
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_batch_norm_is_looked_at_before_each_batch():
+    model, accelerator = build_model("resnet"), Accelerator(cpu=True)
+    model.freeze_batch_norm()
+    cache = GradCache(accelerator, accelerator.prepare_model(model), loss_of(model), lambda: scalars_of(model), 4)
+    model.vision_model.stem.bn1.training = True
+    with pytest.raises(ValueError, match="stem.bn1 would normalise each chunk by its own"):
+        cache.backward(build_batch())
 
 
 def test_chunk_size_must_be_positive():

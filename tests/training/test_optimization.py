@@ -199,9 +199,13 @@ def test_cosine_schedule():
     assert [rate[0] for rate in rates[4:]] == pytest.approx([(1 + math.cos(math.pi * k / 8)) / 2 for k in range(9)])
     assert all(rate[1] == pytest.approx(0.1 * rate[0]) for rate in rates)
     assert schedule.state_dict()["last_epoch"] == 13
+    for _ in range(8):  # steps beyond the end change nothing
+        optimizer.step()
+        schedule.step()
+        assert schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-12)
 
 
-@pytest.mark.parametrize(("warmup_steps", "total_steps"), [(0, 0), (-1, 5), (6, 5)])
+@pytest.mark.parametrize(("warmup_steps", "total_steps"), [(0, 0), (-1, 5), (5, 5), (6, 5)])
 def test_a_schedule_that_is_not_possible_is_refused(warmup_steps, total_steps):
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
     with pytest.raises(ValueError, match=r"`(warmup|total)_steps` is"):
