@@ -407,6 +407,7 @@ MUTATIONS = [
         'shared=torch.load(path / SHARED, map_location="cpu", weights_only=True)',
         'shared=torch.load(path / SHARED, map_location="cpu", weights_only=False)',
         "training/test_training_checkpoints.py -m 'not slow'",
+        survives="a second guard: every file was read with `weights_only=True` by `_check_no_code` before",
     ),
     Mutation(
         "leftovers stay",
