@@ -556,6 +556,18 @@ def test_a_table_without_images(tmp_path):
         load_classification(tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize("column", ["where", "image", "file_name", "path"])
+def test_the_column_of_paths_in_a_table_may_be_named(column, tmp_path):
+    for number in range(2):
+        save_image(tmp_path / f"{number}.png", number)
+    (tmp_path / "a.csv").write_text(f"{column},label\n0.png,cat\n1.png,dog\n", encoding="utf-8")
+    data = load_classification(tmp_path / "a.csv", ClassificationOptions(image_column=column))
+    assert data.image_column == column and data.targets.tolist() == [0, 1]
+    assert data.data[column][0]["path"] == str(tmp_path / "0.png")
+    with pytest.raises(ValueError, match="`image_column` is 'there'. Call that of the images' paths"):
+        load_classification(tmp_path / "a.csv", ClassificationOptions(image_column="there"))
+
+
 @pytest.mark.parametrize("source", [None, 3, ["a"], {}, {"test": 3}, class_data().to_iterable_dataset()])
 def test_what_can_hold_no_data(source):
     with pytest.raises(TypeError):

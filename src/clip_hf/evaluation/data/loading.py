@@ -280,7 +280,7 @@ def load_classification(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or ClassificationOptions()
-    opened = open_source(source, options.image_root)
+    opened = open_source(source, options.image_root, options.image_column)
     data = _classification(opened, opened.resolve(options.split), options)
     check_metric(data)
     return data
@@ -310,7 +310,7 @@ def load_splits(
     options = options or ClassificationOptions()
     if options.split is not None:
         raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
-    opened = open_source(source, options.image_root)
+    opened = open_source(source, options.image_root, options.image_column)
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
 
@@ -483,7 +483,7 @@ def load_retrieval(
     if entry is not None and "retrieval" not in entry.tasks:
         raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
     if not (text or "").strip() or (entry is not None and not equals):
-        opened = open_source(source, options.image_root)
+        opened = open_source(source, options.image_root, options.image_column)
     else:
         opened = _open_pairs(text, entry, options)
     split = opened.resolve(options.split)

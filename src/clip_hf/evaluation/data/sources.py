@@ -119,7 +119,7 @@ class DataSource:
         return ordered or {name: name for name in self.splits}
 
 
-def open_source(source: Any, image_root: str | None = None) -> DataSource:
+def open_source(source: Any, image_root: str | None = None, image_column: str | None = None) -> DataSource:
     """
     Find data: see [`load_classification`] for what a source may be.
 
@@ -128,6 +128,8 @@ def open_source(source: Any, image_root: str | None = None) -> DataSource:
             The data.
         image_root (`str`, *optional*):
             Another folder than the data's below which paths of images may lead.
+        image_column (`str`, *optional*):
+            The column of a table that has the paths of the images; by default one that is called like it.
 
     Raises:
         ValueError: if there are none; the message says what to do.
@@ -150,21 +152,23 @@ def open_source(source: Any, image_root: str | None = None) -> DataSource:
         raise TypeError(f"The data are of type {type(source).__name__}; give a name, a path or a `datasets.Dataset`.")
     if not str(source).strip():
         raise ValueError("The data are an empty text; give a name, a path or a `datasets.Dataset`.")
-    return _open_named(str(source), image_root)
+    return _open_named(str(source), image_root, image_column)
 
 
-def _open_named(source: str, root: str | None) -> DataSource:
+def _open_named(source: str, root: str | None, column: str | None) -> DataSource:
     name, equals, path = source.partition("=")
     if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
         entry = get_dataset(name)
         return (
-            _open_path(path, entry, root) if _is_path(path) or not _is_hub_id(path) else _open_hub(path, entry, root)
+            _open_path(path, entry, root, column)
+            if _is_path(path) or not _is_hub_id(path)
+            else _open_hub(path, entry, root)
         )
     if registry_name(source) is not None:
         entry = get_dataset(source)
         return _BUILDERS[entry.builder](entry) if entry.builder else _open_hub_entry(entry, root)
     if _is_path(source):
-        return _open_path(source, None, root)
+        return _open_path(source, None, root, column)
     if _is_hub_id(source):
         return _open_hub(source, None, root)
     raise nothing_there(source)
@@ -203,8 +207,9 @@ def _parts(parts: Mapping[Any, datasets.Dataset]) -> dict[str, Callable[[], data
 # --------------------------------------------------------------------------------------------------- files and folders
 
 
-def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> DataSource:
+def _open_path(source: str, entry: RegistryEntry | None, root: str | None, column: str | None) -> DataSource:
     source = os.path.expanduser(source)
+    read_tables = functools.partial(_read_tables, root=root, image_column=column)
     path = Path(source)
     name = entry.name if entry else path.stem if path.suffix in (*TABLES, *_PACKAGED) else path.name or source
     is_dict = (path / "dataset_dict.json").exists()
@@ -215,7 +220,7 @@ def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> Da
         if files := data_files(path, _PACKAGED):
             return _packaged(name, source, files, entry, root)
         if tables := table_parts(path) or _other_tables(path):
-            load = {part or WHOLE: functools.partial(_read_tables, own, root) for part, own in tables.items()}
+            load = {part or WHOLE: functools.partial(read_tables, own) for part, own in tables.items()}
             return DataSource(name, source, load, entry, locate=functools.partial(_in_folder, source, root))
         return _open_class_folders(path, name, entry)
     files = without_metadata(files_of(source))
@@ -225,7 +230,7 @@ def _open_path(source: str, entry: RegistryEntry | None, root: str | None) -> Da
     if len(endings) == 1 and endings.pop() in _PACKAGED:
         return _packaged(name, source, files, entry, root)
     if len(files) == 1 and Path(files[0]).suffix.lower() in TABLES:
-        load = {WHOLE: functools.partial(_read_tables, files, root)}
+        load = {WHOLE: functools.partial(read_tables, files)}
         locate = functools.partial(_in_folder, os.path.dirname(os.path.abspath(files[0])), root)
         return DataSource(name, source, load, entry, locate=locate)
     raise ValueError(
@@ -274,24 +279,28 @@ def _load_files(loader: str, files: list[str]) -> datasets.Dataset:
     return datasets.load_dataset(loader, data_files={"part": files}, split="part")
 
 
-def _read_tables(tables: list[str], root: str | None = None) -> datasets.Dataset:
-    """Tables with the paths of images, relative to their folder; the paths' column becomes `image`."""
+def _read_tables(tables: list[str], root: str | None = None, image_column: str | None = None) -> datasets.Dataset:
+    """Tables with the paths of images, relative to their folder, in `image_column` or one that is called like it."""
     first = (row for table in tables for row in itertools.islice(raw_table_rows(table), _PEEKED_ROWS))
     names, table = list(dict.fromkeys(name for row in first for name in row)), ", ".join(tables)
     if not names:
         raise ValueError(f"The table {table} has no rows.")
-    paths = next((name for name in ("image", "file_name", "path", "file", "image_path") if name in names), None)
+    usual = ("image", "file_name", "path", "file", "image_path")
+    paths = next(
+        (name for name in (usual if image_column in (None, "image") else (image_column,)) if name in names), None
+    )
     if paths is None:
+        given = f"`image_column` is {image_column!r}. C" if image_column else "c"
         raise ValueError(
-            f"The table {table} has the columns {', '.join(map(repr, names))}; call that of the images' paths "
-            "'file_name' or 'image'."
+            f"The table {table} has the columns {', '.join(map(repr, names))}; {given}all that of the images' paths "
+            "'file_name' or 'image', or name it with `image_column` (--image-column)."
         )
     roles = {"image" if paths == "file_name" else paths: "image", **{name: "text" for name in names if name != paths}}
     rows = list(table_rows(tables, roles, root=root))
     columns = {name: _of_one_kind([row[name] for row in rows], name, table) for name in roles if roles[name] == "text"}
     images = [row["image" if paths == "file_name" else paths] for row in rows]
-    data = datasets.Dataset.from_dict({"image": images, **columns})
-    return data.cast_column("image", datasets.Image(decode=False))
+    name = image_column or "image"
+    return datasets.Dataset.from_dict({name: images, **columns}).cast_column(name, datasets.Image(decode=False))
 
 
 def _of_one_kind(values: list[Any], column: str, table: str) -> pa.Array:
