@@ -183,6 +183,12 @@ def test_other_images_that_were_skipped_are_other_images(tmp_path, ranks):
     (tmp_path / "c").mkdir()
     same = written(tmp_path / "c" / "x", {"top1": 0.5}, arrays, skipped=skipped[0])
     assert compare_results([folders[0], same]).metrics[0].difference_intervals[1] == (0, 0)
+    # Results of earlier versions do not have the key at all.
+    some, old = (
+        written(tmp_path / who, {"top1": 0.5}, arrays, **more) for who, more in (("d", {"skipped": {}}), ("e", {}))
+    )
+    assert compare_results([some, old]).metrics[0].difference_intervals[1] == (0, 0)
+    assert compare_results([folders[0], old]).metrics[0].difference_intervals[1] is None
 
 
 def test_equal_models_do_not_differ(tmp_path, ranks):

@@ -305,7 +305,7 @@ def _paired_interval(
         return None
     one, two = (_row_values(metric, found) for found in (first, second))
     # The same images in the same order, as far as the results can tell.
-    if one is None or two is None or len(one) != len(two) or first.get("skipped") != second.get("skipped"):
+    if one is None or two is None or len(one) != len(two) or _skipped(first) != _skipped(second):
         return None
     for name in ("targets", "image_of_text"):
         if not np.array_equal(first["arrays"].get(name), second["arrays"].get(name)):
@@ -321,6 +321,10 @@ def _paired_interval(
         by_class = mean_by_class(two - one, targets, int(targets.max()) + 1)
         return _resampled(mean_of_classes(by_class), groups, resamples, seed)
     return _mean_interval(two - one, groups, resamples, seed)
+
+
+def _skipped(result: dict[str, Any]) -> dict[str, Any]:
+    return result.get("skipped") or {}  # results of earlier versions have no such key
 
 
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
