@@ -350,6 +350,8 @@ def test_options_out_of_range(options, message):
         ([0, None], "int64", "1 row has no label in 'label', the first is row 1"),
         ([0.5, 1.0], "float64", "must be a ClassLabel, whole numbers, strings"),
         (["cat", "dog"], "string", "1 of the labels is no class name: 'dog'.*--class-names FILE"),
+        (["99999999999999999999999", "1"], "string", "the label 99999999999999999999999 is too large .* 0 to 2"),
+        ([-1e30, 0.0], "float64", "the label -1000000000000000019884624838656 is too large"),
     ],
 )
 def test_labels_that_do_not_fit(labels, dtype, message):
@@ -364,6 +366,10 @@ def test_labels_that_do_not_fit(labels, dtype, message):
         ([[0.5, 0.5, 0.0]], "float32", "lists of float32; give lists of the ids .* for each of the 3 classes"),
         ([[0, 3]], "int64", "largest label is 3"),
         ([["cat", "dog"]], "string", "no class name: 'dog'"),
+        ([["cat"], ["cat", None]], "string", "1 row has no label, or an empty one in a list, in 'label', .* row 1"),
+        ([["cat", " "], None], "string", "2 rows have no label, or an empty one in a list, in 'label', .* row 0"),
+        ([[0, None], [1]], "int64", "1 row has no label, or an empty one in a list, in 'label', .* row 0"),
+        (list(np.array([[2**63], [0]], np.uint64)), "uint64", "the label 9223372036854775808 is too large"),
     ],
 )
 def test_lists_of_labels_that_do_not_fit(labels, dtype, message):
@@ -389,6 +395,14 @@ def test_lists_of_labels_that_do_not_fit(labels, dtype, message):
 def test_numbers_need_class_names(labels, dtype, message):
     with pytest.raises(ValueError, match=message + r".*--class-names FILE.*cast_column\('label', datasets.ClassLabel"):
         load_classification(labelled(labels, datasets.Value(dtype)))
+
+
+@pytest.mark.parametrize("labels", [[[], []], [[None], [" "]], [None, None], ["", ""]])
+def test_columns_without_a_label(labels):
+    text = datasets.Value("string")
+    data = labelled(labels, datasets.List(text) if isinstance(labels[0], list) else text)
+    with pytest.raises(ValueError, match="^No row of .* has a label in the column 'label'. Fill them in"):
+        load_classification(data)
 
 
 @pytest.mark.parametrize(
@@ -481,6 +495,11 @@ def test_a_class_without_images_matters_to_some_metrics():
     assert load_classification(data).empty_classes == ["maine coon"]
     with pytest.raises(ValueError, match="1 of the 3 classes .* has no image, 'maine coon', so mean_per_class"):
         load_classification(data, ClassificationOptions(metric="mean_per_class"))
+    with pytest.raises(ValueError, match=r"Use all rows, choose the metric top1, or drop these classes\.$"):
+        load_classification(data, ClassificationOptions(metric="mean_per_class"))
+    several = labelled([["cat"], []], datasets.List(datasets.Value("string")))
+    with pytest.raises(ValueError, match=r"has no image, 'owl', so .* Use all rows, or drop these classes\.$"):
+        load_classification(several, ClassificationOptions(class_names=["cat", "owl"]))
 
 
 def test_no_rows(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clip_hf.evaluation.comparison import compare_results, load_results
+from clip_hf.evaluation.comparison import compare_results, load_results, models_in
 from clip_hf.evaluation.results import EvaluationResult
 
 
@@ -183,6 +183,33 @@ def test_other_images_that_were_skipped_are_other_images(tmp_path, ranks):
     (tmp_path / "c").mkdir()
     same = written(tmp_path / "c" / "x", {"top1": 0.5}, arrays, skipped=skipped[0])
     assert compare_results([folders[0], same]).metrics[0].difference_intervals[1] == (0, 0)
+    # Results of earlier versions do not have the key at all.
+    some, old = (
+        written(tmp_path / who, {"top1": 0.5}, arrays, **more) for who, more in (("d", {"skipped": {}}), ("e", {}))
+    )
+    assert compare_results([some, old]).metrics[0].difference_intervals[1] == (0, 0)
+    assert compare_results([folders[0], old]).metrics[0].difference_intervals[1] is None
+
+
+def test_results_of_several_models_in_a_folder(tmp_path, ranks):
+    save(tmp_path / "a", "first", ranks[0])
+    save(tmp_path / "b", "second", ranks[0])
+    (tmp_path / "a" / "scaling.json").write_text('{"task": "scaling", "model": "3 models", "data": "", "metrics": {}}')
+    save(tmp_path / "a", "./first/", ranks[0], data="cats")
+    save(tmp_path / "a", "", ranks[0], data="dogs")
+    assert len(load_results(tmp_path / "a")) == 3 and models_in(tmp_path / "a") == ["first"]
+    save(tmp_path / "a", "second", ranks[0], data="fish")
+    for read in (load_results, lambda folder: compare_results([folder, tmp_path / "b"])):
+        with pytest.raises(ValueError, match="a holds results of 2 models: first, second. Give a folder for each"):
+            read(tmp_path / "a")
+    (tmp_path / "a" / "damaged.json").write_text("{")
+    assert models_in(tmp_path / "a") == ["first", "second"] and models_in(tmp_path / "none") == []
+
+
+def test_a_seed_below_0(tmp_path, ranks):
+    folders = [save(tmp_path / name, name, ranks[0]) for name in "ab"]
+    with pytest.raises(ValueError, match="`seed` is -1; it must be 0 or more"):
+        compare_results(folders, seed=-1)
 
 
 def test_equal_models_do_not_differ(tmp_path, ranks):

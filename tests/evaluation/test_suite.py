@@ -260,6 +260,39 @@ def test_models_are_compared(models, data, tmp_path, capsys):
     assert json.loads((tmp_path / "again" / "comparison.json").read_text())["metrics"] == content["metrics"]
 
 
+def test_a_folder_holds_the_results_of_one_model(models, data, tmp_path, capsys):
+    arguments = ("--data", data, "--output-dir", tmp_path / "one", *QUICK)
+    assert evaluate(models["vit"], *arguments) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*")}
+    assert evaluate(models["resnet"], *arguments) == 1
+    assert f"holds results of {models['vit']}; those of {models['resnet']} would mix" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "one").rglob("*")} == before
+    assert evaluate(f"{models['vit']}/", *arguments, "--tasks", "few_shot") == 0  # the same one goes on
+    assert len(metrics_of(tmp_path / "one")) == 2
+
+
+def test_overwriting_leaves_no_results_of_earlier_models(models, data, pairs, tmp_path, capsys):
+    """Nor of other data; the features stay, as does what is not ours."""
+    twice, made = [str(models["vit"]), str(models["resnet"])], tmp_path / "1-model"
+    options = ("--output-dir", str(tmp_path), *QUICK)
+    assert main(["compare", *twice, "--data", str(data), *options]) == 0
+    (made / "notes.json").write_text("{}")
+    features = sorted(made.joinpath("features").rglob("*"))
+    retrieval = ["--data", str(pairs), "--tasks", "retrieval", "--overwrite"]
+    assert main(["compare", *twice[::-1], *retrieval, "--seed", "-1", *options]) == 1  # which removes nothing
+    assert list(metrics_of(tmp_path / "2-model")) == [f"zero_shot-{data.name}-test"]
+    assert main(["compare", *twice[::-1], *retrieval, *options]) == 0
+    names = {path.name for path in made.iterdir()} - {"features", "notes.json", "summary.md"}
+    assert {name.partition(".")[0] for name in names} == {f"retrieval-{pairs.name}-test"}
+    assert (made / "notes.json").exists() and set(features) <= set(made.joinpath("features").rglob("*"))
+    (made / "notes.json").unlink()
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert {row["task"] for row in content["metrics"]} == {"retrieval"} and content["models"] == twice[::-1]
+    # What is to be compared is not overwritten by what is made.
+    assert main(["compare", str(models["vit"]), str(made), *retrieval, *options]) == 1
+    assert "1-model, which is to be compared itself; give another --output-dir" in capsys.readouterr().err
+
+
 def test_error_against_compute(tmp_path, capsys):
     for name, accuracy in (("a", 0.5), ("b", 0.6), ("c", 0.68)):
         (tmp_path / name).mkdir()
@@ -289,6 +322,7 @@ def test_error_against_compute(tmp_path, capsys):
         (["--data", "fodo101"], "fodo101"),
         (["--data", "{data}", "--tasks", "retrieval"], "The task 'retrieval' fits nothing"),
         (["--data", "{data}", "{pairs}"], "The data .* fits nothing that was asked for"),
+        (["--data", "{data}", "--seed", "-1"], "`seed` is -1; it must be 0 or more"),
         (["--data", "{data}", "{data}"], "names something twice"),
         (["--data", "{data}", "--tasks", "robustness"], "needs ImageNet and at least one of its variants"),
         (["--data", "{data}", "--tasks", "few_shot"], "'blue' of .* has 6 images .* --shots may go up to 6"),

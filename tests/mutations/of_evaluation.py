@@ -548,7 +548,7 @@ MUTATIONS = [
     Mutation(
         "other skipped images compared in pairs",
         "evaluation/comparison.py",
-        ' or first.get("skipped") != second.get("skipped")',
+        " or _skipped(first) != _skipped(second)",
         "",
         "evaluation/test_comparison.py -k skipped",
     ),

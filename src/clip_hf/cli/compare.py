@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
         _check_nothing_is_there(output_dir, folders, options)
     for model, folder in zip(options.models, folders):
         if folder != Path(model):
-            evaluate(model, options, folder)
+            evaluate(model, options, folder, replace_results=options.overwrite)
     comparison = compare_results(folders, options.names, options.resamples, options.seed)
     print(f"\n{comparison.table()}")
     if comparison.left_out:
@@ -50,7 +50,12 @@ def _folder_of(model: str, place: int, options: argparse.Namespace, output_dir: 
             f"{model} is no folder that `clip-hf evaluate` wrote. To evaluate it as a model first, say on what with "
             "--data."
         )
-    return output_dir / f"{place + 1}-{safe_name(folder.name)}"
+    made = output_dir / f"{place + 1}-{safe_name(folder.name)}"
+    if made.resolve() in (Path(other).resolve() for other in options.models):
+        raise ValueError(
+            f"The results of {model} would go into {made}, which is to be compared itself; give another --output-dir."
+        )
+    return made
 
 
 def _check_nothing_is_there(output_dir: Path, folders: list[Path], options: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from ..evaluation.suite import SuiteOptions, run_suite, start_processes, update_
 from ..image_reading_clip_hf import ImageLimits
 
 
-def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteOptions:
+def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False) -> SuiteOptions:
     """What the arguments of `add_evaluation_arguments` ask for."""
     if not options.data:
         raise ValueError("There is nothing to evaluate on: name it with --data, as in `--data openmoji`.")
@@ -30,6 +30,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
         tasks=tuple(options.tasks),
         data=tuple(options.data),
         output_dir=Path(output_dir),
+        replace_results=replace_results,
         cache_dir=Path(options.cache_dir) if options.cache_dir else None,
         data_options=ClassificationOptions(
             image_column=options.image_column,
@@ -58,11 +59,13 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path) -> SuiteO
     )
 
 
-def evaluate(model: str, options: argparse.Namespace, output_dir: str | Path) -> list[EvaluationResult]:
+def evaluate(
+    model: str, options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False
+) -> list[EvaluationResult]:
     """Evaluate one model and print its figures; every process of a launch calls it, the results come on the first."""
     logging.disable_progress_bar()
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    asked = suite_options(options, output_dir)
+    asked = suite_options(options, output_dir, replace_results)
     with start_processes(options.device) as accelerator:
         return run_suite(model, asked, device=options.device, dtype=dtype, accelerator=accelerator)
 

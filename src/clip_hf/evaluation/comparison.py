@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +162,7 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
         `list[dict]`: each as [`EvaluationResult.to_dict`] gives it, and under `"arrays"` what there is for each image.
 
     Raises:
-        ValueError: if there are no results, or a file cannot be read.
+        ValueError: if there are no results, they are of several models, or a file cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -170,7 +171,7 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             content = read_json(path)
-            if not isinstance(content, dict) or not {"task", "model", "data", "metrics"} <= content.keys():
+            if not _is_result(content):
                 continue
             _check_result(content)
             content["arrays"] = _read_arrays(path.with_suffix(".npz"))
@@ -179,9 +180,36 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
                 f"The results in {path} cannot be read: {str(error).rstrip('.')}. Evaluate again."
             ) from error
         results.append(content)
+    models = _names_of_models(results)
+    if len(models) > 1:
+        raise ValueError(
+            f"The folder {folder} holds results of {counted(len(models), 'model')}: {', '.join(models)}. Give a "
+            "folder for each."
+        )
     if not results:
         raise ValueError(f"The folder {folder} holds no results of `clip-hf evaluate`.")
     return results
+
+
+def models_in(folder: str | os.PathLike) -> list[str]:
+    """Names of the models that a folder holds results of; what cannot be read, or is no result, is passed over."""
+    found = []
+    for path in sorted(Path(folder).glob("*.json")):
+        with suppress(ValueError, OSError):
+            found.append(read_json(path))
+    return _names_of_models([content for content in found if _is_result(content)])
+
+
+def _is_result(content: Any) -> bool:
+    """Whether it is of one model, as all but fits of scaling are."""
+    is_result = isinstance(content, dict) and {"task", "model", "data", "metrics"} <= content.keys()
+    return is_result and content["task"] != "scaling"
+
+
+def _names_of_models(results: Sequence[dict[str, Any]]) -> list[str]:
+    # Results that the library's functions made need not name their model.
+    names = (os.path.normpath(one["model"]) for one in results if isinstance(one["model"], str) and one["model"])
+    return list(dict.fromkeys(names))
 
 
 def _check_result(content: dict[str, Any]) -> None:
@@ -251,11 +279,14 @@ def compare_results(
         [`Comparison`]
 
     Raises:
-        ValueError: if there are fewer than two folders, one holds no results, or no figure is in two of them.
+        ValueError: if there are fewer than two folders, one holds no results or those of several models, no figure is in two
+            of them, or the seed is below 0.
     """
     if len(folders) < 2:
         found = counted(len(folders), "folder")
         raise ValueError(f"There is nothing to compare in {found} of results; give two or more.")
+    if seed < 0:
+        raise ValueError(f"`seed` is {seed}; it must be 0 or more.")
     loaded = [load_results(folder) for folder in folders]
     names = list(names or [results[0]["model"] for results in loaded])
     if len(names) != len(folders):
@@ -305,7 +336,7 @@ def _paired_interval(
         return None
     one, two = (_row_values(metric, found) for found in (first, second))
     # The same images in the same order, as far as the results can tell.
-    if one is None or two is None or len(one) != len(two) or first.get("skipped") != second.get("skipped"):
+    if one is None or two is None or len(one) != len(two) or _skipped(first) != _skipped(second):
         return None
     for name in ("targets", "image_of_text"):
         if not np.array_equal(first["arrays"].get(name), second["arrays"].get(name)):
@@ -321,6 +352,10 @@ def _paired_interval(
         by_class = mean_by_class(two - one, targets, int(targets.max()) + 1)
         return _resampled(mean_of_classes(by_class), groups, resamples, seed)
     return _mean_interval(two - one, groups, resamples, seed)
+
+
+def _skipped(result: dict[str, Any]) -> dict[str, Any]:
+    return result.get("skipped") or {}  # results of earlier versions have no such key
 
 
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -405,4 +440,4 @@ def _draw_bars(axis: Any, rows: list[ComparedMetric], models: list[str]) -> None
     axis.invert_yaxis()
 
 
-__all__ = ["ENDINGS", "ComparedMetric", "Comparison", "compare_results", "load_results"]
+__all__ = ["ENDINGS", "ComparedMetric", "Comparison", "compare_results", "load_results", "models_in"]

@@ -17,6 +17,7 @@ from torch import distributed
 from ..atomic import replaced_file
 from ..configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
+from .comparison import models_in
 from .data.loading import (
     ClassificationData,
     ClassificationOptions,
@@ -53,7 +54,10 @@ class SuiteOptions:
         data (`Sequence[str]`):
             Sources, see [`load_classification`] and [`load_retrieval`].
         output_dir (`Path`):
-            Where results go.
+            Where results go. A folder holds those of one model.
+        replace_results (`bool`, *optional*, defaults to `False`):
+            Whether the results in `output_dir`, whichever model's they are, are removed before the first new one.
+            Features stay.
         cache_dir (`Path`, *optional*):
             Where features are kept; by default `features` in `output_dir`.
         data_options ([`ClassificationOptions`], *optional*):
@@ -77,12 +81,13 @@ class SuiteOptions:
             Of the linear probe: `"torch"` or `"scikit-learn"`.
 
     Raises:
-        ValueError: if there is no such task, or no data.
+        ValueError: if there is no such task, no data, or the seed is below 0.
     """
 
     tasks: Sequence[str]
     data: Sequence[str]
     output_dir: Path
+    replace_results: bool = False
     cache_dir: Path | None = None
     data_options: ClassificationOptions = field(default_factory=ClassificationOptions)
     caption_column: str | None = None
@@ -100,6 +105,8 @@ class SuiteOptions:
             raise ValueError(f"`tasks` is {list(self.tasks)}; it must name one or more of {', '.join(TASKS)}.")
         if not self.data:
             raise ValueError("`data` is empty; name one or more data to evaluate on.")
+        if self.seed < 0:
+            raise ValueError(f"`seed` is {self.seed}; it must be 0 or more.")
         if len(set(self.data)) < len(self.data):
             raise ValueError(f"`data` names something twice: {', '.join(self.data)}.")
 
@@ -150,12 +157,15 @@ def run_suite(
         `list[EvaluationResult]`: the results; on other processes than the first an empty list.
 
     Raises:
-        ValueError: before anything is encoded, if a task or a source has nothing that fits it.
+        ValueError: before anything is encoded, if a task or a source has nothing that fits it, or the output folder
+            holds results of another model.
     """
     is_main = accelerator is None or accelerator.is_main_process
     jobs = _plan(options, report if is_main else lambda text: None)
     # Of several processes each has a device of its own.
     encoder = load_dual_encoder(model, device=device if accelerator is None else accelerator.device, dtype=dtype)
+    if not options.replace_results:
+        _check_same_model(Path(options.output_dir), encoder.name)
     if options.image_options:
         encoder.set_image_options(**options.image_options)
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
@@ -165,6 +175,8 @@ def run_suite(
             encode_readable_images(encoder, data, column, projected=projected, options=shared, name=name)
         if not is_main:
             return []
+    if options.replace_results:
+        _remove_results(Path(options.output_dir))
     results = []
     for job in jobs:
         result = _RUNS[job.task](encoder, job.data, options, encoding)
@@ -300,6 +312,24 @@ def _train_and_test(source: str, options: SuiteOptions) -> dict[str, Classificat
             f"{'has' if len(unseen) == 1 else 'have'} no image to train on, such as {shown}."
         )
     return parts
+
+
+def _check_same_model(folder: Path, name: str) -> None:
+    others = [model for model in models_in(folder) if model != os.path.normpath(name)]
+    if others:
+        raise ValueError(
+            f"The folder {folder} holds results of {others[0]}; those of {name} would mix with them. Give another "
+            "output folder, or remove the results that are there."
+        )
+
+
+def _remove_results(folder: Path) -> None:
+    """Remove the files that [`EvaluationResult.save`] and `_write_summary` wrote, and nothing else."""
+    for task in TASKS:
+        for path in folder.glob(f"{task}-*"):
+            if path.suffix in (".json", ".md", ".npz", ".png"):
+                path.unlink()
+    (folder / "summary.md").unlink(missing_ok=True)
 
 
 def _check_shots(source: str, parts: dict[str, ClassificationData], options: SuiteOptions) -> None:

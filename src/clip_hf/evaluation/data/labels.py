@@ -83,13 +83,21 @@ def _names_of_strings(opened: DataSource, data: datasets.Dataset, column: str) -
     found: set[str] = set()
     for part in (data, *(opened.splits[name]() for name in others)):
         if column in part.column_names and _is_text(part.features[column]):
-            values = part.with_format(None)[column][:]
-            flat = (label for value in values for label in (value if isinstance(value, list) else [value]))
-            found |= {label for label in flat if not _is_missing(label)}
+            found |= _different_labels(part, column)
     if not found or all(map(_NUMBER.fullmatch, found)):
         return None
     names = [readable_name(label) for label in sorted(found)]
     return names if len(set(names)) == len(names) else sorted(found)
+
+
+def _different_labels(data: datasets.Dataset, column: str) -> set:
+    values = data.with_format(None)[column][:]
+    return {label for value in values for label in _labels_of(value) if not _is_missing(label)}
+
+
+def _labels_of(value: Any) -> list:
+    """An image's labels, of which there may be none."""
+    return value if isinstance(value, list) else [value]
 
 
 def _is_text(feature: Any) -> bool:
@@ -104,11 +112,15 @@ def _is_missing(label: Any) -> bool:
 
 def _no_names(opened: DataSource, data: datasets.Dataset, column: str) -> str:
     feature = data.features[column]
+    item = _item_feature(feature)
+    has_values = isinstance(feature if item is None else item, datasets.Value)
+    found = sorted(_different_labels(data, column)) if has_values else []
+    if has_values and not found:
+        return f"No row of {opened.name} has a label in the column {column!r}. Fill them in, or name another column."
     kind = f"{feature.dtype} values" if isinstance(feature, datasets.Value) else str(feature)
     kind = "numbers, written as text" if _is_text(feature) else kind
     values = ""
-    if isinstance(feature, datasets.Value):
-        found = sorted({value for value in data[column] if not _is_missing(value)})
+    if found:
         found = sorted(found, key=int) if all(re.fullmatch(r"\d+", str(value)) for value in found) else found
         values = f" There {'is one' if len(found) == 1 else f'are {len(found)} different ones'}, {some(found)}."
     return (
@@ -167,24 +179,25 @@ def _in_order_of(own: list[str], names: list[str], where: str, may_differ: bool)
 def read_targets(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
     feature, values = data.features[column], data[column]
     values = values[:] if not isinstance(values, list) else values
-    missing = [row for row, value in enumerate(values) if _is_missing(value)]
+    missing = [row for row, value in enumerate(values) if any(map(_is_missing, _labels_of(value)))]
+    item = _item_feature(feature)
     if missing:
         rows = f"{counted(len(missing), 'row')} {'has' if len(missing) == 1 else 'have'}"
+        or_empty = "" if item is None else ", or an empty one in a list,"
         raise ValueError(
-            f"{where}: {rows} no label in {column!r}, the first is row {missing[0]}. Fill them in, or take these rows "
-            "out of the data."
+            f"{where}: {rows} no label{or_empty} in {column!r}, the first is row {missing[0]}. Fill them in, or "
+            "take these rows out of the data."
         )
-    item = _item_feature(feature)
     if item is not None:
         return _multi_label(values, item, names, where)
     if isinstance(feature, datasets.ClassLabel):
-        return _checked_ids(np.asarray(values, np.int64), names, where)
+        return _checked_ids(values, names, where)
     if isinstance(feature, datasets.Value) and re.match(r"u?int|bool", feature.dtype):
-        return _checked_ids(np.asarray(values, np.int64), names, where)
+        return _checked_ids(values, names, where)
     if isinstance(feature, datasets.Value) and "string" in feature.dtype:
         return _checked_ids(_ids_of_strings(values, names, where), names, where)
     if isinstance(feature, datasets.Value) and "float" in feature.dtype and all(value % 1 == 0 for value in values):
-        return _checked_ids(np.asarray(values, np.int64), names, where)  # ids of a column that once had gaps
+        return _checked_ids(values, names, where)  # ids of a column that once had gaps
     raise ValueError(
         f"{where}: the labels in {column!r} are {feature}; they must be a ClassLabel, whole numbers, strings, or "
         "lists of these."
@@ -203,19 +216,19 @@ def _multi_label(values: list, item: Any, names: list[str], where: str) -> np.nd
             f"{where}: the labels are lists of {item.dtype}; give lists of the ids of an image's classes, or a 0 or 1 "
             f"for each of the {len(names)} classes."
         )
-    ids = _ids_of_strings(flat, names, where) if is_text else np.asarray(flat, np.int64)
+    ids = _ids_of_strings(flat, names, where) if is_text else flat
     targets = np.zeros((len(values), len(names)), bool)
     targets[np.repeat(np.arange(len(values)), lengths), _checked_ids(ids, names, where)] = True
     return targets
 
 
-def _ids_of_strings(values: list[str], names: list[str], where: str) -> np.ndarray:
+def _ids_of_strings(values: list[str], names: list[str], where: str) -> list[int]:
     """Strings by the class names; if they are none of them, but numbers, those."""
     ids = {name: index for index, name in enumerate(names)}
     spelled = {value: value if value in ids else readable_name(value) for value in set(values)}
     unknown = sorted(value for value, name in spelled.items() if name not in ids)
     if unknown and len(unknown) == len(spelled) and all(map(_NUMBER.fullmatch, unknown)):
-        return np.array([int(value.partition(".")[0]) for value in values], np.int64)
+        return [int(value.partition(".")[0]) for value in values]
     if unknown:
         some_are = "1 of the labels is" if len(unknown) == 1 else f"{len(unknown)} of the labels are"
         raise ValueError(
@@ -225,10 +238,18 @@ def _ids_of_strings(values: list[str], names: list[str], where: str) -> np.ndarr
     twice = [name for name, count in Counter(names).items() if count > 1 and name in set(spelled.values())]
     if twice:
         raise ValueError(f"{where}: labels are strings, but {some(twice)} names two classes; give numbers instead.")
-    return np.array([ids[spelled[value]] for value in values], np.int64)
+    return [ids[spelled[value]] for value in values]
 
 
-def _checked_ids(ids: np.ndarray, names: list[str], where: str) -> np.ndarray:
+def _checked_ids(values: Sequence[float], names: list[str], where: str) -> np.ndarray:
+    numbers = list(map(int, values))
+    try:
+        ids = np.array(numbers, np.int64)
+    except OverflowError as error:
+        raise ValueError(
+            f"{where}: the label {max(numbers, key=abs)!s:.40} is too large for the number of a class; there are "
+            f"{len(names)} class names, for the labels 0 to {len(names) - 1}."
+        ) from error
     if (ids < 0).any():
         count = int((ids < 0).sum())
         verb = "is" if count == 1 else "are"

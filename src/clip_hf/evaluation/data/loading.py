@@ -406,9 +406,10 @@ def check_metric(data: ClassificationData) -> None:
     if metric in ("mean_per_class", "map_11point", "roc_auc") and data.empty_classes:
         empty = data.empty_classes
         verb = "has" if len(empty) == 1 else "have"
+        cure = "or drop" if data.is_multi_label else "choose the metric top1, or drop"
         raise ValueError(
             f"{len(empty)} of the {count} classes of {where} {verb} no image, {some(empty)}, so {metric} is not "
-            "defined. Use all rows, drop these classes, or choose the metric top1."
+            f"defined. Use all rows, {cure} these classes."
         )
 
 
