@@ -40,6 +40,7 @@ LAYERS = (
     "tokenization_clip_hf",
     "processing_clip_hf",
     "prompts_clip_hf",
+    "text_state_clip_hf",
     "zero_shot_clip_hf",
     "pipeline_clip_hf",
 )

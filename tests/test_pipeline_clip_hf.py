@@ -366,8 +366,8 @@ def test_threads_share_a_model_in_training_mode(tower, tiny_processor, images, k
 
 def test_the_weights_are_looked_at_once_a_list_and_for_each_batch_of_a_stream(pipe, images, monkeypatch):
     looks = []
-    state = zero_shot_clip_hf._text_state
-    monkeypatch.setattr(zero_shot_clip_hf, "_text_state", lambda model: looks.append(model) or state(model))
+    state = zero_shot_clip_hf.text_state
+    monkeypatch.setattr(zero_shot_clip_hf, "text_state", lambda model: looks.append(model) or state(model))
     pipe(images, LABELS, batch_size=2, multi_label=True)
     assert len(looks) == 1
     list(pipe(iter(images), LABELS, batch_size=2, multi_label=True))

@@ -18,13 +18,12 @@ from string import Formatter
 from types import MethodType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers.utils import logging
 
-from .image_resizing_clip_hf import map_in_threads
 from .prompts_clip_hf import PROMPT_SETS, get_prompt_set
+from .text_state_clip_hf import rows_checksum, text_state
 
 
 logger = logging.get_logger(__name__)
@@ -32,8 +31,6 @@ logger = logging.get_logger(__name__)
 # A text batch holds at most this many tokens, padding included: 1,000 labels under one template make one batch, and
 # the widest hidden layer (4,096 channels in RN50x64's text tower) stays at 256 MB in float32.
 MAX_TOKENS_PER_BATCH = 2**14
-# Parts of a model that text features do not depend on.
-_IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}
 _PLACEHOLDERS = {"", "0", "label"}
 
 
@@ -304,6 +301,20 @@ def build_text_classifier(
     >>> similarities = model.encode_image(**processor(images=image, return_tensors="pt")) @ classifier.T
     ```
     """
+    return _build(model, processor, labels, templates, tokenizer_kwargs, max_tokens_per_batch)
+
+
+@torch.no_grad()
+def _build(
+    model: nn.Module,
+    processor,
+    labels: Sequence[str],
+    templates,
+    tokenizer_kwargs: dict | None,
+    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
+    see_ids: Callable[[Iterable[list[int]]], None] = lambda ids: None,
+) -> torch.Tensor:
+    """[`build_text_classifier`]; `see_ids` gets the prompts' token ids before they are encoded."""
     labels = check_labels(labels)
     prompts = prompts_for(labels, templates)
     model, tokenizer = evaluated(model), getattr(processor, "tokenizer", processor)
@@ -312,6 +323,7 @@ def build_text_classifier(
     def encode(texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         tokens = _tokenize(model, tokenizer, texts, tokenizer_kwargs)
         ids.update(zip(texts, tokens["input_ids"]))
+        see_ids(ids.values())
         return _encode_tokens(model, tokenizer, tokens, max_tokens_per_batch)
 
     classifier = ensemble_prompts(prompts, encode)
@@ -419,8 +431,7 @@ def _encode_tokens(
     # By length, so that little is padded; then by tokens, so that a batch has what begins alike, which towers of ours
     # compute once.
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], encoded["input_ids"][index].tolist()))
-    device = next(model.parameters()).device
-    device = torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
+    device = _device(model)
     while order:
         # From the longest down: the first text of a batch is what the others are padded to.
         size = max(1, max_tokens_per_batch // lengths[order[-1]])
@@ -437,6 +448,11 @@ def _encode_tokens(
         yield batch, features(model, "text", **inputs)
 
 
+def _device(model: nn.Module) -> torch.device:
+    device = next(model.parameters()).device
+    return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
+
+
 def context_length(model: nn.Module, tokenizer) -> int:
     """The longest text that both model and tokenizer take, in tokens."""
     config = getattr(getattr(model, "config", None), "text_config", None)
@@ -444,94 +460,18 @@ def context_length(model: nn.Module, tokenizer) -> int:
     return min(length for length in (*lengths, 2**31 - 1) if length is not None)
 
 
-def _text_modules(module: nn.Module) -> Iterator[nn.Module]:
-    yield module
-    for name, child in module.named_children():
-        if name not in _IMAGE_ONLY:
-            yield from _text_modules(child)
-
-
-# Odd, so that every change of one word changes the sum; random, so that words that change places do, too.
-_WORD_WEIGHTS = np.random.default_rng(0).integers(-(2**62), 2**62, 512) * 2 + 1
-_ROWS_PER_THREAD = 2**11  # of 512 words of 8 bytes
-
-
-def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The ordinary tensors of which one of a special kind consists (quantised, sparse, spread over processes)."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        for name in tensor.__tensor_flatten__()[0]:
-            yield from _plain_tensors(getattr(tensor, name))
-    elif tensor.is_quantized:
-        yield tensor.dequantize()
-    else:
-        yield tensor if tensor.layout == torch.strided else tensor.to_dense()
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor, uint8 (bytes,)."""
-    flat = tensor.detach().reshape(-1)
-    if flat.stride(0) != 1 or flat.storage_offset() * flat.element_size() % 8:
-        flat = flat.clone(memory_format=torch.contiguous_format)
-    return flat.view(torch.uint8)
-
-
-def _word_sums(words: torch.Tensor) -> torch.Tensor:
-    """Sums (rows,) of words (rows, 512) with weights, modulo 2**64."""
-    if words.device.type == "cpu":
-        return torch.from_numpy(np.einsum("rw,w->r", words.numpy(), _WORD_WEIGHTS))  # as fast as memory is read
-    return (words * torch.from_numpy(_WORD_WEIGHTS).to(words.device)).sum(dim=1)
-
-
-def _checksum(tensors: list[torch.Tensor]) -> int:
-    """
-    A number that changes with every bit of `tensors`, all on one device.
-
-    It reads each value once. For ViT-B/32's text tower that takes some 9% of the time of one photo.
-    """
-    pieces, rests = [], []
-    for bits in map(_bits, tensors):
-        end = bits.numel() // _WORD_WEIGHTS.nbytes * _WORD_WEIGHTS.nbytes
-        pieces += bits[:end].view(torch.int64).view(-1, len(_WORD_WEIGHTS)).split(_ROWS_PER_THREAD)
-        rests.append(bits[end:])
-    threads = min(torch.get_num_threads(), len(pieces)) if rests[0].device.type == "cpu" else 1
-    sums = list(map_in_threads(_word_sums, pieces, max(1, threads)))
-    return hash(tuple(torch.cat(each).cpu().numpy().tobytes() for each in (sums, rests) if each))
-
-
-@torch.no_grad()
-def _text_state(model: nn.Module) -> tuple:
-    """
-    A value that changes when the model's text features may have changed.
-
-    It holds a checksum of all values. Torch's counters of changes would not do: they do not count those made through
-    `.data`, as when LoRA weights are merged. Values that are not in memory (offloaded) may always have changed.
-    """
-    state, tensors = [], {}
-    for module in _text_modules(model):
-        state.append(type(module))
-        own = (*module._parameters.items(), *module._buffers.items(), *vars(module).items())
-        for name, tensor in own:
-            if not isinstance(tensor, torch.Tensor) or name in _IMAGE_ONLY:
-                continue
-            state.append((name, tensor.dtype, tensor.device, tensor.shape))
-            if tensor.is_meta:
-                state.append(object())
-                continue
-            for plain in _plain_tensors(tensor):
-                tensors.setdefault(plain.device, []).append(plain)
-        if "merged_adapters" in vars(module):  # a layer of peft's
-            adapters = (*module.active_adapters, *module.merged_adapters)
-            state.append((module.disable_adapters, adapters, repr(getattr(module, "scaling", None))))
-    return (*state, *map(_checksum, tensors.values()))
-
-
 class TextClassifierCache:
     """
     Text classifiers by model, weights, labels and templates, so that labels are encoded once.
 
     - A change of any value of the text tower (training, loading, merging or switching adapters, edits through `.data`,
-      another dtype or device) drops the model's classifiers. Training the image tower does not. Of an offloaded text
-      tower nothing is kept.
+      another dtype or device) drops the model's classifiers, and so does one of a number or string among the
+      attributes of its modules and configuration (`eps`, the active adapter). Training the image tower does not. Of a
+      plain token embedding, a classifier depends on the rows of its own prompts' tokens. Of an offloaded text tower
+      nothing is kept.
+    - Another length, side of truncation or padding, or number of tokens of the tokenizer gives other classifiers, as
+      do autocast and inference mode. Call `clear` after other changes that are made to a tokenizer or model in place:
+      an exchanged vocabulary or normaliser of a tokenizer, hooks, functions.
     - Threads may share one.
     - Models and tokenizers are held weakly: the cache keeps none alive.
     - Per model it holds the `max_entries` classifiers used last.
@@ -575,10 +515,10 @@ class TextClassifierCache:
     ) -> list[torch.Tensor]:
         """[`~TextClassifierCache.get`] for several pairs of labels and templates; the weights are checked once."""
         tokenizer = getattr(processor, "tokenizer", processor)
-        options = tuple(sorted((key, repr(value)) for key, value in (tokenizer_kwargs or {}).items()))
+        setting = self._setting(model, tokenizer, tokenizer_kwargs or {})
         result = []
         with self._lock:
-            state = _text_state(model)
+            state, tables = text_state(model)
             known, classifiers = self._models.get(model, (None, None))
             if known != state:
                 classifiers = OrderedDict()
@@ -586,16 +526,39 @@ class TextClassifierCache:
             for labels, templates in labels_and_templates:
                 labels, templates = check_labels(labels), check_templates(templates)
                 prompts = tuple(templates.items()) if isinstance(templates, Mapping) else templates
-                key = (tuple(labels), prompts, weakref.ref(tokenizer), len(tokenizer), options)
-                if key not in classifiers:
-                    classifiers[key] = build_text_classifier(
-                        model, processor, labels, templates, tokenizer_kwargs=tokenizer_kwargs
-                    )
+                key = (tuple(labels), prompts, *setting)
+                classifier, ids, rows = classifiers.get(key, (None, (), None))
+                if classifier is None or rows_checksum(tables, ids) != rows:
+                    classifiers[key] = self._encode(model, processor, labels, templates, tokenizer_kwargs, tables)
                     if len(classifiers) > self.max_entries:
                         classifiers.popitem(last=False)
                 classifiers.move_to_end(key)
-                result.append(classifiers[key])
+                result.append(classifiers[key][0])
         return result
+
+    @staticmethod
+    def _setting(model: nn.Module, tokenizer, options: dict) -> tuple:
+        """What a classifier depends on besides weights, labels and templates."""
+        device = _device(model).type
+        autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+        sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "padding_side")]
+        return (
+            *(weakref.ref(tokenizer), len(tokenizer), context_length(model, tokenizer), *sides),
+            tuple(sorted((key, repr(value)) for key, value in options.items())),
+            *(autocast, torch.is_inference_mode_enabled()),
+        )
+
+    @staticmethod
+    def _encode(model: nn.Module, processor, labels, templates, options: dict | None, tables: list) -> tuple:
+        """A classifier, the token ids that it was made of, and a checksum of their embeddings."""
+        ids, rows = [], []
+        padding = getattr(getattr(processor, "tokenizer", processor), "pad_token_id", None) or 0
+
+        def see_ids(prompts: Iterable[list[int]]) -> None:
+            ids.extend(sorted({padding}.union(*prompts)))
+            rows.append(rows_checksum(tables, ids))  # before encoding: what changes meanwhile shows next time
+
+        return _build(model, processor, labels, templates, options, see_ids=see_ids), ids, rows[0]
 
 
 __all__ = ["TextClassifierCache", "build_text_classifier"]
