@@ -427,3 +427,16 @@ def test_skipped_images_under_shift(models, shifted, tmp_path, monkeypatch):
             assert ending.skipped["imagenet"]["images"] == 1 and list(ending.skipped) == ["imagenet"]
     assert seen[0] == seen[1]
     assert seen[0][1]["majority_classes"] == {"imagenet": 1 / 5, "imagenet_r": 1 / 5}
+
+
+def test_data_that_are_called_alike_are_refused_before_any_work(data, models, tmp_path):
+    for name in ("cars", "pets"):
+        shutil.copytree(data / "test", tmp_path / name / "shapes")
+    options = SuiteOptions(
+        tasks=("zero_shot",),
+        data=tuple(str(tmp_path / name / "shapes") for name in ("cars", "pets")),
+        output_dir=tmp_path / "results",
+    )
+    with pytest.raises(ValueError, match=r"cars/shapes and .*pets/shapes are both called 'shapes' .*--output-dir"):
+        run_suite(str(models["vit"]), options)
+    assert not (tmp_path / "results").exists()

@@ -278,9 +278,26 @@ def _plan(options: SuiteOptions, report: Callable[[str], None]) -> list[_Job]:
                     f"- {task} on {source}: {reason}" for task, source, reason in reasons if name in (task, source)
                 )
                 raise ValueError(f"The {what} {name!r} fits nothing that was asked for.\n{why}")
+    _check_names(jobs)
     for task, source, reason in reasons:
         report(f"Left out, {task} on {source}: {reason}")
     return jobs
+
+
+def _check_names(jobs: list[_Job]) -> None:
+    """Refuse data that are called alike: the results of one would replace those of the other."""
+    sources: dict[tuple, str] = {}
+    for job in jobs:
+        for part in job.data.values():
+            if (
+                job.task != "robustness"
+                and sources.setdefault((part.name, part.split), job.sources[0]) != job.sources[0]
+            ):
+                raise ValueError(
+                    f"{sources[part.name, part.split]} and {job.sources[0]} are both called {part.name!r} "
+                    f"({part.split}): the results of one would replace those of the other. Rename one, or evaluate "
+                    "each into an --output-dir of its own."
+                )
 
 
 def _labelled(source: str, options: SuiteOptions) -> dict[str, ClassificationData]:
