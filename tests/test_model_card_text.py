@@ -28,7 +28,31 @@ from tiny_models import IMAGE_SIZE, tiny_config
         ("C:\\Users\\alice\\photos", "photos"),
         ("file:///home/alice/pairs.parquet", "pairs.parquet"),
         ("https://alice:secret@host.org/pairs.tar?X-Amz-Signature=1", "https://host.org/pairs.tar"),
-        ("s3://bucket/pairs.tar", "s3://bucket/pairs.tar"),
+        ("https://alice:p@ss/w@host.org/a/pairs.tar", "https://host.org/a/pairs.tar"),
+        ("https://alice:p?s#s@host.org/pairs.tar", "https://host.org/pairs.tar"),
+        ("HTTPS://host.org/pairs.tar#token=1", "https://host.org/pairs.tar"),
+        ("https://host.org/pairs.tar;token=1", "https://host.org/pairs.tar"),
+        ("https://host.org/@alice/x@2.tar", "https://host.org/@alice/x@2.tar"),
+        ("hf://datasets/alice/pairs@main/pairs.tar", "hf://datasets/alice/pairs@main/pairs.tar"),
+        ("s3://bucket/alice/pairs.tar?X-Amz-Signature=a/b", "pairs.tar"),
+        ("s3://key:sec/ret@bucket", "bucket"),
+        ("FILE:///home/alice/x", "x"),
+        ("sqlite:////home/alice/x.db", "x.db"),
+        ("alice@host:data", "data"),
+        ("alice@host:/home/alice/data", "data"),
+        ("C:data", "data"),
+        ("pipe:curl https://x/y.tar -H 'Authorization: Bearer secret'", "pipe"),
+        ("food101=~/alice/x", "x"),
+        ("//host/x?token=1", "x"),
+        ("/data/alice/shard-?.tar", "shard-?.tar"),
+        ("/home/alice", "home folder"),
+        ("C:\\Users\\alice\\", "home folder"),
+        ("file:///home/alice", "home folder"),
+        ("~", "home folder"),
+        ("~alice", "home folder"),
+        ("OpenMoji (openmoji.org, CC BY-SA 4.0)", "OpenMoji (openmoji.org, CC BY-SA 4.0)"),
+        ("files: pairs.csv", "files: pairs.csv"),
+        ("MS COCO 2014/val", "MS COCO 2014/val"),
         ("here/photos", "photos"),
         ("here/run/last", "run"),
     ],
@@ -57,6 +81,37 @@ def test_a_card_holds_no_path_wherever_it_was_given():
     assert card.data.datasets == ["me/pairs"] and card.data.get("base_model") is None
     assert card.data.model_name == "second" and "\n# second\n" in str(card)
     assert card.data.eval_results[0].dataset_type == "photos"
+
+
+def test_a_card_holds_no_path_in_texts_settings_and_urls():
+    measured = EvalResult(
+        task_type="zero-shot-image-classification",
+        dataset_type="photos",
+        dataset_name="photos",
+        dataset_config="/home/alice/first",
+        dataset_split="/home/alice/test",
+        dataset_args={"file": "/home/alice/args"},
+        source_name="table of /home/alice/table.csv",
+        source_url="https://alice:secret@host.org/board/x?token=secret",
+        metric_type="top1",
+        metric_value=50.0,
+    )
+    details = ModelCardDetails(
+        source="Converted (from /home/alice/RN50.pt, see [there](https://host.org/a/b?token=secret)) and/or copied.",
+        training={"templates": ["a {} photo", "~/alice/templates.txt"], "steps": 3, "log": "alice@host:log"},
+        example_image="/home/alice/dog.jpg",
+        eval_results=[measured],
+    )
+    card = create_model_card(tiny_config("vit"), "/home/alice", details)
+    assert "alice" not in str(card) and "secret" not in str(card)
+    assert "Converted (from RN50.pt, see [there](https://host.org/a/b)) and/or copied." in card.text
+    assert "['a {} photo', 'templates.txt']" in card.text and '"dog.jpg"' in card.text
+    (result,) = card.data.eval_results
+    assert (result.dataset_config, result.dataset_split, result.dataset_args) == ("first", "test", {"file": "args"})
+    assert (result.source_name, result.source_url) == ("table of table.csv", "https://host.org/board/x")
+    assert card.data.model_name == "CLIP" and "\n# CLIP\n" in str(card)
+    titled = create_model_card(tiny_config("vit"), None, ModelCardDetails(title="a CLIP with ViT/16, on birds"))
+    assert "\n# a CLIP with ViT/16, on birds\n" in str(titled)
 
 
 def test_the_steps_of_preprocessing():

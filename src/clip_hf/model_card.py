@@ -29,6 +29,7 @@ from .configuration_clip_hf import ClipHFConfig
 from .image_processing_clip_hf import ClipHFImageProcessor
 from .model_card_sections import Section, find_record, find_sections, replace_sections
 from .model_card_text import (
+    HOME_FOLDER,
     NO_TRAINING,
     architecture_name,
     enumeration,
@@ -37,9 +38,12 @@ from .model_card_text import (
     licence_section,
     one_line,
     public_name,
+    public_result,
+    public_setting,
     python_literal,
     training_section,
     without_comments,
+    without_paths,
 )
 from .modeling_clip_hf import ClipHFModel
 from .zero_shot_clip_hf import check_labels
@@ -107,7 +111,8 @@ class ModelCardDetails:
             The model's, whose settings the section on preprocessing lists; by default the one that is saved in the
             folder of the card.
 
-    Paths of this machine are cut to their last part wherever they stand for a model or data.
+    Paths of this machine are cut to their last part wherever they stand for a model, data, a source or a setting, and
+    URLs lose passwords and queries; `title` and `limitations` stay as they are.
 
     Raises:
         TypeError: if a list is none, or a result is no `EvalResult`.
@@ -185,7 +190,7 @@ def create_model_card(
     model_id = model_id if details.model_id is None else details.model_id
     _check(config, model_id, num_parameters)
     on_hub = model_id is not None and "/" in model_id.strip() and _has_form_of_hub(model_id.strip())
-    name = model_id.strip() if on_hub else public_name((model_id or details.title or "CLIP").strip())
+    name = model_id.strip() if on_hub else _name_of(model_id, details.title)
     tower = "resnet" if config.vision_config.model_type == "clip_hf_resnet" else "vit"
     metadata, details = _metadata(name, tower, details), _public(details)
     training = training_section(details.source, details.base_model, details.datasets, details.training)
@@ -231,21 +236,23 @@ def create_model_card(
     return card
 
 
+def _name_of(model_id: str | None, title: str | None) -> str:
+    """The name of a model that is not on the hub."""
+    name = public_name(model_id) if model_id else HOME_FOLDER
+    return (title or "CLIP").strip() if name == HOME_FOLDER else name
+
+
 def _public(details: ModelCardDetails) -> ModelCardDetails:
     """Details without paths of this machine."""
     return replace(
         details,
         base_model=details.base_model and public_name(details.base_model),
         datasets=[public_name(name) for name in details.datasets],
-        eval_results=[_public_result(result) for result in details.eval_results],
+        eval_results=[public_result(result) for result in details.eval_results],
+        source=details.source and without_paths(details.source),
+        example_image=details.example_image and public_name(details.example_image),
+        training={key: public_setting(value) for key, value in details.training.items()},
     )
-
-
-def _public_result(result: EvalResult) -> EvalResult:
-    names = {"dataset_type": public_name(result.dataset_type), "dataset_name": public_name(result.dataset_name)}
-    # YAML has no numpy scalars and no tensors of one element.
-    value = result.metric_value
-    return replace(result, **names, metric_value=value.item() if hasattr(value, "item") else value)
 
 
 def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> None:
@@ -269,7 +276,7 @@ def _metadata(name: str, tower: str, details: ModelCardDetails) -> ModelCardData
     return ModelCardData(
         base_model=base_model,
         datasets=[name for name in details.datasets if _is_hub_name(name)] or None,
-        eval_results=[_public_result(result) for result in details.eval_results] or None,
+        eval_results=[public_result(result) for result in details.eval_results] or None,
         language=list(details.language) or None,
         # The hub chooses its loading snippet, its widget and how it counts downloads by this name. It does not know
         # clip_hf, and transformers is what loads the repository.

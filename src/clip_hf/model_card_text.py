@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from .image_processing_clip_hf import ClipHFImageProcessor
 
 INTERVAL = "interval_95"
 """Name of a figure's 95% interval, two numbers, in `EvalResult.metric_args`."""
+HOME_FOLDER = "home folder"
+"""What [`public_name`] calls somebody's home folder, whose own name is a person's."""
+_HOMES = ("home", "users")
+_URL_SCHEMES = ("http", "https", "hf")
+# Owner and name, or a name alone; names of data have spaces, too.
+_NAME = re.compile(r"\w[\w .,+()-]*(/\w[\w .,+()-]*)?")
+_SIGN = r"[^\s()\[\]<>\"'`,]"
+_PATH_IN_TEXT = re.compile(rf"{_SIGN}*[/\\]{_SIGN}*|{_SIGN}+@{_SIGN}+:{_SIGN}+")
 # Signs of patterns, of Windows' drives, and of files: what holds one is no name on the hub.
 _LOCAL = re.compile(r"[*?{\[]|^[A-Za-z]:|\\|\.(csv|tsv|jsonl?|parquet|arrow|tar(\.\w+)?|tgz|zip|pt|safetensors)$")
 NO_TRAINING = (
@@ -53,22 +62,78 @@ def architecture_label(config: ClipHFConfig) -> str:
 
 def public_name(name: str) -> str:
     """
-    What stands for a model or data in public: of a path its last part, of a URL no password and no query.
+    What stands for a model or data in public.
 
-    Folders of this machine help no reader, and may name a person. A name on the hub stays as it is.
+    Folders of this machine help no reader, and may name a person; queries and the like may hold a password.
+
+    - A name on the hub stays as it is, if there is no such path here.
+    - A URL of `http`, `https` or `hf` has no user, password, query, fragment and parameters.
+    - Of everything else there is the last part of the path only: `"s3://bucket/a/pairs.tar"` is `"pairs.tar"`, and
+      a home folder is `"home folder"`.
     """
-    scheme, separator, rest = name.partition("://")
-    if separator and scheme != "file":
-        host, slash, path = rest.partition("?")[0].partition("/")
-        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
-    parts = [part for part in rest.replace("\\", "/").split("/") if part] if separator else []
-    parts = parts or [part for part in name.replace("\\", "/").split("/") if part] or [name]
-    is_hub_name = len(parts) <= 2 and not name.startswith(("/", ".", "~")) and not _LOCAL.search(name)
-    if not separator and is_hub_name and not os.path.exists(name):
+    name = name.strip()
+    if _NAME.fullmatch(name) and not _LOCAL.search(name) and not os.path.exists(name):
         return name
+    if name.startswith("pipe:"):
+        return "pipe"  # a command, which may hold anything
+    scheme, separator, rest = name.partition("://")
+    if separator:
+        rest = _without_secrets(rest)
+        if scheme.lower() in _URL_SCHEMES:
+            return f"{scheme.lower()}://{rest}"
+    else:
+        rest = re.sub(r"[?#;][^/?#;=]*=.*", "", name)  # a question mark alone is of a pattern
+    parts = [part for part in rest.replace("\\", "/").split("/") if part] or [rest or scheme]
+    if not separator and parts[-1] in (".", ".."):
+        return public_name(os.path.abspath(os.path.expanduser(name)))
     # The folder of a training is named for what it is, and the ones in it for when they were written.
-    in_training = parts[-1] in ("last", "best") and (Path(name).parent / "recipe.yaml").exists()
-    return Path(os.path.abspath(name)).parent.name if in_training else parts[-1]
+    if parts[-1] in ("last", "best") and (Path(name).parent / "recipe.yaml").exists():
+        return public_name(str(Path(os.path.abspath(name)).parent))
+    own_home = os.path.expanduser("~")
+    if _is_home(parts) or (not separator and os.path.abspath(os.path.expanduser(name)) == own_home):
+        return HOME_FOLDER
+    # As in `jane@host:data`, `C:data` and `s3://key:secret@bucket`.
+    return re.split(r"[:@](?!\s)", parts[-1])[-1] if separator or re.search(r":\S", parts[-1]) else parts[-1]
+
+
+def _without_secrets(rest: str) -> str:
+    """What follows the scheme of a URL without user, password, query, fragment and parameters."""
+    host = re.split(r"[/?#;]", rest, maxsplit=1)[0]
+    if "@" in host or ":" in host:  # a password may hold any sign
+        rest = rest.rpartition("@")[2]
+    return re.split(r"[?#;]", rest, maxsplit=1)[0]
+
+
+def _is_home(parts: list[str]) -> bool:
+    in_homes = len(parts) > 1 and parts[-2].lower() in _HOMES
+    return in_homes or (len(parts) == 1 and parts[0].startswith("~"))
+
+
+def without_paths(text: str) -> str:
+    """A text with [`public_name`] for every path and URL in it."""
+    return _PATH_IN_TEXT.sub(lambda found: public_name(found[0]), text)
+
+
+def public_setting(value: Any) -> Any:
+    """A setting with [`without_paths`] for every text in it."""
+    if isinstance(value, dict):
+        return {key: public_setting(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([public_setting(item) for item in value])
+    return without_paths(value) if isinstance(value, str) else value
+
+
+def public_result(result: EvalResult) -> EvalResult:
+    """A result without paths of this machine."""
+    names = {"dataset_type": public_name(result.dataset_type), "dataset_name": public_name(result.dataset_name)}
+    names |= {
+        name: getattr(result, name)
+        for name in ("dataset_config", "dataset_split", "dataset_args", "source_name", "source_url")
+    }
+    names = {name: public_setting(value) for name, value in names.items()}
+    # YAML has no numpy scalars and no tensors of one element.
+    value = result.metric_value
+    return replace(result, **names, metric_value=value.item() if hasattr(value, "item") else value)
 
 
 def training_section(source: str | None, base_model: str | None, datasets: list[str], training: dict) -> str:
@@ -198,6 +263,7 @@ def enumeration(numbers: list[int]) -> str:
 
 
 __all__ = [
+    "HOME_FOLDER",
     "INTERVAL",
     "NO_TRAINING",
     "architecture_label",
@@ -208,7 +274,10 @@ __all__ = [
     "licence_section",
     "one_line",
     "public_name",
+    "public_result",
+    "public_setting",
     "python_literal",
     "training_section",
     "without_comments",
+    "without_paths",
 ]

@@ -429,14 +429,12 @@ def test_skipped_images_under_shift(models, shifted, tmp_path, monkeypatch):
     assert seen[0][1]["majority_classes"] == {"imagenet": 1 / 5, "imagenet_r": 1 / 5}
 
 
-def test_data_that_are_called_alike_are_refused_before_any_work(data, models, tmp_path):
-    for name in ("cars", "pets"):
-        shutil.copytree(data / "test", tmp_path / name / "shapes")
-    options = SuiteOptions(
-        tasks=("zero_shot",),
-        data=tuple(str(tmp_path / name / "shapes") for name in ("cars", "pets")),
-        output_dir=tmp_path / "results",
-    )
-    with pytest.raises(ValueError, match=r"cars/shapes and .*pets/shapes are both called 'shapes' .*--output-dir"):
-        run_suite(str(models["vit"]), options)
+def test_data_that_are_called_alike_are_refused_before_any_work(data, models, tmp_path, capsys):
+    sources = [tmp_path / name / "shapes" for name in ("cars", "pets")]
+    for source in sources:
+        shutil.copytree(data / "test", source)
+    arguments = ["evaluate", models["vit"], "--data", *sources, "--output-dir", tmp_path / "results"]
+    assert main([str(argument) for argument in arguments]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"cars/shapes and .*pets/shapes are both called 'shapes' .*--output-dir", error)
     assert not (tmp_path / "results").exists()

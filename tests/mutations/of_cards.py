@@ -22,7 +22,7 @@ MUTATIONS = [
     ),
     Mutation(
         "card: paths in results stay",
-        "model_card.py",
+        "model_card_text.py",
         '"dataset_type": public_name(result.dataset_type)',
         '"dataset_type": result.dataset_type',
         "test_model_card_text.py -k no_path",
@@ -30,9 +30,30 @@ MUTATIONS = [
     Mutation(
         "card: query of a URL stays",
         "model_card_text.py",
-        'rest.partition("?")[0].partition("/")',
-        'rest.partition("/")',
+        'return re.split(r"[?#;]", rest, maxsplit=1)[0]',
+        "return rest",
         "test_model_card_text.py -k names_without",
+    ),
+    Mutation(
+        "card: password with a slash stays",
+        "model_card_text.py",
+        'rest = rest.rpartition("@")[2]',
+        'rest = rest.partition("@")[2]',
+        "test_model_card_text.py -k names_without",
+    ),
+    Mutation(
+        "card: a home folder's name stays",
+        "model_card_text.py",
+        "parts[-2].lower() in _HOMES",
+        "parts[-2] in _HOMES",
+        "test_model_card_text.py -k names_without",
+    ),
+    Mutation(
+        "card: paths in the source stay",
+        "model_card.py",
+        "source=details.source and without_paths(details.source),",
+        "source=details.source,",
+        "test_model_card_text.py -k no_path_in_texts",
     ),
     Mutation(
         "card: background not said",

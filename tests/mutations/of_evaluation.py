@@ -455,6 +455,27 @@ MUTATIONS = [
         "evaluation/test_suite.py -k probe_is_on_features",
     ),
     Mutation(
+        "results of another model in the folder",
+        "evaluation/suite.py",
+        "if model != os.path.normpath(name)]",
+        "if False]",
+        "evaluation/test_suite.py -k results_of_one_model",
+    ),
+    Mutation(
+        "earlier results stay where they are overwritten",
+        "evaluation/suite.py",
+        "                path.unlink()\n",
+        "                pass\n",
+        "evaluation/test_suite.py -k leaves_no_results",
+    ),
+    Mutation(
+        "missing labels in lists not seen",
+        "evaluation/data/labels.py",
+        "if any(map(_is_missing, _labels_of(value)))]",
+        "if _is_missing(value)]",
+        "evaluation/test_classification_data.py -k lists_of_labels",
+    ),
+    Mutation(
         "the few-shot seed ignored",
         "evaluation/suite.py",
         "seeds=tuple(range(options.seed, options.seed + options.few_shot_seeds))",

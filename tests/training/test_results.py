@@ -104,6 +104,18 @@ def test_a_saved_model_loads(vector, compiled, details, tiny_processor, tmp_path
     assert card.data.eval_results[0].metric_value == 12.35
 
 
+def test_a_home_folder_names_no_model(tiny_processor, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    details = describe_training(TrainingOptions(dataset=["me/pairs"], output_dir=str(tmp_path)), 1, METRICS)
+    assert details.title == "a CLIP, trained on me/pairs"
+    save_model(tmp_path / "last", Accelerator(cpu=True), make_tiny_model("vit"), tiny_processor, details)
+    card = ModelCard.load(tmp_path / "last" / "README.md")
+    assert tmp_path.name not in str(card) and "\n# a CLIP, trained on me/pairs\n" in str(card)
+    assert card.data.model_name == "a CLIP, trained on me/pairs"
+    elsewhere = describe_training(TrainingOptions(dataset=["me/pairs"], output_dir=str(tmp_path / "vit")), 1, METRICS)
+    assert elsewhere.title == "vit: a CLIP, trained on me/pairs"
+
+
 def test_an_older_model_stays_if_saving_fails(details, tiny_processor, tmp_path, monkeypatch):
     accelerator, model = Accelerator(cpu=True), make_tiny_model("vit")
     save_model(tmp_path / "last", accelerator, model, tiny_processor, details)

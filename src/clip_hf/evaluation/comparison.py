@@ -279,8 +279,8 @@ def compare_results(
         [`Comparison`]
 
     Raises:
-        ValueError: if there are fewer than two folders, one holds no results or those of several models, no figure
-            is in two of them, or the seed is below 0.
+        ValueError: if there are fewer than two folders, one holds no results or those of several models, no figure is
+            in two of them, or the seed is below 0.
     """
     if len(folders) < 2:
         found = counted(len(folders), "folder")

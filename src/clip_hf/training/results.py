@@ -15,7 +15,7 @@ from torch import nn
 from ..atomic import replaced_folder
 from ..configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
-from ..model_card_text import INTERVAL, architecture_label, public_name
+from ..model_card_text import HOME_FOLDER, INTERVAL, architecture_label, public_name
 from ..modeling_clip_hf import ClipHFModel
 from ..processing_clip_hf import ClipHFProcessor
 from .distributed import scalar_logit_scale
@@ -87,11 +87,12 @@ def describe_training(
 
 def _title(options: TrainingOptions, config: ClipHFConfig | None, datasets: list[str]) -> str:
     """Such as "vit: a CLIP with ViT/16, trained on OpenMoji"; the folder of the training is named for what it is."""
-    name = Path(os.path.abspath(options.output_dir)).name
+    name = public_name(os.path.abspath(options.output_dir))
     kind = "a CLIP" if config is None else f"a CLIP with {architecture_label(config)}"
     origin = f"{public_name(options.model)} fine-tuned on" if options.model else f"{kind}, trained on"
     sources = [source.removeprefix("files: ").partition(" (")[0] for source in datasets]
-    return f"{name}: {origin} {', '.join(sources[:2])}{' and others' if len(sources) > 2 else ''}"
+    text = f"{origin} {', '.join(sources[:2])}{' and others' if len(sources) > 2 else ''}"
+    return text if name == HOME_FOLDER else f"{name}: {text}"
 
 
 def _name_of_held_out(options: TrainingOptions) -> str:
@@ -183,7 +184,7 @@ def save_model(
         with replaced_folder(folder) as temporary:
             clip.save_pretrained(temporary, state_dict=state)
             processor.save_pretrained(temporary)
-            name = Path(os.path.abspath(folder)).parent.name
+            name = public_name(str(Path(os.path.abspath(folder)).parent))
             write_model_card(temporary, clip.config, name, details, clip.num_parameters())
     accelerator.wait_for_everyone()
 
