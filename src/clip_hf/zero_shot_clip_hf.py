@@ -521,12 +521,12 @@ class TextClassifierCache:
 
     - A change of any value of the text tower (training, loading, merging or switching adapters, edits through `.data`,
       another dtype or device) drops the model's classifiers, and so does one of a number or string among the
-      attributes of its modules and configuration (`eps`, the active adapter). Training the image tower does not. Of a
-      plain token embedding, a classifier depends on the rows of its own prompts' tokens. Of an offloaded text tower
-      nothing is kept.
+      attributes of its modules and configuration (`eps`, the active adapter), or of its forward hooks. Training the
+      image tower does not. Of a plain token embedding, a classifier depends on the rows of its own prompts' tokens. Of
+      an offloaded text tower nothing is kept.
     - Another length, side of truncation or padding, or number of tokens of the tokenizer gives other classifiers, as
       do autocast and inference mode. Call `clear` after other changes that are made to a tokenizer or model in place:
-      an exchanged vocabulary or normaliser of a tokenizer, hooks, functions.
+      an exchanged vocabulary or normaliser of a tokenizer, functions and tensors that modules hold in lists.
     - Threads may share one.
     - Models and tokenizers are held weakly: the cache keeps none alive.
     - Per model it holds the `max_entries` classifiers used last.

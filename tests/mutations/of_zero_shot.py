@@ -338,9 +338,16 @@ MUTATIONS = [
     Mutation(
         "settings of modules are not noticed",
         "text_state_clip_hf.py",
-        "state += [type(module), _plain_values(vars(module))]",
-        "state += [type(module)]",
+        "state += [type(module), _plain_values(vars(module)), ",
+        "state += [type(module), ",
         "test_text_state_clip_hf.py -k 'changed_settings or saved_with'",
+    ),
+    Mutation(
+        "hooks are not noticed",
+        "text_state_clip_hf.py",
+        "*module._forward_pre_hooks, *module._forward_hooks]",
+        "]",
+        "test_text_state_clip_hf.py -k changed_settings",
     ),
     Mutation(
         "settings of configurations are not noticed",
