@@ -205,8 +205,10 @@ def heads(model):
         lambda model: setattr(model.text_model.encoder.layers[1].layer_norm1, "eps", 1.0),
         lambda model: setattr(model.config.text_config, "eos_token_id", 598),
         heads,
+        lambda model: model.text_projection.register_forward_hook(lambda module, args, output: output.roll(1, -1)),
+        lambda model: model.text_projection.register_forward_pre_hook(lambda module, args: (args[0].roll(1, -1),)),
     ],
-    ids=["eps", "config", "heads"],
+    ids=["eps", "config", "heads", "hook", "pre-hook"],
 )
 def test_changed_settings_encode_again(tiny_processor, change):
     model, cache = make_tiny_model("vit"), TextClassifierCache()

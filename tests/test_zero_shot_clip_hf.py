@@ -7,7 +7,9 @@ import functools
 import gc
 import pickle
 import weakref
+from collections import OrderedDict, defaultdict, deque
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -261,6 +263,90 @@ def test_what_is_bound_to_a_module_is_bound_to_its_copy():
     assert not torch.equal(model.compiled(ones), ones) and not torch.equal(model.scripted(ones), ones)
     assert copied.again is copied.scripted
     assert model.training and model.compiled.training and model.scripted.training
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+class Holder(torch.nn.Module):
+    """Calls its dropout, whichever way `self.way` leads to it."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.dropout, self.call = torch.nn.Dropout(0.5), way[1]
+        self.way = way[0](self.dropout)
+
+    def hook(self, module, args, output):
+        return self.dropout(output)
+
+    def forward(self, x):
+        return self.call(self.way)(x)
+
+
+WAYS = {
+    "dict": (lambda d: {"x": d}, lambda way: way["x"]),
+    "OrderedDict": (lambda d: OrderedDict(x=d), lambda way: way["x"]),
+    "defaultdict": (lambda d: defaultdict(list, x=[d]), lambda way: (way["y"], way["x"][0])[1]),
+    "key": (lambda d: {d: 1}, lambda way: next(iter(way))),
+    "named tuple": (lambda d: Pair(1, d), lambda way: way.second),
+    "nested": (lambda d: [({"x": Pair([d], 1)},)], lambda way: way[0][0]["x"].first[0]),
+    "keyword": (lambda d: functools.partial(lambda x, layer: layer(x), layer=d), lambda way: way),
+    "function of a partial": (lambda d: functools.partial(d.forward), lambda way: way),
+    "set": (lambda d: {d}, lambda way: next(iter(way))),
+    "frozenset": (lambda d: frozenset([d]), lambda way: next(iter(way))),
+    "deque": (lambda d: deque([d], maxlen=1), lambda way: way[0]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whatever_leads_to_a_module_leads_to_its_copy(way):
+    model, ones = Holder(WAYS[way]).train(), torch.ones(1000)
+    copied = evaluated(model)
+    assert torch.equal(copied(ones), ones) and not torch.equal(model(ones), ones)
+    assert type(copied.way) is type(model.way)
+    assert getattr(copied.way, "maxlen", None) == getattr(model.way, "maxlen", None)
+
+
+def test_containers_that_hold_themselves_and_what_is_shared():
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5)).train()
+    model.plain, model.counts, model.ring = [1, [2]], {"calls": 0}, [model[0]]
+    model.ring.append((model.ring, "end"))
+    model.again = model.ring
+    model.empty_ring = []
+    model.empty_ring.append(model.empty_ring)
+    copied = evaluated(model)
+    assert copied.plain is model.plain and copied.counts is model.counts and copied.empty_ring is model.empty_ring
+    assert copied.ring is not model.ring and copied.again is copied.ring
+    assert copied.ring[0] is copied[0] and copied.ring[1][0] is copied.ring and copied.ring[1][1] == "end"
+    assert model.ring[0] is model[0] and model.ring[1][0] is model.ring
+
+
+def test_hooks_bound_to_a_module_are_bound_to_its_copy():
+    model = Holder((lambda d: [d], lambda way: torch.nn.Identity())).train()
+    model.inner = torch.nn.Identity()
+    model.inner.register_forward_hook(model.hook)
+    ones = torch.ones(1000)
+    assert torch.equal(evaluated(model).inner(ones), ones)
+    assert not torch.equal(model.inner(ones), ones)
+
+
+def test_slots_are_copied():
+    class Slots(torch.nn.Linear):
+        __slots__ = ("__hidden", "layer", "unset")
+
+        def __init__(self):
+            super().__init__(2, 2)
+            self.dropout = torch.nn.Dropout(0.5)
+            Slots.layer.__set__(self, [self.dropout])
+            Slots._Slots__hidden.__set__(self, 3)
+
+    model = Slots().train()
+    copied = evaluated(model)
+    assert Slots.layer.__get__(copied)[0] is copied.dropout and not copied.dropout.training
+    assert Slots._Slots__hidden.__get__(copied) == 3
+    assert not hasattr(copied, "unset")
 
 
 # ----------------------------------------------------------------------------------------------------- what it refuses

@@ -147,7 +147,7 @@ def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
     state, tensors, modules = [], {}, list(_text_modules(model))
     tables, configs = _token_tables(modules), {}
     for module in modules:
-        state += [type(module), _plain_values(vars(module))]
+        state += [type(module), _plain_values(vars(module)), *module._forward_pre_hooks, *module._forward_hooks]
         config = vars(module).get("config")
         if hasattr(config, "to_dict"):
             configs[id(config)] = config

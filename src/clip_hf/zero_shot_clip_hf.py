@@ -9,13 +9,13 @@ Shapes: P prompts without repetition, L labels, `dim` the width of the shared em
 import copy
 import threading
 import weakref
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral
 from string import Formatter
-from types import MethodType
+from types import MemberDescriptorType, MethodType
 from typing import Any
 
 import torch
@@ -167,13 +167,16 @@ def evaluated(model: nn.Module) -> nn.Module:
     """
     `model` in evaluation mode, without touching it, so that threads and a training loop may share it.
 
+    Attributes that lead to modules through containers, bound methods and `partial`s lead to the copies; closures, and
+    objects of other classes, still lead to the modules themselves.
+
     Returns:
         `nn.Module`: `model` itself if all of it is in evaluation mode; else a copy of its modules in evaluation mode,
-        which share all parameters and buffers with those of `model`.
+        which share all parameters and buffers with those of `model`, and whatever does not lead to a module.
     """
     if not any(module.training for module in model.modules()):
         return model
-    copies: dict[int, nn.Module] = {}
+    copies: dict[int, Any] = {}
     for module in model.modules():
         if id(module) in copies:
             continue
@@ -190,24 +193,76 @@ def evaluated(model: nn.Module) -> nn.Module:
         attributes = {**vars(module), "training": False, "_compiled_call_impl": None}
         vars(new).update({name: _moved(value, copies) for name, value in attributes.items()})
         vars(new)["_modules"] = {name: _moved(child, copies) for name, child in module._modules.items()}
+        for slot, value in list(_slots(module)):
+            slot.__set__(new, _moved(value, copies))
     return _moved(model, copies)
 
 
-def _moved(value: Any, copies: dict[int, nn.Module]) -> Any:
-    """A module's attribute as it is in the copy: modules, and what is bound to them, give way to their copies."""
+def _slots(module: nn.Module) -> Iterator[tuple[MemberDescriptorType, Any]]:
+    """The slots, of classes with `__slots__`, that have a value, and those values."""
+    for each in type(module).__mro__:
+        for slot in vars(each).values():
+            if isinstance(slot, MemberDescriptorType):
+                with suppress(AttributeError):
+                    yield slot, slot.__get__(module)
+
+
+def _parts(value: Any) -> list:
+    """What an attribute that is no module leads to."""
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values(), *vars(value).values()]
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return list(value) if isinstance(value, (list, tuple, set, frozenset, deque)) else []
+
+
+def _leads_to_a_module(value: Any, seen: set[int]) -> bool:
+    if isinstance(value, nn.Module):
+        return True
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    return any(_leads_to_a_module(part, seen) for part in _parts(value))
+
+
+def _moved(value: Any, copies: dict[int, Any]) -> Any:
+    """
+    An attribute as it is in the copy: modules, and what leads to them, give way to their copies.
+
+    `copies` has the copies by the ids of what they are made of; it gets those made here.
+    """
     if isinstance(value, nn.Module):
         if type(value).__name__ == "OptimizedModule":  # of `torch.compile`: it calls the one that it was made of
             value = value._orig_mod
         return copies.get(id(value), value)
+    if id(value) not in copies and _leads_to_a_module(value, set()):
+        copies[id(value)] = _copied(value, copies)
+    return copies.get(id(value), value)
+
+
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    """A copy of a container, bound method or `partial`, in which each part is moved."""
     if isinstance(value, MethodType):
         return MethodType(value.__func__, _moved(value.__self__, copies))
     if isinstance(value, partial):
-        new = partial(value.func, *(_moved(arg, copies) for arg in value.args), **value.keywords)
+        keywords = {name: _moved(each, copies) for name, each in value.keywords.items()}
+        new = partial(_moved(value.func, copies), *(_moved(each, copies) for each in value.args), **keywords)
         vars(new).update({name: _moved(each, copies) for name, each in vars(value).items()})
         return new
-    if type(value) in (list, tuple):
-        return type(value)(_moved(each, copies) for each in value)
-    return value
+    if isinstance(value, (tuple, frozenset)):
+        base = tuple if isinstance(value, tuple) else frozenset
+        new = base.__new__(type(value), [_moved(each, copies) for each in value])  # a named tuple, too
+        return copies.get(id(value), new)  # a list in it may have led back here
+    new = copies[id(value)] = copy.copy(value)  # before its parts, which may hold it
+    if isinstance(value, dict):
+        moved = [(_moved(key, copies), _moved(each, copies)) for key, each in list(value.items())]
+    else:
+        moved = [_moved(each, copies) for each in list(value)]
+    new.clear()
+    new.update(moved) if isinstance(value, (dict, set)) else new.extend(moved)
+    return new
 
 
 @contextmanager
@@ -466,12 +521,12 @@ class TextClassifierCache:
 
     - A change of any value of the text tower (training, loading, merging or switching adapters, edits through `.data`,
       another dtype or device) drops the model's classifiers, and so does one of a number or string among the
-      attributes of its modules and configuration (`eps`, the active adapter). Training the image tower does not. Of a
-      plain token embedding, a classifier depends on the rows of its own prompts' tokens. Of an offloaded text tower
-      nothing is kept.
+      attributes of its modules and configuration (`eps`, the active adapter), or of its forward hooks. Training the
+      image tower does not. Of a plain token embedding, a classifier depends on the rows of its own prompts' tokens. Of
+      an offloaded text tower nothing is kept.
     - Another length, side of truncation or padding, or number of tokens of the tokenizer gives other classifiers, as
       do autocast and inference mode. Call `clear` after other changes that are made to a tokenizer or model in place:
-      an exchanged vocabulary or normaliser of a tokenizer, hooks, functions.
+      an exchanged vocabulary or normaliser of a tokenizer, functions and tensors that modules hold in lists.
     - Threads may share one.
     - Models and tokenizers are held weakly: the cache keeps none alive.
     - Per model it holds the `max_entries` classifiers used last.
