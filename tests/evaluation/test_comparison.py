@@ -4,6 +4,7 @@
 
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -418,3 +419,22 @@ def test_a_figure_beyond_any_float_is_a_clear_error(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="a.json cannot be read: the metric top1 is 1000"):
         load_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sizes"),
+    [
+        ({"num_images": 24}, "a, 36 images, 2 classes; b, 24 images, 2 classes"),
+        ({"class_names": ["cat"]}, "a, 36 images, 2 classes; b, 36 images, 1 classes"),
+        ({"class_names": ["cat", "cow"]}, "a, 36 images, 2 classes; b, 36 images, 2 classes"),
+    ],
+)
+def test_results_of_other_data_under_one_name_are_refused(change, sizes, tmp_path, ranks):
+    for name, details in (("a", {}), ("b", change)):
+        save(tmp_path / name, name, ranks[0])
+        (path,) = (tmp_path / name).glob("*.json")
+        result = json.loads(path.read_text())
+        result["details"] = {"num_images": 36, "class_names": ["cat", "dog"], **details}
+        path.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match=re.escape(f"is of other data in each of two results ({sizes})")):
+        compare_results([tmp_path / "a", tmp_path / "b"])

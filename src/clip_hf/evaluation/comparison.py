@@ -301,6 +301,7 @@ def compare_results(
         if sum(one is not None for one in found) < 2:
             left_out.append(" ".join(key))
             continue
+        _check_same_data(key, names, found)
         for metric in dict.fromkeys(name for one in found if one for name in one["metrics"]):
             if metric not in _SETTINGS:
                 metrics.append(_compare(key, metric, found, resamples, seed))
@@ -315,6 +316,32 @@ def compare_results(
             + "."
         )
     return Comparison(names, metrics, left_out)
+
+
+def _check_same_data(key: tuple, names: Sequence[str], found: list[dict | None]) -> None:
+    """Raise ValueError if results of one name are of different data, as far as they can tell."""
+    described = {name: _data_of(one) for name, one in zip(names, found) if one is not None}
+    first, *others = described
+    for other in others:
+        if described[other] != described[first]:
+            sizes = "; ".join(
+                ", ".join([name, *(f"{size} {what}" for what, size in described[name][0].items())])
+                for name in (first, other)
+            )
+            raise ValueError(
+                f"{key[0]} on {key[1]} ({key[2]}) is of other data in each of two results ({sizes}), though these "
+                "have one name. Evaluate both models on the same images and classes, with the same --limit."
+            )
+
+
+def _data_of(result: dict[str, Any]) -> tuple[dict[str, int], Any]:
+    details = result.get("details", {})
+    sizes = {name: details.get(f"num_{name}") for name in ("images", "texts", "classes")}
+    if sizes["images"] is not None:
+        sizes["images"] += sum(part["images"] for part in _skipped(result).values())
+    if details.get("class_names"):
+        sizes["classes"] = len(details["class_names"])
+    return {name: size for name, size in sizes.items() if size is not None}, details.get("class_names")
 
 
 def _compare(key: tuple, metric: str, found: list[dict | None], resamples: int, seed: int) -> ComparedMetric:
