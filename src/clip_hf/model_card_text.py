@@ -126,11 +126,8 @@ def public_setting(value: Any) -> Any:
 def public_result(result: EvalResult) -> EvalResult:
     """A result without paths of this machine."""
     names = {"dataset_type": public_name(result.dataset_type), "dataset_name": public_name(result.dataset_name)}
-    names |= {
-        name: getattr(result, name)
-        for name in ("dataset_config", "dataset_split", "dataset_args", "source_name", "source_url")
-    }
-    names = {name: public_setting(value) for name, value in names.items()}
+    others = ("dataset_config", "dataset_split", "dataset_args", "source_name", "source_url")
+    names |= {name: public_setting(getattr(result, name)) for name in others}
     # YAML has no numpy scalars and no tensors of one element.
     value = result.metric_value
     return replace(result, **names, metric_value=value.item() if hasattr(value, "item") else value)
