@@ -164,7 +164,7 @@ def test_a_url_is_fetched_with_the_timeout(pipe, images):
 def test_numbers_are_no_images(pipe, images, bad):
     with counted_text_passes(pipe.model) as passes:
         if bad is not None:
-            with pytest.raises(TypeError, match="An image is a path, a URL, .* or a tensor; given .*, a "):
+            with pytest.raises(TypeError, match="An image is a path, a URL, .* or a tensor, not .*: given "):
                 pipe(bad, LABELS)
         with pytest.raises(TypeError, match="Image 1 is of a type that is not supported: .* a path, a URL .*, got"):
             pipe([images[0], bad], LABELS[::-1])

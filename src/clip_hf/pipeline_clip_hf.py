@@ -415,8 +415,8 @@ def _is_one_image(image: Any) -> bool:
     # Numbers of numpy have `__getitem__`.
     if isinstance(image, Number) or not (hasattr(image, "__iter__") or hasattr(image, "__getitem__")):
         raise TypeError(
-            "An image is a path, a URL, the bytes of an image file, a PIL image, an array or a tensor; given "
-            f"{image!r:.60}, a {type(image).__name__}."
+            "An image is a path, a URL, the bytes of an image file, a PIL image, an array or a tensor, not "
+            f"{type(image).__name__}: given {image!r:.60}."
         )
     return False
 

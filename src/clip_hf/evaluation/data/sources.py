@@ -295,10 +295,12 @@ def _read_tables(tables: list[str], root: str | None = None, image_column: str |
             f"The table {table} has the columns {', '.join(map(repr, names))}; {given}all that of the images' paths "
             "'file_name' or 'image', or name it with `image_column` (--image-column)."
         )
-    roles = {"image" if paths == "file_name" else paths: "image", **{name: "text" for name in names if name != paths}}
+    # Where it is not asked for by its name, `file_name` stands for the image, as in a folder's metadata.
+    key = "image" if paths == "file_name" != image_column else paths
+    roles = {key: "image", **{name: "text" for name in names if name not in (paths, key)}}
     rows = list(table_rows(tables, roles, root=root))
     columns = {name: _of_one_kind([row[name] for row in rows], name, table) for name in roles if roles[name] == "text"}
-    images = [row["image" if paths == "file_name" else paths] for row in rows]
+    images = [row[key] for row in rows]
     name = image_column or "image"
     return datasets.Dataset.from_dict({name: images, **columns}).cast_column(name, datasets.Image(decode=False))
 
