@@ -655,8 +655,10 @@ class ClipHFConfig(_ClipHFBaseConfig):
         Configuration of a whole model from those of its towers.
 
         Args:
-            text_config (`ClipHFTextConfig` or transformers' `CLIPTextConfig`)
-            vision_config (`ClipHFViTConfig`, `ClipHFResNetConfig` or transformers' `CLIPVisionConfig`)
+            text_config (`PreTrainedConfig`):
+                A `ClipHFTextConfig` or transformers' `CLIPTextConfig`.
+            vision_config (`PreTrainedConfig`):
+                A `ClipHFViTConfig`, a `ClipHFResNetConfig` or transformers' `CLIPVisionConfig`.
             kwargs:
                 Further arguments of [`ClipHFConfig`]; `projection_dim` is by default the text tower's.
 
