@@ -26,9 +26,9 @@ PARITY_PACKAGES := openai-clip==1.0.1 torchvision==0.28.0 open_clip_torch==3.3.0
 PARITY_STAMP := .parity/.stamp-$(shell echo $(PARITY_PACKAGES) | cksum | cut -d' ' -f1)
 # `make test-versions` runs these on the lowest versions and on the newest that pip finds. torch is installed first, as
 # the CPU build of PyTorch's index; `TORCH_PIP=` takes pip's default build, which has several GB of CUDA on Linux.
-VERSIONS_TESTS := tests/test_configuration_clip_hf.py tests/test_image_processing_clip_hf.py \
-	tests/test_modeling_clip_hf.py tests/test_pipeline_clip_hf.py tests/test_processing_clip_hf.py \
-	tests/test_registration.py tests/test_tokenization_clip_hf.py tests/test_zero_shot_clip_hf.py
+VERSIONS_TESTS := tests/model/test_configuration_clip_hf.py tests/model/test_image_processing_clip_hf.py \
+	tests/model/test_modeling_clip_hf.py tests/model/test_pipeline_clip_hf.py tests/model/test_processing_clip_hf.py \
+	tests/test_registration.py tests/model/test_tokenization_clip_hf.py tests/model/test_zero_shot_clip_hf.py
 VERSIONS_PACKAGES := emoji peft pytest
 VERSIONS_SHOWN := '^(huggingface_hub|numpy|peft|pillow|tokenizers|torch|transformers) '
 TORCH_PIP ?= --index-url https://download.pytorch.org/whl/cpu

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import save_file
 
 from clip_hf import ClipHFConfig, ClipHFModel
-from clip_hf.checkpoints import open_clip
+from clip_hf.checkpoints import open_clip_format as open_clip
 from clip_hf.checkpoints.openai_names import (
     is_float32_in_mixed_precision,
     our_shapes,

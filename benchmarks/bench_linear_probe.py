@@ -34,8 +34,8 @@ from clip_hf.evaluation import (
     load_splits,
     split_validation,
 )
-from clip_hf.evaluation.lbfgs import Problem
-from clip_hf.evaluation.linear_probe import search_lambda
+from clip_hf.evaluation.numerics.lbfgs import Problem
+from clip_hf.evaluation.tasks.linear_probe import search_lambda
 
 
 # Train, validation and test: features and labels of each.

@@ -40,7 +40,7 @@ from PIL import Image
 
 import references
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
-from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
+from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.evaluation import (
     ClassificationData,
     DualEncoder,
@@ -51,7 +51,7 @@ from clip_hf.evaluation import (
     evaluate_zero_shot,
     load_dual_encoder,
 )
-from clip_hf.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, ensemble_prompts
+from clip_hf.model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, ensemble_prompts
 from measuring import peak_gib
 
 

@@ -27,8 +27,8 @@ from scipy.stats import hmean, linregress
 from sklearn import metrics as reference
 
 from clip_hf import metrics
-from clip_hf.evaluation.scores.clip_score import clip_score, ref_clip_score
-from clip_hf.evaluation.scores.metrics import (
+from clip_hf.evaluation.numerics.caption_scores import clip_score, ref_clip_score
+from clip_hf.evaluation.numerics.metrics import (
     CLASSIFICATION_METRICS,
     best_target_ranks,
     bootstrap_interval,

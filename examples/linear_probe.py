@@ -23,7 +23,7 @@ from clip_hf.evaluation import (
     load_dual_encoder,
     load_splits,
 )
-from clip_hf.failures import reported_failures
+from clip_hf.utils.failures import reported_failures
 
 
 def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:

@@ -23,7 +23,7 @@ import sys
 import time
 from pathlib import Path
 
-from clip_hf.extras import require_extra
+from clip_hf.utils.extras import require_extra
 
 
 require_extra("train", "examples/train_clip.py", "accelerate", "datasets")
@@ -34,9 +34,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from clip_hf.data import SkipCounter
-from clip_hf.failures import report_failure
 from clip_hf.model_card import ModelCardDetails
-from clip_hf.saved_states import check_kinds, kinds_of
 from clip_hf.training import (
     LOG_NAME,
     AveragedWeights,
@@ -70,6 +68,8 @@ from clip_hf.training import (
     start_accelerator,
     wrap_model,
 )
+from clip_hf.utils.failures import report_failure
+from clip_hf.utils.saved_states import check_kinds, kinds_of
 
 
 BEST_METRIC = "zero_shot_top1"

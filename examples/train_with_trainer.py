@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clip_hf.extras import require_extra
+from clip_hf.utils.extras import require_extra
 
 
 require_extra("train", "examples/train_with_trainer.py", "accelerate", "datasets")
@@ -30,7 +30,6 @@ from transformers.utils import logging
 
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
 from clip_hf.data import OPENMOJI_TEMPLATES, ImageTextCollator, ImageTextDataset, read_captions
-from clip_hf.failures import reported_failures
 from clip_hf.model_card import write_model_card
 from clip_hf.training import (
     TrainingOptions,
@@ -41,6 +40,7 @@ from clip_hf.training import (
     fit_batch_size,
     load_training_data,
 )
+from clip_hf.utils.failures import reported_failures
 
 
 logger = logging.get_logger(__name__)

@@ -22,7 +22,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFTokenizer, checkpoints
-from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
+from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.data import load_openmoji
 from clip_hf.evaluation import get_dataset
 from pair_data import caption_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar

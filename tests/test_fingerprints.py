@@ -17,7 +17,7 @@ from datasets.utils._dill import dumps
 from clip_hf import ClipHFProcessor, ClipHFTokenizer, ClipHFZeroShotImageClassificationPipeline
 from clip_hf.data import Augmentation, ImageTextCollator, PairOptions
 from clip_hf.data.decoding import ImageReader
-from clip_hf.evaluation.encoders.loading import load_dual_encoder
+from clip_hf.embedding.load_encoder import load_dual_encoder
 from pair_data import image_of
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, MORE_TEXTS, VOCAB_SIZE, make_tiny_model
 

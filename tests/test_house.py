@@ -11,15 +11,15 @@ import re
 import subprocess
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from import_graph import PACKAGE, Import, find_circles, folder_graph, import_graph, own_imports, python_files
+
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGE = ROOT / "src" / "clip_hf"
 
 # The exportable model, in layers: a file imports only from files before it. These files are copied next to a saved
 # model and run there without clip_hf. The loss comes first: it uses nothing of ours, and `return_loss` uses it.
@@ -44,6 +44,32 @@ LAYERS = (
     "zero_shot_clip_hf",
     "pipeline_clip_hf",
 )
+# The library around it, folder by folder: a file imports only from its own folder and from folders before it.
+FOLDERS = (
+    "model",
+    "utils",
+    "model_card",
+    "checkpoints",
+    "clip_hf",
+    "data",
+    "evaluation.numerics",
+    "metrics",
+    "metrics.clip_score",
+    "metrics.effective_robustness",
+    "metrics.map_11point",
+    "metrics.mean_per_class_accuracy",
+    "metrics.recall_at_k",
+    "metrics.zero_shot_accuracy",
+    "embedding",
+    "evaluation.registry",
+    "evaluation.tasks",
+    "evaluation",
+    "training",
+    "cli",
+)
+MAX_FOLDERS = 20
+MAX_ARROWS = 61
+
 # transformers exports the pipeline's file only where an exported file imports it, and nothing below the pipeline may
 # import it while it is itself being imported. So one import inside a function is allowed, of this module.
 FUNCTION_LEVEL_MODULE = "pipeline_clip_hf"
@@ -53,7 +79,7 @@ MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 8
 # "file::function": why it needs more parameters. Only for signatures that transformers or its users fix.
 MANY_PARAMETERS: dict[str, str] = {
-    "modeling_clip_hf.py::ClipHFModel.forward": "transformers' CLIP has the first six, Trainer passes the ids by name",
+    "model/modeling_clip_hf.py::ClipHFModel.forward": "transformers' has six of them, Trainer passes the ids by name",
 }
 
 HEADER = (
@@ -62,44 +88,8 @@ HEADER = (
 )
 
 
-@dataclass(frozen=True)
-class Import:
-    """One import of our own package: `from <dots><module> import <names>`, or `import <module>` where level is 0."""
-
-    line: int
-    level: int
-    module: str
-    names: tuple[str, ...]
-    plain: bool
-    in_function: bool
-
-
-def python_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.py") if not path.name.startswith("."))
-
-
-def own_imports(path: Path, package: str) -> list[Import]:
-    """The imports of our own package in a file, wherever they stand in it."""
-    found: list[Import] = []
-
-    def visit(node: ast.AST, in_function: bool) -> None:
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == package):
-            names = tuple(alias.name for alias in node.names)
-            found.append(Import(node.lineno, node.level, node.module or "", names, False, in_function))
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.split(".")[0] == package:
-                    found.append(Import(node.lineno, 0, alias.name, (), True, in_function))
-        inside = in_function or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for child in ast.iter_child_nodes(node):
-            visit(child, inside)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")), False)
-    return sorted(found, key=lambda item: item.line)
-
-
 def is_exported(path: Path, package_folder: Path) -> bool:
-    return path.parent == package_folder and (path.stem.endswith("_clip_hf") or "_clip_hf_" in path.stem)
+    return path.parent == package_folder / "model" and path.stem != "__init__"
 
 
 # ------------------------------------------------------------------------------------------------ the exportable model
@@ -176,57 +166,24 @@ def check_library_files(package_folder: Path) -> list[str]:
     return problems + [f"circle: {' -> '.join(circle)}" for circle in find_circles(import_graph(package_folder))]
 
 
-def module_name(path: Path, package_folder: Path) -> str:
-    parts = path.relative_to(package_folder.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+def check_private_imports(package_folder: Path) -> list[str]:
+    """Imports of names that begin with an underscore from our own modules."""
+    return [
+        f"{path.relative_to(package_folder)}:{item.line}: imports {name} from {item.module}; make it public"
+        for path in python_files(package_folder)
+        for item in own_imports(path, package_folder.name)
+        for name in item.names
+        if name.startswith("_") and not name.startswith("__")
+    ]
 
 
-def import_graph(package_folder: Path) -> dict[str, set[str]]:
-    """Which module imports which when it is loaded; imports inside functions are left out."""
-    modules = {module_name(path, package_folder): path for path in python_files(package_folder)}
-    graph: dict[str, set[str]] = {name: set() for name in modules}
-    for name, path in modules.items():
-        for item in own_imports(path, package_folder.name):
-            for target in () if item.in_function else _targets(name, path, item, modules):
-                # Importing a.b.c runs a/b/__init__.py too, unless it is already running because we are inside it.
-                packages = {target.rsplit(".", n)[0] for n in range(1, target.count(".") + 1)}
-                packages = {package for package in packages if not name.startswith(f"{package}.")}
-                graph[name] |= ({target} | packages) & modules.keys() - {name}
-    return graph
-
-
-def _targets(name: str, path: Path, item: Import, modules: dict[str, Path]) -> Iterator[str]:
-    base = item.module
-    if item.level:
-        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for _ in range(item.level - 1):
-            package = package.rpartition(".")[0]
-        base = f"{package}.{item.module}".rstrip(".")
-    if item.plain:
-        yield base
-        return
-    for imported in item.names:
-        yield f"{base}.{imported}" if f"{base}.{imported}" in modules else base
-
-
-def find_circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """One circle for each import that closes one, as the list of modules from its start back to it."""
-    circles, done, trail = [], set(), []
-
-    def visit(node: str) -> None:
-        if node in trail:
-            circles.append(trail[trail.index(node) :] + [node])
-            return
-        if node in done:
-            return
-        trail.append(node)
-        for target in sorted(graph.get(node, ())):
-            visit(target)
-        done.add(trail.pop())
-
-    for node in sorted(graph):
-        visit(node)
-    return circles
+def check_folders(graph: dict[str, set[str]], folders: tuple[str, ...]) -> list[str]:
+    """Folders without a place among `folders`, imports from a folder that is not below, and circles."""
+    problems = [f"{folder}/: not in FOLDERS; give it a place" for folder in graph if folder not in folders]
+    for folder in folders:
+        higher = [target for target in sorted(graph.get(folder, ())) if target not in folders[: folders.index(folder)]]
+        problems += [f"{folder}/: imports from {target}/, which is not a layer below it" for target in higher]
+    return problems + [f"circle: {' -> '.join(circle)}" for circle in find_circles(graph)]
 
 
 # ------------------------------------------------------------------------------------------------------ size and form
@@ -367,6 +324,17 @@ def test_library_imports_have_no_circles():
     assert check_library_files(PACKAGE) == []
 
 
+def test_folders_form_layers():
+    graph = folder_graph(PACKAGE)
+    assert check_folders(graph, FOLDERS) == []
+    assert len(graph) <= MAX_FOLDERS
+    assert sum(map(len, graph.values())) <= MAX_ARROWS
+
+
+def test_no_module_imports_another_ones_private_names():
+    assert check_private_imports(PACKAGE) == []
+
+
 @pytest.mark.parametrize("folder", ["src/clip_hf", "src/_clip_hf_cli", "tests", "examples", "benchmarks"])
 def test_sizes_and_headers(folder):
     if not (ROOT / folder).is_dir():
@@ -413,19 +381,19 @@ def test_exported_files_that_keep_the_rules_pass(tmp_path):
     package = write(
         tmp_path,
         {
-            "__init__.py": "from .processing_clip_hf import P\nfrom .library import helper\n",
-            "architectures_clip_hf.py": "A = {}\n",
-            "configuration_clip_hf.py": "import os\nfrom .architectures_clip_hf import A\n",
-            "modeling_clip_hf.py": "from .configuration_clip_hf import A\nfrom .loss_clip_hf import loss\n",
-            "loss_clip_hf.py": "import torch\n",
-            "processing_clip_hf.py": """
+            "__init__.py": "from .model.processing_clip_hf import P\nfrom .library import helper\n",
+            "model/architectures_clip_hf.py": "A = {}\n",
+            "model/configuration_clip_hf.py": "import os\nfrom .architectures_clip_hf import A\n",
+            "model/modeling_clip_hf.py": "from .configuration_clip_hf import A\nfrom .loss_clip_hf import loss\n",
+            "model/loss_clip_hf.py": "import torch\n",
+            "model/processing_clip_hf.py": """
                 class P:
                     def save(self):
                         # from .pipeline_clip_hf in a comment is no import
                         from .pipeline_clip_hf import Pipe
             """,
-            "pipeline_clip_hf.py": "from .processing_clip_hf import P\n",
-            "library.py": "from .modeling_clip_hf import A\n",
+            "model/pipeline_clip_hf.py": "from .processing_clip_hf import P\n",
+            "library.py": "from .model.modeling_clip_hf import A\n",
         },
     )
     assert check_exported_files(package) == []
@@ -476,7 +444,7 @@ def test_exported_files_that_keep_the_rules_pass(tmp_path):
     ],
 )
 def test_exported_files_that_break_a_rule_are_named(tmp_path, name, text, message):
-    problems = check_exported_files(write(tmp_path, {name: text}))
+    problems = check_exported_files(write(tmp_path, {f"model/{name}": text}))
     assert len(problems) == 1
     assert problems[0].startswith(name)
     assert message in problems[0]
@@ -484,7 +452,9 @@ def test_exported_files_that_break_a_rule_are_named(tmp_path, name, text, messag
 
 def test_only_one_import_inside_a_function_is_allowed(tmp_path):
     inside = "def f():\n    from .pipeline_clip_hf import P\n"
-    problems = check_exported_files(write(tmp_path, {"modeling_clip_hf.py": inside, "processing_clip_hf.py": inside}))
+    problems = check_exported_files(
+        write(tmp_path, {"model/modeling_clip_hf.py": inside, "model/processing_clip_hf.py": inside})
+    )
     assert len(problems) == 1
     assert "more than one" in problems[0]
     assert "modeling_clip_hf.py:2" in problems[0]
@@ -533,6 +503,29 @@ def test_circles_are_named(tmp_path, files, circle):
     assert problems
     assert all(problem.startswith("circle: ") for problem in problems)
     assert circle in problems[0]
+
+
+def test_folders_that_break_the_layers_are_named(tmp_path):
+    files = {
+        "a/__init__.py": "",
+        "a/m.py": "from ..b.n import f",
+        "b/n.py": "from . import o",
+        "b/o.py": "def f():\n    from ..a import m",
+        "c/p.py": "import pkg.a.m\nfrom ..root import g",
+        "root.py": "",
+    }
+    graph = folder_graph(write(tmp_path, files))
+    assert graph == {"pkg": set(), "a": {"b"}, "b": {"a"}, "c": {"a", "pkg"}}
+    assert check_folders(graph, ("pkg", "a", "b")) == [
+        "c/: not in FOLDERS; give it a place",
+        "a/: imports from b/, which is not a layer below it",
+        "circle: a -> b -> a",
+    ]
+
+
+def test_imports_of_private_names_are_named(tmp_path):
+    package = write(tmp_path, {"a.py": "from .b import _f, __version__, g\nfrom os import _exit", "b.py": ""})
+    assert check_private_imports(package) == ["a.py:1: imports _f from b; make it public"]
 
 
 def test_a_package_may_import_its_own_files(tmp_path):

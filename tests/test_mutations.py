@@ -31,7 +31,7 @@ def test_a_mutation_fits_the_source(mutation):
 def test_a_text_that_is_not_there_as_often_is_an_error():
     for content in ("", "x = 1\nx = 1\n"):
         with pytest.raises(ValueError, match="it must be 1"):
-            Mutation("one", "a.py", "x = 1", "x = 2", "test_atomic.py").mutate(content)
+            Mutation("one", "a.py", "x = 1", "x = 2", "utils/test_atomic.py").mutate(content)
 
 
 def test_the_score_fails_for_a_survivor_that_nobody_judged(capsys):
@@ -49,8 +49,8 @@ def test_the_score_fails_for_a_survivor_that_nobody_judged(capsys):
 
 @pytest.mark.slow
 def test_a_run_tells_a_fault_from_none():
-    tests = "test_loss_clip_hf.py -k zero"
-    fault = next(one for one in all_mutations() if one.file == "loss_clip_hf.py")
+    tests = "model/test_loss_clip_hf.py -k zero"
+    fault = next(one for one in all_mutations() if one.file == "model/loss_clip_hf.py")
     assert run_tests(fault.tests)[0] == 0
     assert run_tests(fault.tests, fault)[0] == 1
     assert run_tests(tests)[0] == 0

@@ -18,8 +18,8 @@ import pytest
 
 import clip_hf
 from _clip_hf_cli import VERSION
-from clip_hf import extras
-from clip_hf.extras import MissingExtra, install_command, require_extra
+from clip_hf.utils import extras
+from clip_hf.utils.extras import MissingExtra, install_command, require_extra
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +95,7 @@ try:
 except PackageNotFoundError:
     print("not installed")
 import clip_hf, clip_hf.evaluation
-from clip_hf.evaluation.results import environment
+from clip_hf.evaluation.tasks.evaluation_result import environment
 print(clip_hf.__version__, environment()["clip_hf"])
 """
     assert run_python(code) == f"not installed\n{VERSION} {VERSION}\n"
@@ -137,7 +137,7 @@ def test_without_extras_everything_says_which_one_is_missing():
 hide({", ".join(map(repr, EXTRA_MODULES))})
 import importlib, json, runpy
 import clip_hf
-from clip_hf import checkpoints, metrics, model_card, prompts
+from clip_hf import checkpoints, metrics, model_card
 from clip_hf.cli import main
 found = {{}}
 
@@ -148,7 +148,7 @@ def attempt(name, function, *args, **kwargs):
     except ImportError as error:
         found[name] = f"{{type(error).__name__}} {{error.name}}: {{error}}"
 
-for part in ("data", "training", "evaluation", "data.tars", "evaluation.data.loading"):
+for part in ("data", "training", "evaluation", "data.tars", "evaluation.registry.evaluation_data"):
     attempt(part, importlib.import_module, f"clip_hf.{{part}}")
 attempt("metric", metrics.load, "clip_score")
 for example in {examples}:
@@ -165,7 +165,7 @@ print(json.dumps(found))
         **dict.fromkeys(
             ["data", "training", "data.tars", "curate.py", "train_clip.py", "train_with_trainer.py"], "train"
         ),
-        **dict.fromkeys(["evaluation", "evaluation.data.loading", "metric"], "eval"),
+        **dict.fromkeys(["evaluation", "evaluation.registry.evaluation_data", "metric"], "eval"),
         **dict.fromkeys(["evaluate_retrieval.py", "evaluate_zero_shot.py", "linear_probe.py"], "eval"),
         "demo.py": "demo",
     }
@@ -262,7 +262,7 @@ def test_an_installed_package_names_where_it_came_from(origin, command, tmp_path
         return SimpleNamespace(read_text=lambda file: origin and json.dumps(origin))
 
     assert install_command("eval") == f"pip install -e '{ROOT}[eval]'"
-    monkeypatch.setattr(extras, "__file__", str(tmp_path / "lib" / "clip_hf" / "extras.py"))
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "lib" / "clip_hf" / "utils" / "extras.py"))
     monkeypatch.setattr(extras, "distribution", distribution)
     assert install_command("eval") == f"pip install '{command}'"
 

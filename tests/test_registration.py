@@ -49,8 +49,7 @@ from clip_hf import (
     ClipHFViTModel,
     ClipHFZeroShotImageClassificationPipeline,
 )
-from test_zero_shot_clip_hf import as_transformers_clip
-from tiny_models import IMAGE_SIZE, make_tiny_model
+from tiny_models import IMAGE_SIZE, as_transformers_clip, make_tiny_model
 
 
 TASK = "zero-shot-image-classification"

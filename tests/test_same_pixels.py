@@ -14,8 +14,8 @@ from transformers import CLIPImageProcessorPil
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFZeroShotImageClassificationPipeline
 from clip_hf.data import PairLoader, PairOptions
-from clip_hf.evaluation.encoders.loading import load_dual_encoder
-from clip_hf.evaluation.features import encode_image_column
+from clip_hf.embedding.bulk_encoding import encode_image_column
+from clip_hf.embedding.load_encoder import load_dual_encoder
 from tiny_models import IMAGE_SIZE, make_tiny_model
 
 

@@ -18,8 +18,8 @@ import shlex
 
 import pytest
 
-import clip_hf.data.sources
-import clip_hf.evaluation.data.sources
+import clip_hf.data.pair_sources
+import clip_hf.evaluation.registry.labelled_sources
 from clip_hf.cli import main
 from clip_hf.data import load_pairs
 from pair_data import image_of
@@ -99,7 +99,7 @@ def runnable(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
 def test_a_page_runs(page, world, tmp_path, monkeypatch):
-    for module in (clip_hf.data.sources, clip_hf.evaluation.data.sources):
+    for module in (clip_hf.data.pair_sources, clip_hf.evaluation.registry.labelled_sources):
         monkeypatch.setattr(module, "load_openmoji", lambda: world.openmoji)
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,7 @@
 """Models small enough for tests, made so that a comparison of their features can fail."""
 
 import torch
+from transformers import CLIPConfig, CLIPModel
 
 from clip_hf import ClipHFConfig, ClipHFModel
 
@@ -84,3 +85,13 @@ def make_tiny_model(tower: str, seed: int = 0, **kwargs) -> ClipHFModel:
     if tower == "resnet":
         wake_batch_norm(model.vision_model)
     return model
+
+
+def as_transformers_clip(model):
+    """The same weights in transformers' CLIPModel."""
+    text, vision = model.config.text_config.to_dict(), model.config.vision_config.to_dict()
+    for config in (text, vision):
+        config.pop("model_type")
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=model.config.projection_dim))
+    clip.load_state_dict(model.state_dict())
+    return clip.eval()

@@ -7,12 +7,12 @@ Importing it registers its classes with transformers: `AutoModel`, `AutoProcesso
 them by the `model_type` or class name in a repo.
 """
 
-from .architectures_clip_hf import ARCHITECTURES
-from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
-from .image_processing_clip_hf import ClipHFImageProcessor
-from .image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
-from .loss_clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
-from .modeling_clip_hf import (
+from .model.architectures_clip_hf import ARCHITECTURES
+from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from .model.image_processing_clip_hf import ClipHFImageProcessor
+from .model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
+from .model.loss_clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
+from .model.modeling_clip_hf import (
     ClipHFForImageClassification,
     ClipHFModel,
     ClipHFOutput,
@@ -21,15 +21,15 @@ from .modeling_clip_hf import (
     ClipHFVisionModelOutput,
     ClipHFVisionModelWithProjection,
 )
-from .modeling_clip_hf_base import ClipHFPreTrainedModel
-from .modeling_clip_hf_resnet import ClipHFResNetModel
-from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
-from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
-from .processing_clip_hf import ClipHFProcessor
-from .prompts import load_prompt_set, prompt_set_names
+from .model.modeling_clip_hf_base import ClipHFPreTrainedModel
+from .model.modeling_clip_hf_resnet import ClipHFResNetModel
+from .model.modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .model.processing_clip_hf import ClipHFProcessor
+from .model.tokenization_clip_hf import ClipHFTokenizer
+from .model.zero_shot_clip_hf import build_text_classifier
 from .registration import register
-from .tokenization_clip_hf import ClipHFTokenizer
-from .zero_shot_clip_hf import build_text_classifier
+from .utils.prompt_files import load_prompt_set, prompt_set_names
 from .zero_shot_pipeline import pipeline
 
 

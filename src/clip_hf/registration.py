@@ -24,16 +24,16 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from .checkpoints.saving import from_pretrained, processor_from_pretrained
-from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
-from .image_processing_clip_hf import ClipHFImageProcessor
-from .model_card import push_with_model_card
-from .modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
-from .modeling_clip_hf_base import ClipHFPreTrainedModel
-from .modeling_clip_hf_resnet import ClipHFResNetModel
-from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
-from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
-from .processing_clip_hf import ClipHFProcessor
-from .tokenization_clip_hf import ClipHFTokenizer
+from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from .model.image_processing_clip_hf import ClipHFImageProcessor
+from .model.modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
+from .model.modeling_clip_hf_base import ClipHFPreTrainedModel
+from .model.modeling_clip_hf_resnet import ClipHFResNetModel
+from .model.modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .model.processing_clip_hf import ClipHFProcessor
+from .model.tokenization_clip_hf import ClipHFTokenizer
+from .model_card.card import push_with_model_card
 
 
 _TASK = "zero-shot-image-classification"

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .image_processing_clip_hf import ClipHFImageProcessor
-from .modeling_clip_hf import ClipHFModel
-from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
-from .processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
-from .tokenization_clip_hf import ClipHFTokenizer
+from .model.image_processing_clip_hf import ClipHFImageProcessor
+from .model.modeling_clip_hf import ClipHFModel
+from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
+from .model.tokenization_clip_hf import ClipHFTokenizer
 
 
 TASK = "zero-shot-image-classification"

@@ -27,11 +27,14 @@ from openai_like import (
     write_open_clip,
 )
 
-from clip_hf import ARCHITECTURES, ClipHFModel, ClipHFProcessor, atomic, checkpoints
-from clip_hf.checkpoints import conversion, open_clip, openai
+from clip_hf import ARCHITECTURES, ClipHFModel, ClipHFProcessor, checkpoints
+from clip_hf.checkpoints import conversion
+from clip_hf.checkpoints import open_clip_format as open_clip
+from clip_hf.checkpoints import openai_format as openai
 from clip_hf.checkpoints.conversion import TOLERANCE, TOLERANCE_OF_ROUNDED_WEIGHTS, fixed_inputs
 from clip_hf.checkpoints.stored_tensor import StoredTensor
 from clip_hf.model_card import ModelCardDetails
+from clip_hf.utils import atomic
 
 
 FORMATS = ("clip_hf", "openai", "open_clip", "transformers")

@@ -20,7 +20,7 @@ from clip_hf import ClipHFModel, checkpoints
 from clip_hf.checkpoints import reference
 from clip_hf.checkpoints.conversion import TOLERANCE, TOLERANCE_OF_ROUNDED_WEIGHTS, fixed_inputs
 from clip_hf.checkpoints.stored_tensor import StoredTensor
-from clip_hf.checkpoints.transformers import config_to_transformers
+from clip_hf.checkpoints.transformers_format import config_to_transformers
 
 
 def stored(weights: dict[str, torch.Tensor]) -> dict[str, StoredTensor]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFTokenizer, checkpoints
 from clip_hf.checkpoints import FORMATS
-from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
+from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from tiny_models import CAPTIONS, IMAGE_SIZE
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import PairLoader, PairOptions, load_pairs
 from clip_hf.data.file_readers import contiguous_parts
+from hostile_paths import HOSTILE
 from pair_data import caption_of, encoded, image_of, rows_of, write_parquet
-from test_image_reading_clip_hf import HOSTILE
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def opened(monkeypatch) -> list[str]:
         paths.append(os.fspath(path))
         return really(path, *arguments, **options)
 
-    monkeypatch.setattr("clip_hf.image_reading_clip_hf.os.open", watched)
+    monkeypatch.setattr("clip_hf.model.image_reading_clip_hf.os.open", watched)
     return paths
 
 

@@ -158,7 +158,7 @@ def test_parts_on_the_hub(monkeypatch):
 
 def test_openmoji_has_parts(monkeypatch):
     data = datasets.DatasetDict(train=dataset_of(rows_of(range(3))), test=dataset_of(rows_of([0])))
-    monkeypatch.setattr("clip_hf.data.sources.load_openmoji", lambda: data)
+    monkeypatch.setattr("clip_hf.data.pair_sources.load_openmoji", lambda: data)
     assert split_names("openmoji") == ("train", "test")
     with pytest.raises(ValueError, match="openmoji has no split `validation`; it has train, test"):
         load_pairs("openmoji", split="validation")

@@ -19,10 +19,10 @@ from transformers.testing_utils import CaptureLogger
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import ImageTextDataset, PairLoader, PairOptions, load_pairs, tars
+from clip_hf.data.labelled_tars import read_tars
 from clip_hf.data.tars import DamagedTar, TarSample, tar_samples
 from clip_hf.evaluation import ClassificationOptions, RetrievalOptions, load_classification, load_retrieval
-from clip_hf.evaluation.data.tars import read_tars
-from clip_hf.image_reading_clip_hf import IMAGE_ENDINGS, ImageLimits, UnreadableImage, open_image
+from clip_hf.model.image_reading_clip_hf import IMAGE_ENDINGS, ImageLimits, UnreadableImage, open_image
 from pair_data import caption_of, encoded, image_of, samples_of, write_tar
 
 

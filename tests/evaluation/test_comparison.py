@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from clip_hf.evaluation.comparison import compare_results, load_results, models_in
-from clip_hf.evaluation.results import EvaluationResult
+from clip_hf.evaluation.tasks.evaluation_result import EvaluationResult
 
 
 @dataclass(kw_only=True)

@@ -13,18 +13,17 @@ from transformers import CLIPImageProcessor
 from _clip_hf_cli.evaluate import add_evaluation_arguments
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.cli.evaluate import suite_options
-from clip_hf.evaluation.data.loading import (
+from clip_hf.embedding.load_encoder import load_dual_encoder
+from clip_hf.evaluation.registry.evaluation_data import (
     ClassificationOptions,
     RetrievalOptions,
     load_classification,
     load_retrieval,
 )
-from clip_hf.evaluation.encoders.loading import load_dual_encoder
-from clip_hf.image_reading_clip_hf import ImageLimits
-from clip_hf.image_transform_clip_hf import parse_color
+from clip_hf.model.image_reading_clip_hf import ImageLimits
+from clip_hf.model.image_transform_clip_hf import parse_color
 from test_same_pixels import exif
-from test_zero_shot_clip_hf import as_transformers_clip
-from tiny_models import IMAGE_SIZE, make_tiny_model
+from tiny_models import IMAGE_SIZE, as_transformers_clip, make_tiny_model
 
 
 def drawing(number: int) -> Image.Image:

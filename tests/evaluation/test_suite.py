@@ -27,7 +27,7 @@ from clip_hf.evaluation import (
     subset_classes,
     suite,
 )
-from clip_hf.evaluation.results import EvaluationResult
+from clip_hf.evaluation.tasks.evaluation_result import EvaluationResult
 from several_processes import run_processes
 from tiny_models import make_tiny_model
 

@@ -27,7 +27,7 @@ from two_processes import train_in_float64
 import train_clip
 from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.data import SkipCounter
-from clip_hf.evaluation.encoders.loading import load_dual_encoder
+from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.training import (
     ContrastiveObjective,
     TrainingDiverged,

@@ -12,8 +12,8 @@ from PIL import Image
 
 from clip_hf.evaluation.suite import update_card
 from clip_hf.training import HeldOutPairs, TrainingOptions, describe_training, parse_options
-from test_remote_code import run_without_clip_hf
 from train_clip import train
+from without_clip_hf import run_without_clip_hf
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import references
-from clip_hf.evaluation.data import registry
+from clip_hf.evaluation.registry import dataset_registry as registry
 
 
 DATASETS = references.PARITY_FOLDER / "clip_benchmark" / "datasets"

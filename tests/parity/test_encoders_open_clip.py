@@ -11,9 +11,9 @@ from openai_models import calibrate_model, config_of, openai_model
 
 import references
 from clip_hf import ClipHFImageProcessor, checkpoints
-from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
-from clip_hf.evaluation.encoders.loading import load_dual_encoder
-from clip_hf.evaluation.encoders.open_clip import OpenClipEncoder
+from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
+from clip_hf.embedding.load_encoder import load_dual_encoder
+from clip_hf.embedding.open_clip_encoder import OpenClipEncoder
 from tiny_models import CAPTIONS
 
 

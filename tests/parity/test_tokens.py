@@ -10,7 +10,7 @@ import pytest
 
 import references
 from clip_hf import ClipHFTokenizer
-from clip_hf.checkpoints.tokenizers import OPENAI_MERGES
+from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import ImageTextDataset, PairOptions
-from clip_hf.image_reading_clip_hf import ImageLimits
+from clip_hf.model.image_reading_clip_hf import ImageLimits
 from clip_hf.training import HeldOutPairs, held_out
 from several_processes import run_processes
 from tiny_models import CAPTIONS, IMAGE_SIZE, make_tiny_model

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clip_hf.architectures_clip_hf import ARCHITECTURES
-from clip_hf.image_reading_clip_hf import ImageLimits
+from clip_hf.model.architectures_clip_hf import ARCHITECTURES
+from clip_hf.model.image_reading_clip_hf import ImageLimits
 from clip_hf.training import OptimizerOptions, TrainingOptions, parse_options, read_recipe
 
 

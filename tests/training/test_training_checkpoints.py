@@ -25,9 +25,9 @@ import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator, DistributedType
 from torch import nn
 
-from clip_hf.atomic import set_aside
 from clip_hf.training.checkpoint_files import foreign_names, names_in, pickles_among, sha256_of_manifest
-from clip_hf.training.checkpoints import Checkpoints, Restored
+from clip_hf.training.training_checkpoints import Checkpoints, Restored
+from clip_hf.utils.atomic import set_aside
 from several_processes import run_processes
 
 
@@ -108,7 +108,7 @@ def test_the_count_of_accumulated_batches_is_that_of_the_first_process(training,
         if isinstance(values[0], int):
             values[:] = [7]
 
-    monkeypatch.setattr("clip_hf.training.checkpoints.broadcast_object_list", told)
+    monkeypatch.setattr("clip_hf.training.training_checkpoints.broadcast_object_list", told)
     training.restore(checkpoints)
     assert training.accelerator.step == 7
 

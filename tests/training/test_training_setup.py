@@ -17,7 +17,6 @@ from accelerate import Accelerator, DistributedType, PartialState
 from torch.distributed.fsdp import StateDictType
 
 from clip_hf import ClipHFModel, ClipHFProcessor
-from clip_hf.atomic import set_aside
 from clip_hf.training import (
     LOG_NAME,
     TrainingOptions,
@@ -36,6 +35,7 @@ from clip_hf.training import (
     wrap_model,
 )
 from clip_hf.training.checkpoint_files import check_can_be_resumed
+from clip_hf.utils.atomic import set_aside
 from pair_data import caption_of, dataset_of, rows_of
 from tiny_models import make_tiny_model, tiny_config
 

@@ -22,7 +22,7 @@ SKIPS = [
         "CLIP's texts have no placeholders for images",
     ),
     (r"No (decoder-only|sequence-to-sequence) language modeling head to check", "CLIP generates no text"),
-    # The text tower's parts do: see `TextOverrides` and tests/test_modeling_clients.py.
+    # The text tower's parts do: see `TextOverrides` and tests/model/test_modeling_clients.py.
     (r"This model doesn't use `inputs_embeds`", "where the end of a text is, only its token ids say"),
     (r"This model has no `base_model_class` defined in tester\.", "about rotary positions; CLIP's are learned"),
     (r"This model does not (have RoPE|support RoPE scaling)", "about rotary positions; CLIP's are learned"),

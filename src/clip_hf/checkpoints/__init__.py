@@ -9,10 +9,10 @@ asked for, not guessed.
 
 from .checkpoint import Checkpoint, SourceOptions
 from .conversion import ConversionReport, convert
-from .open_clip import config_from_open_clip
+from .open_clip_format import config_from_open_clip
 from .reading import FORMATS, read_checkpoint
 from .saving import load, save
-from .transformers import TOWERS
+from .transformers_format import TOWERS
 
 
 __all__ = [

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..configuration_clip_hf import ClipHFConfig
-from ..image_processing_clip_hf import ClipHFImageProcessor
-from ..modeling_clip_hf import ClipHFModel
-from ..processing_clip_hf import ClipHFProcessor
-from ..tokenization_clip_hf import ClipHFTokenizer
+from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.processing_clip_hf import ClipHFProcessor
+from ..model.tokenization_clip_hf import ClipHFTokenizer
 from .openai_names import listed
 from .stored_tensor import StoredTensor
 

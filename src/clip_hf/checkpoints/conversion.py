@@ -15,15 +15,15 @@ import torch
 import transformers as hf
 from tqdm.auto import tqdm
 
-from ..configuration_clip_hf import ClipHFConfig
-from ..model_card import ModelCardDetails, write_model_card
-from . import openai
+from ..model.configuration_clip_hf import ClipHFConfig
+from ..model_card.card import ModelCardDetails, write_model_card
+from . import openai_format as openai
 from .checkpoint import Checkpoint, SourceOptions
 from .openai_names import BATCH_NORM_STATISTICS
 from .reading import read_checkpoint
 from .reference import features
 from .stored_tensor import StoredTensor
-from .transformers import TOWERS
+from .transformers_format import TOWERS
 from .weight_files import open_weights
 from .writing import check_destination, check_format_holds, notes_on_format, size_in_bytes, with_dtype, written
 

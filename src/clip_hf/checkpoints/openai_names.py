@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..configuration_clip_hf import ClipHFConfig
-from ..modeling_clip_hf import ClipHFModel
+from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.modeling_clip_hf import ClipHFModel
 from .stored_tensor import StoredTensor
 
 

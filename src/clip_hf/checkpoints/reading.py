@@ -5,7 +5,9 @@
 import os
 from pathlib import Path
 
-from . import open_clip, openai, transformers
+from . import open_clip_format as open_clip
+from . import openai_format as openai
+from . import transformers_format as transformers
 from .checkpoint import Checkpoint, SourceOptions
 from .openai_names import listed
 from .paths import WEIGHT_SUFFIXES, describe_missing

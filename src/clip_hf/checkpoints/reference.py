@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from ..configuration_clip_hf import ClipHFConfig
-from ..modeling_clip_hf import ClipHFModel
+from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.modeling_clip_hf import ClipHFModel
 from .stored_tensor import StoredTensor
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf import ClipHFModel
 from .checkpoint import Checkpoint, SourceOptions
 from .paths import check_exists
 from .reading import is_foreign, lacks_config, read_checkpoint
 from .stored_tensor import StoredTensor
-from .transformers import widest_dtype
+from .transformers_format import widest_dtype
 from .writing import (
     check_destination,
     check_format_holds,

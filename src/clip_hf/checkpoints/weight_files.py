@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..json_files import read_json
+from ..utils.json_files import read_json
 from .safe_torchscript import check_archive, is_torchscript, is_zip, read_torchscript
 from .stored_tensor import StoredTensor
 

@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from ..atomic import clear_leftovers, replaced_file, replaced_folder
-from . import open_clip, openai, transformers
+from ..utils.atomic import clear_leftovers, replaced_file, replaced_folder
+from . import open_clip_format as open_clip
+from . import openai_format as openai
+from . import transformers_format as transformers
 from .checkpoint import Checkpoint
 from .openai_names import is_float32_in_mixed_precision, weight_table
 from .reading import FORMATS
 from .stored_tensor import StoredTensor
-from .tokenizers import OPENAI_VOCAB_SIZE, is_openais
+from .tokenizer_formats import OPENAI_VOCAB_SIZE, is_openais
 
 
 HALF = (torch.float16, torch.bfloat16)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from ..evaluation.comparison import ENDINGS, compare_results, load_results
-from ..evaluation.results import counted, safe_name
-from ..evaluation.scaling import fit_scaling
+from ..evaluation.tasks.evaluation_result import safe_name
+from ..evaluation.tasks.scaling import fit_scaling
+from ..utils.wording import counted
 from .evaluate import evaluate
 
 

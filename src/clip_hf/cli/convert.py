@@ -10,10 +10,10 @@ import torch
 from huggingface_hub import HfApi, ModelCard
 from transformers.utils import logging
 
-from ..atomic import replaced_file
 from ..checkpoints import SourceOptions, convert
-from ..json_files import read_json
-from ..model_card import CARD_NAME, ModelCardDetails, card_on_hub, update_model_card
+from ..model_card.card import CARD_NAME, ModelCardDetails, card_on_hub, update_model_card
+from ..utils.atomic import replaced_file
+from ..utils.json_files import read_json
 
 
 def run(options: argparse.Namespace) -> int:

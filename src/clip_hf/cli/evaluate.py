@@ -10,12 +10,12 @@ from transformers.utils import logging
 
 from _clip_hf_cli.evaluate import IMAGE_LIMITS
 
-from ..evaluation.data.loading import ClassificationOptions
-from ..evaluation.data.registry import load_class_names, load_templates
-from ..evaluation.features import EncodingOptions
-from ..evaluation.results import EvaluationResult, safe_name
+from ..embedding.bulk_encoding import EncodingOptions
+from ..evaluation.registry.dataset_registry import load_class_names, load_templates
+from ..evaluation.registry.evaluation_data import ClassificationOptions
 from ..evaluation.suite import SuiteOptions, run_suite, start_processes, update_card
-from ..image_reading_clip_hf import ImageLimits
+from ..evaluation.tasks.evaluation_result import EvaluationResult, safe_name
+from ..model.image_reading_clip_hf import ImageLimits
 
 
 def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False) -> SuiteOptions:

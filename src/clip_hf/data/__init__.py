@@ -2,18 +2,17 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Data for training: captioned images, what is done to them on the way into a batch, and a data set to start with."""
 
-from ..extras import require_extra
+from ..utils.extras import require_extra
 
 
 require_extra("train", "clip_hf.data", "datasets", "filelock", "fsspec", "pyarrow")
 
-from ..atomic import replaced_folder
+from ..utils.atomic import replaced_folder
 from .augmentation import Augmentation, random_square_crop
 from .collator import ImageTextCollator
 from .curation import Duplicates, QueryBalance, balance_by_query, deduplicate, queries_from_captions
 from .holdout import hold_out
 from .image_text import ImageTextDataset, read_captions
-from .loading import PairLoader, iter_texts
 from .openmoji import (
     ATTRIBUTION,
     OPENMOJI_TEMPLATES,
@@ -21,9 +20,10 @@ from .openmoji import (
     load_openmoji,
     split_emoji_name,
 )
+from .pair_loader import PairLoader, iter_texts
 from .pair_options import PairOptions
+from .pair_sources import load_pairs, split_names
 from .skips import SkipCounter, SkippedRow
-from .sources import load_pairs, split_names
 from .streaming import ImageTextStream, MixedStream
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..image_transform_clip_hf import per_channel, value_table
+from ..model.image_transform_clip_hf import per_channel, value_table
 
 
 if TYPE_CHECKING:
-    from ..image_processing_clip_hf import ClipHFImageProcessor
-    from ..processing_clip_hf import ClipHFProcessor
+    from ..model.image_processing_clip_hf import ClipHFImageProcessor
+    from ..model.processing_clip_hf import ClipHFProcessor
 
 
 @dataclass

@@ -14,7 +14,7 @@ from itertools import islice, pairwise
 import numpy as np
 import torch
 
-from ..extras import require_extra
+from ..utils.extras import require_extra
 
 
 # Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, other Brahmic ones, Chinese, Japanese.

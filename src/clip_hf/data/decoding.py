@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, unwrapped
-from ..image_transform_clip_hf import as_bytes
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, unwrapped
+from ..model.image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
 from .skips import SkippedRow
 
 
 if TYPE_CHECKING:
-    from ..image_processing_clip_hf import ClipHFImageProcessor
+    from ..model.image_processing_clip_hf import ClipHFImageProcessor
 
 # A whole resized image is kept only if it is at most so many times larger than the crop.
 _MAX_CACHED_CROPS = 8

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.utils import logging
 
-from ..image_reading_clip_hf import check_scheme
-from ..json_files import check_regular
+from ..model.image_reading_clip_hf import check_scheme
+from ..utils.json_files import check_regular
 from .file_readers import is_hidden
 from .parts import table_part
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..image_reading_clip_hf import IMAGE_ENDINGS, ImagePlaces
+from ..model.image_reading_clip_hf import IMAGE_ENDINGS, ImagePlaces
 from .pair_options import PairOptions
 from .tables import raw_table_rows
 from .texts import TextReader, decode_text

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
-from ..image_reading_clip_hf import REFUSED, UnreadableImage, open_image
+from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, open_image
 from .decoding import ImageReader
 from .locations import undecoded
 from .pair_options import PairOptions
@@ -24,7 +24,7 @@ from .texts import TextReader, find_caption_problem, stable_id
 
 
 if TYPE_CHECKING:
-    from ..image_processing_clip_hf import ClipHFImageProcessor
+    from ..model.image_processing_clip_hf import ClipHFImageProcessor
 
 logger = logging.get_logger(__name__)
 

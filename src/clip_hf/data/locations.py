@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..image_reading_clip_hf import REFUSED, image_location
-from ..json_files import check_regular
+from ..model.image_reading_clip_hf import REFUSED, image_location
+from ..utils.json_files import check_regular
 
 
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")

@@ -19,8 +19,8 @@ from filelock import FileLock
 from PIL import Image
 from transformers.utils import logging
 
-from ..atomic import clear_leftovers, replaced_folder
-from ..extras import require_extra
+from ..utils.atomic import clear_leftovers, replaced_folder
+from ..utils.extras import require_extra
 
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass, field
 
-from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .augmentation import Augmentation
 from .texts import template_columns
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..saved_states import check_kinds
+from ..utils.saved_states import check_kinds
 
 
 # Before so many rows were read, a share says little.

@@ -22,7 +22,7 @@ from .texts import TextReader
 
 
 if TYPE_CHECKING:
-    from ..processing_clip_hf import ClipHFProcessor
+    from ..model.processing_clip_hf import ClipHFProcessor
 
 logger = logging.get_logger(__name__)
 

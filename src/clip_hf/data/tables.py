@@ -13,8 +13,8 @@ from typing import Any, TextIO
 
 from transformers.utils import logging
 
-from ..image_reading_clip_hf import IMAGE_ENDINGS
-from ..json_files import check_regular
+from ..model.image_reading_clip_hf import IMAGE_ENDINGS
+from ..utils.json_files import check_regular
 
 
 logger = logging.get_logger(__name__)

@@ -17,8 +17,8 @@ from typing import Any
 import fsspec
 from transformers.utils import logging
 
-from ..image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
-from ..json_files import check_regular
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
+from ..utils.json_files import check_regular
 from .file_readers import is_hidden
 from .texts import decode_text
 

@@ -2,52 +2,17 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The paper's evaluations (Radford et al. 2021, section 3) for any CLIP of the Hugging Face world."""
 
-from ..extras import require_extra
+from ..utils.extras import require_extra
 
 
 require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
-from .bias import LabelProbeOptions, compare_label_sets, evaluate_label_probe, label_probe
-from .bias_results import LabelProbeResult, LabelSetComparison
+from ..embedding.bulk_encoding import EncodingOptions, encode_image_column, encode_text_list
+from ..embedding.load_encoder import DualEncoder, load_dual_encoder
 from .comparison import Comparison, compare_results, load_results
-from .data.loading import (
-    ClassificationData,
-    ClassificationOptions,
-    RetrievalData,
-    RetrievalOptions,
-    load_classification,
-    load_retrieval,
-    load_splits,
-)
-from .data.registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
-from .encoders.loading import DualEncoder, load_dual_encoder
-from .features import EncodingOptions, encode_image_column, encode_text_list
-from .few_shot import FewShotOptions, FewShotResult, few_shot
-from .linear_probe import LinearProbeOptions, LinearProbeResult, linear_probe, split_validation
-from .logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
-from .results import EvaluationResult
-from .retrieval import (
-    RetrievalEvaluationOptions,
-    RetrievalRanks,
-    RetrievalResult,
-    evaluate_retrieval,
-    retrieval_ranks,
-)
-from .robustness import (
-    AdaptationResult,
-    RobustnessResult,
-    ShiftResult,
-    baseline_accuracies,
-    compare_adaptation,
-    evaluate_robustness,
-    shift_names,
-    subset_classes,
-    subset_rows,
-    subset_scores,
-)
-from .scaling import ScalingResult, fit_scaling
-from .scores.clip_score import clip_score, ref_clip_score
-from .scores.metrics import (
+from .numerics.caption_scores import clip_score, ref_clip_score
+from .numerics.logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
+from .numerics.metrics import (
     CLASSIFICATION_METRICS,
     LogitLine,
     average_precision_11point,
@@ -67,8 +32,43 @@ from .scores.metrics import (
     top1_top5_mean,
     top_k_accuracy,
 )
+from .registry.dataset_registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
+from .registry.evaluation_data import (
+    ClassificationData,
+    ClassificationOptions,
+    RetrievalData,
+    RetrievalOptions,
+    load_classification,
+    load_retrieval,
+    load_splits,
+)
 from .suite import SuiteOptions, run_suite
-from .zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, evaluate_zero_shot
+from .tasks.bias import LabelProbeOptions, compare_label_sets, evaluate_label_probe, label_probe
+from .tasks.bias_results import LabelProbeResult, LabelSetComparison
+from .tasks.evaluation_result import EvaluationResult
+from .tasks.few_shot import FewShotOptions, FewShotResult, few_shot
+from .tasks.linear_probe import LinearProbeOptions, LinearProbeResult, linear_probe, split_validation
+from .tasks.retrieval import (
+    RetrievalEvaluationOptions,
+    RetrievalRanks,
+    RetrievalResult,
+    evaluate_retrieval,
+    retrieval_ranks,
+)
+from .tasks.robustness import (
+    AdaptationResult,
+    RobustnessResult,
+    ShiftResult,
+    baseline_accuracies,
+    compare_adaptation,
+    evaluate_robustness,
+    shift_names,
+    subset_classes,
+    subset_rows,
+    subset_scores,
+)
+from .tasks.scaling import ScalingResult, fit_scaling
+from .tasks.zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, evaluate_zero_shot
 
 
 __all__ = [

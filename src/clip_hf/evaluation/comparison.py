@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..atomic import replaced_file
-from ..json_files import read_json
-from .results import (
-    counted,
-    environment,
-    format_difference,
-    format_difference_interval,
-    format_metric,
-    new_figure,
-    save_figure,
-)
-from .scores.statistics import (
+from ..utils.atomic import replaced_file
+from ..utils.json_files import read_json
+from ..utils.wording import counted
+from .numerics.statistics import (
     ROW_VALUES,
     Statistic,
     mean_by_class,
     mean_of_classes,
     median_of_rows,
     percentile_interval,
+)
+from .tasks.evaluation_result import (
+    environment,
+    format_difference,
+    format_difference_interval,
+    format_metric,
+    new_figure,
+    save_figure,
 )
 
 

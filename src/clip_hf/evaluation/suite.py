@@ -14,11 +14,16 @@ import torch
 from accelerate import Accelerator
 from torch import distributed
 
-from ..atomic import replaced_file
-from ..configuration_clip_hf import ClipHFConfig
-from ..model_card import ModelCardDetails, write_model_card
+from ..embedding.bulk_encoding import EncodingOptions, encode_readable_images
+from ..embedding.load_encoder import DualEncoder, load_dual_encoder
+from ..model.configuration_clip_hf import ClipHFConfig
+from ..model_card.card import ModelCardDetails, write_model_card
+from ..utils.atomic import replaced_file
+from ..utils.wording import counted
 from .comparison import models_in
-from .data.loading import (
+from .numerics.metrics import top_k_accuracy
+from .registry.dataset_registry import registry_name
+from .registry.evaluation_data import (
     ClassificationData,
     ClassificationOptions,
     RetrievalData,
@@ -27,16 +32,12 @@ from .data.loading import (
     load_retrieval,
     load_splits,
 )
-from .data.registry import registry_name
-from .encoders.loading import DualEncoder, load_dual_encoder
-from .features import EncodingOptions, encode_readable_images
-from .few_shot import FewShotOptions, few_shot
-from .linear_probe import LinearProbeOptions, linear_probe
-from .results import EvaluationResult, counted
-from .retrieval import RetrievalEvaluationOptions, evaluate_retrieval
-from .robustness import evaluate_robustness, shift_names, subset_classes, subset_rows, subset_scores
-from .scores.metrics import top_k_accuracy
-from .zero_shot import ZeroShotOptions, class_embeddings, class_notes, encode_labelled, evaluate_zero_shot
+from .tasks.evaluation_result import EvaluationResult
+from .tasks.few_shot import FewShotOptions, few_shot
+from .tasks.linear_probe import LinearProbeOptions, linear_probe
+from .tasks.retrieval import RetrievalEvaluationOptions, evaluate_retrieval
+from .tasks.robustness import evaluate_robustness, shift_names, subset_classes, subset_rows, subset_scores
+from .tasks.zero_shot import ZeroShotOptions, class_embeddings, class_notes, encode_labelled, evaluate_zero_shot
 
 
 TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness")

@@ -10,7 +10,7 @@ The paper's metrics as modules of Hugging Face's `evaluate`, which load without 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..extras import require_extra
+from ..utils.extras import require_extra
 
 
 if TYPE_CHECKING:

@@ -2,13 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Training: exact gradients of any batch on any number of processes, and trainings that go on where they stopped."""
 
-from ..extras import require_extra
+from ..utils.extras import require_extra
 
 
 require_extra("train", "clip_hf.training", "accelerate", "datasets", "filelock", "fsspec", "pyarrow", "yaml")
 
 from .averaging import AveragedWeights
-from .checkpoints import Checkpoints, Restored
 from .distributed import (
     check_launch,
     check_processes_agree,
@@ -35,7 +34,6 @@ from .optimization import (
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
 from .planning import check_plan, describe_plan, fit_batch_size, num_steps_of
-from .results import describe_training, push_model, save_model
 from .setup import (
     build_loader,
     build_model,
@@ -49,6 +47,8 @@ from .setup import (
     start_accelerator,
     wrap_model,
 )
+from .trained_models import describe_training, push_model, save_model
+from .training_checkpoints import Checkpoints, Restored
 
 
 __all__ = [

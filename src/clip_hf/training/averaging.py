@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..saved_states import check_kinds, kinds_of
+from ..utils.saved_states import check_kinds, kinds_of
 
 
 class AveragedWeights:

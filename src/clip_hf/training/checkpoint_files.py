@@ -27,7 +27,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import load
 from torch.distributed.fsdp import StateDictType
 
-from ..atomic import sync
+from ..utils.atomic import sync
 
 
 MANIFEST = "manifest.json"

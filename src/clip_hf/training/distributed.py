@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.distributed.tensor import DTensor, Partial, Replicate
 
-from ..modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf import ClipHFModel
 
 
 # Parameters without dimensions.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from ..modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf import ClipHFModel
 
 
 # What each part freezes: the beginnings of the names of parameters.

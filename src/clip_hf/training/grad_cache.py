@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from ..modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf import ClipHFModel
 
 
 class _RandomState:

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from ..atomic import replaced_file
-from ..saved_states import check_kinds
+from ..utils.atomic import replaced_file
+from ..utils.saved_states import check_kinds
 
 
 class TrainingDiverged(RuntimeError):

@@ -16,10 +16,10 @@ from transformers.utils import logging
 from ..data import PairOptions, read_captions
 from ..data.collator import batch_pixels
 from ..data.texts import template_columns
-from ..image_reading_clip_hf import UnreadableImage
-from ..modeling_clip_hf import ClipHFModel
-from ..processing_clip_hf import ClipHFProcessor
-from ..zero_shot_clip_hf import build_text_classifier, eval_mode
+from ..model.image_reading_clip_hf import UnreadableImage
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.processing_clip_hf import ClipHFProcessor
+from ..model.zero_shot_clip_hf import build_text_classifier, eval_mode
 
 
 logger = logging.get_logger(__name__)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..atomic import replaced_file
+from ..utils.atomic import replaced_file
 
 
 class TrainingLog:

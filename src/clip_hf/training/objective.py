@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ..loss_clip_hf import contrastive_loss, sigmoid_loss
-from ..modeling_clip_hf import ClipHFModel
+from ..model.loss_clip_hf import contrastive_loss, sigmoid_loss
+from ..model.modeling_clip_hf import ClipHFModel
 from .distributed import logit_bias_of, logit_scale_of
 from .grad_cache import GradCache
 

@@ -16,9 +16,9 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..data import Augmentation, PairOptions
-from ..image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
-from ..image_transform_clip_hf import parse_color
-from ..json_files import read_text
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
+from ..model.image_transform_clip_hf import parse_color
+from ..utils.json_files import read_text
 from .optimization import OptimizerOptions
 
 

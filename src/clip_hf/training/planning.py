@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging
 
-from ..model_card_text import architecture_label
-from ..modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model_card.card_text import architecture_label
 from .held_out import HeldOutPairs
 from .options import TrainingOptions
 

@@ -21,16 +21,16 @@ from accelerate.utils import DistributedType, LoggerType, set_seed
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
-from ..architectures_clip_hf import ARCHITECTURES
-from ..atomic import clear_leftovers, remove_folder, replaced_file, set_aside, take_over
-from ..checkpoints.tokenizers import OPENAI_MERGES
-from ..configuration_clip_hf import ClipHFConfig
+from ..checkpoints.tokenizer_formats import OPENAI_MERGES
 from ..data import PairLoader, hold_out, iter_texts, load_pairs, split_names
-from ..image_processing_clip_hf import ClipHFImageProcessor
-from ..json_files import read_json
-from ..modeling_clip_hf import ClipHFModel
-from ..processing_clip_hf import ClipHFProcessor
-from ..tokenization_clip_hf import ClipHFTokenizer
+from ..model.architectures_clip_hf import ARCHITECTURES
+from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.processing_clip_hf import ClipHFProcessor
+from ..model.tokenization_clip_hf import ClipHFTokenizer
+from ..utils.atomic import clear_leftovers, remove_folder, replaced_file, set_aside, take_over
+from ..utils.json_files import read_json
 from .checkpoint_files import check_can_be_resumed
 from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
 from .freezing import freeze

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from clip_hf.evaluation.scores.clip_score import clip_score, ref_clip_score
+from clip_hf.evaluation.numerics.caption_scores import clip_score, ref_clip_score
 from clip_hf.metrics import base
 
 

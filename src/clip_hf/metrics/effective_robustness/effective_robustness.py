@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from clip_hf.evaluation.scores.metrics import effective_robustness, fit_logit_line
+from clip_hf.evaluation.numerics.metrics import effective_robustness, fit_logit_line
 from clip_hf.metrics import base
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from clip_hf.evaluation.scores.metrics import map_11point
+from clip_hf.evaluation.numerics.metrics import map_11point
 from clip_hf.metrics import base
 
 

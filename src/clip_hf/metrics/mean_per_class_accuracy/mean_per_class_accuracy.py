@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from clip_hf.evaluation.scores.metrics import mean_per_class_accuracy
+from clip_hf.evaluation.numerics.metrics import mean_per_class_accuracy
 from clip_hf.metrics import base
 
 

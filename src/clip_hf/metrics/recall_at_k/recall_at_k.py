@@ -7,7 +7,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from clip_hf.evaluation.scores.metrics import best_target_ranks, median_rank, recall_at_k
+from clip_hf.evaluation.numerics.metrics import best_target_ranks, median_rank, recall_at_k
 from clip_hf.metrics import base
 
 

@@ -1,0 +1,508 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+open_clip's files: weights with `open_clip_config.json` beside them, and checkpoints of its training.
+
+The configuration comes from open_clip's, and every weight is held against it. An option that changes what the model
+computes, and that has no counterpart here, is refused by name.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Resampling
+from safetensors.torch import save_file
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..utils.json_files import read_json
+from .checkpoint import Checkpoint, SourceOptions, note_left_out
+from .openai_format import config_from_shapes, take_extras
+from .openai_names import rename, rename_back
+from .stored_tensor import StoredTensor
+from .tokenizer_formats import build_tokenizer, has_tokenizer, is_openais, save_for_transformers
+from .weight_files import WeightFile
+
+
+CONFIG_NAME = "open_clip_config.json"
+WEIGHT_NAMES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+)
+
+# Option: the value with which it changes nothing (its default in open_clip 3.3). Others have no counterpart here.
+_BLOCK_OPTIONS = {
+    "ls_init_value": None,
+    "block_type": None,
+    "qk_norm": False,
+    "scaled_cosine_attn": False,
+    "scale_heads": False,
+    "scale_attn_inner": False,
+    "scale_attn": False,
+    "scale_fc": False,
+    "output_tokens": False,
+}
+_UNSUPPORTED = {
+    "": {"init_logit_bias": None, "multimodal_cfg": None},
+    "text_cfg": {
+        **_BLOCK_OPTIONS,
+        "hf_model_name": None,
+        "embed_cls": False,
+        "no_causal_mask": False,
+        "proj_bias": False,
+        "proj_type": "linear",
+        "tokenizer_kwargs": None,
+        "tokenizer_mode": None,
+        "final_ln_after_pool": False,
+    },
+    "vision_cfg": {
+        **_BLOCK_OPTIONS,
+        "timm_model_name": None,
+        "attentional_pool": False,
+        "no_ln_pre": False,
+        "pos_embed_type": "learnable",
+        "final_ln_after_pool": False,
+        "pool_type": "tok",
+    },
+}
+# Options without effect on the features of a model whose options above have their defaults.
+_WITHOUT_EFFECT = {
+    "": {"custom_text", "nonscalar_logit_scale", "output_dict"},
+    "text_cfg": {"hf_model_pretrained", "hf_proj_type", "hf_pooler_type", "pad_id"},
+    "vision_cfg": {
+        "attn_pooler_queries",
+        "attn_pooler_heads",
+        "timm_model_pretrained",
+        "timm_pool",
+        "timm_proj",
+        "timm_proj_bias",
+        "timm_drop",
+        "timm_drop_path",
+    },
+}
+_TRANSLATED = {
+    "": {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale"},
+    "text_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "pool_type", "eos_id"}
+    | {"act_kwargs", "norm_kwargs", "hf_tokenizer_name"},
+    "vision_cfg": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout"}
+    | {"act_kwargs", "norm_kwargs"},
+}
+_PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
+# Of an image processor: what open_clip's transform for inference does not leave open.
+_GEOMETRY = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
+_GEOMETRY += ("do_normalize", "do_convert_rgb")
+# open_clip's transform for inference uses the bicubic filter where training draws one at random.
+_FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "random": Resampling.BICUBIC}
+
+
+# ------------------------------------------------------------------------------------------------------- configuration
+
+
+def read_config(config: dict[str, Any] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    open_clip's configuration of a model and of its preprocessing.
+
+    Args:
+        config (`dict`, `str` or `Path`): `open_clip_config.json`, or one of open_clip's `model_configs`, or the folder
+            or the content of one.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no configuration of open_clip's.
+    """
+    where = "`config`"
+    if not isinstance(config, dict):
+        path = Path(config) / CONFIG_NAME if Path(config).is_dir() else Path(config)
+        where = str(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no configuration of open_clip's at {path}.")
+        config = read_json(path)
+    model_cfg = config.get("model_cfg", config) if isinstance(config, dict) else None
+    parts = ("embed_dim", "vision_cfg", "text_cfg")
+    if not isinstance(model_cfg, dict) or any(name not in model_cfg for name in parts):
+        raise ValueError(f"{where} is no configuration of open_clip's: it lacks one of {', '.join(parts)}.")
+    return model_cfg, config.get("preprocess_cfg") or {}
+
+
+def _refuse_unsupported(model_cfg: Mapping[str, Any]) -> None:
+    found = []
+    for part, options in _UNSUPPORTED.items():
+        values = model_cfg.get(part) or {} if part else model_cfg
+        prefix = f"{part}." if part else ""
+        for name, value in values.items():
+            if name in options:
+                if value != options[name] and not (options[name] in (None, False) and not value):
+                    found.append(f"{prefix}{name}={value!r}")
+            elif name not in _TRANSLATED[part] | _WITHOUT_EFFECT[part]:
+                found.append(f"{prefix}{name}={value!r} (unknown)")
+    if found:
+        raise ValueError(
+            f"This model of open_clip's has options that have no counterpart here: {', '.join(found)}. Use open_clip "
+            "for it."
+        )
+
+
+def _hidden_act(quick_gelu: bool, act_kwargs: Mapping[str, Any] | None, part: str) -> str:
+    if quick_gelu and not act_kwargs:
+        return "quick_gelu"
+    if not quick_gelu and (act_kwargs or {}) in ({}, {"approximate": "none"}):
+        return "gelu"
+    if not quick_gelu and act_kwargs == {"approximate": "tanh"}:
+        return "gelu_pytorch_tanh"
+    raise ValueError(f"{part}.act_kwargs={act_kwargs!r} has no counterpart here. Use open_clip for this model.")
+
+
+def _layer_norm_eps(norm_kwargs: Mapping[str, Any] | None, part: str) -> float:
+    norm_kwargs = dict(norm_kwargs or {})
+    eps = norm_kwargs.pop("eps", 1e-5)
+    if norm_kwargs:
+        raise ValueError(f"{part}.norm_kwargs={norm_kwargs!r} has no counterpart here. Use open_clip for this model.")
+    return eps
+
+
+def _side(size: Any, option: str) -> int:
+    """The side of a square."""
+    if isinstance(size, (list, tuple)) and len(set(size)) == 1:
+        size = size[0]
+    if not isinstance(size, int):
+        raise ValueError(f"vision_cfg.{option}={size!r}: what is not square has no counterpart here.")
+    return size
+
+
+def config_from_open_clip(model_cfg: Mapping[str, Any]) -> ClipHFConfig:
+    """
+    Our configuration of a model of open_clip's.
+
+    Args:
+        model_cfg (`dict`): the content of one of open_clip's `model_configs`, or `model_cfg` of
+            `open_clip_config.json`.
+
+    Raises:
+        ValueError: if an option has no counterpart here; the message names all of them.
+    """
+    _refuse_unsupported(model_cfg)
+    text, vision = dict(model_cfg["text_cfg"]), dict(model_cfg["vision_cfg"])
+    quick_gelu, projection_dim = bool(model_cfg.get("quick_gelu", False)), model_cfg["embed_dim"]
+    width = text.get("width", 512)
+    vocab_size = text.get("vocab_size", 49408)
+    pool_type = text.get("pool_type", "argmax")
+    if pool_type not in ("argmax", "eos"):
+        raise ValueError(f"text_cfg.pool_type={pool_type!r} has no counterpart here. Use open_clip for this model.")
+    text_config = ClipHFTextConfig(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=int(width * text.get("mlp_ratio", 4.0)),
+        num_hidden_layers=text.get("layers", 12),
+        num_attention_heads=text.get("heads", 8),
+        max_position_embeddings=text.get("context_length", 77),
+        hidden_act=_hidden_act(quick_gelu, text.get("act_kwargs"), "text_cfg"),
+        layer_norm_eps=_layer_norm_eps(text.get("norm_kwargs"), "text_cfg"),
+        # "argmax" takes the features at the highest id of the text.
+        eos_token_id=text.get("eos_id", 2) if pool_type == "eos" else vocab_size - 1,
+        projection_dim=projection_dim,
+    )
+    config = ClipHFConfig(
+        text_config=text_config,
+        vision_config=_vision_config(vision, quick_gelu, projection_dim),
+        projection_dim=projection_dim,
+    )
+    if model_cfg.get("init_logit_scale") is not None:
+        config.logit_scale_init_value = float(model_cfg["init_logit_scale"])
+    config.architectures = ["ClipHFModel"]
+    return config
+
+
+def _vision_config(vision: Mapping[str, Any], quick_gelu: bool, projection_dim: int):
+    width, head_width = vision.get("width", 768), vision.get("head_width", 64)
+    image_size = _side(vision.get("image_size", 224), "image_size")
+    layers = vision.get("layers", 12)
+    if isinstance(layers, (list, tuple)):
+        return ClipHFResNetConfig(
+            stage_depths=list(layers),
+            width=width,
+            num_attention_heads=width * 32 // head_width,
+            image_size=image_size,
+            projection_dim=projection_dim,
+        )
+    return ClipHFViTConfig(
+        hidden_size=width,
+        intermediate_size=int(width * vision.get("mlp_ratio", 4.0)),
+        num_hidden_layers=layers,
+        num_attention_heads=width // head_width,
+        image_size=image_size,
+        patch_size=_side(vision.get("patch_size", 16), "patch_size"),
+        hidden_act=_hidden_act(quick_gelu, vision.get("act_kwargs"), "vision_cfg"),
+        layer_norm_eps=_layer_norm_eps(vision.get("norm_kwargs"), "vision_cfg"),
+        projection_dim=projection_dim,
+    )
+
+
+def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, image_size: int) -> ClipHFImageProcessor:
+    """
+    Our image processor for open_clip's transform for inference.
+
+    Args:
+        preprocess_cfg (`dict` or `str`): open_clip's; what it leaves out has open_clip's defaults, which are OpenAI's
+            transform, which `"openai"` stands for.
+        image_size (`int`): the model's, in pixels.
+
+    Raises:
+        ValueError: if an option is unknown or has no counterpart here.
+    """
+    if preprocess_cfg == "openai":
+        preprocess_cfg = {}
+    if not isinstance(preprocess_cfg, Mapping):
+        raise ValueError(f"preprocess={preprocess_cfg!r} must be 'openai' or a mapping of open_clip's options.")
+    unknown = sorted(preprocess_cfg.keys() - _PREPROCESS_KEYS)
+    if unknown:
+        raise ValueError(f"preprocess_cfg has the unknown options {', '.join(unknown)}.")
+    given = {name: value for name, value in preprocess_cfg.items() if value is not None}
+    interpolation, resize_mode = given.get("interpolation", "bicubic"), given.get("resize_mode", "shortest")
+    if interpolation not in _FILTERS or resize_mode not in ("shortest", "squash") or given.get("mode", "RGB") != "RGB":
+        raise ValueError(
+            f"preprocess_cfg has interpolation={interpolation!r}, resize_mode={resize_mode!r}, "
+            f"mode={given.get('mode')!r}; what has a counterpart here is interpolation {', '.join(_FILTERS)}, "
+            "resize_mode shortest, squash, and mode RGB."
+        )
+    crop_size = {"height": image_size, "width": image_size}
+    squash = resize_mode == "squash"
+    return ClipHFImageProcessor(
+        size=crop_size if squash else {"shortest_edge": image_size},
+        crop_size=crop_size,
+        do_center_crop=not squash,
+        resample=_FILTERS[interpolation],
+        image_mean=_three(given.get("mean", OPENAI_CLIP_MEAN)),
+        image_std=_three(given.get("std", OPENAI_CLIP_STD)),
+    )
+
+
+def _three(values: Any) -> list[float]:
+    return [float(value) for value in values] if isinstance(values, (list, tuple)) else [float(values)] * 3
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read(file: WeightFile, source: str, folder: Path | None, options: SourceOptions) -> Checkpoint:
+    """
+    A checkpoint from weights of open_clip's.
+
+    Args:
+        file (`WeightFile`): its weights.
+        source (`str`): where they come from, for messages.
+        folder (`Path`, *optional*): where its configuration and tokenizer lie.
+        options (`SourceOptions`): what the source leaves open.
+
+    Raises:
+        ValueError: if an option is needed, or has no counterpart here, or weights do not fit the configuration.
+    """
+    tensors = {_plain_name(name): tensor for name, tensor in file.tensors.items()}
+    weights, sizes, ignored = take_extras(tensors)
+    if "logit_bias" in weights:
+        raise ValueError(f"{source} has a logit_bias: it was trained with the sigmoid loss, and is not converted.")
+    notes = note_left_out(ignored)
+    given = options.config
+    if given is None and folder is not None and (folder / CONFIG_NAME).is_file():
+        given = folder / CONFIG_NAME
+    if given is None:
+        _ask_for_options(source, any(name.startswith("visual.layer1.") for name in weights), options)
+        config, preprocess_cfg = config_from_shapes(weights, sizes, options), {}
+        config.architectures = ["ClipHFModel"]
+        tokenizer_name = None
+    else:
+        model_cfg, preprocess_cfg = read_config(given)
+        tokenizer_name = model_cfg["text_cfg"].get("hf_tokenizer_name")
+        config = config_from_open_clip(model_cfg)
+        notes += _notes_on(model_cfg, preprocess_cfg)
+        options.check_against(config)
+    if options.preprocess is not None:
+        preprocess_cfg = options.preprocess
+    renamed, filled = rename(weights, config, source)
+    if filled:
+        notes.append(f"{len(filled)} counters of BatchNorm, which change no feature, were missing and are 0.")
+    image_processor = image_processor_from_open_clip(preprocess_cfg, config.vision_config.image_size)
+    if tokenizer_name and options.merges is None and (folder is None or not has_tokenizer(folder)):
+        raise ValueError(
+            f"text_cfg.hf_tokenizer_name={tokenizer_name!r}: the tokenizer of this model is another repo's; give its "
+            "folder as `merges`."
+        )
+    tokenizer = build_tokenizer(options.merges, config.text_config, folder)
+    return Checkpoint("open_clip", source, config, renamed, weights, image_processor, tokenizer, notes)
+
+
+def _plain_name(name: str) -> str:
+    # open_clip's CustomTextCLIP keeps the text tower in a module of its own.
+    return name.removeprefix("text.")
+
+
+def _notes_on(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> list[str]:
+    notes = []
+    dropout = model_cfg["vision_cfg"].get("patch_dropout", 0.0)
+    if dropout:
+        notes.append(f"vision_cfg.patch_dropout={dropout} acts in training only and is not carried over.")
+    if not preprocess_cfg:
+        notes.append(
+            "There is no preprocess_cfg: images are prepared as open_clip does without one, which is OpenAI's way."
+        )
+    return notes
+
+
+def _ask_for_options(source: str, resnet: bool, options: SourceOptions) -> None:
+    needed = ["text_heads", "preprocess", "hidden_act", "vision_heads"]
+    missing = [name for name in needed if getattr(options, name) is None]
+    if missing:
+        raise ValueError(
+            f"{source} is open_clip's and has no {CONFIG_NAME} beside it, and its weights do not say everything. "
+            "Give `config` (that file, or the JSON of the model in open_clip's model_configs), or all of: "
+            f"{', '.join(missing)}. {'A ResNet has' if resnet else 'Most of open_clip has'} heads of 64 channels, "
+            "but not all of its models; its own models use 'gelu', OpenAI's weights 'quick_gelu'; "
+            "preprocess='openai' is the default."
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
+    """
+    open_clip's configuration of a model of ours.
+
+    Raises:
+        ValueError: if open_clip has no counterpart to an option of the model; the message names all of them.
+    """
+    text, vision, problems = config.text_config, config.vision_config, []
+    resnet = vision.model_type == ClipHFResNetConfig.model_type
+    acts = {"quick_gelu": (True, None), "gelu": (False, None), "gelu_pytorch_tanh": (False, {"approximate": "tanh"})}
+    towers = {"text_cfg": text} if resnet else {"text_cfg": text, "vision_cfg": vision}
+    for part, tower in towers.items():
+        if tower.hidden_act not in acts:
+            problems.append(f"{part}: the activation {tower.hidden_act!r} (there are {', '.join(acts)})")
+    quick_gelu = {acts.get(tower.hidden_act, (None,))[0] for tower in towers.values()}
+    if len(quick_gelu) > 1:
+        problems.append("towers of which one uses QuickGELU and the other does not")
+    if vision.num_channels != 3:
+        problems.append(f"images of {vision.num_channels} channels")
+    if problems:
+        raise ValueError(f"{source} cannot be written in open_clip's format, which has no {'; no '.join(problems)}.")
+    text_cfg = {
+        "context_length": text.max_position_embeddings,
+        "vocab_size": text.vocab_size,
+        "width": text.hidden_size,
+        "heads": text.num_attention_heads,
+        "layers": text.num_hidden_layers,
+        **_tower_options(text, acts),
+    }
+    if text.eos_token_id != text.vocab_size - 1:
+        text_cfg |= {"pool_type": "eos", "eos_id": text.eos_token_id}
+    vision_cfg = {"image_size": vision.image_size, "width": vision.width if resnet else vision.hidden_size}
+    head_width = vision.hidden_size // vision.num_attention_heads
+    if head_width != 64:
+        vision_cfg["head_width"] = head_width
+    if resnet:
+        vision_cfg |= {"layers": list(vision.stage_depths), "patch_size": None}
+    else:
+        vision_cfg |= {"layers": vision.num_hidden_layers, "patch_size": vision.patch_size}
+        vision_cfg |= _tower_options(vision, acts)
+    model_cfg = {"embed_dim": config.projection_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    return model_cfg | ({"quick_gelu": True} if quick_gelu == {True} else {})
+
+
+def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str, tuple]) -> dict[str, Any]:
+    result = {}
+    if tower.intermediate_size != 4 * tower.hidden_size:
+        # open_clip rounds the product down, and prints four digits where those are enough.
+        exact = tower.intermediate_size / tower.hidden_size
+        ratios = (round(exact, 4), round(exact + 5e-5, 4), exact, (tower.intermediate_size + 0.5) / tower.hidden_size)
+        result["mlp_ratio"] = next(
+            ratio for ratio in ratios if int(tower.hidden_size * ratio) == tower.intermediate_size
+        )
+    if acts[tower.hidden_act][1]:
+        result["act_kwargs"] = acts[tower.hidden_act][1]
+    if tower.layer_norm_eps != 1e-5:
+        result["norm_kwargs"] = {"eps": tower.layer_norm_eps}
+    return result
+
+
+def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: int, source: str) -> dict[str, Any]:
+    """
+    open_clip's `preprocess_cfg` of an image processor of ours.
+
+    Raises:
+        ValueError: if open_clip cannot do what it does.
+    """
+    options = image_processor.to_dict()
+    filters = {int(value): name for name, value in _FILTERS.items() if name != "random"}
+    size, square = options.get("size"), {"height": image_size, "width": image_size}
+    squash = size == square and not options.get("do_center_crop")
+    fits = (
+        (squash or (size == {"shortest_edge": image_size} and options.get("crop_size") == square))
+        and all(options.get(name) for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"))
+        and options.get("resample") in filters
+        and abs(options.get("rescale_factor", 0) * 255 - 1) < 1e-12
+    )
+    if not fits:
+        raise ValueError(
+            f"{source} cannot be written in open_clip's format, which has images resized to the model's {image_size} "
+            "pixels by the shorter side and cropped, or squashed, with a bicubic or bilinear filter, and normalised. "
+            f"The image processor has {', '.join(f'{name}={options.get(name)!r}' for name in _GEOMETRY)}."
+        )
+    return {
+        "mean": list(options["image_mean"]),
+        "std": list(options["image_std"]),
+        "interpolation": filters[options["resample"]],
+        "resize_mode": "squash" if squash else "shortest",
+    }
+
+
+def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """
+    The content of `open_clip_config.json` for a model of ours.
+
+    Raises:
+        ValueError: if open_clip cannot do what the model does.
+    """
+    config = checkpoint.config
+    content = {"model_cfg": config_to_open_clip(config, checkpoint.source)}
+    if checkpoint.image_processor is not None:
+        image_size = config.vision_config.image_size
+        content["preprocess_cfg"] = preprocess_to_open_clip(checkpoint.image_processor, image_size, checkpoint.source)
+    if checkpoint.tokenizer is not None and not is_openais(checkpoint.tokenizer):
+        # Without it open_clip takes OpenAI's; in a local folder any name stands for the folder's own tokenizer.
+        content["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "tokenizer-of-this-folder"
+    return content
+
+
+def write(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
+    """
+    Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub. Returns the weights written.
+
+    Raises:
+        ValueError: if open_clip cannot do what the model does.
+    """
+    content = config_of(checkpoint)
+    if checkpoint.tokenizer is not None:
+        save_for_transformers(checkpoint.tokenizer, folder)
+    (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    tensors = rename_back(checkpoint.tensors, checkpoint.config)
+    contiguous = {name: tensor.read().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / WEIGHT_NAMES[0], metadata={"format": "pt"})
+    return tensors
+
+
+__all__ = [
+    "CONFIG_NAME",
+    "WEIGHT_NAMES",
+    "config_from_open_clip",
+    "config_of",
+    "config_to_open_clip",
+    "image_processor_from_open_clip",
+    "preprocess_to_open_clip",
+    "read",
+    "read_config",
+    "write",
+]

@@ -1,0 +1,267 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+transformers' folders: `CLIPModel`, in one file or in shards, and single towers for other programs; and our own.
+
+The weights have the same names in both, so reading is a check of names and shapes. What transformers' CLIP cannot
+compute (a ResNet tower) is refused.
+"""
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig
+from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..model.modeling_clip_hf import ClipHFModel
+from ..utils.json_files import read_json
+from .checkpoint import Checkpoint, SourceOptions, note_left_out
+from .open_clip_format import image_processor_from_open_clip
+from .openai_names import our_shapes
+from .stored_tensor import StoredTensor
+from .tokenizer_formats import build_tokenizer, save_for_transformers
+from .weight_files import WeightFile
+
+
+MODEL_TYPES = ("clip", ClipHFConfig.model_type)
+WEIGHT_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOWERS = {
+    "text": "CLIPTextModel",
+    "text_with_projection": "CLIPTextModelWithProjection",
+    "vision": "CLIPVisionModel",
+    "vision_with_projection": "CLIPVisionModelWithProjection",
+}
+"""What `save(..., tower=...)` writes: the class of transformers that loads it."""
+
+_IMAGE_OPTIONS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "do_convert_rgb",
+)
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_config_type(folder: Path) -> str | None:
+    """The `model_type` in a folder's config.json; `None` where there is no such file."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return None
+    config = read_json(path)
+    return str(config.get("model_type")) if isinstance(config, dict) else "none"
+
+
+def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) -> Checkpoint:
+    """
+    A checkpoint from a folder of transformers' `CLIPModel`, or of ours.
+
+    Raises:
+        ValueError: if its config is not one of a whole CLIP, or a weight is missing, left over or of another shape.
+    """
+    model_type = read_config_type(folder)
+    if model_type not in MODEL_TYPES:
+        raise ValueError(
+            f"The config.json of {folder} is of a model of type {model_type!r}; a whole CLIP is of type 'clip' "
+            f"(transformers) or '{ClipHFConfig.model_type}'. The towers by themselves load with "
+            "ClipHFTextModelWithProjection.from_pretrained and ClipHFVisionModelWithProjection.from_pretrained."
+        )
+    config = ClipHFConfig.from_pretrained(folder)
+    if options.config is not None:
+        raise ValueError(f"config was given, which is open_clip's, but {folder} has a config.json, which says it all.")
+    options.check_against(config)
+    config.architectures = ["ClipHFModel"]
+    weights, ignored = {}, []
+    for name, tensor in file.tensors.items():
+        if name.endswith("embeddings.position_ids"):
+            _check_position_ids(name, tensor)
+            ignored.append(name)
+        else:
+            weights[name] = tensor
+    renamed = _checked(weights, config, source)
+    image_processor = None
+    if options.preprocess is not None:
+        image_processor = image_processor_from_open_clip(options.preprocess, config.vision_config.image_size)
+    elif any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        image_processor = ClipHFImageProcessor.from_pretrained(folder)
+    tokenizer = build_tokenizer(options.merges, config.text_config, folder)
+    format_name = "clip_hf" if model_type == ClipHFConfig.model_type else "transformers"
+    return Checkpoint(
+        format_name, source, config, renamed, weights, image_processor, tokenizer, note_left_out(ignored)
+    )
+
+
+def _check_position_ids(name: str, tensor: StoredTensor) -> None:
+    positions = tensor.read().flatten()
+    if not torch.equal(positions.long(), torch.arange(len(positions))):
+        raise ValueError(
+            f"{name} does not count the positions from 0 on; CLIP's position embeddings have no other order."
+        )
+
+
+def _checked(weights: dict[str, StoredTensor], config: ClipHFConfig, source: str) -> dict[str, StoredTensor]:
+    shapes = our_shapes(config)
+    missing = [name for name in shapes if name not in weights]
+    unknown = [name for name in weights if name not in shapes]
+    wrong = [
+        f"{name} ({tuple(tensor.shape)} instead of {shapes[name]})"
+        for name, tensor in weights.items()
+        if name in shapes and tensor.shape != shapes[name] and not (name == "logit_scale" and tensor.shape == (1,))
+    ]
+    found = {"lacks": missing, "has no place for": unknown, "has another shape for": wrong}
+    problems = [f"{what} {', '.join(names[:8])} ({len(names)})" for what, names in found.items() if names]
+    if problems:
+        raise ValueError(f"{source} does not fit its config.json, which {'; '.join(problems)}.")
+    if weights["logit_scale"].shape == (1,):
+        scale = weights["logit_scale"]
+        weights = weights | {"logit_scale": StoredTensor((), scale.dtype, lambda: scale.read().reshape(()))}
+    return {name: weights[name] for name in shapes}
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def widest_dtype(tensors: dict[str, StoredTensor]) -> torch.dtype:
+    """The dtype that holds every floating value of some tensors without loss."""
+    result = None
+    for dtype in {tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point}:
+        result = dtype if result is None else torch.promote_types(result, dtype)
+    return result or torch.float32
+
+
+def is_batch_norm(name: str) -> bool:
+    """Whether a weight of ours is BatchNorm's, which stays in float32 in a model of half precision."""
+    # Its variances may exceed what float16 holds.
+    return bool(re.search(r"\.bn\d?\.", name))
+
+
+def write_ours(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
+    """Write a repo of ours: what `ClipHFModel` and `ClipHFProcessor` save. Returns the weights written."""
+    # No second copy of the weights is made for the model that saves them.
+    others = {name: tensor for name, tensor in checkpoint.tensors.items() if not is_batch_norm(name)}
+    # transformers writes the dtype into the configuration that it is given, which is that of the caller's model.
+    config = copy.deepcopy(checkpoint.config)
+    with torch.device("meta"):
+        model = ClipHFModel._from_config(config, dtype=widest_dtype(others))
+    state_dict = {name: tensor.read().contiguous() for name, tensor in checkpoint.tensors.items()}
+    model.save_pretrained(folder, state_dict=state_dict)
+    if checkpoint.processor is not None:
+        checkpoint.processor.save_pretrained(folder)
+    return checkpoint.tensors
+
+
+def config_to_transformers(checkpoint: Checkpoint) -> transformers.CLIPConfig:
+    """
+    transformers' configuration of a model of ours.
+
+    Raises:
+        ValueError: if the vision tower is a ResNet, which transformers' CLIP does not have.
+    """
+    config = checkpoint.config
+    if config.vision_config.model_type == ClipHFResNetConfig.model_type:
+        raise ValueError(
+            f"{checkpoint.source} has a ResNet tower, and transformers' CLIP has vision transformers only. Its text "
+            "tower can be written (tower='text')."
+        )
+    return transformers.CLIPConfig(
+        text_config=_text_config(config).to_dict(),
+        vision_config=_shared(transformers.CLIPVisionConfig, config.vision_config).to_dict(),
+        projection_dim=config.projection_dim,
+        logit_scale_init_value=config.logit_scale_init_value,
+    )
+
+
+def _shared(cls: type, tower: Any):
+    names = set(cls().to_dict()) - {"model_type", "transformers_version", "architectures", "dtype", "torch_dtype"}
+    return cls(**{name: getattr(tower, name) for name in names if hasattr(tower, name)})
+
+
+def _text_config(config: ClipHFConfig) -> transformers.CLIPTextConfig:
+    return _shared(transformers.CLIPTextConfig, config.text_config)
+
+
+def write(checkpoint: Checkpoint, folder: Path, tower: str | None = None) -> dict[str, StoredTensor]:
+    """
+    Write a folder that transformers loads without this library.
+
+    Args:
+        checkpoint (`Checkpoint`): what to write.
+        folder (`Path`): an existing folder.
+        tower (`str`, *optional*): one of [`TOWERS`], to write that tower only.
+
+    Returns:
+        The weights written, under their names there.
+
+    Raises:
+        ValueError: if transformers has no such model, or no such tower.
+    """
+    if tower is None:
+        config, architecture, names = config_to_transformers(checkpoint), "CLIPModel", list(checkpoint.tensors)
+    else:
+        config, architecture, names = _tower(checkpoint, tower)
+    config.architectures = [architecture]
+    tensors = {name: checkpoint.tensors[name] for name in names}
+    config.dtype = widest_dtype(tensors)
+    config.save_pretrained(folder)
+    contiguous = {name: tensor.read().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / WEIGHT_NAMES[0], metadata={"format": "pt"})
+    if checkpoint.tokenizer is not None and not (tower or "").startswith("vision"):
+        save_for_transformers(checkpoint.tokenizer, folder)
+    if checkpoint.image_processor is not None and not (tower or "").startswith("text"):
+        _save_image_processor(checkpoint.image_processor, folder)
+    return tensors
+
+
+def _tower(checkpoint: Checkpoint, tower: str) -> tuple[Any, str, list[str]]:
+    if tower not in TOWERS:
+        raise ValueError(f"tower={tower!r} is none of {', '.join(TOWERS)}.")
+    if tower.startswith("vision"):
+        config = config_to_transformers(checkpoint).vision_config
+        prefixes = ("vision_model.", "visual_projection.")
+    else:
+        config = _text_config(checkpoint.config)
+        prefixes = ("text_model.", "text_projection.")
+    # Without the projection too, names begin with the tower's: image generators expect that.
+    prefixes = prefixes if tower.endswith("_with_projection") else prefixes[:1]
+    return config, TOWERS[tower], [name for name in checkpoint.tensors if name.startswith(prefixes)]
+
+
+def _save_image_processor(image_processor: ClipHFImageProcessor, folder: Path) -> None:
+    options = image_processor.to_dict()
+    content = {name: options[name] for name in _IMAGE_OPTIONS if name in options}
+    content |= {"image_processor_type": "CLIPImageProcessor", "processor_class": "CLIPProcessor"}
+    text = json.dumps(content, indent=2, sort_keys=True, default=dict) + "\n"
+    (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
+
+
+__all__ = [
+    "MODEL_TYPES",
+    "TOWERS",
+    "WEIGHT_NAMES",
+    "config_to_transformers",
+    "is_batch_norm",
+    "read",
+    "read_config_type",
+    "widest_dtype",
+    "write",
+    "write_ours",
+]

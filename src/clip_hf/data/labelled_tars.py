@@ -1,0 +1,120 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Webdataset tars as tables: images, and a column for each other member and each field of `.json`."""
+
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
+from .pair_sources import stamp_of
+from .tars import TarSample, all_samples, is_image
+
+
+_TEXTS = ("txt", "text", "transcript")
+_NUMBERS = ("cls", "cls2", "index", "inx", "id")
+_ARRAYS = ("npy",)
+_MOST_NUMBERS = 2**20
+_PEEKED_SAMPLES = 100
+
+
+def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets.Dataset:
+    """
+    The samples of tars, images undecoded.
+
+    Args:
+        tars (`list[str]`):
+            Paths, or URLs that `fsspec` opens.
+        limits ([`ImageLimits`], *optional*):
+            A sample of more bytes than `max_bytes` is a row whose image is refused when it is read.
+
+    Returns:
+        `datasets.Dataset`: the image under its ending (`jpg`), or `image` if there are several; texts, whole numbers
+        and arrays (`txt`, `cls`, `npy`) under theirs; and the fields of `.json` under their names. The first samples
+        decide on the columns. What a sample lacks, or has of another type, is None.
+
+    Raises:
+        ValueError: if no tar can be read.
+    """
+    first = list(itertools.islice(all_samples(tars, _is_wanted, limits), _PEEKED_SAMPLES))
+    images = {ending for sample in first if (ending := sample.image("image")) is not None}
+    image_column = images.pop() if len(images) == 1 else "image"
+    rows = [_values(sample) for sample in first]
+    columns = dict.fromkeys(name for row in rows for name in row if name != image_column)
+    types = {name: _type_of([row.get(name) for row in rows]) for name in columns}
+    features = datasets.Features.from_arrow_schema(pa.schema(list(types.items())))
+    features = datasets.Features({image_column: datasets.Image(decode=False), **features})
+    if not first:
+        return datasets.Dataset.from_dict({image_column: []}, features=features)
+    arguments = {"tars": tars, "types": types, "image_column": image_column, "stamp": stamp_of(tars), "limits": limits}
+    return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs={"arguments": arguments})
+
+
+def _is_wanted(ending: str) -> bool:
+    return is_image(ending) or ending.rpartition(".")[2] in ("json", *_TEXTS, *_NUMBERS, *_ARRAYS)
+
+
+def _rows(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    types, image_column = arguments["types"], arguments["image_column"]
+    for sample in all_samples(arguments["tars"], _is_wanted, arguments["limits"]):
+        values = _values(sample)
+        row = {name: _as_type(values.get(name), kind) for name, kind in types.items()}
+        yield {image_column: sample.value("image", "image"), **row}
+
+
+def _values(sample: TarSample) -> dict[str, Any]:
+    """The columns of a sample beside its image."""
+    values = sample.fields()
+    for ending, (_, content) in sample.members.items():
+        kind = ending.rpartition(".")[2]
+        if kind in _ARRAYS:
+            values[ending] = _array(content)
+        elif kind in _NUMBERS:
+            text = content.decode("utf-8", "replace").strip()
+            values[ending] = int(text) if text.lstrip("-").isdecimal() and len(text) < 19 else text
+        elif kind in _TEXTS:
+            values[ending] = content.decode("utf-8", "replace").strip()
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Values and lists of them; what is nested becomes JSON."""
+    items = value if isinstance(value, list) else [value]
+    return json.dumps(value) if any(isinstance(item, list | dict) for item in items) else value
+
+
+def _array(content: bytes) -> list | None:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+        # An axis of length 0 takes no bytes in the file, and may come with others of any length.
+        fits = math.prod(max(side, 1) for side in array.shape) <= _MOST_NUMBERS and array.dtype.itemsize > 0
+        return array.tolist() if fits else None
+    except (ValueError, OSError, EOFError, MemoryError, SyntaxError):
+        return None
+
+
+def _type_of(values: Iterable[Any]) -> pa.DataType:
+    try:
+        found = pa.array(values).type
+    except (pa.ArrowException, OverflowError):
+        return pa.string()
+    return pa.string() if pa.types.is_null(found) else found
+
+
+def _as_type(value: Any, kind: pa.DataType) -> Any:
+    if value is not None and pa.types.is_string(kind):
+        return value if isinstance(value, str) else str(value)
+    try:
+        return pa.scalar(value, kind).as_py()
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        return None
+
+
+__all__ = ["read_tars"]

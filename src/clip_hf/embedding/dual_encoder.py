@@ -1,0 +1,513 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What evaluations need of a model, whichever library it is from."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
+from ..model.image_transform_clip_hf import (
+    HIGH_BIT_DEPTH,
+    composite,
+    has_alpha,
+    parse_color,
+    reduce_bit_depth,
+    upright,
+)
+from ..model.zero_shot_clip_hf import eval_mode
+
+
+# Images in one pass of `encode_images`.
+_BATCH_SIZE = 64
+# Of configurations: what says where from, and with which version, but nothing about features.
+_VOLATILE = {
+    "_name_or_path",
+    "name_or_path",
+    "_commit_hash",
+    "architectures",
+    "auto_map",
+    "attn_implementation",
+    "_attn_implementation",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+}
+# Of modules.
+_STATE = {"training", "gradient_checkpointing", "warnings_issued", "name_or_path", "hf_device_map"}
+# Of tokenizers: what decides tokens, but is not in the backend.
+_TOKENIZER_SETTINGS = (
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "split_special_tokens",
+    "clean_text",
+    "do_lower_case",
+)
+# Which of peft's adapters take part.
+_ADAPTERS = {"_active_adapter", "_disable_adapters"}
+
+
+class NotFiniteError(ValueError):
+    """Features hold NaN or infinite values; `row` is the first such row."""
+
+    def __init__(self, row: int, what: str):
+        super().__init__(
+            f"The features of {what} hold NaN or infinite values: the model's weights are damaged, or they overflow "
+            "in half precision; in that case use float32."
+        )
+        self.row = row
+
+
+class DualEncoder(ABC):
+    """
+    A model with an image and a text encoder whose features are compared by their cosine.
+
+    - The same few methods for each library; [`load_dual_encoder`] picks the class.
+    - The model runs in evaluation mode and without gradients; its modules' modes are restored.
+    - Features come back in float32 on the CPU, whatever the model's dtype and device are.
+
+    Args:
+        model (`nn.Module`):
+            The model, on its device and in its dtype.
+        processor:
+            What prepares its inputs; the class says which kinds it takes.
+        name (`str`):
+            What the model is called in results.
+    """
+
+    packages: tuple[str, ...] = ("clip_hf", "pillow")
+    """Packages whose versions may change pixels, tokens or features."""
+    background_color: Sequence[int] | None = None
+    apply_exif_orientation: bool = True
+    high_bit_depth: str | None = None
+    image_limits: ImageLimits = DEFAULT_LIMITS
+
+    def __init__(self, model: nn.Module, processor: Any, name: str):
+        self.model, self.processor, self.name = model, processor, name
+        self._weights: tuple[Any, bytes] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is only remembered, so that `datasets` takes an encoder for the same before and after its use.
+        kept = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}
+        return {**kept, "_weights": None}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device = next(self.model.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied by: the multiplier itself, not its logarithm."""
+        return self._scale_and_bias()[0]
+
+    @property
+    def logit_bias(self) -> float:
+        """What is added to scaled cosines; 0 for models without."""
+        return self._scale_and_bias()[1]
+
+    @cached_property
+    def projection_dim(self) -> int:
+        """Width of the space that images and texts share."""
+        return self.encode_texts(["a photo of a cat"]).shape[-1]
+
+    @property
+    def fingerprint(self) -> str:
+        """
+        Hexadecimal digest of all that decides features: weights, configuration, processing, dtype, versions of
+        libraries. Where the model lies, and on which device, does not matter. It is computed when it is asked for;
+        weights are read again only if they have changed.
+        """
+        state = _weights_state(self.model)
+        if self._weights is None or self._weights[0] != state:
+            self._weights = (state, weights_digest(self.model))
+        described = [
+            type(self).__name__,
+            {package: package_version(package) for package in self.packages},
+            self._described_processor(),
+            [self.background_color, self.apply_exif_orientation, *filter(None, [self.high_bit_depth])],
+            module_settings(self.model),
+            plain_config(getattr(self.model, "config", None)),
+        ]
+        digest = hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)
+        digest.update(self._weights[1])
+        return digest.hexdigest()
+
+    def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """
+        The model's inputs for images. It may be called in several threads at once, on different images.
+
+        Args:
+            images (`Sequence`):
+                Images, or what `open_image` takes: paths, URLs, the bytes of files.
+
+        Returns:
+            `dict[str, torch.Tensor]`: on the CPU, in float32, each with the images along its first axis.
+
+        Raises:
+            ValueError: if an image cannot be read.
+        """
+        return self._prepare([self._open(image) for image in images])
+
+    def set_image_options(
+        self,
+        *,
+        background_color: str | Sequence[int] | None = None,
+        apply_exif_orientation: bool | None = None,
+        high_bit_depth: str | None = None,
+        image_limits: ImageLimits | None = None,
+    ) -> None:
+        """
+        Change how image files are read from now on; what is None stays as it is.
+
+        Args:
+            background_color (`str` or `Sequence[int]`, *optional*):
+                What images with transparency are put on: a name, `"#ffffff"`, or red, green and blue from 0 to 255.
+                By default what the image processor of a [`ClipHFModel`] says; other models have none.
+            apply_exif_orientation (`bool`, *optional*):
+                Whether to turn images as their EXIF orientation says, the default.
+            high_bit_depth (`str`, *optional*):
+                What is done with images of more than 8 bits: `"error"`, `"scale"` or `"clip"`, see
+                [`ClipHFImageProcessor`]. By default what the image processor of a [`ClipHFModel`] says; other models
+                get what Pillow makes of them, which is mostly white.
+            image_limits ([`ImageLimits`], *optional*):
+                What reading an image may take.
+
+        Raises:
+            ValueError: if `background_color` is no colour, or `high_bit_depth` none of the three.
+        """
+        color = None if background_color is None else parse_color(background_color)
+        if high_bit_depth not in (None, *HIGH_BIT_DEPTH):
+            raise ValueError(f"`high_bit_depth` is {high_bit_depth!r}; it must be one of {', '.join(HIGH_BIT_DEPTH)}.")
+        given = {"background_color": color, "apply_exif_orientation": apply_exif_orientation}
+        for name, value in {**given, "high_bit_depth": high_bit_depth}.items():
+            if value is not None:
+                setattr(self._image_options(), name, value)
+        if image_limits is not None:
+            self.image_limits = image_limits
+
+    def _image_options(self) -> Any:
+        """What holds `background_color`, `apply_exif_orientation` and `high_bit_depth`."""
+        return self
+
+    def _open(self, source: Any) -> Image.Image:
+        """An image as programs open it for this model: upright, and on the background where one is given."""
+        image = open_image(source, self.image_limits)
+        image = upright(image) if self.apply_exif_orientation else image
+        if self.high_bit_depth is not None and image.mode[0] in "IF":  # 16 or 32 bits
+            reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
+            image = image if reduced is None else Image.fromarray(reduced)
+        if self.background_color is not None and has_alpha(image):
+            image = composite(image, self.background_color)
+        return image
+
+    @abstractmethod
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        """As `prepare`, for opened images."""
+
+    def encode_images(
+        self, images: Sequence[Any] | Mapping[str, torch.Tensor], *, projected: bool = True
+    ) -> torch.Tensor:
+        """
+        Features of images.
+
+        Args:
+            images (`Sequence` or `Mapping[str, torch.Tensor]`):
+                Images or files, see [`prepare`], of which 64 at a time go through the model; or what [`prepare`]
+                returned, which goes at once.
+            projected (`bool`, *optional*, defaults to `True`):
+                Features in the space shared with texts, L2-normalised; otherwise those before the projection, as the
+                image tower pools them, not normalised (for linear probes, paper appendix A.3). Models without a
+                projection, such as SigLIP, have only one kind; it is then not normalised either.
+
+        Returns:
+            `torch.Tensor` of shape (n, dim), float32, on the CPU.
+
+        Raises:
+            ValueError: if there are no images, features are NaN or infinite, or the model does not give features
+                before its projection.
+        """
+        if isinstance(images, Mapping):
+            return self._encode_prepared(dict(images), projected)
+        if len(images) == 0:
+            raise ValueError("There are no images: the list is empty.")
+        parts = []
+        for start in range(0, len(images), _BATCH_SIZE):
+            prepared = self.prepare(images[start : start + _BATCH_SIZE])
+            parts.append(self._encode_prepared(prepared, projected, start))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _encode_prepared(self, inputs: dict[str, Any], projected: bool, first: int = 0) -> torch.Tensor:
+        dtype = input_dtype(self._image_tower())
+        with eval_mode(self.model):
+            features = self._image_features(moved(inputs, self.device, dtype), projected)
+        if projected and features.shape[-1] != self.projection_dim:
+            raise ValueError(
+                f"{self.name} has image features of {features.shape[-1]} dimensions and text features of "
+                f"{self.projection_dim}, which cannot be compared: it is no dual encoder."
+            )
+        features = self._finished(features, projected)
+        row = first_not_finite(features)
+        if row is not None:
+            raise NotFiniteError(first + row, f"image {first + row}")
+        return features
+
+    def text_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """
+        Encode texts in batches, those of similar length together where the model allows. Each is encoded, repeated
+        ones too.
+
+        Args:
+            texts (`Sequence[str]`):
+                Texts; too long ones are truncated.
+
+        Yields:
+            `tuple[list[int], torch.Tensor]`: the indices of some texts and their features (batch, projection_dim),
+            L2-normalised, float32, on the CPU, until each came once.
+
+        Raises:
+            TypeError: if a text is no string.
+            ValueError: if there are no texts, or features are NaN or infinite.
+        """
+        texts = checked_texts(texts)
+        for batch, features in self._text_batches(texts):
+            features = self._finished(features, True)
+            row = first_not_finite(features)
+            if row is not None:
+                raise NotFiniteError(batch[row], f"text {batch[row]} ({texts[batch[row]]!r:.80})")
+            yield batch, features
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """
+        Features of texts; repeated ones are encoded once. Arguments and errors as in [`text_batches`].
+
+        Returns:
+            `torch.Tensor` of shape (n, projection_dim), L2-normalised, float32, on the CPU, in the texts' order.
+        """
+        places = {text: place for place, text in enumerate(dict.fromkeys(checked_texts(texts)))}
+        result = None
+        for batch, features in self.text_batches(list(places)):
+            result = features.new_empty(len(places), features.shape[-1]) if result is None else result
+            result[batch] = features
+        return result[[places[text] for text in texts]]
+
+    @staticmethod
+    def _finished(features: torch.Tensor, normalised: bool) -> torch.Tensor:
+        # Half precision is promoted first: normalising would lose digits.
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        features = nn.functional.normalize(features, dim=-1) if normalised else features
+        return features.to("cpu", torch.float32)
+
+    def _image_tower(self) -> nn.Module:
+        """The part of the model whose dtype pixels need."""
+        return self.model
+
+    @abstractmethod
+    def _scale_and_bias(self) -> tuple[float, float]: ...
+
+    @abstractmethod
+    def _described_processor(self) -> Any:
+        """What decides pixels and tokens, as JSON."""
+
+    @abstractmethod
+    def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
+        """(n, dim), not normalised, in the model's dtype."""
+
+    @abstractmethod
+    def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """As `text_batches`; features need not be normalised."""
+
+
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """
+    The texts as a list.
+
+    Raises:
+        TypeError: if one is no string.
+        ValueError: if there are none.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"Texts must be a list of strings, not one string: given {texts!r:.80}, pass [{texts!r:.80}].")
+    texts = list(texts)
+    if not texts:
+        raise ValueError("There are no texts: the list is empty.")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"Text {index} is {text!r:.80}, a {type(text).__name__}; texts must be strings.")
+    return texts
+
+
+def first_not_finite(features: torch.Tensor) -> int | None:
+    """The first row with NaN or an infinite value; None if there is none."""
+    bad = ~torch.isfinite(features).all(dim=-1)
+    return int(bad.nonzero()[0]) if bool(bad.any()) else None
+
+
+def moved(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Inputs on a device, floating ones in a dtype; what is no tensor stays as it is."""
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in inputs.items()
+    }
+
+
+def input_dtype(tower: nn.Module) -> torch.dtype:
+    """The dtype that an image tower's pixels need: its first convolution's, else its first floating parameter's."""
+    for module in tower.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.weight.dtype
+    return next(
+        (parameter.dtype for parameter in tower.parameters() if parameter.is_floating_point()),
+        torch.get_default_dtype(),
+    )
+
+
+@contextmanager
+def first_input_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Collect what `module` is given as its first argument while the block runs."""
+    found: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+# -------------------------------------------------------------------------------------------------------- fingerprints
+
+
+@torch.no_grad()
+def _weights_state(model: nn.Module) -> list:
+    """
+    What changes when weights change: torch's counts of changes, and a few values of each tensor, for changes through
+    `.data` are not counted.
+    """
+    state, samples = [], {}
+    for value in model.state_dict(keep_vars=True).values():
+        if not isinstance(value, torch.Tensor):
+            continue
+        state.append((id(value), 0 if value.is_inference() else value._version))
+        if (
+            type(value) in (torch.Tensor, nn.Parameter)
+            and value.numel()
+            and value.is_contiguous()
+            and not value.is_meta
+        ):
+            sample = value.detach().view(-1)[:: max(1, value.numel() // 16)]
+            samples.setdefault((value.device, value.dtype), []).append(sample)
+    return [*state, *(torch.cat(same).view(torch.uint8).cpu().numpy().tobytes() for same in samples.values())]
+
+
+def weights_digest(model: nn.Module) -> bytes:
+    """
+    Digest of names, dtypes, shapes and bytes of all weights and persistent buffers.
+
+    Raises:
+        ValueError: if a weight is not in memory (offloaded).
+    """
+
+    def digest(item: tuple[str, torch.Tensor]) -> bytes:
+        name, tensor = item
+        if tensor.is_meta:
+            raise ValueError(f"{name} is not in memory (offloaded), so the model cannot be told from others.")
+        result = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
+        if tensor.numel():
+            result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return result.digest()
+
+    # hashlib releases the interpreter lock.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        return hashlib.blake2b(b"".join(pool.map(digest, state.items())), digest_size=16).digest()
+
+
+def module_settings(model: nn.Module) -> list:
+    """Class and plain attributes of each module: heads, epsilons, activations, scalings of adapters."""
+    return [
+        [
+            name,
+            type(module).__qualname__,
+            {
+                key: value
+                for key, value in vars(module).items()
+                if (key in _ADAPTERS or not key.startswith("_")) and key not in _STATE and _is_plain(value)
+            },
+        ]
+        for name, module in model.named_modules()
+    ]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def plain_config(config: Any) -> Any:
+    """A configuration as JSON has it, without what says nothing about features."""
+    if hasattr(config, "to_dict"):
+        config = config.to_dict()
+    if isinstance(config, Mapping):
+        return {str(key): plain_config(value) for key, value in config.items() if key not in _VOLATILE}
+    if isinstance(config, (list, tuple)):
+        return [plain_config(value) for value in config]
+    return config if _is_plain(config) else str(config)
+
+
+def tokenizer_digest(tokenizer: Any) -> list:
+    """Class of a tokenizer of transformers, a digest of what it does, and what it does in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        # Each call with truncation or padding leaves its options behind.
+        content = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+    else:
+        content = sorted(tokenizer.get_vocab().items())
+    digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    settings = {name: getattr(tokenizer, name, None) for name in _TOKENIZER_SETTINGS}
+    return [type(tokenizer).__name__, digest, settings]
+
+
+def package_version(package: str) -> str | None:
+    """A package's version; None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        # Imported from a folder that is no longer on the path.
+        return getattr(sys.modules.get(package), "__version__", None)
+
+
+__all__ = [
+    "DualEncoder",
+    "NotFiniteError",
+    "checked_texts",
+    "first_input_of",
+    "first_not_finite",
+    "input_dtype",
+    "module_settings",
+    "moved",
+    "package_version",
+    "plain_config",
+    "tokenizer_digest",
+    "weights_digest",
+]

@@ -1,0 +1,158 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Features on disk: a folder for each model and data, in parts that are written one by one."""
+
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ..utils.atomic import replaced_file
+from ..utils.json_files import read_json
+
+
+_FORMAT = 1
+_MANIFEST = "manifest.json"
+# A part is this many rows, or a sixteenth of the data where that is less, so that few rows are still shared out.
+_MAX_PART_ROWS, _LEAST_PARTS, _MIN_PART_ROWS = 2048, 16, 32
+
+
+def part_ranges(rows: int) -> list[range]:
+    """The rows of each part. They depend on the number of rows only, so that any number of processes may resume."""
+    size = max(_MIN_PART_ROWS, min(_MAX_PART_ROWS, -(-rows // _LEAST_PARTS)))
+    return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+@dataclass(frozen=True)
+class FeatureIdentity:
+    """
+    What features are decided by.
+
+    Args:
+        encoder (`str`): fingerprint of the model.
+        data (`str`): fingerprint of the data.
+        kind (`str`): `"image"`, `"image before projection"` or `"text"`.
+        rows (`int`): number of rows.
+    """
+
+    encoder: str
+    data: str
+    kind: str
+    rows: int
+
+    @property
+    def key(self) -> str:
+        """Hexadecimal digest of all of them."""
+        text = json.dumps([_FORMAT, self.encoder, self.data, self.kind, self.rows])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class FeatureFolder:
+    """
+    The features of one [`FeatureIdentity`] on disk: `cache_dir/KEY/manifest.json` and files of parts beside it.
+
+    Args:
+        cache_dir (`str` or `os.PathLike`):
+            The folder of all caches.
+        identity (`FeatureIdentity`):
+            What the features are of.
+        model (`str`):
+            The model's name, for people who read the manifest.
+
+    Raises:
+        ValueError: if the folder's manifest names another model or other data, or cannot be read.
+        OSError: if the folder cannot be written to.
+    """
+
+    def __init__(self, cache_dir: str | os.PathLike, identity: FeatureIdentity, model: str):
+        self.identity, self.model = identity, model
+        self.path = Path(cache_dir) / identity.key
+        self.ranges = part_ranges(identity.rows)
+        self.check()
+
+    def check(self) -> None:
+        """Check the manifest, if there is one; errors as in the class."""
+        path = self.path / _MANIFEST
+        if not path.is_file():
+            if any(self.path.glob("part-*")):
+                raise ValueError(
+                    f"{self.path} holds features but no {_MANIFEST} that says of what: remove the folder."
+                )
+            return
+        try:
+            found = read_json(path, dict)
+            found = {name: found[name] for name in self._manifest()}
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ValueError(f"{path} cannot be read as a manifest of features: remove {self.path}.") from error
+        wanted = self._manifest()
+        differing = [name for name in wanted if name != "model" and found[name] != wanted[name]]
+        if differing:
+            listed = "; ".join(f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in differing)
+            raise ValueError(
+                f"{self.path} is a cache of another model or other data ({found['model']}): {listed}. It was moved or "
+                "changed by hand; remove it, or give another cache folder."
+            )
+
+    def create(self) -> None:
+        """Write the manifest, unless it is there."""
+        if not (self.path / _MANIFEST).is_file():
+            with replaced_file(self.path / _MANIFEST) as temporary:
+                temporary.write_text(json.dumps(self._manifest(), indent=1) + "\n", encoding="utf-8")
+
+    def _manifest(self) -> dict[str, Any]:
+        own = self.identity
+        return {
+            "format": _FORMAT,
+            "model": self.model,
+            "encoder": own.encoder,
+            "data": own.data,
+            "kind": own.kind,
+            "rows": own.rows,
+        }
+
+    def _file(self, part: int) -> Path:
+        return self.path / f"part-{part:05d}.safetensors"
+
+    def write(self, part: int, features: np.ndarray) -> None:
+        """Write a part (rows, dim), float32; it appears when it is complete."""
+        features = np.ascontiguousarray(features, dtype=np.float32)
+        metadata = {"key": self.identity.key, "part": str(part), "digest": _digest(features)}
+        with replaced_file(self._file(part)) as temporary:
+            save_file({"features": features}, temporary, metadata=metadata)
+
+    def read(self, part: int) -> np.ndarray | None:
+        """A part (rows, dim), float32; None if it is not there, or damaged, with a warning."""
+        path = self._file(part)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata, features = file.metadata() or {}, file.get_tensor("features")
+        except (SafetensorError, OSError, ValueError) as error:
+            return _not_usable(path, f"it cannot be read: {error}")
+        rows = len(self.ranges[part])
+        if features.ndim != 2 or len(features) != rows or features.dtype != np.float32:
+            return _not_usable(path, f"it has shape {features.shape} and dtype {features.dtype}, not {rows} rows")
+        if metadata.get("key") != self.identity.key or metadata.get("part") != str(part):
+            return _not_usable(path, "it is of another cache, or another part of this one")
+        if metadata.get("digest") != _digest(features):
+            return _not_usable(path, "its content has changed")
+        return features
+
+
+def _not_usable(path: Path, reason: str) -> None:
+    warnings.warn(f"{path} is encoded again: {reason}.", stacklevel=3)
+
+
+def _digest(features: np.ndarray) -> str:
+    return hashlib.blake2b(np.ascontiguousarray(features), digest_size=16).hexdigest()
+
+
+__all__ = ["FeatureFolder", "FeatureIdentity", "part_ranges"]

@@ -1,0 +1,222 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Any CLIP for evaluations: ours, transformers' dual encoders, open_clip's and sentence-transformers'."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import HFValidationError
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
+
+from .. import checkpoints
+from ..checkpoints.paths import check_exists
+from ..checkpoints.reading import is_foreign
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.processing_clip_hf import ClipHFProcessor
+from .dual_encoder import DualEncoder, NotFiniteError
+from .open_clip_encoder import OpenClipEncoder, load_open_clip
+from .transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
+
+
+_OPEN_CLIP, _SENTENCE_TRANSFORMERS = "open_clip:", "sentence_transformers:"
+
+
+def load_dual_encoder(
+    model: DualEncoder | nn.Module | str | os.PathLike,
+    processor: Any = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> DualEncoder:
+    """
+    Put a model of any library behind the interface of evaluations.
+
+    Args:
+        model (`str`, `os.PathLike`, `nn.Module` or `DualEncoder`):
+            What to evaluate:
+
+            - a folder, a file or a name on the hub. All that `clip_hf.checkpoints.load` reads (OpenAI's `.pt`,
+              open_clip's folders and weight files, transformers' CLIP) runs as a [`ClipHFModel`], with OpenAI's pixels
+              and tokens; other dual encoders of transformers (SigLIP, ALIGN, AltCLIP, ...) as transformers runs them;
+            - `"open_clip:ARCH/PRETRAINED_OR_PATH"`, run by open_clip;
+            - `"sentence_transformers:NAME_OR_PATH"`, run by sentence-transformers;
+            - a model in memory, with its `processor`;
+            - a [`DualEncoder`], which is returned as it is.
+        processor (*optional*):
+            For a model in memory: its processor, or `(image_processor, tokenizer)`; for one of open_clip
+            `(preprocess, tokenizer)`. With a name or path it takes the place of the model's own.
+        device (`str` or `torch.device`, *optional*):
+            Where to put the model. By default a model in memory stays where it is, and others go to the accelerator if
+            there is one.
+        dtype (`torch.dtype` or `str`, *optional*):
+            What to convert the model to, such as `torch.bfloat16`. By default a model in memory keeps its own, and
+            others are in float32.
+
+    Returns:
+        `DualEncoder`: a model in memory is not copied; `device` and `dtype` change it.
+
+    Raises:
+        TypeError: if `model` is none of these, or the processor does not fit.
+        ValueError: if it is no dual encoder, lacks weights or cannot be read exactly.
+        OSError: if there is no such file, folder or model, with what to do offline.
+        ImportError: if the library that was named is not installed.
+
+    Example:
+
+    ```python
+    >>> encoder = load_dual_encoder("openai/clip-vit-base-patch32")
+    >>> (encoder.encode_images([image]) @ encoder.encode_texts(["a cat", "a dog"]).T).shape
+    torch.Size([1, 2])
+    ```
+    """
+    if isinstance(model, DualEncoder):
+        if any(option is not None for option in (processor, device, dtype)):
+            raise ValueError("A DualEncoder is used as it is: give processor, device and dtype where it is made.")
+        return model
+    dtype = _checked_dtype(dtype)
+    if isinstance(model, nn.Module):
+        encoder = _wrapped(model, processor)
+    elif isinstance(model, (str, os.PathLike)):
+        encoder = _loaded(os.fspath(model), processor, dtype or torch.float32)
+        device = _default_device() if device is None else device
+    else:
+        raise TypeError(
+            f"`model` must be a name, a path, a model in memory or a DualEncoder; given {type(model).__name__}."
+        )
+    options = {"device": device, "dtype": dtype}
+    options = {name: value for name, value in options.items() if value is not None}
+    if options:
+        encoder.model.to(**options)
+    return encoder
+
+
+def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if found is None and dtype is None:
+        return None
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={dtype!r} has to be a floating dtype: float32, bfloat16, float16 or float64.")
+    return found
+
+
+def _default_device() -> torch.device:
+    available = torch.accelerator.is_available()
+    return torch.accelerator.current_accelerator() if available else torch.device("cpu")
+
+
+def _wrapped(model: nn.Module, processor: Any) -> DualEncoder:
+    """The encoder of a model in memory."""
+    config = getattr(model, "config", None)
+    name = getattr(model, "name_or_path", None) or getattr(config, "name_or_path", None) or type(model).__name__
+    if type(model).__name__ == "SentenceTransformer":
+        return SentenceTransformersEncoder(model, processor, type(model).__name__)
+    is_open_clip = all(hasattr(model, part) for part in ("visual", "encode_image", "encode_text"))
+    if processor is None:
+        raise TypeError(
+            f"A model in memory ({type(model).__name__}) needs its processor: load_dual_encoder(model, processor)"
+            f"{', with processor=(preprocess, tokenizer) of open_clip' if is_open_clip else ''}."
+        )
+    # By name: a model loaded with its repo's own code has another class of the same name.
+    if getattr(config, "model_type", None) == "clip_hf":
+        return ClipHFEncoder(model, processor, name)
+    if is_open_clip:
+        return OpenClipEncoder(model, processor, name)
+    return TransformersEncoder(model, processor, name)
+
+
+def _loaded(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
+    """The encoder of a model by name or path."""
+    if name.startswith(_OPEN_CLIP):
+        model, own = load_open_clip(name.removeprefix(_OPEN_CLIP))
+        return OpenClipEncoder(model, processor or own, name)
+    if name.startswith(_SENTENCE_TRANSFORMERS):
+        return _load_sentence_transformers(name.removeprefix(_SENTENCE_TRANSFORMERS), processor, name)
+    path = Path(name)
+    is_folder = path.is_dir()
+    if is_folder and (path / "modules.json").is_file() and not (path / "config.json").is_file():
+        return _load_sentence_transformers(name, processor, name)
+    if is_foreign(name) or (is_folder and not (path / "config.json").is_file()):
+        return _load_checkpoint(name, processor, dtype)
+    check_exists(name)
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name)
+    except (OSError, HFValidationError) as error:
+        if is_folder:
+            raise
+        raise OSError(_not_there(name, error)) from error
+    if config.get("model_type") in ("clip", "clip_hf"):
+        return _load_clip(name, processor, dtype)
+    return _load_other(name, processor, dtype)
+
+
+def _not_there(name: str, error: Exception) -> str:
+    return (
+        f"{name} is neither a file nor a folder, and was not found on the hub or in the cache of what was downloaded "
+        f"before ({type(error).__name__}). Check the name. On a machine without a network, download it elsewhere with "
+        f"`hf download {name} --local-dir FOLDER` and give the folder. What is published for other libraries only is "
+        f"named open_clip:hf-hub:{name} or sentence_transformers:{name}."
+    )
+
+
+def _load_checkpoint(path: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
+    model, own = checkpoints.load(path, dtype=dtype)
+    own = own if processor is None else processor
+    if not isinstance(own, tuple) and (not hasattr(own, "tokenizer") or not hasattr(own, "image_processor")):
+        raise ValueError(
+            f"{path} does not say how images and texts are prepared. Load it with `clip_hf.checkpoints.load`, whose "
+            "options `preprocess` and `merges` say it, and pass model and processor."
+        )
+    return ClipHFEncoder(model, own, path)
+
+
+def _load_clip(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
+    processor = ClipHFProcessor.from_pretrained(name) if processor is None else processor
+    model, info = ClipHFModel.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    _check_complete(name, info)
+    return ClipHFEncoder(model, processor, name)
+
+
+def _load_other(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
+    config = AutoConfig.from_pretrained(name)
+    model_class = AutoModel._model_mapping.get(type(config), None)
+    classes = model_class if isinstance(model_class, (tuple, list)) else (model_class,)
+    if not any(hasattr(each, "get_image_features") and hasattr(each, "get_text_features") for each in classes):
+        raise ValueError(
+            f"{name} is a model of type {config.model_type!r}, which does not embed images and texts in one space. "
+            "Models such as CLIP, SigLIP, ALIGN, AltCLIP and ChineseCLIP do."
+        )
+    processor = AutoProcessor.from_pretrained(name) if processor is None else processor
+    model, info = AutoModel.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    _check_complete(name, info)
+    return TransformersEncoder(model, processor, name)
+
+
+def _check_complete(name: str, info: dict[str, Any]) -> None:
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise ValueError(
+            f"{name} lacks {len(missing)} of the model's weights ({', '.join(missing[:4])}, ...): random ones would "
+            "take their place. Both towers with their projections are needed."
+        )
+
+
+def _load_sentence_transformers(path: str, processor: Any, name: str) -> DualEncoder:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ImportError(
+            "sentence-transformers is not installed: `pip install sentence-transformers`, or give the folder of the "
+            "CLIP inside without it."
+        ) from error
+    try:
+        # On the CPU at first, like the others.
+        model = SentenceTransformer(path, device="cpu")
+    except (OSError, HFValidationError) as error:
+        raise OSError(_not_there(path, error)) from error
+    return SentenceTransformersEncoder(model, processor, name)
+
+
+__all__ = ["DualEncoder", "NotFiniteError", "load_dual_encoder"]

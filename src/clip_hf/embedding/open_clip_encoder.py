@@ -1,0 +1,182 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""open_clip's models behind the interface of evaluations, loaded and run by open_clip itself."""
+
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, eval_mode
+from .dual_encoder import DualEncoder, tokenizer_digest
+
+
+class OpenClipEncoder(DualEncoder):
+    """
+    A model of open_clip, or another with `encode_image`, `encode_text` and `visual`, such as OpenAI's own class.
+
+    Features before the projection are there for the image towers `VisionTransformer`, `ModifiedResNet` and `TimmModel`
+    (but for its attention pools, which end with the projection). Texts are encoded at full length, as open_clip does.
+
+    Args:
+        model (`nn.Module`):
+            The model.
+        processor (`tuple` of two callables):
+            The transform of an image to a tensor (channels, height, width), and the tokenizer of a list of texts to
+            token ids (n, length).
+        name (`str`):
+            What to call the model.
+
+    Raises:
+        TypeError: if the processor is no such pair.
+    """
+
+    packages = (*DualEncoder.packages, "open_clip_torch", "open_clip", "timm", "torchvision", "tokenizers")
+
+    def __init__(self, model: nn.Module, processor: Any, name: str):
+        pair = isinstance(processor, (tuple, list)) and len(processor) == 2 and all(map(callable, processor))
+        if not pair:
+            raise TypeError(
+                f"{name} needs processor=(preprocess, tokenizer), what open_clip's `create_model_and_transforms` and "
+                f"`get_tokenizer` give; given {type(processor).__name__}."
+            )
+        super().__init__(model, tuple(processor), name)
+        self.transform, self.tokenizer = processor
+
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        return {"pixel_values": torch.stack([self.transform(image) for image in images])}
+
+    def _image_tower(self) -> nn.Module:
+        return self.model.visual
+
+    def _scale_and_bias(self) -> tuple[float, float]:
+        scale, bias = (getattr(self.model, name, None) for name in ("logit_scale", "logit_bias"))
+        return (
+            1.0 if scale is None else math.exp(float(scale.detach().double())),
+            0.0 if bias is None else float(bias.detach().double()),
+        )
+
+    def _described_processor(self) -> Any:
+        # The repr of a function holds its address.
+        transform = re.sub(r" at 0x[0-9a-f]+", "", repr(self.transform))
+        tokenizer = getattr(self.tokenizer, "tokenizer", None)  # one of transformers inside
+        if hasattr(tokenizer, "get_vocab"):
+            content = tokenizer_digest(tokenizer)
+        else:
+            vocabulary = getattr(self.tokenizer, "encoder", None) or {}
+            content = hashlib.blake2b(json.dumps(sorted(map(str, vocabulary.items()))).encode()).hexdigest()
+        plain = {
+            key: str(value)
+            for key, value in sorted(vars(self.tokenizer).items())
+            if isinstance(value, (bool, int, float, str)) and key != "name_or_path"
+        }
+        return [transform, type(self.tokenizer).__name__, content, plain]
+
+    def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
+        pixel_values = inputs["pixel_values"]
+        features = self.model.encode_image(pixel_values) if projected else self._before_projection(pixel_values)
+        return features[0] if isinstance(features, tuple) else features  # some towers give their tokens as well
+
+    def _before_projection(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        visual = self.model.visual
+        attnpool = getattr(visual, "attnpool", None)
+        if hasattr(visual, "trunk") and hasattr(visual, "head"):
+            return self._before_timm_head(visual, pixel_values)
+        if isinstance(getattr(visual, "proj", None), nn.Parameter):
+            # An identity in the projection's place is exact, and leaves the model as it is.
+            replaced = {"proj": _identity(visual.proj, visual.proj.shape[0])}
+        elif hasattr(visual, "proj") and visual.proj is None:
+            replaced = {}
+        elif isinstance(getattr(attnpool, "c_proj", None), nn.Linear):
+            weight, bias = attnpool.c_proj.weight, attnpool.c_proj.bias
+            replaced = {"attnpool.c_proj.weight": _identity(weight, weight.shape[1])}
+            if bias is not None:
+                replaced["attnpool.c_proj.bias"] = bias.new_zeros(weight.shape[1])
+        else:
+            raise self._no_such_features(type(visual).__name__)
+        return torch.func.functional_call(visual, replaced, (pixel_values,))
+
+    def _before_timm_head(self, visual: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+        layers = {name for name, _ in visual.head.named_children()}
+        if "pool" in layers:
+            raise self._no_such_features("TimmModel with an attention pool that ends with the projection")
+        classifier = visual.trunk.get_classifier()
+        if layers & {"proj", "mlp"} or isinstance(classifier, nn.Identity):
+            return visual.trunk(pixel_values)
+        # The trunk's own classifier is the projection.
+        return visual.trunk.forward_head(visual.trunk.forward_features(pixel_values), pre_logits=True)
+
+    def _no_such_features(self, tower: str) -> ValueError:
+        return ValueError(
+            f"The image tower of {self.name} is a {tower}, of which no features before the projection are known. Use "
+            "the projected ones (projected=True)."
+        )
+
+    @torch.no_grad()
+    def _text_features(self, token_ids: torch.Tensor) -> torch.Tensor:
+        with eval_mode(self.model):
+            return self.model.encode_text(token_ids.to(self.device))
+
+    def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        length = self.tokenizer(texts[:1]).shape[-1]
+        size = max(1, MAX_TOKENS_PER_BATCH // length)
+        for start in range(0, len(texts), size):
+            batch = list(range(start, min(start + size, len(texts))))
+            yield batch, self._text_features(self.tokenizer([texts[index] for index in batch]))
+
+
+def _identity(weight: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.eye(size, dtype=weight.dtype, device=weight.device)
+
+
+def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
+    """
+    A model of open_clip with its transform and tokenizer, in float32 on the CPU.
+
+    Args:
+        name (`str`):
+            `"ARCH/PRETRAINED_OR_PATH"`, such as `"ViT-B-32/laion2b_s34b_b79k"`; or what open_clip takes instead:
+            `"hf-hub:ORG/REPO"`, `"local-dir:FOLDER"`.
+
+    Raises:
+        ImportError: if open_clip is not installed.
+        ValueError: if there is no such architecture, or no weights are named.
+        OSError: if the weights are not there.
+    """
+    try:
+        import open_clip
+    except ImportError as error:
+        raise ImportError(
+            "open_clip is not installed: `pip install open_clip_torch`. Its checkpoints, but for towers of timm, are "
+            "read without it: give the folder or the weight file."
+        ) from error
+    weights = None
+    if not name.startswith(("hf-hub:", "local-dir:")):
+        name, _, weights = name.partition("/")
+        known = open_clip.list_models()
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, cutoff=0.3)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"open_clip has no architecture {name!r}.{hint}")
+        if not weights:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+            raise ValueError(f"Name the weights: 'open_clip:{name}/TAG_OR_PATH'. Published tags: {tags}.")
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(name, pretrained=weights)
+        tokenizer = open_clip.get_tokenizer(name)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"open_clip cannot load {name}{f' with weights {weights!r}' if weights else ''}: {error} Weights that are "
+            "not on this machine are downloaded first, or named as a path: 'open_clip:ARCH/PATH'."
+        ) from error
+    return model, (transform, tokenizer)
+
+
+__all__ = ["OpenClipEncoder", "load_open_clip"]

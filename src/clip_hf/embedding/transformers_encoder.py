@@ -1,0 +1,337 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Our models, transformers' dual encoders and sentence-transformers' CLIP, behind one interface."""
+
+import copy
+import inspect
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from ..model.image_processing_clip_hf import opens_files
+from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, context_length, encode_in_batches, eval_mode
+from .dual_encoder import DualEncoder, first_input_of, moved, plain_config, tokenizer_digest
+
+
+# How transformers' dual encoders call the layer between the image tower's pooled output and the shared space.
+_IMAGE_PROJECTIONS = ("visual_projection", "image_projection", "vision_projection", "vision_proj")
+_PROBE = "a photo of a cat"
+# Distances of unit vectors. Rounding stays well below; what padding does to features where it matters is far above.
+_PADDING_TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+class _TextTower:
+    """What `encode_in_batches` needs of a model, with the text features that `encode` gives."""
+
+    def __init__(self, model: nn.Module, encode: Callable[..., torch.Tensor]):
+        self.config, self.parameters, self.encode_text = model.config, model.parameters, encode
+
+
+class TransformersEncoder(DualEncoder):
+    """
+    A dual encoder of transformers: any model with `get_image_features` and `get_text_features`.
+
+    Texts of similar length share a batch, unless a text's features depend on how far it is padded, as SigLIP's do: a
+    short text is encoded with and without padding to find out. Such models get all texts at full length.
+
+    Args:
+        model (`nn.Module`):
+            The model.
+        processor (`ProcessorMixin`, or `tuple` of image processor and tokenizer):
+            Its processor.
+        name (`str`):
+            What to call the model.
+
+    Raises:
+        TypeError: if the model is no dual encoder, or the processor lacks a part.
+    """
+
+    packages = (*DualEncoder.packages, "transformers", "tokenizers")
+
+    def __init__(self, model: nn.Module, processor: Any, name: str):
+        for method in ("get_image_features", "get_text_features"):
+            if not callable(getattr(model, method, None)):
+                raise TypeError(
+                    f"{name} is a {type(model).__name__}, which has no `{method}`: it does not embed images and texts "
+                    "in one space. Models such as CLIP, SigLIP, ALIGN, AltCLIP and ChineseCLIP do."
+                )
+        super().__init__(model, processor, name)
+        self.image_processor, self.tokenizer = split_processor(processor, name)
+
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        # Images that the processor would not convert to RGB are converted.
+        if not getattr(self.image_processor, "do_convert_rgb", False):
+            images = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
+        inputs = self.image_processor(images=list(images), return_tensors="pt")
+        return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+    def _image_tower(self) -> nn.Module:
+        names = ("vision_model", "image_model")
+        return next((getattr(self.model, name) for name in names if hasattr(self.model, name)), self.model)
+
+    def _scale_and_bias(self) -> tuple[float, float]:
+        return scale_and_bias(self.model)
+
+    def _described_processor(self) -> Any:
+        return [
+            type(self.image_processor).__name__,
+            plain_config(self.image_processor),
+            tokenizer_digest(self.tokenizer),
+        ]
+
+    def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
+        inputs = _accepted(self.model.get_image_features, inputs)
+        projection = None if projected else _image_projection(self.model)
+        if projection is None:
+            return self._pooled(self.model.get_image_features(**inputs))
+        with first_input_of(projection) as found:
+            self.model.get_image_features(**inputs)
+        return self._pooled(found[0])
+
+    def _pooled(self, output: Any) -> torch.Tensor:
+        features = output if isinstance(output, torch.Tensor) else output.pooler_output
+        if features.ndim == 3 and getattr(self.model.config, "model_type", None) == "flava":
+            features = features[:, 0]  # its contrastive loss compares the features of the first token
+        if features.ndim != 2:
+            raise ValueError(
+                f"{self.name} gives features of shape {tuple(features.shape)}, not one vector for each input."
+            )
+        return features
+
+    @torch.no_grad()
+    def _text_features(self, **inputs: torch.Tensor) -> torch.Tensor:
+        with eval_mode(self.model):
+            output = self.model.get_text_features(**_accepted(self.model.get_text_features, inputs))
+        return self._pooled(output)
+
+    def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        if not self.depends_on_padding:
+            yield from encode_in_batches(_TextTower(self.model, self._text_features), self.tokenizer, texts)
+            return
+        start = 0
+        while start < len(texts):
+            size = max(1, MAX_TOKENS_PER_BATCH // self._full_length)
+            batch = list(range(start, min(start + size, len(texts))))
+            inputs = self._at_full_length([texts[index] for index in batch])
+            yield batch, self._text_features(**moved(inputs, self.device, torch.float32))
+            start += size
+
+    @property
+    def _full_length(self) -> int:
+        options = getattr(self.processor, "text_kwargs", None)
+        own = options.get("max_length") if isinstance(options, dict) else None
+        length = context_length(self.model, self.tokenizer)
+        return min(own or length, length)
+
+    def _at_full_length(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        inputs = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self._full_length, return_tensors="pt"
+        )
+        return dict(inputs)
+
+    @cached_property
+    def depends_on_padding(self) -> bool:
+        """Whether a text's features change if it is padded on the right (and the padding masked, where it can be)."""
+        length = context_length(self.model, self.tokenizer)
+        rows = self.tokenizer([_PROBE], truncation=True, max_length=max(2, length // 2))
+        short = {key: torch.as_tensor(value) for key, value in rows.items()}  # (1, tokens)
+        size = short["input_ids"].shape[1]
+        more = min(length, size + 64) - size
+        padded = {
+            key: nn.functional.pad(value, (0, more), value=(self.tokenizer.pad_token_id or 0) * (key == "input_ids"))
+            for key, value in short.items()
+        }
+        return _differ(
+            *(self._text_features(**moved(inputs, self.device, torch.float32)) for inputs in (short, padded))
+        )
+
+
+class ClipHFEncoder(TransformersEncoder):
+    """
+    A [`ClipHFModel`]: only what pooled features need is computed in the last layers, and texts are always encoded in
+    batches of similar length. Arguments as in [`TransformersEncoder`].
+    """
+
+    packages = (*DualEncoder.packages, "transformers", "tokenizers", "ftfy")
+    depends_on_padding = False
+
+    @property
+    def projection_dim(self) -> int:
+        """Width of the space that images and texts share."""
+        return self.model.config.projection_dim
+
+    def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """As in [`DualEncoder`]. Our image processor opens files itself, in its own way."""
+        if not opens_files(self.image_processor):
+            return super().prepare(images)
+        if threading.current_thread() is threading.main_thread():
+            return self._process(list(images))
+        # The image processor shares a batch out over threads; where the caller has threads, these are in each other's
+        # way.
+        parts = [self._process([image]) for image in images]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _process(self, images: list[Any]) -> dict[str, torch.Tensor]:
+        return dict(self.image_processor(images, return_tensors="pt", image_limits=self.image_limits))
+
+    def _image_options(self) -> Any:
+        if not opens_files(self.image_processor):
+            return self
+        self.image_processor = copy.copy(self.image_processor)  # the caller's stays as it is
+        return self.image_processor
+
+    def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
+        if projected:
+            return self.model.get_image_features(**inputs, pooled_only=True).pooler_output
+        return self.model.vision_model(**inputs, pooled_only=True).pooler_output
+
+    def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        batches = encode_in_batches(self.model, self.tokenizer, texts)
+        while True:
+            with eval_mode(self.model):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+class SentenceTransformersEncoder(DualEncoder):
+    """
+    A `SentenceTransformer` that embeds images and texts, such as its CLIP. It prepares its own inputs.
+
+    Args:
+        model (`SentenceTransformer`):
+            The model.
+        processor:
+            Must be `None`: the model has its own.
+        name (`str`):
+            What to call the model.
+
+    Raises:
+        ValueError: if there is a processor, or the model takes no images.
+    """
+
+    packages = (*TransformersEncoder.packages, "sentence-transformers")
+
+    def __init__(self, model: nn.Module, processor: Any, name: str):
+        if processor is not None:
+            raise ValueError("A SentenceTransformer has its own processor: leave `processor` out.")
+        modalities = list(getattr(model, "modalities", ["text"]))
+        if not {"text", "image"} <= set(modalities):
+            raise ValueError(f"{name} embeds {', '.join(map(str, modalities))}; images and texts are needed.")
+        super().__init__(model, getattr(model, "processor", None), name)
+
+    @property
+    def _inner(self) -> nn.Module:
+        """The model of transformers inside."""
+        inner = getattr(self.model, "transformers_model", None)
+        return self.model if inner is None else inner
+
+    def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
+        inputs = self.model.preprocess([image.convert("RGB") for image in images])
+        return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+    def _scale_and_bias(self) -> tuple[float, float]:
+        return scale_and_bias(self._inner)
+
+    def _described_processor(self) -> Any:
+        image_processor, tokenizer = split_processor(self.processor, self.name)
+        return [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
+
+    def _forward(self, modality: str, inputs: dict[str, Any]) -> torch.Tensor:
+        inputs = moved(inputs, self.device, next(self.model.parameters()).dtype)
+        return self.model.forward({**inputs, "modality": modality})["sentence_embedding"]
+
+    def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
+        if projected:
+            return self._forward("image", inputs)
+        projection = _image_projection(self._inner)
+        if projection is None:
+            raise ValueError(f"{self.name} has no layer known as the projection of its image tower.")
+        with first_input_of(projection) as found:
+            self._forward("image", inputs)
+        return found[0]
+
+    @torch.no_grad()
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
+        with eval_mode(self.model):
+            return self._forward("text", self.model.preprocess(texts))
+
+    def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        if self.depends_on_padding:
+            raise ValueError(
+                f"{self.name} pads texts to the longest of a batch, but its features depend on the padding. Evaluate "
+                "the model inside, by its own name or folder, without sentence-transformers."
+            )
+        # By characters, which go with tokens; the longest first.
+        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
+        for start in range(0, len(order), 256):
+            batch = order[start : start + 256]
+            yield batch, self._text_features([texts[index] for index in batch])
+
+    @cached_property
+    def depends_on_padding(self) -> bool:
+        """Whether a text's features change with the longest text of its batch."""
+        alone = self._text_features([_PROBE])[:1]
+        padded = self._text_features([_PROBE, f"{_PROBE} and a dog and a bird and a fish"])[:1]
+        return _differ(alone, padded)
+
+
+def split_processor(processor: Any, name: str) -> tuple[Any, Any]:
+    """
+    Image processor and tokenizer.
+
+    Raises:
+        TypeError: if one is missing.
+    """
+    if isinstance(processor, (tuple, list)) and len(processor) == 2:
+        return tuple(processor)
+    parts = tuple(getattr(processor, part, None) for part in ("image_processor", "tokenizer"))
+    if any(part is None for part in parts):
+        raise TypeError(
+            f"{name} needs a processor with an image processor and a tokenizer, or a tuple of the two; given "
+            f"{type(processor).__name__}."
+        )
+    return parts
+
+
+def scale_and_bias(model: nn.Module) -> tuple[float, float]:
+    """What a model of transformers multiplies cosines by, and what it adds: 1 and 0 where it has no such weights."""
+
+    def value(name: str) -> float | None:
+        parameter = getattr(model, name, None)
+        return float(parameter.detach().double()) if isinstance(parameter, torch.Tensor) else None
+
+    scale, temperature = value("logit_scale"), value("temperature")
+    if scale is not None:
+        # AIMv2 bounds it.
+        scale = math.exp(min(scale, getattr(model, "max_log_logit_scale", math.inf)))
+    elif temperature is not None:
+        scale = 1 / temperature  # ALIGN
+    return (1.0 if scale is None else scale), value("logit_bias") or 0.0
+
+
+def _differ(features: torch.Tensor, others: torch.Tensor) -> bool:
+    distance = torch.dist(*(nn.functional.normalize(each.double(), dim=-1) for each in (features, others)))
+    # NaN is no sign of independence, and is reported where features are used.
+    return not float(distance) <= _PADDING_TOLERANCE.get(features.dtype, 1e-4)
+
+
+def _image_projection(model: nn.Module) -> nn.Module | None:
+    found = (getattr(model, name, None) for name in _IMAGE_PROJECTIONS)
+    return next((module for module in found if isinstance(module, nn.Module)), None)
+
+
+def _accepted(method: Callable, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that a method names: tokenizers give more than some models take."""
+    names = inspect.signature(method).parameters
+    return {name: value for name, value in inputs.items() if name in names}
+
+
+__all__ = ["ClipHFEncoder", "SentenceTransformersEncoder", "TransformersEncoder", "scale_and_bias", "split_processor"]

@@ -1,0 +1,664 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+Metrics on arrays, and bootstrap intervals of them.
+
+Shapes: n rows (images), c classes. Scores are the larger the better; targets are class indices `(n,)`, or bool
+`(n, c)` where a row may have several classes. Arrays, lists and tensors are taken; sums are float64. Shares are from
+0 to 1. Of classes with equal scores, the lower index comes first, as in a stable sort in descending order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .metric_inputs import (
+    as_array,
+    as_flags,
+    as_integers,
+    as_numbers,
+    as_positive_integer,
+    as_scores_and_targets,
+    as_shares,
+    as_weights,
+    check_length,
+    scaled,
+)
+from .statistics import (
+    BLOCK,
+    Statistic,
+    area_under_roc,
+    eleven_points,
+    eleven_points_by_class,
+    mean_by_class,
+    mean_of_classes,
+    mean_of_rows,
+    percentile_interval,
+)
+
+
+# ------------------------------------------------------------------------------------------------------------ accuracy
+
+
+def target_ranks(scores: Any, targets: Any) -> np.ndarray:
+    """
+    At which place each row's class stands when the classes are sorted by score, best first.
+
+    With scores `[0.2, 0.5, 0.2]`, class 1 has rank 0, class 0 rank 1 and class 2, equal but later, rank 2.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each class; the larger the better.
+        targets (int array of shape `(n,)`):
+            The true classes, from 0 to c - 1.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, int64: ranks; 0 is the best.
+
+    Raises:
+        ValueError: if shapes do not fit, `scores` holds NaN or is empty, or a target is no column of `scores`.
+        TypeError: if targets are not integers, such as names of classes.
+    """
+    scores, targets = as_scores_and_targets(scores, targets)
+    ranks = np.empty(len(scores), dtype=np.int64)
+    rows = max(1, BLOCK // scores.shape[1])
+    columns = np.arange(scores.shape[1])
+    for start in range(0, len(scores), rows):
+        block, target = scores[start : start + rows], targets[start : start + rows, None]
+        own = np.take_along_axis(block, target, axis=1)
+        better = (block > own) | ((block == own) & (columns < target))
+        ranks[start : start + rows] = better.sum(axis=1)
+    return ranks
+
+
+def best_target_ranks(scores: Any, targets: Sequence[int | Sequence[int]]) -> np.ndarray:
+    """
+    Like `target_ranks` where a row may have several right columns: the rank of the best of them.
+
+    With scores `[0.2, 0.8, 0.6]` and the right columns 0 and 2, it is 1.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each candidate.
+        targets (sequence of n `int` or sequences of `int`):
+            Each row's right columns, at least one.
+
+    Returns:
+        `np.ndarray` of shape `(n,)`, int64: ranks; 0 is the best.
+
+    Raises:
+        ValueError: as `target_ranks`; if a row has no right column.
+        TypeError: as `target_ranks`.
+    """
+    scores = as_numbers(scores, "scores", 2)
+    rows = [as_integers(np.atleast_1d(as_array(row, "targets")), f"targets[{i}]") for i, row in enumerate(targets)]
+    check_length(rows, len(scores), "targets")
+    lengths, flat, columns = [len(row) for row in rows], np.concatenate(rows), scores.shape[1]
+    wrong = flat[(flat < 0) | (flat >= columns)]
+    if len(wrong):
+        raise ValueError(f"targets has column {wrong[0]}, but scores has {columns} columns: 0 to {columns - 1}.")
+    values = scores[np.repeat(np.arange(len(scores)), lengths), flat]
+    # Of a row's right columns: by row, then best first, then the lower column.
+    order = np.lexsort((flat, -values, np.repeat(np.arange(len(scores)), lengths)))
+    return target_ranks(scores, flat[order][np.cumsum([0, *lengths[:-1]])])
+
+
+def top_k_accuracy(scores: Any, targets: Any, k: int = 1, weights: Any = None) -> float:
+    """
+    Share of the rows whose class is among the k with the largest scores.
+
+    With scores `[[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.5, 0.4]]` and targets `[0, 1, 0]`, the ranks are 0, 1 and
+    2: top-1 accuracy is 1/3, top-2 accuracy 2/3.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each class; the larger the better.
+        targets (int array of shape `(n,)`):
+            The true classes, from 0 to c - 1.
+        k (`int`, *optional*, defaults to 1):
+            How many guesses there are, at most c.
+        weights (array of shape `(n,)`, *optional*):
+            How much each row counts; all the same by default.
+
+    Returns:
+        `float`: a share from 0 to 1.
+
+    Raises:
+        ValueError: as `target_ranks`; if k is not from 1 to c; if weights are negative, infinite or all zero.
+        TypeError: as `target_ranks`.
+    """
+    return _value(_top_k(scores, targets, k), weights)
+
+
+def _value(built: tuple[Statistic, int], weights: Any) -> Any:
+    statistic, rows = built
+    value = statistic(as_weights(weights, rows)[None])[0]
+    return float(value) if np.ndim(value) == 0 else value
+
+
+def _top_k(scores: Any, targets: Any, k: int) -> tuple[Statistic, int]:
+    k, ranks = as_positive_integer(k, "k"), target_ranks(scores, targets)
+    classes = np.shape(scores)[1]
+    if k > classes:
+        raise ValueError(f"k is {k}, but there are {classes} classes only: every class would count as right.")
+    return mean_of_rows(ranks < k), len(ranks)
+
+
+def top1_top5_mean(scores: Any, targets: Any, weights: Any = None) -> float:
+    """
+    Mean of top-1 and top-5 accuracy, the paper's metric for Kinetics700 (appendix A.1).
+
+    If the class of one row of two comes first and that of the other fourth, top-1 is 1/2 and top-5 is 1: the mean is
+    3/4.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each class, of which there are at least 5.
+        targets (int array of shape `(n,)`):
+            The true classes, from 0 to c - 1.
+        weights (array of shape `(n,)`, *optional*):
+            How much each row counts.
+
+    Returns:
+        `float`: a share from 0 to 1.
+
+    Raises:
+        ValueError: as `top_k_accuracy`.
+        TypeError: as `target_ranks`.
+    """
+    return _value(_top1_top5(scores, targets), weights)
+
+
+def _top1_top5(scores: Any, targets: Any) -> tuple[Statistic, int]:
+    ranks = target_ranks(scores, targets)
+    if np.shape(scores)[1] < 5:
+        raise ValueError(f"Top-5 accuracy needs at least 5 classes, scores has {np.shape(scores)[1]}.")
+    return mean_of_rows(((ranks < 1).astype(float) + (ranks < 5)) / 2), len(ranks)
+
+
+def per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> np.ndarray:
+    """
+    Top-1 accuracy of each class's rows.
+
+    If class 0 has 4 rows of which 3 are right, and class 1 has 1 that is wrong, it is `[0.75, 0.0]`.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each class.
+        targets (int array of shape `(n,)`):
+            The true classes, from 0 to c - 1.
+        weights (array of shape `(n,)`, *optional*):
+            How much each row counts.
+
+    Returns:
+        `np.ndarray` of shape `(c,)`, float64: shares from 0 to 1; NaN for classes without a row of positive weight.
+
+    Raises:
+        ValueError: as `top_k_accuracy`.
+        TypeError: as `target_ranks`.
+    """
+    return _value(_per_class(scores, targets), weights)
+
+
+def _per_class(scores: Any, targets: Any) -> tuple[Statistic, int]:
+    scores, targets = as_scores_and_targets(scores, targets)
+    right = scores.argmax(axis=1) == targets  # the first of equal ones, as everywhere here
+    return mean_by_class(right, targets, scores.shape[1]), len(targets)
+
+
+def mean_per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> float:
+    """
+    Mean of the classes' accuracies (balanced accuracy), the paper's metric for datasets such as Oxford Pets.
+
+    If class 0 has 4 rows of which 3 are right, and class 1 has 1 that is wrong, it is (0.75 + 0) / 2 = 0.375; accuracy
+    is 3/5.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each class.
+        targets (int array of shape `(n,)`):
+            The true classes, from 0 to c - 1, each at least once.
+        weights (array of shape `(n,)`, *optional*):
+            How much each row counts within its class.
+
+    Returns:
+        `float`: a share from 0 to 1.
+
+    Raises:
+        ValueError: as `top_k_accuracy`; if a class has no row (of positive weight), naming it.
+        TypeError: as `target_ranks`.
+    """
+    values = per_class_accuracy(scores, targets, weights)
+    _check_no_empty_class(values, "row")
+    return float(values.mean())
+
+
+def _check_no_empty_class(values: np.ndarray, what: str) -> None:
+    empty = np.flatnonzero(np.isnan(values)).tolist()
+    if empty:
+        more = f" (and {len(empty) - 5} more)" if len(empty) > 5 else ""
+        raise ValueError(
+            f"Class {', '.join(map(str, empty[:5]))}{more} has no {what} of positive weight, so that the mean over "
+            f"all {len(values)} classes has no value. Leave such classes out of scores and targets, or take more rows."
+        )
+
+
+def confusion_matrix(scores: Any, targets: Any) -> np.ndarray:
+    """
+    How often rows of each class are taken for each class.
+
+    With scores `[[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]` and targets `[0, 0, 1]` it is `[[1, 1], [1, 0]]`.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each class.
+        targets (int array of shape `(n,)`):
+            The true classes, from 0 to c - 1.
+
+    Returns:
+        `np.ndarray` of shape `(c, c)`, int64: a row for each true class, a column for each guess.
+
+    Raises:
+        ValueError: as `target_ranks`.
+        TypeError: as `target_ranks`.
+    """
+    scores, targets = as_scores_and_targets(scores, targets)
+    classes = scores.shape[1]
+    cells = targets * classes + scores.argmax(axis=1)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
+
+
+# ------------------------------------------------------------------------------------------- precision, ROC, retrieval
+
+
+def average_precision_11point(scores: Any, targets: Any, weights: Any = None) -> float:
+    """
+    Average precision of PASCAL VOC 2007: mean of the interpolated precision at recall 0, 0.1, ..., 1.
+
+    The interpolated precision at recall r is the largest precision at any recall of r or more. Rows of equal score
+    enter together. With the positives first and third of three rows, the precision is 1 up to recall 1/2 (6 points)
+    and 2/3 up to recall 1 (5 points): (6 + 5 * 2/3) / 11 = 28/33.
+
+    Args:
+        scores (array of shape `(n,)`):
+            A score for each row; the larger the surer.
+        targets (bool array of shape `(n,)`):
+            Whether the row has the class; at least one has.
+        weights (array of shape `(n,)`, *optional*):
+            How much each row counts.
+
+    Returns:
+        `float`: a share from 0 to 1.
+
+    Raises:
+        ValueError: if shapes do not fit, `scores` holds NaN, targets are not 0 or 1, or none is positive.
+        TypeError: if targets are no numbers.
+    """
+    scores = as_numbers(scores, "scores", 1)
+    targets = as_flags(targets, scores.shape)
+    value = _value((eleven_points(scores, targets), len(scores)), weights)
+    if np.isnan(value):
+        raise ValueError("No row of positive weight is positive, so that recall has no value.")
+    return value
+
+
+def map_11point(scores: Any, targets: Any, weights: Any = None) -> float:
+    """
+    Mean of the classes' 11-point average precisions, the paper's metric for VOC 2007 (appendix A.1).
+
+    With the positives of class 0 first and third of three rows (28/33) and that of class 1 first (1), it is 61/66.
+
+    Args:
+        scores (array of shape `(n, c)`):
+            A score for each class.
+        targets (bool array of shape `(n, c)`):
+            Which classes each row has; every class has at least one row.
+        weights (array of shape `(n,)`, *optional*):
+            How much each row counts.
+
+    Returns:
+        `float`: a share from 0 to 1.
+
+    Raises:
+        ValueError: as `average_precision_11point`; if a class has no positive row, naming it.
+        TypeError: if targets are no numbers.
+    """
+    scores = as_numbers(scores, "scores", 2)
+    values = _value((eleven_points_by_class(scores, as_flags(targets, scores.shape)), len(scores)), weights)
+    _check_no_empty_class(values, "positive row")
+    return float(values.mean())
+
+
+def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
+    """
+    Area under the ROC curve: how often a positive row scores above a negative one, a tie counting half.
+
+    The paper's metric for Hateful Memes (appendix A.1). With positives at 0.9 and 0.4 and negatives at 0.4 and 0.1,
+    the four pairs give 1, 1, 1/2 and 1: 0.875.
+
+    Args:
+        scores (array of shape `(n,)`):
+            A score for each row; the larger the surer that it is positive.
+        targets (array of shape `(n,)`):
+            1 or True for positive rows, 0 or False for negative ones; both occur.
+        weights (array of shape `(n,)`, *optional*):
+            How much each row counts.
+
+    Returns:
+        `float`: a share from 0 to 1; 0.5 by chance.
+
+    Raises:
+        ValueError: if shapes do not fit, `scores` holds NaN, or targets are not 0 or 1, or all the same.
+        TypeError: if targets are no numbers.
+    """
+    scores = as_numbers(scores, "scores", 1)
+    targets = as_flags(targets, scores.shape)
+    row_weights = as_weights(weights, len(scores))
+    for side, name in ((targets, "positive"), (~targets, "negative")):
+        if not row_weights[side].any():
+            raise ValueError(f"No row of positive weight is {name}; the area under the ROC curve needs both kinds.")
+        row_weights[side] = scaled(row_weights[side])
+    return float(area_under_roc(scores, targets)(row_weights[None])[0])
+
+
+def _margins(scores: Any) -> np.ndarray:
+    """How much higher class 1 scores than class 0."""
+    scores = as_numbers(scores, "scores", 2)
+    if scores.shape[1] != 2:
+        raise ValueError(f"roc_auc is for 2 classes, the second of which is the positive one; got {scores.shape[1]}.")
+    return np.subtract(scores[:, 1], scores[:, 0], dtype=np.float64)
+
+
+def _roc_auc_of_two_classes(scores: Any, targets: Any, weights: Any = None) -> float:
+    return roc_auc(_margins(scores), as_array(targets, "targets"), weights)
+
+
+def recall_at_k(ranks: Any, k: int, weights: Any = None) -> float:
+    """
+    Share of the queries for which something right is among the first k found (R@k).
+
+    With ranks `[0, 3, 12]`, R@1 is 1/3 and R@5 is 2/3.
+
+    Args:
+        ranks (int array of shape `(n,)`):
+            For each query, at which place the first right candidate stands; 0 is the best.
+        k (`int`):
+            How many candidates are looked at.
+        weights (array of shape `(n,)`, *optional*):
+            How much each query counts.
+
+    Returns:
+        `float`: a share from 0 to 1.
+
+    Raises:
+        ValueError: if ranks are empty or negative, or k is below 1.
+        TypeError: if ranks or k are not integers.
+    """
+    ranks, k = _ranks(ranks), as_positive_integer(k, "k")
+    return _value((mean_of_rows(ranks < k), len(ranks)), weights)
+
+
+def median_rank(ranks: Any) -> float:
+    """
+    Median of the ranks, counted from 1 as the literature does.
+
+    With ranks `[0, 3, 12]` it is 4; with `[0, 3]`, half way between 1 and 4, it is 2.5.
+
+    Args:
+        ranks (int array of shape `(n,)`):
+            For each query, at which place the first right candidate stands; 0 is the best.
+
+    Returns:
+        `float`: 1 is the best.
+
+    Raises:
+        ValueError: if ranks are empty or negative.
+        TypeError: if ranks are not integers.
+    """
+    return float(np.median(_ranks(ranks)) + 1)
+
+
+def _ranks(ranks: Any) -> np.ndarray:
+    ranks = as_integers(ranks, "ranks")
+    if ranks.min() < 0:
+        raise ValueError(f"ranks are counted from 0, got {ranks.min()}.")
+    return ranks
+
+
+# ------------------------------------------------------------------------------------------------- bootstrap intervals
+
+
+def _top1_metric(scores: Any, targets: Any, weights: Any = None) -> float:
+    return top_k_accuracy(scores, targets, 1, weights)
+
+
+def _top5_metric(scores: Any, targets: Any, weights: Any = None) -> float:
+    return top_k_accuracy(scores, targets, 5, weights)
+
+
+CLASSIFICATION_METRICS: dict[str, Callable[..., float]] = {
+    "top1": _top1_metric,
+    "top5": _top5_metric,
+    "mean_per_class": mean_per_class_accuracy,
+    "map_11point": map_11point,
+    "roc_auc": _roc_auc_of_two_classes,
+    "top1_top5_mean": top1_top5_mean,
+}
+"""Metrics of a score matrix `(n, c)` by name, called with scores, targets and, optionally, weights."""
+
+
+def _build(metric: str, scores: np.ndarray, targets: np.ndarray) -> Statistic:
+    """The named metric as a function of many sets of weights at once."""
+    if metric == "map_11point":
+        scores = as_numbers(scores, "scores", 2)
+        return mean_of_classes(eleven_points_by_class(scores, as_flags(targets, scores.shape)))
+    if metric == "roc_auc":
+        return area_under_roc(_margins(scores), targets)
+    if metric == "mean_per_class":
+        return mean_of_classes(_per_class(scores, targets)[0])
+    if metric == "top1_top5_mean":
+        return _top1_top5(scores, targets)[0]
+    return _top_k(scores, targets, int(metric.removeprefix("top")))[0]
+
+
+def bootstrap_interval(
+    metric: str | Callable[[np.ndarray, np.ndarray], float],
+    scores: Any,
+    targets: Any,
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """
+    Percentile bootstrap over rows: how far the metric would move with other images of the same kind.
+
+    n rows are drawn with replacement, `resamples` times; the interval goes from the (1 - confidence) / 2 quantile of
+    the metric to its mirror. A class of which a resample has no (positive) row is left out of that resample's mean; a
+    resample without both kinds of rows is left out of a ROC AUC's quantiles.
+
+    Args:
+        metric (`str` or callable):
+            A name in `CLASSIFICATION_METRICS`, for which many resamples are computed at once, or a function of scores
+            and targets, called for each resample with the rows drawn, sorted.
+        scores (array of shape `(n, c)`; of any shape `(n, ...)` for a callable):
+            A score for each class.
+        targets (array of shape `(n,)` or `(n, c)`):
+            As the metric takes them.
+        resamples (`int`, *optional*, defaults to 1000):
+            How many to draw.
+        confidence (`float`, *optional*, defaults to 0.95):
+            The interval's share of the resamples.
+        seed (`int`, *optional*, defaults to 0):
+            Of the draws.
+
+    Returns:
+        `tuple[float, float]`: low and high.
+
+    Raises:
+        ValueError: as the metric; if `metric` is not a known name, or `confidence` is not between 0 and 1.
+        TypeError: as the metric.
+    """
+    scores, targets = as_array(scores, "scores"), as_array(targets, "targets")
+    if not callable(metric):
+        if metric not in CLASSIFICATION_METRICS:
+            names = ", ".join(CLASSIFICATION_METRICS)
+            raise ValueError(f"There is no metric {metric!r}; give a function or one of {names}.")
+        CLASSIFICATION_METRICS[metric](scores, targets)  # says what is wrong with the data, if anything is
+        return percentile_interval(_build(metric, scores, targets), len(scores), resamples, confidence, seed)
+    if len(scores) == 0 or len(scores) != len(targets):
+        raise ValueError(f"scores has {len(scores)} rows, targets {len(targets)}; give as many, and at least one.")
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        rows = [np.repeat(np.arange(len(scores)), counts.astype(np.int64)) for counts in weights]
+        return np.array([metric(scores[index], targets[index]) for index in rows])
+
+    return percentile_interval(statistic, len(scores), resamples, confidence, seed)
+
+
+def bootstrap_mean_interval(
+    values: Any, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """
+    Percentile bootstrap of a mean over rows, such as R@k over queries (`ranks < k`).
+
+    Args:
+        values (array of shape `(n,)`):
+            What is averaged.
+        resamples (`int`, *optional*, defaults to 1000):
+            How many to draw.
+        confidence (`float`, *optional*, defaults to 0.95):
+            The interval's share of the resamples.
+        seed (`int`, *optional*, defaults to 0):
+            Of the draws.
+
+    Returns:
+        `tuple[float, float]`: low and high.
+
+    Raises:
+        ValueError: if values are empty or NaN, or `confidence` is not between 0 and 1.
+        TypeError: if values are no numbers.
+    """
+    values = as_numbers(values, "values", 1)
+    return percentile_interval(mean_of_rows(values), len(values), resamples, confidence, seed)
+
+
+# ------------------------------------------------------------------------------------------------ effective robustness
+
+
+class LogitLine(NamedTuple):
+    """
+    The line logit(y) = slope * logit(x) + intercept, where logit(p) = log(p / (1 - p)).
+
+    Args:
+        slope (`float`):
+            Of the line, between logits.
+        intercept (`float`):
+            Of the line, as a logit.
+        r_squared (`float`):
+            Share of the logits' variance that the line explains; NaN where all y are the same.
+    """
+
+    slope: float
+    intercept: float
+    r_squared: float
+
+    def predict(self, accuracy: Any) -> np.ndarray:
+        """Accuracy under shift that the line gives for a reference accuracy; an array of the same shape."""
+        return (1 + np.tanh((self.slope * _logit(accuracy, "accuracy") + self.intercept) / 2)) / 2
+
+
+def _logit(values: Any, name: str) -> np.ndarray:
+    array = as_shares(values, name)
+    if (array == 0).any() or (array == 1).any():
+        raise ValueError(f"{name} holds an accuracy of exactly 0 or 1, which has no logit; leave that model out.")
+    return np.log(array) - np.log1p(-array)
+
+
+def fit_logit_line(accuracy: Any, shifted_accuracy: Any) -> LogitLine:
+    """
+    Least-squares line between the logits of models' accuracies on two test sets (Taori et al. 2020).
+
+    Through (0.5, 0.5) and (0.8, 0.5), whose logits are (0, 0) and (log 4, 0), it has slope 0 and intercept 0.
+
+    Args:
+        accuracy (array of shape `(m,)`):
+            Each model's accuracy on the reference set; a share between 0 and 1.
+        shifted_accuracy (array of shape `(m,)`):
+            Each model's accuracy under shift.
+
+    Returns:
+        `LogitLine`: slope, intercept and share of variance explained.
+
+    Raises:
+        ValueError: if there are fewer than two different reference accuracies, or one is not between 0 and 1.
+        TypeError: if something is no number.
+    """
+    x, y = _logit(accuracy, "accuracy"), _logit(shifted_accuracy, "shifted_accuracy")
+    if x.ndim != 1 or x.shape != y.shape:
+        raise ValueError(f"Both accuracies must have one shape (models,), got {x.shape} and {y.shape}.")
+    if (x == x[0]).all():
+        raise ValueError(f"A line needs two models of different accuracy; got {len(x)} of one and the same.")
+    dx, dy = x - x.mean(), y - y.mean()
+    slope = float(dx @ dy / (dx @ dx))
+    r_squared = float((dx @ dy) ** 2 / ((dx @ dx) * (dy @ dy))) if dy.any() else float("nan")
+    return LogitLine(slope, float(y.mean() - slope * x.mean()), r_squared)
+
+
+def effective_robustness(
+    accuracy: Any, shifted_accuracy: Any, baseline_accuracy: Any, baseline_shifted_accuracy: Any
+) -> np.ndarray:
+    """
+    Accuracy under shift above what standard models of the same reference accuracy reach (Taori et al. 2020).
+
+    The paper's section 3.3. If the baseline's line is logit(y) = logit(x) - log 4, a model with 0.8 on the reference
+    set is expected at 0.5 under shift; one that reaches 0.6 has an effective robustness of 0.1.
+
+    Args:
+        accuracy (array of shape `(m,)`, or `float`):
+            The models' accuracy on the reference set; a share between 0 and 1.
+        shifted_accuracy (array of the same shape):
+            Their accuracy under shift; a share from 0 to 1.
+        baseline_accuracy (array of shape `(b,)`):
+            Standard models' accuracy on the reference set, at least two different ones.
+        baseline_shifted_accuracy (array of shape `(b,)`):
+            Standard models' accuracy under shift.
+
+    Returns:
+        `np.ndarray` of the shape of `accuracy`, float64: a difference of shares, from -1 to 1.
+
+    Raises:
+        ValueError: if shapes differ, an accuracy is no share, or the baseline makes no line.
+        TypeError: if something is no number.
+    """
+    accuracy, shifted = as_array(accuracy, "accuracy"), as_shares(shifted_accuracy, "shifted_accuracy")
+    if accuracy.shape != shifted.shape:
+        raise ValueError(
+            f"accuracy has the shape {accuracy.shape}, shifted_accuracy {shifted.shape}; give one of each."
+        )
+    return shifted - fit_logit_line(baseline_accuracy, baseline_shifted_accuracy).predict(accuracy)
+
+
+__all__ = sorted(
+    [
+        "CLASSIFICATION_METRICS",
+        "LogitLine",
+        "average_precision_11point",
+        "best_target_ranks",
+        "bootstrap_interval",
+        "bootstrap_mean_interval",
+        "confusion_matrix",
+        "effective_robustness",
+        "fit_logit_line",
+        "map_11point",
+        "mean_per_class_accuracy",
+        "median_rank",
+        "per_class_accuracy",
+        "recall_at_k",
+        "roc_auc",
+        "target_ranks",
+        "top1_top5_mean",
+        "top_k_accuracy",
+    ]
+)

@@ -1,0 +1,565 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+What evaluations measure on: labelled images, and images with captions, from where people have them.
+
+Images stay undecoded. Shapes: n rows, c classes.
+"""
+
+import functools
+import io
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers.utils import logging
+
+from ...data.image_text import check_column, read_captions, undecoded_images
+from ...data.pair_options import PairOptions
+from ...data.pair_sources import load_pairs, split_names
+from ...model.image_reading_clip_hf import open_image
+from ...utils.wording import counted
+from ..numerics.metrics import CLASSIFICATION_METRICS
+from .dataset_registry import RegistryEntry, get_dataset, load_templates, registry_name
+from .labelled_sources import WHOLE, DataSource, nothing_there, open_source
+from .labels import class_label, read_class_names, read_targets, some
+
+
+logger = logging.get_logger(__name__)
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "file_name", "path")
+_LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "fine_label", "category")
+
+
+@dataclass(frozen=True)
+class ClassificationOptions:
+    """
+    What to take from labelled images, where it is not what the registry or the data say.
+
+    Args:
+        image_column (`str`, *optional*):
+            Column of the images; found by itself if there is one of the kind.
+        label_column (`str`, *optional*):
+            Column of the labels; found by itself if there is one of the kind.
+        class_names (`Sequence[str]` or `str`, *optional*):
+            A name for each label id, or where to find them, see [`load_class_names`].
+        templates (*optional*):
+            Prompts: whatever [`load_templates`] takes. By default the registry's, or `"simple"`.
+        metric (`str`, *optional*):
+            A key of `CLASSIFICATION_METRICS`. By default the registry's; `"map_11point"` where an image has several
+            labels, `"top1"` otherwise.
+        split (`str`, *optional*):
+            Which part. By default the registry's, `"test"`, `"validation"`, or the only one there is.
+        limit (`int`, *optional*):
+            Take at most so many rows, evenly spaced.
+        min_image_size (`int`, *optional*):
+            Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
+        image_root (`str`, *optional*):
+            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    image_column: str | None = None
+    label_column: str | None = None
+    class_names: Sequence[str] | str | None = None
+    templates: Any = None
+    metric: str | None = None
+    split: str | None = None
+    limit: int | None = None
+    min_image_size: int | None = None
+    image_root: str | None = None
+
+    def __post_init__(self):
+        if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
+            raise ValueError(f"`metric` is {self.metric!r}; there are {', '.join(CLASSIFICATION_METRICS)}.")
+        _check_rows(self)
+
+
+def _check_rows(options: Any) -> None:
+    for name in ("limit", "min_image_size"):
+        value = getattr(options, name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows.")
+    if options.image_root is not None and not os.path.isdir(options.image_root):
+        raise ValueError(
+            f"`image_root` (--image-root) is {options.image_root!r}, which is no folder; give one that the images lie "
+            'below, or "/" for any.'
+        )
+
+
+@dataclass
+class ClassificationData:
+    """
+    Labelled images, ready to be classified.
+
+    Args:
+        name (`str`):
+            The data set's name.
+        data (`datasets.Dataset`):
+            n rows, images undecoded.
+        image_column (`str`):
+            Column of the images.
+        label_column (`str`):
+            Column of the labels, as they were given; `targets` has them as numbers.
+        class_names (`list[str]`):
+            c names; one may stand there twice, as "missile" does in ImageNet.
+        templates (`tuple[str, ...]` or `dict[str, tuple[str, ...]]`):
+            Prompts with `{}` where the class goes, or each class's own.
+        metric (`str`):
+            What the data set is scored by, a key of `CLASSIFICATION_METRICS`.
+        split (`str`):
+            The part of the data set.
+        source (`str`):
+            Where it was.
+    """
+
+    name: str
+    data: datasets.Dataset
+    image_column: str
+    label_column: str
+    class_names: list[str]
+    templates: Any
+    metric: str = "top1"
+    split: str = "test"
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @functools.cached_property
+    def targets(self) -> np.ndarray:
+        """
+        The labels: int64 (n,), or bool (n, c) where an image may have several.
+
+        Raises:
+            ValueError: if a label is missing, or is none of the classes.
+        """
+        where = f"{self.name} ({self.split})"
+        return read_targets(self.data, self.label_column, self.class_names, where)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.targets.ndim == 2
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Images of each class, int64 (c,)."""
+        if self.is_multi_label:
+            return self.targets.sum(0)
+        return np.bincount(self.targets, minlength=len(self.class_names))
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Names of the classes without an image."""
+        return [name for name, count in zip(self.class_names, self.class_counts) if count == 0]
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "ClassificationData":
+        """The same with these rows only, in this order."""
+        return replace(self, data=self.data.select(rows))
+
+
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """
+    What to take from images with captions, where it is not what the registry says.
+
+    Args:
+        image_column (`str`, *optional*):
+            Column of the images, `"image"` by default.
+        caption_column (`str`, *optional*):
+            Column of the captions, a string or a list of strings, `"caption"` by default.
+        image_id_column (`str`, *optional*):
+            A column in which rows that show the same image have the same value; their captions are put together.
+        captions_per_image (`int`, *optional*):
+            Take the first so many captions of an image; all by default, or as the registry says.
+        split (`str`, *optional*):
+            Which part. By default `"test"`, `"validation"`, or the only one there is; all rows of data without parts.
+        limit (`int`, *optional*):
+            Take at most so many images, evenly spaced.
+        min_image_size (`int`, *optional*):
+            Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
+        image_root (`str`, *optional*):
+            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    image_column: str | None = None
+    caption_column: str | None = None
+    image_id_column: str | None = None
+    captions_per_image: int | None = None
+    split: str | None = None
+    limit: int | None = None
+    min_image_size: int | None = None
+    image_root: str | None = None
+
+    def __post_init__(self):
+        _check_rows(self)
+        if self.captions_per_image is not None and self.captions_per_image < 1:
+            raise ValueError(f"`captions_per_image` is {self.captions_per_image}; it must be at least 1.")
+
+
+@dataclass
+class RetrievalData:
+    """
+    Images with their captions.
+
+    Args:
+        name (`str`):
+            The data set's name.
+        data (`datasets.Dataset`):
+            One row an image, undecoded.
+        image_column (`str`):
+            Column of the images.
+        captions (`list[list[str]]`):
+            The captions of each image, at least one.
+        split (`str`):
+            The part of the data set.
+        source (`str`):
+            Where it was.
+    """
+
+    name: str
+    data: datasets.Dataset
+    image_column: str
+    captions: list[list[str]]
+    split: str = "test"
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+# --------------------------------------------------------------------------------------------------- labelled images
+
+
+def load_classification(
+    source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
+    options: ClassificationOptions | None = None,
+) -> ClassificationData:
+    """
+    Load labelled images with class names, prompts and metric.
+
+    A source is one of:
+
+    - a name of the registry, see [`dataset_names`], such as `"food101"` (on the hub), `"openmoji"` or `"digits"` (made
+      on this machine);
+    - `"name=path"`: local data with the metric, prompts and class names that the registry has for this name;
+    - a folder of class folders, `path/CLASS/*.jpg` or `path/test/CLASS/*.jpg`; the class is the folder's name with
+      spaces for underscores;
+    - a folder that `datasets` saved with `save_to_disk`;
+    - Parquet files, or webdataset tars: a file, a folder, or a pattern; the part is what a file's name begins with;
+    - a table (`.csv`, `.tsv`, `.jsonl`, `.json`) with paths of images, below its folder, in `image` or `file_name`;
+    - a data set on the hub, `"owner/name"` or `"owner/name:config"`;
+    - a `datasets.Dataset`, or several by the name of their part.
+
+    Labels are a `ClassLabel`, strings, which are class names by themselves (sorted, over all parts; spaces for
+    underscores), numbers or strings together with class names, or lists of these (an image has several labels). Class
+    names that are the data's in another order are brought into the data's order.
+
+    Args:
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
+            Which data.
+        options ([`ClassificationOptions`], *optional*):
+            Columns, names, prompts, metric, part and number of rows.
+
+    Returns:
+        [`ClassificationData`].
+
+    Raises:
+        ValueError: if there are no such data, part or column; they have no rows or no labels; class names are missing,
+            or their number disagrees with the labels; or the metric needs images of every class and one has none.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    options = options or ClassificationOptions()
+    opened = open_source(source, options.image_root, options.image_column)
+    data = _classification(opened, opened.resolve(options.split), options)
+    check_metric(data)
+    return data
+
+
+def load_splits(
+    source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
+    options: ClassificationOptions | None = None,
+) -> dict[str, ClassificationData]:
+    """
+    Load all parts of labelled images, for classifiers that are trained on their features.
+
+    Args:
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
+            As in [`load_classification`].
+        options ([`ClassificationOptions`], *optional*):
+            As there, without `split`; `limit` holds for each part.
+
+    Returns:
+        `dict[str, ClassificationData]`: those of `"train"`, `"validation"` and `"test"` that there are, `"test"` being
+        the part on which figures are published. Data without parts come as `"all"`.
+
+    Raises:
+        ValueError: as [`load_classification`], and if `options.split` is given.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    options = options or ClassificationOptions()
+    if options.split is not None:
+        raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
+    opened = open_source(source, options.image_root, options.image_column)
+    return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
+
+
+def _classification(opened: DataSource, split: str, options: ClassificationOptions) -> ClassificationData:
+    entry = opened.entry
+    if entry is not None and "classification" not in entry.tasks:
+        raise ValueError(f"{entry.name} has captions and no classes; it is for retrieval.")
+    data = _loaded(opened, split, options.image_column)
+    image_column = _image_column(data, options.image_column, entry)
+    label_column = _label_column(data, options.label_column, entry)
+    names = read_class_names(opened, data, label_column, options.class_names)
+    templates = options.templates if options.templates is not None else entry.prompts if entry else None
+    if options.limit is not None and len(data) > options.limit:
+        data = data.select(_evenly(len(data), options.limit))
+    data = undecoded_images(data, image_column)
+    if options.min_image_size is not None:
+        data = data.select(_large_enough(data, image_column, options.min_image_size, opened.name))
+    if entry is not None and entry.border:
+        arguments = {"column": image_column, "pixels": entry.border}
+        data = data.map(_without_border, fn_kwargs=arguments, desc=f"{opened.name}: cutting off the images' borders")
+    loaded = ClassificationData(
+        name=opened.name,
+        data=data,
+        image_column=image_column,
+        label_column=label_column,
+        class_names=names,
+        templates=load_templates(templates or "simple"),
+        split=split,
+        source=opened.location,
+    )
+    default = "map_11point" if loaded.is_multi_label else "top1"  # the labels are read, and checked, here
+    loaded.metric = options.metric or (entry.metric if entry is not None else default)
+    return loaded
+
+
+def _loaded(opened: DataSource, split: str, image_column: str | None) -> datasets.Dataset:
+    """The rows of a part, with images where their paths may lead."""
+    data = opened.load(split)
+    if opened.locate is None:
+        return data
+    return opened.locate(data, split, _image_column(data, image_column, opened.entry))
+
+
+def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
+    """The row with `pixels` less on each side of its image; an unreadable one stays, for the encoder to name."""
+    try:
+        image = open_image(row[column])
+    except (TypeError, ValueError):
+        return {}
+    cut = image.crop((pixels, pixels, image.width - pixels, image.height - pixels))
+    with io.BytesIO() as buffer:
+        cut.save(buffer, "PNG", compress_level=1)
+        return {column: {"bytes": buffer.getvalue(), "path": None}}
+
+
+def _large_enough(images: datasets.Dataset, column: str, min_size: int, name: str) -> np.ndarray:
+    """The rows whose image has at least so many pixels along its shorter edge; unreadable ones stay, to be named."""
+
+    def fits(row: int) -> bool:
+        try:
+            return min(open_image(images[row][column]).size) >= min_size
+        except (ValueError, TypeError):
+            return True
+
+    kept = np.array([row for row in range(len(images)) if fits(row)], dtype=np.int64)
+    if len(kept) == 0:
+        least = counted(min_size, "pixel")
+        raise ValueError(f"No image of {name} has a shorter edge of at least {least} (`min_image_size`).")
+    if left_out := len(images) - len(kept):
+        verb, pixels = "is" if left_out == 1 else "are", counted(min_size, "pixel")
+        logger.warning(
+            f"{name}: {left_out:,} of {counted(len(images), 'image')} {verb} smaller than {pixels}; left out."
+        )
+    return kept
+
+
+def _evenly(rows: int, limit: int) -> np.ndarray:
+    # Of rows that are sorted by class, the first ones would be of a few classes only.
+    return np.arange(limit) * rows // limit
+
+
+def check_metric(data: ClassificationData) -> None:
+    """Raise a `ValueError` if the data's metric is not defined for them; the message says why."""
+    where, metric, count = f"{data.name} ({data.split})", data.metric, len(data.class_names)
+    if (metric == "map_11point") != data.is_multi_label:
+        kind = "several labels" if data.is_multi_label else "one label"
+        fitting = ["map_11point"] if data.is_multi_label else [m for m in CLASSIFICATION_METRICS if m != "map_11point"]
+        raise ValueError(
+            f"The metric {metric} does not fit {where}, whose images have {kind}; choose {', '.join(fitting)}."
+        )
+    if metric == "roc_auc" and count != 2:
+        raise ValueError(f"The metric roc_auc is for two classes; {where} has {count}.")
+    if metric in ("mean_per_class", "map_11point", "roc_auc") and data.empty_classes:
+        empty = data.empty_classes
+        verb = "has" if len(empty) == 1 else "have"
+        cure = "or drop" if data.is_multi_label else "choose the metric top1, or drop"
+        raise ValueError(
+            f"{len(empty)} of the {count} classes of {where} {verb} no image, {some(empty)}, so {metric} is not "
+            f"defined. Use all rows, {cure} these classes."
+        )
+
+
+# ----------------------------------------------------------------------------------------------------------- columns
+
+
+def _image_column(data: datasets.Dataset, given: str | None, entry: RegistryEntry | None) -> str:
+    if given is not None:
+        check_column(data.column_names, given, "images")
+        return given
+    if entry is not None and entry.image_column in data.column_names:
+        return entry.image_column
+    images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
+    found = images if len(images) == 1 else [name for name in _IMAGE_COLUMNS if name in (images or data.column_names)]
+    if not found:
+        raise ValueError(
+            f"Which column holds the images cannot be told; there are {', '.join(map(repr, data.column_names))}. Name "
+            "it with `image_column`."
+        )
+    return found[0]
+
+
+def _label_column(data: datasets.Dataset, given: str | None, entry: RegistryEntry | None) -> str:
+    if given is not None:
+        check_column(data.column_names, given, "labels")
+        return given
+    if entry is not None and entry.label_column in data.column_names:
+        return entry.label_column
+    labels = [name for name, feature in data.features.items() if class_label(feature) is not None]
+    found = labels if len(labels) == 1 else [name for name in _LABEL_COLUMNS if name in (labels or data.column_names)]
+    if not found:
+        raise ValueError(
+            f"Which column holds the labels cannot be told; there are {', '.join(map(repr, data.column_names))}. Name "
+            "it with `label_column`."
+        )
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------------------ images with captions
+
+
+def load_retrieval(
+    source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
+    options: RetrievalOptions | None = None,
+) -> RetrievalData:
+    """
+    Load images with their captions.
+
+    Args:
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
+            A name of the registry, see [`dataset_names`] with the task `"retrieval"`; `"name=path"` for a local copy;
+            whatever [`load_pairs`] takes (files, folders, the hub); a `datasets.Dataset`, or several by the name of
+            their part.
+        options ([`RetrievalOptions`], *optional*):
+            Columns, part, number of images and of captions.
+
+    Returns:
+        [`RetrievalData`].
+
+    Raises:
+        ValueError: if there are no such data, part or column, no rows, or a caption is missing or blank.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    options = options or RetrievalOptions()
+    text = str(source) if isinstance(source, str | os.PathLike) else None
+    name, equals, path = (text or "").partition("=")
+    entry = None
+    if equals and not os.path.exists(text) and re.fullmatch(r"[\w-]+", name):
+        entry, text = get_dataset(name), path
+    elif text is not None and registry_name(text) is not None:
+        entry = get_dataset(text)
+    if entry is not None and "retrieval" not in entry.tasks:
+        raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
+    if not (text or "").strip() or (entry is not None and not equals):
+        opened = open_source(source, options.image_root, options.image_column)
+    else:
+        opened = _open_pairs(text, entry, options)
+    split = opened.resolve(options.split)
+    data = _loaded(opened, split, options.image_column)
+    return _retrieval(data, options, entry, RetrievalData(opened.name, data, "", [], split, opened.location))
+
+
+def _open_pairs(source: str, entry: RegistryEntry | None, options: RetrievalOptions) -> DataSource:
+    """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
+    try:
+        parts = split_names(source)
+    except ValueError as error:
+        # What is no path was looked for on the hub.
+        if error.__cause__ is None and not str(error).startswith("There is no file"):
+            raise
+        raise nothing_there(source, "retrieval", error.__cause__) from error
+    asked = [options.split] if options.split and options.split[-1] == "]" else []
+    read = functools.partial(load_pairs, source, options=_pair_options(options))
+    load = (
+        {part: functools.partial(read, split=part) for part in (*parts, *asked)} if parts or asked else {WHOLE: read}
+    )
+    name = entry.name if entry else os.path.basename(source.rstrip("/")) or source
+    return DataSource(name, source, load, entry)
+
+
+def _pair_options(options: RetrievalOptions) -> PairOptions:
+    return PairOptions(
+        image_column=options.image_column or "image",
+        caption_column=options.caption_column or "caption",
+        image_id_column=options.image_id_column,
+        image_root=options.image_root,
+    )
+
+
+def _retrieval(
+    data: datasets.Dataset, options: RetrievalOptions, entry: RegistryEntry | None, found: RetrievalData
+) -> RetrievalData:
+    image_column = _image_column(data, options.image_column, entry)
+    caption_column = options.caption_column
+    if caption_column is None and entry is not None and entry.caption_column in data.column_names:
+        caption_column = entry.caption_column
+    captions = read_captions(data, caption_column or "caption")
+    if entry is not None and entry.caption_column == "txt":
+        # clip-benchmark's tars have an image's captions in one text, a line each.
+        captions = [[line for text in own for line in text.splitlines() if line.strip()] for own in captions]
+    if options.image_id_column is not None:
+        check_column(data.column_names, options.image_id_column, "ids of the images")
+        rows: dict[Any, int] = {}
+        together: dict[Any, list[str]] = {}
+        for row, image_id in enumerate(data[options.image_id_column]):
+            rows.setdefault(image_id, row)
+            together.setdefault(image_id, []).extend(captions[row])
+        data, captions = data.select(list(rows.values())), list(together.values())
+    if options.limit is not None and len(data) > options.limit:
+        chosen = _evenly(len(data), options.limit)
+        data, captions = data.select(chosen), [captions[row] for row in chosen]
+    data = undecoded_images(data, image_column)
+    if options.min_image_size is not None:
+        chosen = _large_enough(data, image_column, options.min_image_size, found.name)
+        data, captions = data.select(chosen), [captions[row] for row in chosen]
+    most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
+    return replace(
+        found,
+        data=data,
+        image_column=image_column,
+        captions=[own[:most] for own in captions],
+    )
+
+
+__all__ = [
+    "ClassificationData",
+    "ClassificationOptions",
+    "RetrievalData",
+    "RetrievalOptions",
+    "load_classification",
+    "load_retrieval",
+    "load_splits",
+]

@@ -1,0 +1,286 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Labels of images as numbers, and the names of their classes, in the same order. Shapes: n rows, c classes."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ...data.parts import SPLIT_NAMES
+from ...utils.wording import counted
+from .dataset_registry import check_class_names, imagenet_subsets, load_class_names
+from .labelled_sources import DataSource, readable_name
+
+
+_SYNSET = re.compile(r"n\d{8}")
+# A label id written as text; pandas writes those of a column with gaps with a decimal point.
+_NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
+_SHOWN = 5
+
+
+def _item_feature(feature: Any) -> Any:
+    """What a list column's items are; None for a column that holds no lists."""
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return feature.feature
+    return feature[0] if isinstance(feature, list) else None
+
+
+def class_label(feature: Any) -> datasets.ClassLabel | None:
+    """The `ClassLabel` of a column, or of the items of its lists."""
+    item = _item_feature(feature)
+    label = feature if item is None else item
+    return label if isinstance(label, datasets.ClassLabel) else None
+
+
+# -------------------------------------------------------------------------------------------------------- class names
+
+
+def read_class_names(opened: DataSource, data: datasets.Dataset, column: str, given: Any) -> list[str]:
+    """A name for each label id, in the order of the ids."""
+    label, entry = class_label(data.features[column]), opened.entry
+    where = f"{opened.name}: "
+    own = list(label.names) if label is not None else None
+    curated = None if entry is None or entry.class_names in (None, "features") else entry.class_names
+    if given is not None:
+        names = load_class_names(given) if isinstance(given, str | os.PathLike) else None
+        names = check_class_names(given if names is None else names, "`class_names`")
+    elif curated is not None:
+        names = load_class_names(curated)
+        if own and all(map(_SYNSET.fullmatch, own)) and "imagenet" in curated:
+            return _names_of_synsets(own, names, where)
+    elif opened.class_names is not None:
+        return list(opened.class_names)
+    elif own is not None:
+        return [readable_name(name) for name in own]
+    else:
+        names = _names_of_strings(opened, data, column)
+        if names is None:
+            raise ValueError(_no_names(opened, data, column))
+        return names
+    if own is None:
+        return names
+    if len(own) != len(names):
+        raise ValueError(
+            f"{where}there are {len(names)} class names, but the column {column!r} is a ClassLabel of {len(own)} "
+            f"({some(own)}). Give one name for each, in that order."
+        )
+    return _in_order_of(own, names, where, may_differ=given is not None)
+
+
+def _names_of_strings(opened: DataSource, data: datasets.Dataset, column: str) -> list[str] | None:
+    """
+    Labels that are strings are names themselves: those of all parts, sorted, with spaces for underscores.
+
+    None where labels are no strings, or where all of them are numbers: ids of classes, which have names elsewhere.
+    """
+    parts = opened.parts()
+    others = parts.values() if parts.keys() <= SPLIT_NAMES.keys() else ()  # tables of other names are other data
+    found: set[str] = set()
+    for part in (data, *(opened.splits[name]() for name in others)):
+        if column in part.column_names and _is_text(part.features[column]):
+            found |= _different_labels(part, column)
+    if not found or all(map(_NUMBER.fullmatch, found)):
+        return None
+    names = [readable_name(label) for label in sorted(found)]
+    return names if len(set(names)) == len(names) else sorted(found)
+
+
+def _different_labels(data: datasets.Dataset, column: str) -> set:
+    values = data.with_format(None)[column][:]
+    return {label for value in values for label in _labels_of(value) if not _is_missing(label)}
+
+
+def _labels_of(value: Any) -> list:
+    """An image's labels, of which there may be none."""
+    return value if isinstance(value, list) else [value]
+
+
+def _is_text(feature: Any) -> bool:
+    item = _item_feature(feature)
+    feature = feature if item is None else item
+    return isinstance(feature, datasets.Value) and "string" in feature.dtype
+
+
+def _is_missing(label: Any) -> bool:
+    return label is None or label != label or (isinstance(label, str) and not label.strip())  # NaN is not itself
+
+
+def _no_names(opened: DataSource, data: datasets.Dataset, column: str) -> str:
+    feature = data.features[column]
+    item = _item_feature(feature)
+    has_values = isinstance(feature if item is None else item, datasets.Value)
+    found = sorted(_different_labels(data, column)) if has_values else []
+    if has_values and not found:
+        return f"No row of {opened.name} has a label in the column {column!r}. Fill them in, or name another column."
+    kind = f"{feature.dtype} values" if isinstance(feature, datasets.Value) else str(feature)
+    kind = "numbers, written as text" if _is_text(feature) else kind
+    values = ""
+    if found:
+        found = sorted(found, key=int) if all(re.fullmatch(r"\d+", str(value)) for value in found) else found
+        values = f" There {'is one' if len(found) == 1 else f'are {len(found)} different ones'}, {some(found)}."
+    return (
+        f"The labels of {opened.name}, in the column {column!r}, are {kind}, which do not say what the classes are."
+        f"{values} Give `class_names`, a name for each label id from 0 on (--class-names FILE: a .txt with a name a "
+        "line, or a .json with a list of them), write the names into the column, or make it a ClassLabel: "
+        f"data.cast_column({column!r}, datasets.ClassLabel(names=[...]))."
+    )
+
+
+def _names_of_synsets(own: list[str], names: list[str], where: str) -> list[str]:
+    """Classes called n01440764 and so on, as ImageNet's folders are, by their synset."""
+    synsets = imagenet_subsets()["synsets"]
+    by_synset = dict(zip(synsets, load_class_names("class_names.json#imagenet")))
+    found = [by_synset.get(synset) for synset in own]
+    if sorted(map(str, found)) != sorted(names):
+        raise ValueError(
+            f"{where}the {len(own)} classes {some(own)} are not the data set's {len(names)} ImageNet classes."
+        )
+    return found
+
+
+def _normal(name: str) -> str:
+    return "".join(char for char in name.casefold() if char.isalnum())
+
+
+def _in_order_of(own: list[str], names: list[str], where: str, may_differ: bool) -> list[str]:
+    """`names` for the ids that the data's own names have: by name where they are the same ones, by place otherwise."""
+    places = {_normal(name): place for place, name in enumerate(names)}
+    matches = [places.get(_normal(name)) for name in own]
+    if None not in matches and len(set(matches)) == len(names):
+        return [names[place] for place in matches]
+    numbers = [int(name) if name.isdecimal() else -1 for name in own]
+    for first in (0, 1):  # folders may be called by the label's number, and sort otherwise: 0, 1, 10, 100
+        if sorted(numbers) == list(range(first, len(names) + first)):
+            return [names[number - first] for number in numbers]
+    displaced = [
+        index
+        for index, match in enumerate(matches)
+        if match is not None and match != index and _normal(names[index]) != _normal(own[index])
+    ]
+    in_place = sum(_normal(name) == _normal(other) for name, other in zip(own, names))
+    if len(displaced) > in_place and not may_differ:
+        index = displaced[0]
+        raise ValueError(
+            f"{where}the data's classes are in another order than the registry's, and not the same ones: class "
+            f"{index} is {own[index]!r} in the data, {names[index]!r} in the registry. Give `class_names` in the "
+            "data's order."
+        )
+    return names
+
+
+# ------------------------------------------------------------------------------------------------------------- labels
+
+
+def read_targets(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
+    feature, values = data.features[column], data[column]
+    values = values[:] if not isinstance(values, list) else values
+    missing = [row for row, value in enumerate(values) if any(map(_is_missing, _labels_of(value)))]
+    item = _item_feature(feature)
+    if missing:
+        rows = f"{counted(len(missing), 'row')} {'has' if len(missing) == 1 else 'have'}"
+        or_empty = "" if item is None else ", or an empty one in a list,"
+        raise ValueError(
+            f"{where}: {rows} no label{or_empty} in {column!r}, the first is row {missing[0]}. Fill them in, or "
+            "take these rows out of the data."
+        )
+    if item is not None:
+        return _multi_label(values, item, names, where)
+    if isinstance(feature, datasets.ClassLabel):
+        return _checked_ids(values, names, where)
+    if isinstance(feature, datasets.Value) and re.match(r"u?int|bool", feature.dtype):
+        return _checked_ids(values, names, where)
+    if isinstance(feature, datasets.Value) and "string" in feature.dtype:
+        return _checked_ids(_ids_of_strings(values, names, where), names, where)
+    if isinstance(feature, datasets.Value) and "float" in feature.dtype and all(value % 1 == 0 for value in values):
+        return _checked_ids(values, names, where)  # ids of a column that once had gaps
+    raise ValueError(
+        f"{where}: the labels in {column!r} are {feature}; they must be a ClassLabel, whole numbers, strings, or "
+        "lists of these."
+    )
+
+
+def _multi_label(values: list, item: Any, names: list[str], where: str) -> np.ndarray:
+    lengths = [len(own) for own in values]
+    flat = [label for own in values for label in own]
+    # Ids of an image's classes do not repeat, so lists that repeat 0 or 1 say of each class whether it is there.
+    if set(lengths) == {len(names)} and set(flat) <= {0, 1} and any(len(set(own)) < len(own) for own in values):
+        return np.asarray(values, bool)
+    is_text = isinstance(item, datasets.Value) and "string" in item.dtype
+    if isinstance(item, datasets.Value) and not is_text and not re.match(r"u?int", item.dtype):
+        raise ValueError(
+            f"{where}: the labels are lists of {item.dtype}; give lists of the ids of an image's classes, or a 0 or 1 "
+            f"for each of the {len(names)} classes."
+        )
+    ids = _ids_of_strings(flat, names, where) if is_text else flat
+    targets = np.zeros((len(values), len(names)), bool)
+    targets[np.repeat(np.arange(len(values)), lengths), _checked_ids(ids, names, where)] = True
+    return targets
+
+
+def _ids_of_strings(values: list[str], names: list[str], where: str) -> list[int]:
+    """Strings by the class names; if they are none of them, but numbers, those."""
+    ids = {name: index for index, name in enumerate(names)}
+    spelled = {value: value if value in ids else readable_name(value) for value in set(values)}
+    unknown = sorted(value for value, name in spelled.items() if name not in ids)
+    if unknown and len(unknown) == len(spelled) and all(map(_NUMBER.fullmatch, unknown)):
+        return [int(value.partition(".")[0]) for value in values]
+    if unknown:
+        some_are = "1 of the labels is" if len(unknown) == 1 else f"{len(unknown)} of the labels are"
+        raise ValueError(
+            f"{where}: {some_are} no class name: {some(unknown)}. The class names are {some(names)}. Give one for "
+            "each label (`class_names`, --class-names FILE)."
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1 and name in set(spelled.values())]
+    if twice:
+        raise ValueError(f"{where}: labels are strings, but {some(twice)} names two classes; give numbers instead.")
+    return [ids[spelled[value]] for value in values]
+
+
+def _checked_ids(values: Sequence[float], names: list[str], where: str) -> np.ndarray:
+    numbers = list(map(int, values))
+    try:
+        ids = np.array(numbers, np.int64)
+    except OverflowError as error:
+        raise ValueError(
+            f"{where}: the label {max(numbers, key=abs)!s:.40} is too large for the number of a class; there are "
+            f"{len(names)} class names, for the labels 0 to {len(names) - 1}."
+        ) from error
+    if (ids < 0).any():
+        count = int((ids < 0).sum())
+        verb = "is" if count == 1 else "are"
+        raise ValueError(
+            f"{where}: {count} of {len(ids)} labels {verb} below 0, which stands for an unknown label: the test parts "
+            "of several data sets on the hub come without labels. Choose another split."
+        )
+    if ids.size and ids.max() >= len(names):
+        raise ValueError(
+            f"{where}: the largest label is {ids.max()}, but there are {len(names)} class names, for the labels 0 to "
+            f"{len(names) - 1} ({some(names)}). {_cure(ids, len(names))}"
+        )
+    return ids
+
+
+def _cure(ids: np.ndarray, num_names: int) -> str:
+    found = np.unique(ids)
+    if found[0] == 1 and found[-1] == num_names:
+        return "The labels begin at 1: subtract 1 from each, or give a name for the label 0 as well."
+    if len(found) <= num_names:
+        return (
+            f"There {'is' if len(found) == 1 else 'are'} {counted(len(found), 'different label')}, "
+            f"{some(found.tolist())}: number them from 0 on without gaps, or give a name for each number."
+        )
+    return "Give a name for each label (`class_names`, --class-names FILE)."
+
+
+def some(names: Sequence[Any]) -> str:
+    """The first of them, for a message."""
+    shown = ", ".join(map(repr, names[:_SHOWN]))
+    return shown if len(names) <= _SHOWN else f"{shown}, ..."
+
+
+__all__ = ["class_label", "read_class_names", "read_targets", "some"]

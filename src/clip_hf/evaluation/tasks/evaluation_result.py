@@ -1,0 +1,343 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What an evaluation gives back: figures and what they were measured on, as JSON, table, plot and for model cards."""
+
+import json
+import os
+import platform
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from huggingface_hub import EvalResult
+
+from ... import __version__
+from ...model_card.card_text import INTERVAL
+from ...utils.atomic import replaced_file
+from ...utils.extras import require_extra
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Metrics whose names end so are shown as they are; all others are shares, shown as percentages.
+_PLAIN_METRICS = ("median_rank", "shots_to_match_zero_shot", "lambda", "slope", "r_squared", "intercept")
+# Of percentages, in tables, cards and plots alike.
+_DECIMALS = 2
+# Metrics that are differences of shares, shown in points.
+_DIFFERENCES = ("_gain", "_change", "_difference", "mean_effective_robustness", "mean_change_under_shift")
+# Fields that stand at the top of the JSON.
+_AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", "notes")
+
+
+@dataclass(kw_only=True)
+class EvaluationResult:
+    """
+    Base class of results. A subclass adds its fields, and says what its headline figures are.
+
+    Args:
+        model (`str`):
+            Name of the model that was evaluated.
+        data (`str`):
+            Name of the data.
+        split (`str`):
+            The part of the data, such as `"test"`.
+        chance (`dict[str, float]`):
+            What guessing gives, of the headline figures for which that is known, by name.
+        majority_class (`float`, *optional*):
+            Share of the most frequent class among the images, 0 to 1: what always naming it gives.
+        skipped (`dict[str, dict]`):
+            By part of the data, the images that could not be read: how many, of how many, their kinds, and the first
+            of each kind.
+        notes (`list[str]`):
+            What a reader of the figures should know, such as classes that the model cannot tell apart.
+    """
+
+    task: ClassVar[str] = ""
+    """Name of the evaluation, as `clip-hf evaluate --tasks` has it."""
+    task_type: ClassVar[str] = "zero-shot-image-classification"
+    """The hub's identifier of the task, for model cards."""
+
+    model: str
+    data: str
+    split: str = "test"
+    chance: dict[str, float] = field(default_factory=dict)
+    majority_class: float | None = None
+    skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def stem(self) -> str:
+        """Name for files of this result, without ending: task, data and split."""
+        return "-".join(safe_name(part) for part in (self.task, self.data, self.split) if part)
+
+    def metrics(self) -> dict[str, float]:
+        """Headline figures by name: shares from 0 to 1, unless their name says otherwise."""
+        raise NotImplementedError
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Confidence intervals of headline figures by name; those without one are left out."""
+        return {}
+
+    def words(self) -> dict[str, str]:
+        """What is shown of headline figures that are no number, by name."""
+        return {}
+
+    def figure(self) -> "Figure | None":
+        """A plot, if there is something to plot."""
+        return None
+
+    def details(self) -> str:
+        """Further Markdown for below the table of headline figures; may be empty."""
+        return ""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Fields with a value for each image or text, which go into a file of arrays instead of the JSON."""
+        return {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the arrays in types that JSON has; `metrics` and `intervals` stand at the top."""
+        arrays = self.arrays()
+        own = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in arrays}
+        return {
+            "task": self.task,
+            **{name: own.pop(name) for name in _AT_THE_TOP},
+            "metrics": _plain(self.metrics()),
+            "intervals": _plain(self.intervals()),
+            "words": self.words(),
+            "details": own,
+            "environment": environment(),
+        }
+
+    def table(self) -> str:
+        """The headline figures as a Markdown table, with what guessing gives if that is known; below it, the notes."""
+        columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
+        lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines += [f"| {' | '.join(row[: len(columns)])} |" for row in self.table_rows()]
+        return "\n\n".join(["\n".join(lines), *self.notes])
+
+    def table_rows(self) -> list[tuple[str, str, str, str]]:
+        """
+        The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
+
+        Below them stand the share of the most frequent class, and the images that were skipped.
+        """
+        intervals, words = self.intervals(), self.words()
+        rows = [
+            (
+                name,
+                words.get(name, format_metric(name, value)),
+                format_interval(name, intervals[name]) if intervals.get(name) else "",
+                format_metric(name, self.chance[name]) if name in self.chance else "",
+            )
+            for name, value in self.metrics().items()
+        ]
+        if self.majority_class is not None:
+            rows.append(("majority_class", format_metric("", self.majority_class), "", ""))
+        for part, found in self.skipped.items():
+            name = "skipped_images" if len(self.skipped) == 1 else f"skipped_images ({part})"
+            rows.append((name, f"{found['images']} of {found['of']}", "", ""))
+        return rows
+
+    def _skipped_lines(self) -> list[str]:
+        return [
+            f"Images of {part} that could not be read: {found['images']} of {found['of']}.\n\n"
+            + "\n".join(f"- {table_cell(example)}" for example in found["examples"])
+            for part, found in self.skipped.items()
+        ]
+
+    def eval_results(self) -> list[EvalResult]:
+        """
+        The headline figures for the `model-index` of a model card; shares as percentages.
+
+        A 95% interval, where there is one, is in `metric_args["interval_95"]`: its two ends.
+        """
+        intervals = self.intervals()
+        return [
+            EvalResult(
+                task_type=self.task_type,
+                dataset_type=self.data,
+                dataset_name=self.data,
+                dataset_split=self.split,
+                metric_type=name,
+                metric_name=f"{self.task} {name}",
+                metric_value=round(float(value) * _scale(name), _DECIMALS),
+                metric_args=_interval_of(name, intervals.get(name)),
+            )
+            for name, value in self.metrics().items()
+            if np.isfinite(value)
+        ]
+
+    def save(self, folder: str | os.PathLike, stem: str | None = None) -> list[Path]:
+        """
+        Write `stem.json` and `stem.md`, and `stem.npz` and `stem.png` if there are arrays or a plot; each file appears
+        when it is complete.
+
+        Args:
+            folder (`str` or `os.PathLike`):
+                Where to; made if need be.
+            stem (`str`, *optional*):
+                Name of the files without ending; by default task, data and split.
+
+        Returns:
+            `list[Path]`: the files.
+        """
+        stem = stem or self.stem
+        paths = [Path(folder) / f"{stem}.json", Path(folder) / f"{stem}.md"]
+        with replaced_file(paths[0]) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        with replaced_file(paths[1]) as temporary:
+            heading = f"# {self.task}: {self.model} on {self.data} ({self.split})"
+            parts = [heading, self.table(), self.details(), *self._skipped_lines()]
+            temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+        arrays = self.arrays()
+        if arrays:
+            paths.append(Path(folder) / f"{stem}.npz")
+            with replaced_file(paths[-1]) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **arrays)
+        figure = self.figure()
+        if figure is not None:
+            paths.append(Path(folder) / f"{stem}.png")
+            save_figure(figure, paths[-1])
+        return paths
+
+
+def format_metric(name: str, value: float) -> str:
+    """A figure as tables show it: shares as percentages, differences of shares in points."""
+    if is_difference(name):
+        return format_difference(name, value)
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:.4g}" if _scale(name) == 1 else f"{100 * value:.{_DECIMALS}f}%"
+
+
+def format_interval(name: str, interval: tuple[float, float]) -> str:
+    """An interval as tables show it."""
+    if is_difference(name):
+        return format_difference_interval(name, interval)
+    return " to ".join(format_metric(name, end) for end in interval)
+
+
+def is_difference(name: str) -> bool:
+    """Whether a metric is a difference of shares."""
+    return name.endswith(_DIFFERENCES) or name.startswith("effective_robustness_")
+
+
+def format_difference(name: str, value: float) -> str:
+    """The difference of two values of a metric as tables show it: that of shares in points."""
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:+.4g}" if _scale(name) == 1 else f"{points_text(value)} points"
+
+
+def format_difference_interval(name: str, interval: tuple[float, float]) -> str:
+    """The interval of a difference as tables show it; the unit is that of the difference."""
+    return " to ".join(f"{end:+.4g}" if _scale(name) == 1 else points_text(end) for end in interval)
+
+
+def points_text(share: float) -> str:
+    """A difference of shares in points, with its sign and without the unit."""
+    text = f"{100 * share:+.{_DECIMALS}f}"
+    return text.lstrip("+-") if float(text) == 0 else text  # no "-0.00"
+
+
+def table_cell(text: str) -> str:
+    """`text` for a cell of a Markdown table: on one line, and without what would end the cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def majority_share(targets: np.ndarray) -> float:
+    """Share of the images that have the most frequent class; targets are int64 (n,) or bool (n, c)."""
+    counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets)
+    return float(counts.max() / len(targets))
+
+
+def chance_of(metric: str, num_classes: int, targets: np.ndarray) -> float:
+    """What guessing scores on average: k/c in top-k; of `map_11point`, the same score for all images."""
+    if metric == "map_11point":
+        return float(targets.mean(axis=0).mean())
+    top5 = min(5, num_classes) / num_classes
+    known = {"roc_auc": 0.5, "top5": top5, "top1_top5_mean": (1 / num_classes + top5) / 2}
+    return known.get(metric, 1 / num_classes)
+
+
+def _interval_of(name: str, interval: tuple[float, float] | None) -> dict[str, list[float]] | None:
+    if interval is None or not np.isfinite(interval).all():
+        return None
+    return {INTERVAL: [round(float(end) * _scale(name), _DECIMALS) for end in interval]}
+
+
+def _scale(name: str) -> float:
+    return 1.0 if name.endswith(_PLAIN_METRICS) else 100.0
+
+
+def environment() -> dict[str, str]:
+    """Versions, machine and time, for every file of results."""
+    packages = ("torch", "transformers", "numpy")
+    return {
+        "clip_hf": __version__,
+        **{package: version(package) for package in packages},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """
+    An empty plot, in inches.
+
+    Raises:
+        MissingExtra: if matplotlib is not installed.
+    """
+    require_extra("eval", "A plot", "matplotlib")
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
+    """Write a plot as PNG; the file appears when it is complete."""
+    with replaced_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def safe_name(name: str) -> str:
+    """`name` with what a file's name had better not hold replaced."""
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
+
+
+def _plain(value: Any) -> Any:
+    """`value` in types that JSON has; NaN and infinities, which it has not, become null."""
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value
+
+
+__all__ = [
+    "EvaluationResult",
+    "chance_of",
+    "environment",
+    "format_difference",
+    "format_difference_interval",
+    "format_interval",
+    "format_metric",
+    "is_difference",
+    "majority_share",
+    "new_figure",
+    "points_text",
+    "safe_name",
+    "save_figure",
+    "table_cell",
+]

@@ -1,0 +1,537 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Few-shot classifiers on features, and how many examples zero-shot is worth (paper, section 3.1.5, figures 6, 7)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ...utils.wording import counted
+from ..numerics.logistic_regression import (
+    LinearClassifier,
+    LogisticRegressionOptions,
+    RegularizationPath,
+    check_all_classes,
+    check_features,
+    check_labels,
+    num_classes_of,
+)
+from ..numerics.metrics import CLASSIFICATION_METRICS
+from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share, new_figure
+from .linear_probe import search_lambda
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Features = np.ndarray | torch.Tensor
+
+# Penalties without validation rows, for features of variance 1 (summed over features). On digits and on
+# clusters, 1 to 16 shots, a tenth of it changes accuracies by up to 2 points, three times as much by up to 4.
+_PENALTY = 0.03
+# A row of the text classifier moves by up to 1 / penalty for an example, and so does that example's logit.
+_TEXT_PENALTY = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotOptions(LogisticRegressionOptions):
+    """
+    How few-shot classifiers are made.
+
+    lambda is never chosen on test rows: it is fixed, or searched on validation rows if there are some. Those are
+    labels too, as a rule more of them than the shots.
+
+    Args:
+        solver, max_iterations, tolerance, intercept, device, dtype:
+            See [`LogisticRegressionOptions`]. What starts at the text classifier needs `solver="torch"`.
+        metric (`str`, *optional*, defaults to `"top1"`):
+            One of `CLASSIFICATION_METRICS` for one class an image.
+        zero_shot_accuracy (`float`, *optional*):
+            Of the zero-shot classifier on the test rows, 0 to 1. By default the text classifier's, if there is one.
+        validation (`tuple`, *optional*):
+            Features and labels of validation rows, to choose lambda on for each draw.
+        penalty (`float`, *optional*, defaults to 0.03):
+            lambda without validation rows, for features of variance 1 (summed over features). It is multiplied by the
+            training features' variance, so that neither their scale nor their mean matters; labels do not enter.
+        text_penalty (`float`, *optional*, defaults to 0.1):
+            The same for classifiers that start at the text classifier.
+        logit_scale (`float`, *optional*, defaults to 100.0):
+            What cosines are multiplied by; a model's own is `DualEncoder.logit_scale`.
+        fully_supervised (`bool`, *optional*, defaults to `False`):
+            Also fit to all training rows, as the last point of the interpolation, as in the paper's figure 7.
+        class_names (`Sequence[str]`, *optional*):
+            For messages.
+        model, data, split (`str`, *optional*):
+            Names for the result.
+
+    Raises:
+        ValueError: If a value is not allowed.
+    """
+
+    metric: str = "top1"
+    zero_shot_accuracy: float | None = None
+    validation: tuple[Features, np.ndarray] | None = None
+    penalty: float = _PENALTY
+    text_penalty: float = _TEXT_PENALTY
+    logit_scale: float = 100.0
+    fully_supervised: bool = False
+    class_names: Sequence[str] | None = None
+    model: str = ""
+    data: str = ""
+    split: str = "test"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.metric not in CLASSIFICATION_METRICS or self.metric == "map_11point":
+            known = ", ".join(name for name in CLASSIFICATION_METRICS if name != "map_11point")
+            raise ValueError(f"`metric` is {self.metric!r}; for few-shot it must be one of {known}.")
+        for name in ("penalty", "text_penalty", "logit_scale"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be a positive number.")
+        if self.zero_shot_accuracy is not None and not 0 <= self.zero_shot_accuracy <= 1:
+            raise ValueError(f"`zero_shot_accuracy` is {self.zero_shot_accuracy}; it must be a share from 0 to 1.")
+
+
+@dataclass(kw_only=True)
+class FewShotCurve:
+    """
+    Scores of one kind of few-shot classifier.
+
+    Args:
+        scores (`np.ndarray`):
+            (shots, seeds), 0 to 1.
+        penalties (`np.ndarray`):
+            (shots, seeds), each classifier's lambda.
+        converged (`bool`):
+            Whether all regressions came to their minimum.
+    """
+
+    scores: np.ndarray
+    penalties: np.ndarray
+    converged: bool
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(shots,), mean over seeds."""
+        return self.scores.mean(axis=1)
+
+    @property
+    def spread(self) -> np.ndarray:
+        """(shots,), standard deviation over seeds, that of a sample; 0 for one seed."""
+        return self.scores.std(axis=1, ddof=1) if self.scores.shape[1] > 1 else np.zeros(len(self.scores))
+
+
+@dataclass(kw_only=True)
+class FewShotResult(EvaluationResult):
+    """
+    Figures of few-shot classifiers.
+
+    Args:
+        metric (`str`):
+            What scores are.
+        shots, seeds (`list[int]`):
+            Examples of each class, and draws.
+        probe ([`FewShotCurve`]):
+            Logistic regression from nothing, as in the paper.
+        from_text ([`FewShotCurve`], *optional*):
+            Logistic regression that is held near the text classifier; with no example it is that.
+        zero_shot_accuracy (`float`):
+            Score of the zero-shot classifier; NaN where it is not known.
+        fully_supervised (`tuple[float, float]`, *optional*):
+            Training rows per class, and the score of the regression on all of them.
+        shots_to_match_zero_shot (`float`):
+            Shots at which the probe scores as zero-shot does; NaN where that is outside of what was measured.
+        match (`str`):
+            The same in words, also where it is outside.
+        lambda_from (`str`):
+            How lambda was chosen.
+    """
+
+    task = "few_shot"
+    task_type = "image-classification"
+
+    metric: str
+    shots: list[int]
+    seeds: list[int]
+    probe: FewShotCurve
+    from_text: FewShotCurve | None
+    zero_shot_accuracy: float
+    fully_supervised: tuple[float, float] | None
+    shots_to_match_zero_shot: float
+    match: str
+    lambda_from: str
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Mean score of the probe by shots, 0 to 1."""
+        return dict(zip(self.shots, self.probe.mean.tolist()))
+
+    @property
+    def from_text_accuracies(self) -> dict[int, float]:
+        """Mean score by shots where the start is the text classifier, which is that of 0 shots; may be empty."""
+        if self.from_text is None:
+            return {}
+        return {0: self.zero_shot_accuracy} | dict(zip(self.shots, self.from_text.mean.tolist()))
+
+    def metrics(self) -> dict[str, float]:
+        """Means over seeds by shots, zero-shot, and the shots that match it; NaN where not known."""
+        found = {f"{shots}_shot": value for shots, value in self.accuracies.items()}
+        found |= {f"{shots}_shot_from_text": value for shots, value in self.from_text_accuracies.items() if shots}
+        if self.fully_supervised is not None:
+            found["fully_supervised"] = self.fully_supervised[1]
+        return found | {
+            "zero_shot": self.zero_shot_accuracy,
+            "shots_to_match_zero_shot": self.shots_to_match_zero_shot,
+        }
+
+    def words(self) -> dict[str, str]:
+        """The shots that match zero-shot as they are shown: `"fewer than 1"` where there is no number."""
+        return {"shots_to_match_zero_shot": self.match} if self.match else {}
+
+    def details(self) -> str:
+        """The curves with their spread over draws, in Markdown."""
+        lines = ["| shots | probe | from the text classifier |", "|---|---|---|"]
+        if self.from_text is not None:
+            lines.append(f"| 0 | | {format_metric(self.metric, self.zero_shot_accuracy)} |")
+        for place, shots in enumerate(self.shots):
+            cells = [
+                ""
+                if curve is None
+                else f"{format_metric(self.metric, curve.mean[place])} ± {100 * curve.spread[place]:.2f}"
+                for curve in (self.probe, self.from_text)
+            ]
+            lines.append(f"| {shots} | {' | '.join(cells)} |")
+        parts = [
+            f"{self.metric}: mean and standard deviation over {counted(len(self.seeds), 'draw')}; {self.lambda_from}.",
+            f"Shots at which the probe matches zero-shot: {self.match}.",
+            "\n".join(lines),
+        ]
+        if not all(curve.converged for curve in (self.probe, self.from_text) if curve is not None):
+            parts.append("**Not all regressions converged.**")
+        return "\n\n".join(parts)
+
+    def figure(self) -> "Figure":
+        """Scores by shots, with zero-shot as a star, as in the paper's figure 6."""
+        figure = new_figure(7, 4.5)
+        axis = figure.subplots()
+        # 0 has no place on a logarithmic axis; it stands one doubling before the fewest shots.
+        places = np.log2(self.shots)
+        first = places[0] - 1
+        axis.errorbar(
+            places, 100 * self.probe.mean, 100 * self.probe.spread, marker="o", capsize=3, label="linear probe"
+        )
+        if self.from_text is not None:
+            means = 100 * np.array([self.zero_shot_accuracy, *self.from_text.mean])
+            spreads = 100 * np.array([0.0, *self.from_text.spread])
+            label = "starting at the text classifier"
+            axis.errorbar([first, *places], means, spreads, marker="s", capsize=3, label=label)
+        if math.isfinite(self.zero_shot_accuracy):
+            axis.axhline(100 * self.zero_shot_accuracy, color="tab:purple", linestyle="--", linewidth=1)
+            axis.plot(first, 100 * self.zero_shot_accuracy, "*", color="tab:purple", markersize=15, label="zero-shot")
+        ticks = dict(zip([first, *places], ["0", *map(str, self.shots)]))
+        if self.fully_supervised is not None and self.fully_supervised[0] > self.shots[-1]:
+            rows, score = self.fully_supervised
+            ends = [places[-1], math.log2(rows)], [100 * self.probe.mean[-1], 100 * score]
+            axis.plot(*ends, "o:", color="tab:blue", markerfacecolor="white", label="all training images")
+            if rows > 1.4 * self.shots[-1]:  # else its label would stand on that of the most shots
+                ticks[ends[0][1]] = f"{rows:.4g}"
+        if math.isfinite(self.shots_to_match_zero_shot):
+            axis.axvline(math.log2(self.shots_to_match_zero_shot), color="tab:purple", linestyle=":", linewidth=1)
+        axis.set_xticks(list(ticks), list(ticks.values()))
+        axis.set(xlabel="labelled examples per class", ylabel=f"{self.metric} (%)")
+        names = " on ".join(name for name in (self.model, self.data) if name)
+        worth = f"zero-shot is worth {self.match} shot{'s' * (self.match[-2:] != ' 1')}" if self.match else ""
+        axis.set_title(": ".join(part for part in ("Few-shot", names, worth) if part), fontsize=10)
+        axis.grid(alpha=0.3)
+        axis.legend(loc="best", fontsize=8)
+        return figure
+
+
+def few_shot(
+    train_features: Features,
+    train_labels: np.ndarray,
+    test_features: Features,
+    test_labels: np.ndarray,
+    *,
+    shots: Sequence[int] = (1, 2, 4, 8, 16),
+    seeds: Sequence[int] = (0, 1, 2),
+    text_classifier: Features | None = None,
+    options: FewShotOptions | None = None,
+) -> FewShotResult:
+    """
+    Logistic regressions on a few examples of each class (Radford et al. 2021, section 3.1.5).
+
+    - A seed decides an order of each class's training rows; k shots are the first k, so that fewer shots are a part of
+      more.
+    - With a text classifier, there is a second curve: regressions without intercept whose weights are penalised for
+      their distance to `logit_scale` times the text classifier instead of to zero. With no example they are it.
+    - The shots that zero-shot is worth are where the mean over seeds first reaches it, interpolated linearly in the
+      logarithm of shots.
+
+    Args:
+        train_features (`np.ndarray` or `torch.Tensor`):
+            (n, d). With a text classifier: image embeddings in the space shared with texts, L2-normalised.
+        train_labels (`np.ndarray`):
+            (n,) integers from 0.
+        test_features, test_labels:
+            What is scored.
+        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`):
+            Examples of each class.
+        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
+            One draw each.
+        text_classifier (`np.ndarray` or `torch.Tensor`, *optional*):
+            (c, d), as [`build_text_classifier`] or [`class_embeddings`] give it.
+        options ([`FewShotOptions`], *optional*):
+            Metric, lambda, validation rows, solver, names.
+
+    Returns:
+        [`FewShotResult`]
+
+    Raises:
+        TypeError: If labels are strings.
+        ValueError: If a class has fewer training rows than the most shots (it is named, with the most that are
+            possible), if shapes disagree, or features are not finite.
+
+    Example:
+
+    ```python
+    >>> result = few_shot(train_x, train_y, test_x, test_y, text_classifier=classifier)
+    >>> print(result.accuracies, result.match)
+    ```
+    """
+    run = _Run(
+        (train_features, train_labels), (test_features, test_labels), text_classifier, options or FewShotOptions()
+    )
+    shots, seeds = sorted({int(count) for count in shots}), [int(seed) for seed in seeds]
+    run.check_shots(shots, seeds)
+    options, zero_shot = run.options, run.zero_shot()
+    probe = run.curve(shots, seeds, None)
+    from_text = None if run.text is None else run.curve(shots, seeds, run.text)
+    full = run.fully_supervised() if options.fully_supervised else None
+    points = list(zip(map(float, shots), probe.mean.tolist()))
+    matched, words = shots_to_match(points + [full] if full and full[0] > shots[-1] else points, zero_shot)
+    result = FewShotResult(
+        model=options.model,
+        data=options.data,
+        split=options.split,
+        majority_class=majority_share(run.test_labels),
+        metric=options.metric,
+        shots=shots,
+        seeds=seeds,
+        probe=probe,
+        from_text=from_text,
+        zero_shot_accuracy=zero_shot,
+        fully_supervised=full,
+        shots_to_match_zero_shot=matched,
+        match=words,
+        lambda_from=run.lambda_from,
+    )
+    chance = chance_of(options.metric, run.num_classes, run.test_labels)
+    result.chance = {name: chance for name in result.metrics() if name != "shots_to_match_zero_shot"}
+    return result
+
+
+def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> tuple[float, str]:
+    """
+    Shots at which a curve first reaches a score, interpolated linearly in the logarithm of shots (paper, figure 7).
+
+    Args:
+        points (`Sequence[tuple[float, float]]`):
+            Shots, ascending, and scores.
+        zero_shot (`float`):
+            The score to reach.
+
+    Returns:
+        `tuple[float, str]`: the shots, NaN where they are outside of the points; and in words: `"5.4"`,
+        `"fewer than 1"`, `"more than 16"`, or an empty text where `zero_shot` is NaN.
+
+    Example:
+
+    ```python
+    >>> shots_to_match([(1, 0.2), (2, 0.4), (4, 0.6)], 0.5)  # half-way from 2 to 4 on a logarithmic axis
+    (2.828427124746..., '2.8')
+    ```
+    """
+    if math.isnan(zero_shot):
+        return math.nan, ""
+    before, score = points[0]
+    if score > zero_shot:
+        return math.nan, f"fewer than {before:g}"
+    if score == zero_shot:
+        return float(before), f"{before:.1f}"
+    for count, reached in points[1:]:
+        if reached >= zero_shot:
+            share = (zero_shot - score) / (reached - score)
+            found = math.exp(math.log(before) + share * (math.log(count) - math.log(before)))
+            return found, f"{found:.1f}"
+        before, score = count, reached
+    return math.nan, f"more than {before:g}"
+
+
+def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """
+    Rows of so many examples of each class, without replacement; those of fewer shots are among those of more.
+
+    Args:
+        labels (`np.ndarray`):
+            (n,) int64 from 0.
+        shots (`int`):
+            Examples of each class; none may have fewer.
+        seed (`int`):
+            Of the draw.
+
+    Returns:
+        `np.ndarray`: (shots * classes,) int64, ascending.
+    """
+    chosen = [
+        # A generator for each class: what is drawn of one does not depend on the others.
+        np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:shots]
+        for label in range(labels.max() + 1)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+class _Run:
+    """The data, checked, and the regressions on them."""
+
+    def __init__(self, train: tuple, test: tuple, text_classifier: Features | None, options: FewShotOptions):
+        self.options = options
+        self.features, self.test_features = train[0], test[0]
+        check_features(self.features, "train_features")
+        width = self.features.shape[1]
+        check_features(self.test_features, "test_features", width)
+        self.labels = self._labels(train[1], len(self.features), "train_labels")
+        self.test_labels = self._labels(test[1], len(self.test_features), "test_labels")
+        known = [self.labels, self.test_labels]
+        self.validation = None
+        if options.validation is not None:
+            check_features(options.validation[0], "validation features", width)
+            labels = self._labels(options.validation[1], len(options.validation[0]), "validation labels")
+            self.validation = (options.validation[0], labels)
+            known.append(labels)
+        self.num_classes = num_classes_of(*known)
+        check_all_classes(self.labels, self.num_classes, "train_labels")
+        self._metric = CLASSIFICATION_METRICS[options.metric]
+        self._metric(np.zeros((len(self.test_labels), self.num_classes)), self.test_labels)
+        # Labels are not used. Rows that are all the same have none; any penalty will do for them.
+        rows = torch.as_tensor(self.features).double()
+        self._variance = float(rows.var(dim=0, correction=0).sum()) or 1.0
+        self.text = self._text(text_classifier, float(rows.square().sum(dim=1).mean()), width)
+
+    def _labels(self, labels: np.ndarray, rows: int, name: str) -> np.ndarray:
+        labels = check_labels(labels, rows, name)
+        if labels.ndim == 2:
+            raise ValueError(f"{name} have shape {labels.shape}; few-shot needs one class an image, shape (rows,).")
+        return labels
+
+    def _text(self, text_classifier: Features | None, norm: float, width: int) -> np.ndarray | None:
+        if text_classifier is None:
+            return None
+        check_features(text_classifier, "text_classifier", width)
+        if len(text_classifier) != self.num_classes:
+            raise ValueError(
+                f"text_classifier has {len(text_classifier)} rows, but there are {self.num_classes} classes."
+            )
+        if self.options.solver != "torch":
+            raise ValueError("Regressions that start at a text classifier need solver='torch'.")
+        if not 0.9 < norm < 1.1:
+            raise ValueError(
+                f"train_features have a mean squared norm of {norm:.3g}; with a text classifier give "
+                "L2-normalised image embeddings (`encode_images` with `projected=True`)."
+            )
+        weights = torch.as_tensor(text_classifier).detach().cpu().double().numpy()
+        return self.options.logit_scale * weights
+
+    @property
+    def lambda_from(self) -> str:
+        """How lambda is chosen, in words."""
+        if self.validation is not None:
+            return f"lambda chosen for each draw on {counted(len(self.validation[1]), 'validation image')}"
+        start = f", {self.options.text_penalty:g} from the text classifier" if self.text is not None else ""
+        return f"lambda fixed: {self.options.penalty:g}{start}, times the features' variance {self._variance:.3g}"
+
+    def check_shots(self, shots: list[int], seeds: list[int]) -> None:
+        """Refuse shots that a class does not have."""
+        if not shots or shots[0] < 1 or not seeds:
+            raise ValueError(f"`shots` are {shots} and `seeds` {seeds}; give at least one of each, shots from 1.")
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        short = np.flatnonzero(counts < shots[-1])
+        if len(short):
+            names = self.options.class_names
+            shown = ", ".join(
+                f"{label if names is None else repr(names[label])} ({counts[label]})" for label in short[:5]
+            )
+            more = ", ..." if len(short) > 5 else ""
+            raise ValueError(
+                f"`shots` go up to {shots[-1]}, but {len(short)} of {self.num_classes} classes have fewer training "
+                f"rows: {shown}{more}. The most that every class has is {counts.min()}."
+            )
+
+    def zero_shot(self) -> float:
+        """Score of the zero-shot classifier; NaN where there is none."""
+        if self.options.zero_shot_accuracy is not None:
+            return float(self.options.zero_shot_accuracy)
+        return math.nan if self.text is None else self._score(_linear(self.text))
+
+    def curve(self, shots: list[int], seeds: list[int], center: np.ndarray | None) -> FewShotCurve:
+        """Scores of all shots and seeds."""
+        scores, penalties = (np.zeros((len(shots), len(seeds))) for _ in range(2))
+        converged = True
+        for place, count in enumerate(shots):
+            for column, seed in enumerate(seeds):
+                classifier = self._fit(draw_shots(self.labels, count, seed), center)
+                scores[place, column], penalties[place, column] = self._score(classifier), classifier.penalty
+                converged &= classifier.converged
+        return FewShotCurve(scores=scores, penalties=penalties, converged=converged)
+
+    def fully_supervised(self) -> tuple[float, float]:
+        """Rows per class of all the training data, and the probe's score with them."""
+        everything = np.arange(len(self.labels))
+        return len(everything) / self.num_classes, self._score(self._fit(everything, None))
+
+    def _fit(self, rows: np.ndarray, center: np.ndarray | None) -> LinearClassifier:
+        options, features = self.options, self.features
+        index = torch.from_numpy(rows).to(features.device) if isinstance(features, torch.Tensor) else rows
+        # The text classifier has no intercept; one that is free would not come from it.
+        regression = LogisticRegressionOptions(
+            solver=options.solver,
+            max_iterations=options.max_iterations,
+            tolerance=options.tolerance,
+            intercept=options.intercept and center is None,
+            device=options.device,
+            dtype=options.dtype,
+        )
+        path = RegularizationPath(
+            features[index], self.labels[rows], num_classes=self.num_classes, center=center, options=regression
+        )
+        if self.validation is None:
+            return path.solve((options.penalty if center is None else options.text_penalty) * self._variance)
+        found: dict[float, LinearClassifier] = {}
+
+        def score(penalty: float) -> float:
+            found[penalty] = path.solve(penalty)
+            return float(self._metric(found[penalty].scores(self.validation[0]), self.validation[1]))
+
+        return found[search_lambda(score)[0]]
+
+    def _score(self, classifier: LinearClassifier) -> float:
+        return float(self._metric(classifier.scores(self.test_features), self.test_labels))
+
+
+def _linear(weights: np.ndarray) -> LinearClassifier:
+    return LinearClassifier(
+        coefficients=weights,
+        intercept=np.zeros(len(weights)),
+        penalty=math.inf,
+        objective=math.nan,
+        iterations=0,
+        gradient_norm=0.0,
+        converged=True,
+    )
+
+
+__all__ = ["FewShotCurve", "FewShotOptions", "FewShotResult", "draw_shots", "few_shot", "shots_to_match"]

@@ -1,0 +1,530 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+Zero-shot classification (Radford et al. 2021, section 3.1): images against the names of their classes.
+
+Shapes: n images, c classes, `dim` the width of the shared embedding space.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
+from ...embedding.load_encoder import DualEncoder, load_dual_encoder
+from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
+from ...utils.wording import counted
+from ..numerics.metrics import (
+    CLASSIFICATION_METRICS,
+    bootstrap_interval,
+    bootstrap_mean_interval,
+    per_class_accuracy,
+    recall_at_k,
+    target_ranks,
+)
+from ..numerics.statistics import ROW_VALUES
+from ..registry.dataset_registry import load_templates
+from ..registry.evaluation_data import ClassificationData, ClassificationOptions, check_metric, load_classification
+from .evaluation_result import (
+    EvaluationResult,
+    chance_of,
+    format_metric,
+    majority_share,
+    new_figure,
+    table_cell,
+)
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN_CLASSES = 100
+_SHOWN_CONFUSIONS = 20
+_CURVE = 20
+_SHOWN_NOTES = 5
+# Distance of unit vectors up to which two texts count as one, by the model's dtype: ten times what rounding does.
+_SAME_TEXT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+_PAPER_PROMPT = "a photo of a {}."
+_GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
+
+
+@dataclass(frozen=True)
+class ZeroShotOptions:
+    """
+    How to evaluate zero-shot classification.
+
+    Args:
+        templates (`str`, `Sequence[str]` or `Mapping`, *optional*):
+            Prompt templates instead of the data's: one, several to average over, the name of a prompt set, or each
+            class's own prompts; see [`build_text_classifier`].
+        compare_prompts (`bool`, *optional*, defaults to `True`):
+            Whether to classify with one prompt and with bare class names as well, which shows what prompts and their
+            ensemble gain. It costs two more prompts for each class.
+        resamples (`int`, *optional*, defaults to 1000):
+            Bootstrap resamples for the intervals; 0 for none.
+        confidence (`float`, *optional*, defaults to 0.95):
+            Share of the resamples that an interval covers.
+        seed (`int`, *optional*, defaults to 0):
+            Of the bootstrap.
+        encoding ([`EncodingOptions`], *optional*):
+            How images are encoded and where features are kept.
+    """
+
+    templates: str | Sequence[str] | Mapping[str, Any] | None = None
+    compare_prompts: bool = True
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
+
+
+@dataclass(kw_only=True)
+class ZeroShotResult(EvaluationResult):
+    """
+    Figures of a zero-shot classification.
+
+    Args:
+        metric (`str`):
+            The headline metric.
+        value (`float`):
+            Its value, 0 to 1.
+        values (`dict[str, float]`):
+            All figures by name, 0 to 1: the headline metric first; `top1` and `top5` where an image has one class;
+            `one_prompt_*` and `class_name_*` of the headline metric with one prompt and with the bare name;
+            `ensemble_gain` and `prompt_gain`, the differences to those.
+        value_intervals (`dict[str, tuple[float, float]]`):
+            Bootstrap intervals of the figures.
+        num_images, num_prompts (`int`):
+            Images, and prompts for each class (the largest number, where classes have their own).
+        class_names (`list[str]`):
+            Names of the classes.
+        per_class (`list[float]`):
+            Share of each class's images that are classified right; NaN for a class without images; empty where images
+            have several classes.
+        most_confused (`list[tuple[str, str, int]]`):
+            Pairs of a class and the other class that most of its images were taken for, with their number.
+        curve (`dict[str, list[float]]`):
+            Share of images whose class is among the first k, for k from 1, by kind of prompts.
+        other_ranks (`dict[str, np.ndarray]`):
+            The same places with one prompt and with bare class names, where there are such figures.
+        targets, predictions, ranks (`np.ndarray` of shape (n,), int64):
+            Each image's class, the class it was given, and the place of its own class, 0 for the first. Empty where
+            images have several classes.
+    """
+
+    task = "zero_shot"
+
+    metric: str
+    value: float
+    values: dict[str, float]
+    value_intervals: dict[str, tuple[float, float]]
+    num_images: int
+    num_prompts: int
+    class_names: list[str]
+    per_class: list[float]
+    most_confused: list[tuple[str, str, int]]
+    curve: dict[str, list[float]]
+    targets: np.ndarray
+    predictions: np.ndarray
+    ranks: np.ndarray
+    other_ranks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def accuracy(self) -> float:
+        """The headline figure, 0 to 1."""
+        return self.value
+
+    def metrics(self) -> dict[str, float]:
+        """Headline figures by name, 0 to 1."""
+        return self.values
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Bootstrap intervals by name."""
+        return self.value_intervals
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What there is for each image."""
+        if not len(self.targets):
+            return {}
+        others = {f"{name}_ranks": ranks for name, ranks in self.other_ranks.items()}
+        return {name: getattr(self, name) for name in ("targets", "predictions", "ranks")} | others
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in other results; all places are among the arrays."""
+        content = super().to_dict()
+        del content["details"]["other_ranks"]
+        return content
+
+    def confusion(self) -> np.ndarray:
+        """Numbers of images (c, c), int64: rows are their classes, columns what they were taken for."""
+        counts = np.zeros((len(self.class_names),) * 2, np.int64)
+        np.add.at(counts, (self.targets, self.predictions), 1)
+        return counts
+
+    def details(self) -> str:
+        """The classes that are recognised worst, and what they are taken for, in Markdown."""
+        sizes = (counted(self.num_images, "image"), counted(len(self.class_names), "class", "classes"))
+        parts = [f"{', '.join(sizes)}, {counted(self.num_prompts, 'prompt')} a class."]
+        known = [(value, name) for value, name in zip(self.per_class, self.class_names) if not np.isnan(value)]
+        if known and len(known) <= _SHOWN_CLASSES:
+            rows = [f"| {table_cell(name)} | {format_metric('', value)} |" for value, name in sorted(known)]
+            parts.append("\n".join(["| class | accuracy |", "|---|---|", *rows]))
+        if self.most_confused:
+            rows = [
+                f"| {table_cell(own)} | {table_cell(other)} | {count} |" for own, other, count in self.most_confused
+            ]
+            parts.append("\n".join(["| class | taken for | images |", "|---|---|---|", *rows]))
+        return "\n\n".join(parts)
+
+    def figure(self) -> "Figure | None":
+        """Accuracy among the first k for each kind of prompts, and accuracies of classes or their confusion."""
+        if not len(self.targets):
+            return None
+        with_images = [100 * value for value in self.per_class if not np.isnan(value)]
+        # An accuracy of one image is right or wrong.
+        show_classes = self.num_images >= 2 * len(with_images)
+        figure = new_figure(12 if show_classes else 6.5, 5)
+        curve, *others = figure.subplots(1, 1 + show_classes, squeeze=False)[0]
+        names = {"one_prompt": "one prompt", "class_name": "bare class name"}
+        names["prompts"] = counted(self.num_prompts, "prompt")
+        for name, values in self.curve.items():
+            curve.plot(range(1, len(values) + 1), [100 * value for value in values], marker=".", label=names[name])
+        curve.set(xlabel="k", ylabel="class among the first k (%)", ylim=(0, 102))
+        curve.set_xticks(range(1, max(map(len, self.curve.values())) + 1))
+        curve.set_title(f"{self.model} on {self.data} ({self.split}), {counted(self.num_images, 'image')}", fontsize=9)
+        curve.legend(loc="lower right")
+        if show_classes and len(self.class_names) <= _SHOWN_CLASSES:
+            self._draw_confusion(figure, others[0])
+        elif show_classes:
+            others[0].hist(with_images, bins=np.linspace(0, 100, 21))
+            others[0].set(xlabel="accuracy of a class (%)", ylabel=f"classes, of {len(with_images)} with images")
+        return figure
+
+    def _draw_confusion(self, figure: "Figure", axis: Any) -> None:
+        counts = self.confusion()
+        shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        shown = axis.imshow(shares, vmin=0, vmax=100, cmap="Blues")
+        figure.colorbar(shown, ax=axis, label="images of the class (%)", shrink=0.8)
+        axis.set(xlabel="taken for", ylabel="class")
+        count = len(self.class_names)
+        if count <= 40:
+            size = 8 if count <= 12 else 5
+            axis.set_xticks(range(count), self.class_names, rotation=90, fontsize=size)
+            axis.set_yticks(range(count), self.class_names, fontsize=size)
+        if count <= 12:
+            for row, column in np.ndindex(count, count):
+                colour = "white" if shares[row, column] > 50 else "black"
+                axis.text(
+                    column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7
+                )
+
+
+def class_embeddings(
+    encoder: DualEncoder, class_names: Sequence[str], templates: Any, options: EncodingOptions | None = None
+) -> np.ndarray:
+    """
+    Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
+
+    Args:
+        encoder ([`DualEncoder`]):
+            The model.
+        class_names (`Sequence[str]`):
+            Names of the classes. A name may occur twice, as two of ImageNet's do; it is encoded once.
+        templates (`str`, `Sequence[str]` or `Mapping`):
+            See [`build_text_classifier`].
+        options ([`EncodingOptions`], *optional*):
+            Where features of texts are kept.
+
+    Returns:
+        `np.ndarray` of shape (c, dim), float32: L2-normalised, in the order of `class_names`.
+    """
+    unique = list(dict.fromkeys(class_names))
+    return _classifiers(encoder, unique, {"prompts": templates}, options)["prompts"][_places(class_names)]
+
+
+def _classifiers(
+    encoder: DualEncoder, class_names: list[str], kinds: Mapping[str, Any], options: EncodingOptions | None
+) -> dict[str, np.ndarray]:
+    """Classifiers (c, dim) of several kinds of prompts; a sentence that is in two of them is encoded once."""
+    prompts = {name: prompts_for(class_names, templates) for name, templates in kinds.items()}
+    texts = list(dict.fromkeys(text for own in prompts.values() for of_class in own for text in of_class))
+    embeds = torch.from_numpy(encode_text_list(encoder, texts, options=options))
+    place = {text: index for index, text in enumerate(texts)}
+
+    def encoded(asked: list[str]) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+        yield range(len(asked)), embeds[[place[text] for text in asked]]
+
+    return {name: ensemble_prompts(own, encoded).numpy() for name, own in prompts.items()}
+
+
+def evaluate_zero_shot(
+    model: Any,
+    data: Any,
+    *,
+    processor: Any = None,
+    data_options: ClassificationOptions | None = None,
+    options: ZeroShotOptions | None = None,
+) -> ZeroShotResult:
+    """
+    Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
+
+    The classes' prompts are encoded once, an image is given the class with the largest cosine. Among equal ones that
+    is the first.
+
+    Args:
+        model ([`DualEncoder`], `nn.Module`, `str` or path):
+            The model; see [`load_dual_encoder`].
+        data ([`ClassificationData`], `datasets.Dataset`, `str` or path):
+            What to classify; see [`load_classification`].
+        processor (*optional*):
+            Of the model, where it is a `nn.Module`.
+        data_options ([`ClassificationOptions`], *optional*):
+            Columns, class names and the like, where `data` is still to be loaded.
+        options ([`ZeroShotOptions`], *optional*):
+            Prompts, bootstrap and encoding.
+
+    Returns:
+        [`ZeroShotResult`]
+
+    Raises:
+        ValueError: if model, data or templates cannot be used as asked, more images cannot be read than
+            `options.encoding.max_skipped_share` allows (the others are skipped and counted), or the headline metric is
+            not defined for this data (a class without images, two classes for ROC AUC).
+
+    Example:
+
+    ```python
+    >>> from clip_hf.evaluation import evaluate_zero_shot
+
+    >>> result = evaluate_zero_shot("openai/clip-vit-base-patch32", "cifar10=path/to/cifar10")
+    >>> print(result.accuracy, result.intervals()["top1"])
+    ```
+    """
+    options = options or ZeroShotOptions()
+    if not isinstance(data, ClassificationData):
+        data = load_classification(data, data_options)
+    encoder = load_dual_encoder(model, processor)
+    templates = load_templates(data.templates if options.templates is None else options.templates)
+    metric, unique = data.metric, list(dict.fromkeys(data.class_names))
+    kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
+    classifiers = _classifiers(encoder, unique, kinds, options.encoding)
+    places = _places(data.class_names)
+    notes = class_notes(encoder, classifiers["prompts"][places], data.class_names, f"{data.name} ({data.split})")
+    data, images, skipped = encode_labelled(encoder, data, options=options.encoding)
+    found = {}
+    for name, classifier in classifiers.items():
+        # A name that occurs twice has one column before, so that its two classes get the same score to the last bit.
+        scores = (images @ classifier.T)[:, places]  # (n, c)
+        found[name] = _classify(scores, data, metric, options, is_main=name == "prompts")
+    main = found["prompts"]
+    return ZeroShotResult(
+        model=encoder.name,
+        data=data.name,
+        split=data.split,
+        chance=_chance(found, len(data.class_names), data.targets),
+        majority_class=majority_share(data.targets),
+        skipped={} if skipped is None else {data.split: skipped},
+        notes=notes,
+        metric=metric,
+        value=main.values[metric],
+        values=main.values | _gains(found, metric),
+        value_intervals=_all_intervals(found, metric, options),
+        num_images=len(images),
+        num_prompts=max(map(len, prompts_for(unique, templates))),
+        class_names=list(data.class_names),
+        per_class=main.per_class,
+        most_confused=_most_confused(main.targets, main.predictions, data.class_names),
+        curve={name: own.curve for name, own in found.items() if own.curve},
+        targets=main.targets,
+        predictions=main.predictions,
+        ranks=main.ranks,
+        other_ranks={name: own.ranks for name, own in found.items() if name != "prompts"},
+    )
+
+
+def encode_labelled(
+    encoder: DualEncoder,
+    data: ClassificationData,
+    *,
+    projected: bool = True,
+    options: EncodingOptions | None = None,
+) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
+    """
+    The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
+
+    Raises:
+        ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
+    """
+    name = f"{data.name} ({data.split})"
+    found = encode_readable_images(
+        encoder, data.data, data.image_column, projected=projected, options=options, name=name
+    )
+    if found.skipped is not None:
+        data = data.select(found.rows)
+        check_metric(data)
+    return data, found.features, found.skipped
+
+
+def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
+    """
+    Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
+
+    Args:
+        encoder ([`DualEncoder`]):
+            The model.
+        embeds (`np.ndarray` of shape (c, dim), float32):
+            L2-normalised embeddings of the classes.
+        class_names (`Sequence[str]`):
+            Their names.
+        where (`str`):
+            What to call the data.
+
+    Returns:
+        `list[str]`: a sentence for each kind; empty where all classes differ.
+    """
+    names: dict[str, int] = Counter(class_names)
+    twice = [f"{name!r} ({count} times)" for name, count in names.items() if count > 1]
+    place = {name: index for index, name in reversed(list(enumerate(class_names)))}
+    distance = _SAME_TEXT.get(next(encoder.model.parameters()).dtype, _SAME_TEXT[torch.float32])
+    groups = [[class_names[row] for row in group] for group in _same_rows(embeds, sorted(place.values()), distance)]
+    notes = []
+    if twice:
+        notes.append(f"Classes of {where} have the same name, so the model cannot tell them apart: {_some(twice)}.")
+    if groups:
+        shown = _some([" = ".join(map(repr, group)) for group in groups])
+        notes.append(
+            f"Classes of {where} have the same text embedding, so the model cannot tell them apart: {shown}. Their "
+            "prompts differ only in what the tokenizer ignores (such as case) or cuts off (past the context length); "
+            "give other class names."
+        )
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    return notes
+
+
+def _some(shown: list[str]) -> str:
+    return ", ".join(shown[:_SHOWN_NOTES]) + (f" and {len(shown) - _SHOWN_NOTES} more" * (len(shown) > _SHOWN_NOTES))
+
+
+def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[list[int]]:
+    """Groups of two or more of these rows that are equal but for rounding: no farther apart than `distance`."""
+    own = embeds[rows].astype(np.float64)
+    left, groups = np.ones(len(rows), bool), []
+    # Equal rows are neighbours in any projection, so only near ones have to be compared.
+    direction = np.random.default_rng(0).normal(size=own.shape[1])
+    direction /= np.linalg.norm(direction)
+    heights = own @ direction
+    order = np.argsort(heights, kind="stable")
+    for start, first in enumerate(order):
+        if not left[first]:
+            continue
+        end = np.searchsorted(heights[order], heights[first] + distance, side="right")
+        near = order[start:end]
+        near = near[left[near] & (np.linalg.norm(own[near] - own[first], axis=1) <= distance)]
+        if len(near) > 1:
+            left[near] = False
+            groups.append(sorted(rows[index] for index in near))
+    return sorted(groups)
+
+
+@dataclass
+class _Classified:
+    """Figures of one kind of prompts; what there is for each image is empty where an image has several classes."""
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    per_class: list[float]
+    curve: list[float]
+    targets: np.ndarray
+    predictions: np.ndarray
+    ranks: np.ndarray
+
+
+def _classify(
+    scores: np.ndarray, data: ClassificationData, metric: str, options: ZeroShotOptions, is_main: bool
+) -> _Classified:
+    targets, values = data.targets, {}
+    names = [metric]
+    if targets.ndim == 1 and is_main:
+        names += ["top1", *(["top5"] if scores.shape[1] > 5 else [])]
+        if len(np.unique(targets)) == scores.shape[1]:
+            names.append("mean_per_class")
+    for name in dict.fromkeys(names):
+        values[name] = CLASSIFICATION_METRICS[name](scores, targets)
+    again = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
+    intervals = {name: bootstrap_interval(name, scores, targets, **again) for name in values if options.resamples}
+    if targets.ndim > 1:
+        none = np.empty(0, np.int64)
+        return _Classified(values, intervals, [], [], none, none, none)
+    ranks = target_ranks(scores, targets)
+    curve = [recall_at_k(ranks, k) for k in range(1, min(_CURVE, scores.shape[1]) + 1)]
+    per_class = per_class_accuracy(scores, targets).tolist() if is_main else []
+    return _Classified(values, intervals, per_class, curve, targets, scores.argmax(axis=1), ranks)
+
+
+def _chance(found: dict[str, _Classified], num_classes: int, targets: np.ndarray) -> dict[str, float]:
+    """What guessing gives, of the figures that are no differences."""
+    return {
+        name if kind == "prompts" else f"{kind}_{name}": chance_of(name, num_classes, targets)
+        for kind, own in found.items()
+        for name in own.values
+    }
+
+
+def _kinds_of_prompts(templates: Any, class_names: list[str], compare: bool) -> dict[str, Any]:
+    kinds = {"prompts": templates}
+    if not compare:
+        return kinds
+    if isinstance(templates, Mapping):
+        if any(len(own) > 1 for own in templates.values()):
+            kinds["one_prompt"] = {name: templates[name][0] for name in class_names if name in templates}
+    elif len(templates) > 1:
+        kinds["one_prompt"] = _PAPER_PROMPT if _PAPER_PROMPT in templates else templates[0]
+    # Where the one prompt, or the only one, is the bare name, there is nothing more to compare with.
+    if kinds.get("one_prompt") != "{}" and templates != ("{}",):
+        kinds["class_name"] = "{}"
+    return kinds
+
+
+def _gains(found: dict[str, _Classified], metric: str) -> dict[str, float]:
+    """The headline metric with fewer prompts, and what the prompts add to it."""
+    main = found["prompts"].values[metric]
+    others = {name: own.values[metric] for name, own in found.items() if name != "prompts"}
+    values = {f"{name}_{metric}": value for name, value in others.items()}
+    return values | {_GAINS[name]: main - value for name, value in others.items()}
+
+
+def _all_intervals(
+    found: dict[str, _Classified], metric: str, options: ZeroShotOptions
+) -> dict[str, tuple[float, float]]:
+    intervals = dict(found["prompts"].intervals)
+    for name, own in found.items():
+        if name == "prompts" or not options.resamples:
+            continue
+        intervals[f"{name}_{metric}"] = own.intervals[metric]
+        if metric in ROW_VALUES:
+            # Of the same images, so that what is hard for both does not blur the difference.
+            gained = ROW_VALUES[metric](found["prompts"].ranks) - ROW_VALUES[metric](own.ranks)
+            again = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
+            intervals[_GAINS[name]] = bootstrap_mean_interval(gained, **again)
+    return intervals
+
+
+def _most_confused(targets: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[tuple[str, str, int]]:
+    wrong = targets != predictions
+    pairs = Counter(zip(targets[wrong].tolist(), predictions[wrong].tolist()))
+    return [(names[own], names[other], count) for (own, other), count in pairs.most_common(_SHOWN_CONFUSIONS)]
+
+
+def _places(names: Sequence[str]) -> list[int]:
+    """Index of each name among the different ones."""
+    place = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    return [place[name] for name in names]
+
+
+__all__ = ["ZeroShotOptions", "ZeroShotResult", "class_embeddings", "evaluate_zero_shot"]

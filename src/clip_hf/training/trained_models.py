@@ -1,0 +1,214 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What a training leaves: models with their processors and cards, in folders and on the hub."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from huggingface_hub import EvalResult
+from torch import nn
+
+from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.processing_clip_hf import ClipHFProcessor
+from ..model_card.card import ModelCardDetails, write_model_card
+from ..model_card.card_text import HOME_FOLDER, INTERVAL, architecture_label, public_name
+from ..utils.atomic import replaced_folder
+from .distributed import scalar_logit_scale
+from .held_out import HeldOutPairs
+from .options import TrainingOptions
+
+
+_RETRIEVAL = "zero-shot-image-retrieval"
+_TASKS = {"zero-shot-image-classification": "Zero-shot classification", _RETRIEVAL: "Image-text retrieval"}
+# Half the width of a 95% interval, in standard deviations.
+_NORMAL_QUANTILE = 1.959964
+
+# Settings that say how a model was trained, as the card shows them.
+_CARD_SETTINGS = (
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "layer_decay",
+    "warmup_steps",
+    "warmup_share",
+    "loss",
+    "label_smoothing",
+    "freeze",
+    "templates",
+    "ema_decay",
+    "mixed_precision",
+    "seed",
+)
+
+
+def describe_training(
+    options: TrainingOptions,
+    num_steps: int,
+    metrics: dict[str, float],
+    config: ClipHFConfig | None = None,
+    num_pairs: int | None = None,
+    held_out: HeldOutPairs | None = None,
+) -> ModelCardDetails:
+    """
+    What a model card says of a training.
+
+    Args:
+        options ([`TrainingOptions`]):
+            How it was trained.
+        num_steps (`int`):
+            Steps that were done.
+        metrics (`dict[str, float]`):
+            Percentages on held-out pairs, by name; may be empty.
+        config ([`ClipHFConfig`], *optional*):
+            Of the model, whose architecture the title then names.
+        num_pairs (`int`, *optional*):
+            Pairs that were trained on, if that is known.
+        held_out ([`HeldOutPairs`], *optional*):
+            What the metrics were measured on; with it they have intervals.
+    """
+    settings: dict[str, object] = {"steps": num_steps, "training_pairs": num_pairs}
+    if held_out is not None:
+        settings["held_out_pairs"] = held_out.summary()
+    settings |= {name: getattr(options, name) for name in _CARD_SETTINGS}
+    datasets = [_name_of(source) for source in options.dataset]
+    return ModelCardDetails(
+        title=_title(options, config, datasets),
+        base_model=options.model,
+        datasets=datasets,
+        eval_results=_held_out_results(metrics, _name_of_held_out(options), held_out),
+        training={name: value for name, value in settings.items() if value not in (None, [])},
+    )
+
+
+def _title(options: TrainingOptions, config: ClipHFConfig | None, datasets: list[str]) -> str:
+    """Such as "vit: a CLIP with ViT/16, trained on OpenMoji"; the folder of the training is named for what it is."""
+    name = public_name(os.path.abspath(options.output_dir))
+    kind = "a CLIP" if config is None else f"a CLIP with {architecture_label(config)}"
+    origin = f"{public_name(options.model)} fine-tuned on" if options.model else f"{kind}, trained on"
+    sources = [source.removeprefix("files: ").partition(" (")[0] for source in datasets]
+    text = f"{origin} {', '.join(sources[:2])}{' and others' if len(sources) > 2 else ''}"
+    return text if name == HOME_FOLDER else f"{name}: {text}"
+
+
+def _name_of_held_out(options: TrainingOptions) -> str:
+    """The held-out pairs of a training as its card names them."""
+    part = options.eval_split or ("held out" if options.eval_share else "test")
+    if options.eval_dataset:
+        return public_name(options.eval_dataset) + (f" ({options.eval_split})" if options.eval_split else "")
+    return f"{public_name(options.dataset[0])} ({part})"
+
+
+def _held_out_results(
+    metrics: dict[str, float], dataset_name: str, held_out: HeldOutPairs | None = None
+) -> list[EvalResult]:
+    """
+    Percentages of [`HeldOutPairs`] for a model card.
+
+    Args:
+        metrics (`dict[str, float]`):
+            Percentages by name. Those named `..._R@k` are of retrieval, the others of zero-shot classification.
+        dataset_name (`str`):
+            The held-out pairs as the card names them.
+        held_out ([`HeldOutPairs`], *optional*):
+            The pairs themselves. With them each percentage has a 95% interval, Wilson's for a share of that many
+            images or texts: it tells of other images of the same kind, not of another training.
+
+    Returns:
+        `list[EvalResult]`: with the interval's two ends, percentages too, as `metric_args["interval_95"]`.
+    """
+    results = []
+    for name, value in metrics.items():
+        task = _RETRIEVAL if "_R@" in name else "zero-shot-image-classification"
+        args = None
+        if held_out is not None:
+            args = {INTERVAL: _wilson_interval(value, held_out.num_queries(name))}
+        results.append(
+            EvalResult(
+                task_type=task,
+                task_name=_TASKS[task],
+                dataset_type="held-out",
+                dataset_name=dataset_name,
+                metric_type=name,
+                metric_name=f"{name.replace('zero_shot', 'zero-shot').replace('_', ' ')} (%)",
+                metric_value=round(value, 2),
+                metric_args=args,
+            )
+        )
+    return results
+
+
+def _wilson_interval(percentage: float, count: int) -> list[float]:
+    """The 95% interval of a percentage of `count`, in per cent (Wilson 1927): for 0 of 10, 0 to 27.75."""
+    share, z2 = percentage / 100, _NORMAL_QUANTILE**2
+    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(share * (1 - share) * z2 / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
+    return [round(100 * max(0.0, middle - half), 2), round(100 * min(1.0, middle + half), 2)]
+
+
+def _name_of(source: str) -> str:
+    """A source of pairs as the card names it; only what is on the hub may look like a name on the hub."""
+    if source == "openmoji":
+        return "OpenMoji (openmoji.org, CC BY-SA 4.0)"
+    is_local = Path(source).exists() or any(sign in source for sign in "*{")
+    name = public_name(source)
+    return f"files: {name}" if is_local or name != source else source
+
+
+def save_model(
+    folder: Path, accelerator: Accelerator, model: nn.Module, processor: ClipHFProcessor, details: ModelCardDetails
+) -> None:
+    """
+    Write a model, its processor and its card, all of them or, if this stops half-way, nothing; every process calls it.
+
+    Args:
+        folder (`Path`):
+            Where to; what is there is replaced.
+        accelerator (`Accelerator`):
+            Of this process.
+        model (`nn.Module`):
+            As `accelerator.prepare` returned it.
+        processor ([`ClipHFProcessor`]):
+            Of the model.
+        details ([`ModelCardDetails`]):
+            For the card.
+    """
+    clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
+    state: dict[str, torch.Tensor] = scalar_logit_scale(accelerator.get_state_dict(model))
+    if accelerator.is_main_process:
+        state = {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
+        with replaced_folder(folder) as temporary:
+            clip.save_pretrained(temporary, state_dict=state)
+            processor.save_pretrained(temporary)
+            name = public_name(str(Path(os.path.abspath(folder)).parent))
+            write_model_card(temporary, clip.config, name, details, clip.num_parameters())
+    accelerator.wait_for_everyone()
+
+
+def push_model(folder: Path, repo_id: str, details: ModelCardDetails) -> str:
+    """
+    Upload a saved model with its processor and card to the hub; on one process.
+
+    Args:
+        folder (`Path`):
+            Where [`save_model`] wrote it.
+        repo_id (`str`):
+            The repo, such as `"me/my-clip"`; made if need be.
+        details ([`ModelCardDetails`]):
+            For the card.
+
+    Returns:
+        `str`: the URL of the model's commit.
+    """
+    processor = ClipHFProcessor.from_pretrained(folder)
+    processor.push_to_hub(repo_id)
+    # On the hub the repo's name is the title.
+    details = replace(details, title=None, image_processor=processor.image_processor)
+    return ClipHFModel.from_pretrained(folder).push_to_hub(repo_id, details=details)
+
+
+__all__ = ["describe_training", "push_model", "save_model"]

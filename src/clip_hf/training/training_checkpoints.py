@@ -1,0 +1,383 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Checkpoints of a training: written whole or not at all, checked when they are read, the same on all processes."""
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import broadcast_object_list, extract_model_from_parallel, gather_object
+
+from ..utils.atomic import clear_leftovers, move_into_place, remove_folder, sync
+from .checkpoint_files import (
+    ACCELERATE,
+    MANIFEST,
+    SHARED,
+    ForeignCheckpoint,
+    check_checkpoint,
+    check_names,
+    describe_files,
+    foreign_names,
+    names_in,
+    pickles_among,
+    process_file,
+    read_manifest,
+    sha256_of_manifest,
+)
+
+
+_PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """
+    A checkpoint that was read.
+
+    Args:
+        step (`int`):
+            The step it was saved at.
+        shared (`dict`):
+            What all processes saved together.
+        per_process (`dict`, *optional*):
+            What this process saved; None if the number of processes was another.
+        num_processes (`int`):
+            How many processes there were.
+        path (`Path`):
+            The checkpoint's folder.
+    """
+
+    step: int
+    shared: dict
+    per_process: dict | None
+    num_processes: int
+    path: Path
+
+
+class Checkpoints:
+    """
+    The checkpoints of one training, in a folder that all processes see; `step_00001234` holds that of step 1,234.
+
+    - A checkpoint is written next to its place and gets its name when it is whole and on the disk, with the SHA-256 of
+      every file.
+    - Reading executes nothing, whoever wrote the checkpoint. One with a file that is not ours, or with more than
+      tensors, numbers and texts in it, is an error and not passed over. DeepSpeed's files and FSDP's shards are
+      pickles, which can run programs: they are read only if the caller trusts them.
+    - The newest `keep` stay. Newest is what was written last: after going back to an earlier step, the later ones of
+      the abandoned training are the older ones.
+    - All methods are for all processes together, at the same place.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Made if need be, of one training at a time.
+        keep (`int`, *optional*, defaults to 2):
+            How many checkpoints to keep. With one only, there is none to fall back to where it is damaged.
+
+    Raises:
+        ValueError: if `keep` is less than 1.
+    """
+
+    def __init__(self, folder: str | os.PathLike, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"`keep` is {keep}; it must be at least 1.")
+        self.folder = Path(os.path.abspath(folder))
+        self.keep = keep
+
+    def save(
+        self, accelerator: Accelerator, step: int, *, shared: Mapping[str, Any], per_process: Mapping[str, Any]
+    ) -> Path:
+        """
+        Write a checkpoint: what `accelerator` has prepared (model, optimiser, scheduler, GradScaler), and what is
+        given here. States of other objects belong into `shared`. Objects that are registered with `accelerator` are
+        refused, because Accelerate reads them with pickle, which can run programs.
+
+        Args:
+            accelerator (`Accelerator`):
+                Of this process.
+            step (`int`):
+                Number of steps that are done.
+            shared (`Mapping`):
+                What is the same on all processes: numbers, texts, tensors, and lists and dicts of them.
+            per_process (`Mapping`):
+                The same kinds of values, this process's own.
+
+        Returns:
+            `Path`: the checkpoint's folder.
+
+        Raises:
+            TypeError: if `shared` or `per_process` hold something else, which could not be read back safely. Every
+                process raises it.
+            ValueError: if Accelerate writes something that could not be read back safely.
+            OSError: if the checkpoint cannot be written; those from before are untouched. Every process raises it.
+        """
+        refused = [_not_plain({"shared": shared, "per_process": per_process})]
+        refused = [message for message in gather_object(refused) if message is not None]
+        if refused:
+            raise TypeError(refused[0])
+        path = self.folder / f"step_{step:08d}"
+        temporary = self.folder / f".{path.name}.tmp"
+        try:
+            self._together(step, lambda: self._start(accelerator, temporary))
+            self._together(step, lambda: _write(accelerator, temporary, shared, per_process))
+            names = [names_in(temporary) if accelerator.is_main_process else None]
+            broadcast_object_list(names)
+            foreign = foreign_names(names[0])
+            if foreign:
+                raise ValueError(
+                    f"Accelerate wrote {', '.join(foreign)}, which a checkpoint does not hold: reading it may run "
+                    "programs. Give states of registered objects and samplers in `shared` instead."
+                )
+            own = names[0][accelerator.process_index :: accelerator.num_processes]
+            described = self._together(step, lambda: describe_files(temporary, own, on_disk=True))
+            files = {name: description for part in described for name, description in part.items()}
+            self._together(step, lambda: self._finish(accelerator, step, temporary, path, files))
+        except (OSError, ValueError):  # on all processes, see `_together`
+            self._clean_up(accelerator, temporary)
+            raise
+        self._clean_up(accelerator, temporary)
+        return path
+
+    def restore(
+        self, accelerator: Accelerator, which: str | os.PathLike = "latest", trusted: bool = False
+    ) -> Restored | None:
+        """
+        Read a checkpoint into what `accelerator` has prepared. To be called after `accelerator.prepare`.
+
+        Args:
+            accelerator (`Accelerator`):
+                Of this process; there may be more or fewer processes than when the checkpoint was written.
+            which (`str` or `os.PathLike`, *optional*, defaults to `"latest"`):
+                `"latest"`: the newest whole one; those that are damaged are passed over with a warning. Or a
+                checkpoint's folder, or its name in this folder.
+            trusted (`bool`, *optional*, defaults to `False`):
+                Whether to read DeepSpeed's files and FSDP's shards, which can run programs. For checkpoints that you
+                wrote.
+
+        Returns:
+            [`Restored`]; None where `"latest"` was asked for and there is none.
+
+        Raises:
+            OSError: if the checkpoint asked for is damaged or missing, or if all are damaged.
+            ValueError: if the checkpoint does not fit what `accelerator` has prepared, or holds what we do not write
+                or is not trusted. Every process raises it.
+        """
+        answer = [self._choose(which, trusted) if accelerator.is_main_process else None]
+        broadcast_object_list(answer)
+        path, problems, error = answer[0]
+        if accelerator.is_local_main_process:
+            for problem in problems:
+                warnings.warn(f"The checkpoint {problem}; it is passed over.", RuntimeWarning, stacklevel=2)
+        if error is not None:
+            raise error
+        if path is None:
+            return None
+        self._check_visible(accelerator, path)
+        return _read(accelerator, path)
+
+    def _start(self, accelerator: Accelerator, temporary: Path) -> None:
+        if accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            temporary.mkdir()
+
+    def _finish(self, accelerator: Accelerator, step: int, temporary: Path, path: Path, files: dict) -> None:
+        if not accelerator.is_main_process:
+            return
+        lost = [rank for rank in range(accelerator.num_processes) if process_file(rank) not in files]
+        if lost:
+            raise OSError(f"processes {lost} wrote elsewhere: the folder must be one that all machines share")
+        manifest = {
+            "step": step,
+            "number": 1 + max((manifest["number"] for _, manifest in self._listed()), default=0),
+            "num_processes": accelerator.num_processes,
+            "files": dict(sorted(files.items())),
+        }
+        manifest["sha256"] = sha256_of_manifest(manifest)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        sync(temporary / MANIFEST)
+        for parent, _, _ in os.walk(temporary, topdown=False):
+            sync(parent)
+        move_into_place(temporary, path)
+        for old, _ in self._listed()[self.keep :]:
+            remove_folder(old)
+
+    def _clean_up(self, accelerator: Accelerator, temporary: Path) -> None:
+        if accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+        accelerator.wait_for_everyone()
+
+    def _together(self, step: int, action: Callable[[], Any]) -> list:
+        """All processes' results of an action. If it fails on one, all raise, and none waits for another for ever."""
+        error = result = None
+        try:
+            result = action()
+        except Exception as caught:  # what a full disk raises depends on who writes
+            error = caught
+        outcomes = gather_object([(result, None if error is None else f"{type(error).__name__}: {error}")])
+        problems = [problem for _, problem in outcomes if problem is not None]
+        if problems:
+            raise OSError(
+                f"The checkpoint of step {step} could not be written in {self.folder} ({problems[0]}). The "
+                "checkpoints from before are untouched. Is the disk full?"
+            ) from error
+        return [result for result, _ in outcomes]
+
+    def _remove_leftovers(self) -> None:
+        # What a killed process was writing, removing or replacing; there is one training in the folder at a time.
+        for leftover in list(self.folder.glob(".step_*")):
+            clear_leftovers(self.folder / leftover.name.split(".")[1], every_owner=True)
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _listed(self) -> list[tuple[Path, dict]]:
+        """All checkpoints whose manifest can be read, the newest first."""
+        found = []
+        for path in self.folder.glob("step_*"):
+            try:
+                found.append((path, read_manifest(path)))
+            except (OSError, ValueError):
+                continue
+        return sorted(found, key=lambda item: item[1]["number"], reverse=True)
+
+    def _choose(self, which: str | os.PathLike, trusted: bool) -> tuple[Path | None, list[str], Exception | None]:
+        """The checkpoint to read, those that are passed over, and what is wrong; on one process."""
+        self._remove_leftovers()
+        try:
+            return self._checked(which, trusted)
+        except ForeignCheckpoint as error:
+            return None, [], ValueError(str(error))
+
+    def _checked(self, which: str | os.PathLike, trusted: bool) -> tuple[Path | None, list[str], Exception | None]:
+        if str(which) != "latest":
+            path = Path(which) if Path(which).exists() else self.folder / which
+            try:
+                check_checkpoint(path, trusted)
+            except (OSError, ValueError) as error:
+                names = ", ".join(sorted(other.name for other, _ in self._listed())) or "none"
+                why = f"{error}. In {self.folder} there are: {names}."
+                return None, [], OSError(f"The checkpoint {path} cannot be used: {why}")
+            return Path(os.path.abspath(path)), [], None
+        for path in self.folder.glob("step_*"):
+            check_names(path, trusted)
+        listed = [path for path, _ in self._listed()]
+        unreadable = sorted(set(self.folder.glob("step_*")) - set(listed), reverse=True)
+        problems: dict[Path, str] = {}
+        whole = None
+        for path in [*listed, *unreadable]:
+            try:
+                check_checkpoint(path, trusted)
+                whole = path
+                break
+            except (OSError, ValueError) as error:
+                problems[path] = f"{path} is damaged ({error})"
+        if whole is None:
+            listed_problems = "; ".join(problems.values())
+            error = OSError(f"No checkpoint in {self.folder} is whole: {listed_problems}.") if problems else None
+            return None, [], error
+        # Without a manifest the step's number is all that tells the order.
+        problems |= {path: f"{path} is damaged (without a manifest)" for path in unreadable if path.name > whole.name}
+        return whole, list(problems.values()), None
+
+    def _check_visible(self, accelerator: Accelerator, path: Path) -> None:
+        seen = gather_object([path.is_dir()])
+        if not all(seen):
+            blind = [rank for rank, sees in enumerate(seen) if not sees]
+            raise OSError(f"The processes {blind} do not see {path}; use a folder that all machines share.")
+
+
+def _not_plain(values: dict[str, Mapping[str, Any]]) -> str | None:
+    try:
+        for where, value in values.items():
+            _check_plain(value, where)
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def _check_plain(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if type(key) not in _PLAIN:
+                raise TypeError(f"{where} has the key {key!r} of type {type(key).__name__}; use texts or numbers.")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _check_plain(item, f"{where}[{index}]")
+    elif type(value) not in _PLAIN and not isinstance(value, torch.Tensor):
+        raise TypeError(
+            f"{where} is of type {type(value).__name__}, which a checkpoint does not hold; use numbers, texts, "
+            "tensors, and lists and dicts of them."
+        )
+
+
+def _plain_copy(value: Any) -> Any:
+    # Mappings of other classes could not be read back.
+    if isinstance(value, Mapping):
+        return {key: _plain_copy(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain_copy(item) for item in value)
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def _write(accelerator: Accelerator, folder: Path, shared: Mapping[str, Any], per_process: Mapping[str, Any]) -> None:
+    hook = accelerator.register_save_state_pre_hook(_without_wrappers)
+    try:
+        accelerator.save_state(str(folder / ACCELERATE))
+    finally:
+        hook.remove()
+    torch.save(_plain_copy(per_process), folder / process_file(accelerator.process_index))
+    if accelerator.is_main_process:
+        torch.save(_plain_copy(shared), folder / SHARED)
+
+
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def _without_wrappers(models: list, weights: list, folder: str) -> None:
+    # DistributedDataParallel and torch.compile put prefixes before the names of the weights, so that they would load
+    # only where there are as many processes again.
+    if weights:
+        weights[:] = [_unwrapped(model).state_dict() for model in models]
+
+
+def _into_unwrapped(models: list, folder: str) -> None:
+    models[:] = [_unwrapped(model) for model in models]
+
+
+def _read(accelerator: Accelerator, path: Path) -> Restored:
+    manifest = read_manifest(path)
+    same = manifest["num_processes"] == accelerator.num_processes
+    hook = accelerator.register_load_state_pre_hook(_into_unwrapped)
+    try:
+        if accelerator.distributed_type == DistributedType.DEEPSPEED and not pickles_among(list(manifest["files"])):
+            raise ValueError("it was not saved with DeepSpeed")  # which passes over what it does not find
+        accelerator.load_state(str(path / ACCELERATE))
+    except Exception as error:  # what does not fit fails in any way
+        raise ValueError(
+            f"The checkpoint {path} is whole, but does not fit this training ({error}). Model, frozen parts, "
+            "optimiser, precision and kind of launch must be those that it was saved with."
+        ) from error
+    finally:
+        hook.remove()
+    # Accelerate restores its count of accumulated batches only where there was a process of this rank.
+    step = [accelerator.step]
+    broadcast_object_list(step)
+    accelerator.step = step[0]
+    own = path / process_file(accelerator.process_index)
+    return Restored(
+        step=manifest["step"],
+        shared=torch.load(path / SHARED, map_location="cpu", weights_only=True),
+        per_process=torch.load(own, map_location="cpu", weights_only=True) if same else None,
+        num_processes=manifest["num_processes"],
+        path=path,
+    )
+
+
+__all__ = ["Checkpoints", "Restored"]

@@ -1,0 +1,52 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Small text and JSON files that may be damaged."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from clip_hf.utils.json_files import check_regular, read_json, read_text
+
+
+def test_what_is_sound_is_read(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_bytes('{"a": ["é"]}'.encode())
+    size = path.stat().st_size
+    assert read_text(path, max_bytes=size) == '{"a": ["é"]}'
+    assert read_json(path) == read_json(path, dict, max_bytes=size) == {"a": ["é"]}
+
+
+@pytest.mark.parametrize("what", [None, "The recipe"])
+@pytest.mark.parametrize(
+    ("content", "kind", "max_bytes", "message"),
+    [
+        (b"[1, 2]", object, 5, "{what} has more than 5 bytes; only small files"),
+        (b'["\xff"]', object, None, "{what} is not UTF-8: invalid start byte at byte 2"),
+        (b"[1, 2", object, None, r"{what} is no JSON file \(.*\). Copy or download it again"),
+        (b"[" * 100_000, object, None, "{what} is no JSON that can be read: it is nested too deeply"),
+        (b"[1, 2]", dict, None, "{what} holds a list; it must hold a dict"),
+    ],
+)
+def test_what_is_damaged_is_one_clear_error(content, kind, max_bytes, message, what, tmp_path):
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{message.format(what=what or path)}"):
+        read_json(path, kind, what, max_bytes)
+
+
+def test_only_regular_files_are_read(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "missing")
+    with pytest.raises(OSError, match="The recipe is a folder, pipe or device"):
+        read_json(tmp_path, what="The recipe")
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(Path, "read_text", lambda *args, **kwargs: pytest.fail("this would wait for ever"))
+    with pytest.raises(OSError, match="is a folder, pipe or device"):
+        read_text(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is a pipe or device; only regular files"):
+        check_regular(tmp_path / "pipe")
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "missing"):
+        check_regular(path)
