@@ -3,7 +3,7 @@
 """
 The whole of CLIP in a few minutes on a laptop: `make demo`.
 
-It renders the OpenMoji data set, trains a ResNet and a ViT CLIP on it from scratch with `train_clip.py`, and
+It renders the OpenMoji data set, trains a ResNet and a ViT CLIP on it from scratch with `clip-hf train`, and
 classifies drawings of compositions that training never saw among the names of all drawings, with one prompt and with a
 prompt ensemble, through `pipeline("zero-shot-image-classification")`. Models, figures and pictures stay in a folder.
 """
@@ -35,7 +35,6 @@ import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
 from clip_hf.training import TrainingOptions, load_training_data, parse_options
 from clip_hf.utils.failures import reported_failures
-from train_clip import train
 
 
 TOWERS = {"ResNet": "demo_resnet.yaml", "ViT": "demo.yaml"}
@@ -234,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"), help="folder for all that is made")
     parser.add_argument(
-        "--dataset", default="openmoji", help="another data set for the trainings, as in train_clip.py"
+        "--dataset", default="openmoji", help="another data set for the trainings, as in `clip-hf train`"
     )
     parser.add_argument("--epochs", type=int, help="passes over the data, instead of the recipes'")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")

@@ -40,7 +40,7 @@ trap 'SIGNALLED=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c '
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=${SLURM_NTASKS_PER_NODE:-1}
-    exec python examples/train_clip.py "$@" --resume latest
+    exec python -m clip_hf train "$@" --resume latest
 ' bash "$@" &
 STEP=$!
 

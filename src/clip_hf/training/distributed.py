@@ -18,13 +18,13 @@ from ..model.modeling_clip_hf import ClipHFModel
 _SCALARS = ("logit_scale", "logit_bias")
 
 
-def vector_logit_scale_(model: ClipHFModel) -> ClipHFModel:
+def make_logit_scale_shardable_(model: ClipHFModel) -> ClipHFModel:
     """
     Give the logit scale (and bias) one dimension, for FSDP2's `fully_shard` takes no scalars; before the optimiser is
     built.
 
     The model then loads state dicts with a logit scale of either shape. Before its own is saved for others, it goes
-    through [`scalar_logit_scale`].
+    through [`restore_scalar_logit_scale`].
 
     Args:
         model ([`ClipHFModel`]):
@@ -58,13 +58,13 @@ def _fit_scalars(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
         state_dict[key] = value
 
 
-def scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def restore_scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
     A state dict as every checkpoint has it: with a logit scale (and bias) that is a scalar.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`):
-            Whole tensors, of a model with [`vector_logit_scale_`] or without.
+            Whole tensors, of a model with [`make_logit_scale_shardable_`] or without.
 
     Returns:
         `dict[str, torch.Tensor]`: a copy that shares the tensors.
@@ -189,7 +189,7 @@ __all__ = [
     "check_processes_agree",
     "logit_bias_of",
     "logit_scale_of",
-    "scalar_logit_scale",
+    "restore_scalar_logit_scale",
     "sync_batch_norm",
-    "vector_logit_scale_",
+    "make_logit_scale_shardable_",
 ]

@@ -18,7 +18,7 @@ from ..model.processing_clip_hf import ClipHFProcessor
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..model_card.card_text import HOME_FOLDER, INTERVAL, architecture_label, public_name
 from ..utils.atomic import replaced_folder
-from .distributed import scalar_logit_scale
+from .distributed import restore_scalar_logit_scale
 from .held_out import HeldOutPairs
 from .options import TrainingOptions
 
@@ -178,7 +178,7 @@ def save_model(
             For the card.
     """
     clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
-    state: dict[str, torch.Tensor] = scalar_logit_scale(accelerator.get_state_dict(model))
+    state: dict[str, torch.Tensor] = restore_scalar_logit_scale(accelerator.get_state_dict(model))
     if accelerator.is_main_process:
         state = {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
         with replaced_folder(folder) as temporary:

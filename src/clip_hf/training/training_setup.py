@@ -33,7 +33,7 @@ from ..utils.atomic import clear_leftovers, remove_folder, replaced_file, set_as
 from ..utils.json_files import read_json
 from ..utils.processes import join_processes
 from .checkpoint_files import check_can_be_resumed
-from .distributed import check_processes_agree, sync_batch_norm, vector_logit_scale_
+from .distributed import check_processes_agree, make_logit_scale_shardable_, sync_batch_norm
 from .freezing import freeze
 from .held_out import HeldOutPairs
 from .options import LOG_NAME, MAX_OPTIONS_BYTES, TrainingOptions
@@ -317,7 +317,7 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     if options.sync_batch_norm and accelerator.num_processes > 1:
         sync_batch_norm(model)
     if accelerator.distributed_type == DistributedType.FSDP:
-        vector_logit_scale_(model)
+        make_logit_scale_shardable_(model)
     return model
 
 
