@@ -55,7 +55,6 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
         seed=options.seed,
         shots=tuple(options.shots),
         few_shot_seeds=options.few_shot_seeds,
-        solver=options.solver,
     )
 
 
