@@ -10,6 +10,11 @@ from transformers.utils import logging
 
 from _clip_hf_cli.evaluate import IMAGE_LIMITS
 
+from ..utils.extras import require_extra
+
+
+require_extra("eval", "`clip-hf evaluate`", "datasets")
+
 from ..embedding.bulk_encoding import EncodingOptions
 from ..evaluation.registry.dataset_registry import load_class_names, load_templates
 from ..evaluation.registry.evaluation_data import ClassificationOptions

@@ -589,7 +589,7 @@ def evaluate_retrieval(
     bare = [row for row, captions in enumerate(data.captions) if not captions]
     if bare:
         raise ValueError(f"The images in {_rows(np.array(bare))} of {data.name} have no caption; remove them.")
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     name = f"{data.name} ({data.split})"
     found = encode_readable_images(encoder, data.data, data.image_column, options=options.encoding, name=name)
     if found.skipped is not None:  # the captions of an image that cannot be read are no candidates either
