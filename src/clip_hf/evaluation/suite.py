@@ -20,6 +20,7 @@ from ..embedding.load_encoder import load_dual_encoder
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..utils.atomic import replaced_file
+from ..utils.processes import join_processes
 from ..utils.wording import counted
 from .comparison import models_in
 from .numerics.metrics import top_k_accuracy
@@ -207,12 +208,7 @@ def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
         return
-    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
-    if accelerator.num_processes == 1:
-        raise RuntimeError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but Accelerate sees one process. Start them with "
-            "`torchrun` or `accelerate launch` (on CPUs with `torchrun`)."
-        )
+    accelerator = join_processes(cpu=device == "cpu")
     try:
         yield accelerator
     finally:
