@@ -10,9 +10,14 @@ from transformers.utils import logging
 
 from _clip_hf_cli.evaluate import IMAGE_LIMITS
 
+from ..utils.extras import require_extra
+
+
+require_extra("eval", "`clip-hf evaluate`", "datasets")
+
+from ..embedding import EncodingOptions
 from ..evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     EvaluationResult,
     SuiteOptions,
     load_class_names,

@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import distributed
 
 from ..embedding.bulk_encoding import EncodingOptions, encode_readable_images
-from ..embedding.load_encoder import DualEncoder, load_dual_encoder
+from ..embedding.dual_encoder import DualEncoder
+from ..embedding.load_encoder import load_dual_encoder
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..utils.atomic import replaced_file
