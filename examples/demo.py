@@ -33,7 +33,7 @@ from transformers import pipeline
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
-from clip_hf.training import TrainingOptions, load_training_data, parse_options
+from clip_hf.training import TrainingOptions, load_training_data, parse_options, train
 from clip_hf.utils.failures import reported_failures
 
 

@@ -14,7 +14,7 @@ resumes exactly, and stops when the loss diverges.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from clip_hf.utils.extras import require_extra
 
@@ -41,16 +41,12 @@ from clip_hf.utils.failures import reported_failures
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument(
-        "--dataset", default="openmoji", help="folder, table, tars or hub name of captioned images"
-    )
+    parser.add_argument("--dataset", default="openmoji", help="folder, table, tars or hub name of captioned images")
     parser.add_argument("--model", help="folder or hub name of a model to fine-tune (default: a new, small one)")
     parser.add_argument("--output_dir", default="outputs/page", help="where the model goes (default: %(default)s)")
     parser.add_argument("--image_column", default="image", help="column of the images (default: %(default)s)")
     parser.add_argument("--caption_column", default="caption", help="column of the captions (default: %(default)s)")
-    parser.add_argument(
-        "--templates", nargs="+", default=["{}"], help="one is drawn for each pair; {} is the caption"
-    )
+    parser.add_argument("--templates", nargs="+", default=["{}"], help="one is drawn for each pair; {} is the caption")
     parser.add_argument("--epochs", type=int, default=20, help="passes over the data (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=128, help="of all processes together (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="the highest one (default: %(default)s)")
@@ -63,8 +59,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def new_model(texts: Sequence[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
-    """A small ViT CLIP with random weights, and a vocabulary learned from the captions."""
+def build_model(name: str | None, texts: Iterable[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
+    """A pretrained model and its processor; without a name a small, new ViT CLIP, its vocabulary learned from `texts`."""
+    if name:
+        return ClipHFModel.from_pretrained(name), ClipHFProcessor.from_pretrained(name)
     tokenizer = ClipHFTokenizer.train(texts, vocab_size=2048, context_length=40)
     layers = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "hidden_act": "gelu"}
     special_tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -79,9 +77,8 @@ def new_model(texts: Sequence[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
 
 def train(options: argparse.Namespace) -> None:
     # Without a GPU, Accelerate finds the other processes only if it is told to use the CPU.
-    accelerator = Accelerator(
-        cpu=options.cpu or not torch.accelerator.is_available(), mixed_precision=options.mixed_precision
-    )
+    cpu = options.cpu or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision=options.mixed_precision)
     check_launch(accelerator)  # processes that do not know each other would train a model each
     set_seed(options.seed)
 
@@ -91,10 +88,7 @@ def train(options: argparse.Namespace) -> None:
     )
     with accelerator.main_process_first():
         data = load_pairs(options.dataset, options=pair_options)
-    if options.model:
-        model, processor = (kind.from_pretrained(options.model) for kind in (ClipHFModel, ClipHFProcessor))
-    else:
-        model, processor = new_model(list(iter_texts(data, pair_options)))
+    model, processor = build_model(options.model, iter_texts(data, pair_options))
 
     # Batches of this process: a random square crop, a caption in a template, tokens. The order follows from the seed.
     num_steps = options.epochs * max(1, len(data) // options.batch_size)

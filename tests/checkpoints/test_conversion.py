@@ -182,7 +182,7 @@ def test_openais_published_files_are_known_by_their_checksum(sources, merges, tm
 
 
 def test_what_the_format_cannot_hold_is_said_before_any_work(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "features", None)
+    monkeypatch.setattr(conversion, "_source_features", None)
     for path, to in ((sources["resnet", "clip_hf"], "transformers"), (sources["vit", "clip_hf"], "openai")):
         if to == "openai":
             shutil.copytree(path, tmp_path / "gelu")
