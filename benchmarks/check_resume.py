@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Trainings that are killed and resumed: are they, to the last bit, those that were never killed?
+"""Trainings that are killed and resumed: are they, to the last bit, those that were never killed?
 
 Each mode is trained three times by `clip-hf train`, on the CPU in float32: to the end; until all its processes
 are killed with SIGKILL after a random step; and from there with `--resume latest`. The losses of all steps, learning

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Train a CLIP: the whole loop on one page, to read and to change.
+"""Train a CLIP: the whole loop on one page, to read and to change.
 
     python examples/train_clip.py --dataset openmoji --output_dir outputs/page
     python examples/train_clip.py --dataset my_pairs.csv --model openai/clip-vit-base-patch32 --learning_rate 1e-5
@@ -60,7 +59,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def build_model(name: str | None, texts: Iterable[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
-    """A pretrained model and its processor; without a name a small, new ViT CLIP, its vocabulary learned from `texts`."""
+    """A pretrained model and its processor; without a name a small, new ViT CLIP with a vocabulary of `texts`."""
     if name:
         return ClipHFModel.from_pretrained(name), ClipHFProcessor.from_pretrained(name)
     tokenizer = ClipHFTokenizer.train(texts, vocab_size=2048, context_length=40)

@@ -42,8 +42,7 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass
 class TrainingFields:
-    """
-    The options of a training with their defaults; `clip_hf.training.TrainingOptions` checks them.
+    """The options of a training with their defaults; `clip_hf.training.TrainingOptions` checks them.
 
     A default that differs from the paper (Radford et al. 2021, section 2.5 and table 18) suits data that fit on a
     computer: a smaller batch, and warm-up as a share of the training. `recipes/pretrain_*.yaml` have the paper's.

@@ -503,7 +503,7 @@ MUTATIONS = [
     Mutation(
         "other processes' values not compared",
         "training/distributed.py",
-        "if any(value != found[0] for value in found)",
+        "if any(text != shown[0] for text in shown)",
         "if found[0] is None",
         "training/test_training_distributed.py -m 'not slow'",
     ),

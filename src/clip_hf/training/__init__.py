@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Training: exact gradients of any batch on any number of processes, and trainings that go on where they stopped."""
+"""Training: the loop, with exact gradients of any batch on any number of processes, and exact resuming."""
 
 from ..utils.extras import require_extra
 

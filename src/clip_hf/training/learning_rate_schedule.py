@@ -9,23 +9,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """
-    The paper's schedule: the learning rates rise linearly from 0, then fall along half a cosine to 0 (section 2.5).
+    """Build the paper's schedule (section 2.5): a linear rise from 0, then half a cosine down to 0.
 
     Args:
         optimizer (`torch.optim.Optimizer`):
-            Each group keeps its own highest learning rate.
+            The optimiser; each group's learning rate is the highest one of that group.
         warmup_steps (`int`):
-            Steps of the rise.
+            Steps in which the learning rates rise.
         total_steps (`int`):
-            All steps, those of the rise among them.
+            Steps of the whole training, including the warm-up.
 
     Returns:
-        `LambdaLR`, to be stepped once after each step of the optimiser, of all processes together.
+        `LambdaLR`; call its `step` once after each step of the optimiser, whatever the number of processes.
 
     Raises:
-        ValueError: if there is no step, or the rise is as long as the training, which would end before it reached the
-            highest learning rate (with a single step, at a learning rate of 0).
+        ValueError: if `total_steps` is less than 1, or the warm-up is as long as the training, which would then end
+            before it reached the highest learning rate (with a single step, at a learning rate of 0).
     """
     if total_steps < 1:
         raise ValueError(f"`total_steps` is {total_steps}; it must be at least 1.")
@@ -35,14 +34,14 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
             "from 0 to the end. Give fewer steps of warm-up, at least 0, or train longer."
         )
 
-    # As transformers' get_cosine_schedule_with_warmup, whose module imports half a dozen libraries.
-    def share(step: int) -> float:
+    # The same as transformers' get_cosine_schedule_with_warmup, whose module imports half a dozen libraries.
+    def factor(step: int) -> float:
         if step < warmup_steps:
             return step / warmup_steps
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
-    return LambdaLR(optimizer, share)
+    return LambdaLR(optimizer, factor)
 
 
 __all__ = ["cosine_schedule"]

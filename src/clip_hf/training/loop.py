@@ -47,8 +47,7 @@ _NOT_ON_THE_BAR = ("step", "captions_cut", "plain_images")
 
 
 class Training:
-    """
-    What a training works with, and the steps that [`train`] takes.
+    """What a training works with, and the steps that [`train`] takes.
 
     Args:
         options ([`TrainingOptions`]):
@@ -236,8 +235,7 @@ def _tracker_config(options: TrainingOptions) -> dict:
 
 
 def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
-    """
-    Train, evaluate and save: what `clip-hf train` does. Every process of a launch calls it.
+    """Train, evaluate and save: what `clip-hf train` does. Every process of a launch calls it.
 
     Args:
         options ([`TrainingOptions`]):

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The options of a training: on the command line, in a recipe, or both."""
+"""The options of a training, checked, from a command line, a recipe, or both."""
 
 import argparse
 import difflib
@@ -23,13 +23,12 @@ from .optimizer import OptimizerOptions
 
 
 LOG_NAME = "training_log.jsonl"
-MAX_OPTIONS_BYTES = 2**20  # of a recipe or configuration that a user wrote
+MAX_OPTIONS_BYTES = 2**20  # largest recipe or configuration that is read
 
 
 @dataclass
 class TrainingOptions(TrainingFields):
-    """
-    The options of a training, from the command line or a recipe.
+    """The options of a training, from the command line or a recipe.
 
     `clip-hf train --help` lists them; `_clip_hf_cli.train.TrainingFields` has their types, defaults and help.
 
@@ -89,7 +88,7 @@ class TrainingOptions(TrainingFields):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
         if self.loss == "sigmoid" and self.label_smoothing:
-            raise ValueError("`label_smoothing` is for the softmax loss; the sigmoid loss has none.")
+            raise ValueError("`label_smoothing` belongs to the softmax loss; the sigmoid loss has none.")
         if self.streaming and self.max_steps is None and self.pairs_per_epoch is None:
             raise ValueError(
                 "A stream does not know its length, and the learning rate's schedule needs it: give `max_steps`, or "
@@ -97,20 +96,20 @@ class TrainingOptions(TrainingFields):
             )
         if self.streaming and self.eval_share:
             raise ValueError(
-                "`eval_share` is for data that are read in any order, not for `streaming`; give an `eval_dataset`."
+                "`eval_share` needs data that are read in any order, not `streaming`; give an `eval_dataset`."
             )
         if self.streaming and self.cache_images:
-            raise ValueError("`cache_images` is for data that are read in any order, not for `streaming`.")
+            raise ValueError("`cache_images` needs data that are read in any order, not `streaming`.")
 
     def warmup_steps_of(self, num_steps: int) -> int:
-        """Steps in which the learning rate rises, of a training of `num_steps`; a share leaves at least one."""
+        """Steps of warm-up in a training of `num_steps`; a share leaves at least one step at the highest rate."""
         if self.warmup_steps is not None:
             return self.warmup_steps
         return min(math.ceil(self.warmup_share * num_steps), num_steps - 1)
 
     @property
     def pair_options(self) -> PairOptions:
-        """What decides the pairs, for [`PairLoader`]."""
+        """The options of [`PairLoader`]: columns, templates, augmentation and so on."""
         augmentation = Augmentation(tuple(self.color_jitter), self.blur, horizontal_flip=self.horizontal_flip)
         names = {known.name for known in fields(PairOptions)} & {known.name for known in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "templates"}
@@ -121,17 +120,17 @@ class TrainingOptions(TrainingFields):
 
     @property
     def image_options(self) -> dict[str, Any]:
-        """What the options say of the model's image processor; empty where they leave it as it is."""
-        found: dict[str, Any] = {}
+        """Settings of the model's image processor; empty where the options leave it as it is."""
+        settings: dict[str, Any] = {}
         if self.background_color is not None:
-            found["background_color"] = parse_color(self.background_color)
+            settings["background_color"] = parse_color(self.background_color)
         if self.apply_exif_orientation is not None:
-            found["apply_exif_orientation"] = self.apply_exif_orientation
-        return found
+            settings["apply_exif_orientation"] = self.apply_exif_orientation
+        return settings
 
     @property
     def optimizer_options(self) -> OptimizerOptions:
-        """What decides the updates, for [`build_optimizer`]."""
+        """The options of [`build_optimizer`]."""
         return OptimizerOptions(
             name=self.optimizer,
             learning_rate=self.learning_rate,
@@ -141,8 +140,7 @@ class TrainingOptions(TrainingFields):
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """
-    Read a recipe: a YAML (or JSON) file with some of [`TrainingOptions`].
+    """Read a recipe: a YAML (or JSON) file with some of [`TrainingOptions`].
 
     Args:
         path (`Path`):
@@ -150,7 +148,8 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: if it cannot be read.
-        ValueError: if it is no mapping, has a key twice, or one that is no option; the message names the nearest one.
+        ValueError: if it is no mapping, has a key twice, a value of the wrong type, or an unknown option; the message
+            then suggests the nearest one.
     """
     try:
         recipe = yaml.load(read_text(path, f"The recipe {path}", MAX_OPTIONS_BYTES), _RecipeLoader)
@@ -175,12 +174,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """
-    YAML for options.
+    """YAML for options.
 
-    - No aliases, of which a few lines can stand for billions of values.
-    - A key that stands twice is an error; otherwise the last one would be taken without a word.
-    - Integers have 64 bits, and a value that does not fit its tag is an error of YAML, with its line.
+    - Aliases are refused, because a few lines of them can stand for billions of values.
+    - A key that appears twice is an error; PyYAML would silently use the last one.
+    - Integers have at most 64 bits, and a value that does not fit its tag is an error of YAML, with its line.
     """
 
     def compose_node(self, parent, index):
@@ -195,7 +193,7 @@ class _RecipeLoader(yaml.SafeLoader):
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
             if name in known:
-                raise _error(f"`{key.value:.80}` stands twice; leave one out", key)
+                raise _error(f"`{key.value:.80}` appears twice; leave one out", key)
             known |= {name} - {None}
         return super().construct_mapping(node, deep)
 
@@ -214,7 +212,7 @@ def _error(problem: str, node: yaml.Node) -> yaml.YAMLError:
 
 
 def _convert(value: Any, kind: Any, what: str) -> Any:
-    """A recipe's value as its option has it; YAML reads 5e-4 as a text, and one source may stand without brackets."""
+    """Convert a recipe's value to its option's type; YAML reads 5e-4 as a text, and one item may stand for a list."""
     allowed = typing.get_args(kind)
     if typing.get_origin(kind) is list:
         values = value if isinstance(value, list) else [] if is_none(value) else [value]
@@ -232,8 +230,7 @@ def _convert(value: Any, kind: Any, what: str) -> Any:
 
 
 def parse_options(arguments: Sequence[str]) -> TrainingOptions:
-    """
-    Read the options of a command line, as `clip-hf train` does.
+    """Read the options of a command line, as `clip-hf train` does.
 
     Args:
         arguments (`Sequence[str]`):
@@ -259,8 +256,7 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
 
 
 def build_options(parsed: argparse.Namespace) -> TrainingOptions:
-    """
-    The options that a parsed command line and its recipe set; the others keep their defaults.
+    """The options that a parsed command line and its recipe set; the others keep their defaults.
 
     Args:
         parsed (`argparse.Namespace`):
