@@ -18,11 +18,12 @@ import torch
 
 from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
 from ...embedding.load_encoder import load_dual_encoder
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.statistics import median_of_rows
 from ..registry.evaluation_data import RetrievalData, RetrievalOptions, load_retrieval
-from .evaluation_result import EvaluationResult, new_figure
+from .evaluation_result import EvaluationResult
 
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
 _SHOWN = 5
 # Largest k of the plot.
 _CURVE = 50
+_MARKED = (1, 2, 5, 10, 20, 50)
 
 
 # --------------------------------------------------------------------------------------------------------------- ranks
@@ -519,24 +521,35 @@ class RetrievalResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Recall against k in both directions, beside that of a random order."""
-        figure = new_figure(7, 5)
-        axes = figure.subplots()
-        for name, label, ranks, candidates, colour in (
-            ("image_to_text", "image to text", self.image_to_text_ranks, self.num_texts, "tab:blue"),
-            ("text_to_image", "text to image", self.text_to_image_ranks, self.num_images, "tab:orange"),
-        ):
-            ks = np.arange(1, min(_CURVE, candidates) + 1)  # from 1 on, as `_chance_of_images` takes them
-            recalls = np.bincount(ranks, minlength=len(ks))[: len(ks)].cumsum() / len(ranks)
-            axes.plot(ks, 100 * recalls, marker=".", color=colour, label=label)
-            chance = _chance_of_images(ks, self.image_of_text) if name == "image_to_text" else ks / candidates
-            axes.plot(ks, 100 * chance, linestyle=":", color=colour, label=f"{label}, random order")
-        axes.set(xscale="log", xlabel="k", ylabel="a right one among the first k (%)", ylim=(0, 102))
-        ticks = [k for k in (1, 2, 5, 10, 20, 50) if k <= max(self.num_images, self.num_texts)]
-        axes.set_xticks(ticks, map(str, ticks))
-        axes.set_xticks([], minor=True)
-        axes.grid(alpha=0.3)
-        axes.set_title(f"{self.model} on {self.data} ({self.split})", fontsize=9)
-        axes.legend(fontsize=8)
+        with new_figure(self.plot_title(), 4.6) as figure:
+            axes = figure.subplots()
+            # k starts at 1, because `_chance_of_images` expects it.
+            ks = {"image to text": np.arange(1, min(_CURVE, self.num_texts) + 1)}
+            ks["text to image"] = np.arange(1, min(_CURVE, self.num_images) + 1)
+            ranks = {"image to text": self.image_to_text_ranks, "text to image": self.text_to_image_ranks}
+            for name, style in (("image to text", "o-"), ("text to image", "s--")):
+                counts = np.bincount(ranks[name], minlength=len(ks[name]))[: len(ks[name])]
+                recalls = 100 * counts.cumsum() / len(ranks[name])
+                marked = [k - 1 for k in _MARKED if k <= len(recalls)]
+                axes.plot(ks[name], recalls, style, markevery=marked, label=name)
+            chance = {
+                "image to text": 100 * _chance_of_images(ks["image to text"], self.image_of_text),
+                "text to image": 100 * ks["text to image"] / self.num_images,
+            }
+            if self.num_texts == self.num_images:  # one caption an image: both directions are guessed equally well
+                chance = {"random order": chance["text to image"]}
+                ks["random order"] = ks["text to image"]
+            for (name, values), colour in zip(chance.items(), COLOURS):
+                label = name if len(chance) == 1 else f"{name}, random order"
+                colour = COLOURS[-1] if len(chance) == 1 else colour
+                axes.plot(ks[name], values, linestyle=":", color=colour, label=label)
+            axes.set(xscale="log", xlabel="k, number of candidates returned", ylabel="recall at k (%)", ylim=(0, 102))
+            ticks = [k for k in _MARKED if k <= max(self.num_images, self.num_texts)]
+            axes.set_xticks(ticks, map(str, ticks))
+            axes.set_xticks([], minor=True)
+            sizes = f"{counted(self.num_images, 'image')}, {counted(self.num_texts, 'text')}"
+            axes.set_title(f"Queries with a right candidate among the first k; {sizes}")
+            axes.legend(loc="center right")
         return figure
 
 
