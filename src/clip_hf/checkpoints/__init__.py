@@ -9,8 +9,9 @@ asked for, not guessed.
 
 from .checkpoint import Checkpoint, SourceOptions
 from .conversion import ConversionReport, convert
+from .format_table import FORMATS
 from .open_clip_format import config_from_open_clip
-from .reading import FORMATS, read_checkpoint
+from .reading import read_checkpoint
 from .saving import load, save
 from .transformers_format import TOWERS
 

@@ -115,6 +115,14 @@ class Checkpoint:
         return cls("clip_hf", "the model", model.config, tensors, tensors, image_processor, tokenizer)
 
 
+def check_no_logit_bias(checkpoint: Checkpoint, format: str) -> None:
+    """Raise a `ValueError` if the model has a logit bias, which only our own format holds."""
+    if checkpoint.config.logit_bias_init_value is not None:
+        raise ValueError(
+            f"The model has a logit bias, of the sigmoid loss, for which the format {format} has no place."
+        )
+
+
 def note_left_out(names: list[str], limit: int = 4) -> list[str]:
     """The note on tensors of a source that are no weights; none where there are none."""
     return [f"No weights, left out: {listed(names, limit)}."] if names else []
@@ -126,4 +134,4 @@ def _of_parameter(name: str, tensor) -> StoredTensor:
     return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu())
 
 
-__all__ = ["Checkpoint", "SourceOptions", "note_left_out"]
+__all__ = ["Checkpoint", "SourceOptions", "check_no_logit_bias", "note_left_out"]

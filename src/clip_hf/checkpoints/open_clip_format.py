@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL.Image import Resampling
 from safetensors.torch import save_file
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -19,12 +20,14 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.json_files import read_json
-from .checkpoint import Checkpoint, SourceOptions, note_left_out
-from .openai_format import config_from_shapes, take_extras
+from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from .checkpoint_format import CheckpointFormat
+from .openai_format import config_from_shapes, is_openai_named, take_extras
 from .openai_names import rename, rename_back
+from .reference import openai_features
 from .stored_tensor import StoredTensor
 from .tokenizer_formats import build_tokenizer, has_tokenizer, is_openais, save_for_transformers
-from .weight_files import WeightFile
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights
 
 
 CONFIG_NAME = "open_clip_config.json"
@@ -494,7 +497,63 @@ def write(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+class OpenClipFormat(CheckpointFormat):
+    """open_clip's folders, weights and training checkpoints."""
+
+    name = "open_clip"
+    config_name = CONFIG_NAME
+    keeps_norms_in_float32 = True
+
+    def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
+        """
+        Whether a file of OpenAI's names was written by open_clip: it lies beside an optimizer or open_clip's
+        configuration, or has one of its file names. Such weights do not say which activation they were trained with.
+        """
+        if file.kind == "torchscript" or not is_openai_named({_plain_name(name) for name in file.tensors}):
+            return False
+        return (
+            file.is_training_checkpoint
+            or file.kind == "safetensors"
+            or path.suffix == ".bin"
+            or path.name in WEIGHT_NAMES
+            or any(name.startswith("text.") for name in file.tensors)
+            or options.config is not None
+            or (path.parent / CONFIG_NAME).is_file()
+        )
+
+    def reads_folder(self, folder: Path) -> bool:
+        """Whether there are weights; their configuration may be given as an option."""
+        return self._weights(folder) is not None
+
+    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """Read weights, whose configuration may lie beside them."""
+        return read(file, str(path), path.parent, options)
+
+    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
+        """Read the weights of a folder."""
+        return read(open_weights(self._weights(folder)), str(folder), folder, options)
+
+    def _weights(self, folder: Path) -> Path | None:
+        return first_file(folder, (*WEIGHT_NAMES, *TRANSFORMERS_WEIGHT_NAMES))
+
+    def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
+        """open_clip's configuration has no place for some options."""
+        check_no_logit_bias(checkpoint, self.name)
+        config_of(checkpoint)
+
+    def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
+        """Write a folder that open_clip loads as `local-dir:FOLDER`."""
+        write(checkpoint, path)
+
+    def features(
+        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """Features of OpenAI's arithmetic, which open_clip's is."""
+        return openai_features(tensors, config, inputs, dtype)
+
+
 __all__ = [
+    "OpenClipFormat",
     "CONFIG_NAME",
     "WEIGHT_NAMES",
     "config_from_open_clip",

@@ -37,6 +37,14 @@ _SAFETENSORS_DTYPES = {
 }
 
 
+TRANSFORMERS_WEIGHT_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
 @dataclass
 class WeightFile:
     """
@@ -78,6 +86,11 @@ def open_weights(path: Path) -> WeightFile:
     wrapped = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     state_dict = content["state_dict"] if wrapped else content
     return WeightFile("pickle", _without_prefixes(_tensors_of(state_dict, path), path), wrapped)
+
+
+def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first of these files that a folder has."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _open_shards(index: Path) -> WeightFile:
@@ -178,4 +191,4 @@ def _without_prefixes(tensors: dict[str, StoredTensor], path: Path) -> dict[str,
     return tensors
 
 
-__all__ = ["WeightFile", "open_weights"]
+__all__ = ["TRANSFORMERS_WEIGHT_NAMES", "WeightFile", "first_file", "open_weights"]

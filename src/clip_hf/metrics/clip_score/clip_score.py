@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from clip_hf.evaluation.numerics.caption_scores import clip_score, ref_clip_score
-from clip_hf.metrics import base
+from clip_hf.metrics import checked_metric
 
 
 _DESCRIPTION = """\
@@ -52,7 +52,7 @@ Examples:
 """
 
 
-class ClipScore(base.CheckedMetric):
+class ClipScore(checked_metric.CheckedMetric):
     """CLIPScore and RefCLIPScore of images and texts, from their embeddings."""
 
     def _info(self) -> evaluate.MetricInfo:

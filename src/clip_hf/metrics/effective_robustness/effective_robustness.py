@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from clip_hf.evaluation.numerics.metrics import effective_robustness, fit_logit_line
-from clip_hf.metrics import base
+from clip_hf.metrics import checked_metric
 
 
 _DESCRIPTION = """\
@@ -67,7 +67,7 @@ Examples:
 """
 
 
-class EffectiveRobustness(base.CheckedMetric):
+class EffectiveRobustness(checked_metric.CheckedMetric):
     """Accuracy under shift above what standard models reach."""
 
     def _info(self) -> evaluate.MetricInfo:

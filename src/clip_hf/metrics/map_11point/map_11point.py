@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from clip_hf.evaluation.numerics.metrics import map_11point
-from clip_hf.metrics import base
+from clip_hf.metrics import checked_metric
 
 
 _DESCRIPTION = """\
@@ -61,7 +61,7 @@ Examples:
 
 
 # evaluate makes the metric's name of the class's, and would make map11_point of Map11Point.
-class Map_11point(base.CheckedMetric):
+class Map_11point(checked_metric.CheckedMetric):
     """Mean 11-point average precision, as PASCAL VOC 2007 defines it."""
 
     def _info(self) -> evaluate.MetricInfo:

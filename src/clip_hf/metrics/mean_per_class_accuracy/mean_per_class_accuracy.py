@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from clip_hf.evaluation.numerics.metrics import mean_per_class_accuracy
-from clip_hf.metrics import base
+from clip_hf.metrics import checked_metric
 
 
 _DESCRIPTION = """\
@@ -47,7 +47,7 @@ Examples:
 """
 
 
-class MeanPerClassAccuracy(base.CheckedMetric):
+class MeanPerClassAccuracy(checked_metric.CheckedMetric):
     """Mean of the classes' top-1 accuracies."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from clip_hf.evaluation.numerics.metrics import best_target_ranks, median_rank, recall_at_k
-from clip_hf.metrics import base
+from clip_hf.metrics import checked_metric
 
 
 _DESCRIPTION = """\
@@ -50,7 +50,7 @@ Examples:
 """
 
 
-class RecallAtK(base.CheckedMetric):
+class RecallAtK(checked_metric.CheckedMetric):
     """Recall at k and median rank of a retrieval."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from clip_hf.evaluation.numerics.metrics import top_k_accuracy
-from clip_hf.metrics import base
+from clip_hf.metrics import checked_metric
 
 
 _DESCRIPTION = """\
@@ -50,7 +50,7 @@ Examples:
 """
 
 
-class ZeroShotAccuracy(base.CheckedMetric):
+class ZeroShotAccuracy(checked_metric.CheckedMetric):
     """Top-1 and top-k accuracy of scores for each class."""
 
     def _info(self) -> evaluate.MetricInfo:
