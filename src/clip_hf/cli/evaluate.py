@@ -15,7 +15,7 @@ from ..utils.extras import require_extra
 
 require_extra("eval", "`clip-hf evaluate`", "datasets")
 
-from ..embedding.bulk_encoding import EncodingOptions
+from ..embedding.feature_stream import EncodingOptions
 from ..evaluation.registry.dataset_registry import load_class_names, load_templates
 from ..evaluation.registry.evaluation_data import ClassificationOptions
 from ..evaluation.suite import SuiteOptions, run_suite, start_processes, update_card

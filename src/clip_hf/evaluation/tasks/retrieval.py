@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
+from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
+from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.wording import counted
 from ..numerics.metrics import median_rank, recall_at_k
