@@ -139,6 +139,7 @@ PUBLIC_NAMES = {
         "best_target_ranks",
         "bootstrap_interval",
         "bootstrap_mean_interval",
+        "caption_ids",
         "class_embeddings",
         "clip_score",
         "compare_adaptation",

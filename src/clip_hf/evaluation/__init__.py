@@ -30,6 +30,7 @@ from .numerics.metrics import (
     top1_top5_mean,
     top_k_accuracy,
 )
+from .numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from .registry.dataset_registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
 from .registry.evaluation_data import (
     ClassificationData,
@@ -46,13 +47,7 @@ from .tasks.bias_results import LabelProbeResult, LabelSetComparison
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.few_shot import FewShotOptions, FewShotResult, few_shot
 from .tasks.linear_probe import LinearProbeOptions, LinearProbeResult, linear_probe, split_validation
-from .tasks.retrieval import (
-    RetrievalEvaluationOptions,
-    RetrievalRanks,
-    RetrievalResult,
-    evaluate_retrieval,
-    retrieval_ranks,
-)
+from .tasks.retrieval import RetrievalEvaluationOptions, RetrievalResult, evaluate_retrieval
 from .tasks.robustness import (
     AdaptationResult,
     RobustnessResult,
@@ -103,6 +98,7 @@ __all__ = [
     "best_target_ranks",
     "bootstrap_interval",
     "bootstrap_mean_interval",
+    "caption_ids",
     "class_embeddings",
     "clip_score",
     "compare_adaptation",

@@ -81,8 +81,6 @@ class SuiteOptions:
             Examples of each class for few-shot.
         few_shot_seeds (`int`, *optional*, defaults to 3):
             How many draws of each.
-        solver (`str`, *optional*, defaults to `"torch"`):
-            Of the linear probe: `"torch"` or `"scikit-learn"`.
 
     Raises:
         ValueError: if there is no such task, no data, or the seed is below 0.
@@ -101,7 +99,6 @@ class SuiteOptions:
     seed: int = 0
     shots: Sequence[int] = (1, 2, 4, 8, 16)
     few_shot_seeds: int = 3
-    solver: str = "torch"
 
     def __post_init__(self):
         unknown = [task for task in self.tasks if task not in TASKS]
@@ -414,7 +411,6 @@ def _run_linear_probe(
         skipped |= {} if left_out is None else {name: left_out}
     test = data["test"]
     own = LinearProbeOptions(
-        solver=options.solver,
         resamples=options.resamples,
         seed=options.seed,
         model=encoder.name,

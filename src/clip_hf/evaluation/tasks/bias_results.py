@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...utils.wording import counted
+from ...utils.wording import counted, safe_name
 from .evaluation_result import (
     EvaluationResult,
     format_difference,
@@ -16,7 +16,6 @@ from .evaluation_result import (
     format_interval,
     format_metric,
     new_figure,
-    safe_name,
     table_cell,
 )
 

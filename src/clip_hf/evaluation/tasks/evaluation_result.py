@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from huggingface_hub import EvalResult
 
-from ... import __version__
+from _clip_hf_cli import VERSION
+
 from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
 from ...utils.extras import require_extra
+from ...utils.wording import safe_name
 
 
 if TYPE_CHECKING:
@@ -278,7 +280,7 @@ def environment() -> dict[str, str]:
     """Versions, machine and time, for every file of results."""
     packages = ("torch", "transformers", "numpy")
     return {
-        "clip_hf": __version__,
+        "clip_hf": VERSION,
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
@@ -303,11 +305,6 @@ def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
     """Write a plot as PNG; the file appears when it is complete."""
     with replaced_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
-
-
-def safe_name(name: str) -> str:
-    """`name` with what a file's name had better not hold replaced."""
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
 
 
 def _plain(value: Any) -> Any:
@@ -337,7 +334,6 @@ __all__ = [
     "majority_share",
     "new_figure",
     "points_text",
-    "safe_name",
     "save_figure",
     "table_cell",
 ]
