@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
+from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
+from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
