@@ -7,7 +7,7 @@
 #     sbatch --nodes 4 examples/launch/slurm.sh examples/recipes/pretrain_vit_b32.yaml --output_dir outputs/vit_b32 \
 #         --dataset "pairs/{00000..09999}.tar" --pairs_per_epoch 400000000
 #
-# What follows the script's name goes to examples/train_clip.py. Two minutes before the time is up SLURM signals this
+# What follows the script's name goes to `clip-hf train`. Two minutes before the time is up SLURM signals this
 # script, which hands the signal on: the training saves a checkpoint and ends with exit code 0, and the job goes back
 # into the queue, where `--resume latest` continues at the next step. A training that comes to its end is not queued
 # again, nor is one that fails.

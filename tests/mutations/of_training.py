@@ -504,7 +504,7 @@ MUTATIONS = [
         "other processes' values not compared",
         "training/distributed.py",
         "if any(text != shown[0] for text in shown)",
-        "if found[0] is None",
+        "if shown[0] is None",
         "training/test_training_distributed.py -m 'not slow'",
     ),
     Mutation(
