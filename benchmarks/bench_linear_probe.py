@@ -27,11 +27,10 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
+from clip_hf.embedding import encode_image_column, load_dual_encoder
 from clip_hf.evaluation import (
     LinearProbeOptions,
-    encode_image_column,
     linear_probe,
-    load_dual_encoder,
     load_splits,
     split_validation,
 )

@@ -13,14 +13,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/linear_probe.py", "datasets", "sklearn")
+
+from clip_hf.embedding import EncodingOptions, encode_image_column, load_dual_encoder
 from clip_hf.evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     LinearProbeOptions,
     LinearProbeResult,
-    encode_image_column,
     linear_probe,
-    load_dual_encoder,
     load_splits,
 )
 from clip_hf.utils.failures import reported_failures
