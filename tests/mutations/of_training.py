@@ -334,7 +334,7 @@ MUTATIONS = [
     Mutation(
         "LoRA's parameters frozen",
         "training/freezing.py",
-        "_own_name(name) in own_parameters and name.startswith(starts)",
+        "_without_adapter(name) in known_parameters and name.startswith(starts)",
         "name.startswith(starts)",
         "training/test_freezing.py",
     ),
@@ -433,7 +433,7 @@ MUTATIONS = [
     Mutation(
         "content of files not compared",
         "training/checkpoint_files.py",
-        'if found["sha256"] != files[name]["sha256"]:',
+        'if described["sha256"] != files[name]["sha256"]:',
         "if False:",
         "training/test_training_checkpoints.py -m 'not slow'",
     ),
@@ -468,8 +468,8 @@ MUTATIONS = [
     Mutation(
         "names need only begin like ours",
         "training/checkpoint_files.py",
-        "if not _OWN.fullmatch(name)",
-        "if not _OWN.match(name)",
+        "if not _FILES.fullmatch(name)",
+        "if not _FILES.match(name)",
         "training/test_training_checkpoints.py -m 'not slow'",
     ),
     Mutation(
@@ -527,6 +527,27 @@ MUTATIONS = [
         "            if problem is not None:\n                raise RuntimeError(",
         "            if problem is None and rank < 0:\n                raise RuntimeError(",
         "utils/test_processes.py",
+    ),
+    Mutation(
+        "the temperature is not clipped",
+        "training/loop.py",
+        "        clamp_logit_scale_(self.clip)\n",
+        "",
+        "training/test_loop.py -k temperature_is_clipped",
+    ),
+    Mutation(
+        "the guard forgets the losses",
+        "training/loop.py",
+        '        self.guard.load_state_dict(shared["guard"])\n',
+        "",
+        "training/test_resume.py -k guard_remembers",
+    ),
+    Mutation(
+        "an average is evaluated but not saved",
+        "training/loop.py",
+        '        with self.averaged_weights():\n            details = self.save("last"',
+        '        with contextlib.nullcontext():\n            details = self.save("last"',
+        "training/test_loop.py -k averaged_weights",
     ),
     Mutation(
         "second Ctrl-C does nothing",

@@ -5,7 +5,7 @@
 import argparse
 import os
 
-from accelerate import PartialState
+from torch import distributed
 
 from ..training.loop import train
 from ..training.options import build_options
@@ -21,7 +21,8 @@ def run(options: argparse.Namespace) -> int:
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:
             os._exit(1)  # At once: after an error, processes that still hold one another may hang at the usual exit.
         return 1
-    PartialState().destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
     return 0
 
 

@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 ACCELERATE = "accelerate"
 SHARED = "shared.pt"
 
-_OWN = re.compile(
+_FILES = re.compile(
     rf"{re.escape(SHARED)}|process_\d{{5}}\.pt|{ACCELERATE}/(model(_\d+)?\.safetensors|pytorch_model_fsdp(_\d+)?\.bin"
     r"|(optimizer|scheduler)(_\d+)?\.bin|scaler\.pt|random_states_\d+\.pkl)"
 )
@@ -90,7 +90,7 @@ def names_in(folder: Path) -> list[str]:
 
 def foreign_names(names: list[str]) -> list[str]:
     """The names that no checkpoint of ours has."""
-    return [name for name in names if not _OWN.fullmatch(name) and not _PICKLES.fullmatch(name)]
+    return [name for name in names if not _FILES.fullmatch(name) and not _PICKLES.fullmatch(name)]
 
 
 def pickles_among(names: list[str]) -> list[str]:
@@ -257,8 +257,8 @@ def _check_whole(path: Path) -> None:
         size = file.stat().st_size
         if size != expected["size"]:
             raise ValueError(f"{name} has {size:,} bytes instead of {expected['size']:,}")
-    for name, found in describe_files(path, list(files)).items():
-        if found["sha256"] != files[name]["sha256"]:
+    for name, described in describe_files(path, list(files)).items():
+        if described["sha256"] != files[name]["sha256"]:
             raise ValueError(f"{name} is not what was written: its SHA-256 differs")
 
 

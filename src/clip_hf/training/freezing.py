@@ -83,17 +83,17 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"There is no part {part!r} to freeze; the parts are {', '.join(_PARTS)}.{hint}")
     starts = tuple(start for part in parts for start in _PARTS[part])
-    own_parameters, own_modules = _own_names(model)
+    known_parameters, known_modules = _names_by_config(model)
     frozen = {
         name
         for name, parameter in model.named_parameters()
-        if not parameter.requires_grad or (_own_name(name) in own_parameters and name.startswith(starts))
+        if not parameter.requires_grad or (_without_adapter(name) in known_parameters and name.startswith(starts))
     }
     batch_norms = {
-        f"{name}.{own}"
+        f"{name}.{parameter}"
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for own, _ in module.named_parameters(recurse=False)
+        for parameter, _ in module.named_parameters(recurse=False)
     }
     if "batch_norm" in parts:
         frozen |= batch_norms
@@ -105,7 +105,7 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
     if "batch_norm" in parts:
         model.freeze_batch_norm()
     for name, module in model.named_modules():
-        if f"{name}.".startswith(starts) and _own_name(name) in own_modules:
+        if f"{name}.".startswith(starts) and _without_adapter(name) in known_modules:
             _keep_in_eval_mode(module)
     return count_parameters(model)
 
@@ -123,12 +123,12 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     return ParameterCounts(trained=counts[True], frozen=counts[False])
 
 
-def _own_name(name: str) -> str:
+def _without_adapter(name: str) -> str:
     # peft puts the layer that it adapts one level deeper.
     return name.replace(".base_layer", "")
 
 
-def _own_names(model: ClipHFModel) -> tuple[set[str], set[str]]:
+def _names_by_config(model: ClipHFModel) -> tuple[set[str], set[str]]:
     """Names of the parameters and of the modules that a model with this config has by itself."""
     with torch.device("meta"), init.no_init_weights():
         plain = ClipHFModel(copy.deepcopy(model.config))
