@@ -3,7 +3,6 @@
 """The options of a training, checked, from a command line, a recipe, or both."""
 
 import argparse
-import difflib
 import math
 import typing
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ import yaml
 from _clip_hf_cli.train import TrainingFields, add_arguments, is_none
 
 from ..data import Augmentation, PairOptions
+from ..model.checks_clip_hf import did_you_mean
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.image_transform_clip_hf import parse_color
 from ..utils.json_files import read_text
@@ -164,9 +164,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for key, value in recipe.items():
         if key not in types:
             name = str(key)[:80]
-            near = difflib.get_close_matches(name, types, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"The recipe {path} has the unknown option `{name}`.{hint}")
+            raise ValueError(f"The recipe {path} has the unknown option {name!r}.{did_you_mean(name, types)}")
         # A recipe may hold the arguments of the configuration themselves.
         if key != "config" or not isinstance(value, dict):
             recipe[key] = _convert(value, types[key], f"The recipe {path}: `{key}`")
@@ -248,10 +246,8 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
     add_arguments(parser)
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        names = [f"--{option.name}" for option in fields(TrainingOptions)]
-        near = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"There is no option {unknown[0]}.{hint} --help lists them.")
+        hint = did_you_mean(unknown[0], [f"--{option.name}" for option in fields(TrainingOptions)])
+        raise ValueError(f"There is no option {unknown[0]!r}.{hint} --help lists them.")
     return build_options(parsed)
 
 

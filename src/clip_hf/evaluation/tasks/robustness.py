@@ -7,7 +7,6 @@ than standard models of the same ImageNet accuracy a model does on them (Taori e
 Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
 """
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ...model.checks_clip_hf import did_you_mean
 from ...utils.figures import COLOURS, WIDTH, new_figure
 from ..numerics.metrics import LogitLine, fit_logit_line
 from ..registry.dataset_registry import imagenet_subsets
@@ -472,8 +472,7 @@ def _check_accuracies(accuracies: Mapping[str, float], what: str) -> None:
         )
     unknown = [name for name in accuracies if name != "imagenet" and name not in _TITLES]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], ("imagenet", *_TITLES), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(unknown[0], ("imagenet", *_TITLES))
         known = ", ".join(map(repr, ("imagenet", *_TITLES)))
         raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set.{hint} There are {known}.")
     if "imagenet" not in accuracies or len(accuracies) < 2:
