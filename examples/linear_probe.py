@@ -18,9 +18,7 @@ from clip_hf.evaluation import (
     EncodingOptions,
     LinearProbeOptions,
     LinearProbeResult,
-    encode_image_column,
-    linear_probe,
-    load_dual_encoder,
+    evaluate_linear_probe,
     load_splits,
 )
 from clip_hf.utils.failures import reported_failures
@@ -36,26 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/linear_probe"), help="folder for the results")
     arguments = parser.parse_args(arguments)
 
-    parts = load_splits(arguments.data, ClassificationOptions(limit=arguments.limit))
-    if not {"train", "test"} <= parts.keys():
-        parser.error(f"a probe needs a train and a test split; {arguments.data} has {', '.join(parts)}")
-    encoder = load_dual_encoder(arguments.model)
-    # The features before the projection into the space shared with texts, as in the paper.
+    data = load_splits(arguments.data, ClassificationOptions(limit=arguments.limit))
+    # Features are kept, so that another solver finds them encoded.
     encoding = EncodingOptions(cache_dir=arguments.output_dir / "features")
-    features = {
-        name: encode_image_column(encoder, part.data, part.image_column, projected=False, options=encoding)
-        for name, part in parts.items()
-    }
-    # Without a validation split, part of the training rows becomes one.
-    validation = (features["validation"], parts["validation"].targets) if "validation" in parts else (None, None)
-    result = linear_probe(
-        features["train"],
-        parts["train"].targets,
-        *validation,
-        features["test"],
-        parts["test"].targets,
-        metric=parts["test"].metric,
-        options=LinearProbeOptions(solver=arguments.solver, model=encoder.name, data=parts["test"].name),
+    result = evaluate_linear_probe(
+        arguments.model, data, LinearProbeOptions(solver=arguments.solver, encoding=encoding)
     )
     print(result.table())
     print(f"\n{result.details()}")

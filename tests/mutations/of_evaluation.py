@@ -240,8 +240,8 @@ MUTATIONS = [
     Mutation(
         "shots not in their order",
         "evaluation/tasks/few_shot.py",
-        "shots, seeds = sorted({int(count) for count in shots})",
-        "shots, seeds = list({int(count): 0 for count in shots})",
+        "shots, seeds = sorted({int(count) for count in options.shots})",
+        "shots, seeds = list({int(count): 0 for count in options.shots})",
         "evaluation/tasks/test_few_shot.py",
     ),
     Mutation(
@@ -469,10 +469,17 @@ MUTATIONS = [
         "evaluation/tasks/test_robustness.py",
     ),
     Mutation(
+        "robustness claims all sources",
+        "evaluation/tasks/robustness.py",
+        'for source in sources if _name_of(source) in ("imagenet", *shift_names())',
+        "for source in sources",
+        "evaluation/test_suite.py -k robustness_does_not_use",
+    ),
+    Mutation(
         "a probe on projected features",
-        "evaluation/suite.py",
-        "encode_labelled(encoder, data[name], projected=False, options=encoding)",
-        "encode_labelled(encoder, data[name], projected=True, options=encoding)",
+        "evaluation/tasks/linear_probe.py",
+        "encode_splits(encoder, parts, names, projected=False,",
+        "encode_splits(encoder, parts, names, projected=True,",
         "evaluation/test_suite.py -k probe_is_on_features",
     ),
     Mutation(
@@ -498,9 +505,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the few-shot seed ignored",
-        "evaluation/suite.py",
-        "seeds=tuple(range(options.seed, options.seed + options.few_shot_seeds))",
-        "seeds=tuple(range(options.few_shot_seeds))",
+        "evaluation/tasks/few_shot.py",
+        "seeds=tuple(range(settings.seed, settings.seed + settings.few_shot_seeds))",
+        "seeds=tuple(range(settings.few_shot_seeds))",
         "evaluation/test_suite.py -k probe_is_on_features",
     ),
     Mutation(
@@ -631,9 +638,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the labels of skipped pictures stay",
-        "evaluation/tasks/zero_shot.py",
-        "        data = data.select(found.rows)\n",
-        "        data = data.select(range(len(found.rows)))\n",
+        "evaluation/tasks/labelled_features.py",
+        "        data = data.select(images.rows)\n",
+        "        data = data.select(range(len(images.rows)))\n",
         "evaluation/test_suite.py -k one_image_that",
     ),
     Mutation(

@@ -59,7 +59,7 @@ def test_figures_by_hand(by_hand):
     assert result.image_to_text_ranks.tolist() == [0, 1, 2]
     # a finds image 0, which is right for the other a too; b finds images 2, 1, 0; c images 2, 0, 1.
     assert result.text_to_image_ranks.tolist() == [0, 2, 2, 0]
-    assert result.metrics() == pytest.approx(
+    assert result.metrics == pytest.approx(
         {
             "image_to_text_R@1": 1 / 3,
             "image_to_text_R@2": 2 / 3,
@@ -82,7 +82,7 @@ def test_template_goes_around_the_captions(by_hand):
     encoder = FixedEncoder({f"a photo of {text}": row for text, row in texts.items()})
     result = evaluate_retrieval(encoder, data, options=RetrievalEvaluationOptions(template="a photo of {}"))
     assert encoder.asked[0] == "a photo of a"
-    assert result.metrics()["image_to_text_R@1"] == pytest.approx(1 / 3)
+    assert result.metrics["image_to_text_R@1"] == pytest.approx(1 / 3)
 
 
 def test_results_are_written(by_hand, tmp_path):
@@ -100,7 +100,7 @@ def test_results_are_written(by_hand, tmp_path):
 def test_random_order_of_the_plot(by_hand):
     data, texts = by_hand
     result = evaluate_retrieval(FixedEncoder(texts), data, options=RetrievalEvaluationOptions(resamples=0))
-    assert result.intervals() == {}
+    assert result.intervals == {}
     # Of 3 texts, two are image 0's and one is each other's: first with 2/3, 1/3, 1/3; among two with 1, 2/3, 2/3.
     counts = retrieval._right_counts(result.image_of_text, result.text_ids)
     assert retrieval.random_order_recalls(*counts["image_to_text"], 9) == pytest.approx([4 / 9, 7 / 9, 1])
@@ -171,7 +171,7 @@ def test_tiny_model_on_a_dataset(images, tiny_processor):
     assert result.image_to_text_ranks.tolist() == [(row // 2).tolist().index(image) for image, row in enumerate(order)]
     order = (text_embeds @ image_embeds.T).argsort(dim=1, descending=True)
     assert result.text_to_image_ranks.tolist() == [row.tolist().index(text // 2) for text, row in enumerate(order)]
-    assert result.metrics()["image_to_text_R@10"] == 1
+    assert result.metrics["image_to_text_R@10"] == 1
 
 
 def test_images_without_caption_are_named(by_hand):

@@ -147,12 +147,14 @@ class LabelProbeResult(EvaluationResult):
     group_of: dict[str, np.ndarray]
     resamples: int = 0
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Largest differences and accuracies over all images by name, 0 to 1."""
         found = {f"{safe_name(each.target)}_accuracy": each for each in self.accuracies if each.attribute == "all"}
         figures = {name: each.accuracy for name, each in found.items()}
         return figures | {_metric_name(each): each.difference for each in self.disparities}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         found = {
@@ -161,6 +163,7 @@ class LabelProbeResult(EvaluationResult):
         found |= {_metric_name(each): each.interval for each in self.disparities}
         return {name: interval for name, interval in found.items() if interval is not None}
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The categories of each image."""
         return {"members": self.members}

@@ -3,12 +3,14 @@
 """Linear probes by the paper's protocol (section 3.2, appendix A.3): how good are features for a linear classifier?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ...embedding.bulk_encoding import EncodingOptions
+from ...embedding.load_encoder import DualEncoder, load_dual_encoder
 from ...utils.wording import counted
 from ..numerics.logistic_regression import (
     LinearClassifier,
@@ -21,6 +23,8 @@ from ..numerics.logistic_regression import (
 )
 from ..numerics.metrics import CLASSIFICATION_METRICS, bootstrap_interval
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share, new_figure
+from .evaluation_task import TaskSettings
+from .labelled_features import TrainAndTestTask, encode_splits, train_and_test
 
 
 if TYPE_CHECKING:
@@ -49,14 +53,17 @@ class LinearProbeOptions(LogisticRegressionOptions):
         resamples (`int`, *optional*, defaults to 1000):
             Bootstrap resamples of the test rows, for the interval; 0 for none.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap and of what is split off.
+            Seed of the bootstrap and of what is split off.
+        encoding ([`EncodingOptions`], *optional*):
+            For [`evaluate_linear_probe`]: how images are encoded and where features are kept.
         model, data, split (`str`, *optional*):
-            Names for the result.
+            Names for the result of [`linear_probe`].
     """
 
     validation_share: float = 0.2
     resamples: int = 1000
     seed: int = 0
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
     model: str = ""
     data: str = ""
     split: str = "test"
@@ -147,14 +154,17 @@ class LinearProbeResult(EvaluationResult):
         """Whether every regression came to its minimum within the iterations allowed."""
         return all(fit.converged for fit in self.fits)
 
+    @property
     def metrics(self) -> dict[str, float]:
         """The test score by its metric's name, and `lambda`."""
         return {self.metric: self.value, "lambda": self.best_lambda}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of the test score."""
         return {} if self.interval is None else {self.metric: self.interval}
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What there is for each test image, and the classifier's weights."""
         found = {"coefficients": self.classifier.coefficients, "intercept": self.classifier.intercept}
@@ -305,6 +315,65 @@ def linear_probe(
         targets=test.labels if single else none,
         predictions=scores.argmax(axis=1) if single else none,
     )
+
+
+def evaluate_linear_probe(
+    model: Any, data: Any, options: LinearProbeOptions | None = None, *, processor: Any = None
+) -> LinearProbeResult:
+    """
+    Fit a linear classifier to a model's features and score it (Radford et al. 2021, section 3.2).
+
+    Features are those before the projection into the space shared with texts; [`linear_probe`] says what is done with
+    them. The metric is the data's.
+
+    Args:
+        model ([`DualEncoder`], `nn.Module`, `str` or path):
+            The model; see [`load_dual_encoder`].
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes):
+            Labelled images by split: train, test and, where there is one, validation.
+        options ([`LinearProbeOptions`], *optional*):
+            Solver, bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
+
+    Returns:
+        [`LinearProbeResult`]
+
+    Raises:
+        ValueError: if train or test is missing, their classes differ, a class has no image to train on, or more images
+            cannot be read than `options.encoding.max_skipped_share` allows (the others are skipped and counted).
+
+    Example:
+
+    ```python
+    >>> from clip_hf.evaluation import evaluate_linear_probe
+
+    >>> result = evaluate_linear_probe("openai/clip-vit-base-patch32", "food101=path/to/food101")
+    >>> print(result.accuracy, result.best_lambda)
+    ```
+    """
+    options, parts = options or LinearProbeOptions(), train_and_test(data)
+    encoder, test = load_dual_encoder(model, processor), parts["test"]
+    names = ("train", "validation", "test")
+    arrays, skipped = encode_splits(encoder, parts, names, projected=False, options=options.encoding)
+    options = replace(options, model=encoder.name, data=test.name, split=test.split)
+    result = linear_probe(*arrays, metric=test.metric, options=options)
+    result.skipped = skipped
+    return result
+
+
+class LinearProbeTask(TrainAndTestTask):
+    """A linear probe on the features before the projection."""
+
+    result = LinearProbeResult
+    projected = False
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> LinearProbeResult:
+        """Fit and score it."""
+        options = LinearProbeOptions(
+            solver=settings.solver, resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding
+        )
+        return evaluate_linear_probe(encoder, parts, options)
 
 
 def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
@@ -479,6 +548,8 @@ __all__ = [
     "LinearProbeFit",
     "LinearProbeOptions",
     "LinearProbeResult",
+    "LinearProbeTask",
+    "evaluate_linear_probe",
     "linear_probe",
     "search_lambda",
     "split_validation",

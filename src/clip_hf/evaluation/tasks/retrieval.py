@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
-from ...embedding.load_encoder import load_dual_encoder
+from ...embedding.load_encoder import DualEncoder, load_dual_encoder
 from ...utils.wording import counted
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
@@ -20,6 +20,7 @@ from ..numerics.statistics import median_of_rows
 from ..registry.evaluation_data import RetrievalData, RetrievalOptions, load_retrieval
 from ..registry.labels import some
 from .evaluation_result import EvaluationResult, new_figure
+from .evaluation_task import EvaluationTask, TaskSettings
 
 
 if TYPE_CHECKING:
@@ -117,14 +118,17 @@ class RetrievalResult(EvaluationResult):
     image_of_text: np.ndarray
     text_ids: np.ndarray
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Recalls, 0 to 1, and median ranks, from 1, by name."""
         return self.values
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         return self.value_intervals
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The ranks, which image each caption came with, and which captions are equal."""
         names = ("image_to_text_ranks", "text_to_image_ranks", "image_of_text", "text_ids")
@@ -167,12 +171,7 @@ class RetrievalResult(EvaluationResult):
 
 
 def evaluate_retrieval(
-    model: Any,
-    data: Any,
-    *,
-    processor: Any = None,
-    data_options: RetrievalOptions | None = None,
-    options: RetrievalEvaluationOptions | None = None,
+    model: Any, data: Any, options: RetrievalEvaluationOptions | None = None, *, processor: Any = None
 ) -> RetrievalResult:
     """
     Evaluate retrieval of texts by images and of images by texts (Radford et al. 2021, appendix E.1).
@@ -186,14 +185,12 @@ def evaluate_retrieval(
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path):
             The model; see [`load_dual_encoder`].
-        data ([`RetrievalData`], `datasets.Dataset`, `str` or path):
-            Images and their captions, one or several each; see [`load_retrieval`].
-        processor (*optional*):
-            Of the model, where it is a `nn.Module`.
-        data_options ([`RetrievalOptions`], *optional*):
-            Columns, part and number of captions, where `data` is still to be loaded.
+        data ([`RetrievalData`], or what [`load_retrieval`] takes):
+            Images and their captions, one or several each. To choose columns and the like, load it first.
         options ([`RetrievalEvaluationOptions`], *optional*):
             Prompt, bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`RetrievalResult`]
@@ -213,7 +210,7 @@ def evaluate_retrieval(
     """
     options = options or RetrievalEvaluationOptions()
     if not isinstance(data, RetrievalData):
-        data = load_retrieval(data, data_options)
+        data = load_retrieval(data)
     bare = [row for row, captions in enumerate(data.captions) if not captions]
     if bare:
         raise ValueError(f"Images of {data.name} have no caption, in rows {some(bare)}; remove them.")
@@ -253,6 +250,27 @@ def evaluate_retrieval(
         image_of_text=image_of_text,
         text_ids=text_ids,
     )
+
+
+class RetrievalTask(EvaluationTask):
+    """Retrieval among the images and captions of the test split."""
+
+    result = RetrievalResult
+
+    def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, RetrievalData]:
+        """Load captioned images."""
+        shared = ("image_column", "split", "limit", "min_image_size", "image_root")
+        columns = {name: getattr(settings.data_options, name) for name in shared}
+        return {
+            "test": load_retrieval(sources[0], RetrievalOptions(caption_column=settings.caption_column, **columns))
+        }
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> RetrievalResult:
+        """Rank them."""
+        options = RetrievalEvaluationOptions(
+            resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding
+        )
+        return evaluate_retrieval(encoder, parts["test"], options)
 
 
 def random_order_recalls(num_right: np.ndarray, num_candidates: int, most: int) -> np.ndarray:
@@ -332,4 +350,10 @@ def _intervals(
     return {name: tuple(map(float, np.quantile(values, [tails, 1 - tails]))) for name, values in drawn.items()}
 
 
-__all__ = ["RetrievalEvaluationOptions", "RetrievalResult", "evaluate_retrieval", "random_order_recalls"]
+__all__ = [
+    "RetrievalEvaluationOptions",
+    "RetrievalResult",
+    "RetrievalTask",
+    "evaluate_retrieval",
+    "random_order_recalls",
+]

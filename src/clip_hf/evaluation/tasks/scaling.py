@@ -81,10 +81,12 @@ class ScalingResult(EvaluationResult):
         errors = 10 ** (self.intercept + self.slope * np.log10(amounts))
         return float(errors) if errors.ndim == 0 else errors
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Slope and R squared."""
         return {"slope": self.slope, "r_squared": self.r_squared}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The interval of the slope."""
         return {"slope": self.slope_interval}

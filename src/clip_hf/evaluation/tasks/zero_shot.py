@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
+from ...embedding.bulk_encoding import EncodingOptions, encode_text_list
 from ...embedding.load_encoder import DualEncoder, load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ...utils.wording import counted
@@ -29,7 +29,7 @@ from ..numerics.metrics import (
 )
 from ..numerics.statistics import ROW_VALUES
 from ..registry.dataset_registry import load_templates
-from ..registry.evaluation_data import ClassificationData, ClassificationOptions, check_metric, load_classification
+from ..registry.evaluation_data import ClassificationData, load_classification
 from .evaluation_result import (
     EvaluationResult,
     chance_of,
@@ -38,6 +38,8 @@ from .evaluation_result import (
     new_figure,
     table_cell,
 )
+from .evaluation_task import EvaluationTask, TaskSettings
+from .labelled_features import encode_labelled
 
 
 if TYPE_CHECKING:
@@ -139,14 +141,17 @@ class ZeroShotResult(EvaluationResult):
         """The headline figure, 0 to 1."""
         return self.value
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Headline figures by name, 0 to 1."""
         return self.values
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         return self.value_intervals
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What there is for each image."""
         if not len(self.targets):
@@ -160,6 +165,7 @@ class ZeroShotResult(EvaluationResult):
         del content["details"]["other_ranks"]
         return content
 
+    @property
     def confusion(self) -> np.ndarray:
         """Numbers of images (c, c), int64: rows are their classes, columns what they were taken for."""
         counts = np.zeros((len(self.class_names),) * 2, np.int64)
@@ -206,7 +212,7 @@ class ZeroShotResult(EvaluationResult):
         return figure
 
     def _draw_confusion(self, figure: "Figure", axis: Any) -> None:
-        counts = self.confusion()
+        counts = self.confusion
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         shown = axis.imshow(shares, vmin=0, vmax=100, cmap="Blues")
         figure.colorbar(shown, ax=axis, label="images of the class (%)", shrink=0.8)
@@ -263,30 +269,23 @@ def _classifiers(
 
 
 def evaluate_zero_shot(
-    model: Any,
-    data: Any,
-    *,
-    processor: Any = None,
-    data_options: ClassificationOptions | None = None,
-    options: ZeroShotOptions | None = None,
+    model: Any, data: Any, options: ZeroShotOptions | None = None, *, processor: Any = None
 ) -> ZeroShotResult:
     """
     Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
 
-    The classes' prompts are encoded once, an image is given the class with the largest cosine. Among equal ones that
-    is the first.
+    The prompts of the classes are encoded once, and an image gets the class with the largest cosine; among equal ones
+    the first.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path):
             The model; see [`load_dual_encoder`].
-        data ([`ClassificationData`], `datasets.Dataset`, `str` or path):
-            What to classify; see [`load_classification`].
-        processor (*optional*):
-            Of the model, where it is a `nn.Module`.
-        data_options ([`ClassificationOptions`], *optional*):
-            Columns, class names and the like, where `data` is still to be loaded.
+        data ([`ClassificationData`], or what [`load_classification`] takes):
+            What to classify. To choose columns, class names and the like, load it first.
         options ([`ZeroShotOptions`], *optional*):
             Prompts, bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`ZeroShotResult`]
@@ -302,12 +301,12 @@ def evaluate_zero_shot(
     >>> from clip_hf.evaluation import evaluate_zero_shot
 
     >>> result = evaluate_zero_shot("openai/clip-vit-base-patch32", "cifar10=path/to/cifar10")
-    >>> print(result.accuracy, result.intervals()["top1"])
+    >>> print(result.accuracy, result.intervals["top1"])
     ```
     """
     options = options or ZeroShotOptions()
     if not isinstance(data, ClassificationData):
-        data = load_classification(data, data_options)
+        data = load_classification(data)
     encoder = load_dual_encoder(model, processor)
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
@@ -345,29 +344,6 @@ def evaluate_zero_shot(
         ranks=main.ranks,
         other_ranks={name: own.ranks for name, own in found.items() if name != "prompts"},
     )
-
-
-def encode_labelled(
-    encoder: DualEncoder,
-    data: ClassificationData,
-    *,
-    projected: bool = True,
-    options: EncodingOptions | None = None,
-) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
-    """
-    The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
-
-    Raises:
-        ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
-    """
-    name = f"{data.name} ({data.split})"
-    found = encode_readable_images(
-        encoder, data.data, data.image_column, projected=projected, options=options, name=name
-    )
-    if found.skipped is not None:
-        data = data.select(found.rows)
-        check_metric(data)
-    return data, found.features, found.skipped
 
 
 def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
@@ -430,6 +406,21 @@ def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[lis
             left[near] = False
             groups.append(sorted(rows[index] for index in near))
     return sorted(groups)
+
+
+class ZeroShotTask(EvaluationTask):
+    """Zero-shot classification of the test split."""
+
+    result = ZeroShotResult
+
+    def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, ClassificationData]:
+        """Load labelled images."""
+        return {"test": load_classification(sources[0], settings.data_options)}
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> ZeroShotResult:
+        """Classify them."""
+        options = ZeroShotOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
+        return evaluate_zero_shot(encoder, parts["test"], options)
 
 
 @dataclass
@@ -527,4 +518,11 @@ def _places(names: Sequence[str]) -> list[int]:
     return [place[name] for name in names]
 
 
-__all__ = ["ZeroShotOptions", "ZeroShotResult", "class_embeddings", "evaluate_zero_shot"]
+__all__ = [
+    "ZeroShotOptions",
+    "ZeroShotResult",
+    "ZeroShotTask",
+    "class_embeddings",
+    "class_notes",
+    "evaluate_zero_shot",
+]
