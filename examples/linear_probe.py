@@ -13,9 +13,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/linear_probe.py", "datasets", "sklearn")
+
+from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     LinearProbeOptions,
     LinearProbeResult,
     evaluate_linear_probe,
@@ -29,17 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--model", required=True, help="folder, file or hub name of a CLIP")
     parser.add_argument("--data", default="digits", help="labelled images (default: %(default)s)")
-    parser.add_argument("--solver", choices=("torch", "scikit-learn"), default="torch", help="(default: %(default)s)")
     parser.add_argument("--limit", type=int, help="use so many images of each split only")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/linear_probe"), help="folder for the results")
     arguments = parser.parse_args(arguments)
 
     data = load_splits(arguments.data, ClassificationOptions(limit=arguments.limit))
-    # Features are kept, so that another solver finds them encoded.
+    # Features are kept, so that images are encoded once.
     encoding = EncodingOptions(cache_dir=arguments.output_dir / "features")
-    result = evaluate_linear_probe(
-        arguments.model, data, LinearProbeOptions(solver=arguments.solver, encoding=encoding)
-    )
+    result = evaluate_linear_probe(arguments.model, data, LinearProbeOptions(encoding=encoding))
     print(result.table())
     print(f"\n{result.details()}")
     for path in result.save(arguments.output_dir):

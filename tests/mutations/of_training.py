@@ -516,10 +516,17 @@ MUTATIONS = [
     ),
     Mutation(
         "a launch of one process is not noticed",
-        "training/distributed.py",
+        "utils/processes.py",
         "if launched is None and processes == 1 and by_accelerate",
         "if launched is not None and processes == 1 and by_accelerate",
-        "training/test_training_distributed.py -m 'not slow'",
+        "utils/test_processes.py",
+    ),
+    Mutation(
+        "an error of another process is not raised here",
+        "utils/processes.py",
+        "            if problem is not None:\n                raise RuntimeError(",
+        "            if problem is None and rank < 0:\n                raise RuntimeError(",
+        "utils/test_processes.py",
     ),
     Mutation(
         "second Ctrl-C does nothing",

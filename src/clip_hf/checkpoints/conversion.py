@@ -25,7 +25,14 @@ from .reading import read_checkpoint
 from .stored_tensor import StoredTensor
 from .transformers_format import TOWERS
 from .weight_files import open_weights
-from .writing import check_destination, check_format_holds, notes_on_format, size_in_bytes, with_dtype, written
+from .writing import (
+    check_destination,
+    check_format_holds,
+    notes_on_format,
+    size_in_bytes,
+    with_dtype,
+    write_checkpoint,
+)
 
 
 # Largest relative difference of features that rounding explains. In float32 it is some 1e-6; weights that are
@@ -37,8 +44,7 @@ _NUM_IMAGES, _NUM_TEXTS = 2, 3
 
 @dataclass
 class ConversionReport:
-    """
-    What a conversion did, and how exact it is. `str(report)` is what the command prints.
+    """What a conversion did, and how exact it is. `str(report)` is what the command prints.
 
     Args:
         source, destination (`str`): the two paths.
@@ -92,8 +98,7 @@ def convert(
     options: SourceOptions | None = None,
     card: ModelCardDetails | None = None,
 ) -> ConversionReport:
-    """
-    Convert a checkpoint to another format, offline, and show that it computes the same.
+    """Convert a checkpoint to another format, offline, and show that it computes the same.
 
     The weights are never in memory twice. The destination appears when everything has been written and checked.
 
@@ -135,7 +140,7 @@ def convert(
         progress.set_description("Features of the source")
         expected = _source_features(checkpoint, source, inputs)
         progress.set_description(f"Writing {destination.name}")
-        with written(_counted(result, progress), destination, to, tower) as temporary:
+        with write_checkpoint(_counted(result, progress), destination, to, tower) as temporary:
             progress.set_description("Features of the result")
             found, written_tensors = _written_features(temporary, result, to, tower, inputs)
             report.dtypes = _count_dtypes(written_tensors)
@@ -168,7 +173,7 @@ def _report_before(
 
 
 def _check_processor(checkpoint: Checkpoint, to: str, tower: str | None) -> None:
-    """What is to be a whole repo needs a whole processor."""
+    """Raise a ValueError if a whole repo would lack part of its processor."""
     if FORMAT_TABLE[to].config_name is None or tower is not None:
         return
     if checkpoint.tokenizer is None:
@@ -185,8 +190,7 @@ def _check_processor(checkpoint: Checkpoint, to: str, tower: str | None) -> None
 
 
 def fixed_inputs(config: ClipHFConfig) -> dict[str, torch.Tensor]:
-    """
-    The inputs that features are compared on: random, and the same for all models of a size.
+    """The inputs that features are compared on: random, and the same for all models of a size.
 
     Returns:
         `pixel_values` (2, channels, height, width), float32, and `input_ids` (3, context length): texts of three

@@ -26,8 +26,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def check_destination(path: Path, format: str, tower: str | None, overwrite: bool) -> None:
-    """
-    Check what can be checked before any work.
+    """Check what can be checked before any work.
 
     Raises:
         FileExistsError: if something is at `path` and `overwrite` is off.
@@ -67,8 +66,7 @@ def _check_what_is_there(path: Path, format: str, overwrite: bool) -> None:
 
 
 def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -> None:
-    """
-    Check that a format can hold a model, before any work.
+    """Check that a format can hold a model, before any work.
 
     Raises:
         ValueError: if it has no counterpart to an option of the model; the message says which formats have.
@@ -91,7 +89,7 @@ def _refusal(checkpoint: Checkpoint, format: str, tower: str | None) -> str | No
 
 
 def notes_on_format(checkpoint: Checkpoint, format: str) -> list[str]:
-    """What a format does otherwise than the model and its processor do; sentences for the user."""
+    """Sentences for the user: where a format differs from the model and its processor."""
     return _notes_on_images(checkpoint, format) + FORMAT_TABLE[format].notes(checkpoint)
 
 
@@ -111,8 +109,7 @@ def _notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
 
 
 def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -> Checkpoint:
-    """
-    The same checkpoint with its floating weights in another dtype.
+    """The same checkpoint with its floating weights in another dtype.
 
     Half precision is what the code of the format does with it: OpenAI's and open_clip's keep norms and embeddings in
     float32, ours keeps BatchNorm.
@@ -132,18 +129,18 @@ def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -
         ]
         dtypes |= {name: torch.float32 for names in kept for name in names}
     tensors = {
-        name: converted(name, tensor, dtypes[name]) if tensor.dtype.is_floating_point else tensor
+        name: convert_tensor(name, tensor, dtypes[name]) if tensor.dtype.is_floating_point else tensor
         for name, tensor in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=tensors)
 
 
 def dtype_in_model(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a weight has in a model of ours of some dtype."""
+    """The dtype of a weight in a model of dtype `dtype`: BatchNorm stays in float32."""
     return torch.float32 if dtype in HALF and is_batch_norm(name) else dtype
 
 
-def converted(name: str, tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
+def convert_tensor(name: str, tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
     """A stored tensor in another dtype."""
 
     def read() -> torch.Tensor:
@@ -162,9 +159,8 @@ def size_in_bytes(tensors: Mapping[str, StoredTensor]) -> int:
 
 
 @contextmanager
-def written(checkpoint: Checkpoint, path: Path, format: str, tower: str | None = None) -> Iterator[Path]:
-    """
-    Write a checkpoint; on entering it lies under a temporary name, and takes its place when the block ends well.
+def write_checkpoint(checkpoint: Checkpoint, path: Path, format: str, tower: str | None = None) -> Iterator[Path]:
+    """Write a checkpoint; on entering it lies under a temporary name, and takes its place when the block ends well.
 
     Returns:
         `Path` (on entering): the temporary file or folder.
@@ -208,10 +204,10 @@ def _write(write: Callable[[], object], path: Path) -> None:
 __all__ = [
     "check_destination",
     "check_format_holds",
-    "converted",
+    "convert_tensor",
     "dtype_in_model",
     "notes_on_format",
     "size_in_bytes",
     "with_dtype",
-    "written",
+    "write_checkpoint",
 ]

@@ -10,9 +10,14 @@ from transformers.utils import logging
 
 from _clip_hf_cli.evaluate import IMAGE_LIMITS
 
+from ..utils.extras import require_extra
+
+
+require_extra("eval", "`clip-hf evaluate`", "datasets")
+
+from ..embedding import EncodingOptions
 from ..evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     EvaluationResult,
     SuiteOptions,
     load_class_names,
@@ -61,7 +66,6 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
         seed=options.seed,
         shots=tuple(options.shots),
         few_shot_seeds=options.few_shot_seeds,
-        solver=options.solver,
     )
 
 

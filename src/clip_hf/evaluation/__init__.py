@@ -7,8 +7,6 @@ from ..utils.extras import require_extra
 
 require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
-from ..embedding.bulk_encoding import EncodingOptions, encode_image_column, encode_text_list
-from ..embedding.load_encoder import DualEncoder, load_dual_encoder
 from .comparison import Comparison, compare_results, load_results
 from .numerics.caption_scores import clip_score, ref_clip_score
 from .numerics.logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
@@ -77,8 +75,6 @@ __all__ = [
     "ClassificationData",
     "ClassificationOptions",
     "Comparison",
-    "DualEncoder",
-    "EncodingOptions",
     "EvaluationResult",
     "EvaluationTask",
     "FewShotOptions",
@@ -121,8 +117,6 @@ __all__ = [
     "confusion_matrix",
     "dataset_names",
     "effective_robustness",
-    "encode_image_column",
-    "encode_text_list",
     "evaluate_few_shot",
     "evaluate_label_probe",
     "evaluate_linear_probe",
@@ -138,7 +132,6 @@ __all__ = [
     "linear_probe",
     "load_class_names",
     "load_classification",
-    "load_dual_encoder",
     "load_results",
     "load_retrieval",
     "load_splits",

@@ -13,11 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import distributed
 
-from ..embedding.bulk_encoding import EncodingOptions, encode_readable_images
-from ..embedding.load_encoder import DualEncoder, load_dual_encoder
+from ..embedding.bulk_encoding import encode_readable_images
+from ..embedding.dual_encoder import DualEncoder
+from ..embedding.feature_stream import EncodingOptions
+from ..embedding.load_encoder import load_dual_encoder
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..utils.atomic import replaced_file
+from ..utils.processes import join_processes
 from .comparison import models_in
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
@@ -61,7 +64,7 @@ class SuiteOptions(TaskSettings):
         image_options (`dict`, *optional*):
             How image files are read, see [`DualEncoder.set_image_options`]: `background_color`,
             `apply_exif_orientation`, `high_bit_depth`, `image_limits`.
-        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds, solver:
+        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds:
             See [`TaskSettings`].
 
     Raises:
@@ -160,7 +163,7 @@ def run_suite(
     for job in jobs:
         result = job.task.run(encoder, job.parts, options)
         result.save(options.output_dir)
-        report(f"\n{result.task}: {result.model} on {result.data} ({result.split})\n{result.table()}")
+        report(f"\n{result.terminal_table()}")
         results.append(result)
     _write_summary(results, Path(options.output_dir))
     return results
@@ -184,12 +187,7 @@ def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
         return
-    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
-    if accelerator.num_processes == 1:
-        raise RuntimeError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but Accelerate sees one process. Start them with "
-            "`torchrun` or `accelerate launch` (on CPUs with `torchrun`)."
-        )
+    accelerator = join_processes(cpu=device == "cpu")
     try:
         yield accelerator
     finally:

@@ -12,7 +12,7 @@ import torch
 import clip_hf.evaluation.tasks.retrieval as retrieval
 from clip_hf.data.skips import SkipCounter
 from clip_hf.embedding.bulk_encoding import ReadableImages
-from clip_hf.embedding.load_encoder import DualEncoder
+from clip_hf.embedding.dual_encoder import DualEncoder
 from clip_hf.evaluation.numerics.ranking import RetrievalRanks
 from clip_hf.evaluation.registry.evaluation_data import RetrievalData
 from clip_hf.evaluation.tasks.retrieval import RetrievalEvaluationOptions, evaluate_retrieval

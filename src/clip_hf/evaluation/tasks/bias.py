@@ -15,7 +15,8 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images
+from ...embedding.bulk_encoding import encode_readable_images
+from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.wording import counted
 from ..numerics.metric_inputs import as_numbers
@@ -398,7 +399,7 @@ def evaluate_label_probe(
         attributes = _columns(data, attributes)
     options = options or LabelProbeOptions()
     _groups(attributes, options.crossings, len(data))  # before anything is encoded
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     classifier = class_embeddings(encoder, labels, options.templates, options.encoding)
     info = data.info.dataset_name if data.info is not None else None
     name, split = info or "images", str(data.split or "test")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ...embedding.bulk_encoding import EncodingOptions
-from ...embedding.load_encoder import DualEncoder
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
 from ..registry.evaluation_data import ClassificationOptions
 from .evaluation_result import EvaluationResult
 
@@ -32,8 +32,6 @@ class TaskSettings:
             Few-shot: examples of each class.
         few_shot_seeds (`int`, *optional*, defaults to 3):
             Few-shot: number of draws for each number of examples.
-        solver (`str`, *optional*, defaults to `"torch"`):
-            Linear probe: `"torch"` or `"scikit-learn"`.
 
     Raises:
         ValueError: if the seed is below 0.
@@ -46,7 +44,6 @@ class TaskSettings:
     seed: int = 0
     shots: Sequence[int] = (1, 2, 4, 8, 16)
     few_shot_seeds: int = 3
-    solver: str = "torch"
 
     def __post_init__(self):
         if self.seed < 0:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images
-from ...embedding.load_encoder import DualEncoder
+from ...embedding.bulk_encoding import encode_readable_images
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
 from ...utils.wording import counted
 from ..registry.evaluation_data import ClassificationData, check_metric, load_splits
 from .evaluation_task import EvaluationTask, TaskSettings
