@@ -22,8 +22,8 @@ require_extra("eval", "examples/evaluate_retrieval.py", "datasets")
 
 from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import (
+    CaptionedDataOptions,
     RetrievalData,
-    RetrievalEvaluationOptions,
     RetrievalOptions,
     RetrievalResult,
     evaluate_retrieval,
@@ -55,8 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> RetrievalResult:
 
     # Features are kept, so that images that were encoded once are not encoded again for another template.
     encoding = EncodingOptions(cache_dir=arguments.output_dir / "features")
-    options = RetrievalEvaluationOptions(template=arguments.template, encoding=encoding)
-    columns = RetrievalOptions(caption_column=arguments.caption_column, split=arguments.split, limit=arguments.limit)
+    options = RetrievalOptions(template=arguments.template, encoding=encoding)
+    columns = CaptionedDataOptions(
+        caption_column=arguments.caption_column, split=arguments.split, limit=arguments.limit
+    )
     data = load_retrieval(arguments.data, columns)
     result = evaluate_retrieval(arguments.model, data, options)
     print(result.table())

@@ -108,6 +108,7 @@ PUBLIC_NAMES = {
     "clip_hf.evaluation": [
         "AdaptationResult",
         "CLASSIFICATION_METRICS",
+        "CaptionedDataOptions",
         "ClassificationData",
         "ClassificationOptions",
         "Comparison",
@@ -125,7 +126,6 @@ PUBLIC_NAMES = {
         "LogitLine",
         "RegistryEntry",
         "RetrievalData",
-        "RetrievalEvaluationOptions",
         "RetrievalOptions",
         "RetrievalRanks",
         "RetrievalResult",

@@ -33,10 +33,10 @@ from .numerics.metrics import (
 from .numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from .registry.dataset_registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
 from .registry.evaluation_data import (
+    CaptionedDataOptions,
     ClassificationData,
     ClassificationOptions,
     RetrievalData,
-    RetrievalOptions,
     load_classification,
     load_retrieval,
     load_splits,
@@ -55,7 +55,7 @@ from .tasks.linear_probe import (
     linear_probe,
     split_validation,
 )
-from .tasks.retrieval import RetrievalEvaluationOptions, RetrievalResult, evaluate_retrieval
+from .tasks.retrieval import RetrievalOptions, RetrievalResult, evaluate_retrieval
 from .tasks.robustness import (
     AdaptationResult,
     RobustnessOptions,
@@ -72,6 +72,7 @@ from .tasks.zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, 
 __all__ = [
     "AdaptationResult",
     "CLASSIFICATION_METRICS",
+    "CaptionedDataOptions",
     "ClassificationData",
     "ClassificationOptions",
     "Comparison",
@@ -89,7 +90,6 @@ __all__ = [
     "LogitLine",
     "RegistryEntry",
     "RetrievalData",
-    "RetrievalEvaluationOptions",
     "RetrievalOptions",
     "RetrievalRanks",
     "RetrievalResult",

@@ -46,8 +46,7 @@ TASKS: dict[str, EvaluationTask] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions(TaskSettings):
-    """
-    Which evaluations to run on which data, and how.
+    """Which evaluations to run on which data, and how.
 
     Args:
         tasks (`Sequence[str]`):
@@ -119,8 +118,7 @@ def run_suite(
     accelerator: Accelerator | None = None,
     report: Callable[[str], None] = print,
 ) -> list[EvaluationResult]:
-    """
-    Run evaluations of one model, and write each result as soon as it is there.
+    """Run evaluations of one model, and write each result as soon as it is there.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path):
@@ -171,8 +169,7 @@ def run_suite(
 
 @contextmanager
 def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
-    """
-    Join the other processes of a launch by `accelerate launch` or `torchrun`, and leave them in the end.
+    """Join the other processes of a launch by `accelerate launch` or `torchrun`, and leave them in the end.
 
     Args:
         device (`str`, *optional*):
@@ -196,8 +193,7 @@ def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
 
 
 def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
-    """
-    Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
+    """Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
 
     Args:
         folder (`str` or `os.PathLike`):

@@ -1,9 +1,8 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Which labels a model gives to which groups of images (Radford et al. 2021, section 7.1, tables 3 to 7 and figure 18).
+"""Which labels a model gives to which groups of images (Radford et al. 2021, section 7.1, tables 3 to 7, figure 18).
 
-The labels, their categories and the annotations of the images are the user's: no label set comes with the library.
+Labels, their categories and the annotations of the images come from the user; the library has no label set.
 Shapes: n images, c labels, k categories.
 """
 
@@ -31,8 +30,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class LabelProbeOptions:
-    """
-    How labels are given to images, and which groups are compared.
+    """How labels are given to images, and which groups are compared.
 
     Args:
         top_k (`int`, *optional*, defaults to 1):
@@ -99,8 +97,7 @@ def label_probe(
     data: str = "",
     split: str = "test",
 ) -> LabelProbeResult:
-    """
-    Count which groups of images get labels of which categories (Radford et al. 2021, section 7.1).
+    """Count which groups of images get labels of which categories (Radford et al. 2021, section 7.1).
 
     Args:
         probabilities (array of shape (n, c)):
@@ -361,8 +358,7 @@ def evaluate_label_probe(
     processor: Any = None,
     image_column: str = "image",
 ) -> LabelProbeResult:
-    """
-    Classify annotated images with a label set, and count which groups get labels of which categories.
+    """Classify annotated images with a label set, and count which groups get labels of which categories.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path):
@@ -451,8 +447,7 @@ def compare_label_sets(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> LabelSetComparison:
-    """
-    What adding or changing labels does to each group, on the same images (Radford et al. 2021, table 7).
+    """What adding or changing labels does to each group, on the same images (Radford et al. 2021, table 7).
 
     The paper added the label "child" and saw far fewer images of people under 20 in its crime-related and non-human
     categories. Categories that are in both label sets are compared.

@@ -39,8 +39,7 @@ _AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", 
 
 @dataclass(kw_only=True)
 class EvaluationResult:
-    """
-    Base class of results. A subclass adds its fields, and says what its headline figures are.
+    """Base class of results. A subclass adds its fields, and says what its headline figures are.
 
     Args:
         model (`str`):
@@ -141,8 +140,7 @@ class EvaluationResult:
         return ": ".join(part for part in (task_label(self.task), subject) if part)
 
     def table_rows(self) -> list[tuple[str, str, str, str]]:
-        """
-        The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
+        """The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
 
         Below them stand the share of the most frequent class, and the images that were skipped.
         """
@@ -171,8 +169,7 @@ class EvaluationResult:
         ]
 
     def eval_results(self) -> list[EvalResult]:
-        """
-        The headline figures for the `model-index` of a model card; shares as percentages.
+        """The headline figures for the `model-index` of a model card; shares as percentages.
 
         A 95% interval, where there is one, is in `metric_args["interval_95"]`: its two ends.
         """
@@ -193,9 +190,9 @@ class EvaluationResult:
         ]
 
     def save(self, folder: str | os.PathLike, stem: str | None = None) -> list[Path]:
-        """
-        Write `stem.json` and `stem.md`, and `stem.npz` and `stem.png` if there are arrays or a plot; each file appears
-        when it is complete.
+        """Write `stem.json` and `stem.md`, and, if there are arrays or a plot, `stem.npz` and `stem.png`.
+
+        Each file appears when it is complete.
 
         Args:
             folder (`str` or `os.PathLike`):

@@ -69,8 +69,7 @@ class EvaluationTask(ABC):
 
     @abstractmethod
     def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, Any]:
-        """
-        Load and check the data of one result, before anything is encoded.
+        """Load and check the data of one result, before anything is encoded.
 
         Args:
             sources (`Sequence[str]`):
@@ -91,8 +90,7 @@ class EvaluationTask(ABC):
 
     @abstractmethod
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> EvaluationResult:
-        """
-        Evaluate a model.
+        """Evaluate a model.
 
         Args:
             encoder ([`DualEncoder`]):

@@ -47,8 +47,7 @@ _TEXT_PENALTY = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotOptions(LogisticRegressionOptions):
-    """
-    How few-shot classifiers are made.
+    """How few-shot classifiers are made.
 
     lambda is never chosen on test rows: it is fixed, or searched on validation rows if there are some. Those are
     labels too, as a rule more of them than the shots.
@@ -115,8 +114,7 @@ class FewShotOptions(LogisticRegressionOptions):
 
 @dataclass(kw_only=True)
 class FewShotCurve:
-    """
-    Scores of one kind of few-shot classifier.
+    """Scores of one kind of few-shot classifier.
 
     Args:
         scores (`np.ndarray`):
@@ -144,8 +142,7 @@ class FewShotCurve:
 
 @dataclass(kw_only=True)
 class FewShotResult(EvaluationResult):
-    """
-    Figures of few-shot classifiers.
+    """Figures of few-shot classifiers.
 
     Args:
         metric (`str`):
@@ -291,8 +288,7 @@ def few_shot(
     text_classifier: Features | None = None,
     options: FewShotOptions | None = None,
 ) -> FewShotResult:
-    """
-    Logistic regressions on a few examples of each class (Radford et al. 2021, section 3.1.5).
+    """Logistic regressions on a few examples of each class (Radford et al. 2021, section 3.1.5).
 
     - A seed decides an order of each class's training rows; k shots are the first k, so that fewer shots are a part of
       more.
@@ -362,8 +358,7 @@ def few_shot(
 def evaluate_few_shot(
     model: Any, data: Any, options: FewShotOptions | None = None, *, processor: Any = None
 ) -> FewShotResult:
-    """
-    Fit classifiers to a few images of each class, and compare with zero-shot (Radford et al. 2021, section 3.1.5).
+    """Fit classifiers to a few images of each class, and compare with zero-shot (Radford et al. 2021, section 3.1.5).
 
     Features are image embeddings in the space shared with texts. Prompts and metric are the data's, the temperature is
     the model's; [`few_shot`] says what is done with them.
@@ -449,8 +444,7 @@ class FewShotTask(TrainAndTestTask):
 
 
 def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> tuple[float, str]:
-    """
-    Shots at which a curve first reaches a score, interpolated linearly in the logarithm of shots (paper, figure 7).
+    """Shots at which a curve first reaches a score, interpolated linearly in the logarithm of shots (paper, figure 7).
 
     Args:
         points (`Sequence[tuple[float, float]]`):
@@ -486,8 +480,7 @@ def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> t
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """
-    Rows of so many examples of each class, without replacement; those of fewer shots are among those of more.
+    """Rows of so many examples of each class, without replacement; those of fewer shots are among those of more.
 
     Args:
         labels (`np.ndarray`):

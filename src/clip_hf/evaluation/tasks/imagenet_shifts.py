@@ -36,8 +36,7 @@ SHIFT_TITLES = {
 
 
 def subset_classes(subset: str) -> list[list[int]]:
-    """
-    The ImageNet labels that count as right for each class of a shifted data set.
+    """The ImageNet labels that count as right for each class of a shifted data set.
 
     - ImageNetV2 and ImageNet-Sketch have all 1,000 classes.
     - ImageNet-A and ImageNet-R have 200 each.
@@ -66,12 +65,11 @@ def subset_classes(subset: str) -> list[list[int]]:
 
 
 def subset_scores(scores: Any, subset: str) -> np.ndarray:
-    """
-    Scores of a shifted data set's classes from those of all of ImageNet's: the prediction is among these classes only.
+    """Turn scores of all ImageNet classes into scores of a shifted data set's classes.
 
-    The score of a class is that of its ImageNet class; where there are several, the highest. So the best class is the
-    one that the best of all allowed ImageNet labels belongs to. If ImageNet's labels 3 and 7 are one class of a data
-    set and 5 is another, an image with the scores 0.1, 0.4 and 0.3 for 3, 5 and 7 has the scores 0.3 and 0.4.
+    The score of a class is that of its ImageNet class; where there are several, the highest. If ImageNet's labels 3
+    and 7 are one class of a data set and 5 is another, an image with the scores 0.1, 0.4 and 0.3 for 3, 5 and 7 has
+    the scores 0.3 and 0.4.
 
     Args:
         scores (array of shape `(n, 1000)`):
@@ -94,10 +92,9 @@ def subset_scores(scores: Any, subset: str) -> np.ndarray:
 
 
 def subset_rows(targets: Any, subset: str) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Which ImageNet images show a class that a shifted data set has too.
+    """Find the ImageNet images that show a class of a shifted data set.
 
-    With them, accuracy on ImageNet is measured among the same classes as accuracy under shift, as the paper does.
+    On them, accuracy on ImageNet is measured among the same classes as accuracy under shift, as in the paper.
 
     Args:
         targets (array of shape `(n,)`):
@@ -135,23 +132,22 @@ def _baselines() -> dict[str, Any]:
 
 
 def shift_names() -> list[str]:
-    """The shifted data sets for which there are baseline models, as the paper orders them."""
+    """Names of the shifted data sets for which there are baseline models, in the paper's order."""
     return list(SHIFT_TITLES)
 
 
 def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tuple[float, float]]:
-    """
-    Accuracies of standard models, trained on ImageNet only (Taori et al. 2020).
+    """Accuracies of standard models, trained on ImageNet only (Taori et al. 2020).
 
     Args:
         shift (`str`):
             One of [`shift_names`].
         on_subset (`bool`, *optional*, defaults to `False`):
-            Whether accuracy on ImageNet is that among the classes of the shifted data set.
+            Whether to take accuracy on ImageNet among the classes of the shifted data set.
 
     Returns:
         `dict[str, tuple[float, float]]`: by the model's name, accuracy on ImageNet and under shift. For ImageNet-A
-        those of models at least as accurate as the ResNet-50 against which it was made.
+        only models at least as accurate as the ResNet-50 against which it was made.
 
     Raises:
         ValueError: if there is no such data set, or it has all of ImageNet's classes and `on_subset` is set.

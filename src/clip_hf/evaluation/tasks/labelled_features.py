@@ -28,8 +28,7 @@ class TrainAndTestTask(EvaluationTask):
 
 
 def train_and_test(data: Any) -> dict[str, ClassificationData]:
-    """
-    Labelled images by split, checked for fitting a classifier.
+    """Labelled images by split, checked for fitting a classifier.
 
     Args:
         data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes):
@@ -66,8 +65,7 @@ def encode_labelled(
     projected: bool = True,
     options: EncodingOptions | None = None,
 ) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
-    """
-    The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
+    """The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
 
     Raises:
         ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
@@ -90,8 +88,7 @@ def encode_splits(
     projected: bool,
     options: EncodingOptions,
 ) -> tuple[list[np.ndarray | None], dict[str, dict[str, Any]]]:
-    """
-    Features and targets of these splits, one after another, and by split what results say of images left out.
+    """Features and targets of these splits, one after another, and by split what results say of images left out.
 
     A split that is missing gives two times None.
     """

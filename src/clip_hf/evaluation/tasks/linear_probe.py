@@ -45,8 +45,7 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbeOptions(LogisticRegressionOptions):
-    """
-    How a linear probe is made.
+    """How a linear probe is made.
 
     Args:
         max_iterations, tolerance, intercept, device, dtype:
@@ -74,8 +73,7 @@ class LinearProbeOptions(LogisticRegressionOptions):
 
 @dataclass(kw_only=True)
 class LinearProbeFit:
-    """
-    One logistic regression of a linear probe.
+    """One logistic regression of a linear probe.
 
     Args:
         penalty (`float`):
@@ -99,8 +97,7 @@ class LinearProbeFit:
 
 @dataclass(kw_only=True)
 class LinearProbeResult(EvaluationResult):
-    """
-    Figures of a linear probe.
+    """Figures of a linear probe.
 
     Args:
         metric (`str`):
@@ -230,8 +227,7 @@ def linear_probe(
     metric: str = "top1",
     options: LinearProbeOptions | None = None,
 ) -> LinearProbeResult:
-    """
-    Fit a linear classifier to features and score it (Radford et al. 2021, section 3.2 and appendix A.3).
+    """Fit a linear classifier to features and score it (Radford et al. 2021, section 3.2 and appendix A.3).
 
     - Features are an image tower's, *before* the projection into the space shared with texts.
     - Logistic regression by L-BFGS, at most 1,000 iterations, with the L2 penalty lambda (scikit-learn's `1 / C`).
@@ -319,8 +315,7 @@ def linear_probe(
 def evaluate_linear_probe(
     model: Any, data: Any, options: LinearProbeOptions | None = None, *, processor: Any = None
 ) -> LinearProbeResult:
-    """
-    Fit a linear classifier to a model's features and score it (Radford et al. 2021, section 3.2).
+    """Fit a linear classifier to a model's features and score it (Radford et al. 2021, section 3.2).
 
     Features are those before the projection into the space shared with texts; [`linear_probe`] says what is done with
     them. The metric is the data's.
@@ -374,8 +369,7 @@ class LinearProbeTask(TrainAndTestTask):
 
 
 def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-    """
-    The paper's parametric binary search for lambda (appendix A.3).
+    """The paper's parametric binary search for lambda (appendix A.3).
 
     It tries 1e6, 1e4, ..., 1e-6, then the middles of the two intervals next to the peak, and so on until neighbours
     are an eighth of a decade apart: 11 to 15 of the 97 values of `LAMBDAS`.
@@ -418,8 +412,7 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
 
 
 def split_validation(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Split off validation rows, of each class the same share, for data that come without a validation split.
+    """Split off validation rows, of each class the same share, for data that come without a validation split.
 
     - A class of two or more rows has at least one on either side; one of a single row stays in the training rows.
     - Where images have several classes, they are dealt out class by class, the rarest first.

@@ -20,7 +20,7 @@ from ...utils.wording import counted
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from ..numerics.statistics import median_of_rows
-from ..registry.evaluation_data import RetrievalData, RetrievalOptions, load_retrieval
+from ..registry.evaluation_data import CaptionedDataOptions, RetrievalData, load_retrieval
 from ..registry.labels import some
 from .evaluation_result import EvaluationResult
 from .evaluation_task import EvaluationTask, TaskSettings
@@ -35,9 +35,8 @@ _MARKED = (1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
-class RetrievalEvaluationOptions:
-    """
-    How to evaluate retrieval.
+class RetrievalOptions:
+    """How to evaluate retrieval.
 
     Args:
         template (`str`, *optional*, defaults to `"{}"`):
@@ -84,8 +83,7 @@ class RetrievalEvaluationOptions:
 
 @dataclass(kw_only=True)
 class RetrievalResult(EvaluationResult):
-    """
-    Figures of retrieval in both directions.
+    """Figures of retrieval in both directions.
 
     Args:
         values (`dict[str, float]`):
@@ -181,10 +179,9 @@ class RetrievalResult(EvaluationResult):
 
 
 def evaluate_retrieval(
-    model: Any, data: Any, options: RetrievalEvaluationOptions | None = None, *, processor: Any = None
+    model: Any, data: Any, options: RetrievalOptions | None = None, *, processor: Any = None
 ) -> RetrievalResult:
-    """
-    Evaluate retrieval of texts by images and of images by texts (Radford et al. 2021, appendix E.1).
+    """Evaluate retrieval of texts by images and of images by texts (Radford et al. 2021, appendix E.1).
 
     - R@k of images to texts is the share of images with one of their captions among the k of the largest cosine.
     - R@k of texts to images is the share of captions with an image of theirs among the k of the largest cosine.
@@ -197,7 +194,7 @@ def evaluate_retrieval(
             The model; see [`load_dual_encoder`].
         data ([`RetrievalData`], or what [`load_retrieval`] takes):
             Images and their captions, one or several each. To choose columns and the like, load it first.
-        options ([`RetrievalEvaluationOptions`], *optional*):
+        options ([`RetrievalOptions`], *optional*):
             Prompt, bootstrap and encoding.
         processor (*optional*):
             The model's processor, where the model is a `nn.Module`.
@@ -218,7 +215,7 @@ def evaluate_retrieval(
     >>> print(result.table())
     ```
     """
-    options = options or RetrievalEvaluationOptions()
+    options = options or RetrievalOptions()
     if not isinstance(data, RetrievalData):
         data = load_retrieval(data)
     bare = [row for row, captions in enumerate(data.captions) if not captions]
@@ -272,14 +269,12 @@ class RetrievalTask(EvaluationTask):
         shared = ("image_column", "split", "limit", "min_image_size", "image_root")
         columns = {name: getattr(settings.data_options, name) for name in shared}
         return {
-            "test": load_retrieval(sources[0], RetrievalOptions(caption_column=settings.caption_column, **columns))
+            "test": load_retrieval(sources[0], CaptionedDataOptions(caption_column=settings.caption_column, **columns))
         }
 
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> RetrievalResult:
         """Rank them."""
-        options = RetrievalEvaluationOptions(
-            resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding
-        )
+        options = RetrievalOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
         return evaluate_retrieval(encoder, parts["test"], options)
 
 
@@ -330,7 +325,7 @@ def _values(ranks: RetrievalRanks, ks: Sequence[int]) -> dict[str, float]:
 
 
 def _intervals(
-    ranks: RetrievalRanks, image_of_text: np.ndarray, options: RetrievalEvaluationOptions
+    ranks: RetrievalRanks, image_of_text: np.ndarray, options: RetrievalOptions
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals over resamples of the images, each with all of its texts."""
     if not options.resamples:
@@ -361,7 +356,7 @@ def _intervals(
 
 
 __all__ = [
-    "RetrievalEvaluationOptions",
+    "RetrievalOptions",
     "RetrievalResult",
     "RetrievalTask",
     "evaluate_retrieval",

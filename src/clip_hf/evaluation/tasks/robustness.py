@@ -1,8 +1,8 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Robustness to natural distribution shift (Radford et al. 2021, section 3.3): ImageNet's variants, and how much better
-than standard models of the same ImageNet accuracy a model does on them (Taori et al. 2020).
+"""Robustness to natural distribution shift (Radford et al. 2021, section 3.3; Taori et al. 2020).
+
+A model's accuracy on ImageNet's variants is compared with that of standard models of the same ImageNet accuracy.
 
 Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
 """
@@ -49,8 +49,7 @@ _RESAMPLES = 1000
 
 @dataclass
 class ShiftResult:
-    """
-    Accuracy under one shift, and what standard models lead to expect.
+    """Accuracy under one shift, and what standard models lead to expect.
 
     Args:
         accuracy (`float`):
@@ -91,8 +90,7 @@ class ShiftResult:
 
 @dataclass(kw_only=True)
 class RobustnessResult(EvaluationResult):
-    """
-    Accuracy under natural distribution shift.
+    """Accuracy under natural distribution shift.
 
     Args:
         accuracy (`float`):
@@ -158,8 +156,7 @@ class RobustnessResult(EvaluationResult):
         return "\n".join(lines) + ("\n\n" + " ".join(notes) if notes else "")
 
     def figure(self) -> "Figure":
-        """
-        As the paper's figure 13, a panel for each shift: baseline models, their line, y = x, and the model.
+        """As the paper's figure 13, a panel for each shift: baseline models, their line, y = x, and the model.
 
         Raises:
             ImportError: if matplotlib is missing.
@@ -179,8 +176,7 @@ class RobustnessResult(EvaluationResult):
 
 @dataclass(kw_only=True)
 class AdaptationResult(EvaluationResult):
-    """
-    What an adaptation to ImageNet gains there and changes elsewhere (the paper's figure 14).
+    """What an adaptation to ImageNet gains there and changes elsewhere (the paper's figure 14).
 
     Args:
         zero_shot (`dict[str, float]`):
@@ -214,8 +210,7 @@ class AdaptationResult(EvaluationResult):
         }
 
     def figure(self) -> "Figure":
-        """
-        A bar for each data set: the change of accuracy in percentage points.
+        """A bar for each data set: the change of accuracy in percentage points.
 
         Raises:
             ImportError: if matplotlib is missing.
@@ -245,8 +240,7 @@ def compare_under_shift(
     model: str = "",
     seed: int = 0,
 ) -> RobustnessResult:
-    """
-    Compare accuracy under natural distribution shift with that of standard models of the same ImageNet accuracy.
+    """Compare accuracy under natural distribution shift with that of standard models of the same ImageNet accuracy.
 
     Effective robustness is the accuracy under shift above the line through standard models, which is straight between
     logits (section 3.3). Zero-shot CLIP's is large; it says that a model loses less than its ImageNet accuracy would
@@ -298,8 +292,7 @@ def compare_under_shift(
 def compare_adaptation(
     zero_shot: Mapping[str, float], adapted: Mapping[str, float], *, model: str = ""
 ) -> AdaptationResult:
-    """
-    Compare a model before and after an adaptation to ImageNet, such as a linear probe or fine-tuning.
+    """Compare a model before and after an adaptation to ImageNet, such as a linear probe or fine-tuning.
 
     The paper's figure 14: fitting ImageNet raises its accuracy there by 9.2 points and lowers the mean under shift.
     With 0.70 and 0.60 on ImageNet and ImageNetV2 before, and 0.80 and 0.59 after, the gain is 0.10, the change -0.01.
@@ -395,8 +388,7 @@ def _expected_interval(x: np.ndarray, y: np.ndarray, reference: float, seed: int
 
 @dataclass(frozen=True)
 class RobustnessOptions:
-    """
-    How to evaluate robustness.
+    """How to evaluate robustness.
 
     Args:
         seed (`int`, *optional*, defaults to 0):
@@ -412,8 +404,7 @@ class RobustnessOptions:
 def evaluate_robustness(
     model: Any, data: Mapping[str, Any], options: RobustnessOptions | None = None, *, processor: Any = None
 ) -> RobustnessResult:
-    """
-    Measure zero-shot accuracy on ImageNet and under shift, and compare with standard models (section 3.3).
+    """Measure zero-shot accuracy on ImageNet and under shift, and compare with standard models (section 3.3).
 
     Each data set is classified among its own classes. Where it has fewer than ImageNet, the reference is accuracy on
     the ImageNet images of these classes, among these classes; see [`compare_under_shift`].

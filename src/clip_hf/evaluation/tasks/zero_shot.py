@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Zero-shot classification (Radford et al. 2021, section 3.1): images against the names of their classes.
+"""Zero-shot classification (Radford et al. 2021, section 3.1): images against the names of their classes.
 
 Shapes: n images, c classes, `dim` the width of the shared embedding space.
 """
@@ -59,8 +58,7 @@ _GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 
 @dataclass(frozen=True)
 class ZeroShotOptions:
-    """
-    How to evaluate zero-shot classification.
+    """How to evaluate zero-shot classification.
 
     Args:
         templates (`str`, `Sequence[str]` or `Mapping`, *optional*):
@@ -89,8 +87,7 @@ class ZeroShotOptions:
 
 @dataclass(kw_only=True)
 class ZeroShotResult(EvaluationResult):
-    """
-    Figures of a zero-shot classification.
+    """Figures of a zero-shot classification.
 
     Args:
         metric (`str`):
@@ -237,8 +234,7 @@ class ZeroShotResult(EvaluationResult):
 def class_embeddings(
     encoder: DualEncoder, class_names: Sequence[str], templates: Any, options: EncodingOptions | None = None
 ) -> np.ndarray:
-    """
-    Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
+    """Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
 
     Args:
         encoder ([`DualEncoder`]):
@@ -275,8 +271,7 @@ def _classifiers(
 def evaluate_zero_shot(
     model: Any, data: Any, options: ZeroShotOptions | None = None, *, processor: Any = None
 ) -> ZeroShotResult:
-    """
-    Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
+    """Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
 
     The prompts of the classes are encoded once, and an image gets the class with the largest cosine; among equal ones
     the first.
@@ -351,8 +346,7 @@ def evaluate_zero_shot(
 
 
 def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
-    """
-    Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
+    """Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
 
     Args:
         encoder ([`DualEncoder`]):
