@@ -425,15 +425,6 @@ def evaluate_robustness(
     Raises:
         ValueError: if ImageNet or all shifts are missing, a name is unknown, or more images cannot be read than
             `options.encoding.max_skipped_share` allows (the others are skipped and counted).
-
-    Example:
-
-    ```python
-    >>> from clip_hf.evaluation import evaluate_robustness
-
-    >>> data = {name: f"{name}=path/to/{name}" for name in ("imagenet", "imagenet_v2", "imagenet_a")}
-    >>> print(evaluate_robustness("openai/clip-vit-base-patch32", data).table())
-    ```
     """
     options = options or RobustnessOptions()
     _check_names(data, "data")
