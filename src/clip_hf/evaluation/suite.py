@@ -182,7 +182,7 @@ def run_suite(
     for job in jobs:
         result = _RUNS[job.task](encoder, job.data, options, encoding)
         result.save(options.output_dir)
-        report(f"\n{result.task}: {result.model} on {result.data} ({result.split})\n{result.table()}")
+        report(f"\n{result.terminal_table()}")
         results.append(result)
     _write_summary(results, Path(options.output_dir))
     return results

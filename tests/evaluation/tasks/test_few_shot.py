@@ -199,7 +199,10 @@ def test_files_and_plot(data, tmp_path):
     assert saved["details"]["probe"]["scores"] == result.probe.scores.tolist()
     axis = result.figure().axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "2", "4", "10"]
-    assert axis.get_title().startswith("Few-shot: some/model on shapes: zero-shot is worth ")
+    assert result.figure().get_suptitle() == "Few-shot classification: some/model on shapes (test)"
+    assert (
+        axis.get_title("left") == f"Bars: ± 1 standard deviation over 3 draws; zero-shot is worth {result.match} shots"
+    )
     labels = axis.get_legend_handles_labels()[1]
     assert {"linear probe", "starting at the text classifier", "zero-shot", "all training images"} == set(labels)
     star = next(line for line in axis.lines if line.get_label() == "zero-shot")

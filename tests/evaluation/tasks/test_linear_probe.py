@@ -191,7 +191,7 @@ def test_files_and_plot(tmp_path):
     axis = result.figure().axes[0]
     np.testing.assert_allclose(axis.lines[0].get_xdata(), sorted(result.sweep))
     np.testing.assert_allclose(axis.lines[1].get_xdata(), [result.best_lambda])
-    assert "some/model on digits" in axis.get_title()
+    assert "some/model on digits" in result.figure().get_suptitle()
 
 
 # ------------------------------------------------------------------------------------------------------------- splits

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.logistic_regression import (
     LinearClassifier,
@@ -20,7 +21,8 @@ from ..numerics.logistic_regression import (
     num_classes_of,
 )
 from ..numerics.metrics import CLASSIFICATION_METRICS, bootstrap_interval
-from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share, new_figure
+from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
+from .metric_labels import metric_label
 
 
 if TYPE_CHECKING:
@@ -188,21 +190,21 @@ class LinearProbeResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Validation score by lambda, the one that was chosen, and the test score."""
-        figure = new_figure(7, 4.5)
-        axis = figure.subplots()
-        penalties = sorted(self.sweep)
-        scores = [100 * self.sweep[penalty] for penalty in penalties]
-        axis.plot(penalties, scores, marker="o", markersize=4, label="validation")
-        axis.plot(self.best_lambda, 100 * self.sweep[self.best_lambda], "*", markersize=14, label="chosen")
-        axis.axhline(100 * self.value, color="tab:green", linestyle="--", linewidth=1, label="test, after the refit")
-        if self.interval is not None:
-            low, high = (100 * bound for bound in self.interval)
-            axis.axhspan(low, high, color="tab:green", alpha=0.12, linewidth=0)
-        axis.set(xscale="log", xlabel="lambda", ylabel=f"{self.metric} (%)")
-        names = " on ".join(name for name in (self.model, self.data) if name)
-        axis.set_title(f"Linear probe: {names}" if names else "Linear probe", fontsize=10)
-        axis.grid(alpha=0.3)
-        axis.legend(loc="best", fontsize=8)
+        with new_figure(self.plot_title(), 4.4) as figure:
+            axis = figure.subplots()
+            penalties = sorted(self.sweep)
+            scores = [100 * self.sweep[penalty] for penalty in penalties]
+            axis.plot(penalties, scores, marker="o", label="validation, by λ")
+            chosen = f"chosen: λ = {self.best_lambda:.3g}"
+            axis.plot(self.best_lambda, 100 * self.sweep[self.best_lambda], "*", markersize=15, label=chosen)
+            label = f"test, refitted: {format_metric(self.metric, self.value)}"
+            axis.axhline(100 * self.value, color=COLOURS[2], linestyle="--", label=label)
+            if self.interval is not None:
+                low, high = (100 * bound for bound in self.interval)
+                axis.axhspan(low, high, color=COLOURS[2], alpha=0.15, linewidth=0, label="its 95% interval")
+            axis.set(xscale="log", xlabel="L2 penalty λ", ylabel=f"{metric_label(self.metric)} (%)")
+            axis.set_title(f"Logistic regression on {counted(self.num_features, 'image feature')}")
+            axis.legend(loc="best")
         return figure
 
 

@@ -14,13 +14,14 @@ import numpy as np
 from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
 from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from ..numerics.statistics import median_of_rows
 from ..registry.evaluation_data import RetrievalData, RetrievalOptions, load_retrieval
 from ..registry.labels import some
-from .evaluation_result import EvaluationResult, new_figure
+from .evaluation_result import EvaluationResult
 
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # Largest k of the plot.
 _CURVE = 50
+_MARKED = (1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
@@ -146,24 +148,30 @@ class RetrievalResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Recall against k in both directions, beside that of a random order."""
-        figure = new_figure(7, 5)
-        axes = figure.subplots()
-        for name, label, ranks, colour in (
-            ("image_to_text", "image to text", self.image_to_text_ranks, "tab:blue"),
-            ("text_to_image", "text to image", self.text_to_image_ranks, "tab:orange"),
-        ):
-            chance = random_order_recalls(*_right_counts(self.image_of_text, self.text_ids)[name], _CURVE)
-            ks = np.arange(1, len(chance) + 1)
-            recalls = np.bincount(ranks, minlength=len(ks))[: len(ks)].cumsum() / len(ranks)
-            axes.plot(ks, 100 * recalls, marker=".", color=colour, label=label)
-            axes.plot(ks, 100 * chance, linestyle=":", color=colour, label=f"{label}, random order")
-        axes.set(xscale="log", xlabel="k", ylabel="a right one among the first k (%)", ylim=(0, 102))
-        ticks = [k for k in (1, 2, 5, 10, 20, 50) if k <= max(self.num_images, self.num_texts)]
-        axes.set_xticks(ticks, map(str, ticks))
-        axes.set_xticks([], minor=True)
-        axes.grid(alpha=0.3)
-        axes.set_title(f"{self.model} on {self.data} ({self.split})", fontsize=9)
-        axes.legend(fontsize=8)
+        with new_figure(self.plot_title(), 4.6) as figure:
+            axes = figure.subplots()
+            ranks = {"image_to_text": self.image_to_text_ranks, "text_to_image": self.text_to_image_ranks}
+            counts = _right_counts(self.image_of_text, self.text_ids)
+            chance = {name: 100 * random_order_recalls(*counts[name], _CURVE) for name in ranks}
+            same_chance = all(np.array_equal(curve, chance["image_to_text"]) for curve in chance.values())
+            for name, style in (("image_to_text", "o-"), ("text_to_image", "s--")):
+                label, size = name.replace("_", " "), len(chance[name])
+                recalls = 100 * np.bincount(ranks[name], minlength=size)[:size].cumsum() / len(ranks[name])
+                marked = [k - 1 for k in _MARKED if k <= size]
+                axes.plot(np.arange(1, size + 1), recalls, style, markevery=marked, label=label)
+            # With one caption an image a random order is equally good in both directions.
+            shown = {"random order": chance["text_to_image"]} if same_chance else chance
+            for (name, curve), colour in zip(shown.items(), COLOURS):
+                label = name if same_chance else f"{name.replace('_', ' ')}, random order"
+                colour = COLOURS[-1] if same_chance else colour
+                axes.plot(np.arange(1, len(curve) + 1), curve, linestyle=":", color=colour, label=label)
+            axes.set(xscale="log", xlabel="k, number of candidates returned", ylabel="recall at k (%)", ylim=(0, 102))
+            ticks = [k for k in _MARKED if k <= max(self.num_images, self.num_texts)]
+            axes.set_xticks(ticks, map(str, ticks))
+            axes.set_xticks([], minor=True)
+            sizes = f"{counted(self.num_images, 'image')}, {counted(self.num_texts, 'text')}"
+            axes.set_title(f"Queries with a right candidate among the first k; {sizes}")
+            axes.legend(loc="center right")
         return figure
 
 
