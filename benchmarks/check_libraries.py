@@ -7,7 +7,8 @@ The same weights in clip_hf, open_clip and sentence-transformers: how far do the
 
 A model of random weights with the shapes of `--architecture`, OpenAI's vocabulary and the pictures of
 `examples/pictures`. It is written in our format and in open_clip's; each library reads a folder and prepares images
-and texts itself. Printed are the largest differences of any coordinate of L2-normalised features. Needs `make parity-env`.
+and texts itself. Printed are the largest differences of any coordinate of L2-normalised features. It needs
+`make parity-env`.
 """
 
 import argparse
@@ -73,9 +74,8 @@ def main() -> None:
         checkpoints.save(model, processor, theirs, format="open_clip")
         encoder = load_dual_encoder(ours, device="cpu")
         images, texts = encoder.encode_images(paths), encoder.encode_texts(TEXTS)
-        print(
-            f"Two pictures differ by {least_difference(images):.1e} or more, two texts by {least_difference(texts):.1e}"
-        )
+        least = (least_difference(images), least_difference(texts))
+        print(f"Two pictures differ by {least[0]:.1e} or more, two texts by {least[1]:.1e}")
         for name, encode, place in (
             ("sentence-transformers", encode_with_sentence_transformers, ours),
             ("open_clip", encode_with_open_clip, theirs),
