@@ -19,6 +19,7 @@ import numpy as np
 
 from ...utils.figures import COLOURS, WIDTH, new_figure
 from ..numerics.metrics import LogitLine, fit_logit_line
+from ..numerics.statistics import percentile_interval
 from ..registry.dataset_registry import imagenet_subsets
 from .evaluation_result import EvaluationResult, format_difference, format_metric, points_text
 from .metric_labels import model_label
@@ -519,8 +520,7 @@ def _expected_interval(x: np.ndarray, y: np.ndarray, reference: float, seed: int
         rows = generator.integers(0, len(x), len(x))
         if len(set(x[rows])) > 1:
             predictions.append(float(fit_logit_line(x[rows], y[rows]).predict(reference)))
-    low, high = np.percentile(predictions, [2.5, 97.5])
-    return float(low), float(high)
+    return percentile_interval(predictions)
 
 
 # --------------------------------------------------------------------------------------------------------------- plots
