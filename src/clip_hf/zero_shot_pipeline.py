@@ -14,6 +14,7 @@ from .model.modeling_clip_hf import ClipHFModel
 from .model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .utils.dtypes import parse_dtype
 
 
 TASK = "zero-shot-image-classification"
@@ -75,7 +76,8 @@ def pipeline(
     location = {name: options.pop(name) for name in LOCATION_KEYS if name in options}
     if model == TASK or options.pop("task", TASK) != TASK:
         raise ValueError(f"The first argument is the model; {TASK!r} is the only task.")
-    dtype = _check_dtype(options.pop("torch_dtype", None) if dtype is None else dtype)  # transformers' older name
+    dtype = options.pop("torch_dtype", None) if dtype is None else dtype  # transformers' name before v5
+    dtype = None if dtype == "auto" else parse_dtype(dtype)
     _check_names(options)
     device_map = options.pop("device_map", None)
     if isinstance(model, str | os.PathLike):
@@ -119,16 +121,6 @@ def _check_names(options: dict[str, Any]) -> None:
             f"There is no option {unknown[0]!r}.{hint} The options are: {', '.join((*CALL_OPTIONS, *_OPTIONS))} and "
             "those of the image processor."
         )
-
-
-def _check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """The dtype to use; None for "auto"."""
-    if dtype in (None, "auto"):
-        return None
-    torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
-        raise ValueError(f'`dtype` is {dtype!r}; it must be "auto", or a dtype such as "float32" or torch.bfloat16.')
-    return torch_dtype
 
 
 def _load_part(name: str, part: Any, location: dict[str, Any]) -> Any:

@@ -168,12 +168,13 @@ def test_a_pipe_gets_a_line_a_label(model, folder, capsys):
     assert run(capsys, model, "photos/a.png", "--threshold", 1).out == "photos/a.png\t\t\n"
 
 
-def test_a_terminal_gets_aligned_labels_and_bars(model, folder, capsys, monkeypatch):
+def test_a_terminal_gets_a_table_for_each_image(model, folder, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     lines = run(capsys, model, "photos/a.png").out.splitlines()
-    assert lines[0] == "photos/a.png" and len(lines) == 4
-    assert len({line.index("%") for line in lines[1:]}) == 1
-    for line in lines[1:]:
+    rows = [line for line in lines if "%" in line]
+    assert "photos/a.png" in lines[0] and len(rows) == 3
+    assert len({line.index("%") for line in rows}) == 1
+    for line in rows:
         assert line.count("█") == round(float(line.split("%")[0].split()[-1]) / 5)
     assert "no label reaches" in run(capsys, model, "photos/a.png", "--threshold", 1).out
 

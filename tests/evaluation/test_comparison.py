@@ -425,7 +425,7 @@ def test_a_figure_beyond_any_float_is_a_clear_error(tmp_path):
     ("change", "sizes"),
     [
         ({"num_images": 24}, "a, 36 images, 2 classes; b, 24 images, 2 classes"),
-        ({"class_names": ["cat"]}, "a, 36 images, 2 classes; b, 36 images, 1 classes"),
+        ({"class_names": ["cat"]}, "a, 36 images, 2 classes; b, 36 images, 1 class"),
         ({"class_names": ["cat", "cow"]}, "a, 36 images, 2 classes; b, 36 images, 2 classes"),
     ],
 )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.cli import main
+from clip_hf.embedding import load_dual_encoder
 from clip_hf.evaluation import (
     LinearProbeOptions,
     class_embeddings,
@@ -22,7 +23,6 @@ from clip_hf.evaluation import (
     few_shot,
     linear_probe,
     load_class_names,
-    load_dual_encoder,
     load_splits,
     subset_classes,
     suite,
@@ -103,7 +103,7 @@ def test_every_task_from_one_command(models, data, pairs, tmp_path, capsys):
     for name, metrics in found.items():
         assert all(f"| {metric} |" in summary for metric in metrics), name
     zero_shot = found[f"zero_shot-{data.name}-test"]["top1"]
-    assert f"| top1 | {100 * zero_shot:.2f}% |" in out
+    assert re.search(rf"^top1 +{100 * zero_shot:.2f}% ", out, re.MULTILINE)
     assert found[f"few_shot-{data.name}-test"]["zero_shot"] == zero_shot
 
 
@@ -241,7 +241,7 @@ def test_models_are_compared(models, data, tmp_path, capsys):
     arguments = ("--data", data, "--output-dir", tmp_path, *QUICK, "--names", "ViT", "ResNet")
     assert main(["compare", *map(str, models.values()), *map(str, arguments)]) == 0
     out = capsys.readouterr().out
-    assert "| task | data | metric | ViT | ResNet | less ViT |" in out
+    assert re.search("^metric +ViT +ResNet +less ViT +chance$", out, re.MULTILINE)
     content = json.loads((tmp_path / "comparison.json").read_text())
     top1 = next(row for row in content["metrics"] if row["metric"] == "top1")
     assert top1["differences"][1] == pytest.approx(top1["values"][1] - top1["values"][0])
@@ -361,7 +361,7 @@ def test_one_image_that_cannot_be_read_is_skipped_and_named(models, data, tmp_pa
         for folder in (damaged, without):
             arguments = ("--tasks", *TASKS, "--data", folder, "--output-dir", folder.parent / "out", *QUICK)
             assert evaluate(models["vit"], *arguments) == 0
-    assert "| skipped_images | 1 of 12 |" in capsys.readouterr().out
+    assert re.search("^skipped_images +1 of 12$", capsys.readouterr().out, re.MULTILINE)
     found = metrics_of(tmp_path / "a" / "out")
     assert len(found) == 3 and found == metrics_of(tmp_path / "b" / "out")
     for path in (tmp_path / "a" / "out").glob("*.json"):

@@ -63,7 +63,7 @@ def test_a_line_or_a_trace(fail, line, capsys, monkeypatch):
         if line is None:
             assert said.startswith("Traceback")
         else:
-            assert said.startswith(f"utils/test_failures.py{' (process 1)' if several else ''}: {line}")
+            assert said.startswith(f"test_failures.py{' (process 1)' if several else ''}: {line}")
             assert said.count("\n") == 1
 
 

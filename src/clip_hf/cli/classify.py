@@ -19,6 +19,7 @@ from ..data.file_readers import images_in
 from ..evaluation.registry.dataset_registry import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
+from ..utils.tables import format_table
 from ..zero_shot_pipeline import pipeline
 
 
@@ -171,16 +172,16 @@ def _as_json(path: str, predictions: Predictions) -> str:
 
 
 def _as_text(path: str, predictions: Predictions) -> str:
-    """Lines of a terminal; in a pipe one line a label: path, label and score, with tabs between."""
+    """A table for a terminal; for a pipe one line a label: path, label and score, with tabs between."""
     if not sys.stdout.isatty():
         lines = [f"{path}\t{entry['label']}\t{entry['score']:.6f}" for entry in predictions]
         return _printable("\n".join(lines or [f"{path}\t\t"]))
-    width = max((len(entry["label"]) for entry in predictions), default=0)
-    lines = [
-        f"  {entry['label']:<{width}}  {entry['score']:>6.1%}  {'█' * round(entry['score'] * _BAR_WIDTH)}".rstrip()
-        for entry in predictions
+    cells = [
+        (entry["label"], f"{entry['score']:.1%}", "█" * round(entry["score"] * _BAR_WIDTH)) for entry in predictions
     ]
-    return _printable("\n".join([path, *(lines or ["  no label reaches the threshold"])]))
+    return _printable(
+        format_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")])
+    )
 
 
 def _printable(text: str) -> str:

@@ -270,7 +270,7 @@ def test_results_are_saved(tmp_path, number):
     assert saved["metrics"]["imagenet"] == 0.7656 and saved["task"] == "robustness"
     assert saved["details"]["shifts"]["imagenet_v2"]["slope"] > 0
     assert paths[2].stat().st_size > 5000
-    panels = [axis for axis in result.figure().axes if axis.get_title()]
+    panels = [axis for axis in result.figure().axes if axis.get_title("left")]
     assert len(panels) == number
     assert all(axis.get_xscale() == axis.get_yscale() == "logit" for axis in panels)
     # Every point lies within its panel.

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...utils.wording import counted
+from ...utils.figures import WIDTH, new_figure
+from ...utils.wording import counted, safe_name
 from .evaluation_result import (
     EvaluationResult,
     format_difference,
     format_difference_interval,
     format_interval,
     format_metric,
-    new_figure,
-    safe_name,
     table_cell,
 )
 
@@ -213,22 +212,27 @@ class LabelProbeResult(EvaluationResult):
         """Shares of the categories by group, one panel for each attribute."""
         attributes = list(self.group_of)
         most = max(sum(group.attribute == name for group in self.groups) for name in attributes)
-        height = 1.2 + (0.35 + 0.18 * len(self.overall)) * most
-        figure = new_figure(5.5 * len(attributes), min(height, 20))
-        for axes, attribute in zip(figure.subplots(1, len(attributes), squeeze=False)[0], attributes, strict=True):
-            groups = [group for group in self.groups if group.attribute == attribute]
-            width = 0.8 / len(self.overall)
-            for index, category in enumerate(self.overall):
-                shares = 100 * np.array([group.shares[category] for group in groups])
-                ends = 100 * np.array([group.intervals.get(category, (np.nan, np.nan)) for group in groups])
-                places = np.arange(len(groups)) + (index - (len(self.overall) - 1) / 2) * width
-                errors = np.clip([shares - ends[:, 0], ends[:, 1] - shares], 0, None)
-                axes.barh(places, shares, width, xerr=errors, label=category, error_kw={"linewidth": 0.8})
-            axes.set_yticks(range(len(groups)), [self._marked(group.value, group.size) for group in groups])
-            axes.invert_yaxis()
-            axes.set(xlabel="images (%)", title=attribute)
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=8)
+        height = 1.5 + (0.35 + 0.18 * len(self.overall)) * most
+        width = max(WIDTH, 4.5 * len(attributes))
+        with new_figure(self.plot_title(), min(height, 20), width) as figure:
+            for axes, attribute in zip(figure.subplots(1, len(attributes), squeeze=False)[0], attributes, strict=True):
+                groups = [group for group in self.groups if group.attribute == attribute]
+                thickness = 0.8 / len(self.overall)
+                for index, category in enumerate(self.overall):
+                    shares = 100 * np.array([group.shares[category] for group in groups])
+                    ends = 100 * np.array([group.intervals.get(category, (np.nan, np.nan)) for group in groups])
+                    places = np.arange(len(groups)) + (index - (len(self.overall) - 1) / 2) * thickness
+                    errors = np.clip([shares - ends[:, 0], ends[:, 1] - shares], 0, None)
+                    bars = {"linewidth": 0.8, "capsize": 2}
+                    axes.barh(places, shares, thickness, xerr=errors, label=category, error_kw=bars)
+                axes.set_yticks(range(len(groups)), [self._marked(group.value, group.size) for group in groups])
+                axes.grid(axis="y", visible=False)
+                axes.invert_yaxis()
+                axes.set(xlabel="images with a label of the category (%)", title=f"by {attribute}")
+            handles, names = axes.get_legend_handles_labels()
+            figure.legend(
+                handles, names, loc="outside lower left", ncols=len(names), title="category; bars: 95% intervals"
+            )
         return figure
 
     def _method(self) -> str:

@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from huggingface_hub import EvalResult
 
-from ... import __version__
+from _clip_hf_cli import VERSION
+
 from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
-from ...utils.extras import require_extra
+from ...utils.figures import save_figure
+from ...utils.tables import format_table
+from ...utils.wording import safe_name
+from .metric_labels import model_label, task_label
 
 
 if TYPE_CHECKING:
@@ -118,6 +122,19 @@ class EvaluationResult:
         lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         lines += [f"| {' | '.join(row[: len(columns)])} |" for row in self.table_rows()]
         return "\n\n".join(["\n".join(lines), *self.notes])
+
+    def terminal_table(self) -> str:
+        """The same table for a terminal, under a line that names task, model and data."""
+        columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
+        rows = [row[: len(columns)] for row in self.table_rows()]
+        title = f"{self.task}: {self.model} on {self.data} ({self.split})"
+        return "\n\n".join([format_table(title, columns, rows), *self.notes])
+
+    def plot_title(self) -> str:
+        """What was evaluated, in words."""
+        model = model_label(self.model)
+        subject = " on ".join(name for name in (model, f"{self.data} ({self.split})" if self.data else "") if name)
+        return ": ".join(part for part in (task_label(self.task), subject) if part)
 
     def table_rows(self) -> list[tuple[str, str, str, str]]:
         """
@@ -278,36 +295,12 @@ def environment() -> dict[str, str]:
     """Versions, machine and time, for every file of results."""
     packages = ("torch", "transformers", "numpy")
     return {
-        "clip_hf": __version__,
+        "clip_hf": VERSION,
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """
-    An empty plot, in inches.
-
-    Raises:
-        MissingExtra: if matplotlib is not installed.
-    """
-    require_extra("eval", "A plot", "matplotlib")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write a plot as PNG; the file appears when it is complete."""
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def safe_name(name: str) -> str:
-    """`name` with what a file's name had better not hold replaced."""
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
 
 
 def _plain(value: Any) -> Any:
@@ -335,9 +328,6 @@ __all__ = [
     "format_metric",
     "is_difference",
     "majority_share",
-    "new_figure",
     "points_text",
-    "safe_name",
-    "save_figure",
     "table_cell",
 ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.logistic_regression import (
     LinearClassifier,
@@ -21,8 +22,9 @@ from ..numerics.logistic_regression import (
     num_classes_of,
 )
 from ..numerics.metrics import CLASSIFICATION_METRICS
-from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share, new_figure
+from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .linear_probe import search_lambda
+from .metric_labels import metric_label
 
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ class FewShotOptions(LogisticRegressionOptions):
     labels too, as a rule more of them than the shots.
 
     Args:
-        solver, max_iterations, tolerance, intercept, device, dtype:
-            See [`LogisticRegressionOptions`]. What starts at the text classifier needs `solver="torch"`.
+        max_iterations, tolerance, intercept, device, dtype:
+            See [`LogisticRegressionOptions`].
         metric (`str`, *optional*, defaults to `"top1"`):
             One of `CLASSIFICATION_METRICS` for one class an image.
         zero_shot_accuracy (`float`, *optional*):
@@ -216,39 +218,51 @@ class FewShotResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Scores by shots, with zero-shot as a star, as in the paper's figure 6."""
-        figure = new_figure(7, 4.5)
-        axis = figure.subplots()
-        # 0 has no place on a logarithmic axis; it stands one doubling before the fewest shots.
-        places = np.log2(self.shots)
-        first = places[0] - 1
-        axis.errorbar(
-            places, 100 * self.probe.mean, 100 * self.probe.spread, marker="o", capsize=3, label="linear probe"
-        )
-        if self.from_text is not None:
-            means = 100 * np.array([self.zero_shot_accuracy, *self.from_text.mean])
-            spreads = 100 * np.array([0.0, *self.from_text.spread])
-            label = "starting at the text classifier"
-            axis.errorbar([first, *places], means, spreads, marker="s", capsize=3, label=label)
-        if math.isfinite(self.zero_shot_accuracy):
-            axis.axhline(100 * self.zero_shot_accuracy, color="tab:purple", linestyle="--", linewidth=1)
-            axis.plot(first, 100 * self.zero_shot_accuracy, "*", color="tab:purple", markersize=15, label="zero-shot")
-        ticks = dict(zip([first, *places], ["0", *map(str, self.shots)]))
-        if self.fully_supervised is not None and self.fully_supervised[0] > self.shots[-1]:
-            rows, score = self.fully_supervised
-            ends = [places[-1], math.log2(rows)], [100 * self.probe.mean[-1], 100 * score]
-            axis.plot(*ends, "o:", color="tab:blue", markerfacecolor="white", label="all training images")
-            if rows > 1.4 * self.shots[-1]:  # else its label would stand on that of the most shots
-                ticks[ends[0][1]] = f"{rows:.4g}"
-        if math.isfinite(self.shots_to_match_zero_shot):
-            axis.axvline(math.log2(self.shots_to_match_zero_shot), color="tab:purple", linestyle=":", linewidth=1)
-        axis.set_xticks(list(ticks), list(ticks.values()))
-        axis.set(xlabel="labelled examples per class", ylabel=f"{self.metric} (%)")
-        names = " on ".join(name for name in (self.model, self.data) if name)
-        worth = f"zero-shot is worth {self.match} shot{'s' * (self.match[-2:] != ' 1')}" if self.match else ""
-        axis.set_title(": ".join(part for part in ("Few-shot", names, worth) if part), fontsize=10)
-        axis.grid(alpha=0.3)
-        axis.legend(loc="best", fontsize=8)
+        with new_figure(self.plot_title(), 4.8) as figure:
+            axis = figure.subplots()
+            # 0 has no place on a logarithmic axis; it stands one doubling before the fewest shots.
+            places = np.log2(self.shots)
+            first = places[0] - 1
+            axis.errorbar(places, 100 * self.probe.mean, 100 * self.probe.spread, marker="o", label="linear probe")
+            if self.from_text is not None:
+                means = 100 * np.array([self.zero_shot_accuracy, *self.from_text.mean])
+                spreads = 100 * np.array([0.0, *self.from_text.spread])
+                label = "starting at the text classifier"
+                axis.errorbar([first, *places], means, spreads, marker="s", label=label)
+            if math.isfinite(self.zero_shot_accuracy):
+                axis.axhline(100 * self.zero_shot_accuracy, color=COLOURS[3], linestyle="--", linewidth=1)
+                axis.plot(
+                    first,
+                    100 * self.zero_shot_accuracy,
+                    "*",
+                    color=COLOURS[3],
+                    markersize=15,
+                    zorder=3,
+                    label="zero-shot",
+                )
+            ticks = dict(zip([first, *places], ["0", *map(str, self.shots)]))
+            if self.fully_supervised is not None and self.fully_supervised[0] > self.shots[-1]:
+                rows, score = self.fully_supervised
+                ends = [places[-1], math.log2(rows)], [100 * self.probe.mean[-1], 100 * score]
+                axis.plot(*ends, "o:", color=COLOURS[0], markerfacecolor="white", label="all training images")
+                if rows > 1.4 * self.shots[-1]:  # else its label would stand on that of the most shots
+                    ticks[ends[0][1]] = f"{rows:.4g}"
+            if math.isfinite(self.shots_to_match_zero_shot):
+                axis.axvline(math.log2(self.shots_to_match_zero_shot), color=COLOURS[3], linestyle=":", linewidth=1)
+            axis.set_xticks(list(ticks), list(ticks.values()))
+            axis.set(xlabel="labelled images per class", ylabel=f"{metric_label(self.metric)} (%)")
+            axis.set_title("; ".join(self._captions()))
+            axis.legend(loc="best")
         return figure
+
+    def _captions(self) -> list[str]:
+        """What the title of the plot says besides what was measured."""
+        bars = f"Bars: ± 1 standard deviation over {counted(len(self.seeds), 'draw')}"
+        shots = "shot" if self.match.endswith(" 1") else "shots"
+        return [
+            *([bars] if len(self.seeds) > 1 else []),
+            *([f"zero-shot is worth {self.match} {shots}"] if self.match else []),
+        ]
 
 
 def few_shot(
@@ -286,7 +300,7 @@ def few_shot(
         text_classifier (`np.ndarray` or `torch.Tensor`, *optional*):
             (c, d), as [`build_text_classifier`] or [`class_embeddings`] give it.
         options ([`FewShotOptions`], *optional*):
-            Metric, lambda, validation rows, solver, names.
+            Metric, lambda, validation rows, names.
 
     Returns:
         [`FewShotResult`]
@@ -436,8 +450,6 @@ class _Run:
             raise ValueError(
                 f"text_classifier has {len(text_classifier)} rows, but there are {self.num_classes} classes."
             )
-        if self.options.solver != "torch":
-            raise ValueError("Regressions that start at a text classifier need solver='torch'.")
         if not 0.9 < norm < 1.1:
             raise ValueError(
                 f"train_features have a mean squared norm of {norm:.3g}; with a text classifier give "
@@ -498,7 +510,6 @@ class _Run:
         index = torch.from_numpy(rows).to(features.device) if isinstance(features, torch.Tensor) else rows
         # The text classifier has no intercept; one that is free would not come from it.
         regression = LogisticRegressionOptions(
-            solver=options.solver,
             max_iterations=options.max_iterations,
             tolerance=options.tolerance,
             intercept=options.intercept and center is None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.logistic_regression import (
     LinearClassifier,
@@ -20,7 +21,8 @@ from ..numerics.logistic_regression import (
     num_classes_of,
 )
 from ..numerics.metrics import CLASSIFICATION_METRICS, bootstrap_interval
-from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share, new_figure
+from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
+from .metric_labels import metric_label
 
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ class LinearProbeOptions(LogisticRegressionOptions):
     How a linear probe is made.
 
     Args:
-        solver, max_iterations, tolerance, intercept, device, dtype:
+        max_iterations, tolerance, intercept, device, dtype:
             See [`LogisticRegressionOptions`].
         validation_share (`float`, *optional*, defaults to 0.2):
             Where there is no validation split: the share of the training rows that become one.
@@ -109,8 +111,6 @@ class LinearProbeResult(EvaluationResult):
             Rows of each split.
         num_features, num_classes (`int`):
             Width of the features and number of classes.
-        solver (`str`):
-            What solved the regressions.
         fits (`list[LinearProbeFit]`):
             How each regression went, in the order of `sweep`; the last is the final one on train and validation.
         classifier ([`LinearClassifier`]):
@@ -131,7 +131,6 @@ class LinearProbeResult(EvaluationResult):
     rows: dict[str, int]
     num_features: int
     num_classes: int
-    solver: str
     fits: list[LinearProbeFit]
     classifier: LinearClassifier = field(repr=False)
     targets: np.ndarray = field(repr=False)
@@ -175,7 +174,7 @@ class LinearProbeResult(EvaluationResult):
         sizes = (counted(self.num_classes, "class", "classes"), counted(self.num_features, "feature"))
         parts = [
             f"{rows} images, {', '.join(sizes)}; validation: {self.validation}.",
-            f"lambda = {self.best_lambda:.4g} of {len(self.sweep)} tried, by {self.solver}'s L-BFGS.",
+            f"lambda = {self.best_lambda:.4g} of {len(self.sweep)} tried.",
         ]
         if self.best_lambda in (LAMBDAS[0], LAMBDAS[-1]):
             parts.append("**lambda is at the end of the grid**: a better one may lie beyond it.")
@@ -191,21 +190,21 @@ class LinearProbeResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Validation score by lambda, the one that was chosen, and the test score."""
-        figure = new_figure(7, 4.5)
-        axis = figure.subplots()
-        penalties = sorted(self.sweep)
-        scores = [100 * self.sweep[penalty] for penalty in penalties]
-        axis.plot(penalties, scores, marker="o", markersize=4, label="validation")
-        axis.plot(self.best_lambda, 100 * self.sweep[self.best_lambda], "*", markersize=14, label="chosen")
-        axis.axhline(100 * self.value, color="tab:green", linestyle="--", linewidth=1, label="test, after the refit")
-        if self.interval is not None:
-            low, high = (100 * bound for bound in self.interval)
-            axis.axhspan(low, high, color="tab:green", alpha=0.12, linewidth=0)
-        axis.set(xscale="log", xlabel="lambda", ylabel=f"{self.metric} (%)")
-        names = " on ".join(name for name in (self.model, self.data) if name)
-        axis.set_title(f"Linear probe: {names}" if names else "Linear probe", fontsize=10)
-        axis.grid(alpha=0.3)
-        axis.legend(loc="best", fontsize=8)
+        with new_figure(self.plot_title(), 4.4) as figure:
+            axis = figure.subplots()
+            penalties = sorted(self.sweep)
+            scores = [100 * self.sweep[penalty] for penalty in penalties]
+            axis.plot(penalties, scores, marker="o", label="validation, by λ")
+            chosen = f"chosen: λ = {self.best_lambda:.3g}"
+            axis.plot(self.best_lambda, 100 * self.sweep[self.best_lambda], "*", markersize=15, label=chosen)
+            label = f"test, refitted: {format_metric(self.metric, self.value)}"
+            axis.axhline(100 * self.value, color=COLOURS[2], linestyle="--", label=label)
+            if self.interval is not None:
+                low, high = (100 * bound for bound in self.interval)
+                axis.axhspan(low, high, color=COLOURS[2], alpha=0.15, linewidth=0, label="its 95% interval")
+            axis.set(xscale="log", xlabel="L2 penalty λ", ylabel=f"{metric_label(self.metric)} (%)")
+            axis.set_title(f"Logistic regression on {counted(self.num_features, 'image feature')}")
+            axis.legend(loc="best")
         return figure
 
 
@@ -241,7 +240,7 @@ def linear_probe(
         metric (`str`, *optional*, defaults to `"top1"`):
             One of `CLASSIFICATION_METRICS`; it also chooses lambda.
         options ([`LinearProbeOptions`], *optional*):
-            Solver, device, bootstrap, names.
+            Tolerance, device, bootstrap, names.
 
     Returns:
         [`LinearProbeResult`]
@@ -299,7 +298,6 @@ def linear_probe(
         rows={"train": len(train.labels), "validation": len(validation.labels), "test": len(test.labels)},
         num_features=train.features.shape[1],
         num_classes=num_classes,
-        solver=options.solver,
         fits=fits,
         classifier=final,
         targets=test.labels if single else none,
@@ -314,7 +312,7 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
     It tries 1e6, 1e4, ..., 1e-6, then the middles of the two intervals next to the peak, and so on until neighbours
     are an eighth of a decade apart: 11 to 15 of the 97 values of `LAMBDAS`.
 
-    Of lambdas with equal scores it takes the largest, whichever the solver: the smallest weights that score so. At the
+    Of lambdas with equal scores it takes the largest: the smallest weights that score so. At the
     other end of a plateau a regression is hardly held by its penalty, and its weights say more about when the solver
     stopped. (The paper does not say what it does.)
 

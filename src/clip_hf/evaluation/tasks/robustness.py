@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ...utils.figures import COLOURS, WIDTH, new_figure
 from ..numerics.metrics import LogitLine, fit_logit_line
 from ..registry.dataset_registry import imagenet_subsets
-from .evaluation_result import EvaluationResult, format_difference, format_metric, new_figure, points_text
+from .evaluation_result import EvaluationResult, format_difference, format_metric, points_text
+from .metric_labels import model_label
 
 
 if TYPE_CHECKING:
@@ -302,13 +304,14 @@ class RobustnessResult(EvaluationResult):
         """
         columns = len(self.shifts) if len(self.shifts) < 3 else 4 if len(self.shifts) in (4, 7) else 3
         rows = -(-len(self.shifts) // columns)
-        figure = _panels(columns, rows)
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis, (name, shift) in zip(axes, self.shifts.items()):
-            _draw_shift(axis, name, shift, self.model or "model")
-        for axis in axes[len(self.shifts) :]:
-            axis.axis("off")
-        axes[0].legend(fontsize=7, loc="upper left")
+        title = f"Robustness to natural distribution shift: {model_label(self.model)}".rstrip(": ")
+        with new_figure(title, 1.1 + 2.7 * rows, max(WIDTH, 2.7 * columns)) as figure:
+            axes = figure.subplots(rows, columns, squeeze=False).ravel()
+            for axis, (name, shift) in zip(axes, self.shifts.items()):
+                _draw_shift(axis, name, shift, model_label(self.model) or "model")
+            for axis in axes[len(self.shifts) :]:
+                axis.axis("off")
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
         return figure
 
 
@@ -354,15 +357,17 @@ class AdaptationResult(EvaluationResult):
         Raises:
             ImportError: if matplotlib is missing.
         """
-        figure = _panels(1.6, 1)
-        axis = figure.subplots()
-        names = list(self.changes)[::-1]
-        values = [100 * self.changes[name] for name in names]
-        bars = axis.barh(names, values, color=["tab:green" if value >= 0 else "tab:red" for value in values])
-        axis.bar_label(bars, [points_text(change) for change in self.changes.values()][::-1], padding=3, fontsize=8)
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.margins(x=0.15)
-        axis.set(xlabel="change from zero-shot, percentage points", title=self.model)
+        with new_figure(self.plot_title(), 1.4 + 0.35 * len(self.changes)) as figure:
+            axis = figure.subplots()
+            names = list(self.changes)[::-1]
+            values = [100 * self.changes[name] for name in names]
+            labels = [_TITLES.get(name, "ImageNet") for name in names]
+            bars = axis.barh(labels, values, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in values])
+            axis.bar_label(bars, [points_text(change) for change in self.changes.values()][::-1], padding=3)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.grid(axis="y", visible=False)
+            axis.margins(x=0.15)
+            axis.set(xlabel="change of accuracy from zero-shot (percentage points)")
         return figure
 
 
@@ -521,10 +526,6 @@ def _expected_interval(x: np.ndarray, y: np.ndarray, reference: float, seed: int
 # --------------------------------------------------------------------------------------------------------------- plots
 
 
-def _panels(columns: float, rows: int) -> "Figure":
-    return new_figure(3.4 * columns, 3.3 * rows)
-
-
 def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None:
     points = np.array(list(baseline_accuracies(name, on_subset=shift.on_subset).values()))
     x = np.append(points[:, 0], shift.reference)
@@ -533,11 +534,11 @@ def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None
     grid = 1 / (1 + np.exp(-np.linspace(*np.log(np.array(x_range) / (1 - np.array(x_range))), 50)))
     axis.set_xscale("logit")
     axis.set_yscale("logit")
-    axis.plot(grid, grid, color="gray", linestyle=":", linewidth=1, label="y = x")
-    axis.plot(grid, shift.line.predict(grid), color="tab:blue", linewidth=1, label="line of standard models")
-    axis.scatter(points[:, 0], points[:, 1], color="tab:blue", s=14, label="standard models")
-    axis.plot([shift.reference] * 2, [shift.expected, y[-1]], color="tab:red", linewidth=0.8)
-    axis.scatter([shift.reference], [y[-1]], color="tab:red", marker="*", s=110, zorder=3, label=model)
+    axis.plot(grid, grid, color=COLOURS[-1], linestyle=":", linewidth=1, label="y = x")
+    axis.plot(grid, shift.line.predict(grid), color=COLOURS[0], linewidth=1.2, label="line of standard models")
+    axis.scatter(points[:, 0], points[:, 1], color=COLOURS[0], s=14, label="standard models")
+    axis.plot([shift.reference] * 2, [shift.expected, y[-1]], color=COLOURS[1], linewidth=0.8)
+    axis.scatter([shift.reference], [y[-1]], color=COLOURS[1], marker="*", s=110, zorder=3, label=model)
     axis.set_xlim(*x_range)
     axis.set_ylim(*y_range)
     for scale in (axis.xaxis, axis.yaxis):
@@ -546,12 +547,12 @@ def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None
     for set_ticks, (low, high) in ((axis.set_xticks, x_range), (axis.set_yticks, y_range)):
         ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
         set_ticks([tick for tick in ticks if low <= tick <= high])
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=8)
     axis.minorticks_off()
     where = "ImageNet, its classes" if shift.on_subset else "ImageNet"
-    axis.set_xlabel(f"{where} (%)", fontsize=8)
-    axis.set_ylabel(f"{_TITLES[name]} (%)", fontsize=8)
-    axis.set_title(f"{_TITLES[name]}: {format_difference('', shift.effective_robustness)}", fontsize=9)
+    axis.set_xlabel(f"{where} (%)")
+    axis.set_ylabel("accuracy under shift (%)")
+    axis.set_title(f"{_TITLES[name]}: {format_difference('', shift.effective_robustness)}")
 
 
 __all__ = [

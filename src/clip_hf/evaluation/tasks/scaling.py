@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metric_inputs import as_array
-from .evaluation_result import EvaluationResult, new_figure
+from .evaluation_result import EvaluationResult
 
 
 if TYPE_CHECKING:
@@ -106,27 +107,31 @@ class ScalingResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Mean errors with their line, and each task's errors lightly, on logarithmic axes."""
-        figure = new_figure(7, 5)
-        axes = figure.subplots()
-        order = np.argsort(self.compute, kind="stable")
-        if self.errors.shape[1] > 1:
-            for task in self.errors.T:
-                axes.plot(self.compute[order], 100 * task[order], color="0.85", linewidth=1, zorder=1)
-        ends = np.array([self.compute.min(), self.compute.max()])
-        label = f"slope {self.slope:.3f}, R² {self.r_squared:.3f}"
-        axes.plot(ends, 100 * self.error_at(ends), color="tab:blue", linestyle="--", label=label, zorder=2)
-        axes.scatter(self.compute, 100 * self.mean_errors, color="tab:blue", zorder=3)
-        for name, compute, error in zip(self.names, self.compute, self.mean_errors, strict=True):
-            axes.annotate(name, (compute, 100 * error), (4, 4), textcoords="offset points", fontsize=8)
-        axes.set(xscale="log", yscale="log", xlabel=f"compute ({self.unit})", ylabel="error (%)")
-        axes.margins(x=0.12)
-        if len(self.compute) <= _TICKS:
-            axes.set_xticks(self.compute, [f"{compute:.3g}" for compute in self.compute])
-            axes.set_xticks([], minor=True)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.set_title(f"{self.data} ({self.split})", fontsize=9)
-        axes.legend()
+        with new_figure(self.plot_title(), 4.8) as figure:
+            axes = figure.subplots()
+            order = np.argsort(self.compute, kind="stable")
+            if self.errors.shape[1] > 1:
+                for place, task in enumerate(self.errors.T):
+                    label = None if place else "error on each task"
+                    axes.plot(self.compute[order], 100 * task[order], color="0.8", linewidth=1, zorder=1, label=label)
+            ends = np.array([self.compute.min(), self.compute.max()])
+            label = f"line: slope {self.slope:.3f}, R² {self.r_squared:.3f}"
+            axes.plot(ends, 100 * self.error_at(ends), linestyle="--", label=label, zorder=2)
+            points = "error" if self.errors.shape[1] == 1 else "mean error"
+            axes.scatter(
+                self.compute, 100 * self.mean_errors, color=COLOURS[0], zorder=3, label=f"{points} of a model"
+            )
+            for name, compute, error in zip(self.names, self.compute, self.mean_errors, strict=True):
+                axes.annotate(name, (compute, 100 * error), (5, 5), textcoords="offset points")
+            axes.set(xscale="log", yscale="log", xlabel=f"compute ({self.unit})", ylabel="error (%)")
+            axes.margins(x=0.12, y=0.12)
+            if len(self.compute) <= _TICKS:
+                axes.set_xticks(self.compute, [f"{compute:.3g}" for compute in self.compute])
+                axes.set_xticks([], minor=True)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.set_title(f"Ten times the compute multiplies the error by {10**self.slope:.3g}")
+            axes.legend()
         return figure
 
 

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
-from ...embedding.load_encoder import DualEncoder, load_dual_encoder
+from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
+from ...embedding.load_encoder import load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
+from ...utils.figures import WIDTH, new_figure
 from ...utils.wording import counted
 from ..numerics.metrics import (
     CLASSIFICATION_METRICS,
@@ -35,7 +38,6 @@ from .evaluation_result import (
     chance_of,
     format_metric,
     majority_share,
-    new_figure,
     table_cell,
 )
 
@@ -188,21 +190,23 @@ class ZeroShotResult(EvaluationResult):
         with_images = [100 * value for value in self.per_class if not np.isnan(value)]
         # An accuracy of one image is right or wrong.
         show_classes = self.num_images >= 2 * len(with_images)
-        figure = new_figure(12 if show_classes else 6.5, 5)
-        curve, *others = figure.subplots(1, 1 + show_classes, squeeze=False)[0]
-        names = {"one_prompt": "one prompt", "class_name": "bare class name"}
-        names["prompts"] = counted(self.num_prompts, "prompt")
-        for name, values in self.curve.items():
-            curve.plot(range(1, len(values) + 1), [100 * value for value in values], marker=".", label=names[name])
-        curve.set(xlabel="k", ylabel="class among the first k (%)", ylim=(0, 102))
-        curve.set_xticks(range(1, max(map(len, self.curve.values())) + 1))
-        curve.set_title(f"{self.model} on {self.data} ({self.split}), {counted(self.num_images, 'image')}", fontsize=9)
-        curve.legend(loc="lower right")
-        if show_classes and len(self.class_names) <= _SHOWN_CLASSES:
-            self._draw_confusion(figure, others[0])
-        elif show_classes:
-            others[0].hist(with_images, bins=np.linspace(0, 100, 21))
-            others[0].set(xlabel="accuracy of a class (%)", ylabel=f"classes, of {len(with_images)} with images")
+        with new_figure(self.plot_title(), 4.4, 9.6 if show_classes else WIDTH) as figure:
+            curve, *others = figure.subplots(1, 1 + show_classes, squeeze=False)[0]
+            names = {"one_prompt": "one prompt", "class_name": "bare class name"}
+            names["prompts"] = counted(self.num_prompts, "prompt")
+            for (name, values), style in zip(self.curve.items(), ("o-", "s--", "^:")):
+                ks = range(1, len(values) + 1)
+                curve.plot(ks, [100 * value for value in values], style, label=names[name])
+            curve.set(xlabel="k", ylabel="true class among the first k (%)", ylim=(0, 102))
+            curve.set_xticks(range(1, max(map(len, self.curve.values())) + 1))
+            curve.set_title(f"Top-k accuracy, {counted(self.num_images, 'image')}")
+            curve.legend(loc="lower right")
+            if show_classes and len(self.class_names) <= _SHOWN_CLASSES:
+                self._draw_confusion(figure, others[0])
+            elif show_classes:
+                others[0].hist(with_images, bins=np.linspace(0, 100, 21), edgecolor="white")
+                others[0].set(xlabel="accuracy of a class (%)", ylabel="classes")
+                others[0].set_title(f"{counted(len(with_images), 'class', 'classes')} with images")
         return figure
 
     def _draw_confusion(self, figure: "Figure", axis: Any) -> None:
@@ -210,7 +214,8 @@ class ZeroShotResult(EvaluationResult):
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         shown = axis.imshow(shares, vmin=0, vmax=100, cmap="Blues")
         figure.colorbar(shown, ax=axis, label="images of the class (%)", shrink=0.8)
-        axis.set(xlabel="taken for", ylabel="class")
+        axis.set(xlabel="predicted class", ylabel="true class", title="Confusion")
+        axis.grid(visible=False)
         count = len(self.class_names)
         if count <= 40:
             size = 8 if count <= 12 else 5
@@ -219,9 +224,8 @@ class ZeroShotResult(EvaluationResult):
         if count <= 12:
             for row, column in np.ndindex(count, count):
                 colour = "white" if shares[row, column] > 50 else "black"
-                axis.text(
-                    column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7
-                )
+                text = f"{shares[row, column]:.0f}"
+                axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
 
 
 def class_embeddings(
@@ -308,7 +312,7 @@ def evaluate_zero_shot(
     options = options or ZeroShotOptions()
     if not isinstance(data, ClassificationData):
         data = load_classification(data, data_options)
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
