@@ -10,6 +10,7 @@ require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock"
 from ..embedding.bulk_encoding import EncodingOptions, encode_image_column, encode_text_list
 from ..embedding.load_encoder import DualEncoder, load_dual_encoder
 from .comparison import Comparison, compare_results, load_results
+from .example_figures import plot_predictions, plot_similarities
 from .numerics.caption_scores import clip_score, ref_clip_score
 from .numerics.logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
 from .numerics.metrics import (
@@ -139,6 +140,8 @@ __all__ = [
     "mean_per_class_accuracy",
     "median_rank",
     "per_class_accuracy",
+    "plot_predictions",
+    "plot_similarities",
     "recall_at_k",
     "ref_clip_score",
     "retrieval_ranks",
