@@ -15,8 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/evaluate_retrieval.py", "datasets")
+
+from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import (
-    EncodingOptions,
     RetrievalData,
     RetrievalEvaluationOptions,
     RetrievalOptions,

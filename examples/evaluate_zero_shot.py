@@ -13,9 +13,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/evaluate_zero_shot.py", "datasets")
+
+from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     ZeroShotOptions,
     ZeroShotResult,
     evaluate_zero_shot,

@@ -13,14 +13,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/linear_probe.py", "datasets", "sklearn")
+
+from clip_hf.embedding import EncodingOptions, encode_image_column, load_dual_encoder
 from clip_hf.evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     LinearProbeOptions,
     LinearProbeResult,
-    encode_image_column,
     linear_probe,
-    load_dual_encoder,
     load_splits,
 )
 from clip_hf.utils.failures import reported_failures
@@ -31,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--model", required=True, help="folder, file or hub name of a CLIP")
     parser.add_argument("--data", default="digits", help="labelled images (default: %(default)s)")
-    parser.add_argument("--solver", choices=("torch", "scikit-learn"), default="torch", help="(default: %(default)s)")
     parser.add_argument("--limit", type=int, help="use so many images of each split only")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/linear_probe"), help="folder for the results")
     arguments = parser.parse_args(arguments)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:
         features["test"],
         parts["test"].targets,
         metric=parts["test"].metric,
-        options=LinearProbeOptions(solver=arguments.solver, model=encoder.name, data=parts["test"].name),
+        options=LinearProbeOptions(model=encoder.name, data=parts["test"].name),
     )
     print(result.table())
     print(f"\n{result.details()}")

@@ -13,6 +13,7 @@ from .model.modeling_clip_hf import ClipHFModel
 from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .utils.dtypes import parse_dtype
 
 
 TASK = "zero-shot-image-classification"
@@ -71,7 +72,8 @@ def pipeline(
     location = {name: options.pop(name) for name in LOCATION_KEYS if name in options}
     if model == TASK or options.pop("task", TASK) != TASK:
         raise ValueError(f"The first argument is the model; {TASK!r} is the only task.")
-    dtype = _check_dtype(options.pop("torch_dtype", None) if dtype is None else dtype)  # the name of before
+    dtype = options.pop("torch_dtype", None) if dtype is None else dtype  # transformers' name before v5
+    dtype = None if dtype == "auto" else parse_dtype(dtype)
     if isinstance(model, str | os.PathLike):
         source = model
         model = _load_model(source, dtype, location)
@@ -97,16 +99,6 @@ def pipeline(
             f"`{missing[0]}=...`, or a `ClipHFProcessor`."
         )
     return ClipHFZeroShotImageClassificationPipeline(model=model, task=TASK, **parts, **options)
-
-
-def _check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """The dtype that is asked for; None for "auto"."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype in (None, "auto"):
-        return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f'`dtype` is {dtype!r}; it must be "auto", or a dtype such as "float32" or torch.bfloat16.')
-    return found
 
 
 def _load_part(name: str, part: Any, location: dict[str, Any]) -> Any:

@@ -13,7 +13,8 @@ import _clip_hf_cli.evaluate
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import main
-from clip_hf.evaluation import CLASSIFICATION_METRICS, EncodingOptions
+from clip_hf.embedding import EncodingOptions
+from clip_hf.evaluation import CLASSIFICATION_METRICS
 from clip_hf.evaluation.suite import TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH

@@ -67,7 +67,7 @@ def count_images(model) -> list[int]:
 @pytest.fixture
 def encoder(tiny_processor):
     """A tiny model whose passes of the image tower are counted in `encoder.counted`, by their batch sizes."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), tiny_processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
     encoder.counted = count_images(encoder.model)
     return encoder
 
@@ -233,7 +233,7 @@ def test_a_cache_of_another_model_is_refused(encoder, tmp_path, tiny_processor):
     data, options = make_data(5), quiet(cache_dir=tmp_path / "cache")
     encode_image_column(encoder, data, options=options)
     first = folder_of(tmp_path / "cache")
-    other = load_dual_encoder(make_tiny_model("vit", seed=1), tiny_processor)
+    other = load_dual_encoder(make_tiny_model("vit", seed=1), processor=tiny_processor)
     encode_image_column(other, data, options=options)
     (second,) = set((tmp_path / "cache").iterdir()) - {first}
     shutil.copy(first / "manifest.json", second / "manifest.json")
@@ -314,7 +314,7 @@ def test_parts_cover_the_rows(rows):
 
 def _encode_on_process(rank: int, processor, cache) -> list[tuple]:
     """With a cache, without, and with an image that cannot be read."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=processor)
     counted = count_images(encoder.model)
     accelerator, found = Accelerator(cpu=True), []
     # Row 40 is in the second part, the second process's.
@@ -456,7 +456,7 @@ def test_a_part_without_any_readable_image(encoder, data, tmp_path):
 
 
 def _skip_on_process(rank: int, processor, cache) -> list:
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=processor)
     accelerator, data = Accelerator(cpu=True), make_data(changed=BROKEN)
     return [readable_of(encoder, data, accelerator=accelerator, cache_dir=own) for own in (cache, cache, None)]
 

@@ -43,11 +43,11 @@ def encoder(request, tiny_tokenizer):
     model = make_tiny_model("vit")
     size = {"size": IMAGE_SIZE, "crop_size": IMAGE_SIZE}
     if request.param == "transformers":
-        return load_dual_encoder(as_transformers_clip(model), (CLIPImageProcessor(**size), tiny_tokenizer))
+        return load_dual_encoder(as_transformers_clip(model), processor=(CLIPImageProcessor(**size), tiny_tokenizer))
     image_processor = ClipHFImageProcessor(**size)
     if request.param == "ours":
-        return load_dual_encoder(model, (image_processor, tiny_tokenizer))
-    return load_dual_encoder(model, ClipHFProcessor(image_processor, tiny_tokenizer))
+        return load_dual_encoder(model, processor=(image_processor, tiny_tokenizer))
+    return load_dual_encoder(model, processor=ClipHFProcessor(image_processor, tiny_tokenizer))
 
 
 def test_a_background_is_put_behind_drawings(encoder, monkeypatch):

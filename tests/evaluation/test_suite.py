@@ -15,6 +15,7 @@ from PIL import Image
 
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.cli import main
+from clip_hf.embedding import load_dual_encoder
 from clip_hf.evaluation import (
     LinearProbeOptions,
     class_embeddings,
@@ -22,7 +23,6 @@ from clip_hf.evaluation import (
     few_shot,
     linear_probe,
     load_class_names,
-    load_dual_encoder,
     load_splits,
     subset_classes,
     suite,

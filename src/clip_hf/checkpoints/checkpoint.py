@@ -18,7 +18,7 @@ from .stored_tensor import StoredTensor
 @dataclass(frozen=True)
 class SourceOptions:
     """
-    What a source may leave open. Where it does, and the option is not given, reading it is refused.
+    What a source may leave open. Reading such a source without the option is an error.
 
     Args:
         hidden_act (`str`, *optional*): activation of the MLPs, `"quick_gelu"` or `"gelu"`.
@@ -82,7 +82,7 @@ class Checkpoint:
 
     @property
     def processor(self) -> ClipHFProcessor | ClipHFImageProcessor | ClipHFTokenizer | None:
-        """The two parts as one, or the only one that there is."""
+        """Image processor and tokenizer as one processor, or the one of them that exists."""
         if self.image_processor is not None and self.tokenizer is not None:
             return ClipHFProcessor(self.image_processor, self.tokenizer)
         return self.image_processor if self.image_processor is not None else self.tokenizer
@@ -95,7 +95,7 @@ class Checkpoint:
         Raises:
             TypeError: if one of the two is of a class that cannot be written.
         """
-        # By name: a model loaded with its repo's own code has another class of the same name.
+        # Compare names: remote code gives a model another class of the same name.
         if type(model).__name__ != ClipHFModel.__name__:
             raise TypeError(f"`model` must be a ClipHFModel, a whole CLIP; given {type(model).__name__}.")
         parts = {"ClipHFImageProcessor": None, "ClipHFTokenizer": None}

@@ -53,7 +53,7 @@ class CheckpointFormat:
         """Raise a `ValueError` if the format has no counterpart to an option of the model."""
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Sentences for the user: what the format does otherwise than the model and its processor do."""
+        """Sentences for the user: where the format differs from the model and its processor."""
         return []
 
     def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:

@@ -25,7 +25,14 @@ from .reading import read_checkpoint
 from .stored_tensor import StoredTensor
 from .transformers_format import TOWERS
 from .weight_files import open_weights
-from .writing import check_destination, check_format_holds, notes_on_format, size_in_bytes, with_dtype, written
+from .writing import (
+    check_destination,
+    check_format_holds,
+    notes_on_format,
+    size_in_bytes,
+    with_dtype,
+    write_checkpoint,
+)
 
 
 # Largest relative difference of features that rounding explains. In float32 it is some 1e-6; weights that are
@@ -135,7 +142,7 @@ def convert(
         progress.set_description("Features of the source")
         expected = _source_features(checkpoint, source, inputs)
         progress.set_description(f"Writing {destination.name}")
-        with written(_counted(result, progress), destination, to, tower) as temporary:
+        with write_checkpoint(_counted(result, progress), destination, to, tower) as temporary:
             progress.set_description("Features of the result")
             found, written_tensors = _written_features(temporary, result, to, tower, inputs)
             report.dtypes = _count_dtypes(written_tensors)
@@ -168,7 +175,7 @@ def _report_before(
 
 
 def _check_processor(checkpoint: Checkpoint, to: str, tower: str | None) -> None:
-    """What is to be a whole repo needs a whole processor."""
+    """Raise a ValueError if a whole repo would lack part of its processor."""
     if FORMAT_TABLE[to].config_name is None or tower is not None:
         return
     if checkpoint.tokenizer is None:

@@ -373,7 +373,7 @@ def _ask_for_options(source: str, resnet: bool, options: SourceOptions) -> None:
 
 def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
     """
-    open_clip's configuration of a model of ours.
+    open_clip's configuration for our model.
 
     Raises:
         ValueError: if open_clip has no counterpart to an option of the model; the message names all of them.
@@ -433,7 +433,7 @@ def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str,
 
 def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: int, source: str) -> dict[str, Any]:
     """
-    open_clip's `preprocess_cfg` of an image processor of ours.
+    open_clip's `preprocess_cfg` for our image processor.
 
     Raises:
         ValueError: if open_clip cannot do what it does.
@@ -464,7 +464,7 @@ def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: i
 
 def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """
-    The content of `open_clip_config.json` for a model of ours.
+    The content of `open_clip_config.json` for our model.
 
     Raises:
         ValueError: if open_clip cannot do what the model does.

@@ -131,7 +131,7 @@ def _batch_norm(source: str, ours: str) -> list[Weight]:
 
 
 def is_float32_in_mixed_precision(source: str) -> bool:
-    """Whether OpenAI's and open_clip's half precision keeps the weight of this name of theirs in float32."""
+    """Whether OpenAI's and open_clip's half precision keeps this weight in float32; `source` is their name for it."""
     # Convolutions, linear layers and projections are halved; norms, embeddings and the temperature are not.
     return bool(re.search(r"(^|\.)(ln_\w+|bn\d|downsample\.1|token_embedding)\.|embedding$|^logit_scale$", source))
 
@@ -159,7 +159,7 @@ def rename(
 
     Args:
         tensors (`Mapping[str, StoredTensor]`): every tensor of the file.
-        config (`ClipHFConfig`): the model they are to be.
+        config (`ClipHFConfig`): configuration of the model.
         source (`str`): the file, for messages.
 
     Returns:

@@ -3,7 +3,7 @@
 """
 The arithmetic of each format's own code, for the parity report of a conversion.
 
-- OpenAI's and open_clip's: plain functions on weights under their names, without a module of ours in between. Query,
+- OpenAI's and open_clip's: plain functions on weights under their names, without any of our modules. Query,
   key and value stay one matrix, and torch's own multi-head attention is used, as in those codes.
 - transformers' and ours: the model class itself, each layer's weights read when it runs and dropped after it.
 

@@ -195,7 +195,7 @@ def _check_end(file: BinaryIO, path: str | os.PathLike) -> tuple[int, int]:
     Check the end of a zip file; return where it says that the directory is, and how many entries there are.
 
     Readers differ in where they look for the end and in what they do when its parts disagree, so that one file can be
-    two archives. Here the end has to be the last thing in the file, and its parts have to agree.
+    two archives. Here the end must be the last thing in the file, and its parts must agree.
     """
     if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second begins an empty one
         _fail(path, "it is no zip archive", "Give a file that torch.save or torch.jit.save has written")
@@ -442,7 +442,7 @@ class _PickleReader:
                 self.fail(f"its data.pkl has opcode {opcode} at byte {position}, which TorchScript does not write")
 
     def top(self, kind: type) -> object:
-        """The last value on the stack, which has to be a `kind` and not a mark."""
+        """The last value on the stack, which must be a `kind` and not a mark."""
         if not self.stack or isinstance(self.stack[-1], _Mark) or not isinstance(self.stack[-1], kind):
             self.fail("its data.pkl is damaged: a value is missing or of the wrong kind")
         return self.stack[-1]

@@ -18,11 +18,11 @@ from .transformers_format import widest_dtype
 from .writing import (
     check_destination,
     check_format_holds,
-    converted,
+    convert_tensor,
     dtype_in_model,
     notes_on_format,
     with_dtype,
-    written,
+    write_checkpoint,
 )
 
 
@@ -156,7 +156,7 @@ def _in_memory(name: str, tensor: StoredTensor, dtype: torch.dtype) -> torch.Ten
     if not tensor.dtype.is_floating_point:
         return tensor.read().clone()
     dtype = dtype_in_model(name, dtype)
-    values = converted(name, tensor, dtype).read()
+    values = convert_tensor(name, tensor, dtype).read()
     # The model must not depend on a file that is mapped into memory.
     return values.clone() if tensor.dtype == dtype else values
 
@@ -204,7 +204,7 @@ def save(
         logger.warning(note)
     if dtype is None:
         checkpoint.tensors = _as_they_were(checkpoint.tensors, getattr(model, "checkpoint_dtypes", None))
-    with written(with_dtype(checkpoint, dtype, format), path, format, tower):
+    with write_checkpoint(with_dtype(checkpoint, dtype, format), path, format, tower):
         pass
 
 
@@ -216,7 +216,7 @@ def _as_they_were(tensors: dict[str, StoredTensor], dtypes: dict[str, torch.dtyp
             values = tensor.read()
             if not torch.equal(values.to(dtypes[name]).to(tensor.dtype), values):
                 return tensors  # trained since: what it has learned would be rounded away
-    return {name: converted(name, tensor, dtypes[name]) for name, tensor in tensors.items()}
+    return {name: convert_tensor(name, tensor, dtypes[name]) for name, tensor in tensors.items()}
 
 
 __all__ = ["build_model", "from_pretrained", "load", "processor_from_pretrained", "save"]

@@ -76,7 +76,7 @@ def holds_clip(folder: Path) -> bool:
 
 def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) -> Checkpoint:
     """
-    A checkpoint from a folder of transformers' `CLIPModel`, or of ours.
+    Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`.
 
     Raises:
         ValueError: if its config is not one of a whole CLIP, or a weight is missing, left over or of another shape.
@@ -152,13 +152,13 @@ def widest_dtype(tensors: dict[str, StoredTensor]) -> torch.dtype:
 
 
 def is_batch_norm(name: str) -> bool:
-    """Whether a weight of ours is BatchNorm's, which stays in float32 in a model of half precision."""
+    """Whether a weight belongs to BatchNorm, which stays in float32 in half precision."""
     # Its variances may exceed what float16 holds.
     return bool(re.search(r"\.bn\d?\.", name))
 
 
 def write_ours(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
-    """Write a repo of ours: what `ClipHFModel` and `ClipHFProcessor` save. Returns the weights written."""
+    """Write our own repo: what `ClipHFModel` and `ClipHFProcessor` save. Returns the weights written."""
     # No second copy of the weights is made for the model that saves them.
     others = {name: tensor for name, tensor in checkpoint.tensors.items() if not is_batch_norm(name)}
     # transformers writes the dtype into the configuration that it is given, which is that of the caller's model.
@@ -174,7 +174,7 @@ def write_ours(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
 
 def config_to_transformers(checkpoint: Checkpoint) -> transformers.CLIPConfig:
     """
-    transformers' configuration of a model of ours.
+    transformers' configuration for our model.
 
     Raises:
         ValueError: if the vision tower is a ResNet, which transformers' CLIP does not have.
@@ -320,7 +320,7 @@ class ClipHFFormat(TransformersFormat):
     has_towers = False
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
-        """It holds every model of ours."""
+        """It holds every model."""
 
     def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
         """Write what `save_pretrained` writes."""

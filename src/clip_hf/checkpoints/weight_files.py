@@ -63,14 +63,14 @@ class WeightFile:
 
 def open_weights(path: Path) -> WeightFile:
     """
-    Open a file of weights; what it is, is told from its content.
+    Open a file of weights. Its content decides its kind, not its name.
 
     Args:
         path (`Path`): a file, or the `*.index.json` of shards, which lie beside it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, would have to be executed, or holds no tensors by name.
+        ValueError: if it is damaged, cannot be read without executing it, or holds no tensors by name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")

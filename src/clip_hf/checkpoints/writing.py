@@ -91,7 +91,7 @@ def _refusal(checkpoint: Checkpoint, format: str, tower: str | None) -> str | No
 
 
 def notes_on_format(checkpoint: Checkpoint, format: str) -> list[str]:
-    """What a format does otherwise than the model and its processor do; sentences for the user."""
+    """Sentences for the user: where a format differs from the model and its processor."""
     return _notes_on_images(checkpoint, format) + FORMAT_TABLE[format].notes(checkpoint)
 
 
@@ -132,18 +132,18 @@ def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -
         ]
         dtypes |= {name: torch.float32 for names in kept for name in names}
     tensors = {
-        name: converted(name, tensor, dtypes[name]) if tensor.dtype.is_floating_point else tensor
+        name: convert_tensor(name, tensor, dtypes[name]) if tensor.dtype.is_floating_point else tensor
         for name, tensor in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=tensors)
 
 
 def dtype_in_model(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a weight has in a model of ours of some dtype."""
+    """The dtype of a weight in a model of dtype `dtype`: BatchNorm stays in float32."""
     return torch.float32 if dtype in HALF and is_batch_norm(name) else dtype
 
 
-def converted(name: str, tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
+def convert_tensor(name: str, tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
     """A stored tensor in another dtype."""
 
     def read() -> torch.Tensor:
@@ -162,7 +162,7 @@ def size_in_bytes(tensors: Mapping[str, StoredTensor]) -> int:
 
 
 @contextmanager
-def written(checkpoint: Checkpoint, path: Path, format: str, tower: str | None = None) -> Iterator[Path]:
+def write_checkpoint(checkpoint: Checkpoint, path: Path, format: str, tower: str | None = None) -> Iterator[Path]:
     """
     Write a checkpoint; on entering it lies under a temporary name, and takes its place when the block ends well.
 
@@ -208,10 +208,10 @@ def _write(write: Callable[[], object], path: Path) -> None:
 __all__ = [
     "check_destination",
     "check_format_holds",
-    "converted",
+    "convert_tensor",
     "dtype_in_model",
     "notes_on_format",
     "size_in_bytes",
     "with_dtype",
-    "written",
+    "write_checkpoint",
 ]

@@ -5,10 +5,9 @@
 import argparse
 from pathlib import Path
 
+from ..evaluation import fit_scaling
 from ..evaluation.comparison import ENDINGS, compare_results, load_results
-from ..evaluation.tasks.evaluation_result import safe_name
-from ..evaluation.tasks.scaling import fit_scaling
-from ..utils.wording import counted
+from ..utils.wording import counted, safe_name
 from .evaluate import evaluate
 
 

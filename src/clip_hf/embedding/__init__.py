@@ -5,4 +5,25 @@
 from ..utils.extras import require_extra
 
 
-require_extra("eval", "clip_hf.embedding", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
+require_extra("train", "clip_hf.embedding", "datasets", "filelock", "fsspec", "pyarrow")
+
+from .bulk_encoding import (
+    EncodingOptions,
+    ReadableImages,
+    encode_image_column,
+    encode_readable_images,
+    encode_text_list,
+)
+from .dual_encoder import DualEncoder
+from .load_encoder import load_dual_encoder
+
+
+__all__ = [
+    "DualEncoder",
+    "EncodingOptions",
+    "ReadableImages",
+    "encode_image_column",
+    "encode_readable_images",
+    "encode_text_list",
+    "load_dual_encoder",
+]

@@ -9,7 +9,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from tqdm.auto import tqdm
 from ..data.decoding import check_not_missing, skipped_image
 from ..data.skips import SkipCounter, SkippedRow
 from ..model.image_reading_clip_hf import unwrapped
+from ..utils.processes import SharedOutcome
 from .dual_encoder import DualEncoder, NotFiniteError, checked_texts
 from .feature_store import FeatureFolder, FeatureIdentity, part_ranges
 
@@ -182,7 +182,7 @@ def encode_readable_images(
     skips = SkipCounter(options.max_skipped_share, min_rows=1)
     features = _encode_images(encoder, data, image_column, projected, options, skips)
     total = SkipCounter(options.max_skipped_share, min_rows=1)
-    for state in _Shared(options).check(skips.state_dict()):
+    for state in SharedOutcome(options.processes).gather(skips.state_dict()):
         total.merge({**state, "num_used": 0})
     rows = np.flatnonzero(_is_known(features))
     total.num_used = len(rows)
@@ -207,12 +207,12 @@ def _encode_images(
 ) -> np.ndarray:
     """Features of all rows; where there is a counter, NaN for the images that it counts as skipped."""
     identity = None
-    with _together(options) as shared:
+    with SharedOutcome(options.processes) as shared:
         images = _undecoded(data, column)
         if options.cache_dir is not None:
             kind = "image" if projected else "image before projection"
             identity = FeatureIdentity(encoder.fingerprint, images_fingerprint(images, column), kind, len(images))
-    shared.check()
+    shared.gather()
     reader = _Reader(encoder, images, column, projected, options, skips)
     return _Run(encoder.name, len(images), identity, options).features(reader.encode, "images")
 
@@ -266,13 +266,13 @@ def encode_text_list(
             yield features
 
     identity = None
-    with _together(options) as shared:
+    with SharedOutcome(options.processes) as shared:
         # In the order of lengths, for a part's texts are batched with each other only.
         ordered += sorted(set(checked_texts(texts)), key=lambda text: (len(text), text))
         if options.cache_dir is not None:
             fingerprint = hashlib.blake2b(json.dumps(ordered).encode(), digest_size=16).hexdigest()
             identity = FeatureIdentity(encoder.fingerprint, fingerprint, "text", len(ordered))
-    shared.check()
+    shared.gather()
     features = _Run(encoder.name, len(ordered), identity, options).features(encode, "texts")
     place = {text: index for index, text in enumerate(ordered)}
     return features[[place[text] for text in texts]]
@@ -429,49 +429,6 @@ class _Reader:
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
-class _Shared:
-    """What the processes tell each other after a step that each did by itself."""
-
-    def __init__(self, options: EncodingOptions):
-        self.options, self.error = options, None
-
-    def check(self, value: Any = None) -> list[Any]:
-        """
-        Every process's `value`, by process.
-
-        Raises:
-            Exception: this process's own error.
-            RuntimeError: if this process did well, but another one did not.
-        """
-        if self.options.processes == 1:
-            if self.error is not None:
-                raise self.error
-            return [value]
-        from accelerate.utils import gather_object
-
-        problem = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
-        everyone = gather_object([(problem, value)])
-        if self.error is not None:
-            raise self.error
-        failed = [(rank, problem) for rank, (problem, _) in enumerate(everyone) if problem is not None]
-        if failed:
-            raise RuntimeError(f"Process {failed[0][0]} failed, and the others stop with it. {failed[0][1]}")
-        return [value for _, value in everyone]
-
-
-@contextmanager
-def _together(options: EncodingOptions) -> Iterator[_Shared]:
-    """
-    Keep an error of the block until `check`, which every process calls: one that left early would leave the others
-    waiting for it.
-    """
-    shared = _Shared(options)
-    try:
-        yield shared
-    except Exception as error:
-        shared.error = error
-
-
 class _Run:
     """Encodes what is not on disk, shared out over the processes in rounds of one part each."""
 
@@ -483,23 +440,23 @@ class _Run:
 
     def features(self, encode: _Encode, unit: str) -> np.ndarray:
         """All features, (rows, dim)."""
-        with _together(self.options) as shared:
+        with SharedOutcome(self.options.processes) as shared:
             if self.identity is not None:
                 self.folder = FeatureFolder(self.options.cache_dir, self.identity, self.model)
                 self._read_parts()
         # The first process's cache decides how the work is shared out.
         todo = [part for part in range(len(self.ranges)) if self._unknown_rows(part)]
         own = (len(self.ranges), None if self.identity is None else self.identity.key, todo)
-        everyone = shared.check(own)
-        with _together(self.options) as shared:
+        everyone = shared.gather(own)
+        with SharedOutcome(self.options.processes) as shared:
             if any(other[:2] != own[:2] for other in everyone):
                 raise ValueError("The processes were given different models or data; all need the same.")
             if self.folder is not None and self.options.process == 0:
                 self.folder.create()
-        shared.check()
+        shared.gather()
         if everyone[0][2]:
             self._encode(everyone[0][2], encode, unit)
-        with _together(self.options) as shared:
+        with SharedOutcome(self.options.processes) as shared:
             if len(self.parts) < len(self.ranges):
                 self._read_parts()
             lacking = [part for part in range(len(self.ranges)) if part not in self.parts]
@@ -508,7 +465,7 @@ class _Run:
                     f"This process does not find {len(lacking)} of the {len(self.ranges)} parts in "
                     f"{self.folder.path}: all processes must see the same cache folder."
                 )
-        shared.check()
+        shared.gather()
         return _joined([self.parts[part] for part in range(len(self.ranges))])
 
     def _unknown_rows(self, part: int) -> list[int]:
@@ -555,12 +512,12 @@ class _Run:
                 for start in range(0, len(missing), options.processes):
                     turn = missing[start : start + options.processes]
                     mine = turn[options.process] if options.process < len(turn) else None
-                    with _together(options) as shared:
+                    with SharedOutcome(options.processes) as shared:
                         if mine is not None:
                             self._complete(mine, next(encoded))
                     # Without a folder that all see, the features themselves go round.
                     sent = None if mine is None or self.folder is not None else (mine, self.parts.get(mine))
-                    for rank, found in enumerate(shared.check(sent)):
+                    for rank, found in enumerate(shared.gather(sent)):
                         if found is not None:
                             self.parts[found[0]] = found[1]
                         if rank != options.process and rank < len(turn):

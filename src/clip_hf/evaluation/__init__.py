@@ -7,8 +7,6 @@ from ..utils.extras import require_extra
 
 require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
-from ..embedding.bulk_encoding import EncodingOptions, encode_image_column, encode_text_list
-from ..embedding.load_encoder import DualEncoder, load_dual_encoder
 from .comparison import Comparison, compare_results, load_results
 from .example_figures import plot_predictions, plot_similarities
 from .numerics.caption_scores import clip_score, ref_clip_score
@@ -33,6 +31,7 @@ from .numerics.metrics import (
     top1_top5_mean,
     top_k_accuracy,
 )
+from .numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from .registry.dataset_registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
 from .registry.evaluation_data import (
     ClassificationData,
@@ -49,13 +48,7 @@ from .tasks.bias_results import LabelProbeResult, LabelSetComparison
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.few_shot import FewShotOptions, FewShotResult, few_shot
 from .tasks.linear_probe import LinearProbeOptions, LinearProbeResult, linear_probe, split_validation
-from .tasks.retrieval import (
-    RetrievalEvaluationOptions,
-    RetrievalRanks,
-    RetrievalResult,
-    evaluate_retrieval,
-    retrieval_ranks,
-)
+from .tasks.retrieval import RetrievalEvaluationOptions, RetrievalResult, evaluate_retrieval
 from .tasks.robustness import (
     AdaptationResult,
     RobustnessResult,
@@ -78,8 +71,6 @@ __all__ = [
     "ClassificationData",
     "ClassificationOptions",
     "Comparison",
-    "DualEncoder",
-    "EncodingOptions",
     "EvaluationResult",
     "FewShotOptions",
     "FewShotResult",
@@ -108,6 +99,7 @@ __all__ = [
     "best_target_ranks",
     "bootstrap_interval",
     "bootstrap_mean_interval",
+    "caption_ids",
     "class_embeddings",
     "clip_score",
     "compare_adaptation",
@@ -116,8 +108,6 @@ __all__ = [
     "confusion_matrix",
     "dataset_names",
     "effective_robustness",
-    "encode_image_column",
-    "encode_text_list",
     "evaluate_label_probe",
     "evaluate_retrieval",
     "evaluate_robustness",
@@ -131,7 +121,6 @@ __all__ = [
     "linear_probe",
     "load_class_names",
     "load_classification",
-    "load_dual_encoder",
     "load_results",
     "load_retrieval",
     "load_splits",

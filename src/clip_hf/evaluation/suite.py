@@ -15,10 +15,12 @@ from accelerate import Accelerator
 from torch import distributed
 
 from ..embedding.bulk_encoding import EncodingOptions, encode_readable_images
-from ..embedding.load_encoder import DualEncoder, load_dual_encoder
+from ..embedding.dual_encoder import DualEncoder
+from ..embedding.load_encoder import load_dual_encoder
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..utils.atomic import replaced_file
+from ..utils.processes import join_processes
 from ..utils.wording import counted
 from .comparison import models_in
 from .numerics.metrics import top_k_accuracy
@@ -78,8 +80,6 @@ class SuiteOptions:
             Examples of each class for few-shot.
         few_shot_seeds (`int`, *optional*, defaults to 3):
             How many draws of each.
-        solver (`str`, *optional*, defaults to `"torch"`):
-            Of the linear probe: `"torch"` or `"scikit-learn"`.
 
     Raises:
         ValueError: if there is no such task, no data, or the seed is below 0.
@@ -98,7 +98,6 @@ class SuiteOptions:
     seed: int = 0
     shots: Sequence[int] = (1, 2, 4, 8, 16)
     few_shot_seeds: int = 3
-    solver: str = "torch"
 
     def __post_init__(self):
         unknown = [task for task in self.tasks if task not in TASKS]
@@ -206,12 +205,7 @@ def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None
         return
-    accelerator = Accelerator(cpu=device == "cpu" or not torch.accelerator.is_available())
-    if accelerator.num_processes == 1:
-        raise RuntimeError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but Accelerate sees one process. Start them with "
-            "`torchrun` or `accelerate launch` (on CPUs with `torchrun`)."
-        )
+    accelerator = join_processes(cpu=device == "cpu")
     try:
         yield accelerator
     finally:
@@ -416,7 +410,6 @@ def _run_linear_probe(
         skipped |= {} if left_out is None else {name: left_out}
     test = data["test"]
     own = LinearProbeOptions(
-        solver=options.solver,
         resamples=options.resamples,
         seed=options.seed,
         model=encoder.name,

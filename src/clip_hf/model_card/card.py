@@ -93,7 +93,7 @@ class ModelCardDetails:
         eval_results (`list[EvalResult]`, *optional*):
             Measured results, for a table and the metadata's `model-index`.
         training (`dict[str, object]`, *optional*):
-            Settings of the training, for a table.
+            Training settings by name, shown as a table.
         source (`str`, *optional*):
             Where the weights come from, such as `"converted from OpenAI's RN50.pt"`.
         openai_weights (`bool`, *optional*, defaults to `False`):
@@ -164,7 +164,7 @@ def create_model_card(
     num_parameters: int | None = None,
 ) -> ModelCard:
     """
-    Make a model card from a configuration and what is known of the weights.
+    Make a model card from a configuration and facts about the weights.
 
     Args:
         config (`ClipHFConfig`):
@@ -256,7 +256,7 @@ def _public(details: ModelCardDetails) -> ModelCardDetails:
 
 
 def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> None:
-    # By type name, for a config that comes with a repo's own code is of another class than ours.
+    # Compare `model_type`, not the class: remote-code configs are different classes.
     if getattr(config, "model_type", None) != ClipHFConfig.model_type:
         raise TypeError(f"`config` is a {type(config).__name__}; a model card needs a whole CLIP's ClipHFConfig.")
     if "ClipHFForImageClassification" in (config.architectures or []):
@@ -483,7 +483,7 @@ def _merge_value(theirs: Any, ours: Any, generated: Any) -> Any:
 
 
 def _merge_generated(before: dict[str, Any], now: dict[str, Any], keep_name: bool) -> dict[str, Any]:
-    """The record of generated metadata: lists only grow, for a deletion has to be remembered."""
+    """The record of generated metadata: lists only grow, because deletions must be remembered."""
     merged = {**before, **now}
     if keep_name and "model_name" in before:
         merged["model_name"] = before["model_name"]

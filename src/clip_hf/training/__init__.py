@@ -7,9 +7,9 @@ from ..utils.extras import require_extra
 
 require_extra("train", "clip_hf.training", "accelerate", "datasets", "filelock", "fsspec", "pyarrow", "yaml")
 
+from ..utils.processes import check_launch
 from .averaging import AveragedWeights
 from .distributed import (
-    check_launch,
     check_processes_agree,
     logit_bias_of,
     logit_scale_of,

@@ -58,7 +58,7 @@ def require_extra(extra: str, user: str, *modules: str) -> None:
         extra (`str`):
             An extra in setup.cfg: `"train"`, `"eval"`, `"demo"`, ...
         user (`str`):
-            What needs them, for the message.
+            Name of the feature that needs the packages, shown in the message.
         *modules (`str`):
             The modules.
 

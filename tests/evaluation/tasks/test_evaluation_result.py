@@ -15,9 +15,8 @@ from clip_hf.evaluation.tasks.evaluation_result import (
     format_difference,
     format_difference_interval,
     format_metric,
-    safe_name,
 )
-from clip_hf.utils.wording import counted
+from clip_hf.utils.wording import counted, safe_name
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,8 @@ import torch
 
 from clip_hf import build_text_classifier
 from clip_hf.embedding.bulk_encoding import EncodingOptions
-from clip_hf.embedding.load_encoder import DualEncoder, load_dual_encoder
+from clip_hf.embedding.dual_encoder import DualEncoder
+from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.evaluation.registry.evaluation_data import ClassificationData, ClassificationOptions
 from clip_hf.evaluation.tasks import zero_shot
 from clip_hf.evaluation.tasks.zero_shot import ZeroShotOptions, class_embeddings, class_notes, evaluate_zero_shot
@@ -253,7 +254,7 @@ def test_two_classes_by_roc_auc(planted):
 def test_the_classifier_is_that_of_build_text_classifier(tower, tiny_processor):
     model = make_tiny_model(tower)
     expected = build_text_classifier(model, tiny_processor, NAMES, TEMPLATES)
-    ours = class_embeddings(load_dual_encoder(model, tiny_processor), [*NAMES, "cat"], TEMPLATES)
+    ours = class_embeddings(load_dual_encoder(model, processor=tiny_processor), [*NAMES, "cat"], TEMPLATES)
     np.testing.assert_allclose(ours[:-1], expected.numpy(), atol=1e-6)
     assert np.array_equal(ours[-1], ours[0])
 

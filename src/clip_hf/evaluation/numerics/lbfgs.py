@@ -173,15 +173,6 @@ class Problem:
         squares = residual.square() if self._weights is None else residual.square() / self._weights
         return (residual.abs() - squares).sum(dim=1, keepdim=True).clamp_min_(0) / self.total_weight
 
-    def judge(self, coefficients: torch.Tensor, intercept: torch.Tensor, penalty: float) -> "Minimum":
-        """Objective and gradient at coefficients (c, d) and an intercept (c,) that another solver found."""
-        centred = self._features - self._mean
-        value, residual = self.loss(coefficients @ centred.T + (intercept + coefficients @ self._mean)[:, None])
-        gradient = residual @ centred + penalty * coefficients
-        squared = gradient.square().sum() + (residual.sum(dim=1).square().sum() if self.intercept else 0)
-        norm = torch.linalg.norm(coefficients).item()
-        return Minimum(coefficients, value + penalty / 2 * norm**2, math.sqrt(squared.item()), penalty * norm, 0)
-
 
 @dataclass
 class Minimum:

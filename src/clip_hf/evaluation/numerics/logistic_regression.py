@@ -8,19 +8,14 @@ The objective is that of scikit-learn's `LogisticRegression` with `C = 1 / penal
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...utils.extras import require_extra
 from .lbfgs import Minimum, Problem, minimise
 
 
-SOLVERS = ("torch", "scikit-learn")
-# scikit-learn stops at an absolute gradient or where there is no progress; this leaves it to the latter.
-_SCIKIT_LEARN_TOLERANCE = 1e-10
 # Solved penalties between which the start for another one is interpolated.
 _POINTS = 4
 
@@ -31,8 +26,6 @@ class LogisticRegressionOptions:
     How a logistic regression is solved.
 
     Args:
-        solver (`str`, *optional*, defaults to `"torch"`):
-            `"torch"`, or `"scikit-learn"` (its L-BFGS), which is slower, knows no `center`, and is there to compare.
         max_iterations (`int`, *optional*, defaults to 1000):
             L-BFGS iterations at most, as in the paper.
         tolerance (`float`, *optional*, defaults to 1e-4):
@@ -52,7 +45,6 @@ class LogisticRegressionOptions:
         ValueError: If a value is not allowed.
     """
 
-    solver: str = "torch"
     max_iterations: int = 1000
     tolerance: float = 1e-4
     intercept: bool = True
@@ -60,8 +52,6 @@ class LogisticRegressionOptions:
     dtype: torch.dtype = torch.float64
 
     def __post_init__(self):
-        if self.solver not in SOLVERS:
-            raise ValueError(f"`solver` is {self.solver!r}; it must be one of {', '.join(map(repr, SOLVERS))}.")
         if self.max_iterations < 1:
             raise ValueError(f"`max_iterations` is {self.max_iterations}; it must be at least 1.")
         if not 0 < self.tolerance < 1:
@@ -85,7 +75,7 @@ class LinearClassifier:
         objective (`float`):
             What was minimised, at its end.
         iterations (`int`):
-            L-BFGS iterations that were made; of several regressions (multi-label with scikit-learn) the most.
+            L-BFGS iterations made.
         gradient_norm (`float`):
             Euclidean norm of the gradient of the objective per row, for centred features.
         converged (`bool`):
@@ -163,8 +153,6 @@ class RegularizationPath:
         check_all_classes(self._labels, self._num_classes, "labels")
         self._weights = _checked_weights(weights, len(features))
         self._center = _checked_center(center, (self._num_classes, features.shape[1]))
-        if self._center is not None and self.options.solver != "torch":
-            raise ValueError("scikit-learn's solver knows no `center`; use solver='torch'.")
         device = self.options.device or (features.device if isinstance(features, torch.Tensor) else "cpu")
         if torch.device(device).type == "mps" and self.options.dtype == torch.float64:
             raise ValueError("MPS has no double precision; use device='cpu', or dtype=torch.float32.")
@@ -195,8 +183,6 @@ class RegularizationPath:
         """
         if not (math.isfinite(penalty) and penalty > 0):
             raise ValueError(f"`penalty` is {penalty}; it must be a positive number.")
-        if self.options.solver == "scikit-learn":
-            return self._solve_with_scikit_learn(penalty)
         self._problem.rotate()
         found = minimise(
             self._problem,
@@ -242,36 +228,6 @@ class RegularizationPath:
             gradient_norm=found.gradient_norm / self._problem.total_weight,
             converged=found.gradient_norm <= allowed,
         )
-
-    def _solve_with_scikit_learn(self, penalty: float) -> LinearClassifier:
-        require_extra("eval", "solver='scikit-learn'", "sklearn")
-        from sklearn.linear_model import LogisticRegression as ScikitLearn
-
-        options, features = self.options, self._features.cpu().numpy()
-        columns = [self._labels] if self._labels.ndim == 1 else list(self._labels.T)
-        rows, intercepts, iterations = [], [], 0
-        for column in columns:
-            solver = ScikitLearn(
-                C=1 / penalty,
-                tol=_SCIKIT_LEARN_TOLERANCE,
-                max_iter=options.max_iterations,
-                fit_intercept=options.intercept,
-            )
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module="sklearn")  # not converged: the result says so
-                solver.fit(features, column, sample_weight=self._weights)
-            rows.append(solver.coef_)
-            intercepts.append(np.broadcast_to(solver.intercept_, len(solver.coef_)))
-            iterations = max(iterations, int(np.max(solver.n_iter_)))
-        weight, bias = np.concatenate(rows), np.concatenate(intercepts)
-        if self._labels.ndim == 1 and self._num_classes == 2:
-            weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
-        coefficients, intercept = (
-            torch.from_numpy(np.ascontiguousarray(x)).to(self._features) for x in (weight, bias)
-        )
-        found = self._problem.judge(coefficients, intercept, self._per_column(penalty))
-        found.iterations = iterations
-        return self._result(coefficients, intercept, penalty, found)
 
 
 def fit_logistic_regression(
@@ -463,7 +419,6 @@ __all__ = [
     "LinearClassifier",
     "LogisticRegressionOptions",
     "RegularizationPath",
-    "SOLVERS",
     "check_all_classes",
     "check_features",
     "check_labels",

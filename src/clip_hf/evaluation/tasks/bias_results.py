@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...utils.figures import WIDTH, new_figure
-from ...utils.wording import counted
+from ...utils.wording import counted, safe_name
 from .evaluation_result import (
     EvaluationResult,
     format_difference,
     format_difference_interval,
     format_interval,
     format_metric,
-    safe_name,
     table_cell,
 )
 

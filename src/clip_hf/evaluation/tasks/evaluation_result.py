@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from huggingface_hub import EvalResult
 
-from ... import __version__
+from _clip_hf_cli import VERSION
+
 from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
 from ...utils.tables import draw_table
+from ...utils.wording import safe_name
 from .metric_labels import model_label, task_label
 
 
@@ -293,17 +295,12 @@ def environment() -> dict[str, str]:
     """Versions, machine and time, for every file of results."""
     packages = ("torch", "transformers", "numpy")
     return {
-        "clip_hf": __version__,
+        "clip_hf": VERSION,
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def safe_name(name: str) -> str:
-    """`name` with what a file's name had better not hold replaced."""
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
 
 
 def _plain(value: Any) -> Any:
@@ -332,6 +329,5 @@ __all__ = [
     "is_difference",
     "majority_share",
     "points_text",
-    "safe_name",
     "table_cell",
 ]

@@ -48,8 +48,8 @@ class FewShotOptions(LogisticRegressionOptions):
     labels too, as a rule more of them than the shots.
 
     Args:
-        solver, max_iterations, tolerance, intercept, device, dtype:
-            See [`LogisticRegressionOptions`]. What starts at the text classifier needs `solver="torch"`.
+        max_iterations, tolerance, intercept, device, dtype:
+            See [`LogisticRegressionOptions`].
         metric (`str`, *optional*, defaults to `"top1"`):
             One of `CLASSIFICATION_METRICS` for one class an image.
         zero_shot_accuracy (`float`, *optional*):
@@ -300,7 +300,7 @@ def few_shot(
         text_classifier (`np.ndarray` or `torch.Tensor`, *optional*):
             (c, d), as [`build_text_classifier`] or [`class_embeddings`] give it.
         options ([`FewShotOptions`], *optional*):
-            Metric, lambda, validation rows, solver, names.
+            Metric, lambda, validation rows, names.
 
     Returns:
         [`FewShotResult`]
@@ -450,8 +450,6 @@ class _Run:
             raise ValueError(
                 f"text_classifier has {len(text_classifier)} rows, but there are {self.num_classes} classes."
             )
-        if self.options.solver != "torch":
-            raise ValueError("Regressions that start at a text classifier need solver='torch'.")
         if not 0.9 < norm < 1.1:
             raise ValueError(
                 f"train_features have a mean squared norm of {norm:.3g}; with a text classifier give "
@@ -512,7 +510,6 @@ class _Run:
         index = torch.from_numpy(rows).to(features.device) if isinstance(features, torch.Tensor) else rows
         # The text classifier has no intercept; one that is free would not come from it.
         regression = LogisticRegressionOptions(
-            solver=options.solver,
             max_iterations=options.max_iterations,
             tolerance=options.tolerance,
             intercept=options.intercept and center is None,

@@ -44,7 +44,7 @@ class LinearProbeOptions(LogisticRegressionOptions):
     How a linear probe is made.
 
     Args:
-        solver, max_iterations, tolerance, intercept, device, dtype:
+        max_iterations, tolerance, intercept, device, dtype:
             See [`LogisticRegressionOptions`].
         validation_share (`float`, *optional*, defaults to 0.2):
             Where there is no validation split: the share of the training rows that become one.
@@ -111,8 +111,6 @@ class LinearProbeResult(EvaluationResult):
             Rows of each split.
         num_features, num_classes (`int`):
             Width of the features and number of classes.
-        solver (`str`):
-            What solved the regressions.
         fits (`list[LinearProbeFit]`):
             How each regression went, in the order of `sweep`; the last is the final one on train and validation.
         classifier ([`LinearClassifier`]):
@@ -133,7 +131,6 @@ class LinearProbeResult(EvaluationResult):
     rows: dict[str, int]
     num_features: int
     num_classes: int
-    solver: str
     fits: list[LinearProbeFit]
     classifier: LinearClassifier = field(repr=False)
     targets: np.ndarray = field(repr=False)
@@ -177,7 +174,7 @@ class LinearProbeResult(EvaluationResult):
         sizes = (counted(self.num_classes, "class", "classes"), counted(self.num_features, "feature"))
         parts = [
             f"{rows} images, {', '.join(sizes)}; validation: {self.validation}.",
-            f"lambda = {self.best_lambda:.4g} of {len(self.sweep)} tried, by {self.solver}'s L-BFGS.",
+            f"lambda = {self.best_lambda:.4g} of {len(self.sweep)} tried.",
         ]
         if self.best_lambda in (LAMBDAS[0], LAMBDAS[-1]):
             parts.append("**lambda is at the end of the grid**: a better one may lie beyond it.")
@@ -243,7 +240,7 @@ def linear_probe(
         metric (`str`, *optional*, defaults to `"top1"`):
             One of `CLASSIFICATION_METRICS`; it also chooses lambda.
         options ([`LinearProbeOptions`], *optional*):
-            Solver, device, bootstrap, names.
+            Tolerance, device, bootstrap, names.
 
     Returns:
         [`LinearProbeResult`]
@@ -301,7 +298,6 @@ def linear_probe(
         rows={"train": len(train.labels), "validation": len(validation.labels), "test": len(test.labels)},
         num_features=train.features.shape[1],
         num_classes=num_classes,
-        solver=options.solver,
         fits=fits,
         classifier=final,
         targets=test.labels if single else none,
@@ -316,7 +312,7 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
     It tries 1e6, 1e4, ..., 1e-6, then the middles of the two intervals next to the peak, and so on until neighbours
     are an eighth of a decade apart: 11 to 15 of the 97 values of `LAMBDAS`.
 
-    Of lambdas with equal scores it takes the largest, whichever the solver: the smallest weights that score so. At the
+    Of lambdas with equal scores it takes the largest: the smallest weights that score so. At the
     other end of a plateau a regression is hardly held by its penalty, and its weights say more about when the solver
     stopped. (The paper does not say what it does.)
 

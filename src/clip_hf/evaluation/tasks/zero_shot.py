@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
-from ...embedding.load_encoder import DualEncoder, load_dual_encoder
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.load_encoder import load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ...utils.figures import WIDTH, new_figure
 from ...utils.wording import counted
@@ -310,7 +311,7 @@ def evaluate_zero_shot(
     options = options or ZeroShotOptions()
     if not isinstance(data, ClassificationData):
         data = load_classification(data, data_options)
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
