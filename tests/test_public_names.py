@@ -96,10 +96,13 @@ PUBLIC_NAMES = {
     "clip_hf.embedding": [
         "DualEncoder",
         "EncodingOptions",
+        "FeatureBatch",
         "ReadableImages",
         "encode_image_column",
+        "encode_image_stream",
         "encode_readable_images",
         "encode_text_list",
+        "encode_text_stream",
         "load_dual_encoder",
     ],
     "clip_hf.evaluation": [

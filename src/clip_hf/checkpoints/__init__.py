@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Every CLIP checkpoint, in and out: OpenAI's, open_clip's, transformers' and ours.
+"""Every CLIP checkpoint, in and out: OpenAI's, open_clip's, transformers' and ours.
 
 Nothing that lies in a checkpoint is executed, every weight is used exactly once, and what a source does not say is
 asked for, not guessed.

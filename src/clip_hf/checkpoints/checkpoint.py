@@ -17,8 +17,7 @@ from .stored_tensor import StoredTensor
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """
-    What a source may leave open. Reading such a source without the option is an error.
+    """What a source may leave open. Reading such a source without the option is an error.
 
     Args:
         hidden_act (`str`, *optional*): activation of the MLPs, `"quick_gelu"` or `"gelu"`.
@@ -37,8 +36,7 @@ class SourceOptions:
     merges: str | Path | None = None
 
     def check_against(self, config: ClipHFConfig) -> None:
-        """
-        Check what was given against a configuration that leaves nothing open.
+        """Check what was given against a configuration that leaves nothing open.
 
         Raises:
             ValueError: if the two contradict each other.
@@ -57,8 +55,7 @@ class SourceOptions:
 
 @dataclass
 class Checkpoint:
-    """
-    A CLIP whose weights may still be in their files.
+    """A CLIP whose weights may still be in their files.
 
     Args:
         format (`str`): what it was read from: `"openai"`, `"open_clip"`, `"transformers"` or `"clip_hf"`.
@@ -89,8 +86,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, model: ClipHFModel, processor: Any) -> "Checkpoint":
-        """
-        The checkpoint that a model in memory is.
+        """The checkpoint that a model in memory is.
 
         Raises:
             TypeError: if one of the two is of a class that cannot be written.

@@ -14,8 +14,7 @@ from .weight_files import WeightFile
 
 
 class CheckpointFormat:
-    """
-    Reads and writes checkpoints of one format, and computes features as the code of that format does.
+    """Reads and writes checkpoints of one format, and computes features as the code of that format does.
 
     Attributes:
         name (`str`):
@@ -63,8 +62,7 @@ class CheckpointFormat:
     def features(
         self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
     ) -> dict[str, torch.Tensor]:
-        """
-        The features that the code of this format computes from weights under its names.
+        """The features that the code of this format computes from weights under its names.
 
         Args:
             tensors (`Mapping[str, StoredTensor]`):

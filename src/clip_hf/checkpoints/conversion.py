@@ -44,8 +44,7 @@ _NUM_IMAGES, _NUM_TEXTS = 2, 3
 
 @dataclass
 class ConversionReport:
-    """
-    What a conversion did, and how exact it is. `str(report)` is what the command prints.
+    """What a conversion did, and how exact it is. `str(report)` is what the command prints.
 
     Args:
         source, destination (`str`): the two paths.
@@ -99,8 +98,7 @@ def convert(
     options: SourceOptions | None = None,
     card: ModelCardDetails | None = None,
 ) -> ConversionReport:
-    """
-    Convert a checkpoint to another format, offline, and show that it computes the same.
+    """Convert a checkpoint to another format, offline, and show that it computes the same.
 
     The weights are never in memory twice. The destination appears when everything has been written and checked.
 
@@ -192,8 +190,7 @@ def _check_processor(checkpoint: Checkpoint, to: str, tower: str | None) -> None
 
 
 def fixed_inputs(config: ClipHFConfig) -> dict[str, torch.Tensor]:
-    """
-    The inputs that features are compared on: random, and the same for all models of a size.
+    """The inputs that features are compared on: random, and the same for all models of a size.
 
     Returns:
         `pixel_values` (2, channels, height, width), float32, and `input_ids` (3, context length): texts of three

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-open_clip's files: weights with `open_clip_config.json` beside them, and checkpoints of its training.
+"""open_clip's files: weights with `open_clip_config.json` beside them, and checkpoints of its training.
 
 The configuration comes from open_clip's, and every weight is held against it. An option that changes what the model
 computes, and that has no counterpart here, is refused by name.
@@ -107,8 +106,7 @@ _FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "ran
 
 
 def read_config(config: dict[str, Any] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """
-    open_clip's configuration of a model and of its preprocessing.
+    """open_clip's configuration of a model and of its preprocessing.
 
     Args:
         config (`dict`, `str` or `Path`): `open_clip_config.json`, or one of open_clip's `model_configs`, or the folder
@@ -178,8 +176,7 @@ def _side(size: Any, option: str) -> int:
 
 
 def config_from_open_clip(model_cfg: Mapping[str, Any]) -> ClipHFConfig:
-    """
-    Our configuration of a model of open_clip's.
+    """Our configuration of a model of open_clip's.
 
     Args:
         model_cfg (`dict`): the content of one of open_clip's `model_configs`, or `model_cfg` of
@@ -246,8 +243,7 @@ def _vision_config(vision: Mapping[str, Any], quick_gelu: bool, projection_dim: 
 
 
 def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, image_size: int) -> ClipHFImageProcessor:
-    """
-    Our image processor for open_clip's transform for inference.
+    """Our image processor for open_clip's transform for inference.
 
     Args:
         preprocess_cfg (`dict` or `str`): open_clip's; what it leaves out has open_clip's defaults, which are OpenAI's
@@ -292,8 +288,7 @@ def _three(values: Any) -> list[float]:
 
 
 def read(file: WeightFile, source: str, folder: Path | None, options: SourceOptions) -> Checkpoint:
-    """
-    A checkpoint from weights of open_clip's.
+    """A checkpoint from weights of open_clip's.
 
     Args:
         file (`WeightFile`): its weights.
@@ -372,8 +367,7 @@ def _ask_for_options(source: str, resnet: bool, options: SourceOptions) -> None:
 
 
 def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
-    """
-    open_clip's configuration for our model.
+    """open_clip's configuration for our model.
 
     Raises:
         ValueError: if open_clip has no counterpart to an option of the model; the message names all of them.
@@ -432,8 +426,7 @@ def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str,
 
 
 def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: int, source: str) -> dict[str, Any]:
-    """
-    open_clip's `preprocess_cfg` for our image processor.
+    """open_clip's `preprocess_cfg` for our image processor.
 
     Raises:
         ValueError: if open_clip cannot do what it does.
@@ -463,8 +456,7 @@ def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: i
 
 
 def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """
-    The content of `open_clip_config.json` for our model.
+    """The content of `open_clip_config.json` for our model.
 
     Raises:
         ValueError: if open_clip cannot do what the model does.
@@ -481,8 +473,7 @@ def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
-    """
-    Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub. Returns the weights written.
+    """Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub. Returns the weights written.
 
     Raises:
         ValueError: if open_clip cannot do what the model does.
@@ -505,8 +496,7 @@ class OpenClipFormat(CheckpointFormat):
     keeps_norms_in_float32 = True
 
     def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
-        """
-        Whether a file of OpenAI's names was written by open_clip: it lies beside an optimizer or open_clip's
+        """Whether a file of OpenAI's names was written by open_clip: it lies beside an optimizer or open_clip's
         configuration, or has one of its file names. Such weights do not say which activation they were trained with.
         """
         if file.kind == "torchscript" or not is_openai_named({_plain_name(name) for name in file.tensors}):

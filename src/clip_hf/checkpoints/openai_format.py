@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-OpenAI's files: the nine published models, which are TorchScript archives, and plain state dicts of its class.
+"""OpenAI's files: the nine published models, which are TorchScript archives, and plain state dicts of its class.
 
 What the weights do not say is fixed by OpenAI's code: QuickGELU, heads of 64 channels, LayerNorm epsilon 1e-5,
 features at the highest token id, and its image transform.
@@ -62,8 +61,7 @@ def is_openai_named(names) -> bool:
 
 
 def take_extras(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, int], list[str]]:
-    """
-    Take apart what a file of OpenAI's names holds: weights, sizes, and causal masks, which are no weights.
+    """Take apart what a file of OpenAI's names holds: weights, sizes, and causal masks, which are no weights.
 
     Returns:
         The weights, the sizes by name (`input_resolution`, `context_length`, `vocab_size`), and the names left out.
@@ -120,8 +118,7 @@ def _heads(width: int, given: int | None, option: str) -> int:
 
 
 def config_from_shapes(tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], options: SourceOptions):
-    """
-    The configuration that weights of OpenAI's names have.
+    """The configuration that weights of OpenAI's names have.
 
     Args:
         tensors (`Mapping[str, StoredTensor]`): the weights; only their shapes are looked at.
@@ -206,8 +203,7 @@ def image_processor_of(image_size: int) -> ClipHFImageProcessor:
 
 
 def read(tensors: Mapping[str, StoredTensor], source: str, options: SourceOptions) -> Checkpoint:
-    """
-    A checkpoint from the tensors of a file of OpenAI's.
+    """A checkpoint from the tensors of a file of OpenAI's.
 
     Raises:
         ValueError: if they are not those of a CLIP, something is missing or left over, or an option is given that is
@@ -237,8 +233,7 @@ def read(tensors: Mapping[str, StoredTensor], source: str, options: SourceOption
 
 
 def check_expressible(checkpoint: Checkpoint) -> None:
-    """
-    Check that OpenAI's code computes what a model computes.
+    """Check that OpenAI's code computes what a model computes.
 
     Raises:
         ValueError: if the model has an option that OpenAI's code does not have; the message names all of them.
@@ -285,8 +280,7 @@ def _same(found, expected) -> bool:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> dict[str, StoredTensor]:
-    """
-    Write a TorchScript archive of the parameters, which OpenAI's `clip.load` opens. Returns the weights written.
+    """Write a TorchScript archive of the parameters, which OpenAI's `clip.load` opens. Returns the weights written.
 
     As in OpenAI's own archives, the sizes of the model are in it; its methods are not, so `jit=True` has no use.
 

@@ -15,9 +15,8 @@ from .weight_files import first_file, open_weights
 
 
 def is_foreign(path: str | os.PathLike) -> bool:
-    """
-    Whether a path is a local checkpoint that transformers' `from_pretrained` cannot read: a single file, or a folder
-    of open_clip's that is not one of transformers' as well.
+    """Whether a path is a local checkpoint that transformers' `from_pretrained` cannot read: a single file, or a
+    folder of open_clip's that is not one of transformers' as well.
     """
     if not isinstance(path, (str, os.PathLike)):
         return False
@@ -31,8 +30,7 @@ def lacks_config(path: str | os.PathLike) -> bool:
 
 
 def read_checkpoint(path: str | os.PathLike, options: SourceOptions | None = None) -> Checkpoint:
-    """
-    Read a checkpoint of any format; its weights stay in the file until they are used.
+    """Read a checkpoint of any format; its weights stay in the file until they are used.
 
     Args:
         path (`str` or `os.PathLike`): a file or a folder.

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The arithmetic of each format's own code, for the parity report of a conversion.
+"""The arithmetic of each format's own code, for the parity report of a conversion.
 
 - OpenAI's and open_clip's: plain functions on weights under their names, without any of our modules. Query,
   key and value stay one matrix, and torch's own multi-head attention is used, as in those codes.
@@ -168,8 +167,7 @@ def _attention_pool(weights: _Weights, x: torch.Tensor, heads: int) -> torch.Ten
 
 
 def streamed(build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> nn.Module:
-    """
-    A model without weights, each of whose modules reads its own before it runs and drops them after.
+    """A model without weights, each of whose modules reads its own before it runs and drops them after.
 
     Args:
         build (callable): makes the model; called on the meta device.

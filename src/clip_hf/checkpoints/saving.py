@@ -32,9 +32,8 @@ logger = logging.get_logger(__name__)
 def load(
     path: str | os.PathLike, *, dtype: torch.dtype | str = torch.float32, **options: Any
 ) -> tuple[ClipHFModel, Any]:
-    """
-    Load a checkpoint of any format: OpenAI's `.pt` (TorchScript archive or state dict), open_clip's folder, weights or
-    training checkpoint, a folder of transformers' `CLIPModel`, or one of ours.
+    """Load a checkpoint of any format: OpenAI's `.pt` (TorchScript archive or state dict), open_clip's folder, weights
+    or training checkpoint, a folder of transformers' `CLIPModel`, or one of ours.
 
     Args:
         path (`str` or `os.PathLike`): the file or folder.
@@ -73,8 +72,7 @@ def load(
 
 
 def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | None, *args: Any, **kwargs: Any) -> Any:
-    """
-    The model of a checkpoint, or a part of it, in evaluation mode.
+    """The model of a checkpoint, or a part of it, in evaluation mode.
 
     Args:
         checkpoint (`Checkpoint`): where from.
@@ -113,8 +111,7 @@ def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | No
 
 
 def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-    """
-    What `from_pretrained` of our models does with a path that transformers cannot read; `None` for other paths.
+    """What `from_pretrained` of our models does with a path that transformers cannot read; `None` for other paths.
 
     Raises:
         FileNotFoundError: if nothing is there, and no repo on the hub can have that name.
@@ -130,8 +127,7 @@ def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: An
 
 
 def processor_from_pretrained(path: str | os.PathLike) -> Any:
-    """
-    What `ClipHFProcessor.from_pretrained` does with a path that transformers cannot read; `None` for other paths.
+    """What `ClipHFProcessor.from_pretrained` does with a path that transformers cannot read; `None` for other paths.
 
     Raises:
         FileNotFoundError: if nothing is there, and no repo on the hub can have that name.
@@ -171,8 +167,7 @@ def save(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """
-    Write a model in a format: the whole is written, or nothing.
+    """Write a model in a format: the whole is written, or nothing.
 
     A model that [`load`] read from half precision, and whose values still are of half precision, is written in the
     dtypes that its file had; else every weight has the dtype that it has in the model.

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-transformers' folders: `CLIPModel`, in one file or in shards, and single towers for other programs; and our own.
+"""transformers' folders: `CLIPModel`, in one file or in shards, and single towers for other programs; and our own.
 
 The weights have the same names in both, so reading is a check of names and shapes. What transformers' CLIP cannot
 compute (a ResNet tower) is refused.
@@ -75,8 +74,7 @@ def holds_clip(folder: Path) -> bool:
 
 
 def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) -> Checkpoint:
-    """
-    Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`.
+    """Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`.
 
     Raises:
         ValueError: if its config is not one of a whole CLIP, or a weight is missing, left over or of another shape.
@@ -173,8 +171,7 @@ def write_ours(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
 
 
 def config_to_transformers(checkpoint: Checkpoint) -> transformers.CLIPConfig:
-    """
-    transformers' configuration for our model.
+    """transformers' configuration for our model.
 
     Raises:
         ValueError: if the vision tower is a ResNet, which transformers' CLIP does not have.
@@ -203,8 +200,7 @@ def _text_config(config: ClipHFConfig) -> transformers.CLIPTextConfig:
 
 
 def write(checkpoint: Checkpoint, folder: Path, tower: str | None = None) -> dict[str, StoredTensor]:
-    """
-    Write a folder that transformers loads without this library.
+    """Write a folder that transformers loads without this library.
 
     Args:
         checkpoint (`Checkpoint`): what to write.

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Open files of weights: safetensors, pickles of torch and TorchScript archives, of one piece or in shards.
+"""Open files of weights: safetensors, pickles of torch and TorchScript archives, of one piece or in shards.
 
 Nothing that is in a file is executed: pickles are loaded with `weights_only=True`, TorchScript archives as
 `safe_torchscript.py` describes.
@@ -47,8 +46,7 @@ TRANSFORMERS_WEIGHT_NAMES = (
 
 @dataclass
 class WeightFile:
-    """
-    The tensors of a file or of shards.
+    """The tensors of a file or of shards.
 
     Args:
         kind (`str`): `"safetensors"`, `"pickle"` or `"torchscript"`.
@@ -62,8 +60,7 @@ class WeightFile:
 
 
 def open_weights(path: Path) -> WeightFile:
-    """
-    Open a file of weights. Its content decides its kind, not its name.
+    """Open a file of weights. Its content decides its kind, not its name.
 
     Args:
         path (`Path`): a file, or the `*.index.json` of shards, which lie beside it.

@@ -26,8 +26,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def check_destination(path: Path, format: str, tower: str | None, overwrite: bool) -> None:
-    """
-    Check what can be checked before any work.
+    """Check what can be checked before any work.
 
     Raises:
         FileExistsError: if something is at `path` and `overwrite` is off.
@@ -67,8 +66,7 @@ def _check_what_is_there(path: Path, format: str, overwrite: bool) -> None:
 
 
 def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -> None:
-    """
-    Check that a format can hold a model, before any work.
+    """Check that a format can hold a model, before any work.
 
     Raises:
         ValueError: if it has no counterpart to an option of the model; the message says which formats have.
@@ -111,8 +109,7 @@ def _notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
 
 
 def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -> Checkpoint:
-    """
-    The same checkpoint with its floating weights in another dtype.
+    """The same checkpoint with its floating weights in another dtype.
 
     Half precision is what the code of the format does with it: OpenAI's and open_clip's keep norms and embeddings in
     float32, ours keeps BatchNorm.
@@ -163,8 +160,7 @@ def size_in_bytes(tensors: Mapping[str, StoredTensor]) -> int:
 
 @contextmanager
 def write_checkpoint(checkpoint: Checkpoint, path: Path, format: str, tower: str | None = None) -> Iterator[Path]:
-    """
-    Write a checkpoint; on entering it lies under a temporary name, and takes its place when the block ends well.
+    """Write a checkpoint; on entering it lies under a temporary name, and takes its place when the block ends well.
 
     Returns:
         `Path` (on entering): the temporary file or folder.

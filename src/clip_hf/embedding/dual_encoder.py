@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -335,9 +335,15 @@ class DualEncoder(ABC):
         """As `text_batches`; features need not be normalised."""
 
 
-def checked_texts(texts: Sequence[str]) -> list[str]:
+def checked_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     """
     The texts as a list.
+
+    Args:
+        texts (`Iterable[str]`):
+            The texts.
+        first (`int`, *optional*, defaults to 0):
+            The number of the first one, for messages.
 
     Raises:
         TypeError: if one is no string.
@@ -348,7 +354,7 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     texts = list(texts)
     if not texts:
         raise ValueError("There are no texts: the list is empty.")
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise TypeError(f"Text {index} is {text!r:.80}, a {type(text).__name__}; texts must be strings.")
     return texts

@@ -14,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import distributed
 
-from ..embedding.bulk_encoding import EncodingOptions, encode_readable_images
+from ..embedding.bulk_encoding import encode_readable_images
 from ..embedding.dual_encoder import DualEncoder
+from ..embedding.feature_stream import EncodingOptions
 from ..embedding.load_encoder import load_dual_encoder
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card.card import ModelCardDetails, write_model_card

@@ -61,8 +61,7 @@ def architecture_label(config: ClipHFConfig) -> str:
 
 
 def public_name(name: str) -> str:
-    """
-    What stands for a model or data in public.
+    """What stands for a model or data in public.
 
     Folders of this machine help no reader, and may name a person; queries and the like may hold a password.
 

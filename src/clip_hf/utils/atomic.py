@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Write files and folders completely or not at all, even if the process is killed or the power fails.
+"""Write files and folders completely or not at all, even if the process is killed or the power fails.
 
 New content is written under a temporary name beside its destination, flushed to disk, and renamed. An existing folder
 is first renamed out of the way and removed afterwards, so one of the two is always complete. Temporary names contain
@@ -65,8 +64,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 
 def remove_folder(folder: str | os.PathLike, name: str | os.PathLike | None = None) -> None:
-    """
-    Remove a folder. It is renamed first, so no other process ever sees half of it.
+    """Remove a folder. It is renamed first, so no other process ever sees half of it.
 
     Args:
         folder (`str` or `os.PathLike`):
@@ -88,8 +86,7 @@ def _delete(path: Path) -> None:
 
 
 def move_into_place(temporary: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """
-    Rename a finished temporary folder to its final name, replacing a folder of that name.
+    """Rename a finished temporary folder to its final name, replacing a folder of that name.
 
     Args:
         temporary (`str` or `os.PathLike`):
@@ -124,9 +121,8 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
-    """
-    Clean up after killed processes: remove their temporary files for `path`, and put back a folder that they had set
-    aside if nothing took its place.
+    """Clean up after killed processes: remove their temporary files for `path`, and put back a folder that they had
+    set aside if nothing took its place.
 
     Files of a running process on this machine stay. Files of another machine stay for a day after their last change.
 
@@ -189,8 +185,7 @@ def _is_abandoned(leftover: Path, machine: str, process: int) -> bool:
 
 @contextmanager
 def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """
-    Yield an empty folder to write into; it replaces `folder` when the block ends without an error.
+    """Yield an empty folder to write into; it replaces `folder` when the block ends without an error.
 
     After an error the old `folder` is unchanged. The same holds if the process dies; if it died between the two
     renames, the next call puts the old folder back.
@@ -221,8 +216,7 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
-    """
-    Yield the name of a file to write; it replaces `path` when the block ends without an error.
+    """Yield the name of a file to write; it replaces `path` when the block ends without an error.
 
     After an error, or if the process dies, the old file is unchanged.
 

@@ -6,8 +6,7 @@ import torch
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """
-    The dtype that a user asks for.
+    """The dtype that a user asks for.
 
     Args:
         dtype (`torch.dtype` or `str`, *optional*):

@@ -15,8 +15,7 @@ def check_regular(path: str | os.PathLike) -> None:
 
 
 def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int | None = None) -> str:
-    """
-    The content of a text file.
+    """The content of a text file.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -47,8 +46,7 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
 def read_json(
     path: str | os.PathLike, kind: type = object, what: str | None = None, max_bytes: int | None = None
 ) -> Any:
-    """
-    The content of a JSON file.
+    """The content of a JSON file.
 
     Args:
         path (`str` or `os.PathLike`):

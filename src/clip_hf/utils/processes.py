@@ -11,8 +11,7 @@ from accelerate.utils import gather_object
 
 
 class SharedOutcome:
-    """
-    A context manager that keeps an error of its block until [`SharedOutcome.gather`], which every process calls.
+    """A context manager that keeps an error of its block until [`SharedOutcome.gather`], which every process calls.
 
     A process that raised at once would leave the others waiting for it.
 
@@ -33,8 +32,7 @@ class SharedOutcome:
         return self.error is not None
 
     def gather(self, value: Any = None) -> list[Any]:
-        """
-        Every process's `value`, in the order of the processes.
+        """Every process's `value`, in the order of the processes.
 
         Raises:
             Exception: this process's own error.
@@ -51,8 +49,7 @@ class SharedOutcome:
 
 
 def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
-    """
-    Join the other processes of a launch; a process that was started alone stays alone.
+    """Join the other processes of a launch; a process that was started alone stays alone.
 
     Args:
         cpu (`bool`, *optional*, defaults to `False`):
@@ -81,8 +78,7 @@ def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
 
 
 def check_launch(accelerator: Accelerator) -> None:
-    """
-    Refuse to go on when the processes that were launched do not know each other: each would do all the work alone.
+    """Refuse to go on when the processes that were launched do not know each other: each would do all the work alone.
 
     Args:
         accelerator (`Accelerator`):

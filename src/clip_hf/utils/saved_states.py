@@ -8,8 +8,7 @@ from typing import Any
 
 
 def check_kinds(value: Any, kind: Any, where: str) -> None:
-    """
-    Check the types of nested values.
+    """Check the types of nested values.
 
     Args:
         value (`Any`):

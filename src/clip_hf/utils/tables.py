@@ -20,8 +20,7 @@ _UNLIMITED = 10_000
 
 
 def draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """
-    Draw a table for where standard output goes.
+    """Draw a table for where standard output goes.
 
     A terminal gets it as wide as the terminal at most, with the title and column names in bold. A pipe or a file gets
     unwrapped text without escape codes. Columns whose cells are all figures or empty are aligned to the right.

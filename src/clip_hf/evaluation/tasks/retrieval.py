@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
+from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
+from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
@@ -149,28 +150,26 @@ class RetrievalResult(EvaluationResult):
         """Recall against k in both directions, beside that of a random order."""
         with new_figure(self.plot_title(), 4.6) as figure:
             axes = figure.subplots()
-            counts, random_order = _right_counts(self.image_of_text, self.text_ids), {}
-            for name, ranks, style, colour in (
-                ("image_to_text", self.image_to_text_ranks, "o-", COLOURS[0]),
-                ("text_to_image", self.text_to_image_ranks, "s--", COLOURS[1]),
-            ):
-                chance = random_order_recalls(*counts[name], _CURVE)
-                ks = np.arange(1, len(chance) + 1)
-                recalls = np.bincount(ranks, minlength=len(ks))[: len(ks)].cumsum() / len(ranks)
-                marked = [k - 1 for k in _MARKED if k <= len(ks)]
-                label = name.replace("_", " ")
-                axes.plot(ks, 100 * recalls, style, color=colour, markevery=marked, label=label)
-                random_order[f"{label}, random order"] = (ks, 100 * chance, colour)
-            (ks, first, _), (other_ks, second, _) = random_order.values()
-            if len(ks) == len(other_ks) and np.allclose(first, second):  # as with one caption for each image
-                random_order = {"random order": (ks, first, COLOURS[-1])}
-            for label, (ks, chance, colour) in random_order.items():
-                axes.plot(ks, chance, linestyle=":", color=colour, label=label)
+            ranks = {"image_to_text": self.image_to_text_ranks, "text_to_image": self.text_to_image_ranks}
+            counts = _right_counts(self.image_of_text, self.text_ids)
+            chance = {name: 100 * random_order_recalls(*counts[name], _CURVE) for name in ranks}
+            same_chance = all(np.array_equal(curve, chance["image_to_text"]) for curve in chance.values())
+            for name, style in (("image_to_text", "o-"), ("text_to_image", "s--")):
+                label, size = name.replace("_", " "), len(chance[name])
+                recalls = 100 * np.bincount(ranks[name], minlength=size)[:size].cumsum() / len(ranks[name])
+                marked = [k - 1 for k in _MARKED if k <= size]
+                axes.plot(np.arange(1, size + 1), recalls, style, markevery=marked, label=label)
+            # With one caption an image a random order is equally good in both directions.
+            shown = {"random order": chance["text_to_image"]} if same_chance else chance
+            for (name, curve), colour in zip(shown.items(), COLOURS):
+                label = name if same_chance else f"{name.replace('_', ' ')}, random order"
+                colour = COLOURS[-1] if same_chance else colour
+                axes.plot(np.arange(1, len(curve) + 1), curve, linestyle=":", color=colour, label=label)
             axes.set(xscale="log", xlabel="k, number of candidates returned", ylabel="recall at k (%)", ylim=(0, 102))
             ticks = [k for k in _MARKED if k <= max(self.num_images, self.num_texts)]
             axes.set_xticks(ticks, map(str, ticks))
             axes.set_xticks([], minor=True)
-            sizes = f"{counted(self.num_images, 'image')}, {counted(self.num_texts, 'caption')}"
+            sizes = f"{counted(self.num_images, 'image')}, {counted(self.num_texts, 'text')}"
             axes.set_title(f"Queries with a right candidate among the first k; {sizes}")
             axes.legend(loc="center right")
         return figure

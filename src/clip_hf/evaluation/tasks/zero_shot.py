@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
+from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
 from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ...utils.figures import WIDTH, new_figure
