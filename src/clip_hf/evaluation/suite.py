@@ -180,7 +180,7 @@ def run_suite(
         _remove_results(Path(options.output_dir))
     results = []
     for job in jobs:
-        result = _RUNS[job.task](encoder, job.data, options, encoding)
+        result = _RUNS[job.task](encoder, job.data, options, replace(encoding, stage=job.task))
         result.save(options.output_dir)
         report(f"\n{result.terminal_table()}")
         results.append(result)
