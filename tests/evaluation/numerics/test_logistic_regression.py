@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from clip_hf.evaluation.numerics import lbfgs
+from clip_hf.evaluation.numerics import newton
 from clip_hf.evaluation.numerics.logistic_regression import (
     LogisticRegressionOptions,
     RegularizationPath,
@@ -191,7 +191,7 @@ def test_starting_from_other_penalties_changes_nothing_but_the_time(size):
 @pytest.mark.parametrize("shape", [(60, 20), (20, 60)])
 def test_rotation_keeps_the_rows_up_to_their_mean(shape):
     features = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 3
-    problem = lbfgs.Problem(features, np.arange(shape[0]) % 3, 3)
+    problem = newton.Problem(features, np.arange(shape[0]) % 3, 3)
     problem.rotate()
     assert problem.rows.shape == (shape[0], min(shape) + 1)
     centred = features - features.mean(0)
@@ -201,29 +201,54 @@ def test_rotation_keeps_the_rows_up_to_their_mean(shape):
     assert (gram - gram.diagonal().diag()).abs().max() < 1e-10 * gram.diagonal().max()
 
 
-def test_direction_is_that_of_the_two_loops():
-    generator = torch.Generator().manual_seed(0)
-    hessian = torch.randn(12, 12, dtype=torch.float64, generator=generator)
-    hessian = hessian @ hessian.T + torch.eye(12, dtype=torch.float64)
-    initial = torch.rand(3, 4, dtype=torch.float64, generator=generator) + 0.1
-    history, pairs = lbfgs._History(initial), []
-    for _ in range(14):  # more than it remembers
-        step = torch.randn(12, dtype=torch.float64, generator=generator)
-        pairs.append((step, hessian @ step))
-        history.add(step.view(3, 4), pairs[-1][1].view(3, 4))
-    gradient = torch.randn(12, dtype=torch.float64, generator=generator)
-    expected, factors = gradient.clone(), []
-    for step, change in reversed(pairs[-10:]):
-        factors.append((step @ expected) / (step @ change))
-        expected = expected - factors[-1] * change
-    # The diagonal is scaled to agree with the last step.
-    step, change = pairs[-1]
-    scale = (step @ change) / (change @ (initial.flatten() * change))
-    expected = scale * initial.flatten() * expected
-    for (step, change), factor in zip(pairs[-10:], reversed(factors)):
-        expected = expected + step * (factor - (change @ expected) / (step @ change))
-    found = history.direction(gradient.view(3, 4), initial, balanced=False)
-    torch.testing.assert_close(found, -expected.view(3, 4), rtol=1e-9, atol=1e-12)
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_newton_step_solves_with_the_hessian(several, weighted, monkeypatch):
+    features, labels = several_labels(60, 6) if several else clusters(60, 6, 4)
+    weights = np.random.default_rng(1).uniform(0.5, 2, 60) if weighted else None
+    problem = newton.Problem(torch.from_numpy(features), labels, 4, weights=weights)
+    problem.rotate()
+    penalties = torch.full((1, 7), 0.3, dtype=torch.float64)
+    penalties[:, -1] = 0
+    rows = torch.ones(60, dtype=torch.float64) if weights is None else torch.from_numpy(weights)
+
+    def value(flat: torch.Tensor) -> torch.Tensor:
+        position = flat.view(4, 7)
+        logits = position @ problem.rows.T
+        if several:
+            targets = torch.from_numpy(labels).double()
+            losses = torch.nn.functional.binary_cross_entropy_with_logits(logits.T, targets, reduction="none").sum(1)
+        else:
+            losses = torch.nn.functional.cross_entropy(logits.T, torch.from_numpy(labels), reduction="none")
+        return (rows * losses).sum() + (penalties * position.square()).sum() / 2
+
+    position = torch.randn(4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    position -= 0 if several else position.mean(0)
+    gradient, hessian = (function(value)(position.flatten()) for function in (torch.func.grad, torch.func.hessian))
+    exact = -(torch.linalg.pinv(hessian, hermitian=True, rtol=1e-13) @ gradient).view(4, 7)
+    monkeypatch.setattr(newton, "_FORCING", 0.0)
+    point = newton.Point(problem, penalties, position, position @ problem.rows.T)
+    step, change, _ = point.newton_step(1e-9, 200)
+    torch.testing.assert_close(point.gradient, gradient.view(4, 7), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(step, exact, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(change, step @ problem.rows.T, rtol=1e-9, atol=1e-9)
+
+
+def test_a_step_that_overshoots_is_shortened():
+    features, labels = clusters(60, 6, 3)
+    problem = newton.Problem(torch.from_numpy(features), labels, 3)
+    problem.rotate()
+    penalties = torch.full((1, 7), 0.1, dtype=torch.float64)
+    start = torch.zeros(3, 7, dtype=torch.float64)
+    point = newton.Point(problem, penalties, start, start @ problem.rows.T)
+    step, change, _ = point.newton_step(1e-9, 200)
+    assert point.step_length(step, change) == 1.0
+    length = point.step_length(50 * step, 50 * change)
+    assert 0.001 < length < 0.1
+    after = newton.Point(problem, penalties, 50 * length * step, 50 * length * change)
+    assert after.loss + after.penalty < point.loss + point.penalty
+    # Uphill there is no length.
+    assert point.step_length(-step, -change) is None
 
 
 def test_too_few_iterations_are_reported():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .lbfgs import Minimum, Problem, minimise
+from .newton import Minimum, Problem, minimise
 
 
 # Solved penalties between which the start for another one is interpolated.
