@@ -164,7 +164,7 @@ class RobustnessResult(EvaluationResult):
         """
         columns = len(self.shifts) if len(self.shifts) < 3 else 4 if len(self.shifts) in (4, 7) else 3
         rows = -(-len(self.shifts) // columns)
-        title = f"Robustness to natural distribution shift: {model_label(self.model)}".rstrip(": ")
+        title = f"Effective robustness to natural distribution shift: {model_label(self.model)}".rstrip(": ")
         with new_figure(title, 1.1 + 2.7 * rows, max(WIDTH, 2.7 * columns)) as figure:
             axes = figure.subplots(rows, columns, squeeze=False).ravel()
             for axis, (name, shift) in zip(axes, self.shifts.items()):
