@@ -35,6 +35,7 @@ from .planning import check_plan, describe_plan, fit_batch_size, num_steps_of
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
 from .training_checkpoints import Checkpoints, Restored
+from .training_figure import plot_training
 from .training_log import TrainingLog
 from .training_setup import (
     build_loader,
@@ -92,6 +93,7 @@ __all__ = [
     "make_logit_scale_shardable_",
     "num_steps_of",
     "parse_options",
+    "plot_training",
     "prepare_model",
     "prepare_output_dir",
     "push_model",
