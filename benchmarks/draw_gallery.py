@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Draw the pictures of the documentation, docs/images/*.png, from what `make demo` left: `make gallery`.
 
-The three pictures of the demo are copied. The demo's two models are evaluated on OpenMoji, and compared. Robustness and
+The three pictures of the demo are copied. The demo's two models are evaluated on OpenMoji and compared. Robustness and
 scaling are drawn from published figures. All pictures are 1,200 pixels wide, and of 256 colours, to keep them small.
 """
 

@@ -32,11 +32,10 @@ from transformers import pipeline
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
 from clip_hf.evaluation import plot_predictions, plot_similarities
-from clip_hf.training import TrainingOptions, load_training_data, parse_options, plot_training
+from clip_hf.training import TrainingOptions, load_training_data, parse_options, plot_training, train
 from clip_hf.utils.failures import reported_failures
 from clip_hf.utils.figures import save_figure
 from clip_hf.utils.tables import draw_table
-from train_clip import train
 
 
 TOWERS = {"ResNet": "demo_resnet.yaml", "ViT": "demo.yaml"}
@@ -179,7 +178,9 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     """Run the demo; returns the accuracies by tower and prompts."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"), help="folder for all that is made")
-    parser.add_argument("--dataset", default="openmoji", help="another data set for the trainings, as in the recipes")
+    parser.add_argument(
+        "--dataset", default="openmoji", help="another data set for the trainings, as in `clip-hf train`"
+    )
     parser.add_argument("--epochs", type=int, help="passes over the data, instead of the recipes'")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")
     parser.add_argument("--quick", action="store_true", help="two small steps of training, to see that all parts run")
