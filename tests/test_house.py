@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     "loss_clip_hf",
     "architectures_clip_hf",
-    "configuration_checks_clip_hf",
+    "checks_clip_hf",
     "configuration_clip_hf",
     "modeling_clip_hf_base",
     "modeling_clip_hf_resnet",

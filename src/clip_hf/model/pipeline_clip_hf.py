@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Zero-shot image classification as a transformers pipeline."""
 
-import difflib
 import math
 import os
 import threading
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
+from .checks_clip_hf import did_you_mean
 from .image_processing_clip_hf import is_unset, opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import upright
@@ -190,8 +190,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         known = {*CALL_OPTIONS, *_FACTORY_OPTIONS, *image_options}
         unknown = [name for name in kwargs if name not in known and not is_unset(name, kwargs[name], known)]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], [*CALL_OPTIONS, *image_options], n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(unknown[0], [*CALL_OPTIONS, *image_options])
             more = " and those of the image processor" if image_options else ""
             names = ", ".join(CALL_OPTIONS)
             raise TypeError(f"There is no option {unknown[0]!r}.{hint} The options are: {names}{more}.")
