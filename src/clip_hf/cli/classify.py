@@ -179,9 +179,7 @@ def _as_text(path: str, predictions: Predictions) -> str:
     cells = [
         (entry["label"], f"{entry['score']:.1%}", "█" * round(entry["score"] * _BAR_WIDTH)) for entry in predictions
     ]
-    return _printable(
-        draw_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")])
-    )
+    return _printable(draw_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")]))
 
 
 def _printable(text: str) -> str:
