@@ -8,6 +8,7 @@ from ..utils.extras import require_extra
 require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
 from .comparison import Comparison, compare_results, load_results
+from .example_figures import plot_predictions, plot_similarities
 from .numerics.caption_scores import clip_score, ref_clip_score
 from .numerics.logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
 from .numerics.metrics import (
@@ -140,6 +141,8 @@ __all__ = [
     "mean_per_class_accuracy",
     "median_rank",
     "per_class_accuracy",
+    "plot_predictions",
+    "plot_similarities",
     "recall_at_k",
     "ref_clip_score",
     "retrieval_ranks",

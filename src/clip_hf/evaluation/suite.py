@@ -159,7 +159,8 @@ def run_suite(
         _remove_results(Path(options.output_dir))
     results = []
     for job in jobs:
-        result = job.task.run(encoder, job.parts, options)
+        staged = replace(options, encoding=replace(encoding, stage=job.task.name))
+        result = job.task.run(encoder, job.parts, staged)
         result.save(options.output_dir)
         report(f"\n{result.terminal_table()}")
         results.append(result)

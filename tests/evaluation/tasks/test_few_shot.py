@@ -240,7 +240,7 @@ def test_bad_input_is_named(data):
         fit(train[keep], labels[keep], test, test_labels, shots=(1, 4), options=names)
     cases = [
         ((train[labels < 5], labels[labels < 5], test, test_labels), {}, "no row of 1 of 6 classes: 5"),
-        ((train, labels, test[:, 1:], test_labels), {}, "23 features a row where others have 24"),
+        ((train, labels, test[:, 1:], test_labels), {}, "23 columns where others have 24"),
         ((train, np.stack([labels == 0] * 2, 1), test, test_labels), {}, "few-shot needs one class an image"),
         ((train, labels, test, test_labels), {"shots": (0, 1)}, "shots from 1"),
         ((train, labels, test, test_labels), {"seeds": ()}, "at least one of each"),

@@ -249,8 +249,8 @@ def test_bad_input_is_named():
     broken[4] = np.nan
     several = np.stack([y == 0, y == 1], 1)
     cases = [
-        ((train, y, val[:, 1:], v, test, t), {}, "validation_features have 63 features a row where others have 64"),
-        ((train, y, val, v, broken, t), {}, "test_features have NaN or infinite values in 1 of 30 rows.*row 4"),
+        ((train, y, val[:, 1:], v, test, t), {}, "validation_features have 63 columns where others have 64"),
+        ((train, y, val, v, broken, t), {}, "test_features have NaN or infinite values in row 4"),
         ((train, y, val[:0], v[:0], test, t), {}, "validation_features have shape"),
         ((train, y, val, None, test, t), {}, "only one of features and labels"),
         ((train, y, val, v, None, None), {}, "The test split is missing"),

@@ -19,6 +19,7 @@ from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.wording import counted
 from ..numerics.metric_inputs import as_numbers
+from ..numerics.statistics import percentile_interval
 from .bias_results import Disparity, GroupAccuracy, GroupShares, LabelProbeResult, LabelSetChange, LabelSetComparison
 from .zero_shot import class_embeddings, class_notes
 
@@ -242,7 +243,11 @@ def _shares(
         in_group = members[values == value]
         shares = in_group.mean(axis=0)
         drawn = _resampled_shares(shares, len(in_group), options, generator)
-        intervals = {name: _interval(drawn[:, column], options) for column, name in enumerate(names) if len(drawn)}
+        intervals = {
+            name: percentile_interval(drawn[:, column], options.confidence)
+            for column, name in enumerate(names)
+            if len(drawn)
+        }
         groups.append(
             GroupShares(attribute, value, len(in_group), dict(zip(names, shares.tolist(), strict=True)), intervals)
         )
@@ -254,12 +259,6 @@ def _resampled_shares(
 ) -> np.ndarray:
     """Shares in resamples of a group, (resamples, ...): drawing rows of yes and no is drawing a binomial number."""
     return generator.binomial(size, np.broadcast_to(shares, (options.resamples, *np.shape(shares)))) / size
-
-
-def _interval(drawn: np.ndarray, options: LabelProbeOptions) -> tuple[float, float]:
-    tails = (1 - options.confidence) / 2
-    low, high = np.quantile(drawn, [tails, 1 - tails])
-    return float(low), float(high)
 
 
 def _disparities(
@@ -277,7 +276,7 @@ def _disparities(
         difference, interval, p_value = float(shares[high] - shares[low]), None, None
         if options.resamples:
             drawn = [_resampled_shares(shares[each], sizes[each], options, generator) for each in (high, low)]
-            interval = _interval(drawn[0] - drawn[1], options)
+            interval = percentile_interval(drawn[0] - drawn[1], options.confidence)
             p_value = _p_value(np.rint(shares * sizes).astype(np.int64), sizes, options, generator)
         found.append(
             Disparity(large[0].attribute, name, large[high].value, large[low].value, difference, interval, p_value)
@@ -329,7 +328,7 @@ def _accuracies(
         for attribute, value, rows in parts:
             accuracy, size = float(right[rows].mean()), int(rows.sum())
             drawn = _resampled_shares(np.float64(accuracy), size, options, generator)
-            interval = _interval(drawn, options) if options.resamples else None
+            interval = percentile_interval(drawn, options.confidence) if options.resamples else None
             found.append(GroupAccuracy(target, attribute, value, size, accuracy, interval))
     return found
 
@@ -484,7 +483,7 @@ def compare_label_sets(
                 # An image enters, leaves or neither: the three numbers of a resample are multinomial.
                 gained, lost = (two & ~one).mean(), (one & ~two).mean()
                 drawn = generator.multinomial(group.size, [gained, lost, max(0.0, 1 - gained - lost)], resamples)
-                interval = _interval((drawn[:, 0] - drawn[:, 1]) / group.size, options)
+                interval = percentile_interval((drawn[:, 0] - drawn[:, 1]) / group.size, options.confidence)
             shares = float(one.mean()), float(two.mean())
             changes.append(LabelSetChange(group.attribute, group.value, name, group.size, *shares, interval))
     return LabelSetComparison(changes)

@@ -19,7 +19,7 @@ from _clip_hf_cli import VERSION
 from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
-from ...utils.tables import format_table
+from ...utils.tables import draw_table
 from ...utils.wording import safe_name
 from .metric_labels import model_label, task_label
 
@@ -131,7 +131,7 @@ class EvaluationResult:
         columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
         rows = [row[: len(columns)] for row in self.table_rows()]
         title = f"{self.task}: {self.model} on {self.data} ({self.split})"
-        return "\n\n".join([format_table(title, columns, rows), *self.notes])
+        return "\n\n".join([draw_table(title, columns, rows), *self.notes])
 
     def plot_title(self) -> str:
         """What was evaluated, in words."""

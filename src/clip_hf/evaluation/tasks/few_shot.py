@@ -20,10 +20,10 @@ from ..numerics.logistic_regression import (
     LogisticRegressionOptions,
     RegularizationPath,
     check_all_classes,
-    check_features,
     check_labels,
     num_classes_of,
 )
+from ..numerics.metric_inputs import check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings
@@ -507,15 +507,15 @@ class _Run:
     def __init__(self, train: tuple, test: tuple, text_classifier: Features | None, options: FewShotOptions):
         self.options = options
         self.features, self.test_features = train[0], test[0]
-        check_features(self.features, "train_features")
+        check_matrix(self.features, "train_features")
         width = self.features.shape[1]
-        check_features(self.test_features, "test_features", width)
+        check_matrix(self.test_features, "test_features", width=width)
         self.labels = self._labels(train[1], len(self.features), "train_labels")
         self.test_labels = self._labels(test[1], len(self.test_features), "test_labels")
         known = [self.labels, self.test_labels]
         self.validation = None
         if options.validation is not None:
-            check_features(options.validation[0], "validation features", width)
+            check_matrix(options.validation[0], "validation features", width=width)
             labels = self._labels(options.validation[1], len(options.validation[0]), "validation labels")
             self.validation = (options.validation[0], labels)
             known.append(labels)
@@ -537,7 +537,7 @@ class _Run:
     def _text(self, text_classifier: Features | None, norm: float, width: int) -> np.ndarray | None:
         if text_classifier is None:
             return None
-        check_features(text_classifier, "text_classifier", width)
+        check_matrix(text_classifier, "text_classifier", width=width)
         if len(text_classifier) != self.num_classes:
             raise ValueError(
                 f"text_classifier has {len(text_classifier)} rows, but there are {self.num_classes} classes."

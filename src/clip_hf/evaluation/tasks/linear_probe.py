@@ -19,10 +19,10 @@ from ..numerics.logistic_regression import (
     LogisticRegressionOptions,
     RegularizationPath,
     check_all_classes,
-    check_features,
     check_labels,
     num_classes_of,
 )
+from ..numerics.metric_inputs import check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS, bootstrap_interval
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings
@@ -81,7 +81,7 @@ class LinearProbeFit:
         rows (`int`):
             Rows it was fitted to.
         iterations (`int`):
-            L-BFGS iterations.
+            Iterations; see [`LinearClassifier`].
         gradient_norm (`float`):
             Norm of the objective's gradient per row at the end.
         converged (`bool`):
@@ -230,7 +230,7 @@ def linear_probe(
     """Fit a linear classifier to features and score it (Radford et al. 2021, section 3.2 and appendix A.3).
 
     - Features are an image tower's, *before* the projection into the space shared with texts.
-    - Logistic regression by L-BFGS, at most 1,000 iterations, with the L2 penalty lambda (scikit-learn's `1 / C`).
+    - Logistic regression, solved to its minimum, with the L2 penalty lambda (scikit-learn's `1 / C`).
     - lambda is chosen by [`search_lambda`] on the validation split.
     - The final classifier is fitted to train and validation together, and scored on the test split once.
 
@@ -481,7 +481,7 @@ def _splits(
         if features is None or labels is None:
             raise ValueError(f"The {name} split is missing; a linear probe needs its features and labels.")
         width = parts["train"].features.shape[1] if parts else None
-        check_features(features, f"{name}_features", width)
+        check_matrix(features, f"{name}_features", width=width)
         parts[name] = _Split(features, check_labels(labels, len(features), f"{name}_labels"))
     whole, tested = parts["train"], parts["test"]
     if "validation" in parts:

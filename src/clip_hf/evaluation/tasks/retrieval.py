@@ -19,7 +19,7 @@ from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
-from ..numerics.statistics import median_of_rows
+from ..numerics.statistics import median_of_rows, percentile_interval
 from ..registry.evaluation_data import CaptionedDataOptions, RetrievalData, load_retrieval
 from ..registry.labels import some
 from .evaluation_result import EvaluationResult
@@ -351,8 +351,7 @@ def _intervals(
             for k in options.ks:
                 drawn.setdefault(f"{name}_R@{k}", []).append(int(weights @ hits[name, k]) / total)
             drawn.setdefault(f"{name}_median_rank", []).append(medians[name](weights[owners][None])[0] + 1)
-    tails = (1 - options.confidence) / 2
-    return {name: tuple(map(float, np.quantile(values, [tails, 1 - tails]))) for name, values in drawn.items()}
+    return {name: percentile_interval(values, options.confidence) for name, values in drawn.items()}
 
 
 __all__ = [

@@ -7,7 +7,6 @@ A model's accuracy on ImageNet's variants is compared with that of standard mode
 Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,8 +16,10 @@ import numpy as np
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
+from ...model.checks_clip_hf import did_you_mean
 from ...utils.figures import COLOURS, WIDTH, new_figure
 from ..numerics.metrics import LogitLine, fit_logit_line, top_k_accuracy
+from ..numerics.statistics import percentile_interval
 from ..registry.dataset_registry import registry_name
 from ..registry.evaluation_data import ClassificationData, load_classification
 from .evaluation_result import EvaluationResult, format_difference, format_metric, points_text
@@ -163,7 +164,7 @@ class RobustnessResult(EvaluationResult):
         """
         columns = len(self.shifts) if len(self.shifts) < 3 else 4 if len(self.shifts) in (4, 7) else 3
         rows = -(-len(self.shifts) // columns)
-        title = f"Robustness to natural distribution shift: {model_label(self.model)}".rstrip(": ")
+        title = f"Effective robustness to natural distribution shift: {model_label(self.model)}".rstrip(": ")
         with new_figure(title, 1.1 + 2.7 * rows, max(WIDTH, 2.7 * columns)) as figure:
             axes = figure.subplots(rows, columns, squeeze=False).ravel()
             for axis, (name, shift) in zip(axes, self.shifts.items()):
@@ -334,8 +335,7 @@ def _check_names(by_name: Mapping[str, Any], what: str) -> None:
         )
     unknown = [name for name in by_name if name != "imagenet" and name not in SHIFT_TITLES]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], ("imagenet", *SHIFT_TITLES), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(unknown[0], ("imagenet", *SHIFT_TITLES))
         known = ", ".join(map(repr, ("imagenet", *SHIFT_TITLES)))
         raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set.{hint} There are {known}.")
     if "imagenet" not in by_name or len(by_name) < 2:
@@ -379,8 +379,7 @@ def _expected_interval(x: np.ndarray, y: np.ndarray, reference: float, seed: int
         rows = generator.integers(0, len(x), len(x))
         if len(set(x[rows])) > 1:
             predictions.append(float(fit_logit_line(x[rows], y[rows]).predict(reference)))
-    low, high = np.percentile(predictions, [2.5, 97.5])
-    return float(low), float(high)
+    return percentile_interval(predictions)
 
 
 # -------------------------------------------------------------------------------------------------------------- models

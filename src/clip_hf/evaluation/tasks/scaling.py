@@ -11,6 +11,7 @@ import numpy as np
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metric_inputs import as_array
+from ..numerics.statistics import percentile_interval
 from .evaluation_result import EvaluationResult
 
 
@@ -203,8 +204,6 @@ def fit_scaling(
     spread = ((y - y.mean()) ** 2).sum()
     left = ((y - intercept - slope * x) ** 2).sum()
     slopes = _resampled_slopes(x, errors, resample, np.random.default_rng(seed), resamples)
-    tails = (1 - confidence) / 2
-    low, high = np.quantile(slopes, [tails, 1 - tails])
     return ScalingResult(
         model=f"{len(names)} models",
         data=data,
@@ -214,7 +213,7 @@ def fit_scaling(
         slope=slope,
         intercept=intercept,
         r_squared=float(1 - left / spread) if np.ptp(y) else float("nan"),
-        slope_interval=(float(low), float(high)),
+        slope_interval=percentile_interval(slopes, confidence),
     )
 
 
