@@ -25,6 +25,7 @@ from .numerics.statistics import (
     mean_of_classes,
     median_of_rows,
     percentile_interval,
+    resampled_interval,
 )
 from .tasks.evaluation_result import (
     environment,
@@ -419,7 +420,7 @@ def _skipped(result: dict[str, Any]) -> dict[str, Any]:
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
     """95% interval of a statistic of the rows over resamples of their groups."""
     count = int(groups.max()) + 1
-    return percentile_interval(lambda weights: statistic(weights[:, groups]), count, resamples, 0.95, seed)
+    return resampled_interval(lambda weights: statistic(weights[:, groups]), count, resamples, 0.95, seed)
 
 
 def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -428,8 +429,7 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
     # Only a few kinds of groups occur, so a resample is a draw of how often each does.
     kinds, counts = np.unique(kinds, axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    low, high = np.quantile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [0.025, 0.975])
-    return float(low), float(high)
+    return percentile_interval((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
 
 
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
