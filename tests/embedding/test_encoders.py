@@ -301,7 +301,9 @@ def test_fingerprint_is_that_of_weights_settings_and_processing(tmp_path, tiny_p
     others.append(encoder.fingerprint)
     model.visual_projection.weight.data.mul_(2)  # torch does not count this
     others.append(encoder.fingerprint)
-    assert len({fingerprint, *others}) == 6
+    model.visual_projection.weight.data[0, 1] += 1e-3  # a single value
+    others.append(encoder.fingerprint)
+    assert len({fingerprint, *others}) == 7
 
 
 def test_what_decides_tokens_is_in_the_fingerprint(tmp_path, tiny_processor):

@@ -139,7 +139,7 @@ def test_the_limit_is_that_of_columns(encoder, with_length, places, share, fails
 
 def test_a_stream_of_unknown_length_stops_when_too_many_are_skipped(encoder):
     """After a thousand items, of which the share says something, not at the end; with a length at once."""
-    broken = itertools.chain((b"x" for _ in range(60)), itertools.repeat(png(0)))
+    broken = itertools.chain((b"x" for _ in range(60)), itertools.repeat(png(0), 1500))
     options = quiet(batch_size=20, max_skipped_share=0.05)
     with pytest.raises(ValueError, match="60 of 60 rows"):
         list(encode_image_stream(encoder, broken, options=options))

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Faults in encoders, encoding in bulk and stored features."""
+"""Faults in the encoding of images and texts, and in the store of features."""
 
 from .mutation import Mutation
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..utils.atomic import replaced_file
 from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
-from ..utils.tables import format_table
+from ..utils.tables import draw_table
 from ..utils.wording import counted
 from .numerics.statistics import (
     ROW_VALUES,
@@ -124,7 +124,7 @@ class Comparison:
     def terminal_tables(self) -> str:
         """All figures for a terminal, one table for each task and data."""
         tables = [
-            format_table(
+            draw_table(
                 f"{task}: {data}", ["metric", *self._columns()], [[row.metric, *self._cells(row)] for row in rows]
             )
             for (task, data), rows in self._groups().items()

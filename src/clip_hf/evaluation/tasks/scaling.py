@@ -25,8 +25,7 @@ _TICKS = 8
 
 @dataclass(kw_only=True)
 class ScalingResult(EvaluationResult):
-    """
-    A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
+    """A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
 
     Args:
         names (`list[str]`):
@@ -64,8 +63,7 @@ class ScalingResult(EvaluationResult):
         return self.errors.mean(axis=1)
 
     def error_at(self, compute: Any) -> Any:
-        """
-        What the line gives for an amount of compute.
+        """What the line gives for an amount of compute.
 
         Args:
             compute (`float` or array of any shape):
@@ -83,10 +81,12 @@ class ScalingResult(EvaluationResult):
         errors = 10 ** (self.intercept + self.slope * np.log10(amounts))
         return float(errors) if errors.ndim == 0 else errors
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Slope and R squared."""
         return {"slope": self.slope, "r_squared": self.r_squared}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The interval of the slope."""
         return {"slope": self.slope_interval}
@@ -147,8 +147,7 @@ def fit_scaling(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> ScalingResult:
-    """
-    Fit error against compute by least squares between their logarithms (Radford et al. 2021, section 3.1.5).
+    """Fit error against compute by least squares between their logarithms (Radford et al. 2021, section 3.1.5).
 
     The paper so found the mean zero-shot error of five ResNets over 39 evaluations on 36 datasets to fall along a line
     over a 44x range of compute, while single evaluations went up and down.
