@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import pipeline
+from transformers.utils import logging
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
@@ -183,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")
     parser.add_argument("--quick", action="store_true", help="two small steps of training, to see that all parts run")
     arguments = parser.parse_args(arguments)
+    logging.disable_progress_bar()  # of loading weights, which takes no time here
     output_dir = arguments.output_dir
     output_dir.mkdir(parents=True, exist_ok=True)
     options = {tower: tower_options(recipe, output_dir / tower.lower(), arguments) for tower, recipe in TOWERS.items()}
