@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     "loss_clip_hf",
     "architectures_clip_hf",
-    "configuration_checks_clip_hf",
+    "checks_clip_hf",
     "configuration_clip_hf",
     "modeling_clip_hf_base",
     "modeling_clip_hf_resnet",
@@ -62,7 +62,7 @@ FOLDERS = (
     "cli",
 )
 MAX_FOLDERS = 14
-MAX_ARROWS = 49
+MAX_ARROWS = 50
 
 # transformers exports the pipeline's file only where an exported file imports it, and nothing below the pipeline may
 # import it while it is itself being imported. So one import inside a function is allowed, of this module.

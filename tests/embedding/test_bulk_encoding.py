@@ -432,3 +432,18 @@ def test_every_field_of_an_identity_is_in_its_key():
     own = feature_cache.FeatureIdentity("encoder", "data", "image", 3)
     changes = ({"encoder": "other"}, {"data": "other"}, {"kind": "text"}, {"rows": 4})
     assert len({identity.key for identity in (own, *(replace(own, **change) for change in changes))}) == 5
+
+
+@pytest.mark.parametrize(
+    ("stage", "shown"), [("linear_probe", "linear_probe: birds (test): "), ("", "birds (test): ")]
+)
+def test_the_progress_bar_says_stage_data_and_unit(encoder, data, stage, shown, capsys):
+    options = EncodingOptions(stage=stage)
+    encode_readable_images(encoder, data, options=options, name="birds (test)")
+    error = capsys.readouterr().err
+    assert f"\r{shown}" in error and " images/s" in error
+    encode_text_list(encoder, CAPTIONS, options=options)
+    error = capsys.readouterr().err
+    assert f"\r{stage or encoder.name[-40:]}: " in error and " texts/s" in error
+    encode_readable_images(encoder, data, options=replace(options, progress=False))
+    assert capsys.readouterr().err == ""

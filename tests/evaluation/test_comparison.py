@@ -24,14 +24,17 @@ class Classified(EvaluationResult):
     targets: np.ndarray
     ranks: np.ndarray
 
+    @property
     def metrics(self):
         right = self.ranks < 1
         by_class = [right[self.targets == label].mean() for label in np.unique(self.targets)]
         return {"top1": float(right.mean()), "mean_per_class": float(np.mean(by_class)), "roc_auc": 0.5}
 
+    @property
     def intervals(self):
         return {"top1": (0.1, 0.9)}
 
+    @property
     def arrays(self):
         return {"targets": self.targets, "ranks": self.ranks}
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -112,7 +112,7 @@ def encode_readable_images(
         encoder, data, image_column, projected, options:
             As in [`encode_image_column`].
         name (`str`, *optional*):
-            What to call the data in messages.
+            What to call the data in messages and on the progress bar.
 
     Returns:
         [`ReadableImages`], the same on every process.
@@ -123,6 +123,7 @@ def encode_readable_images(
         RuntimeError: if another process failed, with its error.
     """
     options = options or EncodingOptions()
+    options = replace(options, stage=f"{options.stage}: {name}" if options.stage else name)
     skips = SkipCounter(options.max_skipped_share, min_rows=1)
     features = _encode_images(encoder, data, image_column, projected, options, skips)
     total = SkipCounter(options.max_skipped_share, min_rows=1)

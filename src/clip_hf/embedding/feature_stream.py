@@ -50,6 +50,9 @@ class EncodingOptions:
             batches.
         progress (`bool`, *optional*, defaults to `True`):
             Whether the main process shows a progress bar.
+        stage (`str`, *optional*):
+            What the progress bar says is going on, such as `"linear_probe"`; by default the end of the model's name.
+            [`encode_readable_images`] adds the name of the data.
         max_skipped_share (`float`, *optional*, defaults to 0.05):
             Images that cannot be read are skipped and counted in evaluations and streams, but more than this share of
             all images, and more than one, is an error. With 0 the first one is. [`encode_image_column`] skips none.
@@ -63,6 +66,7 @@ class EncodingOptions:
     cache_dir: str | os.PathLike | None = None
     accelerator: "Accelerator | None" = None
     progress: bool = True
+    stage: str = ""
     max_skipped_share: float = 0.05
 
     def __post_init__(self):
@@ -87,13 +91,14 @@ class EncodingOptions:
         """The bar of the main process; other processes, and all without `progress`, get one that shows nothing.
 
         Args:
-            model (`str`): the model's name, of which the end is shown.
+            model (`str`): the model's name, whose end is shown if there is no `stage`.
             unit (`str`): what is counted.
             total (`int`, *optional*): how many there are; None if that is not known.
             initial (`int`, *optional*, defaults to 0): how many are done.
         """
         hidden = not self.progress or self.process != 0
-        return tqdm(total=total, initial=initial, unit=unit, desc=model[-40:], leave=False, disable=hidden)
+        stage = self.stage or model[-40:]
+        return tqdm(total=total, initial=initial, unit=f" {unit}", desc=stage, leave=False, disable=hidden)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from ..utils.atomic import replaced_file
 from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
-from ..utils.tables import format_table
+from ..utils.tables import draw_table
 from ..utils.wording import counted
 from .numerics.statistics import (
     ROW_VALUES,
@@ -25,6 +25,7 @@ from .numerics.statistics import (
     mean_of_classes,
     median_of_rows,
     percentile_interval,
+    resampled_interval,
 )
 from .tasks.evaluation_result import (
     environment,
@@ -123,7 +124,7 @@ class Comparison:
     def terminal_tables(self) -> str:
         """All figures for a terminal, one table for each task and data."""
         tables = [
-            format_table(
+            draw_table(
                 f"{task}: {data}", ["metric", *self._columns()], [[row.metric, *self._cells(row)] for row in rows]
             )
             for (task, data), rows in self._groups().items()
@@ -422,7 +423,7 @@ def _skipped(result: dict[str, Any]) -> dict[str, Any]:
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
     """95% interval of a statistic of the rows over resamples of their groups."""
     count = int(groups.max()) + 1
-    return percentile_interval(lambda weights: statistic(weights[:, groups]), count, resamples, 0.95, seed)
+    return resampled_interval(lambda weights: statistic(weights[:, groups]), count, resamples, 0.95, seed)
 
 
 def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -431,8 +432,7 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
     # Only a few kinds of groups occur, so a resample is a draw of how often each does.
     kinds, counts = np.unique(kinds, axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    low, high = np.quantile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [0.025, 0.975])
-    return float(low), float(high)
+    return percentile_interval((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
 
 
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:

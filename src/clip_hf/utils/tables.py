@@ -19,7 +19,7 @@ _PLAIN = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 _UNLIMITED = 10_000
 
 
-def format_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Draw a table for where standard output goes.
 
     A terminal gets it as wide as the terminal at most, with the title and column names in bold. A pipe or a file gets
@@ -59,4 +59,4 @@ def _is_figure(cell: str) -> bool:
     return cell in ("", "-") or cell.lstrip("+-")[:1].isdigit()
 
 
-__all__ = ["format_table"]
+__all__ = ["draw_table"]

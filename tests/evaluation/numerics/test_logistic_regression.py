@@ -280,7 +280,7 @@ def test_bad_input_is_named():
     broken = features.copy()
     broken[[7, 9], 1] = np.nan, np.inf
     cases = [
-        (broken, labels, {}, ValueError, "in 2 of 20 rows, the first of them row 7"),
+        (broken, labels, {}, ValueError, "infinite values in rows 7, 9"),
         (
             features,
             ["cat"] * 20,
@@ -297,8 +297,8 @@ def test_bad_input_is_named():
         (features, np.ones((20, 2), bool), {}, ValueError, "same value in every row for 2 of 2 classes"),
         (features, np.ones((20, 2), int), {}, TypeError, "must be bool"),
         (features[:0], labels[:0], {}, ValueError, "at least one of each"),
-        (features[0], labels, {}, ValueError, r"shape \(4,\); give \(rows, features\)"),
-        (features.tolist(), labels, {}, TypeError, "list; give a numpy array or a tensor"),
+        (features[0], labels, {}, ValueError, r"shape \(4,\); give \(rows, columns\)"),
+        (features.tolist(), labels, {}, TypeError, "list; give an array or a tensor"),
         (features.astype(str), labels, {}, TypeError, "give real numbers"),
         (features, labels, {"weights": -np.ones(20)}, ValueError, "give 20 positive numbers"),
         (

@@ -242,7 +242,7 @@ def with_value(array, row, value):
     ],
 )
 def test_bad_input(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         retrieval_ranks(*change(*random_pairs()))
 
 

@@ -131,7 +131,7 @@ def test_several_labels_an_image():
         train, many[0], val, many[1], test, many[2], metric="map_11point", options=LinearProbeOptions(**QUICK)
     )
     assert 0.8 < result.accuracy <= 1 and result.num_classes == 3
-    assert result.metrics() == {"map_11point": result.accuracy, "lambda": result.best_lambda}
+    assert result.metrics == {"map_11point": result.accuracy, "lambda": result.best_lambda}
     assert len(result.predictions) == 0
 
 
@@ -143,7 +143,7 @@ def test_other_metrics(metric):
     scores = result.classifier.scores(noisy[4])
     if metric == "roc_auc":
         assert result.value == pytest.approx(roc_auc_score(parts[5], scores[:, 1] - scores[:, 0]))
-    assert result.metrics()[metric] == result.value < 1
+    assert result.metrics[metric] == result.value < 1
 
 
 def test_tensors_give_the_same():
@@ -169,7 +169,7 @@ def test_without_a_validation_split_one_is_split_off_and_said_so():
 
 def test_iterations_that_do_not_suffice_are_shown():
     result = linear_probe(*digits(300, 3), options=LinearProbeOptions(max_iterations=2, resamples=0))
-    assert result.intervals() == {}
+    assert result.intervals == {}
     assert not result.converged
     assert "**Not converged** at lambda = " in result.details()
 
@@ -249,8 +249,8 @@ def test_bad_input_is_named():
     broken[4] = np.nan
     several = np.stack([y == 0, y == 1], 1)
     cases = [
-        ((train, y, val[:, 1:], v, test, t), {}, "validation_features have 63 features a row where others have 64"),
-        ((train, y, val, v, broken, t), {}, "test_features have NaN or infinite values in 1 of 30 rows.*row 4"),
+        ((train, y, val[:, 1:], v, test, t), {}, "validation_features have 63 columns where others have 64"),
+        ((train, y, val, v, broken, t), {}, "test_features have NaN or infinite values in row 4"),
         ((train, y, val[:0], v[:0], test, t), {}, "validation_features have shape"),
         ((train, y, val, None, test, t), {}, "only one of features and labels"),
         ((train, y, val, v, None, None), {}, "The test split is missing"),

@@ -15,7 +15,7 @@ from clip_hf.embedding.bulk_encoding import ReadableImages
 from clip_hf.embedding.dual_encoder import DualEncoder
 from clip_hf.evaluation.numerics.ranking import RetrievalRanks
 from clip_hf.evaluation.registry.evaluation_data import RetrievalData
-from clip_hf.evaluation.tasks.retrieval import RetrievalEvaluationOptions, evaluate_retrieval
+from clip_hf.evaluation.tasks.retrieval import RetrievalOptions, evaluate_retrieval
 from tiny_models import CAPTIONS, make_tiny_model
 
 
@@ -53,13 +53,13 @@ def by_hand(monkeypatch):
 def test_figures_by_hand(by_hand):
     data, texts = by_hand
     encoder = FixedEncoder(texts)
-    result = evaluate_retrieval(encoder, data, options=RetrievalEvaluationOptions(ks=(1, 2), resamples=50))
+    result = evaluate_retrieval(encoder, data, options=RetrievalOptions(ks=(1, 2), resamples=50))
     assert encoder.asked == ["a", "b", "c"]  # each once
     # Image 0 finds a first. Image 1 finds b (0.8), then c. Image 2 finds b and c (0.96 each), then a (0.6).
     assert result.image_to_text_ranks.tolist() == [0, 1, 2]
     # a finds image 0, which is right for the other a too; b finds images 2, 1, 0; c images 2, 0, 1.
     assert result.text_to_image_ranks.tolist() == [0, 2, 2, 0]
-    assert result.metrics() == pytest.approx(
+    assert result.metrics == pytest.approx(
         {
             "image_to_text_R@1": 1 / 3,
             "image_to_text_R@2": 2 / 3,
@@ -80,14 +80,14 @@ def test_figures_by_hand(by_hand):
 def test_template_goes_around_the_captions(by_hand):
     data, texts = by_hand
     encoder = FixedEncoder({f"a photo of {text}": row for text, row in texts.items()})
-    result = evaluate_retrieval(encoder, data, options=RetrievalEvaluationOptions(template="a photo of {}"))
+    result = evaluate_retrieval(encoder, data, options=RetrievalOptions(template="a photo of {}"))
     assert encoder.asked[0] == "a photo of a"
-    assert result.metrics()["image_to_text_R@1"] == pytest.approx(1 / 3)
+    assert result.metrics["image_to_text_R@1"] == pytest.approx(1 / 3)
 
 
 def test_results_are_written(by_hand, tmp_path):
     data, texts = by_hand
-    result = evaluate_retrieval(FixedEncoder(texts), data, options=RetrievalEvaluationOptions(resamples=20))
+    result = evaluate_retrieval(FixedEncoder(texts), data, options=RetrievalOptions(resamples=20))
     paths = result.save(tmp_path)
     assert {path.name for path in paths} == {f"retrieval-pairs-test.{end}" for end in ("json", "md", "npz", "png")}
     written = json.loads((tmp_path / "retrieval-pairs-test.json").read_text())
@@ -99,8 +99,8 @@ def test_results_are_written(by_hand, tmp_path):
 
 def test_random_order_of_the_plot(by_hand):
     data, texts = by_hand
-    result = evaluate_retrieval(FixedEncoder(texts), data, options=RetrievalEvaluationOptions(resamples=0))
-    assert result.intervals() == {}
+    result = evaluate_retrieval(FixedEncoder(texts), data, options=RetrievalOptions(resamples=0))
+    assert result.intervals == {}
     # Of 3 texts, two are image 0's and one is each other's: first with 2/3, 1/3, 1/3; among two with 1, 2/3, 2/3.
     counts = retrieval._right_counts(result.image_of_text, result.text_ids)
     assert retrieval.random_order_recalls(*counts["image_to_text"], 9) == pytest.approx([4 / 9, 7 / 9, 1])
@@ -124,7 +124,7 @@ def test_intervals_resample_images_with_their_texts():
     owners = np.repeat(np.arange(200), sizes)
     found = generator.random(200) < 0.6
     ranks = RetrievalRanks(np.where(found, 0, 7), np.where(found[owners], 0, 30))
-    options = RetrievalEvaluationOptions(ks=(1,), resamples=2000)
+    options = RetrievalOptions(ks=(1,), resamples=2000)
     intervals = retrieval._intervals(ranks, owners, options)
     low, high = intervals["text_to_image_R@1"]
     hits, total = found * sizes, sizes.sum()
@@ -144,7 +144,7 @@ def test_intervals_of_the_median_are_those_of_resampled_medians():
     generator = np.random.default_rng(1)
     owners = np.repeat(np.arange(30), generator.integers(1, 4, size=30))
     ranks = RetrievalRanks(generator.integers(50, size=30), generator.integers(50, size=len(owners)))
-    options = RetrievalEvaluationOptions(ks=(1,), resamples=40, seed=3)
+    options = RetrievalOptions(ks=(1,), resamples=40, seed=3)
     generator = np.random.default_rng(3)
     medians = []
     for _ in range(40):
@@ -160,7 +160,7 @@ def test_tiny_model_on_a_dataset(images, tiny_processor):
     rows = {"image": images, "caption": [[caption, f"{caption}!"] for caption in CAPTIONS]}
     data = datasets.Dataset.from_dict(rows, features=features)
     model = make_tiny_model("vit")
-    options = RetrievalEvaluationOptions(resamples=20)
+    options = RetrievalOptions(resamples=20)
     result = evaluate_retrieval(model, data, processor=tiny_processor, options=options)
     with torch.no_grad():
         image_embeds = model.encode_image(tiny_processor(images=images, return_tensors="pt")["pixel_values"])
@@ -171,7 +171,7 @@ def test_tiny_model_on_a_dataset(images, tiny_processor):
     assert result.image_to_text_ranks.tolist() == [(row // 2).tolist().index(image) for image, row in enumerate(order)]
     order = (text_embeds @ image_embeds.T).argsort(dim=1, descending=True)
     assert result.text_to_image_ranks.tolist() == [row.tolist().index(text // 2) for text, row in enumerate(order)]
-    assert result.metrics()["image_to_text_R@10"] == 1
+    assert result.metrics["image_to_text_R@10"] == 1
 
 
 def test_images_without_caption_are_named(by_hand):
@@ -194,4 +194,4 @@ def test_images_without_caption_are_named(by_hand):
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        RetrievalEvaluationOptions(**options)
+        RetrievalOptions(**options)

@@ -263,7 +263,9 @@ class Point:
         rest = -self.gradient
         direction = preconditioned = precondition(rest)
         size = torch.sum(rest * preconditioned).item()
-        for iterations in range(1, max_iterations + 1):
+        iterations = 0
+        while iterations < max_iterations:
+            iterations += 1
             along = direction @ self.problem.rows.T
             product = torch.addcmul(residual_change(along) @ self.problem.rows, self.penalties, direction)
             curvature = torch.sum(direction * product).item()

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .metric_inputs import check_matrix, list_rows
+
 
 # Images and texts of a block: on a CPU few enough that counting finds the scores in its cache.
 _CPU_BLOCK = (1024, 1984)
@@ -30,7 +32,6 @@ _DOUBTFUL_SHARE = 1 / 64
 _ROWS_AT_ONCE = 2048
 # Half the distance from 1 to the next number.
 _UNIT = {np.dtype(np.float32): 2.0**-24, np.dtype(np.float64): 2.0**-53}
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -158,21 +159,12 @@ def _checked_embeds(embeds: Any, name: str) -> np.ndarray:
         embeds = embeds.detach().cpu()
         embeds = (embeds if embeds.dtype == torch.float64 else embeds.float()).numpy()
     array = np.asarray(embeds)
-    if array.ndim != 2 or 0 in array.shape or array.dtype.kind not in "fiu":
-        raise ValueError(
-            f"`{name}` is an array of {array.dtype} of shape {array.shape}; it must be (rows, columns) of numbers."
-        )
+    check_matrix(array, f"`{name}`", directions=True)
     if array.dtype != np.float64:
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.float64, copy=False)
     # torch warns about a read-only array, such as a file of features mapped into memory.
     array = np.require(array, requirements=["C", "W"])
     largest = max(array.max(), -array.min())
-    if not np.isfinite(largest):
-        row = np.flatnonzero(~np.isfinite(array).all(axis=1))[0]
-        raise ValueError(f"`{name}` has NaN or infinite values, first in row {row}; remove or encode it again.")
-    zero = np.flatnonzero(~array.any(axis=1))
-    if len(zero):
-        raise ValueError(f"`{name}` is all zeros in {_rows(zero)}, which is no embedding; encode these rows again.")
     exponent = math.frexp(largest)[1]
     # Scaling by a power of two keeps the order of scores.
     return array if abs(exponent) <= 30 else np.ldexp(array.astype(np.float64), -exponent)
@@ -202,18 +194,13 @@ def _checked_owners(image_of_text: Any, num_images: int, num_texts: int) -> np.n
     lost = np.flatnonzero((owners < 0) | (owners >= num_images))
     if len(lost):
         raise ValueError(
-            f"`image_of_text` gives no image for the texts in {_rows(lost)}: {owners[lost[0]]} is not from 0 to "
+            f"`image_of_text` gives no image for the texts in {list_rows(lost)}: {owners[lost[0]]} is not from 0 to "
             f"{num_images - 1}."
         )
     bare = np.flatnonzero(np.bincount(owners, minlength=num_images) == 0)
     if len(bare):
-        raise ValueError(f"The images in {_rows(bare)} have no text, so nothing right can be found; remove them.")
+        raise ValueError(f"The images in {list_rows(bare)} have no text, so nothing right can be found; remove them.")
     return owners
-
-
-def _rows(indices: np.ndarray) -> str:
-    shown = ", ".join(map(str, indices[:_SHOWN]))
-    return f"row {shown}" if len(indices) == 1 else f"rows {shown}{', ...' if len(indices) > _SHOWN else ''}"
 
 
 def _pair_scores(left: np.ndarray, right: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ class ClassificationData:
 
 
 @dataclass(frozen=True)
-class RetrievalOptions:
+class CaptionedDataOptions:
     """
     What to take from images with captions, where it is not what the registry says.
 
@@ -453,7 +453,7 @@ def _label_column(data: datasets.Dataset, given: str | None, entry: RegistryEntr
 
 def load_retrieval(
     source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
-    options: RetrievalOptions | None = None,
+    options: CaptionedDataOptions | None = None,
 ) -> RetrievalData:
     """
     Load images with their captions.
@@ -463,7 +463,7 @@ def load_retrieval(
             A name of the registry, see [`dataset_names`] with the task `"retrieval"`; `"name=path"` for a local copy;
             whatever [`load_pairs`] takes (files, folders, the hub); a `datasets.Dataset`, or several by the name of
             their part.
-        options ([`RetrievalOptions`], *optional*):
+        options ([`CaptionedDataOptions`], *optional*):
             Columns, part, number of images and of captions.
 
     Returns:
@@ -473,7 +473,7 @@ def load_retrieval(
         ValueError: if there are no such data, part or column, no rows, or a caption is missing or blank.
         TypeError: if `source` is nothing that can hold data.
     """
-    options = options or RetrievalOptions()
+    options = options or CaptionedDataOptions()
     text = str(source) if isinstance(source, str | os.PathLike) else None
     name, equals, path = (text or "").partition("=")
     entry = None
@@ -492,7 +492,7 @@ def load_retrieval(
     return _retrieval(data, options, entry, RetrievalData(opened.name, data, "", [], split, opened.location))
 
 
-def _open_pairs(source: str, entry: RegistryEntry | None, options: RetrievalOptions) -> DataSource:
+def _open_pairs(source: str, entry: RegistryEntry | None, options: CaptionedDataOptions) -> DataSource:
     """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
     try:
         parts = split_names(source)
@@ -510,7 +510,7 @@ def _open_pairs(source: str, entry: RegistryEntry | None, options: RetrievalOpti
     return DataSource(name, source, load, entry)
 
 
-def _pair_options(options: RetrievalOptions) -> PairOptions:
+def _pair_options(options: CaptionedDataOptions) -> PairOptions:
     return PairOptions(
         image_column=options.image_column or "image",
         caption_column=options.caption_column or "caption",
@@ -520,7 +520,7 @@ def _pair_options(options: RetrievalOptions) -> PairOptions:
 
 
 def _retrieval(
-    data: datasets.Dataset, options: RetrievalOptions, entry: RegistryEntry | None, found: RetrievalData
+    data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, found: RetrievalData
 ) -> RetrievalData:
     image_column = _image_column(data, options.image_column, entry)
     caption_column = options.caption_column
@@ -558,7 +558,7 @@ __all__ = [
     "ClassificationData",
     "ClassificationOptions",
     "RetrievalData",
-    "RetrievalOptions",
+    "CaptionedDataOptions",
     "load_classification",
     "load_retrieval",
     "load_splits",

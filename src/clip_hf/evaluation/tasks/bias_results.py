@@ -29,8 +29,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class GroupShares:
-    """
-    Images of one group, and the share of them that got a label of each category.
+    """Images of one group, and the share of them that got a label of each category.
 
     Args:
         attribute, value (`str`):
@@ -52,8 +51,7 @@ class GroupShares:
 
 @dataclass(frozen=True)
 class Disparity:
-    """
-    The largest difference between groups of an attribute in the share of a category.
+    """The largest difference between groups of an attribute in the share of a category.
 
     Args:
         attribute, category (`str`):
@@ -81,8 +79,7 @@ class Disparity:
 
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """
-    How often an attribute is recognised in one group.
+    """How often an attribute is recognised in one group.
 
     Args:
         target (`str`):
@@ -107,8 +104,7 @@ class GroupAccuracy:
 
 @dataclass(kw_only=True)
 class LabelProbeResult(EvaluationResult):
-    """
-    Which labels groups of images got.
+    """Which labels groups of images got.
 
     Args:
         num_images, num_labels (`int`):
@@ -147,12 +143,14 @@ class LabelProbeResult(EvaluationResult):
     group_of: dict[str, np.ndarray]
     resamples: int = 0
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Largest differences and accuracies over all images by name, 0 to 1."""
         found = {f"{safe_name(each.target)}_accuracy": each for each in self.accuracies if each.attribute == "all"}
         figures = {name: each.accuracy for name, each in found.items()}
         return figures | {_metric_name(each): each.difference for each in self.disparities}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         found = {
@@ -161,6 +159,7 @@ class LabelProbeResult(EvaluationResult):
         found |= {_metric_name(each): each.interval for each in self.disparities}
         return {name: interval for name, interval in found.items() if interval is not None}
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The categories of each image."""
         return {"members": self.members}
@@ -181,8 +180,7 @@ class LabelProbeResult(EvaluationResult):
         return "\n\n".join(parts)
 
     def limitations_section(self) -> str:
-        """
-        Text for a model card, for `ModelCardDetails.limitations`: what was counted, and what it does not show.
+        """Text for a model card, for `ModelCardDetails.limitations`: what was counted, and what it does not show.
 
         Labels are not quoted, only the names of their categories.
         """
@@ -287,8 +285,7 @@ class LabelProbeResult(EvaluationResult):
 
 @dataclass(frozen=True)
 class LabelSetChange:
-    """
-    What another label set changes for one group and category.
+    """What another label set changes for one group and category.
 
     Args:
         attribute, value (`str`):
@@ -314,8 +311,7 @@ class LabelSetChange:
 
 @dataclass(frozen=True)
 class LabelSetComparison:
-    """
-    What another label set changes.
+    """What another label set changes.
 
     Args:
         changes (`list[LabelSetChange]`):

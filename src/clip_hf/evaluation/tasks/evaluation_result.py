@@ -19,7 +19,7 @@ from _clip_hf_cli import VERSION
 from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
-from ...utils.tables import format_table
+from ...utils.tables import draw_table
 from ...utils.wording import safe_name
 from .metric_labels import model_label, task_label
 
@@ -39,8 +39,7 @@ _AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", 
 
 @dataclass(kw_only=True)
 class EvaluationResult:
-    """
-    Base class of results. A subclass adds its fields, and says what its headline figures are.
+    """Base class of results. A subclass adds its fields, and says what its headline figures are.
 
     Args:
         model (`str`):
@@ -78,14 +77,17 @@ class EvaluationResult:
         """Name for files of this result, without ending: task, data and split."""
         return "-".join(safe_name(part) for part in (self.task, self.data, self.split) if part)
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Headline figures by name: shares from 0 to 1, unless their name says otherwise."""
         raise NotImplementedError
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Confidence intervals of headline figures by name; those without one are left out."""
         return {}
 
+    @property
     def words(self) -> dict[str, str]:
         """What is shown of headline figures that are no number, by name."""
         return {}
@@ -98,20 +100,21 @@ class EvaluationResult:
         """Further Markdown for below the table of headline figures; may be empty."""
         return ""
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """Fields with a value for each image or text, which go into a file of arrays instead of the JSON."""
         return {}
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays in types that JSON has; `metrics` and `intervals` stand at the top."""
-        arrays = self.arrays()
+        arrays = self.arrays
         own = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in arrays}
         return {
             "task": self.task,
             **{name: own.pop(name) for name in _AT_THE_TOP},
-            "metrics": _plain(self.metrics()),
-            "intervals": _plain(self.intervals()),
-            "words": self.words(),
+            "metrics": _plain(self.metrics),
+            "intervals": _plain(self.intervals),
+            "words": self.words,
             "details": own,
             "environment": environment(),
         }
@@ -128,7 +131,7 @@ class EvaluationResult:
         columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
         rows = [row[: len(columns)] for row in self.table_rows()]
         title = f"{self.task}: {self.model} on {self.data} ({self.split})"
-        return "\n\n".join([format_table(title, columns, rows), *self.notes])
+        return "\n\n".join([draw_table(title, columns, rows), *self.notes])
 
     def plot_title(self) -> str:
         """What was evaluated, in words."""
@@ -137,12 +140,11 @@ class EvaluationResult:
         return ": ".join(part for part in (task_label(self.task), subject) if part)
 
     def table_rows(self) -> list[tuple[str, str, str, str]]:
-        """
-        The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
+        """The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
 
         Below them stand the share of the most frequent class, and the images that were skipped.
         """
-        intervals, words = self.intervals(), self.words()
+        intervals, words = self.intervals, self.words
         rows = [
             (
                 name,
@@ -150,7 +152,7 @@ class EvaluationResult:
                 format_interval(name, intervals[name]) if intervals.get(name) else "",
                 format_metric(name, self.chance[name]) if name in self.chance else "",
             )
-            for name, value in self.metrics().items()
+            for name, value in self.metrics.items()
         ]
         if self.majority_class is not None:
             rows.append(("majority_class", format_metric("", self.majority_class), "", ""))
@@ -167,12 +169,11 @@ class EvaluationResult:
         ]
 
     def eval_results(self) -> list[EvalResult]:
-        """
-        The headline figures for the `model-index` of a model card; shares as percentages.
+        """The headline figures for the `model-index` of a model card; shares as percentages.
 
         A 95% interval, where there is one, is in `metric_args["interval_95"]`: its two ends.
         """
-        intervals = self.intervals()
+        intervals = self.intervals
         return [
             EvalResult(
                 task_type=self.task_type,
@@ -184,14 +185,14 @@ class EvaluationResult:
                 metric_value=round(float(value) * _scale(name), _DECIMALS),
                 metric_args=_interval_of(name, intervals.get(name)),
             )
-            for name, value in self.metrics().items()
+            for name, value in self.metrics.items()
             if np.isfinite(value)
         ]
 
     def save(self, folder: str | os.PathLike, stem: str | None = None) -> list[Path]:
-        """
-        Write `stem.json` and `stem.md`, and `stem.npz` and `stem.png` if there are arrays or a plot; each file appears
-        when it is complete.
+        """Write `stem.json` and `stem.md`, and, if there are arrays or a plot, `stem.npz` and `stem.png`.
+
+        Each file appears when it is complete.
 
         Args:
             folder (`str` or `os.PathLike`):
@@ -210,7 +211,7 @@ class EvaluationResult:
             heading = f"# {self.task}: {self.model} on {self.data} ({self.split})"
             parts = [heading, self.table(), self.details(), *self._skipped_lines()]
             temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-        arrays = self.arrays()
+        arrays = self.arrays
         if arrays:
             paths.append(Path(folder) / f"{stem}.npz")
             with replaced_file(paths[-1]) as temporary, open(temporary, "wb") as file:

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
+from ...embedding.dual_encoder import DualEncoder
 from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
-from ..numerics.statistics import median_of_rows
-from ..registry.evaluation_data import RetrievalData, RetrievalOptions, load_retrieval
+from ..numerics.statistics import median_of_rows, percentile_interval
+from ..registry.evaluation_data import CaptionedDataOptions, RetrievalData, load_retrieval
 from ..registry.labels import some
 from .evaluation_result import EvaluationResult
+from .evaluation_task import EvaluationTask, TaskSettings
 
 
 if TYPE_CHECKING:
@@ -33,9 +35,8 @@ _MARKED = (1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
-class RetrievalEvaluationOptions:
-    """
-    How to evaluate retrieval.
+class RetrievalOptions:
+    """How to evaluate retrieval.
 
     Args:
         template (`str`, *optional*, defaults to `"{}"`):
@@ -82,8 +83,7 @@ class RetrievalEvaluationOptions:
 
 @dataclass(kw_only=True)
 class RetrievalResult(EvaluationResult):
-    """
-    Figures of retrieval in both directions.
+    """Figures of retrieval in both directions.
 
     Args:
         values (`dict[str, float]`):
@@ -120,14 +120,17 @@ class RetrievalResult(EvaluationResult):
     image_of_text: np.ndarray
     text_ids: np.ndarray
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Recalls, 0 to 1, and median ranks, from 1, by name."""
         return self.values
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         return self.value_intervals
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The ranks, which image each caption came with, and which captions are equal."""
         names = ("image_to_text_ranks", "text_to_image_ranks", "image_of_text", "text_ids")
@@ -176,15 +179,9 @@ class RetrievalResult(EvaluationResult):
 
 
 def evaluate_retrieval(
-    model: Any,
-    data: Any,
-    *,
-    processor: Any = None,
-    data_options: RetrievalOptions | None = None,
-    options: RetrievalEvaluationOptions | None = None,
+    model: Any, data: Any, options: RetrievalOptions | None = None, *, processor: Any = None
 ) -> RetrievalResult:
-    """
-    Evaluate retrieval of texts by images and of images by texts (Radford et al. 2021, appendix E.1).
+    """Evaluate retrieval of texts by images and of images by texts (Radford et al. 2021, appendix E.1).
 
     - R@k of images to texts is the share of images with one of their captions among the k of the largest cosine.
     - R@k of texts to images is the share of captions with an image of theirs among the k of the largest cosine.
@@ -195,14 +192,12 @@ def evaluate_retrieval(
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path):
             The model; see [`load_dual_encoder`].
-        data ([`RetrievalData`], `datasets.Dataset`, `str` or path):
-            Images and their captions, one or several each; see [`load_retrieval`].
-        processor (*optional*):
-            Of the model, where it is a `nn.Module`.
-        data_options ([`RetrievalOptions`], *optional*):
-            Columns, part and number of captions, where `data` is still to be loaded.
-        options ([`RetrievalEvaluationOptions`], *optional*):
+        data ([`RetrievalData`], or what [`load_retrieval`] takes):
+            Images and their captions, one or several each. To choose columns and the like, load it first.
+        options ([`RetrievalOptions`], *optional*):
             Prompt, bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`RetrievalResult`]
@@ -220,9 +215,9 @@ def evaluate_retrieval(
     >>> print(result.table())
     ```
     """
-    options = options or RetrievalEvaluationOptions()
+    options = options or RetrievalOptions()
     if not isinstance(data, RetrievalData):
-        data = load_retrieval(data, data_options)
+        data = load_retrieval(data)
     bare = [row for row, captions in enumerate(data.captions) if not captions]
     if bare:
         raise ValueError(f"Images of {data.name} have no caption, in rows {some(bare)}; remove them.")
@@ -262,6 +257,25 @@ def evaluate_retrieval(
         image_of_text=image_of_text,
         text_ids=text_ids,
     )
+
+
+class RetrievalTask(EvaluationTask):
+    """Retrieval among the images and captions of the test split."""
+
+    result = RetrievalResult
+
+    def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, RetrievalData]:
+        """Load captioned images."""
+        shared = ("image_column", "split", "limit", "min_image_size", "image_root")
+        columns = {name: getattr(settings.data_options, name) for name in shared}
+        return {
+            "test": load_retrieval(sources[0], CaptionedDataOptions(caption_column=settings.caption_column, **columns))
+        }
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> RetrievalResult:
+        """Rank them."""
+        options = RetrievalOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
+        return evaluate_retrieval(encoder, parts["test"], options)
 
 
 def random_order_recalls(num_right: np.ndarray, num_candidates: int, most: int) -> np.ndarray:
@@ -311,7 +325,7 @@ def _values(ranks: RetrievalRanks, ks: Sequence[int]) -> dict[str, float]:
 
 
 def _intervals(
-    ranks: RetrievalRanks, image_of_text: np.ndarray, options: RetrievalEvaluationOptions
+    ranks: RetrievalRanks, image_of_text: np.ndarray, options: RetrievalOptions
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals over resamples of the images, each with all of its texts."""
     if not options.resamples:
@@ -337,8 +351,13 @@ def _intervals(
             for k in options.ks:
                 drawn.setdefault(f"{name}_R@{k}", []).append(int(weights @ hits[name, k]) / total)
             drawn.setdefault(f"{name}_median_rank", []).append(medians[name](weights[owners][None])[0] + 1)
-    tails = (1 - options.confidence) / 2
-    return {name: tuple(map(float, np.quantile(values, [tails, 1 - tails]))) for name, values in drawn.items()}
+    return {name: percentile_interval(values, options.confidence) for name, values in drawn.items()}
 
 
-__all__ = ["RetrievalEvaluationOptions", "RetrievalResult", "evaluate_retrieval", "random_order_recalls"]
+__all__ = [
+    "RetrievalOptions",
+    "RetrievalResult",
+    "RetrievalTask",
+    "evaluate_retrieval",
+    "random_order_recalls",
+]

@@ -11,6 +11,7 @@ import numpy as np
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metric_inputs import as_array
+from ..numerics.statistics import percentile_interval
 from .evaluation_result import EvaluationResult
 
 
@@ -24,8 +25,7 @@ _TICKS = 8
 
 @dataclass(kw_only=True)
 class ScalingResult(EvaluationResult):
-    """
-    A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
+    """A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
 
     Args:
         names (`list[str]`):
@@ -63,8 +63,7 @@ class ScalingResult(EvaluationResult):
         return self.errors.mean(axis=1)
 
     def error_at(self, compute: Any) -> Any:
-        """
-        What the line gives for an amount of compute.
+        """What the line gives for an amount of compute.
 
         Args:
             compute (`float` or array of any shape):
@@ -82,10 +81,12 @@ class ScalingResult(EvaluationResult):
         errors = 10 ** (self.intercept + self.slope * np.log10(amounts))
         return float(errors) if errors.ndim == 0 else errors
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Slope and R squared."""
         return {"slope": self.slope, "r_squared": self.r_squared}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The interval of the slope."""
         return {"slope": self.slope_interval}
@@ -146,8 +147,7 @@ def fit_scaling(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> ScalingResult:
-    """
-    Fit error against compute by least squares between their logarithms (Radford et al. 2021, section 3.1.5).
+    """Fit error against compute by least squares between their logarithms (Radford et al. 2021, section 3.1.5).
 
     The paper so found the mean zero-shot error of five ResNets over 39 evaluations on 36 datasets to fall along a line
     over a 44x range of compute, while single evaluations went up and down.
@@ -204,8 +204,6 @@ def fit_scaling(
     spread = ((y - y.mean()) ** 2).sum()
     left = ((y - intercept - slope * x) ** 2).sum()
     slopes = _resampled_slopes(x, errors, resample, np.random.default_rng(seed), resamples)
-    tails = (1 - confidence) / 2
-    low, high = np.quantile(slopes, [tails, 1 - tails])
     return ScalingResult(
         model=f"{len(names)} models",
         data=data,
@@ -215,7 +213,7 @@ def fit_scaling(
         slope=slope,
         intercept=intercept,
         r_squared=float(1 - left / spread) if np.ptp(y) else float("nan"),
-        slope_interval=(float(low), float(high)),
+        slope_interval=percentile_interval(slopes, confidence),
     )
 
 

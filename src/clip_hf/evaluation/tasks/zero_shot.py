@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Zero-shot classification (Radford et al. 2021, section 3.1): images against the names of their classes.
+"""Zero-shot classification (Radford et al. 2021, section 3.1): images against the names of their classes.
 
 Shapes: n images, c classes, `dim` the width of the shared embedding space.
 """
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
+from ...embedding.bulk_encoding import encode_text_list
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
@@ -32,7 +31,7 @@ from ..numerics.metrics import (
 )
 from ..numerics.statistics import ROW_VALUES
 from ..registry.dataset_registry import load_templates
-from ..registry.evaluation_data import ClassificationData, ClassificationOptions, check_metric, load_classification
+from ..registry.evaluation_data import ClassificationData, load_classification
 from .evaluation_result import (
     EvaluationResult,
     chance_of,
@@ -40,6 +39,8 @@ from .evaluation_result import (
     majority_share,
     table_cell,
 )
+from .evaluation_task import EvaluationTask, TaskSettings
+from .labelled_features import encode_labelled
 
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ _GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 
 @dataclass(frozen=True)
 class ZeroShotOptions:
-    """
-    How to evaluate zero-shot classification.
+    """How to evaluate zero-shot classification.
 
     Args:
         templates (`str`, `Sequence[str]` or `Mapping`, *optional*):
@@ -87,8 +87,7 @@ class ZeroShotOptions:
 
 @dataclass(kw_only=True)
 class ZeroShotResult(EvaluationResult):
-    """
-    Figures of a zero-shot classification.
+    """Figures of a zero-shot classification.
 
     Args:
         metric (`str`):
@@ -141,14 +140,17 @@ class ZeroShotResult(EvaluationResult):
         """The headline figure, 0 to 1."""
         return self.value
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Headline figures by name, 0 to 1."""
         return self.values
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         return self.value_intervals
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What there is for each image."""
         if not len(self.targets):
@@ -162,6 +164,7 @@ class ZeroShotResult(EvaluationResult):
         del content["details"]["other_ranks"]
         return content
 
+    @property
     def confusion(self) -> np.ndarray:
         """Numbers of images (c, c), int64: rows are their classes, columns what they were taken for."""
         counts = np.zeros((len(self.class_names),) * 2, np.int64)
@@ -210,7 +213,7 @@ class ZeroShotResult(EvaluationResult):
         return figure
 
     def _draw_confusion(self, figure: "Figure", axis: Any) -> None:
-        counts = self.confusion()
+        counts = self.confusion
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         shown = axis.imshow(shares, vmin=0, vmax=100, cmap="Blues")
         figure.colorbar(shown, ax=axis, label="images of the class (%)", shrink=0.8)
@@ -231,8 +234,7 @@ class ZeroShotResult(EvaluationResult):
 def class_embeddings(
     encoder: DualEncoder, class_names: Sequence[str], templates: Any, options: EncodingOptions | None = None
 ) -> np.ndarray:
-    """
-    Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
+    """Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
 
     Args:
         encoder ([`DualEncoder`]):
@@ -267,30 +269,22 @@ def _classifiers(
 
 
 def evaluate_zero_shot(
-    model: Any,
-    data: Any,
-    *,
-    processor: Any = None,
-    data_options: ClassificationOptions | None = None,
-    options: ZeroShotOptions | None = None,
+    model: Any, data: Any, options: ZeroShotOptions | None = None, *, processor: Any = None
 ) -> ZeroShotResult:
-    """
-    Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
+    """Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
 
-    The classes' prompts are encoded once, an image is given the class with the largest cosine. Among equal ones that
-    is the first.
+    The prompts of the classes are encoded once, and an image gets the class with the largest cosine; among equal ones
+    the first.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path):
             The model; see [`load_dual_encoder`].
-        data ([`ClassificationData`], `datasets.Dataset`, `str` or path):
-            What to classify; see [`load_classification`].
-        processor (*optional*):
-            Of the model, where it is a `nn.Module`.
-        data_options ([`ClassificationOptions`], *optional*):
-            Columns, class names and the like, where `data` is still to be loaded.
+        data ([`ClassificationData`], or what [`load_classification`] takes):
+            What to classify. To choose columns, class names and the like, load it first.
         options ([`ZeroShotOptions`], *optional*):
             Prompts, bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`ZeroShotResult`]
@@ -306,12 +300,12 @@ def evaluate_zero_shot(
     >>> from clip_hf.evaluation import evaluate_zero_shot
 
     >>> result = evaluate_zero_shot("openai/clip-vit-base-patch32", "cifar10=path/to/cifar10")
-    >>> print(result.accuracy, result.intervals()["top1"])
+    >>> print(result.accuracy, result.intervals["top1"])
     ```
     """
     options = options or ZeroShotOptions()
     if not isinstance(data, ClassificationData):
-        data = load_classification(data, data_options)
+        data = load_classification(data)
     encoder = load_dual_encoder(model, processor=processor)
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
@@ -351,32 +345,8 @@ def evaluate_zero_shot(
     )
 
 
-def encode_labelled(
-    encoder: DualEncoder,
-    data: ClassificationData,
-    *,
-    projected: bool = True,
-    options: EncodingOptions | None = None,
-) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
-    """
-    The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
-
-    Raises:
-        ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
-    """
-    name = f"{data.name} ({data.split})"
-    found = encode_readable_images(
-        encoder, data.data, data.image_column, projected=projected, options=options, name=name
-    )
-    if found.skipped is not None:
-        data = data.select(found.rows)
-        check_metric(data)
-    return data, found.features, found.skipped
-
-
 def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
-    """
-    Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
+    """Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
 
     Args:
         encoder ([`DualEncoder`]):
@@ -434,6 +404,21 @@ def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[lis
             left[near] = False
             groups.append(sorted(rows[index] for index in near))
     return sorted(groups)
+
+
+class ZeroShotTask(EvaluationTask):
+    """Zero-shot classification of the test split."""
+
+    result = ZeroShotResult
+
+    def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, ClassificationData]:
+        """Load labelled images."""
+        return {"test": load_classification(sources[0], settings.data_options)}
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> ZeroShotResult:
+        """Classify them."""
+        options = ZeroShotOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
+        return evaluate_zero_shot(encoder, parts["test"], options)
 
 
 @dataclass
@@ -531,4 +516,11 @@ def _places(names: Sequence[str]) -> list[int]:
     return [place[name] for name in names]
 
 
-__all__ = ["ZeroShotOptions", "ZeroShotResult", "class_embeddings", "evaluate_zero_shot"]
+__all__ = [
+    "ZeroShotOptions",
+    "ZeroShotResult",
+    "ZeroShotTask",
+    "class_embeddings",
+    "class_notes",
+    "evaluate_zero_shot",
+]

@@ -1,8 +1,10 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Checks of single values that the configurations share; each raises a `ValueError` that names the value."""
+"""Checks of values that several files share, and the hint on a misspelled name."""
 
+import difflib
 import math
+from collections.abc import Iterable
 
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
@@ -21,6 +23,12 @@ LARGEST = {
     "vocab_size": 2**24,
     "width": 2**11,
 }
+
+
+def did_you_mean(name: str, choices: Iterable[str], cutoff: float = 0.6, count: int = 1) -> str:
+    """The end of a message on an unknown name: `" Did you mean 'this'?"`; empty if no choice is near."""
+    near = difflib.get_close_matches(name, choices, count, cutoff)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def require_positive(config: PreTrainedConfig, *names: str) -> None:
@@ -58,4 +66,4 @@ def require_probability(config: PreTrainedConfig, name: str) -> None:
         raise ValueError(f"`{name}` is {value}; it must be at least 0 and less than 1.")
 
 
-__all__ = ["LARGEST", "require_activation", "require_heads", "require_positive", "require_probability"]
+__all__ = ["LARGEST", "did_you_mean", "require_activation", "require_heads", "require_positive", "require_probability"]
