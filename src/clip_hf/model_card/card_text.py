@@ -175,7 +175,10 @@ def evaluation_section(results: list[EvalResult] | None) -> str:
 
 
 def _number(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    """A value as evaluations show it, with two decimals; with more where two would change it."""
+    if not isinstance(value, float):
+        return value
+    return f"{value:.2f}" if value == round(value, 2) else f"{value:.6g}"
 
 
 def _interval(arguments: Any) -> str:
