@@ -2,8 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Draw the pictures of the documentation, docs/images/*.png, from what `make demo` left: `make gallery`.
 
-The three pictures of the demo are copied. The demo's two models are evaluated on OpenMoji, and compared. Robustness and
-scaling are drawn from published figures. All pictures are 1,200 pixels wide, and of 256 colours, to keep them small.
+The three pictures of the demo are copied. The demo's two models are evaluated on OpenMoji, and compared. Robustness
+and scaling are drawn from published figures. All pictures are 1,200 pixels wide, and of 256 colours, to keep them
+small.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
-from clip_hf.evaluation import SuiteOptions, compare_results, evaluate_robustness, fit_scaling, run_suite
+from clip_hf.evaluation import SuiteOptions, compare_results, compare_under_shift, fit_scaling, run_suite
 
 
 DATA = ("openmoji", "openmoji_skin_tones")
@@ -54,7 +55,7 @@ def published_figures() -> dict:
     """Figures of models that are too large to evaluate here."""
     gflops, accuracies = zip(*RESNETS.values())
     scaling = fit_scaling(gflops, [1 - accuracy for accuracy in accuracies], list(RESNETS), data="ImageNet")
-    robustness = evaluate_robustness(VIT_L_14_336, model="openai/clip-vit-large-patch14-336")
+    robustness = compare_under_shift(VIT_L_14_336, model="openai/clip-vit-large-patch14-336")
     return {"scaling": scaling.figure(), "robustness": robustness.figure()}
 
 
