@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .augmentation import Augmentation
-from .texts import template_columns
+from .texts import TextReader, template_columns
 
 
 PADDINGS = ("longest", "max_length")
@@ -108,4 +108,14 @@ class PairOptions:
             raise ValueError(f"`augmentation` is {self.augmentation!r}; it must be an `Augmentation`.")
 
 
-__all__ = ["PairOptions"]
+def row_columns(options: PairOptions) -> dict[str, str]:
+    """The columns that a pair needs and their roles: `"image"`, `"caption"`, `"text"` or `"id"`."""
+    roles = {options.image_column: "image"}
+    for name in TextReader(options.templates, options.caption_column).columns:
+        roles[name] = "caption" if name == options.caption_column else "text"
+    if options.image_id_column is not None:
+        roles.setdefault(options.image_id_column, "id")
+    return roles
+
+
+__all__ = ["PairOptions", "row_columns"]

@@ -9,7 +9,6 @@ Images stay undecoded. Shapes: n rows, c classes.
 import functools
 import io
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,14 +17,17 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
+from ...data.data_sources import Rows
 from ...data.image_text import check_column, read_captions, undecoded_images
+from ...data.labelled_images import read_labelled
+from ...data.locations import undecoded
 from ...data.pair_options import PairOptions
-from ...data.pair_sources import load_pairs, split_names
+from ...data.pair_sources import read_pairs
 from ...model.image_reading_clip_hf import open_image
 from ...utils.wording import counted
 from ..numerics.metrics import CLASSIFICATION_METRICS
-from .dataset_registry import RegistryEntry, get_dataset, load_templates, registry_name
-from .labelled_sources import WHOLE, DataSource, nothing_there, open_source
+from .dataset_registry import RegistryEntry, load_templates
+from .evaluation_source import EvaluationSource, open_source
 from .labels import class_label, read_class_names, read_targets, some
 
 
@@ -280,7 +282,7 @@ def load_classification(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or ClassificationOptions()
-    opened = open_source(source, options.image_root, options.image_column)
+    opened = open_source(source, "classification")
     data = _classification(opened, opened.resolve(options.split), options)
     check_metric(data)
     return data
@@ -310,18 +312,20 @@ def load_splits(
     options = options or ClassificationOptions()
     if options.split is not None:
         raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
-    opened = open_source(source, options.image_root, options.image_column)
+    opened = open_source(source, "classification")
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
 
-def _classification(opened: DataSource, split: str, options: ClassificationOptions) -> ClassificationData:
+def _classification(opened: EvaluationSource, split: str, options: ClassificationOptions) -> ClassificationData:
     entry = opened.entry
-    if entry is not None and "classification" not in entry.tasks:
-        raise ValueError(f"{entry.name} has captions and no classes; it is for retrieval.")
-    data = _loaded(opened, split, options.image_column)
+
+    def read(rows: Rows, image_column_of: Any = None) -> datasets.Dataset:
+        return undecoded(read_labelled(rows, image_column_of, options.image_column, options.image_root))
+
+    data = opened.load(split, functools.partial(read, image_column_of=_image_column_of(options, entry)))
     image_column = _image_column(data, options.image_column, entry)
     label_column = _label_column(data, options.label_column, entry)
-    names = read_class_names(opened, data, label_column, options.class_names)
+    names = read_class_names(opened, data, label_column, options.class_names, read)
     templates = options.templates if options.templates is not None else entry.prompts if entry else None
     if options.limit is not None and len(data) > options.limit:
         data = data.select(_evenly(len(data), options.limit))
@@ -346,12 +350,15 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
     return loaded
 
 
-def _loaded(opened: DataSource, split: str, image_column: str | None) -> datasets.Dataset:
-    """The rows of a part, with images where their paths may lead."""
-    data = opened.load(split)
-    if opened.locate is None:
-        return data
-    return opened.locate(data, split, _image_column(data, image_column, opened.entry))
+def _image_column_of(options: Any, entry: RegistryEntry | None) -> Any:
+    """What chooses the column of the images in data that have rows; data without rows have a clearer error later."""
+
+    def choose(data: datasets.Dataset) -> str:
+        if len(data) == 0:
+            return options.image_column or "image"
+        return _image_column(data, options.image_column, entry)
+
+    return choose
 
 
 def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
@@ -474,40 +481,17 @@ def load_retrieval(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or RetrievalOptions()
-    text = str(source) if isinstance(source, str | os.PathLike) else None
-    name, equals, path = (text or "").partition("=")
-    entry = None
-    if equals and not os.path.exists(text) and re.fullmatch(r"[\w-]+", name):
-        entry, text = get_dataset(name), path
-    elif text is not None and registry_name(text) is not None:
-        entry = get_dataset(text)
-    if entry is not None and "retrieval" not in entry.tasks:
-        raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
-    if not (text or "").strip() or (entry is not None and not equals):
-        opened = open_source(source, options.image_root, options.image_column)
-    else:
-        opened = _open_pairs(text, entry, options)
+    opened = open_source(source, "retrieval")
     split = opened.resolve(options.split)
-    data = _loaded(opened, split, options.image_column)
-    return _retrieval(data, options, entry, RetrievalData(opened.name, data, "", [], split, opened.location))
 
+    def read(rows: Rows) -> datasets.Dataset:
+        if rows.kind in ("dataset", "parquet"):
+            return undecoded(rows.read_dataset(_image_column_of(options, opened.entry), options.image_root))
+        return undecoded(read_pairs(rows, _pair_options(options)))
 
-def _open_pairs(source: str, entry: RegistryEntry | None, options: RetrievalOptions) -> DataSource:
-    """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
-    try:
-        parts = split_names(source)
-    except ValueError as error:
-        # What is no path was looked for on the hub.
-        if error.__cause__ is None and not str(error).startswith("There is no file"):
-            raise
-        raise nothing_there(source, "retrieval", error.__cause__) from error
-    asked = [options.split] if options.split and options.split[-1] == "]" else []
-    read = functools.partial(load_pairs, source, options=_pair_options(options))
-    load = (
-        {part: functools.partial(read, split=part) for part in (*parts, *asked)} if parts or asked else {WHOLE: read}
-    )
-    name = entry.name if entry else os.path.basename(source.rstrip("/")) or source
-    return DataSource(name, source, load, entry)
+    data = opened.load(split, read)
+    retrieval = RetrievalData(opened.name, data, "", [], split, opened.location)
+    return _retrieval(data, options, opened.entry, retrieval)
 
 
 def _pair_options(options: RetrievalOptions) -> PairOptions:
