@@ -36,7 +36,7 @@ TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
 TRANSFORMERS_STAMP := .transformers-tests/.stamp-$(TRANSFORMERS_VERSION)
 
 # What is run here reads no hub: a test or a demo that tries fails at once instead of waiting for the network.
-demo test test-slow test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
+demo gallery test test-slow test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
 
 .PHONY: help
 help:  ## list the targets
@@ -98,6 +98,10 @@ parity-env: $(PARITY_STAMP)  ## put OpenAI's code, torchvision, open_clip and ot
 .PHONY: bench
 bench: $(VENV)/.stamp-dev $(PARITY_STAMP)  ## run every benchmark beside the peers
 	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+.PHONY: gallery
+gallery: $(VENV)/.stamp-dev  ## draw docs/images from what `make demo` left
+	$(BIN)/python benchmarks/draw_gallery.py outputs/demo
 
 .PHONY: docs
 docs: $(VENV)/.stamp-dev  ## build the documentation into site/, warnings are errors

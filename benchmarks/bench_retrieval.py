@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import references
-from clip_hf.evaluation.tasks.retrieval import retrieval_ranks
+from clip_hf.evaluation import retrieval_ranks
 from measuring import measured, peak_gib
 
 

@@ -41,15 +41,12 @@ from PIL import Image
 import references
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
+from clip_hf.embedding import DualEncoder, EncodingOptions, encode_image_column, load_dual_encoder
 from clip_hf.evaluation import (
     ClassificationData,
-    DualEncoder,
-    EncodingOptions,
     ZeroShotOptions,
     class_embeddings,
-    encode_image_column,
     evaluate_zero_shot,
-    load_dual_encoder,
 )
 from clip_hf.model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, ensemble_prompts
 from measuring import peak_gib
@@ -86,7 +83,7 @@ def make_models(device: str, dtype: torch.dtype) -> tuple[DualEncoder, torch.nn.
     with tempfile.TemporaryDirectory() as folder:
         checkpoints.save(model, processor, Path(folder) / "model.pt", format="openai")
         theirs.load_state_dict(torch.load(Path(folder) / "model.pt", weights_only=True), strict=True)
-    encoder = load_dual_encoder(model, processor, device=device, dtype=dtype)
+    encoder = load_dual_encoder(model, processor=processor, device=device, dtype=dtype)
     return encoder, theirs.eval().to(device, dtype), open_clip.get_tokenizer("ViT-B-32-quickgelu")
 
 

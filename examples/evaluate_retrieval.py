@@ -15,10 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/evaluate_retrieval.py", "datasets")
+
+from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import (
-    EncodingOptions,
+    CaptionedDataOptions,
     RetrievalData,
-    RetrievalEvaluationOptions,
     RetrievalOptions,
     RetrievalResult,
     evaluate_retrieval,
@@ -28,11 +33,11 @@ from clip_hf.utils.failures import reported_failures
 
 
 def print_worst(data: RetrievalData, result: RetrievalResult, count: int) -> None:
-    """The captions whose image comes last, which are worth a look: some do not say what is to be seen."""
-    captions = [caption for own in data.captions for caption in own]
+    """Print the captions whose image has the lowest rank; some of them do not say what the image shows."""
+    captions = [caption for captions in data.captions for caption in captions]
     print("\nCaptions whose image is farthest down:")
     for row in np.argsort(-result.text_to_image_ranks, kind="stable")[:count]:
-        print(f"  place {result.text_to_image_ranks[row] + 1}: {captions[row]!r}, image {result.image_of_text[row]}")
+        print(f"  rank {result.text_to_image_ranks[row] + 1}: {captions[row]!r}, image {result.image_of_text[row]}")
 
 
 def main(arguments: Sequence[str] | None = None) -> RetrievalResult:
@@ -50,10 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> RetrievalResult:
 
     # Features are kept, so that images that were encoded once are not encoded again for another template.
     encoding = EncodingOptions(cache_dir=arguments.output_dir / "features")
-    options = RetrievalEvaluationOptions(template=arguments.template, encoding=encoding)
-    columns = RetrievalOptions(caption_column=arguments.caption_column, split=arguments.split, limit=arguments.limit)
+    options = RetrievalOptions(template=arguments.template, encoding=encoding)
+    columns = CaptionedDataOptions(
+        caption_column=arguments.caption_column, split=arguments.split, limit=arguments.limit
+    )
     data = load_retrieval(arguments.data, columns)
-    result = evaluate_retrieval(arguments.model, data, options=options)
+    result = evaluate_retrieval(arguments.model, data, options)
     print(result.table())
     print(f"\n{result.details()}")
     print_worst(data, result, arguments.worst)

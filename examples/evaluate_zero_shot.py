@@ -13,12 +13,18 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/evaluate_zero_shot.py", "datasets")
+
+from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     ZeroShotOptions,
     ZeroShotResult,
     evaluate_zero_shot,
+    load_classification,
     load_templates,
 )
 from clip_hf.utils.failures import reported_failures
@@ -37,16 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> ZeroShotResult:
     templates = arguments.templates
     if templates is not None:
         templates = load_templates(templates[0] if len(templates) == 1 else templates)
-    result = evaluate_zero_shot(
-        arguments.model,
-        arguments.data,
-        data_options=ClassificationOptions(limit=arguments.limit),
-        options=ZeroShotOptions(
-            templates=templates,
-            # Images that were encoded once are not encoded again for other prompts.
-            encoding=EncodingOptions(cache_dir=arguments.output_dir / "features"),
-        ),
-    )
+    data = load_classification(arguments.data, ClassificationOptions(limit=arguments.limit))
+    # Images that were encoded once are not encoded again for other prompts.
+    encoding = EncodingOptions(cache_dir=arguments.output_dir / "features")
+    result = evaluate_zero_shot(arguments.model, data, ZeroShotOptions(templates=templates, encoding=encoding))
     print(result.table())
     print(f"\n{result.details()}")
     for path in result.save(arguments.output_dir):

@@ -13,14 +13,17 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from clip_hf.utils.extras import require_extra
+
+
+require_extra("eval", "examples/linear_probe.py", "datasets", "sklearn")
+
+from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import (
     ClassificationOptions,
-    EncodingOptions,
     LinearProbeOptions,
     LinearProbeResult,
-    encode_image_column,
-    linear_probe,
-    load_dual_encoder,
+    evaluate_linear_probe,
     load_splits,
 )
 from clip_hf.utils.failures import reported_failures
@@ -31,32 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> LinearProbeResult:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--model", required=True, help="folder, file or hub name of a CLIP")
     parser.add_argument("--data", default="digits", help="labelled images (default: %(default)s)")
-    parser.add_argument("--solver", choices=("torch", "scikit-learn"), default="torch", help="(default: %(default)s)")
     parser.add_argument("--limit", type=int, help="use so many images of each split only")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/linear_probe"), help="folder for the results")
     arguments = parser.parse_args(arguments)
 
-    parts = load_splits(arguments.data, ClassificationOptions(limit=arguments.limit))
-    if not {"train", "test"} <= parts.keys():
-        parser.error(f"a probe needs a train and a test split; {arguments.data} has {', '.join(parts)}")
-    encoder = load_dual_encoder(arguments.model)
-    # The features before the projection into the space shared with texts, as in the paper.
+    data = load_splits(arguments.data, ClassificationOptions(limit=arguments.limit))
+    # Features are kept, so that images are encoded once.
     encoding = EncodingOptions(cache_dir=arguments.output_dir / "features")
-    features = {
-        name: encode_image_column(encoder, part.data, part.image_column, projected=False, options=encoding)
-        for name, part in parts.items()
-    }
-    # Without a validation split, part of the training rows becomes one.
-    validation = (features["validation"], parts["validation"].targets) if "validation" in parts else (None, None)
-    result = linear_probe(
-        features["train"],
-        parts["train"].targets,
-        *validation,
-        features["test"],
-        parts["test"].targets,
-        metric=parts["test"].metric,
-        options=LinearProbeOptions(solver=arguments.solver, model=encoder.name, data=parts["test"].name),
-    )
+    result = evaluate_linear_probe(arguments.model, data, LinearProbeOptions(encoding=encoding))
     print(result.table())
     print(f"\n{result.details()}")
     for path in result.save(arguments.output_dir):

@@ -283,7 +283,7 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
             if done % eval_steps == 0 or done == training.num_steps:
                 metrics = training.evaluate(done)
                 if metrics and not quiet:
-                    bar.write(f"{name}, step {done}: " + ", ".join(f"{k} {v:.1f}%" for k, v in metrics.items()))
+                    bar.write(f"{name}, step {done}: " + ", ".join(f"{k} {100 * v:.1f}%" for k, v in metrics.items()))
             stopped = stop.should_stop(training.accelerator)
             if options.save_every and (done % options.save_every == 0 or done == training.num_steps or stopped):
                 training.save_checkpoint(done)

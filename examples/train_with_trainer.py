@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
 from clip_hf.data import OPENMOJI_TEMPLATES, ImageTextCollator, ImageTextDataset, read_captions
+from clip_hf.evaluation import caption_ids, recall_at_k, retrieval_ranks
 from clip_hf.model_card import write_model_card
 from clip_hf.training import (
     TrainingOptions,
@@ -95,27 +96,31 @@ class EvaluationPairs(torch.utils.data.Dataset):
 
     def __init__(self, dataset: datasets.Dataset, processor: ClipHFProcessor, options: Options):
         self.texts = [captions[0] for captions in read_captions(dataset, options.caption_column)]
-        self.ids = {text: place for place, text in enumerate(dict.fromkeys(self.texts))}
+        self.ids = caption_ids(self.texts)
         self.images = dataset
         self.image_column, self.image_processor = options.image_column, processor.image_processor
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def num_different(self) -> int:
+        """Number of different captions."""
+        return int(self.ids.max()) + 1
+
     def num_queries(self, metric: str) -> int:
         """Of how many images, or different texts, a metric is the share; for the card's intervals."""
-        return len(self.ids if metric.startswith("text_to_image") else self.texts)
+        return self.num_different if metric.startswith("text_to_image") else len(self.texts)
 
     def summary(self) -> str:
         """The numbers of pairs and texts in a line."""
-        return f"{len(self):,} with {len(self.ids):,} different captions"
+        return f"{len(self):,} with {self.num_different:,} different captions"
 
     def __getitem__(self, row: int) -> dict:
         # Not decoded yet: the image processor opens files as it does in training.
         file = self.images[row][self.image_column]
         pixels = self.image_processor(file, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
-        text = self.texts[row]
-        return {"pixel_values": pixels[0].astype(np.uint8), "text": text, "text_id": self.ids[text]}
+        return {"pixel_values": pixels[0].astype(np.uint8), "text": self.texts[row], "text_id": int(self.ids[row])}
 
 
 class ClipTrainer(Trainer):
@@ -168,24 +173,16 @@ class AnnouncePlan(TrainerCallback):
 
 
 def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """
-    Recall at 1 and 5, in percent: how often a right text is among the first of all for an image, and the reverse.
+    """Recall at 1 and 5, 0 to 1, as `clip-hf evaluate --tasks retrieval` gives it.
 
-    Every image and text with the same `text_ids` is right. Texts are compared with an image once each, so that
-    `image_to_text_R@1` is the top-1 accuracy of zero-shot classification where captions are names of classes. With
-    three images, captioned a, a, b, an image of "a" is compared with two texts, and text "a" is found by either image.
-    A tie with a wrong one counts as wrong.
+    Captions with the same `text_ids` are one candidate, right for each of their images, so `image_to_text_R@1` is the
+    top-1 accuracy of zero-shot classification where captions are names of classes.
     """
     text_embeds, image_embeds = prediction.predictions  # each (pairs, dim)
-    texts, first = np.unique(prediction.label_ids, return_index=True)
-    cosines = image_embeds @ text_embeds[first].T  # (images, texts)
-    right = prediction.label_ids[:, None] == texts  # (images, texts)
-    metrics = {}
-    for name, scores, is_right in (("image_to_text", cosines, right), ("text_to_image", cosines.T, right.T)):
-        best = np.where(is_right, scores, -np.inf).max(axis=1, keepdims=True)
-        rank = (~is_right & (scores >= best)).sum(axis=1)
-        metrics |= {f"{name}_R@{k}": 100.0 * float((rank < k).mean()) for k in (1, 5)}
-    return metrics
+    text_ids = prediction.label_ids
+    ranks = retrieval_ranks(image_embeds, text_embeds, np.arange(len(text_ids)), text_ids=text_ids)
+    directions = {"image_to_text": ranks.image_to_text, "text_to_image": ranks.text_to_image}
+    return {f"{name}_R@{k}": recall_at_k(places, k) for name, places in directions.items() for k in (1, 5)}
 
 
 def build_model(options: Options, texts: Sequence[str]) -> tuple[ClipHFModel, ClipHFProcessor]:

@@ -104,7 +104,7 @@ def test_everything_else_is_the_same_after_use(kind, processor, tower, tmp_path)
     )
     reader = ImageReader(processor.image_processor, cache_images=True)
     item = {"pixel_values": inputs["pixel_values"][0].byte().numpy(), "text": "a cat", "text_id": 1}
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     thing, uses = {
         "processor": (
             processor,

@@ -96,7 +96,7 @@ def test_pixels_are_the_same(options, model, tiny_processor, tmp_path, monkeypat
     }
     rows = datasets.Dataset.from_dict({"image": list(paths.values()), "caption": list(paths)})
 
-    encoder, seen = load_dual_encoder(model, processor), []
+    encoder, seen = load_dual_encoder(model, processor=processor), []
     encode = encoder._image_features
     monkeypatch.setattr(
         encoder, "_image_features", lambda inputs, p: seen.append(inputs["pixel_values"]) or encode(inputs, p)

@@ -182,6 +182,14 @@ def test_a_value_is_shown_as_it_is():
     run_python("x = 1 / 3\nprint(x)  # 0.33\n[1, 2]  # [1, 2]\nx  # a third\n{1: x}  # {1: ...}", {}, "page")
 
 
+def test_no_two_pages_share_a_title():
+    titles = [re.search(r"^# (.*)$", text, re.MULTILINE)[1].lower() for page, text in PAGES.items() if "docs/" in page]
+    entries = re.findall(r"^ +- (.+): .+\.md$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(entries) > 30
+    for names in (titles, [entry.lower() for entry in entries]):
+        assert [name for name in names if names.count(name) > 1] == []
+
+
 # ----------------------------------------------------------------------------------------------- blocks of other kinds
 
 
@@ -260,7 +268,7 @@ def test_commands_in_tables_can_be_given():
     commands = [
         (page, command)
         for page, text in PAGES.items()
-        for command in re.findall(r"`((?:clip-hf (?:convert|evaluate|compare)|python examples/) ?[^`]+)`", text)
+        for command in re.findall(r"`((?:clip-hf [a-z]+|python examples/) [^`]+)`", text)
     ]
     assert len(commands) > 10
     for _, command in commands:

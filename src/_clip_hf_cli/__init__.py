@@ -11,17 +11,19 @@ A subcommand's work is `run` in the module of its name in `clip_hf.cli`.
 import argparse
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import compare, convert, evaluate
+from . import classify, compare, convert, evaluate
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
 
 _COMMANDS = {
+    "classify": (classify, "say which of some labels fits each image"),
     "convert": (convert, "convert a checkpoint of OpenAI's, open_clip's, transformers' or ours into another format"),
     "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
     "compare": (compare, "compare evaluated models side by side"),
@@ -82,6 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("name a command")
     try:
         return importlib.import_module(f"clip_hf.cli.{options.command}").run(options)
+    except BrokenPipeError:
+        # Whoever reads the output has enough, as `head` has; Python would complain when it closes the output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         # What a user can do something about; a trace would bury it.
         print(f"clip-hf {options.command}: {error}", file=sys.stderr)

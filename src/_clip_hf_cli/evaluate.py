@@ -70,9 +70,6 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="of bootstrap and draws (default: %(default)s)")
     how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
     how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
-    how.add_argument(
-        "--solver", choices=("torch", "scikit-learn"), default="torch", help="linear_probe (default: %(default)s)"
-    )
 
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:

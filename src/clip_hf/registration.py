@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Make transformers' Auto classes and `pipeline` know our classes.
+"""Make transformers' Auto classes and `pipeline` know our classes.
 
 transformers has no entry point for plugins, so `import clip_hf` calls [`register`]. Nothing changes for other models:
 the Auto classes get entries for our model types only, and the pipeline of the zero-shot task is picked by model.
@@ -51,8 +50,7 @@ _CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig)
 
 
 class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline):
-    """
-    What `pipeline("zero-shot-image-classification")` constructs: our pipeline for our models, else the stock one.
+    """What `pipeline("zero-shot-image-classification")` constructs: our pipeline for our models, else the stock one.
 
     The task's pipeline cannot be replaced through `PIPELINE_REGISTRY.register_pipeline`, which would change the scores
     of other models (SigLIP's are no softmax) and write our pipeline's name into their saved configs.
@@ -65,7 +63,7 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
 
     def __new__(cls, *args, **kwargs):
         model = kwargs["model"] if "model" in kwargs else args[0]
-        # By name, not by class: a model loaded with its repo's own code has another class of the same name.
+        # Compare `model_type`, not the class: remote-code models are different classes.
         ours = getattr(model.config, "model_type", None) == ClipHFConfig.model_type
         for name, auto_class in (("tokenizer", AutoTokenizer), ("image_processor", AutoImageProcessor)):
             if kwargs.get(name) is None:
@@ -87,8 +85,7 @@ def _raise_why_there_is_none(model, name: str, auto_class) -> None:
 
 
 class ClipHFVideoProcessor:
-    """
-    The answer to `AutoVideoProcessor`, for which every `pipeline` asks: CLIP has no video processor.
+    """The answer to `AutoVideoProcessor`, which every `pipeline` asks for: CLIP has no video processor.
 
     transformers derives this name from that of the image processor in a folder. Where it is not registered, users are
     asked whether to run the folder's code, which has no such class either.
@@ -107,9 +104,8 @@ class ClipHFVideoProcessor:
 
 
 def register() -> None:
-    """
-    Register our classes with transformers' Auto classes and its `pipeline` function, and the readers of other formats
-    with our classes.
+    """Register our classes with transformers' Auto classes and its `pipeline` function, and the readers of other
+    formats with our classes.
 
     `import clip_hf` calls it; calling it again changes nothing.
     """
@@ -128,7 +124,7 @@ def register() -> None:
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)
     PIPELINE_REGISTRY.supported_tasks[_TASK]["impl"] = ZeroShotImageClassificationDispatcher
-    # The exported model cannot import what reads OpenAI's and open_clip's files and writes cards: it is handed to it.
+    # The exported model cannot import the readers of other formats or the model cards, so they are attached here.
     ClipHFPreTrainedModel.read_other_format = staticmethod(from_pretrained)
     ClipHFModel.push_with_card = staticmethod(push_with_model_card)
     ClipHFProcessor.read_other_format = staticmethod(processor_from_pretrained)

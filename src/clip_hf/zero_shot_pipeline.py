@@ -1,22 +1,26 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""`clip_hf.pipeline`: our zero-shot pipeline for any CLIP, whoever made its files."""
+"""`clip_hf.pipeline`: our zero-shot pipeline for any CLIP, in whichever format its files are."""
 
+import difflib
 import os
 from typing import Any
 
 import torch
 from torch import nn
 
-from .model.image_processing_clip_hf import ClipHFImageProcessor
+from .model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
 from .model.modeling_clip_hf import ClipHFModel
-from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from .model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .utils.dtypes import parse_dtype
 
 
 TASK = "zero-shot-image-classification"
 _PARTS = {"tokenizer": ClipHFTokenizer, "image_processor": ClipHFImageProcessor}
+# Options of the pipeline's making; `CALL_OPTIONS` and those of the image processor hold for each call.
+_OPTIONS = ("device", "batch_size", "num_workers", "device_map", *_PARTS, *LOCATION_KEYS)
 
 
 def pipeline(
@@ -37,17 +41,18 @@ def pipeline(
         model (`str`, `os.PathLike` or `nn.Module`):
             The name of a CLIP repo on the hub or its folder, stock or saved by us; a file or folder of OpenAI's or
             open_clip's format (see `clip_hf.checkpoints`); or a model in memory, such as a [`ClipHFModel`], a
-            transformers' `CLIPModel`, or one wrapped by peft.
+            `CLIPModel` of transformers, or one wrapped by peft.
         processor ([`ClipHFProcessor`], `str` or `os.PathLike`, *optional*):
-            What prepares images and texts, or where it lies. By default what lies beside the model's weights, also
-            for a model in memory that was loaded from somewhere.
+            The processor, or its repo or folder. By default the one beside the model's weights, also for a model in
+            memory that was loaded from somewhere.
         dtype (`torch.dtype` or `str`, *optional*):
-            What the model computes in; by default ("auto") the dtype of the files, or of the model in memory, which is
-            otherwise converted itself, as `model.to(dtype)` does.
+            The dtype to compute in. By default ("auto") that of the files. A model in memory keeps its own by default,
+            and is converted in place otherwise, as by `model.to(dtype)`.
         **options:
-            `tokenizer` and `image_processor` in place of the processor's, or where they lie; where files are
-            (`revision`, `token`, `cache_dir`, `local_files_only`, ...); and all options of the pipeline: `device`,
-            `batch_size`, `num_workers`, `candidate_labels`, `hypothesis_template`, `top_k`, ...
+            `tokenizer` and `image_processor` in place of the processor's, as objects or as their repo or folder; where
+            the files are (`revision`, `token`, `cache_dir`, `local_files_only`, ...); `device_map`, with which
+            accelerate places a model that is loaded; and all options of the pipeline: `device`, `batch_size`,
+            `num_workers`, `candidate_labels`, `hypothesis_template`, `top_k`, ...
 
     Returns:
         [`ClipHFZeroShotImageClassificationPipeline`]: call it with images and labels.
@@ -55,7 +60,7 @@ def pipeline(
     Raises:
         OSError: if there is no such repo, folder or file, or a part is missing in it.
         ValueError: if it is not a CLIP with both towers, has no vocabulary, or an option does not make sense.
-        TypeError: if `model` is neither a name nor a model, or there is no such option.
+        TypeError: if `model` is neither a name nor a model, or there is no such option; before the model is loaded.
 
     Example:
 
@@ -71,10 +76,15 @@ def pipeline(
     location = {name: options.pop(name) for name in LOCATION_KEYS if name in options}
     if model == TASK or options.pop("task", TASK) != TASK:
         raise ValueError(f"The first argument is the model; {TASK!r} is the only task.")
-    dtype = _check_dtype(options.pop("torch_dtype", None) if dtype is None else dtype)  # the name of before
+    dtype = options.pop("torch_dtype", None) if dtype is None else dtype  # transformers' name before v5
+    dtype = None if dtype == "auto" else parse_dtype(dtype)
+    _check_names(options)
+    device_map = options.pop("device_map", None)
     if isinstance(model, str | os.PathLike):
         source = model
-        model = _load_model(source, dtype, location)
+        model = _load_model(source, dtype, location if device_map is None else {**location, "device_map": device_map})
+    elif device_map is not None:
+        raise ValueError("`device_map` places a model as it is loaded; this one is in memory. Use `device`.")
     else:
         source = getattr(model, "name_or_path", None)
         _check_model(model)
@@ -83,7 +93,7 @@ def pipeline(
     if processor is None and None in given.values():
         if not source:
             raise ValueError(
-                f"The {type(model).__name__} was not loaded from anywhere, so that its processor is not known: pass "
+                f"The {type(model).__name__} was not loaded from anywhere, so its processor is unknown: pass "
                 "`processor=...`, or `tokenizer=...` and `image_processor=...`."
             )
         processor = source
@@ -99,14 +109,18 @@ def pipeline(
     return ClipHFZeroShotImageClassificationPipeline(model=model, task=TASK, **parts, **options)
 
 
-def _check_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """The dtype that is asked for; None for "auto"."""
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype in (None, "auto"):
-        return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f'`dtype` is {dtype!r}; it must be "auto", or a dtype such as "float32" or torch.bfloat16.')
-    return found
+def _check_names(options: dict[str, Any]) -> None:
+    """Refuse unknown options. An image processor of another class has fewer, which the pipeline itself checks."""
+    image_options = ClipHFImageProcessor.valid_kwargs.__annotations__
+    known = [*CALL_OPTIONS, *_OPTIONS, *image_options]
+    unknown = [name for name, value in options.items() if name not in known and not is_unset(name, value, known)]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise TypeError(
+            f"There is no option {unknown[0]!r}.{hint} The options are: {', '.join((*CALL_OPTIONS, *_OPTIONS))} and "
+            "those of the image processor."
+        )
 
 
 def _load_part(name: str, part: Any, location: dict[str, Any]) -> Any:

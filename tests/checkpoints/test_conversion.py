@@ -182,7 +182,7 @@ def test_openais_published_files_are_known_by_their_checksum(sources, merges, tm
 
 
 def test_what_the_format_cannot_hold_is_said_before_any_work(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "features", None)
+    monkeypatch.setattr(conversion, "_source_features", None)
     for path, to in ((sources["resnet", "clip_hf"], "transformers"), (sources["vit", "clip_hf"], "openai")):
         if to == "openai":
             shutil.copytree(path, tmp_path / "gelu")
@@ -390,7 +390,7 @@ def test_a_defect_in_a_configuration_is_seen(sources, to, defect, tmp_path, monk
         (open_clip, "config_to_open_clip")
         if to == "open_clip"
         else (
-            checkpoints.transformers,
+            checkpoints.transformers_format,
             "_text_config",
         )
     )
@@ -419,7 +419,7 @@ def test_a_defect_in_a_configuration_is_seen(sources, to, defect, tmp_path, monk
 
 @pytest.mark.parametrize(("name", "value"), [("hidden_act", "gelu"), ("num_attention_heads", 4)])
 def test_a_defect_in_reading_transformers_configuration_is_seen(sources, name, value, tmp_path, monkeypatch):
-    right = checkpoints.transformers.ClipHFConfig.from_pretrained
+    right = checkpoints.transformers_format.ClipHFConfig.from_pretrained
 
     def wrong(path, **kwargs):
         config = right(path, **kwargs)
@@ -427,7 +427,7 @@ def test_a_defect_in_reading_transformers_configuration_is_seen(sources, name, v
             setattr(config.vision_config, name, value)
         return config
 
-    monkeypatch.setattr(checkpoints.transformers.ClipHFConfig, "from_pretrained", wrong)
+    monkeypatch.setattr(checkpoints.transformers_format.ClipHFConfig, "from_pretrained", wrong)
     with pytest.raises(RuntimeError, match="would differ"):
         checkpoints.convert(sources["vit", "transformers"], tmp_path / "it")
     assert names(tmp_path) == []

@@ -9,7 +9,7 @@ from openai_like import assert_bit_equal
 
 from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFViTModel, checkpoints
 from clip_hf.checkpoints.paths import check_exists
-from clip_hf.evaluation import load_dual_encoder
+from clip_hf.embedding import load_dual_encoder
 
 
 READERS = {

@@ -19,6 +19,7 @@ from openai_like import (
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.checkpoints import reference
 from clip_hf.checkpoints.conversion import TOLERANCE, TOLERANCE_OF_ROUNDED_WEIGHTS, fixed_inputs
+from clip_hf.checkpoints.format_table import FORMAT_TABLE
 from clip_hf.checkpoints.stored_tensor import StoredTensor
 from clip_hf.checkpoints.transformers_format import config_to_transformers
 
@@ -28,7 +29,7 @@ def stored(weights: dict[str, torch.Tensor]) -> dict[str, StoredTensor]:
 
 
 def computed(format, weights, config, inputs=None, dtype=torch.float64):
-    return reference.features(format, stored(weights), config, inputs or fixed_inputs(config), dtype)
+    return FORMAT_TABLE[format].features(stored(weights), config, inputs or fixed_inputs(config), dtype)
 
 
 def double_inputs(model):

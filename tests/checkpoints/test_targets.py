@@ -132,7 +132,10 @@ def test_a_vocabulary_is_told_from_openais_by_its_words(own_tokenizer_of_openais
     # open_clip would take OpenAI's, did its configuration not say otherwise.
     for tokenizer, name in ((openais, None), (own_tokenizer_of_openais_size, "tokenizer-of-this-folder")):
         checkpoint = checkpoints.Checkpoint.of(model, tokenizer)
-        assert checkpoints.open_clip.config_of(checkpoint)["model_cfg"]["text_cfg"].get("hf_tokenizer_name") == name
+        assert (
+            checkpoints.open_clip_format.config_of(checkpoint)["model_cfg"]["text_cfg"].get("hf_tokenizer_name")
+            == name
+        )
 
 
 def test_what_slow_tokenizers_read_lies_beside_the_fast_ones_file(tiny_processor, source_models, tmp_path):

@@ -307,7 +307,7 @@ def test_without_a_vocabulary_the_image_processor_loads_alone(weights, tmp_path,
 def test_merges_of_another_vocabulary_are_refused(weights, tmp_path):
     torch.save(weights, tmp_path / "a.pt")
     ClipHFTokenizer.train(["a cat", "a dog"], vocab_size=520, context_length=24).save_pretrained(tmp_path / "small")
-    for merges in (tmp_path / "small", checkpoints.tokenizers.OPENAI_MERGES):
+    for merges in (tmp_path / "small", checkpoints.tokenizer_formats.OPENAI_MERGES):
         with pytest.raises(ValueError, match="does not belong to this model: it has .* the model has 600") as caught:
             checkpoints.load(tmp_path / "a.pt", merges=merges)
         assert str(merges) in str(caught.value)

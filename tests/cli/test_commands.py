@@ -13,13 +13,13 @@ import _clip_hf_cli.evaluate
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import main
-from clip_hf.evaluation import CLASSIFICATION_METRICS, EncodingOptions
-from clip_hf.evaluation.suite import TASKS
+from clip_hf.embedding import EncodingOptions
+from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
 
 
-COMMANDS = ("convert", "evaluate", "compare")
+COMMANDS = ("classify", "convert", "evaluate", "compare")
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -81,7 +81,7 @@ def test_options_may_be_shortened_as_argparse_allows(capsys):
 
 def test_the_choices_are_those_of_the_library():
     """The parser names them again, because importing the library takes seconds and needs extras."""
-    assert _clip_hf_cli.evaluate.TASKS == TASKS
+    assert list(_clip_hf_cli.evaluate.TASKS) == list(TASKS)
     assert list(_clip_hf_cli.evaluate.METRICS) == sorted(CLASSIFICATION_METRICS)
     limits = {f"max_{name}": default for name, (_, default) in _clip_hf_cli.evaluate.IMAGE_LIMITS.items()}
     assert ImageLimits(**limits) == DEFAULT_LIMITS

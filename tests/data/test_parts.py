@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from clip_hf.data import PairOptions, load_pairs, split_names
-from clip_hf.evaluation import RetrievalOptions, load_retrieval
+from clip_hf.evaluation import CaptionedDataOptions, load_retrieval
 from pair_data import (
     caption_of,
     dataset_of,
@@ -180,17 +180,17 @@ def test_retrieval_without_parts(kind, tmp_path):
     data = load_retrieval(source)
     assert len(data) == 10 and data.split == "all"
     with pytest.raises(ValueError, match="no splits, so there is no `test`"):
-        load_retrieval(source, RetrievalOptions(split="test"))
+        load_retrieval(source, CaptionedDataOptions(split="test"))
 
 
 @pytest.mark.parametrize("make", PARTS)
 def test_retrieval_of_parts(make, tmp_path):
     source = make(tmp_path / "data")
     assert load_retrieval(source).split == "val" and len(load_retrieval(source)) == 2
-    assert len(load_retrieval(source, RetrievalOptions(split="train"))) == 8
-    assert len(load_retrieval(source, RetrievalOptions(split="train[:4]"))) == 4
+    assert len(load_retrieval(source, CaptionedDataOptions(split="train"))) == 8
+    assert len(load_retrieval(source, CaptionedDataOptions(split="train[:4]"))) == 4
     with pytest.raises(ValueError, match="has no split `nonsense`; it has train, val"):
-        load_retrieval(source, RetrievalOptions(split="nonsense"))
+        load_retrieval(source, CaptionedDataOptions(split="nonsense"))
 
 
 def test_other_columns_in_parts(tmp_path):

@@ -21,7 +21,7 @@ from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import ImageTextDataset, PairLoader, PairOptions, load_pairs, tars
 from clip_hf.data.labelled_tars import read_tars
 from clip_hf.data.tars import DamagedTar, TarSample, tar_samples
-from clip_hf.evaluation import ClassificationOptions, RetrievalOptions, load_classification, load_retrieval
+from clip_hf.evaluation import CaptionedDataOptions, ClassificationOptions, load_classification, load_retrieval
 from clip_hf.model.image_reading_clip_hf import IMAGE_ENDINGS, ImageLimits, UnreadableImage, open_image
 from pair_data import caption_of, encoded, image_of, samples_of, write_tar
 
@@ -345,7 +345,7 @@ def test_the_caption_column_is_what_is_read(where, streaming, tmp_path):
     assert [row["caption"] for row in load_pairs(tmp_path / "a.tar", streaming=streaming)] == list(
         map(caption_of, range(3))
     )
-    found = load_retrieval(tmp_path / "a.tar", RetrievalOptions(caption_column="recaption"))
+    found = load_retrieval(tmp_path / "a.tar", CaptionedDataOptions(caption_column="recaption"))
     assert found.captions[0] == ["another 0"]
     fields = ", with the fields 'recaption', 'caption' of .json" if where == "json" else ""
     for options in (PairOptions(caption_column="recapton"), PairOptions(templates=["{} ({recapton})"])):

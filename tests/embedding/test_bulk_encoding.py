@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Features of datasets: in order, from the cache where they are right, and alike on several processes."""
 
-import io
 import os
 import shutil
 import warnings
@@ -17,63 +16,19 @@ from accelerate import Accelerator
 from PIL import Image
 
 from clip_hf.embedding import feature_store as feature_cache
-from clip_hf.embedding.bulk_encoding import (
-    EncodingOptions,
-    encode_image_column,
-    encode_readable_images,
-    encode_text_list,
-)
+from clip_hf.embedding.bulk_encoding import encode_image_column, encode_readable_images, encode_text_list
 from clip_hf.embedding.feature_store import part_ranges
+from clip_hf.embedding.feature_stream import EncodingOptions
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.model.image_reading_clip_hf import ImageLimits, open_image
+from encoding_inputs import ROWS, count_images, image, make_data, png, quiet
 from several_processes import run_processes
 from tiny_models import CAPTIONS, make_tiny_model
-
-
-ROWS = 70  # three parts: 32, 32 and 6 rows
-
-
-def image(index: int) -> Image.Image:
-    generator = np.random.default_rng(index)
-    coarse = Image.fromarray(generator.integers(0, 256, (3, 3, 3), dtype=np.uint8))
-    return coarse.resize((64 + index % 3, 64), Image.Resampling.BICUBIC)
-
-
-def png(index: int) -> bytes:
-    buffer = io.BytesIO()
-    image(index).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def make_data(rows: int = ROWS, changed: dict[int, bytes] | None = None) -> datasets.Dataset:
-    files = [{"bytes": (changed or {}).get(index, png(index)), "path": None} for index in range(rows)]
-    return datasets.Dataset.from_dict({"image": files, "label": [0] * rows}).cast_column("image", datasets.Image())
 
 
 @pytest.fixture(scope="module")
 def data() -> datasets.Dataset:
     return make_data()
-
-
-def count_images(model) -> list[int]:
-    """A list to which each pass of the image tower adds its number of images."""
-    counted = []
-    model.vision_model.register_forward_pre_hook(
-        lambda _, args, kwargs: counted.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
-    )
-    return counted
-
-
-@pytest.fixture
-def encoder(tiny_processor):
-    """A tiny model whose passes of the image tower are counted in `encoder.counted`, by their batch sizes."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), tiny_processor)
-    encoder.counted = count_images(encoder.model)
-    return encoder
-
-
-def quiet(**kwargs) -> EncodingOptions:
-    return EncodingOptions(**{"progress": False, "batch_size": 16, "num_threads": 2, **kwargs})
 
 
 def folder_of(cache: Path) -> Path:
@@ -233,7 +188,7 @@ def test_a_cache_of_another_model_is_refused(encoder, tmp_path, tiny_processor):
     data, options = make_data(5), quiet(cache_dir=tmp_path / "cache")
     encode_image_column(encoder, data, options=options)
     first = folder_of(tmp_path / "cache")
-    other = load_dual_encoder(make_tiny_model("vit", seed=1), tiny_processor)
+    other = load_dual_encoder(make_tiny_model("vit", seed=1), processor=tiny_processor)
     encode_image_column(other, data, options=options)
     (second,) = set((tmp_path / "cache").iterdir()) - {first}
     shutil.copy(first / "manifest.json", second / "manifest.json")
@@ -289,7 +244,7 @@ def test_bad_arguments(encoder, data):
     with pytest.raises(TypeError, match="given list"):
         encode_image_column(encoder, [image(0)])
     for bad in (0, True, 2.0):
-        with pytest.raises(ValueError, match="batch_size="):
+        with pytest.raises(ValueError, match="`batch_size` is"):
             EncodingOptions(batch_size=bad)
 
 
@@ -314,7 +269,7 @@ def test_parts_cover_the_rows(rows):
 
 def _encode_on_process(rank: int, processor, cache) -> list[tuple]:
     """With a cache, without, and with an image that cannot be read."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=processor)
     counted = count_images(encoder.model)
     accelerator, found = Accelerator(cpu=True), []
     # Row 40 is in the second part, the second process's.
@@ -456,7 +411,7 @@ def test_a_part_without_any_readable_image(encoder, data, tmp_path):
 
 
 def _skip_on_process(rank: int, processor, cache) -> list:
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=processor)
     accelerator, data = Accelerator(cpu=True), make_data(changed=BROKEN)
     return [readable_of(encoder, data, accelerator=accelerator, cache_dir=own) for own in (cache, cache, None)]
 
@@ -477,3 +432,18 @@ def test_every_field_of_an_identity_is_in_its_key():
     own = feature_cache.FeatureIdentity("encoder", "data", "image", 3)
     changes = ({"encoder": "other"}, {"data": "other"}, {"kind": "text"}, {"rows": 4})
     assert len({identity.key for identity in (own, *(replace(own, **change) for change in changes))}) == 5
+
+
+@pytest.mark.parametrize(
+    ("stage", "shown"), [("linear_probe", "linear_probe: birds (test): "), ("", "birds (test): ")]
+)
+def test_the_progress_bar_says_stage_data_and_unit(encoder, data, stage, shown, capsys):
+    options = EncodingOptions(stage=stage)
+    encode_readable_images(encoder, data, options=options, name="birds (test)")
+    error = capsys.readouterr().err
+    assert f"\r{shown}" in error and " images/s" in error
+    encode_text_list(encoder, CAPTIONS, options=options)
+    error = capsys.readouterr().err
+    assert f"\r{stage or encoder.name[-40:]}: " in error and " texts/s" in error
+    encode_readable_images(encoder, data, options=replace(options, progress=False))
+    assert capsys.readouterr().err == ""

@@ -34,8 +34,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
-from clip_hf.embedding.dual_encoder import tokenizer_digest, weights_digest
-from clip_hf.embedding.load_encoder import DualEncoder, NotFiniteError, load_dual_encoder
+from clip_hf.embedding.dual_encoder import DualEncoder, NotFiniteError, tokenizer_digest, weights_digest
+from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.embedding.transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, IMAGE_SIZE, VOCAB_SIZE, make_tiny_model, tiny_config
 
@@ -78,7 +78,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, atol: float = 2e-
 
 
 def test_ours_is_encode_image_and_encode_text(tiny_model, tiny_processor, images):
-    encoder = load_dual_encoder(tiny_model, tiny_processor)
+    encoder = load_dual_encoder(tiny_model, processor=tiny_processor)
     assert type(encoder) is ClipHFEncoder
     inputs = tiny_processor(images=images, text=TEXTS, return_tensors="pt")
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_modes_of_modules_and_gradients_stay_as_they_are(tiny_processor, images)
     model.vision_model.eval()
     before = [module.training for module in model.modules()]
     weights = weights_digest(model)
-    encoder = load_dual_encoder(model, tiny_processor)
+    encoder = load_dual_encoder(model, processor=tiny_processor)
     encoder.encode_images(images)
     for _ in encoder.text_batches(TEXTS):
         assert torch.is_grad_enabled()
@@ -107,7 +107,7 @@ def test_modes_of_modules_and_gradients_stay_as_they_are(tiny_processor, images)
 
 
 def test_texts_are_encoded_once_and_come_back_in_order(tiny_processor):
-    encoder = load_dual_encoder(make_tiny_model("vit"), tiny_processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
     counted = []
     encoder.model.text_model.register_forward_pre_hook(
         lambda _, args, kwargs: counted.append(len(kwargs.get("input_ids", args[0] if args else ()))), with_kwargs=True
@@ -123,7 +123,9 @@ def test_texts_are_encoded_once_and_come_back_in_order(tiny_processor):
 
 def test_transformers_clip_equals_ours(clip_folder, even_images):
     ours = load_dual_encoder(clip_folder)
-    theirs = load_dual_encoder(CLIPModel.from_pretrained(clip_folder), CLIPProcessor.from_pretrained(clip_folder))
+    theirs = load_dual_encoder(
+        CLIPModel.from_pretrained(clip_folder), processor=CLIPProcessor.from_pretrained(clip_folder)
+    )
     assert type(ours) is ClipHFEncoder and type(theirs) is TransformersEncoder
     assert not theirs.depends_on_padding
     for projected in (True, False):
@@ -136,7 +138,7 @@ def test_transformers_clip_equals_ours(clip_folder, even_images):
 
 def test_siglip_is_padded_to_its_full_length(siglip, images):
     model, processor = siglip
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     assert encoder.depends_on_padding
     full_length = {"padding": "max_length", "max_length": CONTEXT_LENGTH, "truncation": True}
     inputs = processor(text=TEXTS, images=images, return_tensors="pt", **full_length)
@@ -151,7 +153,7 @@ def test_siglip_is_padded_to_its_full_length(siglip, images):
 
 
 def test_images_that_the_processor_leaves_in_other_modes_are_converted(siglip, images):
-    encoder = load_dual_encoder(*siglip)
+    encoder = load_dual_encoder(siglip[0], processor=siglip[1])
     grey = images[0].convert("L")
     assert_close(encoder.encode_images([grey, images[1]]), encoder.encode_images([grey.convert("RGB"), images[1]]))
 
@@ -165,7 +167,7 @@ def test_a_model_whose_special_token_pools_is_bucketed(tiny_tokenizer, tiny_proc
     with torch.no_grad():
         for parameter in model.text_model.parameters():
             parameter *= 8 if parameter.ndim > 1 else 1  # or the first token would hardly depend on the others
-    encoder = load_dual_encoder(model, (tiny_processor.image_processor, tiny_tokenizer))
+    encoder = load_dual_encoder(model, processor=(tiny_processor.image_processor, tiny_tokenizer))
     assert not encoder.depends_on_padding
     inputs = tiny_tokenizer(TEXTS, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt")
     with torch.no_grad():
@@ -199,7 +201,7 @@ def make_other(kind: str, processor: ClipHFProcessor) -> tuple[nn.Module, object
 @pytest.mark.parametrize(("kind", "scale"), [("align", 20.0), ("flava", 1 / 0.07), ("siglip2", 1.0)])
 def test_other_dual_encoders(kind, scale, tiny_processor, images):
     model, processor = make_other(kind, tiny_processor)
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     inputs = tiny_processor.tokenizer(TEXTS, padding="max_length", max_length=CONTEXT_LENGTH, return_tensors="pt")
     with torch.no_grad():
         text_features = model.get_text_features(**inputs).pooler_output
@@ -247,7 +249,7 @@ def test_every_format_loads_as_ours(kind, tmp_path, tiny_processor, images):
         checkpoints.save(model, tiny_processor, path, format=kind)
         encoder = load_dual_encoder(path)
     assert type(encoder) is ClipHFEncoder
-    expected = load_dual_encoder(model, tiny_processor)
+    expected = load_dual_encoder(model, processor=tiny_processor)
     assert_close(encoder.encode_images(images), expected.encode_images(images))
     assert_close(encoder.encode_texts(TEXTS), expected.encode_texts(TEXTS))
 
@@ -261,13 +263,13 @@ def test_siglip_folder_loads_through_the_auto_classes(siglip, clip_folder, tmp_p
     encoder = load_dual_encoder(tmp_path / "siglip", dtype="float64")
     assert type(encoder) is TransformersEncoder
     assert encoder.model.dtype == torch.float64
-    assert_close(encoder.encode_images(images), load_dual_encoder(model, processor).encode_images(images))
+    assert_close(encoder.encode_images(images), load_dual_encoder(model, processor=processor).encode_images(images))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gives_float32_features(dtype, tiny_processor, images):
-    full = load_dual_encoder(make_tiny_model("vit"), tiny_processor)
-    half = load_dual_encoder(make_tiny_model("vit"), tiny_processor, dtype=dtype)
+    full = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
+    half = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, dtype=dtype)
     for features, expected in (
         (half.encode_images(images), full.encode_images(images)),
         (half.encode_texts(TEXTS), full.encode_texts(TEXTS)),
@@ -281,25 +283,27 @@ def test_half_precision_gives_float32_features(dtype, tiny_processor, images):
 
 def test_fingerprint_is_that_of_weights_settings_and_processing(tmp_path, tiny_processor):
     model = make_tiny_model("vit")
-    fingerprint = load_dual_encoder(model, tiny_processor).fingerprint
+    fingerprint = load_dual_encoder(model, processor=tiny_processor).fingerprint
     for name in ("a", "b"):
         checkpoints.save(model, tiny_processor, tmp_path / name, format="clip_hf")
         assert load_dual_encoder(tmp_path / name).fingerprint == fingerprint
-    encoder = load_dual_encoder(model, tiny_processor)
+    encoder = load_dual_encoder(model, processor=tiny_processor)
     encoder.encode_texts(TEXTS)  # leaves truncation and padding behind in the tokenizer
     assert encoder.fingerprint == fingerprint
-    others = [load_dual_encoder(make_tiny_model("vit", seed=1), tiny_processor).fingerprint]
+    others = [load_dual_encoder(make_tiny_model("vit", seed=1), processor=tiny_processor).fingerprint]
     activation = make_tiny_model("vit")
     activation.config.vision_config.hidden_act = "gelu"
-    others.append(load_dual_encoder(activation, tiny_processor).fingerprint)
+    others.append(load_dual_encoder(activation, processor=tiny_processor).fingerprint)
     image_processor = type(tiny_processor.image_processor)(size=IMAGE_SIZE, crop_size=IMAGE_SIZE, resample=2)
-    others.append(load_dual_encoder(model, (image_processor, tiny_processor.tokenizer)).fingerprint)
+    others.append(load_dual_encoder(model, processor=(image_processor, tiny_processor.tokenizer)).fingerprint)
     with torch.no_grad():
         model.visual_projection.weight[0, 0] += 1e-6
     others.append(encoder.fingerprint)
     model.visual_projection.weight.data.mul_(2)  # torch does not count this
     others.append(encoder.fingerprint)
-    assert len({fingerprint, *others}) == 6
+    model.visual_projection.weight.data[0, 1] += 1e-3  # a single value
+    others.append(encoder.fingerprint)
+    assert len({fingerprint, *others}) == 7
 
 
 def test_what_decides_tokens_is_in_the_fingerprint(tmp_path, tiny_processor):
@@ -334,7 +338,7 @@ def test_switching_adapters_changes_the_fingerprint(tiny_processor):
     model = make_tiny_model("vit")
     config = LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights=False)
     adapted = get_peft_model(model, config)
-    encoder = load_dual_encoder(model, tiny_processor)
+    encoder = load_dual_encoder(model, processor=tiny_processor)
     found = [(encoder.fingerprint, encoder.encode_texts(TEXTS))]
     with adapted.disable_adapter():
         found.append((encoder.fingerprint, encoder.encode_texts(TEXTS)))
@@ -359,7 +363,7 @@ def test_hashing_weights_is_fast():
 
 def test_damaged_weights_name_the_first_row(tiny_processor, images):
     model = make_tiny_model("vit")
-    encoder = load_dual_encoder(model, tiny_processor)
+    encoder = load_dual_encoder(model, processor=tiny_processor)
     with torch.no_grad():
         model.visual_projection.weight[0, 0] = torch.nan
         model.text_projection.weight[0, 0] = torch.inf
@@ -370,7 +374,7 @@ def test_damaged_weights_name_the_first_row(tiny_processor, images):
 
 
 def test_the_row_that_overflows_is_named(tiny_processor, images, monkeypatch):
-    encoder = load_dual_encoder(make_tiny_model("vit"), tiny_processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
     prepared = encoder.prepare(images)
     prepared["pixel_values"][3] = torch.inf
     with pytest.raises(NotFiniteError) as caught:
@@ -383,7 +387,7 @@ def test_the_row_that_overflows_is_named(tiny_processor, images, monkeypatch):
     [([], ValueError, "no texts"), ("a cat", TypeError, "not one string"), (["a", 3], TypeError, "Text 1 is 3")],
 )
 def test_bad_texts(texts, error, message, tiny_processor):
-    encoder = load_dual_encoder(make_tiny_model("vit"), tiny_processor)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
     with pytest.raises(error, match=message):
         encoder.encode_texts(texts)
     with pytest.raises(error, match=message):
@@ -392,7 +396,7 @@ def test_bad_texts(texts, error, message, tiny_processor):
 
 def test_no_images(tiny_processor):
     with pytest.raises(ValueError, match="no images"):
-        load_dual_encoder(make_tiny_model("vit"), tiny_processor).encode_images([])
+        load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor).encode_images([])
 
 
 def test_what_cannot_be_loaded(tmp_path, clip_folder, tiny_processor):
@@ -405,15 +409,19 @@ def test_what_cannot_be_loaded(tmp_path, clip_folder, tiny_processor):
     with pytest.raises(TypeError, match="needs its processor"):
         load_dual_encoder(make_tiny_model("vit"))
     with pytest.raises(TypeError, match="needs a processor with an image processor and a tokenizer"):
-        load_dual_encoder(make_tiny_model("vit"), tiny_processor.tokenizer)
+        load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor.tokenizer)
     with pytest.raises(TypeError, match="has no `get_image_features`"):
-        load_dual_encoder(nn.Linear(2, 2), tiny_processor)
+        load_dual_encoder(nn.Linear(2, 2), processor=tiny_processor)
     with pytest.raises(TypeError, match="has no `get_image_features`"):
-        load_dual_encoder(make_tiny_model("vit").text_model, tiny_processor)
-    with pytest.raises(ValueError, match="dtype='int8'"):
-        load_dual_encoder(make_tiny_model("vit"), tiny_processor, dtype="int8")
+        load_dual_encoder(make_tiny_model("vit").text_model, processor=tiny_processor)
+    with pytest.raises(ValueError, match="`dtype` is 'int8'; it must be"):
+        load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, dtype="int8")
     with pytest.raises(ValueError, match="used as it is"):
         load_dual_encoder(load_dual_encoder(clip_folder), device="cpu")
+    with pytest.raises(ValueError, match="`runtime` is 'onnx'; the only one there is so far is None"):
+        load_dual_encoder(clip_folder, "onnx")
+    with pytest.raises(ValueError, match="passed by its name: `processor=...`"):
+        load_dual_encoder(make_tiny_model("vit"), tiny_processor)
 
 
 def test_a_tower_alone_is_refused(tmp_path, clip_folder, tiny_processor):
@@ -459,7 +467,7 @@ def test_a_model_like_open_clips(images):
         lambda image: torch.from_numpy(np.asarray(image.resize((8, 8))) / np.float32(255)).permute(2, 0, 1),
         lambda texts: torch.tensor([[len(text) % 10] * 5 for text in texts]),
     )
-    encoder = load_dual_encoder(model, processor)
+    encoder = load_dual_encoder(model, processor=processor)
     pixel_values = torch.stack([processor[0](image) for image in images])
     assert_close(encoder.encode_images(images), normalised(model.encode_image(pixel_values)))
     assert_close(encoder.encode_texts(TEXTS), normalised(model.encode_text(processor[1](TEXTS))))
@@ -467,14 +475,14 @@ def test_a_model_like_open_clips(images):
     with pytest.raises(ValueError, match="Sequential, of which no features before the projection"):
         encoder.encode_images(images, projected=False)
     with pytest.raises(TypeError, match="processor=.preprocess, tokenizer."):
-        load_dual_encoder(model, processor[0])
+        load_dual_encoder(model, processor=processor[0])
 
 
 def test_image_and_text_features_must_share_a_space(images):
     model = _LikeOpenClip(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5)))
     processor = (lambda image: torch.ones(3, 8, 8), lambda texts: torch.ones(len(texts), 5, dtype=torch.long))
     with pytest.raises(ValueError, match="5 dimensions and text features of 3"):
-        load_dual_encoder(model, processor).encode_images(images)
+        load_dual_encoder(model, processor=processor).encode_images(images)
 
 
 def test_the_base_class_says_what_a_model_needs():

@@ -24,14 +24,17 @@ class Classified(EvaluationResult):
     targets: np.ndarray
     ranks: np.ndarray
 
+    @property
     def metrics(self):
         right = self.ranks < 1
         by_class = [right[self.targets == label].mean() for label in np.unique(self.targets)]
         return {"top1": float(right.mean()), "mean_per_class": float(np.mean(by_class)), "roc_auc": 0.5}
 
+    @property
     def intervals(self):
         return {"top1": (0.1, 0.9)}
 
+    @property
     def arrays(self):
         return {"targets": self.targets, "ranks": self.ranks}
 
@@ -425,7 +428,7 @@ def test_a_figure_beyond_any_float_is_a_clear_error(tmp_path):
     ("change", "sizes"),
     [
         ({"num_images": 24}, "a, 36 images, 2 classes; b, 24 images, 2 classes"),
-        ({"class_names": ["cat"]}, "a, 36 images, 2 classes; b, 36 images, 1 classes"),
+        ({"class_names": ["cat"]}, "a, 36 images, 2 classes; b, 36 images, 1 class"),
         ({"class_names": ["cat", "cow"]}, "a, 36 images, 2 classes; b, 36 images, 2 classes"),
     ],
 )

@@ -15,8 +15,8 @@ from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.cli.evaluate import suite_options
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.evaluation.registry.evaluation_data import (
+    CaptionedDataOptions,
     ClassificationOptions,
-    RetrievalOptions,
     load_classification,
     load_retrieval,
 )
@@ -43,11 +43,11 @@ def encoder(request, tiny_tokenizer):
     model = make_tiny_model("vit")
     size = {"size": IMAGE_SIZE, "crop_size": IMAGE_SIZE}
     if request.param == "transformers":
-        return load_dual_encoder(as_transformers_clip(model), (CLIPImageProcessor(**size), tiny_tokenizer))
+        return load_dual_encoder(as_transformers_clip(model), processor=(CLIPImageProcessor(**size), tiny_tokenizer))
     image_processor = ClipHFImageProcessor(**size)
     if request.param == "ours":
-        return load_dual_encoder(model, (image_processor, tiny_tokenizer))
-    return load_dual_encoder(model, ClipHFProcessor(image_processor, tiny_tokenizer))
+        return load_dual_encoder(model, processor=(image_processor, tiny_tokenizer))
+    return load_dual_encoder(model, processor=ClipHFProcessor(image_processor, tiny_tokenizer))
 
 
 def test_a_background_is_put_behind_drawings(encoder, monkeypatch):
@@ -129,7 +129,7 @@ def test_small_images_are_left_out(task, tmp_path, caplog):
     if task == "classification":
         data = load_classification(str(tmp_path), ClassificationOptions(min_image_size=10))
     else:
-        data = load_retrieval(str(tmp_path), RetrievalOptions(min_image_size=10))
+        data = load_retrieval(str(tmp_path), CaptionedDataOptions(min_image_size=10))
         assert data.captions == [["drawing 0"], ["drawing 2"], ["no image"]]
     assert len(data) == 3
     assert "2 of 5 images are smaller than 10 pixels" in caplog.text

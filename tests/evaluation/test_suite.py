@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Several evaluations in one run: the command `clip-hf evaluate`, `clip-hf compare`, and what they refuse."""
 
+import inspect
 import json
 import re
 import shutil
@@ -13,21 +14,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import clip_hf.evaluation
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.cli import main
+from clip_hf.embedding import load_dual_encoder
 from clip_hf.evaluation import (
+    TASKS,
+    EvaluationResult,
+    EvaluationTask,
+    FewShotOptions,
     LinearProbeOptions,
+    SuiteOptions,
+    ZeroShotOptions,
     class_embeddings,
+    evaluate_few_shot,
+    evaluate_linear_probe,
     evaluate_retrieval,
+    evaluate_robustness,
+    evaluate_zero_shot,
     few_shot,
     linear_probe,
     load_class_names,
-    load_dual_encoder,
+    load_classification,
     load_splits,
+    run_suite,
     subset_classes,
-    suite,
 )
-from clip_hf.evaluation.tasks.evaluation_result import EvaluationResult
+from clip_hf.evaluation.tasks import robustness
 from several_processes import run_processes
 from tiny_models import make_tiny_model
 
@@ -78,7 +91,7 @@ def models(tiny_processor, tmp_path_factory) -> dict[str, Path]:
 
 
 QUICK = ("--resamples", "50", "--shots", "1", "2", "--few-shot-seeds", "2")
-TASKS = ("zero_shot", "linear_probe", "few_shot")
+LABEL_TASKS = ("zero_shot", "linear_probe", "few_shot")
 
 
 def evaluate(model, *arguments) -> int:
@@ -89,11 +102,27 @@ def metrics_of(folder: Path) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text())["metrics"] for path in sorted(folder.glob("*.json"))}
 
 
+@dataclass(kw_only=True)
+class Ending(EvaluationResult):
+    """A result of nothing."""
+
+    task = "ending"
+
+    model: str = ""
+    data: str = ""
+    split: str = ""
+    count: int = 0
+
+    @property
+    def metrics(self):
+        return {}
+
+
 def test_every_task_from_one_command(models, data, pairs, tmp_path, capsys):
-    arguments = ("--tasks", *TASKS, "retrieval", "--data", data, pairs, "--output-dir", tmp_path, *QUICK)
+    arguments = ("--tasks", *LABEL_TASKS, "retrieval", "--data", data, pairs, "--output-dir", tmp_path, *QUICK)
     assert evaluate(models["vit"], *arguments) == 0
     out = capsys.readouterr().out
-    names = [f"{task}-{data.name}-test" for task in sorted(TASKS)] + [f"retrieval-{pairs.name}-test"]
+    names = [f"{task}-{data.name}-test" for task in sorted(LABEL_TASKS)] + [f"retrieval-{pairs.name}-test"]
     found = metrics_of(tmp_path)
     assert sorted(found) == sorted(names)
     for name in names:
@@ -103,7 +132,7 @@ def test_every_task_from_one_command(models, data, pairs, tmp_path, capsys):
     for name, metrics in found.items():
         assert all(f"| {metric} |" in summary for metric in metrics), name
     zero_shot = found[f"zero_shot-{data.name}-test"]["top1"]
-    assert f"| top1 | {100 * zero_shot:.2f}% |" in out
+    assert re.search(rf"^top1 +{100 * zero_shot:.2f}% ", out, re.MULTILINE)
     assert found[f"few_shot-{data.name}-test"]["zero_shot"] == zero_shot
 
 
@@ -127,7 +156,7 @@ def test_a_probe_is_on_features_before_the_projection_and_seeds_are_those_asked_
     np.testing.assert_allclose(arrays["coefficients"], expected.classifier.coefficients, rtol=1e-3, atol=1e-5)
     content = json.loads((tmp_path / f"few_shot-{data.name}-test.json").read_text())["details"]
     assert content["seeds"] == [7, 8]
-    few = few_shot(*(np.asarray(each) for each in features(projected=True)), shots=(1, 2), seeds=(7, 8))
+    few = few_shot(*map(np.asarray, features(projected=True)), options=FewShotOptions(shots=(1, 2), seeds=(7, 8)))
     np.testing.assert_allclose(content["probe"]["scores"], few.probe.scores)
     np.testing.assert_allclose(content["probe"]["penalties"], few.probe.penalties, rtol=1e-4)
 
@@ -149,7 +178,7 @@ def shifted(tmp_path_factory) -> dict[str, Path]:
 def test_accuracy_under_shift(models, shifted, tmp_path, capsys, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        suite, "evaluate_robustness", lambda found, **more: seen.update(found=found, **more) or Ending()
+        robustness, "compare_under_shift", lambda found, **more: seen.update(found=found, **more) or Ending()
     )
     sources = [f"{name}={folder}" for name, folder in shifted.items()]
     arguments = ("--tasks", "robustness", "--data", *sources, "--templates", "a photo of a {}.", *QUICK)
@@ -168,15 +197,58 @@ def test_accuracy_under_shift(models, shifted, tmp_path, capsys, monkeypatch):
     assert set(seen["found"]) == {"imagenet", "imagenet_r"}
 
 
-@dataclass(kw_only=True)
-class Ending(EvaluationResult):
-    """A result of nothing."""
+def test_data_that_robustness_does_not_use_are_refused(models, shifted, data, tmp_path, capsys):
+    sources = [*(f"{name}={folder}" for name, folder in shifted.items()), str(data)]
+    assert evaluate(models["vit"], "--tasks", "robustness", "--data", *sources, "--output-dir", tmp_path / "out") == 1
+    assert f"The data {str(data)!r} fits nothing that was asked for." in capsys.readouterr().err
 
-    model: str = ""
-    data: str = ""
 
-    def metrics(self):
-        return {}
+class CountTask(EvaluationTask):
+    """Counts the images."""
+
+    result = Ending
+
+    def load(self, sources, settings):
+        return {"test": load_classification(sources[0], settings.data_options)}
+
+    def run(self, encoder, parts, settings):
+        return Ending(model=encoder.name, data=parts["test"].name, count=len(parts["test"]))
+
+
+def test_a_new_task_is_a_class_and_a_line(models, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(TASKS, "ending", CountTask())
+    options = SuiteOptions(tasks=["ending"], data=[str(data)], output_dir=tmp_path)
+    (result,) = run_suite(models["vit"], options)
+    assert result.count == 12 and metrics_of(tmp_path) == {f"ending-{data.name}": {}}
+
+
+def test_evaluations_have_one_shape_of_arguments():
+    for name in TASKS:
+        parameters = inspect.signature(getattr(clip_hf.evaluation, f"evaluate_{name}")).parameters
+        assert list(parameters) == ["model", "data", "options", "processor"], name
+        assert parameters["processor"].kind is inspect.Parameter.KEYWORD_ONLY
+        assert TASKS[name].name == name
+
+
+def test_the_functions_give_what_the_command_gives(models, data, shifted, tmp_path):
+    command = ("--tasks", *LABEL_TASKS, "--data", data, "--output-dir", tmp_path, *QUICK)
+    assert evaluate(models["vit"], *command) == 0
+    shots = FewShotOptions(shots=(1, 2), seeds=(0, 1), fully_supervised=True)
+    results = (
+        evaluate_linear_probe(models["vit"], str(data), LinearProbeOptions(resamples=0)),
+        evaluate_few_shot(load_dual_encoder(models["vit"]), load_splits(str(data)), shots),
+        evaluate_zero_shot(models["vit"], str(data), ZeroShotOptions(resamples=0)),
+    )
+    found = metrics_of(tmp_path)
+    for result in results:
+        expected = found[f"{result.task}-{data.name}-test"]
+        assert {name: value for name, value in result.metrics.items() if np.isfinite(value)} == pytest.approx(
+            {name: value for name, value in expected.items() if value is not None}
+        )
+    with pytest.raises(ValueError, match="`data` must have 'imagenet' and at least one shift; it has imagenet"):
+        evaluate_robustness(models["vit"], {"imagenet": str(data)})
+    with pytest.raises(ValueError, match="Did you mean 'imagenet_v2'"):
+        evaluate_robustness(models["vit"], {"imagenet": "", "imagenet_v3": ""})
 
 
 def test_images_are_encoded_once_and_a_run_goes_on(models, data, tmp_path, monkeypatch):
@@ -222,7 +294,7 @@ def test_the_card_gets_the_figures(models, data, tiny_processor, tmp_path):
 
 def in_process(rank: int, model: str, data: str, output: str) -> int:
     """What `torchrun` starts; the rank is in the environment, too."""
-    return evaluate(model, "--tasks", *TASKS, "--data", data, "--output-dir", output, "--device", "cpu", *QUICK)
+    return evaluate(model, "--tasks", *LABEL_TASKS, "--data", data, "--output-dir", output, "--device", "cpu", *QUICK)
 
 
 def test_two_processes_give_what_one_gives(models, data, tmp_path):
@@ -241,7 +313,7 @@ def test_models_are_compared(models, data, tmp_path, capsys):
     arguments = ("--data", data, "--output-dir", tmp_path, *QUICK, "--names", "ViT", "ResNet")
     assert main(["compare", *map(str, models.values()), *map(str, arguments)]) == 0
     out = capsys.readouterr().out
-    assert "| task | data | metric | ViT | ResNet | less ViT |" in out
+    assert re.search("^metric +ViT +ResNet +less ViT +chance$", out, re.MULTILINE)
     content = json.loads((tmp_path / "comparison.json").read_text())
     top1 = next(row for row in content["metrics"] if row["metric"] == "top1")
     assert top1["differences"][1] == pytest.approx(top1["values"][1] - top1["values"][0])
@@ -325,7 +397,10 @@ def test_error_against_compute(tmp_path, capsys):
         (["--data", "{data}", "--seed", "-1"], "`seed` is -1; it must be 0 or more"),
         (["--data", "{data}", "{data}"], "names something twice"),
         (["--data", "{data}", "--tasks", "robustness"], "needs ImageNet and at least one of its variants"),
-        (["--data", "{data}", "--tasks", "few_shot"], "'blue' of .* has 6 images .* --shots may go up to 6"),
+        (
+            ["--data", "{data}", "--tasks", "few_shot"],
+            r"'blue' of .* has 6 images .* at most 6 \(--shots\)",
+        ),
         (["--data", "{data}", "--split", "validation"], "no split `validation`"),
         (["--data", "{data}", "--label-column", "kind"], "kind"),
         (["--data", "{data}", "--templates", "a photo"], "does not say where the label goes"),
@@ -359,9 +434,9 @@ def test_one_image_that_cannot_be_read_is_skipped_and_named(models, data, tmp_pa
         (damaged / split / "green" / "0.png").write_bytes(b"\x89PNG and no more")
     with pytest.warns(UserWarning, match=r"colours \(test\) that cannot be read: 1 of 12 rows .*green/0.png"):
         for folder in (damaged, without):
-            arguments = ("--tasks", *TASKS, "--data", folder, "--output-dir", folder.parent / "out", *QUICK)
+            arguments = ("--tasks", *LABEL_TASKS, "--data", folder, "--output-dir", folder.parent / "out", *QUICK)
             assert evaluate(models["vit"], *arguments) == 0
-    assert "| skipped_images | 1 of 12 |" in capsys.readouterr().out
+    assert re.search("^skipped_images +1 of 12$", capsys.readouterr().out, re.MULTILINE)
     found = metrics_of(tmp_path / "a" / "out")
     assert len(found) == 3 and found == metrics_of(tmp_path / "b" / "out")
     for path in (tmp_path / "a" / "out").glob("*.json"):
@@ -418,7 +493,7 @@ def test_skipped_images_under_shift(models, shifted, tmp_path, monkeypatch):
     without.save_to_disk(str(tmp_path / "without"))
     seen = []
     ending = Ending()
-    monkeypatch.setattr(suite, "evaluate_robustness", lambda found, **more: seen.append((found, more)) or ending)
+    monkeypatch.setattr(robustness, "compare_under_shift", lambda found, **more: seen.append((found, more)) or ending)
     for imagenet in (folder, tmp_path / "without"):
         sources = [f"imagenet={imagenet}", f"imagenet_r={shifted['imagenet_r']}"]
         arguments = ("--tasks", "robustness", "--data", *sources, "--templates", "a photo of a {}.", *QUICK)

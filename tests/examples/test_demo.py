@@ -33,8 +33,7 @@ def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, caps
 
 
 def test_accuracy_counts_the_first_the_five_and_the_base():
-    predictions = demo.Predictions(
-        names=[["a: red", "a: blue"], ["a: red", "a: blue"], ["b", "a: red"]], scores=[[0.6, 0.4]] * 3
-    )
-    accuracy = predictions.accuracy(["a: red", "a: blue", "c"])
+    names = [["a: red", "a: blue"], ["a: red", "a: blue"], ["b", "a: red"]]
+    predictions = [[{"label": name, "score": 0.5} for name in row] for row in names]
+    accuracy = demo.accuracies(predictions, ["a: red", "a: blue", "c"])
     assert {name: round(value, 1) for name, value in accuracy.items()} == {"top1": 33.3, "top5": 66.7, "base": 66.7}

@@ -117,8 +117,8 @@ def test_titles():
 @pytest.mark.parametrize(
     ("value", "metric", "interval"),
     # Wilson's, by hand: (p + z2 / 2n -+ sqrt(p (1 - p) z2 / n + (z2 / 2n)^2)) / (1 + z2 / n), z2 = 3.8415.
-    [(0.0, "zero_shot_top1", [0.0, 27.75]), (50.0, "image_to_text_R@1", [23.66, 76.34])]
-    + [(100.0, "text_to_image_R@1", [56.55, 100.0])],
+    [(0.0, "zero_shot_top1", [0.0, 27.75]), (0.5, "image_to_text_R@1", [23.66, 76.34])]
+    + [(1.0, "text_to_image_R@1", [56.55, 100.0])],
 )
 def test_intervals_of_percentages(value, metric, interval):
     held_out = HeldOutPairs.__new__(HeldOutPairs)

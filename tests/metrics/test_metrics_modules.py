@@ -38,21 +38,20 @@ def load(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- loading
 
 
-def test_every_folder_is_a_metric():
-    folders = [path for path in Path(metrics.__file__).parent.iterdir() if path.is_dir() and path.name[0] != "_"]
-    assert sorted(path.name for path in folders) == sorted(metrics.METRICS)
-    assert all((path / f"{path.name}.py").is_file() for path in folders)
+def test_every_file_but_the_frame_is_a_metric():
+    files = {path.stem for path in Path(metrics.__file__).parent.glob("*.py")}
+    assert sorted(files - {"__init__", "checked_metric"}) == sorted(metrics.METRICS)
 
 
 @pytest.mark.parametrize("name", metrics.METRICS)
-def test_metric_loads_from_its_folder_and_its_file(name):
-    for path in (metrics.path(name), f"{metrics.path(name)}/{name}.py"):
-        metric = evaluate.load(path)
-        assert isinstance(metric, evaluate.Metric)
-        assert metric.name == name
-        assert all((metric.description, metric.citation, metric.inputs_description))
-        assert name in metric.inputs_description
-        assert type(metric).__module__.startswith("evaluate_modules.")  # it is the copy in evaluate's cache that runs
+def test_metric_loads_from_its_file(name):
+    metric = evaluate.load(metrics.path(name))
+    assert isinstance(metric, evaluate.Metric)
+    assert metric.name == name
+    assert metric.description and "Args:" not in metric.description and "clip_hf" not in metric.description
+    assert metric.inputs_description.startswith("Args:\n") and name in metric.inputs_description
+    assert metric.citation.count("@") == len(metric.reference_urls) > 0
+    assert type(metric).__module__.startswith("evaluate_modules.")  # the copy in evaluate's cache runs
 
 
 @pytest.mark.parametrize("name", metrics.METRICS)
@@ -201,7 +200,7 @@ TWO = [[0.1, 0.9], [0.8, 0.2]]
             "clip_score",
             {"image_embeds": TWO, "text_embeds": [[0, 0], [1, 2]]},
             ValueError,
-            "text_embeds .*zero in row 0",
+            "text_embeds are all zeros in row 0",
         ),
         ("clip_score", {"image_embeds": TWO, "text_embeds": TWO, "weight": -1}, ValueError, "weight must be"),
         (

@@ -133,7 +133,7 @@ def test_towers_load_from_a_whole_models_config(name, cls, tmp_path, clip_hf_log
         (ClipHFTextConfig, {"attention_dropout": 1.5}, "`attention_dropout` is 1.5; it must be at least 0"),
         (ClipHFTextConfig, {"attention_dropout": 1.0}, "`attention_dropout` is 1.0; it must be at least 0"),
         (ClipHFTextConfig, {"layer_norm_eps": float("nan")}, "`layer_norm_eps` is nan; it must be greater than 0"),
-        (ClipHFTextConfig, {"hidden_sise": 512}, r"no option 'hidden_sise' \(did you mean 'hidden_size'\?\)"),
+        (ClipHFTextConfig, {"hidden_sise": 512}, r"no option 'hidden_sise'. Did you mean 'hidden_size'\?"),
         (ClipHFTextConfig, {"max_position_embeddings": 0}, "`max_position_embeddings` is 0"),
         (ClipHFViTConfig, {"patch_size": 225}, "`patch_size` 225 is larger than `image_size` 224"),
         (ClipHFViTConfig, {"image_size": 0}, "`image_size` is 0"),

@@ -410,7 +410,7 @@ def test_positions_reach_the_text_tower(tiny_model, text_inputs, pixel_values):
 
 
 def test_misspelled_inputs_are_refused(tiny_model, text_inputs, pixel_values):
-    with pytest.raises(TypeError, match="does not know: `pixel_value`. Did you mean `pixel_values`"):
+    with pytest.raises(TypeError, match="has no input 'pixel_value'. Did you mean 'pixel_values'"):
         tiny_model(pixel_value=pixel_values, **text_inputs)
 
 

@@ -558,6 +558,8 @@ def test_the_same_lazily_opened_image_may_come_often(pipe, images, tmp_path, num
         ({"threshold": float("nan")}, ValueError, "`threshold` is nan"),
         ({"function_to_apply": "sigmoid"}, ValueError, "one of 'softmax', 'cosine', 'none'"),
         ({"background": "a photo.", "function_to_apply": "cosine"}, ValueError, "takes part in a softmax only"),
+        ({"multi_label": True, "function_to_apply": "cosine"}, ValueError, "`multi_label` changes the softmax only"),
+        ({"multi_label": True, "function_to_apply": "none"}, ValueError, "`multi_label` changes the softmax only"),
         ({"background": "a photo of {}."}, ValueError, "cannot have a placeholder"),
         ({"background": []}, ValueError, "The list of prompts of 'background' is empty"),
         ({"batch_size": 0}, ValueError, "`batch_size` is 0"),

@@ -652,7 +652,7 @@ def test_the_template_is_installed_with_the_package():
     config = configparser.ConfigParser()
     config.read(TEMPLATE.parents[3] / "setup.cfg")
     patterns = config["options.package_data"]["clip_hf"].split()
-    assert any(fnmatch.fnmatch(TEMPLATE.name, pattern) for pattern in patterns)
+    assert any(fnmatch.fnmatch(f"model_card/{TEMPLATE.name}", pattern) for pattern in patterns)
 
 
 # --------------------------------------------------------------------------------------------------- hostile READMEs

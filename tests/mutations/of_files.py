@@ -37,15 +37,15 @@ ATOMIC = [
     Mutation(
         "only the time of writing counts, which can be set",
         "utils/atomic.py",
-        "max(one.st_mtime, one.st_ctime)",
-        "one.st_mtime",
+        "max(entry.st_mtime, entry.st_ctime)",
+        "entry.st_mtime",
         "utils/test_atomic.py -k another_machine",
     ),
     Mutation(
         "another user's process counts as dead",
         "utils/atomic.py",
-        "and is another user's\n            return False",
-        "and is another user's\n            return True",
+        "as another user\n            return False",
+        "as another user\n            return True",
         "utils/test_atomic.py -k told_by_its_process",
     ),
     Mutation(

@@ -283,7 +283,7 @@ def test_pixels_equal_open_clips(resize_mode, interpolation, images):
     statistics = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
     options = {**statistics, "interpolation": interpolation, "resize_mode": resize_mode}
     theirs = open_clip_module("transform").image_transform(64, is_train=False, **options)
-    ours = checkpoints.open_clip.image_processor_from_open_clip(options, 64)
+    ours = checkpoints.open_clip_format.image_processor_from_open_clip(options, 64)
     for image in images:
         pixels = ours(image, return_tensors="pt").pixel_values[0]
         torch.testing.assert_close(pixels, theirs(image), rtol=0, atol=1e-6)
@@ -298,7 +298,7 @@ def test_transformers_folders_load_and_go_back(shape, precision, inputs, tmp_pat
     torch.manual_seed(0)
     config = config_of(shape)
     source = checkpoints.Checkpoint("clip_hf", "the test", config, *({},) * 2)
-    theirs = transformers.CLIPModel(checkpoints.transformers.config_to_transformers(source)).eval()
+    theirs = transformers.CLIPModel(checkpoints.transformers_format.config_to_transformers(source)).eval()
     for name, parameter in theirs.named_parameters():
         if parameter.ndim == 1:
             # Larger biases would drown the images: transformers' initial matrices are small.

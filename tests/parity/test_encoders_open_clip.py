@@ -95,7 +95,7 @@ def test_features_are_open_clips(tower, make, open_clip, images):
     repeated = encoder.encode_texts([*CAPTIONS, *CAPTIONS])
     torch.testing.assert_close(repeated, torch.cat([expected, expected]), rtol=0, atol=2e-6)
     assert encoder.logit_scale == pytest.approx(model.logit_scale.exp().item(), rel=1e-6)
-    again = load_dual_encoder(model, (preprocess, tokenizer))
+    again = load_dual_encoder(model, processor=(preprocess, tokenizer))
     assert again.fingerprint == encoder.fingerprint
     with torch.no_grad():
         model.logit_scale += 1
@@ -116,7 +116,7 @@ def test_the_same_weights_through_our_model(tower, make, open_clip, images):
     config = open_clip.get_model_config(f"tiny-{tower}")
     model, processor = checkpoints.load(name.partition("/")[2], config=config, preprocess={}, merges=OPENAI_MERGES)
     assert isinstance(processor.image_processor, ClipHFImageProcessor)
-    ours = load_dual_encoder(model, processor)
+    ours = load_dual_encoder(model, processor=processor)
     for projected in (True, False):
         expected = theirs.encode_images(images, projected=projected)
         actual = ours.encode_images(images, projected=projected)
@@ -130,7 +130,7 @@ def test_openais_own_class(shape, images):
     config = config_of(shape)
     model = openai_model(config)
     transform = references.openai_transform(config.vision_config.image_size)
-    encoder = load_dual_encoder(model, (transform, references.load_open_clip().get_tokenizer("RN50")))
+    encoder = load_dual_encoder(model, processor=(transform, references.load_open_clip().get_tokenizer("RN50")))
     with torch.no_grad():
         image_features = model.encode_image(torch.stack([transform(image) for image in images]))
     before = encoder.encode_images(images, projected=False)

@@ -61,10 +61,10 @@ def test_metrics_by_hand(tiny_processor, monkeypatch):
     data = pairs_of(["a", "c", "b"])
     metrics = metrics_of(data, images, texts, tiny_processor, monkeypatch)
     # Cosines: [1, 0.5, 0], [0.6, 1.02, 0.8], [0.9, 0.81, 0.4] with a, b, c.
-    assert metrics["zero_shot_top1"] == metrics["image_to_text_R@1"] == pytest.approx(100 / 3)
-    assert metrics["zero_shot_top5"] == metrics["image_to_text_R@5"] == 100
+    assert metrics["zero_shot_top1"] == metrics["image_to_text_R@1"] == pytest.approx(1 / 3)
+    assert metrics["zero_shot_top5"] == metrics["image_to_text_R@5"] == 1
     # a is nearest to its image; c to its image; b to that of c.
-    assert metrics["text_to_image_R@1"] == pytest.approx(200 / 3)
+    assert metrics["text_to_image_R@1"] == pytest.approx(2 / 3)
 
 
 def test_an_image_with_several_captions_is_found_by_one_of_them(tiny_processor, monkeypatch):
@@ -73,9 +73,9 @@ def test_an_image_with_several_captions_is_found_by_one_of_them(tiny_processor, 
     data = pairs_of([["a", "a too"], ["b"]])
     metrics = metrics_of(data, images, texts, tiny_processor, monkeypatch)
     # Image 0: a too 0.9, b 0.1, a 0; image 1: a 0.9, b 0.5, a too 0.
-    assert metrics["image_to_text_R@1"] == 50
+    assert metrics["image_to_text_R@1"] == 1 / 2
     # "a" finds image 1, "a too" image 0, "b" image 1.
-    assert metrics["text_to_image_R@1"] == pytest.approx(200 / 3)
+    assert metrics["text_to_image_R@1"] == pytest.approx(2 / 3)
     # Classes are the first captions, a and b: image 0 is taken for b, and image 1 for a.
     assert metrics["zero_shot_top1"] == 0
 
@@ -85,24 +85,36 @@ def test_equal_captions_are_one_and_so_are_rows_of_the_same_image(tiny_processor
     texts = {"a": [1.0, 0.2], "b": [0.0, 1.0]}
     metrics = metrics_of(pairs_of(["a", "A ", "b"]), images, texts, tiny_processor, monkeypatch)
     # Image 1, nearest to b, is of the same class as image 0.
-    assert metrics["zero_shot_top1"] == metrics["image_to_text_R@1"] == pytest.approx(200 / 3)
-    assert metrics["text_to_image_R@1"] == 100
+    assert metrics["zero_shot_top1"] == metrics["image_to_text_R@1"] == pytest.approx(2 / 3)
+    assert metrics["text_to_image_R@1"] == 1
     # The first two rows show the same image, which has two captions.
     options = PairOptions(image_id_column="id")
     data = pairs_of(["a", "b", "c"], ids=["x", "x", "y"])
     texts = {"a": [0.0, 1.0], "b": [1.0, 0.0], "c": [0.0, 0.9]}
     metrics = metrics_of(data, [[1.0, 0.0], [0.0, 1.0]], texts, tiny_processor, monkeypatch, options)
-    assert metrics["image_to_text_R@1"] == 50 and metrics["text_to_image_R@1"] == pytest.approx(200 / 3)
+    assert metrics["image_to_text_R@1"] == 1 / 2 and metrics["text_to_image_R@1"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("value", [1.0, float("nan")])
-def test_a_model_that_tells_nothing_apart_is_as_good_as_chance(value, tiny_processor, monkeypatch):
+def test_a_model_that_tells_nothing_apart_is_as_good_as_chance(tiny_processor, monkeypatch):
     names = [f"name {number}" for number in range(20)]
-    images, texts = [[value, value]] * 20, {name: [value, value] for name in names}
+    images, texts = [[1.0, 1.0]] * 20, {name: [1.0, 1.0] for name in names}
     metrics = metrics_of(pairs_of(names), images, texts, tiny_processor, monkeypatch)
-    assert metrics["zero_shot_top1"] == metrics["text_to_image_R@1"] == pytest.approx(5)
-    assert metrics["zero_shot_top5"] == metrics["image_to_text_R@5"] == pytest.approx(25)
-    assert metrics["image_to_text_R@10"] == metrics["text_to_image_R@10"] == pytest.approx(50)
+    assert metrics["zero_shot_top1"] == metrics["text_to_image_R@1"] == 1 / 20
+    assert metrics["zero_shot_top5"] == metrics["image_to_text_R@5"] == 5 / 20
+    assert metrics["image_to_text_R@10"] == metrics["text_to_image_R@10"] == 10 / 20
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["images", "texts"])
+def test_embeddings_that_are_none_score_0(value, side, tiny_processor, monkeypatch):
+    images, texts = [[1.0, 0.0], [0.0, 1.0]], {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+    assert set(metrics_of(pairs_of(["a", "b"]), images, texts, tiny_processor, monkeypatch).values()) == {1.0}
+    if side == "images":
+        images[0] = [value, value]
+    else:
+        texts["b"] = [value, value]
+    metrics = metrics_of(pairs_of(["a", "b"]), images, texts, tiny_processor, monkeypatch)
+    assert len(metrics) == 8 and set(metrics.values()) == {0.0}
 
 
 def test_further_labels_make_it_harder(tiny_processor, monkeypatch):
@@ -110,8 +122,8 @@ def test_further_labels_make_it_harder(tiny_processor, monkeypatch):
     images = [[1.0, 0.0], [0.0, 1.0]]
     plain = metrics_of(pairs_of(["a", "b"]), images, texts, tiny_processor, monkeypatch)
     more = metrics_of(pairs_of(["a", "b"]), images, texts, tiny_processor, monkeypatch, more_labels=["C", "b"])
-    assert plain["zero_shot_top1"] == 100 and more["zero_shot_top1"] == 50
-    assert more["image_to_text_R@1"] == 100  # retrieval is among the captions of these rows
+    assert plain["zero_shot_top1"] == 1 and more["zero_shot_top1"] == 1 / 2
+    assert more["image_to_text_R@1"] == 1  # retrieval is among the captions of these rows
 
 
 def numbers_by_plain_means(model, processor, data, template: str) -> dict[str, float]:
@@ -133,7 +145,7 @@ def numbers_by_plain_means(model, processor, data, template: str) -> dict[str, f
         best = max(range(len(images)), key=lambda row: images[row] @ text)
         found["text_to_image_R@1"] += caption in data[best]["caption"]
     counts = {"zero_shot_top1": len(images), "image_to_text_R@1": len(images), "text_to_image_R@1": len(texts)}
-    return {name: 100 * found[name] / count for name, count in counts.items()}
+    return {name: found[name] / count for name, count in counts.items()}
 
 
 def captioned(rows: int = 23) -> datasets.Dataset:

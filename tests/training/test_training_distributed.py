@@ -19,7 +19,6 @@ from torch.distributed.fsdp import fully_shard
 from clip_hf import ClipHFModel, contrastive_loss
 from clip_hf.training.averaging import AveragedWeights
 from clip_hf.training.distributed import (
-    check_launch,
     check_processes_agree,
     logit_bias_of,
     logit_scale_of,
@@ -30,6 +29,7 @@ from clip_hf.training.distributed import (
 from clip_hf.training.freezing import freeze
 from clip_hf.training.interruption import StopSignal
 from clip_hf.training.optimization import OptimizerOptions, build_optimizer, clamp_logit_scale_
+from clip_hf.utils.processes import check_launch
 from several_processes import run_processes
 from tiny_models import TOWERS, make_tiny_model
 
@@ -186,31 +186,6 @@ def test_all_processes_stop_at_the_same_step(two_processes):
 
 def test_one_process_agrees_with_itself():
     check_processes_agree(Accelerator(cpu=True), {"rows": 5})
-
-
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"WORLD_SIZE": "2", "RANK": "1"}, r"WORLD_SIZE is 2, but Accelerate runs 1 process.*cpu=True"),
-        ({"WORLD_SIZE": "1", "RANK": "1"}, "RANK is 1, but this is process 0"),
-        # What `accelerate launch --cpu --num_processes 2` sets.
-        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, "torchrun"),
-        ({"ACCELERATE_USE_CPU": "True"}, None),
-        ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}, None),
-        ({}, None),
-    ],
-)
-def test_processes_that_do_not_know_each_other_are_refused(monkeypatch, environment, message):
-    accelerator = Accelerator(cpu=True)
-    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    if message is None:
-        check_launch(accelerator)
-    else:
-        with pytest.raises(RuntimeError, match=message):
-            check_launch(accelerator)
 
 
 @pytest.mark.parametrize("prefix", ["", "wrapper."])

@@ -16,7 +16,7 @@ def log(tmp_path) -> TrainingLog:
     for step in range(4):
         log.add({"step": step, "loss": 2.0 - step})
         if step % 2:
-            log.add({"step": step + 1, "zero_shot_top1": 10.0 * step})
+            log.add({"step": step + 1, "zero_shot_top1": 0.1 * step})
     return log
 
 

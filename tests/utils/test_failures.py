@@ -63,7 +63,7 @@ def test_a_line_or_a_trace(fail, line, capsys, monkeypatch):
         if line is None:
             assert said.startswith("Traceback")
         else:
-            assert said.startswith(f"utils/test_failures.py{' (process 1)' if several else ''}: {line}")
+            assert said.startswith(f"test_failures.py{' (process 1)' if several else ''}: {line}")
             assert said.count("\n") == 1
 
 
@@ -77,7 +77,10 @@ def test_what_ends_by_itself_is_left_alone():
     ("arguments", "line"),
     [
         (["train_clip.py", "nowhere.yaml"], "train_clip.py: The recipe nowhere.yaml is not there. Check its path"),
-        (["train_clip.py", "--bach_size", "3"], "train_clip.py: There is no option --bach_size. Did you mean --batch"),
+        (
+            ["train_clip.py", "--bach_size", "3"],
+            "train_clip.py: There is no option '--bach_size'. Did you mean '--batch",
+        ),
         (["train_with_trainer.py", "--bach_size", "3"], "train_with_trainer.py: Some specified arguments are not"),
     ],
 )

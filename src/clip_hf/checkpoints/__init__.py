@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Every CLIP checkpoint, in and out: OpenAI's, open_clip's, transformers' and ours.
+"""Every CLIP checkpoint, in and out: OpenAI's, open_clip's, transformers' and ours.
 
 Nothing that lies in a checkpoint is executed, every weight is used exactly once, and what a source does not say is
 asked for, not guessed.
@@ -9,8 +8,9 @@ asked for, not guessed.
 
 from .checkpoint import Checkpoint, SourceOptions
 from .conversion import ConversionReport, convert
+from .format_table import FORMATS
 from .open_clip_format import config_from_open_clip
-from .reading import FORMATS, read_checkpoint
+from .reading import read_checkpoint
 from .saving import load, save
 from .transformers_format import TOWERS
 

@@ -17,8 +17,7 @@ from .stored_tensor import StoredTensor
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """
-    What a source may leave open. Where it does, and the option is not given, reading it is refused.
+    """What a source may leave open. Reading such a source without the option is an error.
 
     Args:
         hidden_act (`str`, *optional*): activation of the MLPs, `"quick_gelu"` or `"gelu"`.
@@ -37,8 +36,7 @@ class SourceOptions:
     merges: str | Path | None = None
 
     def check_against(self, config: ClipHFConfig) -> None:
-        """
-        Check what was given against a configuration that leaves nothing open.
+        """Check what was given against a configuration that leaves nothing open.
 
         Raises:
             ValueError: if the two contradict each other.
@@ -57,8 +55,7 @@ class SourceOptions:
 
 @dataclass
 class Checkpoint:
-    """
-    A CLIP whose weights may still be in their files.
+    """A CLIP whose weights may still be in their files.
 
     Args:
         format (`str`): what it was read from: `"openai"`, `"open_clip"`, `"transformers"` or `"clip_hf"`.
@@ -82,20 +79,19 @@ class Checkpoint:
 
     @property
     def processor(self) -> ClipHFProcessor | ClipHFImageProcessor | ClipHFTokenizer | None:
-        """The two parts as one, or the only one that there is."""
+        """Image processor and tokenizer as one processor, or the one of them that exists."""
         if self.image_processor is not None and self.tokenizer is not None:
             return ClipHFProcessor(self.image_processor, self.tokenizer)
         return self.image_processor if self.image_processor is not None else self.tokenizer
 
     @classmethod
     def of(cls, model: ClipHFModel, processor: Any) -> "Checkpoint":
-        """
-        The checkpoint that a model in memory is.
+        """The checkpoint that a model in memory is.
 
         Raises:
             TypeError: if one of the two is of a class that cannot be written.
         """
-        # By name: a model loaded with its repo's own code has another class of the same name.
+        # Compare names: remote code gives a model another class of the same name.
         if type(model).__name__ != ClipHFModel.__name__:
             raise TypeError(f"`model` must be a ClipHFModel, a whole CLIP; given {type(model).__name__}.")
         parts = {"ClipHFImageProcessor": None, "ClipHFTokenizer": None}
@@ -115,6 +111,14 @@ class Checkpoint:
         return cls("clip_hf", "the model", model.config, tensors, tensors, image_processor, tokenizer)
 
 
+def check_no_logit_bias(checkpoint: Checkpoint, format: str) -> None:
+    """Raise a `ValueError` if the model has a logit bias, which only our own format holds."""
+    if checkpoint.config.logit_bias_init_value is not None:
+        raise ValueError(
+            f"The model has a logit bias, of the sigmoid loss, for which the format {format} has no place."
+        )
+
+
 def note_left_out(names: list[str], limit: int = 4) -> list[str]:
     """The note on tensors of a source that are no weights; none where there are none."""
     return [f"No weights, left out: {listed(names, limit)}."] if names else []
@@ -126,4 +130,4 @@ def _of_parameter(name: str, tensor) -> StoredTensor:
     return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu())
 
 
-__all__ = ["Checkpoint", "SourceOptions", "note_left_out"]
+__all__ = ["Checkpoint", "SourceOptions", "check_no_logit_bias", "note_left_out"]

@@ -17,15 +17,22 @@ from tqdm.auto import tqdm
 
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card.card import ModelCardDetails, write_model_card
-from . import openai_format as openai
 from .checkpoint import Checkpoint, SourceOptions
+from .format_table import FORMAT_TABLE
+from .openai_format import published_name
 from .openai_names import BATCH_NORM_STATISTICS
 from .reading import read_checkpoint
-from .reference import features
 from .stored_tensor import StoredTensor
 from .transformers_format import TOWERS
 from .weight_files import open_weights
-from .writing import check_destination, check_format_holds, notes_on_format, size_in_bytes, with_dtype, written
+from .writing import (
+    check_destination,
+    check_format_holds,
+    notes_on_format,
+    size_in_bytes,
+    with_dtype,
+    write_checkpoint,
+)
 
 
 # Largest relative difference of features that rounding explains. In float32 it is some 1e-6; weights that are
@@ -37,8 +44,7 @@ _NUM_IMAGES, _NUM_TEXTS = 2, 3
 
 @dataclass
 class ConversionReport:
-    """
-    What a conversion did, and how exact it is. `str(report)` is what the command prints.
+    """What a conversion did, and how exact it is. `str(report)` is what the command prints.
 
     Args:
         source, destination (`str`): the two paths.
@@ -92,8 +98,7 @@ def convert(
     options: SourceOptions | None = None,
     card: ModelCardDetails | None = None,
 ) -> ConversionReport:
-    """
-    Convert a checkpoint to another format, offline, and show that it computes the same.
+    """Convert a checkpoint to another format, offline, and show that it computes the same.
 
     The weights are never in memory twice. The destination appears when everything has been written and checked.
 
@@ -126,17 +131,16 @@ def convert(
     check_format_holds(checkpoint, to, tower)
     result = with_dtype(checkpoint, dtype, to)
     report = _report_before(checkpoint, result, destination, to, tower)
-    published = openai.published_name(source) if checkpoint.format == "openai" else None
+    published = published_name(source) if checkpoint.format == "openai" else None
     if published is not None:
         report.notes.insert(0, f"The file is OpenAI's published {published}, by its checksum.")
         card = replace(card or ModelCardDetails(), openai_weights=True)
     inputs = fixed_inputs(checkpoint.config)
     with tqdm(total=size_in_bytes(result.tensors), unit="B", unit_scale=True, leave=False) as progress:
         progress.set_description("Features of the source")
-        config = _own_config(checkpoint, source)
-        expected = features(checkpoint.format, checkpoint.source_tensors, config, inputs, torch.float32)
+        expected = _source_features(checkpoint, source, inputs)
         progress.set_description(f"Writing {destination.name}")
-        with written(_counted(result, progress), destination, to, tower) as temporary:
+        with write_checkpoint(_counted(result, progress), destination, to, tower) as temporary:
             progress.set_description("Features of the result")
             found, written_tensors = _written_features(temporary, result, to, tower, inputs)
             report.dtypes = _count_dtypes(written_tensors)
@@ -169,8 +173,8 @@ def _report_before(
 
 
 def _check_processor(checkpoint: Checkpoint, to: str, tower: str | None) -> None:
-    """What is to be a whole repo needs a whole processor."""
-    if to == "openai" or tower is not None:
+    """Raise a ValueError if a whole repo would lack part of its processor."""
+    if FORMAT_TABLE[to].config_name is None or tower is not None:
         return
     if checkpoint.tokenizer is None:
         raise ValueError(
@@ -186,8 +190,7 @@ def _check_processor(checkpoint: Checkpoint, to: str, tower: str | None) -> None
 
 
 def fixed_inputs(config: ClipHFConfig) -> dict[str, torch.Tensor]:
-    """
-    The inputs that features are compared on: random, and the same for all models of a size.
+    """The inputs that features are compared on: random, and the same for all models of a size.
 
     Returns:
         `pixel_values` (2, channels, height, width), float32, and `input_ids` (3, context length): texts of three
@@ -207,11 +210,13 @@ def fixed_inputs(config: ClipHFConfig) -> dict[str, torch.Tensor]:
     return {"pixel_values": pixel_values, "input_ids": input_ids}
 
 
-def _own_config(checkpoint: Checkpoint, path: Path) -> ClipHFConfig | hf.CLIPConfig:
-    """The configuration that the arithmetic of the source takes."""
-    if checkpoint.format == "transformers":
-        return hf.CLIPConfig.from_pretrained(path if path.is_dir() else path.parent)
-    return checkpoint.config
+def _source_features(
+    checkpoint: Checkpoint, path: Path, inputs: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Features of the arithmetic of a checkpoint's format, in float32."""
+    source_format = FORMAT_TABLE[checkpoint.format]
+    config = source_format.source_config(checkpoint, path)
+    return source_format.features(checkpoint.source_tensors, config, inputs, torch.float32)
 
 
 def _written_features(
@@ -220,12 +225,13 @@ def _written_features(
     """Read what was written and compute its features; from a tower only its own."""
     if tower is not None:
         return _tower_features(path, written, tower, inputs), open_weights(path / "model.safetensors").tensors
-    if to == "openai":
-        checkpoint = openai.read(open_weights(path).tensors, str(path), SourceOptions())
+    # As `to`, whatever the name of the temporary file would suggest.
+    reader, options = FORMAT_TABLE[to], SourceOptions()
+    if path.is_dir():
+        checkpoint = reader.read_folder(path, options)
     else:
-        checkpoint = read_checkpoint(path)
-    tensors = checkpoint.source_tensors
-    return features(to, tensors, _own_config(checkpoint, path), inputs, torch.float32), tensors
+        checkpoint = reader.read_file(open_weights(path), path, options)
+    return _source_features(checkpoint, path, inputs), checkpoint.source_tensors
 
 
 def _tower_features(

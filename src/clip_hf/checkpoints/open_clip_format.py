@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-open_clip's files: weights with `open_clip_config.json` beside them, and checkpoints of its training.
+"""open_clip's files: weights with `open_clip_config.json` beside them, and checkpoints of its training.
 
 The configuration comes from open_clip's, and every weight is held against it. An option that changes what the model
 computes, and that has no counterpart here, is refused by name.
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL.Image import Resampling
 from safetensors.torch import save_file
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -19,12 +19,14 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.json_files import read_json
-from .checkpoint import Checkpoint, SourceOptions, note_left_out
-from .openai_format import config_from_shapes, take_extras
+from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from .checkpoint_format import CheckpointFormat
+from .openai_format import config_from_shapes, is_openai_named, take_extras
 from .openai_names import rename, rename_back
+from .reference import openai_features
 from .stored_tensor import StoredTensor
 from .tokenizer_formats import build_tokenizer, has_tokenizer, is_openais, save_for_transformers
-from .weight_files import WeightFile
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights
 
 
 CONFIG_NAME = "open_clip_config.json"
@@ -104,8 +106,7 @@ _FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "ran
 
 
 def read_config(config: dict[str, Any] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """
-    open_clip's configuration of a model and of its preprocessing.
+    """open_clip's configuration of a model and of its preprocessing.
 
     Args:
         config (`dict`, `str` or `Path`): `open_clip_config.json`, or one of open_clip's `model_configs`, or the folder
@@ -175,8 +176,7 @@ def _side(size: Any, option: str) -> int:
 
 
 def config_from_open_clip(model_cfg: Mapping[str, Any]) -> ClipHFConfig:
-    """
-    Our configuration of a model of open_clip's.
+    """Our configuration of a model of open_clip's.
 
     Args:
         model_cfg (`dict`): the content of one of open_clip's `model_configs`, or `model_cfg` of
@@ -243,8 +243,7 @@ def _vision_config(vision: Mapping[str, Any], quick_gelu: bool, projection_dim: 
 
 
 def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, image_size: int) -> ClipHFImageProcessor:
-    """
-    Our image processor for open_clip's transform for inference.
+    """Our image processor for open_clip's transform for inference.
 
     Args:
         preprocess_cfg (`dict` or `str`): open_clip's; what it leaves out has open_clip's defaults, which are OpenAI's
@@ -289,8 +288,7 @@ def _three(values: Any) -> list[float]:
 
 
 def read(file: WeightFile, source: str, folder: Path | None, options: SourceOptions) -> Checkpoint:
-    """
-    A checkpoint from weights of open_clip's.
+    """A checkpoint from weights of open_clip's.
 
     Args:
         file (`WeightFile`): its weights.
@@ -369,8 +367,7 @@ def _ask_for_options(source: str, resnet: bool, options: SourceOptions) -> None:
 
 
 def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
-    """
-    open_clip's configuration of a model of ours.
+    """open_clip's configuration for our model.
 
     Raises:
         ValueError: if open_clip has no counterpart to an option of the model; the message names all of them.
@@ -429,8 +426,7 @@ def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str,
 
 
 def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: int, source: str) -> dict[str, Any]:
-    """
-    open_clip's `preprocess_cfg` of an image processor of ours.
+    """open_clip's `preprocess_cfg` for our image processor.
 
     Raises:
         ValueError: if open_clip cannot do what it does.
@@ -460,8 +456,7 @@ def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: i
 
 
 def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """
-    The content of `open_clip_config.json` for a model of ours.
+    """The content of `open_clip_config.json` for our model.
 
     Raises:
         ValueError: if open_clip cannot do what the model does.
@@ -478,8 +473,7 @@ def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def write(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
-    """
-    Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub. Returns the weights written.
+    """Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub. Returns the weights written.
 
     Raises:
         ValueError: if open_clip cannot do what the model does.
@@ -494,7 +488,62 @@ def write(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+class OpenClipFormat(CheckpointFormat):
+    """open_clip's folders, weights and training checkpoints."""
+
+    name = "open_clip"
+    config_name = CONFIG_NAME
+    keeps_norms_in_float32 = True
+
+    def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
+        """Whether a file of OpenAI's names was written by open_clip: it lies beside an optimizer or open_clip's
+        configuration, or has one of its file names. Such weights do not say which activation they were trained with.
+        """
+        if file.kind == "torchscript" or not is_openai_named({_plain_name(name) for name in file.tensors}):
+            return False
+        return (
+            file.is_training_checkpoint
+            or file.kind == "safetensors"
+            or path.suffix == ".bin"
+            or path.name in WEIGHT_NAMES
+            or any(name.startswith("text.") for name in file.tensors)
+            or options.config is not None
+            or (path.parent / CONFIG_NAME).is_file()
+        )
+
+    def reads_folder(self, folder: Path) -> bool:
+        """Whether there are weights; their configuration may be given as an option."""
+        return self._weights(folder) is not None
+
+    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """Read weights, whose configuration may lie beside them."""
+        return read(file, str(path), path.parent, options)
+
+    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
+        """Read the weights of a folder."""
+        return read(open_weights(self._weights(folder)), str(folder), folder, options)
+
+    def _weights(self, folder: Path) -> Path | None:
+        return first_file(folder, (*WEIGHT_NAMES, *TRANSFORMERS_WEIGHT_NAMES))
+
+    def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
+        """open_clip's configuration has no place for some options."""
+        check_no_logit_bias(checkpoint, self.name)
+        config_of(checkpoint)
+
+    def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
+        """Write a folder that open_clip loads as `local-dir:FOLDER`."""
+        write(checkpoint, path)
+
+    def features(
+        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """Features of OpenAI's arithmetic, which open_clip's is."""
+        return openai_features(tensors, config, inputs, dtype)
+
+
 __all__ = [
+    "OpenClipFormat",
     "CONFIG_NAME",
     "WEIGHT_NAMES",
     "config_from_open_clip",

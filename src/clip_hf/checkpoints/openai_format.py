@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-OpenAI's files: the nine published models, which are TorchScript archives, and plain state dicts of its class.
+"""OpenAI's files: the nine published models, which are TorchScript archives, and plain state dicts of its class.
 
 What the weights do not say is fixed by OpenAI's code: QuickGELU, heads of 64 channels, LayerNorm epsilon 1e-5,
 features at the highest token id, and its image transform.
@@ -12,16 +11,20 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
-from .checkpoint import Checkpoint, SourceOptions, note_left_out
+from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from .checkpoint_format import CheckpointFormat
 from .openai_names import BATCH_NORM_STATISTICS, rename, rename_back
+from .reference import openai_features
 from .stored_tensor import StoredTensor
-from .tokenizer_formats import build_tokenizer
+from .tokenizer_formats import OPENAI_VOCAB_SIZE, build_tokenizer, is_openais
 from .torchscript_writer import write_torchscript
+from .weight_files import WeightFile
 
 
 HEAD_DIM = 64
@@ -58,8 +61,7 @@ def is_openai_named(names) -> bool:
 
 
 def take_extras(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, int], list[str]]:
-    """
-    Take apart what a file of OpenAI's names holds: weights, sizes, and causal masks, which are no weights.
+    """Take apart what a file of OpenAI's names holds: weights, sizes, and causal masks, which are no weights.
 
     Returns:
         The weights, the sizes by name (`input_resolution`, `context_length`, `vocab_size`), and the names left out.
@@ -116,8 +118,7 @@ def _heads(width: int, given: int | None, option: str) -> int:
 
 
 def config_from_shapes(tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], options: SourceOptions):
-    """
-    The configuration that weights of OpenAI's names have.
+    """The configuration that weights of OpenAI's names have.
 
     Args:
         tensors (`Mapping[str, StoredTensor]`): the weights; only their shapes are looked at.
@@ -202,8 +203,7 @@ def image_processor_of(image_size: int) -> ClipHFImageProcessor:
 
 
 def read(tensors: Mapping[str, StoredTensor], source: str, options: SourceOptions) -> Checkpoint:
-    """
-    A checkpoint from the tensors of a file of OpenAI's.
+    """A checkpoint from the tensors of a file of OpenAI's.
 
     Raises:
         ValueError: if they are not those of a CLIP, something is missing or left over, or an option is given that is
@@ -233,8 +233,7 @@ def read(tensors: Mapping[str, StoredTensor], source: str, options: SourceOption
 
 
 def check_expressible(checkpoint: Checkpoint) -> None:
-    """
-    Check that OpenAI's code computes what a model computes.
+    """Check that OpenAI's code computes what a model computes.
 
     Raises:
         ValueError: if the model has an option that OpenAI's code does not have; the message names all of them.
@@ -281,8 +280,7 @@ def _same(found, expected) -> bool:
 
 
 def write(checkpoint: Checkpoint, path: Path) -> dict[str, StoredTensor]:
-    """
-    Write a TorchScript archive of the parameters, which OpenAI's `clip.load` opens. Returns the weights written.
+    """Write a TorchScript archive of the parameters, which OpenAI's `clip.load` opens. Returns the weights written.
 
     As in OpenAI's own archives, the sizes of the model are in it; its methods are not, so `jit=True` has no use.
 
@@ -300,7 +298,55 @@ def write(checkpoint: Checkpoint, path: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
+class OpenAIFormat(CheckpointFormat):
+    """OpenAI's `.pt` files: TorchScript archives, or state dicts of the same names."""
+
+    name = "openai"
+    config_name = None
+    keeps_norms_in_float32 = True
+
+    def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
+        """Whether the names are OpenAI's."""
+        return is_openai_named({name.removeprefix("text.") for name in file.tensors})
+
+    def reads_folder(self, folder: Path) -> bool:
+        """Never: it is a single file."""
+        return False
+
+    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """Read a file, whose configuration follows from its weights."""
+        return read(file.tensors, str(path), options)
+
+    def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
+        """OpenAI's code is fixed."""
+        check_no_logit_bias(checkpoint, self.name)
+        check_expressible(checkpoint)
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """The format has no vocabulary, and its context length is an argument of the tokenizer."""
+        text, tokenizer, notes = checkpoint.config.text_config, checkpoint.tokenizer, []
+        if text.vocab_size != OPENAI_VOCAB_SIZE if tokenizer is None else not is_openais(tokenizer):
+            notes.append(
+                "The format openai has no place for a vocabulary. `clip.tokenize` makes ids of OpenAI's, which mean "
+                f"other words to this model of {text.vocab_size} ids: keep its own tokenizer, and make ids with that."
+            )
+        if text.max_position_embeddings != CONTEXT_LENGTH:
+            notes.append(f"Call `clip.tokenize(texts, context_length={text.max_position_embeddings})` for this model.")
+        return notes
+
+    def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
+        """Write a TorchScript archive, which OpenAI's `clip.load` opens."""
+        write(checkpoint, path)
+
+    def features(
+        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """Features of OpenAI's arithmetic."""
+        return openai_features(tensors, config, inputs, dtype)
+
+
 __all__ = [
+    "OpenAIFormat",
     "check_expressible",
     "config_from_shapes",
     "image_processor_of",

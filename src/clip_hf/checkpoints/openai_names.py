@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The weights of OpenAI's code and what they are called here, as a table. open_clip uses OpenAI's names.
+"""The weights of OpenAI's code and what they are called here, as a table. open_clip uses OpenAI's names.
 
 The table is made for a configuration, so it lists every weight that a file must hold, once.
 """
@@ -63,8 +62,7 @@ _BATCH_NORM = ("weight", "bias", *BATCH_NORM_STATISTICS)
 
 @dataclass(frozen=True)
 class Weight:
-    """
-    One weight of OpenAI's code.
+    """One weight of OpenAI's code.
 
     Args:
         source (`str`): its name there.
@@ -131,7 +129,7 @@ def _batch_norm(source: str, ours: str) -> list[Weight]:
 
 
 def is_float32_in_mixed_precision(source: str) -> bool:
-    """Whether OpenAI's and open_clip's half precision keeps the weight of this name of theirs in float32."""
+    """Whether OpenAI's and open_clip's half precision keeps this weight in float32; `source` is their name for it."""
     # Convolutions, linear layers and projections are halved; norms, embeddings and the temperature are not.
     return bool(re.search(r"(^|\.)(ln_\w+|bn\d|downsample\.1|token_embedding)\.|embedding$|^logit_scale$", source))
 
@@ -154,12 +152,11 @@ def source_shape(weight: Weight, shapes: Mapping[str, tuple[int, ...]]) -> tuple
 def rename(
     tensors: Mapping[str, StoredTensor], config: ClipHFConfig, source: str
 ) -> tuple[dict[str, StoredTensor], list[str]]:
-    """
-    Weights of OpenAI's names under ours.
+    """Weights of OpenAI's names under ours.
 
     Args:
         tensors (`Mapping[str, StoredTensor]`): every tensor of the file.
-        config (`ClipHFConfig`): the model they are to be.
+        config (`ClipHFConfig`): configuration of the model.
         source (`str`): the file, for messages.
 
     Returns:

@@ -16,8 +16,7 @@ _MAX_NEIGHBOURS = 6
 
 
 def check_exists(path: str | os.PathLike) -> None:
-    """
-    Refuse a path that does not exist, unless it may be the name of a repo on the hub.
+    """Refuse a path that does not exist, unless it may be the name of a repo on the hub.
 
     Args:
         path (`str` or `os.PathLike`): what `from_pretrained` was given.

@@ -1,9 +1,8 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The arithmetic of each format's own code, for the parity report of a conversion.
+"""The arithmetic of each format's own code, for the parity report of a conversion.
 
-- OpenAI's and open_clip's: plain functions on weights under their names, without a module of ours in between. Query,
+- OpenAI's and open_clip's: plain functions on weights under their names, without any of our modules. Query,
   key and value stay one matrix, and torch's own multi-head attention is used, as in those codes.
 - transformers' and ours: the model class itself, each layer's weights read when it runs and dropped after it.
 
@@ -14,13 +13,11 @@ import copy
 from collections.abc import Callable, Mapping
 
 import torch
-import transformers
 from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from ..model.configuration_clip_hf import ClipHFConfig
-from ..model.modeling_clip_hf import ClipHFModel
 from .stored_tensor import StoredTensor
 
 
@@ -170,8 +167,7 @@ def _attention_pool(weights: _Weights, x: torch.Tensor, heads: int) -> torch.Ten
 
 
 def streamed(build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> nn.Module:
-    """
-    A model without weights, each of whose modules reads its own before it runs and drops them after.
+    """A model without weights, each of whose modules reads its own before it runs and drops them after.
 
     Args:
         build (callable): makes the model; called on the meta device.
@@ -240,36 +236,15 @@ def model_features(
     return {"image": image, "text": text}
 
 
-def features(
-    format: str,
-    tensors: Mapping[str, StoredTensor],
-    config: ClipHFConfig | transformers.CLIPConfig,
-    inputs: Mapping[str, torch.Tensor],
-    dtype: torch.dtype,
+def openai_features(
+    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """
-    The features that the code of a format computes from weights under its names.
-
-    Args:
-        format (`str`): one of `FORMATS`.
-        tensors (`Mapping[str, StoredTensor]`): the weights.
-        config (`ClipHFConfig`): the model; transformers' own class for its format.
-        inputs (`Mapping[str, torch.Tensor]`): `pixel_values` (batch, channels, height, width) and `input_ids`
-            (batch, length).
-        dtype (`torch.dtype`): what is computed in.
-
-    Returns:
-        `dict[str, torch.Tensor]`: `"image"` and `"text"`, each (batch, dim), not normalised.
-    """
-    if format in ("openai", "open_clip"):
-        with torch.no_grad():
-            return {
-                "image": openai_image_features(tensors, config, inputs["pixel_values"], dtype),
-                "text": openai_text_features(tensors, config, inputs["input_ids"], dtype),
-            }
-    if format == "transformers":
-        return model_features(transformers.CLIPModel, tensors, config, inputs, dtype)
-    return model_features(ClipHFModel, tensors, config, inputs, dtype)
+    """Features, not normalised, of OpenAI's arithmetic: `"text"` and `"image"`."""
+    with torch.no_grad():
+        return {
+            "image": openai_image_features(tensors, config, inputs["pixel_values"], dtype),
+            "text": openai_text_features(tensors, config, inputs["input_ids"], dtype),
+        }
 
 
-__all__ = ["features", "openai_image_features", "openai_text_features", "streamed"]
+__all__ = ["model_features", "openai_features", "openai_image_features", "openai_text_features", "streamed"]

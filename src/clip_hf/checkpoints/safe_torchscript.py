@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The tensors of a TorchScript archive, read without running anything that is in it.
+"""The tensors of a TorchScript archive, read without running anything that is in it.
 
 `torch.jit.load` compiles the code that the archive brings along, so it is no way to open a file that is not trusted.
 The archive is a zip file whose entries all lie in one folder, here called root:
@@ -75,8 +74,7 @@ OTHER_GLOBALS = frozenset(["collections OrderedDict", "torch device"])
 
 
 def check_archive(path: str | os.PathLike) -> None:
-    """
-    Refuse a zip archive that is damaged or that torch cannot have written.
+    """Refuse a zip archive that is damaged or that torch cannot have written.
 
     Fit for TorchScript archives and for the files of `torch.save`. Only the directory and the headers are read, so it
     is quick for large files too, and a change within the data of an entry goes unnoticed here.
@@ -94,8 +92,7 @@ def check_archive(path: str | os.PathLike) -> None:
 
 
 def is_zip(path: str | os.PathLike) -> bool:
-    """
-    Tell whether a file begins as a zip archive does; whether it is whole is for `check_archive` to say.
+    """Tell whether a file begins as a zip archive does; whether it is whole is for `check_archive` to say.
 
     The rule is torch's own, so that a file is never one kind of file here and another in `torch.load`.
 
@@ -113,8 +110,7 @@ def is_zip(path: str | os.PathLike) -> bool:
 
 
 def is_torchscript(path: str | os.PathLike) -> bool:
-    """
-    Tell whether a file is a TorchScript archive, which has code and constants beside its tensors.
+    """Tell whether a file is a TorchScript archive, which has code and constants beside its tensors.
 
     Args:
         path (`str` or path): the file.
@@ -191,11 +187,10 @@ def _read_directory(file: BinaryIO, path: str | os.PathLike) -> _Archive:
 
 
 def _check_end(file: BinaryIO, path: str | os.PathLike) -> tuple[int, int]:
-    """
-    Check the end of a zip file; return where it says that the directory is, and how many entries there are.
+    """Check the end of a zip file; return where it says that the directory is, and how many entries there are.
 
     Readers differ in where they look for the end and in what they do when its parts disagree, so that one file can be
-    two archives. Here the end has to be the last thing in the file, and its parts have to agree.
+    two archives. Here the end must be the last thing in the file, and its parts must agree.
     """
     if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second begins an empty one
         _fail(path, "it is no zip archive", "Give a file that torch.save or torch.jit.save has written")
@@ -366,8 +361,8 @@ def _opcodes(data: bytes, path: str | os.PathLike) -> Iterator[tuple]:
 
 
 class _PickleReader:
-    """
-    Follows the opcodes of a TorchScript archive's `data.pkl`; builds nothing but the classes above and plain values.
+    """Follows the opcodes of a TorchScript archive's `data.pkl`; builds nothing but the classes above and plain
+    values.
 
     Args:
         archive (`_Archive`): its entries, which the tensors refer to.
@@ -442,7 +437,7 @@ class _PickleReader:
                 self.fail(f"its data.pkl has opcode {opcode} at byte {position}, which TorchScript does not write")
 
     def top(self, kind: type) -> object:
-        """The last value on the stack, which has to be a `kind` and not a mark."""
+        """The last value on the stack, which must be a `kind` and not a mark."""
         if not self.stack or isinstance(self.stack[-1], _Mark) or not isinstance(self.stack[-1], kind):
             self.fail("its data.pkl is damaged: a value is missing or of the wrong kind")
         return self.stack[-1]
@@ -578,8 +573,7 @@ def _short(value: object) -> str:
 
 
 def read_torchscript(path: str | os.PathLike) -> dict[str, StoredTensor]:
-    """
-    Find the tensors of a TorchScript archive. No value is read yet and nothing from the archive is run.
+    """Find the tensors of a TorchScript archive. No value is read yet and nothing from the archive is run.
 
     Differs from `torch.jit.load(path).state_dict()` in this:
 

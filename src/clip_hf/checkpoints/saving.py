@@ -18,11 +18,11 @@ from .transformers_format import widest_dtype
 from .writing import (
     check_destination,
     check_format_holds,
-    converted,
+    convert_tensor,
     dtype_in_model,
     notes_on_format,
     with_dtype,
-    written,
+    write_checkpoint,
 )
 
 
@@ -32,9 +32,8 @@ logger = logging.get_logger(__name__)
 def load(
     path: str | os.PathLike, *, dtype: torch.dtype | str = torch.float32, **options: Any
 ) -> tuple[ClipHFModel, Any]:
-    """
-    Load a checkpoint of any format: OpenAI's `.pt` (TorchScript archive or state dict), open_clip's folder, weights or
-    training checkpoint, a folder of transformers' `CLIPModel`, or one of ours.
+    """Load a checkpoint of any format: OpenAI's `.pt` (TorchScript archive or state dict), open_clip's folder, weights
+    or training checkpoint, a folder of transformers' `CLIPModel`, or one of ours.
 
     Args:
         path (`str` or `os.PathLike`): the file or folder.
@@ -73,8 +72,7 @@ def load(
 
 
 def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | None, *args: Any, **kwargs: Any) -> Any:
-    """
-    The model of a checkpoint, or a part of it, in evaluation mode.
+    """The model of a checkpoint, or a part of it, in evaluation mode.
 
     Args:
         checkpoint (`Checkpoint`): where from.
@@ -113,8 +111,7 @@ def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | No
 
 
 def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-    """
-    What `from_pretrained` of our models does with a path that transformers cannot read; `None` for other paths.
+    """What `from_pretrained` of our models does with a path that transformers cannot read; `None` for other paths.
 
     Raises:
         FileNotFoundError: if nothing is there, and no repo on the hub can have that name.
@@ -130,8 +127,7 @@ def from_pretrained(cls: type, path: str | os.PathLike, *args: Any, **kwargs: An
 
 
 def processor_from_pretrained(path: str | os.PathLike) -> Any:
-    """
-    What `ClipHFProcessor.from_pretrained` does with a path that transformers cannot read; `None` for other paths.
+    """What `ClipHFProcessor.from_pretrained` does with a path that transformers cannot read; `None` for other paths.
 
     Raises:
         FileNotFoundError: if nothing is there, and no repo on the hub can have that name.
@@ -156,7 +152,7 @@ def _in_memory(name: str, tensor: StoredTensor, dtype: torch.dtype) -> torch.Ten
     if not tensor.dtype.is_floating_point:
         return tensor.read().clone()
     dtype = dtype_in_model(name, dtype)
-    values = converted(name, tensor, dtype).read()
+    values = convert_tensor(name, tensor, dtype).read()
     # The model must not depend on a file that is mapped into memory.
     return values.clone() if tensor.dtype == dtype else values
 
@@ -171,8 +167,7 @@ def save(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
 ) -> None:
-    """
-    Write a model in a format: the whole is written, or nothing.
+    """Write a model in a format: the whole is written, or nothing.
 
     A model that [`load`] read from half precision, and whose values still are of half precision, is written in the
     dtypes that its file had; else every weight has the dtype that it has in the model.
@@ -204,7 +199,7 @@ def save(
         logger.warning(note)
     if dtype is None:
         checkpoint.tensors = _as_they_were(checkpoint.tensors, getattr(model, "checkpoint_dtypes", None))
-    with written(with_dtype(checkpoint, dtype, format), path, format, tower):
+    with write_checkpoint(with_dtype(checkpoint, dtype, format), path, format, tower):
         pass
 
 
@@ -216,7 +211,7 @@ def _as_they_were(tensors: dict[str, StoredTensor], dtypes: dict[str, torch.dtyp
             values = tensor.read()
             if not torch.equal(values.to(dtypes[name]).to(tensor.dtype), values):
                 return tensors  # trained since: what it has learned would be rounded away
-    return {name: converted(name, tensor, dtypes[name]) for name, tensor in tensors.items()}
+    return {name: convert_tensor(name, tensor, dtypes[name]) for name, tensor in tensors.items()}
 
 
 __all__ = ["build_model", "from_pretrained", "load", "processor_from_pretrained", "save"]

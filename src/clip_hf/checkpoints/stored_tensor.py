@@ -10,8 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """
-    A tensor in a file: shape and dtype are known, the values are read when they are asked for.
+    """A tensor in a file: shape and dtype are known, the values are read when they are asked for.
 
     Args:
         shape (`tuple[int, ...]`): its shape.

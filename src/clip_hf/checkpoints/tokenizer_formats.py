@@ -28,8 +28,7 @@ def has_tokenizer(folder: Path) -> bool:
 def build_tokenizer(
     merges: str | Path | None, config: ClipHFTextConfig, folder: Path | None
 ) -> ClipHFTokenizer | None:
-    """
-    The tokenizer of a model.
+    """The tokenizer of a model.
 
     Args:
         merges (`str` or `Path`, *optional*): a merges file or a folder with a tokenizer; comes before all else.
@@ -81,8 +80,7 @@ def _from_folder(folder: Path) -> ClipHFTokenizer:
 
 
 def save_for_transformers(tokenizer: ClipHFTokenizer, folder: Path) -> None:
-    """
-    Write a tokenizer as transformers' own, which loads without this library.
+    """Write a tokenizer as transformers' own, which loads without this library.
 
     The vocabulary is the same; texts that need OpenAI's clean-up (see `ClipHFTokenizer`) get other ids from that
     class. Beside tokenizer.json lie `vocab.json` and `merges.txt`, as in the CLIP repos on the hub: all that

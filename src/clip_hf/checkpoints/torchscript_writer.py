@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Tensors as a TorchScript archive of modules without methods: what OpenAI's `clip.load` opens.
+"""Tensors as a TorchScript archive of modules without methods: what OpenAI's `clip.load` opens.
 
 `clip.load` calls `torch.jit.load` and takes the state dict of what that returns. It cannot fall back on a file of
 `torch.save`: the failed attempt leaves the open file at its end.
@@ -31,8 +30,7 @@ _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # so that equal weights give equal bytes
 
 
 def write_torchscript(tensors: Mapping[str, StoredTensor], buffers: Collection[str], path: Path) -> None:
-    """
-    Write tensors so that `torch.jit.load(path).state_dict()` returns them, bit for bit.
+    """Write tensors so that `torch.jit.load(path).state_dict()` returns them, bit for bit.
 
     Args:
         tensors (`Mapping[str, StoredTensor]`): the tensors by dotted name; read one after the other.
@@ -80,8 +78,7 @@ def _tree(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
 
 
 class _Modules:
-    """
-    The pickles of modules, and the source of their classes.
+    """The pickles of modules, and the source of their classes.
 
     Args:
         buffers (`Collection[str]`): full names of the tensors that are buffers.

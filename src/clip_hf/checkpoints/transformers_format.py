@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-transformers' folders: `CLIPModel`, in one file or in shards, and single towers for other programs; and our own.
+"""transformers' folders: `CLIPModel`, in one file or in shards, and single towers for other programs; and our own.
 
 The weights have the same names in both, so reading is a check of names and shapes. What transformers' CLIP cannot
 compute (a ResNet tower) is refused.
@@ -10,6 +9,7 @@ compute (a ResNet tower) is refused.
 import copy
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,18 @@ from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
 from ..utils.json_files import read_json
-from .checkpoint import Checkpoint, SourceOptions, note_left_out
+from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from .checkpoint_format import CheckpointFormat
+from .open_clip_format import WEIGHT_NAMES as OPEN_CLIP_WEIGHT_NAMES
 from .open_clip_format import image_processor_from_open_clip
 from .openai_names import our_shapes
+from .reference import model_features
 from .stored_tensor import StoredTensor
 from .tokenizer_formats import build_tokenizer, save_for_transformers
-from .weight_files import WeightFile
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights
 
 
 MODEL_TYPES = ("clip", ClipHFConfig.model_type)
-WEIGHT_NAMES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 TOWERS = {
     "text": "CLIPTextModel",
     "text_with_projection": "CLIPTextModelWithProjection",
@@ -71,9 +68,13 @@ def read_config_type(folder: Path) -> str | None:
     return str(config.get("model_type")) if isinstance(config, dict) else "none"
 
 
+def holds_clip(folder: Path) -> bool:
+    """Whether a folder has weights and the config.json of a CLIP; timm writes one of another kind."""
+    return read_config_type(folder) in MODEL_TYPES and first_file(folder, TRANSFORMERS_WEIGHT_NAMES) is not None
+
+
 def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) -> Checkpoint:
-    """
-    A checkpoint from a folder of transformers' `CLIPModel`, or of ours.
+    """Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`.
 
     Raises:
         ValueError: if its config is not one of a whole CLIP, or a weight is missing, left over or of another shape.
@@ -149,13 +150,13 @@ def widest_dtype(tensors: dict[str, StoredTensor]) -> torch.dtype:
 
 
 def is_batch_norm(name: str) -> bool:
-    """Whether a weight of ours is BatchNorm's, which stays in float32 in a model of half precision."""
+    """Whether a weight belongs to BatchNorm, which stays in float32 in half precision."""
     # Its variances may exceed what float16 holds.
     return bool(re.search(r"\.bn\d?\.", name))
 
 
 def write_ours(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
-    """Write a repo of ours: what `ClipHFModel` and `ClipHFProcessor` save. Returns the weights written."""
+    """Write our own repo: what `ClipHFModel` and `ClipHFProcessor` save. Returns the weights written."""
     # No second copy of the weights is made for the model that saves them.
     others = {name: tensor for name, tensor in checkpoint.tensors.items() if not is_batch_norm(name)}
     # transformers writes the dtype into the configuration that it is given, which is that of the caller's model.
@@ -170,8 +171,7 @@ def write_ours(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
 
 
 def config_to_transformers(checkpoint: Checkpoint) -> transformers.CLIPConfig:
-    """
-    transformers' configuration of a model of ours.
+    """transformers' configuration for our model.
 
     Raises:
         ValueError: if the vision tower is a ResNet, which transformers' CLIP does not have.
@@ -200,8 +200,7 @@ def _text_config(config: ClipHFConfig) -> transformers.CLIPTextConfig:
 
 
 def write(checkpoint: Checkpoint, folder: Path, tower: str | None = None) -> dict[str, StoredTensor]:
-    """
-    Write a folder that transformers loads without this library.
+    """Write a folder that transformers loads without this library.
 
     Args:
         checkpoint (`Checkpoint`): what to write.
@@ -223,7 +222,7 @@ def write(checkpoint: Checkpoint, folder: Path, tower: str | None = None) -> dic
     config.dtype = widest_dtype(tensors)
     config.save_pretrained(folder)
     contiguous = {name: tensor.read().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / WEIGHT_NAMES[0], metadata={"format": "pt"})
+    save_file(contiguous, folder / TRANSFORMERS_WEIGHT_NAMES[0], metadata={"format": "pt"})
     if checkpoint.tokenizer is not None and not (tower or "").startswith("vision"):
         save_for_transformers(checkpoint.tokenizer, folder)
     if checkpoint.image_processor is not None and not (tower or "").startswith("text"):
@@ -253,10 +252,92 @@ def _save_image_processor(image_processor: ClipHFImageProcessor, folder: Path) -
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
 
+class TransformersFormat(CheckpointFormat):
+    """Folders of transformers' `CLIPModel`; single towers too."""
+
+    name = "transformers"
+    has_towers = True
+
+    def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
+        """Whether the names are transformers'; ours are the same, so the configuration beside them decides."""
+        if "text_model.embeddings.token_embedding.weight" not in file.tensors:
+            return False
+        if read_config_type(path.parent) is None:
+            raise ValueError(
+                f"{path} has the names of transformers' CLIP, but there is no config.json beside it, which says what "
+                "its weights cannot (the activation, the heads, the end-of-text token). Put the two into one folder."
+            )
+        return True
+
+    def reads_folder(self, folder: Path) -> bool:
+        """Whether there is a config.json of a CLIP, or one of anything and no weights of open_clip's."""
+        has_config = (folder / "config.json").is_file()
+        return has_config and (holds_clip(folder) or first_file(folder, OPEN_CLIP_WEIGHT_NAMES) is None)
+
+    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """Read weights whose config.json lies beside them."""
+        return read(file, str(path), path.parent, options)
+
+    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
+        """Read the weights of a folder, in one file or in shards."""
+        weights = first_file(folder, TRANSFORMERS_WEIGHT_NAMES)
+        if weights is None:
+            raise ValueError(
+                f"{folder} has a config.json but no weights: none of {', '.join(TRANSFORMERS_WEIGHT_NAMES)}."
+            )
+        return read(open_weights(weights), str(folder), folder, options)
+
+    def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
+        """transformers has no ResNet and no logit bias."""
+        if tower is None:
+            check_no_logit_bias(checkpoint, self.name)
+        if not (tower or "").startswith("text"):
+            config_to_transformers(checkpoint)
+
+    def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
+        """Write a folder that transformers loads without this library."""
+        write(checkpoint, path, tower)
+
+    def features(
+        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """Features of transformers' `CLIPModel`."""
+        return model_features(transformers.CLIPModel, tensors, config, inputs, dtype)
+
+    def source_config(self, checkpoint: Checkpoint, path: Path) -> transformers.CLIPConfig:
+        """transformers' own configuration."""
+        return transformers.CLIPConfig.from_pretrained(path if path.is_dir() else path.parent)
+
+
+class ClipHFFormat(TransformersFormat):
+    """Our own folders: what `save_pretrained` of [`ClipHFModel`] and [`ClipHFProcessor`] writes."""
+
+    name = "clip_hf"
+    has_towers = False
+
+    def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
+        """It holds every model."""
+
+    def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
+        """Write what `save_pretrained` writes."""
+        write_ours(checkpoint, path)
+
+    def features(
+        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """Features of [`ClipHFModel`]."""
+        return model_features(ClipHFModel, tensors, config, inputs, dtype)
+
+    def source_config(self, checkpoint: Checkpoint, path: Path) -> ClipHFConfig:
+        """Our configuration."""
+        return checkpoint.config
+
+
 __all__ = [
+    "ClipHFFormat",
+    "TransformersFormat",
     "MODEL_TYPES",
     "TOWERS",
-    "WEIGHT_NAMES",
     "config_to_transformers",
     "is_batch_norm",
     "read",

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Open files of weights: safetensors, pickles of torch and TorchScript archives, of one piece or in shards.
+"""Open files of weights: safetensors, pickles of torch and TorchScript archives, of one piece or in shards.
 
 Nothing that is in a file is executed: pickles are loaded with `weights_only=True`, TorchScript archives as
 `safe_torchscript.py` describes.
@@ -37,10 +36,17 @@ _SAFETENSORS_DTYPES = {
 }
 
 
+TRANSFORMERS_WEIGHT_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
 @dataclass
 class WeightFile:
-    """
-    The tensors of a file or of shards.
+    """The tensors of a file or of shards.
 
     Args:
         kind (`str`): `"safetensors"`, `"pickle"` or `"torchscript"`.
@@ -54,15 +60,14 @@ class WeightFile:
 
 
 def open_weights(path: Path) -> WeightFile:
-    """
-    Open a file of weights; what it is, is told from its content.
+    """Open a file of weights. Its content decides its kind, not its name.
 
     Args:
         path (`Path`): a file, or the `*.index.json` of shards, which lie beside it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, would have to be executed, or holds no tensors by name.
+        ValueError: if it is damaged, cannot be read without executing it, or holds no tensors by name.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
@@ -78,6 +83,11 @@ def open_weights(path: Path) -> WeightFile:
     wrapped = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     state_dict = content["state_dict"] if wrapped else content
     return WeightFile("pickle", _without_prefixes(_tensors_of(state_dict, path), path), wrapped)
+
+
+def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """The first of these files that a folder has."""
+    return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def _open_shards(index: Path) -> WeightFile:
@@ -178,4 +188,4 @@ def _without_prefixes(tensors: dict[str, StoredTensor], path: Path) -> dict[str,
     return tensors
 
 
-__all__ = ["WeightFile", "open_weights"]
+__all__ = ["TRANSFORMERS_WEIGHT_NAMES", "WeightFile", "first_file", "open_weights"]

@@ -15,22 +15,18 @@ import torch
 from safetensors import SafetensorError
 
 from ..utils.atomic import clear_leftovers, replaced_file, replaced_folder
-from . import open_clip_format as open_clip
-from . import openai_format as openai
-from . import transformers_format as transformers
 from .checkpoint import Checkpoint
+from .format_table import FORMAT_TABLE, FORMATS
 from .openai_names import is_float32_in_mixed_precision, weight_table
-from .reading import FORMATS
 from .stored_tensor import StoredTensor
-from .tokenizer_formats import OPENAI_VOCAB_SIZE, is_openais
+from .transformers_format import TOWERS, is_batch_norm
 
 
 HALF = (torch.float16, torch.bfloat16)
 
 
 def check_destination(path: Path, format: str, tower: str | None, overwrite: bool) -> None:
-    """
-    Check what can be checked before any work.
+    """Check what can be checked before any work.
 
     Raises:
         FileExistsError: if something is at `path` and `overwrite` is off.
@@ -38,11 +34,12 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is none of {', '.join(FORMATS)}.")
-    if tower is not None and format != "transformers":
-        raise ValueError(f"tower={tower!r}: single towers are written with format='transformers' only.")
-    if tower is not None and tower not in transformers.TOWERS:
-        raise ValueError(f"tower={tower!r} is none of {', '.join(transformers.TOWERS)}.")
-    if format == "openai" and path.suffix in (".bin", ".safetensors"):
+    if tower is not None and not FORMAT_TABLE[format].has_towers:
+        able = " or ".join(repr(name) for name, other in FORMAT_TABLE.items() if other.has_towers)
+        raise ValueError(f"tower={tower!r}: single towers are written with format={able} only.")
+    if tower is not None and tower not in TOWERS:
+        raise ValueError(f"tower={tower!r} is none of {', '.join(TOWERS)}.")
+    if FORMAT_TABLE[format].config_name is None and path.suffix in (".bin", ".safetensors"):
         raise ValueError(f"{path}: OpenAI's format is a TorchScript archive; give a path that ends in .pt.")
     clear_leftovers(path)
     if os.path.lexists(path):
@@ -50,25 +47,26 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
 
 
 def _check_what_is_there(path: Path, format: str, overwrite: bool) -> None:
-    wrong_kind = path.is_dir() if format == "openai" else not path.is_dir()
-    if wrong_kind:
-        kind = "a file" if format == "openai" else "a folder"
+    is_file = FORMAT_TABLE[format].config_name is None
+    if path.is_dir() == is_file:
+        kind = "a file" if is_file else "a folder"
         raise FileExistsError(f"{path} exists and is not {kind}, which the format {format} is; give another path.")
-    entries = [path] if format == "openai" else list(path.iterdir())
+    entries = [path] if is_file else list(path.iterdir())
     if entries and not overwrite:
         raise FileExistsError(f"{path} exists; give another path, or overwrite=True (--overwrite) to replace it.")
-    if entries and format != "openai":
+    if entries and not is_file:
         # The whole folder is replaced, so it must hold a checkpoint, and nothing that a checkpoint does not hold.
         folders = sorted(entry.name for entry in entries if entry.is_dir())
-        is_checkpoint = any((path / name).is_file() for name in ("config.json", open_clip.CONFIG_NAME))
+        is_checkpoint = any(
+            (path / other.config_name).is_file() for other in FORMAT_TABLE.values() if other.config_name
+        )
         if folders or not is_checkpoint:
             why = f"it holds the folder {folders[0]}" if folders else "there is no checkpoint in it"
             raise FileExistsError(f"{path} would be replaced as a whole, and {why}; empty it, or give another path.")
 
 
 def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -> None:
-    """
-    Check that a format can hold a model, before any work.
+    """Check that a format can hold a model, before any work.
 
     Raises:
         ValueError: if it has no counterpart to an option of the model; the message says which formats have.
@@ -83,34 +81,16 @@ def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -
 
 def _refusal(checkpoint: Checkpoint, format: str, tower: str | None) -> str | None:
     """Why a format cannot hold a model; `None` where it can."""
-    if format != "clip_hf" and tower is None and checkpoint.config.logit_bias_init_value is not None:
-        return f"The model has a logit bias, of the sigmoid loss, for which the format {format} has no place."
     try:
-        if format == "openai":
-            openai.check_expressible(checkpoint)
-        elif format == "open_clip":
-            open_clip.config_of(checkpoint)
-        elif format == "transformers" and not (tower or "").startswith("text"):
-            transformers.config_to_transformers(checkpoint)
+        FORMAT_TABLE[format].check_holds(checkpoint, tower)
     except ValueError as error:
         return str(error)
     return None
 
 
 def notes_on_format(checkpoint: Checkpoint, format: str) -> list[str]:
-    """What a format does otherwise than the model and its processor do; sentences for the user."""
-    notes = _notes_on_images(checkpoint, format)
-    if format != "openai":
-        return notes
-    text, tokenizer = checkpoint.config.text_config, checkpoint.tokenizer
-    if text.vocab_size != OPENAI_VOCAB_SIZE if tokenizer is None else not is_openais(tokenizer):
-        notes.append(
-            f"The format openai has no place for a vocabulary, and `clip.tokenize` makes ids of OpenAI's, which mean "
-            f"other words to this model of {text.vocab_size} ids: keep its own tokenizer, and make ids with that."
-        )
-    if text.max_position_embeddings != openai.CONTEXT_LENGTH:
-        notes.append(f"Call `clip.tokenize(texts, context_length={text.max_position_embeddings})` for this model.")
-    return notes
+    """Sentences for the user: where a format differs from the model and its processor."""
+    return _notes_on_images(checkpoint, format) + FORMAT_TABLE[format].notes(checkpoint)
 
 
 def _notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
@@ -129,8 +109,7 @@ def _notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
 
 
 def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -> Checkpoint:
-    """
-    The same checkpoint with its floating weights in another dtype.
+    """The same checkpoint with its floating weights in another dtype.
 
     Half precision is what the code of the format does with it: OpenAI's and open_clip's keep norms and embeddings in
     float32, ours keeps BatchNorm.
@@ -144,24 +123,24 @@ def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -
     if dtype is None:
         return checkpoint
     dtypes = {name: dtype_in_model(name, dtype) for name in checkpoint.tensors}
-    if dtype in HALF and format in ("openai", "open_clip"):
+    if dtype in HALF and FORMAT_TABLE[format].keeps_norms_in_float32:
         kept = [
             weight.ours for weight in weight_table(checkpoint.config) if is_float32_in_mixed_precision(weight.source)
         ]
         dtypes |= {name: torch.float32 for names in kept for name in names}
     tensors = {
-        name: converted(name, tensor, dtypes[name]) if tensor.dtype.is_floating_point else tensor
+        name: convert_tensor(name, tensor, dtypes[name]) if tensor.dtype.is_floating_point else tensor
         for name, tensor in checkpoint.tensors.items()
     }
     return replace(checkpoint, tensors=tensors)
 
 
 def dtype_in_model(name: str, dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a weight has in a model of ours of some dtype."""
-    return torch.float32 if dtype in HALF and transformers.is_batch_norm(name) else dtype
+    """The dtype of a weight in a model of dtype `dtype`: BatchNorm stays in float32."""
+    return torch.float32 if dtype in HALF and is_batch_norm(name) else dtype
 
 
-def converted(name: str, tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
+def convert_tensor(name: str, tensor: StoredTensor, dtype: torch.dtype) -> StoredTensor:
     """A stored tensor in another dtype."""
 
     def read() -> torch.Tensor:
@@ -180,9 +159,8 @@ def size_in_bytes(tensors: Mapping[str, StoredTensor]) -> int:
 
 
 @contextmanager
-def written(checkpoint: Checkpoint, path: Path, format: str, tower: str | None = None) -> Iterator[Path]:
-    """
-    Write a checkpoint; on entering it lies under a temporary name, and takes its place when the block ends well.
+def write_checkpoint(checkpoint: Checkpoint, path: Path, format: str, tower: str | None = None) -> Iterator[Path]:
+    """Write a checkpoint; on entering it lies under a temporary name, and takes its place when the block ends well.
 
     Returns:
         `Path` (on entering): the temporary file or folder.
@@ -193,22 +171,14 @@ def written(checkpoint: Checkpoint, path: Path, format: str, tower: str | None =
     """
     path = Path(os.path.abspath(path))
     _check_room(path, size_in_bytes(checkpoint.tensors))
-    if format == "openai":
-        with replaced_file(path) as temporary:
-            _write(lambda: openai.write(checkpoint, temporary), path)
-            yield temporary
-        return
-    with replaced_folder(path) as temporary:
-        if format == "open_clip":
-            _write(lambda: open_clip.write(checkpoint, temporary), path)
-        elif format == "transformers":
-            _write(lambda: transformers.write(checkpoint, temporary, tower), path)
-        else:
-            _write(lambda: transformers.write_ours(checkpoint, temporary), path)
-        # safetensors makes files that only their owner can read, whatever the umask.
-        config = temporary / (open_clip.CONFIG_NAME if format == "open_clip" else "config.json")
-        for weights in temporary.glob("*.safetensors"):
-            shutil.copymode(config, weights)
+    writer = FORMAT_TABLE[format]
+    replaced = replaced_file if writer.config_name is None else replaced_folder
+    with replaced(path) as temporary:
+        _write(lambda: writer.write(checkpoint, temporary, tower), path)
+        if writer.config_name is not None:
+            # safetensors makes files that only their owner can read, whatever the umask.
+            for weights in temporary.glob("*.safetensors"):
+                shutil.copymode(temporary / writer.config_name, weights)
         yield temporary
 
 
@@ -234,10 +204,10 @@ def _write(write: Callable[[], object], path: Path) -> None:
 __all__ = [
     "check_destination",
     "check_format_holds",
-    "converted",
+    "convert_tensor",
     "dtype_in_model",
     "notes_on_format",
     "size_in_bytes",
     "with_dtype",
-    "written",
+    "write_checkpoint",
 ]

@@ -5,10 +5,9 @@
 import argparse
 from pathlib import Path
 
+from ..evaluation import fit_scaling
 from ..evaluation.comparison import ENDINGS, compare_results, load_results
-from ..evaluation.tasks.evaluation_result import safe_name
-from ..evaluation.tasks.scaling import fit_scaling
-from ..utils.wording import counted
+from ..utils.wording import counted, safe_name
 from .evaluate import evaluate
 
 
@@ -28,13 +27,13 @@ def run(options: argparse.Namespace) -> int:
         if folder != Path(model):
             evaluate(model, options, folder, replace_results=options.overwrite)
     comparison = compare_results(folders, options.names, options.resamples, options.seed)
-    print(f"\n{comparison.table()}")
+    print(f"\n{comparison.terminal_tables()}")
     if comparison.left_out:
         print(f"\nOnly one model has: {', '.join(comparison.left_out)}.")
     paths = comparison.save(output_dir)
     if options.compute:
         scaling = _scaling(folders, comparison.models, options)
-        print(f"\n{scaling.table()}")
+        print(f"\n{scaling.terminal_table()}")
         paths += scaling.save(output_dir, "scaling")
     print(f"\nWritten: {', '.join(str(path) for path in paths)}")
     return 0

@@ -10,12 +10,23 @@ from transformers.utils import logging
 
 from _clip_hf_cli.evaluate import IMAGE_LIMITS
 
-from ..embedding.bulk_encoding import EncodingOptions
-from ..evaluation.registry.dataset_registry import load_class_names, load_templates
-from ..evaluation.registry.evaluation_data import ClassificationOptions
-from ..evaluation.suite import SuiteOptions, run_suite, start_processes, update_card
-from ..evaluation.tasks.evaluation_result import EvaluationResult, safe_name
+from ..utils.extras import require_extra
+
+
+require_extra("eval", "`clip-hf evaluate`", "datasets")
+
+from ..embedding import EncodingOptions
+from ..evaluation import (
+    ClassificationOptions,
+    EvaluationResult,
+    SuiteOptions,
+    load_class_names,
+    load_templates,
+    run_suite,
+)
+from ..evaluation.suite import start_processes, update_card
 from ..model.image_reading_clip_hf import ImageLimits
+from ..utils.wording import safe_name
 
 
 def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False) -> SuiteOptions:
@@ -55,7 +66,6 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
         seed=options.seed,
         shots=tuple(options.shots),
         few_shot_seeds=options.few_shot_seeds,
-        solver=options.solver,
     )
 
 

@@ -5,4 +5,23 @@
 from ..utils.extras import require_extra
 
 
-require_extra("eval", "clip_hf.embedding", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
+require_extra("train", "clip_hf.embedding", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
+
+from .bulk_encoding import ReadableImages, encode_image_column, encode_readable_images, encode_text_list
+from .dual_encoder import DualEncoder
+from .feature_stream import EncodingOptions, FeatureBatch, encode_image_stream, encode_text_stream
+from .load_encoder import load_dual_encoder
+
+
+__all__ = [
+    "DualEncoder",
+    "EncodingOptions",
+    "FeatureBatch",
+    "ReadableImages",
+    "encode_image_column",
+    "encode_image_stream",
+    "encode_readable_images",
+    "encode_text_list",
+    "encode_text_stream",
+    "load_dual_encoder",
+]

@@ -5,84 +5,32 @@
 import hashlib
 import json
 import os
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
 
 import datasets
 import numpy as np
-import torch
-from tqdm.auto import tqdm
 
-from ..data.decoding import check_not_missing, skipped_image
-from ..data.skips import SkipCounter, SkippedRow
+from ..data.skips import SkipCounter
 from ..model.image_reading_clip_hf import unwrapped
-from .dual_encoder import DualEncoder, NotFiniteError, checked_texts
+from ..utils.processes import SharedOutcome
+from .dual_encoder import DualEncoder, checked_texts
 from .feature_store import FeatureFolder, FeatureIdentity, part_ranges
+from .feature_stream import (
+    EncodingOptions,
+    check_skips,
+    encode_ahead,
+    finish_skips,
+    skip_examples,
+    undecoded,
+)
 
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 _ROWS_PER_READ = 256
 # Encodes the rows of each list in turn: (rows, dim), float32. NaN stands for an image that was skipped.
 _Encode = Callable[[list[Sequence[int]], Callable[[int], None]], Iterator[np.ndarray]]
-
-
-@dataclass
-class EncodingOptions:
-    """
-    How datasets are encoded.
-
-    Args:
-        batch_size (`int`, *optional*, defaults to 64):
-            Images in one pass of the model.
-        num_threads (`int`, *optional*):
-            Threads that read and prepare images while the model runs; by default the processor's cores, 8 at most.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Where features are kept, so that they are computed once and an interrupted run resumes. Without it nothing
-            is written.
-        accelerator (`accelerate.Accelerator`, *optional*):
-            Of this process, where several share the work; every process then makes the same calls and gets all
-            features. The cache folder must be one that all of them see.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether the main process shows a progress bar.
-        max_skipped_share (`float`, *optional*, defaults to 0.05):
-            Images that cannot be read are skipped and counted in evaluations, but more than this share of all images,
-            and more than one, is an error. With 0 the first one is. [`encode_image_column`] skips none.
-
-    Raises:
-        ValueError: if a number is less than 1, or the share is not from 0 to 1.
-    """
-
-    batch_size: int = 64
-    num_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
-    cache_dir: str | os.PathLike | None = None
-    accelerator: "Accelerator | None" = None
-    progress: bool = True
-    max_skipped_share: float = 0.05
-
-    def __post_init__(self):
-        if not 0 <= self.max_skipped_share <= 1:
-            raise ValueError(f"`max_skipped_share` is {self.max_skipped_share}; it must be a share, 0 to 1.")
-        for name in ("batch_size", "num_threads"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r} has to be an integer of at least 1.")
-
-    @property
-    def processes(self) -> int:
-        """How many processes share the work."""
-        return 1 if self.accelerator is None else self.accelerator.num_processes
-
-    @property
-    def process(self) -> int:
-        """Which of them this is."""
-        return 0 if self.accelerator is None else self.accelerator.process_index
 
 
 def encode_image_column(
@@ -145,9 +93,8 @@ class ReadableImages:
         """What results say of the images that were skipped; None if none was."""
         if not self.skips.num_skipped:
             return None
-        examples = [message for kind, _ in self.skips.kinds.most_common() for message in self.skips.examples[kind]]
         numbers = {"images": self.skips.num_skipped, "of": self.skips.num_skipped + len(self.rows)}
-        return {**numbers, "kinds": dict(self.skips.kinds.most_common()), "examples": examples}
+        return {**numbers, "kinds": dict(self.skips.kinds.most_common()), "examples": skip_examples(self.skips)}
 
 
 def encode_readable_images(
@@ -168,7 +115,7 @@ def encode_readable_images(
         encoder, data, image_column, projected, options:
             As in [`encode_image_column`].
         name (`str`, *optional*):
-            What to call the data in messages.
+            What to call the data in messages and on the progress bar.
 
     Returns:
         [`ReadableImages`], the same on every process.
@@ -179,22 +126,17 @@ def encode_readable_images(
         RuntimeError: if another process failed, with its error.
     """
     options = options or EncodingOptions()
+    options = replace(options, stage=f"{options.stage}: {name}" if options.stage else name)
     skips = SkipCounter(options.max_skipped_share, min_rows=1)
     features = _encode_images(encoder, data, image_column, projected, options, skips)
     total = SkipCounter(options.max_skipped_share, min_rows=1)
-    for state in _Shared(options).check(skips.state_dict()):
+    for state in SharedOutcome(options.processes).gather(skips.state_dict()):
         total.merge({**state, "num_used": 0})
     rows = np.flatnonzero(_is_known(features))
     total.num_used = len(rows)
     assert total.num_used + total.num_skipped == len(data)
-    _check_skips(total, len(data))
-    found = ReadableImages(features[rows], rows, total)
-    if not len(rows):
-        raise ValueError(f"No image of {name} can be read: {' '.join(found.skipped['examples'])}")
-    if total.num_skipped and options.process == 0:
-        shown = " ".join(found.skipped["examples"])
-        warnings.warn(f"Images of {name} that cannot be read: {total.summary()} {shown}", stacklevel=2)
-    return found
+    finish_skips(total, name, options.process == 0)
+    return ReadableImages(features[rows], rows, total)
 
 
 def _encode_images(
@@ -207,20 +149,14 @@ def _encode_images(
 ) -> np.ndarray:
     """Features of all rows; where there is a counter, NaN for the images that it counts as skipped."""
     identity = None
-    with _together(options) as shared:
-        images = _undecoded(data, column)
+    with SharedOutcome(options.processes) as shared:
+        images = _undecoded_column(data, column)
         if options.cache_dir is not None:
             kind = "image" if projected else "image before projection"
             identity = FeatureIdentity(encoder.fingerprint, images_fingerprint(images, column), kind, len(images))
-    shared.check()
-    reader = _Reader(encoder, images, column, projected, options, skips)
-    return _Run(encoder.name, len(images), identity, options).features(reader.encode, "images")
-
-
-def _check_skips(skips: SkipCounter, rows: int) -> None:
-    """Raise a `ValueError` if more of `rows` images were skipped than may be; a single one may, unless none may."""
-    if skips.num_skipped > max(skips.max_skipped_share * rows, 1 if skips.max_skipped_share else 0):
-        skips.check()
+    shared.gather()
+    encode = _column_encoder(encoder, images, column, projected, options, skips)
+    return _Run(encoder.name, len(images), identity, options).features(encode, "images")
 
 
 def _is_known(features: np.ndarray) -> np.ndarray:
@@ -228,7 +164,7 @@ def _is_known(features: np.ndarray) -> np.ndarray:
     return np.isfinite(features[:, 0]) if features.shape[1] else np.zeros(len(features), bool)
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
     """Parts one after another, (rows, dim)."""
     width = max(part.shape[1] for part in parts)
     whole = [part if part.shape[1] == width else np.full((len(part), width), np.nan, np.float32) for part in parts]
@@ -266,13 +202,13 @@ def encode_text_list(
             yield features
 
     identity = None
-    with _together(options) as shared:
+    with SharedOutcome(options.processes) as shared:
         # In the order of lengths, for a part's texts are batched with each other only.
         ordered += sorted(set(checked_texts(texts)), key=lambda text: (len(text), text))
         if options.cache_dir is not None:
             fingerprint = hashlib.blake2b(json.dumps(ordered).encode(), digest_size=16).hexdigest()
             identity = FeatureIdentity(encoder.fingerprint, fingerprint, "text", len(ordered))
-    shared.check()
+    shared.gather()
     features = _Run(encoder.name, len(ordered), identity, options).features(encode, "texts")
     place = {text: index for index, text in enumerate(ordered)}
     return features[[place[text] for text in texts]]
@@ -281,7 +217,7 @@ def encode_text_list(
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def _undecoded(data: datasets.Dataset, column: str) -> datasets.Dataset:
+def _undecoded_column(data: datasets.Dataset, column: str) -> datasets.Dataset:
     """The one column, its images as bytes or paths."""
     if not isinstance(data, datasets.Dataset):
         raise TypeError(f"`data` must be a datasets.Dataset; given {type(data).__name__}.")
@@ -289,9 +225,7 @@ def _undecoded(data: datasets.Dataset, column: str) -> datasets.Dataset:
         raise ValueError(f"The data has no column {column!r}; it has {', '.join(data.column_names)}.")
     if len(data) == 0:
         raise ValueError("The data has no rows.")
-    data = data.with_format(None).select_columns([column])
-    is_image = isinstance(data.features[column], datasets.Image)
-    return data.cast_column(column, datasets.Image(decode=False)) if is_image else data
+    return undecoded(data.select_columns([column]), column)
 
 
 def _sources(images: datasets.Dataset, column: str, rows: Sequence[int]) -> list[Any]:
@@ -329,147 +263,49 @@ def _source_digest(source: Any) -> bytes:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
-class _Reader:
-    """Encodes rows of a dataset of undecoded images, batches being prepared in threads ahead of the model."""
+def _column_encoder(
+    encoder: DualEncoder,
+    images: datasets.Dataset,
+    column: str,
+    projected: bool,
+    options: EncodingOptions,
+    skips: SkipCounter | None,
+) -> _Encode:
+    """What encodes rows of undecoded images; without a counter, an image that cannot be read is an error."""
 
-    def __init__(
-        self,
-        encoder: DualEncoder,
-        images: datasets.Dataset,
-        column: str,
-        projected: bool,
-        options: EncodingOptions,
-        skips: SkipCounter | None,
-    ):
-        self.encoder, self.images, self.column = encoder, images, column
-        self.projected, self.options = projected, options
-        self.skips = skips  # without one, an image that cannot be read is an error
-
-    def encode(self, parts: list[Sequence[int]], done: Callable[[int], None]) -> Iterator[np.ndarray]:
-        """Features of the rows of each part, in turn; `done` is told the number of rows of each batch."""
-        size = self.options.batch_size
-        rows = [row for part in parts for row in part]
+    def encode(parts: list[Sequence[int]], done: Callable[[int], None]) -> Iterator[np.ndarray]:
+        rows, size = [row for part in parts for row in part], options.batch_size
         # Batches are whole, whatever the parts: one may hold the end of a part and the beginning of the next.
-        prepared = self._ahead([rows[start : start + size] for start in range(0, len(rows), size)])
-        features, count = [], 0
-        try:
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        # Rows are read in this thread: nothing says that a dataset may be read in several.
+        sources = ((batch, _sources(images, column, batch)) for batch in batches)
+        encoded = encode_ahead(
+            encoder,
+            sources,
+            projected=projected,
+            num_threads=options.num_threads,
+            may_skip=skips is not None,
+        )
+        features, count, batches = [], 0, iter(batches)
+        with closing(encoded):
             for part in parts:
                 while count < len(part):
-                    batch, inputs, skipped = next(prepared)
-                    features.append(self._features(batch, inputs, skipped))
+                    batch, result = next(batches), next(encoded)
+                    if skips is not None:
+                        skips.add(result.skipped, num_used=len(result.places))
+                        check_skips(skips, len(images))
+                    features.append(np.full((len(batch), result.features.shape[1]), np.nan, np.float32))
+                    features[-1][np.isin(batch, result.places)] = result.features
                     count += len(batch)
                     done(len(batch))
-                joined = _joined(features)
+                joined = _join(features)
                 yield joined[: len(part)]
                 features, count = [joined[len(part) :]], count - len(part)
-        finally:
-            prepared.close()
 
-    def _features(
-        self, batch: list[int], inputs: dict[str, torch.Tensor] | None, skipped: dict[int, SkippedRow]
-    ) -> np.ndarray:
-        if self.skips is not None:
-            self.skips.add(skipped.values(), num_used=len(batch) - len(skipped))
-            _check_skips(self.skips, len(self.images))
-        if inputs is None:
-            return np.empty((len(batch), 0), np.float32)
-        kept = [place for place in range(len(batch)) if place not in skipped]
-        try:
-            found = self.encoder.encode_images(inputs, projected=self.projected).numpy()
-        except NotFiniteError as error:
-            row = batch[kept[error.row]]
-            raise NotFiniteError(row, f"the image of row {row}") from error
-        if not skipped:
-            return found
-        features = np.full((len(batch), found.shape[1]), np.nan, np.float32)
-        features[kept] = found
-        return features
-
-    def _ahead(self, batches: list[list[int]]) -> Iterator[tuple[list[int], dict[str, torch.Tensor] | None, dict]]:
-        waiting: deque[tuple[list[int], Future]] = deque()
-        pool = ThreadPoolExecutor(self.options.num_threads, thread_name_prefix="images")
-        try:
-            for batch in batches:
-                # Rows are read here: nothing says that a dataset may be read in threads.
-                sources = _sources(self.images, self.column, batch)
-                waiting.append((batch, pool.submit(self._prepare, batch, sources)))
-                if len(waiting) > self.options.num_threads:
-                    first, future = waiting.popleft()
-                    yield first, *future.result()
-            while waiting:
-                first, future = waiting.popleft()
-                yield first, *future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _prepare(
-        self, batch: list[int], sources: list[Any]
-    ) -> tuple[dict[str, torch.Tensor] | None, dict[int, SkippedRow]]:
-        """The model's inputs for those that can be read, None if none can; and by their place those that cannot."""
-        try:
-            return self.encoder.prepare(sources), {}
-        except Exception as error:  # one image makes libraries raise whatever they like, as in training
-            problem = error
-        skipped: dict[int, SkippedRow] = {}
-        for place, (row, source) in enumerate(zip(batch, sources, strict=True)):
-            try:
-                check_not_missing(source)
-                self.encoder.prepare([source])
-            except Exception as error:
-                cause = error.__cause__ if isinstance(error.__cause__, (ValueError, TypeError)) else error
-                skipped[place] = skipped_image(cause, source, f"row {row}")
-                if self.skips is None:
-                    raise ValueError(skipped[place].message) from error
-        if not skipped:
-            raise problem
-        readable = [source for place, source in enumerate(sources) if place not in skipped]
-        return (self.encoder.prepare(readable) if readable else None), skipped
+    return encode
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
-
-
-class _Shared:
-    """What the processes tell each other after a step that each did by itself."""
-
-    def __init__(self, options: EncodingOptions):
-        self.options, self.error = options, None
-
-    def check(self, value: Any = None) -> list[Any]:
-        """
-        Every process's `value`, by process.
-
-        Raises:
-            Exception: this process's own error.
-            RuntimeError: if this process did well, but another one did not.
-        """
-        if self.options.processes == 1:
-            if self.error is not None:
-                raise self.error
-            return [value]
-        from accelerate.utils import gather_object
-
-        problem = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
-        everyone = gather_object([(problem, value)])
-        if self.error is not None:
-            raise self.error
-        failed = [(rank, problem) for rank, (problem, _) in enumerate(everyone) if problem is not None]
-        if failed:
-            raise RuntimeError(f"Process {failed[0][0]} failed, and the others stop with it. {failed[0][1]}")
-        return [value for _, value in everyone]
-
-
-@contextmanager
-def _together(options: EncodingOptions) -> Iterator[_Shared]:
-    """
-    Keep an error of the block until `check`, which every process calls: one that left early would leave the others
-    waiting for it.
-    """
-    shared = _Shared(options)
-    try:
-        yield shared
-    except Exception as error:
-        shared.error = error
 
 
 class _Run:
@@ -483,23 +319,23 @@ class _Run:
 
     def features(self, encode: _Encode, unit: str) -> np.ndarray:
         """All features, (rows, dim)."""
-        with _together(self.options) as shared:
+        with SharedOutcome(self.options.processes) as shared:
             if self.identity is not None:
                 self.folder = FeatureFolder(self.options.cache_dir, self.identity, self.model)
                 self._read_parts()
         # The first process's cache decides how the work is shared out.
         todo = [part for part in range(len(self.ranges)) if self._unknown_rows(part)]
         own = (len(self.ranges), None if self.identity is None else self.identity.key, todo)
-        everyone = shared.check(own)
-        with _together(self.options) as shared:
+        everyone = shared.gather(own)
+        with SharedOutcome(self.options.processes) as shared:
             if any(other[:2] != own[:2] for other in everyone):
                 raise ValueError("The processes were given different models or data; all need the same.")
             if self.folder is not None and self.options.process == 0:
                 self.folder.create()
-        shared.check()
+        shared.gather()
         if everyone[0][2]:
             self._encode(everyone[0][2], encode, unit)
-        with _together(self.options) as shared:
+        with SharedOutcome(self.options.processes) as shared:
             if len(self.parts) < len(self.ranges):
                 self._read_parts()
             lacking = [part for part in range(len(self.ranges)) if part not in self.parts]
@@ -508,8 +344,8 @@ class _Run:
                     f"This process does not find {len(lacking)} of the {len(self.ranges)} parts in "
                     f"{self.folder.path}: all processes must see the same cache folder."
                 )
-        shared.check()
-        return _joined([self.parts[part] for part in range(len(self.ranges))])
+        shared.gather()
+        return _join([self.parts[part] for part in range(len(self.ranges))])
 
     def _unknown_rows(self, part: int) -> list[int]:
         """The rows of a part that have no features yet; where some were skipped before, those are tried again."""
@@ -542,25 +378,18 @@ class _Run:
         own = missing[options.process :: options.processes]
         rows = {part: self._unknown_rows(part) or list(self.ranges[part]) for part in missing}
         total = sum(map(len, rows.values()))
-        with tqdm(
-            total=self.rows,
-            initial=self.rows - total,
-            unit=unit,
-            desc=self.model[-40:],
-            leave=False,
-            disable=not options.progress or options.process != 0,
-        ) as bar:
+        with options.progress_bar(self.model, unit, self.rows, self.rows - total) as bar:
             encoded = encode([rows[part] for part in own], bar.update)
             try:
                 for start in range(0, len(missing), options.processes):
                     turn = missing[start : start + options.processes]
                     mine = turn[options.process] if options.process < len(turn) else None
-                    with _together(options) as shared:
+                    with SharedOutcome(options.processes) as shared:
                         if mine is not None:
                             self._complete(mine, next(encoded))
                     # Without a folder that all see, the features themselves go round.
                     sent = None if mine is None or self.folder is not None else (mine, self.parts.get(mine))
-                    for rank, found in enumerate(shared.check(sent)):
+                    for rank, found in enumerate(shared.gather(sent)):
                         if found is not None:
                             self.parts[found[0]] = found[1]
                         if rank != options.process and rank < len(turn):
@@ -572,4 +401,4 @@ class _Run:
                 self.parts.pop(part, None)  # another process has completed it
 
 
-__all__ = ["EncodingOptions", "encode_image_column", "encode_text_list", "images_fingerprint"]
+__all__ = ["ReadableImages", "encode_image_column", "encode_readable_images", "encode_text_list", "images_fingerprint"]

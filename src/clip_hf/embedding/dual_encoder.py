@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -28,6 +28,7 @@ from ..model.image_transform_clip_hf import (
     reduce_bit_depth,
     upright,
 )
+from ..model.text_state_clip_hf import tensors_checksum
 from ..model.zero_shot_clip_hf import eval_mode
 
 
@@ -335,9 +336,15 @@ class DualEncoder(ABC):
         """As `text_batches`; features need not be normalised."""
 
 
-def checked_texts(texts: Sequence[str]) -> list[str]:
+def checked_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     """
     The texts as a list.
+
+    Args:
+        texts (`Iterable[str]`):
+            The texts.
+        first (`int`, *optional*, defaults to 0):
+            The number of the first one, for messages.
 
     Raises:
         TypeError: if one is no string.
@@ -348,7 +355,7 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     texts = list(texts)
     if not texts:
         raise ValueError("There are no texts: the list is empty.")
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise TypeError(f"Text {index} is {text!r:.80}, a {type(text).__name__}; texts must be strings.")
     return texts
@@ -395,26 +402,14 @@ def first_input_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
 # -------------------------------------------------------------------------------------------------------- fingerprints
 
 
-@torch.no_grad()
-def _weights_state(model: nn.Module) -> list:
-    """
-    What changes when weights change: torch's counts of changes, and a few values of each tensor, for changes through
-    `.data` are not counted.
-    """
-    state, samples = [], {}
-    for value in model.state_dict(keep_vars=True).values():
-        if not isinstance(value, torch.Tensor):
-            continue
-        state.append((id(value), 0 if value.is_inference() else value._version))
-        if (
-            type(value) in (torch.Tensor, nn.Parameter)
-            and value.numel()
-            and value.is_contiguous()
-            and not value.is_meta
-        ):
-            sample = value.detach().view(-1)[:: max(1, value.numel() // 16)]
-            samples.setdefault((value.device, value.dtype), []).append(sample)
-    return [*state, *(torch.cat(same).view(torch.uint8).cpu().numpy().tobytes() for same in samples.values())]
+def _weights_state(model: nn.Module) -> tuple:
+    """A value that changes when weights do; a checksum takes a fraction of the time of [`weights_digest`]."""
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    in_memory = [value for value in state.values() if not value.is_meta]
+    return (
+        *((name, value.dtype, value.shape, value.is_meta) for name, value in state.items()),
+        tensors_checksum(in_memory),
+    )
 
 
 def weights_digest(model: nn.Module) -> bytes:

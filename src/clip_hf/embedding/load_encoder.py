@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Any CLIP for evaluations: ours, transformers' dual encoders, open_clip's and sentence-transformers'."""
+"""Any CLIP behind one interface: ours, transformers' dual encoders, open_clip's and sentence-transformers'."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,8 @@ from ..checkpoints.paths import check_exists
 from ..checkpoints.reading import is_foreign
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
-from .dual_encoder import DualEncoder, NotFiniteError
+from ..utils.dtypes import parse_dtype
+from .dual_encoder import DualEncoder
 from .open_clip_encoder import OpenClipEncoder, load_open_clip
 from .transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
 
@@ -26,17 +27,18 @@ _OPEN_CLIP, _SENTENCE_TRANSFORMERS = "open_clip:", "sentence_transformers:"
 
 def load_dual_encoder(
     model: DualEncoder | nn.Module | str | os.PathLike,
-    processor: Any = None,
-    *,
-    device: str | torch.device | None = None,
+    runtime: str | None = None,
     dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    *,
+    processor: Any = None,
 ) -> DualEncoder:
     """
-    Put a model of any library behind the interface of evaluations.
+    Put a CLIP of any library behind one interface.
 
     Args:
         model (`str`, `os.PathLike`, `nn.Module` or `DualEncoder`):
-            What to evaluate:
+            What to embed with:
 
             - a folder, a file or a name on the hub. All that `clip_hf.checkpoints.load` reads (OpenAI's `.pt`,
               open_clip's folders and weight files, transformers' CLIP) runs as a [`ClipHFModel`], with OpenAI's pixels
@@ -45,22 +47,25 @@ def load_dual_encoder(
             - `"sentence_transformers:NAME_OR_PATH"`, run by sentence-transformers;
             - a model in memory, with its `processor`;
             - a [`DualEncoder`], which is returned as it is.
-        processor (*optional*):
-            For a model in memory: its processor, or `(image_processor, tokenizer)`; for one of open_clip
-            `(preprocess, tokenizer)`. With a name or path it takes the place of the model's own.
-        device (`str` or `torch.device`, *optional*):
-            Where to put the model. By default a model in memory stays where it is, and others go to the accelerator if
-            there is one.
+        runtime (`str`, *optional*):
+            What runs the model. The only one so far is PyTorch: leave it `None`.
         dtype (`torch.dtype` or `str`, *optional*):
             What to convert the model to, such as `torch.bfloat16`. By default a model in memory keeps its own, and
             others are in float32.
+        device (`str` or `torch.device`, *optional*):
+            Where to put the model. By default a model in memory stays where it is, and others go to the accelerator if
+            there is one.
+        processor (*optional*):
+            For a model in memory: its processor, or `(image_processor, tokenizer)`; for one of open_clip
+            `(preprocess, tokenizer)`. With a name or path it replaces the model's own.
 
     Returns:
         `DualEncoder`: a model in memory is not copied; `device` and `dtype` change it.
 
     Raises:
         TypeError: if `model` is none of these, or the processor does not fit.
-        ValueError: if it is no dual encoder, lacks weights or cannot be read exactly.
+        ValueError: if it is no dual encoder, lacks weights or cannot be read exactly; if there is no such runtime or
+            dtype; if a [`DualEncoder`] is given with options.
         OSError: if there is no such file, folder or model, with what to do offline.
         ImportError: if the library that was named is not installed.
 
@@ -72,15 +77,20 @@ def load_dual_encoder(
     torch.Size([1, 2])
     ```
     """
+    if runtime is not None:
+        raise ValueError(
+            f"`runtime` is {runtime!r:.80}; the only one there is so far is None, which is PyTorch. (A processor is "
+            "passed by its name: `processor=...`.)"
+        )
     if isinstance(model, DualEncoder):
         if any(option is not None for option in (processor, device, dtype)):
             raise ValueError("A DualEncoder is used as it is: give processor, device and dtype where it is made.")
         return model
-    dtype = _checked_dtype(dtype)
+    dtype = parse_dtype(dtype)
     if isinstance(model, nn.Module):
-        encoder = _wrapped(model, processor)
+        encoder = _wrap_model(model, processor)
     elif isinstance(model, (str, os.PathLike)):
-        encoder = _loaded(os.fspath(model), processor, dtype or torch.float32)
+        encoder = _load_by_name(os.fspath(model), processor, dtype or torch.float32)
         device = _default_device() if device is None else device
     else:
         raise TypeError(
@@ -93,21 +103,12 @@ def load_dual_encoder(
     return encoder
 
 
-def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if found is None and dtype is None:
-        return None
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r} has to be a floating dtype: float32, bfloat16, float16 or float64.")
-    return found
-
-
 def _default_device() -> torch.device:
     available = torch.accelerator.is_available()
     return torch.accelerator.current_accelerator() if available else torch.device("cpu")
 
 
-def _wrapped(model: nn.Module, processor: Any) -> DualEncoder:
+def _wrap_model(model: nn.Module, processor: Any) -> DualEncoder:
     """The encoder of a model in memory."""
     config = getattr(model, "config", None)
     name = getattr(model, "name_or_path", None) or getattr(config, "name_or_path", None) or type(model).__name__
@@ -116,10 +117,10 @@ def _wrapped(model: nn.Module, processor: Any) -> DualEncoder:
     is_open_clip = all(hasattr(model, part) for part in ("visual", "encode_image", "encode_text"))
     if processor is None:
         raise TypeError(
-            f"A model in memory ({type(model).__name__}) needs its processor: load_dual_encoder(model, processor)"
-            f"{', with processor=(preprocess, tokenizer) of open_clip' if is_open_clip else ''}."
+            f"A model in memory ({type(model).__name__}) needs its processor: load_dual_encoder(model, "
+            f"processor=processor){', with processor=(preprocess, tokenizer) of open_clip' if is_open_clip else ''}."
         )
-    # By name: a model loaded with its repo's own code has another class of the same name.
+    # Compare `model_type`, not the class: a model loaded with its repo's own code has a different class.
     if getattr(config, "model_type", None) == "clip_hf":
         return ClipHFEncoder(model, processor, name)
     if is_open_clip:
@@ -127,11 +128,11 @@ def _wrapped(model: nn.Module, processor: Any) -> DualEncoder:
     return TransformersEncoder(model, processor, name)
 
 
-def _loaded(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
+def _load_by_name(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
     """The encoder of a model by name or path."""
     if name.startswith(_OPEN_CLIP):
-        model, own = load_open_clip(name.removeprefix(_OPEN_CLIP))
-        return OpenClipEncoder(model, processor or own, name)
+        model, its_processor = load_open_clip(name.removeprefix(_OPEN_CLIP))
+        return OpenClipEncoder(model, processor or its_processor, name)
     if name.startswith(_SENTENCE_TRANSFORMERS):
         return _load_sentence_transformers(name.removeprefix(_SENTENCE_TRANSFORMERS), processor, name)
     path = Path(name)
@@ -146,13 +147,13 @@ def _loaded(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
     except (OSError, HFValidationError) as error:
         if is_folder:
             raise
-        raise OSError(_not_there(name, error)) from error
+        raise OSError(_not_found_message(name, error)) from error
     if config.get("model_type") in ("clip", "clip_hf"):
         return _load_clip(name, processor, dtype)
     return _load_other(name, processor, dtype)
 
 
-def _not_there(name: str, error: Exception) -> str:
+def _not_found_message(name: str, error: Exception) -> str:
     return (
         f"{name} is neither a file nor a folder, and was not found on the hub or in the cache of what was downloaded "
         f"before ({type(error).__name__}). Check the name. On a machine without a network, download it elsewhere with "
@@ -162,14 +163,16 @@ def _not_there(name: str, error: Exception) -> str:
 
 
 def _load_checkpoint(path: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
-    model, own = checkpoints.load(path, dtype=dtype)
-    own = own if processor is None else processor
-    if not isinstance(own, tuple) and (not hasattr(own, "tokenizer") or not hasattr(own, "image_processor")):
+    model, its_processor = checkpoints.load(path, dtype=dtype)
+    processor = its_processor if processor is None else processor
+    if not isinstance(processor, tuple) and not all(
+        hasattr(processor, part) for part in ("tokenizer", "image_processor")
+    ):
         raise ValueError(
             f"{path} does not say how images and texts are prepared. Load it with `clip_hf.checkpoints.load`, whose "
             "options `preprocess` and `merges` say it, and pass model and processor."
         )
-    return ClipHFEncoder(model, own, path)
+    return ClipHFEncoder(model, processor, path)
 
 
 def _load_clip(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
@@ -215,8 +218,8 @@ def _load_sentence_transformers(path: str, processor: Any, name: str) -> DualEnc
         # On the CPU at first, like the others.
         model = SentenceTransformer(path, device="cpu")
     except (OSError, HFValidationError) as error:
-        raise OSError(_not_there(path, error)) from error
+        raise OSError(_not_found_message(path, error)) from error
     return SentenceTransformersEncoder(model, processor, name)
 
 
-__all__ = ["DualEncoder", "NotFiniteError", "load_dual_encoder"]
+__all__ = ["load_dual_encoder"]

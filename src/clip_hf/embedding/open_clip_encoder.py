@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """open_clip's models behind the interface of evaluations, loaded and run by open_clip itself."""
 
-import difflib
 import hashlib
 import json
 import math
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..model.checks_clip_hf import did_you_mean
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, eval_mode
 from .dual_encoder import DualEncoder, tokenizer_digest
 
@@ -162,9 +162,7 @@ def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
         name, _, weights = name.partition("/")
         known = open_clip.list_models()
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, cutoff=0.3)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"open_clip has no architecture {name!r}.{hint}")
+            raise ValueError(f"open_clip has no architecture {name!r}.{did_you_mean(name, known, cutoff=0.3)}")
         if not weights:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
             raise ValueError(f"Name the weights: 'open_clip:{name}/TAG_OR_PATH'. Published tags: {tags}.")

@@ -7,9 +7,8 @@ from ..utils.extras import require_extra
 
 require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
-from ..embedding.bulk_encoding import EncodingOptions, encode_image_column, encode_text_list
-from ..embedding.load_encoder import DualEncoder, load_dual_encoder
 from .comparison import Comparison, compare_results, load_results
+from .example_figures import plot_predictions, plot_similarities
 from .numerics.caption_scores import clip_score, ref_clip_score
 from .numerics.logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
 from .numerics.metrics import (
@@ -32,40 +31,40 @@ from .numerics.metrics import (
     top1_top5_mean,
     top_k_accuracy,
 )
+from .numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from .registry.dataset_registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
 from .registry.evaluation_data import (
+    CaptionedDataOptions,
     ClassificationData,
     ClassificationOptions,
     RetrievalData,
-    RetrievalOptions,
     load_classification,
     load_retrieval,
     load_splits,
 )
-from .suite import SuiteOptions, run_suite
+from .suite import TASKS, SuiteOptions, run_suite
 from .tasks.bias import LabelProbeOptions, compare_label_sets, evaluate_label_probe, label_probe
 from .tasks.bias_results import LabelProbeResult, LabelSetComparison
 from .tasks.evaluation_result import EvaluationResult
-from .tasks.few_shot import FewShotOptions, FewShotResult, few_shot
-from .tasks.linear_probe import LinearProbeOptions, LinearProbeResult, linear_probe, split_validation
-from .tasks.retrieval import (
-    RetrievalEvaluationOptions,
-    RetrievalRanks,
-    RetrievalResult,
-    evaluate_retrieval,
-    retrieval_ranks,
+from .tasks.evaluation_task import EvaluationTask, TaskSettings
+from .tasks.few_shot import FewShotOptions, FewShotResult, evaluate_few_shot, few_shot
+from .tasks.imagenet_shifts import baseline_accuracies, shift_names, subset_classes, subset_rows, subset_scores
+from .tasks.linear_probe import (
+    LinearProbeOptions,
+    LinearProbeResult,
+    evaluate_linear_probe,
+    linear_probe,
+    split_validation,
 )
+from .tasks.retrieval import RetrievalOptions, RetrievalResult, evaluate_retrieval
 from .tasks.robustness import (
     AdaptationResult,
+    RobustnessOptions,
     RobustnessResult,
     ShiftResult,
-    baseline_accuracies,
     compare_adaptation,
+    compare_under_shift,
     evaluate_robustness,
-    shift_names,
-    subset_classes,
-    subset_rows,
-    subset_scores,
 )
 from .tasks.scaling import ScalingResult, fit_scaling
 from .tasks.zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, evaluate_zero_shot
@@ -74,12 +73,12 @@ from .tasks.zero_shot import ZeroShotOptions, ZeroShotResult, class_embeddings, 
 __all__ = [
     "AdaptationResult",
     "CLASSIFICATION_METRICS",
+    "CaptionedDataOptions",
     "ClassificationData",
     "ClassificationOptions",
     "Comparison",
-    "DualEncoder",
-    "EncodingOptions",
     "EvaluationResult",
+    "EvaluationTask",
     "FewShotOptions",
     "FewShotResult",
     "LabelProbeOptions",
@@ -92,14 +91,16 @@ __all__ = [
     "LogitLine",
     "RegistryEntry",
     "RetrievalData",
-    "RetrievalEvaluationOptions",
     "RetrievalOptions",
     "RetrievalRanks",
     "RetrievalResult",
+    "RobustnessOptions",
     "RobustnessResult",
     "ScalingResult",
     "ShiftResult",
     "SuiteOptions",
+    "TASKS",
+    "TaskSettings",
     "ZeroShotOptions",
     "ZeroShotResult",
     "average_precision_11point",
@@ -107,17 +108,19 @@ __all__ = [
     "best_target_ranks",
     "bootstrap_interval",
     "bootstrap_mean_interval",
+    "caption_ids",
     "class_embeddings",
     "clip_score",
     "compare_adaptation",
     "compare_label_sets",
     "compare_results",
+    "compare_under_shift",
     "confusion_matrix",
     "dataset_names",
     "effective_robustness",
-    "encode_image_column",
-    "encode_text_list",
+    "evaluate_few_shot",
     "evaluate_label_probe",
+    "evaluate_linear_probe",
     "evaluate_retrieval",
     "evaluate_robustness",
     "evaluate_zero_shot",
@@ -130,7 +133,6 @@ __all__ = [
     "linear_probe",
     "load_class_names",
     "load_classification",
-    "load_dual_encoder",
     "load_results",
     "load_retrieval",
     "load_splits",
@@ -139,6 +141,8 @@ __all__ = [
     "mean_per_class_accuracy",
     "median_rank",
     "per_class_accuracy",
+    "plot_predictions",
+    "plot_similarities",
     "recall_at_k",
     "ref_clip_score",
     "retrieval_ranks",

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..utils.atomic import replaced_file
+from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
+from ..utils.tables import draw_table
 from ..utils.wording import counted
 from .numerics.statistics import (
     ROW_VALUES,
@@ -23,15 +25,15 @@ from .numerics.statistics import (
     mean_of_classes,
     median_of_rows,
     percentile_interval,
+    resampled_interval,
 )
 from .tasks.evaluation_result import (
     environment,
     format_difference,
     format_difference_interval,
     format_metric,
-    new_figure,
-    save_figure,
 )
+from .tasks.metric_labels import metric_label, model_label, task_label
 
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ _RANK_ARRAYS = ("ranks", "one_prompt_ranks", "class_name_ranks", "image_to_text_
 # What a result has among its figures, but says nothing about how good the model is.
 _SETTINGS = ("lambda",)
 _MAJORITY = "majority_class"
+_NOUNS = {"images": ("image",), "texts": ("text",), "classes": ("class", "classes")}
+_MARKERS = "osD^vP"
 ENDINGS = ("json", "md", "png")
 """Of the files that a comparison, and a fit of scaling, are written to."""
 
@@ -110,33 +114,64 @@ class Comparison:
 
     def table(self) -> str:
         """All figures as a Markdown table; a difference whose interval does not hold 0 is bold."""
-        lines = [f"| task | data | metric | {' | '.join(_with_differences(self.models))} | chance |"]
-        lines.append("|---" * (4 + 2 * len(self.models) - 1) + "|")
+        lines = [f"| task | data | metric | {' | '.join(self._columns())} |"]
+        lines.append("|---" * (lines[0].count("|") - 1) + "|")
         for row in self.metrics:
-            cells = [row.task, f"{row.data} ({row.split})", row.metric, row.shown(0)]
-            for place in range(1, len(self.models)):
-                cells.append(row.shown(place))
-                cells.append(_difference(row, place))
-            cells.append("" if row.chance is None else format_metric(row.metric, row.chance))
-            lines.append(f"| {' | '.join(cells)} |")
+            cells = self._cells(row, "**{}**")
+            lines.append(f"| {row.task} | {row.data} ({row.split}) | {row.metric} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
+    def terminal_tables(self) -> str:
+        """All figures for a terminal, one table for each task and data."""
+        tables = [
+            draw_table(
+                f"{task}: {data}", ["metric", *self._columns()], [[row.metric, *self._cells(row)] for row in rows]
+            )
+            for (task, data), rows in self._groups().items()
+        ]
+        explained = "* The 95% interval of the difference does not hold 0."
+        return "\n\n".join([*tables, *([explained] if any(" *" in table for table in tables) else [])])
+
     def figure(self) -> "Figure":
-        """Each task's figures as bars, one colour for each model, with their intervals."""
+        """Each task's figures as points with their intervals, one colour and marker for each model."""
+        groups = {
+            (task_label(task), data): [row for row in rows if _is_drawn(row.metric)]
+            for (task, data), rows in self._groups().items()
+        }
+        columns = _balanced_columns([key for key, rows in groups.items() if rows], groups)
+        row_height = 0.14 + 0.13 * len(self.models)
+        height = 1.3 + max(sum(0.6 + row_height * len(groups[key]) for key in column) for column in columns)
+        title = f"Comparison of {' and '.join(map(model_label, self.models))}"
+        with new_figure(title, height, WIDTH) as figure:
+            halves = figure.subfigures(1, len(columns), squeeze=False)[0]
+            for half, keys in zip(halves, columns):
+                heights = [0.6 + row_height * len(groups[key]) for key in keys]
+                axes = half.subplots(len(keys), 1, squeeze=False, height_ratios=heights)[:, 0]
+                for axis, key in zip(axes, keys):
+                    _draw_points(axis, groups[key], self.models)
+                    axis.set_title("\n".join(key) if len(columns) > 1 else ": ".join(key))
+                axes[-1].set_xlabel("score (%), 95% interval")
+            if columns[0]:
+                handles = halves[0].axes[0].get_legend_handles_labels()
+                figure.legend(*handles, loc="outside lower left", ncols=min(4, len(self.models)))
+        return figure
+
+    def _groups(self) -> dict[tuple[str, str], list[ComparedMetric]]:
+        """The rows of each task and data."""
         groups: dict[tuple[str, str], list[ComparedMetric]] = {}
         for row in self.metrics:
-            if format_metric(row.metric, 0.5).endswith("%") and row.metric != _MAJORITY:
-                groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
-        heights = [1 + 0.25 * len(rows) * (len(self.models) + 0.7) for rows in groups.values()] or [1]
-        figure = new_figure(9, 0.8 + sum(heights))
-        axes = figure.subplots(max(1, len(groups)), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axis, ((task, data), rows) in zip(axes, groups.items()):
-            _draw_bars(axis, rows, self.models)
-            axis.set_title(f"{task}: {data}", fontsize=9, loc="left")
-        shown = axes[0].get_legend_handles_labels()
-        figure.legend(*shown, fontsize=8, loc="outside upper left", ncols=len(self.models))
-        axes[-1].set_xlabel("%")
-        return figure
+            groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
+        return groups
+
+    def _columns(self) -> list[str]:
+        first, *others = self.models
+        return [first, *(column for name in others for column in (name, f"less {first}")), "chance"]
+
+    def _cells(self, row: ComparedMetric, significant: str = "{} *") -> list[str]:
+        cells = [row.shown(0)]
+        for place in range(1, len(self.models)):
+            cells += [row.shown(place), _difference(row, place, significant)]
+        return [*cells, "" if row.chance is None else format_metric(row.metric, row.chance)]
 
     def save(self, folder: str | os.PathLike, stem: str = "comparison") -> list[Path]:
         """Write `stem.json`, `stem.md` and `stem.png` into `folder`; each file appears when it is complete."""
@@ -325,7 +360,7 @@ def _check_same_data(key: tuple, names: Sequence[str], found: list[dict | None])
     for other in others:
         if described[other] != described[first]:
             sizes = "; ".join(
-                ", ".join([name, *(f"{size} {what}" for what, size in described[name][0].items())])
+                ", ".join([name, *(counted(size, *_NOUNS[what]) for what, size in described[name][0].items())])
                 for name in (first, other)
             )
             raise ValueError(
@@ -336,7 +371,7 @@ def _check_same_data(key: tuple, names: Sequence[str], found: list[dict | None])
 
 def _data_of(result: dict[str, Any]) -> tuple[dict[str, int], Any]:
     details = result.get("details", {})
-    sizes = {name: details.get(f"num_{name}") for name in ("images", "texts", "classes")}
+    sizes = {name: details.get(f"num_{name}") for name in _NOUNS}
     if sizes["images"] is not None:
         sizes["images"] += sum(part["images"] for part in _skipped(result).values())
     if details.get("class_names"):
@@ -388,7 +423,7 @@ def _skipped(result: dict[str, Any]) -> dict[str, Any]:
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
     """95% interval of a statistic of the rows over resamples of their groups."""
     count = int(groups.max()) + 1
-    return percentile_interval(lambda weights: statistic(weights[:, groups]), count, resamples, 0.95, seed)
+    return resampled_interval(lambda weights: statistic(weights[:, groups]), count, resamples, 0.95, seed)
 
 
 def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -397,8 +432,7 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
     # Only a few kinds of groups occur, so a resample is a draw of how often each does.
     kinds, counts = np.unique(kinds, axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    low, high = np.quantile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [0.025, 0.975])
-    return float(low), float(high)
+    return percentile_interval((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]))
 
 
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
@@ -436,12 +470,7 @@ def _hits(metric: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
     return None
 
 
-def _with_differences(models: list[str]) -> list[str]:
-    first, *others = models
-    return [first, *(column for name in others for column in (name, f"less {first}"))]
-
-
-def _difference(row: ComparedMetric, place: int) -> str:
+def _difference(row: ComparedMetric, place: int, significant: str) -> str:
     difference, interval = row.differences[place], row.difference_intervals[place]
     if difference is None:
         return "-"
@@ -449,22 +478,45 @@ def _difference(row: ComparedMetric, place: int) -> str:
     if interval is None:
         return text
     text += f" ({format_difference_interval(row.metric, interval)})"
-    return f"**{text}**" if interval[0] > 0 or interval[1] < 0 else text
+    return significant.format(text) if interval[0] > 0 or interval[1] < 0 else text
 
 
-def _draw_bars(axis: Any, rows: list[ComparedMetric], models: list[str]) -> None:
+def _is_drawn(metric: str) -> bool:
+    """Whether a plot shows a metric: percentages, and not those with fewer prompts, which the table has."""
+    is_share = format_metric(metric, 0.5).endswith("%") and metric != _MAJORITY
+    return is_share and not metric.startswith(tuple(f"{kind}_" for kind in _FEWER_PROMPTS))
+
+
+def _balanced_columns(keys: list[tuple[str, str]], groups: dict[tuple[str, str], list]) -> list[list[tuple[str, str]]]:
+    """The panels of one column, or of two of about the same height."""
+    if len(keys) < 2:
+        return [keys]
+    heights = np.cumsum([2 + len(groups[key]) for key in keys])  # in rows; a panel's title and axis take two
+    half = 1 + int(np.abs(heights[:-1] - heights[-1] / 2).argmin())
+    return [keys[:half], keys[half:]]
+
+
+def _draw_points(axis: Any, rows: list[ComparedMetric], models: list[str]) -> None:
     for place, name in enumerate(models):
         shown = [(line, row) for line, row in enumerate(rows) if row.values[place] is not None]
         values = np.array([100 * row.values[place] for _, row in shown])
         ends = [row.intervals[place] or (row.values[place],) * 2 for _, row in shown]
         spread = np.array([[v - 100 * low, 100 * high - v] for v, (low, high) in zip(values, ends)]).reshape(-1, 2).T
-        lines = [line + (place + 0.5) / (len(models) + 0.7) for line, _ in shown]
-        height = 1 / (len(models) + 0.7)
-        axis.barh(lines, values, height, label=name, xerr=spread.clip(min=0), error_kw={"linewidth": 0.8})
-    axis.set_yticks([line + 0.5 * len(models) / (len(models) + 0.7) for line in range(len(rows))])
-    axis.set_yticklabels([row.metric for row in rows], fontsize=8)
-    axis.set_xlim(0, 100)
-    axis.invert_yaxis()
+        lines = [line + 0.6 * ((place + 0.5) / len(models) - 0.5) for line, _ in shown]
+        style = {"marker": _MARKERS[place % len(_MARKERS)], "color": COLOURS[place % len(COLOURS)]}
+        axis.errorbar(
+            values,
+            lines,
+            xerr=spread.clip(min=0),
+            linestyle="",
+            label=model_label(name),
+            elinewidth=1,
+            capsize=2,
+            **style,
+        )
+    axis.set_yticks(range(len(rows)), [metric_label(row.metric) for row in rows])
+    axis.set_xlim(-2, 102)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
 
 
 __all__ = ["ENDINGS", "ComparedMetric", "Comparison", "compare_results", "load_results", "models_in"]

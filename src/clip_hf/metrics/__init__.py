@@ -1,10 +1,13 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """
-The paper's metrics as modules of Hugging Face's `evaluate`, which load without a network.
+The paper's metrics as modules of Hugging Face's `evaluate`. They load without a network.
 
 `load("map_11point")` and `evaluate.load(path("map_11point"))` are the same. The figures are those of
-`clip_hf.evaluation`, whose functions take arrays and are the better choice for large ones.
+`clip_hf.evaluation`, whose functions are faster on large arrays.
+
+A new metric is one file here (a subclass of `CheckedMetric`) and one line in `METRICS`. `evaluate` copies that file to
+its cache, so the file imports clip_hf by its full name.
 """
 
 from pathlib import Path
@@ -25,26 +28,26 @@ METRICS = (
     "recall_at_k",
     "zero_shot_accuracy",
 )
-"""Names of the metrics."""
+"""Names of the metrics, each a file in this folder."""
 
 
 def path(name: str) -> str:
     """
-    Where a metric is, for `evaluate.load` and `evaluate.combine`.
+    Path of a metric's file, for `evaluate.load` and `evaluate.combine`.
 
     Args:
         name (`str`):
             One of `METRICS`.
 
     Returns:
-        `str`: the metric's folder.
+        `str`: the metric's file.
 
     Raises:
-        ValueError: if there is no such metric.
+        ValueError: If there is no such metric.
     """
     if name not in METRICS:
         raise ValueError(f"There is no metric {name!r}; there are {', '.join(METRICS)}.")
-    return str(Path(__file__).parent / name)
+    return str(Path(__file__).parent / f"{name}.py")
 
 
 def load(name: str, **options: Any) -> "Metric":
@@ -68,14 +71,14 @@ def load(name: str, **options: Any) -> "Metric":
         `evaluate.Metric`: with `compute`, `add` and `add_batch`.
 
     Raises:
-        ValueError: if there is no such metric.
-        MissingExtra: if `evaluate` is not installed.
+        ValueError: If there is no such metric.
+        MissingExtra: If `evaluate` is not installed.
     """
-    folder = path(name)
+    file = path(name)
     require_extra("eval", "`clip_hf.metrics.load`", "evaluate")
     import evaluate
 
-    return evaluate.load(folder, **options)
+    return evaluate.load(file, **options)
 
 
 __all__ = ["METRICS", "load", "path"]

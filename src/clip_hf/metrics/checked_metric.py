@@ -1,9 +1,11 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What the metrics have in common: inputs are looked at before `evaluate` converts them."""
+"""The frame of all metrics: their card for `evaluate`, and checks of inputs before `evaluate` converts them."""
 
+import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import datasets
 import evaluate
@@ -11,7 +13,41 @@ import numpy as np
 import torch
 
 
-# By the type of a feature: what its values must be in words, and where in an array of numbers they are that.
+# Types of a row's value in a column.
+FLOAT, INTEGER = datasets.Value("float64"), datasets.Value("int64")
+FLOATS, INTEGERS, BOOLS = (datasets.Sequence(datasets.Value(dtype)) for dtype in ("float64", "int64", "bool"))
+
+
+class Paper(NamedTuple):
+    """
+    The source of a metric.
+
+    Args:
+        url (`str`):
+            Where to read it.
+        bibtex (`str`):
+            Its citation.
+    """
+
+    url: str
+    bibtex: str
+
+
+CLIP_PAPER = Paper(
+    "https://arxiv.org/abs/2103.00020",
+    """\
+@inproceedings{radford2021learning,
+    title = {Learning Transferable Visual Models From Natural Language Supervision},
+    author = {Radford, Alec and Kim, Jong Wook and Hallacy, Chris and Ramesh, Aditya and Goh, Gabriel and Agarwal,
+        Sandhini and Sastry, Girish and Askell, Amanda and Mishkin, Pamela and Clark, Jack and Krueger, Gretchen and
+        Sutskever, Ilya},
+    booktitle = {International Conference on Machine Learning},
+    year = {2021}
+}
+""",
+)
+
+# For the dtype of a column: what its values must be, in words, and which elements of an array of numbers are that.
 _ALLOWED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "int64": ("integers", lambda array: np.full(array.shape, array.dtype.kind in "iu")),
     "bool": ("True and False, or 1 and 0", lambda array: np.isin(array, (0, 1))),
@@ -19,21 +55,47 @@ _ALLOWED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 }
 
 
-class CheckedMetric(evaluate.Metric):
+class CheckedMetric(evaluate.Metric, ABC):
     """
-    A metric that refuses what `evaluate` would convert without a word.
+    A metric that refuses what `evaluate` would silently convert: labels such as "7" and 7.9 would become 7.
 
-    Without it, labels such as "7" and 7.9 become 7, and names of classes end in an error of `int`.
+    A subclass has the attributes below, `_compute` (called with the columns and the options of `compute`) and a
+    docstring: down to `Args:` it describes the metric, from there on it documents the inputs. `evaluate` takes the
+    first class of a file that is not abstract, so the subclass must be the only one.
+
+    Attributes:
+        columns (`tuple[dict, ...]`):
+            The types of each column's rows, by name; several where rows may have one of several types.
+        papers (`tuple[Paper, ...]`):
+            Where the metric comes from.
     """
+
+    columns: ClassVar[tuple[dict[str, Any], ...]]
+    papers: ClassVar[tuple[Paper, ...]]
+
+    @abstractmethod
+    def _compute(self, **inputs: Any) -> dict[str, Any]:
+        """The metric's figures by name."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        description, arguments, inputs = inspect.getdoc(type(self)).partition("Args:\n")
+        features = [datasets.Features(columns) for columns in self.columns]
+        return evaluate.MetricInfo(
+            description=description,
+            citation="\n".join(paper.bibtex for paper in self.papers),
+            inputs_description=arguments + inputs,
+            features=features if len(features) > 1 else features[0],
+            reference_urls=[paper.url for paper in self.papers],
+        )
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **inputs: Any) -> None:
-        """Add rows, after a look at them."""
+        """Check rows and add them."""
         given = {"predictions": predictions, "references": references, **inputs}
         self._check({name: given[name] for name in self._feature_names() if given.get(name) is not None})
         super().add_batch(predictions=predictions, references=references, **inputs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **inputs: Any) -> None:
-        """Add one row, after a look at it."""
+        """Check one row and add it."""
         given = {"predictions": prediction, "references": reference, **inputs}
         self._check({name: [given[name]] for name in self._feature_names() if given.get(name) is not None})
         super().add(prediction=prediction, reference=reference, **inputs)
@@ -58,7 +120,7 @@ class CheckedMetric(evaluate.Metric):
 
 
 def _first_that_does_not_fit(values: Any, fits: Callable[[np.ndarray], np.ndarray]) -> tuple[Any] | None:
-    """The first value, however deep, that is no number or does not fit, in a tuple; None if there is none."""
+    """A tuple of the first value, at any depth, that is not a number or does not fit; None if all fit."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = values.float().numpy() if values.is_floating_point() else values.numpy()
@@ -74,4 +136,4 @@ def _first_that_does_not_fit(values: Any, fits: Callable[[np.ndarray], np.ndarra
     return next((found for value in values if (found := _first_that_does_not_fit(value, fits)) is not None), None)
 
 
-__all__ = ["CheckedMetric"]
+__all__ = ["BOOLS", "CLIP_PAPER", "CheckedMetric", "FLOAT", "FLOATS", "INTEGER", "INTEGERS", "Paper"]

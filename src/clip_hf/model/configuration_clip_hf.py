@@ -3,7 +3,6 @@
 """Configurations of CLIP: the text tower, the two vision towers, and the whole model."""
 
 import copy
-import difflib
 import json
 import math
 from dataclasses import fields
@@ -16,8 +15,9 @@ from transformers.generation import GenerationConfig
 from transformers.utils import logging
 
 from .architectures_clip_hf import ARCHITECTURES
-from .configuration_checks_clip_hf import (
+from .checks_clip_hf import (
     LARGEST,
+    did_you_mean,
     require_activation,
     require_heads,
     require_positive,
@@ -61,9 +61,8 @@ def _describe_unknown(cls: type, names: list[str]) -> str:
     known = sorted({field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)})
     described = []
     for name in names:
-        near = difflib.get_close_matches(name, known, n=1)
-        described.append(f"{name!r} (did you mean {near[0]!r}?)" if near else repr(name))
-    return f"{cls.__name__} has no option {', '.join(described)}. Its options are: {', '.join(known)}."
+        described.append(f"{cls.__name__} has no option {name!r}.{did_you_mean(name, known)}")
+    return f"{' '.join(described)} Its options are: {', '.join(known)}."
 
 
 def _checked(cls: type) -> type:
@@ -642,8 +641,7 @@ class ClipHFConfig(_ClipHFBaseConfig):
             ValueError: if there is no such model.
         """
         if name not in ARCHITECTURES:
-            near = difflib.get_close_matches(str(name), ARCHITECTURES, n=1, cutoff=0.4)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(str(name), ARCHITECTURES, cutoff=0.4)
             raise ValueError(f"There is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}.{hint}")
         return cls(**{**copy.deepcopy(ARCHITECTURES[name]), **kwargs})
 

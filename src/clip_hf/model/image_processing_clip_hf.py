@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Image processor: the pixels of OpenAI's CLIP, bit for bit, from whatever holds an image."""
 
-import difflib
 import math
 import multiprocessing
 import os
@@ -25,6 +24,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
+from .checks_clip_hf import did_you_mean
 from .configuration_clip_hf import ClearFileErrors
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, flatten_images, open_image
 from .image_resizing_clip_hf import crop_array, crop_start, map_in_threads
@@ -150,8 +150,8 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         """
         valid = cls.valid_kwargs.__annotations__.keys()
         for name in kwargs.keys() - valid:  # other keywords may be meant for a tokenizer, so only slips are certain
-            if close := difflib.get_close_matches(name, valid, 1, cutoff=0.85):
-                raise TypeError(f"{cls.__name__} has no option {name!r}. Did you mean {close[0]!r}?")
+            if hint := did_you_mean(name, valid, cutoff=0.85):
+                raise TypeError(f"{cls.__name__} has no option {name!r}.{hint}")
         known = valid | BOOKKEEPING_KEYS
         unknown = {key: value for key, value in image_processor_dict.items() if key not in known}
         result = super().from_dict({k: v for k, v in image_processor_dict.items() if k in known}, **kwargs)
@@ -231,8 +231,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         valid = self.valid_kwargs.__annotations__.keys()
         for name in kwargs.keys() - valid:
             if not is_unset(name, kwargs[name], valid):
-                close = difflib.get_close_matches(name, valid, 1)
-                hint = f" Did you mean {close[0]!r}?" if close else f" There are: {', '.join(sorted(valid))}."
+                hint = did_you_mean(name, valid) or f" There are: {', '.join(sorted(valid))}."
                 raise TypeError(f"{type(self).__name__} has no option {name!r}.{hint}")
         return {name: value for name, value in kwargs.items() if name in valid}
 
@@ -289,7 +288,7 @@ def is_unset(name: str, value: Any, valid: Iterable[str]) -> bool:
 
     With False it must not be a slip: `do_resise=False` is an error.
     """
-    return value is None or (value is False and not difflib.get_close_matches(name, valid, 1, cutoff=0.85))
+    return value is None or (value is False and not did_you_mean(name, valid, cutoff=0.85))
 
 
 def opens_files(image_processor: Any) -> bool:

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What CLIP's towers share: the attention, the rules of initialisation, and the base class of all models."""
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import TransformersKwargs
 
+from .checks_clip_hf import did_you_mean
 from .configuration_clip_hf import ClipHFConfig
 
 
@@ -196,9 +196,7 @@ def known_kwargs(model: nn.Module, kwargs: dict) -> dict:
     for name in unknown:
         if kwargs[name] is not None and kwargs[name] is not False:
             inputs = [*inspect.signature(type(model).forward).parameters]
-            near = difflib.get_close_matches(name, inputs, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise TypeError(f"{type(model).__name__} got an input it does not know: `{name}`.{hint}")
+            raise TypeError(f"{type(model).__name__} has no input {name!r}.{did_you_mean(name, inputs)}")
     return {name: value for name, value in kwargs.items() if name in known} if unknown else kwargs
 
 

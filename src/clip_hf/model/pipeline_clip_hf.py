@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Zero-shot image classification as a transformers pipeline."""
 
-import difflib
 import math
 import os
 import threading
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
+from .checks_clip_hf import did_you_mean
 from .image_processing_clip_hf import is_unset, opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import upright
@@ -29,7 +29,7 @@ from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_template
 DEFAULT_TEMPLATE = "This is a photo of {}."  # the stock pipeline's
 DEFAULT_BACKGROUND = "a photo."
 SCORES = ("softmax", "cosine", "none")
-_OPTIONS = (
+CALL_OPTIONS = (
     "candidate_labels",
     "hypothesis_template",
     "background",
@@ -187,13 +187,13 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
 
     def _sanitize_parameters(self, **kwargs):
         image_options = self._image_option_names()
-        known = {*_OPTIONS, *_FACTORY_OPTIONS, *image_options}
+        known = {*CALL_OPTIONS, *_FACTORY_OPTIONS, *image_options}
         unknown = [name for name in kwargs if name not in known and not is_unset(name, kwargs[name], known)]
         if unknown:
-            near = difflib.get_close_matches(unknown[0], [*_OPTIONS, *image_options], n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(unknown[0], [*CALL_OPTIONS, *image_options])
             more = " and those of the image processor" if image_options else ""
-            raise TypeError(f"There is no option {unknown[0]!r}.{hint} The options are: {', '.join(_OPTIONS)}{more}.")
+            names = ", ".join(CALL_OPTIONS)
+            raise TypeError(f"There is no option {unknown[0]!r}.{hint} The options are: {names}{more}.")
         # None stands for the default, so that wrappers can pass every option on.
         given = {name: value for name, value in kwargs.items() if value is not None and name not in _FACTORY_OPTIONS}
         preprocess = {name: given[name] for name in given if name in image_options}
@@ -237,6 +237,11 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             prompts_for(forward["labels"], forward["templates"])
         if "background" in forward and function != "softmax":
             raise ValueError(f"`background` takes part in a softmax only; `function_to_apply` is {function!r}.")
+        if forward.get("multi_label") and function != "softmax":
+            raise ValueError(
+                f"`multi_label` changes the softmax only; `function_to_apply` is {function!r}, whose scores do not "
+                "depend on other labels anyway."
+            )
         if threshold is not None:
             low, high = {"softmax": (0, 1), "cosine": (-1, 1), "none": (-math.inf, math.inf)}[function]
             if isinstance(threshold, bool) or not isinstance(threshold, Real) or not low <= threshold <= high:
@@ -491,4 +496,4 @@ def _stack(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {"pixel_values": torch.cat([item["pixel_values"] for item in batch])}
 
 
-__all__ = ["ClipHFZeroShotImageClassificationPipeline"]
+__all__ = ["CALL_OPTIONS", "ClipHFZeroShotImageClassificationPipeline"]

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Processor: an image processor and a tokenizer in one object."""
 
-import difflib
 import os
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
+from .checks_clip_hf import did_you_mean
 from .configuration_clip_hf import ClearFileErrors
 from .image_processing_clip_hf import ClipHFImageProcessor, ClipHFImageProcessorKwargs, is_unset
 from .tokenization_clip_hf import ClipHFTokenizer
@@ -206,9 +206,7 @@ def _without_unset(given: dict[str, Any], names: set[str]) -> dict[str, Any]:
 def _check_names(given: dict[str, Any], names: set[str], where: str) -> None:
     for name in given:
         if name not in names:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"{where} has no option {name!r}.{hint}")
+            raise TypeError(f"{where} has no option {name!r}.{did_you_mean(name, names)}")
 
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.

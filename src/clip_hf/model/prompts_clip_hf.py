@@ -10,7 +10,7 @@ that is not theirs says so.
 The data is Python, not JSON, because a model repo that carries its own code carries Python files only.
 """
 
-import difflib
+from .checks_clip_hf import did_you_mean
 
 
 _A_AND_THE = ("a", "the")
@@ -200,8 +200,7 @@ def get_prompt_set(name: str) -> tuple[str, ...]:
         ValueError: if there is no such set; the message lists the names.
     """
     if name not in PROMPT_SETS:
-        near = difflib.get_close_matches(str(name), PROMPT_SETS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(name), PROMPT_SETS)
         raise ValueError(f"There is no prompt set {name!r}.{hint} The sets are: {', '.join(prompt_set_names())}.")
     return PROMPT_SETS[name]
 

@@ -92,6 +92,16 @@ def _checksum(tensors: list[torch.Tensor]) -> int:
     return hash(tuple(torch.cat(each, -1).cpu().numpy().tobytes() for each in (sums, rests) if each))
 
 
+@torch.no_grad()
+def tensors_checksum(tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
+    """[`_checksum`] of tensors of any kind that are in memory: a number for each device."""
+    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        for plain in _plain_tensors(tensor):
+            by_device.setdefault(plain.device, []).append(plain)
+    return tuple(map(_checksum, by_device.values()))
+
+
 # What every module has: its mode, parameters, children and hooks.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _SCALARS = (bool, int, float, str, type(None))
@@ -144,7 +154,7 @@ def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
     It holds a checksum of all values. Torch's counters of changes would not do: they do not count those made through
     `.data`, as when LoRA weights are merged. Values that are not in memory (offloaded) may always have changed.
     """
-    state, tensors, modules = [], {}, list(_text_modules(model))
+    state, tensors, modules = [], [], list(_text_modules(model))
     tables, configs = _token_tables(modules), {}
     for module in modules:
         state += [type(module), _plain_values(vars(module)), *module._forward_pre_hooks, *module._forward_hooks]
@@ -161,10 +171,9 @@ def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
             if tensor.is_meta:
                 state.append(object())
                 continue
-            for plain in _plain_tensors(tensor):
-                tensors.setdefault(plain.device, []).append(plain)
+            tensors.append(tensor)
     state += [_plain_values(vars(config)) for config in configs.values()]
-    return (*state, *map(_checksum, tensors.values())), list(tables.values())
+    return (*state, *tensors_checksum(tensors)), list(tables.values())
 
 
 __all__ = []

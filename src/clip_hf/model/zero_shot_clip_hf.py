@@ -42,7 +42,7 @@ def check_labels(labels: Iterable[str | int]) -> list[str | int]:
         labels (`Iterable[str | int]`): a list, array, column, `range`, view of a dict or generator of them.
 
     Returns:
-        `list[str | int]`: the labels, unchanged.
+        `list[str | int]`: the labels, those of numpy and torch as Python's own, which JSON takes.
 
     Raises:
         TypeError: if they have no order (a set) or are one string, or a label is neither a string nor a whole number.
@@ -66,7 +66,7 @@ def check_labels(labels: Iterable[str | int]) -> list[str | int]:
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated:
         raise ValueError(f"Labels must differ from each other; these occur more than once: {repeated[:10]}.")
-    return labels
+    return [label if isinstance(label, str) else int(label) for label in labels]
 
 
 def check_templates(templates) -> tuple[str, ...] | dict[str, tuple[str, ...]]:

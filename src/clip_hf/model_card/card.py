@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Model cards for the hub: a README.md with metadata that is made from the configuration, and renewed without loss.
+"""Model cards for the hub: a README.md with metadata that is made from the configuration, and renewed without loss.
 
 The text is in `model_card_template.md.jinja`. Each generated section stands between two comments, the first of which
 holds a hash of the section, so that an edit by hand is seen. A comment at the end of the card records what was
@@ -74,8 +73,7 @@ _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
 
 @dataclass
 class ModelCardDetails:
-    """
-    What a model card says beyond the configuration. All of it is optional; what is missing is called not recorded.
+    """What a model card says beyond the configuration. All of it is optional; what is missing is called not recorded.
 
     Args:
         model_id (`str`, *optional*):
@@ -93,7 +91,7 @@ class ModelCardDetails:
         eval_results (`list[EvalResult]`, *optional*):
             Measured results, for a table and the metadata's `model-index`.
         training (`dict[str, object]`, *optional*):
-            Settings of the training, for a table.
+            Training settings by name, shown as a table.
         source (`str`, *optional*):
             Where the weights come from, such as `"converted from OpenAI's RN50.pt"`.
         openai_weights (`bool`, *optional*, defaults to `False`):
@@ -163,8 +161,7 @@ def create_model_card(
     details: ModelCardDetails | None = None,
     num_parameters: int | None = None,
 ) -> ModelCard:
-    """
-    Make a model card from a configuration and what is known of the weights.
+    """Make a model card from a configuration and facts about the weights.
 
     Args:
         config (`ClipHFConfig`):
@@ -256,7 +253,7 @@ def _public(details: ModelCardDetails) -> ModelCardDetails:
 
 
 def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> None:
-    # By type name, for a config that comes with a repo's own code is of another class than ours.
+    # Compare `model_type`, not the class: remote-code configs are different classes.
     if getattr(config, "model_type", None) != ClipHFConfig.model_type:
         raise TypeError(f"`config` is a {type(config).__name__}; a model card needs a whole CLIP's ClipHFConfig.")
     if "ClipHFForImageClassification" in (config.architectures or []):
@@ -349,8 +346,7 @@ def _read_record(text: str) -> _Record | None:
 
 
 class _UpdatedModelCard(ModelCard):
-    """
-    A model card that keeps the metadata block as it was read, comments too, where an entry has not changed.
+    """A model card that keeps the metadata block as it was read, comments too, where an entry has not changed.
 
     `huggingface_hub`'s writes the whole block anew.
     """
@@ -369,8 +365,7 @@ class _UpdatedModelCard(ModelCard):
 
 
 def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
-    """
-    Merge a newly made card into a README that is there, and keep what was written by hand.
+    """Merge a newly made card into a README that is there, and keep what was written by hand.
 
     - Metadata: an entry that a person set, changed or deleted stays so; lists are united; of the results in
       `model-index`, those of the same task, dataset and metric are replaced.
@@ -426,8 +421,7 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
 
 
 def _kept_sections(text: str, new: dict[str, str], old_record: _Record | None, new_record: _Record | None) -> set[str]:
-    """
-    Sections of a README that a new card, made with less knowledge of the same model, would only empty.
+    """Sections of a README that a new card, made with less knowledge of the same model, would only empty.
 
     Sections that describe another model are kept only if they tell of the training, which nothing else records.
     """
@@ -483,7 +477,7 @@ def _merge_value(theirs: Any, ours: Any, generated: Any) -> Any:
 
 
 def _merge_generated(before: dict[str, Any], now: dict[str, Any], keep_name: bool) -> dict[str, Any]:
-    """The record of generated metadata: lists only grow, for a deletion has to be remembered."""
+    """The record of generated metadata: lists only grow, because deletions must be remembered."""
     merged = {**before, **now}
     if keep_name and "model_name" in before:
         merged["model_name"] = before["model_name"]
@@ -585,8 +579,7 @@ def write_model_card(
     details: ModelCardDetails | None = None,
     num_parameters: int | None = None,
 ) -> Path:
-    """
-    Write a model card into a saved model's folder, or renew the one that is there; see [`update_model_card`].
+    """Write a model card into a saved model's folder, or renew the one that is there; see [`update_model_card`].
 
     The file is replaced in one step: if anything fails, the old README.md is there as it was.
 
@@ -644,8 +637,7 @@ def card_on_hub(api: HfApi, repo_id: str, revision: str | None = None) -> bytes 
 def push_with_model_card(
     model: ClipHFModel, repo_id: str, details: ModelCardDetails | None = None, **options: Any
 ) -> str:
-    """
-    Upload a model to the hub with its card; what `ClipHFModel.push_to_hub` does.
+    """Upload a model to the hub with its card; what `ClipHFModel.push_to_hub` does.
 
     A README.md that is in the repo already is renewed as [`update_model_card`] does, so hand edits stay.
 

@@ -16,8 +16,7 @@ _RECORD = "clip_hf card record: "
 
 @dataclass(frozen=True)
 class Section:
-    """
-    A generated section: `text[start:end]` with its two comments.
+    """A generated section: `text[start:end]` with its two comments.
 
     Args:
         name (`str`):

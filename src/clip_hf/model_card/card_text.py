@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The text of those sections of a model card that depend on what is known of the weights."""
+"""Text of the sections of a model card that depend on the origin of the weights."""
 
 import json
 import math
@@ -61,8 +61,7 @@ def architecture_label(config: ClipHFConfig) -> str:
 
 
 def public_name(name: str) -> str:
-    """
-    What stands for a model or data in public.
+    """What stands for a model or data in public.
 
     Folders of this machine help no reader, and may name a person; queries and the like may hold a password.
 
@@ -134,7 +133,7 @@ def public_result(result: EvalResult) -> EvalResult:
 
 
 def training_section(source: str | None, base_model: str | None, datasets: list[str], training: dict) -> str:
-    """What is known of the weights' origin; `NO_TRAINING` if nothing is."""
+    """Text on the origin of the weights; `NO_TRAINING` if it is unknown."""
     lines = []
     if source:
         lines.append(f"- Source of the weights: {one_line(source)}")

@@ -7,9 +7,9 @@ from ..utils.extras import require_extra
 
 require_extra("train", "clip_hf.training", "accelerate", "datasets", "filelock", "fsspec", "pyarrow", "yaml")
 
+from ..utils.processes import check_launch
 from .averaging import AveragedWeights
 from .distributed import (
-    check_launch,
     check_processes_agree,
     logit_bias_of,
     logit_scale_of,
@@ -49,6 +49,7 @@ from .setup import (
 )
 from .trained_models import describe_training, push_model, save_model
 from .training_checkpoints import Checkpoints, Restored
+from .training_figure import plot_training
 
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "logit_scale_of",
     "num_steps_of",
     "parse_options",
+    "plot_training",
     "prepare_model",
     "prepare_output_dir",
     "push_model",

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What several processes need: FSDP2's logit scale, checks that they agree, and BatchNorm over all of them."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -153,35 +152,6 @@ def check_processes_agree(accelerator: Accelerator, values: Mapping[str, Any]) -
         )
 
 
-def check_launch(accelerator: Accelerator) -> None:
-    """
-    Refuse to train when the processes that were launched do not know each other: each would train a model of its own.
-
-    Args:
-        accelerator (`Accelerator`):
-            Of this process.
-
-    Raises:
-        RuntimeError: if the environment speaks of more processes than `accelerator` has, with the command to use.
-    """
-    launched, processes = os.environ.get("WORLD_SIZE"), accelerator.num_processes
-    if launched is not None and launched.isdigit() and int(launched) != processes:
-        raise RuntimeError(
-            f"WORLD_SIZE is {launched}, but Accelerate runs {processes} process(es): each would train by itself. On a "
-            "machine without a GPU create the Accelerator with cpu=True (--cpu); otherwise unset WORLD_SIZE and RANK."
-        )
-    rank = os.environ.get("RANK")
-    if launched is not None and rank is not None and rank.isdigit() and int(rank) != accelerator.process_index:
-        raise RuntimeError(f"RANK is {rank}, but this is process {accelerator.process_index} to Accelerate.")
-    # `accelerate launch --cpu --num_processes 2` names a master, starts one process and says nothing of the other.
-    by_accelerate = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
-    if launched is None and processes == 1 and by_accelerate:
-        raise RuntimeError(
-            "`accelerate launch --cpu` starts one process, whatever --num_processes is. Start several on a CPU with "
-            "`torchrun --nproc_per_node 2 ...`, one with `python` or --num_processes 1."
-        )
-
-
 def sync_batch_norm(model: nn.Module) -> nn.Module:
     """
     Let BatchNorm take its statistics from the batches of all processes (torch's `SyncBatchNorm`), so that a ResNet's
@@ -216,7 +186,6 @@ def sync_batch_norm(model: nn.Module) -> nn.Module:
 
 
 __all__ = [
-    "check_launch",
     "check_processes_agree",
     "logit_bias_of",
     "logit_scale_of",

@@ -3,7 +3,6 @@
 """Train a part of a model: locked-image tuning (Zhai et al. 2022), fine-tuning with BatchNorm fixed, and the like."""
 
 import copy
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from ..model.checks_clip_hf import did_you_mean
 from ..model.modeling_clip_hf import ClipHFModel
 
 
@@ -81,8 +81,7 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
     parts = list(parts)
     for part in parts:
         if part not in _PARTS:
-            near = difflib.get_close_matches(str(part), _PARTS, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(str(part), _PARTS)
             raise ValueError(f"There is no part {part!r} to freeze; the parts are {', '.join(_PARTS)}.{hint}")
     starts = tuple(start for part in parts for start in _PARTS[part])
     own_parameters, own_modules = _own_names(model)

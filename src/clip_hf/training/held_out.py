@@ -1,6 +1,9 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""How a model in training does on held-out pairs: zero-shot classification among captions, and retrieval."""
+"""Evaluation on held-out pairs during training: zero-shot classification among captions, and retrieval.
+
+The figures are those of `evaluate_zero_shot` and `evaluate_retrieval`, by the same functions.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -16,6 +19,8 @@ from transformers.utils import logging
 from ..data import PairOptions, read_captions
 from ..data.collator import batch_pixels
 from ..data.texts import template_columns
+from ..evaluation.numerics.metrics import recall_at_k, target_ranks
+from ..evaluation.numerics.ranking import caption_ids, folded_caption, retrieval_ranks
 from ..model.image_reading_clip_hf import UnreadableImage
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
@@ -25,39 +30,38 @@ from ..model.zero_shot_clip_hf import build_text_classifier, eval_mode
 logger = logging.get_logger(__name__)
 
 _BATCH_SIZE = 128
-_RANKS = (1, 5, 10)
+# Images scored at once, so that many further classes need little memory.
+_SCORED_ROWS = 1024
 
 
 class HeldOutPairs:
-    """
-    Evaluates a model on captioned images that training does not see; all processes share the work.
+    """Evaluates a model on captioned images that training does not see; all processes share the work.
 
     - *Zero-shot classification*: an image's first caption is its class, and the classes are the different first
-      captions (and `more_labels`). `zero_shot_top1` and `zero_shot_top5` are the percentages of images whose class
-      comes first, or among the first five.
-    - *Retrieval*: `image_to_text_R@k` is the percentage of images with one of their captions among the k nearest of
-      all captions, `text_to_image_R@k` of captions with an image of theirs among the k nearest images. Equal captions
-      are one, so that none is wrong for standing in another row; so are rows with the same image id.
+      captions (and `more_labels`), sorted. `zero_shot_top1` and `zero_shot_top5` are `top1` and `top5` of
+      [`evaluate_zero_shot`] with these classes and one prompt.
+    - *Retrieval*: `image_to_text_R@k` and `text_to_image_R@k` of [`evaluate_retrieval`]. Rows with the same image id
+      are one image with the captions of all of them.
 
-    Upper and lower case are the same. Among equal cosines the order counts as drawn by lot: three images and texts
-    that are all alike give `R@1` 33.3, and so does a model whose weights are not numbers.
+    All figures are shares from 0 to 1. Case and white space at the ends of captions do not count. Among equal cosines
+    the earlier candidate comes first. A model that gives embeddings that are not finite, or all zeros, scores 0.
 
     Args:
         data (`datasets.Dataset`):
             The pairs.
         processor ([`ClipHFProcessor`]):
-            Of the model.
+            The model's processor.
         options ([`PairOptions`]):
-            Names the columns, that of image ids too if there is one. Its first template for a caption alone goes
-            around the captions.
+            Columns of images, captions and, if there is one, image ids. Captions are put into its first template that
+            needs nothing but the caption.
         max_rows (`int`, *optional*, defaults to 5000):
-            How many of the first rows to use. Images are read as in training, with the options' limits; rows whose
-            image cannot be used are left out, with a warning.
+            Use only this many rows, the first ones. Images are read as in training, with the options' limits. Rows
+            whose image cannot be used are left out, with a warning.
         more_labels (`Sequence[str]`, *optional*):
             Further classes, such as the captions of the training data.
 
     Raises:
-        ValueError: if a column is missing, or there is no pair that can be used.
+        ValueError: if a column is missing, or no pair can be used.
     """
 
     def __init__(
@@ -75,10 +79,10 @@ class HeldOutPairs:
         ids = data[options.image_id_column] if options.image_id_column else [None] * len(data)
         reader = _Reader(processor, options)
         self.pixels, self.captions, places = [], [], {}
-        for row, own, image_id in zip(images, captions, ids, strict=True):
-            own = [_folded(caption) for caption in own]
+        for row, row_captions, image_id in zip(images, captions, ids, strict=True):
+            row_captions = [folded_caption(caption) for caption in row_captions]
             if image_id in places:
-                self.captions[places[image_id]] += own
+                self.captions[places[image_id]] += row_captions
                 continue
             pixels = reader.read(row[options.image_column])
             if pixels is None:
@@ -86,7 +90,7 @@ class HeldOutPairs:
             self.pixels.append(pixels)
             if image_id is not None:
                 places[image_id] = len(self.captions)
-            self.captions.append(own)
+            self.captions.append(row_captions)
         if not self.pixels:
             raise ValueError(
                 f"None of the {len(data)} held-out images can be read; there is nothing to evaluate on. The first: "
@@ -98,45 +102,72 @@ class HeldOutPairs:
                 f"{reader.reason}"
             )
         self.processor = processor
-        # One that names other columns says nothing about a caption alone.
+        # A template that names other columns needs more than a caption.
         self.template = next((t for t in options.templates if template_columns(t) == ("",)), "{}")
-        self.labels = sorted({own[0] for own in self.captions} | set(map(_folded, more_labels)))
-        self.texts = sorted({caption for own in self.captions for caption in own})
-        # What stands in both is encoded once.
+        self.labels = sorted({captions[0] for captions in self.captions} | set(map(folded_caption, more_labels)))
+        self.texts = list(dict.fromkeys(caption for captions in self.captions for caption in captions))
+        # A text that is a label and a caption is encoded once.
         self._every_text = {text: place for place, text in enumerate(sorted({*self.labels, *self.texts}))}
 
     @property
     def num_pairs(self) -> int:
-        """Images with a caption each; an image with five captions counts five times."""
+        """Number of captions: an image with five captions counts five times."""
         return sum(map(len, self.captions))
 
     def num_queries(self, metric: str) -> int:
-        """Of how many images, or different texts, a metric of [`HeldOutPairs.evaluate`] is the share."""
+        """Number of images or of different captions behind a figure of [`HeldOutPairs.evaluate`]."""
         return len(self.texts if metric.startswith("text_to_image") else self.pixels)
 
     def summary(self) -> str:
-        """The numbers of pairs, images, texts and classes in a line."""
+        """The numbers of pairs, images, captions and classes, on one line."""
         return (
             f"{self.num_pairs:,}: {len(self.pixels):,} images and {len(self.texts):,} different captions; zero-shot "
             f"among {len(self.labels):,} classes"
         )
 
     def evaluate(self, accelerator: Accelerator, model: nn.Module) -> dict[str, float]:
-        """
-        Compute the percentages, 0 to 100; every process calls it and gets the same.
+        """Compute the figures; every process calls this and gets the same.
+
+        Under mixed precision the image tower runs in that precision, as in training.
 
         Args:
             accelerator (`Accelerator`):
-                Of this process.
+                The accelerator of this process.
             model (`nn.Module`):
                 A [`ClipHFModel`] as `accelerator.prepare` returned it.
+
+        Returns:
+            `dict[str, float]`: shares from 0 to 1 by name.
         """
         clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
         with torch.no_grad(), eval_mode(clip):
             images = self._encode_images(accelerator, clip)  # (images, dim)
-            embeds = build_text_classifier(clip, self.processor, list(self._every_text), [self.template]).to(images)
-        labels, texts = (embeds[[self._every_text[text] for text in own]] for own in (self.labels, self.texts))
-        return self._zero_shot(images, labels) | self._retrieval(images, texts)
+            embeds = build_text_classifier(clip, self.processor, list(self._every_text), [self.template])
+        images, embeds = images.cpu().numpy(), embeds.float().cpu().numpy()
+        names = {"zero_shot_top": (1, 5), "image_to_text_R@": (1, 5, 10), "text_to_image_R@": (1, 5, 10)}
+        if not all(np.isfinite(rows).all() and rows.any(axis=1).all() for rows in (images, embeds)):
+            return {f"{name}{k}": 0.0 for name, ks in names.items() for k in ks}
+        ranks = self._ranks(images, embeds)
+        return {f"{name}{k}": recall_at_k(ranks[name], k) for name, ks in names.items() for k in ks}
+
+    def _ranks(self, images: np.ndarray, embeds: np.ndarray) -> dict[str, np.ndarray]:
+        """The rank of what is right for each query, 0 being the first, by the beginning of a figure's name."""
+        classifier = embeds[[self._every_text[label] for label in self.labels]]
+        class_of = {label: index for index, label in enumerate(self.labels)}
+        targets = np.array([class_of[captions[0]] for captions in self.captions])
+        zero_shot = [
+            target_ranks(images[start : start + _SCORED_ROWS] @ classifier.T, targets[start : start + _SCORED_ROWS])
+            for start in range(0, len(images), _SCORED_ROWS)
+        ]
+        captions = [caption for captions in self.captions for caption in captions]
+        image_of_text = np.repeat(np.arange(len(images)), [len(captions) for captions in self.captions])
+        texts = embeds[[self._every_text[caption] for caption in captions]]
+        retrieval = retrieval_ranks(images, texts, image_of_text, text_ids=caption_ids(captions))
+        return {
+            "zero_shot_top": np.concatenate(zero_shot),
+            "image_to_text_R@": retrieval.image_to_text,
+            "text_to_image_R@": retrieval.text_to_image,
+        }
 
     def _encode_images(self, accelerator: Accelerator, clip: ClipHFModel) -> torch.Tensor:
         # Equal shares, the last ones filled up: a sharded model's forward passes must be as many everywhere.
@@ -151,43 +182,9 @@ class HeldOutPairs:
                 parts.append(clip.encode_image(batch).float())
         return accelerator.gather(torch.cat(parts))[:count]
 
-    def _zero_shot(self, images: torch.Tensor, classifier: torch.Tensor) -> dict[str, float]:
-        place = {label: index for index, label in enumerate(self.labels)}
-        right = torch.zeros(len(images), len(classifier), dtype=torch.bool, device=images.device)
-        for row, own in enumerate(self.captions):
-            right[row, place[own[0]]] = True
-        return _percentages(images, classifier, right, {1: "zero_shot_top1", 5: "zero_shot_top5"})
-
-    def _retrieval(self, images: torch.Tensor, texts: torch.Tensor) -> dict[str, float]:
-        place = {text: index for index, text in enumerate(self.texts)}
-        right = torch.zeros(len(images), len(texts), dtype=torch.bool, device=images.device)
-        for row, own in enumerate(self.captions):
-            right[row, [place[caption] for caption in own]] = True
-        names = ({k: f"{name}_R@{k}" for k in _RANKS} for name in ("image_to_text", "text_to_image"))
-        return _percentages(images, texts, right, next(names)) | _percentages(texts, images, right.T, next(names))
-
-
-def _percentages(
-    queries: torch.Tensor, found: torch.Tensor, right: torch.Tensor, names: dict[int, str]
-) -> dict[str, float]:
-    """How often one of the right ones, `(queries, found)`, is among the k nearest, for each k in `names`."""
-    ahead, tied = [], []
-    for start in range(0, len(queries), 1024):
-        cosines, own = queries[start : start + 1024] @ found.T, right[start : start + 1024]
-        best = cosines.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
-        ahead.append((cosines > best).sum(dim=1))
-        # Not `==`: what is no number is as good as any other.
-        tied.append((~((cosines > best) | (cosines < best)) & ~own).sum(dim=1))
-    ahead, tied = torch.cat(ahead).double(), torch.cat(tied).double()
-    return {name: 100.0 * ((k - ahead) / (tied + 1)).clamp(0, 1).mean().item() for k, name in names.items()}
-
-
-def _folded(caption: str) -> str:
-    return caption.strip().lower()
-
 
 class _Reader:
-    """Reads images as training does, but for the crop, which is that of inference; counts those that it cannot."""
+    """Reads images as training does, with the crop of inference; counts those that cannot be read."""
 
     def __init__(self, processor: ClipHFProcessor, options: PairOptions):
         self.transform = processor.image_processor.transform(
@@ -197,7 +194,7 @@ class _Reader:
         self.num_left_out, self.reason = 0, ""
 
     def read(self, source: Any) -> np.ndarray | None:
-        """uint8 `(channels, height, width)`: ready but for the scaling, so read once for all evaluations."""
+        """Pixels as uint8 `(channels, height, width)`, not yet scaled; read once for all evaluations."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -205,7 +202,7 @@ class _Reader:
                 if min(image.size) < self.min_image_size:
                     raise UnreadableImage("image too small", f"it has {image.width}x{image.height} pixels.")
                 return self.transform.pixels(image, torch.get_num_threads(), None)
-        except Exception as error:  # one row never ends a training, whatever it makes a library raise
+        except Exception as error:  # no row may end a training, whatever a library raises
             self.num_left_out, self.reason = self.num_left_out + 1, self.reason or str(error)
             return None
 

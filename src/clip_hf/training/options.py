@@ -3,7 +3,6 @@
 """The options of a training: on the command line, in a recipe, or both."""
 
 import argparse
-import difflib
 import functools
 import math
 import typing
@@ -16,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..data import Augmentation, PairOptions
+from ..model.checks_clip_hf import did_you_mean
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from ..model.image_transform_clip_hf import parse_color
 from ..utils.json_files import read_text
@@ -278,9 +278,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for key, value in recipe.items():
         if key not in types:
             name = str(key)[:80]
-            near = difflib.get_close_matches(name, types, n=1)
-            hint = f" Did you mean `{near[0]}`?" if near else ""
-            raise ValueError(f"The recipe {path} has the unknown option `{name}`.{hint}")
+            raise ValueError(f"The recipe {path} has the unknown option {name!r}.{did_you_mean(name, types)}")
         # A recipe may hold the arguments of the configuration themselves.
         if key != "config" or not isinstance(value, dict):
             recipe[key] = _converted(value, types[key], f"The recipe {path}: `{key}`")
@@ -408,9 +406,8 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
     options, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         names = [f"--{known.name}" for known in fields(TrainingOptions)]
-        near = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"There is no option {unknown[0]}.{hint} --help lists them.")
+        hint = did_you_mean(unknown[0], names)
+        raise ValueError(f"There is no option {unknown[0]!r}.{hint} --help lists them.")
     return options
 
 

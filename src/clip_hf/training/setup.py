@@ -31,8 +31,9 @@ from ..model.processing_clip_hf import ClipHFProcessor
 from ..model.tokenization_clip_hf import ClipHFTokenizer
 from ..utils.atomic import clear_leftovers, remove_folder, replaced_file, set_aside, take_over
 from ..utils.json_files import read_json
+from ..utils.processes import join_processes
 from .checkpoint_files import check_can_be_resumed
-from .distributed import check_launch, check_processes_agree, sync_batch_norm, vector_logit_scale_
+from .distributed import check_processes_agree, sync_batch_norm, vector_logit_scale_
 from .freezing import freeze
 from .held_out import HeldOutPairs
 from .options import LOG_NAME, MAX_OPTIONS_BYTES, TrainingOptions
@@ -61,33 +62,18 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
         RuntimeError: if the processes that were launched do not know each other.
     """
     check_trackers(options.trackers)
-    _check_environment()
-    # Unless told that there is only a CPU, Accelerate would let several processes train without each other.
-    cpu = options.cpu or not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        cpu=cpu,
+    accelerator = join_processes(
+        options.cpu,
         mixed_precision=options.mixed_precision,
         log_with=options.trackers or None,
         project_dir=options.output_dir,
         # The schedule is stepped by the loop, once a step.
         step_scheduler_with_optimizer=False,
     )
-    check_launch(accelerator)
     if options.resume is not None:
         check_can_be_resumed(accelerator, options.trust_checkpoint)
     set_seed(options.seed)
     return accelerator
-
-
-def _check_environment() -> None:
-    # Checked before the processes look for each other, because they give up only after half an hour.
-    launched = os.environ.get("WORLD_SIZE", "1")
-    missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
-    if launched != "1" and missing:
-        raise RuntimeError(
-            f"WORLD_SIZE is {launched}, but {' and '.join(missing)} are not set. Start several processes with "
-            "`torchrun` or `accelerate launch`, or unset WORLD_SIZE to train with one."
-        )
 
 
 def check_trackers(names: Iterable[str]) -> None:

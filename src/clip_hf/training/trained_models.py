@@ -108,11 +108,11 @@ def _held_out_results(
     metrics: dict[str, float], dataset_name: str, held_out: HeldOutPairs | None = None
 ) -> list[EvalResult]:
     """
-    Percentages of [`HeldOutPairs`] for a model card.
+    Figures of [`HeldOutPairs`] for a model card, in percent.
 
     Args:
         metrics (`dict[str, float]`):
-            Percentages by name. Those named `..._R@k` are of retrieval, the others of zero-shot classification.
+            Shares from 0 to 1 by name. Those named `..._R@k` are of retrieval, the others of zero-shot classification.
         dataset_name (`str`):
             The held-out pairs as the card names them.
         held_out ([`HeldOutPairs`], *optional*):
@@ -136,16 +136,16 @@ def _held_out_results(
                 dataset_name=dataset_name,
                 metric_type=name,
                 metric_name=f"{name.replace('zero_shot', 'zero-shot').replace('_', ' ')} (%)",
-                metric_value=round(value, 2),
+                metric_value=round(100 * value, 2),
                 metric_args=args,
             )
         )
     return results
 
 
-def _wilson_interval(percentage: float, count: int) -> list[float]:
-    """The 95% interval of a percentage of `count`, in per cent (Wilson 1927): for 0 of 10, 0 to 27.75."""
-    share, z2 = percentage / 100, _NORMAL_QUANTILE**2
+def _wilson_interval(share: float, count: int) -> list[float]:
+    """The 95% interval of a share of `count`, in percent (Wilson 1927): for 0 of 10, 0 to 27.75."""
+    z2 = _NORMAL_QUANTILE**2
     middle = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(share * (1 - share) * z2 / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
     return [round(100 * max(0.0, middle - half), 2), round(100 * min(1.0, middle + half), 2)]

@@ -16,6 +16,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list, extract_model_from_parallel, gather_object
 
 from ..utils.atomic import clear_leftovers, move_into_place, remove_folder, sync
+from ..utils.processes import SharedOutcome
 from .checkpoint_files import (
     ACCELERATE,
     MANIFEST,
@@ -124,8 +125,8 @@ class Checkpoints:
         path = self.folder / f"step_{step:08d}"
         temporary = self.folder / f".{path.name}.tmp"
         try:
-            self._together(step, lambda: self._start(accelerator, temporary))
-            self._together(step, lambda: _write(accelerator, temporary, shared, per_process))
+            self._together(accelerator, step, lambda: self._start(accelerator, temporary))
+            self._together(accelerator, step, lambda: _write(accelerator, temporary, shared, per_process))
             names = [names_in(temporary) if accelerator.is_main_process else None]
             broadcast_object_list(names)
             foreign = foreign_names(names[0])
@@ -135,9 +136,9 @@ class Checkpoints:
                     "programs. Give states of registered objects and samplers in `shared` instead."
                 )
             own = names[0][accelerator.process_index :: accelerator.num_processes]
-            described = self._together(step, lambda: describe_files(temporary, own, on_disk=True))
+            described = self._together(accelerator, step, lambda: describe_files(temporary, own, on_disk=True))
             files = {name: description for part in described for name, description in part.items()}
-            self._together(step, lambda: self._finish(accelerator, step, temporary, path, files))
+            self._together(accelerator, step, lambda: self._finish(accelerator, step, temporary, path, files))
         except (OSError, ValueError):  # on all processes, see `_together`
             self._clean_up(accelerator, temporary)
             raise
@@ -213,21 +214,18 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
         accelerator.wait_for_everyone()
 
-    def _together(self, step: int, action: Callable[[], Any]) -> list:
-        """All processes' results of an action. If it fails on one, all raise, and none waits for another for ever."""
-        error = result = None
-        try:
+    def _together(self, accelerator: Accelerator, step: int, action: Callable[[], Any]) -> list:
+        """All processes' results of an action; if it fails on one, all raise an `OSError`."""
+        result = None
+        with SharedOutcome(accelerator.num_processes) as outcome:
             result = action()
-        except Exception as caught:  # what a full disk raises depends on who writes
-            error = caught
-        outcomes = gather_object([(result, None if error is None else f"{type(error).__name__}: {error}")])
-        problems = [problem for _, problem in outcomes if problem is not None]
-        if problems:
+        try:
+            return outcome.gather(result)
+        except Exception as error:  # what a full disk raises depends on who writes
             raise OSError(
-                f"The checkpoint of step {step} could not be written in {self.folder} ({problems[0]}). The "
-                "checkpoints from before are untouched. Is the disk full?"
+                f"The checkpoint of step {step} could not be written in {self.folder} ({type(error).__name__}: "
+                f"{error}). The checkpoints from before are untouched. Is the disk full?"
             ) from error
-        return [result for result, _ in outcomes]
 
     def _remove_leftovers(self) -> None:
         # What a killed process was writing, removing or replacing; there is one training in the folder at a time.

@@ -1,12 +1,11 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Files and folders that are written as a whole or not at all, whether a process is killed or the power fails.
+"""Write files and folders completely or not at all, even if the process is killed or the power fails.
 
-What is new is written under a temporary name beside its place, put on the disk, and renamed. A folder that is in the
-way is set aside by a rename before, and removed after, so one of the two is always whole. Temporary names hold
-the machine and the number of the process that made them. What a killed process left is removed by whoever writes there
-next; a folder that was set aside, and whose place nothing took, is put back.
+New content is written under a temporary name beside its destination, flushed to disk, and renamed. An existing folder
+is first renamed out of the way and removed afterwards, so one of the two is always complete. Temporary names contain
+the machine and the process id. The next writer removes what a killed process left, and puts back a folder that was set
+aside if nothing took its place.
 """
 
 import errno
@@ -25,7 +24,7 @@ from pathlib import Path
 
 _WRITTEN, _ASIDE, _REMOVED = "tmp", "aside", "removed"
 _LEFTOVER = re.compile(rf"\.([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]{{12}}\.({_WRITTEN}|{_ASIDE}|{_REMOVED})")
-# After this many seconds without a change, what another machine's process was writing is taken for abandoned.
+# After this many seconds without a change, files of a process on another machine count as abandoned.
 _LONG_AGO = 24 * 3600.0
 
 
@@ -42,21 +41,21 @@ def _beside(path: Path, ending: str) -> Path:
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Put a file, or a folder's list of names, on the disk, so that it outlasts a power failure."""
+    """Flush a file, or a folder's list of names, to disk, so that it survives a power failure."""
     if os.name == "nt":  # Windows has no such call for folders, nor for files that are open to read.
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system cannot flush
             raise
     finally:
         os.close(descriptor)
 
 
 def sync_folder(folder: str | os.PathLike) -> None:
-    """Put a folder with all that is in it on the disk."""
+    """Flush a folder and everything in it to disk."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             if os.path.isfile(os.path.join(parent, name)):
@@ -65,14 +64,13 @@ def sync_folder(folder: str | os.PathLike) -> None:
 
 
 def remove_folder(folder: str | os.PathLike, name: str | os.PathLike | None = None) -> None:
-    """
-    Remove a folder so that no other process ever finds half of it: it is renamed first.
+    """Remove a folder. It is renamed first, so no other process ever sees half of it.
 
     Args:
         folder (`str` or `os.PathLike`):
             The folder.
         name (`str` or `os.PathLike`, *optional*):
-            Its name before it was set aside, if it was.
+            Its original name, if it was set aside.
     """
     doomed = _beside(Path(folder if name is None else name), _REMOVED)
     os.rename(folder, doomed)
@@ -88,17 +86,16 @@ def _delete(path: Path) -> None:
 
 
 def move_into_place(temporary: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """
-    Give a folder that is written its name; one that has the name is set aside before, and removed after.
+    """Rename a finished temporary folder to its final name, replacing a folder of that name.
 
     Args:
         temporary (`str` or `os.PathLike`):
-            In the same parent, and on the disk (see [`sync_folder`]).
+            Finished folder in the same parent, flushed to disk (see [`sync_folder`]).
         folder (`str` or `os.PathLike`):
-            Its name to be.
+            Final name.
 
     Raises:
-        OSError: if it cannot be renamed; what was at `folder` is there again.
+        OSError: if it cannot be renamed; the old folder is then back in place.
     """
     folder = Path(folder)
     aside = set_aside(folder)
@@ -124,18 +121,16 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
-    """
-    Clear up after killed processes: remove what they were writing or removing for a place, and put back what they had
-    set aside for it if nothing took the place.
+    """Clean up after killed processes: remove their temporary files for `path`, and put back a folder that they had
+    set aside if nothing took its place.
 
-    What a living process of this machine made is left alone, and what another machine's made until a day after its
-    last change.
+    Files of a running process on this machine stay. Files of another machine stay for a day after their last change.
 
     Args:
         path (`str` or `os.PathLike`):
-            The file or folder that was to be written. To be called before looking what is there.
+            The file or folder that was being written. Call this before checking whether it exists.
         every_owner (`bool`, *optional*, defaults to `False`):
-            Whether it is known that no other process is writing there.
+            Clean up files of all processes; only safe if no other process is writing there.
     """
     path = Path(os.path.abspath(path))
     leftovers = _leftovers_of(path, every_owner)
@@ -150,7 +145,7 @@ def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
 
 
 def take_over(path: Path) -> Path | None:
-    """What a killed process had set aside last for a place, as if this process had done it; None if there is none."""
+    """Take over the folder that a killed process had set aside last for `path`; None if there is none."""
     for abandoned in _leftovers_of(path, every_owner=False)[_ASIDE]:
         aside = _beside(path, _ASIDE)
         os.rename(abandoned, aside)
@@ -159,7 +154,7 @@ def take_over(path: Path) -> Path | None:
 
 
 def _leftovers_of(path: Path, every_owner: bool) -> dict[str, list[Path]]:
-    """By their endings; of those that were set aside the last first."""
+    """Leftovers of killed processes by ending; folders that were set aside are sorted newest first."""
     leftovers: dict[str, list[Path]] = {_WRITTEN: [], _ASIDE: [], _REMOVED: []}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path.parent) as entries:
         for entry in entries:
@@ -178,27 +173,26 @@ def _is_abandoned(leftover: Path, machine: str, process: int) -> bool:
             os.kill(process, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # it lives, and is another user's
+        except PermissionError:  # it is running, as another user
             return False
         return False
     try:
         status = [path.lstat() for path in [leftover, *leftover.rglob("*")]]
-        return time.time() - max(max(one.st_mtime, one.st_ctime) for one in status) > _LONG_AGO
+        return time.time() - max(max(entry.st_mtime, entry.st_ctime) for entry in status) > _LONG_AGO
     except FileNotFoundError:  # another process is at work
         return False
 
 
 @contextmanager
 def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """
-    Give an empty folder to write into that takes the place of `folder` when the block ends without an error.
+    """Yield an empty folder to write into; it replaces `folder` when the block ends without an error.
 
-    If it ends with one, whatever was at `folder` before is still there, as it was; so it is if the process dies, or is
-    put back by the next call if it died between two renames.
+    After an error the old `folder` is unchanged. The same holds if the process dies; if it died between the two
+    renames, the next call puts the old folder back.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Where the contents are to be in the end.
+            Destination.
 
     Returns:
         `Path` (on entering): the folder to write into.
@@ -209,7 +203,7 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     folder = Path(os.path.abspath(folder))
     clear_leftovers(folder)
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; a folder is to be written there.")
+        raise NotADirectoryError(f"{folder} is a file, but a folder must be written there.")
     temporary = _beside(folder, _WRITTEN)
     temporary.mkdir(parents=True)
     try:
@@ -222,14 +216,13 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
-    """
-    Give the name of a file to write that takes the place of `path` when the block ends without an error.
+    """Yield the name of a file to write; it replaces `path` when the block ends without an error.
 
-    If it ends with one, or the process dies, whatever was at `path` before is still there, as it was.
+    After an error, or if the process dies, the old file is unchanged.
 
     Args:
         path (`str` or `os.PathLike`):
-            Where the contents are to be in the end. Its folder is made if need be.
+            Destination. Its folder is created if necessary.
 
     Returns:
         `Path` (on entering): the file to write; it does not exist yet.
@@ -239,7 +232,7 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(os.path.abspath(path))
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; a file is to be written there.")
+        raise IsADirectoryError(f"{path} is a folder, but a file must be written there.")
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path)
     temporary = _beside(path, _WRITTEN)

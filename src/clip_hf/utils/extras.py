@@ -18,8 +18,7 @@ _PACKAGES = {
 
 
 class MissingExtra(ModuleNotFoundError):
-    """
-    Optional packages are not installed. `name` is the first missing module, as in any `ModuleNotFoundError`.
+    """Optional packages are not installed. `name` is the first missing module, as in any `ModuleNotFoundError`.
 
     Args:
         user (`str`):
@@ -51,14 +50,13 @@ def _restored(message: str, name: str) -> MissingExtra:
 
 
 def require_extra(extra: str, user: str, *modules: str) -> None:
-    """
-    Import optional modules, or say which extra brings those that are missing.
+    """Import optional modules, or say which extra brings those that are missing.
 
     Args:
         extra (`str`):
             An extra in setup.cfg: `"train"`, `"eval"`, `"demo"`, ...
         user (`str`):
-            What needs them, for the message.
+            Name of the feature that needs the packages, shown in the message.
         *modules (`str`):
             The modules.
 
@@ -76,8 +74,7 @@ def require_extra(extra: str, user: str, *modules: str) -> None:
 
 
 def install_command(extra: str) -> str:
-    """
-    The command that installs an extra from where this copy of clip_hf came from.
+    """The command that installs an extra from where this copy of clip_hf came from.
 
     No index has clip_hf, so a package of that name there could be anyone's: the command names a place.
     """

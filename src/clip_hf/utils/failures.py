@@ -14,10 +14,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def report_failure(error: Exception, program: str) -> None:
-    """
-    Print why a program cannot go on.
+    """Print why a program cannot go on.
 
-    An error that our own code or the program itself raised, and one of files and the network, is told by its message
+    Errors raised by our own code, by the program itself, or by files and the network are reported by their message
     alone. Any other may be a fault of the code, so its trace is printed.
 
     Args:
@@ -54,8 +53,7 @@ def _is_for_users(error: Exception, program: str) -> bool:
 
 @contextmanager
 def reported_failures(program: str) -> Iterator[None]:
-    """
-    Within it, an exception ends the program with status 1, and is told as [`report_failure`] tells it.
+    """Within it, an exception ends the program with status 1, and [`report_failure`] prints it.
 
     Args:
         program (`str`):

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Reading JSON and text files that may be damaged, or somebody else's: what is wrong is one clear error."""
+"""Read JSON and text files that may be damaged; every problem is one clear error."""
 
 import json
 import os
@@ -9,22 +9,21 @@ from typing import Any
 
 
 def check_regular(path: str | os.PathLike) -> None:
-    """Raise a `ValueError` for a pipe or device: opening it would wait for ever, or reading it never end."""
+    """Raise a `ValueError` for a pipe or device, which may block for ever."""
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
         raise ValueError(f"{path} is a pipe or device; only regular files are read.")
 
 
 def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int | None = None) -> str:
-    """
-    The content of a text file.
+    """The content of a text file.
 
     Args:
         path (`str` or `os.PathLike`):
             The file.
         what (`str`, *optional*):
-            What messages call it; its path by default.
+            Name of the file in messages; its path by default.
         max_bytes (`int`, *optional*):
-            The size that it may have.
+            Largest size that is read.
 
     Raises:
         OSError: if there is no such file, or it is a folder, pipe or device.
@@ -47,14 +46,13 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
 def read_json(
     path: str | os.PathLike, kind: type = object, what: str | None = None, max_bytes: int | None = None
 ) -> Any:
-    """
-    The content of a JSON file.
+    """The content of a JSON file.
 
     Args:
         path (`str` or `os.PathLike`):
             The file.
         kind (`type`, *optional*):
-            What it must hold: `dict` or `list`; anything by default.
+            Type of the content: `dict` or `list`; anything by default.
         what, max_bytes (*optional*):
             As in [`read_text`].
 

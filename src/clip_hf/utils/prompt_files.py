@@ -10,8 +10,7 @@ from .json_files import read_json, read_text
 
 
 def load_prompt_set(name_or_path: str | Path) -> list[str] | dict[str, list[str]]:
-    """
-    Load a prompt set for [`build_text_classifier`] and the pipeline's `hypothesis_template`.
+    """Load a prompt set for [`build_text_classifier`] and the pipeline's `hypothesis_template`.
 
     Args:
         name_or_path (`str` or `Path`):

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What a saved state must be made of: a state that somebody else wrote is refused before it is taken over."""
+"""Check the types in a saved state before it is used, because somebody else may have written it."""
 
 from collections.abc import Mapping
 from types import UnionType
@@ -8,8 +8,7 @@ from typing import Any
 
 
 def check_kinds(value: Any, kind: Any, where: str) -> None:
-    """
-    Check that a value is made as it must be.
+    """Check the types of nested values.
 
     Args:
         value (`Any`):
@@ -18,10 +17,10 @@ def check_kinds(value: Any, kind: Any, where: str) -> None:
             A class or a union; `float` stands for integers, too. `[kind]` is a list of such values, `{str: kind}` a
             dict of such values, and any other dict has the kind of each key, of which none may be missing or added.
         where (`str`):
-            What to call the value in messages.
+            Name of the value in messages.
 
     Raises:
-        ValueError: if it is made otherwise.
+        ValueError: if a type or key differs.
     """
     if isinstance(kind, list):
         _check_type(value, list, where)
@@ -43,7 +42,7 @@ def check_kinds(value: Any, kind: Any, where: str) -> None:
 
 
 def kinds_of(value: Any) -> Any:
-    """The kinds of a value, for [`check_kinds`]; all items of a list are of the kind of the first."""
+    """The `kind` of a value for [`check_kinds`]; all items of a list have the kind of the first."""
     if isinstance(value, Mapping):
         return {key: kinds_of(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -52,7 +51,7 @@ def kinds_of(value: Any) -> Any:
 
 
 def _check_type(value: Any, kind: type | UnionType, where: str) -> None:
-    # For Python True is an integer.
+    # In Python True is an integer.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         name = kind.__name__ if isinstance(kind, type) else kind
         found = type(value).__name__

@@ -1,11 +1,16 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Words of messages and tables."""
+"""Words for messages and tables, and names for files."""
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A number of things: `"1 prompt"`, `"2 prompts"`, `"2 classes"` (whose plural is given)."""
+    """A number and its noun: `"1 prompt"`, `"2 prompts"`; `plural` is for nouns that take more than an s."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-__all__ = ["counted"]
+def safe_name(name: str) -> str:
+    """Replace what does not belong in a file's name: `"me/my clip:1"` becomes `"me_my_clip_1"`."""
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
+
+
+__all__ = ["counted", "safe_name"]

@@ -250,7 +250,7 @@ TWO = [[0.1, 0.9], [0.8, 0.2]]
         (lambda: fit_logit_line([0.5, 0.6], [0.1]), ValueError, "one shape"),
         (lambda: effective_robustness([0.5], [0.5, 0.6], [0.5, 0.6], [0.1, 0.2]), ValueError, "give one of each"),
         (lambda: clip_score([[1, 2]], [[1, 2], [3, 4]]), ValueError, "make them the same"),
-        (lambda: clip_score([[1, 2], [0, 0]], TWO), ValueError, "image_embeds is infinite or all zero in row 1"),
+        (lambda: clip_score([[1, 2], [0, 0]], TWO), ValueError, "image_embeds are all zeros in row 1"),
         (lambda: clip_score(TWO, [[1, 2], [math.nan, 0]]), ValueError, "text_embeds holds NaN, first in row 1"),
         (lambda: clip_score(TWO, TWO, weight=0), ValueError, "weight must be"),
         (lambda: ref_clip_score(TWO, TWO, [[[1, 2]]]), ValueError, "reference_embeds has 1 rows"),

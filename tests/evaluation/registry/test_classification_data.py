@@ -14,8 +14,8 @@ from PIL import Image
 from clip_hf.data import OPENMOJI_TEMPLATES
 from clip_hf.evaluation.registry.dataset_registry import get_dataset, imagenet_subsets, load_class_names
 from clip_hf.evaluation.registry.evaluation_data import (
+    CaptionedDataOptions,
     ClassificationOptions,
-    RetrievalOptions,
     load_classification,
     load_retrieval,
     load_splits,
@@ -602,13 +602,13 @@ def captioned(captions, **columns) -> datasets.Dataset:
 
 
 def test_captions_of_a_dataset():
-    data = load_retrieval(captioned([["a", "b", "c"], ["d"]]), RetrievalOptions(captions_per_image=2))
+    data = load_retrieval(captioned([["a", "b", "c"], ["d"]]), CaptionedDataOptions(captions_per_image=2))
     assert data.captions == [["a", "b"], ["d"]] and numbers_of(data) == [0, 1] and len(data) == 2
 
 
 def test_rows_of_one_image_are_put_together():
     data = captioned(["a", "b", "c"], key=["x", "y", "x"])
-    loaded = load_retrieval({"test": data}, RetrievalOptions(image_id_column="key"))
+    loaded = load_retrieval({"test": data}, CaptionedDataOptions(image_id_column="key"))
     assert loaded.captions == [["a", "c"], ["b"]] and numbers_of(loaded) == [0, 1]
 
 
@@ -616,7 +616,7 @@ def test_captions_from_files(tmp_path):
     for number in range(4):
         save_image(tmp_path / "pairs" / f"{number}.png", number)
         (tmp_path / "pairs" / f"{number}.txt").write_text(caption_of(number), encoding="utf-8")
-    data = load_retrieval(tmp_path / "pairs", RetrievalOptions(limit=2))
+    data = load_retrieval(tmp_path / "pairs", CaptionedDataOptions(limit=2))
     assert data.captions == [[caption_of(0)], [caption_of(2)]] and numbers_of(data) == [0, 2]
     assert data.name == "pairs" and data.split == "all"
 
@@ -649,9 +649,9 @@ def test_openmoji_for_retrieval():
 )
 def test_captions_that_are_not_there(source, options, message):
     with pytest.raises(ValueError, match=message):
-        load_retrieval(source, RetrievalOptions(**options))
+        load_retrieval(source, CaptionedDataOptions(**options))
 
 
 def test_retrieval_options_out_of_range():
     with pytest.raises(ValueError, match="`captions_per_image` is 0"):
-        RetrievalOptions(captions_per_image=0)
+        CaptionedDataOptions(captions_per_image=0)

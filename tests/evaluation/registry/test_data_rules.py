@@ -16,8 +16,8 @@ from PIL import Image
 
 from clip_hf.cli import main
 from clip_hf.evaluation.registry.evaluation_data import (
+    CaptionedDataOptions,
     ClassificationOptions,
-    RetrievalOptions,
     load_classification,
     load_retrieval,
 )
@@ -185,7 +185,7 @@ def test_image_root_is_an_option(kind, tmp_path, monkeypatch):
     assert places() == [str(folder / "a.png"), f"refused:{outside}", "refused:../pictures/b.png"]
     assert places(image_root=str(tmp_path / "pictures")) == [str(folder / "a.png"), outside, outside]
     if kind != "folder of a csv":
-        assert paths_of(load_retrieval(source, RetrievalOptions(image_root="/")))[1:] == [outside, outside]
+        assert paths_of(load_retrieval(source, CaptionedDataOptions(image_root="/")))[1:] == [outside, outside]
 
 
 def test_columns_of_other_names_and_saved_data(tmp_path):
@@ -206,7 +206,7 @@ def test_data_of_the_hub_lead_only_to_what_was_downloaded(tmp_path, monkeypatch)
     expected = [paths[0], "refused:/etc/passwd"]
     options = ClassificationOptions(class_names=["cat"], image_column="image", label_column="label")
     assert paths_of(load_classification("someone/cats", options)) == expected
-    assert paths_of(load_retrieval("flickr8k", RetrievalOptions(image_column="image"))) == expected
+    assert paths_of(load_retrieval("flickr8k", CaptionedDataOptions(image_column="image"))) == expected
 
 
 @pytest.mark.parametrize("option", ["--image-root", "--image_root"])

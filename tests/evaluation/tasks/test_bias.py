@@ -96,9 +96,9 @@ def test_largest_differences():
         ("fruit", "summer", "winter"),
         ("furniture", "winter", "summer"),
     }
-    assert result.metrics()["season_fruit_difference"] == 1
-    assert result.metrics()["place_fruit_difference"] == pytest.approx(0)
-    assert result.intervals()["season_fruit_difference"] == (1, 1)
+    assert result.metrics["season_fruit_difference"] == 1
+    assert result.metrics["place_fruit_difference"] == pytest.approx(0)
+    assert result.intervals["season_fruit_difference"] == (1, 1)
 
 
 def test_p_values_by_counting():
@@ -182,7 +182,7 @@ def test_accuracies_by_group():
     assert found["place", "out"] == (pytest.approx(1 / 3), 3)
     assert found["season", "summer"] == (pytest.approx(2 / 3), 3)
     assert found["place x season", "out x winter"] == (1, 1)
-    assert result.metrics()["place_accuracy"] == pytest.approx(0.5)
+    assert result.metrics["place_accuracy"] == pytest.approx(0.5)
     assert "| place | place: in (n=3) | 66.67%" in result.details()
 
 
@@ -190,7 +190,7 @@ def test_accuracy_is_among_the_categories_of_the_answers():
     categories = {"fruit": ["apple"], "other": ["pear"], "furniture": ["chair"]}
     result = probe(categories, answers={"place": {"in": "fruit", "out": "furniture"}})
     # Without pear: apple, chair, apple, chair, apple, chair. Right: 0, 2, 3 and 5.
-    assert result.metrics()["place_accuracy"] == pytest.approx(4 / 6)
+    assert result.metrics["place_accuracy"] == pytest.approx(4 / 6)
     # An image whose value has no answer does not count.
     result = probe(
         categories,
@@ -259,7 +259,7 @@ def test_results_are_written(tmp_path):
 
 def test_without_bootstrap():
     result = probe(resamples=0, answers={"place": {"in": "fruit", "out": "furniture"}})
-    assert result.intervals() == {}
+    assert result.intervals == {}
     assert result.disparities[0].p_value is None
     assert "| place | fruit | in | in | 0.00 points |  |" in result.details()
     assert result.figure() is not None

@@ -15,9 +15,8 @@ from clip_hf.evaluation.tasks.evaluation_result import (
     format_difference,
     format_difference_interval,
     format_metric,
-    safe_name,
 )
-from clip_hf.utils.wording import counted
+from clip_hf.utils.wording import counted, safe_name
 
 
 @dataclass(kw_only=True)
@@ -29,13 +28,21 @@ class Measured(EvaluationResult):
     scalar: np.float32 = field(default_factory=lambda: np.float32(0.25))
     tensor: torch.Tensor = field(default_factory=lambda: torch.tensor([1.0, float("inf")]))
     ranks: np.ndarray = field(default_factory=lambda: np.arange(3))
+    texts: dict = field(default_factory=dict)
 
+    @property
     def metrics(self):
         return self.values
 
+    @property
     def intervals(self):
         return {"top1": (0.25, 0.75)}
 
+    @property
+    def words(self):
+        return self.texts
+
+    @property
     def arrays(self):
         return {"ranks": self.ranks}
 
@@ -129,8 +136,8 @@ def test_words_and_skipped_images_are_in_the_table(result, tmp_path):
     assert result.table().endswith("| skipped_images | 2 of 90 |  |")
     result.skipped["test"] = {"images": 1, "of": 9, "kinds": {}, "examples": []}
     assert result.table().endswith("| skipped_images (test) | 1 of 9 |  |")
-    result.words = lambda: {"top5": "fewer than 1"}
-    assert "| top5 | fewer than 1 |  |\n" in result.table() and result.to_dict()["words"] == result.words()
+    result.texts = {"top5": "fewer than 1"}
+    assert "| top5 | fewer than 1 |  |\n" in result.table() and result.to_dict()["words"] == result.words
     text = result.save(tmp_path)[1].read_text()
     assert "Images of train that could not be read: 2 of 90." in text and "- row 1\\|2 is empty" in text
 

@@ -4,6 +4,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from clip_hf.evaluation.numerics.logistic_regression import LogisticRegressionOptions, fit_logistic_regression
-from clip_hf.evaluation.tasks.few_shot import FewShotOptions, draw_shots, few_shot, shots_to_match
+from clip_hf.evaluation.tasks.few_shot import FewShotOptions, FewShotResult, draw_shots, few_shot, shots_to_match
 
 
 CLASSES, WIDTH = 6, 24
+
+
+def fit(*parts, shots=(1, 2, 4, 8, 16), seeds=(0, 1, 2), options=None, **more) -> FewShotResult:
+    """Few-shot with these shots and seeds."""
+    return few_shot(*parts, options=replace(options or FewShotOptions(), shots=shots, seeds=seeds), **more)
 
 
 def unit(values: np.ndarray) -> np.ndarray:
@@ -91,7 +97,7 @@ def test_the_first_crossing_counts():
 def test_probe_is_logistic_regression_on_the_rows_drawn(data):
     train, labels, test, test_labels = data
     penalty = 0.05 * train.astype(np.float64).var(axis=0).sum()
-    result = few_shot(*data, shots=(4, 1), seeds=(0, 5), options=FewShotOptions(penalty=0.05))
+    result = fit(*data, shots=(4, 1), seeds=(0, 5), options=FewShotOptions(penalty=0.05))
     assert result.shots == [1, 4] and result.seeds == [0, 5]
     for place, shots in enumerate(result.shots):
         for column, seed in enumerate(result.seeds):
@@ -109,8 +115,8 @@ def test_probe_is_logistic_regression_on_the_rows_drawn(data):
 
 def test_scale_and_mean_of_features_do_not_matter_to_the_fixed_penalty(data):
     train, labels, test, test_labels = data
-    one = few_shot(*data, shots=(2,), seeds=(0,))
-    other = few_shot(30 * train + 7, labels, 30 * test + 7, test_labels, shots=(2,), seeds=(0,))
+    one = fit(*data, shots=(2,), seeds=(0,))
+    other = fit(30 * train + 7, labels, 30 * test + 7, test_labels, shots=(2,), seeds=(0,))
     assert one.accuracies == other.accuracies
     assert other.probe.penalties[0, 0] == pytest.approx(900 * one.probe.penalties[0, 0], rel=1e-5)
 
@@ -118,16 +124,16 @@ def test_scale_and_mean_of_features_do_not_matter_to_the_fixed_penalty(data):
 def test_text_classifier_is_where_no_example_leads(data):
     _train, _, test, test_labels = data
     zero_shot = np.mean((test @ texts().T).argmax(1) == test_labels)
-    result = few_shot(*data, text_classifier=texts(), shots=(1, 2, 4, 8))
+    result = fit(*data, text_classifier=texts(), shots=(1, 2, 4, 8))
     assert result.zero_shot_accuracy == zero_shot == result.from_text_accuracies[0]
     assert 0.4 < zero_shot < 0.9
     # Held still it stays zero-shot; let go it learns, and with few examples it is ahead of the probe.
-    held = few_shot(*data, text_classifier=texts(), shots=(1, 8), options=FewShotOptions(text_penalty=1e7))
+    held = fit(*data, text_classifier=texts(), shots=(1, 8), options=FewShotOptions(text_penalty=1e7))
     np.testing.assert_allclose(held.from_text.scores, zero_shot)
     options = LogisticRegressionOptions(intercept=False)
     rows, penalty = draw_shots(data[1], 2, 0), 0.1 * data[0].astype(np.float64).var(axis=0).sum()
     assert result.from_text.penalties[1, 0] == pytest.approx(penalty)
-    small = few_shot(*data, shots=(1, 2), text_classifier=texts(), options=FewShotOptions(logit_scale=5.0))
+    small = fit(*data, shots=(1, 2), text_classifier=texts(), options=FewShotOptions(logit_scale=5.0))
     assert small.from_text.scores[1, 0] != result.from_text.scores[1, 0]
     for scale, found in ((100, result), (5, small)):
         alone = fit_logistic_regression(data[0][rows], data[1][rows], penalty, center=scale * texts(), options=options)
@@ -144,51 +150,54 @@ def test_text_classifier_is_where_no_example_leads(data):
 
 def test_shots_outside_of_what_was_measured(data):
     options = FewShotOptions(zero_shot_accuracy=0.999)
-    result = few_shot(*data, shots=(1, 2), seeds=(0,), options=options)
+    result = fit(*data, shots=(1, 2), seeds=(0,), options=options)
     assert result.match == "more than 2" and math.isnan(result.shots_to_match_zero_shot)
     assert result.eval_results()[-1].metric_name == "few_shot zero_shot"  # no figure where there is none
-    result = few_shot(*data, shots=(1, 2), seeds=(0,), options=FewShotOptions(zero_shot_accuracy=0.01))
+    result = fit(*data, shots=(1, 2), seeds=(0,), options=FewShotOptions(zero_shot_accuracy=0.01))
     assert result.match == "fewer than 1"
 
 
 def test_all_rows_are_the_last_point(data):
     options = FewShotOptions(zero_shot_accuracy=0.6, fully_supervised=True)
-    result = few_shot(*data, shots=(1,), seeds=(0,), options=options)
+    result = fit(*data, shots=(1,), seeds=(0,), options=options)
     rows, score = result.fully_supervised
     assert rows == 10 and score > 0.6 > result.accuracies[1]
     first = result.accuracies[1]
     assert result.shots_to_match_zero_shot == pytest.approx(10 ** ((0.6 - first) / (score - first)))
-    assert result.metrics()["fully_supervised"] == score
+    assert result.metrics["fully_supervised"] == score
 
 
 def test_lambda_comes_from_validation_rows_and_never_from_test(data):
     train, labels, test, test_labels = data
     options = FewShotOptions(validation=embeddings(10, 2))
     arguments = {"shots": (2,), "seeds": (0, 1), "text_classifier": texts(), "options": options}
-    one = few_shot(*data, **arguments)
-    other = few_shot(train, labels, -test, test_labels, **arguments)
+    one = fit(*data, **arguments)
+    other = fit(train, labels, -test, test_labels, **arguments)
     np.testing.assert_array_equal(one.probe.penalties, other.probe.penalties)
     assert len(np.unique(one.from_text.penalties)) > 1 or one.from_text.penalties[0, 0] != 0.1
     assert "on 60 validation images" in one.details()
-    assert "lambda fixed: 0.03" in few_shot(*data, shots=(1,)).details()
+    assert "lambda fixed: 0.03" in fit(*data, shots=(1,)).details()
 
 
-def test_solvers_agree_and_tensors_are_taken(data):
-    results = [
-        few_shot(*data, shots=(2,), options=FewShotOptions(solver=solver)) for solver in ("torch", "scikit-learn")
-    ]
-    np.testing.assert_allclose(results[0].probe.scores, results[1].probe.scores, atol=0.005)
+def test_scikit_learn_scores_the_same_and_tensors_are_taken(data):
+    train, labels, test, test_labels = data
+    arrays = fit(*data, shots=(2,))
+    for column, seed in enumerate(arrays.seeds):
+        rows = draw_shots(labels, 2, seed)
+        theirs = LogisticRegression(C=1 / arrays.probe.penalties[0, column], tol=1e-10, max_iter=1000)
+        theirs.fit(train[rows].astype(np.float64), labels[rows])
+        assert arrays.probe.scores[0, column] == pytest.approx(theirs.score(test, test_labels), abs=0.005)
     tensors = [torch.from_numpy(part) for part in data]
-    result = few_shot(*tensors, shots=(2,), text_classifier=torch.from_numpy(texts()).float())
-    np.testing.assert_array_equal(result.probe.scores, results[0].probe.scores)
+    result = fit(*tensors, shots=(2,), text_classifier=torch.from_numpy(texts()).float())
+    np.testing.assert_array_equal(result.probe.scores, arrays.probe.scores)
 
 
 def test_files_and_plot(data, tmp_path):
     options = FewShotOptions(model="some/model", data="shapes")
-    result = few_shot(*data, shots=(1, 2, 4), seeds=(0,), text_classifier=texts(), options=options)
+    result = fit(*data, shots=(1, 2, 4), seeds=(0,), text_classifier=texts(), options=options)
     assert [label.get_text() for label in result.figure().axes[0].get_xticklabels()] == ["0", "1", "2", "4"]
     options = FewShotOptions(model="some/model", data="shapes", fully_supervised=True)
-    result = few_shot(*data, shots=(1, 2, 4), text_classifier=texts(), options=options)
+    result = fit(*data, shots=(1, 2, 4), text_classifier=texts(), options=options)
     paths = result.save(tmp_path)
     assert [path.name for path in paths] == [f"few_shot-shapes-test.{ending}" for ending in ("json", "md", "png")]
     saved = json.loads(paths[0].read_text())
@@ -196,7 +205,10 @@ def test_files_and_plot(data, tmp_path):
     assert saved["details"]["probe"]["scores"] == result.probe.scores.tolist()
     axis = result.figure().axes[0]
     assert [label.get_text() for label in axis.get_xticklabels()] == ["0", "1", "2", "4", "10"]
-    assert axis.get_title().startswith("Few-shot: some/model on shapes: zero-shot is worth ")
+    assert result.figure().get_suptitle() == "Few-shot classification: some/model on shapes (test)"
+    assert (
+        axis.get_title("left") == f"Bars: ± 1 standard deviation over 3 draws; zero-shot is worth {result.match} shots"
+    )
     labels = axis.get_legend_handles_labels()[1]
     assert {"linear probe", "starting at the text classifier", "zero-shot", "all training images"} == set(labels)
     star = next(line for line in axis.lines if line.get_label() == "zero-shot")
@@ -206,13 +218,13 @@ def test_files_and_plot(data, tmp_path):
 
 def test_shots_outside_of_what_was_measured_are_said_in_the_table(data):
     options = FewShotOptions(zero_shot_accuracy=0.0)
-    result = few_shot(*data, shots=(1,), options=options)
-    assert result.metrics()["shots_to_match_zero_shot"] != result.metrics()["shots_to_match_zero_shot"]  # NaN
+    result = fit(*data, shots=(1,), options=options)
+    assert result.metrics["shots_to_match_zero_shot"] != result.metrics["shots_to_match_zero_shot"]  # NaN
     assert "| shots_to_match_zero_shot | fewer than 1 |" in result.table()
     assert result.to_dict()["words"] == {"shots_to_match_zero_shot": "fewer than 1"}
-    inside = few_shot(*data, shots=(1, 2, 4), options=FewShotOptions(zero_shot_accuracy=result.accuracies[1]))
+    inside = fit(*data, shots=(1, 2, 4), options=FewShotOptions(zero_shot_accuracy=result.accuracies[1]))
     assert "| shots_to_match_zero_shot | 1.0 |" in inside.table() and "zero-shot: 1.0." in inside.details()
-    unknown = few_shot(*data, shots=(1,))
+    unknown = fit(*data, shots=(1,))
     assert "| shots_to_match_zero_shot | - |" in unknown.table()
     chance = dict.fromkeys(("1_shot", "zero_shot"), 1 / 6)
     assert result.chance == pytest.approx(chance) and result.majority_class == 1 / 6
@@ -225,10 +237,10 @@ def test_bad_input_is_named(data):
     with pytest.raises(
         ValueError, match=r"up to 4, but 1 of 6 classes .*: 'bee' \(3\). The most that every class has is 3"
     ):
-        few_shot(train[keep], labels[keep], test, test_labels, shots=(1, 4), options=names)
+        fit(train[keep], labels[keep], test, test_labels, shots=(1, 4), options=names)
     cases = [
         ((train[labels < 5], labels[labels < 5], test, test_labels), {}, "no row of 1 of 6 classes: 5"),
-        ((train, labels, test[:, 1:], test_labels), {}, "23 features a row where others have 24"),
+        ((train, labels, test[:, 1:], test_labels), {}, "23 columns where others have 24"),
         ((train, np.stack([labels == 0] * 2, 1), test, test_labels), {}, "few-shot needs one class an image"),
         ((train, labels, test, test_labels), {"shots": (0, 1)}, "shots from 1"),
         ((train, labels, test, test_labels), {"seeds": ()}, "at least one of each"),
@@ -237,9 +249,7 @@ def test_bad_input_is_named(data):
     ]
     for parts, arguments, message in cases:
         with pytest.raises(ValueError, match=message):
-            few_shot(*parts, **{"shots": (1,), **arguments})
-    with pytest.raises(ValueError, match="need solver='torch'"):
-        few_shot(*data, text_classifier=texts(), options=FewShotOptions(solver="scikit-learn"))
+            fit(*parts, **{"shots": (1,), **arguments})
     for bad in ({"penalty": 0}, {"metric": "map_11point"}, {"zero_shot_accuracy": 65.0}, {"logit_scale": math.inf}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             FewShotOptions(**bad)

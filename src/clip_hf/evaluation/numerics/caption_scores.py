@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .metric_inputs import as_numbers
+from .metric_inputs import as_numbers, check_matrix
 
 
 def clip_score(image_embeds: Any, text_embeds: Any, weight: float = 2.5) -> np.ndarray:
@@ -78,10 +78,8 @@ def ref_clip_score(
 
 def _unit(embeds: Any, name: str) -> np.ndarray:
     embeds = as_numbers(embeds, name, 2).astype(np.float64)
+    check_matrix(embeds, name, directions=True)
     largest = np.abs(embeds).max(axis=1, keepdims=True)  # divided first, so that squares do not overflow or vanish
-    if not np.isfinite(largest).all() or (largest == 0).any():
-        row = np.flatnonzero(~np.isfinite(largest[:, 0]) | (largest[:, 0] == 0))[0]
-        raise ValueError(f"{name} is infinite or all zero in row {row}; it has no direction.")
     embeds = embeds / largest
     return embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
 

@@ -1,26 +1,21 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Logistic regression by L-BFGS on features, for linear probes and few-shot classifiers (paper, 3.2 and appendix A.3).
+"""Logistic regression on features, for linear probes and few-shot classifiers (paper, 3.2 and appendix A.3).
 
 The objective is that of scikit-learn's `LogisticRegression` with `C = 1 / penalty`: the sum of cross-entropies plus
 `penalty / 2` times the squared norm of the coefficients; the intercept is free.
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...utils.extras import require_extra
-from .lbfgs import Minimum, Problem, minimise
+from .metric_inputs import check_matrix
+from .newton import Minimum, Problem, minimise
 
 
-SOLVERS = ("torch", "scikit-learn")
-# scikit-learn stops at an absolute gradient or where there is no progress; this leaves it to the latter.
-_SCIKIT_LEARN_TOLERANCE = 1e-10
 # Solved penalties between which the start for another one is interpolated.
 _POINTS = 4
 
@@ -31,28 +26,26 @@ class LogisticRegressionOptions:
     How a logistic regression is solved.
 
     Args:
-        solver (`str`, *optional*, defaults to `"torch"`):
-            `"torch"`, or `"scikit-learn"` (its L-BFGS), which is slower, knows no `center`, and is there to compare.
         max_iterations (`int`, *optional*, defaults to 1000):
-            L-BFGS iterations at most, as in the paper.
+            Iterations at most. Each multiplies by the features twice, as an iteration of L-BFGS does, of which the
+            paper allows so many.
         tolerance (`float`, *optional*, defaults to 1e-4):
-            Converged is where the norm of the gradient is at most so many times the norm of the penalty's part of it
-            (or mere rounding, in double precision). It bounds the relative error of the coefficients, however small
-            the penalty. scikit-learn's default, 1e-4 on the mean loss, stops long before the minimum where that is
-            small.
+            The search has converged where the gradient's norm is at most this multiple of the norm of the penalty's
+            part of it (or mere rounding, in double precision). This bounds the relative error of the coefficients,
+            however small the penalty is. scikit-learn's default, 1e-4 on the mean loss, stops long before the minimum
+            if the penalty is small.
         intercept (`bool`, *optional*, defaults to `True`):
-            Whether there is one.
+            Whether the model has an intercept.
         device (`str` or `torch.device`, *optional*):
             Where to compute; by default where the features are: numpy arrays on the CPU.
         dtype (`torch.dtype`, *optional*, defaults to `torch.float64`):
-            Precision. `torch.float32` takes half the memory and less time; where the penalty is small, rounding stops
-            it before the minimum, which is then reported as not converged.
+            Precision. `torch.float32` takes half the memory and less time. If the penalty is small, rounding stops it
+            before the minimum; the result then says that it has not converged.
 
     Raises:
         ValueError: If a value is not allowed.
     """
 
-    solver: str = "torch"
     max_iterations: int = 1000
     tolerance: float = 1e-4
     intercept: bool = True
@@ -60,8 +53,6 @@ class LogisticRegressionOptions:
     dtype: torch.dtype = torch.float64
 
     def __post_init__(self):
-        if self.solver not in SOLVERS:
-            raise ValueError(f"`solver` is {self.solver!r}; it must be one of {', '.join(map(repr, SOLVERS))}.")
         if self.max_iterations < 1:
             raise ValueError(f"`max_iterations` is {self.max_iterations}; it must be at least 1.")
         if not 0 < self.tolerance < 1:
@@ -73,21 +64,21 @@ class LogisticRegressionOptions:
 @dataclass(kw_only=True)
 class LinearClassifier:
     """
-    A linear classifier, and how the search for it ended.
+    A linear classifier and how the search for it ended.
 
     Args:
         coefficients (`np.ndarray`):
-            (c, d) float64. Of two classes, the rows are minus and plus half of what scikit-learn has as its only row.
+            (c, d) float64. With two classes, the rows are minus and plus half of scikit-learn's only row.
         intercept (`np.ndarray`):
             (c,) float64.
         penalty (`float`):
             Weight of the squared norm, lambda; scikit-learn's `1 / C`.
         objective (`float`):
-            What was minimised, at its end.
+            Value of the objective at the end.
         iterations (`int`):
-            L-BFGS iterations that were made; of several regressions (multi-label with scikit-learn) the most.
+            Conjugate gradient iterations made, over all Newton steps.
         gradient_norm (`float`):
-            Euclidean norm of the gradient of the objective per row, for centred features.
+            Euclidean norm of the objective's gradient, divided by the number of rows, for centred features.
         converged (`bool`):
             Whether the gradient came down to the tolerance.
     """
@@ -112,7 +103,7 @@ class LinearClassifier:
             `np.ndarray`: (n, c) float64.
         """
         if isinstance(features, torch.Tensor):
-            # Double precision where the features are, but for devices that have none.
+            # In double precision on the features' device, or on the CPU if that device has none.
             features = features.detach().to("cpu" if features.device.type == "mps" else features.device).double()
             weight, bias = (torch.from_numpy(x).to(features.device) for x in (self.coefficients, self.intercept))
             return torch.addmm(bias, features, weight.T).cpu().numpy()
@@ -121,11 +112,11 @@ class LinearClassifier:
 
 class RegularizationPath:
     """
-    Logistic regressions on the same rows for any number of penalties. Each starts from what those before it suggest.
+    Logistic regressions on the same rows for any number of penalties. Each starts from what those before suggest.
 
-    - Labels (n,) are of `num_classes` classes that exclude each other: softmax. Two classes are scikit-learn's binary
-      problem, which has one row of coefficients and thus half of the softmax' squared norm.
-    - Labels (n, c) of `bool` are a regression of its own for each class: one against the rest.
+    - Labels (n,): the classes exclude each other (softmax). Two classes are scikit-learn's binary problem, which has
+      one row of coefficients and so half of the softmax' squared norm.
+    - Labels (n, c) of `bool`: one regression for each class against the rest.
 
     Args:
         features (`np.ndarray` or `torch.Tensor`):
@@ -135,9 +126,9 @@ class RegularizationPath:
         num_classes (`int`, *optional*):
             Number of classes; by default one more than the largest label.
         weights (`np.ndarray`, *optional*):
-            (n,), by which the rows' losses are multiplied; more than 0.
+            (n,), factors of the rows' losses; more than 0.
         center (`np.ndarray`, *optional*):
-            (c, d), from which the penalty measures: `penalty / 2 * ||coefficients - center||^2`.
+            (c, d), the coefficients without penalty: `penalty / 2 * ||coefficients - center||^2` is added.
         options (`LogisticRegressionOptions`, *optional*):
             How it is solved.
 
@@ -157,14 +148,12 @@ class RegularizationPath:
         options: LogisticRegressionOptions | None = None,
     ):
         self.options = options or LogisticRegressionOptions()
-        check_features(features, "features")
+        check_matrix(features, "features")
         self._labels = check_labels(labels, len(features), "labels", num_classes)
         self._num_classes = num_classes_of(self._labels) if num_classes is None else num_classes
         check_all_classes(self._labels, self._num_classes, "labels")
         self._weights = _checked_weights(weights, len(features))
         self._center = _checked_center(center, (self._num_classes, features.shape[1]))
-        if self._center is not None and self.options.solver != "torch":
-            raise ValueError("scikit-learn's solver knows no `center`; use solver='torch'.")
         device = self.options.device or (features.device if isinstance(features, torch.Tensor) else "cpu")
         if torch.device(device).type == "mps" and self.options.dtype == torch.float64:
             raise ValueError("MPS has no double precision; use device='cpu', or dtype=torch.float32.")
@@ -181,7 +170,7 @@ class RegularizationPath:
 
     def solve(self, penalty: float) -> LinearClassifier:
         """
-        The minimum for one penalty. Whether it was reached is in the result, and nowhere else.
+        Find the minimum for one penalty. The result says whether it was reached; no warning does.
 
         Args:
             penalty (`float`):
@@ -195,31 +184,29 @@ class RegularizationPath:
         """
         if not (math.isfinite(penalty) and penalty > 0):
             raise ValueError(f"`penalty` is {penalty}; it must be a positive number.")
-        if self.options.solver == "scikit-learn":
-            return self._solve_with_scikit_learn(penalty)
         self._problem.rotate()
-        found = minimise(
+        minimum = minimise(
             self._problem,
             self._per_column(penalty),
             tolerance=self.options.tolerance,
             max_iterations=self.options.max_iterations,
             start=self._start(math.log(penalty)),
         )
-        self._solved[math.log(penalty)] = found.position
-        return self._result(*self._problem.in_features(found.position), penalty, found)
+        self._solved[math.log(penalty)] = minimum.position
+        return self._result(minimum, penalty)
 
     def _start(self, place: float) -> torch.Tensor | None:
-        """Interpolated along the logarithm of the penalty, in which coefficients change smoothly."""
+        """A start, interpolated along the logarithm of the penalty, in which coefficients change smoothly."""
         solved = sorted(self._solved, key=lambda other: (abs(other - place), other))
         if len(solved) < 2 or solved[0] == place:
             return self._solved[solved[0]] if solved else None
         if min(solved) < place < max(solved):
-            # A cubic, if there are points for it, with at least one point on either side.
+            # A cubic if there are enough points, with at least one point on either side.
             points = solved[:_POINTS]
             if (min(points) < place) == (max(points) < place):
                 points[-1] = next(other for other in solved if (other < place) != (points[0] < place))
         else:
-            points = solved[:2]  # a line: more bends away outside of the points
+            points = solved[:2]  # a line, because a cubic bends away outside of its points
         weights = [math.prod((place - b) / (a - b) for b in points if b != a) for a in points]
         return sum(weight * self._solved[point] for weight, point in zip(weights, points))
 
@@ -227,51 +214,20 @@ class RegularizationPath:
         # Softmax' two rows are plus and minus w / 2, whose squared norms add up to half of ||w||^2.
         return 2 * penalty if self._labels.ndim == 1 and self._num_classes == 2 else penalty
 
-    def _result(
-        self, coefficients: torch.Tensor, intercept: torch.Tensor, penalty: float, found: Minimum
-    ) -> LinearClassifier:
-        # A gradient of nothing but rounding is as good as none in double precision. In single precision it is not.
+    def _result(self, minimum: Minimum, penalty: float) -> LinearClassifier:
+        coefficients, intercept = self._problem.in_features(minimum.position)
+        # In double precision a gradient of mere rounding counts as converged, in single precision it does not.
         precision = torch.finfo(torch.float64).eps / torch.finfo(self.options.dtype).eps
-        allowed = max(self.options.tolerance * found.penalty_norm, precision * self._problem.rounding)
+        allowed = max(self.options.tolerance * minimum.penalty_norm, precision * self._problem.rounding)
         return LinearClassifier(
             coefficients=coefficients.double().cpu().numpy(),
             intercept=intercept.double().cpu().numpy(),
             penalty=float(penalty),
-            objective=found.value,
-            iterations=found.iterations,
-            gradient_norm=found.gradient_norm / self._problem.total_weight,
-            converged=found.gradient_norm <= allowed,
+            objective=minimum.value,
+            iterations=minimum.iterations,
+            gradient_norm=minimum.gradient_norm / self._problem.total_weight,
+            converged=minimum.gradient_norm <= allowed,
         )
-
-    def _solve_with_scikit_learn(self, penalty: float) -> LinearClassifier:
-        require_extra("eval", "solver='scikit-learn'", "sklearn")
-        from sklearn.linear_model import LogisticRegression as ScikitLearn
-
-        options, features = self.options, self._features.cpu().numpy()
-        columns = [self._labels] if self._labels.ndim == 1 else list(self._labels.T)
-        rows, intercepts, iterations = [], [], 0
-        for column in columns:
-            solver = ScikitLearn(
-                C=1 / penalty,
-                tol=_SCIKIT_LEARN_TOLERANCE,
-                max_iter=options.max_iterations,
-                fit_intercept=options.intercept,
-            )
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", module="sklearn")  # not converged: the result says so
-                solver.fit(features, column, sample_weight=self._weights)
-            rows.append(solver.coef_)
-            intercepts.append(np.broadcast_to(solver.intercept_, len(solver.coef_)))
-            iterations = max(iterations, int(np.max(solver.n_iter_)))
-        weight, bias = np.concatenate(rows), np.concatenate(intercepts)
-        if self._labels.ndim == 1 and self._num_classes == 2:
-            weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
-        coefficients, intercept = (
-            torch.from_numpy(np.ascontiguousarray(x)).to(self._features) for x in (weight, bias)
-        )
-        found = self._problem.judge(coefficients, intercept, self._per_column(penalty))
-        found.iterations = iterations
-        return self._result(coefficients, intercept, penalty, found)
 
 
 def fit_logistic_regression(
@@ -285,7 +241,7 @@ def fit_logistic_regression(
     options: LogisticRegressionOptions | None = None,
 ) -> LinearClassifier:
     """
-    One logistic regression; [`RegularizationPath`] is for several penalties, and explains the arguments.
+    Fit one logistic regression. [`RegularizationPath`] fits several penalties and explains the arguments.
 
     Args:
         features (`np.ndarray` or `torch.Tensor`):
@@ -299,7 +255,7 @@ def fit_logistic_regression(
         weights (`np.ndarray`, *optional*):
             (n,), of the rows.
         center (`np.ndarray`, *optional*):
-            (c, d), from which the penalty measures.
+            (c, d), the coefficients without penalty.
         options (`LogisticRegressionOptions`, *optional*):
             How it is solved.
 
@@ -319,53 +275,15 @@ def fit_logistic_regression(
 # ----------------------------------------------------------------------------------------------------------- checks
 
 
-def check_features(features: np.ndarray | torch.Tensor, name: str, width: int | None = None) -> None:
-    """
-    Refuse features that are no matrix of finite numbers.
-
-    Args:
-        features (`np.ndarray` or `torch.Tensor`):
-            What should be (n, d).
-        name (`str`):
-            What to call them in a message.
-        width (`int`, *optional*):
-            The d that they must have.
-
-    Raises:
-        TypeError: If they are neither an array nor a tensor of numbers.
-        ValueError: If the shape is wrong, or a value not finite.
-    """
-    if not isinstance(features, np.ndarray | torch.Tensor):
-        raise TypeError(
-            f"{name} are {type(features).__name__}; give a numpy array or a tensor of shape (rows, features)."
-        )
-    if isinstance(features, np.ndarray) and features.dtype.kind not in "fiu":
-        raise TypeError(f"{name} are of dtype {features.dtype}; give real numbers.")
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"{name} have shape {tuple(features.shape)}; give (rows, features), at least one of each.")
-    if width is not None and features.shape[1] != width:
-        raise ValueError(
-            f"{name} have {features.shape[1]} features a row where others have {width}; encode all splits "
-            "with one model."
-        )
-    finite = torch.isfinite(torch.as_tensor(features)).all(dim=1)
-    if not finite.all():
-        rows = (~finite).nonzero().flatten()
-        raise ValueError(
-            f"{name} have NaN or infinite values in {len(rows)} of {len(features)} rows, the first of them row "
-            f"{rows[0].item()}; look at the image of that row, or encode in a wider dtype than float16."
-        )
-
-
 def check_labels(labels: np.ndarray, rows: int, name: str, num_classes: int | None = None) -> np.ndarray:
     """
-    Labels as they are needed.
+    Check labels and convert them.
 
     Args:
         labels (`np.ndarray`, `torch.Tensor` or list):
             (n,) of integers from 0, or (n, c) of `bool` where an image may have several.
         rows (`int`):
-            The n they must have.
+            The n that they must have.
         name (`str`):
             What to call them in a message.
         num_classes (`int`, *optional*):
@@ -405,13 +323,13 @@ def check_labels(labels: np.ndarray, rows: int, name: str, num_classes: int | No
 
 
 def num_classes_of(*labels: np.ndarray) -> int:
-    """How many classes checked labels have: columns, or one more than the largest."""
+    """Number of classes of checked labels: columns, or one more than the largest label."""
     return labels[0].shape[1] if labels[0].ndim == 2 else int(max(part.max() for part in labels)) + 1
 
 
 def check_all_classes(labels: np.ndarray, num_classes: int, name: str) -> None:
     """
-    Refuse labels to train on that lack a class: its intercept would have no minimum.
+    Refuse training labels that lack a class, because its intercept would have no minimum.
 
     Args:
         labels (`np.ndarray`):
@@ -453,7 +371,7 @@ def _checked_weights(weights: np.ndarray | None, rows: int) -> np.ndarray | None
 def _checked_center(center: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
     if center is None:
         return None
-    check_features(center, "center")
+    check_matrix(center, "center")
     if tuple(center.shape) != shape:
         raise ValueError(f"`center` has shape {tuple(center.shape)}; it must be (classes, features), here {shape}.")
     return center
@@ -463,9 +381,7 @@ __all__ = [
     "LinearClassifier",
     "LogisticRegressionOptions",
     "RegularizationPath",
-    "SOLVERS",
     "check_all_classes",
-    "check_features",
     "check_labels",
     "fit_logistic_regression",
     "num_classes_of",

@@ -2,11 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Arrays, lists and tensors that metrics are given, checked: what is wrong is named with its row."""
 
+import math
 import operator
 from typing import Any
 
 import numpy as np
 import torch
+
+
+_SHOWN = 5  # rows that a message lists
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
@@ -54,6 +58,56 @@ def as_numbers(values: Any, name: str, ndim: int) -> np.ndarray:
         row = np.flatnonzero(np.isnan(array.reshape(len(array), -1)).any(axis=1))[0]
         raise ValueError(f"{name} holds NaN, first in row {row}; look at the features that it was computed from.")
     return array
+
+
+def check_matrix(
+    values: np.ndarray | torch.Tensor, name: str, *, width: int | None = None, directions: bool = False
+) -> None:
+    """
+    Refuse features or embeddings that are not a matrix of finite numbers.
+
+    Args:
+        values (`np.ndarray` or `torch.Tensor`):
+            Should be (rows, columns), with at least one of each.
+        name (`str`):
+            What to call them in a message; a plural.
+        width (`int`, *optional*):
+            The number of columns that they must have.
+        directions (`bool`, *optional*, defaults to `False`):
+            Whether rows of zeros are refused, because they have no direction.
+
+    Raises:
+        TypeError: If they are not an array or a tensor of real numbers.
+        ValueError: If the shape is wrong, a value is not finite, or a row has no direction.
+    """
+    if not isinstance(values, np.ndarray | torch.Tensor):
+        raise TypeError(f"{name} are {type(values).__name__}; give an array or a tensor of shape (rows, columns).")
+    if values.dtype.is_complex if isinstance(values, torch.Tensor) else values.dtype.kind not in "fiu":
+        raise TypeError(f"{name} are of dtype {values.dtype}; give real numbers.")
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} have shape {tuple(values.shape)}; give (rows, columns), at least one of each.")
+    if width is not None and values.shape[1] != width:
+        raise ValueError(
+            f"{name} have {values.shape[1]} columns where others have {width}; encode all splits with one model."
+        )
+    # Extremes first: they need no second array of this size.
+    if not math.isfinite(float(values.max()) - float(values.min())):
+        infinite = np.flatnonzero(~np.isfinite(as_array(values, name)).all(axis=1))
+        if len(infinite):
+            raise ValueError(
+                f"{name} have NaN or infinite values in {list_rows(infinite)}; look at what they were encoded "
+                "from, or encode in a wider dtype than float16."
+            )
+    if directions:
+        zeros = np.flatnonzero(~as_array((values != 0).any(axis=1), name))
+        if len(zeros):
+            raise ValueError(f"{name} are all zeros in {list_rows(zeros)}, which is no direction; encode them again.")
+
+
+def list_rows(indices: np.ndarray) -> str:
+    """List the first rows for a message: `"row 3"`, `"rows 3, 5"`, `"rows 1, 2, 3, 4, 5, ..."`."""
+    shown = ", ".join(map(str, indices[:_SHOWN]))
+    return f"row {shown}" if len(indices) == 1 else f"rows {shown}{', ...' if len(indices) > _SHOWN else ''}"
 
 
 def as_integers(values: Any, name: str) -> np.ndarray:
@@ -151,5 +205,7 @@ __all__ = [
     "as_shares",
     "as_weights",
     "check_length",
+    "check_matrix",
+    "list_rows",
     "scaled",
 ]

@@ -34,7 +34,7 @@ from .statistics import (
     mean_by_class,
     mean_of_classes,
     mean_of_rows,
-    percentile_interval,
+    resampled_interval,
 )
 
 
@@ -506,7 +506,7 @@ def bootstrap_interval(
             names = ", ".join(CLASSIFICATION_METRICS)
             raise ValueError(f"There is no metric {metric!r}; give a function or one of {names}.")
         CLASSIFICATION_METRICS[metric](scores, targets)  # says what is wrong with the data, if anything is
-        return percentile_interval(_build(metric, scores, targets), len(scores), resamples, confidence, seed)
+        return resampled_interval(_build(metric, scores, targets), len(scores), resamples, confidence, seed)
     if len(scores) == 0 or len(scores) != len(targets):
         raise ValueError(f"scores has {len(scores)} rows, targets {len(targets)}; give as many, and at least one.")
 
@@ -514,7 +514,7 @@ def bootstrap_interval(
         rows = [np.repeat(np.arange(len(scores)), counts.astype(np.int64)) for counts in weights]
         return np.array([metric(scores[index], targets[index]) for index in rows])
 
-    return percentile_interval(statistic, len(scores), resamples, confidence, seed)
+    return resampled_interval(statistic, len(scores), resamples, confidence, seed)
 
 
 def bootstrap_mean_interval(
@@ -541,7 +541,7 @@ def bootstrap_mean_interval(
         TypeError: if values are no numbers.
     """
     values = as_numbers(values, "values", 1)
-    return percentile_interval(mean_of_rows(values), len(values), resamples, confidence, seed)
+    return resampled_interval(mean_of_rows(values), len(values), resamples, confidence, seed)
 
 
 # ------------------------------------------------------------------------------------------------ effective robustness

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The datasets of the paper's evaluations as data: where they are, how they are scored, prompts and class names."""
 
-import difflib
 import functools
 import importlib.util
 import json
@@ -12,7 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from ...data.built_in_datasets import BUILT_IN_DATASETS
+=======
+from ...data.openmoji import OPENMOJI_TEMPLATES
+from ...model.checks_clip_hf import did_you_mean
+>>>>>>> main
 from ...model.zero_shot_clip_hf import check_templates
 from ...utils.json_files import read_json, read_text
 from ...utils.prompt_files import load_prompt_set
@@ -153,8 +157,7 @@ def get_dataset(name: str) -> RegistryEntry:
     """
     entries, known = _entries(), registry_name(str(name))
     if known is None:
-        near = difflib.get_close_matches(str(name).lower(), entries, n=3, cutoff=0.5)
-        hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = did_you_mean(str(name).lower(), entries, cutoff=0.5, count=3)
         raise ValueError(f"There is no dataset {name!r} in the registry.{hint} It has {', '.join(sorted(entries))}.")
     return entries[known]
 
@@ -244,8 +247,8 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     Args:
         source (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`):
             The name of a prompt set, or of a built-in dataset that has prompts (`"openmoji"`); a file, `.txt` or
-            `.json` (see [`load_prompt_set`]); `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template; a
-            list of them; or each class's own prompts.
+            `.json` (see [`load_prompt_set`]); `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template;
+            a list of them; or each class's own prompts.
 
     Returns:
         `tuple[str, ...]` of templates with `{}` where the class goes, or `dict` of complete prompts by class name.
@@ -274,9 +277,7 @@ def _with_our_placeholder(prompts: Any) -> Any:
 
 def _by_key(data: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in data:
-        near = difflib.get_close_matches(key, data, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{where} has no {key!r}.{hint} There are {', '.join(sorted(data))}.")
+        raise ValueError(f"{where} has no {key!r}.{did_you_mean(key, data)} There are {', '.join(sorted(data))}.")
     return data[key]
 
 

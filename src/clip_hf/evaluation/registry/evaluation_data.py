@@ -168,7 +168,7 @@ class ClassificationData:
 
 
 @dataclass(frozen=True)
-class RetrievalOptions:
+class CaptionedDataOptions:
     """
     What to take from images with captions, where it is not what the registry says.
 
@@ -460,7 +460,7 @@ def _label_column(data: datasets.Dataset, given: str | None, entry: RegistryEntr
 
 def load_retrieval(
     source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
-    options: RetrievalOptions | None = None,
+    options: CaptionedDataOptions | None = None,
 ) -> RetrievalData:
     """
     Load images with their captions.
@@ -470,7 +470,7 @@ def load_retrieval(
             A name of the registry, see [`dataset_names`] with the task `"retrieval"`; `"name=path"` for a local copy;
             whatever [`load_pairs`] takes (files, folders, the hub); a `datasets.Dataset`, or several by the name of
             their part.
-        options ([`RetrievalOptions`], *optional*):
+        options ([`CaptionedDataOptions`], *optional*):
             Columns, part, number of images and of captions.
 
     Returns:
@@ -480,8 +480,25 @@ def load_retrieval(
         ValueError: if there are no such data, part or column, no rows, or a caption is missing or blank.
         TypeError: if `source` is nothing that can hold data.
     """
+<<<<<<< HEAD
     options = options or RetrievalOptions()
     opened = open_source(source, "retrieval")
+=======
+    options = options or CaptionedDataOptions()
+    text = str(source) if isinstance(source, str | os.PathLike) else None
+    name, equals, path = (text or "").partition("=")
+    entry = None
+    if equals and not os.path.exists(text) and re.fullmatch(r"[\w-]+", name):
+        entry, text = get_dataset(name), path
+    elif text is not None and registry_name(text) is not None:
+        entry = get_dataset(text)
+    if entry is not None and "retrieval" not in entry.tasks:
+        raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
+    if not (text or "").strip() or (entry is not None and not equals):
+        opened = open_source(source, options.image_root, options.image_column)
+    else:
+        opened = _open_pairs(text, entry, options)
+>>>>>>> main
     split = opened.resolve(options.split)
 
     def read(rows: Rows) -> datasets.Dataset:
@@ -489,12 +506,31 @@ def load_retrieval(
             return undecoded(rows.read_dataset(_image_column_of(options, opened.entry), options.image_root))
         return undecoded(read_pairs(rows, _pair_options(options)))
 
+<<<<<<< HEAD
     data = opened.load(split, read)
     retrieval = RetrievalData(opened.name, data, "", [], split, opened.location)
     return _retrieval(data, options, opened.entry, retrieval)
+=======
+def _open_pairs(source: str, entry: RegistryEntry | None, options: CaptionedDataOptions) -> DataSource:
+    """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
+    try:
+        parts = split_names(source)
+    except ValueError as error:
+        # What is no path was looked for on the hub.
+        if error.__cause__ is None and not str(error).startswith("There is no file"):
+            raise
+        raise nothing_there(source, "retrieval", error.__cause__) from error
+    asked = [options.split] if options.split and options.split[-1] == "]" else []
+    read = functools.partial(load_pairs, source, options=_pair_options(options))
+    load = (
+        {part: functools.partial(read, split=part) for part in (*parts, *asked)} if parts or asked else {WHOLE: read}
+    )
+    name = entry.name if entry else os.path.basename(source.rstrip("/")) or source
+    return DataSource(name, source, load, entry)
+>>>>>>> main
 
 
-def _pair_options(options: RetrievalOptions) -> PairOptions:
+def _pair_options(options: CaptionedDataOptions) -> PairOptions:
     return PairOptions(
         image_column=options.image_column or "image",
         caption_column=options.caption_column or "caption",
@@ -504,7 +540,7 @@ def _pair_options(options: RetrievalOptions) -> PairOptions:
 
 
 def _retrieval(
-    data: datasets.Dataset, options: RetrievalOptions, entry: RegistryEntry | None, found: RetrievalData
+    data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, found: RetrievalData
 ) -> RetrievalData:
     image_column = _image_column(data, options.image_column, entry)
     caption_column = options.caption_column
@@ -542,7 +578,7 @@ __all__ = [
     "ClassificationData",
     "ClassificationOptions",
     "RetrievalData",
-    "RetrievalOptions",
+    "CaptionedDataOptions",
     "load_classification",
     "load_retrieval",
     "load_splits",

@@ -1,9 +1,8 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Which labels a model gives to which groups of images (Radford et al. 2021, section 7.1, tables 3 to 7 and figure 18).
+"""Which labels a model gives to which groups of images (Radford et al. 2021, section 7.1, tables 3 to 7, figure 18).
 
-The labels, their categories and the annotations of the images are the user's: no label set comes with the library.
+Labels, their categories and the annotations of the images come from the user; the library has no label set.
 Shapes: n images, c labels, k categories.
 """
 
@@ -15,10 +14,12 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images
+from ...embedding.bulk_encoding import encode_readable_images
+from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.wording import counted
 from ..numerics.metric_inputs import as_numbers
+from ..numerics.statistics import percentile_interval
 from .bias_results import Disparity, GroupAccuracy, GroupShares, LabelProbeResult, LabelSetChange, LabelSetComparison
 from .zero_shot import class_embeddings, class_notes
 
@@ -30,8 +31,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class LabelProbeOptions:
-    """
-    How labels are given to images, and which groups are compared.
+    """How labels are given to images, and which groups are compared.
 
     Args:
         top_k (`int`, *optional*, defaults to 1):
@@ -52,7 +52,11 @@ class LabelProbeOptions:
         confidence (`float`, *optional*, defaults to 0.95):
             Share of the resamples that an interval covers.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap and the permutations.
+            Seed of the bootstrap and the permutations.
+        templates (*optional*, defaults to `"a photo of a {}."`):
+            For [`evaluate_label_probe`]: prompts around the labels; see [`build_text_classifier`].
+        encoding ([`EncodingOptions`], *optional*):
+            For [`evaluate_label_probe`]: how images are encoded and where features are kept.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -66,6 +70,8 @@ class LabelProbeOptions:
     resamples: int = 1000
     confidence: float = 0.95
     seed: int = 0
+    templates: Any = "a photo of a {}."
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
 
     def __post_init__(self):
         if not isinstance(self.top_k, int) or self.top_k < 1:
@@ -92,8 +98,7 @@ def label_probe(
     data: str = "",
     split: str = "test",
 ) -> LabelProbeResult:
-    """
-    Count which groups of images get labels of which categories (Radford et al. 2021, section 7.1).
+    """Count which groups of images get labels of which categories (Radford et al. 2021, section 7.1).
 
     Args:
         probabilities (array of shape (n, c)):
@@ -238,7 +243,11 @@ def _shares(
         own = members[values == value]
         shares = own.mean(axis=0)
         drawn = _resampled_shares(shares, len(own), options, generator)
-        intervals = {name: _interval(drawn[:, column], options) for column, name in enumerate(names) if len(drawn)}
+        intervals = {
+            name: percentile_interval(drawn[:, column], options.confidence)
+            for column, name in enumerate(names)
+            if len(drawn)
+        }
         groups.append(
             GroupShares(attribute, value, len(own), dict(zip(names, shares.tolist(), strict=True)), intervals)
         )
@@ -250,12 +259,6 @@ def _resampled_shares(
 ) -> np.ndarray:
     """Shares in resamples of a group, (resamples, ...). Of a yes or no, drawing rows is drawing a binomial number."""
     return generator.binomial(size, np.broadcast_to(shares, (options.resamples, *np.shape(shares)))) / size
-
-
-def _interval(drawn: np.ndarray, options: LabelProbeOptions) -> tuple[float, float]:
-    tails = (1 - options.confidence) / 2
-    low, high = np.quantile(drawn, [tails, 1 - tails])
-    return float(low), float(high)
 
 
 def _disparities(
@@ -273,7 +276,7 @@ def _disparities(
         difference, interval, p_value = float(shares[high] - shares[low]), None, None
         if options.resamples:
             drawn = [_resampled_shares(shares[each], sizes[each], options, generator) for each in (high, low)]
-            interval = _interval(drawn[0] - drawn[1], options)
+            interval = percentile_interval(drawn[0] - drawn[1], options.confidence)
             p_value = _p_value(np.rint(shares * sizes).astype(np.int64), sizes, options, generator)
         found.append(
             Disparity(large[0].attribute, name, large[high].value, large[low].value, difference, interval, p_value)
@@ -325,7 +328,7 @@ def _accuracies(
         for attribute, value, rows in parts:
             accuracy, size = float(right[rows].mean()), int(rows.sum())
             drawn = _resampled_shares(np.float64(accuracy), size, options, generator)
-            interval = _interval(drawn, options) if options.resamples else None
+            interval = percentile_interval(drawn, options.confidence) if options.resamples else None
             found.append(GroupAccuracy(target, attribute, value, size, accuracy, interval))
     return found
 
@@ -349,17 +352,15 @@ def evaluate_label_probe(
     data: datasets.Dataset,
     categories: Mapping[str, Sequence[str]],
     attributes: Sequence[str] | Mapping[str, Sequence[Any]],
-    *,
-    templates: Any = "a photo of a {}.",
-    image_column: str = "image",
     options: LabelProbeOptions | None = None,
-    encoding: EncodingOptions | None = None,
+    *,
+    processor: Any = None,
+    image_column: str = "image",
 ) -> LabelProbeResult:
-    """
-    Classify annotated images with a label set, and count which groups get labels of which categories.
+    """Classify annotated images with a label set, and count which groups get labels of which categories.
 
     Args:
-        model ([`DualEncoder`], `str` or path):
+        model ([`DualEncoder`], `nn.Module`, `str` or path):
             The model; see [`load_dual_encoder`].
         data (`datasets.Dataset`):
             Images.
@@ -368,22 +369,20 @@ def evaluate_label_probe(
         attributes (`Sequence[str]` or `Mapping[str, Sequence]`):
             Columns of `data` with annotations, or annotations by name, a value for each image. Of a column of
             `ClassLabel`s the values are the names.
-        templates (*optional*, defaults to `"a photo of a {}."`):
-            Prompts around the labels; see [`build_text_classifier`].
+        options ([`LabelProbeOptions`], *optional*):
+            How many labels an image gets, which groups are compared, the bootstrap, prompts and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
         image_column (`str`, *optional*, defaults to `"image"`):
             Column of the images.
-        options ([`LabelProbeOptions`], *optional*):
-            How many labels an image gets, which groups are compared, and the bootstrap.
-        encoding ([`EncodingOptions`], *optional*):
-            How images are encoded and where features are kept.
 
     Returns:
         [`LabelProbeResult`]
 
     Raises:
         TypeError: if `data` is no `datasets.Dataset`.
-        ValueError: if there is no such column, more images cannot be read than `encoding.max_skipped_share` allows, or
-            as [`label_probe`] does.
+        ValueError: if there is no such column, more images cannot be read than `options.encoding.max_skipped_share`
+            allows, or as [`label_probe`] does.
     """
     if not isinstance(data, datasets.Dataset):
         raise TypeError(
@@ -393,13 +392,13 @@ def evaluate_label_probe(
     labels, _ = _checked_categories(categories)
     if not isinstance(attributes, Mapping):
         attributes = _columns(data, attributes)
-    # Before anything is encoded.
-    _groups(attributes, (options or LabelProbeOptions()).crossings, len(data))
-    encoder = load_dual_encoder(model)
-    classifier = class_embeddings(encoder, labels, templates, encoding)
+    options = options or LabelProbeOptions()
+    _groups(attributes, options.crossings, len(data))  # before anything is encoded
+    encoder = load_dual_encoder(model, processor=processor)
+    classifier = class_embeddings(encoder, labels, options.templates, options.encoding)
     info = data.info.dataset_name if data.info is not None else None
     name, split = info or "images", str(data.split or "test")
-    found = encode_readable_images(encoder, data, image_column, options=encoding, name=f"{name} ({split})")
+    found = encode_readable_images(encoder, data, image_column, options=options.encoding, name=f"{name} ({split})")
     images = found.features
     # The bias of SigLIP's scores is the same for all labels, and softmax does not see it.
     scores = np.float64(encoder.logit_scale) * (images.astype(np.float64) @ classifier.T)
@@ -447,8 +446,7 @@ def compare_label_sets(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> LabelSetComparison:
-    """
-    What adding or changing labels does to each group, on the same images (Radford et al. 2021, table 7).
+    """What adding or changing labels does to each group, on the same images (Radford et al. 2021, table 7).
 
     The paper added the label "child" and saw far fewer images of people under 20 in its crime-related and non-human
     categories. Categories that are in both label sets are compared.
@@ -486,7 +484,7 @@ def compare_label_sets(
                 # An image enters, leaves or neither: the three numbers of a resample are multinomial.
                 gained, lost = (two & ~one).mean(), (one & ~two).mean()
                 drawn = generator.multinomial(group.size, [gained, lost, max(0.0, 1 - gained - lost)], resamples)
-                interval = _interval((drawn[:, 0] - drawn[:, 1]) / group.size, options)
+                interval = percentile_interval((drawn[:, 0] - drawn[:, 1]) / group.size, options.confidence)
             shares = float(one.mean()), float(two.mean())
             changes.append(LabelSetChange(group.attribute, group.value, name, group.size, *shares, interval))
     return LabelSetComparison(changes)

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...utils.wording import counted
+from ...utils.figures import WIDTH, new_figure
+from ...utils.wording import counted, safe_name
 from .evaluation_result import (
     EvaluationResult,
     format_difference,
     format_difference_interval,
     format_interval,
     format_metric,
-    new_figure,
-    safe_name,
     table_cell,
 )
 
@@ -30,8 +29,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class GroupShares:
-    """
-    Images of one group, and the share of them that got a label of each category.
+    """Images of one group, and the share of them that got a label of each category.
 
     Args:
         attribute, value (`str`):
@@ -53,8 +51,7 @@ class GroupShares:
 
 @dataclass(frozen=True)
 class Disparity:
-    """
-    The largest difference between groups of an attribute in the share of a category.
+    """The largest difference between groups of an attribute in the share of a category.
 
     Args:
         attribute, category (`str`):
@@ -82,8 +79,7 @@ class Disparity:
 
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """
-    How often an attribute is recognised in one group.
+    """How often an attribute is recognised in one group.
 
     Args:
         target (`str`):
@@ -108,8 +104,7 @@ class GroupAccuracy:
 
 @dataclass(kw_only=True)
 class LabelProbeResult(EvaluationResult):
-    """
-    Which labels groups of images got.
+    """Which labels groups of images got.
 
     Args:
         num_images, num_labels (`int`):
@@ -148,12 +143,14 @@ class LabelProbeResult(EvaluationResult):
     group_of: dict[str, np.ndarray]
     resamples: int = 0
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Largest differences and accuracies over all images by name, 0 to 1."""
         found = {f"{safe_name(each.target)}_accuracy": each for each in self.accuracies if each.attribute == "all"}
         figures = {name: each.accuracy for name, each in found.items()}
         return figures | {_metric_name(each): each.difference for each in self.disparities}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         found = {
@@ -162,6 +159,7 @@ class LabelProbeResult(EvaluationResult):
         found |= {_metric_name(each): each.interval for each in self.disparities}
         return {name: interval for name, interval in found.items() if interval is not None}
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The categories of each image."""
         return {"members": self.members}
@@ -182,8 +180,7 @@ class LabelProbeResult(EvaluationResult):
         return "\n\n".join(parts)
 
     def limitations_section(self) -> str:
-        """
-        Text for a model card, for `ModelCardDetails.limitations`: what was counted, and what it does not show.
+        """Text for a model card, for `ModelCardDetails.limitations`: what was counted, and what it does not show.
 
         Labels are not quoted, only the names of their categories.
         """
@@ -213,22 +210,27 @@ class LabelProbeResult(EvaluationResult):
         """Shares of the categories by group, one panel for each attribute."""
         attributes = list(self.group_of)
         most = max(sum(group.attribute == name for group in self.groups) for name in attributes)
-        height = 1.2 + (0.35 + 0.18 * len(self.overall)) * most
-        figure = new_figure(5.5 * len(attributes), min(height, 20))
-        for axes, attribute in zip(figure.subplots(1, len(attributes), squeeze=False)[0], attributes, strict=True):
-            groups = [group for group in self.groups if group.attribute == attribute]
-            width = 0.8 / len(self.overall)
-            for index, category in enumerate(self.overall):
-                shares = 100 * np.array([group.shares[category] for group in groups])
-                ends = 100 * np.array([group.intervals.get(category, (np.nan, np.nan)) for group in groups])
-                places = np.arange(len(groups)) + (index - (len(self.overall) - 1) / 2) * width
-                errors = np.clip([shares - ends[:, 0], ends[:, 1] - shares], 0, None)
-                axes.barh(places, shares, width, xerr=errors, label=category, error_kw={"linewidth": 0.8})
-            axes.set_yticks(range(len(groups)), [self._marked(group.value, group.size) for group in groups])
-            axes.invert_yaxis()
-            axes.set(xlabel="images (%)", title=attribute)
-        handles, names = axes.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper center", ncols=len(names), fontsize=8)
+        height = 1.5 + (0.35 + 0.18 * len(self.overall)) * most
+        width = max(WIDTH, 4.5 * len(attributes))
+        with new_figure(self.plot_title(), min(height, 20), width) as figure:
+            for axes, attribute in zip(figure.subplots(1, len(attributes), squeeze=False)[0], attributes, strict=True):
+                groups = [group for group in self.groups if group.attribute == attribute]
+                thickness = 0.8 / len(self.overall)
+                for index, category in enumerate(self.overall):
+                    shares = 100 * np.array([group.shares[category] for group in groups])
+                    ends = 100 * np.array([group.intervals.get(category, (np.nan, np.nan)) for group in groups])
+                    places = np.arange(len(groups)) + (index - (len(self.overall) - 1) / 2) * thickness
+                    errors = np.clip([shares - ends[:, 0], ends[:, 1] - shares], 0, None)
+                    bars = {"linewidth": 0.8, "capsize": 2}
+                    axes.barh(places, shares, thickness, xerr=errors, label=category, error_kw=bars)
+                axes.set_yticks(range(len(groups)), [self._marked(group.value, group.size) for group in groups])
+                axes.grid(axis="y", visible=False)
+                axes.invert_yaxis()
+                axes.set(xlabel="images with a label of the category (%)", title=f"by {attribute}")
+            handles, names = axes.get_legend_handles_labels()
+            figure.legend(
+                handles, names, loc="outside lower left", ncols=len(names), title="category; bars: 95% intervals"
+            )
         return figure
 
     def _method(self) -> str:
@@ -283,8 +285,7 @@ class LabelProbeResult(EvaluationResult):
 
 @dataclass(frozen=True)
 class LabelSetChange:
-    """
-    What another label set changes for one group and category.
+    """What another label set changes for one group and category.
 
     Args:
         attribute, value (`str`):
@@ -310,8 +311,7 @@ class LabelSetChange:
 
 @dataclass(frozen=True)
 class LabelSetComparison:
-    """
-    What another label set changes.
+    """What another label set changes.
 
     Args:
         changes (`list[LabelSetChange]`):

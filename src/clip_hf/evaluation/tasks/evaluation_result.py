@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from huggingface_hub import EvalResult
 
-from ... import __version__
+from _clip_hf_cli import VERSION
+
 from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
-from ...utils.extras import require_extra
+from ...utils.figures import save_figure
+from ...utils.tables import draw_table
+from ...utils.wording import safe_name
+from .metric_labels import model_label, task_label
 
 
 if TYPE_CHECKING:
@@ -35,8 +39,7 @@ _AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", 
 
 @dataclass(kw_only=True)
 class EvaluationResult:
-    """
-    Base class of results. A subclass adds its fields, and says what its headline figures are.
+    """Base class of results. A subclass adds its fields, and says what its headline figures are.
 
     Args:
         model (`str`):
@@ -74,14 +77,17 @@ class EvaluationResult:
         """Name for files of this result, without ending: task, data and split."""
         return "-".join(safe_name(part) for part in (self.task, self.data, self.split) if part)
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Headline figures by name: shares from 0 to 1, unless their name says otherwise."""
         raise NotImplementedError
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Confidence intervals of headline figures by name; those without one are left out."""
         return {}
 
+    @property
     def words(self) -> dict[str, str]:
         """What is shown of headline figures that are no number, by name."""
         return {}
@@ -94,20 +100,21 @@ class EvaluationResult:
         """Further Markdown for below the table of headline figures; may be empty."""
         return ""
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """Fields with a value for each image or text, which go into a file of arrays instead of the JSON."""
         return {}
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays in types that JSON has; `metrics` and `intervals` stand at the top."""
-        arrays = self.arrays()
+        arrays = self.arrays
         own = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in arrays}
         return {
             "task": self.task,
             **{name: own.pop(name) for name in _AT_THE_TOP},
-            "metrics": _plain(self.metrics()),
-            "intervals": _plain(self.intervals()),
-            "words": self.words(),
+            "metrics": _plain(self.metrics),
+            "intervals": _plain(self.intervals),
+            "words": self.words,
             "details": own,
             "environment": environment(),
         }
@@ -119,13 +126,25 @@ class EvaluationResult:
         lines += [f"| {' | '.join(row[: len(columns)])} |" for row in self.table_rows()]
         return "\n\n".join(["\n".join(lines), *self.notes])
 
+    def terminal_table(self) -> str:
+        """The same table for a terminal, under a line that names task, model and data."""
+        columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
+        rows = [row[: len(columns)] for row in self.table_rows()]
+        title = f"{self.task}: {self.model} on {self.data} ({self.split})"
+        return "\n\n".join([draw_table(title, columns, rows), *self.notes])
+
+    def plot_title(self) -> str:
+        """What was evaluated, in words."""
+        model = model_label(self.model)
+        subject = " on ".join(name for name in (model, f"{self.data} ({self.split})" if self.data else "") if name)
+        return ": ".join(part for part in (task_label(self.task), subject) if part)
+
     def table_rows(self) -> list[tuple[str, str, str, str]]:
-        """
-        The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
+        """The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
 
         Below them stand the share of the most frequent class, and the images that were skipped.
         """
-        intervals, words = self.intervals(), self.words()
+        intervals, words = self.intervals, self.words
         rows = [
             (
                 name,
@@ -133,7 +152,7 @@ class EvaluationResult:
                 format_interval(name, intervals[name]) if intervals.get(name) else "",
                 format_metric(name, self.chance[name]) if name in self.chance else "",
             )
-            for name, value in self.metrics().items()
+            for name, value in self.metrics.items()
         ]
         if self.majority_class is not None:
             rows.append(("majority_class", format_metric("", self.majority_class), "", ""))
@@ -150,12 +169,11 @@ class EvaluationResult:
         ]
 
     def eval_results(self) -> list[EvalResult]:
-        """
-        The headline figures for the `model-index` of a model card; shares as percentages.
+        """The headline figures for the `model-index` of a model card; shares as percentages.
 
         A 95% interval, where there is one, is in `metric_args["interval_95"]`: its two ends.
         """
-        intervals = self.intervals()
+        intervals = self.intervals
         return [
             EvalResult(
                 task_type=self.task_type,
@@ -167,14 +185,14 @@ class EvaluationResult:
                 metric_value=round(float(value) * _scale(name), _DECIMALS),
                 metric_args=_interval_of(name, intervals.get(name)),
             )
-            for name, value in self.metrics().items()
+            for name, value in self.metrics.items()
             if np.isfinite(value)
         ]
 
     def save(self, folder: str | os.PathLike, stem: str | None = None) -> list[Path]:
-        """
-        Write `stem.json` and `stem.md`, and `stem.npz` and `stem.png` if there are arrays or a plot; each file appears
-        when it is complete.
+        """Write `stem.json` and `stem.md`, and, if there are arrays or a plot, `stem.npz` and `stem.png`.
+
+        Each file appears when it is complete.
 
         Args:
             folder (`str` or `os.PathLike`):
@@ -193,7 +211,7 @@ class EvaluationResult:
             heading = f"# {self.task}: {self.model} on {self.data} ({self.split})"
             parts = [heading, self.table(), self.details(), *self._skipped_lines()]
             temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
-        arrays = self.arrays()
+        arrays = self.arrays
         if arrays:
             paths.append(Path(folder) / f"{stem}.npz")
             with replaced_file(paths[-1]) as temporary, open(temporary, "wb") as file:
@@ -278,36 +296,12 @@ def environment() -> dict[str, str]:
     """Versions, machine and time, for every file of results."""
     packages = ("torch", "transformers", "numpy")
     return {
-        "clip_hf": __version__,
+        "clip_hf": VERSION,
         **{package: version(package) for package in packages},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """
-    An empty plot, in inches.
-
-    Raises:
-        MissingExtra: if matplotlib is not installed.
-    """
-    require_extra("eval", "A plot", "matplotlib")
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write a plot as PNG; the file appears when it is complete."""
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def safe_name(name: str) -> str:
-    """`name` with what a file's name had better not hold replaced."""
-    return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
 
 
 def _plain(value: Any) -> Any:
@@ -335,9 +329,6 @@ __all__ = [
     "format_metric",
     "is_difference",
     "majority_share",
-    "new_figure",
     "points_text",
-    "safe_name",
-    "save_figure",
     "table_cell",
 ]

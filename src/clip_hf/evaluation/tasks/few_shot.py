@@ -4,25 +4,33 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
+from ...embedding.load_encoder import load_dual_encoder
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.logistic_regression import (
     LinearClassifier,
     LogisticRegressionOptions,
     RegularizationPath,
     check_all_classes,
-    check_features,
     check_labels,
     num_classes_of,
 )
+from ..numerics.metric_inputs import check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS
-from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share, new_figure
+from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
+from .evaluation_task import TaskSettings
+from .labelled_features import TrainAndTestTask, encode_splits, train_and_test
 from .linear_probe import search_lambda
+from .metric_labels import metric_label
+from .zero_shot import class_embeddings, class_notes
 
 
 if TYPE_CHECKING:
@@ -39,15 +47,18 @@ _TEXT_PENALTY = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotOptions(LogisticRegressionOptions):
-    """
-    How few-shot classifiers are made.
+    """How few-shot classifiers are made.
 
     lambda is never chosen on test rows: it is fixed, or searched on validation rows if there are some. Those are
     labels too, as a rule more of them than the shots.
 
     Args:
-        solver, max_iterations, tolerance, intercept, device, dtype:
-            See [`LogisticRegressionOptions`]. What starts at the text classifier needs `solver="torch"`.
+        max_iterations, tolerance, intercept, device, dtype:
+            See [`LogisticRegressionOptions`].
+        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`):
+            Examples of each class.
+        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
+            Seeds of the draws, one draw of each number of examples for each.
         metric (`str`, *optional*, defaults to `"top1"`):
             One of `CLASSIFICATION_METRICS` for one class an image.
         zero_shot_accuracy (`float`, *optional*):
@@ -64,14 +75,18 @@ class FewShotOptions(LogisticRegressionOptions):
         fully_supervised (`bool`, *optional*, defaults to `False`):
             Also fit to all training rows, as the last point of the interpolation, as in the paper's figure 7.
         class_names (`Sequence[str]`, *optional*):
-            For messages.
+            Names of the classes, for messages.
+        encoding ([`EncodingOptions`], *optional*):
+            For [`evaluate_few_shot`]: how images are encoded and where features are kept.
         model, data, split (`str`, *optional*):
-            Names for the result.
+            Names for the result of [`few_shot`].
 
     Raises:
         ValueError: If a value is not allowed.
     """
 
+    shots: Sequence[int] = (1, 2, 4, 8, 16)
+    seeds: Sequence[int] = (0, 1, 2)
     metric: str = "top1"
     zero_shot_accuracy: float | None = None
     validation: tuple[Features, np.ndarray] | None = None
@@ -80,6 +95,7 @@ class FewShotOptions(LogisticRegressionOptions):
     logit_scale: float = 100.0
     fully_supervised: bool = False
     class_names: Sequence[str] | None = None
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
     model: str = ""
     data: str = ""
     split: str = "test"
@@ -98,8 +114,7 @@ class FewShotOptions(LogisticRegressionOptions):
 
 @dataclass(kw_only=True)
 class FewShotCurve:
-    """
-    Scores of one kind of few-shot classifier.
+    """Scores of one kind of few-shot classifier.
 
     Args:
         scores (`np.ndarray`):
@@ -127,8 +142,7 @@ class FewShotCurve:
 
 @dataclass(kw_only=True)
 class FewShotResult(EvaluationResult):
-    """
-    Figures of few-shot classifiers.
+    """Figures of few-shot classifiers.
 
     Args:
         metric (`str`):
@@ -177,6 +191,7 @@ class FewShotResult(EvaluationResult):
             return {}
         return {0: self.zero_shot_accuracy} | dict(zip(self.shots, self.from_text.mean.tolist()))
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Means over seeds by shots, zero-shot, and the shots that match it; NaN where not known."""
         found = {f"{shots}_shot": value for shots, value in self.accuracies.items()}
@@ -188,6 +203,7 @@ class FewShotResult(EvaluationResult):
             "shots_to_match_zero_shot": self.shots_to_match_zero_shot,
         }
 
+    @property
     def words(self) -> dict[str, str]:
         """The shots that match zero-shot as they are shown: `"fewer than 1"` where there is no number."""
         return {"shots_to_match_zero_shot": self.match} if self.match else {}
@@ -216,39 +232,51 @@ class FewShotResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Scores by shots, with zero-shot as a star, as in the paper's figure 6."""
-        figure = new_figure(7, 4.5)
-        axis = figure.subplots()
-        # 0 has no place on a logarithmic axis; it stands one doubling before the fewest shots.
-        places = np.log2(self.shots)
-        first = places[0] - 1
-        axis.errorbar(
-            places, 100 * self.probe.mean, 100 * self.probe.spread, marker="o", capsize=3, label="linear probe"
-        )
-        if self.from_text is not None:
-            means = 100 * np.array([self.zero_shot_accuracy, *self.from_text.mean])
-            spreads = 100 * np.array([0.0, *self.from_text.spread])
-            label = "starting at the text classifier"
-            axis.errorbar([first, *places], means, spreads, marker="s", capsize=3, label=label)
-        if math.isfinite(self.zero_shot_accuracy):
-            axis.axhline(100 * self.zero_shot_accuracy, color="tab:purple", linestyle="--", linewidth=1)
-            axis.plot(first, 100 * self.zero_shot_accuracy, "*", color="tab:purple", markersize=15, label="zero-shot")
-        ticks = dict(zip([first, *places], ["0", *map(str, self.shots)]))
-        if self.fully_supervised is not None and self.fully_supervised[0] > self.shots[-1]:
-            rows, score = self.fully_supervised
-            ends = [places[-1], math.log2(rows)], [100 * self.probe.mean[-1], 100 * score]
-            axis.plot(*ends, "o:", color="tab:blue", markerfacecolor="white", label="all training images")
-            if rows > 1.4 * self.shots[-1]:  # else its label would stand on that of the most shots
-                ticks[ends[0][1]] = f"{rows:.4g}"
-        if math.isfinite(self.shots_to_match_zero_shot):
-            axis.axvline(math.log2(self.shots_to_match_zero_shot), color="tab:purple", linestyle=":", linewidth=1)
-        axis.set_xticks(list(ticks), list(ticks.values()))
-        axis.set(xlabel="labelled examples per class", ylabel=f"{self.metric} (%)")
-        names = " on ".join(name for name in (self.model, self.data) if name)
-        worth = f"zero-shot is worth {self.match} shot{'s' * (self.match[-2:] != ' 1')}" if self.match else ""
-        axis.set_title(": ".join(part for part in ("Few-shot", names, worth) if part), fontsize=10)
-        axis.grid(alpha=0.3)
-        axis.legend(loc="best", fontsize=8)
+        with new_figure(self.plot_title(), 4.8) as figure:
+            axis = figure.subplots()
+            # 0 has no place on a logarithmic axis; it stands one doubling before the fewest shots.
+            places = np.log2(self.shots)
+            first = places[0] - 1
+            axis.errorbar(places, 100 * self.probe.mean, 100 * self.probe.spread, marker="o", label="linear probe")
+            if self.from_text is not None:
+                means = 100 * np.array([self.zero_shot_accuracy, *self.from_text.mean])
+                spreads = 100 * np.array([0.0, *self.from_text.spread])
+                label = "starting at the text classifier"
+                axis.errorbar([first, *places], means, spreads, marker="s", label=label)
+            if math.isfinite(self.zero_shot_accuracy):
+                axis.axhline(100 * self.zero_shot_accuracy, color=COLOURS[3], linestyle="--", linewidth=1)
+                axis.plot(
+                    first,
+                    100 * self.zero_shot_accuracy,
+                    "*",
+                    color=COLOURS[3],
+                    markersize=15,
+                    zorder=3,
+                    label="zero-shot",
+                )
+            ticks = dict(zip([first, *places], ["0", *map(str, self.shots)]))
+            if self.fully_supervised is not None and self.fully_supervised[0] > self.shots[-1]:
+                rows, score = self.fully_supervised
+                ends = [places[-1], math.log2(rows)], [100 * self.probe.mean[-1], 100 * score]
+                axis.plot(*ends, "o:", color=COLOURS[0], markerfacecolor="white", label="all training images")
+                if rows > 1.4 * self.shots[-1]:  # else its label would stand on that of the most shots
+                    ticks[ends[0][1]] = f"{rows:.4g}"
+            if math.isfinite(self.shots_to_match_zero_shot):
+                axis.axvline(math.log2(self.shots_to_match_zero_shot), color=COLOURS[3], linestyle=":", linewidth=1)
+            axis.set_xticks(list(ticks), list(ticks.values()))
+            axis.set(xlabel="labelled images per class", ylabel=f"{metric_label(self.metric)} (%)")
+            axis.set_title("; ".join(self._captions()))
+            axis.legend(loc="best")
         return figure
+
+    def _captions(self) -> list[str]:
+        """What the title of the plot says besides what was measured."""
+        bars = f"Bars: ± 1 standard deviation over {counted(len(self.seeds), 'draw')}"
+        shots = "shot" if self.match.endswith(" 1") else "shots"
+        return [
+            *([bars] if len(self.seeds) > 1 else []),
+            *([f"zero-shot is worth {self.match} {shots}"] if self.match else []),
+        ]
 
 
 def few_shot(
@@ -257,13 +285,10 @@ def few_shot(
     test_features: Features,
     test_labels: np.ndarray,
     *,
-    shots: Sequence[int] = (1, 2, 4, 8, 16),
-    seeds: Sequence[int] = (0, 1, 2),
     text_classifier: Features | None = None,
     options: FewShotOptions | None = None,
 ) -> FewShotResult:
-    """
-    Logistic regressions on a few examples of each class (Radford et al. 2021, section 3.1.5).
+    """Logistic regressions on a few examples of each class (Radford et al. 2021, section 3.1.5).
 
     - A seed decides an order of each class's training rows; k shots are the first k, so that fewer shots are a part of
       more.
@@ -279,14 +304,10 @@ def few_shot(
             (n,) integers from 0.
         test_features, test_labels:
             What is scored.
-        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`):
-            Examples of each class.
-        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
-            One draw each.
         text_classifier (`np.ndarray` or `torch.Tensor`, *optional*):
             (c, d), as [`build_text_classifier`] or [`class_embeddings`] give it.
         options ([`FewShotOptions`], *optional*):
-            Metric, lambda, validation rows, solver, names.
+            Shots, seeds, metric, lambda, validation rows, names.
 
     Returns:
         [`FewShotResult`]
@@ -303,12 +324,11 @@ def few_shot(
     >>> print(result.accuracies, result.match)
     ```
     """
-    run = _Run(
-        (train_features, train_labels), (test_features, test_labels), text_classifier, options or FewShotOptions()
-    )
-    shots, seeds = sorted({int(count) for count in shots}), [int(seed) for seed in seeds]
+    options = options or FewShotOptions()
+    run = _Run((train_features, train_labels), (test_features, test_labels), text_classifier, options)
+    shots, seeds = sorted({int(count) for count in options.shots}), [int(seed) for seed in options.seeds]
     run.check_shots(shots, seeds)
-    options, zero_shot = run.options, run.zero_shot()
+    zero_shot = run.zero_shot()
     probe = run.curve(shots, seeds, None)
     from_text = None if run.text is None else run.curve(shots, seeds, run.text)
     full = run.fully_supervised() if options.fully_supervised else None
@@ -331,13 +351,100 @@ def few_shot(
         lambda_from=run.lambda_from,
     )
     chance = chance_of(options.metric, run.num_classes, run.test_labels)
-    result.chance = {name: chance for name in result.metrics() if name != "shots_to_match_zero_shot"}
+    result.chance = {name: chance for name in result.metrics if name != "shots_to_match_zero_shot"}
     return result
 
 
-def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> tuple[float, str]:
+def evaluate_few_shot(
+    model: Any, data: Any, options: FewShotOptions | None = None, *, processor: Any = None
+) -> FewShotResult:
+    """Fit classifiers to a few images of each class, and compare with zero-shot (Radford et al. 2021, section 3.1.5).
+
+    Features are image embeddings in the space shared with texts. Prompts and metric are the data's, the temperature is
+    the model's; [`few_shot`] says what is done with them.
+
+    Args:
+        model ([`DualEncoder`], `nn.Module`, `str` or path):
+            The model; see [`load_dual_encoder`].
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes):
+            Labelled images by split, of which train and test are used.
+        options ([`FewShotOptions`], *optional*):
+            Shots, seeds, penalties, encoding. `metric`, `class_names` and `logit_scale` come from data and model.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
+
+    Returns:
+        [`FewShotResult`]
+
+    Raises:
+        ValueError: if train or test is missing, their classes differ, images have several classes, a class has fewer
+            images than the most shots, or more images cannot be read than `options.encoding.max_skipped_share` allows
+            (the others are skipped and counted).
+
+    Example:
+
+    ```python
+    >>> from clip_hf.evaluation import evaluate_few_shot
+
+    >>> result = evaluate_few_shot("openai/clip-vit-base-patch32", "eurosat=path/to/eurosat")
+    >>> print(result.accuracies, result.match)
+    ```
     """
-    Shots at which a curve first reaches a score, interpolated linearly in the logarithm of shots (paper, figure 7).
+    options, parts = options or FewShotOptions(), train_and_test(data)
+    _check_parts(parts, options.shots)
+    encoder, test = load_dual_encoder(model, processor=processor), parts["test"]
+    arrays, skipped = encode_splits(encoder, parts, ("train", "test"), projected=True, options=options.encoding)
+    classifier = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
+    options = replace(
+        options,
+        metric=test.metric,
+        logit_scale=encoder.logit_scale,
+        class_names=test.class_names,
+        model=encoder.name,
+        data=test.name,
+        split=test.split,
+    )
+    result = few_shot(*arrays, text_classifier=classifier, options=options)
+    result.skipped = skipped
+    result.notes = class_notes(encoder, classifier, test.class_names, f"{test.name} ({test.split})")
+    return result
+
+
+def _check_parts(parts: dict[str, Any], shots: Sequence[int]) -> None:
+    if parts["test"].is_multi_label:
+        raise ValueError(f"An image of {parts['test'].name} may have several classes; few-shot is for one.")
+    train = parts["train"]
+    fewest = int(train.class_counts.min())
+    if max(shots) > fewest:
+        name = train.class_names[int(train.class_counts.argmin())]
+        raise ValueError(
+            f"The class {name!r} of {train.name} has {counted(fewest, 'image')} to train on, which is fewer than "
+            f"{max(shots)} shots; choose at most {fewest} (--shots)."
+        )
+
+
+class FewShotTask(TrainAndTestTask):
+    """Few-shot classifiers, and how many examples zero-shot is worth."""
+
+    result = FewShotResult
+
+    def check(self, parts: dict[str, Any], settings: TaskSettings) -> None:
+        """Refuse images with several classes, and more shots than a class has images."""
+        _check_parts(parts, settings.shots)
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> FewShotResult:
+        """Fit and score them."""
+        options = FewShotOptions(
+            shots=tuple(settings.shots),
+            seeds=tuple(range(settings.seed, settings.seed + settings.few_shot_seeds)),
+            fully_supervised=True,
+            encoding=settings.encoding,
+        )
+        return evaluate_few_shot(encoder, parts, options)
+
+
+def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> tuple[float, str]:
+    """Shots at which a curve first reaches a score, interpolated linearly in the logarithm of shots (paper, figure 7).
 
     Args:
         points (`Sequence[tuple[float, float]]`):
@@ -373,8 +480,7 @@ def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> t
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """
-    Rows of so many examples of each class, without replacement; those of fewer shots are among those of more.
+    """Rows of so many examples of each class, without replacement; those of fewer shots are among those of more.
 
     Args:
         labels (`np.ndarray`):
@@ -401,15 +507,15 @@ class _Run:
     def __init__(self, train: tuple, test: tuple, text_classifier: Features | None, options: FewShotOptions):
         self.options = options
         self.features, self.test_features = train[0], test[0]
-        check_features(self.features, "train_features")
+        check_matrix(self.features, "train_features")
         width = self.features.shape[1]
-        check_features(self.test_features, "test_features", width)
+        check_matrix(self.test_features, "test_features", width=width)
         self.labels = self._labels(train[1], len(self.features), "train_labels")
         self.test_labels = self._labels(test[1], len(self.test_features), "test_labels")
         known = [self.labels, self.test_labels]
         self.validation = None
         if options.validation is not None:
-            check_features(options.validation[0], "validation features", width)
+            check_matrix(options.validation[0], "validation features", width=width)
             labels = self._labels(options.validation[1], len(options.validation[0]), "validation labels")
             self.validation = (options.validation[0], labels)
             known.append(labels)
@@ -431,13 +537,11 @@ class _Run:
     def _text(self, text_classifier: Features | None, norm: float, width: int) -> np.ndarray | None:
         if text_classifier is None:
             return None
-        check_features(text_classifier, "text_classifier", width)
+        check_matrix(text_classifier, "text_classifier", width=width)
         if len(text_classifier) != self.num_classes:
             raise ValueError(
                 f"text_classifier has {len(text_classifier)} rows, but there are {self.num_classes} classes."
             )
-        if self.options.solver != "torch":
-            raise ValueError("Regressions that start at a text classifier need solver='torch'.")
         if not 0.9 < norm < 1.1:
             raise ValueError(
                 f"train_features have a mean squared norm of {norm:.3g}; with a text classifier give "
@@ -498,7 +602,6 @@ class _Run:
         index = torch.from_numpy(rows).to(features.device) if isinstance(features, torch.Tensor) else rows
         # The text classifier has no intercept; one that is free would not come from it.
         regression = LogisticRegressionOptions(
-            solver=options.solver,
             max_iterations=options.max_iterations,
             tolerance=options.tolerance,
             intercept=options.intercept and center is None,
@@ -534,4 +637,13 @@ def _linear(weights: np.ndarray) -> LinearClassifier:
     )
 
 
-__all__ = ["FewShotCurve", "FewShotOptions", "FewShotResult", "draw_shots", "few_shot", "shots_to_match"]
+__all__ = [
+    "FewShotCurve",
+    "FewShotOptions",
+    "FewShotResult",
+    "FewShotTask",
+    "draw_shots",
+    "evaluate_few_shot",
+    "few_shot",
+    "shots_to_match",
+]

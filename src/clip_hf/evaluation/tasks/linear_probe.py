@@ -3,24 +3,31 @@
 """Linear probes by the paper's protocol (section 3.2, appendix A.3): how good are features for a linear classifier?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
+from ...embedding.load_encoder import load_dual_encoder
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.logistic_regression import (
     LinearClassifier,
     LogisticRegressionOptions,
     RegularizationPath,
     check_all_classes,
-    check_features,
     check_labels,
     num_classes_of,
 )
+from ..numerics.metric_inputs import check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS, bootstrap_interval
-from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share, new_figure
+from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
+from .evaluation_task import TaskSettings
+from .labelled_features import TrainAndTestTask, encode_splits, train_and_test
+from .metric_labels import metric_label
 
 
 if TYPE_CHECKING:
@@ -38,25 +45,27 @@ _EQUAL = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbeOptions(LogisticRegressionOptions):
-    """
-    How a linear probe is made.
+    """How a linear probe is made.
 
     Args:
-        solver, max_iterations, tolerance, intercept, device, dtype:
+        max_iterations, tolerance, intercept, device, dtype:
             See [`LogisticRegressionOptions`].
         validation_share (`float`, *optional*, defaults to 0.2):
             Where there is no validation split: the share of the training rows that become one.
         resamples (`int`, *optional*, defaults to 1000):
             Bootstrap resamples of the test rows, for the interval; 0 for none.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap and of what is split off.
+            Seed of the bootstrap and of what is split off.
+        encoding ([`EncodingOptions`], *optional*):
+            For [`evaluate_linear_probe`]: how images are encoded and where features are kept.
         model, data, split (`str`, *optional*):
-            Names for the result.
+            Names for the result of [`linear_probe`].
     """
 
     validation_share: float = 0.2
     resamples: int = 1000
     seed: int = 0
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
     model: str = ""
     data: str = ""
     split: str = "test"
@@ -64,8 +73,7 @@ class LinearProbeOptions(LogisticRegressionOptions):
 
 @dataclass(kw_only=True)
 class LinearProbeFit:
-    """
-    One logistic regression of a linear probe.
+    """One logistic regression of a linear probe.
 
     Args:
         penalty (`float`):
@@ -73,7 +81,7 @@ class LinearProbeFit:
         rows (`int`):
             Rows it was fitted to.
         iterations (`int`):
-            L-BFGS iterations.
+            Iterations; see [`LinearClassifier`].
         gradient_norm (`float`):
             Norm of the objective's gradient per row at the end.
         converged (`bool`):
@@ -89,8 +97,7 @@ class LinearProbeFit:
 
 @dataclass(kw_only=True)
 class LinearProbeResult(EvaluationResult):
-    """
-    Figures of a linear probe.
+    """Figures of a linear probe.
 
     Args:
         metric (`str`):
@@ -109,8 +116,6 @@ class LinearProbeResult(EvaluationResult):
             Rows of each split.
         num_features, num_classes (`int`):
             Width of the features and number of classes.
-        solver (`str`):
-            What solved the regressions.
         fits (`list[LinearProbeFit]`):
             How each regression went, in the order of `sweep`; the last is the final one on train and validation.
         classifier ([`LinearClassifier`]):
@@ -131,7 +136,6 @@ class LinearProbeResult(EvaluationResult):
     rows: dict[str, int]
     num_features: int
     num_classes: int
-    solver: str
     fits: list[LinearProbeFit]
     classifier: LinearClassifier = field(repr=False)
     targets: np.ndarray = field(repr=False)
@@ -147,14 +151,17 @@ class LinearProbeResult(EvaluationResult):
         """Whether every regression came to its minimum within the iterations allowed."""
         return all(fit.converged for fit in self.fits)
 
+    @property
     def metrics(self) -> dict[str, float]:
         """The test score by its metric's name, and `lambda`."""
         return {self.metric: self.value, "lambda": self.best_lambda}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of the test score."""
         return {} if self.interval is None else {self.metric: self.interval}
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What there is for each test image, and the classifier's weights."""
         found = {"coefficients": self.classifier.coefficients, "intercept": self.classifier.intercept}
@@ -175,7 +182,7 @@ class LinearProbeResult(EvaluationResult):
         sizes = (counted(self.num_classes, "class", "classes"), counted(self.num_features, "feature"))
         parts = [
             f"{rows} images, {', '.join(sizes)}; validation: {self.validation}.",
-            f"lambda = {self.best_lambda:.4g} of {len(self.sweep)} tried, by {self.solver}'s L-BFGS.",
+            f"lambda = {self.best_lambda:.4g} of {len(self.sweep)} tried.",
         ]
         if self.best_lambda in (LAMBDAS[0], LAMBDAS[-1]):
             parts.append("**lambda is at the end of the grid**: a better one may lie beyond it.")
@@ -191,21 +198,21 @@ class LinearProbeResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Validation score by lambda, the one that was chosen, and the test score."""
-        figure = new_figure(7, 4.5)
-        axis = figure.subplots()
-        penalties = sorted(self.sweep)
-        scores = [100 * self.sweep[penalty] for penalty in penalties]
-        axis.plot(penalties, scores, marker="o", markersize=4, label="validation")
-        axis.plot(self.best_lambda, 100 * self.sweep[self.best_lambda], "*", markersize=14, label="chosen")
-        axis.axhline(100 * self.value, color="tab:green", linestyle="--", linewidth=1, label="test, after the refit")
-        if self.interval is not None:
-            low, high = (100 * bound for bound in self.interval)
-            axis.axhspan(low, high, color="tab:green", alpha=0.12, linewidth=0)
-        axis.set(xscale="log", xlabel="lambda", ylabel=f"{self.metric} (%)")
-        names = " on ".join(name for name in (self.model, self.data) if name)
-        axis.set_title(f"Linear probe: {names}" if names else "Linear probe", fontsize=10)
-        axis.grid(alpha=0.3)
-        axis.legend(loc="best", fontsize=8)
+        with new_figure(self.plot_title(), 4.4) as figure:
+            axis = figure.subplots()
+            penalties = sorted(self.sweep)
+            scores = [100 * self.sweep[penalty] for penalty in penalties]
+            axis.plot(penalties, scores, marker="o", label="validation, by λ")
+            chosen = f"chosen: λ = {self.best_lambda:.3g}"
+            axis.plot(self.best_lambda, 100 * self.sweep[self.best_lambda], "*", markersize=15, label=chosen)
+            label = f"test, refitted: {format_metric(self.metric, self.value)}"
+            axis.axhline(100 * self.value, color=COLOURS[2], linestyle="--", label=label)
+            if self.interval is not None:
+                low, high = (100 * bound for bound in self.interval)
+                axis.axhspan(low, high, color=COLOURS[2], alpha=0.15, linewidth=0, label="its 95% interval")
+            axis.set(xscale="log", xlabel="L2 penalty λ", ylabel=f"{metric_label(self.metric)} (%)")
+            axis.set_title(f"Logistic regression on {counted(self.num_features, 'image feature')}")
+            axis.legend(loc="best")
         return figure
 
 
@@ -220,11 +227,10 @@ def linear_probe(
     metric: str = "top1",
     options: LinearProbeOptions | None = None,
 ) -> LinearProbeResult:
-    """
-    Fit a linear classifier to features and score it (Radford et al. 2021, section 3.2 and appendix A.3).
+    """Fit a linear classifier to features and score it (Radford et al. 2021, section 3.2 and appendix A.3).
 
     - Features are an image tower's, *before* the projection into the space shared with texts.
-    - Logistic regression by L-BFGS, at most 1,000 iterations, with the L2 penalty lambda (scikit-learn's `1 / C`).
+    - Logistic regression, solved to its minimum, with the L2 penalty lambda (scikit-learn's `1 / C`).
     - lambda is chosen by [`search_lambda`] on the validation split.
     - The final classifier is fitted to train and validation together, and scored on the test split once.
 
@@ -241,7 +247,7 @@ def linear_probe(
         metric (`str`, *optional*, defaults to `"top1"`):
             One of `CLASSIFICATION_METRICS`; it also chooses lambda.
         options ([`LinearProbeOptions`], *optional*):
-            Solver, device, bootstrap, names.
+            Tolerance, device, bootstrap, names.
 
     Returns:
         [`LinearProbeResult`]
@@ -299,7 +305,6 @@ def linear_probe(
         rows={"train": len(train.labels), "validation": len(validation.labels), "test": len(test.labels)},
         num_features=train.features.shape[1],
         num_classes=num_classes,
-        solver=options.solver,
         fits=fits,
         classifier=final,
         targets=test.labels if single else none,
@@ -307,14 +312,69 @@ def linear_probe(
     )
 
 
-def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+def evaluate_linear_probe(
+    model: Any, data: Any, options: LinearProbeOptions | None = None, *, processor: Any = None
+) -> LinearProbeResult:
+    """Fit a linear classifier to a model's features and score it (Radford et al. 2021, section 3.2).
+
+    Features are those before the projection into the space shared with texts; [`linear_probe`] says what is done with
+    them. The metric is the data's.
+
+    Args:
+        model ([`DualEncoder`], `nn.Module`, `str` or path):
+            The model; see [`load_dual_encoder`].
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes):
+            Labelled images by split: train, test and, where there is one, validation.
+        options ([`LinearProbeOptions`], *optional*):
+            Solver, bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
+
+    Returns:
+        [`LinearProbeResult`]
+
+    Raises:
+        ValueError: if train or test is missing, their classes differ, a class has no image to train on, or more images
+            cannot be read than `options.encoding.max_skipped_share` allows (the others are skipped and counted).
+
+    Example:
+
+    ```python
+    >>> from clip_hf.evaluation import evaluate_linear_probe
+
+    >>> result = evaluate_linear_probe("openai/clip-vit-base-patch32", "food101=path/to/food101")
+    >>> print(result.accuracy, result.best_lambda)
+    ```
     """
-    The paper's parametric binary search for lambda (appendix A.3).
+    options, parts = options or LinearProbeOptions(), train_and_test(data)
+    encoder, test = load_dual_encoder(model, processor=processor), parts["test"]
+    names = ("train", "validation", "test")
+    arrays, skipped = encode_splits(encoder, parts, names, projected=False, options=options.encoding)
+    options = replace(options, model=encoder.name, data=test.name, split=test.split)
+    result = linear_probe(*arrays, metric=test.metric, options=options)
+    result.skipped = skipped
+    return result
+
+
+class LinearProbeTask(TrainAndTestTask):
+    """A linear probe on the features before the projection."""
+
+    result = LinearProbeResult
+    projected = False
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> LinearProbeResult:
+        """Fit and score it."""
+        options = LinearProbeOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
+        return evaluate_linear_probe(encoder, parts, options)
+
+
+def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """The paper's parametric binary search for lambda (appendix A.3).
 
     It tries 1e6, 1e4, ..., 1e-6, then the middles of the two intervals next to the peak, and so on until neighbours
     are an eighth of a decade apart: 11 to 15 of the 97 values of `LAMBDAS`.
 
-    Of lambdas with equal scores it takes the largest, whichever the solver: the smallest weights that score so. At the
+    Of lambdas with equal scores it takes the largest: the smallest weights that score so. At the
     other end of a plateau a regression is hardly held by its penalty, and its weights say more about when the solver
     stopped. (The paper does not say what it does.)
 
@@ -352,8 +412,7 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
 
 
 def split_validation(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Split off validation rows, of each class the same share, for data that come without a validation split.
+    """Split off validation rows, of each class the same share, for data that come without a validation split.
 
     - A class of two or more rows has at least one on either side; one of a single row stays in the training rows.
     - Where images have several classes, they are dealt out class by class, the rarest first.
@@ -422,7 +481,7 @@ def _splits(
         if features is None or labels is None:
             raise ValueError(f"The {name} split is missing; a linear probe needs its features and labels.")
         width = parts["train"].features.shape[1] if parts else None
-        check_features(features, f"{name}_features", width)
+        check_matrix(features, f"{name}_features", width=width)
         parts[name] = _Split(features, check_labels(labels, len(features), f"{name}_labels"))
     whole, tested = parts["train"], parts["test"]
     if "validation" in parts:
@@ -479,6 +538,8 @@ __all__ = [
     "LinearProbeFit",
     "LinearProbeOptions",
     "LinearProbeResult",
+    "LinearProbeTask",
+    "evaluate_linear_probe",
     "linear_probe",
     "search_lambda",
     "split_validation",

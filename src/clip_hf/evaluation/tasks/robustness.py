@@ -1,185 +1,48 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Robustness to natural distribution shift (Radford et al. 2021, section 3.3): ImageNet's variants, and how much better
-than standard models of the same ImageNet accuracy a model does on them (Taori et al. 2020).
+"""Robustness to natural distribution shift (Radford et al. 2021, section 3.3; Taori et al. 2020).
+
+A model's accuracy on ImageNet's variants is compared with that of standard models of the same ImageNet accuracy.
 
 Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
 """
 
-import difflib
-import functools
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..numerics.metrics import LogitLine, fit_logit_line
-from ..registry.dataset_registry import imagenet_subsets
-from .evaluation_result import EvaluationResult, format_difference, format_metric, new_figure, points_text
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
+from ...embedding.load_encoder import load_dual_encoder
+from ...model.checks_clip_hf import did_you_mean
+from ...utils.figures import COLOURS, WIDTH, new_figure
+from ..numerics.metrics import LogitLine, fit_logit_line, top_k_accuracy
+from ..numerics.statistics import percentile_interval
+from ..registry.dataset_registry import registry_name
+from ..registry.evaluation_data import ClassificationData, load_classification
+from .evaluation_result import EvaluationResult, format_difference, format_metric, points_text
+from .evaluation_task import EvaluationTask, TaskSettings
+from .imagenet_shifts import (
+    CLASS_SUBSETS,
+    SHIFT_TITLES,
+    baseline_accuracies,
+    shift_names,
+    subset_classes,
+    subset_rows,
+    subset_scores,
+)
+from .labelled_features import encode_labelled
+from .metric_labels import model_label
+from .zero_shot import ZeroShotOptions, class_embeddings, evaluate_zero_shot
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_IMAGENET_CLASSES = 1000
-_SUBSETS = {"imagenet_a": "imagenet-a", "imagenet_r": "imagenet-r", "objectnet": "objectnet"}
-_ALL_CLASSES = ("imagenet", "imagenet_v2", "imagenet_sketch")
 _RESAMPLES = 1000
-_TITLES = {
-    "imagenet_v2": "ImageNetV2",
-    "imagenet_sketch": "ImageNet-Sketch",
-    "imagenet_r": "ImageNet-R",
-    "imagenet_a": "ImageNet-A",
-    "objectnet": "ObjectNet",
-    "imagenet_vid": "ImageNet-Vid",
-    "youtube_bb": "YouTube-BB",
-}
-
-
-# -------------------------------------------------------------------------------------------------- classes of a shift
-
-
-def subset_classes(subset: str) -> list[list[int]]:
-    """
-    The ImageNet labels that count as right for each class of a shifted data set.
-
-    - ImageNetV2 and ImageNet-Sketch have all 1,000 classes.
-    - ImageNet-A and ImageNet-R have 200 each.
-    - ObjectNet has 113 classes in common with ImageNet, some of which are several in ImageNet: its "chair" is "barber
-      chair", "folding chair" or "rocking chair".
-
-    Args:
-        subset (`str`):
-            `"imagenet"`, `"imagenet_v2"`, `"imagenet_sketch"`, `"imagenet_a"`, `"imagenet_r"` or `"objectnet"`.
-
-    Returns:
-        `list[list[int]]`: c lists of labels from 0 to 999, no label in two of them.
-
-    Raises:
-        ValueError: if there is no such data set.
-    """
-    if subset in _ALL_CLASSES:
-        return [[label] for label in range(_IMAGENET_CLASSES)]
-    if subset not in _SUBSETS:
-        known = ", ".join(map(repr, (*_ALL_CLASSES, *_SUBSETS)))
-        raise ValueError(f"There are no classes for {subset!r}; there are those of {known}.")
-    classes = imagenet_subsets()[_SUBSETS[subset]]
-    if subset == "objectnet":
-        return [list(entry["classes"]) for entry in classes.values()]
-    return [[label] for label in classes]
-
-
-def subset_scores(scores: Any, subset: str) -> np.ndarray:
-    """
-    Scores of a shifted data set's classes from those of all of ImageNet's: the prediction is among these classes only.
-
-    The score of a class is that of its ImageNet class; where there are several, the highest. So the best class is the
-    one that the best of all allowed ImageNet labels belongs to. If ImageNet's labels 3 and 7 are one class of a data
-    set and 5 is another, an image with the scores 0.1, 0.4 and 0.3 for 3, 5 and 7 has the scores 0.3 and 0.4.
-
-    Args:
-        scores (array of shape `(n, 1000)`):
-            Scores of ImageNet's classes in their usual order.
-        subset (`str`):
-            See [`subset_classes`].
-
-    Returns:
-        `np.ndarray` of shape `(n, c)`, float64, in the order of the data set's labels.
-
-    Raises:
-        ValueError: if `scores` has another shape, or there is no such data set.
-    """
-    scores = np.asarray(scores, np.float64)
-    if scores.ndim != 2 or scores.shape[1] != _IMAGENET_CLASSES:
-        raise ValueError(f"The scores have the shape {scores.shape}; they must be (images, 1000), ImageNet's classes.")
-    classes = subset_classes(subset)
-    starts = np.cumsum([0, *(len(labels) for labels in classes)])[:-1]
-    return np.maximum.reduceat(scores[:, np.concatenate(classes)], starts, axis=1)
-
-
-def subset_rows(targets: Any, subset: str) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Which ImageNet images show a class that a shifted data set has too.
-
-    With them, accuracy on ImageNet is measured among the same classes as accuracy under shift, as the paper does.
-
-    Args:
-        targets (array of shape `(n,)`):
-            ImageNet labels from 0 to 999.
-        subset (`str`):
-            See [`subset_classes`].
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: rows, int64 `(m,)`, and their labels in the data set, int64 `(m,)`.
-
-    Raises:
-        ValueError: if a label is not one of ImageNet's, or there is no such data set.
-    """
-    targets = np.asarray(targets)
-    if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
-        raise ValueError(
-            f"The targets have the shape {targets.shape} and type {targets.dtype}; they must be labels (n,)."
-        )
-    if targets.size and not (0 <= targets.min() and targets.max() < _IMAGENET_CLASSES):
-        raise ValueError(f"The targets are {targets.min()} to {targets.max()}; ImageNet's labels are 0 to 999.")
-    new_labels = np.full(_IMAGENET_CLASSES, -1)
-    for new_label, labels in enumerate(subset_classes(subset)):
-        new_labels[labels] = new_label
-    rows = np.nonzero(new_labels[targets] >= 0)[0]
-    return rows, new_labels[targets[rows]]
-
-
-# ----------------------------------------------------------------------------------------------------- baseline models
-
-
-@functools.cache
-def _baselines() -> dict[str, Any]:
-    text = (Path(__file__).parent / "robustness_baselines.json").read_text(encoding="utf-8")
-    return json.loads(text)
-
-
-def shift_names() -> list[str]:
-    """The shifted data sets for which there are baseline models, as the paper orders them."""
-    return list(_TITLES)
-
-
-def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tuple[float, float]]:
-    """
-    Accuracies of standard models, trained on ImageNet only (Taori et al. 2020).
-
-    Args:
-        shift (`str`):
-            One of [`shift_names`].
-        on_subset (`bool`, *optional*, defaults to `False`):
-            Whether accuracy on ImageNet is that among the classes of the shifted data set.
-
-    Returns:
-        `dict[str, tuple[float, float]]`: by the model's name, accuracy on ImageNet and under shift. For ImageNet-A
-        those of models at least as accurate as the ResNet-50 against which it was made.
-
-    Raises:
-        ValueError: if there is no such data set, or it has all of ImageNet's classes and `on_subset` is set.
-    """
-    if shift not in _TITLES:
-        raise ValueError(f"There are no baseline models for {shift!r}; there are for {', '.join(_TITLES)}.")
-    data = _baselines()
-    least = data["fit_from"].get(shift, {}).get("subset" if on_subset else "imagenet", 0.0)
-    found = {}
-    for name, model in data["models"].items():
-        if on_subset and shift not in model["subset_accuracy"]:
-            raise ValueError(
-                f"{_TITLES[shift]} has all of ImageNet's classes; there is no accuracy on a part of them."
-            )
-        reference = model["subset_accuracy"][shift] if on_subset else model["accuracy"]["imagenet"]
-        shifted = model["accuracy"][shift]
-        if shifted is not None and reference >= least:
-            found[name] = (reference, shifted)
-    return found
 
 
 # ------------------------------------------------------------------------------------------------------------- results
@@ -187,8 +50,7 @@ def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tup
 
 @dataclass
 class ShiftResult:
-    """
-    Accuracy under one shift, and what standard models lead to expect.
+    """Accuracy under one shift, and what standard models lead to expect.
 
     Args:
         accuracy (`float`):
@@ -229,8 +91,7 @@ class ShiftResult:
 
 @dataclass(kw_only=True)
 class RobustnessResult(EvaluationResult):
-    """
-    Accuracy under natural distribution shift.
+    """Accuracy under natural distribution shift.
 
     Args:
         accuracy (`float`):
@@ -259,6 +120,7 @@ class RobustnessResult(EvaluationResult):
         """Mean effective robustness over the shifts that were measured."""
         return float(np.mean([shift.effective_robustness for shift in self.shifts.values()]))
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Accuracy on ImageNet and under each shift, effective robustness to each, and the means."""
         return {
@@ -269,6 +131,7 @@ class RobustnessResult(EvaluationResult):
             "mean_effective_robustness": self.average_effective_robustness,
         }
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Intervals of effective robustness, from the choice of the baseline models."""
         return {f"effective_robustness_{name}": shift.interval for name, shift in self.shifts.items()}
@@ -285,7 +148,7 @@ class RobustnessResult(EvaluationResult):
             cells[0] += marks
             cells.append(format_difference("", shift.effective_robustness))
             cells.append(format_metric("", self.majority_under_shift.get(name, float("nan"))))
-            lines.append(f"| {_TITLES[name]} | {' | '.join(cells)} | {shift.r_squared:.3f} |")
+            lines.append(f"| {SHIFT_TITLES[name]} | {' | '.join(cells)} | {shift.r_squared:.3f} |")
         notes = []
         if any(shift.on_subset for shift in self.shifts.values()):
             notes.append("\\* among the classes of the shifted data set.")
@@ -294,28 +157,27 @@ class RobustnessResult(EvaluationResult):
         return "\n".join(lines) + ("\n\n" + " ".join(notes) if notes else "")
 
     def figure(self) -> "Figure":
-        """
-        As the paper's figure 13, a panel for each shift: baseline models, their line, y = x, and the model.
+        """As the paper's figure 13, a panel for each shift: baseline models, their line, y = x, and the model.
 
         Raises:
             ImportError: if matplotlib is missing.
         """
         columns = len(self.shifts) if len(self.shifts) < 3 else 4 if len(self.shifts) in (4, 7) else 3
         rows = -(-len(self.shifts) // columns)
-        figure = _panels(columns, rows)
-        axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis, (name, shift) in zip(axes, self.shifts.items()):
-            _draw_shift(axis, name, shift, self.model or "model")
-        for axis in axes[len(self.shifts) :]:
-            axis.axis("off")
-        axes[0].legend(fontsize=7, loc="upper left")
+        title = f"Effective robustness to natural distribution shift: {model_label(self.model)}".rstrip(": ")
+        with new_figure(title, 1.1 + 2.7 * rows, max(WIDTH, 2.7 * columns)) as figure:
+            axes = figure.subplots(rows, columns, squeeze=False).ravel()
+            for axis, (name, shift) in zip(axes, self.shifts.items()):
+                _draw_shift(axis, name, shift, model_label(self.model) or "model")
+            for axis in axes[len(self.shifts) :]:
+                axis.axis("off")
+            figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
         return figure
 
 
 @dataclass(kw_only=True)
 class AdaptationResult(EvaluationResult):
-    """
-    What an adaptation to ImageNet gains there and changes elsewhere (the paper's figure 14).
+    """What an adaptation to ImageNet gains there and changes elsewhere (the paper's figure 14).
 
     Args:
         zero_shot (`dict[str, float]`):
@@ -337,6 +199,7 @@ class AdaptationResult(EvaluationResult):
         names = ["imagenet", *(name for name in self.zero_shot if name != "imagenet")]
         return {name: self.adapted[name] - self.zero_shot[name] for name in names}
 
+    @property
     def metrics(self) -> dict[str, float]:
         """The gain on ImageNet, the change under each shift, and the mean of these."""
         changes = self.changes
@@ -348,28 +211,29 @@ class AdaptationResult(EvaluationResult):
         }
 
     def figure(self) -> "Figure":
-        """
-        A bar for each data set: the change of accuracy in percentage points.
+        """A bar for each data set: the change of accuracy in percentage points.
 
         Raises:
             ImportError: if matplotlib is missing.
         """
-        figure = _panels(1.6, 1)
-        axis = figure.subplots()
-        names = list(self.changes)[::-1]
-        values = [100 * self.changes[name] for name in names]
-        bars = axis.barh(names, values, color=["tab:green" if value >= 0 else "tab:red" for value in values])
-        axis.bar_label(bars, [points_text(change) for change in self.changes.values()][::-1], padding=3, fontsize=8)
-        axis.axvline(0, color="black", linewidth=0.8)
-        axis.margins(x=0.15)
-        axis.set(xlabel="change from zero-shot, percentage points", title=self.model)
+        with new_figure(self.plot_title(), 1.4 + 0.35 * len(self.changes)) as figure:
+            axis = figure.subplots()
+            names = list(self.changes)[::-1]
+            values = [100 * self.changes[name] for name in names]
+            labels = [SHIFT_TITLES.get(name, "ImageNet") for name in names]
+            bars = axis.barh(labels, values, color=[COLOURS[0] if value >= 0 else COLOURS[1] for value in values])
+            axis.bar_label(bars, [points_text(change) for change in self.changes.values()][::-1], padding=3)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.grid(axis="y", visible=False)
+            axis.margins(x=0.15)
+            axis.set(xlabel="change of accuracy from zero-shot (percentage points)")
         return figure
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate_robustness(
+def compare_under_shift(
     accuracies: Mapping[str, float],
     *,
     subset_accuracies: Mapping[str, float] | None = None,
@@ -377,8 +241,7 @@ def evaluate_robustness(
     model: str = "",
     seed: int = 0,
 ) -> RobustnessResult:
-    """
-    Compare accuracy under natural distribution shift with that of standard models of the same ImageNet accuracy.
+    """Compare accuracy under natural distribution shift with that of standard models of the same ImageNet accuracy.
 
     Effective robustness is the accuracy under shift above the line through standard models, which is straight between
     logits (section 3.3). Zero-shot CLIP's is large; it says that a model loses less than its ImageNet accuracy would
@@ -411,7 +274,7 @@ def evaluate_robustness(
         if name not in accuracies:
             raise ValueError(f"`subset_accuracies` has {name!r}, but `accuracies` has no accuracy under that shift.")
         _check_share(name, value)
-    names = [name for name in _TITLES if name in accuracies]
+    names = [name for name in SHIFT_TITLES if name in accuracies]
     shifts = {
         name: _compare(name, float(accuracies[name]), float(accuracies["imagenet"]), subset_accuracies.get(name), seed)
         for name in names
@@ -419,7 +282,7 @@ def evaluate_robustness(
     majority = {name: float(share) for name, share in (majority_classes or {}).items()}
     return RobustnessResult(
         model=model,
-        chance={name: 1 / len(subset_classes(name)) for name in accuracies if name in (*_ALL_CLASSES, *_SUBSETS)},
+        chance={name: 1 / len(subset_classes(name)) for name in accuracies if name in CLASS_SUBSETS},
         majority_class=majority.pop("imagenet", None),
         accuracy=float(accuracies["imagenet"]),
         shifts=shifts,
@@ -430,15 +293,14 @@ def evaluate_robustness(
 def compare_adaptation(
     zero_shot: Mapping[str, float], adapted: Mapping[str, float], *, model: str = ""
 ) -> AdaptationResult:
-    """
-    Compare a model before and after an adaptation to ImageNet, such as a linear probe or fine-tuning.
+    """Compare a model before and after an adaptation to ImageNet, such as a linear probe or fine-tuning.
 
     The paper's figure 14: fitting ImageNet raises its accuracy there by 9.2 points and lowers the mean under shift.
     With 0.70 and 0.60 on ImageNet and ImageNetV2 before, and 0.80 and 0.59 after, the gain is 0.10, the change -0.01.
 
     Args:
         zero_shot (`Mapping[str, float]`):
-            Accuracies before, as in [`evaluate_robustness`].
+            Accuracies before, as in [`compare_under_shift`].
         adapted (`Mapping[str, float]`):
             Accuracies after, of the same data sets.
         model (`str`, *optional*):
@@ -460,21 +322,24 @@ def compare_adaptation(
 
 
 def _check_accuracies(accuracies: Mapping[str, float], what: str) -> None:
-    if not isinstance(accuracies, Mapping):
-        raise TypeError(
-            f"`{what}` is of type {type(accuracies).__name__}; it must be a mapping of accuracies by name, such as "
-            "{'imagenet': 0.7, 'imagenet_v2': 0.6}. `clip-hf evaluate --tasks robustness` measures them."
-        )
-    unknown = [name for name in accuracies if name != "imagenet" and name not in _TITLES]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], ("imagenet", *_TITLES), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        known = ", ".join(map(repr, ("imagenet", *_TITLES)))
-        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set.{hint} There are {known}.")
-    if "imagenet" not in accuracies or len(accuracies) < 2:
-        raise ValueError(f"`{what}` must have 'imagenet' and at least one shift; it has {', '.join(accuracies)}.")
+    _check_names(accuracies, what)
     for name, value in accuracies.items():
         _check_share(name, value)
+
+
+def _check_names(by_name: Mapping[str, Any], what: str) -> None:
+    if not isinstance(by_name, Mapping):
+        raise TypeError(
+            f"`{what}` is of type {type(by_name).__name__}; it must be a mapping by name of data set, such as "
+            "{'imagenet': ..., 'imagenet_v2': ...}."
+        )
+    unknown = [name for name in by_name if name != "imagenet" and name not in SHIFT_TITLES]
+    if unknown:
+        hint = did_you_mean(unknown[0], ("imagenet", *SHIFT_TITLES))
+        known = ", ".join(map(repr, ("imagenet", *SHIFT_TITLES)))
+        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set.{hint} There are {known}.")
+    if "imagenet" not in by_name or len(by_name) < 2:
+        raise ValueError(f"`{what}` must have 'imagenet' and at least one shift; it has {', '.join(by_name)}.")
 
 
 def _check_share(name: str, value: Any) -> None:
@@ -514,15 +379,112 @@ def _expected_interval(x: np.ndarray, y: np.ndarray, reference: float, seed: int
         rows = generator.integers(0, len(x), len(x))
         if len(set(x[rows])) > 1:
             predictions.append(float(fit_logit_line(x[rows], y[rows]).predict(reference)))
-    low, high = np.percentile(predictions, [2.5, 97.5])
-    return float(low), float(high)
+    return percentile_interval(predictions)
+
+
+# -------------------------------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True)
+class RobustnessOptions:
+    """How to evaluate robustness.
+
+    Args:
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the bootstrap over baseline models.
+        encoding ([`EncodingOptions`], *optional*):
+            How images are encoded and where features are kept.
+    """
+
+    seed: int = 0
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
+
+
+def evaluate_robustness(
+    model: Any, data: Mapping[str, Any], options: RobustnessOptions | None = None, *, processor: Any = None
+) -> RobustnessResult:
+    """Measure zero-shot accuracy on ImageNet and under shift, and compare with standard models (section 3.3).
+
+    Each data set is classified among its own classes. Where it has fewer than ImageNet, the reference is accuracy on
+    the ImageNet images of these classes, among these classes; see [`compare_under_shift`].
+
+    Args:
+        model ([`DualEncoder`], `nn.Module`, `str` or path):
+            The model; see [`load_dual_encoder`].
+        data (`Mapping[str, ClassificationData]`, or of what [`load_classification`] takes):
+            `"imagenet"` and one or more of [`shift_names`].
+        options ([`RobustnessOptions`], *optional*):
+            Bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
+
+    Returns:
+        [`RobustnessResult`]
+
+    Raises:
+        ValueError: if ImageNet or all shifts are missing, a name is unknown, or more images cannot be read than
+            `options.encoding.max_skipped_share` allows (the others are skipped and counted).
+    """
+    options = options or RobustnessOptions()
+    _check_names(data, "data")
+    parts = {
+        name: part if isinstance(part, ClassificationData) else load_classification(part)
+        for name, part in data.items()
+    }
+    encoder = load_dual_encoder(model, processor=processor)
+    plain = ZeroShotOptions(resamples=0, compare_prompts=False, encoding=options.encoding)
+    results = {name: evaluate_zero_shot(encoder, part, plain) for name, part in parts.items()}
+    imagenet, images, _ = encode_labelled(encoder, parts["imagenet"], options=options.encoding)
+    scores = images @ class_embeddings(encoder, imagenet.class_names, imagenet.templates, options.encoding).T
+    on_subsets = {}
+    for name in parts:
+        if name == "imagenet" or len(subset_classes(name)) == len(imagenet.class_names):
+            continue
+        rows, targets = subset_rows(imagenet.targets, name)
+        if len(rows):
+            on_subsets[name] = top_k_accuracy(subset_scores(scores[rows], name), targets)
+    result = compare_under_shift(
+        {name: zero_shot.values["top1"] for name, zero_shot in results.items()},
+        subset_accuracies=on_subsets,
+        majority_classes={name: zero_shot.majority_class for name, zero_shot in results.items()},
+        model=encoder.name,
+        seed=options.seed,
+    )
+    result.skipped = {name: left for name, zero_shot in results.items() for left in zero_shot.skipped.values()}
+    result.notes = [note for zero_shot in results.values() for note in zero_shot.notes]
+    return result
+
+
+def _name_of(source: str) -> str | None:
+    """The registry's name of a source such as `"imagenet=path"`."""
+    return registry_name(source.partition("=")[0])
+
+
+class RobustnessTask(EvaluationTask):
+    """Zero-shot classification of ImageNet and of its variants, one result of all of them."""
+
+    result = RobustnessResult
+
+    def group_sources(self, sources: Sequence[str]) -> list[tuple[str, ...]]:
+        """All that are ImageNet or one of its variants, together."""
+        return [tuple(source for source in sources if _name_of(source) in ("imagenet", *shift_names()))]
+
+    def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, ClassificationData]:
+        """Load ImageNet and its variants, by name."""
+        by_name = {_name_of(source): source for source in sources}
+        if "imagenet" not in by_name or len(by_name) < 2:
+            raise ValueError(
+                "Robustness needs ImageNet and at least one of its variants: --data imagenet=PATH imagenet_a=PATH "
+                f"..., of {', '.join(shift_names())}; given {', '.join(by_name) or 'none of them'}."
+            )
+        return {name: load_classification(source, settings.data_options) for name, source in by_name.items()}
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> RobustnessResult:
+        """Classify each, and compare."""
+        return evaluate_robustness(encoder, parts, RobustnessOptions(settings.seed, settings.encoding))
 
 
 # --------------------------------------------------------------------------------------------------------------- plots
-
-
-def _panels(columns: float, rows: int) -> "Figure":
-    return new_figure(3.4 * columns, 3.3 * rows)
 
 
 def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None:
@@ -533,11 +495,11 @@ def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None
     grid = 1 / (1 + np.exp(-np.linspace(*np.log(np.array(x_range) / (1 - np.array(x_range))), 50)))
     axis.set_xscale("logit")
     axis.set_yscale("logit")
-    axis.plot(grid, grid, color="gray", linestyle=":", linewidth=1, label="y = x")
-    axis.plot(grid, shift.line.predict(grid), color="tab:blue", linewidth=1, label="line of standard models")
-    axis.scatter(points[:, 0], points[:, 1], color="tab:blue", s=14, label="standard models")
-    axis.plot([shift.reference] * 2, [shift.expected, y[-1]], color="tab:red", linewidth=0.8)
-    axis.scatter([shift.reference], [y[-1]], color="tab:red", marker="*", s=110, zorder=3, label=model)
+    axis.plot(grid, grid, color=COLOURS[-1], linestyle=":", linewidth=1, label="y = x")
+    axis.plot(grid, shift.line.predict(grid), color=COLOURS[0], linewidth=1.2, label="line of standard models")
+    axis.scatter(points[:, 0], points[:, 1], color=COLOURS[0], s=14, label="standard models")
+    axis.plot([shift.reference] * 2, [shift.expected, y[-1]], color=COLOURS[1], linewidth=0.8)
+    axis.scatter([shift.reference], [y[-1]], color=COLOURS[1], marker="*", s=110, zorder=3, label=model)
     axis.set_xlim(*x_range)
     axis.set_ylim(*y_range)
     for scale in (axis.xaxis, axis.yaxis):
@@ -546,23 +508,21 @@ def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None
     for set_ticks, (low, high) in ((axis.set_xticks, x_range), (axis.set_yticks, y_range)):
         ticks = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
         set_ticks([tick for tick in ticks if low <= tick <= high])
-    axis.tick_params(labelsize=7)
+    axis.tick_params(labelsize=8)
     axis.minorticks_off()
     where = "ImageNet, its classes" if shift.on_subset else "ImageNet"
-    axis.set_xlabel(f"{where} (%)", fontsize=8)
-    axis.set_ylabel(f"{_TITLES[name]} (%)", fontsize=8)
-    axis.set_title(f"{_TITLES[name]}: {format_difference('', shift.effective_robustness)}", fontsize=9)
+    axis.set_xlabel(f"{where} (%)")
+    axis.set_ylabel("accuracy under shift (%)")
+    axis.set_title(f"{SHIFT_TITLES[name]}: {format_difference('', shift.effective_robustness)}")
 
 
 __all__ = [
     "AdaptationResult",
+    "RobustnessOptions",
     "RobustnessResult",
+    "RobustnessTask",
     "ShiftResult",
-    "baseline_accuracies",
     "compare_adaptation",
+    "compare_under_shift",
     "evaluate_robustness",
-    "shift_names",
-    "subset_classes",
-    "subset_rows",
-    "subset_scores",
 ]

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
 from ..numerics.metric_inputs import as_array
-from .evaluation_result import EvaluationResult, new_figure
+from ..numerics.statistics import percentile_interval
+from .evaluation_result import EvaluationResult
 
 
 if TYPE_CHECKING:
@@ -23,8 +25,7 @@ _TICKS = 8
 
 @dataclass(kw_only=True)
 class ScalingResult(EvaluationResult):
-    """
-    A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
+    """A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
 
     Args:
         names (`list[str]`):
@@ -62,8 +63,7 @@ class ScalingResult(EvaluationResult):
         return self.errors.mean(axis=1)
 
     def error_at(self, compute: Any) -> Any:
-        """
-        What the line gives for an amount of compute.
+        """What the line gives for an amount of compute.
 
         Args:
             compute (`float` or array of any shape):
@@ -81,10 +81,12 @@ class ScalingResult(EvaluationResult):
         errors = 10 ** (self.intercept + self.slope * np.log10(amounts))
         return float(errors) if errors.ndim == 0 else errors
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Slope and R squared."""
         return {"slope": self.slope, "r_squared": self.r_squared}
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """The interval of the slope."""
         return {"slope": self.slope_interval}
@@ -106,27 +108,31 @@ class ScalingResult(EvaluationResult):
 
     def figure(self) -> "Figure":
         """Mean errors with their line, and each task's errors lightly, on logarithmic axes."""
-        figure = new_figure(7, 5)
-        axes = figure.subplots()
-        order = np.argsort(self.compute, kind="stable")
-        if self.errors.shape[1] > 1:
-            for task in self.errors.T:
-                axes.plot(self.compute[order], 100 * task[order], color="0.85", linewidth=1, zorder=1)
-        ends = np.array([self.compute.min(), self.compute.max()])
-        label = f"slope {self.slope:.3f}, R² {self.r_squared:.3f}"
-        axes.plot(ends, 100 * self.error_at(ends), color="tab:blue", linestyle="--", label=label, zorder=2)
-        axes.scatter(self.compute, 100 * self.mean_errors, color="tab:blue", zorder=3)
-        for name, compute, error in zip(self.names, self.compute, self.mean_errors, strict=True):
-            axes.annotate(name, (compute, 100 * error), (4, 4), textcoords="offset points", fontsize=8)
-        axes.set(xscale="log", yscale="log", xlabel=f"compute ({self.unit})", ylabel="error (%)")
-        axes.margins(x=0.12)
-        if len(self.compute) <= _TICKS:
-            axes.set_xticks(self.compute, [f"{compute:.3g}" for compute in self.compute])
-            axes.set_xticks([], minor=True)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.set_title(f"{self.data} ({self.split})", fontsize=9)
-        axes.legend()
+        with new_figure(self.plot_title(), 4.8) as figure:
+            axes = figure.subplots()
+            order = np.argsort(self.compute, kind="stable")
+            if self.errors.shape[1] > 1:
+                for place, task in enumerate(self.errors.T):
+                    label = None if place else "error on each task"
+                    axes.plot(self.compute[order], 100 * task[order], color="0.8", linewidth=1, zorder=1, label=label)
+            ends = np.array([self.compute.min(), self.compute.max()])
+            label = f"line: slope {self.slope:.3f}, R² {self.r_squared:.3f}"
+            axes.plot(ends, 100 * self.error_at(ends), linestyle="--", label=label, zorder=2)
+            points = "error" if self.errors.shape[1] == 1 else "mean error"
+            axes.scatter(
+                self.compute, 100 * self.mean_errors, color=COLOURS[0], zorder=3, label=f"{points} of a model"
+            )
+            for name, compute, error in zip(self.names, self.compute, self.mean_errors, strict=True):
+                axes.annotate(name, (compute, 100 * error), (5, 5), textcoords="offset points")
+            axes.set(xscale="log", yscale="log", xlabel=f"compute ({self.unit})", ylabel="error (%)")
+            axes.margins(x=0.12, y=0.12)
+            if len(self.compute) <= _TICKS:
+                axes.set_xticks(self.compute, [f"{compute:.3g}" for compute in self.compute])
+                axes.set_xticks([], minor=True)
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}")
+            axes.set_title(f"Ten times the compute multiplies the error by {10**self.slope:.3g}")
+            axes.legend()
         return figure
 
 
@@ -141,8 +147,7 @@ def fit_scaling(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> ScalingResult:
-    """
-    Fit error against compute by least squares between their logarithms (Radford et al. 2021, section 3.1.5).
+    """Fit error against compute by least squares between their logarithms (Radford et al. 2021, section 3.1.5).
 
     The paper so found the mean zero-shot error of five ResNets over 39 evaluations on 36 datasets to fall along a line
     over a 44x range of compute, while single evaluations went up and down.
@@ -199,8 +204,6 @@ def fit_scaling(
     spread = ((y - y.mean()) ** 2).sum()
     left = ((y - intercept - slope * x) ** 2).sum()
     slopes = _resampled_slopes(x, errors, resample, np.random.default_rng(seed), resamples)
-    tails = (1 - confidence) / 2
-    low, high = np.quantile(slopes, [tails, 1 - tails])
     return ScalingResult(
         model=f"{len(names)} models",
         data=data,
@@ -210,7 +213,7 @@ def fit_scaling(
         slope=slope,
         intercept=intercept,
         r_squared=float(1 - left / spread) if np.ptp(y) else float("nan"),
-        slope_interval=(float(low), float(high)),
+        slope_interval=percentile_interval(slopes, confidence),
     )
 
 

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Zero-shot classification (Radford et al. 2021, section 3.1): images against the names of their classes.
+"""Zero-shot classification (Radford et al. 2021, section 3.1): images against the names of their classes.
 
 Shapes: n images, c classes, `dim` the width of the shared embedding space.
 """
@@ -15,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ...embedding.bulk_encoding import EncodingOptions, encode_readable_images, encode_text_list
-from ...embedding.load_encoder import DualEncoder, load_dual_encoder
+from ...embedding.bulk_encoding import encode_text_list
+from ...embedding.dual_encoder import DualEncoder
+from ...embedding.feature_stream import EncodingOptions
+from ...embedding.load_encoder import load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
+from ...utils.figures import WIDTH, new_figure
 from ...utils.wording import counted
 from ..numerics.metrics import (
     CLASSIFICATION_METRICS,
@@ -29,15 +31,16 @@ from ..numerics.metrics import (
 )
 from ..numerics.statistics import ROW_VALUES
 from ..registry.dataset_registry import load_templates
-from ..registry.evaluation_data import ClassificationData, ClassificationOptions, check_metric, load_classification
+from ..registry.evaluation_data import ClassificationData, load_classification
 from .evaluation_result import (
     EvaluationResult,
     chance_of,
     format_metric,
     majority_share,
-    new_figure,
     table_cell,
 )
+from .evaluation_task import EvaluationTask, TaskSettings
+from .labelled_features import encode_labelled
 
 
 if TYPE_CHECKING:
@@ -55,8 +58,7 @@ _GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 
 @dataclass(frozen=True)
 class ZeroShotOptions:
-    """
-    How to evaluate zero-shot classification.
+    """How to evaluate zero-shot classification.
 
     Args:
         templates (`str`, `Sequence[str]` or `Mapping`, *optional*):
@@ -85,8 +87,7 @@ class ZeroShotOptions:
 
 @dataclass(kw_only=True)
 class ZeroShotResult(EvaluationResult):
-    """
-    Figures of a zero-shot classification.
+    """Figures of a zero-shot classification.
 
     Args:
         metric (`str`):
@@ -139,14 +140,17 @@ class ZeroShotResult(EvaluationResult):
         """The headline figure, 0 to 1."""
         return self.value
 
+    @property
     def metrics(self) -> dict[str, float]:
         """Headline figures by name, 0 to 1."""
         return self.values
 
+    @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
         return self.value_intervals
 
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What there is for each image."""
         if not len(self.targets):
@@ -160,6 +164,7 @@ class ZeroShotResult(EvaluationResult):
         del content["details"]["other_ranks"]
         return content
 
+    @property
     def confusion(self) -> np.ndarray:
         """Numbers of images (c, c), int64: rows are their classes, columns what they were taken for."""
         counts = np.zeros((len(self.class_names),) * 2, np.int64)
@@ -188,29 +193,32 @@ class ZeroShotResult(EvaluationResult):
         with_images = [100 * value for value in self.per_class if not np.isnan(value)]
         # An accuracy of one image is right or wrong.
         show_classes = self.num_images >= 2 * len(with_images)
-        figure = new_figure(12 if show_classes else 6.5, 5)
-        curve, *others = figure.subplots(1, 1 + show_classes, squeeze=False)[0]
-        names = {"one_prompt": "one prompt", "class_name": "bare class name"}
-        names["prompts"] = counted(self.num_prompts, "prompt")
-        for name, values in self.curve.items():
-            curve.plot(range(1, len(values) + 1), [100 * value for value in values], marker=".", label=names[name])
-        curve.set(xlabel="k", ylabel="class among the first k (%)", ylim=(0, 102))
-        curve.set_xticks(range(1, max(map(len, self.curve.values())) + 1))
-        curve.set_title(f"{self.model} on {self.data} ({self.split}), {counted(self.num_images, 'image')}", fontsize=9)
-        curve.legend(loc="lower right")
-        if show_classes and len(self.class_names) <= _SHOWN_CLASSES:
-            self._draw_confusion(figure, others[0])
-        elif show_classes:
-            others[0].hist(with_images, bins=np.linspace(0, 100, 21))
-            others[0].set(xlabel="accuracy of a class (%)", ylabel=f"classes, of {len(with_images)} with images")
+        with new_figure(self.plot_title(), 4.4, 9.6 if show_classes else WIDTH) as figure:
+            curve, *others = figure.subplots(1, 1 + show_classes, squeeze=False)[0]
+            names = {"one_prompt": "one prompt", "class_name": "bare class name"}
+            names["prompts"] = counted(self.num_prompts, "prompt")
+            for (name, values), style in zip(self.curve.items(), ("o-", "s--", "^:")):
+                ks = range(1, len(values) + 1)
+                curve.plot(ks, [100 * value for value in values], style, label=names[name])
+            curve.set(xlabel="k", ylabel="true class among the first k (%)", ylim=(0, 102))
+            curve.set_xticks(range(1, max(map(len, self.curve.values())) + 1))
+            curve.set_title(f"Top-k accuracy, {counted(self.num_images, 'image')}")
+            curve.legend(loc="lower right")
+            if show_classes and len(self.class_names) <= _SHOWN_CLASSES:
+                self._draw_confusion(figure, others[0])
+            elif show_classes:
+                others[0].hist(with_images, bins=np.linspace(0, 100, 21), edgecolor="white")
+                others[0].set(xlabel="accuracy of a class (%)", ylabel="classes")
+                others[0].set_title(f"{counted(len(with_images), 'class', 'classes')} with images")
         return figure
 
     def _draw_confusion(self, figure: "Figure", axis: Any) -> None:
-        counts = self.confusion()
+        counts = self.confusion
         shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         shown = axis.imshow(shares, vmin=0, vmax=100, cmap="Blues")
         figure.colorbar(shown, ax=axis, label="images of the class (%)", shrink=0.8)
-        axis.set(xlabel="taken for", ylabel="class")
+        axis.set(xlabel="predicted class", ylabel="true class", title="Confusion")
+        axis.grid(visible=False)
         count = len(self.class_names)
         if count <= 40:
             size = 8 if count <= 12 else 5
@@ -219,16 +227,14 @@ class ZeroShotResult(EvaluationResult):
         if count <= 12:
             for row, column in np.ndindex(count, count):
                 colour = "white" if shares[row, column] > 50 else "black"
-                axis.text(
-                    column, row, f"{shares[row, column]:.0f}", ha="center", va="center", color=colour, fontsize=7
-                )
+                text = f"{shares[row, column]:.0f}"
+                axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
 
 
 def class_embeddings(
     encoder: DualEncoder, class_names: Sequence[str], templates: Any, options: EncodingOptions | None = None
 ) -> np.ndarray:
-    """
-    Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
+    """Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
 
     Args:
         encoder ([`DualEncoder`]):
@@ -263,30 +269,22 @@ def _classifiers(
 
 
 def evaluate_zero_shot(
-    model: Any,
-    data: Any,
-    *,
-    processor: Any = None,
-    data_options: ClassificationOptions | None = None,
-    options: ZeroShotOptions | None = None,
+    model: Any, data: Any, options: ZeroShotOptions | None = None, *, processor: Any = None
 ) -> ZeroShotResult:
-    """
-    Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
+    """Evaluate zero-shot classification (Radford et al. 2021, section 3.1).
 
-    The classes' prompts are encoded once, an image is given the class with the largest cosine. Among equal ones that
-    is the first.
+    The prompts of the classes are encoded once, and an image gets the class with the largest cosine; among equal ones
+    the first.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path):
             The model; see [`load_dual_encoder`].
-        data ([`ClassificationData`], `datasets.Dataset`, `str` or path):
-            What to classify; see [`load_classification`].
-        processor (*optional*):
-            Of the model, where it is a `nn.Module`.
-        data_options ([`ClassificationOptions`], *optional*):
-            Columns, class names and the like, where `data` is still to be loaded.
+        data ([`ClassificationData`], or what [`load_classification`] takes):
+            What to classify. To choose columns, class names and the like, load it first.
         options ([`ZeroShotOptions`], *optional*):
             Prompts, bootstrap and encoding.
+        processor (*optional*):
+            The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`ZeroShotResult`]
@@ -302,13 +300,13 @@ def evaluate_zero_shot(
     >>> from clip_hf.evaluation import evaluate_zero_shot
 
     >>> result = evaluate_zero_shot("openai/clip-vit-base-patch32", "cifar10=path/to/cifar10")
-    >>> print(result.accuracy, result.intervals()["top1"])
+    >>> print(result.accuracy, result.intervals["top1"])
     ```
     """
     options = options or ZeroShotOptions()
     if not isinstance(data, ClassificationData):
-        data = load_classification(data, data_options)
-    encoder = load_dual_encoder(model, processor)
+        data = load_classification(data)
+    encoder = load_dual_encoder(model, processor=processor)
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
@@ -347,32 +345,8 @@ def evaluate_zero_shot(
     )
 
 
-def encode_labelled(
-    encoder: DualEncoder,
-    data: ClassificationData,
-    *,
-    projected: bool = True,
-    options: EncodingOptions | None = None,
-) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
-    """
-    The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
-
-    Raises:
-        ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
-    """
-    name = f"{data.name} ({data.split})"
-    found = encode_readable_images(
-        encoder, data.data, data.image_column, projected=projected, options=options, name=name
-    )
-    if found.skipped is not None:
-        data = data.select(found.rows)
-        check_metric(data)
-    return data, found.features, found.skipped
-
-
 def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
-    """
-    Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
+    """Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
 
     Args:
         encoder ([`DualEncoder`]):
@@ -430,6 +404,21 @@ def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[lis
             left[near] = False
             groups.append(sorted(rows[index] for index in near))
     return sorted(groups)
+
+
+class ZeroShotTask(EvaluationTask):
+    """Zero-shot classification of the test split."""
+
+    result = ZeroShotResult
+
+    def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, ClassificationData]:
+        """Load labelled images."""
+        return {"test": load_classification(sources[0], settings.data_options)}
+
+    def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> ZeroShotResult:
+        """Classify them."""
+        options = ZeroShotOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
+        return evaluate_zero_shot(encoder, parts["test"], options)
 
 
 @dataclass
@@ -527,4 +516,11 @@ def _places(names: Sequence[str]) -> list[int]:
     return [place[name] for name in names]
 
 
-__all__ = ["ZeroShotOptions", "ZeroShotResult", "class_embeddings", "evaluate_zero_shot"]
+__all__ = [
+    "ZeroShotOptions",
+    "ZeroShotResult",
+    "ZeroShotTask",
+    "class_embeddings",
+    "class_notes",
+    "evaluate_zero_shot",
+]

@@ -1,0 +1,65 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The arguments of `clip-hf classify`."""
+
+import argparse
+
+
+_DTYPES = ("float32", "float16", "bfloat16")
+_EPILOG = """\
+examples:
+  clip-hf classify cat.jpg --model openai/clip-vit-base-patch32 --labels cat dog bird
+  clip-hf classify photos --model my_model --labels names.txt --template openai_imagenet --top-k 1
+  find . -name "*.jpg" | clip-hf classify - --model RN50.pt --labels indoors outdoors --json > labels.jsonl
+  clip-hf classify photos --model my_model --labels beach sunset people --multi-label --threshold 0.9
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the subcommand's parser its arguments."""
+    parser.description = (
+        "Say which of your labels fits each image, with any CLIP. An image that cannot be read is named on\n"
+        "stderr and skipped; the exit status is then 1."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, URLs; - for paths on stdin")
+    parser.add_argument("--model", required=True, help="folder, file or hub name of a CLIP of any format")
+    parser.add_argument(
+        "--labels", required=True, nargs="+", metavar="LABEL", help="the labels, or one file with a label a line"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON, one object a line for each image")
+    scores = parser.add_argument_group("scores")
+    scores.add_argument(
+        "--template",
+        nargs="+",
+        default=["This is a photo of {}."],
+        help="templates with {} for the label, a prompt set or a file (default: This is a photo of {}.)",
+    )
+    scores.add_argument("--top-k", type=_count, default=5, help="labels for each image (default: %(default)s)")
+    scores.add_argument("--threshold", type=_share, metavar="SCORE", help="leave out labels that score less, 0 to 1")
+    scores.add_argument(
+        "--multi-label", action="store_true", help="score each label by itself: several may fit an image, or none"
+    )
+    work = parser.add_argument_group("encoding")
+    work.add_argument("--batch-size", type=_count, default=32, help="images at once (default: %(default)s)")
+    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
+    work.add_argument("--dtype", choices=_DTYPES, help="of the model (default: as in its files)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1")
+    return value
+
+
+__all__ = ["add_arguments"]

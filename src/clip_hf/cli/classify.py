@@ -1,0 +1,193 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf classify`: which of some labels fits each image."""
+
+import argparse
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from ..data.file_readers import images_in
+from ..evaluation.registry.dataset_registry import load_class_names, load_templates
+from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from ..model.zero_shot_clip_hf import check_labels, prompts_for
+from ..utils.tables import format_table
+from ..zero_shot_pipeline import pipeline
+
+
+# One `--labels` of such a name is a source of labels, not a label.
+_LABEL_SOURCES = (".txt", ".json")
+_NAMED_LABELS = ("class_names.json#", "clip_benchmark:")
+_READERS = min(8, os.cpu_count() or 1)  # threads
+_BAR_WIDTH = 20
+
+Predictions = list[dict[str, Any]]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the arguments ask for; the exit status is 1 where an image could not be classified."""
+    labels = check_labels(read_labels(options.labels))
+    templates = load_templates(options.template[0] if len(options.template) == 1 else options.template)
+    prompts_for(labels, templates)
+    device = None if options.device is None else torch.device(options.device)
+    logging.disable_progress_bar()
+    classifier = pipeline(
+        options.model,
+        dtype=options.dtype,
+        device=device,
+        candidate_labels=labels,
+        hypothesis_template=templates,
+        multi_label=options.multi_label,
+    )
+    scoring = {"labels": labels, "templates": templates, "multi_label": options.multi_label}
+    shaping = {"labels": labels, "top_k": options.top_k, "threshold": options.threshold}
+    num_images = num_failed = 0
+    for path, outcome in classify_images(
+        classifier, image_paths(options.images), scoring, shaping, options.batch_size
+    ):
+        num_images += 1
+        if isinstance(outcome, Exception):
+            num_failed += 1
+            print(f"clip-hf classify: {_printable(path)}: {outcome}", file=sys.stderr, flush=True)
+        else:
+            print(_as_json(path, outcome) if options.json else _as_text(path, outcome), flush=True)
+    if not num_images:
+        raise ValueError("No image was named.")
+    return 1 if num_failed else 0
+
+
+def read_labels(values: list[str]) -> list[str]:
+    """The labels of `--labels`: the values themselves, or what is in the one file that they name."""
+    if len(values) == 1 and (values[0].endswith(_LABEL_SOURCES) or values[0].startswith(_NAMED_LABELS)):
+        return load_class_names(values[0])
+    return values
+
+
+def image_paths(arguments: Iterable[str]) -> Iterator[str]:
+    """
+    The images that the arguments name, in their order.
+
+    Args:
+        arguments (`Iterable[str]`):
+            Files and URLs, which stand for themselves; folders, which stand for the images below them; and `-`, which
+            stands for one such path a line of standard input, read as the result is.
+    """
+    for argument in arguments:
+        if argument == "-":
+            lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)
+            yield from image_paths(line for line in lines if line not in ("", "-"))
+        elif os.path.isdir(argument):
+            root = Path(argument)
+            images = images_in(root)[0]
+            yield from (str(root / Path(image).relative_to(root.absolute())) for image in images or [root.absolute()])
+        else:
+            yield argument
+
+
+def classify_images(
+    classifier: ClipHFZeroShotImageClassificationPipeline,
+    paths: Iterable[str],
+    scoring: dict[str, Any],
+    shaping: dict[str, Any],
+    batch_size: int,
+) -> Iterator[tuple[str, Predictions | Exception]]:
+    """
+    Classify images, with an answer for each, also for those that cannot be read.
+
+    The pipeline ends with the first image that cannot be read; this goes on. Threads read one batch while the model
+    runs on the one before.
+
+    Args:
+        classifier ([`ClipHFZeroShotImageClassificationPipeline`]):
+            The pipeline, whose three steps are called one by one.
+        paths (`Iterable[str]`):
+            Paths and URLs.
+        scoring (`dict[str, Any]`):
+            Arguments of its second step: labels, templates, ...
+        shaping (`dict[str, Any]`):
+            Arguments of its last step: labels, `top_k`, `threshold`.
+        batch_size (`int`):
+            Images per pass of the image tower.
+
+    Yields:
+        `tuple[str, list[dict] | Exception]`: each path with the pipeline's result for it, or with what went wrong.
+    """
+
+    def read(path: str) -> torch.Tensor | Exception:
+        if os.path.isdir(path):  # `image_paths` found nothing in it
+            return ValueError("there is no image in this folder.")
+        try:
+            # A `Path` is never taken for base64 text.
+            return classifier.preprocess(path if "://" in path else Path(path))["pixel_values"]
+        except (ValueError, OSError) as error:
+            cause = error.__cause__  # without "Image 0 (...)"
+            return cause if isinstance(cause, ValueError) else error
+
+    paths = iter(paths)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+
+        def start_reading() -> list[tuple[str, Any]]:
+            return [(path, pool.submit(read, path)) for path in itertools.islice(paths, batch_size)]
+
+        next_batch = start_reading()
+        while batch := next_batch:
+            next_batch = start_reading()
+            pixels = [future.result() for _, future in batch]
+            results = _score([image for image in pixels if not isinstance(image, Exception)], classifier, scoring)
+            for (path, _), image in zip(batch, pixels):
+                if isinstance(image, Exception):
+                    yield path, image
+                else:
+                    yield path, _predictions(classifier, next(results), shaping)
+
+
+def _score(
+    pixels: list[torch.Tensor], classifier: ClipHFZeroShotImageClassificationPipeline, scoring: dict[str, Any]
+) -> Iterator[torch.Tensor]:
+    """The scores (1, labels) of each image; images of different sizes, which form no batch, one by one."""
+    same_size = len({image.shape for image in pixels}) == 1
+    for batch in [torch.cat(pixels)] if same_size else pixels:
+        yield from classifier.forward({"pixel_values": batch}, **scoring)["scores"].split(1)
+
+
+def _predictions(
+    classifier: ClipHFZeroShotImageClassificationPipeline, scores: torch.Tensor, shaping: dict[str, Any]
+) -> Predictions | Exception:
+    if not scores.isfinite().all():
+        return ValueError("the model's scores are not finite; try --dtype float32.")
+    return classifier.postprocess({"scores": scores}, **shaping)
+
+
+def _as_json(path: str, predictions: Predictions) -> str:
+    # Escaped, so that any path and label can be written in any encoding.
+    return json.dumps({"image": path, "predictions": predictions}, allow_nan=False)
+
+
+def _as_text(path: str, predictions: Predictions) -> str:
+    """A table for a terminal; for a pipe one line a label: path, label and score, with tabs between."""
+    if not sys.stdout.isatty():
+        lines = [f"{path}\t{entry['label']}\t{entry['score']:.6f}" for entry in predictions]
+        return _printable("\n".join(lines or [f"{path}\t\t"]))
+    cells = [
+        (entry["label"], f"{entry['score']:.1%}", "█" * round(entry["score"] * _BAR_WIDTH)) for entry in predictions
+    ]
+    return _printable(
+        format_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")])
+    )
+
+
+def _printable(text: str) -> str:
+    """The text without what standard output has no character for, such as the bytes of a path that is not UTF-8."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+__all__ = ["classify_images", "image_paths", "read_labels", "run"]

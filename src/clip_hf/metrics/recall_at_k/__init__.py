@@ -1,3 +1,0 @@
-# Copyright 2026 The clip_hf team. All rights reserved.
-# Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The metric recall_at_k, for `evaluate.load`."""

@@ -1,0 +1,69 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Checks of values that several files share, and the hint on a misspelled name."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+
+
+# Far more than any model has. A damaged or hostile file must not make a program build for ever.
+LARGEST = {
+    "hidden_size": 2**16,
+    "image_size": 2**15,
+    "intermediate_size": 2**18,
+    "max_position_embeddings": 2**20,
+    "num_attention_heads": 2**12,
+    "num_channels": 2**12,
+    "num_hidden_layers": 1000,
+    "projection_dim": 2**16,
+    "vocab_size": 2**24,
+    "width": 2**11,
+}
+
+
+def did_you_mean(name: str, choices: Iterable[str], cutoff: float = 0.6, count: int = 1) -> str:
+    """The end of a message on an unknown name: `" Did you mean 'this'?"`; empty if no choice is near."""
+    near = difflib.get_close_matches(name, choices, count, cutoff)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def require_positive(config: PreTrainedConfig, *names: str) -> None:
+    """Check that fields are greater than 0, and not larger than in any model."""
+    for name in names:
+        value = getattr(config, name)
+        if not value > 0:  # NaN is not
+            raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
+        if value > LARGEST.get(name, math.inf):
+            raise ValueError(f"`{name}` is {value}; it must be at most {LARGEST[name]:,}.")
+
+
+def require_activation(name: str) -> None:
+    """Check that transformers knows the activation."""
+    if name not in ACT2FN:
+        raise ValueError(
+            f"`hidden_act` is {name!r}, which transformers does not know. Use 'quick_gelu' for OpenAI's weights or "
+            f"'gelu' for most of open_clip's; all of them: {', '.join(sorted(ACT2FN))}."
+        )
+
+
+def require_heads(hidden_size: int, num_attention_heads: int) -> None:
+    """Check that the heads divide the width."""
+    if hidden_size % num_attention_heads:
+        raise ValueError(
+            f"`hidden_size` {hidden_size} is not a multiple of `num_attention_heads` {num_attention_heads}; every "
+            "head must have the same width."
+        )
+
+
+def require_probability(config: PreTrainedConfig, name: str) -> None:
+    """Check that a field is at least 0 and less than 1."""
+    value = getattr(config, name)
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"`{name}` is {value}; it must be at least 0 and less than 1.")
+
+
+__all__ = ["LARGEST", "did_you_mean", "require_activation", "require_heads", "require_positive", "require_probability"]

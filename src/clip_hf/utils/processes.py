@@ -1,0 +1,108 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Several processes of one launch: whether they know each other, and errors that all of them raise together."""
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+
+class SharedOutcome:
+    """A context manager that keeps an error of its block until [`SharedOutcome.gather`], which every process calls.
+
+    A process that raised at once would leave the others waiting for it.
+
+    Args:
+        num_processes (`int`):
+            How many processes work together; with one, nothing is sent.
+    """
+
+    def __init__(self, num_processes: int):
+        self.num_processes = num_processes
+        self.error: Exception | None = None
+
+    def __enter__(self) -> "SharedOutcome":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
+        self.error = error if isinstance(error, Exception) else None
+        return self.error is not None
+
+    def gather(self, value: Any = None) -> list[Any]:
+        """Every process's `value`, in the order of the processes.
+
+        Raises:
+            Exception: this process's own error.
+            RuntimeError: if this process succeeded, but another one did not.
+        """
+        problem = None if self.error is None else f"{type(self.error).__name__}: {self.error}"
+        outcomes = gather_object([(problem, value)]) if self.num_processes > 1 else [(problem, value)]
+        if self.error is not None:
+            raise self.error
+        for rank, (problem, _) in enumerate(outcomes):
+            if problem is not None:
+                raise RuntimeError(f"Process {rank} failed, and the others stop with it. {problem}")
+        return [value for _, value in outcomes]
+
+
+def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
+    """Join the other processes of a launch; a process that was started alone stays alone.
+
+    Args:
+        cpu (`bool`, *optional*, defaults to `False`):
+            Whether to stay on the CPU even if there is a GPU.
+        **options:
+            Further arguments of `Accelerator`.
+
+    Returns:
+        `Accelerator`, that of this process.
+
+    Raises:
+        RuntimeError: if the processes that were launched do not know each other.
+    """
+    # Checked first, because processes that look for each other give up only after half an hour.
+    launched = os.environ.get("WORLD_SIZE", "1")
+    missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
+    if launched != "1" and missing:
+        raise RuntimeError(
+            f"WORLD_SIZE is {launched}, but {' and '.join(missing)} are not set. Start several processes with "
+            "`torchrun` or `accelerate launch`, or unset WORLD_SIZE to run one."
+        )
+    # Without a GPU, and unless told to use the CPU, Accelerate lets each process run by itself.
+    accelerator = Accelerator(cpu=cpu or not torch.accelerator.is_available(), **options)
+    check_launch(accelerator)
+    return accelerator
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Refuse to go on when the processes that were launched do not know each other: each would do all the work alone.
+
+    Args:
+        accelerator (`Accelerator`):
+            The accelerator of this process.
+
+    Raises:
+        RuntimeError: if the environment speaks of more processes than `accelerator` has, with the command to use.
+    """
+    launched, processes = os.environ.get("WORLD_SIZE"), accelerator.num_processes
+    if launched is not None and launched.isdigit() and int(launched) != processes:
+        raise RuntimeError(
+            f"WORLD_SIZE is {launched}, but Accelerate runs {processes} process(es): each would work by itself. On a "
+            "machine without a GPU create the Accelerator with cpu=True (--cpu); otherwise unset WORLD_SIZE and RANK."
+        )
+    rank = os.environ.get("RANK")
+    if launched is not None and rank is not None and rank.isdigit() and int(rank) != accelerator.process_index:
+        raise RuntimeError(f"RANK is {rank}, but this is process {accelerator.process_index} to Accelerate.")
+    # `accelerate launch --cpu --num_processes 2` names a master, starts one process and says nothing of the other.
+    by_accelerate = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
+    if launched is None and processes == 1 and by_accelerate:
+        raise RuntimeError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes is. Start several on a CPU with "
+            "`torchrun --nproc_per_node 2 ...`, one with `python` or --num_processes 1."
+        )
+
+
+__all__ = ["SharedOutcome", "check_launch", "join_processes"]

@@ -1,0 +1,326 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The command `clip-hf classify` against the pipeline: what it takes, in which order it answers, and how it fails."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.utils import logging
+
+import clip_hf
+from clip_hf import checkpoints
+from clip_hf.cli import classify as cli_classify
+from clip_hf.cli import main
+from tiny_models import make_tiny_model
+
+
+LABELS = ["cat", "dogs in the snow", "number seven"]
+
+
+@pytest.fixture(autouse=True)
+def progress_bars():
+    """The command turns transformers' progress bars off."""
+    enabled = logging.is_progress_bar_enabled()
+    yield
+    if enabled:
+        logging.enable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_processor, tmp_path_factory):
+    """A folder with a tiny model; not to be changed."""
+    path = tmp_path_factory.mktemp("model") / "repo"
+    checkpoints.save(make_tiny_model("vit"), tiny_processor, path)
+    return path
+
+
+def write_image(path, seed: int):
+    """An image of random blocks, so that a model of random weights thinks differently of each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    Image.fromarray(blocks).resize((80, 64), Image.NEAREST).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder `photos` of seven images in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(["a.png", "b.jpg", "c.png", "sub/a.png", "sub/b.webp", "z.bmp", "z.png"]):
+        write_image(tmp_path / "photos" / name, seed)
+    return tmp_path / "photos"
+
+
+NAMES = [f"photos/{name}" for name in ("a.png", "b.jpg", "c.png", "sub/a.png", "sub/b.webp", "z.bmp", "z.png")]
+
+
+def run(capsys, model, *arguments, labels=LABELS) -> SimpleNamespace:
+    """Run the command; its exit status and what it printed."""
+    capsys.readouterr()
+    try:
+        status = main(["classify", *map(str, arguments), "--model", str(model), "--labels", *labels])
+    except SystemExit as stop:
+        status = stop.code
+    out, err = capsys.readouterr()
+    return SimpleNamespace(status=status, out=out, err=err)
+
+
+def answers(done) -> dict[str, list]:
+    """What `--json` wrote: the predictions of each image, in the order of the lines."""
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in done.out.splitlines()]
+    assert all(set(line) == {"image", "predictions"} for line in lines)
+    return {line["image"]: line["predictions"] for line in lines}
+
+
+def assert_same(predictions, expected):
+    assert [entry["label"] for entry in predictions] == [entry["label"] for entry in expected]
+    assert [e["score"] for e in predictions] == pytest.approx([e["score"] for e in expected], rel=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------- what it answers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ([], {}),
+        (["--top-k", "1"], {"top_k": 1}),
+        (["--threshold", "0.3"], {"threshold": 0.3}),
+        (["--multi-label", "--threshold", "0.4"], {"multi_label": True, "threshold": 0.4}),
+        (["--template", "a map of {}.", "the {}"], {"hypothesis_template": ["a map of {}.", "the {}"]}),
+        (["--template", "openai_imagenet_subset"], {"hypothesis_template": "openai_imagenet_subset"}),
+        (["--dtype", "bfloat16", "--device", "cpu"], {"dtype": "bfloat16"}),
+    ],
+)
+def test_it_answers_as_the_pipeline_does(model, folder, capsys, arguments, options):
+    done = run(capsys, model, folder.name, "--json", "--batch-size", 3, *arguments)
+    assert done.status == 0, done.err
+    classify = clip_hf.pipeline(model, device="cpu", **options)
+    expected = classify(NAMES, LABELS, batch_size=3)
+    assert list(answers(done)) == NAMES
+    for predictions, others in zip(answers(done).values(), expected):
+        assert_same(predictions, others)
+    assert len({tuple(e["score"] for e in others) for others in expected}) > 3  # or the order would show nothing
+
+
+@pytest.mark.parametrize("format", ["open_clip", "transformers"])
+def test_a_model_of_another_format(model, folder, capsys, tmp_path, format):
+    checkpoints.convert(model, tmp_path / "other", format)
+    ours, other = (answers(run(capsys, path, "photos", "--json")) for path in (model, tmp_path / "other"))
+    for name in NAMES:
+        assert [e["score"] for e in ours[name]] == pytest.approx([e["score"] for e in other[name]], rel=1e-4)
+
+
+def test_files_and_folders_are_answered_in_the_order_of_the_command_line(model, folder, capsys):
+    (folder / ".hidden.png").write_bytes((folder / "a.png").read_bytes())
+    write_image(folder / "__MACOSX" / "a.png", 0)
+    (folder / "notes.txt").write_text("no image")
+    (folder / "image_without_ending").write_bytes((folder / "a.png").read_bytes())
+    named = ["photos/z.png", "photos/sub", "photos/image_without_ending", "photos/z.png"]
+    done = run(capsys, model, *named, "--json", "--batch-size", 2)
+    lines = [json.loads(line)["image"] for line in done.out.splitlines()]
+    assert lines == [named[0], "photos/sub/a.png", "photos/sub/b.webp", *named[2:]]
+    assert list(answers(run(capsys, model, "photos", "--json"))) == NAMES
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_a_hyphen_reads_paths_from_stdin(model, folder, capsys, monkeypatch, ending):
+    odd = os.fsencode(folder) + b"/caf\xe9.png"
+    with open(odd, "wb") as file:
+        file.write((folder / "a.png").read_bytes())
+    lines = ending.join([b"photos/c.png", b"", odd, b"photos/sub", b""])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    done = run(capsys, model, "photos/z.bmp", "-", "--json")
+    assert done.status == 0, done.err
+    expected = ["photos/z.bmp", "photos/c.png", os.fsdecode(odd), "photos/sub/a.png", "photos/sub/b.webp"]
+    assert list(answers(done)) == expected
+
+
+@pytest.mark.parametrize(("name", "text"), [("l.txt", "cat\nnumber seven\n"), ("l.json", '["cat", "number seven"]')])
+def test_labels_come_from_a_file(model, folder, capsys, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    done = run(capsys, model, "photos/a.png", "--json", labels=[name])
+    assert {entry["label"] for entry in answers(done)["photos/a.png"]} == {"cat", "number seven"}
+
+
+def test_labels_that_come_with_the_library(model, folder, capsys):
+    done = run(capsys, model, "photos/a.png", "--json", "--top-k", 99, labels=["class_names.json#eurosat"])
+    assert len(answers(done)["photos/a.png"]) == 10
+
+
+def test_a_pipe_gets_a_line_a_label(model, folder, capsys):
+    done = run(capsys, model, "photos/a.png", "photos/z.png", "--top-k", 2)
+    expected = clip_hf.pipeline(model, device="cpu")(["photos/a.png", "photos/z.png"], LABELS, top_k=2)
+    lines = [line.split("\t") for line in done.out.splitlines()]
+    assert [line[:2] for line in lines] == [
+        [path, entry["label"]] for path, result in zip(("photos/a.png", "photos/z.png"), expected) for entry in result
+    ]
+    assert [float(line[2]) for line in lines] == pytest.approx([e["score"] for r in expected for e in r], abs=1e-5)
+    assert run(capsys, model, "photos/a.png", "--threshold", 1).out == "photos/a.png\t\t\n"
+
+
+def test_a_terminal_gets_a_table_for_each_image(model, folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    lines = run(capsys, model, "photos/a.png").out.splitlines()
+    rows = [line for line in lines if "%" in line]
+    assert "photos/a.png" in lines[0] and len(rows) == 3
+    assert len({line.index("%") for line in rows}) == 1
+    for line in rows:
+        assert line.count("█") == round(float(line.split("%")[0].split()[-1]) / 5)
+    assert "no label reaches" in run(capsys, model, "photos/a.png", "--threshold", 1).out
+
+
+# ----------------------------------------------------------------------------------------------------- how it does it
+
+
+def test_labels_are_encoded_once_and_images_are_read_as_they_are_needed(model, folder, capsys, monkeypatch):
+    passes, read = [], []
+    original = clip_hf.ClipHFModel.get_text_features
+    monkeypatch.setattr(
+        clip_hf.ClipHFModel,
+        "get_text_features",
+        lambda self, *args, **kwargs: passes.append(1) or original(self, *args, **kwargs),
+    )
+
+    def paths():
+        for number in range(40):
+            read.append(number)
+            yield NAMES[number % len(NAMES)]
+
+    classifier = clip_hf.pipeline(model, device="cpu")
+    scoring = {"labels": LABELS}
+    results = cli_classify.classify_images(classifier, paths(), scoring, {"labels": LABELS}, batch_size=4)
+    seen = []
+    for path, _ in results:
+        seen.append(path)
+        assert len(read) <= len(seen) + 8  # the batch at work and the one that is read meanwhile
+    assert seen == [NAMES[number % len(NAMES)] for number in range(40)]
+    assert len(passes) == 1
+
+
+def test_a_batch_is_read_while_the_model_works(model, folder, monkeypatch):
+    classifier = clip_hf.pipeline(model, device="cpu")
+    preprocess, forward, began = classifier.preprocess, classifier.forward, threading.Semaphore(0)
+
+    def count_and_preprocess(path):
+        began.release()
+        return preprocess(path)
+
+    def wait_and_forward(*args, **kwargs):
+        # Of the batch at work, and of the one after it.
+        assert all(began.acquire(timeout=60) for _ in range(4))
+        monkeypatch.setattr(classifier, "forward", forward)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(classifier, "preprocess", count_and_preprocess)
+    monkeypatch.setattr(classifier, "forward", wait_and_forward)
+    results = cli_classify.classify_images(classifier, NAMES[:4], {"labels": LABELS}, {"labels": LABELS}, 2)
+    assert [path for path, _ in results] == NAMES[:4]
+
+
+def test_images_of_different_sizes_form_no_batch(model, folder, tiny_processor):
+    classifier = clip_hf.pipeline(model, device="cpu")
+    preprocess = classifier.preprocess
+    sizes = iter([64, 32, 64])
+    classifier.preprocess = lambda path: {"pixel_values": preprocess(path)["pixel_values"][:, :, : next(sizes), :]}
+    forward, shapes = classifier.forward, []
+
+    def record(inputs, **kwargs):
+        shapes.append(tuple(inputs["pixel_values"].shape))
+        return forward({"pixel_values": torch.nn.functional.interpolate(inputs["pixel_values"], (64, 64))}, **kwargs)
+
+    classifier.forward = record
+    results = list(cli_classify.classify_images(classifier, NAMES[:3], {"labels": LABELS}, {"labels": LABELS}, 3))
+    assert sorted(shapes) == [(1, 3, 32, 64), (1, 3, 64, 64), (1, 3, 64, 64)]
+    assert [path for path, _ in results] == NAMES[:3] and all(isinstance(result, list) for _, result in results)
+
+
+# -------------------------------------------------------------------------------------------------------- how it fails
+
+
+def test_an_unreadable_image_is_one_line_and_the_others_go_on(model, folder, capsys):
+    (folder / "b.jpg").write_bytes(b"no image")
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes()[:100])
+    Image.fromarray(np.full((80, 80), 40_000, np.uint16)).save(folder / "z.png")  # 16 bits
+    (folder / "empty").mkdir()
+    done = run(capsys, model, "photos", "missing.png", "photos/empty", "photos/a.png", "--json", "--batch-size", 2)
+    assert done.status == 1
+    bad = ["photos/b.jpg", "photos/c.png", "photos/z.png", "missing.png", "photos/empty"]
+    lines = [line for line in done.err.splitlines() if line.startswith("clip-hf")]
+    assert [line.split(": ")[1] for line in lines] == bad
+    assert not any("Image 0" in line for line in lines) and "no image in this folder" in lines[-1]
+    read = [json.loads(line)["image"] for line in done.out.splitlines()]
+    assert read == [name for name in NAMES if name not in bad] + ["photos/a.png"]
+    alone = answers(run(capsys, model, "photos/z.bmp", "--json"))
+    assert_same(answers(done)["photos/z.bmp"], alone["photos/z.bmp"])
+
+
+def test_scores_that_are_not_finite_are_no_answer(model, folder, capsys, tmp_path, tiny_processor):
+    broken = make_tiny_model("vit")
+    with torch.no_grad():
+        broken.visual_projection.weight[0, 0] = float("nan")
+    checkpoints.save(broken, tiny_processor, tmp_path / "broken")
+    done = run(capsys, tmp_path / "broken", "photos/a.png", "--json")
+    assert (done.status, done.out) == (1, "")
+    assert "photos/a.png: the model's scores are not finite" in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels", "status", "message"),
+    [
+        (["--top-k", "0"], LABELS, 2, "argument --top-k: '0' must be a whole number, at least 1"),
+        (["--batch-size", "two"], LABELS, 2, "argument --batch-size: 'two' must be a whole number"),
+        (["--threshold", "1.5"], LABELS, 2, "argument --threshold: '1.5' must be a number from 0 to 1"),
+        (["--threshold", "nan"], LABELS, 2, "argument --threshold: 'nan' must be a number from 0 to 1"),
+        (["--treshold", "0.5"], LABELS, 2, "unknown option --treshold. Did you mean --threshold?"),
+        (["--template", "no placeholder"], LABELS, 1, "placeholder"),
+        (["--template", "openai_imagnet"], LABELS, 1, "openai_imagenet"),
+        (["--device", "gpu"], LABELS, 1, "gpu"),
+        ([], ["cat", "cat"], 1, "occur more than once: ['cat']"),
+        ([], ["names.txt"], 1, "names.txt"),
+    ],
+)
+def test_bad_options_fail_before_the_model_is_loaded(folder, capsys, monkeypatch, arguments, labels, status, message):
+    monkeypatch.setattr(cli_classify, "pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    done = run(capsys, "model", "photos/a.png", *arguments, labels=labels)
+    assert (done.status, done.out) == (status, "")
+    assert message in done.err
+
+
+def test_a_mapping_of_prompts_must_have_every_label(folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli_classify, "pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    (tmp_path / "prompts.json").write_text(json.dumps({"cat": ["a cat."]}))
+    done = run(capsys, "model", "photos/a.png", "--template", "prompts.json", labels=["cat", "dog"])
+    assert done.status == 1 and "no prompts for 1 of the labels: ['dog']" in done.err
+
+
+def test_nothing_on_stdin_is_an_error(model, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    done = run(capsys, model, "-")
+    assert (done.status, done.out) == (1, "") and "No image was named" in done.err
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word(model, folder):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "clip_hf", "classify", "photos", "--model", str(model), "--labels", *LABELS],
+        cwd=folder.parent,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    assert "roken" not in done.stderr and "Exception" not in done.stderr

@@ -1,0 +1,44 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What the tests of encoding share: different images by their numbers, datasets of them, and counted passes."""
+
+import io
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from clip_hf.embedding import EncodingOptions
+
+
+ROWS = 70  # three parts: 32, 32 and 6 rows
+
+
+def image(index: int) -> Image.Image:
+    generator = np.random.default_rng(index)
+    coarse = Image.fromarray(generator.integers(0, 256, (3, 3, 3), dtype=np.uint8))
+    return coarse.resize((64 + index % 3, 64), Image.Resampling.BICUBIC)
+
+
+def png(index: int) -> bytes:
+    buffer = io.BytesIO()
+    image(index).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_data(rows: int = ROWS, changed: dict[int, bytes] | None = None) -> datasets.Dataset:
+    files = [{"bytes": (changed or {}).get(index, png(index)), "path": None} for index in range(rows)]
+    return datasets.Dataset.from_dict({"image": files, "label": [0] * rows}).cast_column("image", datasets.Image())
+
+
+def count_images(model) -> list[int]:
+    """A list to which each pass of the image tower adds its number of images."""
+    counted = []
+    model.vision_model.register_forward_pre_hook(
+        lambda _, args, kwargs: counted.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+    )
+    return counted
+
+
+def quiet(**kwargs) -> EncodingOptions:
+    return EncodingOptions(**{"progress": False, "batch_size": 16, "num_threads": 2, **kwargs})

@@ -1,0 +1,45 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Tables on a terminal, and what a pipe or a file gets of them."""
+
+import os
+import pty
+import subprocess
+import sys
+
+from clip_hf.utils.tables import draw_table
+
+
+COLUMNS = ("metric", "value", "note [x]")
+ROWS = (("top1", "54.30%", "a"), ("median_rank", "-", "b [bold]"), ("ensemble_gain", "+1.20 points", "c" * 90))
+
+
+def test_a_pipe_gets_aligned_text_that_is_never_wrapped():
+    lines = draw_table("A title", COLUMNS, ROWS).splitlines()
+    assert lines[0] == "A title" and lines[2] == "-" * len(lines[2])
+    assert lines[1] == "metric                 value   note [x]"
+    assert lines[3] == "top1                  54.30%   a"
+    assert lines[4] == "median_rank                -   b [bold]"
+    assert lines[5] == "ensemble_gain   +1.20 points   " + "c" * 90
+    assert "\n".join(lines).isascii() and "\x1b" not in "\n".join(lines)
+
+
+def test_a_terminal_gets_bold_and_no_line_beyond_its_width():
+    program = f"from clip_hf.utils.tables import draw_table; print(draw_table('T', {COLUMNS}, {ROWS}))"
+    reading, writing = pty.openpty()
+    environment = os.environ | {"COLUMNS": "60", "TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", program], stdout=writing, env=environment, check=True)
+    os.close(writing)
+    shown = b""
+    while True:
+        try:
+            shown += (part := os.read(reading, 65536))
+        except OSError:  # what Linux says at the end of a pseudo-terminal
+            break
+        if not part:
+            break
+    os.close(reading)
+    text = shown.decode().replace("\r\n", "\n")
+    assert "\x1b[1m" in text and "─" in text
+    plain = text.replace("\x1b[1m", "").replace("\x1b[0m", "")
+    assert max(map(len, plain.splitlines())) <= 60 and plain.count("c") == 90 + "metric note".count("c")
