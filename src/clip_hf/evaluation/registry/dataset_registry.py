@@ -11,12 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 from ...data.built_in_datasets import BUILT_IN_DATASETS
-=======
-from ...data.openmoji import OPENMOJI_TEMPLATES
 from ...model.checks_clip_hf import did_you_mean
->>>>>>> main
 from ...model.zero_shot_clip_hf import check_templates
 from ...utils.json_files import read_json, read_text
 from ...utils.prompt_files import load_prompt_set
@@ -247,8 +243,8 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     Args:
         source (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`):
             The name of a prompt set, or of a built-in dataset that has prompts (`"openmoji"`); a file, `.txt` or
-            `.json` (see [`load_prompt_set`]); `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template;
-            a list of them; or each class's own prompts.
+            `.json` (see [`load_prompt_set`]); `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a
+            template; a list of them; or each class's own prompts.
 
     Returns:
         `tuple[str, ...]` of templates with `{}` where the class goes, or `dict` of complete prompts by class name.

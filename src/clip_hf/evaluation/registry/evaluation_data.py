@@ -480,25 +480,8 @@ def load_retrieval(
         ValueError: if there are no such data, part or column, no rows, or a caption is missing or blank.
         TypeError: if `source` is nothing that can hold data.
     """
-<<<<<<< HEAD
-    options = options or RetrievalOptions()
-    opened = open_source(source, "retrieval")
-=======
     options = options or CaptionedDataOptions()
-    text = str(source) if isinstance(source, str | os.PathLike) else None
-    name, equals, path = (text or "").partition("=")
-    entry = None
-    if equals and not os.path.exists(text) and re.fullmatch(r"[\w-]+", name):
-        entry, text = get_dataset(name), path
-    elif text is not None and registry_name(text) is not None:
-        entry = get_dataset(text)
-    if entry is not None and "retrieval" not in entry.tasks:
-        raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
-    if not (text or "").strip() or (entry is not None and not equals):
-        opened = open_source(source, options.image_root, options.image_column)
-    else:
-        opened = _open_pairs(text, entry, options)
->>>>>>> main
+    opened = open_source(source, "retrieval")
     split = opened.resolve(options.split)
 
     def read(rows: Rows) -> datasets.Dataset:
@@ -506,28 +489,9 @@ def load_retrieval(
             return undecoded(rows.read_dataset(_image_column_of(options, opened.entry), options.image_root))
         return undecoded(read_pairs(rows, _pair_options(options)))
 
-<<<<<<< HEAD
     data = opened.load(split, read)
     retrieval = RetrievalData(opened.name, data, "", [], split, opened.location)
     return _retrieval(data, options, opened.entry, retrieval)
-=======
-def _open_pairs(source: str, entry: RegistryEntry | None, options: CaptionedDataOptions) -> DataSource:
-    """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
-    try:
-        parts = split_names(source)
-    except ValueError as error:
-        # What is no path was looked for on the hub.
-        if error.__cause__ is None and not str(error).startswith("There is no file"):
-            raise
-        raise nothing_there(source, "retrieval", error.__cause__) from error
-    asked = [options.split] if options.split and options.split[-1] == "]" else []
-    read = functools.partial(load_pairs, source, options=_pair_options(options))
-    load = (
-        {part: functools.partial(read, split=part) for part in (*parts, *asked)} if parts or asked else {WHOLE: read}
-    )
-    name = entry.name if entry else os.path.basename(source.rstrip("/")) or source
-    return DataSource(name, source, load, entry)
->>>>>>> main
 
 
 def _pair_options(options: CaptionedDataOptions) -> PairOptions:
