@@ -33,35 +33,20 @@ KNOWN_ENDINGS = (".parquet", ".tar", *TABLES)
 Data = datasets.Dataset | datasets.IterableDataset
 
 
-class NoSuchSource(ValueError):
-    """
-    There are no data where a source says.
-
-    Args:
-        source (`str`):
-            What was looked for.
-        labelled (`bool`):
-            Whether labelled images were wanted, or captioned ones.
-        names (`Sequence[str]`, *optional*):
-            The names of datasets that are known where it was looked for; by default the built-in ones.
-        cause (`Exception`, *optional*):
-            Why the hub has no such dataset, if it was asked.
-    """
-
-    def __init__(self, source: str, labelled: bool, names: Sequence[str] = (), cause: Exception | None = None):
-        names = names or sorted(BUILT_IN_DATASETS)
-        folder, name = os.path.split(source.rstrip(os.sep))
-        neighbours = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-        near = [os.path.join(folder, each) for each in difflib.get_close_matches(name, neighbours, cutoff=0.6)]
-        near += difflib.get_close_matches(source.lower(), names, cutoff=0.6)
-        hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
-        hub = "" if cause is None else f", and it cannot be loaded from the hub: {str(cause).rstrip('.')}"
-        kind = "class folders" if labelled else "images with captions"
-        super().__init__(
-            f"There is no file or folder {source!r} ({os.path.abspath(source)}), nor a dataset of this name{hub}."
-            f"{hint} Data may be a folder of {kind} or one that `datasets` saved, a file or pattern "
-            f"({', '.join(KNOWN_ENDINGS)}), OWNER/NAME on the hub, or one of these names: {', '.join(names)}."
-        )
+def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exception | None = None) -> ValueError:
+    """The error for a source that is not there: what was looked for, near names, and what data may be."""
+    folder, name = os.path.split(source.rstrip(os.sep))
+    neighbours = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = [os.path.join(folder, each) for each in difflib.get_close_matches(name, neighbours)]
+    near += difflib.get_close_matches(source.lower(), names)
+    hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
+    hub = "" if cause is None else f", and it cannot be loaded from the hub: {str(cause).rstrip('.')}"
+    kind = "class folders" if labelled else "images with captions"
+    return ValueError(
+        f"There is no file or folder {source!r} ({os.path.abspath(source)}), nor a dataset of this name{hub}.{hint} "
+        f"Data may be a folder of {kind} or one that `datasets` saved, a file or pattern "
+        f"({', '.join(KNOWN_ENDINGS)}), OWNER/NAME on the hub, or one of these names: {', '.join(names)}."
+    )
 
 
 @dataclass(frozen=True)
@@ -168,14 +153,13 @@ class DataSource:
 
 class HubSource:
     """
-    A dataset on the hub, with what [`DataSource`] has. Its parts are asked for only where they are needed, because
-    that takes a download.
+    A dataset on the hub, with the attributes of [`DataSource`] but `parts`.
+
+    The hub is asked for the names of the parts only where they are needed, because that takes a download.
 
     Args:
         location (`str`):
             `"owner/name"` or `"owner/name:config"`.
-        name (`str`, *optional*):
-            What results call the data; by default as the repository is called.
         splits (`Sequence[str]`, *optional*):
             The names of its parts, where they are known.
         advice (`str`, *optional*):
@@ -189,7 +173,6 @@ class HubSource:
     def __init__(
         self,
         location: str,
-        name: str | None = None,
         splits: Sequence[str] = (),
         advice: str = "If it was meant as a path, there is nothing there; give a local copy by its path.",
         no_such: Callable[[Exception], Exception] | None = None,
@@ -197,7 +180,7 @@ class HubSource:
         self.location, self.advice, self._splits, self._no_such = location, advice, tuple(splits), no_such
         self.hub_id, _, config = location.partition(":")
         self.config = config or None
-        self.name = name or self.hub_id.rpartition("/")[2]
+        self.name = self.hub_id.rpartition("/")[2]
 
     @functools.cached_property
     def part_names(self) -> tuple[str, ...]:
@@ -227,7 +210,11 @@ class HubSource:
 
 
 def find_source(
-    source: Any, *, labelled: bool, class_folders: set[str] | None = None, names: Sequence[str] = ()
+    source: Any,
+    *,
+    labelled: bool,
+    class_folders: set[str] | None = None,
+    names: Sequence[str] = tuple(BUILT_IN_DATASETS),
 ) -> DataSource | HubSource:
     """
     Find out what a source is.
@@ -241,7 +228,7 @@ def find_source(
         class_folders (`set[str]`, *optional*):
             The class folders that count; all by default.
         names (`Sequence[str]`, *optional*):
-            Names of datasets that an error mentions, if there is no such source.
+            Names of datasets that an error mentions, if there is no such source; the built-in ones by default.
 
     Returns:
         [`DataSource`] or [`HubSource`].
@@ -265,7 +252,7 @@ def find_source(
         name = path.stem if path.suffix.lower() in KNOWN_ENDINGS else path.name or location
         return _source_of_files(name, location, files_by_part(files), files)
     check_scheme(location)
-    no_such = functools.partial(NoSuchSource, location, labelled, names)
+    no_such = functools.partial(no_such_source, location, labelled, names)
     looks_like_path = location.startswith((".", os.sep)) or location.partition(":")[0].endswith(KNOWN_ENDINGS)
     if looks_like_path or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", location):
         raise no_such()
@@ -392,4 +379,4 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
-__all__ = ["KNOWN_ENDINGS", "Data", "DataSource", "HubSource", "NoSuchSource", "Rows", "find_source"]
+__all__ = ["KNOWN_ENDINGS", "Data", "DataSource", "HubSource", "Rows", "find_source"]

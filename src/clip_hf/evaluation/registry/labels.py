@@ -53,24 +53,7 @@ def read_class_names(
     given: Any,
     read: Callable[[Rows], datasets.Dataset],
 ) -> list[str]:
-    """
-    A name for each label id, in the order of the ids.
-
-    Args:
-        opened ([`EvaluationSource`]):
-            The source.
-        data (`datasets.Dataset`):
-            The rows of the part that is evaluated.
-        column (`str`):
-            Their labels.
-        given (*optional*):
-            The names that the user gave, or where to find them, see [`load_class_names`].
-        read (`Callable[[Rows], datasets.Dataset]`):
-            Reads the rows of another part, whose labels may be names too.
-
-    Raises:
-        ValueError: if there are no names, or their number disagrees with the data.
-    """
+    """A name for each label id, in the order of the ids; `read` reads other parts, whose labels may be names too."""
     label, entry = class_label(data.features[column]), opened.entry
     where = f"{opened.name}: "
     own = list(label.names) if label is not None else None
