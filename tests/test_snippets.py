@@ -147,12 +147,13 @@ def test_the_tables_have_no_entry_too_many():
     [
         "clip-hf evaluate model --dat digits",
         "clip-hf convert a b --tower-of text",
-        "python examples/train_clip.py examples/recipes/demo.yaml --epoch 3",
-        "python examples/train_clip.py examples/recipes/none.yaml",
+        "clip-hf train examples/recipes/demo.yaml --epoch 3",
+        "clip-hf train examples/recipes/none.yaml",
         "python examples/linear_probe.py --model m --datum digits",
         "python examples/no_example.py",
-        "accelerate launch --config_file examples/launch/none.yaml examples/train_clip.py examples/recipes/demo.yaml",
-        "torchrun --nproc_per_node 2 examples/train_clip.py examples/recipes/demo.yaml --no_option 1",
+        "accelerate launch --config_file examples/launch/none.yaml -m clip_hf train examples/recipes/demo.yaml",
+        "torchrun --nproc_per_node 2 -m clip_hf train examples/recipes/demo.yaml --no_option 1",
+        "python examples/train_clip.py --no_option 1",
         "torchrun --nproc_per_node 2 -m clip_hf.cli evaluate model --no-option",
         "sbatch --nodes 4 examples/launch/none.sh examples/recipes/demo.yaml",
         "sbatch --nodes 4 examples/launch/slurm.sh examples/recipes/pretrain_rn50.yaml --output_dir outputs",
@@ -281,10 +282,11 @@ def test_commands_in_comments_and_docstrings_can_be_given(path):
 
 
 def test_commands_in_tables_can_be_given():
+    names = "classify|convert|evaluate|compare"
     commands = [
         (page, command)
         for page, text in PAGES.items()
-        for command in re.findall(r"`((?:clip-hf [a-z]+|python examples/) [^`]+)`", text)
+        for command in re.findall(rf"`((?:clip-hf (?:{names})|python examples/) ?[^`]+)`", text)
     ]
     assert len(commands) > 10
     for _, command in commands:

@@ -30,7 +30,7 @@ from ..utils.wording import safe_name
 
 
 def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False) -> SuiteOptions:
-    """What the arguments of `add_evaluation_arguments` ask for."""
+    """Turn the arguments of `add_evaluation_arguments` into options of a suite."""
     if not options.data:
         raise ValueError("There is nothing to evaluate on: name it with --data, as in `--data openmoji`.")
     templates = options.templates
@@ -72,7 +72,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
 def evaluate(
     model: str, options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False
 ) -> list[EvaluationResult]:
-    """Evaluate one model and print its figures; every process of a launch calls it, the results come on the first."""
+    """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
     dtype = getattr(torch, options.dtype) if options.dtype else None
     asked = suite_options(options, output_dir, replace_results)
@@ -81,14 +81,14 @@ def evaluate(
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the arguments ask for; the exit status."""
-    # The whole of it, for several trainings may end in folders of one name.
+    """Evaluate, and say where the results are; returns the exit status."""
+    # The whole path names the folder, because several trainings may end in folders of the same name.
     output_dir = options.output_dir or Path("evaluation") / safe_name(options.model)
     results = evaluate(options.model, options, output_dir)
     if results:
         print(f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side.")
         if options.update_card:
-            print(f"Renewed {update_card(options.model, results)}.")
+            print(f"Updated {update_card(options.model, results)}.")
     return 0
 
 

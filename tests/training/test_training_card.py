@@ -11,8 +11,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from PIL import Image
 
 from clip_hf.evaluation.suite import update_card
-from clip_hf.training import HeldOutPairs, TrainingOptions, describe_training, parse_options
-from train_clip import train
+from clip_hf.training import HeldOutPairs, TrainingOptions, describe_training, parse_options, train
 from without_clip_hf import run_without_clip_hf
 
 
