@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Captioned images for tests: small and all different, as files of many kinds, and damaged in many ways."""
 
+import dataclasses
 import io
 import itertools
 import json
@@ -15,6 +16,8 @@ from typing import Any
 import datasets
 import numpy as np
 from PIL import Image
+
+from clip_hf.data import built_in_datasets, openmoji
 
 
 SIZE = 8  # pixels of a crop
@@ -30,6 +33,13 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     with io.BytesIO() as buffer:
         image.save(buffer, kind, **options)
         return buffer.getvalue()
+
+
+def use_openmoji(monkeypatch, data: datasets.DatasetDict) -> None:
+    """Let `data` be OpenMoji's drawings, wherever they are loaded by name."""
+    table = built_in_datasets.BUILT_IN_DATASETS
+    monkeypatch.setitem(table, "openmoji", dataclasses.replace(table["openmoji"], load=lambda: data))
+    monkeypatch.setattr(openmoji, "load_openmoji", lambda: data)
 
 
 def caption_of(number: int) -> str:

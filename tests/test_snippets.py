@@ -18,11 +18,9 @@ import shlex
 
 import pytest
 
-import clip_hf.data.pair_sources
-import clip_hf.evaluation.registry.labelled_sources
 from clip_hf.cli import main
 from clip_hf.data import load_pairs
-from pair_data import image_of
+from pair_data import image_of, use_openmoji
 from snippet_inputs import DOCSTRING_INPUTS, INPUTS, World, docstring_names
 from snippets import ROOT, Block, blocks_of, check_command, commands_of, launched, run_here, run_in_shell, run_python
 
@@ -100,8 +98,7 @@ def runnable(kind: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
 def test_a_page_runs(page, world, tmp_path, monkeypatch):
-    for module in (clip_hf.data.pair_sources, clip_hf.evaluation.registry.labelled_sources):
-        monkeypatch.setattr(module, "load_openmoji", lambda: world.openmoji)
+    use_openmoji(monkeypatch, world.openmoji)
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)
     run_page(page, run_here, {**NOT_RUN, **ONLY_SLOW})

@@ -16,7 +16,7 @@ from PIL import Image
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import PairLoader, PairOptions, load_pairs
-from clip_hf.data.file_readers import contiguous_parts
+from clip_hf.data.image_folders import contiguous_parts
 from hostile_paths import HOSTILE
 from pair_data import caption_of, encoded, image_of, rows_of, write_parquet
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
     logged: list[str] = []
-    monkeypatch.setattr("clip_hf.data.file_readers.logger.warning", logged.append)
+    monkeypatch.setattr("clip_hf.data.image_folders.logger.warning", logged.append)
     return logged
 
 

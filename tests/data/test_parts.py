@@ -10,7 +10,17 @@ import pytest
 
 from clip_hf.data import PairOptions, load_pairs, split_names
 from clip_hf.evaluation import CaptionedDataOptions, load_retrieval
-from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar
+from pair_data import (
+    caption_of,
+    dataset_of,
+    encoded,
+    image_of,
+    rows_of,
+    samples_of,
+    use_openmoji,
+    write_parquet,
+    write_tar,
+)
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -158,7 +168,7 @@ def test_parts_on_the_hub(monkeypatch):
 
 def test_openmoji_has_parts(monkeypatch):
     data = datasets.DatasetDict(train=dataset_of(rows_of(range(3))), test=dataset_of(rows_of([0])))
-    monkeypatch.setattr("clip_hf.data.pair_sources.load_openmoji", lambda: data)
+    use_openmoji(monkeypatch, data)
     assert split_names("openmoji") == ("train", "test")
     with pytest.raises(ValueError, match="openmoji has no split `validation`; it has train, test"):
         load_pairs("openmoji", split="validation")

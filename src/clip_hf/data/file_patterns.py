@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import check_scheme
 from ..utils.json_files import check_regular
-from .file_readers import is_hidden
+from .image_folders import is_hidden
 from .parts import table_part
 
 

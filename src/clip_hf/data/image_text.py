@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# Of rows drawn one after another, one can be used unless nearly all are bad.
+# If this many rows drawn one after another are bad, nearly all are.
 _MAX_ATTEMPTS = 200
 _CHECKED_AT_ONCE = 10_000
 
 
 def check_column(column_names: Sequence[str], column: str, content: str) -> None:
-    """Raise a `ValueError` that says which columns there are, if there is no such one."""
+    """Raise a `ValueError` that names the columns, if this one is missing."""
     if column not in column_names:
         raise ValueError(
             f"The data set has no column {column!r}; it has {', '.join(map(repr, column_names))}. Name the one that "
@@ -43,7 +43,7 @@ def check_column(column_names: Sequence[str], column: str, content: str) -> None
 
 
 def check_columns(column_names: Sequence[str], options: PairOptions) -> None:
-    """Raise a `ValueError` if a column that `options` name is not there."""
+    """Raise a `ValueError` if a column that `options` name is missing."""
     check_column(column_names, options.image_column, "images")
     for column in TextReader(options.templates, options.caption_column).columns:
         content = "captions" if column == options.caption_column else "text of the templates"
@@ -93,7 +93,7 @@ def text_length(value: Any) -> int:
 
 
 class _Files:
-    """Whether files exist: each folder is listed once, which is far quicker than a question for each file."""
+    """Whether files exist. Each folder is listed once, which is far quicker than asking for each file."""
 
     def __init__(self):
         self._listings: dict[str, set[str]] = {}
@@ -111,7 +111,7 @@ class _Files:
 
 
 def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, SkippedRow]]:
-    """The rows whose image is missing, as far as that can be told without reading one."""
+    """The rows whose image is missing, as far as that shows without reading images."""
     column = images.data.column(name)  # as it is stored, before the rows were selected; the images are not touched
     indices = getattr(images, "_indices", None)
     places = np.arange(len(images)) if indices is None else indices.column(0).to_numpy()
@@ -148,7 +148,7 @@ def _refused(location: str, where: str) -> SkippedRow:
 
 def undecoded_images(dataset: Any, column: str) -> Any:
     """
-    The data set with images as `{"bytes": ..., "path": ...}`, nothing decoded; works for streams too.
+    Switch off decoding: images become `{"bytes": ..., "path": ...}`. Works for streams too.
 
     Raises:
         ValueError: if the column holds something that is no image.
@@ -170,17 +170,16 @@ class ImageTextDataset(Dataset):
     """
     Captioned images for training; [`ImageTextCollator`] makes batches of them.
 
-    - An image is resized as `image_processor` does it; instead of its centre crop, a square at a random place is cut
-      out, CLIP's only augmentation (Radford et al. 2021, section 2.3).
-    - Of an image's captions one is drawn, and one of the templates is put around it.
-    - What is drawn depends on the seed, the epoch and the row alone: it is the same for any number of processes and of
-      workers. An item is asked for by its epoch and row, `pairs[epoch, row]`; with `pairs[row]` the epoch is that of
-      [`~ImageTextDataset.set_epoch`].
-    - A row that cannot be used is replaced by another one, drawn by the same rule, and comes with the reason.
+    - `image_processor` decides how an image is resized. Its centre crop is replaced by a square at a random place,
+      CLIP's only augmentation (Radford et al. 2021, section 2.3).
+    - One of an image's captions is drawn, and one of the templates is put around it.
+    - Every draw depends only on the seed, the epoch and the row, so any number of processes and workers gives the same
+      items. `pairs[epoch, row]` is an item; `pairs[row]` takes the epoch from [`~ImageTextDataset.set_epoch`].
+    - A row that cannot be used is replaced by another row, drawn by the same rule, and the item says why.
 
     An item holds `pixel_values`, an uint8 array `(channels, height, width)`, neither rescaled nor normalised; `text`;
-    `text_id`, a number that only equal captions share; `image_id` where there is a column for it; `token_seed` where
-    tokens are to be dropped; and `skipped`, `None` or a [`SkippedRow`].
+    `text_id`, a number that only equal captions share; `image_id`, if `image_id_column` is given; `token_seed`, if
+    tokens are dropped; and `skipped`, `None` or a [`SkippedRow`].
 
     Args:
         dataset (`datasets.Dataset`):
@@ -191,9 +190,9 @@ class ImageTextDataset(Dataset):
             Columns, templates, seed and so on.
 
     Raises:
-        ValueError: if a column is missing, the data set is empty, or more than `options.max_skipped_share` of the rows
-            have no usable caption or no image file, all found before the first item is asked for. What can only be
-            told by decoding an image is found then.
+        ValueError: if a column is missing, the dataset is empty, or more than `options.max_skipped_share` of the rows
+            have no usable caption or no image file. All rows are checked before the first item is read; images are
+            decoded later.
     """
 
     def __init__(
@@ -225,11 +224,11 @@ class ImageTextDataset(Dataset):
         return len(self._columns)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew: other crops, captions and templates than in the other epochs."""
+        """Draw new crops, captions and templates."""
         self.epoch = epoch
 
     def text_lengths(self) -> np.ndarray:
-        """Number of characters of each row's texts, the longest of its captions and without templates; int64."""
+        """Characters in each row's longest caption and template columns, without templates; int64 `(rows,)`."""
         total = np.zeros(len(self), np.int64)
         for name in self.texts.columns:
             column = self._columns[name]
@@ -240,7 +239,7 @@ class ImageTextDataset(Dataset):
         return total
 
     def _find_bad_rows(self) -> None:
-        """Look for rows without a caption or an image file: all of them, before the training starts."""
+        """Find all rows without a caption or an image file, before the training starts."""
         options, total = self.options, len(self)
         for start in range(0, total, _CHECKED_AT_ONCE):
             texts = self._columns.slice(start, _CHECKED_AT_ONCE).select(list(self.texts.columns)).to_pylist()
@@ -285,7 +284,7 @@ class ImageTextDataset(Dataset):
     def __getitem__(self, item: int | tuple[int, int]) -> dict:
         epoch, row = item if isinstance(item, tuple) else (self.epoch, item)
         skipped, seed = None, f"{self.options.seed}/{epoch}/{row}"
-        # A string, for a tuple's hash would be another one in each process.
+        # A string, because a tuple's hash differs between processes.
         result = self._read(row, random.Random(seed))
         for attempt in range(_MAX_ATTEMPTS):
             if isinstance(result, dict):

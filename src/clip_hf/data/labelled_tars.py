@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .pair_sources import stamp_of
+from .tables import PEEKED_ROWS
 from .tars import TarSample, all_samples, is_image
 
 
@@ -22,7 +23,6 @@ _TEXTS = ("txt", "text", "transcript")
 _NUMBERS = ("cls", "cls2", "index", "inx", "id")
 _ARRAYS = ("npy",)
 _MOST_NUMBERS = 2**20
-_PEEKED_SAMPLES = 100
 
 
 def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets.Dataset:
@@ -43,7 +43,7 @@ def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets
     Raises:
         ValueError: if no tar can be read.
     """
-    first = list(itertools.islice(all_samples(tars, _is_wanted, limits), _PEEKED_SAMPLES))
+    first = list(itertools.islice(all_samples(tars, _is_wanted, limits), PEEKED_ROWS))
     images = {ending for sample in first if (ending := sample.image("image")) is not None}
     image_column = images.pop() if len(images) == 1 else "image"
     rows = [_values(sample) for sample in first]

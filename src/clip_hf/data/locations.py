@@ -107,22 +107,40 @@ def located_in_saved(data: datasets.Dataset, column: str, folder: str, root: str
     return with_locations(data, column, folder, root, written_below=("/",))
 
 
-def load_parquet(files: Sequence[str], split: str, streaming: bool, column: str, root: str | None = None) -> Any:
-    """The rows of Parquet files, whose image paths are relative to their file's folder."""
+def load_parquet(
+    files: Sequence[str],
+    image_column_of: Callable[[Any], str] | None,
+    root: str | None = None,
+    streaming: bool = False,
+) -> Any:
+    """
+    The rows of Parquet files, with image paths relative to their file's folder.
 
-    def load(own: Sequence[str]) -> Any:
-        # "train[:10%]" is a part of a split.
-        data_files = {split.partition("[")[0]: list(own)}
-        return datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=streaming)
+    Args:
+        files (`Sequence[str]`):
+            Their paths, or URLs.
+        image_column_of (`Callable[[Any], str]`, *optional*):
+            Chooses the column of the images; without it, paths stay as they are.
+        root (`str`, *optional*):
+            Another folder below which paths may lead.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to read the rows in sequence.
+    """
 
+    def load(files: Sequence[str]) -> Any:
+        return datasets.load_dataset("parquet", data_files={"part": list(files)}, split="part", streaming=streaming)
+
+    if image_column_of is None:
+        return load(files)
     if not streaming:
-        return located_in_files(load(files), column, files, root)
-    parts = [(folder, list(own)) for folder, own in itertools.groupby(files, os.path.dirname)]
-    loaded = [with_locations(load(own), column, folder, root) for folder, own in parts]
-    return loaded[0] if len(loaded) == 1 else datasets.concatenate_datasets(loaded)
+        data = load(files)
+        return _located_in_files(data, image_column_of(data), files, root)
+    by_folder = [(folder, load(list(group))) for folder, group in itertools.groupby(files, os.path.dirname)]
+    located = [with_locations(data, image_column_of(data), folder, root) for folder, data in by_folder]
+    return located[0] if len(located) == 1 else datasets.concatenate_datasets(located)
 
 
-def located_in_files(data: datasets.Dataset, column: str, files: Sequence[str], root: str | None = None) -> Any:
+def _located_in_files(data: datasets.Dataset, column: str, files: Sequence[str], root: str | None = None) -> Any:
     """All rows of these Parquet files, in this order, with image paths relative to their file's folder."""
     folders = [os.path.dirname(file) for file in files]
     if len(set(folders)) == 1 or not _may_have_paths((data.features or {}).get(column)):
@@ -194,7 +212,6 @@ __all__ = [
     "load_parquet",
     "load_saved",
     "located_from_hub",
-    "located_in_files",
     "located_in_saved",
     "undecoded",
     "with_locations",

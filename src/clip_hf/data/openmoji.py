@@ -13,8 +13,9 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import datasets
+import numpy as np
 from filelock import FileLock
 from PIL import Image
 from transformers.utils import logging
@@ -22,9 +23,6 @@ from transformers.utils import logging
 from ..utils.atomic import clear_leftovers, replaced_folder
 from ..utils.extras import require_extra
 
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
 
 logger = logging.get_logger(__name__)
 
@@ -56,6 +54,7 @@ _PACKAGES = {
 _SKIN_TONE = re.compile(r"_((?:medium-light|medium-dark|light|medium|dark)_skin_tone)(?![a-z])")
 # A base keeps at least this share of its skin tones in training.
 _MIN_TRAIN_SHARE = 0.6
+_SKIN_TONE_NAMES = tuple(f"{tone} skin tone" for tone in ("light", "medium-light", "medium", "medium-dark", "dark"))
 
 
 @dataclass(frozen=True)
@@ -181,8 +180,7 @@ def _select_test(emojis: list[_Emoji], images: list[bytes], num_test: int, seed:
     return test
 
 
-def _build(recipe: _Recipe, sources: dict) -> "DatasetDict":
-    datasets = sources["datasets"]
+def _build(recipe: _Recipe, sources: dict) -> datasets.DatasetDict:
     emojis = _read_emojis(sources)
     images = [_render(sources["resvg_py"], emoji.svg, recipe.image_size) for emoji in emojis]
     test = _select_test(emojis, images, recipe.num_test, recipe.seed)
@@ -237,7 +235,7 @@ def _damage(folder: Path) -> str | None:
     return f"{', '.join(changed)} changed or went missing" if changed else None
 
 
-def _write(dataset: "DatasetDict", recipe: _Recipe, folder: Path) -> None:
+def _write(dataset: datasets.DatasetDict, recipe: _Recipe, folder: Path) -> None:
     with replaced_folder(folder) as temporary:
         dataset.save_to_disk(str(temporary))
         (temporary / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
@@ -250,7 +248,7 @@ def load_openmoji(
     image_size: int = 72,
     num_test: int = 300,
     seed: int = 0,
-) -> "DatasetDict":
+) -> datasets.DatasetDict:
     """
     Load OpenMoji's drawings with their English names; rendered the first time, in about ten seconds.
 
@@ -284,7 +282,6 @@ def load_openmoji(
     if num_test < 0:
         raise ValueError(f"`num_test` is {num_test}; it must be 0 or more.")
     sources = _import_sources()
-    datasets = sources["datasets"]
     versions = {package: importlib.metadata.version(package) for package in _PACKAGES.values()}
     recipe = _Recipe(image_size, num_test, seed, _RECIPE_VERSION, versions)
     if cache_dir is None:
@@ -302,10 +299,33 @@ def load_openmoji(
         return datasets.load_from_disk(str(folder))
 
 
+def load_openmoji_skin_tones() -> datasets.DatasetDict:
+    """
+    Load the drawings of OpenMoji that have exactly one of the five skin tones, labelled with it.
+
+    Returns:
+        `datasets.DatasetDict`: the splits and columns of [`load_openmoji`], with `label` (a `ClassLabel` of the five
+        tones, from light to dark) instead of `skin_tones`.
+
+    Raises:
+        ImportError: if a package that the data set is made from is missing.
+    """
+    drawings = load_openmoji()
+    labelled = {}
+    for split, part in drawings.items():
+        tones = part["skin_tones"]
+        labels = np.array([_SKIN_TONE_NAMES.index(names[0]) if len(names) == 1 else -1 for names in tones])
+        feature = datasets.ClassLabel(names=list(_SKIN_TONE_NAMES))
+        part = part.remove_columns("skin_tones").add_column("label", labels, feature=feature)
+        labelled[split] = part.select(np.nonzero(labels >= 0)[0])
+    return datasets.DatasetDict(labelled)
+
+
 __all__ = [
     "ATTRIBUTION",
     "OPENMOJI_TEMPLATES",
     "caption_from_emoji_name",
     "load_openmoji",
+    "load_openmoji_skin_tones",
     "split_emoji_name",
 ]

@@ -46,17 +46,18 @@ def _unchanged(batch: dict) -> dict:
 
 class PairLoader:
     """
-    Batches of captioned images for this process: what each step of a training takes.
+    The batches of captioned images that this process trains on.
 
-    - Map-style data: an epoch's order is a function of the seed and the epoch, and each process takes an equal slice
-      of every step. So the pairs of a step do not depend on the number of processes or workers, and a training is
-      resumed with any number of them.
-    - Streams have no end: see [`ImageTextStream`]. A training is resumed with the same number of processes and of
+    - Map-style data: the seed and the epoch decide an epoch's order, and each process takes an equal slice of every
+      step. The pairs of a step therefore do not depend on the number of processes or workers, and a training can
+      resume with any number of them.
+    - Streams have no end: see [`ImageTextStream`]. A training must resume with the same number of processes and
       workers.
-    - Rows that cannot be used never shorten a batch. They come as its `"skipped"`, for a [`SkipCounter`].
+    - Rows that cannot be used never shorten a batch. The batch lists them in `"skipped"`; give them to a
+      [`SkipCounter`].
 
-    A batch is what [`ImageTextCollator`] makes: `pixel_values` float32 `(n, channels, height, width)`, `input_ids` and
-    `attention_mask` `(n, length)`, `text_ids` int64 `(n,)`, `image_ids` int64 `(n,)` where there is a column for it,
+    [`ImageTextCollator`] makes the batches: `pixel_values` float32 `(n, channels, height, width)`, `input_ids` and
+    `attention_mask` `(n, length)`, `text_ids` int64 `(n,)`, `image_ids` int64 `(n,)` if there is a column for it,
     and `skipped`, a list of [`SkippedRow`], and `noticed`, counts for the [`SkipCounter`]; n is
     `batch_size / world_size`.
 
@@ -64,17 +65,17 @@ class PairLoader:
         data (`datasets.Dataset`, or what [`load_pairs`] gives):
             Rows with images and captions.
         processor ([`ClipHFProcessor`]):
-            Decides the sizes and makes the token ids.
+            Decides the sizes of images and makes the token ids.
         options ([`PairOptions`]):
-            Columns, templates, seed and so on.
+            Columns, templates, seed and the other options.
         batch_size (`int`):
-            Pairs of a step, of all processes together.
+            Pairs in a step, over all processes.
         num_steps (`int`):
-            Steps of the whole training.
+            Steps in the whole training.
         num_workers (`int`, *optional*, defaults to 0):
-            Processes that prepare batches for this process; 0 for none.
+            Worker processes that prepare batches for this process; 0 prepares them in this process.
         rank (`int`, *optional*, defaults to 0):
-            This process.
+            The number of this process, from 0.
         world_size (`int`, *optional*, defaults to 1):
             Number of processes.
 
@@ -128,11 +129,11 @@ class PairLoader:
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Steps of an epoch; None for a stream."""
+        """Steps in an epoch; None for a stream."""
         return None if self.order is None else self.order.steps_per_epoch
 
     def __len__(self) -> int:
-        """Steps that are left."""
+        """Steps still to come."""
         return self.num_steps - self.step
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -148,7 +149,7 @@ class PairLoader:
         common = {
             "num_workers": self.num_workers,
             "worker_init_fn": _start_worker,
-            # Its own, for the model's random numbers must not depend on how often a loader was started.
+            # A generator of its own, because starting a loader must not change the model's random numbers.
             "generator": torch.Generator().manual_seed(self.options.seed),
             "pin_memory": torch.cuda.is_available(),
             "prefetch_factor": self.options.prefetch_factor if self.num_workers else None,
@@ -162,15 +163,15 @@ class PairLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """
-        Where the training is, after a batch was taken: a small dictionary of plain values.
+        The position of the training after the last batch: a small dictionary of plain values.
 
-        For a stream it is that of this process; each process has its own.
+        In a stream each process has its own.
         """
         state = {"step": self.step, "data": self._identity()}
         return state if self.order is not None else {**state, "workers": list(self._worker_states)}
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a training to go on as if it had not stopped."""
+        """What must stay the same so that a resumed training makes the same batches."""
         same = {
             "batch_size": self.batch_size,
             "seed": self.options.seed,
@@ -190,7 +191,7 @@ class PairLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Go on after the batch after which `state` was taken.
+        Continue after the batch at which `state` was saved.
 
         Raises:
             ValueError: if the state is that of other data, another batch size or seed; for a stream also if it is that
@@ -210,7 +211,7 @@ class PairLoader:
 
 def iter_texts(data: Any, options: PairOptions, num_rows: int | None = None) -> Iterator[str]:
     """
-    The texts that a training may see, such as to train a tokenizer on: each caption in each template.
+    The texts that a training may see, each caption in each template; for example to train a tokenizer.
 
     Args:
         data (`datasets.Dataset`, or what [`load_pairs`] gives):

@@ -1,12 +1,12 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""How rows of a data set become pairs of an image and a text."""
+"""How rows of a dataset become pairs of an image and a text: the options, and the columns that they need."""
 
 from dataclasses import dataclass, field
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .augmentation import Augmentation
-from .texts import template_columns
+from .texts import TextReader, template_columns
 
 
 PADDINGS = ("longest", "max_length")
@@ -15,50 +15,54 @@ PADDINGS = ("longest", "max_length")
 @dataclass(frozen=True)
 class PairOptions:
     """
-    What decides a training pair, and the way to it.
+    How rows of a dataset become training pairs.
 
     Args:
         image_column (`str`, *optional*, defaults to `"image"`):
             Column of the images: image files, their bytes, or paths.
         caption_column (`str`, *optional*, defaults to `"caption"`):
-            Column of the captions: a string, or a list of strings of which one is drawn each time.
+            Column of the captions: a string, or a list of strings from which one is drawn each time.
         image_id_column (`str`, *optional*):
-            A column in which rows that show the same image have the same value; such pairs get equal `image_ids` and
-            are no negatives of each other.
+            A column that has equal values in rows that show the same image. Such pairs get equal `image_ids`, and the
+            loss does not count them as negatives of each other.
         image_root (`str`, *optional*):
-            A folder below which image paths in tables and Parquet may lead, besides their own; `"/"` allows any path.
+            A second folder that image paths in tables and Parquet files may lead to, besides the folder of their file;
+            `"/"` allows any path.
         templates (`Sequence[str]`, *optional*, defaults to `("{}",)`):
-            Texts of which one is drawn for each pair. `{}` is the caption, `{title}` the text in the column `title`:
-            `"{title}, {artist}"`. A template is not drawn for a row where one of its columns is blank.
+            Texts from which one is drawn for each pair. `{}` stands for the caption, `{title}` for the text in the
+            column `title`: `"{title}, {artist}"`. A template with a column that is blank in a row is not drawn for
+            that row.
         seed (`int`, *optional*, defaults to 0):
-            Decides order, crops, captions, templates and augmentation.
+            Seed of the order, the crops, the drawn captions and templates, and the augmentation.
         augmentation ([`Augmentation`], *optional*):
-            What is done beyond the paper's random crop; nothing by default.
+            Changes to the image beyond the paper's random crop; none by default.
         token_dropout (`float`, *optional*, defaults to 0):
-            Probability to leave out a token of a text (never the start, the end, or all of the others).
+            Probability of leaving out each token of a text. The start and end tokens stay, and at least one other.
         max_skipped_share (`float`, *optional*, defaults to 0.05):
-            Rows that cannot be used are skipped and counted, but more than this share of all rows is an error.
+            The largest share of rows that may be unusable, 0 to 1. Unusable rows are skipped and counted; more than
+            this share is an error.
         min_image_size (`int`, *optional*, defaults to 1):
-            Images with a shorter edge of fewer pixels are skipped.
+            The smallest shorter edge of an image, in pixels; smaller images are skipped.
         image_limits ([`ImageLimits`], *optional*):
-            What reading an image may take: pixels, bytes, seconds. Images that exceed it are skipped.
+            Limits on the pixels, bytes and seconds that reading an image may take. Images beyond them are skipped.
         cache_images (`bool`, *optional*, defaults to `False`):
-            Map-style data: whether each worker keeps the resized images in memory (a byte for each channel of each
-            pixel). Saves the decoding and resizing from the second epoch on; for data sets that fit.
+            Map-style data only: whether each worker keeps the resized images in memory, one byte for each channel of
+            each pixel. This saves decoding and resizing from the second epoch on, if the images fit.
         padding (`str`, *optional*, defaults to `"longest"`):
-            Length of a batch of texts: that of the longest, or always the context length (`"max_length"`), which
-            compiled models like better.
+            Pad each batch of texts to its longest text (`"longest"`), or always to the context length
+            (`"max_length"`), which suits compiled models.
         bucket_batches (`int`, *optional*, defaults to 0):
-            Sort the pairs of so many batches by the length of their texts, so that a batch needs less padding, and
-            shuffle the batches. It changes which pairs are each other's negatives: texts of about the same length,
-            which are harder to tell apart. 0 is off.
+            Sort the pairs of this many batches by the length of their texts, so that batches need less padding, then
+            shuffle the batches. Texts of similar length become each other's negatives, which are harder to tell apart.
+            0 switches it off.
         shuffle_buffer (`int`, *optional*, defaults to 1000):
-            Streams: rows that are read at once, undecoded, and shuffled. 0 or 1 leaves the order within a shard.
+            Streams only: the number of rows that are read, undecoded, and shuffled together. 0 and 1 keep the order
+            within a shard.
         prefetch_factor (`int`, *optional*, defaults to 2):
-            Batches that each worker prepares ahead.
+            The number of batches that each worker prepares ahead.
 
     Raises:
-        ValueError: if a value is out of its range, or a template has no place for a caption or column.
+        ValueError: if a value is out of its range, or a template names neither the caption nor a column.
     """
 
     image_column: str = "image"
@@ -108,4 +112,14 @@ class PairOptions:
             raise ValueError(f"`augmentation` is {self.augmentation!r}; it must be an `Augmentation`.")
 
 
-__all__ = ["PairOptions"]
+def row_columns(options: PairOptions) -> dict[str, str]:
+    """The columns that a pair needs and their roles: `"image"`, `"caption"`, `"text"` or `"id"`."""
+    roles = {options.image_column: "image"}
+    for name in TextReader(options.templates, options.caption_column).columns:
+        roles[name] = "caption" if name == options.caption_column else "text"
+    if options.image_id_column is not None:
+        roles.setdefault(options.image_id_column, "id")
+    return roles
+
+
+__all__ = ["PairOptions", "row_columns"]

@@ -5,8 +5,7 @@
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,19 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..model.image_reading_clip_hf import check_scheme
-from .file_patterns import TABLES, data_files, ending_of, files_of, table_parts, without_metadata
-from .file_readers import (
-    contiguous_parts,
-    folder_rows,
-    images_in,
-    is_hidden,
-    row_columns,
-    table_columns,
-    table_rows,
-)
+from .data_sources import Data, DataSource, HubSource, Rows, find_source
+from .image_folders import contiguous_parts, folder_rows, images_in
 from .image_text import check_columns, undecoded_images
-from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
-from .openmoji import load_openmoji
-from .pair_options import PairOptions
-from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in, read_parts
+from .pair_options import PairOptions, row_columns
+from .parts import parts_in, read_parts
 from .streaming import MixedStream
+from .tables import FILE_NAME, PEEKED_ROWS, table_columns, table_rows
 from .tars import check_tars, tar_rows
 
 
-_KNOWN = (".parquet", ".tar", *TABLES)
 _FOLDER_SHARDS = 256
-_PEEKED_ROWS = 100
 # Raised when the same files give other rows than before.
 _RECIPE_VERSION = "2"
-
-Data = datasets.Dataset | datasets.IterableDataset
 
 
 def load_pairs(
@@ -57,7 +42,7 @@ def load_pairs(
 
     A source is one of:
 
-    - `"openmoji"`, see [`load_openmoji`];
+    - `"openmoji"`, see [`load_openmoji`], or another dataset that is made on this machine and has captions;
     - a folder that `datasets` saved with `save_to_disk`;
     - Parquet files: a file, a folder of them, or a pattern such as `"data/*.parquet"`;
     - webdataset tars: a file, a folder of them, or a pattern such as `"data/{00000..00099}.tar"`; the image is the
@@ -70,8 +55,9 @@ def load_pairs(
       beside each image `cat.jpg`, in subfolders too;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
 
-    Files are named as in a shell: `"*"`, `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in
-    open_clip. Parquet files and tars may be URLs of http, https, s3, gs, az, abfs and hf.
+    A folder that is called like a built-in dataset is given as `"./openmoji"`. Files are named as in a shell: `"*"`,
+    `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in open_clip. Parquet files and tars may be URLs
+    of http, https, s3, gs, az, abfs and hf.
 
     A folder may have a subfolder for each part, such as train and test, or a table: `train.csv` and `test.csv`.
 
@@ -137,196 +123,79 @@ def split_names(source: str | os.PathLike) -> tuple[str, ...]:
     Raises:
         ValueError: if there is no such source.
     """
-    return _find(str(source)).parts
+    return find_source(str(source), labelled=False).part_names
 
 
 def _load(source: str, split: str | None, streaming: bool, options: PairOptions) -> Data:
-    data = _read(_find(source), split, streaming, options)
-    if isinstance(data, datasets.Dataset):
-        if len(data) == 0:
-            raise ValueError(f"The data set {source} is empty.")
+    data = _read(find_source(source, labelled=False), split, streaming, options)
+    if isinstance(data, datasets.Dataset) and len(data) == 0:
+        raise ValueError(f"The data set {source} is empty.")
+    if data.column_names is not None:
         check_columns(data.column_names, options)
         data = undecoded_images(data, options.image_column)
-        if streaming:
-            return data.to_iterable_dataset(num_shards=min(len(data), _FOLDER_SHARDS))
-    elif data.column_names is not None:
-        check_columns(data.column_names, options)
-        data = undecoded_images(data, options.image_column)
+    if streaming and isinstance(data, datasets.Dataset):
+        return data.to_iterable_dataset(num_shards=min(len(data), _FOLDER_SHARDS))
     return data
 
 
-# -------------------------------------------------------------------------------------------- what a source stands for
-
-
-class _Source:
-    """
-    A source as it was found, before rows are read.
-
-    Args:
-        name (`str`):
-            For messages.
-        parts (`Mapping[str, Callable]`):
-            Reads each part: `read(streaming, options)`.
-        whole (`Callable`, *optional*):
-            Reads all rows, which is what is meant by no `split`. By default it is the part "train".
-    """
-
-    def __init__(self, name: str, parts: Mapping[str, Callable], whole: Callable | None = None):
-        self.name, self.readers, self.whole = name, dict(parts), whole
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        return tuple(self.readers)
-
-    def read(self, part: str, streaming: bool, options: PairOptions) -> Data:
-        # Data without parts count as the part "train".
-        return self.readers.get(part, self.whole)(streaming, options)
-
-
-class _HubSource(_Source):
-    """A data set on the hub; which parts it has is asked for only where that is needed, since it takes a download."""
-
-    def __init__(self, name: str):
-        self.name = name
-        self.arguments = (name.partition(":")[0], name.partition(":")[2] or None)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        try:
-            return tuple(datasets.get_dataset_split_names(*self.arguments))
-        except Exception as error:  # hub, network and data set errors have many types
-            raise self._error(error) from error
-
-    def load(self, split: str, streaming: bool) -> Data:
-        try:
-            return datasets.load_dataset(*self.arguments, split=split, streaming=streaming)
-        except Exception as error:
-            try:
-                there = self.parts
-            except ValueError:
-                raise self._error(error) from error
-            known = parts_in(split, self.name, there)
-            if known == split:
-                raise self._error(error) from error
-        return self.load(known, streaming)
-
-    def _error(self, error: Exception) -> ValueError:
-        return ValueError(
-            f"The data set {self.name} is neither a file nor a folder here, and cannot be loaded from the hub: {error}"
-        )
-
-
-def _read(found: _Source, split: str | None, streaming: bool, options: PairOptions) -> Data:
+def _read(source: DataSource | HubSource, split: str | None, streaming: bool, options: PairOptions) -> Data:
     """The rows of one source that `split` names."""
-    if isinstance(found, _HubSource):
-        data = found.load(split or "train", streaming)
-        return located_from_hub(data, options.image_column, options.image_root)
+    if isinstance(source, HubSource):
+        return read_pairs(source.rows(split or "train"), options, streaming)
     if split is None:
-        if found.whole is not None:
-            return found.whole(streaming, options)
+        if source.whole is not None:
+            return read_pairs(source.whole, options, streaming)
         split = "train"
-    split = parts_in(split, found.name, found.parts)
-    if streaming and split not in (*found.parts, "train"):
+    split = parts_in(split, source.location, source.part_names)
+    if streaming and split not in (*source.part_names, "train"):
         # Slices of what is there in any order can be told; a stream would be read to its end.
         raise ValueError(f"`split` is {split!r}, but streams have no slices: leave `streaming` out, or name a part.")
-    return read_parts(split, lambda part: found.read(part, streaming, options))
+    return read_parts(split, lambda part: read_pairs(source.rows(part), options, streaming))
 
 
-def _find(source: str) -> _Source:
-    """What a source stands for: its parts, and how to read them."""
-    if source == "openmoji":
-        return _given(load_openmoji(), source)
-    source = os.path.expanduser(source)
-    path = Path(source)
-    if path.is_dir() and any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
-        return _saved(load_saved(source), source)
-    if path.is_dir():
-        return _find_in_folder(path)
-    files = without_metadata(files_of(source))
-    if files:
-        parts = files_by_part(files)
-        # Files that are named one by one are what is meant, though all of them be "test".
-        whole = partial(_read_files, files) if len(parts) < 2 else None
-        return _Source(source, {part: partial(_read_files, own) for part, own in parts.items()}, whole)
-    check_scheme(source)
-    name = source.partition(":")[0]
-    if os.sep == source[:1] or source.startswith((".", "~")) or any(name.endswith(ending) for ending in _KNOWN):
-        raise ValueError(f"There is no file, folder or pattern {source} with data.")
-    return _HubSource(source)
+# ------------------------------------------------------------------------------------------------- rows of one source
 
 
-def _given(data: Any, source: str, locate: Callable = lambda data, options: data) -> _Source:
-    """Data that are loaded already; `locate(data, options)` says where their images are."""
-    if isinstance(data, datasets.Dataset):
-        return _Source(source, {}, lambda streaming, options: locate(data, options))
-    return _Source(source, {name: lambda streaming, options, own=data[name]: locate(own, options) for name in data})
+def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Data:
+    """
+    Read rows as captioned images, with the columns that `options` name.
 
-
-def _saved(data: Any, folder: str) -> _Source:
-    def locate(data: datasets.Dataset, options: PairOptions) -> datasets.Dataset:
-        return located_in_saved(data, options.image_column, folder, options.image_root)
-
-    return _given(data, folder, locate)
-
-
-def _find_in_folder(folder: Path) -> _Source:
-    """Parts are subfolders, or files that are called so; beside tables that are, subfolders only hold the images."""
-    subfolders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not is_hidden(path.name)]
-    tables = {part: own for part, own in table_parts(folder).items() if part is not None}
-    if not tables and (parts := part_folders(subfolders)):
-        return _Source(str(folder), {part: partial(_read_folder, path) for part, path in parts.items()})
-    files = data_files(folder)
-    if parts := files_by_part(files, folder) if files else tables:
-        own_files = [file for own in parts.values() for file in own]
-        whole = partial(_read_files, own_files) if is_part_of_its_own(folder, list(parts)) else None
-        return _Source(str(folder), {part: partial(_read_files, own) for part, own in parts.items()}, whole)
-    return _Source(str(folder), {}, partial(_read_files, files) if files else partial(_read_pictures, folder))
-
-
-def _read_folder(folder: Path, streaming: bool, options: PairOptions) -> Data:
-    files = data_files(folder)
-    return _read_files(files, streaming, options) if files else _read_pictures(folder, streaming, options)
-
-
-def _read_pictures(folder: Path, streaming: bool, options: PairOptions) -> Data:
-    """Images with a table, or with a text beside each."""
-    tables = table_parts(folder)
-    if None in tables or is_part_of_its_own(folder, list(tables)):
-        return _read_files(*tables.values(), streaming, options)
-    (images,) = images_in(folder)
-    if not images:
-        raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
-    parts = contiguous_parts(images, _FOLDER_SHARDS)
+    Raises:
+        ValueError: if the files are of no kind that can be read, hold no rows, or lack a column.
+    """
+    if rows.kind in ("dataset", "parquet"):
+        return rows.read_dataset(lambda data: options.image_column, options.image_root, streaming)
     roles = row_columns(options)
-    check_columns([options.image_column, options.caption_column], options)
-    return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
-
-
-def _read_files(files: list[str], streaming: bool, options: PairOptions) -> Data:
-    endings = {ending_of(file) for file in files}
-    if len(endings) > 1:
-        raise ValueError(f"The files are of different kinds, {', '.join(sorted(endings))}; name each kind on its own.")
-    (ending,) = endings
-    if ending == ".parquet":
-        return load_parquet(files, "part", streaming, options.image_column, options.image_root)
-    roles, stamp = row_columns(options), "" if streaming else stamp_of(files)
-    if ending == ".tar":
+    if rows.kind == "folder":
+        return _read_folder(rows.folder, roles, options, streaming)
+    files, stamp = list(rows.files), "" if streaming else stamp_of(rows.files)
+    if rows.kind == "tar":
         check_tars(files, roles, options.image_limits)
         # `datasets` makes a shard of each item of a list; what reads all tars at once gets a tuple.
         arguments = {"tars": files if streaming else tuple(files), "roles": roles, "stamp": stamp}
         arguments["limits"] = options.image_limits
         return _from_rows(tar_rows, {**arguments, "whole": not streaming}, roles, streaming)
-    if ending not in TABLES:
-        raise ValueError(f"{files[0]} is no kind of file that can be read; there are {', '.join(_KNOWN)}.")
     for file in files:
-        columns = table_columns(file, options)
+        columns = table_columns([file])
         if not columns:
             raise ValueError(f"The data set {file} is empty.")
+        if options.image_column not in columns and FILE_NAME in columns:
+            columns[columns.index(FILE_NAME)] = options.image_column
         check_columns(columns, options)
-    # Absolute, for a cache of rows does not know from where a relative path started.
+    # Absolute, because a cache of rows does not know where a relative path started.
     tables = [os.path.abspath(file) for file in files]
     arguments = {"tables": tables, "roles": roles, "stamp": stamp, "root": options.image_root}
     return _from_rows(table_rows, arguments, roles, streaming)
+
+
+def _read_folder(folder: Path, roles: dict[str, str], options: PairOptions, streaming: bool) -> Data:
+    """Images with a text beside each."""
+    (images,) = images_in(folder)
+    if not images:
+        raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
+    parts = contiguous_parts(images, _FOLDER_SHARDS)
+    check_columns([options.image_column, options.caption_column], options)
+    return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
 
 
 def stamp_of(files: Sequence[str]) -> str:
@@ -341,7 +210,7 @@ def _from_rows(
     if streaming:
         # Without features: what has a wrong type is found, and counted, when it is read.
         return datasets.IterableDataset.from_generator(read, gen_kwargs=arguments)
-    first = list(itertools.islice(read(**arguments), _PEEKED_ROWS))
+    first = list(itertools.islice(read(**arguments), PEEKED_ROWS))
     if not first:
         return datasets.Dataset.from_dict({name: [] for name in roles})
     as_list = any(isinstance(row[name], list) for row in first for name, role in roles.items() if role == "caption")
@@ -442,4 +311,4 @@ def _mixed(loaded: list[datasets.Dataset], weights: Sequence[float] | None, seed
     return together.select(np.concatenate(rows), keep_in_memory=True)
 
 
-__all__ = ["load_pairs", "split_names", "stamp_of"]
+__all__ = ["load_pairs", "read_pairs", "split_names", "stamp_of"]

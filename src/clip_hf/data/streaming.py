@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 _FIRST_ROWS = 16
-# So many rows in sequence that cannot be used are an error, for no batch would ever come.
+# Give up after this many consecutive bad rows.
 _MAX_BAD_IN_SEQUENCE = 1000
 
 
@@ -55,7 +55,7 @@ class MixedStream:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row as it is stored, not decoded, and where it comes from."""
+    """A row as stored, not decoded, and its place."""
 
     values: dict[str, Any]
     epoch: int
@@ -83,10 +83,10 @@ class _Part:
 
 class _Cursor:
     """
-    Passes over this worker's part of some shards again and again, and knows where it is.
+    Reads this worker's part of some shards, pass after pass, and knows its position.
 
-    The order of the shards changes from pass to pass. With as many shards as there are workers or more, each worker
-    reads shards of its own; with fewer, some share a shard and keep every n-th row of it.
+    The order of the shards changes with each pass. If there are at least as many shards as workers, each worker reads
+    its own shards; otherwise several workers read the same shard, and each keeps every n-th row.
     """
 
     def __init__(self, sources: Sequence[tuple[int, datasets.IterableDataset]], part: _Part, seed: int):
@@ -200,16 +200,16 @@ class ImageTextStream(IterableDataset):
     """
     Batches of captioned images from a stream, for a `DataLoader` with `batch_size=None`; [`PairLoader`] makes one.
 
-    - The shards are shared between all workers of all processes, and their order changes from pass to pass. With fewer
-      shards than workers some read the same shards, and keep every n-th row: correct, but slower.
-    - Each worker passes over its rows again and again. Rows left over at the end of a pass come with the next one, so
-      no process ever waits for another.
-    - `options.shuffle_buffer` rows at a time are read, undecoded, and shuffled; a pass's last block is shorter. A
-      training is resumed exactly: the block is read again, and the worker goes on at its place in it.
-    - What is drawn for a row depends on the seed, the pass, and the row's shard and place in it.
-    - Rows that cannot be used are skipped, and come with the batch.
+    - All workers of all processes share the shards, whose order changes with each pass. With fewer shards than workers,
+      several workers read the same shard and each keeps every n-th row: correct, but slower.
+    - Each worker reads its rows pass after pass. Rows left over at the end of a pass go into the next batch, so no
+      process ever waits for another.
+    - `options.shuffle_buffer` rows at a time are read, undecoded, and shuffled; the last block of a pass is shorter. A
+      training resumes exactly: the worker reads the block again and continues at its place in it.
+    - Every draw for a row depends only on the seed, the pass, the shard, and the row's place in the shard.
+    - Rows that cannot be used are skipped, and listed in the batch.
 
-    It yields batches as [`ImageTextCollator`] makes them, with their worker's `"state"` after the batch.
+    Batches are those of [`ImageTextCollator`], with the worker's `"state"` after the batch.
 
     Args:
         data (`datasets.IterableDataset` or [`MixedStream`]):

@@ -6,19 +6,24 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from transformers.utils import logging
 
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS
+from ..model.image_reading_clip_hf import IMAGE_ENDINGS, ImagePlaces
 from ..utils.json_files import check_regular
 
 
 logger = logging.get_logger(__name__)
 
+FILE_NAME = "file_name"
+"""What the image column is called in the metadata files of `datasets`' image folders."""
+PEEKED_ROWS = 100
+"""Rows by which the columns of data, and their types, are told."""
 _LARGEST_FIELD = 2**27  # characters; Python's own limit is 128k
 # Where a quoted text has more lines, a quote is missing.
 _MOST_LINES = 20
@@ -58,6 +63,43 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
                     "lines of this table are not named."
                 )
             yield row
+
+
+def table_rows(
+    tables: Sequence[str], roles: dict[str, str], stamp: str = "", root: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """
+    The rows of CSV, TSV, JSON Lines and JSON files, with images where [`image_location`] says they are.
+
+    Args:
+        tables (`Sequence[str]`):
+            Paths; the ending says which kind of file it is.
+        roles (`dict[str, str]`):
+            The columns to make, and what each is, see `row_columns`. The image's path may also be in a column
+            `file_name`.
+        stamp (`str`, *optional*):
+            Not used; it makes a cache differ where a file changed.
+        root (`str`, *optional*):
+            Another folder than the table's below which images may be.
+    """
+    for table in tables:
+        location_of = ImagePlaces(os.path.dirname(os.path.abspath(table)), root)
+        for fields in raw_table_rows(table):
+            row: dict[str, Any] = {}
+            for column, role in roles.items():
+                value = fields.get(column)
+                if role == "image":
+                    value = value if column in fields else fields.get(FILE_NAME)
+                    location = location_of(value)
+                    value = None if location is None else {"bytes": None, "path": location}
+                row[column] = value
+            yield row
+
+
+def table_columns(tables: Sequence[str]) -> list[str]:
+    """The names of the columns of tables, by the first rows of each."""
+    first = (row for table in tables for row in itertools.islice(raw_table_rows(table), PEEKED_ROWS))
+    return list(dict.fromkeys(name for row in first for name in row))
 
 
 def _is_text(text: str) -> bool:
@@ -229,4 +271,4 @@ def _object_problem(row: Any, may_have_surrogates: bool) -> str | None:
     return None if is_text else "is not UTF-8"
 
 
-__all__ = ["raw_table_rows"]
+__all__ = ["FILE_NAME", "PEEKED_ROWS", "raw_table_rows", "table_columns", "table_rows"]

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
 from ..utils.json_files import check_regular
-from .file_readers import is_hidden
+from .image_folders import is_hidden
 from .texts import decode_text
 
 

@@ -12,12 +12,14 @@ from accelerate import Accelerator
 from huggingface_hub import EvalResult
 from torch import nn
 
+from ..data.built_in_datasets import BUILT_IN_DATASETS
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model_card.card import ModelCardDetails, write_model_card
-from ..model_card.card_text import HOME_FOLDER, INTERVAL, architecture_label, public_name
+from ..model_card.card_text import HOME_FOLDER, architecture_label, public_name
 from ..utils.atomic import replaced_folder
+from ..utils.wording import INTERVAL
 from .distributed import restore_scalar_logit_scale
 from .held_out import HeldOutPairs
 from .options import TrainingOptions
@@ -150,8 +152,8 @@ def _wilson_interval(share: float, count: int) -> list[float]:
 
 def _name_of(source: str) -> str:
     """A source of pairs as the card names it; only sources on the hub may look like a hub name."""
-    if source == "openmoji":
-        return "OpenMoji (openmoji.org, CC BY-SA 4.0)"
+    if source in BUILT_IN_DATASETS:
+        return BUILT_IN_DATASETS[source].credit
     is_local = Path(source).exists() or any(sign in source for sign in "*{")
     name = public_name(source)
     return f"files: {name}" if is_local or name != source else source

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from clip_hf.data import OPENMOJI_TEMPLATES
-from clip_hf.evaluation.registry import labelled_sources as sources
 from clip_hf.evaluation.registry.dataset_registry import get_dataset, imagenet_subsets, load_class_names
 from clip_hf.evaluation.registry.evaluation_data import (
     CaptionedDataOptions,
@@ -21,7 +20,7 @@ from clip_hf.evaluation.registry.evaluation_data import (
     load_retrieval,
     load_splits,
 )
-from pair_data import caption_of, encoded, image_of
+from pair_data import caption_of, encoded, image_of, use_openmoji
 
 
 NAMES = ["cat", "maine_coon", "zebra"]
@@ -291,7 +290,7 @@ def emojis(monkeypatch):
         train=rows(["wave", "wave: dark skin tone"], [[], ["dark skin tone"]]),
         test=rows(["hug: two", "sun", "wave: light skin tone"], [["x"] * 2, [], ["light skin tone"]]),
     )
-    monkeypatch.setattr(sources, "load_openmoji", lambda: data)
+    use_openmoji(monkeypatch, data)
 
 
 @pytest.mark.usefixtures("emojis")

@@ -44,7 +44,7 @@ def paths_of(data) -> list:
 
 def test_class_folders_have_pictures_of_all_formats_and_nothing_hidden(tmp_path, monkeypatch):
     warnings: list[str] = []
-    monkeypatch.setattr("clip_hf.data.file_readers.logger.warning", warnings.append)
+    monkeypatch.setattr("clip_hf.data.image_folders.logger.warning", warnings.append)
     folder = tmp_path / ".data"
     write_image(folder / "cat" / "00000.ppm", 0, "PPM")
     write_image(folder / "cat" / "1.PNG", 1)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...data.openmoji import OPENMOJI_TEMPLATES
+from ...data.built_in_datasets import BUILT_IN_DATASETS
 from ...model.checks_clip_hf import did_you_mean
-from ...model.zero_shot_clip_hf import check_templates
+from ...model.zero_shot_clip_hf import check_templates, load_prompt_set
 from ...utils.json_files import read_json, read_text
-from ...utils.prompt_files import load_prompt_set
 
 
 # Prefix of prompts and class names that are read from an installed clip-benchmark.
@@ -37,8 +36,6 @@ class RegistryEntry:
             Its name in papers.
         metric (`str`):
             What it is scored by, a key of `CLASSIFICATION_METRICS`; `"recall"` for image-text retrieval.
-        builder (`str`, *optional*):
-            What makes the data on this machine, for those that need no hub.
         hub_id (`str`, *optional*):
             The repository on the hub; `None` if there is none that could be verified, and the data must be local.
         hub_config (`str`, *optional*):
@@ -74,7 +71,6 @@ class RegistryEntry:
     title: str
     metric: str
     suite: str
-    builder: str | None = None
     hub_id: str | None = None
     hub_config: str | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
@@ -245,9 +241,9 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
 
     Args:
         source (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`):
-            The name of a prompt set or `"openmoji"`, a file `.txt` or `.json` (see [`load_prompt_set`]),
-            `"clip_benchmark:KEY"` for those in an installed clip-benchmark, a template, a list of them, or each
-            class's own prompts.
+            The name of a prompt set, or of a built-in dataset that has prompts (`"openmoji"`); a file, `.txt` or
+            `.json` (see [`load_prompt_set`]); `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a
+            template; a list of them; or each class's own prompts.
 
     Returns:
         `tuple[str, ...]` of templates with `{}` where the class goes, or `dict` of complete prompts by class name.
@@ -262,8 +258,8 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
         key = source.removeprefix(CLIP_BENCHMARK)
         found = _by_key(_clip_benchmark_data("en_zeroshot_classification_templates.json"), key, "clip-benchmark")
         source = _with_our_placeholder(found)
-    elif isinstance(source, str) and source == "openmoji":
-        source = OPENMOJI_TEMPLATES
+    elif isinstance(source, str) and source in BUILT_IN_DATASETS:
+        source = BUILT_IN_DATASETS[source].templates or source
     return check_templates(source)
 
 

@@ -9,8 +9,7 @@ Images stay undecoded. Shapes: n rows, c classes.
 import functools
 import io
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,21 +17,26 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
+from ...data.data_sources import Rows
 from ...data.image_text import check_column, read_captions, undecoded_images
+from ...data.labelled_images import read_labelled
+from ...data.locations import undecoded
 from ...data.pair_options import PairOptions
-from ...data.pair_sources import load_pairs, split_names
+from ...data.pair_sources import read_pairs
 from ...model.image_reading_clip_hf import open_image
 from ...utils.wording import counted
 from ..numerics.metrics import CLASSIFICATION_METRICS
-from .dataset_registry import RegistryEntry, get_dataset, load_templates, registry_name
-from .labelled_sources import WHOLE, DataSource, nothing_there, open_source
+from .dataset_registry import RegistryEntry, load_templates
+from .evaluation_source import EvaluationSource, open_source
 from .labels import class_label, read_class_names, read_targets, some
 
 
 logger = logging.get_logger(__name__)
 
-_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "file_name", "path")
-_LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "fine_label", "category")
+_USUAL_COLUMNS = {
+    "images": ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "file_name", "path"),
+    "labels": ("label", "labels", "cls", "class", "target", "fine_label", "category"),
+}
 
 
 @dataclass(frozen=True)
@@ -280,7 +284,7 @@ def load_classification(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or ClassificationOptions()
-    opened = open_source(source, options.image_root, options.image_column)
+    opened = open_source(source, "classification")
     data = _classification(opened, opened.resolve(options.split), options)
     check_metric(data)
     return data
@@ -310,24 +314,23 @@ def load_splits(
     options = options or ClassificationOptions()
     if options.split is not None:
         raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
-    opened = open_source(source, options.image_root, options.image_column)
+    opened = open_source(source, "classification")
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
 
-def _classification(opened: DataSource, split: str, options: ClassificationOptions) -> ClassificationData:
+def _classification(opened: EvaluationSource, split: str, options: ClassificationOptions) -> ClassificationData:
     entry = opened.entry
-    if entry is not None and "classification" not in entry.tasks:
-        raise ValueError(f"{entry.name} has captions and no classes; it is for retrieval.")
-    data = _loaded(opened, split, options.image_column)
-    image_column = _image_column(data, options.image_column, entry)
-    label_column = _label_column(data, options.label_column, entry)
-    names = read_class_names(opened, data, label_column, options.class_names)
+
+    def read(rows: Rows, image_column_of: Any = None) -> datasets.Dataset:
+        return undecoded(read_labelled(rows, image_column_of, options.image_column, options.image_root))
+
+    data = opened.load(split, lambda rows: read(rows, lambda data: _image_column(data, options, entry)))
+    image_column = _image_column(data, options, entry)
+    registered = None if entry is None else entry.label_column
+    label_column = _find_column(data, "labels", options.label_column, registered, class_label)
+    names = read_class_names(opened, data, label_column, options.class_names, read)
     templates = options.templates if options.templates is not None else entry.prompts if entry else None
-    if options.limit is not None and len(data) > options.limit:
-        data = data.select(_evenly(len(data), options.limit))
-    data = undecoded_images(data, image_column)
-    if options.min_image_size is not None:
-        data = data.select(_large_enough(data, image_column, options.min_image_size, opened.name))
+    data, _ = _chosen_images(data, image_column, options, opened.name)
     if entry is not None and entry.border:
         arguments = {"column": image_column, "pixels": entry.border}
         data = data.map(_without_border, fn_kwargs=arguments, desc=f"{opened.name}: cutting off the images' borders")
@@ -346,14 +349,6 @@ def _classification(opened: DataSource, split: str, options: ClassificationOptio
     return loaded
 
 
-def _loaded(opened: DataSource, split: str, image_column: str | None) -> datasets.Dataset:
-    """The rows of a part, with images where their paths may lead."""
-    data = opened.load(split)
-    if opened.locate is None:
-        return data
-    return opened.locate(data, split, _image_column(data, image_column, opened.entry))
-
-
 def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
     """The row with `pixels` less on each side of its image; an unreadable one stays, for the encoder to name."""
     try:
@@ -364,6 +359,22 @@ def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, 
     with io.BytesIO() as buffer:
         cut.save(buffer, "PNG", compress_level=1)
         return {column: {"bytes": buffer.getvalue(), "path": None}}
+
+
+def _chosen_images(
+    data: datasets.Dataset, column: str, options: Any, name: str
+) -> tuple[datasets.Dataset, np.ndarray]:
+    """The rows that `limit` and `min_image_size` leave, images undecoded, and their numbers."""
+    rows = np.arange(len(data))
+    if options.limit is not None and len(data) > options.limit:
+        # Evenly: of rows that are sorted by class, the first ones would be of a few classes only.
+        rows = np.arange(options.limit) * len(data) // options.limit
+        data = data.select(rows)
+    data = undecoded_images(data, column)
+    if options.min_image_size is not None:
+        kept = _large_enough(data, column, options.min_image_size, name)
+        data, rows = data.select(kept), rows[kept]
+    return data, rows
 
 
 def _large_enough(images: datasets.Dataset, column: str, min_size: int, name: str) -> np.ndarray:
@@ -385,11 +396,6 @@ def _large_enough(images: datasets.Dataset, column: str, min_size: int, name: st
             f"{name}: {left_out:,} of {counted(len(images), 'image')} {verb} smaller than {pixels}; left out."
         )
     return kept
-
-
-def _evenly(rows: int, limit: int) -> np.ndarray:
-    # Of rows that are sorted by class, the first ones would be of a few classes only.
-    return np.arange(limit) * rows // limit
 
 
 def check_metric(data: ClassificationData) -> None:
@@ -416,36 +422,32 @@ def check_metric(data: ClassificationData) -> None:
 # ----------------------------------------------------------------------------------------------------------- columns
 
 
-def _image_column(data: datasets.Dataset, given: str | None, entry: RegistryEntry | None) -> str:
+def _find_column(
+    data: datasets.Dataset, content: str, given: str | None, registered: str | None, is_typed: Callable[[Any], bool]
+) -> str:
+    """The column of the images or labels: as given, as registered, the only one of its type, or by a usual name."""
     if given is not None:
-        check_column(data.column_names, given, "images")
+        check_column(data.column_names, given, content)
         return given
-    if entry is not None and entry.image_column in data.column_names:
-        return entry.image_column
-    images = [name for name, feature in data.features.items() if isinstance(feature, datasets.Image)]
-    found = images if len(images) == 1 else [name for name in _IMAGE_COLUMNS if name in (images or data.column_names)]
-    if not found:
+    if registered in data.column_names:
+        return registered
+    typed = [name for name, feature in data.features.items() if is_typed(feature)]
+    if len(typed) == 1:
+        return typed[0]
+    column = next((name for name in _USUAL_COLUMNS[content] if name in (typed or data.column_names)), None)
+    if column is None:
         raise ValueError(
-            f"Which column holds the images cannot be told; there are {', '.join(map(repr, data.column_names))}. Name "
-            "it with `image_column`."
+            f"Which column holds the {content} cannot be told; there are {', '.join(map(repr, data.column_names))}. "
+            f"Name it with `{content.removesuffix('s')}_column`."
         )
-    return found[0]
+    return column
 
 
-def _label_column(data: datasets.Dataset, given: str | None, entry: RegistryEntry | None) -> str:
-    if given is not None:
-        check_column(data.column_names, given, "labels")
-        return given
-    if entry is not None and entry.label_column in data.column_names:
-        return entry.label_column
-    labels = [name for name, feature in data.features.items() if class_label(feature) is not None]
-    found = labels if len(labels) == 1 else [name for name in _LABEL_COLUMNS if name in (labels or data.column_names)]
-    if not found:
-        raise ValueError(
-            f"Which column holds the labels cannot be told; there are {', '.join(map(repr, data.column_names))}. Name "
-            "it with `label_column`."
-        )
-    return found[0]
+def _image_column(data: datasets.Dataset, options: Any, entry: RegistryEntry | None) -> str:
+    registered = None if entry is None else entry.image_column
+    return _find_column(
+        data, "images", options.image_column, registered, lambda feature: isinstance(feature, datasets.Image)
+    )
 
 
 # ------------------------------------------------------------------------------------------------ images with captions
@@ -474,40 +476,19 @@ def load_retrieval(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or CaptionedDataOptions()
-    text = str(source) if isinstance(source, str | os.PathLike) else None
-    name, equals, path = (text or "").partition("=")
-    entry = None
-    if equals and not os.path.exists(text) and re.fullmatch(r"[\w-]+", name):
-        entry, text = get_dataset(name), path
-    elif text is not None and registry_name(text) is not None:
-        entry = get_dataset(text)
-    if entry is not None and "retrieval" not in entry.tasks:
-        raise ValueError(f"{entry.name} has classes and no captions; it is for classification.")
-    if not (text or "").strip() or (entry is not None and not equals):
-        opened = open_source(source, options.image_root, options.image_column)
-    else:
-        opened = _open_pairs(text, entry, options)
+    opened = open_source(source, "retrieval")
     split = opened.resolve(options.split)
-    data = _loaded(opened, split, options.image_column)
-    return _retrieval(data, options, entry, RetrievalData(opened.name, data, "", [], split, opened.location))
 
+    def read(rows: Rows) -> datasets.Dataset:
+        if rows.kind in ("dataset", "parquet"):
+            return undecoded(
+                rows.read_dataset(lambda data: _image_column(data, options, opened.entry), options.image_root)
+            )
+        return undecoded(read_pairs(rows, _pair_options(options)))
 
-def _open_pairs(source: str, entry: RegistryEntry | None, options: CaptionedDataOptions) -> DataSource:
-    """What `load_pairs` reads, by its parts; a slice that is asked for counts as a part."""
-    try:
-        parts = split_names(source)
-    except ValueError as error:
-        # What is no path was looked for on the hub.
-        if error.__cause__ is None and not str(error).startswith("There is no file"):
-            raise
-        raise nothing_there(source, "retrieval", error.__cause__) from error
-    asked = [options.split] if options.split and options.split[-1] == "]" else []
-    read = functools.partial(load_pairs, source, options=_pair_options(options))
-    load = (
-        {part: functools.partial(read, split=part) for part in (*parts, *asked)} if parts or asked else {WHOLE: read}
-    )
-    name = entry.name if entry else os.path.basename(source.rstrip("/")) or source
-    return DataSource(name, source, load, entry)
+    data = opened.load(split, read)
+    retrieval = RetrievalData(opened.name, data, "", [], split, opened.location)
+    return _retrieval(data, options, opened.entry, retrieval)
 
 
 def _pair_options(options: CaptionedDataOptions) -> PairOptions:
@@ -522,7 +503,7 @@ def _pair_options(options: CaptionedDataOptions) -> PairOptions:
 def _retrieval(
     data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, found: RetrievalData
 ) -> RetrievalData:
-    image_column = _image_column(data, options.image_column, entry)
+    image_column = _image_column(data, options, entry)
     caption_column = options.caption_column
     if caption_column is None and entry is not None and entry.caption_column in data.column_names:
         caption_column = entry.caption_column
@@ -538,13 +519,8 @@ def _retrieval(
             rows.setdefault(image_id, row)
             together.setdefault(image_id, []).extend(captions[row])
         data, captions = data.select(list(rows.values())), list(together.values())
-    if options.limit is not None and len(data) > options.limit:
-        chosen = _evenly(len(data), options.limit)
-        data, captions = data.select(chosen), [captions[row] for row in chosen]
-    data = undecoded_images(data, image_column)
-    if options.min_image_size is not None:
-        chosen = _large_enough(data, image_column, options.min_image_size, found.name)
-        data, captions = data.select(chosen), [captions[row] for row in chosen]
+    data, chosen = _chosen_images(data, image_column, options, found.name)
+    captions = [captions[row] for row in chosen]
     most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
     return replace(
         found,

@@ -5,22 +5,28 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 
+from ...data.data_sources import Rows
 from ...data.parts import SPLIT_NAMES
 from ...utils.wording import counted
 from .dataset_registry import check_class_names, imagenet_subsets, load_class_names
-from .labelled_sources import DataSource, readable_name
+from .evaluation_source import EvaluationSource
 
 
 _SYNSET = re.compile(r"n\d{8}")
 # A label id written as text; pandas writes those of a column with gaps with a decimal point.
 _NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
 _SHOWN = 5
+
+
+def readable_name(name: str) -> str:
+    """A class's name as text: underscores become spaces."""
+    return " ".join(name.replace("_", " ").split()) or name
 
 
 def _item_feature(feature: Any) -> Any:
@@ -40,8 +46,14 @@ def class_label(feature: Any) -> datasets.ClassLabel | None:
 # -------------------------------------------------------------------------------------------------------- class names
 
 
-def read_class_names(opened: DataSource, data: datasets.Dataset, column: str, given: Any) -> list[str]:
-    """A name for each label id, in the order of the ids."""
+def read_class_names(
+    opened: EvaluationSource,
+    data: datasets.Dataset,
+    column: str,
+    given: Any,
+    read: Callable[[Rows], datasets.Dataset],
+) -> list[str]:
+    """A name for each label id, in the order of the ids; `read` reads other parts, whose labels may be names too."""
     label, entry = class_label(data.features[column]), opened.entry
     where = f"{opened.name}: "
     own = list(label.names) if label is not None else None
@@ -53,12 +65,10 @@ def read_class_names(opened: DataSource, data: datasets.Dataset, column: str, gi
         names = load_class_names(curated)
         if own and all(map(_SYNSET.fullmatch, own)) and "imagenet" in curated:
             return _names_of_synsets(own, names, where)
-    elif opened.class_names is not None:
-        return list(opened.class_names)
     elif own is not None:
         return [readable_name(name) for name in own]
     else:
-        names = _names_of_strings(opened, data, column)
+        names = _names_of_strings(opened, data, column, read)
         if names is None:
             raise ValueError(_no_names(opened, data, column))
         return names
@@ -72,7 +82,9 @@ def read_class_names(opened: DataSource, data: datasets.Dataset, column: str, gi
     return _in_order_of(own, names, where, may_differ=given is not None)
 
 
-def _names_of_strings(opened: DataSource, data: datasets.Dataset, column: str) -> list[str] | None:
+def _names_of_strings(
+    opened: EvaluationSource, data: datasets.Dataset, column: str, read: Callable[[Rows], datasets.Dataset]
+) -> list[str] | None:
     """
     Labels that are strings are names themselves: those of all parts, sorted, with spaces for underscores.
 
@@ -81,7 +93,7 @@ def _names_of_strings(opened: DataSource, data: datasets.Dataset, column: str) -
     parts = opened.parts()
     others = parts.values() if parts.keys() <= SPLIT_NAMES.keys() else ()  # tables of other names are other data
     found: set[str] = set()
-    for part in (data, *(opened.splits[name]() for name in others)):
+    for part in (data, *(read(opened.found.rows(name)) for name in others)):
         if column in part.column_names and _is_text(part.features[column]):
             found |= _different_labels(part, column)
     if not found or all(map(_NUMBER.fullmatch, found)):
@@ -110,7 +122,7 @@ def _is_missing(label: Any) -> bool:
     return label is None or label != label or (isinstance(label, str) and not label.strip())  # NaN is not itself
 
 
-def _no_names(opened: DataSource, data: datasets.Dataset, column: str) -> str:
+def _no_names(opened: EvaluationSource, data: datasets.Dataset, column: str) -> str:
     feature = data.features[column]
     item = _item_feature(feature)
     has_values = isinstance(feature if item is None else item, datasets.Value)

@@ -1,8 +1,7 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows of tables with image paths, and of folders of images with texts; images are not decoded."""
+"""Folders of images: which files count, and the text beside each; images are not decoded."""
 
-import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,78 +10,18 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS, ImagePlaces
-from .pair_options import PairOptions
-from .tables import raw_table_rows
-from .texts import TextReader, decode_text
+from ..model.image_reading_clip_hf import IMAGE_ENDINGS
+from .texts import decode_text
 
 
 logger = logging.get_logger(__name__)
 
-# What the image column is called in the metadata files of `datasets`' image folders.
-_FILE_NAME = "file_name"
-_PEEKED_ROWS = 100
 _SIDECARS = ("txt", "json")
-
-
-def row_columns(options: PairOptions) -> dict[str, str]:
-    """The columns that a pair needs and their roles: `"image"`, `"caption"`, `"text"` or `"id"`."""
-    roles = {options.image_column: "image"}
-    for name in TextReader(options.templates, options.caption_column).columns:
-        roles[name] = "caption" if name == options.caption_column else "text"
-    if options.image_id_column is not None:
-        roles.setdefault(options.image_id_column, "id")
-    return roles
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is no data: `.ipynb_checkpoints`, `._cat.jpg`, `__MACOSX`."""
     return name.startswith((".", "__"))
-
-
-# -------------------------------------------------------------------------------------------------------------- tables
-
-
-def table_rows(
-    tables: Sequence[str], roles: dict[str, str], stamp: str = "", root: str | None = None
-) -> Iterator[dict[str, Any]]:
-    """
-    The rows of CSV, TSV, JSON Lines and JSON files, with images where [`image_location`] says they are.
-
-    Args:
-        tables (`Sequence[str]`):
-            Paths; the ending says which kind of file it is.
-        roles (`dict[str, str]`):
-            The columns to make, see `row_columns`. The image's path may also be in a column `file_name`.
-        stamp (`str`, *optional*):
-            Not used; it makes a cache differ where a file changed.
-        root (`str`, *optional*):
-            Another folder than the table's below which images may be.
-    """
-    for table in tables:
-        location_of = ImagePlaces(os.path.dirname(os.path.abspath(table)), root)
-        for fields in raw_table_rows(table):
-            row: dict[str, Any] = {}
-            for column, role in roles.items():
-                value = fields.get(column)
-                if role == "image":
-                    value = value if column in fields else fields.get(_FILE_NAME)
-                    location = location_of(value)
-                    value = None if location is None else {"bytes": None, "path": location}
-                row[column] = value
-            yield row
-
-
-def table_columns(table: str, options: PairOptions) -> list[str]:
-    """The columns of a table by its first rows, with the image column under the name that `options` gives it."""
-    first = itertools.islice(raw_table_rows(table), _PEEKED_ROWS)
-    names = list(dict.fromkeys(name for row in first for name in row))
-    if options.image_column not in names and _FILE_NAME in names:
-        names[names.index(_FILE_NAME)] = options.image_column
-    return names
-
-
-# ------------------------------------------------------------------------------------------------------- image folders
 
 
 def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterator[dict[str, Any]]:
@@ -139,12 +78,4 @@ def _ending(path: Path) -> str:
     return path.suffix.lower().lstrip(".")
 
 
-__all__ = [
-    "contiguous_parts",
-    "folder_rows",
-    "images_in",
-    "is_hidden",
-    "row_columns",
-    "table_columns",
-    "table_rows",
-]
+__all__ = ["contiguous_parts", "folder_rows", "images_in", "is_hidden"]

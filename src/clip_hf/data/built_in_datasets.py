@@ -1,0 +1,43 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The datasets that are made on this machine from installed packages: the one table of their names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import datasets
+
+from .digits import load_digits_dataset
+from .openmoji import OPENMOJI_TEMPLATES, load_openmoji, load_openmoji_skin_tones
+
+
+@dataclass(frozen=True)
+class BuiltInDataset:
+    """
+    A dataset that needs no files and no hub.
+
+    Args:
+        load (`Callable[[], Mapping[str, datasets.Dataset]]`):
+            Makes its parts, by name.
+        credit (`str`):
+            How a model card names it: its title, and in parentheses its home page and licence.
+        templates (`tuple[str, ...]`, *optional*):
+            Prompts that are named as the dataset is.
+    """
+
+    load: Callable[[], Mapping[str, datasets.Dataset]]
+    credit: str
+    templates: tuple[str, ...] | None = None
+
+
+_OPENMOJI_CREDIT = "OpenMoji (openmoji.org, CC BY-SA 4.0)"
+
+BUILT_IN_DATASETS: dict[str, BuiltInDataset] = {
+    "openmoji": BuiltInDataset(load_openmoji, _OPENMOJI_CREDIT, OPENMOJI_TEMPLATES),
+    "openmoji_skin_tones": BuiltInDataset(load_openmoji_skin_tones, _OPENMOJI_CREDIT),
+    "digits": BuiltInDataset(load_digits_dataset, "Handwritten digits (scikit-learn.org, CC BY 4.0)"),
+}
+"""What training's `--dataset` and evaluation's `--data` take by name."""
+
+
+__all__ = ["BUILT_IN_DATASETS", "BuiltInDataset"]

@@ -1,0 +1,382 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""
+What a source of data is, and which parts it has: the one place that tells files, folders and names apart.
+
+A source is a folder of images, tables, Parquet files, tars, a dataset saved by `datasets`, a built-in dataset, a name
+on the hub, or data in memory. `find_source` finds it without reading rows; `pair_sources` reads its rows as captioned
+images, `labelled_images` as labelled ones.
+"""
+
+import difflib
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..model.image_reading_clip_hf import check_scheme
+from .built_in_datasets import BUILT_IN_DATASETS
+from .file_patterns import TABLES, data_files, ending_of, files_of, table_parts, without_metadata
+from .image_folders import is_hidden
+from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
+from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in
+
+
+KNOWN_ENDINGS = (".parquet", ".tar", *TABLES)
+"""Endings of the files that hold data."""
+
+Data = datasets.Dataset | datasets.IterableDataset
+
+
+def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exception | None = None) -> ValueError:
+    """The error for a source that is not there: what was looked for, near names, and what data may be."""
+    folder, name = os.path.split(source.rstrip(os.sep))
+    neighbours = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    near = [os.path.join(folder, each) for each in difflib.get_close_matches(name, neighbours)]
+    near += difflib.get_close_matches(source.lower(), names)
+    hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
+    hub = "" if cause is None else f", and it cannot be loaded from the hub: {str(cause).rstrip('.')}"
+    kind = "class folders" if labelled else "images with captions"
+    return ValueError(
+        f"There is no file or folder {source!r} ({os.path.abspath(source)}), nor a dataset of this name{hub}.{hint} "
+        f"Data may be a folder of {kind} or one that `datasets` saved, a file or pattern "
+        f"({', '.join(KNOWN_ENDINGS)}), OWNER/NAME on the hub, or one of these names: {', '.join(names)}."
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """
+    Rows that were found and are not read yet: all those of a source, or of one of its parts.
+
+    Exactly one of `files`, `folder` and `load` is given.
+
+    Args:
+        files (`Sequence[str]`, *optional*):
+            Parquet files, tars or tables.
+        folder (`Path`, *optional*):
+            A folder of images.
+        classes (`Sequence[str]`, *optional*):
+            The subfolders of `folder` that are classes, those of the other parts included.
+        load (`Callable[[bool], Data]`, *optional*):
+            Loads a dataset; the argument says whether as a stream.
+        locate (`Callable[[Data, str, str | None], Data]`, *optional*):
+            Makes the image paths of that dataset absolute: `locate(data, image_column, image_root)`.
+    """
+
+    files: Sequence[str] = ()
+    folder: Path | None = None
+    classes: Sequence[str] = ()
+    load: Callable[[bool], Data] | None = None
+    locate: Callable[[Data, str, str | None], Data] | None = None
+
+    @property
+    def kind(self) -> str:
+        """
+        `"dataset"`, `"folder"`, `"parquet"`, `"tar"` or `"table"`.
+
+        Raises:
+            ValueError: if the files are of several kinds, or of none that can be read.
+        """
+        if self.load is not None:
+            return "dataset"
+        if self.folder is not None:
+            return "folder"
+        endings = {ending_of(file) for file in self.files}
+        if len(endings) > 1:
+            kinds = ", ".join(sorted(endings))
+            raise ValueError(f"The files are of different kinds, {kinds}; name each kind on its own.")
+        (ending,) = endings
+        if ending not in KNOWN_ENDINGS:
+            kinds = ", ".join(KNOWN_ENDINGS)
+            raise ValueError(f"{self.files[0]} is no kind of file that can be read; there are {kinds}.")
+        return "table" if ending in TABLES else ending.removeprefix(".")
+
+    def read_dataset(
+        self, image_column_of: Callable[[Data], str] | None, image_root: str | None = None, streaming: bool = False
+    ) -> Data:
+        """
+        Read rows of the kind `"dataset"` or `"parquet"`, which say themselves which columns they have.
+
+        Args:
+            image_column_of (`Callable[[Data], str]`, *optional*):
+                Chooses the column of the images, whose paths are made absolute; without it, they stay as they are.
+            image_root (`str`, *optional*):
+                Another folder than the data's below which paths of images may lead.
+            streaming (`bool`, *optional*, defaults to `False`):
+                Whether to read the rows in sequence.
+        """
+        if self.load is None:
+            return load_parquet(self.files, image_column_of, image_root, streaming)
+        data = self.load(streaming)
+        if self.locate is None or image_column_of is None:
+            return data
+        return self.locate(data, image_column_of(data), image_root)
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """
+    A source as it was found, before rows are read.
+
+    Args:
+        name (`str`):
+            What results call the data.
+        location (`str`):
+            Where the data are, for results and messages.
+        parts (`Mapping[str, Rows | Path]`):
+            The rows of each part; a folder is searched when it is read.
+        whole ([`Rows`], *optional*):
+            All rows, where naming no part means all of them.
+    """
+
+    name: str
+    location: str
+    parts: Mapping[str, Rows | Path] = field(default_factory=dict)
+    whole: Rows | None = None
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts; none where the data have no parts."""
+        return tuple(self.parts)
+
+    def rows(self, part: str | None) -> Rows:
+        """The rows of a part; data without parts count as the part "train"."""
+        found = self.parts.get(part, self.whole)
+        return _find_in_part(found) if isinstance(found, Path) else found
+
+
+class HubSource:
+    """
+    A dataset on the hub, with the attributes of [`DataSource`] but `parts`.
+
+    The hub is asked for the names of the parts only where they are needed, because that takes a download.
+
+    Args:
+        location (`str`):
+            `"owner/name"` or `"owner/name:config"`.
+        splits (`Sequence[str]`, *optional*):
+            The names of its parts, where they are known.
+        advice (`str`, *optional*):
+            What to do where it cannot be loaded.
+        no_such (`Callable[[Exception], Exception]`, *optional*):
+            Makes the error for a dataset that is not there from the reason.
+    """
+
+    whole = None
+
+    def __init__(
+        self,
+        location: str,
+        splits: Sequence[str] = (),
+        advice: str = "If it was meant as a path, there is nothing there; give a local copy by its path.",
+        no_such: Callable[[Exception], Exception] | None = None,
+    ):
+        self.location, self.advice, self._splits, self._no_such = location, advice, tuple(splits), no_such
+        self.hub_id, _, config = location.partition(":")
+        self.config = config or None
+        self.name = self.hub_id.rpartition("/")[2]
+
+    @functools.cached_property
+    def part_names(self) -> tuple[str, ...]:
+        """The names of the parts."""
+        if self._splits:
+            return self._splits
+        try:
+            return tuple(datasets.get_dataset_split_names(self.hub_id, self.config))
+        except Exception as error:  # hub, network and dataset errors have many types
+            raise self._no_such(error) from error
+
+    def rows(self, part: str) -> Rows:
+        """The rows of a part, or of a slice that the hub cuts."""
+        return Rows(load=functools.partial(self._load, part), locate=located_from_hub)
+
+    def _load(self, split: str, streaming: bool) -> Data:
+        try:
+            return datasets.load_dataset(self.hub_id, self.config, split=split, streaming=streaming)
+        except Exception as error:
+            known = split if self._splits else parts_in(split, self.location, self.part_names)
+            if known == split:
+                raise ValueError(
+                    f"The split `{split}` of {self.hub_id} cannot be loaded from the hub (is there a network, and is "
+                    f"HF_HUB_OFFLINE unset?): {error}. {self.advice}"
+                ) from error
+        return self._load(known, streaming)
+
+
+def find_source(
+    source: Any,
+    *,
+    labelled: bool,
+    class_folders: set[str] | None = None,
+    names: Sequence[str] = tuple(BUILT_IN_DATASETS),
+) -> DataSource | HubSource:
+    """
+    Find out what a source is.
+
+    Args:
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping of these):
+            See [`load_pairs`] and [`load_classification`].
+        labelled (`bool`):
+            Whether labelled images are wanted: then a folder of images has a subfolder for each class. Otherwise they
+            are images with captions.
+        class_folders (`set[str]`, *optional*):
+            The class folders that count; all by default.
+        names (`Sequence[str]`, *optional*):
+            Names of datasets that an error mentions, if there is no such source; the built-in ones by default.
+
+    Returns:
+        [`DataSource`] or [`HubSource`].
+
+    Raises:
+        ValueError: if there is no such source; the message says what a source may be.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return _find_in_memory(source)
+    location = os.path.expanduser(str(source))
+    if not location.strip():
+        raise ValueError("The data are an empty text; give a name, a path or a `datasets.Dataset`.")
+    if location in BUILT_IN_DATASETS:
+        return _with_parts(location, location, BUILT_IN_DATASETS[location].load())
+    path = Path(location)
+    if path.is_dir():
+        return replace(_find_in_folder(path, labelled, class_folders), location=location)
+    files = without_metadata(files_of(location))
+    if files:
+        name = path.stem if path.suffix.lower() in KNOWN_ENDINGS else path.name or location
+        return _source_of_files(name, location, files_by_part(files), files)
+    check_scheme(location)
+    no_such = functools.partial(no_such_source, location, labelled, names)
+    looks_like_path = location.startswith((".", os.sep)) or location.partition(":")[0].endswith(KNOWN_ENDINGS)
+    if looks_like_path or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", location):
+        raise no_such()
+    return HubSource(location, no_such=no_such)
+
+
+# ----------------------------------------------------------------------------------------------------------- in memory
+
+
+def _find_in_memory(source: Any) -> DataSource:
+    if isinstance(source, datasets.IterableDataset | datasets.IterableDatasetDict):
+        raise TypeError(
+            "The data are a stream; evaluation needs a `datasets.Dataset`: load it with `streaming=False`."
+        )
+    if isinstance(source, datasets.Dataset):
+        name = source.info.dataset_name or "data"
+        return _with_parts(name, "given", {str(source.split): source} if source.split else source)
+    if not isinstance(source, Mapping):
+        raise TypeError(f"The data are of type {type(source).__name__}; give a name, a path or a `datasets.Dataset`.")
+    wrong = [name for name, part in source.items() if not isinstance(part, datasets.Dataset)]
+    if wrong or not source:
+        raise TypeError(f"A mapping of splits must hold `datasets.Dataset`s; {wrong or 'it is empty'} does not.")
+    return _with_parts(next(iter(source.values())).info.dataset_name or "data", "given", source)
+
+
+def _with_parts(
+    name: str,
+    location: str,
+    data: datasets.Dataset | Mapping[Any, datasets.Dataset],
+    locate: Callable[[Data, str, str | None], Data] | None = None,
+) -> DataSource:
+    """A source whose rows are there: a dataset, or one for each part."""
+
+    def rows(part: datasets.Dataset) -> Rows:
+        return Rows(load=lambda streaming: part, locate=locate)
+
+    if isinstance(data, datasets.Dataset):
+        return DataSource(name, location, whole=rows(data))
+    return DataSource(name, location, {str(part): rows(data[part]) for part in data})
+
+
+# --------------------------------------------------------------------------------------------------- files and folders
+
+
+def _source_of_files(
+    name: str, location: str, parts: Mapping[str, Sequence[str]], files: Sequence[str] | None
+) -> DataSource:
+    """Files by part; all of them are meant by no part if there are fewer than two."""
+    whole = Rows(files) if files and len(parts) < 2 else None
+    return DataSource(name, location, {part: Rows(part_files) for part, part_files in parts.items()}, whole)
+
+
+def _find_in_folder(folder: Path, labelled: bool, class_folders: set[str] | None) -> DataSource:
+    if any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
+        location = str(folder)
+
+        def locate(data: datasets.Dataset, column: str, root: str | None) -> datasets.Dataset:
+            return located_in_saved(data, column, location, root)
+
+        return _with_parts(folder.name or location, location, load_saved(location), locate)
+    return _find_labelled(folder, class_folders) if labelled else _find_captioned(folder)
+
+
+def _find_captioned(folder: Path) -> DataSource:
+    """Parts are subfolders, or files that are called so; beside tables that are, subfolders only hold the images."""
+    name, location = folder.name or str(folder), str(folder)
+    tables = {part: files for part, files in table_parts(folder).items() if part is not None}
+    if not tables and (parts := part_folders(_subfolders(folder))):
+        return DataSource(name, location, parts)
+    files = data_files(folder)
+    if parts := files_by_part(files, folder) if files else tables:
+        all_files = [file for part_files in parts.values() for file in part_files]
+        return _source_of_files(name, location, parts, all_files if is_part_of_its_own(folder, list(parts)) else None)
+    return DataSource(name, location, whole=Rows(files) if files else _tables_or_images(folder))
+
+
+def _find_in_part(folder: Path) -> Rows:
+    files = data_files(folder)
+    return Rows(files) if files else _tables_or_images(folder)
+
+
+def _tables_or_images(folder: Path) -> Rows:
+    """Images with a table, or with a text beside each."""
+    tables = table_parts(folder)
+    if None in tables or is_part_of_its_own(folder, list(tables)):
+        (files,) = tables.values()
+        return Rows(files)
+    return Rows(folder=folder)
+
+
+def _find_labelled(folder: Path, class_folders: set[str] | None) -> DataSource:
+    """Files, tables, or a subfolder for each class; or for each part, with a subfolder for each class."""
+    name, location = folder.name or str(folder), str(folder)
+    if files := data_files(folder):
+        return _source_of_files(name, location, files_by_part(files, folder), files)
+    if tables := table_parts(folder) or _other_tables(folder):
+        whole = tables.pop(None, None)
+        return _source_of_files(name, location, tables, whole)
+    subfolders = _subfolders(folder)
+    parts = part_folders(subfolders)
+    # A class may be called "train"; then it stands beside classes that are called otherwise.
+    parts = parts if len(parts) == len(subfolders) else {}
+    classes = sorted({path.name for part in (parts.values() if parts else [folder]) for path in _subfolders(part)})
+    classes = [name for name in classes if class_folders is None or name in class_folders]
+    if not classes:
+        raise ValueError(
+            f"The folder {folder} has no class folders. Labelled images are folders named as the classes, "
+            f"{folder}/CLASS/*.jpg, or {folder}/test/CLASS/*.jpg; `load_classification` names the other kinds of data."
+        )
+    rows = {part: Rows(folder=path, classes=classes) for part, path in parts.items()}
+    return DataSource(name, location, rows, None if parts else Rows(folder=folder, classes=classes))
+
+
+def _other_tables(folder: Path) -> dict[str | None, list[str]]:
+    """Tables that are called like no part, each of which is one; no JSON, because folders have that of other kinds."""
+    for ending in TABLES[:-1]:
+        tables = sorted(path for path in folder.glob(f"*{ending}") if path.is_file() and not is_hidden(path.name))
+        if tables:
+            return {path.stem: [str(path)] for path in tables}
+    return {}
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
+
+
+__all__ = ["KNOWN_ENDINGS", "Data", "DataSource", "HubSource", "Rows", "find_source"]

@@ -1,0 +1,107 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Rows of a source as labelled images with all of their columns; images are not decoded."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from .data_sources import Rows
+from .image_folders import images_in
+from .labelled_tars import read_tars
+from .locations import with_locations
+from .tables import FILE_NAME, table_columns, table_rows
+
+
+# The columns of a table that may have the paths of its images, likeliest first.
+_PATH_COLUMNS = ("image", FILE_NAME, "path", "file", "image_path")
+
+
+def read_labelled(
+    rows: Rows,
+    image_column_of: Callable[[datasets.Dataset], str] | None,
+    image_column: str | None = None,
+    image_root: str | None = None,
+) -> datasets.Dataset:
+    """
+    Read rows as labelled images.
+
+    Args:
+        rows ([`Rows`]):
+            Where they are.
+        image_column_of (`Callable[[datasets.Dataset], str]`, *optional*):
+            Chooses the column of the images, whose paths are made absolute; without it, they stay as they are.
+        image_column (`str`, *optional*):
+            The column of a table that has the paths of the images; by default one with a usual name.
+        image_root (`str`, *optional*):
+            Another folder than the data's below which paths of images may lead.
+
+    Returns:
+        `datasets.Dataset`: of a folder the columns `image` and `label`, a `ClassLabel` of the class folders' names; of
+        other data all columns that they have.
+
+    Raises:
+        ValueError: if the rows are of no kind that can be read, or a table has no column with paths of images.
+    """
+    if rows.kind in ("dataset", "parquet"):
+        return rows.read_dataset(image_column_of, image_root)
+    if rows.kind == "folder":
+        return _read_class_folders(rows.folder, rows.classes)
+    files = list(rows.files)
+    data = read_tars(files) if rows.kind == "tar" else _read_tables(files, image_root, image_column)
+    if image_column_of is None:
+        return data
+    # Whichever column is taken for the images: a text in it is a path like any other.
+    folder = os.path.dirname(files[0] if "://" in files[0] else os.path.abspath(files[0]))
+    return with_locations(data, image_column_of(data), folder, image_root)
+
+
+def _read_class_folders(folder: Path, classes: Sequence[str]) -> datasets.Dataset:
+    images, labels = [], []
+    for label, paths in enumerate(images_in(*(folder / name for name in classes), beside=folder)):
+        images += [{"bytes": None, "path": path} for path in paths]
+        labels += [label] * len(paths)
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=list(classes))}
+    )
+    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+
+def _read_tables(tables: list[str], root: str | None, image_column: str | None) -> datasets.Dataset:
+    """Tables with the paths of images, relative to their folder, in `image_column` or one with a usual name."""
+    names, table = table_columns(tables), ", ".join(tables)
+    if not names:
+        raise ValueError(f"The table {table} has no rows.")
+    allowed = _PATH_COLUMNS if image_column in (None, "image") else (image_column,)
+    paths = next((name for name in allowed if name in names), None)
+    if paths is None:
+        given = f"`image_column` is {image_column!r}. C" if image_column else "c"
+        raise ValueError(
+            f"The table {table} has the columns {', '.join(map(repr, names))}; {given}all that of the images' paths "
+            "'file_name' or 'image', or name it with `image_column` (--image-column)."
+        )
+    # Where it is not asked for by its name, `file_name` stands for the image, as in a folder's metadata.
+    key = "image" if paths == FILE_NAME != image_column else paths
+    roles = {key: "image", **{name: "text" for name in names if name not in (paths, key)}}
+    rows = list(table_rows(tables, roles, root=root))
+    columns = {name: _of_one_kind([row[name] for row in rows], name, table) for name in roles if roles[name] == "text"}
+    name = image_column or "image"
+    data = datasets.Dataset.from_dict({name: [row[key] for row in rows], **columns})
+    return data.cast_column(name, datasets.Image(decode=False))
+
+
+def _of_one_kind(values: list[Any], column: str, table: str) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise ValueError(
+            f"The column {column!r} of {table} has values of different kinds: {str(error).rstrip('.')}. Write all of "
+            "them alike, as numbers or in quotes."
+        ) from error
+
+
+__all__ = ["read_labelled"]

@@ -1,0 +1,169 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""A source of data with what the registry says about it: its name, its parts and the one that figures are of."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+from ...data.built_in_datasets import BUILT_IN_DATASETS
+from ...data.data_sources import DataSource, HubSource, Rows, find_source
+from ...data.parts import SPLIT_NAMES, no_such_part, parts_in, read_parts
+from .dataset_registry import RegistryEntry, class_folders, dataset_names, get_dataset, registry_name
+
+
+WHOLE = "all"
+"""Name of the only part of data that have no parts."""
+
+_TASKS = {"classification": "captions and no classes", "retrieval": "classes and no captions"}
+
+
+@dataclass(frozen=True)
+class EvaluationSource:
+    """
+    Data as they were found, before a part is read.
+
+    Args:
+        found ([`DataSource`] or [`HubSource`]):
+            The data.
+        entry ([`RegistryEntry`], *optional*):
+            What the registry says about them.
+    """
+
+    found: DataSource | HubSource
+    entry: RegistryEntry | None = None
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, for results."""
+        return self.found.name if self.entry is None else self.entry.name
+
+    @property
+    def location(self) -> str:
+        """Where the data are, for results and messages."""
+        return self.found.location
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the parts; `"all"` for data without parts."""
+        return self.found.part_names or (WHOLE,)
+
+    def resolve(self, split: str | None) -> str:
+        """
+        The part that is meant by `split`; by default the one on which figures are published, or the only one.
+
+        Raises:
+            ValueError: if there is no such part, or several and none of these.
+        """
+        if split is None:
+            # A dataset may come without the part that its figures are of, so what is there decides.
+            names = [name for wanted in ("test", "validation") for name in self._names_of(wanted)]
+            default = next((name for name in names if name in self.splits), None)
+            if default is None and len(self.splits) > 1:
+                raise ValueError(
+                    f"The data set {self.location} has the splits {', '.join(self.splits)}; say with `split` which "
+                    "one to use."
+                )
+            return default or self.splits[0]
+        part = next((name for name in self._names_of(split) if name in self.splits), None)
+        if part is None and split.endswith("]"):
+            return parts_in(split, self.location, self.found.part_names)
+        if part is None:
+            raise no_such_part(self.location, split, self.found.part_names)
+        return part
+
+    def _names_of(self, split: str) -> list[str]:
+        """What `split` may be called in these data, likeliest first."""
+        names = [split, *SPLIT_NAMES.get(split, ())]
+        if self.entry is not None and split in self.entry.splits:
+            hub_name = self.entry.splits[split]
+            names = [hub_name, *SPLIT_NAMES.get(hub_name, ()), *names]
+        return names
+
+    def load(self, split: str, read: Callable[[Rows], datasets.Dataset]) -> datasets.Dataset:
+        """
+        The rows of a part, or of a slice of one, as `read` makes them of the rows that were found.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        data = read_parts(split, lambda part: read(self.found.rows(part)))
+        if len(data) == 0:
+            raise ValueError(f"The split `{split}` of the data set {self.location} has no rows.")
+        return data
+
+    def parts(self) -> dict[str, str]:
+        """The names here of `"train"`, `"validation"` and `"test"`, where there are such; else all names there are."""
+        found: dict[str, str] = {}
+        # What the registry calls test comes first, because it may be `val` here.
+        for wanted in ("test", "train", "validation"):
+            names = [name for name in self._names_of(wanted) if name in self.splits and name not in found.values()]
+            if names:
+                found[wanted] = names[0]
+        ordered = {wanted: found[wanted] for wanted in SPLIT_NAMES if wanted in found}
+        return ordered or {name: name for name in self.splits}
+
+
+def open_source(source: Any, task: str) -> EvaluationSource:
+    """
+    Find data for an evaluation: see [`load_classification`] and [`load_retrieval`] for what a source may be.
+
+    Args:
+        source:
+            The data.
+        task (`str`):
+            `"classification"` or `"retrieval"`.
+
+    Raises:
+        ValueError: if there are none, or they are for the other task; the message says what to do.
+        TypeError: if `source` is nothing that can hold data.
+    """
+    entry, place, is_published = None, source, False
+    if isinstance(source, str | os.PathLike):
+        name, equals, path = str(source).partition("=")
+        if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
+            entry, place = get_dataset(name), path
+        elif registry_name(str(source)) is not None:
+            entry = get_dataset(str(source))
+            is_published = True
+    if entry is not None and task not in entry.tasks:
+        other = "retrieval" if task == "classification" else "classification"
+        raise ValueError(f"{entry.name} has {_TASKS[task]}; it is for {other}.")
+    if is_published:
+        return EvaluationSource(_published_source(entry), entry)
+    folders = None if entry is None else class_folders(entry)
+    labelled = task == "classification"
+    found = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
+    found.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
+    return EvaluationSource(found, entry)
+
+
+def _published_source(entry: RegistryEntry) -> DataSource | HubSource:
+    """Where an entry's data are by themselves: on this machine, or on the hub."""
+    if entry.name in BUILT_IN_DATASETS:
+        return find_source(entry.name, labelled=True)
+    if entry.hub_id is None:
+        raise ValueError(
+            f"{entry.title} is not on the hub in a form that can be loaded. {entry.notes or ''} {_how_to_give(entry)}"
+        )
+    location = entry.hub_id if entry.hub_config is None else f"{entry.hub_id}:{entry.hub_config}"
+    return HubSource(location, splits=tuple(entry.splits.values()), advice=_how_to_give(entry))
+
+
+def _how_to_give(entry: RegistryEntry) -> str:
+    classes = f", {entry.num_classes} classes" if entry.num_classes else ""
+    kinds = "a folder of class folders, Parquet files, or a folder saved by `datasets`"
+    if "classification" not in entry.tasks:
+        kinds = "a table or folder of images with captions, Parquet files, or a folder saved by `datasets`"
+    where = f" ({entry.homepage})" if entry.homepage else ""
+    return (
+        f"Give a local copy as '{entry.name}=PATH': {kinds}, with the part `{entry.splits.get('test', 'test')}`"
+        f"{classes}{where}."
+    )
+
+
+__all__ = ["WHOLE", "EvaluationSource", "open_source"]
