@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The files that a source's text stands for: a path, a pattern as in a shell, several of them, or URLs."""
+"""The files that a source names: by a path, a shell pattern, several of these, or URLs."""
 
 import glob
 import itertools
@@ -34,7 +34,7 @@ _REMOTE_ENDINGS = (".parquet", ".tar")
 
 def files_of(source: str) -> list[str]:
     """
-    The files that a source stands for; none, if it is no pattern and there is no such file.
+    The files that a source stands for; none if it is not a pattern and there is no such file.
 
     - `*`, `?`, `[ab]` and `**` match as in Python's `glob`, and are sorted.
     - `{a,b}`, `{000..127}`, `{0..8..2}` and `{a..c}` are written out as in bash, in that order.
