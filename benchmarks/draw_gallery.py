@@ -22,7 +22,7 @@ from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
 from clip_hf.evaluation import (
     SuiteOptions,
     compare_results,
-    evaluate_robustness,
+    compare_under_shift,
     fit_scaling,
     load_classification,
     plot_predictions,
@@ -92,7 +92,7 @@ def published_figures() -> dict[str, Figure]:
     """Figures of models that are too large to evaluate here."""
     gflops, accuracies = zip(*RESNETS.values())
     scaling = fit_scaling(gflops, [1 - accuracy for accuracy in accuracies], list(RESNETS), data="ImageNet")
-    robustness = evaluate_robustness(VIT_L_14_336, model="openai/clip-vit-large-patch14-336")
+    robustness = compare_under_shift(VIT_L_14_336, model="openai/clip-vit-large-patch14-336")
     return {"scaling": scaling.figure(), "robustness": robustness.figure()}
 
 

@@ -80,7 +80,7 @@ def check_command(command: str) -> None:
     program = Path(words[0]).name
     if program == "clip-hf":
         _check_options(_help_of_clip_hf(words[1]), words[2:])
-        if words[1] == "train":
+        if words[1] == "train" and "--help" not in words:
             with contextlib.chdir(ROOT):
                 parse_options(words[2:])  # reads the recipe, and knows the options' values
     elif program == "python" and words[1] == "-m":

@@ -504,7 +504,7 @@ def test_results_are_merged():
     }
     assert len(ModelCard(text).data.eval_results) == 5
     table = section(text, "evaluation")
-    assert sorted(re.findall(r"\| (0\.\d) \|", table)) == ["0.2", "0.3", "0.5", "0.6", "0.7"]
+    assert sorted(re.findall(r"\| (0\.\d0) \|", table)) == ["0.20", "0.30", "0.50", "0.60", "0.70"]
     assert [cells[0] for cells in re.findall(r"\| ([IFC]\S+) \|", table)] == ["I", "I", "C", "F", "I"]
     # A name of the model that a person gave in the index stays.
     named = str(old).replace("- name: me/tiny-clip", "- name: Tiny")

@@ -158,7 +158,8 @@ def test_intervals_are_in_the_table_and_survive_the_metadata():
     card = create_model_card(tiny_config("vit"), "me/x", ModelCardDetails(eval_results=results))
     assert "| Dataset | Split | Task | Metric | Value | 95% interval |" in card.text
     assert "The intervals are for other images of the same kind" in card.text
-    assert "| a | 50 | 40.5 to 60.25 |" in card.text and "| b | 50 |  |" in card.text and "| c | 50 |  |" in card.text
+    assert "| a | 50.00 | 40.50 to 60.25 |" in card.text and "| b | 50.00 |  |" in card.text
+    assert "| c | 50.00 |  |" in card.text
     read = ModelCard(str(card)).data.eval_results
     assert [one.metric_args for one in read] == [{"interval_95": [40.5, 60.25]}, None, {"max_order": 4}]
     plain = create_model_card(tiny_config("vit"), "me/x", ModelCardDetails(eval_results=results[1:]))

@@ -3,6 +3,8 @@
 """`clip-hf evaluate`: the paper's evaluations of one model on any data."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,8 +26,10 @@ from ..evaluation import (
     load_templates,
     run_suite,
 )
-from ..evaluation.suite import start_processes, update_card
+from ..evaluation.suite import start_processes
+from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_reading_clip_hf import ImageLimits
+from ..model_card import ModelCardDetails, write_model_card
 from ..utils.wording import safe_name
 
 
@@ -80,6 +84,32 @@ def evaluate(
         return run_suite(model, asked, device=options.device, dtype=dtype, accelerator=accelerator)
 
 
+def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
+    """Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            The model's folder, one of ours.
+        results (`Sequence[EvaluationResult]`):
+            What was measured.
+
+    Returns:
+        `Path`: the card.
+
+    Raises:
+        ValueError: if there is no such folder, or it holds another kind of model.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} is no folder with a model of ours, so it has no card to update; the results are in their own "
+            "files."
+        )
+    config = ClipHFConfig.from_pretrained(folder)
+    details = ModelCardDetails(eval_results=[figure for result in results for figure in result.eval_results()])
+    return write_model_card(folder, config, details=details)
+
+
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and say where the results are; returns the exit status."""
     # The whole path names the folder, because several trainings may end in folders of the same name.
@@ -92,4 +122,4 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-__all__ = ["evaluate", "run", "suite_options"]
+__all__ = ["evaluate", "run", "suite_options", "update_card"]

@@ -17,10 +17,9 @@ from PIL import Image
 from ..model.architectures_clip_hf import ARCHITECTURES
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..utils.wording import INTERVAL
 
 
-INTERVAL = "interval_95"
-"""Name of a figure's 95% interval, two numbers, in `EvalResult.metric_args`."""
 HOME_FOLDER = "home folder"
 """What [`public_name`] calls somebody's home folder, whose own name is a person's."""
 _HOMES = ("home", "users")
@@ -176,7 +175,10 @@ def evaluation_section(results: list[EvalResult] | None) -> str:
 
 
 def _number(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+    """A value as evaluations show it, with two decimals; with more where two would change it."""
+    if not isinstance(value, float):
+        return value
+    return f"{value:.2f}" if value == round(value, 2) else f"{value:.6g}"
 
 
 def _interval(arguments: Any) -> str:
@@ -260,7 +262,6 @@ def enumeration(numbers: list[int]) -> str:
 
 __all__ = [
     "HOME_FOLDER",
-    "INTERVAL",
     "NO_TRAINING",
     "architecture_label",
     "architecture_name",

@@ -16,11 +16,10 @@ from huggingface_hub import EvalResult
 
 from _clip_hf_cli import VERSION
 
-from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
 from ...utils.tables import draw_table
-from ...utils.wording import safe_name
+from ...utils.wording import INTERVAL, safe_name
 from .metric_labels import model_label, task_label
 
 

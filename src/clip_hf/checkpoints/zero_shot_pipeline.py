@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .model.checks_clip_hf import did_you_mean
-from .model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
-from .model.modeling_clip_hf import ClipHFModel
-from .model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
-from .model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
-from .model.tokenization_clip_hf import ClipHFTokenizer
-from .utils.dtypes import parse_dtype
+from ..model.checks_clip_hf import did_you_mean
+from ..model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
+from ..model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
+from ..model.tokenization_clip_hf import ClipHFTokenizer
+from ..utils.dtypes import parse_dtype
 
 
 TASK = "zero-shot-image-classification"
