@@ -17,12 +17,12 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
+from ...data.captioned_images import read_pairs
 from ...data.data_sources import Rows
 from ...data.image_text import check_column, read_captions, undecoded_images
 from ...data.labelled_images import read_labelled
 from ...data.locations import undecoded
 from ...data.pair_options import PairOptions
-from ...data.pair_sources import read_pairs
 from ...model.image_reading_clip_hf import open_image
 from ...utils.wording import counted
 from ..numerics.metrics import CLASSIFICATION_METRICS
