@@ -474,7 +474,7 @@ def test_forms_of_the_result(picture):
     assert processor(picture, return_tensors="pt", device="meta").pixel_values.device.type == "meta"
     with pytest.raises(ValueError, match="device='cuda' needs return_tensors='pt'"):
         processor(picture, return_tensors="np", device="cuda")
-    with pytest.raises(ValueError, match="return_tensors='tf' has to be 'pt', 'np' or None"):
+    with pytest.raises(ValueError, match="return_tensors='tf' must be 'pt', 'np' or None"):
         processor(picture, return_tensors="tf")
     with pytest.raises(ValueError, match=r"different shapes in the end, \[\(3, 16, 21\), \(3, 16, 32\)\]"):
         processor([picture, make_image("RGB", (20, 10))], do_center_crop=False, return_tensors="pt")
@@ -484,32 +484,32 @@ BAD_OPTIONS = [
     ({"size": 0}, ValueError, r"size=\{'shortest_edge': 0\}.*at least 1"),
     ({"size": -224}, ValueError, r"-224.*at least 1"),
     ({"size": True}, ValueError, "at least 1"),
-    ({"size": "224"}, ValueError, r"size='224' has to be an integer"),
-    ({"size": 22.4}, ValueError, r"size=22.4 has to be an integer"),
-    ({"size": {"height": 3, "width": 0}}, ValueError, "'width' has to be an integer of at least 1"),
+    ({"size": "224"}, ValueError, r"size='224' must be an integer"),
+    ({"size": 22.4}, ValueError, r"size=22.4 must be an integer"),
+    ({"size": {"height": 3, "width": 0}}, ValueError, "'width' must be an integer of at least 1"),
     ({"size": {"shortest_egde": 3}}, ValueError, r"size must have .*shortest_egde"),
     (
         {"size": {"longest_edge": 3}},
         ValueError,
-        r"size=\{'longest_edge': 3\} has to have the keys \['shortest_edge'\]",
+        r"size=\{'longest_edge': 3\} must have the keys \['shortest_edge'\]",
     ),
     ({"crop_size": 0}, ValueError, "crop_size=.*at least 1"),
-    ({"crop_size": {"shortest_edge": 3}}, ValueError, r"crop_size=.* has to have the keys \['height', 'width'\]"),
-    ({"image_mean": [0.5, 0.5]}, ValueError, r"image_mean=\(0.5, 0.5\) has to have three values"),
+    ({"crop_size": {"shortest_edge": 3}}, ValueError, r"crop_size=.* must have the keys \['height', 'width'\]"),
+    ({"image_mean": [0.5, 0.5]}, ValueError, r"image_mean=\(0.5, 0.5\) must have three values"),
     ({"image_mean": []}, ValueError, "image_mean=.*finite numbers"),
     ({"image_mean": ["a", "b", "c"]}, ValueError, "image_mean=.*finite numbers"),
     ({"image_std": [0.5, 0.0, 0.5]}, ValueError, r"image_std=\(0.5, 0.0, 0.5\) has a 0"),
     ({"image_std": [0.5, float("nan"), 0.5]}, ValueError, "image_std=.*finite numbers"),
-    ({"rescale_factor": 0}, ValueError, "rescale_factor=0 has to be a finite number other than 0"),
+    ({"rescale_factor": 0}, ValueError, "rescale_factor=0 must be a finite number other than 0"),
     ({"rescale_factor": "1/255"}, ValueError, "rescale_factor='1/255'"),
-    ({"resample": 9}, ValueError, "resample=9 has to be one of"),
-    ({"do_resize": "yes"}, ValueError, "do_resize='yes' has to be True or False"),
-    ({"background_color": [255, 255]}, ValueError, r"background_color=\[255, 255\] has to be three integers"),
-    ({"background_color": 255}, ValueError, "background_color=255 has to be three integers"),
+    ({"resample": 9}, ValueError, "resample=9 must be one of"),
+    ({"do_resize": "yes"}, ValueError, "do_resize='yes' must be True or False"),
+    ({"background_color": [255, 255]}, ValueError, r"background_color=\[255, 255\] must be three integers"),
+    ({"background_color": 255}, ValueError, "background_color=255 must be three integers"),
     ({"background_color": (0, 0, 256)}, ValueError, "background_color=.*from 0 to 255"),
-    ({"high_bit_depth": "round"}, ValueError, "high_bit_depth='round' has to be one of error, clip, scale"),
-    ({"do_resizee": True}, TypeError, "no option 'do_resizee'. Did you mean 'do_resize'"),
-    ({"colour": 1}, TypeError, "no option 'colour'. There are: apply_exif_orientation,"),
+    ({"high_bit_depth": "round"}, ValueError, "high_bit_depth='round' must be one of error, clip, scale"),
+    ({"do_resizee": True}, TypeError, "Unknown option `do_resizee` of ClipHFImageProcessor. Did you mean `do_resize`"),
+    ({"colour": 1}, TypeError, "Unknown option `colour` of ClipHFImageProcessor. Available: apply_exif_orientation,"),
 ]
 
 
@@ -657,7 +657,7 @@ def test_save_and_load(tmp_path, transformers_warnings):
     changed, unused = ClipHFImageProcessor.from_pretrained(tmp_path, size=9, other=3, return_unused_kwargs=True)
     assert dict(changed.size) == {"shortest_edge": 9}
     assert unused["other"] == 3
-    with pytest.raises(TypeError, match="'do_rescalee'. Did you mean 'do_rescale'"):
+    with pytest.raises(TypeError, match="`do_rescalee` of ClipHFImageProcessor. Did you mean `do_rescale`"):
         ClipHFImageProcessor.from_pretrained(tmp_path, do_rescalee=False)
     assert not transformers_warnings
 

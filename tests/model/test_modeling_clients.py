@@ -94,9 +94,9 @@ def test_unknown_arguments_without_a_value_are_let_through(name, tower, text_inp
     for one, other in zip(values(actual), values(expected), strict=True):
         assert torch.equal(one, other)
     for value in (torch.ones(4, 10), 0, "", True):
-        with pytest.raises(TypeError, match="has no input 'token_type_ids'"):
+        with pytest.raises(TypeError, match="Unknown input `token_type_ids`"):
             call(**inputs, token_type_ids=value)
-    with pytest.raises(TypeError, match=f"has no input '{takes[0]}s'. Did you mean '{takes[0]}'"):
+    with pytest.raises(TypeError, match=f"Unknown input `{takes[0]}s` of .*. Did you mean `{takes[0]}`"):
         call(**inputs, **{f"{takes[0]}s": inputs[takes[0]]})
 
 

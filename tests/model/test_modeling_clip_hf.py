@@ -296,7 +296,7 @@ def test_the_trained_resolution_is_not_touched_by_interpolation(tiny_model, pixe
 
 
 def test_resized_positions_keep_a_linear_ramp():
-    from clip_hf.model.modeling_clip_hf_resnet import interpolate_positions
+    from clip_hf.model.modeling_clip_hf_base import interpolate_positions
 
     ramp = torch.arange(8.0).repeat(8, 1)  # grows with the column
     positions = torch.cat([torch.tensor([[9.0]]), ramp.reshape(64, 1)])
@@ -410,7 +410,7 @@ def test_positions_reach_the_text_tower(tiny_model, text_inputs, pixel_values):
 
 
 def test_misspelled_inputs_are_refused(tiny_model, text_inputs, pixel_values):
-    with pytest.raises(TypeError, match="has no input 'pixel_value'. Did you mean 'pixel_values'"):
+    with pytest.raises(TypeError, match="Unknown input `pixel_value` of ClipHFModel. Did you mean `pixel_values`"):
         tiny_model(pixel_value=pixel_values, **text_inputs)
 
 

@@ -564,7 +564,7 @@ def test_the_same_lazily_opened_image_may_come_often(pipe, images, tmp_path, num
         ({"background": []}, ValueError, "The list of prompts of 'background' is empty"),
         ({"batch_size": 0}, ValueError, "`batch_size` is 0"),
         ({"num_workers": -1}, ValueError, "`num_workers` is -1"),
-        ({"topk": 3}, TypeError, "There is no option 'topk'. Did you mean 'top_k'"),
+        ({"topk": 3}, TypeError, "Unknown option `topk` of the pipeline. Did you mean `top_k`"),
         ({"image": None}, ValueError, "There is no image"),
     ],
 )

@@ -463,14 +463,14 @@ MUTATIONS = [
     ),
     Mutation(
         "images of one channel",
-        "model/modeling_clip_hf_resnet.py",
+        "model/modeling_clip_hf_base.py",
         "pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels",
         "pixel_values.ndim != 4",
         "model/test_modeling_clip_hf.py -k bad_pixel_values",
     ),
     Mutation(
         "positions interpolated between the corners",
-        "model/modeling_clip_hf_resnet.py",
+        "model/modeling_clip_hf_base.py",
         "align_corners=False",
         "align_corners=True",
         "model/test_modeling_clip_hf.py -k 'equal_transformers or ramp'",

@@ -2,12 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Paths that do not exist: which can only be paths, and what the user may have meant."""
 
-import difflib
 import os
 from contextlib import suppress
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+
+from ..model.checks_clip_hf import near_names
 
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -68,7 +69,7 @@ def _hints_on_neighbours(name: str) -> list[str]:
         names = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except PermissionError:
         return [f"The folder {folder} cannot be read."]
-    close = difflib.get_close_matches(rest[0], names, 1)
+    close = near_names(rest[0], names)
     if close:
         whole = os.path.join(parent, close[0], *rest[1:])
         return [f"Did you mean {whole if os.path.exists(whole) else os.path.join(parent, close[0])}?"]

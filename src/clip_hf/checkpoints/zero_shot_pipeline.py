@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model.checks_clip_hf import did_you_mean
+from ..model.checks_clip_hf import unknown_option
 from ..model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
@@ -111,7 +111,7 @@ def _check_names(options: dict[str, Any]) -> None:
     unknown = [name for name, value in options.items() if name not in known and not is_unset(name, value, known)]
     if unknown:
         raise TypeError(
-            f"There is no option {unknown[0]!r}.{did_you_mean(unknown[0], known)} The options are: "
+            f"{unknown_option(unknown[0], 'the pipeline', known)} Available: "
             f"{', '.join((*CALL_OPTIONS, *_OPTIONS))} and those of the image processor."
         )
 

@@ -8,7 +8,6 @@ on the hub, or data in memory. `find_source` finds it without reading rows. `cap
 captioned images, `labelled_images` as labelled ones.
 """
 
-import difflib
 import functools
 import os
 import re
@@ -19,6 +18,7 @@ from typing import Any
 
 import datasets
 
+from ..model.checks_clip_hf import near_names
 from ..model.image_reading_clip_hf import check_scheme
 from .built_in_datasets import BUILT_IN_DATASETS
 from .file_patterns import SHARDS, TABLES, data_files, ending_of, files_of, table_parts, without_metadata
@@ -37,8 +37,8 @@ def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exc
     """The error for a source that is not there: what was looked for, near names, and what data may be."""
     folder, name = os.path.split(source.rstrip(os.sep))
     neighbours = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    near = [os.path.join(folder, each) for each in difflib.get_close_matches(name, neighbours)]
-    near += difflib.get_close_matches(source.lower(), names)
+    near = [os.path.join(folder, each) for each in near_names(name, neighbours, count=3)]
+    near += near_names(source, names, count=3)
     hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
     hub = "" if cause is None else f", and it cannot be loaded from the hub: {str(cause).rstrip('.')}"
     kind = "class folders" if labelled else "images with captions"

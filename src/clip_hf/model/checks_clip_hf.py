@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Checks of values that several files share, and the hint on a misspelled name."""
+"""Checks of single configuration values, and the hint for a misspelled name that all messages share."""
 
 import difflib
 import math
@@ -23,12 +23,6 @@ LARGEST = {
     "vocab_size": 2**24,
     "width": 2**11,
 }
-
-
-def did_you_mean(name: str, choices: Iterable[str], cutoff: float = 0.6, count: int = 1) -> str:
-    """The end of a message on an unknown name: `" Did you mean 'this'?"`; empty if no choice is near."""
-    near = difflib.get_close_matches(name, choices, count, cutoff)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def require_positive(config: PreTrainedConfig, *names: str) -> None:
@@ -66,4 +60,38 @@ def require_probability(config: PreTrainedConfig, name: str) -> None:
         raise ValueError(f"`{name}` is {value}; it must be at least 0 and less than 1.")
 
 
-__all__ = ["LARGEST", "did_you_mean", "require_activation", "require_heads", "require_positive", "require_probability"]
+def near_names(name: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Return up to `count` known names spelled like `name`, best first, whatever the case; `cutoff` 1 means equal."""
+    by_lower_case = {other.lower(): other for other in known}
+    return [by_lower_case[near] for near in difflib.get_close_matches(str(name).lower(), by_lower_case, count, cutoff)]
+
+
+def did_you_mean(name: object, known: Iterable[str], quote: str = "'", *, count: int = 1, cutoff: float = 0.6) -> str:
+    """Return `" Did you mean 'y'?"` for a misspelled name, to append to a message; `""` if no known name is near."""
+    near = " or ".join(f"{quote}{other}{quote}" for other in near_names(name, known, count, cutoff))
+    return f" Did you mean {near}?" if near else ""
+
+
+def unknown_option(name: object, owner: str, known: Iterable[str]) -> str:
+    """Return the message for an option that `owner` does not have."""
+    return f"Unknown option `{name}` of {owner}.{did_you_mean(name, known, '`')}"
+
+
+def no_such(kind: str, name: object, known: Iterable[str], *, count: int = 1, cutoff: float = 0.6) -> str:
+    """Return the message for a name that is not in a list: the near names, then all of them."""
+    known = list(known)
+    hint = did_you_mean(name, known, count=count, cutoff=cutoff)
+    return f"There is no {kind} {name!r}.{hint} Available: {', '.join(known)}."
+
+
+__all__ = [
+    "LARGEST",
+    "did_you_mean",
+    "near_names",
+    "no_such",
+    "require_activation",
+    "require_heads",
+    "require_positive",
+    "require_probability",
+    "unknown_option",
+]

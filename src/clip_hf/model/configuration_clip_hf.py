@@ -17,11 +17,12 @@ from transformers.utils import logging
 from .architectures_clip_hf import ARCHITECTURES
 from .checks_clip_hf import (
     LARGEST,
-    did_you_mean,
+    no_such,
     require_activation,
     require_heads,
     require_positive,
     require_probability,
+    unknown_option,
 )
 
 
@@ -59,10 +60,8 @@ def _known_arguments(cls: type) -> set[str]:
 
 def _describe_unknown(cls: type, names: list[str]) -> str:
     known = sorted({field.name for field in fields(cls)} - {field.name for field in fields(PreTrainedConfig)})
-    described = []
-    for name in names:
-        described.append(f"{cls.__name__} has no option {name!r}.{did_you_mean(name, known)}")
-    return f"{' '.join(described)} Its options are: {', '.join(known)}."
+    messages = [unknown_option(name, cls.__name__, known) for name in names]
+    return f"{' '.join(messages)} Available: {', '.join(known)}."
 
 
 def _checked(cls: type) -> type:
@@ -89,9 +88,8 @@ _DAMAGE = (AttributeError, LookupError, RecursionError, json.JSONDecodeError, Un
 def _from_transformers(config_dict: dict) -> dict:
     """Rewrite a config of one of transformers' CLIP types, nested ones too, into ours; others come back as they are.
 
-    Differences that matter: keys that were never part of the architecture (generation settings and the like) go, the
-    legacy end-of-text id is repaired, and each tower's `projection_dim` follows the whole model's, which is the one
-    transformers builds the projections with.
+    Keys that are not part of the architecture (such as generation settings) are dropped, the legacy end-of-text id is
+    repaired, and each tower gets the whole model's `projection_dim`, with which transformers builds the projections.
     """
     if not isinstance(config_dict.get("model_type"), str | None):
         raise ValueError(f"`model_type` is {config_dict['model_type']!r:.60}; it must be a text, such as 'clip_hf'.")
@@ -117,12 +115,11 @@ def _from_transformers(config_dict: dict) -> dict:
 
 
 class ClearFileErrors:
-    """Puts what transformers and tokenizers raise for damaged files into one clear error; before the other bases."""
+    """Mixin (first base) that turns the errors of damaged files into one that names the folder and the cure."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """
-        As of the class's other bases.
+        """Load as the other base class does.
 
         Raises:
             ValueError: if a file is there, but damaged.
@@ -143,7 +140,7 @@ class ClearFileErrors:
 
 
 class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
-    """What the configurations share: how their files are read."""
+    """Base class of the configurations: how their files are read."""
 
     # Other people's heads draw their weights with it, as on transformers' CLIP; ours are drawn as OpenAI's.
     initializer_range = 0.02
@@ -168,14 +165,14 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
     def from_dict(cls, config_dict: dict, **kwargs):
         """Build the configuration from the contents of a config file.
 
-        Unlike in the constructor, an option that is not known is no error here, for a file may come from a newer
-        release: it is kept as an attribute, and a warning names it.
+        Unlike the constructor, this keeps unknown options as attributes, with a warning, because a file may come from
+        a newer release.
 
         Raises:
             ValueError: if it is a configuration of another type.
         """
         config_dict = _from_transformers(config_dict)
-        cls._class_for(config_dict)
+        cls.class_for(config_dict)
         known = _known_arguments(cls)
         unknown = {k: v for k, v in config_dict.items() if k not in known and not k.startswith("_")}
         if unknown:
@@ -189,12 +186,13 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
 
     @classmethod
     def _classes(cls) -> dict[str, type]:
-        """The classes for `cls` by `model_type`: itself, or those of both vision towers."""
+        """Return the classes that `cls` stands for, by `model_type`: itself, or both vision towers'."""
         known = (cls, *_CONFIG_CLASSES.values())
-        return {one.model_type: one for one in known if one.model_type and issubclass(one, cls)}
+        return {config.model_type: config for config in known if config.model_type and issubclass(config, cls)}
 
     @classmethod
-    def _class_for(cls, config_dict: dict, name: str = "The configuration") -> type:
+    def class_for(cls, config_dict: dict, name: str = "The configuration") -> type:
+        """Return the configuration class that `config_dict` is of; `name` begins the error of another type."""
         classes = cls._classes()
         model_type = config_dict.get("model_type", next(iter(classes)))
         result = classes.get(_TRANSFORMERS_MODEL_TYPES.get(model_type, model_type))
@@ -207,13 +205,13 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
         return result
 
     @classmethod
-    def _holds(cls, config: PreTrainedConfig) -> bool:
+    def accepts(cls, config: PreTrainedConfig) -> bool:
+        """Return whether a configuration is of this class, or has its `model_type` and comes from remote code."""
         return isinstance(config, cls) or config.model_type in cls._classes()
 
     @classmethod
     def check(cls, config: PreTrainedConfig, user: str) -> None:
-        """
-        Check that a configuration is one of this class, or one with its `model_type` from a repo's own code.
+        """Check that a configuration is one of this class, or one with its `model_type` from a repo's own code.
 
         Args:
             user (`str`):
@@ -222,7 +220,7 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
         Raises:
             ValueError: if it is another; a configuration of transformers' CLIP can be converted first.
         """
-        if cls._holds(config):
+        if cls.accepts(config):
             return
         convertible = _TRANSFORMERS_MODEL_TYPES.get(config.model_type) in cls._classes()
         cure = f" Convert it: {cls.__name__}.from_dict(config.to_dict())." if convertible else ""
@@ -234,8 +232,7 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
 @_checked
 @strict
 class ClipHFTextConfig(_ClipHFBaseConfig):
-    r"""
-    Configuration of CLIP's text transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
+    r"""Configuration of CLIP's text transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
 
     Args:
         vocab_size (`int`, *optional*, defaults to 49408):
@@ -332,8 +329,7 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
 
 
 class ClipHFVisionConfig(_ClipHFBaseConfig):
-    """
-    Either vision tower's configuration: `from_pretrained` and `from_dict` return a [`ClipHFViTConfig`] or a
+    """Either vision tower's configuration: `from_pretrained` and `from_dict` return a [`ClipHFViTConfig`] or a
     [`ClipHFResNetConfig`], as the file's `model_type` says.
     """
 
@@ -343,22 +339,21 @@ class ClipHFVisionConfig(_ClipHFBaseConfig):
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """Read the vision tower's configuration from its own config file or a whole model's."""
         config_dict, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        tower = cls._class_for(config_dict.get(cls.base_config_key, config_dict))
+        tower = cls.class_for(config_dict.get(cls.base_config_key, config_dict))
         return super(ClipHFVisionConfig, tower).from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """Build the configuration of the tower that `config_dict["model_type"]` names."""
         config_dict = _from_transformers(config_dict)
-        tower = cls._class_for(config_dict)
+        tower = cls.class_for(config_dict)
         return super(ClipHFVisionConfig, tower).from_dict(config_dict, **kwargs)
 
 
 @_checked
 @strict
 class ClipHFViTConfig(ClipHFVisionConfig):
-    r"""
-    Configuration of CLIP's Vision Transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
+    r"""Configuration of CLIP's Vision Transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
 
     Args:
         hidden_size (`int`, *optional*, defaults to 768):
@@ -440,8 +435,7 @@ class ClipHFViTConfig(ClipHFVisionConfig):
 @_checked
 @strict
 class ClipHFResNetConfig(ClipHFVisionConfig):
-    r"""
-    Configuration of CLIP's modified ResNet. The defaults are those of RN50 (Radford et al. 2021, table 19).
+    r"""Configuration of CLIP's modified ResNet. The defaults are those of RN50 (Radford et al. 2021, table 19).
 
     Args:
         stage_depths (`list[int]`, *optional*, defaults to `[3, 4, 6, 3]`):
@@ -523,8 +517,7 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
 @_checked
 @strict
 class ClipHFConfig(_ClipHFBaseConfig):
-    r"""
-    Configuration of a whole CLIP: a text tower, a vision tower of either kind, and what joins them.
+    r"""Configuration of a whole CLIP: a text tower, a vision tower of either kind, and what joins them.
 
     - `vision_config` is polymorphic: its `model_type`, `"clip_hf_vit"` or `"clip_hf_resnet"`, decides the tower.
     - A config.json of type `clip` (transformers) loads as this class.
@@ -579,8 +572,8 @@ class ClipHFConfig(_ClipHFBaseConfig):
 
     @property
     def custom_pipelines(self) -> dict:
-        """
-        What makes `pipeline(model=repo, trust_remote_code=True)` find the task and our pipeline without this library.
+        """What makes `pipeline(model=repo, trust_remote_code=True)` find the task and our pipeline without this
+        library.
 
         Empty where this library is imported: the pipeline is registered then, and the field would make transformers
         ask for `trust_remote_code` all the same.
@@ -604,11 +597,11 @@ class ClipHFConfig(_ClipHFBaseConfig):
     def _tower_config(self, name: str, base: type) -> PreTrainedConfig:
         config = getattr(self, name)
         if isinstance(config, PreTrainedConfig):
-            if base._holds(config):
+            if base.accepts(config):
                 return config
             config = config.to_dict()
         config = {} if config is None else config
-        cls = base._class_for(config, f"`{name}`")
+        cls = base.class_for(config, f"`{name}`")
         config_dict = {"projection_dim": self.projection_dim, **_from_transformers(config)}
         config_dict.pop("model_type", None)
         if config.get("model_type") in _TRANSFORMERS_MODEL_TYPES:
@@ -627,8 +620,7 @@ class ClipHFConfig(_ClipHFBaseConfig):
 
     @classmethod
     def from_architecture(cls, name: str, **kwargs) -> "ClipHFConfig":
-        """
-        Configuration of one of the nine published models (Radford et al. 2021, tables 19 and 20).
+        """Configuration of one of the nine published models (Radford et al. 2021, tables 19 and 20).
 
         Args:
             name (`str`):
@@ -641,16 +633,14 @@ class ClipHFConfig(_ClipHFBaseConfig):
             ValueError: if there is no such model.
         """
         if name not in ARCHITECTURES:
-            hint = did_you_mean(str(name), ARCHITECTURES, cutoff=0.4)
-            raise ValueError(f"There is no architecture {name!r}; there are {', '.join(ARCHITECTURES)}.{hint}")
+            raise ValueError(no_such("architecture", name, ARCHITECTURES, cutoff=0.4))
         return cls(**{**copy.deepcopy(ARCHITECTURES[name]), **kwargs})
 
     @classmethod
     def from_text_vision_configs(
         cls, text_config: PreTrainedConfig, vision_config: PreTrainedConfig, **kwargs
     ) -> "ClipHFConfig":
-        """
-        Configuration of a whole model from those of its towers.
+        """Configuration of a whole model from those of its towers.
 
         Args:
             text_config (`PreTrainedConfig`):

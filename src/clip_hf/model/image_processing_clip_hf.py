@@ -24,7 +24,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
-from .checks_clip_hf import did_you_mean
+from .checks_clip_hf import near_names, unknown_option
 from .configuration_clip_hf import ClearFileErrors
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, flatten_images, open_image
 from .image_resizing_clip_hf import crop_array, crop_start, map_in_threads
@@ -146,12 +146,12 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs):
         """Build an image processor from the entries of a configuration file; see `from_pretrained`.
 
-        Entries that are no options of this class are kept as attributes, with a warning.
+        Unknown entries are kept as attributes, with a warning.
         """
         valid = cls.valid_kwargs.__annotations__.keys()
         for name in kwargs.keys() - valid:  # other keywords may be meant for a tokenizer, so only slips are certain
-            if hint := did_you_mean(name, valid, cutoff=0.85):
-                raise TypeError(f"{cls.__name__} has no option {name!r}.{hint}")
+            if near_names(name, valid, cutoff=0.85):
+                raise TypeError(unknown_option(name, cls.__name__, valid))
         known = valid | BOOKKEEPING_KEYS
         unknown = {key: value for key, value in image_processor_dict.items() if key not in known}
         result = super().from_dict({k: v for k, v in image_processor_dict.items() if k in known}, **kwargs)
@@ -162,7 +162,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         return result
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """As in transformers, but the image processor itself is not changed: `auto_map` goes into the file only."""
+        """Save as transformers does, but leave the image processor unchanged: `auto_map` goes only into the file."""
         files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
         vars(self).pop("auto_map", None)
         return files
@@ -204,7 +204,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         return _to_batch(pixel_values, kwargs["return_tensors"], kwargs["device"])
 
     def transform(self, image_limits: ImageLimits | None = None, **kwargs) -> ImageTransform:
-        """What a call with these options does with each image: for who takes a part of it, such as training."""
+        """Return what a call with these options does with each image; training uses parts of it."""
         return self._transform(self._validated(kwargs), image_limits)
 
     def _validated(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -223,44 +223,42 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
         for name in ("size", "crop_size", "pad_size"):
             if not isinstance(kwargs.get(name), int | list | tuple | dict | SizeDict | None):
-                raise ValueError(f"{name}={kwargs[name]!r} has to be an integer, or a mapping of integers.")
+                raise ValueError(f"{name}={kwargs[name]!r} must be an integer, or a mapping of integers.")
         return super()._standardize_kwargs(**kwargs)
 
     def _known(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The options that there are; others may only be unset."""
+        """Return the known options; unknown ones must be None or False."""
         valid = self.valid_kwargs.__annotations__.keys()
         for name in kwargs.keys() - valid:
             if not is_unset(name, kwargs[name], valid):
-                hint = did_you_mean(name, valid) or f" There are: {', '.join(sorted(valid))}."
-                raise TypeError(f"{type(self).__name__} has no option {name!r}.{hint}")
+                available = ", ".join(sorted(valid))
+                raise TypeError(f"{unknown_option(name, type(self).__name__, valid)} Available: {available}.")
         return {name: value for name, value in kwargs.items() if name in valid}
 
     def _validate_preprocess_kwargs(self, **kwargs) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
         for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
             if not isinstance(kwargs.get(name), bool | None):
-                raise ValueError(f"{name}={kwargs[name]!r} has to be True or False.")
+                raise ValueError(f"{name}={kwargs[name]!r} must be True or False.")
         if kwargs.get("do_resize"):
             _check_size("size", kwargs["size"], SIZE_KEYS)
             if kwargs["resample"] not in RESAMPLING:
-                raise ValueError(f"resample={kwargs['resample']!r} has to be one of PIL.Image.Resampling, 0 to 5.")
+                raise ValueError(f"resample={kwargs['resample']!r} must be one of PIL.Image.Resampling, 0 to 5.")
         if kwargs.get("do_center_crop"):
             _check_size("crop_size", kwargs["crop_size"], ({"height", "width"},))
         if kwargs.get("do_rescale") and not (_is_number(kwargs["rescale_factor"]) and kwargs["rescale_factor"]):
-            raise ValueError(f"rescale_factor={kwargs['rescale_factor']!r} has to be a finite number other than 0.")
+            raise ValueError(f"rescale_factor={kwargs['rescale_factor']!r} must be a finite number other than 0.")
         if kwargs.get("do_normalize"):
             for name in ("image_mean", "image_std"):
                 _check_channel_values(name, kwargs[name], bool(kwargs.get("do_convert_rgb")))
         if kwargs.get("high_bit_depth") not in HIGH_BIT_DEPTH:
             raise ValueError(
-                f"high_bit_depth={kwargs['high_bit_depth']!r} has to be one of {', '.join(HIGH_BIT_DEPTH)}."
+                f"high_bit_depth={kwargs['high_bit_depth']!r} must be one of {', '.join(HIGH_BIT_DEPTH)}."
             )
         color = kwargs.get("background_color")
         values = list(color) if isinstance(color, list | tuple) else [color]
         if color is not None and not (len(values) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in values)):
-            raise ValueError(
-                f"background_color={color!r} has to be three integers from 0 to 255: red, green and blue."
-            )
+            raise ValueError(f"background_color={color!r} must be three integers from 0 to 255: red, green and blue.")
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
         """Open the paths, URLs and files' bytes in nested lists with `open_image`; leave other images as they are."""
@@ -284,11 +282,11 @@ def _with_color(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_unset(name: str, value: Any, valid: Iterable[str]) -> bool:
-    """Whether an option that is not `valid` may be passed over: None and False switch off what others have.
+    """Return whether an unknown option can be ignored: None and False switch off options of other processors.
 
-    With False it must not be a slip: `do_resise=False` is an error.
+    A misspelled option is an error even if it is False: `do_resise=False`.
     """
-    return value is None or (value is False and not did_you_mean(name, valid, cutoff=0.85))
+    return value is None or (value is False and not near_names(name, valid, cutoff=0.85))
 
 
 def opens_files(image_processor: Any) -> bool:
@@ -300,10 +298,10 @@ def _check_size(name: str, size: SizeDict, allowed: tuple[set[str], ...]) -> Non
     values = dict(size)
     if set(values) not in allowed:
         rules = " or ".join(str(sorted(keys)) for keys in allowed)
-        raise ValueError(f"{name}={values} has to have the keys {rules}.")
+        raise ValueError(f"{name}={values} must have the keys {rules}.")
     for key, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={values}: {key!r} has to be an integer of at least 1.")
+            raise ValueError(f"{name}={values}: {key!r} must be an integer of at least 1.")
 
 
 def _is_number(value: Any) -> bool:
@@ -313,9 +311,9 @@ def _is_number(value: Any) -> bool:
 def _check_channel_values(name: str, values: Any, is_rgb: bool) -> None:
     sequence = [values] if _is_number(values) else list(values)
     if not sequence or not all(map(_is_number, sequence)):
-        raise ValueError(f"{name}={values!r} has to hold finite numbers.")
+        raise ValueError(f"{name}={values!r} must hold finite numbers.")
     if is_rgb and len(sequence) not in (1, 3):
-        raise ValueError(f"{name}={values!r} has to have three values, one for each channel of RGB, or one for all.")
+        raise ValueError(f"{name}={values!r} must have three values, one for each channel of RGB, or one for all.")
     if name == "image_std" and 0 in sequence:
         raise ValueError(f"{name}={values!r} has a 0, by which nothing can be divided.")
 
@@ -352,7 +350,7 @@ def _process_all(sources: list[Any], options: ImageTransform) -> np.ndarray | li
 
 def _to_batch(pixel_values: np.ndarray | list[np.ndarray], return_tensors: str | None, device: Any) -> BatchFeature:
     if return_tensors not in ("pt", "np", None):
-        raise ValueError(f"return_tensors={return_tensors!r} has to be 'pt', 'np' or None.")
+        raise ValueError(f"return_tensors={return_tensors!r} must be 'pt', 'np' or None.")
     if device is not None and return_tensors != "pt":
         raise ValueError(f"device={device!r} needs return_tensors='pt', not {return_tensors!r}.")
     if return_tensors is None:

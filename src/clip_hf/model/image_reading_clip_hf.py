@@ -63,7 +63,7 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00",
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What reading one image may take; more is an error, or in data a row that is skipped and counted.
+    """Limits of reading one image. Beyond them it is an error; in data, the row is skipped and counted.
 
     Args:
         max_pixels (`int`, *optional*):
@@ -173,7 +173,7 @@ def check_scheme(text: str) -> str | None:
 
 
 def refused_location(kind: str, message: str) -> str:
-    """A location for what is known to be no usable image; reading it raises [`UnreadableImage`] with this message."""
+    """Location of an image known to be unusable; reading it raises [`UnreadableImage`] with this message."""
     assert kind in _REFUSED_KINDS
     return f"{REFUSED}{kind}\n{message}"
 

@@ -1,10 +1,11 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What is done to one image on the way to pixel values: the options of an image processor at work.
+"""The transform from one image to pixel values, as the options of an image processor say.
 
 OpenAI's transform (`clip.py`, `_transform`) resizes the shorter edge with Pillow's bicubic filter, crops the centre,
-converts to RGB and normalises in float32, in this order. Here is the same arithmetic without the work that the crop
-throws away. Arrays are (height, width, channels) until the last step, which makes them (channels, height, width).
+converts to RGB and normalises in float32, in this order. This is the same arithmetic without computing pixels
+that the crop discards. Arrays are (height, width, channels) until the last step, which makes them (channels, height,
+width).
 """
 
 import math
@@ -69,7 +70,7 @@ def composite(image: Image.Image, color: Sequence[int]) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """As `image.convert("RGB")`, which OpenAI's transform uses, where Pillow can; alpha is dropped."""
+    """Convert to RGB as OpenAI's transform does, with `image.convert("RGB")`; alpha is dropped."""
     if image.mode == "RGB":
         return image
     if image.mode == "La":  # Pillow converts it to nothing else
@@ -149,7 +150,7 @@ class ImageTransform:
         return self.do_center_crop and self.do_convert_rgb and (self.do_rescale or self.do_normalize)
 
     def empty_batch(self, count: int) -> np.ndarray | None:
-        """Room for the pixels of so many images, where their shape does not depend on them."""
+        """Allocate an array for the pixels of `count` images; None if their shape depends on the images."""
         if self.has_fixed_shape:
             return np.empty((count, 3, self.crop_size.height, self.crop_size.width), np.float32)
         return None
@@ -339,7 +340,7 @@ def _arithmetic(
 def value_table(
     channels: int, factor: float | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> np.ndarray:
-    """What becomes of the values 0 to 255 in each channel, rescaled and normalised: (channels, 256), float32."""
+    """Return the rescaled and normalised value of each byte in each channel: (channels, 256), float32."""
     values = np.tile(np.arange(256, dtype=np.float32), (channels, 1))
     return np.ascontiguousarray(_arithmetic(values, factor, mean, std))
 

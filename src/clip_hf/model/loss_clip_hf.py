@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The losses of CLIP and of SigLIP, over one process's batch or over all processes'.
+"""The losses of CLIP and of SigLIP, over one process's batch or over all processes'.
 
 Shapes: n pairs of this process, N pairs of all processes (n where there is one), dim the width of the embeddings. A
 block is some of this process's images with all texts, (rows, N).
@@ -65,8 +64,7 @@ def _check_equal_shapes(tensor: torch.Tensor) -> None:
 
 
 def gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
-    """
-    Concatenate a tensor over all processes, with gradient.
+    """Concatenate a tensor over all processes, with gradient.
 
     The gradient that reaches a process's own part is the sum over the losses of all processes. With gradients averaged
     over processes afterwards, as `DistributedDataParallel` does, the mean of the processes' losses is differentiated
@@ -91,7 +89,7 @@ def gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class _Batch:
-    """What a loss knows of a batch besides the embeddings."""
+    """A batch's ids and processes, for a loss."""
 
     gather: bool
     row_ids: list[torch.Tensor]  # each (n,)
@@ -204,8 +202,7 @@ class _Gradients:
 
 
 class _ChunkedSoftmax(torch.autograd.Function):
-    """
-    The symmetric cross-entropy from one pass over the blocks, which serves the rows and the columns.
+    """The symmetric cross-entropy from one pass over the blocks, which serves the rows and the columns.
 
     A process needs no other's images: what the columns lack are the sums over them, (N,) numbers, which the processes
     exchange. The backward pass computes each block once more.
@@ -380,8 +377,7 @@ def contrastive_loss(
     text_ids: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """
-    The symmetric contrastive loss (Radford et al. 2021, section 2.3 and figure 3): the mean of the cross-entropies
+    """The symmetric contrastive loss (Radford et al. 2021, section 2.3 and figure 3): the mean of the cross-entropies
     over the rows and over the columns of the similarities, whose targets are on the diagonal.
 
     Over several processes (`gather=True`), each computes the similarities of its own batch with the embeddings of all
@@ -438,9 +434,9 @@ def sigmoid_loss(
     image_ids: torch.Tensor | None = None,
     text_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """
-    The sigmoid loss (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training"): each image with each text is a
-    two-class problem of its own, pair or no pair; the sum of their logistic losses, divided by the number of images.
+    """The sigmoid loss (Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training"): each image with each text
+    is a two-class problem of its own, pair or no pair; the sum of their logistic losses, divided by the number of
+    images.
 
     Processes, chunks and ids are those of [`contrastive_loss`]. A pair that shares an id with another is a pair with
     it, too.

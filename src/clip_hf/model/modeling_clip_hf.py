@@ -24,8 +24,7 @@ from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
 
 @dataclass
 class ClipHFTextModelOutput(ModelOutput):
-    """
-    Output of [`ClipHFTextModelWithProjection`].
+    """Output of [`ClipHFTextModelWithProjection`].
 
     Args:
         text_embeds (`torch.Tensor` of shape `(batch, projection_dim)`):
@@ -46,8 +45,7 @@ class ClipHFTextModelOutput(ModelOutput):
 
 @dataclass
 class ClipHFVisionModelOutput(ModelOutput):
-    """
-    Output of [`ClipHFVisionModelWithProjection`].
+    """Output of [`ClipHFVisionModelWithProjection`].
 
     Args:
         image_embeds (`torch.Tensor` of shape `(batch, projection_dim)`):
@@ -69,8 +67,7 @@ class ClipHFVisionModelOutput(ModelOutput):
 
 @dataclass
 class ClipHFOutput(ModelOutput):
-    """
-    Output of [`ClipHFModel`].
+    """Output of [`ClipHFModel`].
 
     Args:
         loss (`torch.Tensor`, scalar, with `return_loss=True`):
@@ -102,8 +99,18 @@ class ClipHFOutput(ModelOutput):
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
+def tower_kwargs(model: nn.Module, kwargs: dict) -> dict:
+    """Check the keyword arguments of a forward pass, and ask the tower for an output object, not a tuple."""
+    return known_kwargs(model, kwargs) | {"return_dict": True}
+
+
+def recorded(output: BaseModelOutputWithPooling) -> dict:
+    """Return what a tower's output holds besides the pooled features."""
+    return {name: getattr(output, name) for name in ("last_hidden_state", "hidden_states", "attentions")}
+
+
 def _vision_tower(config: PreTrainedConfig) -> ClipHFResNetModel | ClipHFViTModel:
-    # By name, for a config that comes with a repo's own code is of another class than ours.
+    # Compare `model_type`, not the class: remote-code configs are different classes.
     is_resnet = config.model_type == ClipHFResNetConfig.model_type
     return (ClipHFResNetModel if is_resnet else ClipHFViTModel)._from_config(config)
 
@@ -118,17 +125,17 @@ def _init_projection_(projection: nn.Linear, factor: float) -> None:
 
 
 class ClipHFModel(ClipHFPreTrainedModel):
-    """
-    CLIP: a text tower and a vision tower, ResNet or ViT, whose projections meet in one space (Radford et al. 2021).
+    """CLIP: a text tower and a vision tower, ResNet or ViT, whose projections meet in one space (Radford et al. 2021).
 
     - weight names are those of transformers' CLIP, so every CLIP repo on the hub loads;
     - a ResNet tower's projection is the output projection of OpenAI's attention pool, and has a bias;
-    - either input may be left out of `forward`: the output then has the other one's embeddings only;
+    - either input may be left out of `forward`: the output then holds only the other's embeddings;
     - with `config.logit_bias_init_value` it has a learned bias, and its loss is the sigmoid loss.
     """
 
+    input_embeddings_path = "text_model"
     _keys_to_ignore_on_load_unexpected = ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected
-    # The library around the exported model puts here what writes model cards; a repo's own code has none.
+    # clip_hf sets this to its writer of model cards; it stays None in remote code.
     push_with_card: ClassVar[Callable | None] = None
 
     def __init__(self, config: ClipHFConfig):
@@ -145,7 +152,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
         self.post_init()
 
     def init_weights_(self, factor: float) -> None:
-        """Fill what belongs to neither tower."""
+        """Fill the projections, the logit scale and the logit bias."""
         _init_projection_(self.text_projection, factor)
         _init_projection_(self.visual_projection, factor)
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
@@ -153,8 +160,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
             init.constant_(self.logit_bias, self.config.logit_bias_init_value)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """
-        Upload the model to the hub. Where clip_hf is installed, a model card is written or renewed with it.
+        """Upload the model to the hub. If clip_hf is installed, write or update the model card too.
 
         Args:
             repo_id (`str`):
@@ -170,14 +176,6 @@ class ClipHFModel(ClipHFPreTrainedModel):
             return super().push_to_hub(repo_id, **kwargs)
         return ClipHFModel.push_with_card(self, repo_id, **kwargs)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The text tower's token embedding."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the text tower's token embedding."""
-        self.text_model.set_input_embeddings(value)
-
     @can_return_tuple
     def get_text_features(
         self,
@@ -187,14 +185,13 @@ class ClipHFModel(ClipHFPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """
-        The text tower's output, projected. Arguments as in [`ClipHFTextModel`].
+        """The text tower's output, projected. Arguments as in [`ClipHFTextModel`].
 
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` `(batch, projection_dim)` are the text features, not
             normalised; `encode_text` returns them normalised.
         """
-        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
+        kwargs = tower_kwargs(self, kwargs)
         output = self.text_model(input_ids, attention_mask, position_ids, pooled_only=pooled_only, **kwargs)
         output.pooler_output = self.text_projection(output.pooler_output)
         return output
@@ -207,14 +204,13 @@ class ClipHFModel(ClipHFPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """
-        The vision tower's output, projected. Arguments as in [`ClipHFViTModel`] and [`ClipHFResNetModel`].
+        """The vision tower's output, projected. Arguments as in [`ClipHFViTModel`] and [`ClipHFResNetModel`].
 
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` `(batch, projection_dim)` are the image features, not
             normalised; `encode_image` returns them normalised.
         """
-        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
+        kwargs = tower_kwargs(self, kwargs)
         output = self.vision_model(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, pooled_only=pooled_only, **kwargs
         )
@@ -258,8 +254,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
         return_logits: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClipHFOutput:
-        """
-        Embed texts and images and compare each with each.
+        """Embed texts and images and compare each with each.
 
         Args:
             input_ids, attention_mask, position_ids:
@@ -270,20 +265,19 @@ class ClipHFModel(ClipHFPreTrainedModel):
                 Whether to compute the contrastive loss; text i is then the caption of image i. In training within a
                 process group the negatives come from all processes, see [`contrastive_loss`].
             image_ids, text_ids (`torch.Tensor` of shape `(batch,)`, integer, *optional*):
-                For the loss: pairs that share one are no negatives of each other, see [`contrastive_loss`].
+                For the loss: pairs with the same id are not negatives of each other, see [`contrastive_loss`].
             return_logits (`bool`, *optional*, defaults to `True`):
-                Whether to compare each text with each image. Training does without: this takes memory for all pairs,
-                which the loss does not. The towers then leave out `last_hidden_state` as well (`pooled_only`), which
-                is faster.
+                Whether to compute the logits of all pairs. False saves their memory in training, because the loss does
+                not need them, and time: the towers leave out `last_hidden_state` too (`pooled_only`).
 
         Returns:
             [`ClipHFOutput`]
 
         Raises:
-            ValueError: if both inputs are missing, or one that the loss needs, or an input has a wrong shape or dtype.
-            TypeError: if an input is misspelled or is no tensor. What is not known and None or False does no harm.
+            ValueError: if no input is given, the loss lacks one, or a shape or dtype is wrong.
+            TypeError: if an input is unknown (and not None or False), or not a tensor.
         """
-        kwargs = known_kwargs(self, kwargs) | {"return_dict": True, "pooled_only": not return_logits}
+        kwargs = tower_kwargs(self, kwargs) | {"pooled_only": not return_logits}
         if input_ids is None and pixel_values is None:
             raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
         images = texts = image_embeds = text_embeds = logits_per_image = logits_per_text = loss = None
@@ -335,6 +329,7 @@ class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
     config_class = ClipHFTextConfig
     base_model_prefix = "text_model"
     input_modalities = ("text",)
+    input_embeddings_path = "text_model"
     _keys_to_ignore_on_load_unexpected = [
         *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
         r"^(vision_model|visual_projection|logit_scale)",
@@ -350,14 +345,6 @@ class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
         """Fill the projection."""
         _init_projection_(self.text_projection, factor)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding."""
-        self.text_model.set_input_embeddings(value)
-
     @can_return_tuple
     def forward(
         self,
@@ -367,14 +354,10 @@ class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClipHFTextModelOutput:
         """Embed texts; arguments as in [`ClipHFTextModel`]. Returns [`ClipHFTextModelOutput`]."""
-        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
+        kwargs = tower_kwargs(self, kwargs)
         output = self.text_model(input_ids, attention_mask, position_ids, **kwargs)
-        return ClipHFTextModelOutput(
-            text_embeds=self.text_projection(output.pooler_output),
-            last_hidden_state=output.last_hidden_state,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        embeds = self.text_projection(output.pooler_output)
+        return ClipHFTextModelOutput(text_embeds=embeds, **recorded(output))
 
 
 class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
@@ -385,6 +368,7 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    input_embeddings_path = "vision_model"
     _keys_to_ignore_on_load_unexpected = [
         *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
         r"^(text_model|text_projection|logit_scale)",
@@ -400,14 +384,6 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
         """Fill the projection."""
         _init_projection_(self.visual_projection, factor)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The tower's first convolution."""
-        return self.vision_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the tower's first convolution."""
-        self.vision_model.set_input_embeddings(value)
-
     @can_return_tuple
     def forward(
         self,
@@ -416,19 +392,14 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ClipHFVisionModelOutput:
         """Embed images; arguments as in the vision towers. Returns [`ClipHFVisionModelOutput`]."""
-        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
+        kwargs = tower_kwargs(self, kwargs)
         output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
-        return ClipHFVisionModelOutput(
-            image_embeds=self.visual_projection(output.pooler_output),
-            last_hidden_state=output.last_hidden_state,
-            hidden_states=output.hidden_states,
-            attentions=output.attentions,
-        )
+        embeds = self.visual_projection(output.pooler_output)
+        return ClipHFVisionModelOutput(image_embeds=embeds, **recorded(output))
 
 
 class ClipHFForImageClassification(ClipHFPreTrainedModel):
-    """
-    CLIP's vision tower with a linear classifier.
+    """CLIP's vision tower with a linear classifier.
 
     - on a ViT it stands on the mean of the patches' last hidden states, as in transformers'
       `CLIPForImageClassification`, whose repos load; on a ResNet on the attention-pooled features.
@@ -436,6 +407,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    input_embeddings_path = "vision_model"
     _keys_to_ignore_on_load_unexpected = [
         *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
         r"^(text_model|text_projection|visual_projection|logit_scale)",
@@ -455,14 +427,6 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
             init_normal_(self.classifier.weight, factor * self.classifier.in_features**-0.5)
             init.zeros_(self.classifier.bias)
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The tower's first convolution."""
-        return self.vision_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the tower's first convolution."""
-        self.vision_model.set_input_embeddings(value)
-
     @can_return_tuple
     def forward(
         self,
@@ -471,16 +435,15 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
-        """
-        Classify images.
+        """Classify images.
 
         Args:
             pixel_values, interpolate_pos_encoding:
                 As in the vision towers.
             labels (`torch.Tensor` of shape `(batch,)`, *optional*):
-                Class ids, for the loss that `config.problem_type` names (cross-entropy where there are classes).
+                Class ids, for the loss that `config.problem_type` names.
         """
-        kwargs = known_kwargs(self, kwargs) | {"return_dict": True}
+        kwargs = tower_kwargs(self, kwargs)
         output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         features = output.last_hidden_state
         features = features[:, 1:].mean(dim=1) if features.ndim == 3 else output.pooler_output

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What CLIP's towers share: the attention, the rules of initialisation, and the base class of all models."""
+"""The base class of all models, and what the towers share: attention, input checks, positions, initialisation."""
 
 import inspect
 import math
@@ -29,8 +29,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Attention in plain tensor operations: the reference of the other implementations, and the one with weights.
+    """Attention in plain tensor operations: the reference of the other implementations, and the one with weights.
 
     Args:
         query (`torch.Tensor` of shape `(batch, heads, queries, head_dim)`)
@@ -51,19 +50,18 @@ def eager_attention_forward(
 
 
 class PackedTexts(NamedTuple):
-    """
-    A batch of texts whose tokens stand one after another, (tokens, hidden_size), so that padding is not computed, nor
-    a beginning that several texts have in common more than once: what a token becomes depends on those before it.
+    """The tokens of a batch of texts in one row, (tokens, hidden_size): padding is left out.
 
-    All but attention looks at single tokens; for attention the texts are padded to the longest, on the right, where
-    a causal mask makes padding irrelevant. A named tuple, so that accelerate moves it between devices.
+    Shared prefixes are computed once, because attention is causal. Attention itself gets the texts padded on the
+    right to the longest; all other layers look at single tokens. It is a named tuple so that accelerate
+    can move it between devices.
 
     Args:
-        source (`torch.Tensor` of shape `(tokens,)`): a token's place in the flattened ids.
+        source (`torch.Tensor` of shape `(tokens,)`): index of each token in the flattened ids.
         padded (`torch.Tensor` of shape `(batch, longest)`): the token at each place of the padded texts; after a
-            text's end its last token, which nothing looks at.
-        tokens (`torch.Tensor` of shape `(tokens,)`): a token's place in the flattened padded texts.
-        last (`torch.Tensor` of shape `(batch,)`): each text's last token.
+            text's end its last token, which is masked.
+        tokens (`torch.Tensor` of shape `(tokens,)`): index of each token in the flattened padded texts.
+        last (`torch.Tensor` of shape `(batch,)`): index of each text's last token.
     """
 
     source: torch.Tensor
@@ -73,13 +71,12 @@ class PackedTexts(NamedTuple):
 
     @classmethod
     def of(cls, keep: torch.Tensor, keys: torch.Tensor | None = None) -> "PackedTexts":
-        """
-        Pack the tokens where `keep` `(batch, length)` is true, at least one in each text.
+        """Pack the tokens where `keep` `(batch, length)` is true, at least one in each text.
 
         Args:
             keep (`torch.Tensor` of shape `(batch, length)`, bool): the tokens of each text.
             keys (`torch.Tensor` of shape `(batch, length)`, int64, not negative, *optional*): equal for equal tokens
-                at equal positions. With them, texts share what they begin with.
+                at equal positions. With them, shared prefixes are computed once.
         """
         lengths = keep.sum(dim=1, keepdim=True)  # (batch, 1)
         column = torch.arange(int(lengths.max()), device=keep.device)
@@ -90,21 +87,26 @@ class PackedTexts(NamedTuple):
             tokens=(column < lengths).flatten().nonzero()[:, 0],
             last=last[:, 0],
         )
-        return packed if keys is None else packed._share_beginnings(keys, column < lengths)
+        return packed if keys is None else packed.share_prefixes(keys, column < lengths)
 
-    def _share_beginnings(self, keys: torch.Tensor, inside: torch.Tensor) -> "PackedTexts":
-        """The same texts with each token that ends the same beginning, `inside` the texts `(batch, longest)`, once."""
+    def share_prefixes(self, keys: torch.Tensor, inside: torch.Tensor) -> "PackedTexts":
+        """Return the same texts with each shared prefix once.
+
+        Args:
+            keys (`torch.Tensor` of shape `(batch, length)`, int64): as in `of`.
+            inside (`torch.Tensor` of shape `(batch, longest)`, bool): where the padded texts have tokens.
+        """
         keys = keys.flatten()[self.source][self.padded].masked_fill(~inside, -1)
-        texts, text_of = torch.unique(keys, dim=0, return_inverse=True)  # sorted, so equal beginnings are neighbours
+        texts, text_of = torch.unique(keys, dim=0, return_inverse=True)  # sorted, so equal prefixes are neighbours
         differs = (texts != texts.roll(1, dims=0)).cummax(dim=1).values
         differs[0] = True
         is_new = differs & (texts >= 0)
-        # Numbers grow from text to text: the largest so far in a column is that of the beginning that a text shares.
+        # Numbers grow from text to text: the largest so far in a column is that of the prefix that a text shares.
         number = is_new.flatten().cumsum(0).view(is_new.shape) - 1
         number = torch.where(is_new, number, -1).cummax(dim=0).values[text_of]  # (batch, longest)
         ends = inside.sum(dim=1, keepdim=True) - 1
         padded = number.gather(1, torch.minimum(torch.arange(inside.shape[1], device=ends.device), ends))
-        # Of the places that have a number the first, so that it does not change from run to run.
+        # Take the first place of each number, so that runs do not differ.
         places = inside.flatten().nonzero()[:, 0]
         tokens = places.new_empty(int(is_new.sum()))
         tokens.scatter_reduce_(0, number.flatten()[places], places, "amin", include_self=False)
@@ -122,9 +124,8 @@ class PackedTexts(NamedTuple):
 
 
 class ClipHFMultiHeadAttention(nn.Module):
-    """
-    Multi-head attention with separate query, key and value projections, through the implementation that the config
-    names (sdpa, eager, flash, flex). What attends to what is the subclasses'.
+    """Multi-head attention with separate query, key and value projections, through the implementation that the config
+    names (sdpa, eager, flash, flex). Subclasses decide what attends to what.
     """
 
     is_causal = False
@@ -148,7 +149,8 @@ class ClipHFMultiHeadAttention(nn.Module):
         packed: PackedTexts | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
+        """Project the inputs and attend.
+
         Args:
             queries (`torch.Tensor` of shape `(batch, queries, hidden_size)`): what attends.
             keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): what is attended to.
@@ -183,20 +185,19 @@ class ClipHFMultiHeadAttention(nn.Module):
 
 
 def known_kwargs(model: nn.Module, kwargs: dict) -> dict:
-    """
-    The keyword arguments of a forward pass that transformers knows.
+    """Return the keyword arguments of a forward pass that transformers knows.
 
-    Others that are None or False go: tools pass what other models take, such as `token_type_ids=None`.
+    Unknown ones that are None or False are dropped: tools pass inputs of other models, such as `token_type_ids=None`.
 
     Raises:
-        TypeError: if another has a value, such as a misspelled input, which would travel unnoticed to the attention.
+        TypeError: if an unknown one has a value, because a misspelled input would otherwise be ignored.
     """
     known = {"return_dict", "use_cache", *TransformersKwargs.__annotations__}
     unknown = [name for name in kwargs if name not in known]
     for name in unknown:
         if kwargs[name] is not None and kwargs[name] is not False:
             inputs = [*inspect.signature(type(model).forward).parameters]
-            raise TypeError(f"{type(model).__name__} has no input {name!r}.{did_you_mean(name, inputs)}")
+            raise TypeError(f"Unknown input `{name}` of {type(model).__name__}.{did_you_mean(name, inputs, '`')}")
     return {name: value for name, value in kwargs.items() if name in known} if unknown else kwargs
 
 
@@ -209,20 +210,54 @@ def check_tensor(name: str, value, maker: str) -> None:
         raise TypeError(f"`{name}` is a {type(value).__name__}; it must be a tensor. {cure}.")
 
 
+def check_pixel_values(pixel_values: torch.Tensor | None, num_channels: int) -> None:
+    """Raise ValueError or TypeError unless `pixel_values` is `(batch, num_channels, height, width)` of floats."""
+    check_tensor("pixel_values", pixel_values, "the processor: processor(images=images, return_tensors='pt')")
+    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
+        raise ValueError(
+            f"`pixel_values` has the shape {tuple(pixel_values.shape)}; it must be (batch, {num_channels}, height, "
+            "width), channels first, as the image processor makes it."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"`pixel_values` is of {pixel_values.dtype}; it must be of floats, scaled and normalised as the processor "
+            "does: processor(images=images, return_tensors='pt')."
+        )
+
+
 def num_rows(embedding: nn.Module, configured: int) -> int:
-    """Rows of an embedding; `configured` where another library's layer stands in for it and does not say (peft)."""
+    """Return the number of rows of an embedding; `configured` if a layer of another library (peft) hides it."""
     return getattr(embedding, "num_embeddings", configured)
 
 
+def first_embeddings(embedding: nn.Module, number: int, device: torch.device) -> torch.Tensor:
+    """Return the first rows of an embedding. It is called, because its weight may be offloaded or wrapped (peft)."""
+    return embedding(torch.arange(number, device=device))
+
+
+def interpolate_positions(positions: torch.Tensor, grid_size: int, height: int, width: int) -> torch.Tensor:
+    """Resize learned positions to another grid, bicubically; the first, of the class or mean token, stays.
+
+    Args:
+        positions (`torch.Tensor` of shape `(1 + grid_size ** 2, hidden_size)`)
+
+    Returns:
+        `torch.Tensor` of shape `(1 + height * width, hidden_size)`.
+    """
+    first, grid = positions[:1], positions[1:]
+    grid = grid.reshape(1, grid_size, grid_size, -1).permute(0, 3, 1, 2)  # (1, hidden_size, grid_size, grid_size)
+    grid = nn.functional.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+    return torch.cat([first, grid.flatten(2).transpose(1, 2)[0]])
+
+
 def init_normal_(tensor: torch.Tensor | None, std: float) -> None:
-    """Fill a tensor from a normal distribution; one that quantisation took away is left alone."""
+    """Fill a tensor from a normal distribution; None, where quantisation replaced it, is skipped."""
     if tensor is not None:
         init.normal_(tensor, mean=0.0, std=std)
 
 
 def init_like_torch_linear_(module: nn.Linear | nn.Conv2d, factor: float, weight: bool = True) -> None:
-    """
-    Fill weight and bias from torch's own default, a uniform distribution on +-1/sqrt(fan_in).
+    """Fill weight and bias from torch's own default, a uniform distribution on +-1/sqrt(fan_in).
 
     OpenAI's code leaves every weight that it does not name at this default: the convolutions, the MLPs of the vision
     transformer, and the biases of all MLPs and of the attention pool.
@@ -237,8 +272,7 @@ def init_like_torch_linear_(module: nn.Linear | nn.Conv2d, factor: float, weight
 
 
 class ClipHFPreTrainedModel(PreTrainedModel):
-    """
-    Base class of all models here: loading, saving and initialisation.
+    """Base class of all models here: loading, saving and initialisation.
 
     - Initialisation is OpenAI's: each module that is more than a container has a method `init_weights_(factor)`.
     - `freeze_batch_norm` keeps BatchNorm statistics fixed in fine-tuning.
@@ -256,8 +290,10 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # Our losses are means over a batch; told so, `Trainer` averages them over accumulated batches.
     accepts_loss_kwargs = False
-    # The library around the exported model puts here what reads files of other formats; a repo's own code has none.
+    # clip_hf sets this to its reader of other formats; it stays None in remote code.
     read_other_format: ClassVar[Callable | None] = None
+    # The module that first sees the input, or the tower that holds it.
+    input_embeddings_path = ""
     # Older repos store these index buffers as weights.
     _keys_to_ignore_on_load_unexpected = [r"(^|\.)position_ids$"]
 
@@ -268,14 +304,12 @@ class ClipHFPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """
-        Load a model from a folder or a hub repo, as [`PreTrainedModel.from_pretrained`] does; transformers' CLIP repos
-        load as well, and so do OpenAI's and open_clip's files and folders (see `clip_hf.checkpoints`).
+        """Load a model from a folder or a hub repo, as [`PreTrainedModel.from_pretrained`] does; transformers' CLIP
+        repos load as well, and so do OpenAI's and open_clip's files and folders (see `clip_hf.checkpoints`).
 
         Raises:
             OSError: if there is no such repo, or its weights are missing, incomplete or damaged.
-            ValueError: if its config is not one of a CLIP, or not possible, or a file of another format cannot be read
-                exactly.
+            ValueError: if its config is invalid or not a CLIP's, or a file of another format cannot be read exactly.
         """
         read_other_format = ClipHFPreTrainedModel.read_other_format
         if read_other_format is not None and pretrained_model_name_or_path is not None:
@@ -290,6 +324,19 @@ class ClipHFPreTrainedModel(PreTrainedModel):
                 "damaged. Copy or download it again."
             ) from error
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the module that first sees the input: the token embedding, or a vision tower's first convolution."""
+        module = self.get_submodule(self.input_embeddings_path)
+        return module.get_input_embeddings() if isinstance(module, PreTrainedModel) else module
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the module that first sees the input."""
+        module = self.get_submodule(self.input_embeddings_path)
+        if isinstance(module, PreTrainedModel):
+            module.set_input_embeddings(value)
+        else:
+            self.set_submodule(self.input_embeddings_path, value)
+
     @torch.no_grad()
     def _initialize_weights(self, module, is_custom_code: bool = False):
         # transformers takes a module of an outside package without own parameters for initialised and skips it; a
@@ -303,15 +350,14 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         elif hasattr(module, "init_weights_"):
             module.init_weights_(self.config.initializer_factor)
 
-    def _only_pools(self, pooled_only: bool, kwargs: dict) -> bool:
-        """Whether `pooler_output` is all that this call is asked for: recorded layers must be whole."""
+    def only_pools(self, pooled_only: bool, kwargs: dict) -> bool:
+        """Return whether the call needs `pooler_output` only: recorded layers must be complete."""
         recorded = ("output_hidden_states", "output_attentions")
         return pooled_only and not any(kwargs.get(name) or getattr(self.config, name, None) for name in recorded)
 
     def freeze_batch_norm(self, freeze_affine: bool = True) -> int:
-        """
-        Keep every BatchNorm at its running statistics, in training mode too: what fine-tuning a ResNet tower on
-        small batches needs.
+        """Keep every BatchNorm at its running statistics, in training mode too. Fine-tuning a ResNet tower on small
+        batches needs this.
 
         Args:
             freeze_affine (`bool`, *optional*, defaults to `True`):

@@ -17,15 +17,17 @@ from .configuration_clip_hf import ClipHFResNetConfig
 from .modeling_clip_hf_base import (
     ClipHFMultiHeadAttention,
     ClipHFPreTrainedModel,
-    check_tensor,
+    check_pixel_values,
+    first_embeddings,
     init_like_torch_linear_,
     init_normal_,
+    interpolate_positions,
     known_kwargs,
 )
 
 
 class ClipHFBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that can be frozen: it then normalises with its running statistics whatever the mode of the model."""
+    """BatchNorm that can be frozen: it then uses its running statistics in training mode too."""
 
     frozen = False
 
@@ -41,7 +43,7 @@ class ClipHFBatchNorm2d(nn.BatchNorm2d):
 
 @contextmanager
 def _untracked_statistics(module: nn.Module):
-    """Within it, BatchNorm layers update copies of their running statistics, which are then thrown away."""
+    """Let BatchNorm layers update copies of their running statistics; on exit the copies are discarded."""
     layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     buffers = [dict(layer._buffers) for layer in layers]
     for layer in layers:
@@ -54,7 +56,7 @@ def _untracked_statistics(module: nn.Module):
 
 
 class _RecomputableForward:
-    """A module's forward for gradient checkpointing: the second call, in the backward pass, updates no statistics."""
+    """Forward for gradient checkpointing: the second call, in the backward pass, leaves BatchNorm statistics alone."""
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -69,8 +71,7 @@ class _RecomputableForward:
 
 
 class ClipHFResNetStem(nn.Module):
-    """
-    The first layers. Unlike the usual ResNet's:
+    """The first layers. Unlike the usual ResNet's:
 
     - three 3x3 convolutions, the first with stride 2, instead of one 7x7;
     - an average pool instead of a max pool.
@@ -99,7 +100,7 @@ class ClipHFResNetStem(nn.Module):
 
 
 class ClipHFResNetShortcut(nn.Module):
-    """The shortcut of a block that changes the shape; it averages before it projects, so that nothing is skipped."""
+    """The shortcut of a block that changes the shape; it averages before it projects, so no pixel is skipped."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -115,9 +116,8 @@ class ClipHFResNetShortcut(nn.Module):
 
 
 class ClipHFResNetBottleneck(nn.Module):
-    """
-    A residual block of 1x1, 3x3 and 1x1 convolutions. Unlike the usual one, every convolution has stride 1; where the
-    block halves the feature map, an average pool stands before the convolution that would (anti-aliasing).
+    """A residual block of 1x1, 3x3 and 1x1 convolutions. Unlike the usual one, every convolution has stride 1; where
+    the block halves the feature map, an average pool stands before the convolution that would (anti-aliasing).
     """
 
     expansion = 4
@@ -190,12 +190,11 @@ class ClipHFResNetEncoder(nn.Module):
 
 
 class ClipHFAttentionPool(ClipHFMultiHeadAttention):
-    """
-    Pools a feature map with one layer of multi-head attention. Unlike the usual global average pool, the average is
+    """Pools a feature map with one layer of multi-head attention. Unlike the usual global average pool, the average is
     only the query; keys and values are the average and all positions, with learned positions added.
 
-    The output projection of OpenAI's layer is the model's `visual_projection` (with bias), so that the pooled
-    features before it are at hand, as those of the vision transformer are.
+    The output projection of OpenAI's layer is the model's `visual_projection` (with bias), so that the
+    pooled features before it are available, as in the vision transformer.
     """
 
     def __init__(self, config: ClipHFResNetConfig):
@@ -226,34 +225,12 @@ class ClipHFAttentionPool(ClipHFMultiHeadAttention):
             positions = interpolate_positions(positions, self.grid_size, height, width)
         x = feature_map.flatten(2).transpose(1, 2)  # (batch, height * width, hidden_size)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + positions.to(x.dtype)
-        pooled, weights = self.attend(x[:, :1], x, **kwargs)  # the other queries' outputs would be thrown away
+        pooled, weights = self.attend(x[:, :1], x, **kwargs)  # only this query's output is used
         return pooled[:, 0], weights
 
 
-def first_embeddings(embedding: nn.Module, number: int, device: torch.device) -> torch.Tensor:
-    """The first rows of an embedding, by calling it: its weight may be elsewhere until then (offloading, peft)."""
-    return embedding(torch.arange(number, device=device))
-
-
-def interpolate_positions(positions: torch.Tensor, grid_size: int, height: int, width: int) -> torch.Tensor:
-    """
-    Resize learned positions to another grid, bicubically; the first, of the class or mean token, stays.
-
-    Args:
-        positions (`torch.Tensor` of shape `(1 + grid_size ** 2, hidden_size)`)
-
-    Returns:
-        `torch.Tensor` of shape `(1 + height * width, hidden_size)`.
-    """
-    first, grid = positions[:1], positions[1:]
-    grid = grid.reshape(1, grid_size, grid_size, -1).permute(0, 3, 1, 2)  # (1, hidden_size, grid_size, grid_size)
-    grid = nn.functional.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
-    return torch.cat([first, grid.flatten(2).transpose(1, 2)[0]])
-
-
 class ClipHFResNetModel(ClipHFPreTrainedModel):
-    """
-    CLIP's modified ResNet without the projection (Radford et al. 2021, section 2.4).
+    """CLIP's modified ResNet without the projection (Radford et al. 2021, section 2.4).
 
     - a stem of three convolutions, anti-aliased strides, and attention pooling, instead of the usual ResNet's;
     - `last_hidden_state` is the last feature map `(batch, hidden_size, height / 32, width / 32)`, `pooler_output` the
@@ -269,6 +246,7 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
     _can_record_outputs = {"hidden_states": ClipHFResNetStage, "attentions": ClipHFAttentionPool}
     # In half precision BatchNorm's statistics stay float32, as OpenAI's do: a variance may exceed float16's range.
     _keep_in_fp32_modules_strict = ["bn", "bn1", "bn2", "bn3"]
+    input_embeddings_path = "stem.conv1"
     _keys_to_ignore_on_load_unexpected = [
         *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
         r"^(text_model|text_projection|visual_projection|logit_scale|classifier)",
@@ -281,14 +259,6 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
         self.attention_pool = ClipHFAttentionPool(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The first convolution."""
-        return self.stem.conv1
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the first convolution."""
-        self.stem.conv1 = value
-
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -298,48 +268,33 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """
+        """Embed images, without the projection.
+
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
                 Normalised images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
-                Whether images of another size than `config.image_size` are allowed: the attention pool's positions
+                Whether images may differ in size from `config.image_size`: the attention pool's positions
                 are then resized bicubically.
             pooled_only (`bool`, *optional*, defaults to `False`):
-                Whether `last_hidden_state` is left out, as it is where other towers save time without it.
+                Whether to leave out `last_hidden_state`, which saves time in other towers.
 
         Raises:
-            ValueError: if `pixel_values` has another shape or is not of floats, or images have another size and it is
-                not allowed.
-            TypeError: if `pixel_values` is no tensor, or an input is not known.
+            ValueError: if `pixel_values` has a wrong shape or dtype, or images have a size that is not allowed.
+            TypeError: if `pixel_values` is not a tensor, or an input is unknown.
         """
         kwargs = known_kwargs(self, kwargs)
         check_pixel_values(pixel_values, self.config.num_channels)
         pixel_values = pixel_values.to(self.stem.conv1.weight.dtype)
         if pixel_values.device.type == "cpu" and not torch.compiler.is_exporting():
-            # All feature maps follow; oneDNN's convolutions otherwise reorder them, forward and backward. An exported
-            # program runs elsewhere, and some runtimes know no other order than the usual one (ExecuTorch).
+            # Channels last is faster: oneDNN would otherwise reorder every feature map, forward and backward. Exported
+            # programs keep the usual order, because some runtimes (ExecuTorch) know no other.
             pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         feature_map = self.encoder(self.stem(pixel_values))[0]
         pooled, _ = self.attention_pool(feature_map, interpolate_pos_encoding, **kwargs)
-        if self._only_pools(pooled_only, kwargs):
+        if self.only_pools(pooled_only, kwargs):
             feature_map = None
         return BaseModelOutputWithPooling(last_hidden_state=feature_map, pooler_output=pooled)
-
-
-def check_pixel_values(pixel_values: torch.Tensor | None, num_channels: int) -> None:
-    """Raise ValueError or TypeError unless `pixel_values` is `(batch, num_channels, height, width)` of floats."""
-    check_tensor("pixel_values", pixel_values, "the processor: processor(images=images, return_tensors='pt')")
-    if pixel_values.ndim != 4 or pixel_values.shape[1] != num_channels:
-        raise ValueError(
-            f"`pixel_values` has the shape {tuple(pixel_values.shape)}; it must be (batch, {num_channels}, height, "
-            "width), channels first, as the image processor makes it."
-        )
-    if not pixel_values.is_floating_point():
-        raise ValueError(
-            f"`pixel_values` is of {pixel_values.dtype}; it must be of floats, scaled and normalised as the processor "
-            "does: processor(images=images, return_tensors='pt')."
-        )
 
 
 ClipHFResNetModel.register_for_auto_class("AutoModel")

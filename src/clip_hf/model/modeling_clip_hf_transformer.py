@@ -21,13 +21,15 @@ from .modeling_clip_hf_base import (
     ClipHFMultiHeadAttention,
     ClipHFPreTrainedModel,
     PackedTexts,
+    check_pixel_values,
     check_tensor,
+    first_embeddings,
     init_like_torch_linear_,
     init_normal_,
+    interpolate_positions,
     known_kwargs,
     num_rows,
 )
-from .modeling_clip_hf_resnet import check_pixel_values, first_embeddings, interpolate_positions
 
 
 def _is_text(config) -> bool:
@@ -35,7 +37,7 @@ def _is_text(config) -> bool:
 
 
 class ClipHFAttention(ClipHFMultiHeadAttention):
-    """Multi-head self-attention. Causal where it is told so, by a mask or by `is_causal`, as the text tower does."""
+    """Multi-head self-attention. Causal if the caller says so, by a mask or `is_causal`, as the text tower does."""
 
     def __init__(self, config: ClipHFTextConfig | ClipHFViTConfig):
         super().__init__(config)
@@ -85,7 +87,7 @@ class _QuickGELU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of this gradient is wanted, which the operator below has not
+        if torch.is_grad_enabled():  # for second derivatives, which the operator below lacks
             sigmoid = torch.sigmoid(1.702 * x)
             return grad * (sigmoid + 1.702 * x * sigmoid * (1 - sigmoid))
         return torch.ops.aten.silu_backward(grad, x * 1.702)  # the factor and its inverse cancel out
@@ -95,7 +97,7 @@ class ClipHFQuickGELU(nn.Module):
     """`x * sigmoid(1.702 * x)`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # A compiler fuses the formula by itself, and exported programs have no custom gradients.
+        # Compilers fuse the formula themselves, and exported programs have no custom gradients.
         return _QuickGELU.apply(x) if _can_look_at_values(x) else x * torch.sigmoid(1.702 * x)
 
 
@@ -122,8 +124,7 @@ class ClipHFMLP(nn.Module):
 
 
 class ClipHFEncoderLayer(GradientCheckpointingLayer):
-    """
-    A pre-norm transformer layer: attention and MLP, each on the normalised stream and added to it.
+    """A pre-norm transformer layer: attention and MLP, each on the normalised stream and added to it.
 
     With `pooled_at`, an index of the tokens that are pooled, its output is only theirs: `(batch, hidden_size)`.
     """
@@ -152,8 +153,7 @@ class ClipHFEncoderLayer(GradientCheckpointingLayer):
 
 
 class ClipHFEncoder(nn.Module):
-    """
-    A stack of transformer layers. `last_hidden_state` is `(batch, length, hidden_size)`; with `pooled_at`, the last
+    """A stack of transformer layers. `last_hidden_state` is `(batch, length, hidden_size)`; with `pooled_at`, the last
     layer computes only the tokens that are pooled, `(batch, hidden_size)`.
     """
 
@@ -221,8 +221,7 @@ class ClipHFTextEmbeddings(nn.Module):
 
 
 class ClipHFTextModel(ClipHFPreTrainedModel):
-    """
-    CLIP's text transformer without the projection (Radford et al. 2021, section 2.4).
+    """CLIP's text transformer without the projection (Radford et al. 2021, section 2.4).
 
     - attention is causal;
     - `last_hidden_state` `(batch, length, hidden_size)` has passed the final LayerNorm; `pooler_output`
@@ -234,6 +233,7 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
     base_model_prefix = "text_model"
     input_modalities = ("text",)
     _can_record_outputs = {"hidden_states": ClipHFEncoderLayer, "attentions": ClipHFAttention}
+    input_embeddings_path = "embeddings.token_embedding"
     _keys_to_ignore_on_load_unexpected = [
         *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
         r"^(vision_model|text_projection|visual_projection|logit_scale)",
@@ -251,14 +251,6 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         """Id of the end-of-text token, of the configuration."""
         return self.config.eos_token_id
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The token embedding."""
-        return self.embeddings.token_embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embedding."""
-        self.embeddings.token_embedding = value
-
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -269,7 +261,8 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """
+        """Embed texts, without the projection.
+
         Args:
             input_ids (`torch.Tensor` of shape `(batch, length)`, integer):
                 Token ids, at most `config.max_position_embeddings` a text, each text with an end-of-text token.
@@ -278,20 +271,20 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
             position_ids (`torch.Tensor` of shape `(batch, length)`, integer, *optional*):
                 Positions of the tokens, by default 0, 1, 2, ... also where the padding is on the left.
             pooled_only (`bool`, *optional*, defaults to `False`):
-                Whether `last_hidden_state` may be left out, which is faster: neither padding nor what follows the
-                end-of-text token is then computed, and what several texts begin with once. Without effect where hidden
-                states or attentions are asked for.
+                Whether `last_hidden_state` may be left out, which is faster: padding and tokens after the end of a
+                text are then skipped, and shared prefixes are computed once. Ignored if hidden states or attentions
+                are requested.
 
         Raises:
-            ValueError: if the ids have another shape or dtype, are too many or outside the vocabulary, or a text has
+            ValueError: if the ids have another shape or dtype, are too long or outside the vocabulary, or a text has
                 no end-of-text token and `config.allow_missing_eos` is not set.
-            TypeError: if `input_ids` is no tensor, or an input is not known.
+            TypeError: if `input_ids` is not a tensor, or an input is unknown.
         """
         kwargs = known_kwargs(self, kwargs)
         self._check_input_ids(input_ids)
         input_ids = input_ids.reshape(-1, input_ids.shape[-1])
         first_eos = self._first_eos(input_ids, attention_mask)
-        pooled_only = self._only_pools(pooled_only, kwargs)
+        pooled_only = self.only_pools(pooled_only, kwargs)
         packed = self._pack(input_ids, attention_mask, position_ids, first_eos) if pooled_only else None
         if packed is None:
             hidden_states = padded = self.embeddings(input_ids, position_ids)
@@ -311,15 +304,15 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=hidden_states[pooled_at])
 
     def _first_eos(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """The place of each text's first end-of-text token, (batch,), or of its last token where that is allowed."""
+        """Return the index of each text's first end-of-text token, (batch,), or, if allowed, of its last token."""
         is_eos = input_ids == self.config.eos_token_id
         keep = None
         if attention_mask is not None and attention_mask.shape == is_eos.shape:
             keep = attention_mask.bool()
-            is_eos = is_eos & keep  # padding on the left is made of end-of-text tokens, too
+            is_eos = is_eos & keep  # left padding consists of end-of-text tokens too
         if self.config.allow_missing_eos:
             keep = torch.ones_like(is_eos) if keep is None else keep
-            # Numbers and logic only: ONNX has neither sums nor choices of truth values.
+            # Numbers and logic only: ONNX cannot sum or select booleans.
             is_last = keep & (keep.int().cumsum(dim=-1) == keep.int().sum(dim=-1, keepdim=True))
             is_eos = is_eos | (is_last & ~is_eos.any(dim=-1, keepdim=True))
         self._check_eos(is_eos)
@@ -332,7 +325,7 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         position_ids: torch.Tensor | None,
         first_eos: torch.Tensor,
     ) -> PackedTexts | None:
-        """What the pooled token depends on; None where it takes a look at values that is not possible."""
+        """Pack the tokens that the pooled token depends on; None while tracing or compiling, or for unusual shapes."""
         same_shape = attention_mask is None or attention_mask.shape == input_ids.shape
         if not (same_shape and input_ids.numel() and _can_look_at_values(input_ids)):
             return None
@@ -340,7 +333,7 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         keep = places <= first_eos[:, None]
         keep = keep if attention_mask is None else keep & attention_mask.bool()
         if self.training and self.config.attention_dropout:
-            return PackedTexts.of(keep)  # each text draws its own
+            return PackedTexts.of(keep)  # each text needs its own dropout mask
         position_ids = places if position_ids is None else position_ids
         return PackedTexts.of(keep, input_ids.long() * self.config.max_position_embeddings + position_ids)
 
@@ -363,7 +356,7 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
             )
         self.embeddings.check_length(input_ids.shape[-1])
         if _can_look_at_values(input_ids) and input_ids.device.type == "cpu" and input_ids.numel():
-            # On an accelerator the look-up fails by itself, and a look at the values here would make it wait.
+            # On an accelerator the look-up fails by itself, and reading values here would wait for it.
             vocab_size = num_rows(self.embeddings.token_embedding, self.config.vocab_size)
             low, high = input_ids.aminmax()
             if low < 0 or high >= vocab_size:
@@ -381,13 +374,13 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
             raise ValueError(
                 f"The texts {without[:8]} of the batch have no end-of-text token (id {self.config.eos_token_id}), at "
                 "which CLIP takes a text's features. Tokenize with add_special_tokens=True and the tokenizer that was "
-                "saved with the model; if its end-of-text id is another one, correct text_config.eos_token_id. If "
-                "they shall have none, set text_config.allow_missing_eos = True."
+                "saved with the model; if its end-of-text id is another one, correct text_config.eos_token_id. To "
+                "allow texts without it, set text_config.allow_missing_eos = True."
             )
 
 
 def _can_look_at_values(tensor: torch.Tensor) -> bool:
-    """Whether a tensor's values may decide: not while a program is traced or compiled, nor without data."""
+    """Return whether code may branch on a tensor's values: not while tracing or compiling, or on the meta device."""
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(tensor, torch.fx.Proxy)
     return not tracing and tensor.device.type != "meta"
 
@@ -418,7 +411,7 @@ class ClipHFViTEmbeddings(nn.Module):
         return torch.arange(self.num_positions, device=self.position_embedding.weight.device)[None]
 
     def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """What is added to `embeddings` of images of that many pixels, `(1, 1 + patches, hidden_size)`."""
+        """Return the positions, `(1, 1 + patches, hidden_size)`, for images of `height` x `width` pixels."""
         positions = first_embeddings(self.position_embedding, self.num_positions, embeddings.device)
         grid = height // self.patch_size, width // self.patch_size
         if grid != (self.config.grid_size, self.config.grid_size):
@@ -442,8 +435,7 @@ class ClipHFViTEmbeddings(nn.Module):
 
 
 class ClipHFViTModel(ClipHFPreTrainedModel):
-    """
-    CLIP's Vision Transformer without the projection (Radford et al. 2021, section 2.4).
+    """CLIP's Vision Transformer without the projection (Radford et al. 2021, section 2.4).
 
     - unlike the usual one, it has a LayerNorm between the embeddings and the transformer (its weights are called
       `pre_layrnorm` in every published repo);
@@ -457,6 +449,7 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _can_record_outputs = {"hidden_states": ClipHFEncoderLayer, "attentions": ClipHFAttention}
+    input_embeddings_path = "embeddings.patch_embedding"
     _keys_to_ignore_on_load_unexpected = [
         *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
         r"^(text_model|text_projection|visual_projection|logit_scale|classifier)",
@@ -470,14 +463,6 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The patch embedding."""
-        return self.embeddings.patch_embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the patch embedding."""
-        self.embeddings.patch_embedding = value
-
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(
@@ -487,25 +472,25 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """
+        """Embed images, without the projection.
+
         Args:
             pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
                 Normalised images.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
-                Whether images of another size than `config.image_size` are allowed: the positions are then resized
+                Whether images may differ in size from `config.image_size`: the positions are then resized
                 bicubically.
             pooled_only (`bool`, *optional*, defaults to `False`):
                 Whether `last_hidden_state` may be left out, which is faster: the last layer is then computed for the
-                class token only. Without effect where hidden states or attentions are asked for.
+                class token only. Ignored if hidden states or attentions are requested.
 
         Raises:
-            ValueError: if `pixel_values` has another shape or is not of floats, or images have another size and it is
-                not allowed.
-            TypeError: if `pixel_values` is no tensor, or an input is not known.
+            ValueError: if `pixel_values` has a wrong shape or dtype, or images have a size that is not allowed.
+            TypeError: if `pixel_values` is not a tensor, or an input is unknown.
         """
         kwargs = known_kwargs(self, kwargs)
         hidden_states = self.pre_layrnorm(self.embeddings(pixel_values, interpolate_pos_encoding))
-        if self._only_pools(pooled_only, kwargs):
+        if self.only_pools(pooled_only, kwargs):
             pooled = self.encoder(hidden_states, pooled_at=(slice(None), 0), **kwargs)[0]
             return BaseModelOutputWithPooling(pooler_output=self.post_layernorm(pooled))
         hidden_states = self.encoder(hidden_states, **kwargs)[0]

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
-from .checks_clip_hf import did_you_mean
+from .checks_clip_hf import unknown_option
 from .image_processing_clip_hf import is_unset, opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import upright
@@ -48,8 +48,7 @@ _NOT_IMAGE_OPTIONS = {"return_tensors", "device", "data_format", "disable_groupi
 
 
 class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipeline):
-    """
-    Zero-shot image classification: `pipeline("zero-shot-image-classification", model=...)` for CLIP.
+    """Zero-shot image classification: `pipeline("zero-shot-image-classification", model=...)` for CLIP.
 
     Calls and results are the stock pipeline's, and so are the scores where both have the option. What differs:
 
@@ -97,8 +96,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         batch_size: int | None = None,
         **kwargs,
     ) -> list[dict[str, Any]] | list[list[dict[str, Any]]] | Iterable[list[dict[str, Any]]]:
-        """
-        Score `candidate_labels` for each image.
+        """Score `candidate_labels` for each image.
 
         Besides the arguments below there are these options. `pipeline(...)` takes all of them, too, as defaults for
         every call.
@@ -172,8 +170,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         return list(self.get_iterator(image, num_workers, batch_size, *params))
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """
-        Save the model and its processor, for `pipeline` and for the Auto classes.
+        """Save the model and its processor, for `pipeline` and for the Auto classes.
 
         Args:
             save_directory (`str` or `os.PathLike`):
@@ -190,10 +187,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         known = {*CALL_OPTIONS, *_FACTORY_OPTIONS, *image_options}
         unknown = [name for name in kwargs if name not in known and not is_unset(name, kwargs[name], known)]
         if unknown:
-            hint = did_you_mean(unknown[0], [*CALL_OPTIONS, *image_options])
-            more = " and those of the image processor" if image_options else ""
-            names = ", ".join(CALL_OPTIONS)
-            raise TypeError(f"There is no option {unknown[0]!r}.{hint} The options are: {names}{more}.")
+            message = unknown_option(unknown[0], "the pipeline", [*CALL_OPTIONS, *image_options])
+            more = " and the options of the image processor" if image_options else ""
+            raise TypeError(f"{message} Available: {', '.join(CALL_OPTIONS)}{more}.")
         # None stands for the default, so that wrappers can pass every option on.
         given = {name: value for name, value in kwargs.items() if value is not None and name not in _FACTORY_OPTIONS}
         preprocess = {name: given[name] for name in given if name in image_options}
@@ -256,8 +252,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         return set(self.image_processor.valid_kwargs.__annotations__) - _NOT_IMAGE_OPTIONS
 
     def preprocess(self, image: Any, image_limits: ImageLimits = DEFAULT_LIMITS, **options) -> dict[str, torch.Tensor]:
-        """
-        Pixels of one image; `options` are those of the image processor.
+        """Pixels of one image; `options` are those of the image processor.
 
         Returns:
             `dict[str, torch.Tensor]`: `pixel_values` of shape (1, channels, height, width) in the model's dtype.
@@ -434,11 +429,10 @@ def _items(inputs: Iterable) -> Iterator:
 
 
 def _map_ahead(function: Callable[[int, Any], Any], items: Iterator, num_workers: int, ahead: int) -> Iterator:
-    """
-    Map `function(index, item)` over `items` in order, up to `ahead` items before they are asked for.
+    """Map `function(index, item)` over `items` in order, up to `ahead` items before they are asked for.
 
     One thread reads `items`, which need not be thread-safe, and `num_workers` threads map. Threads rather than
-    processes: decoding and resizing release the interpreter lock, and nothing has to be copied or pickled.
+    processes: decoding and resizing release the interpreter lock, and nothing must be copied or pickled.
     """
     if num_workers == 0:
         yield from (function(index, item) for index, item in enumerate(items))

@@ -13,7 +13,7 @@ from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
-from .checks_clip_hf import did_you_mean
+from .checks_clip_hf import unknown_option
 from .configuration_clip_hf import ClearFileErrors
 from .image_processing_clip_hf import ClipHFImageProcessor, ClipHFImageProcessorKwargs, is_unset
 from .tokenization_clip_hf import ClipHFTokenizer
@@ -37,13 +37,13 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
     - `from_pretrained` makes a `ClipHFImageProcessor` and a `ClipHFTokenizer` of any CLIP repository, whatever classes
       its files name. What is missing raises an error that says which file.
     - Texts are padded to the longest of the call unless `padding` says otherwise.
-    - Images may be paths, and what else `ClipHFImageProcessor` takes; options that do not exist raise an error.
+    - Images may be paths, or anything else that `ClipHFImageProcessor` takes; unknown options raise an error.
 
     Args:
         image_processor (`ClipHFImageProcessor`):
-            What prepares images; another of transformers' image processors will do.
+            Prepares images; any transformers image processor works.
         tokenizer (`ClipHFTokenizer`):
-            What prepares texts; another of transformers' tokenizers will do.
+            Prepares texts; any transformers tokenizer works.
 
     Example:
 
@@ -58,7 +58,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
     text_kwargs = {"padding": True}
     if Version(transformers.__version__) < Version("5.23"):  # transformers does not read `text_kwargs` yet
         valid_processor_kwargs = _KwargsBefore523
-    # The library around the exported model puts here what reads files of other formats; a repo's own code has none.
+    # clip_hf sets this to its reader of other formats; it stays None in remote code.
     read_other_format: ClassVar[Callable | None] = None
 
     def __init__(self, image_processor=None, tokenizer=None, **kwargs):
@@ -84,8 +84,8 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
             `attention_mask` (texts, length), int64, if there are texts.
 
         Raises:
-            ValueError: There are neither images nor texts, a list is empty, or an image or an option cannot be used.
-            TypeError: There is no option of this name and it is neither None nor False, or a text is no string.
+            ValueError: if there are no images and no texts, a list is empty, or an image or option is invalid.
+            TypeError: if an option is unknown (and not None or False), or a text is not a string.
         """
         names = self._all_option_names()
         kwargs = _without_unset(kwargs, set().union(_GROUPS, *names.values()))
@@ -108,9 +108,9 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
                 raise ValueError("There are no texts: the list is empty.")
             for index, item in enumerate(text):
                 if not isinstance(item, str):
-                    raise TypeError(f"Text {index} has to be a string, not {type(item).__name__}: {item!r:.60}.")
+                    raise TypeError(f"Text {index} must be a string, not {type(item).__name__}: {item!r:.60}.")
         elif not isinstance(text, str | None):
-            raise TypeError(f"`text` has to be a string or a list of strings, not {type(text).__name__}.")
+            raise TypeError(f"`text` must be a string or a list of strings, not {type(text).__name__}.")
         groups = self._all_option_names()
         for group, names in groups.items():
             _check_names(kwargs.get(group) or {}, names, group)
@@ -122,7 +122,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
         return {"images_kwargs": {*ImagesKwargs.__annotations__, *valid.__annotations__}, "text_kwargs": text}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """As in transformers, but the processor itself is not changed: `auto_map` goes into the files only."""
+        """Save as transformers does, but leave the processor unchanged: `auto_map` goes only into the files."""
         # The tokenizer is told which processor it belongs to.
         processor_class = getattr(self.tokenizer, "_processor_class", None)
         files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
@@ -133,8 +133,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
-        """
-        Load a processor from a folder or a hub repo, whichever classes of CLIP its files name; OpenAI's and
+        """Load a processor from a folder or a hub repo, whichever classes of CLIP its files name; OpenAI's and
         open_clip's files and folders load as well (see `clip_hf.checkpoints`).
 
         Raises:
@@ -152,7 +151,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
     def get_processor_dict(
         cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """As in transformers, with a plain error for a folder that does not exist."""
+        """Read the files as transformers does, with a plain error for a missing folder."""
         try:
             return super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
         except HFValidationError as error:
@@ -164,7 +163,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, processor_dict: dict | None = None, **kwargs
     ) -> list:
-        """Load our image processor and tokenizer, whichever the files name; what is given as an argument is taken."""
+        """Load our image processor and tokenizer, whichever classes the files name, unless they are arguments."""
         image_processor, tokenizer = kwargs.pop("image_processor", None), kwargs.pop("tokenizer", None)
         location = {key: kwargs[key] for key in LOCATION_KEYS if key in kwargs}
 
@@ -199,14 +198,14 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
 
 
 def _without_unset(given: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """`given` without options that there are not and that are None or False."""
+    """Drop unknown options that are None or False."""
     return {name: value for name, value in given.items() if name in names or not is_unset(name, value, names)}
 
 
 def _check_names(given: dict[str, Any], names: set[str], where: str) -> None:
     for name in given:
         if name not in names:
-            raise TypeError(f"{where} has no option {name!r}.{did_you_mean(name, names)}")
+            raise TypeError(unknown_option(name, where, names))
 
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""When a model's text features may have changed: a checksum of the text tower's values, and its settings."""
+"""Detect that a model's text features may have changed: a checksum of the text tower's weights, and its settings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor, uint8 (bytes,)."""
+    """Return the bytes of a tensor, uint8 (bytes,)."""
     flat = tensor.detach().reshape(-1)
     if flat.stride(0) != 1 or flat.storage_offset() * flat.element_size() % 8:
         flat = flat.clone(memory_format=torch.contiguous_format)
@@ -71,15 +71,14 @@ def _word_sums_of_torch(bits: torch.Tensor) -> torch.Tensor:
     """[`_word_sums`] on any device; slower than numpy on a CPU."""
     words = [part.view(torch.int64).view(-1, _ROW // 8) for part in (bits[:-4], bits[4:].clone())]
     weights = torch.from_numpy(_WORD_WEIGHTS).to(bits.device)
-    return torch.stack([(each * own).sum(dim=1) for each, own in zip(words, weights)])
+    return torch.stack([(word * weight).sum(dim=1) for word, weight in zip(words, weights)])
 
 
 def _checksum(tensors: list[torch.Tensor]) -> int:
-    """
-    A number that changes with every bit of `tensors`, all on one device, and all but surely (1 in some 2**32) with
+    """A number that changes with every bit of `tensors`, all on one device, and all but surely (1 in some 2**32) with
     changes of several bits.
 
-    It reads each value once from memory. For ViT-B/32's text tower that takes some 13% of the time of one photo.
+    Each value is read once. For ViT-B/32's text tower this takes about 13% of the time of one photo.
     """
     pieces, rests = [], []
     for bits in map(_bits, tensors):
@@ -122,8 +121,7 @@ def _plain_values(attributes: dict[str, Any]) -> tuple:
 
 
 def _token_tables(modules: list[nn.Module]) -> dict[int, torch.Tensor]:
-    """
-    By the id of its module, the weight of each token embedding of which only the rows of the texts' ids matter.
+    """Return, by module id, the weights of token embeddings of which only the rows of the texts' ids matter.
 
     That is certain only of plain `nn.Embedding`s in text towers known here.
     """
@@ -148,8 +146,7 @@ def rows_checksum(tables: Iterable[torch.Tensor], ids: Sequence[int]) -> tuple:
 
 @torch.no_grad()
 def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
-    """
-    A value that changes when the model's text features may have changed, and the token embeddings that it leaves out.
+    """Return a value that changes when the text features may have changed, and the token embeddings it leaves out.
 
     It holds a checksum of all values. Torch's counters of changes would not do: they do not count those made through
     `.data`, as when LoRA weights are merged. Values that are not in memory (offloaded) may always have changed.
@@ -161,8 +158,8 @@ def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
         config = vars(module).get("config")
         if hasattr(config, "to_dict"):
             configs[id(config)] = config
-        own = (*module._parameters.items(), *module._buffers.items(), *vars(module).items())
-        for name, tensor in own:
+        attributes = (*module._parameters.items(), *module._buffers.items(), *vars(module).items())
+        for name, tensor in attributes:
             if not isinstance(tensor, torch.Tensor) or name in _IMAGE_ONLY:
                 continue
             state.append((name, tensor.dtype, tensor.device, tensor.shape))

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Zero-shot classifiers: the text embeddings of labels under prompt templates (Radford et al. 2021, section 3.1).
+"""Zero-shot classifiers: the text embeddings of labels under prompt templates (Radford et al. 2021, section 3.1).
 
 Shapes: P prompts without repetition, L labels, `dim` the width of the shared embedding space.
 """
@@ -37,8 +36,7 @@ _PLACEHOLDERS = {"", "0", "label"}
 
 
 def check_labels(labels: Iterable[str | int]) -> list[str | int]:
-    """
-    Check that `labels` are different, non-empty strings or whole numbers.
+    """Check that `labels` are different, non-empty strings or whole numbers.
 
     Args:
         labels (`Iterable[str | int]`): a list, array, column, `range`, view of a dict or generator of them.
@@ -72,8 +70,7 @@ def check_labels(labels: Iterable[str | int]) -> list[str | int]:
 
 
 def check_templates(templates) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """
-    Check prompt templates, and look up those of a named prompt set.
+    """Check prompt templates, and look up those of a named prompt set.
 
     Args:
         templates (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`):
@@ -175,8 +172,7 @@ def _has_placeholder(template: str) -> bool:
 
 
 def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
-    """
-    The prompts of each label.
+    """Return the prompts of each label.
 
     Args:
         labels (`Sequence[str]`): see [`check_labels`].
@@ -195,18 +191,18 @@ def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
         missing = [label for label in labels if label not in templates]
         if missing:
             raise ValueError(f"The mapping has no prompts for {len(missing)} of the labels: {missing[:10]}.")
-        own = templates
+        prompts_of = templates
     else:
-        own = dict.fromkeys(labels, templates)
+        prompts_of = dict.fromkeys(labels, templates)
     # A field may occur more than once, and positional ones count up.
     return [
-        [prompt.format(*[label] * max(1, prompt.count("{")), label=label) for prompt in own[label]] for label in labels
+        [prompt.format(*[label] * max(1, prompt.count("{")), label=label) for prompt in prompts_of[label]]
+        for label in labels
     ]
 
 
 def evaluated(model: nn.Module) -> nn.Module:
-    """
-    `model` in evaluation mode, without touching it, so that threads and a training loop may share it.
+    """`model` in evaluation mode, without touching it, so that threads and a training loop may share it.
 
     Attributes that lead to modules through containers, bound methods and `partial`s lead to the copies; closures, and
     objects of other classes, still lead to the modules themselves.
@@ -249,7 +245,7 @@ def _slots(module: nn.Module) -> Iterator[tuple[MemberDescriptorType, Any]]:
 
 
 def _parts(value: Any) -> list:
-    """What an attribute that is no module leads to."""
+    """Return the parts of an attribute that is not a module."""
     if isinstance(value, MethodType):
         return [value.__self__]
     if isinstance(value, partial):
@@ -269,8 +265,7 @@ def _leads_to_a_module(value: Any, seen: set[int]) -> bool:
 
 
 def _moved(value: Any, copies: dict[int, Any]) -> Any:
-    """
-    An attribute as it is in the copy: modules, and what leads to them, give way to their copies.
+    """An attribute as it is in the copy: modules, and what leads to them, give way to their copies.
 
     `copies` has the copies by the ids of what they are made of; it gets those made here.
     """
@@ -320,8 +315,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def features(model: nn.Module, kind: str, **inputs: torch.Tensor) -> torch.Tensor:
-    """
-    L2-normalised embeddings of texts or images from any CLIP-like model.
+    """L2-normalised embeddings of texts or images from any CLIP-like model.
 
     Args:
         model (`nn.Module`): with `get_text_features` and `get_image_features`, or `encode_text` and `encode_image`.
@@ -332,7 +326,7 @@ def features(model: nn.Module, kind: str, **inputs: torch.Tensor) -> torch.Tenso
         `torch.Tensor` of shape (batch, dim), in float32, or float64 if the model is.
     """
     if getattr(getattr(model, "config", None), "model_type", None) == "clip_hf":
-        inputs["pooled_only"] = True  # nothing else is looked at here, and the towers are faster for it
+        inputs["pooled_only"] = True  # nothing else is used here, and the towers are faster
     for method in (f"get_{kind}_features", f"encode_{kind}"):
         if hasattr(model, method):
             output = getattr(model, method)(**inputs)
@@ -354,8 +348,7 @@ def build_text_classifier(
     tokenizer_kwargs: dict | None = None,
     max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
 ) -> torch.Tensor:
-    """
-    Weights of a zero-shot classifier: one text embedding per label, ensembled over prompts in embedding space.
+    """Weights of a zero-shot classifier: one text embedding per label, ensembled over prompts in embedding space.
 
     Each prompt's embedding is normalised, a label's prompts are averaged, and the mean is normalised again (Radford et
     al. 2021, section 3.1.4). Prompts that occur more than once are encoded once, in batches of similar length; the
@@ -467,8 +460,7 @@ def _say_what_is_alike(labels: list, keys: list[list]) -> None:
 def ensemble_prompts(
     prompts: Sequence[Sequence[str]], encode: Callable[[list[str]], Iterable[tuple[Sequence[int], torch.Tensor]]]
 ) -> torch.Tensor:
-    """
-    Average each label's prompts in embedding space, whatever encodes them.
+    """Average each label's prompts in embedding space, whatever encodes them.
 
     Args:
         prompts (`Sequence[Sequence[str]]`): for each label its prompts, at least one.
@@ -501,8 +493,7 @@ def encode_in_batches(
     tokenizer_kwargs: dict | None = None,
     max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """
-    Encode texts in batches of similar length; arguments as in [`build_text_classifier`].
+    """Encode texts in batches of similar length; arguments as in [`build_text_classifier`].
 
     Yields:
         `tuple[list[int], torch.Tensor]`: the indices of some texts and their L2-normalised embeddings (batch, dim).
@@ -557,8 +548,7 @@ def context_length(model: nn.Module, tokenizer) -> int:
 
 
 class TextClassifierCache:
-    """
-    Text classifiers by model, weights, labels and templates, so that labels are encoded once.
+    """Text classifiers by model, weights, labels and templates, so that labels are encoded once.
 
     - A change of any value of the text tower (training, loading, merging or switching adapters, edits through `.data`,
       another dtype or device) drops the model's classifiers, and so does one of a number or string among the
@@ -598,8 +588,7 @@ class TextClassifierCache:
     def get(
         self, model: nn.Module, processor, labels, templates, tokenizer_kwargs: dict | None = None
     ) -> torch.Tensor:
-        """
-        The classifier of [`build_text_classifier`], from the cache if nothing it depends on has changed.
+        """The classifier of [`build_text_classifier`], from the cache if nothing it depends on has changed.
 
         Returns:
             `torch.Tensor` of shape (num_labels, dim). It is shared: do not change it in place.
@@ -634,7 +623,7 @@ class TextClassifierCache:
 
     @staticmethod
     def _setting(model: nn.Module, tokenizer, options: dict) -> tuple:
-        """What a classifier depends on besides weights, labels and templates."""
+        """Return what a classifier depends on besides weights, labels and templates."""
         device = _device(model).type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "padding_side")]

@@ -15,7 +15,7 @@ import yaml
 from _clip_hf_cli.train import TrainingFields, add_arguments, is_none
 
 from ..data import Augmentation, PairOptions
-from ..model.checks_clip_hf import did_you_mean
+from ..model.checks_clip_hf import unknown_option
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.image_transform_clip_hf import parse_color
 from ..utils.json_files import read_text
@@ -163,7 +163,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for key, value in recipe.items():
         if key not in types:
             name = str(key)[:80]
-            raise ValueError(f"The recipe {path} has the unknown option {name!r}.{did_you_mean(name, types)}")
+            raise ValueError(unknown_option(name, f"the recipe {path}", types))
         # A recipe may hold the arguments of the configuration themselves.
         if key != "config" or not isinstance(value, dict):
             recipe[key] = _convert(value, types[key], f"The recipe {path}: `{key}`")
@@ -244,8 +244,8 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
     add_arguments(parser)
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        hint = did_you_mean(unknown[0], [f"--{option.name}" for option in fields(TrainingOptions)])
-        raise ValueError(f"There is no option {unknown[0]!r}.{hint} --help lists them.")
+        names = [f"--{option.name}" for option in fields(TrainingOptions)]
+        raise ValueError(f"{unknown_option(unknown[0], 'the training', names)} --help lists them.")
     return build_options(parsed)
 
 
