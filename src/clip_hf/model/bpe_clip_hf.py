@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-OpenAI's byte-pair encoding: text clean-up, the split into words, the merges file, training, and the ids of words.
+"""OpenAI's byte-pair encoding: text clean-up, the split into words, the merges file, training, and the ids of words.
 
 `ClipHFTokenizer` puts the interface of transformers' tokenizers around it. From text to ids:
 
@@ -144,9 +143,8 @@ _AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0{0,22}38|#[xX]0{0,21}26);)+")
 
 
 def _unescape_levels(text: str) -> str:
-    """
-    ftfy's `unescape_html`, which it calls until nothing changes, once for each level: here all levels but the last at
-    once, where they are many and nothing happens in between but that ampersands lose one after another.
+    """ftfy's `unescape_html`, which it calls until nothing changes, once for each level: here all levels but the last
+    at once, where they are many and nothing happens in between but that ampersands lose one after another.
     """
     once = ftfy.fixes.unescape_html(text)
     skipped = min((match[0].count(";") for match in _AMPERSANDS.finditer(text)), default=0) - 1
@@ -184,8 +182,7 @@ def clean_like_openai(text: str) -> str:
 
 
 def normalize_nfc(text: str) -> str:
-    """
-    `text` in normal form C, which is all that transformers' `CLIPTokenizer` does.
+    """`text` in normal form C, which is all that transformers' `CLIPTokenizer` does.
 
     Raises:
         ValueError: if the text holds a lone surrogate.
@@ -234,8 +231,7 @@ def build_vocabulary(merges: list[tuple[str, str]], bos_token: str, eos_token: s
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """
-    Read a merges file in OpenAI's format; see `ClipHFTokenizer.from_bpe_file`.
+    """Read a merges file in OpenAI's format; see `ClipHFTokenizer.from_bpe_file`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -281,8 +277,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
 
 
 def learn_merges(texts: Iterable[str], clean: Callable[[str], str], num_merges: int) -> list[tuple[str, str]]:
-    """
-    Learn byte-pair merges; the same texts always give the same merges.
+    """Learn byte-pair merges; the same texts always give the same merges.
 
     Args:
         texts (iterable of `str`): the corpus, read once.
@@ -347,8 +342,7 @@ def _repeat_words(counts: Counter) -> Iterator[str]:
 
 
 def build_backend(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str) -> Tokenizer:
-    """
-    The `tokenizers.Tokenizer` that is saved as `tokenizer.json`.
+    """The `tokenizers.Tokenizer` that is saved as `tokenizer.json`.
 
     By itself it gives OpenAI's ids for clean text, but for letters that are younger than Python's Unicode tables and
     for capital sigmas next to circled letters.
@@ -433,8 +427,7 @@ def _slices(text: NormalizedString, spans: list[tuple[int, int]]) -> list[Normal
 
 
 class WordEncoder:
-    """
-    Token ids of clean texts, without begin- and end-of-text token, for one state of a `tokenizers.Tokenizer`.
+    """Token ids of clean texts, without begin- and end-of-text token, for one state of a `tokenizers.Tokenizer`.
 
     Args:
         backend (`tokenizers.Tokenizer`): holds the BPE model and the added tokens; it is not changed.
@@ -483,8 +476,7 @@ class WordEncoder:
 
     @property
     def exact_backend(self) -> Tokenizer:
-        """
-        A copy of the backend that lower-cases and splits as Python does, for what needs `Encoding` objects.
+        """A copy of the backend that lower-cases and splits as Python does, for what needs `Encoding` objects.
 
         Several times slower than `encode`. Hold `lock` while using it: truncation and padding are settings of it.
         """

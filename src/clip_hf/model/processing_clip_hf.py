@@ -133,8 +133,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs):
-        """
-        Load a processor from a folder or a hub repo, whichever classes of CLIP its files name; OpenAI's and
+        """Load a processor from a folder or a hub repo, whichever classes of CLIP its files name; OpenAI's and
         open_clip's files and folders load as well (see `clip_hf.checkpoints`).
 
         Raises:

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Prompt sets for zero-shot classification, by name.
+"""Prompt sets for zero-shot classification, by name.
 
 The wording is OpenAI's, published with CLIP: the ImageNet sets in the notebook
 `Prompt_Engineering_for_ImageNet.ipynb`, the others in `data/prompts.md` (Radford et al. 2021, section 3.1.4). A set
@@ -176,8 +175,7 @@ PROMPT_SETS: dict[str, tuple[str, ...]] = {
 
 
 def prompt_set_names() -> list[str]:
-    """
-    Names of the built-in prompt sets, sorted.
+    """Names of the built-in prompt sets, sorted.
 
     Returns:
         `list[str]`: what [`load_prompt_set`], [`build_text_classifier`] and the pipeline's `hypothesis_template`
@@ -187,8 +185,7 @@ def prompt_set_names() -> list[str]:
 
 
 def get_prompt_set(name: str) -> tuple[str, ...]:
-    """
-    Templates of a built-in prompt set.
+    """Templates of a built-in prompt set.
 
     Args:
         name (`str`): one of [`prompt_set_names`].

@@ -75,8 +75,7 @@ def _word_sums_of_torch(bits: torch.Tensor) -> torch.Tensor:
 
 
 def _checksum(tensors: list[torch.Tensor]) -> int:
-    """
-    A number that changes with every bit of `tensors`, all on one device, and all but surely (1 in some 2**32) with
+    """A number that changes with every bit of `tensors`, all on one device, and all but surely (1 in some 2**32) with
     changes of several bits.
 
     It reads each value once from memory. For ViT-B/32's text tower that takes some 13% of the time of one photo.
@@ -122,8 +121,7 @@ def _plain_values(attributes: dict[str, Any]) -> tuple:
 
 
 def _token_tables(modules: list[nn.Module]) -> dict[int, torch.Tensor]:
-    """
-    By the id of its module, the weight of each token embedding of which only the rows of the texts' ids matter.
+    """By the id of its module, the weight of each token embedding of which only the rows of the texts' ids matter.
 
     That is certain only of plain `nn.Embedding`s in text towers known here.
     """
@@ -148,8 +146,8 @@ def rows_checksum(tables: Iterable[torch.Tensor], ids: Sequence[int]) -> tuple:
 
 @torch.no_grad()
 def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
-    """
-    A value that changes when the model's text features may have changed, and the token embeddings that it leaves out.
+    """A value that changes when the model's text features may have changed, and the token embeddings that it leaves
+    out.
 
     It holds a checksum of all values. Torch's counters of changes would not do: they do not count those made through
     `.data`, as when LoRA weights are merged. Values that are not in memory (offloaded) may always have changed.

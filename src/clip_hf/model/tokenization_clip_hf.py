@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The tokenizer: OpenAI's token ids, exactly, behind the interface of transformers' tokenizers.
+"""The tokenizer: OpenAI's token ids, exactly, behind the interface of transformers' tokenizers.
 
 Ids are made word by word in Python (`bpe_clip_hf.WordEncoder`), which is exact and fast. What else tokenizers of
 transformers give (offsets, word ids, pairs, overflowing tokens) needs `tokenizers.Encoding` objects; a copy of the
@@ -148,8 +147,7 @@ def _short(value: Any) -> str:
 
 
 class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
-    """
-    Byte-pair tokenizer that gives the token ids of OpenAI's CLIP exactly.
+    """Byte-pair tokenizer that gives the token ids of OpenAI's CLIP exactly.
 
     How it differs from transformers' `CLIPTokenizer`:
 
@@ -274,8 +272,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     @classmethod
     def from_bpe_file(cls, path: str | Path, context_length: int = 77, **kwargs) -> "ClipHFTokenizer":
-        """
-        Make a tokenizer from a merges file in OpenAI's format, such as its `bpe_simple_vocab_16e6.txt.gz`.
+        """Make a tokenizer from a merges file in OpenAI's format, such as its `bpe_simple_vocab_16e6.txt.gz`.
 
         The file is UTF-8 text, gzipped or not: a header line with `#version`, then one merge per line, two symbols
         and a space between them. The first 48,894 merges are used, as in OpenAI's code (its file has more); fewer make
@@ -298,8 +295,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, context_length: int = 77, **kwargs) -> "ClipHFTokenizer":
-        """
-        Learn merges from texts and make a tokenizer of them. The same texts always give the same tokenizer.
+        """Learn merges from texts and make a tokenizer of them. The same texts always give the same tokenizer.
 
         The vocabulary is laid out as OpenAI's: 256 bytes, 256 bytes at the end of a word, merges, begin and end of
         text. So every text can be encoded, and no text holds the end-of-text token by accident.
@@ -356,8 +352,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         special_tokens_map: dict[str, str] | None = None,
         **kwargs,
     ) -> "ClipHFTokenizer":
-        """
-        Train a tokenizer with the settings of this one on other texts; see [`~ClipHFTokenizer.train`].
+        """Train a tokenizer with the settings of this one on other texts; see [`~ClipHFTokenizer.train`].
 
         Args:
             text_iterator (iterable of `str` or of `list[str]`): the corpus, or batches of it.
@@ -389,8 +384,8 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         return tokenizer
 
     def clean(self, text: str) -> str:
-        """
-        The text after clean-up, which offsets refer to: ftfy and HTML entities, or normal form C if not `clean_text`.
+        """The text after clean-up, which offsets refer to: ftfy and HTML entities, or normal form C if not
+        `clean_text`.
 
         White space and case are left as they are.
 
@@ -423,8 +418,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         max_length: int | None = None,
         **kwargs,
     ) -> BatchEncoding:
-        """
-        Turn a text or a list of texts into token ids.
+        """Turn a text or a list of texts into token ids.
 
         Args:
             text (`str`, `list[str]`, pairs or lists of words): as with every tokenizer of transformers.
@@ -476,8 +470,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         max_length: int | None = None,
         **kwargs,
     ) -> list[int]:
-        """
-        The token ids of one text. See [`~ClipHFTokenizer.__call__`] for the arguments.
+        """The token ids of one text. See [`~ClipHFTokenizer.__call__`] for the arguments.
 
         Returns:
             `list[int]`: the ids, or a tensor if `return_tensors` is given.
@@ -671,8 +664,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         )
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """
-        Write `vocab.json` and `merges.txt`, which `from_pretrained` can read where there is no `tokenizer.json`.
+        """Write `vocab.json` and `merges.txt`, which `from_pretrained` can read where there is no `tokenizer.json`.
 
         Args:
             save_directory (`str`): an existing folder.
