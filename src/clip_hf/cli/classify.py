@@ -16,7 +16,7 @@ import torch
 from transformers.utils import logging
 
 from ..checkpoints.zero_shot_pipeline import pipeline
-from ..data.file_readers import images_in
+from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
