@@ -195,6 +195,17 @@ def test_a_hub_name_is_loaded_with_its_config_and_split(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("source", ["data/missing.parquet", "data/missing.csv", "./missing"])
+def test_the_hub_is_not_asked_for_a_file_that_is_not_there(source, monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: asked.append(arguments))
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *arguments: asked.append(arguments) or ["train"])
+    for load in (load_pairs, split_names):
+        with pytest.raises(ValueError, match=f"no file or folder '{source}'"):
+            load(source)
+    assert not asked
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_columns_of_tables_have_any_name_and_lists_hold_several_captions(streaming, tmp_path, processor):
     folder = write_images(tmp_path / "images")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import datasets
 
-from .digits import load_digits_dataset
+from .digits import load_digits_parts
 from .openmoji import OPENMOJI_TEMPLATES, load_openmoji, load_openmoji_skin_tones
 
 
@@ -17,15 +17,15 @@ class BuiltInDataset:
     A dataset that needs no files and no hub.
 
     Args:
-        load (`Callable[[], Mapping[str, datasets.Dataset]]`):
-            Makes its parts, by name.
+        load (`Callable[[], Mapping[str, datasets.Dataset | Callable[[], datasets.Dataset]]]`):
+            Gives its parts by name, or functions that make them when they are read.
         credit (`str`):
             How a model card names it: its title, and in parentheses its home page and licence.
         templates (`tuple[str, ...]`, *optional*):
             Prompts that are named as the dataset is.
     """
 
-    load: Callable[[], Mapping[str, datasets.Dataset]]
+    load: Callable[[], Mapping[str, datasets.Dataset | Callable[[], datasets.Dataset]]]
     credit: str
     templates: tuple[str, ...] | None = None
 
@@ -35,7 +35,7 @@ _OPENMOJI_CREDIT = "OpenMoji (openmoji.org, CC BY-SA 4.0)"
 BUILT_IN_DATASETS: dict[str, BuiltInDataset] = {
     "openmoji": BuiltInDataset(load_openmoji, _OPENMOJI_CREDIT, OPENMOJI_TEMPLATES),
     "openmoji_skin_tones": BuiltInDataset(load_openmoji_skin_tones, _OPENMOJI_CREDIT),
-    "digits": BuiltInDataset(load_digits_dataset, "Handwritten digits (scikit-learn.org, CC BY 4.0)"),
+    "digits": BuiltInDataset(load_digits_parts, "Handwritten digits (scikit-learn.org, CC BY 4.0)"),
 }
 """What training's `--dataset` and evaluation's `--data` take by name."""
 

@@ -281,13 +281,13 @@ def _find_in_memory(source: Any) -> DataSource:
 def _with_parts(
     name: str,
     location: str,
-    data: datasets.Dataset | Mapping[Any, datasets.Dataset],
+    data: datasets.Dataset | Mapping[Any, datasets.Dataset | Callable[[], datasets.Dataset]],
     locate: Callable[[Data, str, str | None], Data] | None = None,
 ) -> DataSource:
-    """A source whose rows are there: a dataset, or one for each part."""
+    """A source whose rows are there: a dataset, or for each part one or a function that makes it."""
 
-    def rows(part: datasets.Dataset) -> Rows:
-        return Rows(load=lambda streaming: part, locate=locate)
+    def rows(part: datasets.Dataset | Callable[[], datasets.Dataset]) -> Rows:
+        return Rows(load=lambda streaming: part() if callable(part) else part, locate=locate)
 
     if isinstance(data, datasets.Dataset):
         return DataSource(name, location, whole=rows(data))

@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Scikit-learn's 1,797 handwritten digits as labelled images, for evaluations without a network."""
 
+import functools
 import io
+from collections.abc import Callable
 
 import datasets
 import numpy as np
@@ -14,13 +16,14 @@ from ..utils.extras import require_extra
 _PIXELS = 64
 
 
-def load_digits_dataset() -> datasets.DatasetDict:
+def load_digits_parts() -> dict[str, Callable[[], datasets.Dataset]]:
     """
     Load the digits of scikit-learn, 8 x 8 shades each, as RGB images of 64 x 64 pixels, white on black.
 
     Returns:
-        `datasets.DatasetDict` with the splits `train` (3 of each run of five images of a digit), `validation` (1) and
-        `test` (1), and in each the columns `image` (PNG, undecoded) and `label` (a `ClassLabel` of ten names).
+        `dict[str, Callable]`: functions that draw the parts `train` (3 of each run of five images of a digit),
+        `validation` (1) and `test` (1), each with the columns `image` (PNG, undecoded) and `label` (a `ClassLabel` of
+        ten names).
 
     Raises:
         ImportError: if scikit-learn is missing.
@@ -35,9 +38,10 @@ def load_digits_dataset() -> datasets.DatasetDict:
         rows = np.nonzero(digits.target == digit)[0]
         order[rows] = np.arange(len(rows)) % 5
     rows_of = {"train": order < 3, "validation": order == 3, "test": order == 4}
-    return datasets.DatasetDict(
-        {split: _as_dataset(digits.images[rows], digits.target[rows]) for split, rows in rows_of.items()}
-    )
+    return {
+        split: functools.partial(_as_dataset, digits.images[rows], digits.target[rows])
+        for split, rows in rows_of.items()
+    }
 
 
 def _as_dataset(images: np.ndarray, targets: np.ndarray) -> datasets.Dataset:
@@ -55,4 +59,4 @@ def _png(image: np.ndarray) -> bytes:
         return buffer.getvalue()
 
 
-__all__ = ["load_digits_dataset"]
+__all__ = ["load_digits_parts"]
