@@ -10,16 +10,12 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 
 def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -> np.ndarray:
-    """
-    Cut a square out of an image at a random place: CLIP's only augmentation (Radford et al. 2021, section 2.3).
+    """Cut a square out of an image at a random place: CLIP's only augmentation (Radford et al. 2021, section 2.3).
 
     Args:
-        image (`np.ndarray` of shape `(channels, height, width)`):
-            An image, already resized.
-        size (`int`):
-            Height and width of the square in pixels.
-        generator (`random.Random`):
-            Draws the place.
+        image (`np.ndarray` of shape `(channels, height, width)`): An image, already resized.
+        size (`int`): Height and width of the square in pixels.
+        generator (`random.Random`): Draws the place.
 
     Returns:
         `np.ndarray` of shape `(channels, size, size)`, a view of `image`.
@@ -35,8 +31,7 @@ def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -
 def random_window(
     width: int, height: int, size: tuple[int, int], generator: random.Random
 ) -> tuple[int, int, int, int]:
-    """
-    A place for a crop of `size` (width and height) in an image: left, top, right and bottom, in pixels.
+    """A place for a crop of `size` (width and height) in an image: left, top, right and bottom, in pixels.
 
     Raises:
         ValueError: if the image is smaller than the crop.
@@ -50,23 +45,19 @@ def random_window(
 
 @dataclass(frozen=True)
 class Augmentation:
-    """
-    Changes to a training image beyond the paper's random crop; all are off by default, as in the paper.
+    """Changes to a training image beyond the paper's random crop; all are off by default, as in the paper.
 
     They apply after the crop, to 8-bit RGB, in the order of the arguments, by Pillow's own operations.
 
     Args:
-        color_jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0, 0, 0, 0)`):
-            Strength of the changes of brightness, contrast, saturation (each multiplied with a factor from
-            `1 - strength` to `1 + strength`, drawn evenly and not below 0) and hue (turned by up to `strength` of the
-            circle, at most 0.5).
-        blur (`float`, *optional*, defaults to 0):
-            Probability of a Gaussian blur.
-        blur_radius (`tuple[float, float]`, *optional*, defaults to `(0.1, 2.0)`):
-            Smallest and largest radius of the blur in pixels; drawn uniformly.
-        horizontal_flip (`float`, *optional*, defaults to 0):
-            Probability of a flip from left to right. Captions that say "left" or that quote text in the image are then
-            wrong.
+        color_jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0, 0, 0, 0)`): Strength of the
+            changes of brightness, contrast, saturation (each multiplied with a factor from `1 - strength` to `1 +
+            strength`, drawn evenly and not below 0) and hue (turned by up to `strength` of the circle, at most 0.5).
+        blur (`float`, *optional*, defaults to 0): Probability of a Gaussian blur.
+        blur_radius (`tuple[float, float]`, *optional*, defaults to `(0.1, 2.0)`): Smallest and largest radius of the
+            blur in pixels; drawn uniformly.
+        horizontal_flip (`float`, *optional*, defaults to 0): Probability of a flip from left to right. Captions that
+            say "left" or that quote text in the image are then wrong.
 
     Raises:
         ValueError: if a value is out of its range.

@@ -37,8 +37,7 @@ def load_pairs(
     options: PairOptions | None = None,
     seed: int = 0,
 ) -> datasets.Dataset | datasets.IterableDataset | MixedStream:
-    """
-    Load captioned images from one or several sources, images undecoded.
+    """Load captioned images from one or several sources, images undecoded.
 
     A source is one of:
 
@@ -62,24 +61,19 @@ def load_pairs(
     A folder may have a subfolder for each part, such as train and test, or a table: `train.csv` and `test.csv`.
 
     Args:
-        sources (`str`, `os.PathLike`, or a sequence of them):
-            One or several sources.
-        weights (`Sequence[float]`, *optional*):
-            Share of the pairs from each source, in any unit. Map-style: an epoch has each row at least once, and as
-            many repetitions of smaller sources as that takes. Streams: each source is passed over on its own. Without
-            weights each row comes once in an epoch.
-        split (`str`, *optional*):
-            Which part of every source: a name of [`split_names`], or a slice such as `"train[:10%]"` (not of streams).
-            By default the part "train" where a source has parts, else all rows. Parts are the splits that `datasets`
-            knows; subfolders called train, validation or test (or val, dev, ...); Parquet files and tars whose names
-            begin so. Data without parts count as the part "train".
-        streaming (`bool`, *optional*, defaults to `False`):
-            Whether to read the rows in sequence, as the training needs them, instead of making them available in any
-            order at once (which copies Parquet and tars to the cache of `datasets`).
-        options ([`PairOptions`], *optional*):
-            Names the columns, which are checked.
-        seed (`int`, *optional*, defaults to 0):
-            Decides which rows are repeated for `weights`.
+        sources (`str`, `os.PathLike`, or a sequence of them): One or several sources.
+        weights (`Sequence[float]`, *optional*): Share of the pairs from each source, in any unit. Map-style: an epoch
+            has each row at least once, and as many repetitions of smaller sources as that takes. Streams: each source
+            is passed over on its own. Without weights each row comes once in an epoch.
+        split (`str`, *optional*): Which part of every source: a name of [`split_names`], or a slice such as
+            `"train[:10%]"` (not of streams). By default the part "train" where a source has parts, else all rows.
+            Parts are the splits that `datasets` knows; subfolders called train, validation or test (or val, dev, ...);
+            Parquet files and tars whose names begin so. Data without parts count as the part "train".
+        streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence, as the training
+            needs them, instead of making them available in any order at once (which copies Parquet and tars to the
+            cache of `datasets`).
+        options ([`PairOptions`], *optional*): Names the columns, which are checked.
+        seed (`int`, *optional*, defaults to 0): Decides which rows are repeated for `weights`.
 
     Returns:
         `datasets.Dataset`; with `streaming` a `datasets.IterableDataset`, or a [`MixedStream`] of several sources.
@@ -110,12 +104,10 @@ def _check_weights(weights: Sequence[float], sources: Sequence[Any]) -> None:
 
 
 def split_names(source: str | os.PathLike) -> tuple[str, ...]:
-    """
-    The parts that a source has, as [`load_pairs`] takes them for `split`.
+    """The parts that a source has, as [`load_pairs`] takes them for `split`.
 
     Args:
-        source (`str` or `os.PathLike`):
-            One source, see [`load_pairs`].
+        source (`str` or `os.PathLike`): One source, see [`load_pairs`].
 
     Returns:
         `tuple[str, ...]`: their names, sorted for files and folders; empty where the source has no parts.
@@ -157,8 +149,7 @@ def _read(source: DataSource | HubSource, split: str | None, streaming: bool, op
 
 
 def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Data:
-    """
-    Read rows as captioned images, with the columns that `options` name.
+    """Read rows as captioned images, with the columns that `options` name.
 
     Raises:
         ValueError: if the files are of no kind that can be read, hold no rows, or lack a column.

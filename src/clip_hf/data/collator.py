@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ImageTextCollator:
-    """
-    Makes batches of the items of an [`ImageTextDataset`].
+    """Makes batches of the items of an [`ImageTextDataset`].
 
     A batch holds `pixel_values` `(batch, channels, height, width)`, float32, rescaled and normalised as the processor
     does it, to the last bit; `input_ids` and `attention_mask` `(batch, length)`; `text_ids` `(batch,)`, int64, which
@@ -30,15 +29,15 @@ class ImageTextCollator:
     (`"plain_images"`).
 
     Args:
-        processor ([`ClipHFProcessor`]):
-            Its tokenizer makes the token ids, its image processor says how to rescale and normalise.
-        padding (`str`, *optional*, defaults to `"longest"`):
-            Pad texts to the longest of the batch, or to the context length (`"max_length"`).
-        token_dropout (`float`, *optional*, defaults to 0):
-            Probability of leaving out each token but the first and last, in items with a `token_seed`.
-        return_loss (`bool`, *optional*, defaults to `False`):
-            For `transformers.Trainer`: add `return_loss=True` and `return_logits=False`, which ask the model for a
-            loss and no more, and leave out `skipped` and `noticed`, which its `forward` does not take.
+        processor ([`ClipHFProcessor`]): Its tokenizer makes the token ids, its image processor says how to rescale and
+            normalise.
+        padding (`str`, *optional*, defaults to `"longest"`): Pad texts to the longest of the batch, or to the context
+            length (`"max_length"`).
+        token_dropout (`float`, *optional*, defaults to 0): Probability of leaving out each token but the first and
+            last, in items with a `token_seed`.
+        return_loss (`bool`, *optional*, defaults to `False`): For `transformers.Trainer`: add `return_loss=True` and
+            `return_logits=False`, which ask the model for a loss and no more, and leave out `skipped` and `noticed`,
+            which its `forward` does not take.
     """
 
     processor: "ClipHFProcessor"

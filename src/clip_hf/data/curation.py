@@ -31,21 +31,15 @@ _MAX_QUERIES = 1 << (63 - _NUMBER_BITS)
 
 @dataclass(frozen=True)
 class QueryBalance:
-    """
-    What [`balance_by_query`] kept.
+    """What [`balance_by_query`] kept.
 
     Args:
-        rows (`np.ndarray` of shape `(num_kept,)`, int64):
-            The kept rows in their order, for `dataset.select`.
-        queries (`list[str]`):
-            The queries that were searched for, each once; case-folded unless case counts.
-        matches (`np.ndarray` of shape `(len(queries),)`, int64):
-            How many rows each query matches.
-        kept (`np.ndarray` of shape `(len(queries),)`, int64):
-            How many of them it keeps, at most `max_per_query`. `rows` can hold more of its matches: those that another
-            query keeps.
-        unmatched (`np.ndarray`, int64):
-            The rows that no query matches, in their order; they are not kept.
+        rows (`np.ndarray` of shape `(num_kept,)`, int64): The kept rows in their order, for `dataset.select`.
+        queries (`list[str]`): The queries that were searched for, each once; case-folded unless case counts.
+        matches (`np.ndarray` of shape `(len(queries),)`, int64): How many rows each query matches.
+        kept (`np.ndarray` of shape `(len(queries),)`, int64): How many of them it keeps, at most `max_per_query`.
+            `rows` can hold more of its matches: those that another query keeps.
+        unmatched (`np.ndarray`, int64): The rows that no query matches, in their order; they are not kept.
     """
 
     rows: np.ndarray
@@ -57,18 +51,14 @@ class QueryBalance:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """
-    What [`deduplicate`] kept and dropped.
+    """What [`deduplicate`] kept and dropped.
 
     Args:
-        kept (`np.ndarray`, int64):
-            The kept rows in their order, for `dataset.select`.
-        dropped (`np.ndarray` of shape `(num_dropped,)`, int64):
-            The others in their order.
-        duplicate_of (`np.ndarray` of shape `(num_dropped,)`, int64):
-            For each dropped row, the first kept row that it is too near to.
-        cosines (`np.ndarray` of shape `(num_dropped,)`, float64):
-            The cosine of the two.
+        kept (`np.ndarray`, int64): The kept rows in their order, for `dataset.select`.
+        dropped (`np.ndarray` of shape `(num_dropped,)`, int64): The others in their order.
+        duplicate_of (`np.ndarray` of shape `(num_dropped,)`, int64): For each dropped row, the first kept row that it
+            is too near to.
+        cosines (`np.ndarray` of shape `(num_dropped,)`, float64): The cosine of the two.
     """
 
     kept: np.ndarray
@@ -214,8 +204,7 @@ def balance_by_query(
     whole_words: bool = True,
     match_case: bool = False,
 ) -> QueryBalance:
-    """
-    Keep at most `max_per_query` pairs for each query, as in CLIP's dataset WIT (Radford et al. 2021, section 2.2).
+    """Keep at most `max_per_query` pairs for each query, as in CLIP's dataset WIT (Radford et al. 2021, section 2.2).
 
     The paper searched for pairs whose text includes one of 500,000 queries, and took up to 20,000 pairs a query. Here
     a row belongs to every query that one of its captions includes, as whole words; each query keeps a uniform sample
@@ -223,24 +212,20 @@ def balance_by_query(
     the numbers of the kept rows, not the captions.
 
     Args:
-        captions (`Iterable[str | list[str]]`):
-            The caption of each row, or its captions: a column of a data set, or a generator.
-        queries (`Iterable[str]`):
-            What to search for; equal queries count once. [`queries_from_captions`] makes queries.
-        max_per_query (`int`, *optional*, defaults to 20000):
-            The largest number of rows that a query keeps.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the samples.
-        whole_words (`bool`, *optional*, defaults to `True`):
-            Whether a match must not begin or end inside a word: "cat" is not in "concatenate". A word is a run of
-            letters, digits and the marks on them; MetaCLIP, which rebuilt the paper's search, too looks for queries
-            with a space on either side. In scripts that put no space between words (Chinese, Japanese, Thai, ...)
-            any character may begin or end one: "猫" is in "黒猫". Korean has spaces, and its particles belong to the
-            word. Without it the search is by substring.
-        match_case (`bool`, *optional*, defaults to `False`):
-            Whether case counts. Otherwise queries and captions are compared with their case folded
-            (`str.casefold`), so that "STRASSE" is in "Straße". Nothing else is changed: white space, accents and
-            punctuation count.
+        captions (`Iterable[str | list[str]]`): The caption of each row, or its captions: a column of a data set, or a
+            generator.
+        queries (`Iterable[str]`): What to search for; equal queries count once. [`queries_from_captions`] makes
+            queries.
+        max_per_query (`int`, *optional*, defaults to 20000): The largest number of rows that a query keeps.
+        seed (`int`, *optional*, defaults to 0): Seed of the samples.
+        whole_words (`bool`, *optional*, defaults to `True`): Whether a match must not begin or end inside a word:
+            "cat" is not in "concatenate". A word is a run of letters, digits and the marks on them; MetaCLIP, which
+            rebuilt the paper's search, too looks for queries with a space on either side. In scripts that put no space
+            between words (Chinese, Japanese, Thai, ...) any character may begin or end one: "猫" is in "黒猫". Korean
+            has spaces, and its particles belong to the word. Without it the search is by substring.
+        match_case (`bool`, *optional*, defaults to `False`): Whether case counts. Otherwise queries and captions are
+            compared with their case folded (`str.casefold`), so that "STRASSE" is in "Straße". Nothing else is
+            changed: white space, accents and punctuation count.
 
     Returns:
         [`QueryBalance`]
@@ -286,21 +271,18 @@ def balance_by_query(
 def queries_from_captions(
     captions: Iterable[str | list[str]], min_count: int = 100, *, min_bigram_pmi: float | None = None
 ) -> list[str]:
-    """
-    Queries for [`balance_by_query`]: the words that occur often enough.
+    """Queries for [`balance_by_query`]: the words that occur often enough.
 
     The paper's queries are the words that occur at least 100 times in the English Wikipedia, with bigrams of high
     pointwise mutual information, titles of articles and WordNet's synonym sets (section 2.2, footnote). This does the
     first two on any texts: give it those of an encyclopedia, or the captions themselves.
 
     Args:
-        captions (`Iterable[str | list[str]]`):
-            Texts, or lists of them.
-        min_count (`int`, *optional*, defaults to 100):
-            How often a word or bigram must occur.
-        min_bigram_pmi (`float`, *optional*):
-            Also take the bigrams (two neighbouring words of a text) that are at least this informative: bits of
-            pointwise mutual information, log2 p(a b) / (p(a) p(b)). 0 is chance. Without it, words only.
+        captions (`Iterable[str | list[str]]`): Texts, or lists of them.
+        min_count (`int`, *optional*, defaults to 100): How often a word or bigram must occur.
+        min_bigram_pmi (`float`, *optional*): Also take the bigrams (two neighbouring words of a text) that are at
+            least this informative: bits of pointwise mutual information, log2 p(a b) / (p(a) p(b)). 0 is chance.
+            Without it, words only.
 
     Returns:
         `list[str]`: words, then bigrams, each by falling count and then by the alphabet, with their case folded.
@@ -445,8 +427,7 @@ class _Deduplication:
 def deduplicate(
     embeddings: np.ndarray | torch.Tensor, threshold: float = 0.95, *, chunk_size: int = 1024
 ) -> Duplicates:
-    """
-    Drop the rows whose embedding is nearly that of a row before them.
+    """Drop the rows whose embedding is nearly that of a row before them.
 
     Rows are taken in their order. A row is dropped if its cosine with an earlier row that is kept is at least
     `threshold`; so no two kept rows are that near, and each dropped row has a kept one. Every pair that counts is
@@ -454,14 +435,11 @@ def deduplicate(
     squared. The result is that of float64 and does not depend on `chunk_size`.
 
     Args:
-        embeddings (`np.ndarray` or `torch.Tensor` of shape `(rows, dim)`):
-            Embeddings of any length and floating type; an array may be mapped from a file. A tensor is compared on its
-            own device.
-        threshold (`float`, *optional*, defaults to 0.95):
-            The smallest cosine of two duplicates, greater than 0 and at most 1. What is near depends on
-            the model: look at some of the pairs.
-        chunk_size (`int`, *optional*, defaults to 1024):
-            Rows compared at a time.
+        embeddings (`np.ndarray` or `torch.Tensor` of shape `(rows, dim)`): Embeddings of any length and floating type;
+            an array may be mapped from a file. A tensor is compared on its own device.
+        threshold (`float`, *optional*, defaults to 0.95): The smallest cosine of two duplicates, greater than 0 and at
+            most 1. What is near depends on the model: look at some of the pairs.
+        chunk_size (`int`, *optional*, defaults to 1024): Rows compared at a time.
 
     Returns:
         [`Duplicates`]

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-What a source of data is, and which parts it has: the one place that tells files, folders and names apart.
+"""What a source of data is, and which parts it has: the one place that tells files, folders and names apart.
 
 A source is a folder of images, tables, Parquet files, tars, a dataset saved by `datasets`, a built-in dataset, a name
 on the hub, or data in memory. `find_source` finds it without reading rows. `captioned_images` reads its rows as
@@ -51,22 +50,18 @@ def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exc
 
 @dataclass(frozen=True)
 class Rows:
-    """
-    Rows that were found and are not read yet: all those of a source, or of one of its parts.
+    """Rows that were found and are not read yet: all those of a source, or of one of its parts.
 
     Exactly one of `files`, `folder` and `load` is given.
 
     Args:
-        files (`Sequence[str]`, *optional*):
-            Parquet files, tars or tables.
-        folder (`Path`, *optional*):
-            A folder of images.
-        classes (`Sequence[str]`, *optional*):
-            The subfolders of `folder` that are classes, those of the other parts included.
-        load (`Callable[[bool], Data]`, *optional*):
-            Loads a dataset; the argument says whether as a stream.
-        locate (`Callable[[Data, str, str | None], Data]`, *optional*):
-            Makes the image paths of that dataset absolute: `locate(data, image_column, image_root)`.
+        files (`Sequence[str]`, *optional*): Parquet files, tars or tables.
+        folder (`Path`, *optional*): A folder of images.
+        classes (`Sequence[str]`, *optional*): The subfolders of `folder` that are classes, those of the other parts
+            included.
+        load (`Callable[[bool], Data]`, *optional*): Loads a dataset; the argument says whether as a stream.
+        locate (`Callable[[Data, str, str | None], Data]`, *optional*): Makes the image paths of that dataset absolute:
+            `locate(data, image_column, image_root)`.
     """
 
     files: Sequence[str] = ()
@@ -77,8 +72,7 @@ class Rows:
 
     @property
     def kind(self) -> str:
-        """
-        `"dataset"`, `"folder"`, `"parquet"`, `"tar"` or `"table"`.
+        """`"dataset"`, `"folder"`, `"parquet"`, `"tar"` or `"table"`.
 
         Raises:
             ValueError: if the files are of several kinds, or of none that can be read.
@@ -100,16 +94,13 @@ class Rows:
     def read_dataset(
         self, image_column_of: Callable[[Data], str] | None, image_root: str | None = None, streaming: bool = False
     ) -> Data:
-        """
-        Read rows of the kind `"dataset"` or `"parquet"`, which say themselves which columns they have.
+        """Read rows of the kind `"dataset"` or `"parquet"`, which say themselves which columns they have.
 
         Args:
-            image_column_of (`Callable[[Data], str]`, *optional*):
-                Chooses the column of the images, whose paths are made absolute; without it, they stay as they are.
-            image_root (`str`, *optional*):
-                Another folder than the data's below which paths of images may lead.
-            streaming (`bool`, *optional*, defaults to `False`):
-                Whether to read the rows in sequence.
+            image_column_of (`Callable[[Data], str]`, *optional*): Chooses the column of the images, whose paths are
+                made absolute; without it, they stay as they are.
+            image_root (`str`, *optional*): Another folder than the data's below which paths of images may lead.
+            streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence.
         """
         if self.load is None:
             return load_parquet(self.files, image_column_of, image_root, streaming)
@@ -121,18 +112,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class DataSource:
-    """
-    A source as it was found, before rows are read.
+    """A source as it was found, before rows are read.
 
     Args:
-        name (`str`):
-            What results call the data.
-        location (`str`):
-            Where the data are, for results and messages.
-        parts (`Mapping[str, Rows | Path]`):
-            The rows of each part; a folder is searched when it is read.
-        whole ([`Rows`], *optional*):
-            All rows, where naming no part means all of them.
+        name (`str`): What results call the data.
+        location (`str`): Where the data are, for results and messages.
+        parts (`Mapping[str, Rows | Path]`): The rows of each part; a folder is searched when it is read.
+        whole ([`Rows`], *optional*): All rows, where naming no part means all of them.
     """
 
     name: str
@@ -152,20 +138,16 @@ class DataSource:
 
 
 class HubSource:
-    """
-    A dataset on the hub, with the attributes of [`DataSource`] but `parts`.
+    """A dataset on the hub, with the attributes of [`DataSource`] but `parts`.
 
     The hub is asked for the names of the parts only where they are needed, because that takes a download.
 
     Args:
-        location (`str`):
-            `"owner/name"` or `"owner/name:config"`.
-        splits (`Sequence[str]`, *optional*):
-            The names of its parts, where they are known.
-        advice (`str`, *optional*):
-            What to do where it cannot be loaded.
-        no_such (`Callable[[Exception], Exception]`, *optional*):
-            Makes the error for a dataset that is not there from the reason.
+        location (`str`): `"owner/name"` or `"owner/name:config"`.
+        splits (`Sequence[str]`, *optional*): The names of its parts, where they are known.
+        advice (`str`, *optional*): What to do where it cannot be loaded.
+        no_such (`Callable[[Exception], Exception]`, *optional*): Makes the error for a dataset that is not there from
+            the reason.
     """
 
     whole = None
@@ -216,19 +198,16 @@ def find_source(
     class_folders: set[str] | None = None,
     names: Sequence[str] = tuple(BUILT_IN_DATASETS),
 ) -> DataSource | HubSource:
-    """
-    Find out what a source is.
+    """Find out what a source is.
 
     Args:
-        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping of these):
-            See [`load_pairs`] and [`load_classification`].
-        labelled (`bool`):
-            Whether labelled images are wanted: then a folder of images has a subfolder for each class. Otherwise they
-            are images with captions.
-        class_folders (`set[str]`, *optional*):
-            The class folders that count; all by default.
-        names (`Sequence[str]`, *optional*):
-            Names of datasets that an error mentions, if there is no such source; the built-in ones by default.
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping of these): See [`load_pairs`] and
+            [`load_classification`].
+        labelled (`bool`): Whether labelled images are wanted: then a folder of images has a subfolder for each class.
+            Otherwise they are images with captions.
+        class_folders (`set[str]`, *optional*): The class folders that count; all by default.
+        names (`Sequence[str]`, *optional*): Names of datasets that an error mentions, if there is no such source; the
+            built-in ones by default.
 
     Returns:
         [`DataSource`] or [`HubSource`].

@@ -24,24 +24,18 @@ _MAX_CACHED_CROPS = 8
 
 
 class ImageReader:
-    """
-    Reads the images of training pairs as `image_processor` does, but crops at a random place.
+    """Reads the images of training pairs as `image_processor` does, but crops at a random place.
 
     - The sizes, the conversion to RGB, the treatment of alpha, EXIF orientation and 16 bits are the processor's.
     - Only the crop is resized, so a strip of 1 x 100,000 pixels does not take gigabytes.
     - An image that cannot be used is returned as a [`SkippedRow`]; Pillow's warnings are silenced.
 
     Args:
-        image_processor ([`ClipHFImageProcessor`]):
-            Decides the sizes.
-        augmentation ([`Augmentation`], *optional*):
-            Changes to the crop.
-        min_image_size (`int`, *optional*, defaults to 1):
-            The smallest shorter edge of an image, in pixels.
-        cache_images (`bool`, *optional*, defaults to `False`):
-            Whether to keep the resized images of rows in memory.
-        limits ([`ImageLimits`], *optional*):
-            Limits on the pixels, bytes and seconds of reading an image.
+        image_processor ([`ClipHFImageProcessor`]): Decides the sizes.
+        augmentation ([`Augmentation`], *optional*): Changes to the crop.
+        min_image_size (`int`, *optional*, defaults to 1): The smallest shorter edge of an image, in pixels.
+        cache_images (`bool`, *optional*, defaults to `False`): Whether to keep the resized images of rows in memory.
+        limits ([`ImageLimits`], *optional*): Limits on the pixels, bytes and seconds of reading an image.
 
     Raises:
         ValueError: if the processor's images have no fixed size, or are not RGB where augmentation needs it.
@@ -69,18 +63,14 @@ class ImageReader:
     def read(
         self, source: Any, where: str, generator: random.Random, cache_key: int | None = None
     ) -> np.ndarray | SkippedRow:
-        """
-        Read an image and cut out a part at a random place.
+        """Read an image and cut out a part at a random place.
 
         Args:
-            source (`bytes`, `str`, `os.PathLike`, `dict` or `PIL.Image.Image`):
-                The bytes of a file, a path, a mapping with `"bytes"` or `"path"`, or an image.
-            where (`str`):
-                What to call the row in messages: `"row 17"`.
-            generator (`random.Random`):
-                Draws the place.
-            cache_key (`int`, *optional*):
-                The row's number in the cache, if there is one.
+            source (`bytes`, `str`, `os.PathLike`, `dict` or `PIL.Image.Image`): The bytes of a file, a path, a mapping
+                with `"bytes"` or `"path"`, or an image.
+            where (`str`): What to call the row in messages: `"row 17"`.
+            generator (`random.Random`): Draws the place.
+            cache_key (`int`, *optional*): The row's number in the cache, if there is one.
 
         Returns:
             `np.ndarray` of shape `(channels, height, width)`, uint8; or what is wrong, as a [`SkippedRow`].

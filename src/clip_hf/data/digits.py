@@ -17,8 +17,7 @@ _PIXELS = 64
 
 
 def load_digits_parts() -> dict[str, Callable[[], datasets.Dataset]]:
-    """
-    Load the digits of scikit-learn, 8 x 8 shades each, as RGB images of 64 x 64 pixels, white on black.
+    """Load the digits of scikit-learn, 8 x 8 shades each, as RGB images of 64 x 64 pixels, white on black.
 
     Returns:
         `dict[str, Callable]`: functions that draw the parts `train` (3 of each run of five images of a digit),

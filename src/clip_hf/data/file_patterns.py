@@ -33,8 +33,7 @@ SHARDS = (".parquet", ".tar")
 
 
 def files_of(source: str) -> list[str]:
-    """
-    The files that a source stands for; none if it is not a pattern and there is no such file.
+    """The files that a source stands for; none if it is not a pattern and there is no such file.
 
     - `*`, `?`, `[ab]` and `**` match as in Python's `glob`, and are sorted.
     - `{a,b}`, `{000..127}`, `{0..8..2}` and `{a..c}` are written out as in bash, in that order.
@@ -135,8 +134,7 @@ def _range(text: str) -> list[str]:
 
 
 def data_files(folder: Path) -> list[str]:
-    """
-    The Parquet files of a folder and its subfolders, or if there are none its tars, sorted.
+    """The Parquet files of a folder and its subfolders, or if there are none its tars, sorted.
 
     Hidden files are left out, and metadata that img2dataset writes beside its tars or folders of pictures.
     """
@@ -187,8 +185,7 @@ def _describes_folder(file: Path) -> bool:
 
 
 def table_parts(folder: Path) -> dict[str | None, list[str]]:
-    """
-    The tables in a folder by the part that they are called: `train.csv`, `test-00000-of-00002.csv`.
+    """The tables in a folder by the part that they are called: `train.csv`, `test-00000-of-00002.csv`.
 
     They are of the first ending for which there are such. `metadata.csv` has the rows of all of the folder (None).
     """

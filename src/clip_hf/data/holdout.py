@@ -26,8 +26,8 @@ _AT_ONCE = 1000
 def hold_out(
     data: datasets.Dataset, share: float, options: PairOptions | None = None
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """
-    Split captioned images into a part to train on and a part to evaluate on, by a hash of their content and the seed.
+    """Split captioned images into a part to train on and a part to evaluate on, by a hash of their content and the
+    seed.
 
     - Rows with the same image (equal bytes, URL or image id) or an equal caption stay on the same side.
       Captions of more than 1% of the rows, and more than 10, are taken for names of classes, and do not count.
@@ -36,12 +36,9 @@ def hold_out(
       share is that of a draw: of 635 rows and 0.1, some 56 to 71.
 
     Args:
-        data (`datasets.Dataset`):
-            What [`load_pairs`] gave, not a stream.
-        share (`float`):
-            The share of rows to hold out, greater than 0 and less than 1.
-        options ([`PairOptions`], *optional*):
-            Names the columns, and has the seed.
+        data (`datasets.Dataset`): What [`load_pairs`] gave, not a stream.
+        share (`float`): The share of rows to hold out, greater than 0 and less than 1.
+        options ([`PairOptions`], *optional*): Names the columns, and has the seed.
 
     Returns:
         `tuple[datasets.Dataset, datasets.Dataset]`: the rows to train on and those held out, both in their order.

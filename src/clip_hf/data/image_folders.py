@@ -34,16 +34,13 @@ def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterat
 
 
 def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
-    """
-    The image files in each folder and its subfolders, sorted; hidden ones do not count.
+    """The image files in each folder and its subfolders, sorted; hidden ones do not count.
 
     What else is there is logged by its ending, but for texts and JSON beside an image of the same name.
 
     Args:
-        folders (`Path`):
-            The folders.
-        beside (`Path`, *optional*):
-            A folder that holds them, whose own files are logged, too.
+        folders (`Path`): The folders.
+        beside (`Path`, *optional*): A folder that holds them, whose own files are logged, too.
     """
     found: list[list[str]] = []
     left_out: Counter[str] = Counter()

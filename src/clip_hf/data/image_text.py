@@ -53,14 +53,11 @@ def check_columns(column_names: Sequence[str], options: PairOptions) -> None:
 
 
 def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") -> list[list[str]]:
-    """
-    Read all captions of a data set and check them.
+    """Read all captions of a data set and check them.
 
     Args:
-        dataset (`datasets.Dataset`):
-            Rows with a caption, or a list of captions.
-        caption_column (`str`, *optional*, defaults to `"caption"`):
-            Their column.
+        dataset (`datasets.Dataset`): Rows with a caption, or a list of captions.
+        caption_column (`str`, *optional*, defaults to `"caption"`): Their column.
 
     Returns:
         `list[list[str]]`: the captions of each row, at least one.
@@ -147,8 +144,7 @@ def _refused(location: str, where: str) -> SkippedRow:
 
 
 def undecoded_images(dataset: Any, column: str) -> Any:
-    """
-    Switch off decoding: images become `{"bytes": ..., "path": ...}`. Works for streams too.
+    """Switch off decoding: images become `{"bytes": ..., "path": ...}`. Works for streams too.
 
     Raises:
         ValueError: if the column holds something that is no image.
@@ -167,8 +163,7 @@ def undecoded_images(dataset: Any, column: str) -> Any:
 
 
 class ImageTextDataset(Dataset):
-    """
-    Captioned images for training; [`ImageTextCollator`] makes batches of them.
+    """Captioned images for training; [`ImageTextCollator`] makes batches of them.
 
     - `image_processor` decides how an image is resized. Its centre crop is replaced by a square at a random place,
       CLIP's only augmentation (Radford et al. 2021, section 2.3).
@@ -182,12 +177,9 @@ class ImageTextDataset(Dataset):
     tokens are dropped; and `skipped`, `None` or a [`SkippedRow`].
 
     Args:
-        dataset (`datasets.Dataset`):
-            Rows with an image and a caption, or a list of captions.
-        image_processor ([`ClipHFImageProcessor`]):
-            Decides the sizes.
-        options ([`PairOptions`], *optional*):
-            Columns, templates, seed and so on.
+        dataset (`datasets.Dataset`): Rows with an image and a caption, or a list of captions.
+        image_processor ([`ClipHFImageProcessor`]): Decides the sizes.
+        options ([`PairOptions`], *optional*): Columns, templates, seed and so on.
 
     Raises:
         ValueError: if a column is missing, the dataset is empty, or more than `options.max_skipped_share` of the rows
@@ -302,20 +294,14 @@ class ImageTextDataset(Dataset):
 def finish_item(
     pixels: np.ndarray, values: dict[str, Any], where: str, pairs: Any, generator: random.Random
 ) -> dict | SkippedRow:
-    """
-    An item of a crop and the other columns of its row.
+    """An item of a crop and the other columns of its row.
 
     Args:
-        pixels (`np.ndarray` of shape `(channels, height, width)`):
-            The crop, uint8.
-        values (`dict`):
-            The row's texts, and the id of its image.
-        where (`str`):
-            What to call the row in messages.
-        pairs ([`ImageTextDataset`] or [`ImageTextStream`]):
-            Has `options`, `texts` and `reader`.
-        generator (`random.Random`):
-            The row's; the crop's place has been drawn from it.
+        pixels (`np.ndarray` of shape `(channels, height, width)`): The crop, uint8.
+        values (`dict`): The row's texts, and the id of its image.
+        where (`str`): What to call the row in messages.
+        pairs ([`ImageTextDataset`] or [`ImageTextStream`]): Has `options`, `texts` and `reader`.
+        generator (`random.Random`): The row's; the crop's place has been drawn from it.
     """
     options = pairs.options
     text = pairs.texts.read(values, where, generator)

@@ -27,18 +27,15 @@ def read_labelled(
     image_column: str | None = None,
     image_root: str | None = None,
 ) -> datasets.Dataset:
-    """
-    Read rows as labelled images.
+    """Read rows as labelled images.
 
     Args:
-        rows ([`Rows`]):
-            Where they are.
-        image_column_of (`Callable[[datasets.Dataset], str]`, *optional*):
-            Chooses the column of the images, whose paths are made absolute; without it, they stay as they are.
-        image_column (`str`, *optional*):
-            The column of a table that has the paths of the images; by default one with a usual name.
-        image_root (`str`, *optional*):
-            Another folder than the data's below which paths of images may lead.
+        rows ([`Rows`]): Where they are.
+        image_column_of (`Callable[[datasets.Dataset], str]`, *optional*): Chooses the column of the images, whose
+            paths are made absolute; without it, they stay as they are.
+        image_column (`str`, *optional*): The column of a table that has the paths of the images; by default one with a
+            usual name.
+        image_root (`str`, *optional*): Another folder than the data's below which paths of images may lead.
 
     Returns:
         `datasets.Dataset`: of a folder the columns `image` and `label`, a `ClassLabel` of the class folders' names; of

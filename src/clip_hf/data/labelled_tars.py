@@ -26,14 +26,12 @@ _MOST_NUMBERS = 2**20
 
 
 def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets.Dataset:
-    """
-    The samples of tars, images undecoded.
+    """The samples of tars, images undecoded.
 
     Args:
-        tars (`list[str]`):
-            Paths, or URLs that `fsspec` opens.
-        limits ([`ImageLimits`], *optional*):
-            A sample of more bytes than `max_bytes` is a row whose image is refused when it is read.
+        tars (`list[str]`): Paths, or URLs that `fsspec` opens.
+        limits ([`ImageLimits`], *optional*): A sample of more bytes than `max_bytes` is a row whose image is refused
+            when it is read.
 
     Returns:
         `datasets.Dataset`: the image under its ending (`jpg`), or `image` if there are several; texts, whole numbers

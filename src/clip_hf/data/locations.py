@@ -23,8 +23,7 @@ _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
 
 
 def undecoded(dataset: Any) -> Any:
-    """
-    The dataset as plain Python values, with nothing decoded; works for streams too.
+    """The dataset as plain Python values, with nothing decoded; works for streams too.
 
     A file itself declares what its columns hold. If it declares a column of images, `datasets` opens whatever path is
     in it, chains of schemes included. So `datasets` must never decode a column.
@@ -52,20 +51,17 @@ def _undecoded_feature(feature: Any) -> Any:
 def with_locations(
     data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
-    """
-    The data set with the paths of images that are not in it where [`image_location`] says; works for streams too.
+    """The data set with the paths of images that are not in it where [`image_location`] says; works for streams too.
 
     Args:
-        data (`datasets.Dataset` or `datasets.IterableDataset`):
-            Rows whose images are paths, or structs of which some have a path and no bytes; others stay as they are.
-        column (`str`):
-            Their column.
-        folder (`str`, or a sequence of them):
-            Where relative paths start: the data's folder, or that of each row (not of streams).
-        root (`str`, *optional*):
-            Another folder below which paths may lead.
-        written_below (`Sequence[str]`, *optional*):
-            Folders below which absolute paths may lead, since `datasets` wrote them.
+        data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs of which some
+            have a path and no bytes; others stay as they are.
+        column (`str`): Their column.
+        folder (`str`, or a sequence of them): Where relative paths start: the data's folder, or that of each row (not
+            of streams).
+        root (`str`, *optional*): Another folder below which paths may lead.
+        written_below (`Sequence[str]`, *optional*): Folders below which absolute paths may lead, since `datasets`
+            wrote them.
     """
     # Of some streams the columns are not known before they are read.
     feature = None if data.features is None else data.features.get(column)
@@ -87,8 +83,7 @@ def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
 
 
 def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
-    """
-    What `datasets` saved in a folder.
+    """What `datasets` saved in a folder.
 
     Raises:
         ValueError: if it has no rows, or one of its files is a pipe or device.
@@ -113,18 +108,14 @@ def load_parquet(
     root: str | None = None,
     streaming: bool = False,
 ) -> Any:
-    """
-    The rows of Parquet files, with image paths relative to their file's folder.
+    """The rows of Parquet files, with image paths relative to their file's folder.
 
     Args:
-        files (`Sequence[str]`):
-            Their paths, or URLs.
-        image_column_of (`Callable[[Any], str]`, *optional*):
-            Chooses the column of the images; without it, paths stay as they are.
-        root (`str`, *optional*):
-            Another folder below which paths may lead.
-        streaming (`bool`, *optional*, defaults to `False`):
-            Whether to read the rows in sequence.
+        files (`Sequence[str]`): Their paths, or URLs.
+        image_column_of (`Callable[[Any], str]`, *optional*): Chooses the column of the images; without it, paths stay
+            as they are.
+        root (`str`, *optional*): Another folder below which paths may lead.
+        streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence.
     """
 
     def load(files: Sequence[str]) -> Any:

@@ -84,12 +84,10 @@ class _Recipe:
 
 
 def split_emoji_name(name: str) -> tuple[str, tuple[str, ...]]:
-    """
-    Split an emoji's name into its base and its skin tones.
+    """Split an emoji's name into its base and its skin tones.
 
     Args:
-        name (`str`):
-            A name as the package `emoji` has it, such as `":thumbs_up_light_skin_tone:"`.
+        name (`str`): A name as the package `emoji` has it, such as `":thumbs_up_light_skin_tone:"`.
 
     Returns:
         `tuple[str, tuple[str, ...]]`: the base, such as `"thumbs up"`, and the skin tones in their order, such as
@@ -101,12 +99,11 @@ def split_emoji_name(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def caption_from_emoji_name(name: str) -> str:
-    """
-    Make a readable caption of an emoji's name: `":thumbs_up_light_skin_tone:"` gives `"thumbs up: light skin tone"`.
+    """Make a readable caption of an emoji's name: `":thumbs_up_light_skin_tone:"` gives `"thumbs up: light skin
+    tone"`.
 
     Args:
-        name (`str`):
-            A name as the package `emoji` has it.
+        name (`str`): A name as the package `emoji` has it.
     """
     base, skin_tones = split_emoji_name(name)
     return f"{base}: {', '.join(skin_tones)}" if skin_tones else base
@@ -150,8 +147,8 @@ def _render(resvg, svg: Path, image_size: int) -> bytes:
 
 
 def _select_test(emojis: list[_Emoji], images: list[bytes], num_test: int, seed: int) -> set[int]:
-    """
-    Choose the compositions to hold out: emojis with skin tones, none of which training sees together with this base.
+    """Choose the compositions to hold out: emojis with skin tones, none of which training sees together with this
+    base.
 
     Of each base training keeps most compositions and each tone that it loses is seen with other bases. Drawings that
     OpenMoji uses for two names ("artist" is "man artist") stay in training, so that no test image is ever seen there
@@ -249,8 +246,7 @@ def load_openmoji(
     num_test: int = 300,
     seed: int = 0,
 ) -> datasets.DatasetDict:
-    """
-    Load OpenMoji's drawings with their English names; rendered the first time, in about ten seconds.
+    """Load OpenMoji's drawings with their English names; rendered the first time, in about ten seconds.
 
     The test split holds `num_test` *compositions* of a base and skin tones, such as "thumbs up: light skin tone". The
     train split has each base with other tones and each tone with other bases, but never the two together, nor the
@@ -259,15 +255,12 @@ def load_openmoji(
     The drawings are OpenMoji's, under CC BY-SA 4.0; what is made of them must carry [`ATTRIBUTION`].
 
     Args:
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Folder for the rendered data sets, one folder each; what sources or options change is another one. By
-            default `clip_hf_openmoji` in the cache of `datasets`.
-        image_size (`int`, *optional*, defaults to 72):
-            Height and width of the images in pixels. 72 is the grid that OpenMoji is drawn on.
-        num_test (`int`, *optional*, defaults to 300):
-            Number of compositions to hold out.
-        seed (`int`, *optional*, defaults to 0):
-            Decides which ones.
+        cache_dir (`str` or `os.PathLike`, *optional*): Folder for the rendered data sets, one folder each; what
+            sources or options change is another one. By default `clip_hf_openmoji` in the cache of `datasets`.
+        image_size (`int`, *optional*, defaults to 72): Height and width of the images in pixels. 72 is the grid that
+            OpenMoji is drawn on.
+        num_test (`int`, *optional*, defaults to 300): Number of compositions to hold out.
+        seed (`int`, *optional*, defaults to 0): Decides which ones.
 
     Returns:
         `datasets.DatasetDict` with the splits `train` and `test`, and in both the columns `image` (RGB, on white),
@@ -300,8 +293,7 @@ def load_openmoji(
 
 
 def load_openmoji_skin_tones() -> datasets.DatasetDict:
-    """
-    Load the drawings of OpenMoji that have exactly one of the five skin tones, labelled with it.
+    """Load the drawings of OpenMoji that have exactly one of the five skin tones, labelled with it.
 
     Returns:
         `datasets.DatasetDict`: the splits and columns of [`load_openmoji`], with `label` (a `ClassLabel` of the five

@@ -45,8 +45,7 @@ def _unchanged(batch: dict) -> dict:
 
 
 class PairLoader:
-    """
-    The batches of captioned images that this process trains on.
+    """The batches of captioned images that this process trains on.
 
     - Map-style data: the seed and the epoch decide an epoch's order, and each process takes an equal slice of every
       step. The pairs of a step therefore do not depend on the number of processes or workers, and a training can
@@ -62,22 +61,15 @@ class PairLoader:
     `batch_size / world_size`.
 
     Args:
-        data (`datasets.Dataset`, or what [`load_pairs`] gives):
-            Rows with images and captions.
-        processor ([`ClipHFProcessor`]):
-            Decides the sizes of images and makes the token ids.
-        options ([`PairOptions`]):
-            Columns, templates, seed and the other options.
-        batch_size (`int`):
-            Pairs in a step, over all processes.
-        num_steps (`int`):
-            Steps in the whole training.
-        num_workers (`int`, *optional*, defaults to 0):
-            Worker processes that prepare batches for this process; 0 prepares them in this process.
-        rank (`int`, *optional*, defaults to 0):
-            The number of this process, from 0.
-        world_size (`int`, *optional*, defaults to 1):
-            Number of processes.
+        data (`datasets.Dataset`, or what [`load_pairs`] gives): Rows with images and captions.
+        processor ([`ClipHFProcessor`]): Decides the sizes of images and makes the token ids.
+        options ([`PairOptions`]): Columns, templates, seed and the other options.
+        batch_size (`int`): Pairs in a step, over all processes.
+        num_steps (`int`): Steps in the whole training.
+        num_workers (`int`, *optional*, defaults to 0): Worker processes that prepare batches for this process; 0
+            prepares them in this process.
+        rank (`int`, *optional*, defaults to 0): The number of this process, from 0.
+        world_size (`int`, *optional*, defaults to 1): Number of processes.
 
     Raises:
         ValueError: if the data do not fill a step, `batch_size` is no multiple of `world_size`, or what
@@ -162,8 +154,7 @@ class PairLoader:
         return DataLoader(self.pairs, batch_sampler=sampler, collate_fn=self.collator, **common)
 
     def state_dict(self) -> dict[str, Any]:
-        """
-        The position of the training after the last batch: a small dictionary of plain values.
+        """The position of the training after the last batch: a small dictionary of plain values.
 
         In a stream each process has its own.
         """
@@ -190,8 +181,7 @@ class PairLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
-        Continue after the batch at which `state` was saved.
+        """Continue after the batch at which `state` was saved.
 
         Raises:
             ValueError: if the state is that of other data, another batch size or seed; for a stream also if it is that
@@ -210,16 +200,13 @@ class PairLoader:
 
 
 def iter_texts(data: Any, options: PairOptions, num_rows: int | None = None) -> Iterator[str]:
-    """
-    The texts that a training may see, each caption in each template; for example to train a tokenizer.
+    """The texts that a training may see, each caption in each template; for example to train a tokenizer.
 
     Args:
-        data (`datasets.Dataset`, or what [`load_pairs`] gives):
-            Rows with captions. Rows without a usable one are passed over.
-        options ([`PairOptions`]):
-            Columns and templates.
-        num_rows (`int`, *optional*):
-            How many rows to read at most, of a stream for example; all by default.
+        data (`datasets.Dataset`, or what [`load_pairs`] gives): Rows with captions. Rows without a usable one are
+            passed over.
+        options ([`PairOptions`]): Columns and templates.
+        num_rows (`int`, *optional*): How many rows to read at most, of a stream for example; all by default.
 
     Returns:
         `Iterator[str]`: the texts, row by row.

@@ -14,52 +14,43 @@ PADDINGS = ("longest", "max_length")
 
 @dataclass(frozen=True)
 class PairOptions:
-    """
-    How rows of a dataset become training pairs.
+    """How rows of a dataset become training pairs.
 
     Args:
-        image_column (`str`, *optional*, defaults to `"image"`):
-            Column of the images: image files, their bytes, or paths.
-        caption_column (`str`, *optional*, defaults to `"caption"`):
-            Column of the captions: a string, or a list of strings from which one is drawn each time.
-        image_id_column (`str`, *optional*):
-            A column that has equal values in rows that show the same image. Such pairs get equal `image_ids`, and the
-            loss does not count them as negatives of each other.
-        image_root (`str`, *optional*):
-            A second folder that image paths in tables and Parquet files may lead to, besides the folder of their file;
-            `"/"` allows any path.
-        templates (`Sequence[str]`, *optional*, defaults to `("{}",)`):
-            Texts from which one is drawn for each pair. `{}` stands for the caption, `{title}` for the text in the
-            column `title`: `"{title}, {artist}"`. A template with a column that is blank in a row is not drawn for
-            that row.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the order, the crops, the drawn captions and templates, and the augmentation.
-        augmentation ([`Augmentation`], *optional*):
-            Changes to the image beyond the paper's random crop; none by default.
-        token_dropout (`float`, *optional*, defaults to 0):
-            Probability of leaving out each token of a text. The start and end tokens stay, and at least one other.
-        max_skipped_share (`float`, *optional*, defaults to 0.05):
-            The largest share of rows that may be unusable, 0 to 1. Unusable rows are skipped and counted; more than
-            this share is an error.
-        min_image_size (`int`, *optional*, defaults to 1):
-            The smallest shorter edge of an image, in pixels; smaller images are skipped.
-        image_limits ([`ImageLimits`], *optional*):
-            Limits on the pixels, bytes and seconds that reading an image may take. Images beyond them are skipped.
-        cache_images (`bool`, *optional*, defaults to `False`):
-            Map-style data only: whether each worker keeps the resized images in memory, one byte for each channel of
-            each pixel. This saves decoding and resizing from the second epoch on, if the images fit.
-        padding (`str`, *optional*, defaults to `"longest"`):
-            Pad each batch of texts to its longest text (`"longest"`), or always to the context length
-            (`"max_length"`), which suits compiled models.
-        bucket_batches (`int`, *optional*, defaults to 0):
-            Sort the pairs of this many batches by the length of their texts, so that batches need less padding, then
-            shuffle the batches. Texts of similar length become each other's negatives, which are harder to tell apart.
-            0 switches it off.
-        shuffle_buffer (`int`, *optional*, defaults to 1000):
-            Streams only: the number of rows that are read, undecoded, and shuffled together. 0 and 1 keep the order
-            within a shard.
-        prefetch_factor (`int`, *optional*, defaults to 2):
-            The number of batches that each worker prepares ahead.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images: image files, their bytes, or
+            paths.
+        caption_column (`str`, *optional*, defaults to `"caption"`): Column of the captions: a string, or a list of
+            strings from which one is drawn each time.
+        image_id_column (`str`, *optional*): A column that has equal values in rows that show the same image. Such
+            pairs get equal `image_ids`, and the loss does not count them as negatives of each other.
+        image_root (`str`, *optional*): A second folder that image paths in tables and Parquet files may lead to,
+            besides the folder of their file; `"/"` allows any path.
+        templates (`Sequence[str]`, *optional*, defaults to `("{}",)`): Texts from which one is drawn for each pair.
+            `{}` stands for the caption, `{title}` for the text in the column `title`: `"{title}, {artist}"`. A
+            template with a column that is blank in a row is not drawn for that row.
+        seed (`int`, *optional*, defaults to 0): Seed of the order, the crops, the drawn captions and templates, and
+            the augmentation.
+        augmentation ([`Augmentation`], *optional*): Changes to the image beyond the paper's random crop; none by
+            default.
+        token_dropout (`float`, *optional*, defaults to 0): Probability of leaving out each token of a text. The start
+            and end tokens stay, and at least one other.
+        max_skipped_share (`float`, *optional*, defaults to 0.05): The largest share of rows that may be unusable, 0 to
+            1. Unusable rows are skipped and counted; more than this share is an error.
+        min_image_size (`int`, *optional*, defaults to 1): The smallest shorter edge of an image, in pixels; smaller
+            images are skipped.
+        image_limits ([`ImageLimits`], *optional*): Limits on the pixels, bytes and seconds that reading an image may
+            take. Images beyond them are skipped.
+        cache_images (`bool`, *optional*, defaults to `False`): Map-style data only: whether each worker keeps the
+            resized images in memory, one byte for each channel of each pixel. This saves decoding and resizing from
+            the second epoch on, if the images fit.
+        padding (`str`, *optional*, defaults to `"longest"`): Pad each batch of texts to its longest text
+            (`"longest"`), or always to the context length (`"max_length"`), which suits compiled models.
+        bucket_batches (`int`, *optional*, defaults to 0): Sort the pairs of this many batches by the length of their
+            texts, so that batches need less padding, then shuffle the batches. Texts of similar length become each
+            other's negatives, which are harder to tell apart. 0 switches it off.
+        shuffle_buffer (`int`, *optional*, defaults to 1000): Streams only: the number of rows that are read,
+            undecoded, and shuffled together. 0 and 1 keep the order within a shard.
+        prefetch_factor (`int`, *optional*, defaults to 2): The number of batches that each worker prepares ahead.
 
     Raises:
         ValueError: if a value is out of its range, or a template names neither the caption nor a column.

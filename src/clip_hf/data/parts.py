@@ -30,8 +30,7 @@ def find_part(split: str, there: Sequence[str]) -> str | None:
 
 
 def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
-    """
-    The subfolders that are parts.
+    """The subfolders that are parts.
 
     These are all subfolders with the usual name of a part, if one of them is the training part or there are no other
     subfolders. Otherwise there are no parts, because a topic or class may be called "test", too.
@@ -42,14 +41,11 @@ def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def files_by_part(files: Sequence[str], source: Path | None = None) -> dict[str, list[str]]:
-    """
-    Files by the part whose name begins their own or is that of their folder, as on the hub.
+    """Files by the part whose name begins their own or is that of their folder, as on the hub.
 
     Args:
-        files (`Sequence[str]`):
-            Their paths.
-        source (`Path`, *optional*):
-            The folder that was given; its own name does not count.
+        files (`Sequence[str]`): Their paths.
+        source (`Path`, *optional*): The folder that was given; its own name does not count.
 
     Returns:
         `dict[str, list[str]]`: empty if no file belongs to a part.
@@ -98,8 +94,7 @@ def no_such_part(source: str, split: str, there: Sequence[str]) -> ValueError:
 
 
 def parts_in(split: str, source: str, there: Sequence[str]) -> str:
-    """
-    `split` with the names that the parts have here: `"validation[:10%]"` becomes `"val[:10%]"`.
+    """`split` with the names that the parts have here: `"validation[:10%]"` becomes `"val[:10%]"`.
 
     Data without parts count as the part "train", as in `datasets`.
 

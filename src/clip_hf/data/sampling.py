@@ -10,8 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StepOrder:
-    """
-    The rows of each step.
+    """The rows of each step.
 
     - Every epoch has its own permutation, of the seed and the epoch. Step k of an epoch takes the k-th `batch_size`
       rows of it, each process an equal slice of them; rows left over at the end are dropped.
@@ -19,16 +18,11 @@ class StepOrder:
       again; the steps, and the rows of each, are shuffled.
 
     Args:
-        num_rows (`int`):
-            Rows of the data.
-        batch_size (`int`):
-            Rows of a step, of all processes together.
-        seed (`int`):
-            Decides the order.
-        bucket_batches (`int`, *optional*, defaults to 0):
-            Steps to sort together; 0 for none.
-        lengths (`np.ndarray` of shape `(num_rows,)`, *optional*):
-            Lengths of the texts, for `bucket_batches`.
+        num_rows (`int`): Rows of the data.
+        batch_size (`int`): Rows of a step, of all processes together.
+        seed (`int`): Decides the order.
+        bucket_batches (`int`, *optional*, defaults to 0): Steps to sort together; 0 for none.
+        lengths (`np.ndarray` of shape `(num_rows,)`, *optional*): Lengths of the texts, for `bucket_batches`.
 
     Raises:
         ValueError: if the data do not fill a step.
@@ -68,18 +62,13 @@ class StepOrder:
 
 
 class StepSampler:
-    """
-    Batches of `(epoch, row)` for a `DataLoader`, from any step on, over all epochs without a gap between them.
+    """Batches of `(epoch, row)` for a `DataLoader`, from any step on, over all epochs without a gap between them.
 
     Args:
-        order ([`StepOrder`]):
-            The rows of each step.
-        steps (`range`):
-            Numbers of the steps to give, counted from the start of the training.
-        rank (`int`, *optional*, defaults to 0):
-            This process.
-        world_size (`int`, *optional*, defaults to 1):
-            Number of processes.
+        order ([`StepOrder`]): The rows of each step.
+        steps (`range`): Numbers of the steps to give, counted from the start of the training.
+        rank (`int`, *optional*, defaults to 0): This process.
+        world_size (`int`, *optional*, defaults to 1): Number of processes.
     """
 
     def __init__(self, order: StepOrder, steps: range, rank: int = 0, world_size: int = 1):

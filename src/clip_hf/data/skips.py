@@ -29,18 +29,13 @@ _STATE = {
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """
-    A row that was left out.
+    """A row that was left out.
 
     Args:
-        kind (`str`):
-            What is wrong, in few words: `"file truncated"`. The same for all rows with the same trouble.
-        where (`str`):
-            The row: `"row 17"`, for streams also the shard's key or the file's name, where there is one.
-        message (`str`):
-            A sentence for the user.
-        name (`str`, *optional*, defaults to `""`):
-            The image's file, where it is known.
+        kind (`str`): What is wrong, in few words: `"file truncated"`. The same for all rows with the same trouble.
+        where (`str`): The row: `"row 17"`, for streams also the shard's key or the file's name, where there is one.
+        message (`str`): A sentence for the user.
+        name (`str`, *optional*, defaults to `""`): The image's file, where it is known.
     """
 
     kind: str
@@ -55,16 +50,14 @@ class SkippedRow:
 
 
 class SkipCounter:
-    """
-    Counts the rows that a training or an evaluation skips, and stops it when they are too many.
+    """Counts the rows that a training or an evaluation skips, and stops it when they are too many.
 
     It also counts what the collator noticed in the other rows: captions that were cut, and images of one colour.
 
     Args:
-        max_skipped_share (`float`, *optional*, defaults to 0.05):
-            The largest share of skipped rows among all that were read, 0 to 1.
-        min_rows (`int`, *optional*, defaults to 1000):
-            The number of rows from which on the share is checked.
+        max_skipped_share (`float`, *optional*, defaults to 0.05): The largest share of skipped rows among all that
+            were read, 0 to 1.
+        min_rows (`int`, *optional*, defaults to 1000): The number of rows from which on the share is checked.
     """
 
     def __init__(self, max_skipped_share: float = 0.05, min_rows: int = _MIN_ROWS):
@@ -109,8 +102,7 @@ class SkipCounter:
             places[place] = None
 
     def check(self) -> None:
-        """
-        Compare the share of skipped rows with the limit.
+        """Compare the share of skipped rows with the limit.
 
         Raises:
             ValueError: if it is above; the message says how many rows of which kind, with examples.
@@ -130,8 +122,7 @@ class SkipCounter:
         return f"{self.num_skipped:,} of {total:,} rows ({self.share:.2%}) were skipped: {kinds}."
 
     def places_text(self) -> str:
-        """
-        Which rows were skipped, a line for each kind, with the first few and their files; empty if none was.
+        """Which rows were skipped, a line for each kind, with the first few and their files; empty if none was.
 
         Such as `file truncated: 2 different rows, 14 times: row 7 (images/7.png), row 31 (images/31.png)`.
         """
@@ -147,8 +138,7 @@ class SkipCounter:
         """What was noticed of the pairs that were used, a sentence for each kind; empty where it was nothing.
 
         Args:
-            context_length (`int`):
-                The number of tokens at which captions are cut.
+            context_length (`int`): The number of tokens at which captions are cut.
         """
         counts = [(text, self.noticed[name]) for name, text in _REMARKS.items() if self.noticed[name]]
         used = max(self.num_used, 1)

@@ -32,15 +32,12 @@ _MAX_BAD_IN_SEQUENCE = 1000
 
 
 class MixedStream:
-    """
-    Several streams as one.
+    """Several streams as one.
 
     Args:
-        sources (`Sequence[datasets.IterableDataset]`):
-            Streams with the same columns.
-        weights (`Sequence[float]`, *optional*):
-            Share of the pairs from each source, which is passed over again and again on its own. Without them, all
-            sources are passed over together, and each row comes once in a pass.
+        sources (`Sequence[datasets.IterableDataset]`): Streams with the same columns.
+        weights (`Sequence[float]`, *optional*): Share of the pairs from each source, which is passed over again and
+            again on its own. Without them, all sources are passed over together, and each row comes once in a pass.
     """
 
     def __init__(self, sources: Sequence[datasets.IterableDataset], weights: Sequence[float] | None = None):
@@ -82,8 +79,7 @@ class _Part:
 
 
 class _Cursor:
-    """
-    Reads this worker's part of some shards, pass after pass, and knows its position.
+    """Reads this worker's part of some shards, pass after pass, and knows its position.
 
     The order of the shards changes with each pass. If there are at least as many shards as workers, each worker reads
     its own shards; otherwise several workers read the same shard, and each keeps every n-th row.
@@ -197,8 +193,7 @@ class _Mixture:
 
 
 class ImageTextStream(IterableDataset):
-    """
-    Batches of captioned images from a stream, for a `DataLoader` with `batch_size=None`; [`PairLoader`] makes one.
+    """Batches of captioned images from a stream, for a `DataLoader` with `batch_size=None`; [`PairLoader`] makes one.
 
     - All workers of all processes share the shards, whose order changes with each pass. If there are fewer shards than
       workers, several workers read the same shard and each keeps every n-th row: correct, but slower.
@@ -212,18 +207,12 @@ class ImageTextStream(IterableDataset):
     Batches are those of [`ImageTextCollator`], with the worker's `"state"` after the batch.
 
     Args:
-        data (`datasets.IterableDataset` or [`MixedStream`]):
-            Rows with an image and a caption, or a list of captions.
-        processor ([`ClipHFProcessor`]):
-            Decides the sizes and makes the token ids.
-        options ([`PairOptions`]):
-            Columns, templates, seed and so on.
-        batch_size (`int`):
-            Pairs of a batch of this process.
-        rank (`int`, *optional*, defaults to 0):
-            This process.
-        world_size (`int`, *optional*, defaults to 1):
-            Number of processes.
+        data (`datasets.IterableDataset` or [`MixedStream`]): Rows with an image and a caption, or a list of captions.
+        processor ([`ClipHFProcessor`]): Decides the sizes and makes the token ids.
+        options ([`PairOptions`]): Columns, templates, seed and so on.
+        batch_size (`int`): Pairs of a batch of this process.
+        rank (`int`, *optional*, defaults to 0): This process.
+        world_size (`int`, *optional*, defaults to 1): Number of processes.
 
     Raises:
         ValueError: if a column is missing, the stream is empty, or more than half of its first rows cannot be used.

@@ -31,15 +31,13 @@ _LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({'|'.join(sorted(IMAGE_ENDINGS))})\s*$"
 
 
 def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
-    """
-    The rows of a table as they are.
+    """The rows of a table as they are.
 
     A line that is no row (JSON that is no object, more fields than columns, not UTF-8) is a row without values, and
     the first such line is logged.
 
     Args:
-        table (`str`):
-            A path; the ending says which kind of file it is. `.json` is a list of objects, or JSON Lines.
+        table (`str`): A path; the ending says which kind of file it is. `.json` is a list of objects, or JSON Lines.
 
     Raises:
         ValueError: if the file cannot be divided into rows; the message names the line.
@@ -68,19 +66,14 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
 def table_rows(
     tables: Sequence[str], roles: dict[str, str], stamp: str = "", root: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """
-    The rows of CSV, TSV, JSON Lines and JSON files, with images where [`image_location`] says they are.
+    """The rows of CSV, TSV, JSON Lines and JSON files, with images where [`image_location`] says they are.
 
     Args:
-        tables (`Sequence[str]`):
-            Paths; the ending says which kind of file it is.
-        roles (`dict[str, str]`):
-            The columns to make, and what each is, see `row_columns`. The image's path may also be in a column
-            `file_name`.
-        stamp (`str`, *optional*):
-            Not used; it makes a cache differ where a file changed.
-        root (`str`, *optional*):
-            Another folder than the table's below which images may be.
+        tables (`Sequence[str]`): Paths; the ending says which kind of file it is.
+        roles (`dict[str, str]`): The columns to make, and what each is, see `row_columns`. The image's path may also
+            be in a column `file_name`.
+        stamp (`str`, *optional*): Not used; it makes a cache differ where a file changed.
+        root (`str`, *optional*): Another folder than the table's below which images may be.
     """
     for table in tables:
         location_of = ImagePlaces(os.path.dirname(os.path.abspath(table)), root)
@@ -170,8 +163,7 @@ def _check_lines(fields: list[str], columns: int, where: str) -> None:
 
 
 def _tsv_records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
-    """
-    The fields of each record, and its first line.
+    """The fields of each record, and its first line.
 
     Few programs quote in TSV, so a quote counts only where a field begins and ends with one. A quoted field goes on
     over tabs and line breaks where that gives the right number of columns, and no line in it is a row by itself.

@@ -44,21 +44,16 @@ class DamagedTar(ValueError):
 
 @dataclass
 class TarSample:
-    """
-    Members of a tar with the same name up to the first dot.
+    """Members of a tar with the same name up to the first dot.
 
     Args:
-        members (`dict[str, tuple[str, bytes]]`):
-            Name and content of those that were wanted by their ending, lower case: `"jpg"`, `"input.jpg"`.
-        endings (`list[str]`):
-            The endings of all.
-        problem (`str`):
-            Why the sample cannot be used, if it cannot.
-        kind (`str`):
-            That in few words.
-        apart (`str`):
-            Folder and name, if an earlier sample of the tar had them with other endings: its members do not follow
-            each other, so that neither has them all.
+        members (`dict[str, tuple[str, bytes]]`): Name and content of those that were wanted by their ending, lower
+            case: `"jpg"`, `"input.jpg"`.
+        endings (`list[str]`): The endings of all.
+        problem (`str`): Why the sample cannot be used, if it cannot.
+        kind (`str`): That in few words.
+        apart (`str`): Folder and name, if an earlier sample of the tar had them with other endings: its members do not
+            follow each other, so that neither has them all.
     """
 
     members: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -123,21 +118,16 @@ def tar_rows(
     limits: ImageLimits = DEFAULT_LIMITS,
     whole: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """
-    The samples of tars as rows.
+    """The samples of tars as rows.
 
     Args:
-        tars (`Sequence[str]`):
-            Paths of tars, or URLs that `fsspec` opens.
-        roles (`dict[str, str]`):
-            The columns to make, see `row_columns`, and [`TarSample`] for where they are.
-        stamp (`str`, *optional*):
-            Not used; it makes a cache differ where a file changed.
-        limits ([`ImageLimits`], *optional*):
-            A sample of more bytes than `max_bytes` is a row whose image is refused when it is read.
-        whole (`bool`, *optional*, defaults to `False`):
-            Whether all tars are read in one go: then the rest of a damaged one is such a row too, and what was left
-            out is logged.
+        tars (`Sequence[str]`): Paths of tars, or URLs that `fsspec` opens.
+        roles (`dict[str, str]`): The columns to make, see `row_columns`, and [`TarSample`] for where they are.
+        stamp (`str`, *optional*): Not used; it makes a cache differ where a file changed.
+        limits ([`ImageLimits`], *optional*): A sample of more bytes than `max_bytes` is a row whose image is refused
+            when it is read.
+        whole (`bool`, *optional*, defaults to `False`): Whether all tars are read in one go: then the rest of a
+            damaged one is such a row too, and what was left out is logged.
 
     Raises:
         DamagedTar: without `whole`, or if no tar can be read.
@@ -230,18 +220,14 @@ def _first_apart(tar: str, limits: ImageLimits) -> str | None:
 def tar_samples(
     tar: str, is_wanted: Callable[[str], bool], limits: ImageLimits = DEFAULT_LIMITS
 ) -> Iterator[TarSample]:
-    """
-    The samples of a tar, in little memory whatever is in it.
+    """The samples of a tar, in little memory whatever is in it.
 
     Links, folders, devices and hidden members are left out. An ending that comes again begins another sample.
 
     Args:
-        tar (`str`):
-            A path, or a URL that `fsspec` opens; gzip, bzip2 and xz are recognised.
-        is_wanted (`Callable`):
-            Says of an ending whether the content is read.
-        limits ([`ImageLimits`], *optional*):
-            `max_bytes` holds for all images of a sample; all texts have 16 MiB.
+        tar (`str`): A path, or a URL that `fsspec` opens; gzip, bzip2 and xz are recognised.
+        is_wanted (`Callable`): Says of an ending whether the content is read.
+        limits ([`ImageLimits`], *optional*): `max_bytes` holds for all images of a sample; all texts have 16 MiB.
 
     Raises:
         DamagedTar: after the samples that could be read.

@@ -29,8 +29,7 @@ def decode_text(data: bytes) -> str | bytes:
 
 
 def template_columns(template: str) -> tuple[str, ...]:
-    """
-    The columns that a template names, each once, in their order; `""` is the caption (`{}`).
+    """The columns that a template names, each once, in their order; `""` is the caption (`{}`).
 
     Raises:
         ValueError: if it names none, or the caption more than once.
@@ -47,14 +46,11 @@ def template_columns(template: str) -> tuple[str, ...]:
 
 
 class TextReader:
-    """
-    Makes the text of a pair from a row's columns.
+    """Makes the text of a pair from a row's columns.
 
     Args:
-        templates (`Sequence[str]`):
-            Texts with `{}` for the caption and `{name}` for a column.
-        caption_column (`str`):
-            Column of the captions.
+        templates (`Sequence[str]`): Texts with `{}` for the caption and `{name}` for a column.
+        caption_column (`str`): Column of the captions.
     """
 
     def __init__(self, templates: Sequence[str], caption_column: str):
@@ -68,16 +64,12 @@ class TextReader:
         return tuple(dict.fromkeys(names))
 
     def read(self, row: dict[str, Any], where: str, generator: random.Random) -> tuple[str, int] | SkippedRow:
-        """
-        Draw a text.
+        """Draw a text.
 
         Args:
-            row (`dict`):
-                The values of `columns`.
-            where (`str`):
-                What to call the row in messages: `"row 17"`.
-            generator (`random.Random`):
-                Draws the caption, then the template.
+            row (`dict`): The values of `columns`.
+            where (`str`): What to call the row in messages: `"row 17"`.
+            generator (`random.Random`): Draws the caption, then the template.
 
         Returns:
             `tuple[str, int]`: the text, and a number that only texts of equal captions and columns share, whatever the

@@ -26,45 +26,31 @@ _SUBSETS = "imagenet_subsets.json#"
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryEntry:
-    """
-    One dataset of the registry.
+    """One dataset of the registry.
 
     Args:
-        name (`str`):
-            Its name here, such as `"food101"`.
-        title (`str`):
-            Its name in papers.
-        metric (`str`):
-            What it is scored by, a key of `CLASSIFICATION_METRICS`; `"recall"` for image-text retrieval.
-        hub_id (`str`, *optional*):
-            The repository on the hub; `None` if there is none that could be verified, and the data must be local.
-        hub_config (`str`, *optional*):
-            Its configuration.
-        splits (`dict[str, str]`):
-            For each of `"train"`, `"validation"` and `"test"` that there is, its name on the hub. `"test"` is the part
-            on which figures are published, which for ImageNet is the hub's `validation`.
-        image_column, label_column, caption_column (`str`, *optional*):
-            Columns on the hub. Label columns are those of classification, caption columns of retrieval.
-        captions_per_image (`int`, *optional*):
-            How many captions of an image count, where a convention says so.
-        prompts (`str`, *optional*):
-            The prompt set, see [`load_prompt_set`].
-        class_names (`str`, *optional*):
-            `"features"` if they are the names of the column's `ClassLabel`, `"class_names.json#key"` for those that
-            come with clip_hf.
-        num_classes (`int`, *optional*):
-            How many there are.
-        train_size, test_size (`int`, *optional*):
-            Rows that the paper used (table 9), where it names them.
-        class_folders (`str`, *optional*):
-            `"imagenet_subsets.json#key"` where a local copy has more class folders than the data set has classes.
-        border (`int`, *optional*, defaults to 0):
-            Pixels to cut off each side of an image.
-        suite (`str`):
-            `"paper"` for the paper's 27, `"shift"` for ImageNet's variants, `"extra"`, `"retrieval"`, or `"local"` for
-            those that need no hub.
-        homepage, licence, notes (`str`, *optional*):
-            What else there is to know.
+        name (`str`): Its name here, such as `"food101"`.
+        title (`str`): Its name in papers.
+        metric (`str`): What it is scored by, a key of `CLASSIFICATION_METRICS`; `"recall"` for image-text retrieval.
+        hub_id (`str`, *optional*): The repository on the hub; `None` if there is none that could be verified, and the
+            data must be local.
+        hub_config (`str`, *optional*): Its configuration.
+        splits (`dict[str, str]`): For each of `"train"`, `"validation"` and `"test"` that there is, its name on the
+            hub. `"test"` is the part on which figures are published, which for ImageNet is the hub's `validation`.
+        image_column, label_column, caption_column (`str`, *optional*): Columns on the hub. Label columns are those of
+            classification, caption columns of retrieval.
+        captions_per_image (`int`, *optional*): How many captions of an image count, where a convention says so.
+        prompts (`str`, *optional*): The prompt set, see [`load_prompt_set`].
+        class_names (`str`, *optional*): `"features"` if they are the names of the column's `ClassLabel`,
+            `"class_names.json#key"` for those that come with clip_hf.
+        num_classes (`int`, *optional*): How many there are.
+        train_size, test_size (`int`, *optional*): Rows that the paper used (table 9), where it names them.
+        class_folders (`str`, *optional*): `"imagenet_subsets.json#key"` where a local copy has more class folders than
+            the data set has classes.
+        border (`int`, *optional*, defaults to 0): Pixels to cut off each side of an image.
+        suite (`str`): `"paper"` for the paper's 27, `"shift"` for ImageNet's variants, `"extra"`, `"retrieval"`, or
+            `"local"` for those that need no hub.
+        homepage, licence, notes (`str`, *optional*): What else there is to know.
     """
 
     name: str
@@ -107,14 +93,11 @@ def _entries() -> dict[str, RegistryEntry]:
 
 
 def dataset_names(task: str | None = None, suite: str | None = None) -> list[str]:
-    """
-    Names of the datasets that evaluations know, sorted.
+    """Names of the datasets that evaluations know, sorted.
 
     Args:
-        task (`str`, *optional*):
-            Only those for `"classification"` or `"retrieval"`.
-        suite (`str`, *optional*):
-            Only those of a suite, such as `"paper"`.
+        task (`str`, *optional*): Only those for `"classification"` or `"retrieval"`.
+        suite (`str`, *optional*): Only those of a suite, such as `"paper"`.
 
     Returns:
         `list[str]`: what [`get_dataset`] and [`load_classification`] accept.
@@ -140,12 +123,10 @@ def registry_name(name: str) -> str | None:
 
 
 def get_dataset(name: str) -> RegistryEntry:
-    """
-    What the registry holds on a dataset.
+    """What the registry holds on a dataset.
 
     Args:
-        name (`str`):
-            One of [`dataset_names`]; capitals and hyphens for underscores do not matter.
+        name (`str`): One of [`dataset_names`]; capitals and hyphens for underscores do not matter.
 
     Raises:
         ValueError: if there is no such name; the message names near ones.
@@ -161,14 +142,12 @@ def get_dataset(name: str) -> RegistryEntry:
 
 
 def load_class_names(source: str | os.PathLike) -> list[str]:
-    """
-    Class names from data that come with clip_hf, an installed clip-benchmark, or a file.
+    """Class names from data that come with clip_hf, an installed clip-benchmark, or a file.
 
     Args:
-        source (`str` or `os.PathLike`):
-            `"class_names.json#pets"` for the names that come with clip_hf (a wrong key names them all),
-            `"clip_benchmark:pets"` for those in an installed clip-benchmark, or a file: `.txt` with a name a line,
-            `.json` with a list of names.
+        source (`str` or `os.PathLike`): `"class_names.json#pets"` for the names that come with clip_hf (a wrong key
+            names them all), `"clip_benchmark:pets"` for those in an installed clip-benchmark, or a file: `.txt` with a
+            name a line, `.json` with a list of names.
 
     Returns:
         `list[str]`: a name for each class, in the order of the label ids. A name may occur twice, as in ImageNet.
@@ -221,8 +200,7 @@ def class_folders(entry: RegistryEntry) -> set[str] | None:
 
 
 def check_class_names(names: Any, where: str) -> list[str]:
-    """
-    Check that `names` is a list of strings that are not blank.
+    """Check that `names` is a list of strings that are not blank.
 
     Raises:
         ValueError: if it is not; `where` says what is meant.
@@ -236,14 +214,13 @@ def check_class_names(names: Any, where: str) -> list[str]:
 
 
 def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
-    """
-    Prompt templates from wherever they are.
+    """Prompt templates from wherever they are.
 
     Args:
-        source (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`):
-            The name of a prompt set, or of a built-in dataset that has prompts (`"openmoji"`); a file, `.txt` or
-            `.json` (see [`load_prompt_set`]); `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a
-            template; a list of them; or each class's own prompts.
+        source (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`): The name of a prompt set, or of a
+            built-in dataset that has prompts (`"openmoji"`); a file, `.txt` or `.json` (see [`load_prompt_set`]);
+            `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template; a list of them; or each
+            class's own prompts.
 
     Returns:
         `tuple[str, ...]` of templates with `{}` where the class goes, or `dict` of complete prompts by class name.

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The data of evaluations: labelled images, and images with captions, from any source.
+"""The data of evaluations: labelled images, and images with captions, from any source.
 
 Images stay undecoded. Shapes: n rows, c classes.
 """
@@ -41,29 +40,25 @@ _USUAL_COLUMNS = {
 
 @dataclass(frozen=True)
 class ClassificationOptions:
-    """
-    Choices for labelled images that replace those of the registry and of the data.
+    """Choices for labelled images that replace those of the registry and of the data.
 
     Args:
-        image_column (`str`, *optional*):
-            Column of the images; by default the only one of images, or one with a usual name.
-        label_column (`str`, *optional*):
-            Column of the labels; by default the only one of labels, or one with a usual name.
-        class_names (`Sequence[str]` or `str`, *optional*):
-            A name for each label id, or where to find them, see [`load_class_names`].
-        templates (*optional*):
-            Prompts: whatever [`load_templates`] takes. By default the registry's, or `"simple"`.
-        metric (`str`, *optional*):
-            A key of `CLASSIFICATION_METRICS`. By default the registry's; `"map_11point"` where an image has several
-            labels, `"top1"` otherwise.
-        split (`str`, *optional*):
-            Which part. By default the registry's, `"test"`, `"validation"`, or the only one there is.
-        limit (`int`, *optional*):
-            Take at most this many rows, evenly spaced.
-        min_image_size (`int`, *optional*):
-            Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
-        image_root (`str`, *optional*):
-            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
+        image_column (`str`, *optional*): Column of the images; by default the only one of images, or one with a usual
+            name.
+        label_column (`str`, *optional*): Column of the labels; by default the only one of labels, or one with a usual
+            name.
+        class_names (`Sequence[str]` or `str`, *optional*): A name for each label id, or where to find them, see
+            [`load_class_names`].
+        templates (*optional*): Prompts: whatever [`load_templates`] takes. By default the registry's, or `"simple"`.
+        metric (`str`, *optional*): A key of `CLASSIFICATION_METRICS`. By default the registry's; `"map_11point"` where
+            an image has several labels, `"top1"` otherwise.
+        split (`str`, *optional*): Which part. By default the registry's, `"test"`, `"validation"`, or the only one
+            there is.
+        limit (`int`, *optional*): Take at most this many rows, evenly spaced.
+        min_image_size (`int`, *optional*): Leave out images whose shorter edge has fewer pixels, with a warning that
+            says how many.
+        image_root (`str`, *optional*): A folder below which paths of images in tables and Parquet may lead, besides
+            their own; `"/"` for any.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -99,28 +94,19 @@ def _check_rows(options: Any) -> None:
 
 @dataclass
 class ClassificationData:
-    """
-    Labelled images, ready to be classified.
+    """Labelled images, ready to be classified.
 
     Args:
-        name (`str`):
-            The data set's name.
-        data (`datasets.Dataset`):
-            n rows, images undecoded.
-        image_column (`str`):
-            Column of the images.
-        label_column (`str`):
-            Column of the labels, as they were given; `targets` has them as numbers.
-        class_names (`list[str]`):
-            c names; a name may occur twice, as "missile" does in ImageNet.
-        templates (`tuple[str, ...]` or `dict[str, tuple[str, ...]]`):
-            Prompts with `{}` where the class goes, or each class's own.
-        metric (`str`):
-            What the data set is scored by, a key of `CLASSIFICATION_METRICS`.
-        split (`str`):
-            The part of the data set.
-        source (`str`):
-            Where it was.
+        name (`str`): The data set's name.
+        data (`datasets.Dataset`): n rows, images undecoded.
+        image_column (`str`): Column of the images.
+        label_column (`str`): Column of the labels, as they were given; `targets` has them as numbers.
+        class_names (`list[str]`): c names; a name may occur twice, as "missile" does in ImageNet.
+        templates (`tuple[str, ...]` or `dict[str, tuple[str, ...]]`): Prompts with `{}` where the class goes, or each
+            class's own.
+        metric (`str`): What the data set is scored by, a key of `CLASSIFICATION_METRICS`.
+        split (`str`): The part of the data set.
+        source (`str`): Where it was.
     """
 
     name: str
@@ -138,8 +124,7 @@ class ClassificationData:
 
     @functools.cached_property
     def targets(self) -> np.ndarray:
-        """
-        The labels: int64 (n,), or bool (n, c) where an image may have several.
+        """The labels: int64 (n,), or bool (n, c) where an image may have several.
 
         Raises:
             ValueError: if a label is missing, or is none of the classes.
@@ -171,26 +156,23 @@ class ClassificationData:
 
 @dataclass(frozen=True)
 class CaptionedDataOptions:
-    """
-    Choices for captioned images that replace those of the registry.
+    """Choices for captioned images that replace those of the registry.
 
     Args:
-        image_column (`str`, *optional*):
-            Column of the images, `"image"` by default.
-        caption_column (`str`, *optional*):
-            Column of the captions, a string or a list of strings, `"caption"` by default.
-        image_id_column (`str`, *optional*):
-            A column that has equal values in rows that show the same image; their captions are put together.
-        captions_per_image (`int`, *optional*):
-            Take at most this many captions of each image, the first ones; by default all, or as the registry says.
-        split (`str`, *optional*):
-            Which part. By default `"test"`, `"validation"`, or the only one there is; all rows of data without parts.
-        limit (`int`, *optional*):
-            Take at most this many images, evenly spaced.
-        min_image_size (`int`, *optional*):
-            Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
-        image_root (`str`, *optional*):
-            A folder below which paths of images in tables and Parquet may lead, besides their own; `"/"` for any.
+        image_column (`str`, *optional*): Column of the images, `"image"` by default.
+        caption_column (`str`, *optional*): Column of the captions, a string or a list of strings, `"caption"` by
+            default.
+        image_id_column (`str`, *optional*): A column that has equal values in rows that show the same image; their
+            captions are put together.
+        captions_per_image (`int`, *optional*): Take at most this many captions of each image, the first ones; by
+            default all, or as the registry says.
+        split (`str`, *optional*): Which part. By default `"test"`, `"validation"`, or the only one there is; all rows
+            of data without parts.
+        limit (`int`, *optional*): Take at most this many images, evenly spaced.
+        min_image_size (`int`, *optional*): Leave out images whose shorter edge has fewer pixels, with a warning that
+            says how many.
+        image_root (`str`, *optional*): A folder below which paths of images in tables and Parquet may lead, besides
+            their own; `"/"` for any.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -213,22 +195,15 @@ class CaptionedDataOptions:
 
 @dataclass
 class RetrievalData:
-    """
-    Images with their captions.
+    """Images with their captions.
 
     Args:
-        name (`str`):
-            The data set's name.
-        data (`datasets.Dataset`):
-            One row an image, undecoded.
-        image_column (`str`):
-            Column of the images.
-        captions (`list[list[str]]`):
-            The captions of each image, at least one.
-        split (`str`):
-            The part of the data set.
-        source (`str`):
-            Where it was.
+        name (`str`): The data set's name.
+        data (`datasets.Dataset`): One row an image, undecoded.
+        image_column (`str`): Column of the images.
+        captions (`list[list[str]]`): The captions of each image, at least one.
+        split (`str`): The part of the data set.
+        source (`str`): Where it was.
     """
 
     name: str
@@ -249,8 +224,7 @@ def load_classification(
     source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
     options: ClassificationOptions | None = None,
 ) -> ClassificationData:
-    """
-    Load labelled images with class names, prompts and metric.
+    """Load labelled images with class names, prompts and metric.
 
     A source is one of:
 
@@ -270,10 +244,8 @@ def load_classification(
     names that are the data's in another order are brought into the data's order.
 
     Args:
-        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
-            Which data.
-        options ([`ClassificationOptions`], *optional*):
-            Columns, names, prompts, metric, part and number of rows.
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping): Which data.
+        options ([`ClassificationOptions`], *optional*): Columns, names, prompts, metric, part and number of rows.
 
     Returns:
         [`ClassificationData`].
@@ -294,14 +266,11 @@ def load_splits(
     source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
     options: ClassificationOptions | None = None,
 ) -> dict[str, ClassificationData]:
-    """
-    Load all parts of labelled images, for classifiers that are trained on their features.
+    """Load all parts of labelled images, for classifiers that are trained on their features.
 
     Args:
-        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
-            As in [`load_classification`].
-        options ([`ClassificationOptions`], *optional*):
-            As there, without `split`; `limit` holds for each part.
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping): As in [`load_classification`].
+        options ([`ClassificationOptions`], *optional*): As there, without `split`; `limit` holds for each part.
 
     Returns:
         `dict[str, ClassificationData]`: those of `"train"`, `"validation"` and `"test"` that there are, `"test"` being
@@ -457,16 +426,13 @@ def load_retrieval(
     source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
     options: CaptionedDataOptions | None = None,
 ) -> RetrievalData:
-    """
-    Load images with their captions.
+    """Load images with their captions.
 
     Args:
-        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping):
-            A name of the registry, see [`dataset_names`] with the task `"retrieval"`; `"name=path"` for a local copy;
-            whatever [`load_pairs`] takes (files, folders, the hub); a `datasets.Dataset`, or several by the name of
-            their part.
-        options ([`CaptionedDataOptions`], *optional*):
-            Columns, part, number of images and of captions.
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping): A name of the registry, see [`dataset_names`]
+            with the task `"retrieval"`; `"name=path"` for a local copy; whatever [`load_pairs`] takes (files, folders,
+            the hub); a `datasets.Dataset`, or several by the name of their part.
+        options ([`CaptionedDataOptions`], *optional*): Columns, part, number of images and of captions.
 
     Returns:
         [`RetrievalData`].

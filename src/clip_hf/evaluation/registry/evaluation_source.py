@@ -24,14 +24,11 @@ _TASKS = {"classification": "captions and no classes", "retrieval": "classes and
 
 @dataclass(frozen=True)
 class EvaluationSource:
-    """
-    Data as they were found, before a part is read.
+    """Data as they were found, before a part is read.
 
     Args:
-        found ([`DataSource`] or [`HubSource`]):
-            The data.
-        entry ([`RegistryEntry`], *optional*):
-            What the registry says about them.
+        found ([`DataSource`] or [`HubSource`]): The data.
+        entry ([`RegistryEntry`], *optional*): What the registry says about them.
     """
 
     found: DataSource | HubSource
@@ -53,8 +50,7 @@ class EvaluationSource:
         return self.found.part_names or (WHOLE,)
 
     def resolve(self, split: str | None) -> str:
-        """
-        The part that is meant by `split`; by default the one on which figures are published, or the only one.
+        """The part that is meant by `split`; by default the one on which figures are published, or the only one.
 
         Raises:
             ValueError: if there is no such part, or several and none of these.
@@ -85,8 +81,7 @@ class EvaluationSource:
         return names
 
     def load(self, split: str, read: Callable[[Rows], datasets.Dataset]) -> datasets.Dataset:
-        """
-        The rows of a part, or of a slice of one, as `read` makes them of the rows that were found.
+        """The rows of a part, or of a slice of one, as `read` makes them of the rows that were found.
 
         Raises:
             ValueError: if there are none.
@@ -109,14 +104,11 @@ class EvaluationSource:
 
 
 def open_source(source: Any, task: str) -> EvaluationSource:
-    """
-    Find data for an evaluation: see [`load_classification`] and [`load_retrieval`] for what a source may be.
+    """Find data for an evaluation: see [`load_classification`] and [`load_retrieval`] for what a source may be.
 
     Args:
-        source:
-            The data.
-        task (`str`):
-            `"classification"` or `"retrieval"`.
+        source: The data.
+        task (`str`): `"classification"` or `"retrieval"`.
 
     Raises:
         ValueError: if there are none, or they are for the other task; the message says what to do.

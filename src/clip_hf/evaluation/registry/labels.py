@@ -85,8 +85,7 @@ def read_class_names(
 def _names_of_strings(
     opened: EvaluationSource, data: datasets.Dataset, column: str, read: Callable[[Rows], datasets.Dataset]
 ) -> list[str] | None:
-    """
-    Labels that are strings are names themselves: those of all parts, sorted, with spaces for underscores.
+    """Labels that are strings are names themselves: those of all parts, sorted, with spaces for underscores.
 
     None where labels are no strings, or where all of them are numbers: ids of classes, which have names elsewhere.
     """
