@@ -124,7 +124,7 @@ def launched(words: Sequence[str]) -> list[str]:
 
 
 def _module_command(words: Sequence[str]) -> list[str]:
-    assert words[0] in ("clip_hf", "clip_hf.cli"), words
+    assert words[0] == "clip_hf", words
     return ["clip-hf", *words[1:]]
 
 

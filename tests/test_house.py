@@ -16,7 +16,17 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from import_graph import PACKAGE, Import, find_circles, folder_graph, import_graph, own_imports, python_files
+from import_graph import (
+    PACKAGE,
+    Import,
+    find_circles,
+    folder_graph,
+    import_graph,
+    imported_modules,
+    module_files,
+    own_imports,
+    python_files,
+)
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +181,21 @@ def check_private_imports(package_folder: Path) -> list[str]:
     ]
 
 
+def check_targets(package_folder: Path) -> list[str]:
+    """Imports from modules of ours that do not exist, and lists of names in files that are no packages."""
+    modules, problems = module_files(package_folder), []
+    for name, path in modules.items():
+        file = path.relative_to(package_folder)
+        for item in own_imports(path, package_folder.name):
+            missing = set(imported_modules(name, item, modules)) - modules.keys()
+            problems += [
+                f"{file}:{item.line}: imports from {target}, which does not exist" for target in sorted(missing)
+            ]
+        if path.name != "__init__.py" and "\n__all__ = " in path.read_text(encoding="utf-8"):
+            problems.append(f"{file}: has __all__; only packages list their names")
+    return problems
+
+
 def check_folders(graph: dict[str, set[str]], folders: tuple[str, ...]) -> list[str]:
     """Folders without a place among `folders`, imports from a folder that is not below, and circles."""
     problems = [f"{folder}/: not in FOLDERS; give it a place" for folder in graph if folder not in folders]
@@ -323,6 +348,10 @@ def test_folders_form_layers():
     assert check_folders(graph, FOLDERS) == []
     assert len(graph) <= MAX_FOLDERS
     assert sum(map(len, graph.values())) <= MAX_ARROWS
+
+
+def test_imports_lead_somewhere():
+    assert check_targets(PACKAGE) == []
 
 
 def test_no_module_imports_another_ones_private_names():
@@ -514,6 +543,14 @@ def test_folders_that_break_the_layers_are_named(tmp_path):
         "c/: not in FOLDERS; give it a place",
         "a/: imports from b/, which is not a layer below it",
         "circle: a -> b -> a",
+    ]
+
+
+def test_imports_that_lead_nowhere_are_named(tmp_path):
+    files = {"a.py": "from .b import f\nfrom .c.d import g\nfrom . import b", "b.py": 'X = 1\n__all__ = ["X"]\n'}
+    assert check_targets(write(tmp_path, files)) == [
+        "a.py:2: imports pkg.c.d, which does not exist",
+        "b.py: has __all__; only packages list their names",
     ]
 
 

@@ -45,7 +45,7 @@ NOT_RUN = {
     "sbatch": "needs SLURM",
     "torchrun --nnodes 2": "needs two nodes of eight GPUs",
     "accelerate launch --config_file examples/launch/multi_gpu.yaml --num_processes 8": "needs eight GPUs",
-    "accelerate launch --num_processes 8 -m clip_hf.cli evaluate": "needs eight GPUs",
+    "accelerate launch --num_processes 8 -m clip_hf evaluate": "needs eight GPUs",
 }
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
@@ -151,7 +151,7 @@ def test_the_tables_have_no_entry_too_many():
         "accelerate launch --config_file examples/launch/none.yaml -m clip_hf train examples/recipes/demo.yaml",
         "torchrun --nproc_per_node 2 -m clip_hf train examples/recipes/demo.yaml --no_option 1",
         "python examples/train_clip.py --no_option 1",
-        "torchrun --nproc_per_node 2 -m clip_hf.cli evaluate model --no-option",
+        "torchrun --nproc_per_node 2 -m clip_hf evaluate model --no-option",
         "sbatch --nodes 4 examples/launch/none.sh examples/recipes/demo.yaml",
         "sbatch --nodes 4 examples/launch/slurm.sh examples/recipes/pretrain_rn50.yaml --output_dir outputs",
         "make no-such-target",

@@ -60,6 +60,3 @@ def _share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a number from 0 to 1")
     return value
-
-
-__all__ = ["add_arguments"]

@@ -31,6 +31,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scaling-metric", default="top1", help="metric whose error is fitted (default: %(default)s)")
     add_evaluation_arguments(parser)
-
-
-__all__ = ["add_arguments"]

@@ -46,6 +46,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hub = parser.add_argument_group("hub")
     hub.add_argument("--push-to-hub", metavar="REPO_ID", help="upload the result to this repo of the hub as well")
     hub.add_argument("--private", action="store_true", help="make the repo a private one, should it be new")
-
-
-__all__ = ["FORMATS", "TOWERS", "add_arguments"]

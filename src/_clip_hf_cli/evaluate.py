@@ -20,7 +20,7 @@ examples:
   clip-hf evaluate outputs/demo/vit/last --tasks zero_shot retrieval linear_probe few_shot \\
       --data openmoji openmoji_skin_tones                      offline, what `make demo` trained
   clip-hf evaluate open_clip:ViT-B-32/laion2b_s34b_b79k --data cifar100
-  torchrun --nproc_per_node 2 -m clip_hf.cli evaluate my_model --data cifar10
+  torchrun --nproc_per_node 2 -m clip_hf evaluate my_model --data cifar10
 """
 
 
@@ -123,14 +123,3 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{name} that one image may take (default: {'as Pillow' if default is None else f'{default:,}'})",
         )
-
-
-__all__ = [
-    "HIGH_BIT_DEPTH",
-    "IMAGE_LIMITS",
-    "MAX_SKIPPED_SHARE",
-    "METRICS",
-    "TASKS",
-    "add_arguments",
-    "add_evaluation_arguments",
-]

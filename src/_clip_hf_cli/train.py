@@ -219,6 +219,3 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
             return super()._format_action_invocation(action)
         values = self._format_args(action, self._get_default_metavar_for_optional(action))
         return f"{action.option_strings[0]} {values}"
-
-
-__all__ = ["TrainingFields", "add_arguments", "is_none"]

@@ -128,6 +128,3 @@ def register() -> None:
     ClipHFPreTrainedModel.read_other_format = staticmethod(from_pretrained)
     ClipHFModel.push_with_card = staticmethod(push_with_model_card)
     ClipHFProcessor.read_other_format = staticmethod(processor_from_pretrained)
-
-
-__all__ = ["register"]

@@ -128,6 +128,3 @@ def _of_parameter(name: str, tensor) -> StoredTensor:
     if name == "logit_scale":  # one element of one axis while FSDP2 trains it
         tensor = tensor.reshape(())
     return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor.detach().cpu())
-
-
-__all__ = ["Checkpoint", "SourceOptions", "check_no_logit_bias", "note_left_out"]

@@ -76,6 +76,3 @@ class CheckpointFormat:
     def source_config(self, checkpoint: Checkpoint, path: Path) -> Any:
         """The configuration that [`features`] takes for a checkpoint read from `path`."""
         return checkpoint.config
-
-
-__all__ = ["CheckpointFormat"]

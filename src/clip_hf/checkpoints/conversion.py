@@ -296,6 +296,3 @@ def _write_card(
     if (destination / "README.md").is_file():  # whose hand edits are kept
         shutil.copyfile(destination / "README.md", temporary / "README.md")
     write_model_card(temporary, checkpoint.config, destination.name, card, report.num_parameters)
-
-
-__all__ = ["ConversionReport", "convert", "fixed_inputs"]

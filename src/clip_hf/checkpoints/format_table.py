@@ -15,6 +15,3 @@ FORMAT_TABLE: dict[str, CheckpointFormat] = {
 }
 FORMATS = tuple(FORMAT_TABLE)
 """The formats that can be read and written."""
-
-
-__all__ = ["FORMATS", "FORMAT_TABLE"]

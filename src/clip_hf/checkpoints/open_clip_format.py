@@ -540,18 +540,3 @@ class OpenClipFormat(CheckpointFormat):
     ) -> dict[str, torch.Tensor]:
         """Features of OpenAI's arithmetic, which open_clip's is."""
         return openai_features(tensors, config, inputs, dtype)
-
-
-__all__ = [
-    "OpenClipFormat",
-    "CONFIG_NAME",
-    "WEIGHT_NAMES",
-    "config_from_open_clip",
-    "config_of",
-    "config_to_open_clip",
-    "image_processor_from_open_clip",
-    "preprocess_to_open_clip",
-    "read",
-    "read_config",
-    "write",
-]

@@ -343,16 +343,3 @@ class OpenAIFormat(CheckpointFormat):
     ) -> dict[str, torch.Tensor]:
         """Features of OpenAI's arithmetic."""
         return openai_features(tensors, config, inputs, dtype)
-
-
-__all__ = [
-    "OpenAIFormat",
-    "check_expressible",
-    "config_from_shapes",
-    "image_processor_of",
-    "is_openai_named",
-    "published_name",
-    "read",
-    "take_extras",
-    "write",
-]

@@ -234,16 +234,3 @@ def _from_ours(parts: list[StoredTensor], kind: str) -> StoredTensor:
     if kind == TRANSPOSED:
         return StoredTensor(first.shape[::-1], first.dtype, lambda: first.read().T.contiguous())
     return first
-
-
-__all__ = [
-    "BATCH_NORM_STATISTICS",
-    "Weight",
-    "is_float32_in_mixed_precision",
-    "listed",
-    "our_shapes",
-    "rename",
-    "rename_back",
-    "source_shape",
-    "weight_table",
-]

@@ -77,6 +77,3 @@ def _hints_on_neighbours(name: str) -> list[str]:
         return []
     some = ", ".join(names[:_MAX_NEIGHBOURS]) + (", ..." if len(names) > _MAX_NEIGHBOURS else "")
     return [f"{folder} exists, and holds {some or 'nothing'}."]
-
-
-__all__ = ["WEIGHT_SUFFIXES", "check_exists", "describe_missing"]

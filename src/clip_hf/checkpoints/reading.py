@@ -72,6 +72,3 @@ def _read_folder(folder: Path, options: SourceOptions) -> Checkpoint:
     raise ValueError(
         f"{folder} is no checkpoint of a format known here: it has neither a config.json nor {CONFIG_NAME}. {cure}."
     )
-
-
-__all__ = ["is_foreign", "lacks_config", "read_checkpoint"]

@@ -245,6 +245,3 @@ def openai_features(
             "image": openai_image_features(tensors, config, inputs["pixel_values"], dtype),
             "text": openai_text_features(tensors, config, inputs["input_ids"], dtype),
         }
-
-
-__all__ = ["model_features", "openai_features", "openai_image_features", "openai_text_features", "streamed"]

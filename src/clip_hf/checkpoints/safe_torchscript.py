@@ -661,6 +661,3 @@ def _read_tensor(path: str, name: str, layout: _Layout) -> torch.Tensor:
     if values.is_contiguous() and values.numel() == layout.storage.size:
         return values
     return values.clone(memory_format=torch.contiguous_format)
-
-
-__all__ = ["check_archive", "is_torchscript", "is_zip", "read_torchscript"]

@@ -212,6 +212,3 @@ def _as_they_were(tensors: dict[str, StoredTensor], dtypes: dict[str, torch.dtyp
             if not torch.equal(values.to(dtypes[name]).to(tensor.dtype), values):
                 return tensors  # trained since: what it has learned would be rounded away
     return {name: convert_tensor(name, tensor, dtypes[name]) for name, tensor in tensors.items()}
-
-
-__all__ = ["build_model", "from_pretrained", "load", "processor_from_pretrained", "save"]

@@ -26,6 +26,3 @@ class StoredTensor:
     def of(cls, tensor: torch.Tensor) -> "StoredTensor":
         """Wrap a tensor that is in memory, or mapped into it."""
         return cls(tuple(tensor.shape), tensor.dtype, lambda: tensor)
-
-
-__all__ = ["StoredTensor"]

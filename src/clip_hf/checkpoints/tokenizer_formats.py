@@ -106,13 +106,3 @@ def is_openais(tokenizer: ClipHFTokenizer) -> bool:
 @functools.cache
 def _openai_vocabulary() -> dict[str, int]:
     return ClipHFTokenizer.from_bpe_file(OPENAI_MERGES).get_vocab()
-
-
-__all__ = [
-    "OPENAI_MERGES",
-    "OPENAI_VOCAB_SIZE",
-    "build_tokenizer",
-    "has_tokenizer",
-    "is_openais",
-    "save_for_transformers",
-]

@@ -145,6 +145,3 @@ def _tensor(key: int, tensor: StoredTensor, takes_gradient: bool) -> bytes:
     layout = _number(0) + _numbers(tensor.shape) + _numbers(reversed(strides))
     gradient = b"\x88" if takes_gradient else b"\x89"
     return _global(REBUILD_TENSOR) + b"(" + storage + layout + gradient + _global("collections OrderedDict") + b")RtR"
-
-
-__all__ = ["write_torchscript"]

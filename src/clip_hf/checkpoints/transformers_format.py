@@ -331,18 +331,3 @@ class ClipHFFormat(TransformersFormat):
     def source_config(self, checkpoint: Checkpoint, path: Path) -> ClipHFConfig:
         """Our configuration."""
         return checkpoint.config
-
-
-__all__ = [
-    "ClipHFFormat",
-    "TransformersFormat",
-    "MODEL_TYPES",
-    "TOWERS",
-    "config_to_transformers",
-    "is_batch_norm",
-    "read",
-    "read_config_type",
-    "widest_dtype",
-    "write",
-    "write_ours",
-]

@@ -186,6 +186,3 @@ def _without_prefixes(tensors: dict[str, StoredTensor], path: Path) -> dict[str,
             raise ValueError(f"{path}: some names begin with {prefix!r} and some do not, such as {others[0]}.")
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
-
-
-__all__ = ["TRANSFORMERS_WEIGHT_NAMES", "WeightFile", "first_file", "open_weights"]

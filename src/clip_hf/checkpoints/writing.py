@@ -199,15 +199,3 @@ def _write(write: Callable[[], object], path: Path) -> None:
         if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
             raise
         raise OSError(f"Writing {path} failed ({error}); is the disk full? Nothing was left behind.") from error
-
-
-__all__ = [
-    "check_destination",
-    "check_format_holds",
-    "convert_tensor",
-    "dtype_in_model",
-    "notes_on_format",
-    "size_in_bytes",
-    "with_dtype",
-    "write_checkpoint",
-]

@@ -143,6 +143,3 @@ def _check_model(model: Any) -> None:
             f"A {type(model).__name__} is not a CLIP with an image and a text tower: it needs `config`, "
             f"{' and '.join(f'`{name}`' for name in towers)}, as `ClipHFModel` and transformers' `CLIPModel` have."
         )
-
-
-__all__ = ["pipeline"]

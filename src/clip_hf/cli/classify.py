@@ -179,6 +179,3 @@ def _printable(text: str) -> str:
     """The text without what standard output has no character for, such as the bytes of a path that is not UTF-8."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-__all__ = ["classify_images", "image_paths", "read_labels", "run"]

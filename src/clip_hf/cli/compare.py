@@ -83,6 +83,3 @@ def _scaling(folders: list[Path], names: list[str], options: argparse.Namespace)
         raise ValueError(f"--scaling-metric {metric}: no evaluation with this metric was made of all the models.")
     means = [sum(of_model[key] for key in common) / len(common) for of_model in errors]
     return fit_scaling(options.compute, means, names)
-
-
-__all__ = ["run"]

@@ -78,6 +78,3 @@ def _push(path: Path, repo_id: str, private: bool) -> str:
                 temporary.write_text(str(merged), encoding="utf-8")
         return str(api.upload_folder(repo_id=repo_id, folder_path=path, commit_message=message))
     return str(api.upload_file(repo_id=repo_id, path_or_fileobj=path, path_in_repo=path.name, commit_message=message))
-
-
-__all__ = ["run"]

@@ -118,6 +118,3 @@ def run(options: argparse.Namespace) -> int:
         if options.update_card:
             print(f"Updated {update_card(options.model, results)}.")
     return 0
-
-
-__all__ = ["evaluate", "run", "suite_options", "update_card"]

@@ -24,6 +24,3 @@ def run(options: argparse.Namespace) -> int:
     if distributed.is_initialized():
         distributed.destroy_process_group()
     return 0
-
-
-__all__ = ["run"]

@@ -109,6 +109,3 @@ def _turn_hue(image: Image.Image, share: float) -> Image.Image:
     shift = round(share * 256)
     hue = hue.point([(level + shift) % 256 for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-
-
-__all__ = ["Augmentation", "random_square_crop", "random_window"]

@@ -35,6 +35,3 @@ BUILT_IN_DATASETS: dict[str, BuiltInDataset] = {
     "digits": BuiltInDataset(load_digits_parts, "Handwritten digits (scikit-learn.org, CC BY 4.0)"),
 }
 """What training's `--dataset` and evaluation's `--data` take by name."""
-
-
-__all__ = ["BUILT_IN_DATASETS", "BuiltInDataset"]

@@ -300,6 +300,3 @@ def _mixed(loaded: list[datasets.Dataset], weights: Sequence[float] | None, seed
         rows.append(offset + order[np.arange(count) % len(data)])
         offset += len(data)
     return together.select(np.concatenate(rows), keep_in_memory=True)
-
-
-__all__ = ["load_pairs", "read_pairs", "split_names", "stamp_of"]

@@ -114,6 +114,3 @@ def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarra
         for channel in range(channels):
             np.take(table[channel], image[channel], out=out[channel], mode="clip")
     return torch.from_numpy(pixels)
-
-
-__all__ = ["ImageTextCollator", "batch_pixels", "count_plain"]

@@ -460,6 +460,3 @@ def deduplicate(
         duplicate_of=np.array([work.dropped[row][0] for row in order], dtype=np.int64),
         cosines=np.array([work.dropped[row][1] for row in order], dtype=np.float64),
     )
-
-
-__all__ = ["Duplicates", "QueryBalance", "balance_by_query", "deduplicate", "queries_from_captions"]

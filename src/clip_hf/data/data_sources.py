@@ -356,6 +356,3 @@ def _other_tables(folder: Path) -> dict[str | None, list[str]]:
 
 def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
-
-
-__all__ = ["KNOWN_ENDINGS", "Data", "DataSource", "HubSource", "Rows", "find_source"]

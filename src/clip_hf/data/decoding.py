@@ -156,6 +156,3 @@ def _name(source: Any) -> str:
 def _pixels(image: Image.Image) -> np.ndarray:
     """(channels, height, width), uint8."""
     return np.ascontiguousarray(np.moveaxis(as_bytes(image), 2, 0)).astype(np.uint8, copy=False)
-
-
-__all__ = ["ImageReader", "check_not_missing", "skipped_image"]

@@ -56,6 +56,3 @@ def _png(image: np.ndarray) -> bytes:
     with io.BytesIO() as buffer:
         shades.resize((_PIXELS, _PIXELS), Image.Resampling.BICUBIC).convert("RGB").save(buffer, "PNG")
         return buffer.getvalue()
-
-
-__all__ = ["load_digits_parts"]

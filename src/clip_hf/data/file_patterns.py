@@ -205,6 +205,3 @@ def table_parts(folder: Path) -> dict[str | None, list[str]]:
         if parts:
             return parts
     return {}
-
-
-__all__ = ["SHARDS", "TABLES", "data_files", "ending_of", "files_of", "table_parts", "without_metadata"]

@@ -149,6 +149,3 @@ def _path_id(path: str) -> int:
     except (OSError, ValueError):  # ValueError: a null byte
         pass
     return stable_id("path", path)
-
-
-__all__ = ["hold_out"]

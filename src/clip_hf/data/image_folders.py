@@ -73,6 +73,3 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 def _ending(path: Path) -> str:
     return path.suffix.lower().lstrip(".")
-
-
-__all__ = ["contiguous_parts", "folder_rows", "images_in", "is_hidden"]

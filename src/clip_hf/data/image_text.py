@@ -317,6 +317,3 @@ def finish_item(
         # A row without an id shares its image with no other.
         item["image_id"] = stable_id("row", where) if value is None else stable_id("id", str(value))
     return item
-
-
-__all__ = ["ImageTextDataset", "read_captions"]

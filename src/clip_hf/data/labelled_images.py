@@ -99,6 +99,3 @@ def _of_one_kind(values: list[Any], column: str, table: str) -> pa.Array:
             f"The column {column!r} of {table} has values of different kinds: {str(error).rstrip('.')}. Write all of "
             "them alike, as numbers or in quotes."
         ) from error
-
-
-__all__ = ["read_labelled"]

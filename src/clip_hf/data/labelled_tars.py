@@ -113,6 +113,3 @@ def _as_type(value: Any, kind: pa.DataType) -> Any:
         return pa.scalar(value, kind).as_py()
     except (pa.ArrowException, OverflowError, TypeError, ValueError):
         return None
-
-
-__all__ = ["read_tars"]

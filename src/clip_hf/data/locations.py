@@ -197,13 +197,3 @@ def _located_chunk(chunk: pa.Array, folders: Any, locate: Callable) -> pa.Array:
     ]
     fields["path"] = pa.array(paths, fields["path"].type)
     return pa.StructArray.from_arrays([fields[name] for name in names], fields=list(chunk.type), mask=chunk.is_null())
-
-
-__all__ = [
-    "load_parquet",
-    "load_saved",
-    "located_from_hub",
-    "located_in_saved",
-    "undecoded",
-    "with_locations",
-]

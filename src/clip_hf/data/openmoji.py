@@ -311,13 +311,3 @@ def load_openmoji_skin_tones() -> datasets.DatasetDict:
         part = part.remove_columns("skin_tones").add_column("label", labels, feature=feature)
         labelled[split] = part.select(np.nonzero(labels >= 0)[0])
     return datasets.DatasetDict(labelled)
-
-
-__all__ = [
-    "ATTRIBUTION",
-    "OPENMOJI_TEMPLATES",
-    "caption_from_emoji_name",
-    "load_openmoji",
-    "load_openmoji_skin_tones",
-    "split_emoji_name",
-]

@@ -220,6 +220,3 @@ def iter_texts(data: Any, options: PairOptions, num_rows: int | None = None) -> 
         data = data.with_format(None).select_columns(list(reader.columns))
     for row in itertools.islice(data, num_rows):
         yield from reader.read_all({name: row.get(name) for name in reader.columns})
-
-
-__all__ = ["PairLoader", "iter_texts"]

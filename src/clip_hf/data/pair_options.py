@@ -111,6 +111,3 @@ def row_columns(options: PairOptions) -> dict[str, str]:
     if options.image_id_column is not None:
         roles.setdefault(options.image_id_column, "id")
     return roles
-
-
-__all__ = ["PairOptions", "row_columns"]

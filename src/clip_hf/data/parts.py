@@ -128,16 +128,3 @@ def read_parts(split: str, load: Callable[[str], datasets.Dataset]) -> datasets.
         for each in ranges
     ]
     return rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
-
-
-__all__ = [
-    "SPLIT_NAMES",
-    "files_by_part",
-    "find_part",
-    "is_part_of_its_own",
-    "no_such_part",
-    "part_folders",
-    "parts_in",
-    "read_parts",
-    "table_part",
-]

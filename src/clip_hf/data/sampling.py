@@ -89,6 +89,3 @@ class StepSampler:
             if epoch != current:
                 current, rows = epoch, self.order.epoch_rows(epoch)
             yield [(epoch, row) for row in rows[place, mine].tolist()]
-
-
-__all__ = ["StepOrder", "StepSampler"]

@@ -171,6 +171,3 @@ class SkipCounter:
         for kind, places in state["places"].items():
             for place in places:
                 self._add_place(kind, place)
-
-
-__all__ = ["SkipCounter", "SkippedRow"]

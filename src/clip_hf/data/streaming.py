@@ -356,6 +356,3 @@ class ImageTextStream(IterableDataset):
         if isinstance(row, SkippedRow):
             return 0
         return sum(text_length(row.values.get(name)) for name in self.texts.columns)
-
-
-__all__ = ["ImageTextStream", "MixedStream"]

@@ -261,6 +261,3 @@ def _object_problem(row: Any, may_have_surrogates: bool) -> str | None:
     except RecursionError:
         return "is nested too deeply"
     return None if is_text else "is not UTF-8"
-
-
-__all__ = ["FILE_NAME", "PEEKED_ROWS", "raw_table_rows", "table_columns", "table_rows"]

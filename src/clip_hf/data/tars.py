@@ -368,6 +368,3 @@ class _Joined:
             head, self.head = self.head[:size], self.head[size:]
             return head
         return self.file.read(size)
-
-
-__all__ = ["DamagedTar", "TarSample", "all_samples", "check_tars", "is_image", "tar_rows", "tar_samples"]

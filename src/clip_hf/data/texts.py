@@ -149,6 +149,3 @@ def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
             message = f"{row} has the caption {caption!r}; it must be a string that is not blank."
             return SkippedRow(kind, where, message)
     return None
-
-
-__all__ = ["TextReader", "decode_text", "find_caption_problem", "stable_id", "template_columns"]

@@ -381,6 +381,3 @@ class _Run:
         if self.folder is not None and options.processes > 1:
             for part in set(missing) - set(own_parts):
                 self.parts.pop(part, None)  # another process has completed it
-
-
-__all__ = ["ReadableImages", "encode_image_column", "encode_readable_images", "encode_text_list", "images_fingerprint"]

@@ -476,19 +476,3 @@ def package_version(package: str) -> str | None:
     except importlib.metadata.PackageNotFoundError:
         # It was imported from a folder that is no longer on the path.
         return getattr(sys.modules.get(package), "__version__", None)
-
-
-__all__ = [
-    "DualEncoder",
-    "NotFiniteError",
-    "check_texts",
-    "first_input_of",
-    "first_not_finite",
-    "input_dtype",
-    "module_settings",
-    "move_inputs",
-    "package_version",
-    "plain_config",
-    "tokenizer_digest",
-    "weights_digest",
-]

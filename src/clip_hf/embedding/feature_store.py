@@ -140,6 +140,3 @@ def _not_usable(path: Path, reason: str) -> None:
 
 def _digest(features: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(features), digest_size=16).hexdigest()
-
-
-__all__ = ["FeatureFolder", "FeatureIdentity", "part_ranges"]

@@ -388,16 +388,3 @@ def finish_skips(skips: SkipCounter, name: str, is_main: bool = True) -> None:
         raise ValueError(f"No image of {name} can be read: {shown}")
     if skips.num_skipped and is_main:
         warnings.warn(f"Images of {name} that cannot be read: {skips.summary()} {shown}", stacklevel=3)
-
-
-__all__ = [
-    "EncodingOptions",
-    "FeatureBatch",
-    "check_skips",
-    "encode_ahead",
-    "encode_image_stream",
-    "encode_text_stream",
-    "finish_skips",
-    "skip_examples",
-    "undecoded",
-]

@@ -214,6 +214,3 @@ def _load_sentence_transformers(path: str, processor: Any, name: str) -> DualEnc
     except (OSError, HFValidationError) as error:
         raise OSError(_not_found_message(path, error)) from error
     return SentenceTransformersEncoder(model, processor, name)
-
-
-__all__ = ["load_dual_encoder"]

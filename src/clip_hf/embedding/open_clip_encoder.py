@@ -165,6 +165,3 @@ def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
             "are not on this machine, download them first, or name their path: 'open_clip:ARCH/PATH'."
         ) from error
     return model, (transform, tokenizer)
-
-
-__all__ = ["OpenClipEncoder", "load_open_clip"]

@@ -311,6 +311,3 @@ def _accepted(method: Callable, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs that a method takes, because some tokenizers give more."""
     names = inspect.signature(method).parameters
     return {name: value for name, value in inputs.items() if name in names}
-
-
-__all__ = ["ClipHFEncoder", "SentenceTransformersEncoder", "TransformersEncoder", "scale_and_bias", "split_processor"]

@@ -500,6 +500,3 @@ def _draw_points(axis: Any, rows: list[ComparedMetric], models: list[str]) -> No
     axis.set_yticks(range(len(rows)), [metric_label(row.metric) for row in rows])
     axis.set_xlim(-2, 102)
     axis.set_ylim(len(rows) - 0.5, -0.5)
-
-
-__all__ = ["ENDINGS", "ComparedMetric", "Comparison", "compare_results", "load_results", "models_in"]

@@ -185,6 +185,3 @@ def _check_lengths(count: int, by_model: Mapping[str, Any]) -> None:
     for name, rows in by_model.items():
         if len(rows) != count:
             raise ValueError(f"There are {count} images and {len(rows)} rows of {name}; give one for each image.")
-
-
-__all__ = ["plot_predictions", "plot_similarities"]

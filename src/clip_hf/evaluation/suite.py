@@ -261,6 +261,3 @@ def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
             lines.append(f"| {' | '.join((result.task, f'{result.data} ({result.split})', *row))} |")
     with replaced_file(folder / "summary.md") as temporary:
         temporary.write_text(f"# {results[0].model}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
-
-
-__all__ = ["TASKS", "SuiteOptions", "run_suite", "start_processes"]

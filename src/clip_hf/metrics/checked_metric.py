@@ -129,6 +129,3 @@ def _first_that_does_not_fit(values: Any, fits: Callable[[np.ndarray], np.ndarra
     if array is not None and array.ndim == 0:
         return (values,)
     return next((found for value in values if (found := _first_that_does_not_fit(value, fits)) is not None), None)
-
-
-__all__ = ["BOOLS", "CLIP_PAPER", "CheckedMetric", "FLOAT", "FLOATS", "INTEGER", "INTEGERS", "Paper"]

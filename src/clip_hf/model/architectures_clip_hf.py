@@ -45,5 +45,3 @@ ARCHITECTURES: dict[str, dict] = {
     "ViT-L/14@336px": _model(768, _text(768, 12), _vit(24, 1024, 14, 336)),
 }
 """Constructor arguments of [`ClipHFConfig`] for each published model; what is left out is that class's default."""
-
-__all__ = ["ARCHITECTURES"]

@@ -497,6 +497,3 @@ class WordEncoder:
 def _any_of(contents: Iterable[str]) -> re.Pattern | None:
     alternatives = [re.escape(unicodedata.normalize("NFC", content)) for content in contents]
     return re.compile("|".join(alternatives)) if alternatives else None
-
-
-__all__ = ["WordEncoder", "build_vocabulary", "clean_like_openai", "learn_merges", "normalize_nfc", "read_merges"]

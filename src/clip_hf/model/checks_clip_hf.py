@@ -82,16 +82,3 @@ def no_such(kind: str, name: object, known: Iterable[str], *, count: int = 1, cu
     known = list(known)
     hint = did_you_mean(name, known, count=count, cutoff=cutoff)
     return f"There is no {kind} {name!r}.{hint} Available: {', '.join(known)}."
-
-
-__all__ = [
-    "LARGEST",
-    "did_you_mean",
-    "near_names",
-    "no_such",
-    "require_activation",
-    "require_heads",
-    "require_positive",
-    "require_probability",
-    "unknown_option",
-]

@@ -674,12 +674,3 @@ _CONFIG_CLASSES = {
 # Saving one then copies our files next to it, and names the class in `auto_map`.
 for _config_class in _CONFIG_CLASSES.values():
     _config_class.register_for_auto_class("AutoConfig")
-
-__all__ = [
-    "ClearFileErrors",
-    "ClipHFConfig",
-    "ClipHFResNetConfig",
-    "ClipHFTextConfig",
-    "ClipHFViTConfig",
-    "ClipHFVisionConfig",
-]

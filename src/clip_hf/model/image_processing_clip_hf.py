@@ -370,5 +370,3 @@ def _to_batch(pixel_values: np.ndarray | list[np.ndarray], return_tensors: str |
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.
 ClipHFImageProcessor.register_for_auto_class("AutoImageProcessor")
-
-__all__ = ["ClipHFImageProcessor"]

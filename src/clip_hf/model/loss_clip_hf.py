@@ -464,6 +464,3 @@ def sigmoid_loss(
         if chunk_size is None:
             return _dense_sigmoid(images, texts, scale, bias, batch)
         return _ChunkedSigmoid.apply(images, texts, scale, bias, batch)
-
-
-__all__ = ["contrastive_loss", "gather_with_grad", "sigmoid_loss"]

@@ -464,14 +464,3 @@ def _files_exported_with_the_model() -> None:
     # Never called. transformers finds the files to copy into a saved repo by reading import lines; this one makes the
     # pipeline travel with the model.
     from .pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline  # noqa: F401
-
-
-__all__ = [
-    "ClipHFForImageClassification",
-    "ClipHFModel",
-    "ClipHFOutput",
-    "ClipHFTextModelOutput",
-    "ClipHFTextModelWithProjection",
-    "ClipHFVisionModelOutput",
-    "ClipHFVisionModelWithProjection",
-]

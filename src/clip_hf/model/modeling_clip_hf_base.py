@@ -370,6 +370,3 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         for layer in layers:
             layer.freeze_statistics(freeze_affine)
         return len(layers)
-
-
-__all__ = ["ClipHFPreTrainedModel"]

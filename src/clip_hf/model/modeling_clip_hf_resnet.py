@@ -298,5 +298,3 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
 
 
 ClipHFResNetModel.register_for_auto_class("AutoModel")
-
-__all__ = ["ClipHFResNetModel"]

@@ -500,5 +500,3 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
 
 ClipHFTextModel.register_for_auto_class("AutoModel")
 ClipHFViTModel.register_for_auto_class("AutoModel")
-
-__all__ = ["ClipHFTextModel", "ClipHFViTModel"]

@@ -488,6 +488,3 @@ def _stack(batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
             "`batch_size=1`, or an image processor that crops."
         )
     return {"pixel_values": torch.cat([item["pixel_values"] for item in batch])}
-
-
-__all__ = ["CALL_OPTIONS", "ClipHFZeroShotImageClassificationPipeline"]

@@ -210,5 +210,3 @@ def _check_names(given: dict[str, Any], names: set[str], where: str) -> None:
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.
 ClipHFProcessor.register_for_auto_class("AutoProcessor")
-
-__all__ = ["ClipHFProcessor"]

@@ -199,6 +199,3 @@ def get_prompt_set(name: str) -> tuple[str, ...]:
     if name not in PROMPT_SETS:
         raise ValueError(no_such("prompt set", name, prompt_set_names()))
     return PROMPT_SETS[name]
-
-
-__all__ = ["PROMPT_SETS", "get_prompt_set", "prompt_set_names"]

@@ -171,6 +171,3 @@ def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
             tensors.append(tensor)
     state += [_plain_values(vars(config)) for config in configs.values()]
     return (*state, *tensors_checksum(tensors)), list(tables.values())
-
-
-__all__ = []

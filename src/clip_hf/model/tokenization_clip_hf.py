@@ -688,5 +688,3 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
 # Saving one then copies our files next to it, and names the class in `auto_map`.
 ClipHFTokenizer.register_for_auto_class("AutoTokenizer")
-
-__all__ = ["ClipHFTokenizer"]

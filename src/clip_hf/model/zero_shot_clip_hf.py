@@ -644,6 +644,3 @@ class TextClassifierCache:
             rows.append(rows_checksum(tables, ids))  # before encoding: what changes meanwhile shows next time
 
         return _build(model, processor, labels, templates, options, see_ids=see_ids), ids, rows[0]
-
-
-__all__ = ["TextClassifierCache", "build_text_classifier", "load_prompt_set"]

@@ -659,6 +659,3 @@ def push_with_model_card(
             create_pr=bool(options.get("create_pr")),
         )
     return str(commit)
-
-
-__all__ = ["ModelCardDetails", "create_model_card", "push_with_model_card", "update_model_card", "write_model_card"]

@@ -71,6 +71,3 @@ def find_record(text: str) -> tuple[str, int, int] | None:
             return text[mark + len(_RECORD) : end].rstrip(), start, end + 3
         start = end + 3
     return None
-
-
-__all__ = ["Section", "find_record", "find_sections", "replace_sections"]

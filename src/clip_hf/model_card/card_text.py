@@ -258,23 +258,3 @@ def python_literal(value: str | list[str]) -> str:
 def enumeration(numbers: list[int]) -> str:
     """Such as "3, 4, 6 and 3"."""
     return f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-
-
-__all__ = [
-    "HOME_FOLDER",
-    "NO_TRAINING",
-    "architecture_label",
-    "architecture_name",
-    "enumeration",
-    "evaluation_section",
-    "image_steps",
-    "licence_section",
-    "one_line",
-    "public_name",
-    "public_result",
-    "public_setting",
-    "python_literal",
-    "training_section",
-    "without_comments",
-    "without_paths",
-]

@@ -258,21 +258,3 @@ def _check_whole(path: Path) -> None:
     for name, described in describe_files(path, list(files)).items():
         if described["sha256"] != files[name]["sha256"]:
             raise ValueError(f"{name} is not what was written: its SHA-256 differs")
-
-
-__all__ = [
-    "ACCELERATE",
-    "ForeignCheckpoint",
-    "MANIFEST",
-    "SHARED",
-    "check_can_be_resumed",
-    "check_checkpoint",
-    "check_names",
-    "describe_files",
-    "foreign_names",
-    "names_in",
-    "pickles_among",
-    "process_file",
-    "read_manifest",
-    "sha256_of_manifest",
-]

@@ -171,13 +171,3 @@ def sync_batch_norm(model: nn.Module) -> nn.Module:
     for parent, name, child in layers:
         setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
     return model
-
-
-__all__ = [
-    "check_processes_agree",
-    "logit_bias_of",
-    "logit_scale_of",
-    "restore_scalar_logit_scale",
-    "sync_batch_norm",
-    "make_logit_scale_shardable_",
-]

@@ -141,6 +141,3 @@ def _keep_in_eval_mode(module: nn.Module) -> None:
 
 def _set_eval_mode(module: nn.Module, args: tuple = ()) -> None:
     module.training = False
-
-
-__all__ = ["ParameterCounts", "count_parameters", "freeze"]

@@ -168,6 +168,3 @@ class GradCache:
                             surrogate = surrogate + (embeds * of_chunks[number]).sum()
                 if isinstance(surrogate, torch.Tensor):
                     self.accelerator.backward(surrogate)
-
-
-__all__ = ["GradCache"]

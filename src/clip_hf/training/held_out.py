@@ -198,6 +198,3 @@ class _Reader:
         except Exception as error:  # no row may end a training, whatever a library raises
             self.num_left_out, self.reason = self.num_left_out + 1, self.reason or str(error)
             return None
-
-
-__all__ = ["HeldOutPairs"]

@@ -40,6 +40,3 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
         return (1 + math.cos(math.pi * min(1.0, progress))) / 2
 
     return LambdaLR(optimizer, factor)
-
-
-__all__ = ["cosine_schedule"]

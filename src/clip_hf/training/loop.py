@@ -292,6 +292,3 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
     accelerator.free_memory()
     gc.collect()
     return log
-
-
-__all__ = ["Training", "train"]

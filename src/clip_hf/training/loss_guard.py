@@ -158,6 +158,3 @@ def _save(folder: Path, record: dict, batch: Mapping[str, Any]) -> None:
 
 def _to_json(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else repr(value)
-
-
-__all__ = ["LossGuard", "TrainingDiverged"]

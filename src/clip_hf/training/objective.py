@@ -89,6 +89,3 @@ class ContrastiveObjective:
         loss = self._loss(output.image_embeds, output.text_embeds, *self._scalars(), **ids)
         self.accelerator.backward(loss)
         return loss.detach()
-
-
-__all__ = ["ContrastiveObjective"]

@@ -222,12 +222,3 @@ def clamp_logit_scale_(model: ClipHFModel, maximum: float = 100.0) -> None:
     if isinstance(logit_scale, DTensor):
         logit_scale = logit_scale.to_local()
     logit_scale.clamp_(max=math.log(maximum))
-
-
-__all__ = [
-    "OptimizerOptions",
-    "adamw_from_paper",
-    "adamw_parameter_groups",
-    "build_optimizer",
-    "clamp_logit_scale_",
-]

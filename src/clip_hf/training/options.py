@@ -269,6 +269,3 @@ def build_options(parsed: argparse.Namespace) -> TrainingOptions:
             raise ValueError(f"`{name}` has `none` among other values; leave one or the other out.")
     recipe = {} if parsed.recipe is None else read_recipe(Path(parsed.recipe))
     return TrainingOptions(**{**recipe, **given})
-
-
-__all__ = ["LOG_NAME", "MAX_OPTIONS_BYTES", "TrainingOptions", "build_options", "parse_options", "read_recipe"]

@@ -139,6 +139,3 @@ def describe_plan(
         f"Plan: {steps}; learning rate up to {options.learning_rate:g} after {rise}. Results: "
         f"{options.output_dir}."
     )
-
-
-__all__ = ["check_plan", "describe_plan", "fit_batch_size", "num_steps_of"]

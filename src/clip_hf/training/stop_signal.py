@@ -67,6 +67,3 @@ class StopSignal:
             return self.received is not None
         flag = torch.tensor(self.flag, device=accelerator.device)
         return accelerator.reduce(flag, "sum").item() > 0
-
-
-__all__ = ["StopSignal"]

@@ -192,6 +192,3 @@ def push_model(folder: Path, repo_id: str, details: ModelCardDetails) -> str:
     # On the hub the repo's name is the title.
     details = replace(details, title=None, image_processor=processor.image_processor)
     return ClipHFModel.from_pretrained(folder).push_to_hub(repo_id, details=details)
-
-
-__all__ = ["describe_training", "push_model", "save_model"]

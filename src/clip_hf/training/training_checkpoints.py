@@ -364,6 +364,3 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
         num_processes=manifest["num_processes"],
         path=path,
     )
-
-
-__all__ = ["Checkpoints", "Restored"]

@@ -60,6 +60,3 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     places = np.arange(len(values))
     low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
     return (sums[high] - sums[low]) / (high - low)
-
-
-__all__ = ["plot_training"]

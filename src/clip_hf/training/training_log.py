@@ -55,6 +55,3 @@ class TrainingLog:
         if not isinstance(entry, dict) or type(entry.get("step")) is not int:
             raise ValueError(f"{self.path}, line {number} is damaged: it is no entry of a training's log. Remove it.")
         return entry
-
-
-__all__ = ["TrainingLog"]

@@ -392,18 +392,3 @@ def seed_step(seed: int, step: int, rank: int) -> None:
         rank (`int`): Number of the process.
     """
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
-
-
-__all__ = [
-    "build_loader",
-    "build_model",
-    "check_output_dir",
-    "check_trackers",
-    "load_held_out",
-    "load_training_data",
-    "prepare_model",
-    "prepare_output_dir",
-    "seed_step",
-    "start_accelerator",
-    "wrap_model",
-]

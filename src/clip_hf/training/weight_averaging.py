@@ -95,6 +95,3 @@ class AveragedWeights:
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-__all__ = ["AveragedWeights"]

@@ -237,16 +237,3 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-__all__ = [
-    "clear_leftovers",
-    "move_into_place",
-    "remove_folder",
-    "replaced_file",
-    "replaced_folder",
-    "set_aside",
-    "sync",
-    "sync_folder",
-    "take_over",
-]

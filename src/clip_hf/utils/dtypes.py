@@ -21,6 +21,3 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is not None and not (isinstance(parsed, torch.dtype) and parsed.is_floating_point):
         raise ValueError(f'`dtype` is {dtype!r}; it must be a floating dtype, such as "float32" or torch.bfloat16.')
     return parsed
-
-
-__all__ = ["parse_dtype"]

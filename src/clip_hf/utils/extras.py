@@ -84,6 +84,3 @@ def install_command(extra: str) -> str:
         vcs = installed_from.get("vcs_info", {}).get("vcs")
         origin = f"{vcs}+{installed_from['url']}" if vcs else installed_from["url"]
     return f"pip install 'clip_hf[{extra}] @ {origin}'"
-
-
-__all__ = ["MissingExtra", "install_command", "require_extra"]

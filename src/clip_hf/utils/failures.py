@@ -61,6 +61,3 @@ def reported_failures(program: str) -> Iterator[None]:
     except Exception as error:
         report_failure(error, program)
         sys.exit(1)
-
-
-__all__ = ["report_failure", "reported_failures"]

@@ -77,6 +77,3 @@ def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
     """Write a plot as PNG; the file appears when it is complete."""
     with replaced_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
-
-
-__all__ = ["COLOURS", "WIDTH", "new_figure", "save_figure"]

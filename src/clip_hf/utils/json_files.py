@@ -64,6 +64,3 @@ def read_json(
     if not isinstance(content, kind):
         raise ValueError(f"{what} holds a {type(content).__name__}; it must hold a {kind.__name__}.")
     return content
-
-
-__all__ = ["check_regular", "read_json", "read_text"]

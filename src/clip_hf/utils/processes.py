@@ -99,6 +99,3 @@ def check_launch(accelerator: Accelerator) -> None:
             "`accelerate launch --cpu` starts one process, whatever --num_processes is. Start several on a CPU with "
             "`torchrun --nproc_per_node 2 ...`, one with `python` or --num_processes 1."
         )
-
-
-__all__ = ["SharedOutcome", "check_launch", "join_processes"]

@@ -54,6 +54,3 @@ def _check_type(value: Any, kind: type | UnionType, where: str) -> None:
         name = kind.__name__ if isinstance(kind, type) else kind
         found = type(value).__name__
         raise ValueError(f"{where} is of type {found} and must be of type {name}; it is not what this training saves.")
-
-
-__all__ = ["check_kinds", "kinds_of"]

@@ -54,6 +54,3 @@ def draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 def _is_figure(cell: str) -> bool:
     return cell in ("", "-") or cell.lstrip("+-")[:1].isdigit()
-
-
-__all__ = ["draw_table"]

@@ -14,6 +14,3 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def safe_name(name: str) -> str:
     """Replace what does not belong in a file's name: `"me/my clip:1"` becomes `"me_my_clip_1"`."""
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
-
-
-__all__ = ["INTERVAL", "counted", "safe_name"]

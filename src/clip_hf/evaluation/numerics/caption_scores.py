@@ -76,6 +76,3 @@ def _unit(embeds: Any, name: str) -> np.ndarray:
     largest = np.abs(embeds).max(axis=1, keepdims=True)  # divided first, so that squares do not overflow or vanish
     embeds = embeds / largest
     return embeds / np.linalg.norm(embeds, axis=1, keepdims=True)
-
-
-__all__ = ["clip_score", "ref_clip_score"]

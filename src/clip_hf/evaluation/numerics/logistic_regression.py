@@ -340,14 +340,3 @@ def _checked_center(center: np.ndarray | None, shape: tuple[int, int]) -> np.nda
     if tuple(center.shape) != shape:
         raise ValueError(f"`center` has shape {tuple(center.shape)}; it must be (classes, features), here {shape}.")
     return center
-
-
-__all__ = [
-    "LinearClassifier",
-    "LogisticRegressionOptions",
-    "RegularizationPath",
-    "check_all_classes",
-    "check_labels",
-    "fit_logistic_regression",
-    "num_classes_of",
-]

@@ -189,19 +189,3 @@ def as_shares(values: Any, name: str) -> np.ndarray:
         wrong = array[~((array >= 0) & (array <= 1))].ravel()[0]
         raise ValueError(f"{name} must hold shares from 0 to 1, got {wrong:g}; divide percentages by 100.")
     return array
-
-
-__all__ = [
-    "as_array",
-    "as_flags",
-    "as_integers",
-    "as_numbers",
-    "as_positive_integer",
-    "as_scores_and_targets",
-    "as_shares",
-    "as_weights",
-    "check_length",
-    "check_matrix",
-    "list_rows",
-    "scaled",
-]

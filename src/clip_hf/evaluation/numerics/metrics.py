@@ -573,27 +573,3 @@ def effective_robustness(
             f"accuracy has the shape {accuracy.shape}, shifted_accuracy {shifted.shape}; give one of each."
         )
     return shifted - fit_logit_line(baseline_accuracy, baseline_shifted_accuracy).predict(accuracy)
-
-
-__all__ = sorted(
-    [
-        "CLASSIFICATION_METRICS",
-        "LogitLine",
-        "average_precision_11point",
-        "best_target_ranks",
-        "bootstrap_interval",
-        "bootstrap_mean_interval",
-        "confusion_matrix",
-        "effective_robustness",
-        "fit_logit_line",
-        "map_11point",
-        "mean_per_class_accuracy",
-        "median_rank",
-        "per_class_accuracy",
-        "recall_at_k",
-        "roc_auc",
-        "target_ranks",
-        "top1_top5_mean",
-        "top_k_accuracy",
-    ]
-)

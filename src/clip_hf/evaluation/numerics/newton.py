@@ -319,6 +319,3 @@ def minimise(
             break  # rounding: no length leads down
         point = Point(problem, penalties, point.position + length * step, point.logits + length * change)
     return Minimum(point.position, point.loss + point.penalty, gradient_norm, penalty_norm, iterations)
-
-
-__all__ = ["Minimum", "Point", "Problem", "Sigmoid", "Softmax", "minimise"]

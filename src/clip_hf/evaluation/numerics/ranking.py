@@ -414,6 +414,3 @@ def _compare_tensor(
     above = scores > high
     places = ((scores >= low) ^ above).nonzero(as_tuple=True)
     return above.sum(dim=1 - axis).cpu().numpy(), tuple(place.cpu().numpy() for place in places)
-
-
-__all__ = ["RetrievalRanks", "caption_ids", "folded_caption", "retrieval_ranks"]

@@ -176,19 +176,3 @@ def resampled_interval(
     if len(values) == 0:
         raise ValueError(f"None of {resamples} resamples of {n} rows has a value of this metric; give more rows.")
     return percentile_interval(values, confidence)
-
-
-__all__ = [
-    "BLOCK",
-    "ROW_VALUES",
-    "Statistic",
-    "area_under_roc",
-    "eleven_points",
-    "eleven_points_by_class",
-    "mean_by_class",
-    "mean_of_classes",
-    "mean_of_rows",
-    "median_of_rows",
-    "percentile_interval",
-    "resampled_interval",
-]

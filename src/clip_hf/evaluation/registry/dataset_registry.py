@@ -266,17 +266,3 @@ def _clip_benchmark_data(file: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"The installed clip-benchmark has no file {path}; version 1.6 has.")
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-__all__ = [
-    "RegistryEntry",
-    "check_class_names",
-    "class_folders",
-    "dataset_names",
-    "get_dataset",
-    "imagenet_subset_names",
-    "imagenet_subsets",
-    "load_class_names",
-    "load_templates",
-    "registry_name",
-]

@@ -494,14 +494,3 @@ def _retrieval(
         image_column=image_column,
         captions=[own[:most] for own in captions],
     )
-
-
-__all__ = [
-    "ClassificationData",
-    "ClassificationOptions",
-    "RetrievalData",
-    "CaptionedDataOptions",
-    "load_classification",
-    "load_retrieval",
-    "load_splits",
-]

@@ -156,6 +156,3 @@ def _how_to_give(entry: RegistryEntry) -> str:
         f"Give a local copy as '{entry.name}=PATH': {kinds}, with the part `{entry.splits.get('test', 'test')}`"
         f"{classes}{where}."
     )
-
-
-__all__ = ["WHOLE", "EvaluationSource", "open_source"]

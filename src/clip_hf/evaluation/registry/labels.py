@@ -292,6 +292,3 @@ def some(names: Sequence[Any]) -> str:
     """The first of them, for a message."""
     shown = ", ".join(map(repr, names[:_SHOWN]))
     return shown if len(names) <= _SHOWN else f"{shown}, ..."
-
-
-__all__ = ["class_label", "read_class_names", "read_targets", "some"]

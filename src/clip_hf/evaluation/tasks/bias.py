@@ -472,6 +472,3 @@ def compare_label_sets(
             shares = float(one.mean()), float(two.mean())
             changes.append(LabelSetChange(group.attribute, group.value, name, group.size, *shares, interval))
     return LabelSetComparison(changes)
-
-
-__all__ = ["LabelProbeOptions", "compare_label_sets", "evaluate_label_probe", "label_probe"]

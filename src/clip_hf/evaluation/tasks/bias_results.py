@@ -330,6 +330,3 @@ def _p_value_text(p_value: float, permutations: int) -> str:
     if p_value <= floor:
         return f"<= {floor:.1g}"
     return f"{p_value:.3f}" if p_value >= 0.001 else f"{p_value:.1g}"
-
-
-__all__ = ["Disparity", "GroupAccuracy", "GroupShares", "LabelProbeResult", "LabelSetChange", "LabelSetComparison"]

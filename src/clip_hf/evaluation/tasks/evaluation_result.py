@@ -309,18 +309,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return value
-
-
-__all__ = [
-    "EvaluationResult",
-    "chance_of",
-    "environment",
-    "format_difference",
-    "format_difference_interval",
-    "format_interval",
-    "format_metric",
-    "is_difference",
-    "majority_share",
-    "points_text",
-    "table_cell",
-]

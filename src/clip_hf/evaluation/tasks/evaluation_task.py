@@ -92,6 +92,3 @@ class EvaluationTask(ABC):
         Returns:
             [`EvaluationResult`]
         """
-
-
-__all__ = ["EvaluationTask", "TaskSettings"]

@@ -610,15 +610,3 @@ def _linear(weights: np.ndarray) -> LinearClassifier:
         gradient_norm=0.0,
         converged=True,
     )
-
-
-__all__ = [
-    "FewShotCurve",
-    "FewShotOptions",
-    "FewShotResult",
-    "FewShotTask",
-    "draw_shots",
-    "evaluate_few_shot",
-    "few_shot",
-    "shots_to_match",
-]

@@ -162,14 +162,3 @@ def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tup
         if shifted is not None and reference >= least:
             found[name] = (reference, shifted)
     return found
-
-
-__all__ = [
-    "CLASS_SUBSETS",
-    "SHIFT_TITLES",
-    "baseline_accuracies",
-    "shift_names",
-    "subset_classes",
-    "subset_rows",
-    "subset_scores",
-]

@@ -100,6 +100,3 @@ def encode_splits(
         arrays += [features, part.targets]
         skipped |= {} if left_out is None else {name: left_out}
     return arrays, skipped
-
-
-__all__ = ["TrainAndTestTask", "encode_labelled", "encode_splits", "train_and_test"]

@@ -503,16 +503,3 @@ def _fit_of(classifier: LinearClassifier, rows: int) -> LinearProbeFit:
         gradient_norm=classifier.gradient_norm,
         converged=classifier.converged,
     )
-
-
-__all__ = [
-    "LAMBDAS",
-    "LinearProbeFit",
-    "LinearProbeOptions",
-    "LinearProbeResult",
-    "LinearProbeTask",
-    "evaluate_linear_probe",
-    "linear_probe",
-    "search_lambda",
-    "split_validation",
-]

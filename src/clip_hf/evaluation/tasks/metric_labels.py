@@ -57,6 +57,3 @@ def model_label(name: str) -> str:
     while len("/".join(parts)) > _LONGEST_MODEL and len(parts) > 2:
         parts = ["…", *parts[2:]] if parts[0] == "…" else ["…", *parts[1:]]
     return "/".join(parts)
-
-
-__all__ = ["metric_label", "model_label", "task_label"]

@@ -337,12 +337,3 @@ def _intervals(
                 drawn.setdefault(f"{name}_R@{k}", []).append(int(weights @ hits[name, k]) / total)
             drawn.setdefault(f"{name}_median_rank", []).append(medians[name](weights[owners][None])[0] + 1)
     return {name: percentile_interval(values, options.confidence) for name, values in drawn.items()}
-
-
-__all__ = [
-    "RetrievalOptions",
-    "RetrievalResult",
-    "RetrievalTask",
-    "evaluate_retrieval",
-    "random_order_recalls",
-]

@@ -491,15 +491,3 @@ def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None
     axis.set_xlabel(f"{where} (%)")
     axis.set_ylabel("accuracy under shift (%)")
     axis.set_title(f"{SHIFT_TITLES[name]}: {format_difference('', shift.effective_robustness)}")
-
-
-__all__ = [
-    "AdaptationResult",
-    "RobustnessOptions",
-    "RobustnessResult",
-    "RobustnessTask",
-    "ShiftResult",
-    "compare_adaptation",
-    "compare_under_shift",
-    "evaluate_robustness",
-]

@@ -258,6 +258,3 @@ def _resampled_slopes(
             drawn_errors = drawn_errors[:, columns]
         slopes.append(_line(drawn_x, np.log10(drawn_errors.mean(axis=1)))[0])
     return slopes
-
-
-__all__ = ["ScalingResult", "fit_scaling"]

@@ -495,13 +495,3 @@ def _places(names: Sequence[str]) -> list[int]:
     """Index of each name among the different ones."""
     place = {name: index for index, name in enumerate(dict.fromkeys(names))}
     return [place[name] for name in names]
-
-
-__all__ = [
-    "ZeroShotOptions",
-    "ZeroShotResult",
-    "ZeroShotTask",
-    "class_embeddings",
-    "class_notes",
-    "evaluate_zero_shot",
-]
