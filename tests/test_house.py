@@ -188,9 +188,7 @@ def check_targets(package_folder: Path) -> list[str]:
         file = path.relative_to(package_folder)
         for item in own_imports(path, package_folder.name):
             missing = set(imported_modules(name, item, modules)) - modules.keys()
-            problems += [
-                f"{file}:{item.line}: imports from {target}, which does not exist" for target in sorted(missing)
-            ]
+            problems += [f"{file}:{item.line}: imports {target}, which does not exist" for target in sorted(missing)]
         if path.name != "__init__.py" and "\n__all__ = " in path.read_text(encoding="utf-8"):
             problems.append(f"{file}: has __all__; only packages list their names")
     return problems
