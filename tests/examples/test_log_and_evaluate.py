@@ -8,9 +8,8 @@ import datasets
 import pytest
 
 from clip_hf.cli import main
-from clip_hf.training import parse_options
-from conftest import COLOURS, PATTERNS, draw
-from train_clip import train
+from clip_hf.training import parse_options, train
+from drawings import COLOURS, PATTERNS, draw
 
 
 @pytest.fixture(scope="module")
