@@ -18,12 +18,11 @@ import yaml
 from PIL import Image
 
 from clip_hf import ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
+from drawings import COLOURS, PATTERNS, draw
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, IMAGE_SIZE, MORE_TEXTS, TOWERS, VOCAB_SIZE, make_tiny_model
 
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220), "yellow": (240, 220, 20)}
-PATTERNS = ("square", "bar", "frame", "corner", "cross")
 RECIPES = {"vit": "demo.yaml", "resnet": "demo_resnet.yaml"}
 
 
@@ -100,21 +99,6 @@ def pixel_values() -> torch.Tensor:
     # A colour cast of its own for each image: noise alone is the same to a random vision transformer.
     casts = 3 * torch.randn(4, 3, 1, 1, generator=generator)
     return torch.randn(4, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator) + casts
-
-
-def draw(colour: str, pattern: str) -> Image.Image:
-    pixels = np.full((40, 40, 3), 255, dtype=np.uint8)
-    inside = {
-        "square": np.s_[10:30, 10:30],
-        "bar": np.s_[16:24, 2:38],
-        "frame": np.s_[4:36, 4:36],
-        "corner": np.s_[2:14, 2:14],
-        "cross": np.s_[4:36, 17:23],
-    }[pattern]
-    pixels[inside] = COLOURS[colour]
-    if pattern == "frame":
-        pixels[10:30, 10:30] = 255
-    return Image.fromarray(pixels)
 
 
 @pytest.fixture(scope="session")

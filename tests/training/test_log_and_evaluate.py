@@ -9,7 +9,7 @@ import pytest
 
 from clip_hf.cli import main
 from clip_hf.training import parse_options, train
-from conftest import COLOURS, PATTERNS, draw
+from drawings import COLOURS, PATTERNS, draw
 
 
 @pytest.fixture(scope="module")
