@@ -37,7 +37,7 @@ from clip_hf import ClipHFModel, checkpoints
 from clip_hf.checkpoints.openai_names import rename
 from clip_hf.checkpoints.stored_tensor import StoredTensor
 from clip_hf.data import OPENMOJI_TEMPLATES, load_openmoji
-from clip_hf.training.optimization import OptimizerOptions, build_optimizer
+from clip_hf.training.optimizer import OptimizerOptions, build_optimizer
 
 
 MODELS = {

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The same weights in clip_hf, open_clip and sentence-transformers: how far do their features differ?
+"""The same weights in clip_hf, open_clip and sentence-transformers: how far do their features differ?
 
     .venv/bin/python benchmarks/check_libraries.py
 

@@ -1,9 +1,8 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Trainings that are killed and resumed: are they, to the last bit, those that were never killed?
+"""Trainings that are killed and resumed: are they, to the last bit, those that were never killed?
 
-Each mode is trained three times by examples/train_clip.py, on the CPU in float32: to the end; until all its processes
+Each mode is trained three times by `clip-hf train`, on the CPU in float32: to the end; until all its processes
 are killed with SIGKILL after a random step; and from there with `--resume latest`. The losses of all steps, learning
 rates, norms and temperatures, and the evaluations must then be the same, and so must all weights of the last model
 and of the last checkpoint. Everything random is on: dropout, captions, templates, crops, augmentation, token dropout;
@@ -43,7 +42,6 @@ from safetensors.torch import load_file
 from clip_hf.training import LOG_NAME, TrainingLog
 
 
-SCRIPT = Path(__file__).resolve().parents[1] / "examples" / "train_clip.py"
 ROWS, BATCH_SIZE = 60, 8
 # Relative, of losses of another number of processes.
 LARGEST_DIFFERENCE = 1e-5
@@ -153,10 +151,10 @@ def write_recipe(path: Path, mode: Mode, data: Path, steps: int, save_every: int
 
 def start(recipe: Path, output_dir: Path, processes: int, *more: str) -> subprocess.Popen:
     """Start a training; what it prints goes to a file next to its folder."""
-    launcher = [sys.executable]
+    launcher = [sys.executable, "-m"]
     if processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [*launcher, str(SCRIPT), str(recipe), "--output_dir", str(output_dir), *more]
+        launcher += ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "-m"]
+    command = [*launcher, "clip_hf", "train", str(recipe), "--output_dir", str(output_dir), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     with open(printed(output_dir), "a") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)

@@ -2,22 +2,38 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Draw the pictures of the documentation, docs/images/*.png, from what `make demo` left: `make gallery`.
 
-The three pictures of the demo are copied. The demo's two models are evaluated on OpenMoji, and compared. Robustness and
-scaling are drawn from published figures. All pictures are 1,200 pixels wide, and of 256 colours, to keep them small.
+Similarities and losses are the demo's pictures. The demo's two models are evaluated on OpenMoji and compared.
+Robustness and scaling are drawn from published figures. The pictures are about 1,200 pixels wide and have 256 colours,
+which keeps them small.
 """
 
 import argparse
 import io
 from pathlib import Path
 
+import datasets
+import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
+from transformers import pipeline
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
-from clip_hf.evaluation import SuiteOptions, compare_results, evaluate_robustness, fit_scaling, run_suite
+from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
+from clip_hf.evaluation import (
+    SuiteOptions,
+    compare_results,
+    evaluate_robustness,
+    fit_scaling,
+    load_classification,
+    plot_predictions,
+    run_suite,
+)
 
 
 DATA = ("openmoji", "openmoji_skin_tones")
 TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot")
+DRAWINGS = slice(3, 7)  # of those that the demo shows
+LARGEST = 150_000  # bytes of a picture
 PICTURES = {
     "zero_shot": "zero_shot-openmoji_skin_tones-test",
     "retrieval": "retrieval-openmoji-test",
@@ -43,14 +59,36 @@ RESNETS = {
 
 
 def save_small(source: Path | io.BytesIO, path: Path) -> None:
-    """Write a picture with 256 colours, which a plot does not look worse for."""
+    """Write a picture with 256 colours, and 800 pixels wide if it would otherwise take more than 150 kB."""
     with Image.open(source) as picture:
-        small = picture.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    small.save(path, optimize=True)
+        whole = picture.convert("RGB")
+    for width in (whole.width, 800):
+        small = whole.resize((width, round(whole.height * width / whole.width)), Image.Resampling.LANCZOS)
+        small = small.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+        small.save(path, optimize=True)
+        if path.stat().st_size < LARGEST:
+            break
     print(f"{path}: {small.width} x {small.height}, {path.stat().st_size / 1000:.0f} kB")
 
 
-def published_figures() -> dict:
+def draw_predictions(demo: Path) -> Figure:
+    """Four held-out drawings, and the names that both models find most probable."""
+    held_out = load_classification("openmoji")
+    rows = np.random.default_rng(0).permutation(len(held_out.data))[DRAWINGS]  # the demo's order
+    images = list(
+        held_out.data.select(rows).cast_column(held_out.image_column, datasets.Image())[held_out.image_column]
+    )
+    predictions = {}
+    for tower in ("ResNet", "ViT"):
+        classifier = pipeline("zero-shot-image-classification", model=str(demo / tower.lower() / "last"))
+        names = {"candidate_labels": list(held_out.class_names), "hypothesis_template": list(OPENMOJI_TEMPLATES)}
+        predictions[tower] = classifier(images, top_k=5, **names)
+    answers = [held_out.class_names[target] for target in held_out.targets[rows]]
+    title = "Held-out drawings and the names that each model finds most probable"
+    return plot_predictions(images, predictions, answers, title=title, note=ATTRIBUTION)
+
+
+def published_figures() -> dict[str, Figure]:
     """Figures of models that are too large to evaluate here."""
     gflops, accuracies = zip(*RESNETS.values())
     scaling = fit_scaling(gflops, [1 - accuracy for accuracy in accuracies], list(RESNETS), data="ImageNet")
@@ -73,12 +111,12 @@ def main() -> None:
         run_suite(str(arguments.demo / tower / "last"), options)
     compare_results(folders, ["ResNet", "ViT"]).save(arguments.results)
 
-    for name in ("predictions", "similarities", "losses"):
+    for name in ("similarities", "losses"):
         save_small(arguments.demo / f"{name}.png", arguments.images / f"{name}.png")
     for name, stem in PICTURES.items():
         save_small(folders[-1] / f"{stem}.png", arguments.images / f"{name}.png")
     save_small(arguments.results / "comparison.png", arguments.images / "comparison.png")
-    for name, figure in published_figures().items():
+    for name, figure in {"predictions": draw_predictions(arguments.demo), **published_figures()}.items():
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=150)
         save_small(drawn, arguments.images / f"{name}.png")

@@ -6,7 +6,7 @@ Choose the pairs to train on: balanced over queries, as CLIP's own data were, an
     python examples/curate.py --output_dir outputs/curated --max_per_query 50
     python examples/curate.py --dataset my_pairs --queries queries.txt --model outputs/clip --output_dir curated
 
-What is left is a folder of the `datasets` library, for `train_clip.py`. Without `--queries`, the queries are the
+What is left is a folder of the `datasets` library, for `clip-hf train`. Without `--queries`, the queries are the
 frequent words of the captions themselves; without `--model`, no images are compared.
 """
 

@@ -28,15 +28,15 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 from transformers import pipeline
+from transformers.utils import logging
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
 from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
 from clip_hf.evaluation import plot_predictions, plot_similarities
-from clip_hf.training import TrainingOptions, load_training_data, parse_options, plot_training
+from clip_hf.training import TrainingOptions, load_training_data, parse_options, plot_training, train
 from clip_hf.utils.failures import reported_failures
 from clip_hf.utils.figures import save_figure
 from clip_hf.utils.tables import draw_table
-from train_clip import train
 
 
 TOWERS = {"ResNet": "demo_resnet.yaml", "ViT": "demo.yaml"}
@@ -179,11 +179,14 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     """Run the demo; returns the accuracies by tower and prompts."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"), help="folder for all that is made")
-    parser.add_argument("--dataset", default="openmoji", help="another data set for the trainings, as in the recipes")
+    parser.add_argument(
+        "--dataset", default="openmoji", help="another data set for the trainings, as in `clip-hf train`"
+    )
     parser.add_argument("--epochs", type=int, help="passes over the data, instead of the recipes'")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")
     parser.add_argument("--quick", action="store_true", help="two small steps of training, to see that all parts run")
     arguments = parser.parse_args(arguments)
+    logging.disable_progress_bar()  # of loading weights, which takes no time here
     output_dir = arguments.output_dir
     output_dir.mkdir(parents=True, exist_ok=True)
     options = {tower: tower_options(recipe, output_dir / tower.lower(), arguments) for tower, recipe in TOWERS.items()}

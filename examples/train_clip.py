@@ -1,27 +1,19 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Train a CLIP on image-text pairs, from scratch or from a pretrained one.
+"""Train a CLIP: the whole loop on one page, to read and to change.
 
-    python examples/train_clip.py examples/recipes/demo.yaml --output_dir outputs/vit
-    python examples/train_clip.py examples/recipes/finetune.yaml --model my/clip --dataset "data/*.parquet"
-    torchrun --nproc_per_node 2 examples/train_clip.py examples/recipes/demo.yaml --output_dir outputs/vit
-    accelerate launch examples/train_clip.py examples/recipes/pretrain_vit_b32.yaml --dataset "{00000..09999}.tar" \
-        --pairs_per_epoch 400000000
+    python examples/train_clip.py --dataset openmoji --output_dir outputs/page
+    python examples/train_clip.py --dataset my_pairs.csv --model openai/clip-vit-base-patch32 --learning_rate 1e-5
+    torchrun --nproc_per_node 2 examples/train_clip.py --dataset openmoji --output_dir outputs/page
 
-A recipe is a YAML file of options; options on the command line overrule it, --help lists them. The batch size is that
-of all processes together, the negatives come from all of them, and the update is that of one process with the whole
-batch. (But for BatchNorm in a ResNet: see --freeze batch_norm and --sync_batch_norm.) `--resume latest` goes on
-exactly where a training was stopped; SIGTERM and Ctrl-C save before they end it.
+The batch size is that of all processes together. The negatives of a pair come from all of them, so that the update is
+that of one process with the whole batch. `clip-hf train` makes the same updates; it also evaluates, saves checkpoints,
+resumes exactly, and stops when the loss diverges.
 """
 
-import contextlib
-import gc
-import math
-import os
+import argparse
 import sys
-import time
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from clip_hf.utils.extras import require_extra
 
@@ -29,286 +21,122 @@ from clip_hf.utils.extras import require_extra
 require_extra("train", "examples/train_clip.py", "accelerate", "datasets")
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
-from clip_hf.data import SkipCounter
-from clip_hf.model_card import ModelCardDetails
-from clip_hf.training import (
-    LOG_NAME,
-    AveragedWeights,
-    Checkpoints,
-    ContrastiveObjective,
-    LossGuard,
-    Restored,
-    StopSignal,
-    TrainingLog,
-    TrainingOptions,
-    build_loader,
-    build_model,
-    build_optimizer,
-    check_output_dir,
-    check_plan,
-    clamp_logit_scale_,
-    cosine_schedule,
-    describe_plan,
-    describe_training,
-    fit_batch_size,
-    load_held_out,
-    load_training_data,
-    logit_scale_of,
-    num_steps_of,
-    parse_options,
-    prepare_model,
-    prepare_output_dir,
-    push_model,
-    save_model,
-    seed_step,
-    start_accelerator,
-    wrap_model,
+from clip_hf import (
+    ClipHFConfig,
+    ClipHFImageProcessor,
+    ClipHFModel,
+    ClipHFProcessor,
+    ClipHFTokenizer,
+    contrastive_loss,
 )
-from clip_hf.utils.failures import report_failure
-from clip_hf.utils.saved_states import check_kinds, kinds_of
+from clip_hf.data import PairLoader, PairOptions, iter_texts, load_pairs
+from clip_hf.training import adamw_from_paper, check_launch, clamp_logit_scale_, cosine_schedule
+from clip_hf.utils.failures import reported_failures
 
 
-BEST_METRIC = "zero_shot_top1"
-NOT_ON_THE_BAR = ("step", "captions_cut", "plain_images")
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--dataset", default="openmoji", help="folder, table, tars or hub name of captioned images")
+    parser.add_argument("--model", help="folder or hub name of a model to fine-tune (default: a new, small one)")
+    parser.add_argument("--output_dir", default="outputs/page", help="where the model goes (default: %(default)s)")
+    parser.add_argument("--image_column", default="image", help="column of the images (default: %(default)s)")
+    parser.add_argument("--caption_column", default="caption", help="column of the captions (default: %(default)s)")
+    parser.add_argument("--templates", nargs="+", default=["{}"], help="one is drawn for each pair; {} is the caption")
+    parser.add_argument("--epochs", type=int, default=20, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=128, help="of all processes together (default: %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=1e-3, help="the highest one (default: %(default)s)")
+    parser.add_argument("--weight_decay", type=float, default=0.2, help="not of gains and biases (default: 0.2)")
+    parser.add_argument("--warmup_steps", type=int, default=10, help="steps of rising learning rate (default: 10)")
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that load images (default: 0)")
+    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops (default: %(default)s)")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU even if there is a GPU")
+    return parser.parse_args(arguments)
 
 
-class Training:
-    """Everything a training works with, and the steps it is made of."""
+def build_model(name: str | None, texts: Iterable[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
+    """A pretrained model and its processor; without a name a small, new ViT CLIP with a vocabulary of `texts`."""
+    if name:
+        return ClipHFModel.from_pretrained(name), ClipHFProcessor.from_pretrained(name)
+    tokenizer = ClipHFTokenizer.train(texts, vocab_size=2048, context_length=40)
+    layers = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "hidden_act": "gelu"}
+    special_tokens = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {"num_hidden_layers": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 40, **special_tokens}
+    vision = {"model_type": "clip_hf_vit", "num_hidden_layers": 4, "image_size": 64, "patch_size": 16}
+    config = ClipHFConfig(text_config={**layers, **text}, vision_config={**layers, **vision}, projection_dim=128)
+    image_processor = ClipHFImageProcessor(
+        size={"shortest_edge": 66}, crop_size={"height": 64, "width": 64}, background_color="white"
+    )
+    return ClipHFModel(config), ClipHFProcessor(image_processor, tokenizer)
 
-    def __init__(self, options: TrainingOptions):
-        check_output_dir(options)
-        self.folder = Path(options.output_dir)
-        self.accelerator = start_accelerator(options)
-        data, held_out = load_training_data(options)
-        self.options = options = fit_batch_size(options, self.accelerator, data)
-        self.num_steps, self.steps_per_epoch = num_steps_of(options, data)
-        self.num_pairs = None if options.streaming else len(data)
-        model, self.processor = build_model(options, data)
-        self.loader = build_loader(options, self.accelerator, data, self.processor, self.num_steps)
-        self.held_out = load_held_out(options, held_out, data, self.processor)
-        self.clip = prepare_model(options, self.accelerator, model)
-        optimizer = build_optimizer(self.clip, options.optimizer_options)
-        if self.accelerator.is_main_process:
-            check_plan(optimizer, self.num_steps, options.batch_size)
-        self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
-        plan = describe_plan(options, self.clip, self.num_steps, self.num_pairs, self.held_out)
-        self.accelerator.print(plan)
-        self.model, self.optimizer = wrap_model(options, self.accelerator, self.clip, optimizer)
-        self.average = AveragedWeights(self.clip, options.ema_decay) if options.ema_decay is not None else None
-        self.objective = ContrastiveObjective(
-            self.accelerator,
-            self.model,
-            label_smoothing=options.label_smoothing,
-            loss_chunk_size=options.loss_chunk_size,
-            grad_cache_chunk_size=options.grad_cache_chunk_size,
+
+def train(options: argparse.Namespace) -> None:
+    # Without a GPU, Accelerate finds the other processes only if it is told to use the CPU.
+    cpu = options.cpu or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision=options.mixed_precision)
+    check_launch(accelerator)  # processes that do not know each other would train a model each
+    set_seed(options.seed)
+
+    # A `datasets.Dataset` of images and captions. The first process prepares it, the others find it prepared.
+    pair_options = PairOptions(
+        options.image_column, options.caption_column, templates=tuple(options.templates), seed=options.seed
+    )
+    with accelerator.main_process_first():
+        data = load_pairs(options.dataset, options=pair_options)
+    model, processor = build_model(options.model, iter_texts(data, pair_options))
+
+    # Batches of this process: a random square crop, a caption in a template, tokens. The order follows from the seed.
+    num_steps = options.epochs * max(1, len(data) // options.batch_size)
+    loader = PairLoader(
+        data,
+        processor,
+        pair_options,
+        batch_size=options.batch_size,
+        num_steps=num_steps,
+        num_workers=options.num_workers,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+    model.train().to(memory_format=torch.channels_last)
+    optimizer = adamw_from_paper(model, options.learning_rate, options.weight_decay)
+    schedule = cosine_schedule(optimizer, options.warmup_steps, num_steps)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    clip = accelerator.unwrap_model(model)
+
+    skipped = 0
+    bar = tqdm(loader, total=num_steps, desc="train", unit="step", disable=not accelerator.is_main_process)
+    for batch in bar:
+        skipped += len(batch.pop("skipped"))  # rows whose image or caption cannot be used
+        del batch["noticed"]
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        # Rows with the same image or the same text are no negatives of each other.
+        ids = {name: batch.pop(name) for name in ("image_ids", "text_ids") if name in batch}
+        output = model(**batch, return_logits=False)
+        # `gather` compares this process's pairs with those of all, with gradient; chunks bound the memory.
+        loss = contrastive_loss(
+            output.image_embeds, output.text_embeds, clip.logit_scale.exp(), chunk_size="auto", gather=True, **ids
         )
-        self.guard = LossGuard(self.folder / "diverged", options.max_loss_ratio)
-        self.skips = SkipCounter(options.max_skipped_share)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", options.keep_checkpoints)
-        self.log = TrainingLog(self.folder / LOG_NAME, active=self.accelerator.is_main_process)
-        self.best: dict[str, float] = {}
-        self.metrics: dict[str, float] = {}  # of the last evaluation
-        self.replacing = contextlib.ExitStack()  # holds what --overwrite replaces, until there was a step
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        clamp_logit_scale_(clip)
+        schedule.step()
+        mean_loss = accelerator.reduce(loss.detach(), "mean").item()
+        bar.set_postfix(loss=f"{mean_loss:.3f}", rate=f"{schedule.get_last_lr()[0]:.2g}", skipped=skipped)
 
-    def start(self) -> int:
-        """Restore a checkpoint if asked to, and get the folder ready; returns the number of steps that are done."""
-        step = 0
-        if self.options.resume is not None:
-            restored = self.checkpoints.restore(self.accelerator, self.options.resume, self.options.trust_checkpoint)
-            if restored is not None:
-                step = restored.step
-                self.take_over(restored)
-            self.accelerator.print(f"Going on after step {step:,}." if step else "No checkpoint yet: from the start.")
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(prepare_output_dir(self.options, self.accelerator.is_main_process))
-            self.accelerator.wait_for_everyone()
-            self.log.start(step)
-            self.accelerator.init_trackers("clip_hf", config=flat(self.options))
-            self.replacing = stack.pop_all()
-        return step
-
-    def take_over(self, restored: Restored) -> None:
-        """Go on from the states of a checkpoint; ValueError if they are not those of this training."""
-        shared = restored.shared
-        if (self.average is None) != ("average" not in shared):
-            raise ValueError("`ema_decay` was given for one of the two, the checkpoint and this training.")
-        kinds = {"loader": dict, "skips": dict}
-        own = restored.per_process
-        if own is None:  # of another number of processes; the states of map-style data are the same for all
-            own = shared
-        else:
-            check_kinds(own, kinds, f"{restored.path}: what a process saved")
-        kinds |= {"guard": dict, "best": {str: float}, "metrics": {str: float}}
-        kinds |= {"schedule": kinds_of(self.schedule.state_dict())} | ({"average": dict} if self.average else {})
-        check_kinds(shared, kinds, f"{restored.path}: what all processes share")
-        self.loader.load_state_dict(own["loader"])
-        if own is not shared or self.accelerator.is_main_process:  # the shared count is that of all
-            self.skips.load_state_dict(own["skips"])
-        self.schedule.load_state_dict(shared["schedule"])
-        self.guard.load_state_dict(shared["guard"])
-        self.best, self.metrics = shared["best"], shared["metrics"]
-        if self.average is not None:
-            self.average.load_state_dict(shared["average"])
-
-    def save_checkpoint(self, step: int) -> None:
-        """Save all that goes on from here: on this number of processes or, for map-style data, on another."""
-        own = {"loader": self.loader.state_dict(), "skips": self.skips.state_dict()}
-        shared = {**own, "skips": self.all_skips().state_dict(), "guard": self.guard.state_dict()}
-        # Not registered with the accelerator, which executes what it reads for registered objects.
-        shared |= {"schedule": self.schedule.state_dict(), "best": self.best, "metrics": self.metrics}
-        if self.average is not None:
-            shared["average"] = self.average.state_dict()
-        self.checkpoints.save(self.accelerator, step, shared=shared, per_process=own)
-
-    def step(self, step: int, batch: dict) -> dict[str, float]:
-        """One update; returns what is worth knowing of it. The numbers are those of all processes together."""
-        seed_step(self.options.seed, step, self.accelerator.process_index)
-        skipped, noticed = batch.pop("skipped"), batch.pop("noticed")
-        tensors = {name: value.to(self.accelerator.device, non_blocking=True) for name, value in batch.items()}
-        loss = self.accelerator.reduce(self.objective.backward(tensors), "mean").item()
-        counts = self.count_skipped(skipped, len(tensors["input_ids"]), noticed)
-        entry = {"step": step, "loss": loss, "learning_rate": self.schedule.get_last_lr()[0], **counts}
-        norm = None
-        if self.options.max_grad_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.max_grad_norm)
-            entry["grad_norm"] = float(norm)
-        # With fp16 a gradient overflows now and then; the scaler then leaves the step out.
-        norm = None if self.options.mixed_precision == "fp16" else norm
-        self.replacing.close()  # it has started, and what it replaces is removed
-        self.guard.check(step, loss, {**tensors, "skipped": skipped}, norm, entry["learning_rate"])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        clamp_logit_scale_(self.clip)
-        self.schedule.step()
-        if self.average is not None:
-            self.average.update(self.clip)
-        with torch.no_grad():
-            entry["temperature"] = math.exp(-logit_scale_of(self.clip).item())
-        return entry
-
-    def count_skipped(self, skipped: list, num_used: int, noticed: dict[str, int]) -> dict[str, int]:
-        """Count what was skipped and cut up to a batch, over all processes; too many rows skipped are an error."""
-        self.skips.add(skipped, num_used, noticed)
-        problem = None
-        try:
-            self.skips.check()
-        except ValueError as error:
-            problem = error
-        own = self.skips.counts
-        counts = torch.tensor([*own.values(), problem is not None], device=self.accelerator.device)
-        *counts, num_problems = self.accelerator.reduce(counts, "sum").tolist()
-        if num_problems:  # raised by all processes, because one alone would leave the others waiting
-            raise problem or ValueError("Another process skipped too many rows; its message says which.")
-        return dict(zip(own, counts, strict=True))
-
-    def all_skips(self) -> SkipCounter:
-        """What all processes skipped."""
-        total = SkipCounter(self.options.max_skipped_share)
-        for state in gather_object([self.skips.state_dict()]):
-            total.merge(state)
-        return total
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate on the held-out pairs, and keep the model if it is the best so far."""
-        if self.held_out is None:
-            return {}
-        with self.averaged_weights():
-            metrics = self.held_out.evaluate(self.accelerator, self.model)
-            if metrics[BEST_METRIC] > self.best.get(BEST_METRIC, -1.0):
-                self.best = {"step": step, **metrics}
-                self.save("best", step, metrics)
-        self.metrics = metrics
-        self.log.add({"step": step, **metrics})
-        self.accelerator.log({f"held_out/{name}": value for name, value in metrics.items()}, step=step)
-        return metrics
-
-    def averaged_weights(self) -> contextlib.AbstractContextManager:
-        """Within it the model has the weights to evaluate and save: the average, if there is one."""
-        return contextlib.nullcontext() if self.average is None else self.average.applied_to(self.clip)
-
-    def save(self, name: str, step: int, metrics: dict[str, float]) -> ModelCardDetails:
-        """Write the model as it is, with its processor and card, into a folder of this name; what the card says."""
-        details = describe_training(self.options, step, metrics, self.clip.config, self.num_pairs, self.held_out)
-        save_model(self.folder / name, self.accelerator, self.model, self.processor, details)
-        return details
-
-    def finish(self) -> None:
-        """Save the last model, and push it if asked to."""
-        with self.averaged_weights():
-            details = self.save("last", self.num_steps, self.metrics)
-        skips = self.all_skips()
-        if self.accelerator.is_main_process:
-            if self.options.push_to_hub:
-                push_model(self.folder / "last", self.options.push_to_hub, details)
-            report = [skips.summary(), skips.remarks(self.processor.tokenizer.model_max_length)]
-            if skips.num_skipped:
-                print(skips.places_text())
-            print(*filter(None, report), f"The model is in {self.folder / 'last'}, the log in {self.log.path}.")
-
-
-def flat(options: TrainingOptions) -> dict:
-    """Options as trackers take them: numbers, texts and truth values."""
-    return {
-        name: value if isinstance(value, int | float | str) else str(value) for name, value in vars(options).items()
-    }
-
-
-def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
-    """Train, evaluate and save; returns the log, an entry for each step and each evaluation.
-
-    `bar_position` is the line of the progress bar, for trainings side by side.
-    """
-    training = Training(options)
-    done = training.start()
-    eval_steps = max(1, round(options.eval_every * training.steps_per_epoch))
-    name, quiet = training.folder.name, not training.accelerator.is_main_process
-    bar = tqdm(total=training.num_steps, initial=done, desc=name, unit="step", position=bar_position, disable=quiet)
-    with training.replacing, StopSignal() as stop, bar:
-        started = time.perf_counter()
-        for step, batch in enumerate(training.loader, start=done):
-            entry = training.step(step, batch)
-            now = time.perf_counter()
-            entry["pairs_per_second"] = training.options.batch_size / (now - started)
-            training.log.add(entry)
-            shown = {key: f"{value:.3g}" for key, value in entry.items() if key not in NOT_ON_THE_BAR}
-            bar.set_postfix(shown, refresh=False)
-            bar.update()
-            done = step + 1
-            if done % options.log_every == 0:
-                training.accelerator.log({key: value for key, value in entry.items() if key != "step"}, step=step)
-            if done % eval_steps == 0 or done == training.num_steps:
-                metrics = training.evaluate(done)
-                if metrics and not quiet:
-                    bar.write(f"{name}, step {done}: " + ", ".join(f"{k} {100 * v:.1f}%" for k, v in metrics.items()))
-            stopped = stop.should_stop(training.accelerator)
-            if options.save_every and (done % options.save_every == 0 or done == training.num_steps or stopped):
-                training.save_checkpoint(done)
-            if stopped:
-                break
-            started = time.perf_counter()
-    if done == training.num_steps:
-        training.finish()
-    else:
-        training.accelerator.print(f"Stopped after step {done:,} as asked; --resume latest goes on.")
-    accelerator, log = training.accelerator, training.log.entries()
-    # Not `end_training`, after which this process could start no other training with the same peers.
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    # DistributedDataParallel must go before the process group: if it is the last to hold it, the program may hang.
-    del training
-    accelerator.free_memory()
-    gc.collect()
-    return log
+    if accelerator.is_main_process:
+        clip.save_pretrained(options.output_dir)
+        processor.save_pretrained(options.output_dir)
+        print(f"The model is in {options.output_dir}: `clip-hf evaluate {options.output_dir} --data ...` measures it.")
+    accelerator.wait_for_everyone()
 
 
 if __name__ == "__main__":
-    try:
-        train(parse_options(sys.argv[1:]))
-    except Exception as error:
-        report_failure(error, __file__)
-        os._exit(1)  # At once: after an error, processes that still hold one another may hang at the usual exit.
+    with reported_failures(__file__):
+        train(parse(sys.argv[1:]))
     PartialState().destroy_process_group()

@@ -1,12 +1,11 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Train a CLIP with `transformers.Trainer`, from scratch or from a pretrained one.
+"""Train a CLIP with `transformers.Trainer`, from scratch or from a pretrained one.
 
     python examples/train_with_trainer.py --output_dir outputs/trainer
     torchrun --nproc_per_node 2 examples/train_with_trainer.py --output_dir outputs/trainer --dataset my_images
 
-For those who have a Trainer already. `train_clip.py` is made for contrastive training: batches larger than the memory,
+For those who use Trainer already. `clip-hf train` is made for contrastive training: batches larger than the memory,
 data that stream, and a resume that is exact. Here a step's negatives are the pairs of one micro-batch, on all
 processes; `--gradient_accumulation_steps` adds up gradients, but no negatives.
 """
@@ -28,13 +27,14 @@ from accelerate import PartialState
 from transformers import EvalPrediction, HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
+from clip_hf import ClipHFProcessor
 from clip_hf.data import OPENMOJI_TEMPLATES, ImageTextCollator, ImageTextDataset, read_captions
 from clip_hf.evaluation import caption_ids, recall_at_k, retrieval_ranks
 from clip_hf.model_card import write_model_card
 from clip_hf.training import (
     TrainingOptions,
     adamw_from_paper,
+    build_model,
     clamp_logit_scale_,
     describe_plan,
     describe_training,
@@ -46,8 +46,13 @@ from clip_hf.utils.failures import reported_failures
 
 logger = logging.get_logger(__name__)
 
-# Outputs of the model that are no metric's business; the two embeddings are left.
+# The metrics need only the two embeddings of the model's outputs.
 UNUSED_OUTPUTS = ["logits_per_image", "logits_per_text", "text_model_output", "vision_model_output"]
+# What is trained from scratch.
+LAYERS = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "hidden_act": "gelu"}
+TEXT = {**LAYERS, "num_hidden_layers": 2, "max_position_embeddings": 40}
+VISION = {**LAYERS, "model_type": "clip_hf_vit", "num_hidden_layers": 4, "image_size": 64, "patch_size": 16}
+SMALL_VIT = {"projection_dim": 128, "text_config": TEXT, "vision_config": VISION}
 
 
 @dataclass
@@ -56,9 +61,7 @@ class Options:
 
     dataset: str = field(default="openmoji", metadata={"help": "`openmoji`, or anything that `load_pairs` takes."})
     eval_dataset: str | None = field(default=None, metadata={"help": "Held-out pairs, if `dataset` has none."})
-    eval_split: str | None = field(
-        default=None, metadata={"help": "Part to evaluate on, or `none`; without it `test` where there is one."}
-    )
+    eval_split: str | None = field(default=None, metadata={"help": "Part to evaluate on, or `none`; usually `test`."})
     eval_share: float = field(default=0.0, metadata={"help": "Hold out this share, where nothing else is held out."})
     image_column: str = field(default="image", metadata={"help": "Column of the images."})
     caption_column: str = field(default="caption", metadata={"help": "Column of the captions."})
@@ -67,7 +70,7 @@ class Options:
 
 @dataclass
 class Arguments(TrainingArguments):
-    """Trainer's own arguments; those with another default here suit a small CLIP, or are what it needs."""
+    """Trainer's own arguments; the defaults changed here suit a small CLIP, or are needed."""
 
     output_dir: str = "outputs/trainer"
     num_train_epochs: float = 20
@@ -81,18 +84,15 @@ class Arguments(TrainingArguments):
     eval_strategy: str = "epoch"
     logging_steps: float = 10
     report_to: str | None = "none"
-    # The loss needs all parameters; to look for others takes time.
-    ddp_find_unused_parameters: bool | None = False
-    # All processes need batches of one size, for each compares its pairs with those of the others.
-    dataloader_drop_last: bool = True
-    # Texts are made into tokens by the collator: Trainer would remove them, for the model takes no texts.
-    remove_unused_columns: bool = False
-    # Metrics are computed only where there are labels; equal captions are told by theirs.
+    ddp_find_unused_parameters: bool | None = False  # the loss uses all of them
+    dataloader_drop_last: bool = True  # processes compare their pairs, so they need batches of one size
+    remove_unused_columns: bool = False  # the collator makes the texts into tokens
+    # Trainer computes metrics only where there are labels. These say which captions are equal.
     label_names: list[str] | None = field(default_factory=lambda: ["text_ids"])
 
 
 class EvaluationPairs(torch.utils.data.Dataset):
-    """The first caption of each image, and its centre, in place of what training draws."""
+    """The first caption of each image, and its central crop, in place of those that training draws."""
 
     def __init__(self, dataset: datasets.Dataset, processor: ClipHFProcessor, options: Options):
         self.texts = [captions[0] for captions in read_captions(dataset, options.caption_column)]
@@ -109,7 +109,7 @@ class EvaluationPairs(torch.utils.data.Dataset):
         return int(self.ids.max()) + 1
 
     def num_queries(self, metric: str) -> int:
-        """Of how many images, or different texts, a metric is the share; for the card's intervals."""
+        """Number of images, or of different texts, that a metric is the share of; for the card's intervals."""
         return self.num_different if metric.startswith("text_to_image") else len(self.texts)
 
     def summary(self) -> str:
@@ -117,14 +117,14 @@ class EvaluationPairs(torch.utils.data.Dataset):
         return f"{len(self):,} with {self.num_different:,} different captions"
 
     def __getitem__(self, row: int) -> dict:
-        # Not decoded yet: the image processor opens files as it does in training.
+        # Not decoded yet, because the image processor opens files as in training.
         file = self.images[row][self.image_column]
         pixels = self.image_processor(file, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
         return {"pixel_values": pixels[0].astype(np.uint8), "text": self.texts[row], "text_id": int(self.ids[row])}
 
 
 class ClipTrainer(Trainer):
-    """A Trainer with the paper's optimiser, and clip_hf's model card, of `options`, in place of its own."""
+    """A Trainer with the paper's optimiser, and with clip_hf's model card in place of its own."""
 
     options: TrainingOptions
 
@@ -144,8 +144,7 @@ class ClipTrainer(Trainer):
     def create_model_card(self, **kwargs) -> None:
         if self.is_world_process_zero():
             args, config = self.args, self.model.config
-            evaluations = [entry for entry in self.state.log_history if "eval_image_to_text_R@1" in entry]
-            last = evaluations[-1] if evaluations else {}
+            last = next((entry for entry in reversed(self.state.log_history) if "eval_loss" in entry), {})
             metrics = {name.removeprefix("eval_"): value for name, value in last.items() if "_R@" in name}
             details = describe_training(
                 self.options, self.state.global_step, metrics, config, len(self.train_dataset), self.eval_dataset
@@ -154,15 +153,8 @@ class ClipTrainer(Trainer):
             write_model_card(args.output_dir, config, model_id, details, self.model.num_parameters())
 
 
-class ClampTemperature(TrainerCallback):
-    """Keeps the inverse temperature at most 100 after each step (paper, section 2.5)."""
-
-    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
-        clamp_logit_scale_(model)
-
-
-class AnnouncePlan(TrainerCallback):
-    """Says at the start what is about to be done."""
+class ClipCallback(TrainerCallback):
+    """Prints the plan at the start; keeps the inverse temperature at most 100 after each step (paper, section 2.5)."""
 
     def __init__(self, options: TrainingOptions, num_pairs: int, held_out: EvaluationPairs | None):
         self.options, self.num_pairs, self.held_out = options, num_pairs, held_out
@@ -170,6 +162,9 @@ class AnnouncePlan(TrainerCallback):
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         if state.is_world_process_zero:
             print(describe_plan(self.options, model, state.max_steps, self.num_pairs, self.held_out))
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        clamp_logit_scale_(model)
 
 
 def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -185,91 +180,56 @@ def retrieval_metrics(prediction: EvalPrediction) -> dict[str, float]:
     return {f"{name}_R@{k}": recall_at_k(places, k) for name, places in directions.items() for k in (1, 5)}
 
 
-def build_model(options: Options, texts: Sequence[str]) -> tuple[ClipHFModel, ClipHFProcessor]:
-    """A pretrained model and its processor; or a small ViT with a vocabulary learned from `texts`."""
-    if options.model:
-        return ClipHFModel.from_pretrained(options.model), ClipHFProcessor.from_pretrained(options.model)
-    tokenizer = ClipHFTokenizer.train(texts, vocab_size=2048, context_length=40)
-    layers = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4, "hidden_act": "gelu"}
-    config = ClipHFConfig(
-        text_config={
-            **layers,
-            "num_hidden_layers": 2,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": tokenizer.model_max_length,
-        },
-        vision_config={
-            **layers,
-            "model_type": "clip_hf_vit",
-            "num_hidden_layers": 4,
-            "image_size": 64,
-            "patch_size": 16,
-        },
-        projection_dim=128,
-    )
-    image_processor = ClipHFImageProcessor(size={"shortest_edge": 66}, crop_size={"height": 64, "width": 64})
-    return ClipHFModel(config), ClipHFProcessor(image_processor, tokenizer)
-
-
-def settings_of(options: Options, arguments: Arguments) -> dict:
-    """Trainer's arguments as `train_clip.py` names them."""
+def training_options(options: Options, arguments: Arguments) -> TrainingOptions:
+    """The options of `clip-hf train` that say the same: they choose the data, build the model and fill its card."""
+    shared = {name: getattr(options, name) for name in ("image_column", "caption_column", "model")}
+    shared |= {name: getattr(arguments, name) for name in ("output_dir", "learning_rate", "weight_decay", "seed")}
+    if options.eval_split != "none":
+        shared |= {name: getattr(options, name) for name in ("eval_dataset", "eval_split", "eval_share")}
     warmup = arguments.warmup_steps
-    return {
-        "model": options.model,
-        "output_dir": arguments.output_dir,
-        "batch_size": arguments.train_batch_size * arguments.world_size,
-        "learning_rate": arguments.learning_rate,
-        "weight_decay": arguments.weight_decay,
-        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
-        **({"warmup_share": warmup} if warmup < 1 else {"warmup_steps": int(warmup)}),
-    }
+    shared |= {"warmup_share": warmup} if warmup < 1 else {"warmup_steps": int(warmup)}
+    return TrainingOptions(
+        dataset=[options.dataset],
+        templates=list(OPENMOJI_TEMPLATES) if options.dataset == "openmoji" else ["{}"],
+        cache_images=options.dataset == "openmoji",
+        config=SMALL_VIT,
+        vocab_size=2048,
+        resize_to=66,
+        batch_size=arguments.train_batch_size * arguments.world_size,
+        mixed_precision="bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
+        **shared,
+    )
 
 
 def train(options: Options, arguments: Arguments) -> ClipTrainer:
     """Train, evaluate and save; returns the trainer, whose `state.log_history` is the log."""
-    templates = OPENMOJI_TEMPLATES if options.dataset == "openmoji" else ("{}",)
-    evaluate = options.eval_split != "none"
-    data_options = TrainingOptions(
-        dataset=[options.dataset],
-        eval_dataset=options.eval_dataset if evaluate else None,
-        eval_split=options.eval_split if evaluate else None,
-        eval_share=options.eval_share if evaluate else 0.0,
-        image_column=options.image_column,
-        caption_column=options.caption_column,
-        templates=list(templates),
-        seed=arguments.seed,
-        cache_images=options.dataset == "openmoji",
-        **settings_of(options, arguments),
-    )
-    pair_options = data_options.pair_options
-    # Only one process prepares the data; the others find them prepared.
+    ours = training_options(options, arguments)
+    # One process prepares the data; the others find them prepared.
     with PartialState().main_process_first():
-        rows, eval_rows = load_training_data(data_options)
-    evaluate = evaluate and eval_rows is not None
-    data_options = fit_batch_size(data_options, PartialState(), rows)
-    arguments.per_device_train_batch_size = data_options.batch_size // arguments.world_size
-    captions = [text for texts in read_captions(rows, options.caption_column) for text in texts]
+        pairs, held_out = load_training_data(ours)
+    if options.eval_split == "none":
+        held_out = None
+    ours = fit_batch_size(ours, PartialState(), pairs)
+    arguments.per_device_train_batch_size = ours.batch_size // arguments.world_size
     torch.manual_seed(arguments.seed)
-    model, processor = build_model(options, [t.replace("{}", text) for text in captions for t in templates])
+    model, processor = build_model(ours, pairs)
     if arguments.gradient_accumulation_steps > 1:
         logger.warning("Gradient accumulation adds no negatives: each micro-batch is compared with itself only.")
-    if not evaluate:
-        if arguments.eval_strategy != "no":
-            logger.warning("Nothing is held out, so nothing is evaluated: give `eval_dataset` or `eval_share`.")
+    if held_out is None and arguments.eval_strategy != "no":
+        logger.warning("Nothing is held out, so nothing is evaluated: give `eval_dataset` or `eval_share`.")
         arguments.eval_strategy = "no"
     trainer = ClipTrainer(
         model,
         arguments,
         data_collator=ImageTextCollator(processor, return_loss=True),
         # Trainer calls its set_epoch, so that crops, captions and templates are drawn anew in each epoch.
-        train_dataset=ImageTextDataset(rows, processor.image_processor, pair_options),
-        eval_dataset=EvaluationPairs(eval_rows, processor, options) if evaluate else None,
+        train_dataset=ImageTextDataset(pairs, processor.image_processor, ours.pair_options),
+        eval_dataset=None if held_out is None else EvaluationPairs(held_out, processor, options),
         processing_class=processor,
         compute_metrics=retrieval_metrics,
-        callbacks=[ClampTemperature()],
     )
-    trainer.options = data_options
-    trainer.add_callback(AnnouncePlan(data_options, len(trainer.train_dataset), trainer.eval_dataset))
+    trainer.options = ours
+    trainer.add_callback(ClipCallback(ours, len(trainer.train_dataset), trainer.eval_dataset))
     trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint, ignore_keys_for_eval=UNUSED_OUTPUTS)
     trainer.save_model()
     trainer.save_state()

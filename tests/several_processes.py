@@ -6,6 +6,8 @@ import gc
 import os
 import pickle
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,3 +55,12 @@ def run_processes(function: Callable, processes: int, folder: Path, *arguments, 
         for process in context.processes:
             process.kill()
     return [pickle.loads((folder / f"result_{rank}").read_bytes()) for rank in range(processes)]
+
+
+def torchrun(*command: str | Path, processes: int = 2) -> subprocess.CompletedProcess:
+    """Start a script, or `-m` and a module, with its arguments on several processes, as a reader does."""
+    launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), *map(str, command)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, "-m", *launch], env=environment, capture_output=True, text=True, timeout=600
+    )

@@ -61,8 +61,8 @@ FOLDERS = (
     "training",
     "cli",
 )
-MAX_FOLDERS = 14
-MAX_ARROWS = 50
+MAX_FOLDERS = 16
+MAX_ARROWS = 45
 
 # transformers exports the pipeline's file only where an exported file imports it, and nothing below the pipeline may
 # import it while it is itself being imported. So one import inside a function is allowed, of this module.

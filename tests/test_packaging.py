@@ -153,7 +153,7 @@ for part in ("data", "training", "embedding", "evaluation", "data.tars", "evalua
 attempt("metric", metrics.load, "clip_score")
 for example in {examples}:
     attempt(example, runpy.run_path, f"{ROOT}/examples/{{example}}", run_name="__main__")
-found["status"] = main(["evaluate", "model", "--data", "digits"]), main(["compare", "a", "b"])
+found["status"] = main(["evaluate", "model", "--data", "digits"]), main(["compare", "a", "b"]), main(["train"])
 print(json.dumps(found))
 """
     done = subprocess.run(
@@ -170,7 +170,7 @@ print(json.dumps(found))
         **dict.fromkeys(["evaluate_retrieval.py", "evaluate_zero_shot.py", "linear_probe.py"], "eval"),
         "demo.py": "demo",
     }
-    assert found.pop("status") == [1, 1]
+    assert found.pop("status") == [1, 1, 1]
     assert found.keys() == extra_of.keys()
     for name, extra in extra_of.items():
         message = (
@@ -178,8 +178,9 @@ print(json.dumps(found))
         )
         assert re.fullmatch(message, found[name]), f"{name}: {found[name]}"
     lines = done.stderr.strip().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["clip-hf evaluate", "clip-hf compare"]
-    assert all(line.endswith(f"`pip install -e '{ROOT}[eval]'`.") for line in lines)
+    assert [line.split(":")[0] for line in lines] == ["clip-hf evaluate", "clip-hf compare", "clip-hf train"]
+    for line, extra in zip(lines, ("eval", "eval", "train"), strict=True):
+        assert line.endswith(f"`pip install -e '{ROOT}[{extra}]'`.")
 
 
 def test_the_extras_of_setup_cfg_bring_what_is_asked_of_them():

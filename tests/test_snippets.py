@@ -59,6 +59,7 @@ NO_PROGRAMS = {
     ("docs/howto/convert.md", "RN50.pt (openai) -> rn50 (clip_hf)"): "test_the_report_of_a_conversion",
     ("docs/reference/checkpoints.md", "clip-hf convert SOURCE DESTINATION"): "test_the_usage_of_convert",
     ("examples/README.md", '{"file_name": "0001.jpg"'): "test_the_line_of_a_metadata_file",
+    ("docs/howto/zero_shot_classification.md", '{"image": "cat.png"'): "test_the_line_of_classify",
 }
 
 
@@ -146,12 +147,13 @@ def test_the_tables_have_no_entry_too_many():
     [
         "clip-hf evaluate model --dat digits",
         "clip-hf convert a b --tower-of text",
-        "python examples/train_clip.py examples/recipes/demo.yaml --epoch 3",
-        "python examples/train_clip.py examples/recipes/none.yaml",
+        "clip-hf train examples/recipes/demo.yaml --epoch 3",
+        "clip-hf train examples/recipes/none.yaml",
         "python examples/linear_probe.py --model m --datum digits",
         "python examples/no_example.py",
-        "accelerate launch --config_file examples/launch/none.yaml examples/train_clip.py examples/recipes/demo.yaml",
-        "torchrun --nproc_per_node 2 examples/train_clip.py examples/recipes/demo.yaml --no_option 1",
+        "accelerate launch --config_file examples/launch/none.yaml -m clip_hf train examples/recipes/demo.yaml",
+        "torchrun --nproc_per_node 2 -m clip_hf train examples/recipes/demo.yaml --no_option 1",
+        "python examples/train_clip.py --no_option 1",
         "torchrun --nproc_per_node 2 -m clip_hf.cli evaluate model --no-option",
         "sbatch --nodes 4 examples/launch/none.sh examples/recipes/demo.yaml",
         "sbatch --nodes 4 examples/launch/slurm.sh examples/recipes/pretrain_rn50.yaml --output_dir outputs",
@@ -230,6 +232,18 @@ def test_the_line_of_a_metadata_file(tmp_path):
     image_of(0).save(tmp_path / json.loads(line)["file_name"])
     rows = load_pairs(str(tmp_path))
     assert rows["caption"] == ["a cat on a red mat"] and rows.num_rows == 1
+
+
+def test_the_line_of_classify(world, tmp_path, monkeypatch, capsys):
+    page = "docs/howto/zero_shot_classification.md"
+    world.enter(PAGES[page], tmp_path)
+    monkeypatch.chdir(tmp_path / "examples" / "pictures")
+    assert main(["classify", "cat.png", "--model", str(tmp_path / "RN50.pt"), "--labels", "cat", "dog", "--json"]) == 0
+    lines = [json.loads(line) for line in (block_that_starts(page, '{"image"').text, capsys.readouterr().out)]
+    for line in lines:
+        assert set(line) == {"image", "predictions"} and line["image"] == "cat.png"
+        assert sorted(entry["label"] for entry in line["predictions"]) == ["cat", "dog"]
+        assert sum(entry["score"] for entry in line["predictions"]) == pytest.approx(1)
 
 
 def test_the_table_of_a_scaling_fit(capsys):

@@ -7,7 +7,7 @@
 #     sbatch --nodes 4 examples/launch/slurm.sh examples/recipes/pretrain_vit_b32.yaml --output_dir outputs/vit_b32 \
 #         --dataset "pairs/{00000..09999}.tar" --pairs_per_epoch 400000000
 #
-# What follows the script's name goes to examples/train_clip.py. Two minutes before the time is up SLURM signals this
+# What follows the script's name goes to `clip-hf train`. Two minutes before the time is up SLURM signals this
 # script, which hands the signal on: the training saves a checkpoint and ends with exit code 0, and the job goes back
 # into the queue, where `--resume latest` continues at the next step. A training that comes to its end is not queued
 # again, nor is one that fails.
@@ -40,7 +40,7 @@ trap 'SIGNALLED=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 # shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" bash -c '
     export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID LOCAL_WORLD_SIZE=${SLURM_NTASKS_PER_NODE:-1}
-    exec python examples/train_clip.py "$@" --resume latest
+    exec python -m clip_hf train "$@" --resume latest
 ' bash "$@" &
 STEP=$!
 

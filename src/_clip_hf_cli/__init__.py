@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import classify, compare, convert, evaluate
+from . import classify, compare, convert, evaluate, train
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
@@ -25,6 +25,7 @@ VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by im
 _COMMANDS = {
     "classify": (classify, "say which of some labels fits each image"),
     "convert": (convert, "convert a checkpoint of OpenAI's, open_clip's, transformers' or ours into another format"),
+    "train": (train, "train a model on image-text pairs: from scratch, or fine-tune"),
     "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
     "compare": (compare, "compare evaluated models side by side"),
 }

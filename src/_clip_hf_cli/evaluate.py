@@ -25,10 +25,10 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the subcommand's parser its arguments."""
+    """Add the arguments of `clip-hf evaluate` to its parser."""
     parser.description = (
-        "Evaluate a CLIP of ours, transformers', open_clip's or sentence-transformers'. Each task runs on each\n"
-        "of the data that fits it; features are kept, so that a run that was interrupted goes on."
+        "Evaluate a CLIP of ours, transformers', open_clip's or sentence-transformers'. Each task runs on\n"
+        "all data that fit it. Features are kept, so an interrupted run goes on where it stopped."
     )
     parser.epilog = _EPILOG
     add_evaluation_arguments(parser)
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of an evaluation besides the model and where its results go, which `compare` has as well."""
+    """Add the arguments that `evaluate` and `compare` share: all but the model and the folder for results."""
     parser.add_argument(
         "--tasks", nargs="+", choices=TASKS, default=["zero_shot"], metavar="TASK", help=", ".join(TASKS)
     )
@@ -50,7 +50,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="registry names, NAME=PATH for a registry dataset on this machine, folders, files, hub names",
     )
-    data = parser.add_argument_group("data", "where it says otherwise than the registry or the data")
+    data = parser.add_argument_group("data", "instead of what the registry or the data say")
     data.add_argument("--split", help="the part to evaluate on (default: test)")
     data.add_argument("--image-column", help="column of the images")
     data.add_argument("--label-column", help="column of the classes")
@@ -58,39 +58,39 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--class-names", help="file .txt or .json with the classes' names, or clip_benchmark:KEY")
     data.add_argument("--templates", nargs="+", help="prompt set, file, clip_benchmark:KEY, or templates with {}")
     data.add_argument("--metric", choices=METRICS, help="headline metric of classification")
-    data.add_argument("--limit", type=int, help="use so many rows only, to try things out")
+    data.add_argument("--limit", type=int, help="use only this many rows, to try things out")
     _add_image_arguments(parser)
     work = parser.add_argument_group("encoding")
     work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
     work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
-    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
-    work.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: as they are; float32 on a CPU)")
+    work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
+    work.add_argument("--dtype", choices=_DTYPES, help="type of the weights (default: as stored; float32 on a CPU)")
     how = parser.add_argument_group("how")
     how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="of bootstrap and draws (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
     how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
     how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
 
 
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    pictures = parser.add_argument_group("image files", "where it says otherwise than the model's image processor")
+    pictures = parser.add_argument_group("image files", "instead of what the model's image processor says")
     pictures.add_argument(
         "--background-color",
         "--background_color",
         metavar="COLOR",
-        help="what transparent images are put on: white, #ffffff or 255,255,255",
+        help="background for transparent images: white, #ffffff or 255,255,255",
     )
     pictures.add_argument(
         "--apply-exif-orientation",
         "--apply_exif_orientation",
         action=argparse.BooleanOptionalAction,
-        help="turn images as cameras say they were held (default: yes)",
+        help="turn images upright, by the orientation in their Exif data (default: yes)",
     )
     pictures.add_argument(
         "--high-bit-depth",
         "--high_bit_depth",
         choices=HIGH_BIT_DEPTH,
-        help="what is done with images of more than 8 bits (default: as the model's image processor says)",
+        help="what to do with images of more than 8 bits (default: as the model's image processor says)",
     )
     pictures.add_argument(
         "--max-skipped-share",
@@ -98,7 +98,7 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=MAX_SKIPPED_SHARE,
         metavar="SHARE",
-        help="images that cannot be read are skipped; more than this share, and than one, is an error "
+        help="unreadable images are skipped; more than one and more than this share is an error "
         "(default: %(default)s)",
     )
     pictures.add_argument(
@@ -112,7 +112,7 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-root",
         "--image_root",
         metavar="FOLDER",
-        help="where paths of images in tables and Parquet may lead, besides below their own folder (/: anywhere)",
+        help="folder that paths of images in tables and Parquet may lead to, besides their own (/: any)",
     )
     for name, (kind, default) in IMAGE_LIMITS.items():
         pictures.add_argument(

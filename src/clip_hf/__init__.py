@@ -7,6 +7,7 @@ Importing it registers its classes with transformers: `AutoModel`, `AutoProcesso
 them by the `model_type` or class name in a repo.
 """
 
+from .checkpoints.zero_shot_pipeline import pipeline
 from .model.architectures_clip_hf import ARCHITECTURES
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
@@ -26,11 +27,10 @@ from .model.modeling_clip_hf_resnet import ClipHFResNetModel
 from .model.modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
 from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import ClipHFProcessor
+from .model.prompts_clip_hf import prompt_set_names
 from .model.tokenization_clip_hf import ClipHFTokenizer
-from .model.zero_shot_clip_hf import build_text_classifier
+from .model.zero_shot_clip_hf import build_text_classifier, load_prompt_set
 from .registration import register
-from .utils.prompt_files import load_prompt_set, prompt_set_names
-from .zero_shot_pipeline import pipeline
 
 
 __version__ = "0.1.0"  # setup.cfg reads it; `_clip_hf_cli.VERSION` repeats it

@@ -19,7 +19,7 @@ from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
 
 
-COMMANDS = ("classify", "convert", "evaluate", "compare")
+COMMANDS = ("classify", "convert", "train", "evaluate", "compare")
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:

@@ -472,7 +472,7 @@ def test_a_model_like_open_clips(images):
     assert_close(encoder.encode_images(images), normalised(model.encode_image(pixel_values)))
     assert_close(encoder.encode_texts(TEXTS), normalised(model.encode_text(processor[1](TEXTS))))
     assert (encoder.logit_scale, encoder.logit_bias) == (pytest.approx(np.exp(2)), -10.0)
-    with pytest.raises(ValueError, match="Sequential, of which no features before the projection"):
+    with pytest.raises(ValueError, match="Sequential, which gives no features before the projection"):
         encoder.encode_images(images, projected=False)
     with pytest.raises(TypeError, match="processor=.preprocess, tokenizer."):
         load_dual_encoder(model, processor=processor[0])

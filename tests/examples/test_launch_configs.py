@@ -31,7 +31,7 @@ def unknown_keys(path: Path) -> list[str]:
 def launched(name: str, monkeypatch, *more: str):
     """What `accelerate launch` makes of a config."""
     monkeypatch.chdir(ROOT)
-    arguments = ["--config_file", str(CONFIGS / name), *more, "examples/train_clip.py", "--resume", "latest"]
+    arguments = ["--config_file", str(CONFIGS / name), *more, "-m", "clip_hf", "train", "--resume", "latest"]
     return launch._validate_launch_command(launch.launch_command_parser().parse_args(arguments))[0]
 
 
@@ -121,7 +121,7 @@ def slurm_job(tmp_path):
 def test_a_slurm_job_that_ends_is_not_queued_again(slurm_job, tmp_path):
     assert slurm_job(rounds=1).wait(timeout=60) == 0
     started = sorted((tmp_path / "started").read_text().splitlines())
-    arguments = "examples/train_clip.py recipe.yaml --output_dir a folder --resume latest"
+    arguments = "-m clip_hf train recipe.yaml --output_dir a folder --resume latest"
     assert started == [f"{rank}/2 0 node1:20041 {arguments}" for rank in (0, 1)]
     assert not (tmp_path / "calls").exists()
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -16,8 +17,9 @@ from transformers import EvalPrediction, pipeline
 
 from clip_hf import ClipHFModel
 from clip_hf.data import ImageTextDataset
+from clip_hf.training import build_model
 from tiny_models import make_tiny_model
-from train_with_trainer import build_model, parse, retrieval_metrics, train
+from train_with_trainer import parse, retrieval_metrics, train, training_options
 
 
 HERE = Path(__file__).resolve().parent
@@ -154,8 +156,8 @@ def test_equal_embeddings_are_as_good_as_chance():
 
 
 def test_a_model_from_scratch():
-    options, _ = parse(["--use_cpu", "True"])
-    model, processor = build_model(options, ["a cat", "a dog", "two birds"] * 20)
+    captions = datasets.Dataset.from_dict({"caption": ["a cat", "a dog", "two birds"] * 20})
+    model, processor = build_model(training_options(*parse(["--use_cpu", "True"])), captions)
     assert model.config.text_config.vocab_size == len(processor.tokenizer)
     assert model.config.vision_config.image_size == processor.image_processor.crop_size["height"]
 

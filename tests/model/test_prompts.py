@@ -95,7 +95,7 @@ def test_own_prompts_come_from_files(tmp_path, file, text, expected):
     [
         ("own.txt", "", "does not hold a prompt set: The list of templates is empty"),
         ("own.txt", "a photo\n", "does not hold a prompt set: The template 'a photo' does not say where"),
-        ("own.json", "{", "does not hold a prompt set: .*is no JSON file"),
+        ("own.json", "{", "does not hold a prompt set: Expecting property name"),
         ("own.json", "3", "does not hold a prompt set: The templates must be a string or a list"),
         ("own.json", '{"cat": 3}', "does not hold a prompt set: The prompts of 'cat' must be"),
     ],

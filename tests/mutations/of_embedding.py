@@ -51,8 +51,8 @@ MUTATIONS = [
     Mutation(
         "processes encode the same parts",
         "embedding/bulk_encoding.py",
-        "own = missing[options.process :: options.processes]",
-        "own = missing[:: options.processes]",
+        "own_parts = missing[options.process :: options.processes]",
+        "own_parts = missing[:: options.processes]",
         "embedding/test_bulk_encoding.py -m 'not slow'",
     ),
     Mutation(
@@ -79,8 +79,8 @@ MUTATIONS = [
     Mutation(
         "moved folder is used",
         "embedding/feature_store.py",
-        'if name != "model" and found[name] != wanted[name]',
-        'if name == "format" and found[name] != wanted[name]',
+        'if name != "model" and manifest[name] != expected[name]',
+        'if name == "format" and manifest[name] != expected[name]',
         "embedding/test_bulk_encoding.py -m 'not slow'",
     ),
     Mutation(

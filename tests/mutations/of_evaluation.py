@@ -205,7 +205,7 @@ MUTATIONS = [
     Mutation(
         "refit on the training part only",
         "evaluation/tasks/linear_probe.py",
-        "both = _joined(train, validation)",
+        "both = _join(train, validation)",
         "both = train",
         "evaluation/tasks/test_linear_probe.py",
     ),

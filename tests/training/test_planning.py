@@ -61,7 +61,7 @@ def test_batches_that_cannot_be_cut():
 
 @pytest.mark.parametrize(("batch_size", "pairs"), [(1, 5), (8, 1)])
 def test_a_batch_of_one_pair_is_refused_because_it_teaches_nothing(batch_size, pairs):
-    with pytest.raises(ValueError, match="A batch has one pair, which the loss compares with the others of its batch"):
+    with pytest.raises(ValueError, match="A batch has one pair, and so no negatives: the loss would be 0"):
         fit_batch_size(TrainingOptions(batch_size=batch_size), processes(1), range(pairs))
     # A pair alone has a sigmoid loss.
     assert fit_batch_size(TrainingOptions(batch_size=1, loss="sigmoid"), processes(1), range(5)).batch_size == 1

@@ -14,10 +14,10 @@ from clip_hf import ClipHFModel, ClipHFProcessor
 from clip_hf.training import (
     TrainingOptions,
     describe_training,
+    make_logit_scale_shardable_,
     push_model,
     save_model,
     trained_models,
-    vector_logit_scale_,
 )
 from tiny_models import make_tiny_model
 
@@ -92,7 +92,7 @@ def test_a_saved_model_loads(vector, compiled, details, tiny_processor, tmp_path
     accelerator, model = Accelerator(cpu=True), make_tiny_model("resnet")
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     if vector:  # as FSDP2 wants it
-        vector_logit_scale_(model)
+        make_logit_scale_shardable_(model)
     wrapped = torch.compile(model) if compiled else accelerator.prepare(model)
     save_model(tmp_path / "last", accelerator, wrapped, tiny_processor, details)
     loaded = ClipHFModel.from_pretrained(tmp_path / "last")

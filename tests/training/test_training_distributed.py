@@ -17,18 +17,18 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from clip_hf import ClipHFModel, contrastive_loss
-from clip_hf.training.averaging import AveragedWeights
 from clip_hf.training.distributed import (
     check_processes_agree,
     logit_bias_of,
     logit_scale_of,
-    scalar_logit_scale,
+    make_logit_scale_shardable_,
+    restore_scalar_logit_scale,
     sync_batch_norm,
-    vector_logit_scale_,
 )
 from clip_hf.training.freezing import freeze
-from clip_hf.training.interruption import StopSignal
-from clip_hf.training.optimization import OptimizerOptions, build_optimizer, clamp_logit_scale_
+from clip_hf.training.optimizer import OptimizerOptions, build_optimizer, clamp_logit_scale_
+from clip_hf.training.stop_signal import StopSignal
+from clip_hf.training.weight_averaging import AveragedWeights
 from clip_hf.utils.processes import check_launch
 from several_processes import run_processes
 from tiny_models import TOWERS, make_tiny_model
@@ -74,7 +74,7 @@ def full(tensor: torch.Tensor) -> torch.Tensor:
 
 def sharded_step(tower: str, rank: int, early: bool, mesh) -> dict:
     plain = small_model(tower)
-    model, other = vector_logit_scale_(copy.deepcopy(plain)), copy.deepcopy(plain)
+    model, other = make_logit_scale_shardable_(copy.deepcopy(plain)), copy.deepcopy(plain)
     initial = copy.deepcopy(plain.state_dict())
     for module in model.modules():
         if type(module).__name__ in LAYERS:
@@ -104,13 +104,13 @@ def sharded_step(tower: str, rank: int, early: bool, mesh) -> dict:
         nn.init.constant_(one.logit_scale, 5.0)
         clamp_logit_scale_(one)
     options = StateDictOptions(full_state_dict=True)
-    state = scalar_logit_scale(get_model_state_dict(model, options=options))
+    state = restore_scalar_logit_scale(get_model_state_dict(model, options=options))
     other.load_state_dict(state)
     weights = plain.state_dict()
     found["weights"] = max((value - weights[name]).abs().max().item() for name, value in other.state_dict().items())
     # A state dict with a scalar goes into the sharded model.
     set_model_state_dict(model, dict(initial), options=options)
-    loaded = scalar_logit_scale(get_model_state_dict(model, options=options))
+    loaded = restore_scalar_logit_scale(get_model_state_dict(model, options=options))
     found["loaded"] = max((value - initial[name]).abs().max().item() for name, value in loaded.items())
     found["shape"] = tuple(model.logit_scale.shape)
     try:
@@ -191,9 +191,9 @@ def test_one_process_agrees_with_itself():
 @pytest.mark.parametrize("prefix", ["", "wrapper."])
 def test_either_shape_loads_into_either_model(prefix):
     plain = make_tiny_model("vit")
-    vector = vector_logit_scale_(make_tiny_model("vit"))
+    vector = make_logit_scale_shardable_(make_tiny_model("vit"))
     assert isinstance(vector.logit_scale, nn.Parameter) and vector.logit_scale.shape == (1,)
-    assert vector_logit_scale_(vector) is vector and vector.logit_scale.shape == (1,)
+    assert make_logit_scale_shardable_(vector) is vector and vector.logit_scale.shape == (1,)
     for source in (plain, vector):
         for target in (copy.deepcopy(plain), copy.deepcopy(vector)):
             nn.init.constant_(source.logit_scale, 1.25)
@@ -202,25 +202,25 @@ def test_either_shape_loads_into_either_model(prefix):
             module.load_state_dict(state)
             assert logit_scale_of(target).item() == 1.25
             assert state[f"{prefix}logit_scale"].shape == source.logit_scale.shape
-    state = scalar_logit_scale(vector.state_dict())
+    state = restore_scalar_logit_scale(vector.state_dict())
     assert state["logit_scale"].shape == () and vector.logit_scale.shape == (1,)
     frozen = make_tiny_model("vit")
     frozen.logit_scale.requires_grad_(False)
-    assert not vector_logit_scale_(frozen).logit_scale.requires_grad
+    assert not make_logit_scale_shardable_(frozen).logit_scale.requires_grad
 
 
 def test_a_vector_gives_the_gradient_of_a_scalar():
     gradients = []
-    for model in (make_tiny_model("vit"), vector_logit_scale_(make_tiny_model("vit"))):
+    for model in (make_tiny_model("vit"), make_logit_scale_shardable_(make_tiny_model("vit"))):
         (3 * logit_scale_of(model).exp()).backward()
         gradients.append(model.logit_scale.grad.reshape(()).item())
     assert gradients[0] == gradients[1] != 0
 
 
 def test_saved_scalar_loads_with_from_pretrained(tmp_path: Path):
-    vector = vector_logit_scale_(make_tiny_model("vit"))
+    vector = make_logit_scale_shardable_(make_tiny_model("vit"))
     nn.init.constant_(vector.logit_scale, 1.25)
-    vector.save_pretrained(tmp_path, state_dict=scalar_logit_scale(vector.state_dict()))
+    vector.save_pretrained(tmp_path, state_dict=restore_scalar_logit_scale(vector.state_dict()))
     loaded = ClipHFModel.from_pretrained(tmp_path)
     assert loaded.logit_scale.shape == () and loaded.logit_scale.item() == 1.25
 
@@ -245,9 +245,9 @@ def test_batch_norm_over_all_processes(monkeypatch):
 
 def test_a_logit_bias_is_treated_as_the_scale_is():
     plain = make_tiny_model("vit", logit_bias_init_value=-10.0)
-    vector = vector_logit_scale_(make_tiny_model("vit", logit_bias_init_value=-10.0))
+    vector = make_logit_scale_shardable_(make_tiny_model("vit", logit_bias_init_value=-10.0))
     assert vector.logit_bias.shape == (1,) and logit_bias_of(vector).shape == () and logit_bias_of(plain).item() == -10
-    state = scalar_logit_scale(vector.state_dict())
+    state = restore_scalar_logit_scale(vector.state_dict())
     assert state["logit_bias"].shape == ()
     plain.load_state_dict(state)
     vector.load_state_dict(state)

@@ -30,8 +30,8 @@ from clip_hf.training import (
     prepare_model,
     prepare_output_dir,
     seed_step,
-    setup,
     start_accelerator,
+    training_setup,
     wrap_model,
 )
 from clip_hf.training.checkpoint_files import check_can_be_resumed
@@ -271,7 +271,7 @@ def test_each_process_takes_its_share(saved, tiny_processor):
     ids = []
     for rank in range(3):
         accelerator = SimpleNamespace(process_index=rank, num_processes=3)
-        loader = setup.PairLoader(
+        loader = training_setup.PairLoader(
             data, tiny_processor, options.pair_options, batch_size=6, num_steps=3, rank=rank, world_size=3
         )
         assert accelerator.num_processes == 3 and len(loader) == 3
@@ -419,7 +419,7 @@ def test_a_model_is_frozen_and_checkpointed_as_asked(capsys):
 
 def test_compiled_only_if_asked(monkeypatch):
     compiled = []
-    monkeypatch.setattr(setup.torch, "compile", lambda model: compiled.append(model) or model)
+    monkeypatch.setattr(training_setup.torch, "compile", lambda model: compiled.append(model) or model)
     for asked in (False, True):
         accelerator, model = Accelerator(cpu=True), make_tiny_model("vit")
         optimizer = torch.optim.AdamW(model.parameters())

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..checkpoints.zero_shot_pipeline import pipeline
 from ..data.file_readers import images_in
-from ..evaluation.registry.dataset_registry import load_class_names, load_templates
+from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
-from ..utils.tables import format_table
-from ..zero_shot_pipeline import pipeline
+from ..utils.tables import draw_table
 
 
 # One `--labels` of such a name is a source of labels, not a label.
@@ -179,9 +179,7 @@ def _as_text(path: str, predictions: Predictions) -> str:
     cells = [
         (entry["label"], f"{entry['score']:.1%}", "█" * round(entry["score"] * _BAR_WIDTH)) for entry in predictions
     ]
-    return _printable(
-        format_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")])
-    )
+    return _printable(draw_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")]))
 
 
 def _printable(text: str) -> str:

@@ -12,13 +12,13 @@ from .evaluate import evaluate
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the arguments ask for; the exit status."""
+    """Do what the arguments ask for; return the exit status."""
     if len(options.models) < 2:
         raise ValueError(f"There is nothing to compare with {options.models[0]}: name two or more.")
     for name, values in (("--names", options.names), ("--compute", options.compute)):
         if values is not None and len(values) != len(options.models):
-            given = counted(len(values), "value")
-            raise ValueError(f"{name} has {given} for {len(options.models)} models; give one for each.")
+            values = counted(len(values), "value")
+            raise ValueError(f"{name} has {values} for {len(options.models)} models; give one for each.")
     output_dir = Path(options.output_dir)
     folders = [_folder_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
     if not options.overwrite:
@@ -40,26 +40,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _folder_of(model: str, place: int, options: argparse.Namespace, output_dir: Path) -> Path:
-    """The folder of a model's results: `model` itself, or where they will be once it is evaluated."""
+    """The folder of a model's results: `model` itself, or where its results will be once it is evaluated."""
     folder = Path(model)
     if folder.is_dir() and any(path.stem == "summary" for path in folder.glob("*.md")):
         load_results(folder)
         return folder
     if not options.data:
         raise ValueError(
-            f"{model} is no folder that `clip-hf evaluate` wrote. To evaluate it as a model first, say on what with "
+            f"{model} is no folder that `clip-hf evaluate` wrote. To evaluate it as a model first, name the data with "
             "--data."
         )
-    made = output_dir / f"{place + 1}-{safe_name(folder.name)}"
-    if made.resolve() in (Path(other).resolve() for other in options.models):
+    results = output_dir / f"{place + 1}-{safe_name(folder.name)}"
+    if results.resolve() in (Path(other).resolve() for other in options.models):
         raise ValueError(
-            f"The results of {model} would go into {made}, which is to be compared itself; give another --output-dir."
+            f"The results of {model} would go into {results}, which is to be compared itself; give another "
+            "--output-dir."
         )
-    return made
+    return results
 
 
 def _check_nothing_is_there(output_dir: Path, folders: list[Path], options: argparse.Namespace) -> None:
-    """Refuse, before anything is evaluated, to replace results of an earlier run."""
+    """Raise a `FileExistsError`, before anything is evaluated, if results of an earlier run would be replaced."""
     stems = ("comparison", *(("scaling",) if options.compute else ()))
     written = [output_dir / f"{stem}.{ending}" for stem in stems for ending in ENDINGS]
     written += [folder / "summary.md" for model, folder in zip(options.models, folders) if folder != Path(model)]
@@ -72,19 +73,15 @@ def _check_nothing_is_there(output_dir: Path, folders: list[Path], options: argp
 
 
 def _scaling(folders: list[Path], names: list[str], options: argparse.Namespace):
-    """The fit of the mean error over what all models were evaluated on."""
-    errors = []
+    """Fit the mean error over the evaluations that all models have."""
+    metric, errors = options.scaling_metric, []
     for folder in folders:
-        own = {(one["task"], one["data"], one["split"]): one["metrics"] for one in load_results(folder)}
-        errors.append(
-            {key: 1 - found[options.scaling_metric] for key, found in own.items() if options.scaling_metric in found}
-        )
-    common = sorted(set.intersection(*(set(own) for own in errors)))
+        metrics = {(found["task"], found["data"], found["split"]): found["metrics"] for found in load_results(folder)}
+        errors.append({key: 1 - values[metric] for key, values in metrics.items() if metric in values})
+    common = sorted(set.intersection(*map(set, errors)))
     if not common:
-        raise ValueError(
-            f"--scaling-metric {options.scaling_metric}: no evaluation with this metric was made of all the models."
-        )
-    means = [sum(own[key] for key in common) / len(common) for own in errors]
+        raise ValueError(f"--scaling-metric {metric}: no evaluation with this metric was made of all the models.")
+    means = [sum(of_model[key] for key in common) / len(common) for of_model in errors]
     return fit_scaling(options.compute, means, names)
 
 

@@ -3,6 +3,8 @@
 """`clip-hf evaluate`: the paper's evaluations of one model on any data."""
 
 import argparse
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,13 +26,15 @@ from ..evaluation import (
     load_templates,
     run_suite,
 )
-from ..evaluation.suite import start_processes, update_card
+from ..evaluation.suite import start_processes
+from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_reading_clip_hf import ImageLimits
+from ..model_card import ModelCardDetails, write_model_card
 from ..utils.wording import safe_name
 
 
 def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False) -> SuiteOptions:
-    """What the arguments of `add_evaluation_arguments` ask for."""
+    """Turn the arguments of `add_evaluation_arguments` into options of a suite."""
     if not options.data:
         raise ValueError("There is nothing to evaluate on: name it with --data, as in `--data openmoji`.")
     templates = options.templates
@@ -72,7 +76,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
 def evaluate(
     model: str, options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False
 ) -> list[EvaluationResult]:
-    """Evaluate one model and print its figures; every process of a launch calls it, the results come on the first."""
+    """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
     dtype = getattr(torch, options.dtype) if options.dtype else None
     asked = suite_options(options, output_dir, replace_results)
@@ -80,16 +84,42 @@ def evaluate(
         return run_suite(model, asked, device=options.device, dtype=dtype, accelerator=accelerator)
 
 
+def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
+    """Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            The model's folder, one of ours.
+        results (`Sequence[EvaluationResult]`):
+            What was measured.
+
+    Returns:
+        `Path`: the card.
+
+    Raises:
+        ValueError: if there is no such folder, or it holds another kind of model.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} is no folder with a model of ours, so it has no card to update; the results are in their own "
+            "files."
+        )
+    config = ClipHFConfig.from_pretrained(folder)
+    details = ModelCardDetails(eval_results=[figure for result in results for figure in result.eval_results()])
+    return write_model_card(folder, config, details=details)
+
+
 def run(options: argparse.Namespace) -> int:
-    """Do what the arguments ask for; the exit status."""
-    # The whole of it, for several trainings may end in folders of one name.
+    """Evaluate, and say where the results are; returns the exit status."""
+    # The whole path names the folder, because several trainings may end in folders of the same name.
     output_dir = options.output_dir or Path("evaluation") / safe_name(options.model)
     results = evaluate(options.model, options, output_dir)
     if results:
         print(f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side.")
         if options.update_card:
-            print(f"Renewed {update_card(options.model, results)}.")
+            print(f"Updated {update_card(options.model, results)}.")
     return 0
 
 
-__all__ = ["evaluate", "run", "suite_options"]
+__all__ = ["evaluate", "run", "suite_options", "update_card"]

@@ -16,7 +16,7 @@ import numpy as np
 from ..data.skips import SkipCounter
 from ..model.image_reading_clip_hf import unwrapped
 from ..utils.processes import SharedOutcome
-from .dual_encoder import DualEncoder, checked_texts
+from .dual_encoder import DualEncoder, check_texts
 from .feature_store import FeatureFolder, FeatureIdentity, part_ranges
 from .feature_stream import (
     EncodingOptions,
@@ -29,7 +29,7 @@ from .feature_stream import (
 
 
 _ROWS_PER_READ = 256
-# Encodes the rows of each list in turn: (rows, dim), float32. NaN stands for an image that was skipped.
+# Encodes the rows of each list in turn: (rows, dim), float32. Skipped images are NaN.
 _Encode = Callable[[list[Sequence[int]], Callable[[int], None]], Iterator[np.ndarray]]
 
 
@@ -41,11 +41,10 @@ def encode_image_column(
     projected: bool = True,
     options: EncodingOptions | None = None,
 ) -> np.ndarray:
-    """
-    Features of the images in a column of a dataset.
+    """Features of the images in a column of a dataset.
 
-    With a cache folder they are those on disk if the model, its processing and the content of the images are the same;
-    what is missing or damaged is encoded and added.
+    With a cache folder, features of the same model, processing and images are read from disk; what is missing or
+    damaged there is encoded and added.
 
     Args:
         encoder (`DualEncoder`):
@@ -72,16 +71,15 @@ def encode_image_column(
 
 @dataclass(frozen=True)
 class ReadableImages:
-    """
-    Features of the images that could be read.
+    """Features of the images that could be read.
 
     Args:
         features (`np.ndarray` of shape (k, dim), float32):
             As [`encode_image_column`] gives them, without the images that were skipped.
         rows (`np.ndarray` of shape (k,), int64):
-            The rows that they are of, ascending.
+            Their rows, ascending.
         skips ([`SkipCounter`]):
-            How many images were skipped, why, and the first of each kind.
+            How many images were skipped, why, and the first ones of each kind.
     """
 
     features: np.ndarray
@@ -90,7 +88,7 @@ class ReadableImages:
 
     @property
     def skipped(self) -> dict[str, Any] | None:
-        """What results say of the images that were skipped; None if none was."""
+        """Number, kinds and first messages of the skipped images, for results; None if none was skipped."""
         if not self.skips.num_skipped:
             return None
         numbers = {"images": self.skips.num_skipped, "of": self.skips.num_skipped + len(self.rows)}
@@ -106,10 +104,9 @@ def encode_readable_images(
     options: EncodingOptions | None = None,
     name: str = "the data",
 ) -> ReadableImages:
-    """
-    As [`encode_image_column`], but images that cannot be read are left out, with a warning that names the first ones.
+    """As [`encode_image_column`], but leave out images that cannot be read, and warn with the first ones.
 
-    What was skipped is tried again each time: a cache folder keeps the features of the others only.
+    Skipped images are tried again each time, because a cache folder keeps only the features of the others.
 
     Args:
         encoder, data, image_column, projected, options:
@@ -147,7 +144,7 @@ def _encode_images(
     options: EncodingOptions,
     skips: SkipCounter | None,
 ) -> np.ndarray:
-    """Features of all rows; where there is a counter, NaN for the images that it counts as skipped."""
+    """Features of all rows; NaN where an image was skipped, which needs a counter."""
     identity = None
     with SharedOutcome(options.processes) as shared:
         images = _undecoded_column(data, column)
@@ -160,12 +157,12 @@ def _encode_images(
 
 
 def _is_known(features: np.ndarray) -> np.ndarray:
-    """Which rows have features, bool (rows,); all of a part may have been skipped, which then has no width."""
+    """Which rows have features, bool (rows,). A part of which all rows were skipped has no width."""
     return np.isfinite(features[:, 0]) if features.shape[1] else np.zeros(len(features), bool)
 
 
 def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Parts one after another, (rows, dim)."""
+    """Concatenate parts, (rows, dim)."""
     width = max(part.shape[1] for part in parts)
     whole = [part if part.shape[1] == width else np.full((len(part), width), np.nan, np.float32) for part in parts]
     return np.concatenate(whole)
@@ -174,8 +171,7 @@ def _join(parts: Sequence[np.ndarray]) -> np.ndarray:
 def encode_text_list(
     encoder: DualEncoder, texts: Sequence[str], *, options: EncodingOptions | None = None
 ) -> np.ndarray:
-    """
-    Features of texts, as [`DualEncoder.encode_texts`] gives them, with cache and processes as in
+    """Features of texts, as [`DualEncoder.encode_texts`] gives them, with cache and processes as in
     [`encode_image_column`].
 
     Args:
@@ -203,8 +199,8 @@ def encode_text_list(
 
     identity = None
     with SharedOutcome(options.processes) as shared:
-        # In the order of lengths, for a part's texts are batched with each other only.
-        ordered += sorted(set(checked_texts(texts)), key=lambda text: (len(text), text))
+        # Sorted by length, because only texts of the same part share a batch.
+        ordered += sorted(set(check_texts(texts)), key=lambda text: (len(text), text))
         if options.cache_dir is not None:
             fingerprint = hashlib.blake2b(json.dumps(ordered).encode(), digest_size=16).hexdigest()
             identity = FeatureIdentity(encoder.fingerprint, fingerprint, "text", len(ordered))
@@ -218,7 +214,7 @@ def encode_text_list(
 
 
 def _undecoded_column(data: datasets.Dataset, column: str) -> datasets.Dataset:
-    """The one column, its images as bytes or paths."""
+    """The column alone, its images as bytes or paths."""
     if not isinstance(data, datasets.Dataset):
         raise TypeError(f"`data` must be a datasets.Dataset; given {type(data).__name__}.")
     if column not in data.column_names:
@@ -229,17 +225,16 @@ def _undecoded_column(data: datasets.Dataset, column: str) -> datasets.Dataset:
 
 
 def _sources(images: datasets.Dataset, column: str, rows: Sequence[int]) -> list[Any]:
-    together = rows[-1] - rows[0] + 1 == len(rows)
-    return images[slice(rows[0], rows[-1] + 1) if together else list(rows)][column]
+    consecutive = rows[-1] - rows[0] + 1 == len(rows)
+    return images[slice(rows[0], rows[-1] + 1) if consecutive else list(rows)][column]
 
 
 def images_fingerprint(images: datasets.Dataset, column: str) -> str:
-    """
-    Digest of undecoded images: of their bytes; for paths of the path, size and time of the last change.
+    """Digest of undecoded images: of their bytes, or of a path with its size and time of change.
 
     Args:
         images (`datasets.Dataset`):
-            With the images as `datasets.Image(decode=False)` gives them, as paths or as bytes.
+            The images as `datasets.Image(decode=False)` gives them, as paths or as bytes.
         column (`str`):
             Their column.
     """
@@ -309,7 +304,7 @@ def _column_encoder(
 
 
 class _Run:
-    """Encodes what is not on disk, shared out over the processes in rounds of one part each."""
+    """Encodes what is not on disk; in each round every process encodes one part."""
 
     def __init__(self, model: str, rows: int, identity: FeatureIdentity | None, options: EncodingOptions):
         self.model, self.rows, self.identity, self.options = model, rows, identity, options
@@ -323,18 +318,18 @@ class _Run:
             if self.identity is not None:
                 self.folder = FeatureFolder(self.options.cache_dir, self.identity, self.model)
                 self._read_parts()
-        # The first process's cache decides how the work is shared out.
+        # The first process's cache decides how the work is split.
         todo = [part for part in range(len(self.ranges)) if self._unknown_rows(part)]
-        own = (len(self.ranges), None if self.identity is None else self.identity.key, todo)
-        everyone = shared.gather(own)
+        plan = (len(self.ranges), None if self.identity is None else self.identity.key, todo)
+        plans = shared.gather(plan)
         with SharedOutcome(self.options.processes) as shared:
-            if any(other[:2] != own[:2] for other in everyone):
+            if any(other[:2] != plan[:2] for other in plans):
                 raise ValueError("The processes were given different models or data; all need the same.")
             if self.folder is not None and self.options.process == 0:
                 self.folder.create()
         shared.gather()
-        if everyone[0][2]:
-            self._encode(everyone[0][2], encode, unit)
+        if plans[0][2]:
+            self._encode(plans[0][2], encode, unit)
         with SharedOutcome(self.options.processes) as shared:
             if len(self.parts) < len(self.ranges):
                 self._read_parts()
@@ -348,18 +343,18 @@ class _Run:
         return _join([self.parts[part] for part in range(len(self.ranges))])
 
     def _unknown_rows(self, part: int) -> list[int]:
-        """The rows of a part that have no features yet; where some were skipped before, those are tried again."""
+        """The rows of a part without features: all of them, or those that were skipped before."""
         rows = np.array(self.ranges[part])
         return (rows if part not in self.parts else rows[~_is_known(self.parts[part])]).tolist()
 
-    def _complete(self, part: int, found: np.ndarray) -> None:
-        """Take the features of the part's unknown rows, and write them if there are new ones."""
-        is_new = _is_known(found)
-        if len(found) == len(self.ranges[part]):
-            self.parts[part] = found
+    def _complete(self, part: int, new_features: np.ndarray) -> None:
+        """Add features of the part's unknown rows, and write the part if it has changed."""
+        is_new = _is_known(new_features)
+        if len(new_features) == len(self.ranges[part]):
+            self.parts[part] = new_features
         elif is_new.any():
-            features = self.parts[part].copy()  # some of its rows are known, so that it has its width
-            features[np.flatnonzero(~_is_known(features))[is_new]] = found[is_new]
+            features = self.parts[part].copy()  # some rows are known, so it has its width
+            features[np.flatnonzero(~_is_known(features))[is_new]] = new_features[is_new]
             self.parts[part] = features
         else:
             return
@@ -375,11 +370,11 @@ class _Run:
 
     def _encode(self, missing: list[int], encode: _Encode, unit: str) -> None:
         options = self.options
-        own = missing[options.process :: options.processes]
+        own_parts = missing[options.process :: options.processes]
         rows = {part: self._unknown_rows(part) or list(self.ranges[part]) for part in missing}
         total = sum(map(len, rows.values()))
         with options.progress_bar(self.model, unit, self.rows, self.rows - total) as bar:
-            encoded = encode([rows[part] for part in own], bar.update)
+            encoded = encode([rows[part] for part in own_parts], bar.update)
             try:
                 for start in range(0, len(missing), options.processes):
                     turn = missing[start : start + options.processes]
@@ -387,17 +382,17 @@ class _Run:
                     with SharedOutcome(options.processes) as shared:
                         if mine is not None:
                             self._complete(mine, next(encoded))
-                    # Without a folder that all see, the features themselves go round.
+                    # Without a cache folder, the features themselves are gathered.
                     sent = None if mine is None or self.folder is not None else (mine, self.parts.get(mine))
-                    for rank, found in enumerate(shared.gather(sent)):
-                        if found is not None:
-                            self.parts[found[0]] = found[1]
+                    for rank, received in enumerate(shared.gather(sent)):
+                        if received is not None:
+                            self.parts[received[0]] = received[1]
                         if rank != options.process and rank < len(turn):
                             bar.update(len(rows[turn[rank]]))
             finally:
                 encoded.close()
         if self.folder is not None and options.processes > 1:
-            for part in set(missing) - set(own):
+            for part in set(missing) - set(own_parts):
                 self.parts.pop(part, None)  # another process has completed it
 
 

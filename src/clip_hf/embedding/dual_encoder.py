@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What evaluations need of a model, whichever library it is from."""
+"""One interface to the two encoders of any CLIP, and a fingerprint of all that decides its features."""
 
 import hashlib
 import importlib.metadata
@@ -34,7 +34,7 @@ from ..model.zero_shot_clip_hf import eval_mode
 
 # Images in one pass of `encode_images`.
 _BATCH_SIZE = 64
-# Of configurations: what says where from, and with which version, but nothing about features.
+# Keys of configurations that do not decide features.
 _VOLATILE = {
     "_name_or_path",
     "name_or_path",
@@ -48,9 +48,9 @@ _VOLATILE = {
     "torch_dtype",
     "use_cache",
 }
-# Of modules.
+# Attributes of modules that do not decide features.
 _STATE = {"training", "gradient_checkpointing", "warnings_issued", "name_or_path", "hf_device_map"}
-# Of tokenizers: what decides tokens, but is not in the backend.
+# Attributes of tokenizers that decide tokens but are not in the backend.
 _TOKENIZER_SETTINGS = (
     "model_max_length",
     "padding_side",
@@ -59,12 +59,12 @@ _TOKENIZER_SETTINGS = (
     "clean_text",
     "do_lower_case",
 )
-# Which of peft's adapters take part.
+# Attributes that say which of peft's adapters are active.
 _ADAPTERS = {"_active_adapter", "_disable_adapters"}
 
 
 class NotFiniteError(ValueError):
-    """Features hold NaN or infinite values; `row` is the first such row."""
+    """Features hold NaN or infinite values; `row` is the first row that does."""
 
     def __init__(self, row: int, what: str):
         super().__init__(
@@ -75,8 +75,7 @@ class NotFiniteError(ValueError):
 
 
 class DualEncoder(ABC):
-    """
-    A model with an image and a text encoder whose features are compared by their cosine.
+    """A model with an image and a text encoder whose features are compared by their cosine.
 
     - The same few methods for each library; [`load_dual_encoder`] picks the class.
     - The model runs in evaluation mode and without gradients; its modules' modes are restored.
@@ -86,9 +85,9 @@ class DualEncoder(ABC):
         model (`nn.Module`):
             The model, on its device and in its dtype.
         processor:
-            What prepares its inputs; the class says which kinds it takes.
+            Prepares its inputs; each class says which kinds it takes.
         name (`str`):
-            What the model is called in results.
+            The model's name in results.
     """
 
     packages: tuple[str, ...] = ("clip_hf", "pillow")
@@ -103,24 +102,24 @@ class DualEncoder(ABC):
         self._weights: tuple[Any, bytes] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without what is only remembered, so that `datasets` takes an encoder for the same before and after its use.
-        kept = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}
-        return {**kept, "_weights": None}
+        # Without memoised values, so that `datasets` sees the same encoder before and after its use.
+        state = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}
+        return {**state, "_weights": None}
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         device = next(self.model.parameters()).device
         return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
 
     @property
     def logit_scale(self) -> float:
-        """What cosines are multiplied by: the multiplier itself, not its logarithm."""
+        """The factor of cosines: the multiplier itself, not its logarithm."""
         return self._scale_and_bias()[0]
 
     @property
     def logit_bias(self) -> float:
-        """What is added to scaled cosines; 0 for models without."""
+        """The term added to scaled cosines; 0 for models without one."""
         return self._scale_and_bias()[1]
 
     @cached_property
@@ -130,10 +129,9 @@ class DualEncoder(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """
-        Hexadecimal digest of all that decides features: weights, configuration, processing, dtype, versions of
-        libraries. Where the model lies, and on which device, does not matter. It is computed when it is asked for;
-        weights are read again only if they have changed.
+        """Hexadecimal digest of all that decides features: weights, configuration, processing, dtype and versions of
+        libraries, but not the model's path or device. It is computed on each access; weights are digested again only
+        if they have changed.
         """
         state = _weights_state(self.model)
         if self._weights is None or self._weights[0] != state:
@@ -151,8 +149,7 @@ class DualEncoder(ABC):
         return digest.hexdigest()
 
     def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """
-        The model's inputs for images. It may be called in several threads at once, on different images.
+        """The model's inputs for images. It may be called in several threads at once, on different images.
 
         Args:
             images (`Sequence`):
@@ -174,21 +171,20 @@ class DualEncoder(ABC):
         high_bit_depth: str | None = None,
         image_limits: ImageLimits | None = None,
     ) -> None:
-        """
-        Change how image files are read from now on; what is None stays as it is.
+        """Change how image files are read from now on; what is None stays as it is.
 
         Args:
             background_color (`str` or `Sequence[int]`, *optional*):
-                What images with transparency are put on: a name, `"#ffffff"`, or red, green and blue from 0 to 255.
-                By default what the image processor of a [`ClipHFModel`] says; other models have none.
+                Background of images with transparency: a name, `"#ffffff"`, or red, green and blue from 0 to 255. By
+                default that of a [`ClipHFModel`]'s image processor; other models have none.
             apply_exif_orientation (`bool`, *optional*):
                 Whether to turn images as their EXIF orientation says, the default.
             high_bit_depth (`str`, *optional*):
-                What is done with images of more than 8 bits: `"error"`, `"scale"` or `"clip"`, see
-                [`ClipHFImageProcessor`]. By default what the image processor of a [`ClipHFModel`] says; other models
-                get what Pillow makes of them, which is mostly white.
+                Treatment of images of more than 8 bits: `"error"`, `"scale"` or `"clip"`, see
+                [`ClipHFImageProcessor`]. By default that of a [`ClipHFModel`]'s image processor; other models get what
+                Pillow makes of them, which is mostly white.
             image_limits ([`ImageLimits`], *optional*):
-                What reading an image may take.
+                Bounds of the files and images that are read.
 
         Raises:
             ValueError: if `background_color` is no colour, or `high_bit_depth` none of the three.
@@ -196,19 +192,19 @@ class DualEncoder(ABC):
         color = None if background_color is None else parse_color(background_color)
         if high_bit_depth not in (None, *HIGH_BIT_DEPTH):
             raise ValueError(f"`high_bit_depth` is {high_bit_depth!r}; it must be one of {', '.join(HIGH_BIT_DEPTH)}.")
-        given = {"background_color": color, "apply_exif_orientation": apply_exif_orientation}
-        for name, value in {**given, "high_bit_depth": high_bit_depth}.items():
+        options = {"background_color": color, "apply_exif_orientation": apply_exif_orientation}
+        for name, value in {**options, "high_bit_depth": high_bit_depth}.items():
             if value is not None:
                 setattr(self._image_options(), name, value)
         if image_limits is not None:
             self.image_limits = image_limits
 
     def _image_options(self) -> Any:
-        """What holds `background_color`, `apply_exif_orientation` and `high_bit_depth`."""
+        """The object with `background_color`, `apply_exif_orientation` and `high_bit_depth`."""
         return self
 
     def _open(self, source: Any) -> Image.Image:
-        """An image as programs open it for this model: upright, and on the background where one is given."""
+        """Open an image: upright, and on the background colour, if there is one."""
         image = open_image(source, self.image_limits)
         image = upright(image) if self.apply_exif_orientation else image
         if self.high_bit_depth is not None and image.mode[0] in "IF":  # 16 or 32 bits
@@ -220,18 +216,17 @@ class DualEncoder(ABC):
 
     @abstractmethod
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
-        """As `prepare`, for opened images."""
+        """[`prepare`] for opened images."""
 
     def encode_images(
         self, images: Sequence[Any] | Mapping[str, torch.Tensor], *, projected: bool = True
     ) -> torch.Tensor:
-        """
-        Features of images.
+        """Features of images.
 
         Args:
             images (`Sequence` or `Mapping[str, torch.Tensor]`):
-                Images or files, see [`prepare`], of which 64 at a time go through the model; or what [`prepare`]
-                returned, which goes at once.
+                Images or files, see [`prepare`], which pass the model 64 at a time; or what [`prepare`] returned,
+                which passes it at once.
             projected (`bool`, *optional*, defaults to `True`):
                 Features in the space shared with texts, L2-normalised; otherwise those before the projection, as the
                 image tower pools them, not normalised (for linear probes, paper appendix A.3). Models without a
@@ -258,21 +253,20 @@ class DualEncoder(ABC):
     def _encode_prepared(self, inputs: dict[str, Any], projected: bool, first: int = 0) -> torch.Tensor:
         dtype = input_dtype(self._image_tower())
         with eval_mode(self.model):
-            features = self._image_features(moved(inputs, self.device, dtype), projected)
+            features = self._image_features(move_inputs(inputs, self.device, dtype), projected)
         if projected and features.shape[-1] != self.projection_dim:
             raise ValueError(
                 f"{self.name} has image features of {features.shape[-1]} dimensions and text features of "
                 f"{self.projection_dim}, which cannot be compared: it is no dual encoder."
             )
-        features = self._finished(features, projected)
+        features = self._finish(features, projected)
         row = first_not_finite(features)
         if row is not None:
             raise NotFiniteError(first + row, f"image {first + row}")
         return features
 
     def text_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """
-        Encode texts in batches, those of similar length together where the model allows. Each is encoded, repeated
+        """Encode texts in batches, those of similar length together where the model allows. Each is encoded, repeated
         ones too.
 
         Args:
@@ -287,22 +281,26 @@ class DualEncoder(ABC):
             TypeError: if a text is no string.
             ValueError: if there are no texts, or features are NaN or infinite.
         """
-        texts = checked_texts(texts)
-        for batch, features in self._text_batches(texts):
-            features = self._finished(features, True)
+        texts = check_texts(texts)
+        batches = self._text_batches(texts)
+        while True:
+            with torch.no_grad(), eval_mode(self.model):
+                encoded = next(batches, None)
+            if encoded is None:
+                return
+            batch, features = encoded[0], self._finish(encoded[1], True)
             row = first_not_finite(features)
             if row is not None:
                 raise NotFiniteError(batch[row], f"text {batch[row]} ({texts[batch[row]]!r:.80})")
             yield batch, features
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """
-        Features of texts; repeated ones are encoded once. Arguments and errors as in [`text_batches`].
+        """Features of texts; repeated ones are encoded once. Arguments and errors as in [`text_batches`].
 
         Returns:
             `torch.Tensor` of shape (n, projection_dim), L2-normalised, float32, on the CPU, in the texts' order.
         """
-        places = {text: place for place, text in enumerate(dict.fromkeys(checked_texts(texts)))}
+        places = {text: place for place, text in enumerate(dict.fromkeys(check_texts(texts)))}
         result = None
         for batch, features in self.text_batches(list(places)):
             result = features.new_empty(len(places), features.shape[-1]) if result is None else result
@@ -310,14 +308,14 @@ class DualEncoder(ABC):
         return result[[places[text] for text in texts]]
 
     @staticmethod
-    def _finished(features: torch.Tensor, normalised: bool) -> torch.Tensor:
+    def _finish(features: torch.Tensor, normalised: bool) -> torch.Tensor:
         # Half precision is promoted first: normalising would lose digits.
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         features = nn.functional.normalize(features, dim=-1) if normalised else features
         return features.to("cpu", torch.float32)
 
     def _image_tower(self) -> nn.Module:
-        """The part of the model whose dtype pixels need."""
+        """The part of the model whose dtype pixels must have."""
         return self.model
 
     @abstractmethod
@@ -325,7 +323,7 @@ class DualEncoder(ABC):
 
     @abstractmethod
     def _described_processor(self) -> Any:
-        """What decides pixels and tokens, as JSON."""
+        """All that decides pixels and tokens, as JSON."""
 
     @abstractmethod
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
@@ -333,12 +331,11 @@ class DualEncoder(ABC):
 
     @abstractmethod
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """As `text_batches`; features need not be normalised."""
+        """[`text_batches`] without checks, run in evaluation mode; features need not be normalised."""
 
 
-def checked_texts(texts: Iterable[str], first: int = 0) -> list[str]:
-    """
-    The texts as a list.
+def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
+    """Check texts, and give them as a list.
 
     Args:
         texts (`Iterable[str]`):
@@ -367,8 +364,8 @@ def first_not_finite(features: torch.Tensor) -> int | None:
     return int(bad.nonzero()[0]) if bool(bad.any()) else None
 
 
-def moved(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """Inputs on a device, floating ones in a dtype; what is no tensor stays as it is."""
+def move_inputs(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Move tensors to a device, floating ones to a dtype too; other inputs stay as they are."""
     return {
         name: value.to(device, dtype if value.is_floating_point() else value.dtype)
         if isinstance(value, torch.Tensor)
@@ -378,7 +375,7 @@ def moved(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -
 
 
 def input_dtype(tower: nn.Module) -> torch.dtype:
-    """The dtype that an image tower's pixels need: its first convolution's, else its first floating parameter's."""
+    """The dtype that pixels must have: of the tower's first convolution, else of its first floating parameter."""
     for module in tower.modules():
         if isinstance(module, nn.Conv2d):
             return module.weight.dtype
@@ -390,11 +387,11 @@ def input_dtype(tower: nn.Module) -> torch.dtype:
 
 @contextmanager
 def first_input_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect what `module` is given as its first argument while the block runs."""
-    found: list[torch.Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    """Collect the first arguments of `module`'s calls while the block runs."""
+    inputs: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     try:
-        yield found
+        yield inputs
     finally:
         handle.remove()
 
@@ -413,8 +410,7 @@ def _weights_state(model: nn.Module) -> tuple:
 
 
 def weights_digest(model: nn.Module) -> bytes:
-    """
-    Digest of names, dtypes, shapes and bytes of all weights and persistent buffers.
+    """Digest of names, dtypes, shapes and bytes of all weights and persistent buffers.
 
     Raises:
         ValueError: if a weight is not in memory (offloaded).
@@ -423,7 +419,7 @@ def weights_digest(model: nn.Module) -> bytes:
     def digest(item: tuple[str, torch.Tensor]) -> bytes:
         name, tensor = item
         if tensor.is_meta:
-            raise ValueError(f"{name} is not in memory (offloaded), so the model cannot be told from others.")
+            raise ValueError(f"{name} is not in memory (offloaded), so the model has no fingerprint.")
         result = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
         if tensor.numel():
             result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -460,7 +456,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def plain_config(config: Any) -> Any:
-    """A configuration as JSON has it, without what says nothing about features."""
+    """A configuration as JSON, without the keys that do not decide features."""
     if hasattr(config, "to_dict"):
         config = config.to_dict()
     if isinstance(config, Mapping):
@@ -471,10 +467,10 @@ def plain_config(config: Any) -> Any:
 
 
 def tokenizer_digest(tokenizer: Any) -> list:
-    """Class of a tokenizer of transformers, a digest of what it does, and what it does in Python."""
+    """Class of a tokenizer of transformers, a digest of its backend, and its settings in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        # Each call with truncation or padding leaves its options behind.
+        # A call with truncation or padding leaves its options in the backend.
         content = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
     else:
         content = sorted(tokenizer.get_vocab().items())
@@ -488,19 +484,19 @@ def package_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        # Imported from a folder that is no longer on the path.
+        # It was imported from a folder that is no longer on the path.
         return getattr(sys.modules.get(package), "__version__", None)
 
 
 __all__ = [
     "DualEncoder",
     "NotFiniteError",
-    "checked_texts",
+    "check_texts",
     "first_input_of",
     "first_not_finite",
     "input_dtype",
     "module_settings",
-    "moved",
+    "move_inputs",
     "package_version",
     "plain_config",
     "tokenizer_digest",

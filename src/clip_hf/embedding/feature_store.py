@@ -1,12 +1,12 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Features on disk: a folder for each model and data, in parts that are written one by one."""
+"""Features on disk: a folder for each pair of model and data, with parts that are written one by one."""
 
 import hashlib
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,19 @@ from ..utils.json_files import read_json
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
-# A part is this many rows, or a sixteenth of the data where that is less, so that few rows are still shared out.
+# A part has at most 2,048 rows; of less data it has a sixteenth, so that processes can share few rows, too.
 _MAX_PART_ROWS, _LEAST_PARTS, _MIN_PART_ROWS = 2048, 16, 32
 
 
 def part_ranges(rows: int) -> list[range]:
-    """The rows of each part. They depend on the number of rows only, so that any number of processes may resume."""
+    """The rows of each part. They depend only on the number of rows, so that any number of processes can resume."""
     size = max(_MIN_PART_ROWS, min(_MAX_PART_ROWS, -(-rows // _LEAST_PARTS)))
     return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 @dataclass(frozen=True)
 class FeatureIdentity:
-    """
-    What features are decided by.
+    """All that decides features.
 
     Args:
         encoder (`str`): fingerprint of the model.
@@ -55,16 +54,15 @@ class FeatureIdentity:
 
 
 class FeatureFolder:
-    """
-    The features of one [`FeatureIdentity`] on disk: `cache_dir/KEY/manifest.json` and files of parts beside it.
+    """The features of one [`FeatureIdentity`] on disk: `cache_dir/KEY/manifest.json` and files of parts beside it.
 
     Args:
         cache_dir (`str` or `os.PathLike`):
             The folder of all caches.
         identity (`FeatureIdentity`):
-            What the features are of.
+            The model and the data.
         model (`str`):
-            The model's name, for people who read the manifest.
+            The model's name, for readers of the manifest.
 
     Raises:
         ValueError: if the folder's manifest names another model or other data, or cannot be read.
@@ -87,17 +85,17 @@ class FeatureFolder:
                 )
             return
         try:
-            found = read_json(path, dict)
-            found = {name: found[name] for name in self._manifest()}
+            content = read_json(path, dict)
+            manifest = {name: content[name] for name in self._manifest()}
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise ValueError(f"{path} cannot be read as a manifest of features: remove {self.path}.") from error
-        wanted = self._manifest()
-        differing = [name for name in wanted if name != "model" and found[name] != wanted[name]]
+        expected = self._manifest()
+        differing = [name for name in expected if name != "model" and manifest[name] != expected[name]]
         if differing:
-            listed = "; ".join(f"{name} is {found[name]!r}, not {wanted[name]!r}" for name in differing)
+            listed = "; ".join(f"{name} is {manifest[name]!r}, not {expected[name]!r}" for name in differing)
             raise ValueError(
-                f"{self.path} is a cache of another model or other data ({found['model']}): {listed}. It was moved or "
-                "changed by hand; remove it, or give another cache folder."
+                f"{self.path} is a cache of another model or other data ({manifest['model']}): {listed}. It was moved "
+                "or changed by hand; remove it, or give another cache folder."
             )
 
     def create(self) -> None:
@@ -107,21 +105,13 @@ class FeatureFolder:
                 temporary.write_text(json.dumps(self._manifest(), indent=1) + "\n", encoding="utf-8")
 
     def _manifest(self) -> dict[str, Any]:
-        own = self.identity
-        return {
-            "format": _FORMAT,
-            "model": self.model,
-            "encoder": own.encoder,
-            "data": own.data,
-            "kind": own.kind,
-            "rows": own.rows,
-        }
+        return {"format": _FORMAT, "model": self.model, **asdict(self.identity)}
 
     def _file(self, part: int) -> Path:
         return self.path / f"part-{part:05d}.safetensors"
 
     def write(self, part: int, features: np.ndarray) -> None:
-        """Write a part (rows, dim), float32; it appears when it is complete."""
+        """Write a part (rows, dim), float32. The file appears when it is complete."""
         features = np.ascontiguousarray(features, dtype=np.float32)
         metadata = {"key": self.identity.key, "part": str(part), "digest": _digest(features)}
         with replaced_file(self._file(part)) as temporary:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ..data.decoding import check_not_missing, skipped_image
 from ..data.skips import SkipCounter, SkippedRow
-from .dual_encoder import DualEncoder, NotFiniteError, checked_texts
+from .dual_encoder import DualEncoder, NotFiniteError, check_texts
 
 
 if TYPE_CHECKING:
@@ -34,8 +34,7 @@ _TEXTS_PER_READ = 2048
 
 @dataclass
 class EncodingOptions:
-    """
-    How datasets and streams are encoded.
+    """How datasets and streams are encoded.
 
     Args:
         batch_size (`int`, *optional*, defaults to 64):
@@ -89,8 +88,7 @@ class EncodingOptions:
         return 0 if self.accelerator is None else self.accelerator.process_index
 
     def progress_bar(self, model: str, unit: str, total: int | None, initial: int = 0) -> tqdm:
-        """
-        The bar of the main process; other processes, and all without `progress`, get one that shows nothing.
+        """The bar of the main process; other processes, and all without `progress`, get one that shows nothing.
 
         Args:
             model (`str`): the model's name, whose end is shown if there is no `stage`.
@@ -105,8 +103,7 @@ class EncodingOptions:
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """
-    Features of some items of a stream.
+    """Features of some items of a stream.
 
     Args:
         places (`np.ndarray` of shape (k,), int64):
@@ -134,8 +131,7 @@ def encode_image_stream(
     options: EncodingOptions | None = None,
     name: str = "the stream",
 ) -> Iterator[FeatureBatch]:
-    """
-    Features of any number of images, batch by batch: the files of a folder, frames of a video, rows of a dataset.
+    """Features of any number of images, batch by batch: the files of a folder, frames of a video, rows of a dataset.
 
     - Memory is bounded: at most `options.num_threads + 1` batches are read ahead of the model.
     - `images` is read in the caller's thread, image files and `get_image` in `options.num_threads` threads.
@@ -207,8 +203,7 @@ def encode_text_stream(
     *,
     options: EncodingOptions | None = None,
 ) -> Iterator[FeatureBatch]:
-    """
-    Features of any number of texts, batch by batch. Memory is bounded: 2,048 texts are read at a time.
+    """Features of any number of texts, batch by batch. Memory is bounded: 2,048 texts are read at a time.
 
     Args:
         encoder (`DualEncoder`):
@@ -237,7 +232,7 @@ def _text_batches(
     length = len(items) if hasattr(items, "__len__") else None
     with options.progress_bar(encoder.name, "texts", length) as bar:
         for places, batch in _share_of_batches(items, _TEXTS_PER_READ, options):
-            texts = checked_texts(batch if get_text is None else map(get_text, batch), places[0])
+            texts = check_texts(batch if get_text is None else map(get_text, batch), places[0])
             yield FeatureBatch(np.array(places), batch, encoder.encode_texts(texts).numpy(), [])
             bar.update(len(batch) * options.processes)
 
@@ -291,8 +286,7 @@ def encode_ahead(
     num_threads: int,
     may_skip: bool = True,
 ) -> Iterator[FeatureBatch]:
-    """
-    Encode batches in turn while threads prepare the next ones.
+    """Encode batches in turn while threads prepare the next ones.
 
     Args:
         encoder (`DualEncoder`):
@@ -382,8 +376,7 @@ def _prepare_readable(
 
 
 def check_skips(skips: SkipCounter, rows: int) -> None:
-    """
-    Compare what was skipped with what may be, of so many rows: one always may, unless none may.
+    """Compare what was skipped with what may be, of so many rows: one always may, unless none may.
 
     Raises:
         ValueError: if it is more.
@@ -398,8 +391,7 @@ def skip_examples(skips: SkipCounter) -> list[str]:
 
 
 def finish_skips(skips: SkipCounter, name: str, is_main: bool = True) -> None:
-    """
-    Check what was skipped of all, and warn of it with the first examples.
+    """Check what was skipped of all, and warn of it with the first examples.
 
     Args:
         skips (`SkipCounter`): of all images.

@@ -33,8 +33,7 @@ def load_dual_encoder(
     *,
     processor: Any = None,
 ) -> DualEncoder:
-    """
-    Put a CLIP of any library behind one interface.
+    """Put a CLIP of any library behind one interface.
 
     Args:
         model (`str`, `os.PathLike`, `nn.Module` or `DualEncoder`):

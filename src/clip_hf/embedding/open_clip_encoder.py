@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""open_clip's models behind the interface of evaluations, loaded and run by open_clip itself."""
+"""open_clip's models behind our interface, loaded and run by open_clip itself."""
 
 import hashlib
 import json
@@ -14,16 +14,15 @@ from PIL import Image
 from torch import nn
 
 from ..model.checks_clip_hf import did_you_mean
-from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, eval_mode
+from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH
 from .dual_encoder import DualEncoder, tokenizer_digest
 
 
 class OpenClipEncoder(DualEncoder):
-    """
-    A model of open_clip, or another with `encode_image`, `encode_text` and `visual`, such as OpenAI's own class.
+    """A model of open_clip, or another with `encode_image`, `encode_text` and `visual`, such as OpenAI's own class.
 
-    Features before the projection are there for the image towers `VisionTransformer`, `ModifiedResNet` and `TimmModel`
-    (but for its attention pools, which end with the projection). Texts are encoded at full length, as open_clip does.
+    Features before the projection exist for the image towers `VisionTransformer`, `ModifiedResNet` and `TimmModel`
+    (except with attention pools, which end with the projection). Texts are encoded at full length, as open_clip does.
 
     Args:
         model (`nn.Module`):
@@ -32,7 +31,7 @@ class OpenClipEncoder(DualEncoder):
             The transform of an image to a tensor (channels, height, width), and the tokenizer of a list of texts to
             token ids (n, length).
         name (`str`):
-            What to call the model.
+            The model's name in messages and results.
 
     Raises:
         TypeError: if the processor is no such pair.
@@ -44,8 +43,8 @@ class OpenClipEncoder(DualEncoder):
         pair = isinstance(processor, (tuple, list)) and len(processor) == 2 and all(map(callable, processor))
         if not pair:
             raise TypeError(
-                f"{name} needs processor=(preprocess, tokenizer), what open_clip's `create_model_and_transforms` and "
-                f"`get_tokenizer` give; given {type(processor).__name__}."
+                f"{name} needs processor=(preprocess, tokenizer), as open_clip's `create_model_and_transforms` and "
+                f"`get_tokenizer` give them; given {type(processor).__name__}."
             )
         super().__init__(model, tuple(processor), name)
         self.transform, self.tokenizer = processor
@@ -82,7 +81,7 @@ class OpenClipEncoder(DualEncoder):
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
         pixel_values = inputs["pixel_values"]
         features = self.model.encode_image(pixel_values) if projected else self._before_projection(pixel_values)
-        return features[0] if isinstance(features, tuple) else features  # some towers give their tokens as well
+        return features[0] if isinstance(features, tuple) else features  # some towers return their tokens, too
 
     def _before_projection(self, pixel_values: torch.Tensor) -> torch.Tensor:
         visual = self.model.visual
@@ -115,21 +114,17 @@ class OpenClipEncoder(DualEncoder):
 
     def _no_such_features(self, tower: str) -> ValueError:
         return ValueError(
-            f"The image tower of {self.name} is a {tower}, of which no features before the projection are known. Use "
-            "the projected ones (projected=True)."
+            f"The image tower of {self.name} is a {tower}, which gives no features before the projection. "
+            "Use the projected ones (projected=True)."
         )
-
-    @torch.no_grad()
-    def _text_features(self, token_ids: torch.Tensor) -> torch.Tensor:
-        with eval_mode(self.model):
-            return self.model.encode_text(token_ids.to(self.device))
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         length = self.tokenizer(texts[:1]).shape[-1]
         size = max(1, MAX_TOKENS_PER_BATCH // length)
         for start in range(0, len(texts), size):
             batch = list(range(start, min(start + size, len(texts))))
-            yield batch, self._text_features(self.tokenizer([texts[index] for index in batch]))
+            token_ids = self.tokenizer([texts[index] for index in batch])
+            yield batch, self.model.encode_text(token_ids.to(self.device))
 
 
 def _identity(weight: torch.Tensor, size: int) -> torch.Tensor:
@@ -137,8 +132,7 @@ def _identity(weight: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
-    """
-    A model of open_clip with its transform and tokenizer, in float32 on the CPU.
+    """Load a model of open_clip with its transform and tokenizer, in float32 on the CPU.
 
     Args:
         name (`str`):
@@ -154,7 +148,7 @@ def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
         import open_clip
     except ImportError as error:
         raise ImportError(
-            "open_clip is not installed: `pip install open_clip_torch`. Its checkpoints, but for towers of timm, are "
+            "open_clip is not installed: `pip install open_clip_torch`. Checkpoints whose towers are not timm's are "
             "read without it: give the folder or the weight file."
         ) from error
     weights = None
@@ -171,8 +165,8 @@ def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
         tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"open_clip cannot load {name}{f' with weights {weights!r}' if weights else ''}: {error} Weights that are "
-            "not on this machine are downloaded first, or named as a path: 'open_clip:ARCH/PATH'."
+            f"open_clip cannot load {name}{f' with weights {weights!r}' if weights else ''}: {error} If the weights "
+            "are not on this machine, download them first, or name their path: 'open_clip:ARCH/PATH'."
         ) from error
     return model, (transform, tokenizer)
 

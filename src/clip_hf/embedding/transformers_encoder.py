@@ -16,7 +16,7 @@ from torch import nn
 
 from ..model.image_processing_clip_hf import opens_files
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, context_length, encode_in_batches, eval_mode
-from .dual_encoder import DualEncoder, first_input_of, moved, plain_config, tokenizer_digest
+from .dual_encoder import DualEncoder, first_input_of, move_inputs, plain_config, tokenizer_digest
 
 
 # How transformers' dual encoders call the layer between the image tower's pooled output and the shared space.
@@ -27,18 +27,17 @@ _PADDING_TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
 class _TextTower:
-    """What `encode_in_batches` needs of a model, with the text features that `encode` gives."""
+    """Stands for a model in `encode_in_batches`; `encode` gives the text features."""
 
     def __init__(self, model: nn.Module, encode: Callable[..., torch.Tensor]):
         self.config, self.parameters, self.encode_text = model.config, model.parameters, encode
 
 
 class TransformersEncoder(DualEncoder):
-    """
-    A dual encoder of transformers: any model with `get_image_features` and `get_text_features`.
+    """A dual encoder of transformers: any model with `get_image_features` and `get_text_features`.
 
-    Texts of similar length share a batch, unless a text's features depend on how far it is padded, as SigLIP's do: a
-    short text is encoded with and without padding to find out. Such models get all texts at full length.
+    Texts of similar length share a batch, unless features depend on the padding, as SigLIP's do: then all texts have
+    the full length. A short text is encoded with and without padding to find out.
 
     Args:
         model (`nn.Module`):
@@ -46,7 +45,7 @@ class TransformersEncoder(DualEncoder):
         processor (`ProcessorMixin`, or `tuple` of image processor and tokenizer):
             Its processor.
         name (`str`):
-            What to call the model.
+            The model's name in messages and results.
 
     Raises:
         TypeError: if the model is no dual encoder, or the processor lacks a part.
@@ -65,7 +64,7 @@ class TransformersEncoder(DualEncoder):
         self.image_processor, self.tokenizer = split_processor(processor, name)
 
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
-        # Images that the processor would not convert to RGB are converted.
+        # Not every processor converts to RGB.
         if not getattr(self.image_processor, "do_convert_rgb", False):
             images = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         inputs = self.image_processor(images=list(images), return_tensors="pt")
@@ -90,9 +89,9 @@ class TransformersEncoder(DualEncoder):
         projection = None if projected else _image_projection(self.model)
         if projection is None:
             return self._pooled(self.model.get_image_features(**inputs))
-        with first_input_of(projection) as found:
+        with first_input_of(projection) as projection_inputs:
             self.model.get_image_features(**inputs)
-        return self._pooled(found[0])
+        return self._pooled(projection_inputs[0])
 
     def _pooled(self, output: Any) -> torch.Tensor:
         features = output if isinstance(output, torch.Tensor) else output.pooler_output
@@ -104,11 +103,8 @@ class TransformersEncoder(DualEncoder):
             )
         return features
 
-    @torch.no_grad()
     def _text_features(self, **inputs: torch.Tensor) -> torch.Tensor:
-        with eval_mode(self.model):
-            output = self.model.get_text_features(**_accepted(self.model.get_text_features, inputs))
-        return self._pooled(output)
+        return self._pooled(self.model.get_text_features(**_accepted(self.model.get_text_features, inputs)))
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         if not self.depends_on_padding:
@@ -119,15 +115,15 @@ class TransformersEncoder(DualEncoder):
             size = max(1, MAX_TOKENS_PER_BATCH // self._full_length)
             batch = list(range(start, min(start + size, len(texts))))
             inputs = self._at_full_length([texts[index] for index in batch])
-            yield batch, self._text_features(**moved(inputs, self.device, torch.float32))
+            yield batch, self._text_features(**move_inputs(inputs, self.device, torch.float32))
             start += size
 
     @property
     def _full_length(self) -> int:
         options = getattr(self.processor, "text_kwargs", None)
-        own = options.get("max_length") if isinstance(options, dict) else None
-        length = context_length(self.model, self.tokenizer)
-        return min(own or length, length)
+        processor_length = options.get("max_length") if isinstance(options, dict) else None
+        model_length = context_length(self.model, self.tokenizer)
+        return min(processor_length or model_length, model_length)
 
     def _at_full_length(self, texts: list[str]) -> dict[str, torch.Tensor]:
         inputs = self.tokenizer(
@@ -137,7 +133,7 @@ class TransformersEncoder(DualEncoder):
 
     @cached_property
     def depends_on_padding(self) -> bool:
-        """Whether a text's features change if it is padded on the right (and the padding masked, where it can be)."""
+        """Whether a text's features change with padding on the right, masked where the model takes a mask."""
         length = context_length(self.model, self.tokenizer)
         rows = self.tokenizer([_PROBE], truncation=True, max_length=max(2, length // 2))
         short = {key: torch.as_tensor(value) for key, value in rows.items()}  # (1, tokens)
@@ -147,15 +143,14 @@ class TransformersEncoder(DualEncoder):
             key: nn.functional.pad(value, (0, more), value=(self.tokenizer.pad_token_id or 0) * (key == "input_ids"))
             for key, value in short.items()
         }
-        return _differ(
-            *(self._text_features(**moved(inputs, self.device, torch.float32)) for inputs in (short, padded))
-        )
+        both = [move_inputs(inputs, self.device, torch.float32) for inputs in (short, padded)]
+        with torch.no_grad(), eval_mode(self.model):
+            return _differ(*(self._text_features(**inputs) for inputs in both))
 
 
 class ClipHFEncoder(TransformersEncoder):
-    """
-    A [`ClipHFModel`]: only what pooled features need is computed in the last layers, and texts are always encoded in
-    batches of similar length. Arguments as in [`TransformersEncoder`].
+    """A [`ClipHFModel`]: only what pooled features need is computed in the last layers, and texts are always encoded
+    in batches of similar length. Arguments as in [`TransformersEncoder`].
     """
 
     packages = (*DualEncoder.packages, "transformers", "tokenizers", "ftfy")
@@ -167,13 +162,12 @@ class ClipHFEncoder(TransformersEncoder):
         return self.model.config.projection_dim
 
     def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """As in [`DualEncoder`]. Our image processor opens files itself, in its own way."""
+        """As in [`DualEncoder`], but our image processor opens the files itself."""
         if not opens_files(self.image_processor):
             return super().prepare(images)
         if threading.current_thread() is threading.main_thread():
             return self._process(list(images))
-        # The image processor shares a batch out over threads; where the caller has threads, these are in each other's
-        # way.
+        # The image processor has threads of its own, which would compete with the caller's.
         parts = [self._process([image]) for image in images]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -192,26 +186,19 @@ class ClipHFEncoder(TransformersEncoder):
         return self.model.vision_model(**inputs, pooled_only=True).pooler_output
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        batches = encode_in_batches(self.model, self.tokenizer, texts)
-        while True:
-            with eval_mode(self.model):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
+        return encode_in_batches(self.model, self.tokenizer, texts)
 
 
 class SentenceTransformersEncoder(DualEncoder):
-    """
-    A `SentenceTransformer` that embeds images and texts, such as its CLIP. It prepares its own inputs.
+    """A `SentenceTransformer` that embeds images and texts, such as a CLIP.
 
     Args:
         model (`SentenceTransformer`):
             The model.
         processor:
-            Must be `None`: the model has its own.
+            Must be `None`, because the model has its own.
         name (`str`):
-            What to call the model.
+            The model's name in messages and results.
 
     Raises:
         ValueError: if there is a processor, or the model takes no images.
@@ -245,7 +232,7 @@ class SentenceTransformersEncoder(DualEncoder):
         return [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
 
     def _forward(self, modality: str, inputs: dict[str, Any]) -> torch.Tensor:
-        inputs = moved(inputs, self.device, next(self.model.parameters()).dtype)
+        inputs = move_inputs(inputs, self.device, next(self.model.parameters()).dtype)
         return self.model.forward({**inputs, "modality": modality})["sentence_embedding"]
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
@@ -253,15 +240,13 @@ class SentenceTransformersEncoder(DualEncoder):
             return self._forward("image", inputs)
         projection = _image_projection(self._inner)
         if projection is None:
-            raise ValueError(f"{self.name} has no layer known as the projection of its image tower.")
-        with first_input_of(projection) as found:
+            raise ValueError(f"{self.name} has no known projection of its image tower.")
+        with first_input_of(projection) as projection_inputs:
             self._forward("image", inputs)
-        return found[0]
+        return projection_inputs[0]
 
-    @torch.no_grad()
     def _text_features(self, texts: list[str]) -> torch.Tensor:
-        with eval_mode(self.model):
-            return self._forward("text", self.model.preprocess(texts))
+        return self._forward("text", self.model.preprocess(texts))
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         if self.depends_on_padding:
@@ -278,14 +263,14 @@ class SentenceTransformersEncoder(DualEncoder):
     @cached_property
     def depends_on_padding(self) -> bool:
         """Whether a text's features change with the longest text of its batch."""
-        alone = self._text_features([_PROBE])[:1]
-        padded = self._text_features([_PROBE, f"{_PROBE} and a dog and a bird and a fish"])[:1]
+        with torch.no_grad(), eval_mode(self.model):
+            alone = self._text_features([_PROBE])[:1]
+            padded = self._text_features([_PROBE, f"{_PROBE} and a dog and a bird and a fish"])[:1]
         return _differ(alone, padded)
 
 
 def split_processor(processor: Any, name: str) -> tuple[Any, Any]:
-    """
-    Image processor and tokenizer.
+    """Split a processor into image processor and tokenizer.
 
     Raises:
         TypeError: if one is missing.
@@ -302,7 +287,7 @@ def split_processor(processor: Any, name: str) -> tuple[Any, Any]:
 
 
 def scale_and_bias(model: nn.Module) -> tuple[float, float]:
-    """What a model of transformers multiplies cosines by, and what it adds: 1 and 0 where it has no such weights."""
+    """Factor and term that a model of transformers applies to cosines: 1 and 0 where it has no such weights."""
 
     def value(name: str) -> float | None:
         parameter = getattr(model, name, None)
@@ -319,17 +304,17 @@ def scale_and_bias(model: nn.Module) -> tuple[float, float]:
 
 def _differ(features: torch.Tensor, others: torch.Tensor) -> bool:
     distance = torch.dist(*(nn.functional.normalize(each.double(), dim=-1) for each in (features, others)))
-    # NaN is no sign of independence, and is reported where features are used.
+    # NaN counts as a difference; it is reported where features are used.
     return not float(distance) <= _PADDING_TOLERANCE.get(features.dtype, 1e-4)
 
 
 def _image_projection(model: nn.Module) -> nn.Module | None:
-    found = (getattr(model, name, None) for name in _IMAGE_PROJECTIONS)
-    return next((module for module in found if isinstance(module, nn.Module)), None)
+    candidates = (getattr(model, name, None) for name in _IMAGE_PROJECTIONS)
+    return next((module for module in candidates if isinstance(module, nn.Module)), None)
 
 
 def _accepted(method: Callable, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs that a method names: tokenizers give more than some models take."""
+    """The inputs that a method takes, because some tokenizers give more."""
     names = inspect.signature(method).parameters
     return {name: value for name, value in inputs.items() if name in names}
 

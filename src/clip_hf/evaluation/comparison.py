@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Evaluated models side by side: each figure's difference, with an interval where both saw the same images."""
+"""Evaluated models side by side: the difference in each metric, with an interval where both saw the same images."""
 
 import json
 import os
@@ -39,41 +39,40 @@ from .tasks.metric_labels import metric_label, model_label, task_label
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Figures with less than the ensemble of prompts, the gain over each, and the places of the classes.
+# Prefixes of metrics with fewer prompts than the ensemble, and the names of the ensemble's gain over each.
 _FEWER_PROMPTS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 _RECALL = re.compile(r"(image_to_text|text_to_image)_R@(\d+)")
 _RANK_ARRAYS = ("ranks", "one_prompt_ranks", "class_name_ranks", "image_to_text_ranks", "text_to_image_ranks")
-# What a result has among its figures, but says nothing about how good the model is.
+# Metrics that say nothing about how good a model is.
 _SETTINGS = ("lambda",)
 _MAJORITY = "majority_class"
 _NOUNS = {"images": ("image",), "texts": ("text",), "classes": ("class", "classes")}
 _MARKERS = "osD^vP"
 ENDINGS = ("json", "md", "png")
-"""Of the files that a comparison, and a fit of scaling, are written to."""
+"""File name endings of a saved comparison or fit of scaling."""
 
 
 @dataclass
 class ComparedMetric:
-    """
-    One figure of several models.
+    """One metric of several models.
 
     Args:
         task, data, split, metric (`str`):
             What was measured, and on what.
         values (`list[float | None]`):
-            The figure of each model; `None` for one that was not evaluated so.
+            Value of each model; `None` for a model that was not evaluated on this.
         intervals (`list[tuple[float, float] | None]`):
-            Their own confidence intervals.
+            Confidence interval of each value.
         differences (`list[float | None]`):
-            Each model's figure less the first model's.
+            Each model's value less the first model's.
         difference_intervals (`list[tuple[float, float] | None]`):
-            95% intervals of the differences by the paired bootstrap: the same images are drawn for both models, so
-            that what is hard for both does not blur the difference. `None` where the images are not the same, or the
-            results hold nothing for each image.
+            95% intervals of the differences by the paired bootstrap, which draws the same images for both models: an
+            image that is hard for both does not blur the difference. `None` where the images differ, or the results
+            hold no values for single images.
         chance (`float`, *optional*):
-            What guessing gives.
+            Value of a random guess.
         words (`list[str | None]`):
-            What is shown of a figure that is no number, such as `"fewer than 1"`.
+            Text to show instead of a value that is no number, such as `"fewer than 1"`.
     """
 
     task: str
@@ -88,7 +87,7 @@ class ComparedMetric:
     words: list[str | None] = field(default_factory=list)
 
     def shown(self, place: int) -> str:
-        """A model's figure as tables show it."""
+        """The value of the model at this place, as tables show it."""
         if self.words and self.words[place]:
             return self.words[place]
         return "-" if self.values[place] is None else format_metric(self.metric, self.values[place])
@@ -96,14 +95,13 @@ class ComparedMetric:
 
 @dataclass
 class Comparison:
-    """
-    Evaluated models side by side.
+    """Evaluated models side by side.
 
     Args:
         models (`list[str]`):
-            Their names; differences are to the first.
+            Names of the models; differences are to the first.
         metrics (`list[ComparedMetric]`):
-            Figures that at least two of them have.
+            Metrics that at least two of the models have.
         left_out (`list[str]`):
             Names of results that only one model has.
     """
@@ -113,7 +111,7 @@ class Comparison:
     left_out: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """All figures as a Markdown table; a difference whose interval does not hold 0 is bold."""
+        """All metrics as a Markdown table; a difference is bold if its interval does not hold 0."""
         lines = [f"| task | data | metric | {' | '.join(self._columns())} |"]
         lines.append("|---" * (lines[0].count("|") - 1) + "|")
         for row in self.metrics:
@@ -122,7 +120,7 @@ class Comparison:
         return "\n".join(lines)
 
     def terminal_tables(self) -> str:
-        """All figures for a terminal, one table for each task and data."""
+        """All metrics for a terminal, one table for each task and data."""
         tables = [
             draw_table(
                 f"{task}: {data}", ["metric", *self._columns()], [[row.metric, *self._cells(row)] for row in rows]
@@ -133,7 +131,7 @@ class Comparison:
         return "\n\n".join([*tables, *([explained] if any(" *" in table for table in tables) else [])])
 
     def figure(self) -> "Figure":
-        """Each task's figures as points with their intervals, one colour and marker for each model."""
+        """Each task's metrics as points with their intervals; each model has a colour and a marker."""
         groups = {
             (task_label(task), data): [row for row in rows if _is_drawn(row.metric)]
             for (task, data), rows in self._groups().items()
@@ -186,15 +184,14 @@ class Comparison:
 
 
 def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """
-    Read the results that `clip-hf evaluate` or [`EvaluationResult.save`] wrote into a folder.
+    """Read the results that `clip-hf evaluate` or [`EvaluationResult.save`] wrote into a folder.
 
     Args:
         folder (`str` or `os.PathLike`):
             The folder.
 
     Returns:
-        `list[dict]`: each as [`EvaluationResult.to_dict`] gives it, and under `"arrays"` what there is for each image.
+        `list[dict]`: each as [`EvaluationResult.to_dict`] gives it, with the arrays of single images under `"arrays"`.
 
     Raises:
         ValueError: if there are no results, they are of several models, or a file cannot be read.
@@ -227,34 +224,34 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def models_in(folder: str | os.PathLike) -> list[str]:
-    """Names of the models that a folder holds results of; what cannot be read, or is no result, is passed over."""
-    found = []
+    """Names of the models that a folder holds results of; files that are no readable result are passed over."""
+    contents = []
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(ValueError, OSError):
-            found.append(read_json(path))
-    return _names_of_models([content for content in found if _is_result(content)])
+            contents.append(read_json(path))
+    return _names_of_models([content for content in contents if _is_result(content)])
 
 
 def _is_result(content: Any) -> bool:
-    """Whether it is of one model, as all but fits of scaling are."""
+    """Whether a file holds the result of one model; fits of scaling are of several."""
     is_result = isinstance(content, dict) and {"task", "model", "data", "metrics"} <= content.keys()
     return is_result and content["task"] != "scaling"
 
 
 def _names_of_models(results: Sequence[dict[str, Any]]) -> list[str]:
-    # Results that the library's functions made need not name their model.
-    names = (os.path.normpath(one["model"]) for one in results if isinstance(one["model"], str) and one["model"])
-    return list(dict.fromkeys(names))
+    # Results of the library's functions need not name their model.
+    names = (result["model"] for result in results if isinstance(result["model"], str) and result["model"])
+    return list(dict.fromkeys(map(os.path.normpath, names)))
 
 
 def _check_result(content: dict[str, Any]) -> None:
     for name in ("task", "model", "data", "split"):
         if not isinstance(content.get(name), str):
-            raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a text")
+            raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a string")
     for name in ("metrics", "intervals"):
         if not isinstance(content.get(name), dict):
             raise ValueError(f"`{name}` is a {type(content.get(name)).__name__}; it must be a mapping")
-    for name in ("chance", "words", "details"):  # those of earlier versions lack some
+    for name in ("chance", "words", "details"):  # earlier versions lack some
         if not isinstance(content.get(name, {}), dict):
             raise ValueError(f"`{name}` is a {type(content[name]).__name__}; it must be a mapping")
     numbers = [*content["metrics"].items(), *content.get("chance", {}).items(), (_MAJORITY, content.get(_MAJORITY))]
@@ -268,12 +265,12 @@ def _check_result(content: dict[str, Any]) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    # Not a whole number of a thousand digits, which is beyond any float.
+    # An integer of a thousand digits is beyond any float.
     return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What there is for each image or text: whole numbers, one for each."""
+    """Arrays of integers, one for each image or text."""
     if not path.is_file():
         return {}
     try:
@@ -281,7 +278,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             arrays = dict(file)
     except OSError:
         raise
-    except Exception as error:  # MemoryError for a false size; zipfile, zlib, struct, numpy have own types
+    except (
+        Exception
+    ) as error:  # MemoryError for a false size; zipfile, zlib, struct and numpy raise types of their own
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
     for name in {*_RANK_ARRAYS, "targets", "predictions", "image_of_text"} & arrays.keys():
         array = np.asarray(arrays[name])  # numpy gives bytes for a member that is no array
@@ -296,30 +295,29 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 def compare_results(
     folders: Sequence[str | os.PathLike], names: Sequence[str] | None = None, resamples: int = 1000, seed: int = 0
 ) -> Comparison:
-    """
-    Compare the results of several models.
+    """Compare the results of several models.
 
     Args:
         folders (`Sequence[str]`):
             Each model's folder of results, two or more.
         names (`Sequence[str]`, *optional*):
-            What to call the models; by default as the results do, or as the folders are called if those names are not
-            all different.
+            Names of the models. By default those in the results, or the folders' if two models have one name.
         resamples (`int`, *optional*, defaults to 1000):
             Bootstrap resamples for the differences.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap.
+            Seed of the bootstrap.
 
     Returns:
         [`Comparison`]
 
     Raises:
-        ValueError: if there are fewer than two folders, one holds no results or those of several models, no figure is
-            in two of them, or the seed is below 0.
+        ValueError: if there are fewer than two folders, a folder holds no results or results of several models, no
+            metric is in two of them, or the seed is below 0.
     """
     if len(folders) < 2:
-        found = counted(len(folders), "folder")
-        raise ValueError(f"There is nothing to compare in {found} of results; give two or more.")
+        raise ValueError(
+            f"There is nothing to compare in {counted(len(folders), 'folder')} of results; give two or more."
+        )
     if seed < 0:
         raise ValueError(f"`seed` is {seed}; it must be 0 or more.")
     loaded = [load_results(folder) for folder in folders]
@@ -328,34 +326,33 @@ def compare_results(
         raise ValueError(f"There are {counted(len(names), 'name')} for {counted(len(folders), 'folder')}.")
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    by_key = [{(one["task"], one["data"], one["split"]): one for one in results} for results in loaded]
-    keys = list(dict.fromkeys(key for own in by_key for key in own))
+    by_key = [{(result["task"], result["data"], result["split"]): result for result in results} for results in loaded]
     metrics, left_out = [], []
-    for key in keys:
-        found = [own.get(key) for own in by_key]
-        if sum(one is not None for one in found) < 2:
+    for key in dict.fromkeys(key for results in by_key for key in results):
+        compared = [results.get(key) for results in by_key]
+        if sum(result is not None for result in compared) < 2:
             left_out.append(" ".join(key))
             continue
-        _check_same_data(key, names, found)
-        for metric in dict.fromkeys(name for one in found if one for name in one["metrics"]):
+        _check_same_data(key, names, compared)
+        for metric in dict.fromkeys(name for result in compared if result for name in result["metrics"]):
             if metric not in _SETTINGS:
-                metrics.append(_compare(key, metric, found, resamples, seed))
-        shares = [one.get(_MAJORITY) if one else None for one in found]
+                metrics.append(_compare(key, metric, compared, resamples, seed))
+        shares = [result.get(_MAJORITY) if result else None for result in compared]
         if any(share is not None for share in shares):
-            none = [None] * len(found)
+            none = [None] * len(compared)
             metrics.append(ComparedMetric(*key, _MAJORITY, shares, none, none, none))
     if not metrics:
         raise ValueError(
             "No evaluation was made of two of the models on the same data and split: "
-            + "; ".join(f"{name} has {', '.join(' '.join(key) for key in own)}" for name, own in zip(names, by_key))
+            + "; ".join(f"{name} has {', '.join(map(' '.join, results))}" for name, results in zip(names, by_key))
             + "."
         )
     return Comparison(names, metrics, left_out)
 
 
-def _check_same_data(key: tuple, names: Sequence[str], found: list[dict | None]) -> None:
-    """Raise ValueError if results of one name are of different data, as far as they can tell."""
-    described = {name: _data_of(one) for name, one in zip(names, found) if one is not None}
+def _check_same_data(key: tuple, names: Sequence[str], compared: list[dict | None]) -> None:
+    """Raise a `ValueError` if results on data of one name have other sizes or classes."""
+    described = {name: _data_of(result) for name, result in zip(names, compared) if result is not None}
     first, *others = described
     for other in others:
         if described[other] != described[first]:
@@ -379,16 +376,16 @@ def _data_of(result: dict[str, Any]) -> tuple[dict[str, int], Any]:
     return {name: size for name, size in sizes.items() if size is not None}, details.get("class_names")
 
 
-def _compare(key: tuple, metric: str, found: list[dict | None], resamples: int, seed: int) -> ComparedMetric:
-    values = [one["metrics"].get(metric) if one else None for one in found]
-    ends = [one["intervals"].get(metric) if one else None for one in found]
-    intervals = [tuple(own) if own and None not in own else None for own in ends]
+def _compare(key: tuple, metric: str, compared: list[dict | None], resamples: int, seed: int) -> ComparedMetric:
+    values = [result["metrics"].get(metric) if result else None for result in compared]
+    ends = [result["intervals"].get(metric) if result else None for result in compared]
+    intervals = [tuple(pair) if pair and None not in pair else None for pair in ends]
     first = values[0]
     differences = [None if value is None or first is None else value - first for value in values]
-    paired = [None, *(_paired_interval(metric, found[0], other, resamples, seed) for other in found[1:])]
-    chance = next((one["chance"][metric] for one in found if one and metric in one.get("chance", {})), None)
-    words = [one.get("words", {}).get(metric) if one else None for one in found]
-    return ComparedMetric(*key, metric, values, intervals, differences, paired, chance, words)
+    paired = [None, *(_paired_interval(metric, compared[0], other, resamples, seed) for other in compared[1:])]
+    chances = [result["chance"][metric] for result in compared if result and metric in result.get("chance", {})]
+    words = [result.get("words", {}).get(metric) if result else None for result in compared]
+    return ComparedMetric(*key, metric, values, intervals, differences, paired, chances[0] if chances else None, words)
 
 
 def _paired_interval(
@@ -396,8 +393,8 @@ def _paired_interval(
 ) -> tuple[float, float] | None:
     if not first or not second or not resamples:
         return None
-    one, two = (_row_values(metric, found) for found in (first, second))
-    # The same images in the same order, as far as the results can tell.
+    one, two = (_row_values(metric, result) for result in (first, second))
+    # Paired only if both saw the same images in the same order, as far as the results can tell.
     if one is None or two is None or len(one) != len(two) or _skipped(first) != _skipped(second):
         return None
     for name in ("targets", "image_of_text"):
@@ -417,7 +414,7 @@ def _paired_interval(
 
 
 def _skipped(result: dict[str, Any]) -> dict[str, Any]:
-    return result.get("skipped") or {}  # results of earlier versions have no such key
+    return result.get("skipped") or {}  # earlier versions have no such key
 
 
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -427,7 +424,7 @@ def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: i
 
 
 def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """The same for the mean, far quicker."""
+    """95% interval of the mean over resamples of groups of rows; much faster than `_resampled`."""
     kinds = np.stack([np.bincount(groups, gained), np.bincount(groups)], axis=1)  # (groups, 2): gain and size
     # Only a few kinds of groups occur, so a resample is a draw of how often each does.
     kinds, counts = np.unique(kinds, axis=0, return_counts=True)
@@ -436,7 +433,7 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
 
 
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
-    """What each image or text adds to a metric, float64 `(n,)`: a share of 1, or its place where it is a median."""
+    """Contribution of each image or text to a metric, float64 (n,): a share of 1, or the rank if it is a median."""
     arrays, headline = result["arrays"], _headline(result)
     recall = _RECALL.fullmatch(metric)
     if recall is not None and f"{recall[1]}_ranks" in arrays:
@@ -455,17 +452,17 @@ def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
 
 
 def _headline(result: dict[str, Any]) -> str:
-    """The headline metric, which gains are of."""
+    """The headline metric, whose gains are reported."""
     return str((result.get("details") or {}).get("metric", ""))
 
 
 def _hits(metric: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
-    """What each image adds to an accuracy."""
-    own = "top1" if metric == "mean_per_class" else metric
+    """Contribution of each image to an accuracy."""
+    metric = "top1" if metric == "mean_per_class" else metric
     ranks = arrays.get("ranks")
-    if own in ROW_VALUES and ranks is not None:
-        return ROW_VALUES[own](ranks)
-    if own == "top1" and "ranks" not in arrays and {"targets", "predictions"} <= arrays.keys():
+    if metric in ROW_VALUES and ranks is not None:
+        return ROW_VALUES[metric](ranks)
+    if metric == "top1" and "ranks" not in arrays and {"targets", "predictions"} <= arrays.keys():
         return (arrays["targets"] == arrays["predictions"]).astype(np.float64)
     return None
 

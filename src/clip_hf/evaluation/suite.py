@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Several evaluations of one model on several data: what `clip-hf evaluate` runs."""
+"""Several evaluations of one model on several data sets: what `clip-hf evaluate` runs."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,6 @@ from ..embedding.bulk_encoding import encode_readable_images
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.feature_stream import EncodingOptions
 from ..embedding.load_encoder import load_dual_encoder
-from ..model.configuration_clip_hf import ClipHFConfig
-from ..model_card.card import ModelCardDetails, write_model_card
 from ..utils.atomic import replaced_file
 from ..utils.processes import join_processes
 from .comparison import models_in
@@ -193,32 +191,6 @@ def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
             distributed.destroy_process_group()
 
 
-def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
-    """Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            The model's folder, one of ours.
-        results (`Sequence[EvaluationResult]`):
-            What was measured.
-
-    Returns:
-        `Path`: the card.
-
-    Raises:
-        ValueError: if there is no such folder, or it holds another kind of model.
-    """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} is no folder with a model of ours, so it has no card to update; the results are in their own "
-            "files."
-        )
-    config = ClipHFConfig.from_pretrained(folder)
-    details = ModelCardDetails(eval_results=[figure for result in results for figure in result.eval_results()])
-    return write_model_card(folder, config, details=details)
-
-
 # ---------------------------------------------------------------------------------------------------------------- plan
 
 
@@ -302,4 +274,4 @@ def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
         temporary.write_text(f"# {results[0].model}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
 
 
-__all__ = ["TASKS", "SuiteOptions", "run_suite", "start_processes", "update_card"]
+__all__ = ["TASKS", "SuiteOptions", "run_suite", "start_processes"]

@@ -7,6 +7,7 @@ Shapes: P prompts without repetition, L labels, `dim` the width of the shared em
 """
 
 import copy
+import json
 import threading
 import weakref
 from collections import Counter, OrderedDict, deque
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from numbers import Integral
+from pathlib import Path
 from string import Formatter
 from types import MemberDescriptorType, MethodType
 from typing import Any
@@ -98,6 +100,45 @@ def check_templates(templates) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
         if "{" not in templates and templates and not any(c.isspace() for c in templates):
             get_prompt_set(templates)
     return _check_list(templates, "the templates", True)
+
+
+def load_prompt_set(name_or_path: str | Path) -> list[str] | dict[str, list[str]]:
+    """Load a prompt set for [`build_text_classifier`] and the pipeline's `hypothesis_template`.
+
+    Args:
+        name_or_path (`str` or `Path`):
+            One of [`prompt_set_names`], or a file: `.txt` with one template a line, or `.json` with a list of
+            templates or an object that maps each label to its prompts.
+
+    Returns:
+        `list[str]` of templates with the placeholder `{}`, or `dict[str, list[str]]` of complete prompts per label.
+
+    Raises:
+        ValueError: if there is neither such a set nor such a file, or the file does not hold prompts.
+
+    Example:
+
+    ```python
+    >>> from clip_hf import load_prompt_set
+
+    >>> load_prompt_set("pets")
+    ['a photo of a {}, a type of pet.']
+    >>> len(load_prompt_set("openai_imagenet"))
+    80
+    ```
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".txt", ".json"):
+        return list(get_prompt_set(str(name_or_path)))
+    if not path.is_file():
+        raise ValueError(f"There is no prompt file {str(path)!r}.")
+    try:
+        content = path.read_text(encoding="utf-8")
+        lines = [line for line in content.splitlines() if line.strip()]
+        prompts = check_templates(json.loads(content) if path.suffix == ".json" else lines)
+    except (ValueError, TypeError, RecursionError) as error:  # errors of JSON and of UTF-8 are ValueErrors
+        raise ValueError(f"{str(path)!r} does not hold a prompt set: {error}") from error
+    return {label: list(texts) for label, texts in prompts.items()} if isinstance(prompts, dict) else list(prompts)
 
 
 def _check_list(templates, what: str, needs_placeholder: bool) -> tuple[str, ...]:
@@ -616,4 +657,4 @@ class TextClassifierCache:
         return _build(model, processor, labels, templates, options, see_ids=see_ids), ids, rows[0]
 
 
-__all__ = ["TextClassifierCache", "build_text_classifier"]
+__all__ = ["TextClassifierCache", "build_text_classifier", "load_prompt_set"]

@@ -17,10 +17,9 @@ from PIL import Image
 from ..model.architectures_clip_hf import ARCHITECTURES
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..utils.wording import INTERVAL
 
 
-INTERVAL = "interval_95"
-"""Name of a figure's 95% interval, two numbers, in `EvalResult.metric_args`."""
 HOME_FOLDER = "home folder"
 """What [`public_name`] calls somebody's home folder, whose own name is a person's."""
 _HOMES = ("home", "users")
@@ -260,7 +259,6 @@ def enumeration(numbers: list[int]) -> str:
 
 __all__ = [
     "HOME_FOLDER",
-    "INTERVAL",
     "NO_TRAINING",
     "architecture_label",
     "architecture_name",

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Training: exact gradients of any batch on any number of processes, and trainings that go on where they stopped."""
+"""Training: the loop, with exact gradients of any batch on any number of processes, and exact resuming."""
 
 from ..utils.extras import require_extra
 
@@ -8,33 +8,36 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.training", "accelerate", "datasets", "filelock", "fsspec", "pyarrow", "yaml")
 
 from ..utils.processes import check_launch
-from .averaging import AveragedWeights
 from .distributed import (
     check_processes_agree,
     logit_bias_of,
     logit_scale_of,
-    scalar_logit_scale,
+    make_logit_scale_shardable_,
+    restore_scalar_logit_scale,
     sync_batch_norm,
-    vector_logit_scale_,
 )
 from .freezing import ParameterCounts, count_parameters, freeze
 from .grad_cache import GradCache
-from .guard import LossGuard, TrainingDiverged
 from .held_out import HeldOutPairs
-from .interruption import StopSignal
-from .log import TrainingLog
+from .learning_rate_schedule import cosine_schedule
+from .loop import Training, train
+from .loss_guard import LossGuard, TrainingDiverged
 from .objective import ContrastiveObjective
-from .optimization import (
+from .optimizer import (
     OptimizerOptions,
     adamw_from_paper,
     adamw_parameter_groups,
     build_optimizer,
     clamp_logit_scale_,
-    cosine_schedule,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
 from .planning import check_plan, describe_plan, fit_batch_size, num_steps_of
-from .setup import (
+from .stop_signal import StopSignal
+from .trained_models import describe_training, push_model, save_model
+from .training_checkpoints import Checkpoints, Restored
+from .training_figure import plot_training
+from .training_log import TrainingLog
+from .training_setup import (
     build_loader,
     build_model,
     check_output_dir,
@@ -47,9 +50,7 @@ from .setup import (
     start_accelerator,
     wrap_model,
 )
-from .trained_models import describe_training, push_model, save_model
-from .training_checkpoints import Checkpoints, Restored
-from .training_figure import plot_training
+from .weight_averaging import AveragedWeights
 
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "ParameterCounts",
     "Restored",
     "StopSignal",
+    "Training",
     "TrainingDiverged",
     "TrainingLog",
     "TrainingOptions",
@@ -88,6 +90,7 @@ __all__ = [
     "load_training_data",
     "logit_bias_of",
     "logit_scale_of",
+    "make_logit_scale_shardable_",
     "num_steps_of",
     "parse_options",
     "plot_training",
@@ -95,11 +98,11 @@ __all__ = [
     "prepare_output_dir",
     "push_model",
     "read_recipe",
+    "restore_scalar_logit_scale",
     "save_model",
-    "scalar_logit_scale",
     "seed_step",
     "start_accelerator",
     "sync_batch_norm",
-    "vector_logit_scale_",
+    "train",
     "wrap_model",
 ]

@@ -1,10 +1,9 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The files of a training's checkpoint, and what is checked before one of them is read.
+"""The files of a training's checkpoint, and what is checked before one of them is read.
 
-A manifest with the right SHA-256 says that a checkpoint is whole, not who wrote it. So only files that we write are
-read, and nothing in them that Python would execute. Accelerate reads most of its files with
+A manifest with the right SHA-256 proves that a checkpoint is complete, not who wrote it. So only files that we write
+are read, and nothing in them that Python would execute. Accelerate reads most of its files with
 `torch.load(weights_only=True)`. DeepSpeed's files and FSDP's shards are pickles that can run programs: they are
 written, and read only if the user trusts the checkpoint. Registered objects (`custom_checkpoint_*.pkl`) are pickles of
 that kind, too. They are always refused, because no training of ours needs them.
@@ -34,7 +33,7 @@ MANIFEST = "manifest.json"
 ACCELERATE = "accelerate"
 SHARED = "shared.pt"
 
-_OWN = re.compile(
+_FILES = re.compile(
     rf"{re.escape(SHARED)}|process_\d{{5}}\.pt|{ACCELERATE}/(model(_\d+)?\.safetensors|pytorch_model_fsdp(_\d+)?\.bin"
     r"|(optimizer|scheduler)(_\d+)?\.bin|scaler\.pt|random_states_\d+\.pkl)"
 )
@@ -50,23 +49,22 @@ _TRUST = "To resume from one that you wrote, pass --trust_checkpoint."
 
 
 class ForeignCheckpoint(Exception):
-    """A checkpoint with content that we do not write. That is no accidental damage, so it is not passed over."""
+    """A checkpoint has content that we do not write. That is no accidental damage, so it is not passed over."""
 
 
 def process_file(rank: int) -> str:
-    """Name of the file with what a process saved for itself."""
+    """Name of the file with a process's own state."""
     return f"process_{rank:05d}.pt"
 
 
 def check_can_be_resumed(accelerator: Accelerator, trusted: bool) -> None:
-    """
-    Check before a training whether it may read the checkpoints of its launch.
+    """Check, before a training starts, that it will be allowed to read its own checkpoints.
 
     Args:
         accelerator (`Accelerator`):
-            Of this process.
+            The accelerator of this process.
         trusted (`bool`):
-            Whether the user trusts them.
+            Whether the user trusts the checkpoints.
 
     Raises:
         ValueError: if they hold pickles that can run programs, and are not trusted.
@@ -81,7 +79,7 @@ def check_can_be_resumed(accelerator: Accelerator, trusted: bool) -> None:
 
 
 def names_in(folder: Path) -> list[str]:
-    """All files in a folder and those below it, but for its manifest; links are not followed."""
+    """All files in a folder and its subfolders, except its manifest; links are not followed."""
     names = []
     for parent, folders, files in os.walk(folder):
         paths = [Path(parent, name) for name in files]
@@ -91,22 +89,21 @@ def names_in(folder: Path) -> list[str]:
 
 
 def foreign_names(names: list[str]) -> list[str]:
-    """Those that no checkpoint of ours has."""
-    return [name for name in names if not _OWN.fullmatch(name) and not _PICKLES.fullmatch(name)]
+    """The names that no checkpoint of ours has."""
+    return [name for name in names if not _FILES.fullmatch(name) and not _PICKLES.fullmatch(name)]
 
 
 def pickles_among(names: list[str]) -> list[str]:
-    """Those of files that can run programs when they are read."""
+    """The names of files that can run programs when they are read."""
     return [name for name in names if _PICKLES.fullmatch(name)]
 
 
 def check_checkpoint(path: Path, trusted: bool) -> None:
-    """
-    Check a checkpoint before it is read.
+    """Check a checkpoint before it is read.
 
     Raises:
-        OSError, ValueError: if it is damaged.
-        ForeignCheckpoint: if it holds something that we do not write, or pickles and is not trusted.
+        OSError, ValueError: if the checkpoint is damaged.
+        ForeignCheckpoint: if it holds something that we do not write, or holds pickles and is not trusted.
     """
     check_names(path, trusted)
     _check_whole(path)
@@ -114,11 +111,10 @@ def check_checkpoint(path: Path, trusted: bool) -> None:
 
 
 def check_names(path: Path, trusted: bool) -> None:
-    """
-    Check which files a checkpoint has, without opening one.
+    """Check the names of a checkpoint's files, without opening any.
 
     Raises:
-        ForeignCheckpoint: if one is not ours, a link or a pipe, or a pickle in a checkpoint that is not trusted.
+        ForeignCheckpoint: if a file is not ours, is a link or a pipe, or is a pickle and not trusted.
     """
     names = names_in(path)
     foreign = foreign_names(names)
@@ -141,7 +137,7 @@ def check_names(path: Path, trusted: bool) -> None:
 
 
 def _check_no_code(path: Path) -> None:
-    """Raise ForeignCheckpoint if a file of a whole checkpoint holds more than tensors, numbers and texts."""
+    """Raise ForeignCheckpoint if a file of a complete checkpoint holds more than tensors, numbers and texts."""
     for name in names_in(path):
         if name.endswith(".safetensors") or _PICKLES.fullmatch(name):
             continue
@@ -163,14 +159,14 @@ def _check_no_code(path: Path) -> None:
 
 
 def _check_not_compressed(file: Path) -> None:
-    # torch compresses nothing, and a small file could become any number of bytes in memory.
+    # torch never compresses, and a small compressed file could fill the memory.
     with zipfile.ZipFile(file) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > file.stat().st_size:
             raise TypeError("it is compressed")
 
 
 def _check_random_states(states: dict[str, Any]) -> None:
-    # Accelerate passes over those that it cannot use without a word.
+    # Accelerate silently skips the states that it cannot use.
     if type(states["step"]) is not int:
         raise TypeError("its `step` is no number")
     random.Random().setstate(states["random_state"])
@@ -192,12 +188,11 @@ def describe_files(folder: Path, names: list[str], on_disk: bool = False) -> dic
 
 
 def read_manifest(path: Path) -> dict:
-    """
-    The manifest of a checkpoint.
+    """The manifest of a checkpoint.
 
     Raises:
         OSError: if it is not there, or no regular file.
-        ValueError: if it is not as we write it, for example if it names a file that is not ours.
+        ValueError: if it is not a manifest as we write it, for example because it names a file that is not ours.
     """
     file = path / MANIFEST
     try:
@@ -239,18 +234,18 @@ def _problem_of(manifest: Any) -> str | None:
     missing = [name for name in needed if name not in files]
     if missing:
         return f"it does not list {missing[0]}"
-    # Against accidents only, like the SHA-256 of the files: this one finds a wrong digit in `step`.
+    # Like the SHA-256 of the files, this detects accidents only, such as a wrong digit in `step`.
     return None if manifest.get("sha256") == sha256_of_manifest(manifest) else "its own SHA-256 differs"
 
 
 def sha256_of_manifest(manifest: dict) -> str:
-    """SHA-256 of all that a manifest holds, but for the one that it holds itself."""
+    """SHA-256 of all that a manifest holds, except its own SHA-256."""
     content = json.dumps({key: value for key, value in manifest.items() if key != "sha256"}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _check_whole(path: Path) -> None:
-    """Raise OSError or ValueError unless every file is there and is what was written, and no other is there."""
+    """Raise OSError or ValueError unless exactly the listed files are there, with the content that was written."""
     files = read_manifest(path)["files"]
     more = sorted(set(names_in(path)) - set(files))
     if more:
@@ -262,8 +257,8 @@ def _check_whole(path: Path) -> None:
         size = file.stat().st_size
         if size != expected["size"]:
             raise ValueError(f"{name} has {size:,} bytes instead of {expected['size']:,}")
-    for name, found in describe_files(path, list(files)).items():
-        if found["sha256"] != files[name]["sha256"]:
+    for name, described in describe_files(path, list(files)).items():
+        if described["sha256"] != files[name]["sha256"]:
             raise ValueError(f"{name} is not what was written: its SHA-256 differs")
 
 

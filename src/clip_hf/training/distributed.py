@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What several processes need: FSDP2's logit scale, checks that they agree, and BatchNorm over all of them."""
+"""What several processes need: FSDP2's logit scale, a check that they agree, and BatchNorm over all of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,11 @@ from ..model.modeling_clip_hf import ClipHFModel
 _SCALARS = ("logit_scale", "logit_bias")
 
 
-def vector_logit_scale_(model: ClipHFModel) -> ClipHFModel:
-    """
-    Give the logit scale (and bias) one dimension, for FSDP2's `fully_shard` takes no scalars; before the optimiser is
-    built.
+def make_logit_scale_shardable_(model: ClipHFModel) -> ClipHFModel:
+    """Give the logit scale (and bias) one dimension, because FSDP2's `fully_shard` refuses scalars.
 
-    The model then loads state dicts with a logit scale of either shape. Before its own is saved for others, it goes
-    through [`scalar_logit_scale`].
+    Call it before the optimiser is built. The model then loads state dicts with a logit scale of either shape. Its
+    own state dict must go through [`restore_scalar_logit_scale`] before it is saved.
 
     Args:
         model ([`ClipHFModel`]):
@@ -44,27 +42,26 @@ def vector_logit_scale_(model: ClipHFModel) -> ClipHFModel:
 
 def _fit_scalars(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
     for name in _SCALARS:
-        key, own = f"{prefix}{name}", getattr(module, name)
+        key, parameter = f"{prefix}{name}", getattr(module, name)
         value = state_dict.get(key)
-        if own is None or value is None or value.shape == own.shape or value.numel() != 1:
+        if parameter is None or value is None or value.shape == parameter.shape or value.numel() != 1:
             continue
-        value = value.reshape(own.shape)
-        if isinstance(own, DTensor):
-            mesh = own.device_mesh
+        value = value.reshape(parameter.shape)
+        if isinstance(parameter, DTensor):
+            mesh = parameter.device_mesh
             if not isinstance(value, DTensor):
-                value = DTensor.from_local(value.to(own.device), mesh, [Replicate()] * mesh.ndim)
-            # A scalar cannot be sharded, and so came whole.
-            value = value.redistribute(mesh, own.placements)
+                value = DTensor.from_local(value.to(parameter.device), mesh, [Replicate()] * mesh.ndim)
+            # A saved scalar is never sharded, so each process has the whole value.
+            value = value.redistribute(mesh, parameter.placements)
         state_dict[key] = value
 
 
-def scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """
-    A state dict as every checkpoint has it: with a logit scale (and bias) that is a scalar.
+def restore_scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Make the logit scale (and bias) of a state dict a scalar again, as every checkpoint has it.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`):
-            Whole tensors, of a model with [`vector_logit_scale_`] or without.
+            Whole tensors, of a model that was changed by [`make_logit_scale_shardable_`] or not.
 
     Returns:
         `dict[str, torch.Tensor]`: a copy that shares the tensors.
@@ -75,7 +72,7 @@ def scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 
 class _WholeOfShards(torch.autograd.Function):
-    """A sharded tensor as a whole on each process; the gradient is averaged over the processes, as FSDP does."""
+    """Gathers a sharded tensor on each process; the gradient is averaged over the processes, as FSDP does."""
 
     @staticmethod
     def forward(ctx, sharded: DTensor) -> torch.Tensor:
@@ -90,8 +87,7 @@ class _WholeOfShards(torch.autograd.Function):
 
 
 def logit_scale_of(model: nn.Module) -> torch.Tensor:
-    """
-    The logarithm of a model's multiplier as a scalar with gradient, whatever shape the parameter has.
+    """The logarithm of a model's multiplier as a scalar with gradient, whatever shape the parameter has.
 
     A parameter that FSDP2 has sharded is gathered; its gradient is the mean over the processes, as that of the others.
 
@@ -106,8 +102,7 @@ def logit_scale_of(model: nn.Module) -> torch.Tensor:
 
 
 def logit_bias_of(model: nn.Module) -> torch.Tensor | None:
-    """
-    A model's logit bias as a scalar with gradient, as [`logit_scale_of`] gives the scale; None where it has none.
+    """A model's logit bias as a scalar with gradient, as [`logit_scale_of`] gives the scale; None where it has none.
 
     Args:
         model (`nn.Module`):
@@ -123,12 +118,11 @@ def _scalar_of(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def check_processes_agree(accelerator: Accelerator, values: Mapping[str, Any]) -> None:
-    """
-    Compare what must be the same on all processes, before the first step that would wait for ever or train nonsense.
+    """Compare what must be the same on all processes; a training with differences would hang or compute nonsense.
 
     Args:
         accelerator (`Accelerator`):
-            Of this process.
+            The accelerator of this process.
         values (`Mapping[str, Any]`):
             Small values with equality, by name, such as the number of pairs and the options.
 
@@ -138,24 +132,24 @@ def check_processes_agree(accelerator: Accelerator, values: Mapping[str, Any]) -
     if accelerator.num_processes == 1:
         return
     everyone = gather_object([dict(values)])
-    names = {name: None for one in everyone for name in one}
+    names = dict.fromkeys(name for values in everyone for name in values)
     differing = []
     for name in names:
-        found = [repr(one[name]) if name in one else "missing" for one in everyone]
-        if any(value != found[0] for value in found):
-            listed = ", ".join(f"{value} on process {rank}" for rank, value in enumerate(found[:8]))
-            differing.append(f"`{name}`: {listed}{', ...' if len(found) > 8 else ''}")
+        shown = [repr(values[name]) if name in values else "missing" for values in everyone]
+        if any(text != shown[0] for text in shown):
+            listed = ", ".join(f"{text} on process {rank}" for rank, text in enumerate(shown[:8]))
+            differing.append(f"`{name}`: {listed}{', ...' if len(shown) > 8 else ''}")
     if differing:
         raise ValueError(
-            f"The processes were not given the same: {'; '.join(differing)}. Start all of them with the same options, "
+            f"The processes differ: {'; '.join(differing)}. Start all of them with the same options, "
             "on the same data and versions."
         )
 
 
 def sync_batch_norm(model: nn.Module) -> nn.Module:
-    """
-    Let BatchNorm take its statistics from the batches of all processes (torch's `SyncBatchNorm`), so that a ResNet's
-    update is that of one process with the whole batch. Layers that are frozen stay what they are.
+    """Let BatchNorm take its statistics from the batches of all processes (torch's `SyncBatchNorm`).
+
+    A ResNet's update is then that of one process with the whole batch. Frozen layers stay what they are.
 
     Args:
         model (`nn.Module`):
@@ -189,7 +183,7 @@ __all__ = [
     "check_processes_agree",
     "logit_bias_of",
     "logit_scale_of",
-    "scalar_logit_scale",
+    "restore_scalar_logit_scale",
     "sync_batch_norm",
-    "vector_logit_scale_",
+    "make_logit_scale_shardable_",
 ]

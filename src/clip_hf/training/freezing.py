@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Train a part of a model: locked-image tuning (Zhai et al. 2022), fine-tuning with BatchNorm fixed, and the like."""
+"""Freeze parts of a model: for locked-image tuning (Zhai et al. 2022), or fine-tuning with fixed BatchNorm."""
 
 import copy
 from collections.abc import Iterable
@@ -29,8 +29,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """
-    How much of a model is trained.
+    """How much of a model is trained.
 
     Args:
         trained (`int`):
@@ -48,13 +47,12 @@ class ParameterCounts:
 
 
 def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
-    """
-    Keep parts of a model as they are in training.
+    """Freeze parts of a model, so that training leaves them as they are.
 
     - `"vision"`, `"text"`: a tower and its projection. `"vision"` is locked-image tuning (Zhai et al. 2022, "Lu" or
-      "LU"): what the image side gives stays what it was. The projection belongs to it, as in the authors' code and
-      open_clip's; the better of the authors' public models has no trained layer on the image side either.
-    - `"vision_tower"`, `"text_tower"`: a tower without its projection, for one that gets a new projection.
+      "LU"): the image embeddings do not change. The projection is frozen too, as in the authors' code and open_clip's;
+      the better of the authors' public models has no trained layer on the image side either.
+    - `"vision_tower"`, `"text_tower"`: a tower without its projection, to train a new projection.
     - `"projections"`: both projections.
     - `"all_but_projections"`: both towers; the projections and the logit scale are trained.
     - `"logit_scale"`: the temperature.
@@ -84,17 +82,17 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
             hint = did_you_mean(str(part), _PARTS)
             raise ValueError(f"There is no part {part!r} to freeze; the parts are {', '.join(_PARTS)}.{hint}")
     starts = tuple(start for part in parts for start in _PARTS[part])
-    own_parameters, own_modules = _own_names(model)
+    known_parameters, known_modules = _names_by_config(model)
     frozen = {
         name
         for name, parameter in model.named_parameters()
-        if not parameter.requires_grad or (_own_name(name) in own_parameters and name.startswith(starts))
+        if not parameter.requires_grad or (_without_adapter(name) in known_parameters and name.startswith(starts))
     }
     batch_norms = {
-        f"{name}.{own}"
+        f"{name}.{parameter}"
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for own, _ in module.named_parameters(recurse=False)
+        for parameter, _ in module.named_parameters(recurse=False)
     }
     if "batch_norm" in parts:
         frozen |= batch_norms
@@ -106,14 +104,13 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
     if "batch_norm" in parts:
         model.freeze_batch_norm()
     for name, module in model.named_modules():
-        if f"{name}.".startswith(starts) and _own_name(name) in own_modules:
+        if f"{name}.".startswith(starts) and _without_adapter(name) in known_modules:
             _keep_in_eval_mode(module)
     return count_parameters(model)
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
-    """
-    How many parameters of a model take a gradient and how many do not.
+    """Count the parameters of a model that take a gradient, and those that do not.
 
     Args:
         model (`nn.Module`):
@@ -125,20 +122,20 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     return ParameterCounts(trained=counts[True], frozen=counts[False])
 
 
-def _own_name(name: str) -> str:
+def _without_adapter(name: str) -> str:
     # peft puts the layer that it adapts one level deeper.
     return name.replace(".base_layer", "")
 
 
-def _own_names(model: ClipHFModel) -> tuple[set[str], set[str]]:
-    """Names of the parameters and of the modules that the model has by its config."""
+def _names_by_config(model: ClipHFModel) -> tuple[set[str], set[str]]:
+    """Names of the parameters and of the modules that a model with this config has by itself."""
     with torch.device("meta"), init.no_init_weights():
         plain = ClipHFModel(copy.deepcopy(model.config))
     return {name for name, _ in plain.named_parameters()}, {name for name, _ in plain.named_modules()}
 
 
 def _keep_in_eval_mode(module: nn.Module) -> None:
-    """Switch off what a module does differently in training, for good: `model.train()` does not bring it back."""
+    """Keep a module in evaluation mode for good; `model.train()` does not change it."""
     if hasattr(module, "freeze_statistics"):
         module.freeze_statistics(freeze_affine=False)
     elif hasattr(module, "dropout") or isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.Dropout)):

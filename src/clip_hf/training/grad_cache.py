@@ -1,7 +1,9 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Large contrastive batches in little memory: GradCache (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch
-Size under Memory Limited Setup")."""
+"""Large contrastive batches in little memory: GradCache.
+
+Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup".
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from ..model.modeling_clip_hf import ClipHFModel
 
 
 class _RandomState:
-    """Where the generators stand, of the CPU and of the devices that some tensors are on."""
+    """The states of the random generators of the CPU and of the devices that some tensors are on."""
 
     def __init__(self, tensors: Sequence[torch.Tensor]):
         self.cpu = torch.get_rng_state()
@@ -31,24 +33,25 @@ class _RandomState:
 
 
 class GradCache:
-    """
-    Forward and backward of a contrastive batch of which only a chunk goes through the towers with gradient at a time.
+    """Forward and backward of a contrastive batch, with only a chunk of it at a time in the towers with gradient.
 
-    First all embeddings are computed, without gradient; the loss over all of them gives the gradient of each
-    embedding; then the chunks go through the towers once more, and each embedding's gradient through them. The random
-    state of a chunk's first pass is restored for its second, so that dropout drops the same. The gradient of the
-    parameters is that of the whole batch at once, for one forward pass more.
+    1. All embeddings are computed, chunk by chunk and without gradient.
+    2. The loss over all of them gives the gradient of each embedding.
+    3. Each chunk goes through the towers again, now with gradient, and the gradients of its embeddings go back.
+
+    The random state of a chunk's first pass is restored for its second, so that dropout drops the same values. The
+    gradient of the parameters is exactly that of the whole batch; the cost is one more forward pass.
 
     Args:
         accelerator (`Accelerator`):
-            Does the backward passes; gradients are averaged over processes once, in the last chunk's.
+            Does the backward passes; gradients are averaged over processes once, in that of the last chunk.
         model (`nn.Module`):
             A [`ClipHFModel`] as `accelerator.prepare` returned it.
         loss_function (`Callable`):
             `(image_embeds, text_embeds, *scalars) -> loss`, such as [`contrastive_loss`]; the embeddings are those of
             this process's whole batch.
         scalars (`Callable`):
-            `() -> tuple of tensors`: what the loss learns besides the embeddings, such as the multiplier
+            `() -> tuple of tensors`: the other learned inputs of the loss, such as the multiplier
             `model.logit_scale.exp()`.
         chunk_size (`int`):
             Pairs of this process in the towers at a time. It need not divide the batch.
@@ -92,7 +95,7 @@ class GradCache:
                 )
 
     def _no_sync(self) -> AbstractContextManager:
-        # Accelerate's own is for several processes only, and a group may have one.
+        # Accelerate's own does nothing with one process, but a process group may have only one.
         if isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return self.accelerator.no_sync(self.model)
@@ -104,12 +107,11 @@ class GradCache:
 
     def _needs_gradient(self, tower: nn.Module, projection: nn.Module) -> bool:
         trained = any(parameter.requires_grad for module in (tower, projection) for parameter in module.parameters())
-        # A frozen tower with dropout has to be run again, for it draws random numbers before the other one does.
+        # A frozen tower with dropout must run again, because it draws random numbers before the other tower does.
         return trained or tower.training
 
     def backward(self, batch: Mapping[str, torch.Tensor], **loss_options: Any) -> torch.Tensor:
-        """
-        Add the gradients of the batch's loss to those of the parameters.
+        """Add the gradients of the batch's loss to those of the parameters.
 
         Args:
             batch (`Mapping[str, torch.Tensor]`):
@@ -151,7 +153,7 @@ class GradCache:
         gradients: tuple[torch.Tensor, torch.Tensor],
         scalars: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> None:
-        """Send the gradients of the embeddings, and at last those of the scalars, through the model."""
+        """Send the gradients of the embeddings through the model, and with the last chunk those of the scalars."""
         clip = self.clip
         names = []
         if self._needs_gradient(clip.vision_model, clip.visual_projection):

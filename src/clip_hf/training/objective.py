@@ -19,8 +19,7 @@ _ID_NAMES = ("image_ids", "text_ids")
 
 
 class ContrastiveObjective:
-    """
-    The loss of a batch over all processes, and its gradient.
+    """Computes the loss of a batch over all processes, and its gradient.
 
     A model with a `logit_bias` is trained with the sigmoid loss, others with the softmax loss.
 
@@ -32,9 +31,9 @@ class ContrastiveObjective:
         label_smoothing (`float`, *optional*, defaults to 0.0):
             For the softmax loss, see [`contrastive_loss`].
         loss_chunk_size (`int`, *optional*):
-            Rows of the similarities in memory at a time; by default as the size of the batch suggests.
+            Rows of the similarity matrix in memory at a time; by default the loss chooses by the size of the batch.
         grad_cache_chunk_size (`int`, *optional*):
-            Pairs of this process that go through the towers at a time, see [`GradCache`]; by default all.
+            Pairs of this process in the towers at a time, see [`GradCache`]; by default all.
 
     Raises:
         ValueError: if `label_smoothing` is given for a model with a `logit_bias`.
@@ -55,7 +54,7 @@ class ContrastiveObjective:
         if label_smoothing and self.clip.logit_bias is not None:
             raise ValueError(
                 f"`label_smoothing` is {label_smoothing}, and the model has a `logit_bias`: it is trained with the "
-                "sigmoid loss, which has none; leave it out."
+                "sigmoid loss, which has no label smoothing; leave it out."
             )
         self.loss_chunk_size = loss_chunk_size or "auto"
         self.label_smoothing = label_smoothing
@@ -74,15 +73,15 @@ class ContrastiveObjective:
         return contrastive_loss(images, texts, *scalars, label_smoothing=self.label_smoothing, **options)
 
     def backward(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """
-        Add the gradients of a batch's loss to those of the parameters.
+        """Add the gradients of a batch's loss to those of the parameters.
 
         Args:
             batch (`Mapping`):
                 This process's part of the batch, as [`PairLoader`] gives it, on the device of the model.
 
         Returns:
-            `torch.Tensor`, a scalar without gradient: this process's loss. The mean over the processes is the batch's.
+            `torch.Tensor`, a scalar without gradient: this process's loss. The mean over the processes is the loss of
+            the whole batch.
         """
         inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
         ids = {name: inputs.pop(name) for name in _ID_NAMES if name in inputs}

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""How many steps a training has, of how many pairs, and whether that can change the model."""
+"""The plan of a training: its steps and batch size, and whether they can change the model."""
 
 import math
 from dataclasses import replace
@@ -18,27 +18,26 @@ from .options import TrainingOptions
 
 logger = logging.get_logger(__name__)
 
-# A training of fewer steps is mentioned: the learning rate has hardly risen before it falls.
+# Fewer steps give a warning: the learning rate would have hardly risen before it falls.
 _FEW_STEPS = 50
-# Weights that move by less than this share of their usual size give the model that was there before.
+# If no weight can move by this share of the usual size of weights, the training changes nothing.
 _LEAST_MOVE = 0.01
 
 
 def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any) -> TrainingOptions:
-    """
-    The options with a batch size that the data fill, and a warning where it had to be cut.
+    """Cut the batch size to the number of pairs, with a warning, where the data are fewer.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         accelerator (`Accelerator`):
-            Of this process; all processes share a batch equally.
+            The accelerator of this process; a batch is shared equally by all processes.
         data:
-            What [`load_pairs`] gave. Streams are passed over again and again, so they fill any batch.
+            What [`load_pairs`] returned. Streams repeat, so they fill any batch.
 
     Raises:
-        ValueError: if there are fewer pairs than processes, or a batch has one pair, which the softmax loss can
-            compare with nothing.
+        ValueError: if there are fewer pairs than processes, or a batch has only one pair and so, with the softmax
+            loss, no negatives.
     """
     if options.streaming or len(data) >= options.batch_size:
         _check_negatives(options.batch_size, options)
@@ -56,20 +55,19 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
 def _check_negatives(batch_size: int, options: TrainingOptions) -> None:
     if batch_size == 1 and options.loss == "softmax":
         raise ValueError(
-            "A batch has one pair, which the loss compares with the others of its batch: it would be 0, and nothing "
-            "would be learned. Raise `batch_size`, or give more pairs."
+            "A batch has one pair, and so no negatives: the loss would be 0, and nothing would be learned. Raise "
+            "`batch_size`, or give more pairs."
         )
 
 
 def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
-    """
-    Steps of the training, and of an epoch, which `min_steps` makes longer where the pairs are few.
+    """Count the steps of the training, and of an epoch; `min_steps` makes an epoch of few pairs longer.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         data:
-            What [`load_pairs`] gave.
+            What [`load_pairs`] returned.
     """
     pairs = options.pairs_per_epoch if options.streaming else len(data)
     if pairs is None:
@@ -81,11 +79,10 @@ def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
 
 
 def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int) -> None:
-    """
-    Warn of a training that is too short, or whose learning rate is too low, to change the model.
+    """Warn if a training is too short, or its learning rate too low, to change the model.
 
-    A step of AdamW moves a weight by about the learning rate, and the mean of the schedule is half the highest one:
-    over a whole training a weight moves by `learning_rate * num_steps / 2` at most.
+    A step of AdamW moves a weight by about the learning rate, whose mean over the schedule is half the highest one. So
+    a weight moves by at most about `learning_rate * num_steps / 2` in the whole training.
 
     Args:
         optimizer (`torch.optim.Optimizer`):
@@ -93,7 +90,7 @@ def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int
         num_steps (`int`):
             Steps of the training.
         batch_size (`int`):
-            Pairs of a step, for the message.
+            Pairs of a step, which the message names.
     """
     weights = [p.detach() for group in optimizer.param_groups for p in group["params"] if p.ndim >= 2]
     count = sum(weight.numel() for weight in weights)
@@ -120,18 +117,17 @@ def describe_plan(
     num_pairs: int | None,
     held_out: HeldOutPairs | None,
 ) -> str:
-    """
-    What a training is about to do: the model, the pairs, the steps and the learning rate, in a few lines.
+    """Describe a training in three lines: the model, the pairs, and the steps with their learning rate.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         model ([`ClipHFModel`]):
             The model, new or pretrained.
         num_steps (`int`):
             Steps of the training.
         num_pairs (`int`, *optional*):
-            Pairs to train on; None for a stream, which does not know.
+            Pairs to train on; None for a stream, whose length is unknown.
         held_out ([`HeldOutPairs`], *optional*):
             The held-out pairs.
     """

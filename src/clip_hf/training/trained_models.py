@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What a training leaves: models with their processors and cards, in folders and on the hub."""
+"""Save trained models with their processors and cards, in folders and on the hub."""
 
 import math
 import os
@@ -16,9 +16,10 @@ from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model_card.card import ModelCardDetails, write_model_card
-from ..model_card.card_text import HOME_FOLDER, INTERVAL, architecture_label, public_name
+from ..model_card.card_text import HOME_FOLDER, architecture_label, public_name
 from ..utils.atomic import replaced_folder
-from .distributed import scalar_logit_scale
+from ..utils.wording import INTERVAL
+from .distributed import restore_scalar_logit_scale
 from .held_out import HeldOutPairs
 from .options import TrainingOptions
 
@@ -28,7 +29,7 @@ _TASKS = {"zero-shot-image-classification": "Zero-shot classification", _RETRIEV
 # Half the width of a 95% interval, in standard deviations.
 _NORMAL_QUANTILE = 1.959964
 
-# Settings that say how a model was trained, as the card shows them.
+# The options that the card shows.
 _CARD_SETTINGS = (
     "batch_size",
     "learning_rate",
@@ -54,8 +55,7 @@ def describe_training(
     num_pairs: int | None = None,
     held_out: HeldOutPairs | None = None,
 ) -> ModelCardDetails:
-    """
-    What a model card says of a training.
+    """Collect what a model card says about a training.
 
     Args:
         options ([`TrainingOptions`]):
@@ -65,9 +65,9 @@ def describe_training(
         metrics (`dict[str, float]`):
             Percentages on held-out pairs, by name; may be empty.
         config ([`ClipHFConfig`], *optional*):
-            Of the model, whose architecture the title then names.
+            The model's configuration; the title then names its architecture.
         num_pairs (`int`, *optional*):
-            Pairs that were trained on, if that is known.
+            Number of training pairs, if known.
         held_out ([`HeldOutPairs`], *optional*):
             What the metrics were measured on; with it they have intervals.
     """
@@ -86,7 +86,7 @@ def describe_training(
 
 
 def _title(options: TrainingOptions, config: ClipHFConfig | None, datasets: list[str]) -> str:
-    """Such as "vit: a CLIP with ViT/16, trained on OpenMoji"; the folder of the training is named for what it is."""
+    """Such as "vit: a CLIP with ViT/16, trained on OpenMoji", where `vit` is the training's folder."""
     name = public_name(os.path.abspath(options.output_dir))
     kind = "a CLIP" if config is None else f"a CLIP with {architecture_label(config)}"
     origin = f"{public_name(options.model)} fine-tuned on" if options.model else f"{kind}, trained on"
@@ -106,8 +106,7 @@ def _name_of_held_out(options: TrainingOptions) -> str:
 def _held_out_results(
     metrics: dict[str, float], dataset_name: str, held_out: HeldOutPairs | None = None
 ) -> list[EvalResult]:
-    """
-    Figures of [`HeldOutPairs`] for a model card, in percent.
+    """Figures of [`HeldOutPairs`] for a model card, in percent.
 
     Args:
         metrics (`dict[str, float]`):
@@ -151,7 +150,7 @@ def _wilson_interval(share: float, count: int) -> list[float]:
 
 
 def _name_of(source: str) -> str:
-    """A source of pairs as the card names it; only what is on the hub may look like a name on the hub."""
+    """A source of pairs as the card names it; only sources on the hub may look like a hub name."""
     if source == "openmoji":
         return "OpenMoji (openmoji.org, CC BY-SA 4.0)"
     is_local = Path(source).exists() or any(sign in source for sign in "*{")
@@ -162,23 +161,22 @@ def _name_of(source: str) -> str:
 def save_model(
     folder: Path, accelerator: Accelerator, model: nn.Module, processor: ClipHFProcessor, details: ModelCardDetails
 ) -> None:
-    """
-    Write a model, its processor and its card, all of them or, if this stops half-way, nothing; every process calls it.
+    """Write a model, its processor and its card: all of them or, on an error, nothing. Every process calls it.
 
     Args:
         folder (`Path`):
-            Where to; what is there is replaced.
+            The folder to write; an existing one is replaced.
         accelerator (`Accelerator`):
-            Of this process.
+            The accelerator of this process.
         model (`nn.Module`):
-            As `accelerator.prepare` returned it.
+            The model as `accelerator.prepare` returned it.
         processor ([`ClipHFProcessor`]):
-            Of the model.
+            The model's processor.
         details ([`ModelCardDetails`]):
-            For the card.
+            What the card says.
     """
     clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
-    state: dict[str, torch.Tensor] = scalar_logit_scale(accelerator.get_state_dict(model))
+    state: dict[str, torch.Tensor] = restore_scalar_logit_scale(accelerator.get_state_dict(model))
     if accelerator.is_main_process:
         state = {name.removeprefix("_orig_mod.").removeprefix("module."): value for name, value in state.items()}
         with replaced_folder(folder) as temporary:
@@ -190,16 +188,15 @@ def save_model(
 
 
 def push_model(folder: Path, repo_id: str, details: ModelCardDetails) -> str:
-    """
-    Upload a saved model with its processor and card to the hub; on one process.
+    """Upload a saved model with its processor and card to the hub; only one process calls it.
 
     Args:
         folder (`Path`):
-            Where [`save_model`] wrote it.
+            The folder that [`save_model`] wrote.
         repo_id (`str`):
-            The repo, such as `"me/my-clip"`; made if need be.
+            The repo, such as `"me/my-clip"`; created if it does not exist.
         details ([`ModelCardDetails`]):
-            For the card.
+            What the card says.
 
     Returns:
         `str`: the URL of the model's commit.

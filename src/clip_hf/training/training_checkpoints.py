@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Checkpoints of a training: written whole or not at all, checked when they are read, the same on all processes."""
+"""Checkpoints to resume a training from: written completely or not at all, and checked before they are read."""
 
 import json
 import os
@@ -39,18 +39,17 @@ _PLAIN = (type(None), bool, int, float, str, bytes)
 
 @dataclass(frozen=True)
 class Restored:
-    """
-    A checkpoint that was read.
+    """The content of a checkpoint, except what went into the accelerator's objects.
 
     Args:
         step (`int`):
-            The step it was saved at.
+            Number of steps that were done when it was saved.
         shared (`dict`):
-            What all processes saved together.
+            The state that all processes share.
         per_process (`dict`, *optional*):
-            What this process saved; None if the number of processes was another.
+            This process's own state; None if another number of processes saved it.
         num_processes (`int`):
-            How many processes there were.
+            Number of processes that saved it.
         path (`Path`):
             The checkpoint's folder.
     """
@@ -63,23 +62,22 @@ class Restored:
 
 
 class Checkpoints:
-    """
-    The checkpoints of one training, in a folder that all processes see; `step_00001234` holds that of step 1,234.
+    """The checkpoints of one training, in a folder that all processes see; `step_00001234` is that of step 1,234.
 
-    - A checkpoint is written next to its place and gets its name when it is whole and on the disk, with the SHA-256 of
-      every file.
+    - A checkpoint is written under a temporary name, with the SHA-256 of every file, and renamed when all of it is on
+      the disk.
     - Reading executes nothing, whoever wrote the checkpoint. One with a file that is not ours, or with more than
       tensors, numbers and texts in it, is an error and not passed over. DeepSpeed's files and FSDP's shards are
       pickles, which can run programs: they are read only if the caller trusts them.
-    - The newest `keep` stay. Newest is what was written last: after going back to an earlier step, the later ones of
-      the abandoned training are the older ones.
-    - All methods are for all processes together, at the same place.
+    - The `keep` checkpoints that were written last stay. After going back to an earlier step, the checkpoints of later
+      steps are therefore the older ones.
+    - Every process calls each method, at the same point of the program.
 
     Args:
         folder (`str` or `os.PathLike`):
-            Made if need be, of one training at a time.
+            Created if it does not exist; only one training at a time may use it.
         keep (`int`, *optional*, defaults to 2):
-            How many checkpoints to keep. With one only, there is none to fall back to where it is damaged.
+            How many checkpoints to keep. With 1, none is left to fall back to if it is damaged.
 
     Raises:
         ValueError: if `keep` is less than 1.
@@ -94,20 +92,22 @@ class Checkpoints:
     def save(
         self, accelerator: Accelerator, step: int, *, shared: Mapping[str, Any], per_process: Mapping[str, Any]
     ) -> Path:
-        """
-        Write a checkpoint: what `accelerator` has prepared (model, optimiser, scheduler, GradScaler), and what is
-        given here. States of other objects belong into `shared`. Objects that are registered with `accelerator` are
-        refused, because Accelerate reads them with pickle, which can run programs.
+        """Write a checkpoint.
+
+        It holds what `accelerator` has prepared (model, optimiser, scheduler, GradScaler) and the given states.
+
+        States of other objects belong into `shared`. Objects that are registered with `accelerator` are refused,
+        because Accelerate reads them with pickle, which can run programs.
 
         Args:
             accelerator (`Accelerator`):
-                Of this process.
+                The accelerator of this process.
             step (`int`):
                 Number of steps that are done.
             shared (`Mapping`):
-                What is the same on all processes: numbers, texts, tensors, and lists and dicts of them.
+                State that is the same on all processes: numbers, texts, tensors, and lists and dicts of them.
             per_process (`Mapping`):
-                The same kinds of values, this process's own.
+                This process's own state, of the same kinds of values.
 
         Returns:
             `Path`: the checkpoint's folder.
@@ -116,7 +116,7 @@ class Checkpoints:
             TypeError: if `shared` or `per_process` hold something else, which could not be read back safely. Every
                 process raises it.
             ValueError: if Accelerate writes something that could not be read back safely.
-            OSError: if the checkpoint cannot be written; those from before are untouched. Every process raises it.
+            OSError: if the checkpoint cannot be written; earlier ones are untouched. Every process raises it.
         """
         refused = [_not_plain({"shared": shared, "per_process": per_process})]
         refused = [message for message in gather_object(refused) if message is not None]
@@ -135,8 +135,8 @@ class Checkpoints:
                     f"Accelerate wrote {', '.join(foreign)}, which a checkpoint does not hold: reading it may run "
                     "programs. Give states of registered objects and samplers in `shared` instead."
                 )
-            own = names[0][accelerator.process_index :: accelerator.num_processes]
-            described = self._together(accelerator, step, lambda: describe_files(temporary, own, on_disk=True))
+            share = names[0][accelerator.process_index :: accelerator.num_processes]
+            described = self._together(accelerator, step, lambda: describe_files(temporary, share, on_disk=True))
             files = {name: description for part in described for name, description in part.items()}
             self._together(accelerator, step, lambda: self._finish(accelerator, step, temporary, path, files))
         except (OSError, ValueError):  # on all processes, see `_together`
@@ -148,26 +148,25 @@ class Checkpoints:
     def restore(
         self, accelerator: Accelerator, which: str | os.PathLike = "latest", trusted: bool = False
     ) -> Restored | None:
-        """
-        Read a checkpoint into what `accelerator` has prepared. To be called after `accelerator.prepare`.
+        """Read a checkpoint into what `accelerator` has prepared; call it after `accelerator.prepare`.
 
         Args:
             accelerator (`Accelerator`):
-                Of this process; there may be more or fewer processes than when the checkpoint was written.
+                The accelerator of this process; the number of processes may differ from that of the checkpoint.
             which (`str` or `os.PathLike`, *optional*, defaults to `"latest"`):
-                `"latest"`: the newest whole one; those that are damaged are passed over with a warning. Or a
-                checkpoint's folder, or its name in this folder.
+                `"latest"` is the newest complete one; damaged ones are passed over with a warning. Otherwise a
+                checkpoint's path, or its name in this folder.
             trusted (`bool`, *optional*, defaults to `False`):
-                Whether to read DeepSpeed's files and FSDP's shards, which can run programs. For checkpoints that you
-                wrote.
+                Whether to read DeepSpeed's files and FSDP's shards, which can run programs: only for checkpoints that
+                you wrote.
 
         Returns:
-            [`Restored`]; None where `"latest"` was asked for and there is none.
+            [`Restored`]; None for `"latest"` if there is no checkpoint.
 
         Raises:
-            OSError: if the checkpoint asked for is damaged or missing, or if all are damaged.
-            ValueError: if the checkpoint does not fit what `accelerator` has prepared, or holds what we do not write
-                or is not trusted. Every process raises it.
+            OSError: if the named checkpoint is damaged or missing, or all are damaged.
+            ValueError: if the checkpoint does not fit what `accelerator` has prepared, or holds content that we do not
+                write or that is not trusted. Every process raises it.
         """
         answer = [self._choose(which, trusted) if accelerator.is_main_process else None]
         broadcast_object_list(answer)
@@ -224,27 +223,27 @@ class Checkpoints:
         except Exception as error:  # what a full disk raises depends on who writes
             raise OSError(
                 f"The checkpoint of step {step} could not be written in {self.folder} ({type(error).__name__}: "
-                f"{error}). The checkpoints from before are untouched. Is the disk full?"
+                f"{error}). Earlier checkpoints are untouched. Is the disk full?"
             ) from error
 
     def _remove_leftovers(self) -> None:
-        # What a killed process was writing, removing or replacing; there is one training in the folder at a time.
+        # A killed process may have left what it was writing, removing or replacing.
         for leftover in list(self.folder.glob(".step_*")):
             clear_leftovers(self.folder / leftover.name.split(".")[1], every_owner=True)
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _listed(self) -> list[tuple[Path, dict]]:
-        """All checkpoints whose manifest can be read, the newest first."""
-        found = []
+        """All checkpoints with a readable manifest, the newest first."""
+        listed = []
         for path in self.folder.glob("step_*"):
             try:
-                found.append((path, read_manifest(path)))
+                listed.append((path, read_manifest(path)))
             except (OSError, ValueError):
                 continue
-        return sorted(found, key=lambda item: item[1]["number"], reverse=True)
+        return sorted(listed, key=lambda item: item[1]["number"], reverse=True)
 
     def _choose(self, which: str | os.PathLike, trusted: bool) -> tuple[Path | None, list[str], Exception | None]:
-        """The checkpoint to read, those that are passed over, and what is wrong; on one process."""
+        """The checkpoint to read, the problems of those that are passed over, and any error; one process calls it."""
         self._remove_leftovers()
         try:
             return self._checked(which, trusted)
@@ -278,7 +277,7 @@ class Checkpoints:
             listed_problems = "; ".join(problems.values())
             error = OSError(f"No checkpoint in {self.folder} is whole: {listed_problems}.") if problems else None
             return None, [], error
-        # Without a manifest the step's number is all that tells the order.
+        # Without a manifest, only the number of the step tells the order.
         problems |= {path: f"{path} is damaged (without a manifest)" for path in unreadable if path.name > whole.name}
         return whole, list(problems.values()), None
 
@@ -315,7 +314,7 @@ def _check_plain(value: Any, where: str) -> None:
 
 
 def _plain_copy(value: Any) -> Any:
-    # Mappings of other classes could not be read back.
+    # `torch.load` could not read mappings of other classes back.
     if isinstance(value, Mapping):
         return {key: _plain_copy(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -339,8 +338,8 @@ def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def _without_wrappers(models: list, weights: list, folder: str) -> None:
-    # DistributedDataParallel and torch.compile put prefixes before the names of the weights, so that they would load
-    # only where there are as many processes again.
+    # DistributedDataParallel and torch.compile put prefixes before the names of the weights, which would then load
+    # only with the same wrappers.
     if weights:
         weights[:] = [_unwrapped(model).state_dict() for model in models]
 
@@ -355,24 +354,24 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
     hook = accelerator.register_load_state_pre_hook(_into_unwrapped)
     try:
         if accelerator.distributed_type == DistributedType.DEEPSPEED and not pickles_among(list(manifest["files"])):
-            raise ValueError("it was not saved with DeepSpeed")  # which passes over what it does not find
+            raise ValueError("it was not saved with DeepSpeed")  # DeepSpeed silently skips missing files
         accelerator.load_state(str(path / ACCELERATE))
-    except Exception as error:  # what does not fit fails in any way
+    except Exception as error:  # a checkpoint that does not fit may raise anything
         raise ValueError(
             f"The checkpoint {path} is whole, but does not fit this training ({error}). Model, frozen parts, "
             "optimiser, precision and kind of launch must be those that it was saved with."
         ) from error
     finally:
         hook.remove()
-    # Accelerate restores its count of accumulated batches only where there was a process of this rank.
+    # Accelerate restores its count of accumulated batches only for ranks that saved one.
     step = [accelerator.step]
     broadcast_object_list(step)
     accelerator.step = step[0]
-    own = path / process_file(accelerator.process_index)
+    process_path = path / process_file(accelerator.process_index)
     return Restored(
         step=manifest["step"],
         shared=torch.load(path / SHARED, map_location="cpu", weights_only=True),
-        per_process=torch.load(own, map_location="cpu", weights_only=True) if same else None,
+        per_process=torch.load(process_path, map_location="cpu", weights_only=True) if same else None,
         num_processes=manifest["num_processes"],
         path=path,
     )

@@ -2,6 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Words for messages and tables, and names for files."""
 
+INTERVAL = "interval_95"
+"""Name of a figure's 95% interval, two numbers, in `EvalResult.metric_args`."""
+
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """A number and its noun: `"1 prompt"`, `"2 prompts"`; `plural` is for nouns that take more than an s."""
@@ -13,4 +16,4 @@ def safe_name(name: str) -> str:
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
 
 
-__all__ = ["counted", "safe_name"]
+__all__ = ["INTERVAL", "counted", "safe_name"]

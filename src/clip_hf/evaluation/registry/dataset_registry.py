@@ -13,9 +13,8 @@ from typing import Any
 
 from ...data.openmoji import OPENMOJI_TEMPLATES
 from ...model.checks_clip_hf import did_you_mean
-from ...model.zero_shot_clip_hf import check_templates
+from ...model.zero_shot_clip_hf import check_templates, load_prompt_set
 from ...utils.json_files import read_json, read_text
-from ...utils.prompt_files import load_prompt_set
 
 
 # Prefix of prompts and class names that are read from an installed clip-benchmark.

@@ -150,9 +150,9 @@ def label_probe(
     members = _members(scores, category_of, len(categories), options)[:, : len(names)]
     groups, disparities = [], []
     for attribute, values in groups_by_attribute.items():
-        found = _shares(attribute, values, members, names, options, generator)
-        groups += found
-        disparities += _disparities(found, names, options, generator)
+        of_attribute = _shares(attribute, values, members, names, options, generator)
+        groups += of_attribute
+        disparities += _disparities(of_attribute, names, options, generator)
     _warn_of_small_groups(groups, options.min_group_size)
     accuracies = _accuracies(scores, list(categories), category_of, groups_by_attribute, options, generator)
     return LabelProbeResult(
@@ -161,7 +161,7 @@ def label_probe(
         split=split,
         num_images=len(scores),
         num_labels=len(labels),
-        label_counts={name: len(own) for name, own in categories.items()},
+        label_counts={name: len(in_category) for name, in_category in categories.items()},
         overall=dict(zip(names, members.mean(axis=0).tolist(), strict=True)),
         groups=groups,
         disparities=sorted(disparities, key=lambda each: -each.difference),
@@ -179,16 +179,16 @@ def _checked_categories(categories: Mapping[str, Sequence[str]]) -> tuple[list[s
     """All labels, and for each the number of its category."""
     if not isinstance(categories, Mapping) or not categories:
         raise ValueError("`categories` must be a mapping with one category or more, each with its labels.")
-    for name, own in categories.items():
-        if isinstance(own, str) or not own or not all(isinstance(label, str) and label.strip() for label in own):
-            raise ValueError(f"The labels of the category {name!r} are {own!r}; they must be a list of texts.")
+    for name, labels in categories.items():
+        if isinstance(labels, str) or not labels or not all(isinstance(text, str) and text.strip() for text in labels):
+            raise ValueError(f"The labels of the category {name!r} are {labels!r}; they must be a list of texts.")
         if name == _NO_CATEGORY:
-            raise ValueError(f"A category is called {name!r}, which is for images without any label; rename it.")
-    labels = [label for own in categories.values() for label in own]
+            raise ValueError(f"A category is called {name!r}, which stands for images without any label; rename it.")
+    labels = [label for in_category in categories.values() for label in in_category]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(f"Labels occur more than once: {', '.join(map(repr, twice))}; each belongs to one category.")
-    return labels, np.repeat(np.arange(len(categories)), [len(own) for own in categories.values()])
+    return labels, np.repeat(np.arange(len(categories)), [len(in_category) for in_category in categories.values()])
 
 
 def _groups(
@@ -240,16 +240,16 @@ def _shares(
 ) -> list[GroupShares]:
     groups = []
     for value in sorted({value for value in values if value is not None}):
-        own = members[values == value]
-        shares = own.mean(axis=0)
-        drawn = _resampled_shares(shares, len(own), options, generator)
+        in_group = members[values == value]
+        shares = in_group.mean(axis=0)
+        drawn = _resampled_shares(shares, len(in_group), options, generator)
         intervals = {
             name: percentile_interval(drawn[:, column], options.confidence)
             for column, name in enumerate(names)
             if len(drawn)
         }
         groups.append(
-            GroupShares(attribute, value, len(own), dict(zip(names, shares.tolist(), strict=True)), intervals)
+            GroupShares(attribute, value, len(in_group), dict(zip(names, shares.tolist(), strict=True)), intervals)
         )
     return groups
 
@@ -257,7 +257,7 @@ def _shares(
 def _resampled_shares(
     shares: np.ndarray, size: int, options: LabelProbeOptions, generator: np.random.Generator
 ) -> np.ndarray:
-    """Shares in resamples of a group, (resamples, ...). Of a yes or no, drawing rows is drawing a binomial number."""
+    """Shares in resamples of a group, (resamples, ...): drawing rows of yes and no is drawing a binomial number."""
     return generator.binomial(size, np.broadcast_to(shares, (options.resamples, *np.shape(shares)))) / size
 
 
@@ -292,7 +292,7 @@ def _p_value(
     # Shuffling images draws the category's images without replacement from the groups.
     drawn = generator.multivariate_hypergeometric(sizes, counts.sum(), options.resamples)
     own, shuffled = (((each - share * sizes) ** 2 / sizes).sum(axis=-1) for each in (counts, drawn))
-    # The data as they are count as one of the permutations. The small number is for rounding.
+    # The data themselves count as one of the permutations. The small number allows for rounding.
     return float((1 + (shuffled >= own - 1e-9).sum()) / (1 + options.resamples))
 
 
@@ -398,14 +398,13 @@ def evaluate_label_probe(
     classifier = class_embeddings(encoder, labels, options.templates, options.encoding)
     info = data.info.dataset_name if data.info is not None else None
     name, split = info or "images", str(data.split or "test")
-    found = encode_readable_images(encoder, data, image_column, options=options.encoding, name=f"{name} ({split})")
-    images = found.features
-    # The bias of SigLIP's scores is the same for all labels, and softmax does not see it.
-    scores = np.float64(encoder.logit_scale) * (images.astype(np.float64) @ classifier.T)
+    images = encode_readable_images(encoder, data, image_column, options=options.encoding, name=f"{name} ({split})")
+    # SigLIP's bias is the same for all labels, so it changes no softmax.
+    scores = np.float64(encoder.logit_scale) * (images.features.astype(np.float64) @ classifier.T)
     probabilities = np.exp(scores - scores.max(axis=1, keepdims=True))
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    if found.skipped is not None:
-        attributes = {attribute: [values[row] for row in found.rows] for attribute, values in attributes.items()}
+    if images.skipped is not None:
+        attributes = {attribute: [values[row] for row in images.rows] for attribute, values in attributes.items()}
     result = label_probe(
         probabilities,
         categories,
@@ -415,7 +414,7 @@ def evaluate_label_probe(
         data=name,
         split=split,
     )
-    result.skipped = {} if found.skipped is None else {split: found.skipped}
+    result.skipped = {} if images.skipped is None else {split: images.skipped}
     result.notes = class_notes(encoder, classifier, labels, f"{name} ({split})")
     return result
 
@@ -459,7 +458,7 @@ def compare_label_sets(
         confidence (`float`, *optional*, defaults to 0.95):
             Share of the resamples that an interval covers.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap.
+            Seed of the bootstrap.
 
     Returns:
         [`LabelSetComparison`]: `changes` by attribute, group and category, and their `table()`.

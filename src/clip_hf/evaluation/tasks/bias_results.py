@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What a label-set experiment gives back: shares, differences and accuracies by group, as tables, plot and text."""
+"""The result of a label-set experiment: shares, differences and accuracies by group, as tables, plot and text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,8 +61,8 @@ class Disparity:
         difference (`float`):
             Their difference, 0 to 1.
         interval (`tuple[float, float]`, *optional*):
-            Bootstrap interval of the difference of these two groups. As they were chosen for being farthest apart, it
-            lies too high.
+            Bootstrap interval of the difference of these two groups. It lies too high, because they were chosen as the
+            two that are farthest apart.
         p_value (`float`, *optional*):
             How often the groups of the attribute differ as much, by chi-squared, if their images are shuffled. Of many
             such tests some have a small one by chance.
@@ -146,18 +146,19 @@ class LabelProbeResult(EvaluationResult):
     @property
     def metrics(self) -> dict[str, float]:
         """Largest differences and accuracies over all images by name, 0 to 1."""
-        found = {f"{safe_name(each.target)}_accuracy": each for each in self.accuracies if each.attribute == "all"}
-        figures = {name: each.accuracy for name, each in found.items()}
+        figures = {
+            f"{safe_name(each.target)}_accuracy": each.accuracy for each in self.accuracies if each.attribute == "all"
+        }
         return figures | {_metric_name(each): each.difference for each in self.disparities}
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
-        found = {
+        intervals = {
             f"{safe_name(each.target)}_accuracy": each.interval for each in self.accuracies if each.attribute == "all"
         }
-        found |= {_metric_name(each): each.interval for each in self.disparities}
-        return {name: interval for name, interval in found.items() if interval is not None}
+        intervals |= {_metric_name(each): each.interval for each in self.disparities}
+        return {name: interval for name, interval in intervals.items() if interval is not None}
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -165,7 +166,7 @@ class LabelProbeResult(EvaluationResult):
         return {"members": self.members}
 
     def to_dict(self) -> dict[str, Any]:
-        """All but what there is for each image in types that JSON has."""
+        """The result in types that JSON has, without what is stored for each image."""
         content = super().to_dict()
         del content["details"]["group_of"]
         return content

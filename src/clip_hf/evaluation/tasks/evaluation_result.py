@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What an evaluation gives back: figures and what they were measured on, as JSON, table, plot and for model cards."""
+"""The result of an evaluation: figures and what they were measured on, as JSON, table, plot and for model cards."""
 
 import json
 import os
@@ -16,22 +16,21 @@ from huggingface_hub import EvalResult
 
 from _clip_hf_cli import VERSION
 
-from ...model_card.card_text import INTERVAL
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
 from ...utils.tables import draw_table
-from ...utils.wording import safe_name
+from ...utils.wording import INTERVAL, safe_name
 from .metric_labels import model_label, task_label
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Metrics whose names end so are shown as they are; all others are shares, shown as percentages.
+# Endings of metrics that are shown as they are; all others are shares, shown as percentages.
 _PLAIN_METRICS = ("median_rank", "shots_to_match_zero_shot", "lambda", "slope", "r_squared", "intercept")
-# Of percentages, in tables, cards and plots alike.
+# Decimals of percentages, in tables, cards and plots alike.
 _DECIMALS = 2
-# Metrics that are differences of shares, shown in points.
+# Endings of metrics that are differences of shares, shown in points.
 _DIFFERENCES = ("_gain", "_change", "_difference", "mean_effective_robustness", "mean_change_under_shift")
 # Fields that stand at the top of the JSON.
 _AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", "notes")
@@ -49,7 +48,7 @@ class EvaluationResult:
         split (`str`):
             The part of the data, such as `"test"`.
         chance (`dict[str, float]`):
-            What guessing gives, of the headline figures for which that is known, by name.
+            What guessing gives, by the name of the headline figure, where it is known.
         majority_class (`float`, *optional*):
             Share of the most frequent class among the images, 0 to 1: what always naming it gives.
         skipped (`dict[str, dict]`):
@@ -89,7 +88,7 @@ class EvaluationResult:
 
     @property
     def words(self) -> dict[str, str]:
-        """What is shown of headline figures that are no number, by name."""
+        """Words shown in place of headline figures that are no number, by name."""
         return {}
 
     def figure(self) -> "Figure | None":
@@ -108,14 +107,14 @@ class EvaluationResult:
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays in types that JSON has; `metrics` and `intervals` stand at the top."""
         arrays = self.arrays
-        own = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in arrays}
+        content = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in arrays}
         return {
             "task": self.task,
-            **{name: own.pop(name) for name in _AT_THE_TOP},
+            **{name: content.pop(name) for name in _AT_THE_TOP},
             "metrics": _plain(self.metrics),
             "intervals": _plain(self.intervals),
             "words": self.words,
-            "details": own,
+            "details": content,
             "environment": environment(),
         }
 
@@ -140,7 +139,7 @@ class EvaluationResult:
         return ": ".join(part for part in (task_label(self.task), subject) if part)
 
     def table_rows(self) -> list[tuple[str, str, str, str]]:
-        """The headline figures as tables show them: name, value, interval and what guessing gives, if there are such.
+        """The headline figures as tables show them: name, value, interval and what guessing gives, or empty texts.
 
         Below them stand the share of the most frequent class, and the images that were skipped.
         """
@@ -156,16 +155,16 @@ class EvaluationResult:
         ]
         if self.majority_class is not None:
             rows.append(("majority_class", format_metric("", self.majority_class), "", ""))
-        for part, found in self.skipped.items():
+        for part, left_out in self.skipped.items():
             name = "skipped_images" if len(self.skipped) == 1 else f"skipped_images ({part})"
-            rows.append((name, f"{found['images']} of {found['of']}", "", ""))
+            rows.append((name, f"{left_out['images']} of {left_out['of']}", "", ""))
         return rows
 
     def _skipped_lines(self) -> list[str]:
         return [
-            f"Images of {part} that could not be read: {found['images']} of {found['of']}.\n\n"
-            + "\n".join(f"- {table_cell(example)}" for example in found["examples"])
-            for part, found in self.skipped.items()
+            f"Images of {part} that could not be read: {left_out['images']} of {left_out['of']}.\n\n"
+            + "\n".join(f"- {table_cell(example)}" for example in left_out["examples"])
+            for part, left_out in self.skipped.items()
         ]
 
     def eval_results(self) -> list[EvalResult]:
@@ -196,7 +195,7 @@ class EvaluationResult:
 
         Args:
             folder (`str` or `os.PathLike`):
-                Where to; made if need be.
+                Folder to write to; made if it is missing.
             stem (`str`, *optional*):
                 Name of the files without ending; by default task, data and split.
 
@@ -274,7 +273,7 @@ def majority_share(targets: np.ndarray) -> float:
 
 
 def chance_of(metric: str, num_classes: int, targets: np.ndarray) -> float:
-    """What guessing scores on average: k/c in top-k; of `map_11point`, the same score for all images."""
+    """What guessing scores on average: k/c for top-k; for `map_11point`, with one score for all images."""
     if metric == "map_11point":
         return float(targets.mean(axis=0).mean())
     top5 = min(5, num_classes) / num_classes
@@ -305,7 +304,7 @@ def environment() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` in types that JSON has; NaN and infinities, which it has not, become null."""
+    """`value` in types that JSON has; NaN and infinities become null."""
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
         value = value.tolist()
     if isinstance(value, float):

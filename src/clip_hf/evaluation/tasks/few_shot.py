@@ -49,8 +49,8 @@ _TEXT_PENALTY = 0.1
 class FewShotOptions(LogisticRegressionOptions):
     """How few-shot classifiers are made.
 
-    lambda is never chosen on test rows: it is fixed, or searched on validation rows if there are some. Those are
-    labels too, as a rule more of them than the shots.
+    lambda is never chosen on test rows. It is fixed, or searched on validation rows where those are given; usually
+    there are more of them than shots.
 
     Args:
         max_iterations, tolerance, intercept, device, dtype:
@@ -62,12 +62,12 @@ class FewShotOptions(LogisticRegressionOptions):
         metric (`str`, *optional*, defaults to `"top1"`):
             One of `CLASSIFICATION_METRICS` for one class an image.
         zero_shot_accuracy (`float`, *optional*):
-            Of the zero-shot classifier on the test rows, 0 to 1. By default the text classifier's, if there is one.
+            Accuracy of the zero-shot classifier on the test rows, 0 to 1; by default that of the text classifier.
         validation (`tuple`, *optional*):
             Features and labels of validation rows, to choose lambda on for each draw.
         penalty (`float`, *optional*, defaults to 0.03):
             lambda without validation rows, for features of variance 1 (summed over features). It is multiplied by the
-            training features' variance, so that neither their scale nor their mean matters; labels do not enter.
+            training features' variance, so neither their scale nor their mean matters. Labels are not used.
         text_penalty (`float`, *optional*, defaults to 0.1):
             The same for classifiers that start at the text classifier.
         logit_scale (`float`, *optional*, defaults to 100.0):
@@ -194,18 +194,18 @@ class FewShotResult(EvaluationResult):
     @property
     def metrics(self) -> dict[str, float]:
         """Means over seeds by shots, zero-shot, and the shots that match it; NaN where not known."""
-        found = {f"{shots}_shot": value for shots, value in self.accuracies.items()}
-        found |= {f"{shots}_shot_from_text": value for shots, value in self.from_text_accuracies.items() if shots}
+        figures = {f"{shots}_shot": value for shots, value in self.accuracies.items()}
+        figures |= {f"{shots}_shot_from_text": value for shots, value in self.from_text_accuracies.items() if shots}
         if self.fully_supervised is not None:
-            found["fully_supervised"] = self.fully_supervised[1]
-        return found | {
+            figures["fully_supervised"] = self.fully_supervised[1]
+        return figures | {
             "zero_shot": self.zero_shot_accuracy,
             "shots_to_match_zero_shot": self.shots_to_match_zero_shot,
         }
 
     @property
     def words(self) -> dict[str, str]:
-        """The shots that match zero-shot as they are shown: `"fewer than 1"` where there is no number."""
+        """The shots that match zero-shot in words, such as `"fewer than 1"`."""
         return {"shots_to_match_zero_shot": self.match} if self.match else {}
 
     def details(self) -> str:
@@ -290,7 +290,7 @@ def few_shot(
 ) -> FewShotResult:
     """Logistic regressions on a few examples of each class (Radford et al. 2021, section 3.1.5).
 
-    - A seed decides an order of each class's training rows; k shots are the first k, so that fewer shots are a part of
+    - A seed decides an order of each class's training rows; k shots are the first k, so fewer shots are a part of
       more.
     - With a text classifier, there is a second curve: regressions without intercept whose weights are penalised for
       their distance to `logit_scale` times the text classifier instead of to zero. With no example they are it.
@@ -488,7 +488,7 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
         shots (`int`):
             Examples of each class; none may have fewer.
         seed (`int`):
-            Of the draw.
+            Seed of the draw.
 
     Returns:
         `np.ndarray`: (shots * classes,) int64, ascending.
@@ -613,13 +613,13 @@ class _Run:
         )
         if self.validation is None:
             return path.solve((options.penalty if center is None else options.text_penalty) * self._variance)
-        found: dict[float, LinearClassifier] = {}
+        classifiers: dict[float, LinearClassifier] = {}
 
         def score(penalty: float) -> float:
-            found[penalty] = path.solve(penalty)
-            return float(self._metric(found[penalty].scores(self.validation[0]), self.validation[1]))
+            classifiers[penalty] = path.solve(penalty)
+            return float(self._metric(classifiers[penalty].scores(self.validation[0]), self.validation[1]))
 
-        return found[search_lambda(score)[0]]
+        return classifiers[search_lambda(score)[0]]
 
     def _score(self, classifier: LinearClassifier) -> float:
         return float(self._metric(classifier.scores(self.test_features), self.test_labels))

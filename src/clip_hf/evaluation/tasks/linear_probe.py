@@ -121,7 +121,7 @@ class LinearProbeResult(EvaluationResult):
         classifier ([`LinearClassifier`]):
             The final one.
         targets, predictions (`np.ndarray` of shape (n,), int64):
-            Each test image's class and the one it was given. Empty where images have several classes.
+            Each test image's true class and its prediction. Empty where images have several classes.
     """
 
     task = "linear_probe"
@@ -163,18 +163,18 @@ class LinearProbeResult(EvaluationResult):
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What there is for each test image, and the classifier's weights."""
-        found = {"coefficients": self.classifier.coefficients, "intercept": self.classifier.intercept}
+        """True class and prediction of each test image, and the classifier's weights."""
+        arrays = {"coefficients": self.classifier.coefficients, "intercept": self.classifier.intercept}
         if len(self.targets):
-            found |= {"targets": self.targets, "predictions": self.predictions}
-        return found
+            arrays |= {"targets": self.targets, "predictions": self.predictions}
+        return arrays
 
     def to_dict(self) -> dict:
-        """As in other results; the classifier's weights are among the arrays."""
-        found = super().to_dict()
+        """The result in types that JSON has, without the arrays."""
+        content = super().to_dict()
         for name in ("coefficients", "intercept"):
-            found["details"]["classifier"].pop(name)
-        return found
+            content["details"]["classifier"].pop(name)
+        return content
 
     def details(self) -> str:
         """Sizes, where lambda came from and what did not converge, in Markdown."""
@@ -282,7 +282,7 @@ def linear_probe(
 
     best, sweep = search_lambda(score)
     path = None  # its features are no longer needed
-    both = _joined(train, validation)
+    both = _join(train, validation)
     final = RegularizationPath(both.features, both.labels, num_classes=num_classes, options=options).solve(best)
     fits.append(_fit_of(final, len(both.labels)))
     scores = final.scores(test.features)
@@ -374,9 +374,9 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
     It tries 1e6, 1e4, ..., 1e-6, then the middles of the two intervals next to the peak, and so on until neighbours
     are an eighth of a decade apart: 11 to 15 of the 97 values of `LAMBDAS`.
 
-    Of lambdas with equal scores it takes the largest: the smallest weights that score so. At the
-    other end of a plateau a regression is hardly held by its penalty, and its weights say more about when the solver
-    stopped. (The paper does not say what it does.)
+    Of lambdas with equal scores it takes the largest: the smallest weights that score so. At the other end of a
+    plateau the penalty hardly holds a regression, and its weights depend on when the solver stopped. (The paper does
+    not say what it does.)
 
     Args:
         score (callable):
@@ -399,7 +399,7 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
         best = max(tried.values())
         return max(place for place, value in tried.items() if value >= best - _EQUAL)
 
-    # From the largest on, for each regression is a good start for the next smaller one.
+    # From the largest down, because each regression is a good start for the next smaller one.
     places, stride = list(range(len(LAMBDAS) - 1, -1, -_FIRST_STRIDE)), _FIRST_STRIDE
     while True:
         for place in places:
@@ -423,7 +423,7 @@ def split_validation(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> t
         share (`float`, *optional*, defaults to 0.2):
             Share of the rows, more than 0 and less than 1.
         seed (`int`, *optional*, defaults to 0):
-            Of the draw.
+            Seed of the draw.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: indices of training and of validation rows, ascending, int64.
@@ -473,9 +473,9 @@ def _splits(
     """The three splits, checked, and where validation comes from."""
     if (validation[0] is None) != (validation[1] is None):
         raise ValueError("The validation split has only one of features and labels; give both, or None for both.")
-    given = {"train": train, "validation": validation, "test": test}
+    splits = {"train": train, "validation": validation, "test": test}
     parts: dict[str, _Split] = {}
-    for name, (features, labels) in given.items():
+    for name, (features, labels) in splits.items():
         if features is None and name == "validation":
             continue
         if features is None or labels is None:
@@ -516,11 +516,11 @@ def _check_metric(metric: str, labels: np.ndarray, num_classes: int, name: str) 
         raise ValueError(f"metric={metric!r} cannot be computed on the {name} split: {error}") from error
 
 
-def _joined(one: _Split, other: _Split) -> _Split:
-    labels = np.concatenate([one.labels, other.labels])
-    if isinstance(one.features, torch.Tensor):
-        return _Split(torch.cat([one.features, torch.as_tensor(other.features).to(one.features)]), labels)
-    return _Split(np.concatenate([one.features, np.asarray(other.features)]), labels)
+def _join(first: _Split, second: _Split) -> _Split:
+    labels = np.concatenate([first.labels, second.labels])
+    if isinstance(first.features, torch.Tensor):
+        return _Split(torch.cat([first.features, torch.as_tensor(second.features).to(first.features)]), labels)
+    return _Split(np.concatenate([first.features, np.asarray(second.features)]), labels)
 
 
 def _fit_of(classifier: LinearClassifier, rows: int) -> LinearProbeFit:

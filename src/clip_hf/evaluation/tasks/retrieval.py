@@ -43,13 +43,13 @@ class RetrievalOptions:
             What the captions are put into. The paper's results on Flickr30k and MSCOCO are with `"a photo of {}"`,
             which it found to gain 1 to 2 points of R@1 (appendix E.1).
         ks (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`):
-            Numbers of first candidates for which the recall is given.
+            The k of R@k.
         resamples (`int`, *optional*, defaults to 1000):
             Bootstrap resamples for the intervals; 0 for none.
         confidence (`float`, *optional*, defaults to 0.95):
             Share of the resamples that an interval covers.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap.
+            Seed of the bootstrap.
         block_shape (`tuple[int, int]`, *optional*):
             See [`retrieval_ranks`].
         encoding ([`EncodingOptions`], *optional*):

@@ -56,16 +56,16 @@ class ShiftResult:
         accuracy (`float`):
             Accuracy under shift.
         reference (`float`):
-            Accuracy on ImageNet; where `on_subset`, among the classes of the shifted data set.
+            Accuracy on ImageNet; with `on_subset`, among the classes of the shifted data set.
         on_subset (`bool`):
-            Whether it is.
+            Whether the reference is among the classes of the shifted data set only.
         expected (`float`):
             Accuracy under shift of standard models with this reference accuracy, by the line.
         effective_robustness (`float`):
             `accuracy - expected`.
         interval (`tuple[float, float]`):
-            95% interval of `effective_robustness`, from the choice of the baseline models (bootstrap). It does not
-            hold the uncertainty of the model's own accuracies.
+            95% interval of `effective_robustness` over bootstrap samples of the baseline models. It leaves out the
+            uncertainty of the model's own accuracies.
         slope, intercept, r_squared (`float`):
             The line through the baseline models, between logits, and the share of variance that it explains.
         extrapolated (`bool`):
@@ -244,8 +244,8 @@ def compare_under_shift(
     """Compare accuracy under natural distribution shift with that of standard models of the same ImageNet accuracy.
 
     Effective robustness is the accuracy under shift above the line through standard models, which is straight between
-    logits (section 3.3). Zero-shot CLIP's is large; it says that a model loses less than its ImageNet accuracy would
-    lead to expect, not that it is accurate under shift.
+    logits (section 3.3). Zero-shot CLIP's is large: a model loses less than its ImageNet accuracy would lead one to
+    expect, which does not mean that it is accurate under shift.
 
     Args:
         accuracies (`Mapping[str, float]`):
@@ -253,13 +253,13 @@ def compare_under_shift(
             ObjectNet among their own classes, see [`subset_scores`].
         subset_accuracies (`Mapping[str, float]`, *optional*):
             For shifted data sets with fewer classes, accuracy on the ImageNet images of these classes, among these
-            classes, see [`subset_rows`]; where it is given it is what the model is compared by, as in the paper.
+            classes, see [`subset_rows`]; where given, it is the reference of the comparison, as in the paper.
         majority_classes (`Mapping[str, float]`, *optional*):
             Share of the most frequent class of each data set, for the table.
         model (`str`, *optional*):
             Its name.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap over baseline models.
+            Seed of the bootstrap over baseline models.
 
     Returns:
         [`RobustnessResult`].

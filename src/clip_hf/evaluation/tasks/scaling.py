@@ -31,7 +31,7 @@ class ScalingResult(EvaluationResult):
         names (`list[str]`):
             Names of the models.
         compute (`np.ndarray` of shape (n,), float64):
-            Compute of each model, in the unit that was given.
+            Compute of each model, in `unit`.
         errors (`np.ndarray` of shape (n, tasks), float64):
             Error of each model on each task, 0 to 1.
         slope (`float`):
@@ -149,8 +149,8 @@ def fit_scaling(
 ) -> ScalingResult:
     """Fit error against compute by least squares between their logarithms (Radford et al. 2021, section 3.1.5).
 
-    The paper so found the mean zero-shot error of five ResNets over 39 evaluations on 36 datasets to fall along a line
-    over a 44x range of compute, while single evaluations went up and down.
+    In the paper the mean zero-shot error of five ResNets over 39 evaluations on 36 datasets falls along a line over a
+    44x range of compute, while single evaluations go up and down.
 
     Args:
         compute (array of shape (n,)):
@@ -170,7 +170,7 @@ def fit_scaling(
         confidence (`float`, *optional*, defaults to 0.95):
             Share of the resamples that the interval covers.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap.
+            Seed of the bootstrap.
 
     Returns:
         [`ScalingResult`]
@@ -226,7 +226,7 @@ def _checked(compute: Any, error: Any, names: Sequence[str] | None) -> tuple[np.
             "(models,) or (models, tasks)."
         )
     if len(amounts) < 3:
-        raise ValueError(f"Given {counted(len(amounts), 'model')}; a line says something from three on.")
+        raise ValueError(f"Given {counted(len(amounts), 'model')}; a line needs three or more.")
     _check_compute(amounts)
     wrong = np.argwhere(~((errors > 0) & (errors <= 1)))
     if len(wrong):
@@ -260,15 +260,16 @@ def _resampled_slopes(
 ) -> list[float]:
     slopes = []
     while len(slopes) < resamples:
-        own_x, own = x, errors
+        drawn_x, drawn_errors = x, errors
         if resample in ("points", "both"):
-            drawn = generator.integers(len(x), size=len(x))
-            own_x, own = x[drawn], own[drawn]
-            if np.ptp(own_x) == 0:
-                continue  # no line goes through one place
+            rows = generator.integers(len(x), size=len(x))
+            drawn_x, drawn_errors = x[rows], errors[rows]
+            if np.ptp(drawn_x) == 0:
+                continue  # a single amount of compute has no line
         if resample in ("tasks", "both"):
-            own = own[:, generator.integers(own.shape[1], size=own.shape[1])]
-        slopes.append(_line(own_x, np.log10(own.mean(axis=1)))[0])
+            columns = generator.integers(errors.shape[1], size=errors.shape[1])
+            drawn_errors = drawn_errors[:, columns]
+        slopes.append(_line(drawn_x, np.log10(drawn_errors.mean(axis=1)))[0])
     return slopes
 
 

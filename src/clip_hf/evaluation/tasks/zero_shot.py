@@ -72,7 +72,7 @@ class ZeroShotOptions:
         confidence (`float`, *optional*, defaults to 0.95):
             Share of the resamples that an interval covers.
         seed (`int`, *optional*, defaults to 0):
-            Of the bootstrap.
+            Seed of the bootstrap.
         encoding ([`EncodingOptions`], *optional*):
             How images are encoded and where features are kept.
     """
@@ -112,9 +112,9 @@ class ZeroShotResult(EvaluationResult):
         curve (`dict[str, list[float]]`):
             Share of images whose class is among the first k, for k from 1, by kind of prompts.
         other_ranks (`dict[str, np.ndarray]`):
-            The same places with one prompt and with bare class names, where there are such figures.
+            `ranks` with one prompt and with bare class names, where these were evaluated.
         targets, predictions, ranks (`np.ndarray` of shape (n,), int64):
-            Each image's class, the class it was given, and the place of its own class, 0 for the first. Empty where
+            Each image's true class, its predicted class, and the rank of its true class (0 is best). Empty where
             images have several classes.
     """
 
@@ -152,27 +152,27 @@ class ZeroShotResult(EvaluationResult):
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """What there is for each image."""
+        """True class, prediction and ranks of each image."""
         if not len(self.targets):
             return {}
         others = {f"{name}_ranks": ranks for name, ranks in self.other_ranks.items()}
         return {name: getattr(self, name) for name in ("targets", "predictions", "ranks")} | others
 
     def to_dict(self) -> dict[str, Any]:
-        """As in other results; all places are among the arrays."""
+        """The result in types that JSON has, without the arrays."""
         content = super().to_dict()
         del content["details"]["other_ranks"]
         return content
 
     @property
     def confusion(self) -> np.ndarray:
-        """Numbers of images (c, c), int64: rows are their classes, columns what they were taken for."""
+        """Numbers of images, int64 (c, c): true classes in rows, predictions in columns."""
         counts = np.zeros((len(self.class_names),) * 2, np.int64)
         np.add.at(counts, (self.targets, self.predictions), 1)
         return counts
 
     def details(self) -> str:
-        """The classes that are recognised worst, and what they are taken for, in Markdown."""
+        """Accuracies of the classes, worst first, and their most frequent confusions, in Markdown."""
         sizes = (counted(self.num_images, "image"), counted(len(self.class_names), "class", "classes"))
         parts = [f"{', '.join(sizes)}, {counted(self.num_prompts, 'prompt')} a class."]
         known = [(value, name) for value, name in zip(self.per_class, self.class_names) if not np.isnan(value)]
@@ -181,7 +181,7 @@ class ZeroShotResult(EvaluationResult):
             parts.append("\n".join(["| class | accuracy |", "|---|---|", *rows]))
         if self.most_confused:
             rows = [
-                f"| {table_cell(own)} | {table_cell(other)} | {count} |" for own, other, count in self.most_confused
+                f"| {table_cell(true)} | {table_cell(wrong)} | {count} |" for true, wrong, count in self.most_confused
             ]
             parts.append("\n".join(["| class | taken for | images |", "|---|---|---|", *rows]))
         return "\n\n".join(parts)
@@ -234,7 +234,7 @@ class ZeroShotResult(EvaluationResult):
 def class_embeddings(
     encoder: DualEncoder, class_names: Sequence[str], templates: Any, options: EncodingOptions | None = None
 ) -> np.ndarray:
-    """Weights of a zero-shot classifier, ensembled over prompts; as [`build_text_classifier`], for any model.
+    """Weights of a zero-shot classifier, ensembled over prompts: [`build_text_classifier`] for any model.
 
     Args:
         encoder ([`DualEncoder`]):
@@ -256,16 +256,18 @@ def class_embeddings(
 def _classifiers(
     encoder: DualEncoder, class_names: list[str], kinds: Mapping[str, Any], options: EncodingOptions | None
 ) -> dict[str, np.ndarray]:
-    """Classifiers (c, dim) of several kinds of prompts; a sentence that is in two of them is encoded once."""
+    """Classifiers (c, dim) of several kinds of prompts; a sentence that two of them share is encoded once."""
     prompts = {name: prompts_for(class_names, templates) for name, templates in kinds.items()}
-    texts = list(dict.fromkeys(text for own in prompts.values() for of_class in own for text in of_class))
+    texts = list(
+        dict.fromkeys(text for by_class in prompts.values() for own_prompts in by_class for text in own_prompts)
+    )
     embeds = torch.from_numpy(encode_text_list(encoder, texts, options=options))
     place = {text: index for index, text in enumerate(texts)}
 
     def encoded(asked: list[str]) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
         yield range(len(asked)), embeds[[place[text] for text in asked]]
 
-    return {name: ensemble_prompts(own, encoded).numpy() for name, own in prompts.items()}
+    return {name: ensemble_prompts(by_class, encoded).numpy() for name, by_class in prompts.items()}
 
 
 def evaluate_zero_shot(
@@ -314,34 +316,34 @@ def evaluate_zero_shot(
     places = _places(data.class_names)
     notes = class_notes(encoder, classifiers["prompts"][places], data.class_names, f"{data.name} ({data.split})")
     data, images, skipped = encode_labelled(encoder, data, options=options.encoding)
-    found = {}
+    by_kind = {}
     for name, classifier in classifiers.items():
-        # A name that occurs twice has one column before, so that its two classes get the same score to the last bit.
+        # Two classes of one name share a column of the product, so their scores are equal to the last bit.
         scores = (images @ classifier.T)[:, places]  # (n, c)
-        found[name] = _classify(scores, data, metric, options, is_main=name == "prompts")
-    main = found["prompts"]
+        by_kind[name] = _classify(scores, data, metric, options, is_main=name == "prompts")
+    main = by_kind["prompts"]
     return ZeroShotResult(
         model=encoder.name,
         data=data.name,
         split=data.split,
-        chance=_chance(found, len(data.class_names), data.targets),
+        chance=_chance(by_kind, len(data.class_names), data.targets),
         majority_class=majority_share(data.targets),
         skipped={} if skipped is None else {data.split: skipped},
         notes=notes,
         metric=metric,
         value=main.values[metric],
-        values=main.values | _gains(found, metric),
-        value_intervals=_all_intervals(found, metric, options),
+        values=main.values | _gains(by_kind, metric),
+        value_intervals=_all_intervals(by_kind, metric, options),
         num_images=len(images),
         num_prompts=max(map(len, prompts_for(unique, templates))),
         class_names=list(data.class_names),
         per_class=main.per_class,
         most_confused=_most_confused(main.targets, main.predictions, data.class_names),
-        curve={name: own.curve for name, own in found.items() if own.curve},
+        curve={name: figures.curve for name, figures in by_kind.items() if figures.curve},
         targets=main.targets,
         predictions=main.predictions,
         ranks=main.ranks,
-        other_ranks={name: own.ranks for name, own in found.items() if name != "prompts"},
+        other_ranks={name: figures.ranks for name, figures in by_kind.items() if name != "prompts"},
     )
 
 
@@ -387,19 +389,19 @@ def _some(shown: list[str]) -> str:
 
 def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[list[int]]:
     """Groups of two or more of these rows that are equal but for rounding: no farther apart than `distance`."""
-    own = embeds[rows].astype(np.float64)
+    points = embeds[rows].astype(np.float64)
     left, groups = np.ones(len(rows), bool), []
     # Equal rows are neighbours in any projection, so only near ones have to be compared.
-    direction = np.random.default_rng(0).normal(size=own.shape[1])
+    direction = np.random.default_rng(0).normal(size=points.shape[1])
     direction /= np.linalg.norm(direction)
-    heights = own @ direction
+    heights = points @ direction
     order = np.argsort(heights, kind="stable")
     for start, first in enumerate(order):
         if not left[first]:
             continue
         end = np.searchsorted(heights[order], heights[first] + distance, side="right")
         near = order[start:end]
-        near = near[left[near] & (np.linalg.norm(own[near] - own[first], axis=1) <= distance)]
+        near = near[left[near] & (np.linalg.norm(points[near] - points[first], axis=1) <= distance)]
         if len(near) > 1:
             left[near] = False
             groups.append(sorted(rows[index] for index in near))
@@ -423,7 +425,7 @@ class ZeroShotTask(EvaluationTask):
 
 @dataclass
 class _Classified:
-    """Figures of one kind of prompts; what there is for each image is empty where an image has several classes."""
+    """Figures of one kind of prompts. The arrays are empty where an image has several classes."""
 
     values: dict[str, float]
     intervals: dict[str, tuple[float, float]]
@@ -445,8 +447,8 @@ def _classify(
             names.append("mean_per_class")
     for name in dict.fromkeys(names):
         values[name] = CLASSIFICATION_METRICS[name](scores, targets)
-    again = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
-    intervals = {name: bootstrap_interval(name, scores, targets, **again) for name in values if options.resamples}
+    bootstrap = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
+    intervals = {name: bootstrap_interval(name, scores, targets, **bootstrap) for name in values if options.resamples}
     if targets.ndim > 1:
         none = np.empty(0, np.int64)
         return _Classified(values, intervals, [], [], none, none, none)
@@ -456,12 +458,12 @@ def _classify(
     return _Classified(values, intervals, per_class, curve, targets, scores.argmax(axis=1), ranks)
 
 
-def _chance(found: dict[str, _Classified], num_classes: int, targets: np.ndarray) -> dict[str, float]:
-    """What guessing gives, of the figures that are no differences."""
+def _chance(by_kind: dict[str, _Classified], num_classes: int, targets: np.ndarray) -> dict[str, float]:
+    """What guessing gives, for the figures that are no differences."""
     return {
         name if kind == "prompts" else f"{kind}_{name}": chance_of(name, num_classes, targets)
-        for kind, own in found.items()
-        for name in own.values
+        for kind, figures in by_kind.items()
+        for name in figures.values
     }
 
 
@@ -470,7 +472,7 @@ def _kinds_of_prompts(templates: Any, class_names: list[str], compare: bool) -> 
     if not compare:
         return kinds
     if isinstance(templates, Mapping):
-        if any(len(own) > 1 for own in templates.values()):
+        if any(len(prompts) > 1 for prompts in templates.values()):
             kinds["one_prompt"] = {name: templates[name][0] for name in class_names if name in templates}
     elif len(templates) > 1:
         kinds["one_prompt"] = _PAPER_PROMPT if _PAPER_PROMPT in templates else templates[0]
@@ -480,34 +482,34 @@ def _kinds_of_prompts(templates: Any, class_names: list[str], compare: bool) -> 
     return kinds
 
 
-def _gains(found: dict[str, _Classified], metric: str) -> dict[str, float]:
+def _gains(by_kind: dict[str, _Classified], metric: str) -> dict[str, float]:
     """The headline metric with fewer prompts, and what the prompts add to it."""
-    main = found["prompts"].values[metric]
-    others = {name: own.values[metric] for name, own in found.items() if name != "prompts"}
+    main = by_kind["prompts"].values[metric]
+    others = {name: figures.values[metric] for name, figures in by_kind.items() if name != "prompts"}
     values = {f"{name}_{metric}": value for name, value in others.items()}
     return values | {_GAINS[name]: main - value for name, value in others.items()}
 
 
 def _all_intervals(
-    found: dict[str, _Classified], metric: str, options: ZeroShotOptions
+    by_kind: dict[str, _Classified], metric: str, options: ZeroShotOptions
 ) -> dict[str, tuple[float, float]]:
-    intervals = dict(found["prompts"].intervals)
-    for name, own in found.items():
+    intervals = dict(by_kind["prompts"].intervals)
+    for name, figures in by_kind.items():
         if name == "prompts" or not options.resamples:
             continue
-        intervals[f"{name}_{metric}"] = own.intervals[metric]
+        intervals[f"{name}_{metric}"] = figures.intervals[metric]
         if metric in ROW_VALUES:
-            # Of the same images, so that what is hard for both does not blur the difference.
-            gained = ROW_VALUES[metric](found["prompts"].ranks) - ROW_VALUES[metric](own.ranks)
-            again = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
-            intervals[_GAINS[name]] = bootstrap_mean_interval(gained, **again)
+            # The difference is resampled image by image, so images that are hard for both do not widen it.
+            gained = ROW_VALUES[metric](by_kind["prompts"].ranks) - ROW_VALUES[metric](figures.ranks)
+            bootstrap = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
+            intervals[_GAINS[name]] = bootstrap_mean_interval(gained, **bootstrap)
     return intervals
 
 
 def _most_confused(targets: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> list[tuple[str, str, int]]:
     wrong = targets != predictions
     pairs = Counter(zip(targets[wrong].tolist(), predictions[wrong].tolist()))
-    return [(names[own], names[other], count) for (own, other), count in pairs.most_common(_SHOWN_CONFUSIONS)]
+    return [(names[true], names[wrong], count) for (true, wrong), count in pairs.most_common(_SHOWN_CONFUSIONS)]
 
 
 def _places(names: Sequence[str]) -> list[int]:

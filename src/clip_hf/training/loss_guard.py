@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Stop a training that diverges, and keep the data of the step at which it did."""
+"""Stop a training that diverges, and save the data of the step at which it did."""
 
 import json
 import math
@@ -21,8 +21,7 @@ from ..utils.saved_states import check_kinds
 
 
 class TrainingDiverged(RuntimeError):
-    """
-    The loss or the gradient is no longer finite, or the loss jumped.
+    """The loss or the gradient is no longer finite, or the loss jumped.
 
     Args:
         message (`str`):
@@ -40,29 +39,27 @@ class TrainingDiverged(RuntimeError):
 
 
 class LossGuard:
-    """
-    Looks at each step's loss. If it, or the norm of the gradient, is not finite, or the loss is a spike, the step's
-    data is saved and [`TrainingDiverged`] raised.
+    """Checks the loss of each step, and stops a training that diverges.
 
-    A spike is a loss above `max_ratio` times the median of the last `window` losses and at least `min_rise` above it,
-    so that a loss near 0 may double. The median of a few losses says little: before there are `window // 4` of them
-    (10 at least), only what is not finite counts.
-
-    With several processes, each gives the loss and norm that all share (reduced), so that all raise at the same step;
-    each saves its own data.
+    - If the loss or the norm of the gradient is not finite, or the loss is a spike, the step's data is saved and
+      [`TrainingDiverged`] raised.
+    - A spike is a loss above `max_ratio` times the median of the last `window` losses and at least `min_rise` above
+      it, so that a loss near 0 may double. Spikes count only after `window // 4` losses (at least 10).
+    - With several processes, each gives the loss and norm that were reduced over all, so that all raise at the same
+      step; each saves its own data.
 
     Args:
         folder (`str` or `os.PathLike`):
             Where the data of a bad step goes, into a folder of its own.
         max_ratio (`float`, *optional*, defaults to 3.0):
-            Greater than 1; `math.inf` looks only for what is not finite.
+            Greater than 1; with `math.inf` only a value that is not finite counts.
         window (`int`, *optional*, defaults to 200):
             Number of losses remembered.
         min_rise (`float`, *optional*, defaults to 1.0):
             In the unit of the loss, nats.
 
     Raises:
-        ValueError: if an option is not possible.
+        ValueError: if an option is out of its range.
     """
 
     def __init__(self, folder: str | os.PathLike, max_ratio: float = 3.0, window: int = 200, min_rise: float = 1.0):
@@ -79,7 +76,7 @@ class LossGuard:
 
     @property
     def highest(self) -> float:
-        """The highest loss that is no spike; infinite as long as too few losses are known."""
+        """The highest loss that is no spike; infinite until enough losses are known."""
         needed = min(max(10, self._losses.maxlen // 4), self._losses.maxlen)
         if len(self._losses) < needed:
             return math.inf
@@ -95,8 +92,7 @@ class LossGuard:
         grad_norm: float | torch.Tensor | None = None,
         learning_rate: float | None = None,
     ) -> None:
-        """
-        Look at a step; to be called on every process.
+        """Check a step; every process calls it.
 
         Args:
             step (`int`):
@@ -121,7 +117,7 @@ class LossGuard:
         elif grad_norm is not None and not math.isfinite(grad_norm):
             problem = f"The norm of step {step}'s gradient is {grad_norm} (the loss {loss:.4g})"
         elif loss > highest:
-            problem = f"The loss of step {step} is {loss:.4g}, a spike: at most {highest:.4g} was to be expected"
+            problem = f"The loss of step {step} is {loss:.4g}, a spike: at most {highest:.4g} was expected"
         else:
             self._losses.append(loss)
             return
@@ -150,11 +146,11 @@ class LossGuard:
         )
 
     def state_dict(self) -> dict:
-        """What a resumed training needs: the last losses."""
+        """The last losses, which a resumed training needs."""
         return {"losses": list(self._losses)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over the last losses from a [`LossGuard.state_dict`]; ValueError if it is none."""
+        """Restore the last losses from a [`LossGuard.state_dict`]; ValueError if it is none."""
         check_kinds(state, {"losses": [float]}, "The guard's state")
         self._losses = deque(state["losses"], maxlen=self._losses.maxlen)
 
@@ -164,7 +160,7 @@ def _save(folder: Path, record: dict, batch: Mapping[str, Any]) -> None:
     tensors = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
     others = {name: value for name, value in batch.items() if name not in tensors}
     with replaced_file(folder / f"rank_{rank:05d}.safetensors") as path:
-        # Cloned, for safetensors refuses tensors that share their memory.
+        # Cloned, because safetensors refuses tensors that share memory.
         save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
     with replaced_file(folder / f"rank_{rank:05d}.json") as path:
         path.write_text(json.dumps({**record, **others}, indent=1, default=_to_json) + "\n", encoding="utf-8")

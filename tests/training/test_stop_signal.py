@@ -10,7 +10,7 @@ import time
 import pytest
 from accelerate import Accelerator
 
-from clip_hf.training.interruption import StopSignal
+from clip_hf.training.stop_signal import StopSignal
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The optimiser of the CLIP paper (Radford et al. 2021, section 2.5 and table 18), and its schedule."""
+"""The optimiser and the clipped temperature of the CLIP paper (Radford et al. 2021, section 2.5 and table 18)."""
 
 import math
 import re
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from ..model.modeling_clip_hf import ClipHFModel
 
@@ -25,12 +24,11 @@ _LAYER = re.compile(r"encoder\.(?:layers|stages)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """
-    What [`build_optimizer`] builds.
+    """The settings of [`build_optimizer`].
 
     Args:
         name (`str`, *optional*, defaults to `"adamw"`):
-            `"adamw"`, or `"adamw_8bit"`: AdamW whose moments take a byte each instead of four, through bitsandbytes.
+            `"adamw"`, or `"adamw_8bit"`: bitsandbytes' AdamW, whose moments take one byte each instead of four.
         learning_rate (`float`, *optional*, defaults to 5e-4):
             The highest learning rate.
         weight_decay (`float`, *optional*, defaults to 0.2):
@@ -43,7 +41,7 @@ class OptimizerOptions:
             Factor of the learning rate from each layer to the one below, see [`adamw_parameter_groups`].
 
     Raises:
-        ValueError: if a value is not possible.
+        ValueError: if a value is out of its range.
     """
 
     name: str = "adamw"
@@ -73,13 +71,13 @@ def _check_layer_decay(layer_decay: float) -> None:
 
 
 def _distance_from_top(name: str, depths: dict[str, int]) -> int:
-    """How many layers lie above a parameter, 0 for what belongs to no layer of a tower."""
+    """Number of layers above a parameter; 0 where it belongs to no layer of a tower."""
     tower = name.partition(".")[0]
     if tower not in depths or name.startswith((f"{tower}.final_layer_norm.", f"{tower}.post_layernorm.")):
         return 0
     if name.startswith(f"{tower}.attention_pool."):
         return 1
-    # A ResNet's attention pool is a layer above its stages.
+    # A ResNet's attention pool counts as a layer above its stages.
     above = 1 if f"{tower}.attention_pool" in depths else 0
     layer = _LAYER.search(name)
     below = int(layer[1]) if layer else -1  # the embeddings or the stem
@@ -102,25 +100,25 @@ def _depths(model: nn.Module) -> dict[str, int]:
 def adamw_parameter_groups(
     model: nn.Module, weight_decay: float, learning_rate: float | None = None, layer_decay: float = 1.0
 ) -> list[dict]:
-    """
-    Split the trained parameters for AdamW: weight decay "on all weights that are not gains or biases".
+    """Split the trained parameters for AdamW: weight decay "on all weights that are not gains or biases".
 
     Gains, biases, ViT's class embedding and the logit scale have fewer than two dimensions; nothing else has.
 
     With `layer_decay` below 1, the learning rate of a layer is `learning_rate * layer_decay ** d`, `d` its distance
     from the top of its tower:
 
-    - 0: the projections, the logit scale, the last LayerNorm, and what belongs to no tower;
-    - 1 for a transformer's last layer to L for its first of L, L + 1 for its embeddings and a ViT's first LayerNorm;
-    - 1 for a ResNet's attention pool, 2 for its last stage to 5 for its first, 6 for the stem.
+    - 0: the projections, the logit scale, the last LayerNorm, and parameters outside the towers;
+    - a transformer of L layers: from 1 (last layer) to L (first layer); L + 1 for its embeddings and a ViT's first
+      LayerNorm;
+    - a ResNet: 1 for the attention pool, from 2 (last stage) to 5 (first stage), 6 for the stem.
 
     Args:
         model (`nn.Module`):
-            Not wrapped for distributed training. Parameters that take no gradient are left out.
+            The model, not wrapped for distributed training. Parameters that take no gradient are left out.
         weight_decay (`float`):
-            Weight decay of the others.
+            Weight decay of the first group; the gains and biases of the second have none.
         learning_rate (`float`, *optional*):
-            Learning rate at the top; needed where `layer_decay` is not 1.
+            Learning rate at the top; required if `layer_decay` is not 1.
         layer_decay (`float`, *optional*, defaults to 1.0):
             Greater than 0, at most 1.
 
@@ -129,7 +127,7 @@ def adamw_parameter_groups(
         distance, from the top down, each with its `lr`.
 
     Raises:
-        ValueError: if nothing is trained, or `layer_decay` is not possible or has no `learning_rate`.
+        ValueError: if no parameter takes a gradient, or `layer_decay` is out of its range or lacks a `learning_rate`.
     """
     _check_layer_decay(layer_decay)
     if layer_decay != 1.0 and learning_rate is None:
@@ -153,7 +151,7 @@ def adamw_parameter_groups(
 
 
 def _by_weight_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
-    # FSDP2's logit scale has one dimension, as gains and biases have.
+    # FSDP2's logit scale has one dimension, like gains and biases.
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
@@ -171,11 +169,10 @@ def _adamw_8bit() -> type[torch.optim.Optimizer]:
 
 
 def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """
-    The optimiser for a model's trained parameters.
+    """Build the optimiser for the parameters of a model that take a gradient.
 
-    AdamW is torch's fused one, on CPU and CUDA: the same update in one pass over the memory. In AdamW of 8 bits,
-    tensors of fewer than 4,096 values keep moments of 32 bits.
+    On CPU and CUDA, AdamW is torch's fused one: the same update in one pass over the memory. In 8-bit AdamW, tensors
+    of fewer than 4,096 values keep 32-bit moments.
 
     Args:
         model ([`ClipHFModel`]):
@@ -188,8 +185,8 @@ def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.opti
         `torch.optim.Optimizer`, with the groups of [`adamw_parameter_groups`].
 
     Raises:
-        ValueError: if nothing is trained, or 8 bits are asked for parameters that are sharded.
-        ImportError: if the library of the optimiser is not installed.
+        ValueError: if no parameter takes a gradient, or the parameters of 8-bit AdamW are sharded.
+        ImportError: if bitsandbytes is needed and not installed.
     """
     betas, eps = _ADAM[model.config.vision_config.model_type]
     settings = {
@@ -208,9 +205,9 @@ def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.opti
 
 
 def adamw_from_paper(model: ClipHFModel, learning_rate: float, weight_decay: float = 0.2) -> torch.optim.AdamW:
-    """
-    AdamW as the paper sets it for the model's vision tower: beta2 0.999 and epsilon 1e-8 for a ResNet, 0.98 and 1e-6
-    for a ViT.
+    """Build AdamW with the paper's settings for the model's vision tower.
+
+    These are a beta2 of 0.999 and an epsilon of 1e-8 for a ResNet, and 0.98 and 1e-6 for a ViT (table 18).
 
     Args:
         model ([`ClipHFModel`]):
@@ -223,51 +220,13 @@ def adamw_from_paper(model: ClipHFModel, learning_rate: float, weight_decay: flo
     return build_optimizer(model, OptimizerOptions(learning_rate=learning_rate, weight_decay=weight_decay))
 
 
-def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
-    """
-    The paper's schedule: the learning rates rise linearly from 0, then fall along half a cosine to 0 (section 2.5).
-
-    Args:
-        optimizer (`torch.optim.Optimizer`):
-            Each group keeps its own highest learning rate.
-        warmup_steps (`int`):
-            Steps of the rise.
-        total_steps (`int`):
-            All steps, those of the rise among them.
-
-    Returns:
-        `LambdaLR`, to be stepped once after each step of the optimiser, of all processes together.
-
-    Raises:
-        ValueError: if there is no step, or the rise is as long as the training, which would end before it reached the
-            highest learning rate (with a single step, at a learning rate of 0).
-    """
-    if total_steps < 1:
-        raise ValueError(f"`total_steps` is {total_steps}; it must be at least 1.")
-    if not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"`warmup_steps` is {warmup_steps} and the training has {total_steps} steps: the learning rate would rise "
-            "from 0 to the end. Give fewer steps of warm-up, at least 0, or train longer."
-        )
-
-    # As transformers' get_cosine_schedule_with_warmup, whose module imports half a dozen libraries.
-    def share(step: int) -> float:
-        if step < warmup_steps:
-            return step / warmup_steps
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return (1 + math.cos(math.pi * min(1.0, progress))) / 2
-
-    return LambdaLR(optimizer, share)
-
-
 @torch.no_grad()
 def clamp_logit_scale_(model: ClipHFModel, maximum: float = 100.0) -> None:
-    """
-    Clip the learned multiplier of the cosines, `exp(logit_scale)`; to be called after each step.
+    """Clip the learned multiplier of the cosines, `exp(logit_scale)`; call it after each step.
 
     Args:
         model ([`ClipHFModel`]):
-            The model, changed in place; its logit scale may be a scalar, of one dimension, or sharded by FSDP2.
+            The model, changed in place; its logit scale may be a scalar, have one dimension, or be sharded by FSDP2.
         maximum (`float`, *optional*, defaults to 100.0):
             The highest multiplier allowed, a temperature of 0.01: "which we found necessary to prevent training
             instability" (section 2.5).
@@ -284,5 +243,4 @@ __all__ = [
     "adamw_parameter_groups",
     "build_optimizer",
     "clamp_logit_scale_",
-    "cosine_schedule",
 ]

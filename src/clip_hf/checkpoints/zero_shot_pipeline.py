@@ -2,19 +2,19 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """`clip_hf.pipeline`: our zero-shot pipeline for any CLIP, in whichever format its files are."""
 
-import difflib
 import os
 from typing import Any
 
 import torch
 from torch import nn
 
-from .model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
-from .model.modeling_clip_hf import ClipHFModel
-from .model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
-from .model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
-from .model.tokenization_clip_hf import ClipHFTokenizer
-from .utils.dtypes import parse_dtype
+from ..model.checks_clip_hf import did_you_mean
+from ..model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
+from ..model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
+from ..model.tokenization_clip_hf import ClipHFTokenizer
+from ..utils.dtypes import parse_dtype
 
 
 TASK = "zero-shot-image-classification"
@@ -115,11 +115,9 @@ def _check_names(options: dict[str, Any]) -> None:
     known = [*CALL_OPTIONS, *_OPTIONS, *image_options]
     unknown = [name for name, value in options.items() if name not in known and not is_unset(name, value, known)]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise TypeError(
-            f"There is no option {unknown[0]!r}.{hint} The options are: {', '.join((*CALL_OPTIONS, *_OPTIONS))} and "
-            "those of the image processor."
+            f"There is no option {unknown[0]!r}.{did_you_mean(unknown[0], known)} The options are: "
+            f"{', '.join((*CALL_OPTIONS, *_OPTIONS))} and those of the image processor."
         )
 
 

@@ -11,17 +11,16 @@ from ..utils.atomic import replaced_file
 
 
 class TrainingLog:
-    """
-    A file with an entry a line, which a training that is resumed goes on with.
+    """A file with one entry a line; a resumed training continues it.
 
-    An entry of a step has its number, from 0, in `step`, and `loss`; one of an evaluation has in `step` the number of
-    steps that were done, and no `loss`. A line that was cut off when a process died is left out.
+    The entry of a training step has its number, from 0, in `step`, and its `loss`. The entry of an evaluation has the
+    number of steps that were done in `step`, and no `loss`. The incomplete line of a process that died is left out.
 
     Args:
         path (`str` or `os.PathLike`):
             The file.
         active (`bool`, *optional*, defaults to `True`):
-            Whether this process writes it; with several, one does.
+            Whether this process writes the file; of several, only one does.
     """
 
     def __init__(self, path: str | os.PathLike, active: bool = True):
@@ -29,7 +28,7 @@ class TrainingLog:
         self.active = active
 
     def start(self, step: int) -> None:
-        """Drop what is not before `step`, the first to be done: the entries of steps that will be done again."""
+        """Remove the entries from `step` on, the first step to do: those steps will be done again."""
         if not self.active:
             return
         kept = [entry for entry in self.entries() if entry["step"] < step + ("loss" not in entry)] if step else []
@@ -37,13 +36,13 @@ class TrainingLog:
             path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Write an entry."""
+        """Write an entry at the end of the file."""
         if self.active:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
 
     def entries(self) -> list[dict[str, Any]]:
-        """All entries; none where there is no file yet. ValueError if a line that is whole is no entry."""
+        """All entries; none where there is no file yet. ValueError if a complete line is no entry."""
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")

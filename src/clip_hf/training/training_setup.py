@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""From options to what a training works with: processes, data, model, loader."""
+"""Set up a training from its options: processes, folder, data, model and batches."""
 
 import copy
 import itertools
@@ -33,32 +33,31 @@ from ..utils.atomic import clear_leftovers, remove_folder, replaced_file, set_as
 from ..utils.json_files import read_json
 from ..utils.processes import join_processes
 from .checkpoint_files import check_can_be_resumed
-from .distributed import check_processes_agree, sync_batch_norm, vector_logit_scale_
+from .distributed import check_processes_agree, make_logit_scale_shardable_, sync_batch_norm
 from .freezing import freeze
 from .held_out import HeldOutPairs
 from .options import LOG_NAME, MAX_OPTIONS_BYTES, TrainingOptions
 
 
-# The bias that Zhai et al. 2023 start from, and their multiplier.
+# The multiplier and bias that Zhai et al. 2023 start from.
 _SIGMOID = {"logit_scale_init_value": 2.302585092994046, "logit_bias_init_value": -10.0}
 _TOWERS = ("text_config", "vision_config")
 _RECIPE_NAME = "recipe.yaml"
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# Texts of a stream to train a tokenizer on.
+# Rows of a stream whose texts train a tokenizer.
 _TOKENIZER_ROWS = 100_000
 
 
 def start_accelerator(options: TrainingOptions) -> Accelerator:
-    """
-    Start the processes of a training, and seed them.
+    """Join the processes of a training, and seed them.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
 
     Raises:
-        ValueError: if a tracker is not known, or not installed; or if the training is to resume from checkpoints that
-            hold pickles, without `trust_checkpoint`.
+        ValueError: if a tracker is unknown or not installed, or the training would resume from checkpoints that hold
+            pickles without `trust_checkpoint`.
         RuntimeError: if the processes that were launched do not know each other.
     """
     check_trackers(options.trackers)
@@ -67,7 +66,7 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
         mixed_precision=options.mixed_precision,
         log_with=options.trackers or None,
         project_dir=options.output_dir,
-        # The schedule is stepped by the loop, once a step.
+        # The loop steps the schedule itself, once a step.
         step_scheduler_with_optimizer=False,
     )
     if options.resume is not None:
@@ -77,15 +76,14 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """
-    Check that trackers can be used, before anything else is done.
+    """Check that trackers can be used; call it before anything else.
 
     Args:
         names (`Iterable[str]`):
-            Such as `"tensorboard"`; the names that Accelerate has.
+            Names of Accelerate's trackers, such as `"tensorboard"`.
 
     Raises:
-        ValueError: if one is not known to Accelerate, or its package is not installed.
+        ValueError: if Accelerate does not know one, or its package is not installed.
     """
     known = [str(name) for name in LoggerType if str(name) != "all"]
     available = [str(name) for name in get_available_trackers()]
@@ -97,16 +95,15 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def check_output_dir(options: TrainingOptions) -> None:
-    """
-    Check that a training may write into its folder, before anything else is done.
+    """Check that a training may write into its folder; call it before anything else.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
 
     Raises:
-        ValueError: if the folder holds something, and neither `resume` nor `overwrite` says what to do with it, or it
-            holds no training.
+        ValueError: if the folder is not empty and the options have neither `resume` nor `overwrite`, or if it holds
+            something else than a training.
     """
     folder = Path(options.output_dir)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -118,32 +115,31 @@ def check_output_dir(options: TrainingOptions) -> None:
             f"`output_dir` {folder} is not empty; choose another, pass --resume latest to go on with the training in "
             "it, or --overwrite to replace it."
         )
-    # One that was killed as it started has its recipe alone.
+    # A training that was killed at its start left only its recipe.
     if not (folder / LOG_NAME).exists() and [path.name for path in folder.iterdir()] != [_RECIPE_NAME]:
         raise ValueError(f"`output_dir` {folder} holds no training; choose another.")
     if Path.cwd().is_relative_to(folder.resolve()):
-        raise ValueError(f"`output_dir` {folder} is to be replaced and is the current folder; start from another.")
+        raise ValueError(f"`output_dir` {folder} would be replaced, but is the current folder; start from another.")
 
 
 @contextmanager
 def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterator[None]:
-    """
-    Empty the folder of a training that is replaced, and write down the options.
+    """Prepare the folder of a training: set a training that it replaces aside, and write the options down.
 
-    What is replaced is removed when the block ends, by when the training must have started. If the block raises, what
-    was there is put back. If the process is killed, the next training in the folder does the same with it.
+    The replaced training is removed when the block ends, by which time the new one must have started. If the block
+    raises, it is put back. If the process is killed, the next training in the folder puts it back.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         active (`bool`, *optional*, defaults to `True`):
-            Whether this process does it; with several, one does.
+            Whether this process does the work; of several, only one does.
     """
     folder = Path(os.path.abspath(options.output_dir))
     aside = None
     try:
         if active:
-            # What is still set aside beside a folder was to be replaced by a training that never started.
+            # A folder that is still set aside was to be replaced by a training that never started.
             aside = take_over(folder) if folder.exists() else None
             for place in (folder, folder / "best", folder / "last"):
                 clear_leftovers(place)
@@ -165,20 +161,21 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
 
 
 def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset | None]:
-    """
-    The pairs to train on, and those that are held out, if there are any: `eval_dataset`; else the part `eval_split` of
-    the only source, by default `test` if there is one; else a share of the pairs, see [`hold_out`].
+    """Load the pairs to train on, and the held-out pairs, if any.
+
+    The held-out pairs are those of `eval_dataset`; without it, the part `eval_split` of the only source, by default
+    `test` if there is one; without that, a share of the pairs, see [`hold_out`].
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
 
     Raises:
-        ValueError: if `image_root` is no folder, the held-out pairs would be those that are trained on, or it is not
-            clear which to take; and see [`load_pairs`] and [`hold_out`].
+        ValueError: if `image_root` is no folder, if the held-out pairs would be training pairs or are ambiguous, or
+            as [`load_pairs`] and [`hold_out`].
     """
     if options.image_root is not None and not Path(options.image_root).is_dir():
-        raise ValueError(f"`image_root` {options.image_root} is no folder; give one that the images lie below.")
+        raise ValueError(f"`image_root` {options.image_root} is no folder; give a folder that holds the images.")
     held_out = _held_out_part(options)
     data = load_pairs(
         options.dataset,
@@ -196,7 +193,7 @@ def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset 
 
 
 def _held_out_part(options: TrainingOptions) -> tuple[str, str | None] | None:
-    """The source of the held-out pairs, and which part of it; None where the options name none."""
+    """The source and the part of the held-out pairs; None if the options name none."""
     source, split = options.eval_dataset, options.eval_split
     if source is not None:
         if split is None:
@@ -225,18 +222,17 @@ def _held_out_part(options: TrainingOptions) -> tuple[str, str | None] | None:
 
 
 def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipHFProcessor]:
-    """
-    The model to train and its processor: pretrained ones, or new ones.
+    """Load the model to train and its processor, or build new ones.
 
     Args:
         options ([`TrainingOptions`]):
-            Say which.
+            The options of the training: `model`, or `config`, `tokenizer` and so on.
         data:
-            What [`load_pairs`] gave; a tokenizer is trained on its texts where none is named.
+            What [`load_pairs`] returned; without `tokenizer`, one is trained on its texts.
 
     Raises:
-        OSError: if a model, tokenizer or config is not there.
-        ValueError: if one is wrong.
+        OSError: if a model, tokenizer or config does not exist.
+        ValueError: if one of them cannot be used.
     """
     if options.model:
         model, processor = (each.from_pretrained(options.model) for each in (ClipHFModel, ClipHFProcessor))
@@ -255,7 +251,7 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
     else:
         tokenizer = ClipHFTokenizer.train(_texts_of(options, data), options.vocab_size, context_length)
     config["text_config"]["vocab_size"] = len(tokenizer)
-    # A file that was saved with a model has the ids of that model's tokenizer.
+    # A configuration that was saved with a model has the ids of that model's tokenizer.
     config["text_config"] |= {name: getattr(tokenizer, name) for name in _TOKEN_IDS}
     if options.loss == "sigmoid" and config.get("logit_bias_init_value") is None:
         config |= _SIGMOID
@@ -289,47 +285,45 @@ def _texts_of(options: TrainingOptions, data: Any) -> Iterator[str]:
 
 
 def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel) -> ClipHFModel:
-    """
-    Freeze, checkpoint activations and so on, in the right order. Call it before the optimiser is built.
+    """Apply the options that change the model, such as `freeze`; call it before the optimiser is built.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         accelerator (`Accelerator`):
-            Of this process.
+            The accelerator of this process.
         model ([`ClipHFModel`]):
-            Changed in place.
+            The model, changed in place.
 
     Returns:
         [`ClipHFModel`]: the same model.
 
     Raises:
-        ValueError: if a part to freeze is not known, or an option does not fit the model or the machine.
+        ValueError: if a part to freeze is unknown, or an option does not fit the model or the machine.
     """
-    # Convolutions on a CPU are a tenth faster with the channels last; so are those of half precision on a GPU.
+    # Channels last makes convolutions a tenth faster on a CPU, and in half precision on a GPU.
     model.train().to(memory_format=torch.channels_last)
     if options.freeze:
         accelerator.print(freeze(model, options.freeze))
     if options.gradient_checkpointing:
-        # Its name since transformers 5.23, where the other one warns; before, there is the other one only.
+        # transformers 5.23 renamed the method and warns of the old name; earlier versions have only the old one.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if options.sync_batch_norm and accelerator.num_processes > 1:
         sync_batch_norm(model)
     if accelerator.distributed_type == DistributedType.FSDP:
-        vector_logit_scale_(model)
+        make_logit_scale_shardable_(model)
     return model
 
 
 def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel, optimizer: Any) -> tuple:
-    """
-    Hand model and optimiser to Accelerate; returns both, prepared.
+    """Prepare model and optimiser with Accelerate; returns both.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         accelerator (`Accelerator`):
-            Of this process.
+            The accelerator of this process.
         model ([`ClipHFModel`]):
             From [`prepare_model`]; compiled here if the options say so.
         optimizer (`torch.optim.Optimizer`):
@@ -337,7 +331,7 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
-        # DeepSpeed would take it from loaders that Accelerate prepares; ours are not prepared.
+        # DeepSpeed reads it from loaders that Accelerate prepared; ours are not prepared.
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch_size // accelerator.num_processes
     if options.compile:
         model = torch.compile(model)
@@ -347,7 +341,7 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
 
 
 def _let_encode(model: nn.Module) -> None:
-    # FSDP2 gathers the weights for `forward` alone, unless told of other methods.
+    # FSDP2 gathers the weights only for `forward` and for registered methods.
     if isinstance(model, FSDPModule):
         for name in ("get_text_features", "get_image_features", "encode_text", "encode_image"):
             register_fsdp_forward_method(model, name)
@@ -356,23 +350,22 @@ def _let_encode(model: nn.Module) -> None:
 def build_loader(
     options: TrainingOptions, accelerator: Accelerator, data: Any, processor: ClipHFProcessor, num_steps: int
 ) -> PairLoader:
-    """
-    The batches of this process.
+    """Build the loader of this process's batches.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         accelerator (`Accelerator`):
-            Of this process.
+            The accelerator of this process.
         data:
-            What [`load_pairs`] gave.
+            What [`load_pairs`] returned.
         processor ([`ClipHFProcessor`]):
-            Of the model.
+            The model's processor.
         num_steps (`int`):
-            Steps of the whole training.
+            Number of steps of the whole training.
 
     Raises:
-        ValueError: see [`PairLoader`]; or if the processes were not given the same data or options.
+        ValueError: as [`PairLoader`], or if the processes have different data or options.
     """
     loader = PairLoader(
         data,
@@ -393,18 +386,17 @@ def build_loader(
 def load_held_out(
     options: TrainingOptions, held_out: datasets.Dataset | None, data: Any, processor: ClipHFProcessor
 ) -> HeldOutPairs | None:
-    """
-    What to evaluate on during the training, if there is anything.
+    """Prepare the held-out pairs for the evaluations during the training; returns None if there are none.
 
     Args:
         options ([`TrainingOptions`]):
-            Of the training.
+            The options of the training.
         held_out (`datasets.Dataset`, *optional*):
             The held-out pairs.
         data:
-            The pairs to train on, whose captions the options may ask for as further classes.
+            The pairs to train on; with `eval_with_train_captions` their captions are further classes.
         processor ([`ClipHFProcessor`]):
-            Of the model.
+            The model's processor.
     """
     if held_out is None:
         return None
@@ -416,13 +408,11 @@ def load_held_out(
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """
-    Seed torch's generators, so that random numbers depend on nothing but this: a resumed training needs no generator's
-    state.
+    """Seed torch's generators for one step, so that a resumed training needs no generator's state.
 
     Args:
         seed (`int`):
-            Of the training.
+            Seed of the training.
         step (`int`):
             Number of the step.
         rank (`int`):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from clip_hf.training.guard import LossGuard, TrainingDiverged
+from clip_hf.training.loss_guard import LossGuard, TrainingDiverged
 
 
 @dataclass

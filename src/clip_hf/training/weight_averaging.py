@@ -14,8 +14,7 @@ from ..utils.saved_states import check_kinds, kinds_of
 
 
 class AveragedWeights:
-    """
-    An exponential moving average of a model's weights, over torch's `AveragedModel`.
+    """An exponential moving average of a model's weights, over torch's `AveragedModel`.
 
     - Parameters are averaged after each step: `average = decay * average + (1 - decay) * weight`. At first the decay
       is smaller, (1 + n) / (10 + n) at update n, so that the initial weights are soon forgotten.
@@ -29,14 +28,14 @@ class AveragedWeights:
             At least 0 and less than 1.
 
     Raises:
-        ValueError: if `decay` is not possible, or the model is sharded.
+        ValueError: if `decay` is out of its range, or the model is sharded.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9999):
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"`decay` is {decay}; it must be at least 0 and less than 1.")
         if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-            raise ValueError("The model is sharded (FSDP2), of which no average can be kept; train it unsharded.")
+            raise ValueError("The model is sharded (FSDP2), so its average cannot be kept; train it unsharded.")
         self.decay = decay
         self._averaged = AveragedModel(model, multi_avg_fn=self._average, use_buffers=False)
         self._averaged.requires_grad_(False)
@@ -47,15 +46,15 @@ class AveragedWeights:
         get_ema_multi_avg_fn(min(self.decay, (1 + count) / (10 + count)))(averaged, current, num_averaged)
 
     def update(self, model: nn.Module) -> None:
-        """Take in the model's weights as they are now; to be called after each step of the optimiser."""
+        """Add the model's present weights to the average; call it after each step of the optimiser."""
         self._check_not_applied()
         self._averaged.update_parameters(model)
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """
-        Within the block the model has the averaged weights, to evaluate or save it; afterwards its own, to the last
-        bit. Nothing is allocated but for one tensor at a time.
+        """Within the block the model has the averaged weights, to evaluate or save it; afterwards exactly its own.
+
+        The weights are swapped in place, so that one tensor at a time is all the memory it takes.
 
         Args:
             model (`nn.Module`):
@@ -72,14 +71,14 @@ class AveragedWeights:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
-        own, averaged = _tensors(model), _tensors(self._averaged.module)
-        if own.keys() != averaged.keys():
+        current, averaged = _tensors(model), _tensors(self._averaged.module)
+        if current.keys() != averaged.keys():
             raise ValueError("The model has other parameters than the one that is averaged; give that one, unwrapped.")
-        for name, tensor in own.items():
-            # In place, for compiled graphs and wrappers know the tensors by their memory.
-            kept = tensor.clone()
+        for name, tensor in current.items():
+            # In place, because compiled graphs and wrappers hold references to these tensors.
+            weights = tensor.clone()
             tensor.copy_(averaged[name])
-            averaged[name].copy_(kept)
+            averaged[name].copy_(weights)
 
     def _check_not_applied(self) -> None:
         if self._applied:
@@ -91,7 +90,7 @@ class AveragedWeights:
         return self._averaged.state_dict()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a [`AveragedWeights.state_dict`]; ValueError if it is of another model."""
+        """Go on from an [`AveragedWeights.state_dict`]; ValueError if it belongs to another model."""
         self._check_not_applied()
         check_kinds(state, kinds_of(self._averaged.state_dict()), "The state of the averaged weights")
         self._averaged.load_state_dict(state)

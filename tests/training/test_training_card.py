@@ -10,9 +10,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 from PIL import Image
 
-from clip_hf.evaluation.suite import update_card
-from clip_hf.training import HeldOutPairs, TrainingOptions, describe_training, parse_options
-from train_clip import train
+from clip_hf.cli.evaluate import update_card
+from clip_hf.training import HeldOutPairs, TrainingOptions, describe_training, parse_options, train
 from without_clip_hf import run_without_clip_hf
 
 

@@ -6,18 +6,16 @@ import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
+from accelerate import PartialState
 from torch.nn.parallel import DistributedDataParallel
 
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-import train_clip
+from clip_hf.training import build_model, parse_options, train
 
 
 def train_in_float64(output_dir: Path, recipes: Sequence[str]) -> None:
     """Train with each recipe, three steps."""
-    build_model = train_clip.build_model
 
     def build_in_float64(*arguments):
         model, processor = build_model(*arguments)
@@ -25,17 +23,14 @@ def train_in_float64(output_dir: Path, recipes: Sequence[str]) -> None:
         model.freeze_batch_norm(freeze_affine=False)
         return model.double(), processor
 
-    train_clip.build_model = build_in_float64
-    try:
+    with mock.patch("clip_hf.training.loop.build_model", build_in_float64):
         for recipe in recipes:
             more = ["--output_dir", str(Path(output_dir) / Path(recipe).stem), "--max_steps", "3"]
-            train_clip.train(train_clip.parse_options([recipe, *more]))
-    finally:
-        train_clip.build_model = build_model
+            train(parse_options([recipe, *more]))
 
 
 if __name__ == "__main__":
     train_in_float64(Path(sys.argv[1]), sys.argv[2:])
     # One that outlives its process group may wait for the group's threads while they wait for Python.
     assert not any(type(thing) is DistributedDataParallel for thing in gc.get_objects())
-    train_clip.PartialState().destroy_process_group()
+    PartialState().destroy_process_group()

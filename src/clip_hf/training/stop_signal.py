@@ -16,14 +16,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignal:
-    """
-    A context manager in which SIGTERM and Ctrl-C only leave a note, so that the training can save and end by itself. A
-    second Ctrl-C interrupts as usual. The handlers from before are back afterwards.
+    """A context manager that records SIGTERM and Ctrl-C, so that the training can save and end by itself.
 
-    With several processes a signal may reach only one, and each at another time. So all ask at the same place of the
-    same step: [`StopSignal.should_stop`], or, where something is reduced anyway, reduce [`StopSignal.flag`] with it.
-
-    Outside the main thread, where Python handles no signals, nothing is caught.
+    - A second Ctrl-C interrupts as usual. The previous handlers come back at the end of the block.
+    - With several processes, a signal may reach only one of them, or each at another time. So all processes ask
+      [`StopSignal.should_stop`] at the same step; code that reduces something anyway may reduce [`StopSignal.flag`].
+    - Outside the main thread, where Python handles no signals, nothing is caught.
 
     Args:
         signals (`Iterable[signal.Signals]`, *optional*):
@@ -44,7 +42,7 @@ class StopSignal:
 
     def __exit__(self, *error) -> None:
         for number, handler in self._previous.items():
-            # None stands for a handler that Python did not set and cannot set again.
+            # None is a handler that was not set from Python, which cannot be set again.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous.clear()
 
@@ -55,16 +53,15 @@ class StopSignal:
 
     @property
     def flag(self) -> float:
-        """1.0 if this process got a signal, else 0.0. All processes stop where the sum over them is greater than 0."""
+        """1.0 if this process got a signal, else 0.0; all processes must stop when the sum is greater than 0."""
         return 0.0 if self.received is None else 1.0
 
     def should_stop(self, accelerator: Accelerator) -> bool:
-        """
-        Whether any process got a signal; every process calls it at the same step and gets the same answer.
+        """Whether any process got a signal; every process calls it at the same step and gets the same answer.
 
         Args:
             accelerator (`Accelerator`):
-                Of this process. With several, a number is reduced over them.
+                The accelerator of this process; with several processes, it reduces one number.
         """
         if accelerator.num_processes == 1:
             return self.received is not None

@@ -5,8 +5,8 @@
 import pytest
 import torch
 
-from clip_hf.training.averaging import AveragedWeights
 from clip_hf.training.freezing import freeze
+from clip_hf.training.weight_averaging import AveragedWeights
 from tiny_models import make_tiny_model
 
 

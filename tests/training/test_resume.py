@@ -18,8 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from clip_hf.training import parse_options
-from train_clip import Training, train
+from clip_hf.training import Training, parse_options, train
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,10 +289,11 @@ def environment() -> dict[str, str]:
 @pytest.mark.slow
 def test_sigterm_ends_the_program_with_0(options_of, tmp_path):
     options_of("out", save_every=1000, max_steps=5000)
-    script = ROOT / "examples" / "train_clip.py"
     command = [
         sys.executable,
-        str(script),
+        "-m",
+        "clip_hf",
+        "train",
         str(tmp_path / "recipes" / "vit.yaml"),
         "--output_dir",
         str(tmp_path / "out"),
