@@ -156,7 +156,7 @@ def test_options_of_the_image_processor_are_the_pipelines(model, tiny_processor,
     assert made(paths["transparent.png"], labels) == pipe(
         paths["transparent.png"], labels, background_color=(255, 255, 255)
     )
-    with pytest.raises(ValueError, match="high_bit_depth='half' has to be one of error, clip, scale"):
+    with pytest.raises(ValueError, match="high_bit_depth='half' must be one of error, clip, scale"):
         pipe(paths["opaque.png"], labels, high_bit_depth="half")
     with pytest.raises(TypeError, match="no option 'background_colour'. Did you mean 'background_color'"):
         pipe(paths["opaque.png"], labels, background_colour=(0, 0, 0))

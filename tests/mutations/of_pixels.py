@@ -472,8 +472,8 @@ MUTATIONS = [
     Mutation(
         "quick decoders have the limit of slow ones",
         "model/image_reading_clip_hf.py",
-        "if is_slow and image.width * image.height > _MOST_SLOW_PIXELS:",
-        "if image.width * image.height > _MOST_SLOW_PIXELS:",
+        "if is_slow and image.width * image.height > _MAX_SLOW_PIXELS:",
+        "if image.width * image.height > _MAX_SLOW_PIXELS:",
         "model/test_image_reading_clip_hf.py -k slowly",
     ),
     Mutation(

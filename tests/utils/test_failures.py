@@ -43,7 +43,7 @@ def of_the_code_of_a_mapping():
 @pytest.mark.parametrize(
     ("fail", "line"),
     [
-        (of_ours, "resample=99 has to be one of"),
+        (of_ours, "resample=99 must be one of"),
         (of_the_program, "`--limit` is 0"),
         (of_a_file, "[Errno 2] No such file or directory: 'nowhere/x.png'"),
         (of_the_code, None),
