@@ -203,8 +203,8 @@ MUTATIONS = [
     Mutation(
         "a warning though the rest comes back",
         "model/tokenization_clip_hf.py",
-        'matters = truncates and not options.get("return_overflowing_tokens")',
-        "matters = truncates",
+        'loses_tokens = truncates and not options.get("return_overflowing_tokens")',
+        "loses_tokens = truncates",
         "model/test_tokenization_clip_hf.py -k no_warning",
     ),
     Mutation(
