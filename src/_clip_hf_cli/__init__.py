@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The command `clip-hf`: its parser, and one module with the arguments of each subcommand.
+"""The command `clip-hf`: its parser, and one module with the arguments of each subcommand.
 
 It lies beside the package, because importing `clip_hf` imports torch and transformers, which takes seconds. Here only
 the standard library is imported, so that help and mistakes in the command line answer at once and without any extra.
@@ -59,8 +58,7 @@ def _did_you_mean(given: str, known: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """
-    Run the command `clip-hf`.
+    """Run the command `clip-hf`.
 
     Args:
         arguments (`Sequence[str]`, *optional*): what stands after the command's name; by default the program's own.

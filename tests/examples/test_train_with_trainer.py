@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -155,9 +154,8 @@ def test_equal_embeddings_are_as_good_as_chance():
     assert metrics["image_to_text_R@5"] == metrics["text_to_image_R@5"] == 5 / 12
 
 
-def test_a_model_from_scratch():
-    captions = datasets.Dataset.from_dict({"caption": ["a cat", "a dog", "two birds"] * 20})
-    model, processor = build_model(training_options(*parse(["--use_cpu", "True"])), captions)
+def test_a_model_from_scratch(tiny_data):
+    model, processor = build_model(training_options(*parse(["--use_cpu", "True"])), tiny_data["train"])
     assert model.config.text_config.vocab_size == len(processor.tokenizer)
     assert model.config.vision_config.image_size == processor.image_processor.crop_size["height"]
 

@@ -599,4 +599,25 @@ MUTATIONS = [
         "    if False:\n",
         "data/test_tars.py -k order_of_a_folder",
     ),
+    Mutation(
+        "sources: a class called train makes parts of the classes beside it",
+        "data/data_sources.py",
+        "parts = parts if len(parts) == len(subfolders) else {}",
+        "parts = parts",
+        "evaluation/registry/test_classification_data.py -k train",
+    ),
+    Mutation(
+        "sources: class folders that the registry does not count are classes",
+        "data/data_sources.py",
+        "if class_folders is None or name in class_folders]",
+        "]",
+        "evaluation/registry/test_classification_data.py",
+    ),
+    Mutation(
+        "sources: the hub is asked for a file that is not there",
+        "data/data_sources.py",
+        "    if looks_like_path or not re.fullmatch",
+        "    if not re.fullmatch",
+        "data/test_captioned_images.py -k not_there evaluation/registry/test_classification_data.py",
+    ),
 ]

@@ -17,14 +17,11 @@ class CheckpointFormat:
     """Reads and writes checkpoints of one format, and computes features as the code of that format does.
 
     Attributes:
-        name (`str`):
-            Name in `FORMATS`.
-        config_name (`str`, *optional*):
-            File with the configuration in a folder of this format; `None` where a checkpoint is a single file.
-        has_towers (`bool`):
-            Whether a single tower can be written.
-        keeps_norms_in_float32 (`bool`):
-            Whether half precision keeps norms and embeddings in float32.
+        name (`str`): Name in `FORMATS`.
+        config_name (`str`, *optional*): File with the configuration in a folder of this format; `None` where a
+            checkpoint is a single file.
+        has_towers (`bool`): Whether a single tower can be written.
+        keeps_norms_in_float32 (`bool`): Whether half precision keeps norms and embeddings in float32.
     """
 
     name: str
@@ -65,14 +62,11 @@ class CheckpointFormat:
         """The features that the code of this format computes from weights under its names.
 
         Args:
-            tensors (`Mapping[str, StoredTensor]`):
-                Weights under the names of this format.
-            config (`Any`):
-                What [`source_config`] returns.
-            inputs (`Mapping[str, torch.Tensor]`):
-                `pixel_values` (batch, channels, height, width) and `input_ids` (batch, length).
-            dtype (`torch.dtype`):
-                Computing precision.
+            tensors (`Mapping[str, StoredTensor]`): Weights under the names of this format.
+            config (`Any`): What [`source_config`] returns.
+            inputs (`Mapping[str, torch.Tensor]`): `pixel_values` (batch, channels, height, width) and `input_ids`
+                (batch, length).
+            dtype (`torch.dtype`): Computing precision.
 
         Returns:
             `dict[str, torch.Tensor]`: `"image"` and `"text"`, each (batch, dim), not normalised.

@@ -30,28 +30,23 @@ def pipeline(
     dtype: torch.dtype | str | None = None,
     **options: Any,
 ) -> ClipHFZeroShotImageClassificationPipeline:
-    """
-    Make a zero-shot image classification pipeline of any CLIP.
+    """Make a zero-shot image classification pipeline of any CLIP.
 
     For a stock CLIP repo `transformers.pipeline` gives transformers' own pipeline, without ensembles of templates,
     prompt sets and other options of [`ClipHFZeroShotImageClassificationPipeline`]. This function always gives ours,
     with our model and processor, which compute what the stock ones do (see the processor for where pixels differ).
 
     Args:
-        model (`str`, `os.PathLike` or `nn.Module`):
-            The name of a CLIP repo on the hub or its folder, stock or saved by us; a file or folder of OpenAI's or
-            open_clip's format (see `clip_hf.checkpoints`); or a model in memory, such as a [`ClipHFModel`], a
-            `CLIPModel` of transformers, or one wrapped by peft.
-        processor ([`ClipHFProcessor`], `str` or `os.PathLike`, *optional*):
-            The processor, or its repo or folder. By default the one beside the model's weights, also for a model in
-            memory that was loaded from somewhere.
-        dtype (`torch.dtype` or `str`, *optional*):
-            The dtype to compute in. By default ("auto") that of the files. A model in memory keeps its own by default,
-            and is converted in place otherwise, as by `model.to(dtype)`.
-        **options:
-            `tokenizer` and `image_processor` in place of the processor's, as objects or as their repo or folder; where
-            the files are (`revision`, `token`, `cache_dir`, `local_files_only`, ...); `device_map`, with which
-            accelerate places a model that is loaded; and all options of the pipeline: `device`, `batch_size`,
+        model (`str`, `os.PathLike` or `nn.Module`): The name of a CLIP repo on the hub or its folder, stock or saved
+            by us; a file or folder of OpenAI's or open_clip's format (see `clip_hf.checkpoints`); or a model in
+            memory, such as a [`ClipHFModel`], a `CLIPModel` of transformers, or one wrapped by peft.
+        processor ([`ClipHFProcessor`], `str` or `os.PathLike`, *optional*): The processor, or its repo or folder. By
+            default the one beside the model's weights, also for a model in memory that was loaded from somewhere.
+        dtype (`torch.dtype` or `str`, *optional*): The dtype to compute in. By default ("auto") that of the files. A
+            model in memory keeps its own by default, and is converted in place otherwise, as by `model.to(dtype)`.
+        **options: `tokenizer` and `image_processor` in place of the processor's, as objects or as their repo or
+            folder; where the files are (`revision`, `token`, `cache_dir`, `local_files_only`, ...); `device_map`, with
+            which accelerate places a model that is loaded; and all options of the pipeline: `device`, `batch_size`,
             `num_workers`, `candidate_labels`, `hypothesis_template`, `top_k`, ...
 
     Returns:

@@ -16,7 +16,7 @@ import torch
 from transformers.utils import logging
 
 from ..checkpoints.zero_shot_pipeline import pipeline
-from ..data.file_readers import images_in
+from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
@@ -72,13 +72,11 @@ def read_labels(values: list[str]) -> list[str]:
 
 
 def image_paths(arguments: Iterable[str]) -> Iterator[str]:
-    """
-    The images that the arguments name, in their order.
+    """The images that the arguments name, in their order.
 
     Args:
-        arguments (`Iterable[str]`):
-            Files and URLs, which stand for themselves; folders, which stand for the images below them; and `-`, which
-            stands for one such path a line of standard input, read as the result is.
+        arguments (`Iterable[str]`): Files and URLs, which stand for themselves; folders, which stand for the images
+            below them; and `-`, which stands for one such path a line of standard input, read as the result is.
     """
     for argument in arguments:
         if argument == "-":
@@ -99,23 +97,18 @@ def classify_images(
     shaping: dict[str, Any],
     batch_size: int,
 ) -> Iterator[tuple[str, Predictions | Exception]]:
-    """
-    Classify images, with an answer for each, also for those that cannot be read.
+    """Classify images, with an answer for each, also for those that cannot be read.
 
     The pipeline ends with the first image that cannot be read; this goes on. Threads read one batch while the model
     runs on the one before.
 
     Args:
-        classifier ([`ClipHFZeroShotImageClassificationPipeline`]):
-            The pipeline, whose three steps are called one by one.
-        paths (`Iterable[str]`):
-            Paths and URLs.
-        scoring (`dict[str, Any]`):
-            Arguments of its second step: labels, templates, ...
-        shaping (`dict[str, Any]`):
-            Arguments of its last step: labels, `top_k`, `threshold`.
-        batch_size (`int`):
-            Images per pass of the image tower.
+        classifier ([`ClipHFZeroShotImageClassificationPipeline`]): The pipeline, whose three steps are called one by
+            one.
+        paths (`Iterable[str]`): Paths and URLs.
+        scoring (`dict[str, Any]`): Arguments of its second step: labels, templates, ...
+        shaping (`dict[str, Any]`): Arguments of its last step: labels, `top_k`, `threshold`.
+        batch_size (`int`): Images per pass of the image tower.
 
     Yields:
         `tuple[str, list[dict] | Exception]`: each path with the pipeline's result for it, or with what went wrong.

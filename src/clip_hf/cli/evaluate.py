@@ -88,10 +88,8 @@ def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) 
     """Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The model's folder, one of ours.
-        results (`Sequence[EvaluationResult]`):
-            What was measured.
+        folder (`str` or `os.PathLike`): The model's folder, one of ours.
+        results (`Sequence[EvaluationResult]`): What was measured.
 
     Returns:
         `Path`: the card.

@@ -9,6 +9,7 @@ require_extra("train", "clip_hf.data", "datasets", "filelock", "fsspec", "pyarro
 
 from ..utils.atomic import replaced_folder
 from .augmentation import Augmentation, random_square_crop
+from .captioned_images import load_pairs, split_names
 from .collator import ImageTextCollator
 from .curation import Duplicates, QueryBalance, balance_by_query, deduplicate, queries_from_captions
 from .holdout import hold_out
@@ -22,7 +23,6 @@ from .openmoji import (
 )
 from .pair_loader import PairLoader, iter_texts
 from .pair_options import PairOptions
-from .pair_sources import load_pairs, split_names
 from .skips import SkipCounter, SkippedRow
 from .streaming import ImageTextStream, MixedStream
 

@@ -19,7 +19,7 @@ def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -
         size (`int`):
             Height and width of the square in pixels.
         generator (`random.Random`):
-            Decides the place.
+            Draws the place.
 
     Returns:
         `np.ndarray` of shape `(channels, size, size)`, a view of `image`.
@@ -51,9 +51,9 @@ def random_window(
 @dataclass(frozen=True)
 class Augmentation:
     """
-    What is done to a training image beyond the paper's random crop. All of it is off by default, as in the paper.
+    Changes to a training image beyond the paper's random crop; all are off by default, as in the paper.
 
-    It is done after the crop, on 8-bit RGB, in the order of the arguments, by Pillow's own operations.
+    They apply after the crop, to 8-bit RGB, in the order of the arguments, by Pillow's own operations.
 
     Args:
         color_jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0, 0, 0, 0)`):
@@ -63,7 +63,7 @@ class Augmentation:
         blur (`float`, *optional*, defaults to 0):
             Probability of a Gaussian blur.
         blur_radius (`tuple[float, float]`, *optional*, defaults to `(0.1, 2.0)`):
-            Smallest and largest radius of the blur in pixels; drawn evenly.
+            Smallest and largest radius of the blur in pixels; drawn uniformly.
         horizontal_flip (`float`, *optional*, defaults to 0):
             Probability of a flip from left to right. Captions that say "left" or that quote text in the image are then
             wrong.
@@ -95,7 +95,7 @@ class Augmentation:
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is done at all."""
+        """Whether any change is switched on."""
         return any(self.color_jitter) or self.blur > 0 or self.horizontal_flip > 0
 
     def __call__(self, image: Image.Image, generator: random.Random) -> Image.Image:

@@ -35,7 +35,7 @@ class ImageTextCollator:
         padding (`str`, *optional*, defaults to `"longest"`):
             Pad texts to the longest of the batch, or to the context length (`"max_length"`).
         token_dropout (`float`, *optional*, defaults to 0):
-            Probability to leave out a token other than the first and the last, for items with a `token_seed`.
+            Probability of leaving out each token but the first and last, in items with a `token_seed`.
         return_loss (`bool`, *optional*, defaults to `False`):
             For `transformers.Trainer`: add `return_loss=True` and `return_logits=False`, which ask the model for a
             loss and no more, and leave out `skipped` and `noticed`, which its `forward` does not take.
@@ -74,7 +74,7 @@ class ImageTextCollator:
             encoded = tokenizer(texts, padding=self.padding, truncation=True, return_tensors="pt")
             lengths = encoded["attention_mask"].sum(dim=1).tolist()
         tokens = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-        # Only texts that fill the context may have been cut: those are made into tokens once more.
+        # Only texts that fill the context may have been cut, so only those are tokenized again.
         limit = tokenizer.model_max_length
         full = [text for text, length in zip(texts, lengths) if length == limit]
         whole = tokenizer(full, truncation=False, verbose=False)["input_ids"] if full else []
@@ -88,7 +88,7 @@ class ImageTextCollator:
 
 
 def count_plain(pixels: torch.Tensor) -> int:
-    """How many images `(batch, channels, height, width)` have one colour: all pixels are alike."""
+    """The number of images in `(batch, channels, height, width)` whose pixels are all equal."""
     few = pixels[..., ::16, ::16]  # which tell most images
     alike = (few == few[..., :1, :1]).flatten(1).all(dim=1).nonzero().flatten().tolist()
     return sum(bool((pixels[row] == pixels[row, :, :1, :1]).all()) for row in alike)

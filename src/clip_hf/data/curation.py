@@ -22,9 +22,9 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u3005-\u3007\u3040-\u312f\u31a0-\u31bf"
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-# Samples are cut to size when they hold so many matches, beside twice those that belong to them.
+# Samples are cut to size when they hold this many matches more than twice their size.
 _SPARE_MATCHES = 1_000_000
-# Of the random number that a match draws; an int64 holds a query beside it.
+# Bits of the random number that a match draws; the rest of an int64 holds the query.
 _NUMBER_BITS = 40
 _MAX_QUERIES = 1 << (63 - _NUMBER_BITS)
 
@@ -38,7 +38,7 @@ class QueryBalance:
         rows (`np.ndarray` of shape `(num_kept,)`, int64):
             The kept rows in their order, for `dataset.select`.
         queries (`list[str]`):
-            The queries as they were searched for: with their case folded (unless it counts), and each once.
+            The queries that were searched for, each once; case-folded unless case counts.
         matches (`np.ndarray` of shape `(len(queries),)`, int64):
             How many rows each query matches.
         kept (`np.ndarray` of shape `(len(queries),)`, int64):
@@ -95,7 +95,7 @@ def _read_texts(captions: Iterable[str | list[str]]) -> Iterator[list[str]]:
 
 
 def _check_queries(queries: Iterable[str], match_case: bool) -> list[str]:
-    """The queries as they are searched for, each once."""
+    """The queries to search for, each once."""
     if isinstance(queries, str):
         raise TypeError(f"`queries` is the string {queries!r:.80}; it must be a list of queries.")
     queries = list(queries)
@@ -200,7 +200,7 @@ class _Samples:
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Sorted, each once, of values that are not negative; several times as fast as `np.unique` is for many."""
+    """Sorted distinct values, all non-negative; several times faster than `np.unique` on large arrays."""
     values = np.sort(values)
     return values[np.diff(values, prepend=-1) > 0]
 
@@ -215,7 +215,7 @@ def balance_by_query(
     match_case: bool = False,
 ) -> QueryBalance:
     """
-    Keep at most so many pairs of each query, as CLIP's data set WIT was built (Radford et al. 2021, section 2.2).
+    Keep at most `max_per_query` pairs for each query, as in CLIP's dataset WIT (Radford et al. 2021, section 2.2).
 
     The paper searched for pairs whose text includes one of 500,000 queries, and took up to 20,000 pairs a query. Here
     a row belongs to every query that one of its captions includes, as whole words; each query keeps a uniform sample
@@ -226,11 +226,11 @@ def balance_by_query(
         captions (`Iterable[str | list[str]]`):
             The caption of each row, or its captions: a column of a data set, or a generator.
         queries (`Iterable[str]`):
-            What to search for; those that are equal count as one. [`queries_from_captions`] makes some.
+            What to search for; equal queries count once. [`queries_from_captions`] makes queries.
         max_per_query (`int`, *optional*, defaults to 20000):
-            Rows that a query keeps at most.
+            The largest number of rows that a query keeps.
         seed (`int`, *optional*, defaults to 0):
-            Decides the samples.
+            Seed of the samples.
         whole_words (`bool`, *optional*, defaults to `True`):
             Whether a match must not begin or end inside a word: "cat" is not in "concatenate". A word is a run of
             letters, digits and the marks on them; MetaCLIP, which rebuilt the paper's search, too looks for queries
@@ -299,7 +299,7 @@ def queries_from_captions(
         min_count (`int`, *optional*, defaults to 100):
             How often a word or bigram must occur.
         min_bigram_pmi (`float`, *optional*):
-            Also take the bigrams, two words next to each other in a text, that are at least so informative: bits of
+            Also take the bigrams (two neighbouring words of a text) that are at least this informative: bits of
             pointwise mutual information, log2 p(a b) / (p(a) p(b)). 0 is chance. Without it, words only.
 
     Returns:
@@ -338,7 +338,7 @@ def queries_from_captions(
 
 
 def _unit_rows(embeddings: np.ndarray | torch.Tensor, index: slice | np.ndarray) -> torch.Tensor:
-    """Some of the rows at length 1, float64 `(rows, dim)`."""
+    """Rows scaled to length 1, float64 `(rows, dim)`."""
     rows = embeddings[index]
     # A copy of numpy's rows, which may lie in a file that cannot be written.
     rows = rows.detach().double() if isinstance(rows, torch.Tensor) else torch.from_numpy(np.array(rows, np.float64))
@@ -360,7 +360,7 @@ def _check_embeddings(embeddings: np.ndarray | torch.Tensor, threshold: float, c
     if chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}; it must be at least 1.")
     for start in range(0, len(embeddings), chunk_size):
-        # A row of zeros, or with a value that is no number, cannot be brought to length 1.
+        # A row of zeros, or with a value that is not finite, has no direction.
         wrong = (~_unit_rows(embeddings, slice(start, start + chunk_size)).isfinite().all(dim=1)).nonzero()
         if len(wrong):
             row = start + int(wrong[0])
@@ -425,7 +425,7 @@ class _Deduplication:
         """Drop rows of a chunk that are too near to an earlier one of it. Returns which are left, bool `(rows,)`."""
         is_kept = np.ones(len(rows), dtype=bool)
         cosines = (unit_rows @ unit_rows.T).tril(diagonal=-1)  # (rows, rows); 0 for those that come later
-        # One by one, for only after a row's turn is it known whether it is kept.
+        # One by one, because an earlier row counts only if it was kept itself.
         for place in self._candidates(cosines).any(dim=1).nonzero().flatten().tolist():
             before = is_kept[:place]
             own = cosines[place : place + 1, :place][:, torch.from_numpy(before).to(cosines.device)]
@@ -458,7 +458,7 @@ def deduplicate(
             Embeddings of any length and floating type; an array may be mapped from a file. A tensor is compared on its
             own device.
         threshold (`float`, *optional*, defaults to 0.95):
-            The cosine, greater than 0 and at most 1, from which on two rows are duplicates. What is near depends on
+            The smallest cosine of two duplicates, greater than 0 and at most 1. What is near depends on
             the model: look at some of the pairs.
         chunk_size (`int`, *optional*, defaults to 1024):
             Rows compared at a time.

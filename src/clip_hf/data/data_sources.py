@@ -4,8 +4,8 @@
 What a source of data is, and which parts it has: the one place that tells files, folders and names apart.
 
 A source is a folder of images, tables, Parquet files, tars, a dataset saved by `datasets`, a built-in dataset, a name
-on the hub, or data in memory. `find_source` finds it without reading rows; `pair_sources` reads its rows as captioned
-images, `labelled_images` as labelled ones.
+on the hub, or data in memory. `find_source` finds it without reading rows. `captioned_images` reads its rows as
+captioned images, `labelled_images` as labelled ones.
 """
 
 import difflib
@@ -21,13 +21,13 @@ import datasets
 
 from ..model.image_reading_clip_hf import check_scheme
 from .built_in_datasets import BUILT_IN_DATASETS
-from .file_patterns import TABLES, data_files, ending_of, files_of, table_parts, without_metadata
+from .file_patterns import SHARDS, TABLES, data_files, ending_of, files_of, table_parts, without_metadata
 from .image_folders import is_hidden
 from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
 from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in
 
 
-KNOWN_ENDINGS = (".parquet", ".tar", *TABLES)
+KNOWN_ENDINGS = (*SHARDS, *TABLES)
 """Endings of the files that hold data."""
 
 Data = datasets.Dataset | datasets.IterableDataset

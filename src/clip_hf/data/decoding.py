@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Images of training pairs, read as in inference, and a name for whatever is wrong with one."""
+"""Reading of training images, as in inference; whatever is wrong with an image gets a name."""
 
 import os
 import random
@@ -19,29 +19,29 @@ from .skips import SkippedRow
 if TYPE_CHECKING:
     from ..model.image_processing_clip_hf import ClipHFImageProcessor
 
-# A whole resized image is kept only if it is at most so many times larger than the crop.
+# A whole resized image is kept only if it is at most this many times larger than the crop.
 _MAX_CACHED_CROPS = 8
 
 
 class ImageReader:
     """
-    Reads the images of training pairs: as `image_processor` does, but for the crop, which is at a random place.
+    Reads the images of training pairs as `image_processor` does, but crops at a random place.
 
     - The sizes, the conversion to RGB, the treatment of alpha, EXIF orientation and 16 bits are the processor's.
-    - Only the crop is resized: a strip of 1 x 100,000 pixels needs no gigabytes.
-    - What is wrong with an image is returned as a [`SkippedRow`]; Pillow's warnings stay unheard.
+    - Only the crop is resized, so a strip of 1 x 100,000 pixels does not take gigabytes.
+    - An image that cannot be used is returned as a [`SkippedRow`]; Pillow's warnings are silenced.
 
     Args:
         image_processor ([`ClipHFImageProcessor`]):
             Decides the sizes.
         augmentation ([`Augmentation`], *optional*):
-            What is done to the crop.
+            Changes to the crop.
         min_image_size (`int`, *optional*, defaults to 1):
-            The least number of pixels of an image's shorter edge.
+            The smallest shorter edge of an image, in pixels.
         cache_images (`bool`, *optional*, defaults to `False`):
             Whether to keep the resized images of rows in memory.
         limits ([`ImageLimits`], *optional*):
-            What reading an image may take.
+            Limits on the pixels, bytes and seconds of reading an image.
 
     Raises:
         ValueError: if the processor's images have no fixed size, or are not RGB where augmentation needs it.
@@ -93,7 +93,7 @@ class ImageReader:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 return self._crop(self._open(source), generator, cache_key)
-        except Exception as error:  # one row never ends a training, whatever it makes a library raise
+        except Exception as error:  # one row must never end a training, whatever a library raises
             return skipped_image(error, source, where)
 
     def cached(self, cache_key: int | None) -> np.ndarray | None:

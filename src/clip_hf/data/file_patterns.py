@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The files that a source's text stands for: a path, a pattern as in a shell, several of them, or URLs."""
+"""The files that a source names: by a path, a shell pattern, several of these, or URLs."""
 
 import glob
 import itertools
@@ -8,7 +8,6 @@ import math
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,12 +28,13 @@ _MOST_NAMES = 1_000_000
 _NAMED_MISSING = 5
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 """Endings of tables."""
-_REMOTE_ENDINGS = (".parquet", ".tar")
+SHARDS = (".parquet", ".tar")
+"""Endings of files that hold images themselves, and that may be remote."""
 
 
 def files_of(source: str) -> list[str]:
     """
-    The files that a source stands for; none, if it is no pattern and there is no such file.
+    The files that a source stands for; none if it is not a pattern and there is no such file.
 
     - `*`, `?`, `[ab]` and `**` match as in Python's `glob`, and are sorted.
     - `{a,b}`, `{000..127}`, `{0..8..2}` and `{a..c}` are written out as in bash, in that order.
@@ -70,8 +70,8 @@ def _files_of_one(name: str) -> list[str]:
         return [name]
     if "://" in name:
         check_scheme(name)
-        if ending_of(name) not in _REMOTE_ENDINGS:
-            raise ValueError(f"{name} is a URL of no kind that can be read; there are {', '.join(_REMOTE_ENDINGS)}.")
+        if ending_of(name) not in SHARDS:
+            raise ValueError(f"{name} is a URL of no kind that can be read; there are {', '.join(SHARDS)}.")
         return [name]
     check_regular(name)
     return sorted(path for path in glob.glob(name, recursive=True) if os.path.isfile(path))
@@ -134,13 +134,13 @@ def _range(text: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------- folders
 
 
-def data_files(folder: Path, endings: Iterable[str] = (".parquet", ".tar")) -> list[str]:
+def data_files(folder: Path) -> list[str]:
     """
-    The files of a folder and its subfolders with the first ending that there is, sorted.
+    The Parquet files of a folder and its subfolders, or if there are none its tars, sorted.
 
     Hidden files are left out, and metadata that img2dataset writes beside its tars or folders of pictures.
     """
-    found: dict[str, list[str]] = {ending: [] for ending in endings}
+    found: dict[str, list[str]] = {ending: [] for ending in SHARDS}
     for path in folder.rglob("*"):
         ending = path.suffix.lower()
         if ending in found and path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts)):
@@ -210,4 +210,4 @@ def table_parts(folder: Path) -> dict[str | None, list[str]]:
     return {}
 
 
-__all__ = ["TABLES", "data_files", "ending_of", "files_of", "table_parts", "without_metadata"]
+__all__ = ["SHARDS", "TABLES", "data_files", "ending_of", "files_of", "table_parts", "without_metadata"]

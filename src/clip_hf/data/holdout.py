@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows held out of training by what they hold, so that they are the same in every process and every run."""
+"""Rows held out of training by a hash of their content, the same in every process and every run."""
 
 import os
 import stat
@@ -27,9 +27,9 @@ def hold_out(
     data: datasets.Dataset, share: float, options: PairOptions | None = None
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
     """
-    Split captioned images into those to train on and those to evaluate on, by a hash of what they hold and the seed.
+    Split captioned images into a part to train on and a part to evaluate on, by a hash of their content and the seed.
 
-    - Rows that show the same image (the same bytes, URL or image id) or have an equal caption come to the same side.
+    - Rows with the same image (equal bytes, URL or image id) or an equal caption stay on the same side.
       Captions of more than 1% of the rows, and more than 10, are taken for names of classes, and do not count.
     - Rows that belong together are not held out where they are more than half of the share: all would be, or none.
     - The split depends on neither the order of the rows, the number of processes nor the folder of the files, and the
@@ -39,7 +39,7 @@ def hold_out(
         data (`datasets.Dataset`):
             What [`load_pairs`] gave, not a stream.
         share (`float`):
-            Of the rows to hold out, greater than 0 and less than 1.
+            The share of rows to hold out, greater than 0 and less than 1.
         options ([`PairOptions`], *optional*):
             Names the columns, and has the seed.
 
@@ -96,7 +96,7 @@ class _Groups:
 
 
 def _keys(data: datasets.Dataset, options: PairOptions) -> Iterator[list[int]]:
-    """What each row shares with those that belong to it, as numbers; never nothing."""
+    """The keys that each row shares with related rows, as numbers; at least one."""
     columns = [options.image_column, options.caption_column, options.image_id_column]
     columns = [name for name in dict.fromkeys(columns) if name in data.column_names]
     data = undecoded_images(data.select_columns(columns), options.image_column).with_format("arrow")
@@ -142,7 +142,7 @@ def _content_id(size: int, start: bytes, end: bytes) -> int:
 
 
 def _path_id(path: str) -> int:
-    # What a local file holds, since its folder may have another name on the next machine.
+    # The content of a local file, because its folder may have another name on the next machine.
     try:
         if stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
             with open(path, "rb", buffering=0) as file:

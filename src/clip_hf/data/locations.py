@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Where the images are that columns name: every path in data goes through `image_location`."""
+"""The places of images that columns name: every path in data goes through `image_location`."""
 
 import functools
 import itertools
@@ -24,10 +24,10 @@ _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
 
 def undecoded(dataset: Any) -> Any:
     """
-    The data set as plain Python values, with nothing decoded; works for streams too.
+    The dataset as plain Python values, with nothing decoded; works for streams too.
 
-    A file says itself what its columns hold: one that calls any column an image has `datasets` open whatever path is
-    in it, by chains of schemes too. So no column is ever decoded by `datasets`.
+    A file itself declares what its columns hold. If it declares a column of images, `datasets` opens whatever path is
+    in it, chains of schemes included. So `datasets` must never decode a column.
     """
     dataset = dataset.with_format(None)
     for name, feature in (dataset.features or {}).items():
@@ -176,7 +176,7 @@ def _located_row(row: dict[str, Any], column: str, folder: str, locate: Callable
 def _located_rows(
     data: datasets.Dataset, column: str, folder: str | Sequence[str], locate: Callable
 ) -> datasets.Dataset:
-    """Only the paths are made anew; the bytes stay where they are."""
+    """Only the paths are rewritten; the bytes are not copied."""
     stored = data.flatten_indices() if data._indices is not None else data
     chunks, start = [], 0
     for chunk in stored.data.column(column).chunks:

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The parts of data (train, validation, test): what they are called, and which file or folder belongs to which."""
+"""The parts of data (train, validation, test): their usual names, and the files or folders that belong to each."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ SPLIT_NAMES = {
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
-"""What the parts of a data set are called in files and folders."""
+"""The usual names of the parts of a dataset, in files and folders."""
 
 _KNOWN = frozenset(name for names in SPLIT_NAMES.values() for name in names)
 _PIECE = re.compile(r"([^\[\]+]+)(\[[^\[\]]*\])?")
@@ -31,10 +31,10 @@ def find_part(split: str, there: Sequence[str]) -> str | None:
 
 def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
     """
-    Which of a folder's subfolders are parts.
+    The subfolders that are parts.
 
-    All that are called so, if one of them is the training part or there are no others: a topic or class may be called
-    "test", too.
+    These are all subfolders with the usual name of a part, if one of them is the training part or there are no other
+    subfolders. Otherwise there are no parts, because a topic or class may be called "test", too.
     """
     found = {path.name: path for path in folders if path.name in _KNOWN}
     has_train = find_part("train", list(found)) is not None
@@ -43,16 +43,16 @@ def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
 
 def files_by_part(files: Sequence[str], source: Path | None = None) -> dict[str, list[str]]:
     """
-    Files by the part that their name begins with or their folder is called, as on the hub.
+    Files by the part whose name begins their own or is that of their folder, as on the hub.
 
     Args:
         files (`Sequence[str]`):
             Their paths.
         source (`Path`, *optional*):
-            The folder that was given, whose own name says nothing about the files in it.
+            The folder that was given; its own name does not count.
 
     Returns:
-        `dict[str, list[str]]`: nothing, if no file belongs to a part.
+        `dict[str, list[str]]`: empty if no file belongs to a part.
 
     Raises:
         ValueError: if some belong to a part and others to none.
@@ -77,7 +77,7 @@ def _part_of(path: Path, source: Path | None) -> str | None:
 
 
 def table_part(name: str) -> str | None:
-    """The part that a table is, by its name without the ending: `train`, `test_0`, `val-00000-of-00002`."""
+    """The part that a table holds, by its name without the ending: `train`, `test_0`, `val-00000-of-00002`."""
     part = _NUMBER.sub("", name)
     return part if part in _KNOWN else None
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The order of map-style data: one for any number of processes and workers, and resumed by a step's number alone."""
+"""The order of map-style data: the same for any number of processes and workers; a step's number resumes it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 @dataclass(frozen=True)
 class StepOrder:
     """
-    Which rows each step takes.
+    The rows of each step.
 
     - Every epoch has its own permutation, of the seed and the epoch. Step k of an epoch takes the k-th `batch_size`
       rows of it, each process an equal slice of them; rows left over at the end are dropped.
@@ -73,7 +73,7 @@ class StepSampler:
 
     Args:
         order ([`StepOrder`]):
-            Which rows each step takes.
+            The rows of each step.
         steps (`range`):
             Numbers of the steps to give, counted from the start of the training.
         rank (`int`, *optional*, defaults to 0):

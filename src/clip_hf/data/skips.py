@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows that cannot be used, or only in part: what is wrong, how many they are, and when they are too many."""
+"""Rows that cannot be used: what is wrong with them, how many there are, and when they are too many."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ..utils.saved_states import check_kinds
 
 
-# Before so many rows were read, a share says little.
+# Before this many rows are read, a share says little.
 _MIN_ROWS = 1000
 _EXAMPLES_PER_KIND = 3
-# Rows of a kind that are told apart; of more only their number as a whole is known.
+# Rows of a kind that are remembered one by one; further rows are only counted.
 _PLACES_PER_KIND = 10_000
 _REMARKS = {
     "captions_cut": "{count} captions were cut at {context_length} tokens.",
@@ -56,14 +56,15 @@ class SkippedRow:
 
 class SkipCounter:
     """
-    Counts the rows that a training or an evaluation skips, and stops it when they are too many; and what the collator
-    noticed of the others: captions that were cut, images of one colour.
+    Counts the rows that a training or an evaluation skips, and stops it when they are too many.
+
+    It also counts what the collator noticed in the other rows: captions that were cut, and images of one colour.
 
     Args:
         max_skipped_share (`float`, *optional*, defaults to 0.05):
             The largest share of skipped rows among all that were read, 0 to 1.
         min_rows (`int`, *optional*, defaults to 1000):
-            From how many rows on the share counts.
+            The number of rows from which on the share is checked.
     """
 
     def __init__(self, max_skipped_share: float = 0.05, min_rows: int = _MIN_ROWS):

@@ -200,8 +200,8 @@ class ImageTextStream(IterableDataset):
     """
     Batches of captioned images from a stream, for a `DataLoader` with `batch_size=None`; [`PairLoader`] makes one.
 
-    - All workers of all processes share the shards, whose order changes with each pass. With fewer shards than workers,
-      several workers read the same shard and each keeps every n-th row: correct, but slower.
+    - All workers of all processes share the shards, whose order changes with each pass. If there are fewer shards than
+      workers, several workers read the same shard and each keeps every n-th row: correct, but slower.
     - Each worker reads its rows pass after pass. Rows left over at the end of a pass go into the next batch, so no
       process ever waits for another.
     - `options.shuffle_buffer` rows at a time are read, undecoded, and shuffled; the last block of a pass is shorter. A

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows of CSV, TSV, JSON Lines and JSON files as they are; a row that cannot be told from its neighbours is named."""
+"""Rows of CSV, TSV, JSON Lines and JSON files; a file that cannot be divided into rows is an error with its line."""
 
 import csv
 import io
@@ -103,7 +103,7 @@ def table_columns(tables: Sequence[str]) -> list[str]:
 
 
 def _is_text(text: str) -> bool:
-    """Whether a text can be stored; not where bytes were no UTF-8, or half a character was escaped."""
+    """Whether a text can be stored: not if its bytes were not UTF-8, or half a character was escaped."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:

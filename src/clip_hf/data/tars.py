@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Webdataset tars, which may be damaged or made to do harm: samples of members, read in one pass in little memory."""
+"""Webdataset tars, read in one pass and little memory, even if they are damaged or malicious."""
 
 import bz2
 import contextlib
@@ -31,7 +31,7 @@ _MOST_HEADER_BYTES = 2**16
 _MOST_TEXT_BYTES = 2**24
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16
-# Samples of a tar that are remembered, to tell of those that come again.
+# Samples of a tar that are remembered, to notice those that come again.
 _MOST_KNOWN = 20_000
 _SORT = "`tar --sort=name -cf NAME.tar FOLDER`"
 _USUAL = ("txt", "json")  # beside an image, though they may not be read

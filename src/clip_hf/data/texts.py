@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The text of a pair: captions, templates, and what can be wrong with them."""
+"""The text of a pair: captions, templates, and their possible faults."""
 
 import hashlib
 import random
@@ -21,7 +21,7 @@ def stable_id(*values: str) -> int:
 
 
 def decode_text(data: bytes) -> str | bytes:
-    """The text in UTF-8, stripped; the bytes themselves where they are none, reported as a caption of a wrong type."""
+    """The text in UTF-8, stripped. Other bytes stay bytes, which are reported as a caption of a wrong type."""
     try:
         return data.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -63,7 +63,7 @@ class TextReader:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read, each once."""
+        """The columns that are read, without repetition."""
         names = [name or self.caption_column for _, columns in self.templates for name in columns]
         return tuple(dict.fromkeys(names))
 
@@ -109,7 +109,7 @@ class TextReader:
         )
 
     def find_problem(self, row: dict[str, Any], where: str) -> SkippedRow | None:
-        """What keeps a row from having a text, whatever is drawn; None if nothing does."""
+        """Why a row has no text, whatever is drawn; None if it has one."""
         if self.caption_column in row:
             problem = find_caption_problem(row[self.caption_column], where)
             if problem:
@@ -143,7 +143,7 @@ def _is_text(value: Any) -> bool:
 
 
 def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
-    """What is wrong with a caption, or a list of them; None if nothing is."""
+    """What is wrong with a caption or a list of captions; None if nothing."""
     captions = [value] if isinstance(value, str) else value
     row = where.capitalize()
     if not isinstance(captions, Sequence) or isinstance(captions, bytes) or len(captions) == 0:

@@ -47,16 +47,12 @@ def encode_image_column(
     damaged there is encoded and added.
 
     Args:
-        encoder (`DualEncoder`):
-            The model.
-        data (`datasets.Dataset`):
-            The data.
-        image_column (`str`, *optional*, defaults to `"image"`):
-            A column of images, paths or bytes of image files.
-        projected (`bool`, *optional*, defaults to `True`):
-            Features in the space shared with texts, L2-normalised; otherwise those before the projection.
-        options (`EncodingOptions`, *optional*):
-            Batches, threads, cache, processes.
+        encoder (`DualEncoder`): The model.
+        data (`datasets.Dataset`): The data.
+        image_column (`str`, *optional*, defaults to `"image"`): A column of images, paths or bytes of image files.
+        projected (`bool`, *optional*, defaults to `True`): Features in the space shared with texts, L2-normalised;
+            otherwise those before the projection.
+        options (`EncodingOptions`, *optional*): Batches, threads, cache, processes.
 
     Returns:
         `np.ndarray` of shape (rows, dim), float32, in the order of the rows; the same on every process.
@@ -74,12 +70,10 @@ class ReadableImages:
     """Features of the images that could be read.
 
     Args:
-        features (`np.ndarray` of shape (k, dim), float32):
-            As [`encode_image_column`] gives them, without the images that were skipped.
-        rows (`np.ndarray` of shape (k,), int64):
-            Their rows, ascending.
-        skips ([`SkipCounter`]):
-            How many images were skipped, why, and the first ones of each kind.
+        features (`np.ndarray` of shape (k, dim), float32): As [`encode_image_column`] gives them, without the images
+            that were skipped.
+        rows (`np.ndarray` of shape (k,), int64): Their rows, ascending.
+        skips ([`SkipCounter`]): How many images were skipped, why, and the first ones of each kind.
     """
 
     features: np.ndarray
@@ -109,10 +103,8 @@ def encode_readable_images(
     Skipped images are tried again each time, because a cache folder keeps only the features of the others.
 
     Args:
-        encoder, data, image_column, projected, options:
-            As in [`encode_image_column`].
-        name (`str`, *optional*):
-            What to call the data in messages and on the progress bar.
+        encoder, data, image_column, projected, options: As in [`encode_image_column`].
+        name (`str`, *optional*): What to call the data in messages and on the progress bar.
 
     Returns:
         [`ReadableImages`], the same on every process.
@@ -175,12 +167,9 @@ def encode_text_list(
     [`encode_image_column`].
 
     Args:
-        encoder (`DualEncoder`):
-            The model.
-        texts (`Sequence[str]`):
-            The texts; repeated ones are encoded once.
-        options (`EncodingOptions`, *optional*):
-            Cache and processes; `batch_size` is for images.
+        encoder (`DualEncoder`): The model.
+        texts (`Sequence[str]`): The texts; repeated ones are encoded once.
+        options (`EncodingOptions`, *optional*): Cache and processes; `batch_size` is for images.
 
     Returns:
         `np.ndarray` of shape (texts, projection_dim), L2-normalised, float32, in the texts' order.
@@ -233,10 +222,8 @@ def images_fingerprint(images: datasets.Dataset, column: str) -> str:
     """Digest of undecoded images: of their bytes, or of a path with its size and time of change.
 
     Args:
-        images (`datasets.Dataset`):
-            The images as `datasets.Image(decode=False)` gives them, as paths or as bytes.
-        column (`str`):
-            Their column.
+        images (`datasets.Dataset`): The images as `datasets.Image(decode=False)` gives them, as paths or as bytes.
+        column (`str`): Their column.
     """
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(images), _ROWS_PER_READ):

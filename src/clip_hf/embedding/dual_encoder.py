@@ -82,12 +82,9 @@ class DualEncoder(ABC):
     - Features come back in float32 on the CPU, whatever the model's dtype and device are.
 
     Args:
-        model (`nn.Module`):
-            The model, on its device and in its dtype.
-        processor:
-            Prepares its inputs; each class says which kinds it takes.
-        name (`str`):
-            The model's name in results.
+        model (`nn.Module`): The model, on its device and in its dtype.
+        processor: Prepares its inputs; each class says which kinds it takes.
+        name (`str`): The model's name in results.
     """
 
     packages: tuple[str, ...] = ("clip_hf", "pillow")
@@ -152,8 +149,7 @@ class DualEncoder(ABC):
         """The model's inputs for images. It may be called in several threads at once, on different images.
 
         Args:
-            images (`Sequence`):
-                Images, or what `open_image` takes: paths, URLs, the bytes of files.
+            images (`Sequence`): Images, or what `open_image` takes: paths, URLs, the bytes of files.
 
         Returns:
             `dict[str, torch.Tensor]`: on the CPU, in float32, each with the images along its first axis.
@@ -174,17 +170,15 @@ class DualEncoder(ABC):
         """Change how image files are read from now on; what is None stays as it is.
 
         Args:
-            background_color (`str` or `Sequence[int]`, *optional*):
-                Background of images with transparency: a name, `"#ffffff"`, or red, green and blue from 0 to 255. By
-                default that of a [`ClipHFModel`]'s image processor; other models have none.
-            apply_exif_orientation (`bool`, *optional*):
-                Whether to turn images as their EXIF orientation says, the default.
-            high_bit_depth (`str`, *optional*):
-                Treatment of images of more than 8 bits: `"error"`, `"scale"` or `"clip"`, see
-                [`ClipHFImageProcessor`]. By default that of a [`ClipHFModel`]'s image processor; other models get what
-                Pillow makes of them, which is mostly white.
-            image_limits ([`ImageLimits`], *optional*):
-                Bounds of the files and images that are read.
+            background_color (`str` or `Sequence[int]`, *optional*): Background of images with transparency: a name,
+                `"#ffffff"`, or red, green and blue from 0 to 255. By default that of a [`ClipHFModel`]'s image
+                processor; other models have none.
+            apply_exif_orientation (`bool`, *optional*): Whether to turn images as their EXIF orientation says, the
+                default.
+            high_bit_depth (`str`, *optional*): Treatment of images of more than 8 bits: `"error"`, `"scale"` or
+                `"clip"`, see [`ClipHFImageProcessor`]. By default that of a [`ClipHFModel`]'s image processor; other
+                models get what Pillow makes of them, which is mostly white.
+            image_limits ([`ImageLimits`], *optional*): Bounds of the files and images that are read.
 
         Raises:
             ValueError: if `background_color` is no colour, or `high_bit_depth` none of the three.
@@ -224,13 +218,12 @@ class DualEncoder(ABC):
         """Features of images.
 
         Args:
-            images (`Sequence` or `Mapping[str, torch.Tensor]`):
-                Images or files, see [`prepare`], which pass the model 64 at a time; or what [`prepare`] returned,
-                which passes it at once.
-            projected (`bool`, *optional*, defaults to `True`):
-                Features in the space shared with texts, L2-normalised; otherwise those before the projection, as the
-                image tower pools them, not normalised (for linear probes, paper appendix A.3). Models without a
-                projection, such as SigLIP, have only one kind; it is then not normalised either.
+            images (`Sequence` or `Mapping[str, torch.Tensor]`): Images or files, see [`prepare`], which pass the model
+                64 at a time; or what [`prepare`] returned, which passes it at once.
+            projected (`bool`, *optional*, defaults to `True`): Features in the space shared with texts, L2-normalised;
+                otherwise those before the projection, as the image tower pools them, not normalised (for linear
+                probes, paper appendix A.3). Models without a projection, such as SigLIP, have only one kind; it is
+                then not normalised either.
 
         Returns:
             `torch.Tensor` of shape (n, dim), float32, on the CPU.
@@ -270,8 +263,7 @@ class DualEncoder(ABC):
         ones too.
 
         Args:
-            texts (`Sequence[str]`):
-                Texts; too long ones are truncated.
+            texts (`Sequence[str]`): Texts; too long ones are truncated.
 
         Yields:
             `tuple[list[int], torch.Tensor]`: the indices of some texts and their features (batch, projection_dim),
@@ -338,10 +330,8 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
     """Check texts, and give them as a list.
 
     Args:
-        texts (`Iterable[str]`):
-            The texts.
-        first (`int`, *optional*, defaults to 0):
-            The number of the first one, for messages.
+        texts (`Iterable[str]`): The texts.
+        first (`int`, *optional*, defaults to 0): The number of the first one, for messages.
 
     Raises:
         TypeError: if one is no string.

@@ -57,12 +57,9 @@ class FeatureFolder:
     """The features of one [`FeatureIdentity`] on disk: `cache_dir/KEY/manifest.json` and files of parts beside it.
 
     Args:
-        cache_dir (`str` or `os.PathLike`):
-            The folder of all caches.
-        identity (`FeatureIdentity`):
-            The model and the data.
-        model (`str`):
-            The model's name, for readers of the manifest.
+        cache_dir (`str` or `os.PathLike`): The folder of all caches.
+        identity (`FeatureIdentity`): The model and the data.
+        model (`str`): The model's name, for readers of the manifest.
 
     Raises:
         ValueError: if the folder's manifest names another model or other data, or cannot be read.

@@ -37,25 +37,20 @@ class EncodingOptions:
     """How datasets and streams are encoded.
 
     Args:
-        batch_size (`int`, *optional*, defaults to 64):
-            Images in one pass of the model.
-        num_threads (`int`, *optional*):
-            Threads that read and prepare images while the model runs; by default the processor's cores, 8 at most.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Where features are kept, so that they are computed once and an interrupted run resumes. Without it nothing
-            is written. Streams have no cache.
-        accelerator (`accelerate.Accelerator`, *optional*):
-            This process's, where several share the work. Every process then makes the same calls. Of a dataset each
-            gets all features, and the cache folder must be one that all of them see; of a stream each gets its own
-            batches.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether the main process shows a progress bar.
-        stage (`str`, *optional*):
-            What the progress bar says is going on, such as `"linear_probe"`; by default the end of the model's name.
-            [`encode_readable_images`] adds the name of the data.
-        max_skipped_share (`float`, *optional*, defaults to 0.05):
-            Images that cannot be read are skipped and counted in evaluations and streams, but more than this share of
-            all images, and more than one, is an error. With 0 the first one is. [`encode_image_column`] skips none.
+        batch_size (`int`, *optional*, defaults to 64): Images in one pass of the model.
+        num_threads (`int`, *optional*): Threads that read and prepare images while the model runs; by default the
+            processor's cores, 8 at most.
+        cache_dir (`str` or `os.PathLike`, *optional*): Where features are kept, so that they are computed once and an
+            interrupted run resumes. Without it nothing is written. Streams have no cache.
+        accelerator (`accelerate.Accelerator`, *optional*): This process's, where several share the work. Every process
+            then makes the same calls. Of a dataset each gets all features, and the cache folder must be one that all
+            of them see; of a stream each gets its own batches.
+        progress (`bool`, *optional*, defaults to `True`): Whether the main process shows a progress bar.
+        stage (`str`, *optional*): What the progress bar says is going on, such as `"linear_probe"`; by default the end
+            of the model's name. [`encode_readable_images`] adds the name of the data.
+        max_skipped_share (`float`, *optional*, defaults to 0.05): Images that cannot be read are skipped and counted
+            in evaluations and streams, but more than this share of all images, and more than one, is an error. With 0
+            the first one is. [`encode_image_column`] skips none.
 
     Raises:
         ValueError: if a number is less than 1, or the share is not from 0 to 1.
@@ -106,14 +101,10 @@ class FeatureBatch:
     """Features of some items of a stream.
 
     Args:
-        places (`np.ndarray` of shape (k,), int64):
-            Where in the stream the items stand, counted from 0, ascending.
-        items (`list`):
-            The k items, as the stream gave them.
-        features (`np.ndarray` of shape (k, dim), float32):
-            Their features.
-        skipped (`list[SkippedRow]`):
-            What was left out since the batch before, because it cannot be read.
+        places (`np.ndarray` of shape (k,), int64): Where in the stream the items stand, counted from 0, ascending.
+        items (`list`): The k items, as the stream gave them.
+        features (`np.ndarray` of shape (k, dim), float32): Their features.
+        skipped (`list[SkippedRow]`): What was left out since the batch before, because it cannot be read.
     """
 
     places: np.ndarray
@@ -141,19 +132,16 @@ def encode_image_stream(
       another, and an error stops only its own.
 
     Args:
-        encoder (`DualEncoder`):
-            The model.
-        images (`Iterable`):
-            Images, paths, URLs, bytes of files; or items of any kind, of which `get_image` gives the image.
-        get_image (`Callable`, `str` or `int`, *optional*):
-            What of an item is its image: a function of the item, or what to index it with, such as a column of
-            `datasets`. By default the item itself. An error that it raises ends the stream.
-        projected (`bool`, *optional*, defaults to `True`):
-            As in [`encode_image_column`].
-        options ([`EncodingOptions`], *optional*):
-            Batches, threads, processes, progress and how many images may be skipped.
-        name (`str`, *optional*):
-            What to call the stream in messages.
+        encoder (`DualEncoder`): The model.
+        images (`Iterable`): Images, paths, URLs, bytes of files; or items of any kind, of which `get_image` gives the
+            image.
+        get_image (`Callable`, `str` or `int`, *optional*): What of an item is its image: a function of the item, or
+            what to index it with, such as a column of `datasets`. By default the item itself. An error that it raises
+            ends the stream.
+        projected (`bool`, *optional*, defaults to `True`): As in [`encode_image_column`].
+        options ([`EncodingOptions`], *optional*): Batches, threads, processes, progress and how many images may be
+            skipped.
+        name (`str`, *optional*): What to call the stream in messages.
 
     Yields:
         [`FeatureBatch`]: in the order of the stream, without those of which no image can be read.
@@ -206,14 +194,11 @@ def encode_text_stream(
     """Features of any number of texts, batch by batch. Memory is bounded: 2,048 texts are read at a time.
 
     Args:
-        encoder (`DualEncoder`):
-            The model.
-        texts (`Iterable`):
-            Texts; or items of any kind, of which `get_text` gives the text.
-        get_text (`Callable`, `str` or `int`, *optional*):
-            What of an item is its text, as `get_image` in [`encode_image_stream`].
-        options ([`EncodingOptions`], *optional*):
-            Processes and progress; `batch_size` is for images.
+        encoder (`DualEncoder`): The model.
+        texts (`Iterable`): Texts; or items of any kind, of which `get_text` gives the text.
+        get_text (`Callable`, `str` or `int`, *optional*): What of an item is its text, as `get_image` in
+            [`encode_image_stream`].
+        options ([`EncodingOptions`], *optional*): Processes and progress; `batch_size` is for images.
 
     Yields:
         [`FeatureBatch`]: in the order of the stream, L2-normalised.
@@ -289,18 +274,14 @@ def encode_ahead(
     """Encode batches in turn while threads prepare the next ones.
 
     Args:
-        encoder (`DualEncoder`):
-            The model.
-        batches (`Iterable[tuple[Sequence[int], list]]`):
-            For each batch the places of its items, for messages, and the items. Read in the caller's thread.
-        get_image (`Callable`, *optional*):
-            Gives an item's image, in the threads.
-        projected (`bool`):
-            As in [`DualEncoder.encode_images`].
-        num_threads (`int`):
-            How many threads, and how many batches wait at most.
-        may_skip (`bool`, *optional*, defaults to `True`):
-            Whether images that cannot be read are left out; otherwise the first one is an error.
+        encoder (`DualEncoder`): The model.
+        batches (`Iterable[tuple[Sequence[int], list]]`): For each batch the places of its items, for messages, and the
+            items. Read in the caller's thread.
+        get_image (`Callable`, *optional*): Gives an item's image, in the threads.
+        projected (`bool`): As in [`DualEncoder.encode_images`].
+        num_threads (`int`): How many threads, and how many batches wait at most.
+        may_skip (`bool`, *optional*, defaults to `True`): Whether images that cannot be read are left out; otherwise
+            the first one is an error.
 
     Yields:
         [`FeatureBatch`]: one for each batch; where no image can be read, the features have the shape (0, 0).

@@ -36,8 +36,7 @@ def load_dual_encoder(
     """Put a CLIP of any library behind one interface.
 
     Args:
-        model (`str`, `os.PathLike`, `nn.Module` or `DualEncoder`):
-            What to embed with:
+        model (`str`, `os.PathLike`, `nn.Module` or `DualEncoder`): What to embed with:
 
             - a folder, a file or a name on the hub. All that `clip_hf.checkpoints.load` reads (OpenAI's `.pt`,
               open_clip's folders and weight files, transformers' CLIP) runs as a [`ClipHFModel`], with OpenAI's pixels
@@ -46,17 +45,13 @@ def load_dual_encoder(
             - `"sentence_transformers:NAME_OR_PATH"`, run by sentence-transformers;
             - a model in memory, with its `processor`;
             - a [`DualEncoder`], which is returned as it is.
-        runtime (`str`, *optional*):
-            What runs the model. The only one so far is PyTorch: leave it `None`.
-        dtype (`torch.dtype` or `str`, *optional*):
-            What to convert the model to, such as `torch.bfloat16`. By default a model in memory keeps its own, and
-            others are in float32.
-        device (`str` or `torch.device`, *optional*):
-            Where to put the model. By default a model in memory stays where it is, and others go to the accelerator if
-            there is one.
-        processor (*optional*):
-            For a model in memory: its processor, or `(image_processor, tokenizer)`; for one of open_clip
-            `(preprocess, tokenizer)`. With a name or path it replaces the model's own.
+        runtime (`str`, *optional*): What runs the model. The only one so far is PyTorch: leave it `None`.
+        dtype (`torch.dtype` or `str`, *optional*): What to convert the model to, such as `torch.bfloat16`. By default
+            a model in memory keeps its own, and others are in float32.
+        device (`str` or `torch.device`, *optional*): Where to put the model. By default a model in memory stays where
+            it is, and others go to the accelerator if there is one.
+        processor (*optional*): For a model in memory: its processor, or `(image_processor, tokenizer)`; for one of
+            open_clip `(preprocess, tokenizer)`. With a name or path it replaces the model's own.
 
     Returns:
         `DualEncoder`: a model in memory is not copied; `device` and `dtype` change it.

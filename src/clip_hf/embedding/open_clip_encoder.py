@@ -25,13 +25,10 @@ class OpenClipEncoder(DualEncoder):
     (except with attention pools, which end with the projection). Texts are encoded at full length, as open_clip does.
 
     Args:
-        model (`nn.Module`):
-            The model.
-        processor (`tuple` of two callables):
-            The transform of an image to a tensor (channels, height, width), and the tokenizer of a list of texts to
-            token ids (n, length).
-        name (`str`):
-            The model's name in messages and results.
+        model (`nn.Module`): The model.
+        processor (`tuple` of two callables): The transform of an image to a tensor (channels, height, width), and the
+            tokenizer of a list of texts to token ids (n, length).
+        name (`str`): The model's name in messages and results.
 
     Raises:
         TypeError: if the processor is no such pair.
@@ -135,9 +132,8 @@ def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
     """Load a model of open_clip with its transform and tokenizer, in float32 on the CPU.
 
     Args:
-        name (`str`):
-            `"ARCH/PRETRAINED_OR_PATH"`, such as `"ViT-B-32/laion2b_s34b_b79k"`; or what open_clip takes instead:
-            `"hf-hub:ORG/REPO"`, `"local-dir:FOLDER"`.
+        name (`str`): `"ARCH/PRETRAINED_OR_PATH"`, such as `"ViT-B-32/laion2b_s34b_b79k"`; or what open_clip takes
+            instead: `"hf-hub:ORG/REPO"`, `"local-dir:FOLDER"`.
 
     Raises:
         ImportError: if open_clip is not installed.

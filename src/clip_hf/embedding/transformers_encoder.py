@@ -40,12 +40,9 @@ class TransformersEncoder(DualEncoder):
     the full length. A short text is encoded with and without padding to find out.
 
     Args:
-        model (`nn.Module`):
-            The model.
-        processor (`ProcessorMixin`, or `tuple` of image processor and tokenizer):
-            Its processor.
-        name (`str`):
-            The model's name in messages and results.
+        model (`nn.Module`): The model.
+        processor (`ProcessorMixin`, or `tuple` of image processor and tokenizer): Its processor.
+        name (`str`): The model's name in messages and results.
 
     Raises:
         TypeError: if the model is no dual encoder, or the processor lacks a part.
@@ -193,12 +190,9 @@ class SentenceTransformersEncoder(DualEncoder):
     """A `SentenceTransformer` that embeds images and texts, such as a CLIP.
 
     Args:
-        model (`SentenceTransformer`):
-            The model.
-        processor:
-            Must be `None`, because the model has its own.
-        name (`str`):
-            The model's name in messages and results.
+        model (`SentenceTransformer`): The model.
+        processor: Must be `None`, because the model has its own.
+        name (`str`): The model's name in messages and results.
 
     Raises:
         ValueError: if there is a processor, or the model takes no images.

@@ -57,22 +57,15 @@ class ComparedMetric:
     """One metric of several models.
 
     Args:
-        task, data, split, metric (`str`):
-            What was measured, and on what.
-        values (`list[float | None]`):
-            Value of each model; `None` for a model that was not evaluated on this.
-        intervals (`list[tuple[float, float] | None]`):
-            Confidence interval of each value.
-        differences (`list[float | None]`):
-            Each model's value less the first model's.
-        difference_intervals (`list[tuple[float, float] | None]`):
-            95% intervals of the differences by the paired bootstrap, which draws the same images for both models: an
-            image that is hard for both does not blur the difference. `None` where the images differ, or the results
-            hold no values for single images.
-        chance (`float`, *optional*):
-            Value of a random guess.
-        words (`list[str | None]`):
-            Text to show instead of a value that is no number, such as `"fewer than 1"`.
+        task, data, split, metric (`str`): What was measured, and on what.
+        values (`list[float | None]`): Value of each model; `None` for a model that was not evaluated on this.
+        intervals (`list[tuple[float, float] | None]`): Confidence interval of each value.
+        differences (`list[float | None]`): Each model's value less the first model's.
+        difference_intervals (`list[tuple[float, float] | None]`): 95% intervals of the differences by the paired
+            bootstrap, which draws the same images for both models: an image that is hard for both does not blur the
+            difference. `None` where the images differ, or the results hold no values for single images.
+        chance (`float`, *optional*): Value of a random guess.
+        words (`list[str | None]`): Text to show instead of a value that is no number, such as `"fewer than 1"`.
     """
 
     task: str
@@ -98,12 +91,9 @@ class Comparison:
     """Evaluated models side by side.
 
     Args:
-        models (`list[str]`):
-            Names of the models; differences are to the first.
-        metrics (`list[ComparedMetric]`):
-            Metrics that at least two of the models have.
-        left_out (`list[str]`):
-            Names of results that only one model has.
+        models (`list[str]`): Names of the models; differences are to the first.
+        metrics (`list[ComparedMetric]`): Metrics that at least two of the models have.
+        left_out (`list[str]`): Names of results that only one model has.
     """
 
     models: list[str]
@@ -187,8 +177,7 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """Read the results that `clip-hf evaluate` or [`EvaluationResult.save`] wrote into a folder.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The folder.
+        folder (`str` or `os.PathLike`): The folder.
 
     Returns:
         `list[dict]`: each as [`EvaluationResult.to_dict`] gives it, with the arrays of single images under `"arrays"`.
@@ -298,14 +287,11 @@ def compare_results(
     """Compare the results of several models.
 
     Args:
-        folders (`Sequence[str]`):
-            Each model's folder of results, two or more.
-        names (`Sequence[str]`, *optional*):
-            Names of the models. By default those in the results, or the folders' if two models have one name.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples for the differences.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap.
+        folders (`Sequence[str]`): Each model's folder of results, two or more.
+        names (`Sequence[str]`, *optional*): Names of the models. By default those in the results, or the folders' if
+            two models have one name.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for the differences.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
 
     Returns:
         [`Comparison`]

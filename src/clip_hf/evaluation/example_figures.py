@@ -33,21 +33,17 @@ def plot_predictions(
     title: str = "Most probable labels",
     note: str = "",
 ) -> "Figure":
-    """
-    Draw images beside the labels that one or several models find most probable.
+    """Draw images beside the labels that one or several models find most probable.
 
     Args:
-        images (`Sequence[PIL.Image.Image]`):
-            The images, one a row.
-        predictions (`Mapping[str, Sequence]`):
-            By model, for each image its labels as `pipeline("zero-shot-image-classification")` returns them:
-            `[{"label": "a cat", "score": 0.9}, ...]`, best first.
-        answers (`Sequence[str]`, *optional*):
-            The right label of each image. It stands above the image's row, and its bar is orange.
-        title (`str`, *optional*):
-            Title of the figure.
-        note (`str`, *optional*):
-            Line below the figure, such as the licence of the images.
+        images (`Sequence[PIL.Image.Image]`): The images, one a row.
+        predictions (`Mapping[str, Sequence]`): By model, for each image its labels as
+            `pipeline("zero-shot-image-classification")` returns them: `[{"label": "a cat", "score": 0.9}, ...]`, best
+            first.
+        answers (`Sequence[str]`, *optional*): The right label of each image. It stands above the image's row, and its
+            bar is orange.
+        title (`str`, *optional*): Title of the figure.
+        note (`str`, *optional*): Line below the figure, such as the licence of the images.
 
     Returns:
         `matplotlib.figure.Figure`
@@ -91,18 +87,14 @@ def plot_similarities(
     title: str = "Cosine similarity of images and captions",
     note: str = "",
 ) -> "Figure":
-    """
-    Draw the similarities of images and captions by one or several models, one panel for each model.
+    """Draw the similarities of images and captions by one or several models, one panel for each model.
 
     Args:
-        images (`Sequence[PIL.Image.Image]`):
-            The images, as columns.
-        captions (`Sequence[str]`):
-            The captions, as rows. Where there are as many as images, each image's own is outlined.
-        similarities (`Mapping[str, np.ndarray]`):
-            By model, cosines of shape (images, captions).
-        title, note (`str`, *optional*):
-            Title of the figure, and a line below it.
+        images (`Sequence[PIL.Image.Image]`): The images, as columns.
+        captions (`Sequence[str]`): The captions, as rows. Where there are as many as images, each image's own is
+            outlined.
+        similarities (`Mapping[str, np.ndarray]`): By model, cosines of shape (images, captions).
+        title, note (`str`, *optional*): Title of the figure, and a line below it.
 
     Returns:
         `matplotlib.figure.Figure`

@@ -47,22 +47,16 @@ class SuiteOptions(TaskSettings):
     """Which evaluations to run on which data, and how.
 
     Args:
-        tasks (`Sequence[str]`):
-            Names of evaluations: keys of `TASKS`.
-        data (`Sequence[str]`):
-            Sources, see [`load_classification`] and [`load_retrieval`].
-        output_dir (`Path`):
-            Folder for the results, which holds those of one model.
-        replace_results (`bool`, *optional*, defaults to `False`):
-            Whether to remove all results in `output_dir`, of whichever model, before the first new one is written.
-            Features stay.
-        cache_dir (`Path`, *optional*):
-            Folder for features, in place of the encoding's own; by default `features` in `output_dir`.
-        image_options (`dict`, *optional*):
-            How image files are read, see [`DualEncoder.set_image_options`]: `background_color`,
-            `apply_exif_orientation`, `high_bit_depth`, `image_limits`.
-        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds:
-            See [`TaskSettings`].
+        tasks (`Sequence[str]`): Names of evaluations: keys of `TASKS`.
+        data (`Sequence[str]`): Sources, see [`load_classification`] and [`load_retrieval`].
+        output_dir (`Path`): Folder for the results, which holds those of one model.
+        replace_results (`bool`, *optional*, defaults to `False`): Whether to remove all results in `output_dir`, of
+            whichever model, before the first new one is written. Features stay.
+        cache_dir (`Path`, *optional*): Folder for features, in place of the encoding's own; by default `features` in
+            `output_dir`.
+        image_options (`dict`, *optional*): How image files are read, see [`DualEncoder.set_image_options`]:
+            `background_color`, `apply_exif_orientation`, `high_bit_depth`, `image_limits`.
+        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds: See [`TaskSettings`].
 
     Raises:
         ValueError: if a task is unknown, there are no data, or the seed is below 0.
@@ -119,18 +113,14 @@ def run_suite(
     """Run evaluations of one model, and write each result as soon as it is there.
 
     Args:
-        model ([`DualEncoder`], `nn.Module`, `str` or path):
-            The model; see [`load_dual_encoder`].
-        options ([`SuiteOptions`]):
-            What to run.
-        device (`str` or `torch.device`, *optional*):
-            Where to run it; with an `accelerator`, each process runs on its own device.
-        dtype (`torch.dtype`, *optional*):
-            Type of the model's weights.
-        accelerator (`Accelerator`, *optional*):
-            Accelerator of several processes that share the encoding; all of them call this.
-        report (callable, *optional*, defaults to `print`):
-            Called with each message.
+        model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
+        options ([`SuiteOptions`]): What to run.
+        device (`str` or `torch.device`, *optional*): Where to run it; with an `accelerator`, each process runs on its
+            own device.
+        dtype (`torch.dtype`, *optional*): Type of the model's weights.
+        accelerator (`Accelerator`, *optional*): Accelerator of several processes that share the encoding; all of them
+            call this.
+        report (callable, *optional*, defaults to `print`): Called with each message.
 
     Returns:
         `list[EvaluationResult]`: the results; an empty list on other processes than the first.
@@ -171,8 +161,7 @@ def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
     """Join the other processes of a launch by `accelerate launch` or `torchrun`, and leave them in the end.
 
     Args:
-        device (`str`, *optional*):
-            `"cpu"` to stay off accelerators.
+        device (`str`, *optional*): `"cpu"` to stay off accelerators.
 
     Returns:
         `Accelerator` (on entering), or `None` for a process that was started alone.

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-The paper's metrics as modules of Hugging Face's `evaluate`. They load without a network.
+"""The paper's metrics as modules of Hugging Face's `evaluate`. They load without a network.
 
 `load("map_11point")` and `evaluate.load(path("map_11point"))` are the same. The figures are those of
 `clip_hf.evaluation`, whose functions are faster on large arrays.
@@ -32,12 +31,10 @@ METRICS = (
 
 
 def path(name: str) -> str:
-    """
-    Path of a metric's file, for `evaluate.load` and `evaluate.combine`.
+    """Path of a metric's file, for `evaluate.load` and `evaluate.combine`.
 
     Args:
-        name (`str`):
-            One of `METRICS`.
+        name (`str`): One of `METRICS`.
 
     Returns:
         `str`: the metric's file.
@@ -51,8 +48,7 @@ def path(name: str) -> str:
 
 
 def load(name: str, **options: Any) -> "Metric":
-    """
-    Load a metric with `evaluate`.
+    """Load a metric with `evaluate`.
 
     ```python
     from clip_hf import metrics
@@ -62,10 +58,8 @@ def load(name: str, **options: Any) -> "Metric":
     ```
 
     Args:
-        name (`str`):
-            One of `METRICS`.
-        **options:
-            Passed on to `evaluate.load`: `keep_in_memory`, `experiment_id`, `num_process` and `process_id`, ...
+        name (`str`): One of `METRICS`.
+        **options: Passed on to `evaluate.load`: `keep_in_memory`, `experiment_id`, `num_process` and `process_id`, ...
 
     Returns:
         `evaluate.Metric`: with `compute`, `add` and `add_batch`.

@@ -19,14 +19,11 @@ FLOATS, INTEGERS, BOOLS = (datasets.Sequence(datasets.Value(dtype)) for dtype in
 
 
 class Paper(NamedTuple):
-    """
-    The source of a metric.
+    """The source of a metric.
 
     Args:
-        url (`str`):
-            Where to read it.
-        bibtex (`str`):
-            Its citation.
+        url (`str`): Where to read it.
+        bibtex (`str`): Its citation.
     """
 
     url: str
@@ -56,18 +53,16 @@ _ALLOWED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
 
 
 class CheckedMetric(evaluate.Metric, ABC):
-    """
-    A metric that refuses what `evaluate` would silently convert: labels such as "7" and 7.9 would become 7.
+    """A metric that refuses what `evaluate` would silently convert: labels such as "7" and 7.9 would become 7.
 
     A subclass has the attributes below, `_compute` (called with the columns and the options of `compute`) and a
     docstring: down to `Args:` it describes the metric, from there on it documents the inputs. `evaluate` takes the
     first class of a file that is not abstract, so the subclass must be the only one.
 
     Attributes:
-        columns (`tuple[dict, ...]`):
-            The types of each column's rows, by name; several where rows may have one of several types.
-        papers (`tuple[Paper, ...]`):
-            Where the metric comes from.
+        columns (`tuple[dict, ...]`): The types of each column's rows, by name; several where rows may have one of
+            several types.
+        papers (`tuple[Paper, ...]`): Where the metric comes from.
     """
 
     columns: ClassVar[tuple[dict[str, Any], ...]]

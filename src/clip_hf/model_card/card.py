@@ -76,38 +76,28 @@ class ModelCardDetails:
     """What a model card says beyond the configuration. All of it is optional; what is missing is called not recorded.
 
     Args:
-        model_id (`str`, *optional*):
-            The model's name on the hub, which the card's code loads; by default what the writing function is given.
-        base_model (`str`, *optional*):
-            The model that this one was made from. It goes into the metadata only if it is a name on the hub.
-        license (`str`, *optional*):
-            The hub's identifier of the weights' licence, such as `"mit"`. Leave it out if you do not know it.
-        datasets (`list[str]`, *optional*):
-            What the model was trained on. Those that are names on the hub go into the metadata.
-        language (`list[str]`, *optional*):
-            ISO 639 codes of the texts' languages, such as `["en"]`.
-        tags (`list[str]`, *optional*):
-            Further tags for the hub.
-        eval_results (`list[EvalResult]`, *optional*):
-            Measured results, for a table and the metadata's `model-index`.
-        training (`dict[str, object]`, *optional*):
-            Training settings by name, shown as a table.
-        source (`str`, *optional*):
-            Where the weights come from, such as `"converted from OpenAI's RN50.pt"`.
-        openai_weights (`bool`, *optional*, defaults to `False`):
-            Whether the weights are OpenAI's own. If not, the card says that the paper's findings on limitations and
-            bias are about other models.
-        limitations (`str`, *optional*):
-            Limitations of this model, in Markdown, for a section of their own after those that the paper found.
-        example_image (`str`, *optional*, defaults to `"photo.jpg"`):
-            Path or URL of the image in the card's code.
-        example_labels (`list[str]`, *optional*, defaults to `["cat", "dog", "car"]`):
-            Labels in the card's code.
-        title (`str`, *optional*):
-            The card's heading; by default the model's name.
-        image_processor ([`ClipHFImageProcessor`], *optional*):
-            The model's, whose settings the section on preprocessing lists; by default the one that is saved in the
-            folder of the card.
+        model_id (`str`, *optional*): The model's name on the hub, which the card's code loads; by default what the
+            writing function is given.
+        base_model (`str`, *optional*): The model that this one was made from. It goes into the metadata only if it is
+            a name on the hub.
+        license (`str`, *optional*): The hub's identifier of the weights' licence, such as `"mit"`. Leave it out if you
+            do not know it.
+        datasets (`list[str]`, *optional*): What the model was trained on. Those that are names on the hub go into the
+            metadata.
+        language (`list[str]`, *optional*): ISO 639 codes of the texts' languages, such as `["en"]`.
+        tags (`list[str]`, *optional*): Further tags for the hub.
+        eval_results (`list[EvalResult]`, *optional*): Measured results, for a table and the metadata's `model-index`.
+        training (`dict[str, object]`, *optional*): Training settings by name, shown as a table.
+        source (`str`, *optional*): Where the weights come from, such as `"converted from OpenAI's RN50.pt"`.
+        openai_weights (`bool`, *optional*, defaults to `False`): Whether the weights are OpenAI's own. If not, the
+            card says that the paper's findings on limitations and bias are about other models.
+        limitations (`str`, *optional*): Limitations of this model, in Markdown, for a section of their own after those
+            that the paper found.
+        example_image (`str`, *optional*, defaults to `"photo.jpg"`): Path or URL of the image in the card's code.
+        example_labels (`list[str]`, *optional*, defaults to `["cat", "dog", "car"]`): Labels in the card's code.
+        title (`str`, *optional*): The card's heading; by default the model's name.
+        image_processor ([`ClipHFImageProcessor`], *optional*): The model's, whose settings the section on
+            preprocessing lists; by default the one that is saved in the folder of the card.
 
     Paths of this machine are cut to their last part wherever they stand for a model, data, a source or a setting, and
     URLs lose passwords and queries; `title` and `limitations` stay as they are.
@@ -164,16 +154,12 @@ def create_model_card(
     """Make a model card from a configuration and facts about the weights.
 
     Args:
-        config (`ClipHFConfig`):
-            The whole model's configuration.
-        model_id (`str`, *optional*):
-            The model's name on the hub, `"owner/name"`, which the card's code loads. Of a folder the last part names
-            the model, and the code has a placeholder, because the card may be read elsewhere. `details.model_id` comes
-            before it.
-        details (`ModelCardDetails`, *optional*):
-            What the configuration does not say.
-        num_parameters (`int`, *optional*):
-            Number of parameters, such as `model.num_parameters()`.
+        config (`ClipHFConfig`): The whole model's configuration.
+        model_id (`str`, *optional*): The model's name on the hub, `"owner/name"`, which the card's code loads. Of a
+            folder the last part names the model, and the code has a placeholder, because the card may be read
+            elsewhere. `details.model_id` comes before it.
+        details (`ModelCardDetails`, *optional*): What the configuration does not say.
+        num_parameters (`int`, *optional*): Number of parameters, such as `model.num_parameters()`.
 
     Returns:
         `huggingface_hub.ModelCard`: metadata and text; `str(card)` is the README.
@@ -377,10 +363,8 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
     Updating again with the same card changes nothing.
 
     Args:
-        existing (`str`, *optional*):
-            The README's text; if there is none or it is blank, the result is `card`.
-        card (`huggingface_hub.ModelCard`):
-            The new card, of [`create_model_card`].
+        existing (`str`, *optional*): The README's text; if there is none or it is blank, the result is `card`.
+        card (`huggingface_hub.ModelCard`): The new card, of [`create_model_card`].
 
     Returns:
         `huggingface_hub.ModelCard`: the merged card; `str(...)` is the new README.
@@ -584,17 +568,12 @@ def write_model_card(
     The file is replaced in one step: if anything fails, the old README.md is there as it was.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The saved model's folder.
-        config (`ClipHFConfig`):
-            The whole model's configuration.
-        model_id (`str`, *optional*):
-            The model's name on the hub, as the card's code is to load it. Without it the folder's name is the title,
-            and the code has a placeholder.
-        details (`ModelCardDetails`, *optional*):
-            What the configuration does not say.
-        num_parameters (`int`, *optional*):
-            Number of parameters.
+        folder (`str` or `os.PathLike`): The saved model's folder.
+        config (`ClipHFConfig`): The whole model's configuration.
+        model_id (`str`, *optional*): The model's name on the hub, as the card's code is to load it. Without it the
+            folder's name is the title, and the code has a placeholder.
+        details (`ModelCardDetails`, *optional*): What the configuration does not say.
+        num_parameters (`int`, *optional*): Number of parameters.
 
     Returns:
         `Path`: the README.md.
@@ -642,15 +621,11 @@ def push_with_model_card(
     A README.md that is in the repo already is renewed as [`update_model_card`] does, so hand edits stay.
 
     Args:
-        model (`ClipHFModel`):
-            The model.
-        repo_id (`str`):
-            The repo, such as `"me/my-clip"`; made if need be.
-        details (`ModelCardDetails`, *optional*):
-            What the configuration does not say.
-        options:
-            As of transformers' `push_to_hub`: `commit_message`, `commit_description`, `private`, `token`, `revision`,
-            `create_pr`, `max_shard_size`, `tags`.
+        model (`ClipHFModel`): The model.
+        repo_id (`str`): The repo, such as `"me/my-clip"`; made if need be.
+        details (`ModelCardDetails`, *optional*): What the configuration does not say.
+        options: As of transformers' `push_to_hub`: `commit_message`, `commit_description`, `private`, `token`,
+            `revision`, `create_pr`, `max_shard_size`, `tags`.
 
     Returns:
         `str`: the URL of the commit.

@@ -19,16 +19,11 @@ class Section:
     """A generated section: `text[start:end]` with its two comments.
 
     Args:
-        name (`str`):
-            Such as `"training"`.
-        hash (`str`, *optional*):
-            Of the body as it was generated; None in the template.
-        body (`str`):
-            What stands between the comments.
-        start (`int`):
-            Where its first comment begins.
-        end (`int`):
-            Where its last comment ends.
+        name (`str`): Such as `"training"`.
+        hash (`str`, *optional*): Of the body as it was generated; None in the template.
+        body (`str`): What stands between the comments.
+        start (`int`): Where its first comment begins.
+        end (`int`): Where its last comment ends.
     """
 
     name: str

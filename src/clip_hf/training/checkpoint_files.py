@@ -61,10 +61,8 @@ def check_can_be_resumed(accelerator: Accelerator, trusted: bool) -> None:
     """Check, before a training starts, that it will be allowed to read its own checkpoints.
 
     Args:
-        accelerator (`Accelerator`):
-            The accelerator of this process.
-        trusted (`bool`):
-            Whether the user trusts the checkpoints.
+        accelerator (`Accelerator`): The accelerator of this process.
+        trusted (`bool`): Whether the user trusts the checkpoints.
 
     Raises:
         ValueError: if they hold pickles that can run programs, and are not trusted.

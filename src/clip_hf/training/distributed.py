@@ -25,8 +25,7 @@ def make_logit_scale_shardable_(model: ClipHFModel) -> ClipHFModel:
     own state dict must go through [`restore_scalar_logit_scale`] before it is saved.
 
     Args:
-        model ([`ClipHFModel`]):
-            Changed in place.
+        model ([`ClipHFModel`]): Changed in place.
 
     Returns:
         [`ClipHFModel`]: the same model.
@@ -60,8 +59,8 @@ def restore_scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[s
     """Make the logit scale (and bias) of a state dict a scalar again, as every checkpoint has it.
 
     Args:
-        state_dict (`Mapping[str, torch.Tensor]`):
-            Whole tensors, of a model that was changed by [`make_logit_scale_shardable_`] or not.
+        state_dict (`Mapping[str, torch.Tensor]`): Whole tensors, of a model that was changed by
+            [`make_logit_scale_shardable_`] or not.
 
     Returns:
         `dict[str, torch.Tensor]`: a copy that shares the tensors.
@@ -92,8 +91,7 @@ def logit_scale_of(model: nn.Module) -> torch.Tensor:
     A parameter that FSDP2 has sharded is gathered; its gradient is the mean over the processes, as that of the others.
 
     Args:
-        model (`nn.Module`):
-            A model with a `logit_scale`, not wrapped (but after `fully_shard`).
+        model (`nn.Module`): A model with a `logit_scale`, not wrapped (but after `fully_shard`).
 
     Returns:
         `torch.Tensor`, a scalar of the parameter's dtype. Processes that share a sharded model call this together.
@@ -105,8 +103,7 @@ def logit_bias_of(model: nn.Module) -> torch.Tensor | None:
     """A model's logit bias as a scalar with gradient, as [`logit_scale_of`] gives the scale; None where it has none.
 
     Args:
-        model (`nn.Module`):
-            A [`ClipHFModel`], not wrapped (but after `fully_shard`).
+        model (`nn.Module`): A [`ClipHFModel`], not wrapped (but after `fully_shard`).
     """
     return None if model.logit_bias is None else _scalar_of(model.logit_bias)
 
@@ -121,10 +118,8 @@ def check_processes_agree(accelerator: Accelerator, values: Mapping[str, Any]) -
     """Compare what must be the same on all processes; a training with differences would hang or compute nonsense.
 
     Args:
-        accelerator (`Accelerator`):
-            The accelerator of this process.
-        values (`Mapping[str, Any]`):
-            Small values with equality, by name, such as the number of pairs and the options.
+        accelerator (`Accelerator`): The accelerator of this process.
+        values (`Mapping[str, Any]`): Small values with equality, by name, such as the number of pairs and the options.
 
     Raises:
         ValueError: if they differ, with names and values. Every process raises it.
@@ -152,8 +147,7 @@ def sync_batch_norm(model: nn.Module) -> nn.Module:
     A ResNet's update is then that of one process with the whole batch. Frozen layers stay what they are.
 
     Args:
-        model (`nn.Module`):
-            Changed in place, after [`freeze`] and before it is wrapped.
+        model (`nn.Module`): Changed in place, after [`freeze`] and before it is wrapped.
 
     Returns:
         `nn.Module`: the same model.

@@ -32,10 +32,8 @@ class ParameterCounts:
     """How much of a model is trained.
 
     Args:
-        trained (`int`):
-            Number of parameters (single values) that take a gradient.
-        frozen (`int`):
-            Number of those that take none.
+        trained (`int`): Number of parameters (single values) that take a gradient.
+        frozen (`int`): Number of those that take none.
     """
 
     trained: int
@@ -63,10 +61,8 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
     Parameters that were added to the model, such as LoRA's, are left alone, their dropout too.
 
     Args:
-        model ([`ClipHFModel`]):
-            Changed in place, before the optimiser is built and the model is wrapped.
-        parts (`Iterable[str]`):
-            Any of the names above.
+        model ([`ClipHFModel`]): Changed in place, before the optimiser is built and the model is wrapped.
+        parts (`Iterable[str]`): Any of the names above.
 
     Returns:
         [`ParameterCounts`] of the model.
@@ -113,8 +109,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count the parameters of a model that take a gradient, and those that do not.
 
     Args:
-        model (`nn.Module`):
-            Any module.
+        model (`nn.Module`): Any module.
     """
     counts = {True: 0, False: 0}
     for parameter in model.parameters():

@@ -43,18 +43,14 @@ class GradCache:
     gradient of the parameters is exactly that of the whole batch; the cost is one more forward pass.
 
     Args:
-        accelerator (`Accelerator`):
-            Does the backward passes; gradients are averaged over processes once, in that of the last chunk.
-        model (`nn.Module`):
-            A [`ClipHFModel`] as `accelerator.prepare` returned it.
-        loss_function (`Callable`):
-            `(image_embeds, text_embeds, *scalars) -> loss`, such as [`contrastive_loss`]; the embeddings are those of
-            this process's whole batch.
-        scalars (`Callable`):
-            `() -> tuple of tensors`: the other learned inputs of the loss, such as the multiplier
+        accelerator (`Accelerator`): Does the backward passes; gradients are averaged over processes once, in that of
+            the last chunk.
+        model (`nn.Module`): A [`ClipHFModel`] as `accelerator.prepare` returned it.
+        loss_function (`Callable`): `(image_embeds, text_embeds, *scalars) -> loss`, such as [`contrastive_loss`]; the
+            embeddings are those of this process's whole batch.
+        scalars (`Callable`): `() -> tuple of tensors`: the other learned inputs of the loss, such as the multiplier
             `model.logit_scale.exp()`.
-        chunk_size (`int`):
-            Pairs of this process in the towers at a time. It need not divide the batch.
+        chunk_size (`int`): Pairs of this process in the towers at a time. It need not divide the batch.
 
     Raises:
         ValueError: if `chunk_size` is not positive, BatchNorm computes statistics of a batch, or DeepSpeed, which
@@ -114,10 +110,9 @@ class GradCache:
         """Add the gradients of the batch's loss to those of the parameters.
 
         Args:
-            batch (`Mapping[str, torch.Tensor]`):
-                `pixel_values`, `input_ids` and what else the model's `forward` takes with one row for each pair.
-            loss_options:
-                Passed on to the loss function, such as `text_ids` of the whole batch.
+            batch (`Mapping[str, torch.Tensor]`): `pixel_values`, `input_ids` and what else the model's `forward` takes
+                with one row for each pair.
+            loss_options: Passed on to the loss function, such as `text_ids` of the whole batch.
 
         Returns:
             `torch.Tensor`, a scalar: this process's loss, without gradient.

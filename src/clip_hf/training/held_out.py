@@ -47,18 +47,13 @@ class HeldOutPairs:
     the earlier candidate comes first. A model that gives embeddings that are not finite, or all zeros, scores 0.
 
     Args:
-        data (`datasets.Dataset`):
-            The pairs.
-        processor ([`ClipHFProcessor`]):
-            The model's processor.
-        options ([`PairOptions`]):
-            Columns of images, captions and, if there is one, image ids. Captions are put into its first template that
-            needs nothing but the caption.
-        max_rows (`int`, *optional*, defaults to 5000):
-            Use only this many rows, the first ones. Images are read as in training, with the options' limits. Rows
-            whose image cannot be used are left out, with a warning.
-        more_labels (`Sequence[str]`, *optional*):
-            Further classes, such as the captions of the training data.
+        data (`datasets.Dataset`): The pairs.
+        processor ([`ClipHFProcessor`]): The model's processor.
+        options ([`PairOptions`]): Columns of images, captions and, if there is one, image ids. Captions are put into
+            its first template that needs nothing but the caption.
+        max_rows (`int`, *optional*, defaults to 5000): Use only this many rows, the first ones. Images are read as in
+            training, with the options' limits. Rows whose image cannot be used are left out, with a warning.
+        more_labels (`Sequence[str]`, *optional*): Further classes, such as the captions of the training data.
 
     Raises:
         ValueError: if a column is missing, or no pair can be used.
@@ -131,10 +126,8 @@ class HeldOutPairs:
         Under mixed precision the image tower runs in that precision, as in training.
 
         Args:
-            accelerator (`Accelerator`):
-                The accelerator of this process.
-            model (`nn.Module`):
-                A [`ClipHFModel`] as `accelerator.prepare` returned it.
+            accelerator (`Accelerator`): The accelerator of this process.
+            model (`nn.Module`): A [`ClipHFModel`] as `accelerator.prepare` returned it.
 
         Returns:
             `dict[str, float]`: shares from 0 to 1 by name.

@@ -12,12 +12,10 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
     """Build the paper's schedule (section 2.5): a linear rise from 0, then half a cosine down to 0.
 
     Args:
-        optimizer (`torch.optim.Optimizer`):
-            The optimiser; each group's learning rate is the highest one of that group.
-        warmup_steps (`int`):
-            Steps in which the learning rates rise.
-        total_steps (`int`):
-            Steps of the whole training, including the warm-up.
+        optimizer (`torch.optim.Optimizer`): The optimiser; each group's learning rate is the highest one of that
+            group.
+        warmup_steps (`int`): Steps in which the learning rates rise.
+        total_steps (`int`): Steps of the whole training, including the warm-up.
 
     Returns:
         `LambdaLR`; call its `step` once after each step of the optimiser, whatever the number of processes.

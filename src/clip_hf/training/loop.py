@@ -50,8 +50,7 @@ class Training:
     """What a training works with, and the steps that [`train`] takes.
 
     Args:
-        options ([`TrainingOptions`]):
-            All that can be set.
+        options ([`TrainingOptions`]): All that can be set.
 
     Raises:
         OSError, ValueError: if the data, the model or an option cannot be used.
@@ -238,10 +237,9 @@ def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
     """Train, evaluate and save: what `clip-hf train` does. Every process of a launch calls it.
 
     Args:
-        options ([`TrainingOptions`]):
-            All that can be set; [`parse_options`] reads them from a recipe and a command line.
-        bar_position (`int`, *optional*, defaults to 0):
-            Line of the progress bar, for trainings side by side.
+        options ([`TrainingOptions`]): All that can be set; [`parse_options`] reads them from a recipe and a command
+            line.
+        bar_position (`int`, *optional*, defaults to 0): Line of the progress bar, for trainings side by side.
 
     Returns:
         `list[dict]`: the log, an entry for each step and each evaluation, see [`TrainingLog`]; on other processes than

@@ -24,12 +24,9 @@ class TrainingDiverged(RuntimeError):
     """The loss or the gradient is no longer finite, or the loss jumped.
 
     Args:
-        message (`str`):
-            What happened and what to try.
-        step (`int`):
-            The step.
-        folder (`Path`):
-            Where the step's data lies.
+        message (`str`): What happened and what to try.
+        step (`int`): The step.
+        folder (`Path`): Where the step's data lies.
     """
 
     def __init__(self, message: str, step: int, folder: Path):
@@ -49,14 +46,11 @@ class LossGuard:
       step; each saves its own data.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Where the data of a bad step goes, into a folder of its own.
-        max_ratio (`float`, *optional*, defaults to 3.0):
-            Greater than 1; with `math.inf` only a value that is not finite counts.
-        window (`int`, *optional*, defaults to 200):
-            Number of losses remembered.
-        min_rise (`float`, *optional*, defaults to 1.0):
-            In the unit of the loss, nats.
+        folder (`str` or `os.PathLike`): Where the data of a bad step goes, into a folder of its own.
+        max_ratio (`float`, *optional*, defaults to 3.0): Greater than 1; with `math.inf` only a value that is not
+            finite counts.
+        window (`int`, *optional*, defaults to 200): Number of losses remembered.
+        min_rise (`float`, *optional*, defaults to 1.0): In the unit of the loss, nats.
 
     Raises:
         ValueError: if an option is out of its range.
@@ -95,16 +89,12 @@ class LossGuard:
         """Check a step; every process calls it.
 
         Args:
-            step (`int`):
-                Number of the step.
-            loss (`float` or `torch.Tensor`, scalar):
-                The loss that all processes share.
-            batch (`Mapping`):
-                This process's data of the step; tensors are saved as such, the rest (such as `skipped`) as JSON.
-            grad_norm (`float` or `torch.Tensor`, scalar, *optional*):
-                Norm of the gradient that all processes share.
-            learning_rate (`float`, *optional*):
-                Saved with the data.
+            step (`int`): Number of the step.
+            loss (`float` or `torch.Tensor`, scalar): The loss that all processes share.
+            batch (`Mapping`): This process's data of the step; tensors are saved as such, the rest (such as `skipped`)
+                as JSON.
+            grad_norm (`float` or `torch.Tensor`, scalar, *optional*): Norm of the gradient that all processes share.
+            learning_rate (`float`, *optional*): Saved with the data.
 
         Raises:
             TrainingDiverged: if the training diverges.

@@ -24,16 +24,13 @@ class ContrastiveObjective:
     A model with a `logit_bias` is trained with the sigmoid loss, others with the softmax loss.
 
     Args:
-        accelerator (`Accelerator`):
-            Does the backward passes.
-        model (`nn.Module`):
-            A [`ClipHFModel`] as `accelerator.prepare` returned it.
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            For the softmax loss, see [`contrastive_loss`].
-        loss_chunk_size (`int`, *optional*):
-            Rows of the similarity matrix in memory at a time; by default the loss chooses by the size of the batch.
-        grad_cache_chunk_size (`int`, *optional*):
-            Pairs of this process in the towers at a time, see [`GradCache`]; by default all.
+        accelerator (`Accelerator`): Does the backward passes.
+        model (`nn.Module`): A [`ClipHFModel`] as `accelerator.prepare` returned it.
+        label_smoothing (`float`, *optional*, defaults to 0.0): For the softmax loss, see [`contrastive_loss`].
+        loss_chunk_size (`int`, *optional*): Rows of the similarity matrix in memory at a time; by default the loss
+            chooses by the size of the batch.
+        grad_cache_chunk_size (`int`, *optional*): Pairs of this process in the towers at a time, see [`GradCache`]; by
+            default all.
 
     Raises:
         ValueError: if `label_smoothing` is given for a model with a `logit_bias`.
@@ -76,8 +73,8 @@ class ContrastiveObjective:
         """Add the gradients of a batch's loss to those of the parameters.
 
         Args:
-            batch (`Mapping`):
-                This process's part of the batch, as [`PairLoader`] gives it, on the device of the model.
+            batch (`Mapping`): This process's part of the batch, as [`PairLoader`] gives it, on the device of the
+                model.
 
         Returns:
             `torch.Tensor`, a scalar without gradient: this process's loss. The mean over the processes is the loss of

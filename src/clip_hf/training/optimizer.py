@@ -27,18 +27,14 @@ class OptimizerOptions:
     """The settings of [`build_optimizer`].
 
     Args:
-        name (`str`, *optional*, defaults to `"adamw"`):
-            `"adamw"`, or `"adamw_8bit"`: bitsandbytes' AdamW, whose moments take one byte each instead of four.
-        learning_rate (`float`, *optional*, defaults to 5e-4):
-            The highest learning rate.
-        weight_decay (`float`, *optional*, defaults to 0.2):
-            Weight decay of all weights that are not gains or biases.
-        betas (`tuple[float, float]`, *optional*):
-            By default the paper's for the model's vision tower.
-        eps (`float`, *optional*):
-            By default the paper's for the model's vision tower.
-        layer_decay (`float`, *optional*, defaults to 1.0):
-            Factor of the learning rate from each layer to the one below, see [`adamw_parameter_groups`].
+        name (`str`, *optional*, defaults to `"adamw"`): `"adamw"`, or `"adamw_8bit"`: bitsandbytes' AdamW, whose
+            moments take one byte each instead of four.
+        learning_rate (`float`, *optional*, defaults to 5e-4): The highest learning rate.
+        weight_decay (`float`, *optional*, defaults to 0.2): Weight decay of all weights that are not gains or biases.
+        betas (`tuple[float, float]`, *optional*): By default the paper's for the model's vision tower.
+        eps (`float`, *optional*): By default the paper's for the model's vision tower.
+        layer_decay (`float`, *optional*, defaults to 1.0): Factor of the learning rate from each layer to the one
+            below, see [`adamw_parameter_groups`].
 
     Raises:
         ValueError: if a value is out of its range.
@@ -113,14 +109,11 @@ def adamw_parameter_groups(
     - a ResNet: 1 for the attention pool, from 2 (last stage) to 5 (first stage), 6 for the stem.
 
     Args:
-        model (`nn.Module`):
-            The model, not wrapped for distributed training. Parameters that take no gradient are left out.
-        weight_decay (`float`):
-            Weight decay of the first group; the gains and biases of the second have none.
-        learning_rate (`float`, *optional*):
-            Learning rate at the top; required if `layer_decay` is not 1.
-        layer_decay (`float`, *optional*, defaults to 1.0):
-            Greater than 0, at most 1.
+        model (`nn.Module`): The model, not wrapped for distributed training. Parameters that take no gradient are left
+            out.
+        weight_decay (`float`): Weight decay of the first group; the gains and biases of the second have none.
+        learning_rate (`float`, *optional*): Learning rate at the top; required if `layer_decay` is not 1.
+        layer_decay (`float`, *optional*, defaults to 1.0): Greater than 0, at most 1.
 
     Returns:
         `list[dict]`: two groups, with and without weight decay; with `layer_decay` below 1 up to two for each
@@ -175,11 +168,9 @@ def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.opti
     of fewer than 4,096 values keep 32-bit moments.
 
     Args:
-        model ([`ClipHFModel`]):
-            The model to train, where it will be trained, not wrapped for distributed training (but after
-            `fully_shard`).
-        options ([`OptimizerOptions`]):
-            Name, learning rate and the rest.
+        model ([`ClipHFModel`]): The model to train, where it will be trained, not wrapped for distributed training
+            (but after `fully_shard`).
+        options ([`OptimizerOptions`]): Name, learning rate and the rest.
 
     Returns:
         `torch.optim.Optimizer`, with the groups of [`adamw_parameter_groups`].
@@ -210,12 +201,9 @@ def adamw_from_paper(model: ClipHFModel, learning_rate: float, weight_decay: flo
     These are a beta2 of 0.999 and an epsilon of 1e-8 for a ResNet, and 0.98 and 1e-6 for a ViT (table 18).
 
     Args:
-        model ([`ClipHFModel`]):
-            The model to train, not wrapped for distributed training.
-        learning_rate (`float`):
-            The highest learning rate. The paper's, from 5e-4 down, are for batches of 32,768.
-        weight_decay (`float`, *optional*, defaults to 0.2):
-            Weight decay of all weights that are not gains or biases.
+        model ([`ClipHFModel`]): The model to train, not wrapped for distributed training.
+        learning_rate (`float`): The highest learning rate. The paper's, from 5e-4 down, are for batches of 32,768.
+        weight_decay (`float`, *optional*, defaults to 0.2): Weight decay of all weights that are not gains or biases.
     """
     return build_optimizer(model, OptimizerOptions(learning_rate=learning_rate, weight_decay=weight_decay))
 
@@ -225,11 +213,10 @@ def clamp_logit_scale_(model: ClipHFModel, maximum: float = 100.0) -> None:
     """Clip the learned multiplier of the cosines, `exp(logit_scale)`; call it after each step.
 
     Args:
-        model ([`ClipHFModel`]):
-            The model, changed in place; its logit scale may be a scalar, have one dimension, or be sharded by FSDP2.
-        maximum (`float`, *optional*, defaults to 100.0):
-            The highest multiplier allowed, a temperature of 0.01: "which we found necessary to prevent training
-            instability" (section 2.5).
+        model ([`ClipHFModel`]): The model, changed in place; its logit scale may be a scalar, have one dimension, or
+            be sharded by FSDP2.
+        maximum (`float`, *optional*, defaults to 100.0): The highest multiplier allowed, a temperature of 0.01: "which
+            we found necessary to prevent training instability" (section 2.5).
     """
     logit_scale = model.logit_scale
     if isinstance(logit_scale, DTensor):

@@ -143,8 +143,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe: a YAML (or JSON) file with some of [`TrainingOptions`].
 
     Args:
-        path (`Path`):
-            The file.
+        path (`Path`): The file.
 
     Raises:
         OSError: if it cannot be read.
@@ -231,8 +230,7 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
     """Read the options of a command line, as `clip-hf train` does.
 
     Args:
-        arguments (`Sequence[str]`):
-            A recipe, if any, then options, which overrule it: such as
+        arguments (`Sequence[str]`): A recipe, if any, then options, which overrule it: such as
             `["recipes/finetune.yaml", "--model", "openai/clip-vit-base-patch32"]`.
 
     Returns:
@@ -255,8 +253,7 @@ def build_options(parsed: argparse.Namespace) -> TrainingOptions:
     """The options that a parsed command line and its recipe set; the others keep their defaults.
 
     Args:
-        parsed (`argparse.Namespace`):
-            What a parser with the arguments of `clip-hf train` returned.
+        parsed (`argparse.Namespace`): What a parser with the arguments of `clip-hf train` returned.
 
     Returns:
         [`TrainingOptions`]

@@ -28,12 +28,9 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
     """Cut the batch size to the number of pairs, with a warning, where the data are fewer.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        accelerator (`Accelerator`):
-            The accelerator of this process; a batch is shared equally by all processes.
-        data:
-            What [`load_pairs`] returned. Streams repeat, so they fill any batch.
+        options ([`TrainingOptions`]): The options of the training.
+        accelerator (`Accelerator`): The accelerator of this process; a batch is shared equally by all processes.
+        data: What [`load_pairs`] returned. Streams repeat, so they fill any batch.
 
     Raises:
         ValueError: if there are fewer pairs than processes, or a batch has only one pair and so, with the softmax
@@ -64,10 +61,8 @@ def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
     """Count the steps of the training, and of an epoch; `min_steps` makes an epoch of few pairs longer.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        data:
-            What [`load_pairs`] returned.
+        options ([`TrainingOptions`]): The options of the training.
+        data: What [`load_pairs`] returned.
     """
     pairs = options.pairs_per_epoch if options.streaming else len(data)
     if pairs is None:
@@ -85,12 +80,9 @@ def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int
     a weight moves by at most about `learning_rate * num_steps / 2` in the whole training.
 
     Args:
-        optimizer (`torch.optim.Optimizer`):
-            From [`build_optimizer`].
-        num_steps (`int`):
-            Steps of the training.
-        batch_size (`int`):
-            Pairs of a step, which the message names.
+        optimizer (`torch.optim.Optimizer`): From [`build_optimizer`].
+        num_steps (`int`): Steps of the training.
+        batch_size (`int`): Pairs of a step, which the message names.
     """
     weights = [p.detach() for group in optimizer.param_groups for p in group["params"] if p.ndim >= 2]
     count = sum(weight.numel() for weight in weights)
@@ -120,16 +112,11 @@ def describe_plan(
     """Describe a training in three lines: the model, the pairs, and the steps with their learning rate.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        model ([`ClipHFModel`]):
-            The model, new or pretrained.
-        num_steps (`int`):
-            Steps of the training.
-        num_pairs (`int`, *optional*):
-            Pairs to train on; None for a stream, whose length is unknown.
-        held_out ([`HeldOutPairs`], *optional*):
-            The held-out pairs.
+        options ([`TrainingOptions`]): The options of the training.
+        model ([`ClipHFModel`]): The model, new or pretrained.
+        num_steps (`int`): Steps of the training.
+        num_pairs (`int`, *optional*): Pairs to train on; None for a stream, whose length is unknown.
+        held_out ([`HeldOutPairs`], *optional*): The held-out pairs.
     """
     size = f"{architecture_label(model.config)}, {model.num_parameters():,} parameters"
     if options.model:

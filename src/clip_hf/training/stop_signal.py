@@ -24,8 +24,8 @@ class StopSignal:
     - Outside the main thread, where Python handles no signals, nothing is caught.
 
     Args:
-        signals (`Iterable[signal.Signals]`, *optional*):
-            By default SIGTERM and SIGINT; SLURM may be told to send SIGUSR1.
+        signals (`Iterable[signal.Signals]`, *optional*): By default SIGTERM and SIGINT; SLURM may be told to send
+            SIGUSR1.
     """
 
     def __init__(self, signals: Iterable[signal.Signals] = _SIGNALS):
@@ -60,8 +60,8 @@ class StopSignal:
         """Whether any process got a signal; every process calls it at the same step and gets the same answer.
 
         Args:
-            accelerator (`Accelerator`):
-                The accelerator of this process; with several processes, it reduces one number.
+            accelerator (`Accelerator`): The accelerator of this process; with several processes, it reduces one
+                number.
         """
         if accelerator.num_processes == 1:
             return self.received is not None

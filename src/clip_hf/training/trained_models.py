@@ -59,18 +59,12 @@ def describe_training(
     """Collect what a model card says about a training.
 
     Args:
-        options ([`TrainingOptions`]):
-            How it was trained.
-        num_steps (`int`):
-            Steps that were done.
-        metrics (`dict[str, float]`):
-            Percentages on held-out pairs, by name; may be empty.
-        config ([`ClipHFConfig`], *optional*):
-            The model's configuration; the title then names its architecture.
-        num_pairs (`int`, *optional*):
-            Number of training pairs, if known.
-        held_out ([`HeldOutPairs`], *optional*):
-            What the metrics were measured on; with it they have intervals.
+        options ([`TrainingOptions`]): How it was trained.
+        num_steps (`int`): Steps that were done.
+        metrics (`dict[str, float]`): Percentages on held-out pairs, by name; may be empty.
+        config ([`ClipHFConfig`], *optional*): The model's configuration; the title then names its architecture.
+        num_pairs (`int`, *optional*): Number of training pairs, if known.
+        held_out ([`HeldOutPairs`], *optional*): What the metrics were measured on; with it they have intervals.
     """
     settings: dict[str, object] = {"steps": num_steps, "training_pairs": num_pairs}
     if held_out is not None:
@@ -110,13 +104,12 @@ def _held_out_results(
     """Figures of [`HeldOutPairs`] for a model card, in percent.
 
     Args:
-        metrics (`dict[str, float]`):
-            Shares from 0 to 1 by name. Those named `..._R@k` are of retrieval, the others of zero-shot classification.
-        dataset_name (`str`):
-            The held-out pairs as the card names them.
-        held_out ([`HeldOutPairs`], *optional*):
-            The pairs themselves. With them each percentage has a 95% interval, Wilson's for a share of that many
-            images or texts: it tells of other images of the same kind, not of another training.
+        metrics (`dict[str, float]`): Shares from 0 to 1 by name. Those named `..._R@k` are of retrieval, the others of
+            zero-shot classification.
+        dataset_name (`str`): The held-out pairs as the card names them.
+        held_out ([`HeldOutPairs`], *optional*): The pairs themselves. With them each percentage has a 95% interval,
+            Wilson's for a share of that many images or texts: it tells of other images of the same kind, not of
+            another training.
 
     Returns:
         `list[EvalResult]`: with the interval's two ends, percentages too, as `metric_args["interval_95"]`.
@@ -165,16 +158,11 @@ def save_model(
     """Write a model, its processor and its card: all of them or, on an error, nothing. Every process calls it.
 
     Args:
-        folder (`Path`):
-            The folder to write; an existing one is replaced.
-        accelerator (`Accelerator`):
-            The accelerator of this process.
-        model (`nn.Module`):
-            The model as `accelerator.prepare` returned it.
-        processor ([`ClipHFProcessor`]):
-            The model's processor.
-        details ([`ModelCardDetails`]):
-            What the card says.
+        folder (`Path`): The folder to write; an existing one is replaced.
+        accelerator (`Accelerator`): The accelerator of this process.
+        model (`nn.Module`): The model as `accelerator.prepare` returned it.
+        processor ([`ClipHFProcessor`]): The model's processor.
+        details ([`ModelCardDetails`]): What the card says.
     """
     clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
     state: dict[str, torch.Tensor] = restore_scalar_logit_scale(accelerator.get_state_dict(model))
@@ -192,12 +180,9 @@ def push_model(folder: Path, repo_id: str, details: ModelCardDetails) -> str:
     """Upload a saved model with its processor and card to the hub; only one process calls it.
 
     Args:
-        folder (`Path`):
-            The folder that [`save_model`] wrote.
-        repo_id (`str`):
-            The repo, such as `"me/my-clip"`; created if it does not exist.
-        details ([`ModelCardDetails`]):
-            What the card says.
+        folder (`Path`): The folder that [`save_model`] wrote.
+        repo_id (`str`): The repo, such as `"me/my-clip"`; created if it does not exist.
+        details ([`ModelCardDetails`]): What the card says.
 
     Returns:
         `str`: the URL of the model's commit.

@@ -42,16 +42,11 @@ class Restored:
     """The content of a checkpoint, except what went into the accelerator's objects.
 
     Args:
-        step (`int`):
-            Number of steps that were done when it was saved.
-        shared (`dict`):
-            The state that all processes share.
-        per_process (`dict`, *optional*):
-            This process's own state; None if another number of processes saved it.
-        num_processes (`int`):
-            Number of processes that saved it.
-        path (`Path`):
-            The checkpoint's folder.
+        step (`int`): Number of steps that were done when it was saved.
+        shared (`dict`): The state that all processes share.
+        per_process (`dict`, *optional*): This process's own state; None if another number of processes saved it.
+        num_processes (`int`): Number of processes that saved it.
+        path (`Path`): The checkpoint's folder.
     """
 
     step: int
@@ -74,10 +69,9 @@ class Checkpoints:
     - Every process calls each method, at the same point of the program.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Created if it does not exist; only one training at a time may use it.
-        keep (`int`, *optional*, defaults to 2):
-            How many checkpoints to keep. With 1, none is left to fall back to if it is damaged.
+        folder (`str` or `os.PathLike`): Created if it does not exist; only one training at a time may use it.
+        keep (`int`, *optional*, defaults to 2): How many checkpoints to keep. With 1, none is left to fall back to if
+            it is damaged.
 
     Raises:
         ValueError: if `keep` is less than 1.
@@ -100,14 +94,11 @@ class Checkpoints:
         because Accelerate reads them with pickle, which can run programs.
 
         Args:
-            accelerator (`Accelerator`):
-                The accelerator of this process.
-            step (`int`):
-                Number of steps that are done.
-            shared (`Mapping`):
-                State that is the same on all processes: numbers, texts, tensors, and lists and dicts of them.
-            per_process (`Mapping`):
-                This process's own state, of the same kinds of values.
+            accelerator (`Accelerator`): The accelerator of this process.
+            step (`int`): Number of steps that are done.
+            shared (`Mapping`): State that is the same on all processes: numbers, texts, tensors, and lists and dicts
+                of them.
+            per_process (`Mapping`): This process's own state, of the same kinds of values.
 
         Returns:
             `Path`: the checkpoint's folder.
@@ -151,14 +142,12 @@ class Checkpoints:
         """Read a checkpoint into what `accelerator` has prepared; call it after `accelerator.prepare`.
 
         Args:
-            accelerator (`Accelerator`):
-                The accelerator of this process; the number of processes may differ from that of the checkpoint.
-            which (`str` or `os.PathLike`, *optional*, defaults to `"latest"`):
-                `"latest"` is the newest complete one; damaged ones are passed over with a warning. Otherwise a
-                checkpoint's path, or its name in this folder.
-            trusted (`bool`, *optional*, defaults to `False`):
-                Whether to read DeepSpeed's files and FSDP's shards, which can run programs: only for checkpoints that
-                you wrote.
+            accelerator (`Accelerator`): The accelerator of this process; the number of processes may differ from that
+                of the checkpoint.
+            which (`str` or `os.PathLike`, *optional*, defaults to `"latest"`): `"latest"` is the newest complete one;
+                damaged ones are passed over with a warning. Otherwise a checkpoint's path, or its name in this folder.
+            trusted (`bool`, *optional*, defaults to `False`): Whether to read DeepSpeed's files and FSDP's shards,
+                which can run programs: only for checkpoints that you wrote.
 
         Returns:
             [`Restored`]; None for `"latest"` if there is no checkpoint.

@@ -18,17 +18,14 @@ _SMOOTHED = 0.02
 
 
 def plot_training(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str = "Training") -> "Figure":
-    """
-    Draw loss and temperature over the steps of one or several trainings.
+    """Draw loss and temperature over the steps of one or several trainings.
 
     The pale line is the loss of each step; the strong one is its mean over the 2% of the steps around it.
 
     Args:
-        logs (`Mapping[str, Sequence[Mapping]]`):
-            By name, the entries of `training_log.jsonl`, as `TrainingLog.entries` reads them. Entries of evaluations
-            are left out.
-        title (`str`, *optional*, defaults to `"Training"`):
-            Title of the figure.
+        logs (`Mapping[str, Sequence[Mapping]]`): By name, the entries of `training_log.jsonl`, as
+            `TrainingLog.entries` reads them. Entries of evaluations are left out.
+        title (`str`, *optional*, defaults to `"Training"`): Title of the figure.
 
     Returns:
         `matplotlib.figure.Figure`

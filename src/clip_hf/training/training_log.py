@@ -17,10 +17,9 @@ class TrainingLog:
     number of steps that were done in `step`, and no `loss`. The incomplete line of a process that died is left out.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file.
-        active (`bool`, *optional*, defaults to `True`):
-            Whether this process writes the file; of several, only one does.
+        path (`str` or `os.PathLike`): The file.
+        active (`bool`, *optional*, defaults to `True`): Whether this process writes the file; of several, only one
+            does.
     """
 
     def __init__(self, path: str | os.PathLike, active: bool = True):

@@ -52,8 +52,7 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
     """Join the processes of a training, and seed them.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
+        options ([`TrainingOptions`]): The options of the training.
 
     Raises:
         ValueError: if a tracker is unknown or not installed, or the training would resume from checkpoints that hold
@@ -79,8 +78,7 @@ def check_trackers(names: Iterable[str]) -> None:
     """Check that trackers can be used; call it before anything else.
 
     Args:
-        names (`Iterable[str]`):
-            Names of Accelerate's trackers, such as `"tensorboard"`.
+        names (`Iterable[str]`): Names of Accelerate's trackers, such as `"tensorboard"`.
 
     Raises:
         ValueError: if Accelerate does not know one, or its package is not installed.
@@ -98,8 +96,7 @@ def check_output_dir(options: TrainingOptions) -> None:
     """Check that a training may write into its folder; call it before anything else.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
+        options ([`TrainingOptions`]): The options of the training.
 
     Raises:
         ValueError: if the folder is not empty and the options have neither `resume` nor `overwrite`, or if it holds
@@ -130,10 +127,8 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
     raises, it is put back. If the process is killed, the next training in the folder puts it back.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        active (`bool`, *optional*, defaults to `True`):
-            Whether this process does the work; of several, only one does.
+        options ([`TrainingOptions`]): The options of the training.
+        active (`bool`, *optional*, defaults to `True`): Whether this process does the work; of several, only one does.
     """
     folder = Path(os.path.abspath(options.output_dir))
     aside = None
@@ -167,8 +162,7 @@ def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset 
     `test` if there is one; without that, a share of the pairs, see [`hold_out`].
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
+        options ([`TrainingOptions`]): The options of the training.
 
     Raises:
         ValueError: if `image_root` is no folder, if the held-out pairs would be training pairs or are ambiguous, or
@@ -225,10 +219,8 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
     """Load the model to train and its processor, or build new ones.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training: `model`, or `config`, `tokenizer` and so on.
-        data:
-            What [`load_pairs`] returned; without `tokenizer`, one is trained on its texts.
+        options ([`TrainingOptions`]): The options of the training: `model`, or `config`, `tokenizer` and so on.
+        data: What [`load_pairs`] returned; without `tokenizer`, one is trained on its texts.
 
     Raises:
         OSError: if a model, tokenizer or config does not exist.
@@ -288,12 +280,9 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     """Apply the options that change the model, such as `freeze`; call it before the optimiser is built.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        accelerator (`Accelerator`):
-            The accelerator of this process.
-        model ([`ClipHFModel`]):
-            The model, changed in place.
+        options ([`TrainingOptions`]): The options of the training.
+        accelerator (`Accelerator`): The accelerator of this process.
+        model ([`ClipHFModel`]): The model, changed in place.
 
     Returns:
         [`ClipHFModel`]: the same model.
@@ -320,14 +309,10 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     """Prepare model and optimiser with Accelerate; returns both.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        accelerator (`Accelerator`):
-            The accelerator of this process.
-        model ([`ClipHFModel`]):
-            From [`prepare_model`]; compiled here if the options say so.
-        optimizer (`torch.optim.Optimizer`):
-            From [`build_optimizer`].
+        options ([`TrainingOptions`]): The options of the training.
+        accelerator (`Accelerator`): The accelerator of this process.
+        model ([`ClipHFModel`]): From [`prepare_model`]; compiled here if the options say so.
+        optimizer (`torch.optim.Optimizer`): From [`build_optimizer`].
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
@@ -353,16 +338,11 @@ def build_loader(
     """Build the loader of this process's batches.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        accelerator (`Accelerator`):
-            The accelerator of this process.
-        data:
-            What [`load_pairs`] returned.
-        processor ([`ClipHFProcessor`]):
-            The model's processor.
-        num_steps (`int`):
-            Number of steps of the whole training.
+        options ([`TrainingOptions`]): The options of the training.
+        accelerator (`Accelerator`): The accelerator of this process.
+        data: What [`load_pairs`] returned.
+        processor ([`ClipHFProcessor`]): The model's processor.
+        num_steps (`int`): Number of steps of the whole training.
 
     Raises:
         ValueError: as [`PairLoader`], or if the processes have different data or options.
@@ -389,14 +369,10 @@ def load_held_out(
     """Prepare the held-out pairs for the evaluations during the training; returns None if there are none.
 
     Args:
-        options ([`TrainingOptions`]):
-            The options of the training.
-        held_out (`datasets.Dataset`, *optional*):
-            The held-out pairs.
-        data:
-            The pairs to train on; with `eval_with_train_captions` their captions are further classes.
-        processor ([`ClipHFProcessor`]):
-            The model's processor.
+        options ([`TrainingOptions`]): The options of the training.
+        held_out (`datasets.Dataset`, *optional*): The held-out pairs.
+        data: The pairs to train on; with `eval_with_train_captions` their captions are further classes.
+        processor ([`ClipHFProcessor`]): The model's processor.
     """
     if held_out is None:
         return None
@@ -411,12 +387,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch's generators for one step, so that a resumed training needs no generator's state.
 
     Args:
-        seed (`int`):
-            Seed of the training.
-        step (`int`):
-            Number of the step.
-        rank (`int`):
-            Number of the process.
+        seed (`int`): Seed of the training.
+        step (`int`): Number of the step.
+        rank (`int`): Number of the process.
     """
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
 

@@ -21,11 +21,9 @@ class AveragedWeights:
     - Buffers are copied: a BatchNorm's statistics are a moving average already.
 
     Args:
-        model (`nn.Module`):
-            The model, not wrapped for distributed training; the average starts with its weights and lies on the same
-            device.
-        decay (`float`, *optional*, defaults to 0.9999):
-            At least 0 and less than 1.
+        model (`nn.Module`): The model, not wrapped for distributed training; the average starts with its weights and
+            lies on the same device.
+        decay (`float`, *optional*, defaults to 0.9999): At least 0 and less than 1.
 
     Raises:
         ValueError: if `decay` is out of its range, or the model is sharded.
@@ -57,8 +55,7 @@ class AveragedWeights:
         The weights are swapped in place, so that one tensor at a time is all the memory it takes.
 
         Args:
-            model (`nn.Module`):
-                The model that is averaged, not wrapped.
+            model (`nn.Module`): The model that is averaged, not wrapped.
         """
         self._check_not_applied()
         self._swap(model)

@@ -67,10 +67,8 @@ def remove_folder(folder: str | os.PathLike, name: str | os.PathLike | None = No
     """Remove a folder. It is renamed first, so no other process ever sees half of it.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            The folder.
-        name (`str` or `os.PathLike`, *optional*):
-            Its original name, if it was set aside.
+        folder (`str` or `os.PathLike`): The folder.
+        name (`str` or `os.PathLike`, *optional*): Its original name, if it was set aside.
     """
     doomed = _beside(Path(folder if name is None else name), _REMOVED)
     os.rename(folder, doomed)
@@ -89,10 +87,8 @@ def move_into_place(temporary: str | os.PathLike, folder: str | os.PathLike) -> 
     """Rename a finished temporary folder to its final name, replacing a folder of that name.
 
     Args:
-        temporary (`str` or `os.PathLike`):
-            Finished folder in the same parent, flushed to disk (see [`sync_folder`]).
-        folder (`str` or `os.PathLike`):
-            Final name.
+        temporary (`str` or `os.PathLike`): Finished folder in the same parent, flushed to disk (see [`sync_folder`]).
+        folder (`str` or `os.PathLike`): Final name.
 
     Raises:
         OSError: if it cannot be renamed; the old folder is then back in place.
@@ -127,10 +123,10 @@ def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
     Files of a running process on this machine stay. Files of another machine stay for a day after their last change.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file or folder that was being written. Call this before checking whether it exists.
-        every_owner (`bool`, *optional*, defaults to `False`):
-            Clean up files of all processes; only safe if no other process is writing there.
+        path (`str` or `os.PathLike`): The file or folder that was being written. Call this before checking whether it
+            exists.
+        every_owner (`bool`, *optional*, defaults to `False`): Clean up files of all processes; only safe if no other
+            process is writing there.
     """
     path = Path(os.path.abspath(path))
     leftovers = _leftovers_of(path, every_owner)
@@ -191,8 +187,7 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     renames, the next call puts the old folder back.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Destination.
+        folder (`str` or `os.PathLike`): Destination.
 
     Returns:
         `Path` (on entering): the folder to write into.
@@ -221,8 +216,7 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     After an error, or if the process dies, the old file is unchanged.
 
     Args:
-        path (`str` or `os.PathLike`):
-            Destination. Its folder is created if necessary.
+        path (`str` or `os.PathLike`): Destination. Its folder is created if necessary.
 
     Returns:
         `Path` (on entering): the file to write; it does not exist yet.

@@ -9,8 +9,7 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """The dtype that a user asks for.
 
     Args:
-        dtype (`torch.dtype` or `str`, *optional*):
-            Such as `torch.bfloat16`, `"bfloat16"` or `"torch.bfloat16"`.
+        dtype (`torch.dtype` or `str`, *optional*): Such as `torch.bfloat16`, `"bfloat16"` or `"torch.bfloat16"`.
 
     Returns:
         `torch.dtype`: None if none was given.

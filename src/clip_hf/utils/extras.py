@@ -21,12 +21,9 @@ class MissingExtra(ModuleNotFoundError):
     """Optional packages are not installed. `name` is the first missing module, as in any `ModuleNotFoundError`.
 
     Args:
-        user (`str`):
-            What needs the packages.
-        extra (`str`):
-            The extra of `clip_hf` that brings them.
-        modules (`list[str]`):
-            The modules that cannot be imported.
+        user (`str`): What needs the packages.
+        extra (`str`): The extra of `clip_hf` that brings them.
+        modules (`list[str]`): The modules that cannot be imported.
     """
 
     def __init__(self, user: str, extra: str, modules: list[str]):
@@ -53,12 +50,9 @@ def require_extra(extra: str, user: str, *modules: str) -> None:
     """Import optional modules, or say which extra brings those that are missing.
 
     Args:
-        extra (`str`):
-            An extra in setup.cfg: `"train"`, `"eval"`, `"demo"`, ...
-        user (`str`):
-            Name of the feature that needs the packages, shown in the message.
-        *modules (`str`):
-            The modules.
+        extra (`str`): An extra in setup.cfg: `"train"`, `"eval"`, `"demo"`, ...
+        user (`str`): Name of the feature that needs the packages, shown in the message.
+        *modules (`str`): The modules.
 
     Raises:
         MissingExtra: if one of them, or what it imports, is not installed.

@@ -20,10 +20,8 @@ def report_failure(error: Exception, program: str) -> None:
     alone. Any other may be a fault of the code, so its trace is printed.
 
     Args:
-        error (`Exception`):
-            What was raised.
-        program (`str`):
-            Path of the program, which the line starts with. Of several processes each says its number.
+        error (`Exception`): What was raised.
+        program (`str`): Path of the program, which the line starts with. Of several processes each says its number.
     """
     sys.stdout.flush()
     if _is_for_users(error, program):
@@ -56,8 +54,7 @@ def reported_failures(program: str) -> Iterator[None]:
     """Within it, an exception ends the program with status 1, and [`report_failure`] prints it.
 
     Args:
-        program (`str`):
-            Path of the program: its `__file__`.
+        program (`str`): Path of the program: its `__file__`.
     """
     try:
         yield

@@ -53,12 +53,9 @@ def new_figure(title: str, height: float, width: float = WIDTH) -> Iterator["Fig
     """Give an empty figure with a title; what is drawn inside the `with` block gets the style of all our plots.
 
     Args:
-        title (`str`):
-            What the figure shows. Long titles are wrapped.
-        height (`float`):
-            In inches.
-        width (`float`, *optional*, defaults to [`WIDTH`]):
-            In inches.
+        title (`str`): What the figure shows. Long titles are wrapped.
+        height (`float`): In inches.
+        width (`float`, *optional*, defaults to [`WIDTH`]): In inches.
 
     Raises:
         MissingExtra: if matplotlib is not installed.

@@ -18,12 +18,9 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
     """The content of a text file.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file.
-        what (`str`, *optional*):
-            Name of the file in messages; its path by default.
-        max_bytes (`int`, *optional*):
-            Largest size that is read.
+        path (`str` or `os.PathLike`): The file.
+        what (`str`, *optional*): Name of the file in messages; its path by default.
+        max_bytes (`int`, *optional*): Largest size that is read.
 
     Raises:
         OSError: if there is no such file, or it is a folder, pipe or device.
@@ -49,12 +46,9 @@ def read_json(
     """The content of a JSON file.
 
     Args:
-        path (`str` or `os.PathLike`):
-            The file.
-        kind (`type`, *optional*):
-            Type of the content: `dict` or `list`; anything by default.
-        what, max_bytes (*optional*):
-            As in [`read_text`].
+        path (`str` or `os.PathLike`): The file.
+        kind (`type`, *optional*): Type of the content: `dict` or `list`; anything by default.
+        what, max_bytes (*optional*): As in [`read_text`].
 
     Raises:
         OSError: if there is no such file, or it is a folder, pipe or device.

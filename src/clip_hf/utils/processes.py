@@ -16,8 +16,7 @@ class SharedOutcome:
     A process that raised at once would leave the others waiting for it.
 
     Args:
-        num_processes (`int`):
-            How many processes work together; with one, nothing is sent.
+        num_processes (`int`): How many processes work together; with one, nothing is sent.
     """
 
     def __init__(self, num_processes: int):
@@ -52,10 +51,8 @@ def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
     """Join the other processes of a launch; a process that was started alone stays alone.
 
     Args:
-        cpu (`bool`, *optional*, defaults to `False`):
-            Whether to stay on the CPU even if there is a GPU.
-        **options:
-            Further arguments of `Accelerator`.
+        cpu (`bool`, *optional*, defaults to `False`): Whether to stay on the CPU even if there is a GPU.
+        **options: Further arguments of `Accelerator`.
 
     Returns:
         `Accelerator`, that of this process.
@@ -81,8 +78,7 @@ def check_launch(accelerator: Accelerator) -> None:
     """Refuse to go on when the processes that were launched do not know each other: each would do all the work alone.
 
     Args:
-        accelerator (`Accelerator`):
-            The accelerator of this process.
+        accelerator (`Accelerator`): The accelerator of this process.
 
     Raises:
         RuntimeError: if the environment speaks of more processes than `accelerator` has, with the command to use.

@@ -11,13 +11,11 @@ def check_kinds(value: Any, kind: Any, where: str) -> None:
     """Check the types of nested values.
 
     Args:
-        value (`Any`):
-            Plain values and tensors.
-        kind (`type`, `dict` or `list`):
-            A class or a union; `float` stands for integers, too. `[kind]` is a list of such values, `{str: kind}` a
-            dict of such values, and any other dict has the kind of each key, of which none may be missing or added.
-        where (`str`):
-            Name of the value in messages.
+        value (`Any`): Plain values and tensors.
+        kind (`type`, `dict` or `list`): A class or a union; `float` stands for integers, too. `[kind]` is a list of
+            such values, `{str: kind}` a dict of such values, and any other dict has the kind of each key, of which
+            none may be missing or added.
+        where (`str`): Name of the value in messages.
 
     Raises:
         ValueError: if a type or key differs.

@@ -26,12 +26,9 @@ def draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     unwrapped text without escape codes. Columns whose cells are all figures or empty are aligned to the right.
 
     Args:
-        title (`str`):
-            The line above the table.
-        columns (`Sequence[str]`):
-            Names of the columns.
-        rows (`Sequence[Sequence[str]]`):
-            Cells of each row.
+        title (`str`): The line above the table.
+        columns (`Sequence[str]`): Names of the columns.
+        rows (`Sequence[Sequence[str]]`): Cells of each row.
 
     Returns:
         `str`: the lines, without a newline at the end.

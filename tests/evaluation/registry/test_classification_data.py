@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clip_hf.data import OPENMOJI_TEMPLATES
+from clip_hf.data import OPENMOJI_TEMPLATES, PairOptions, load_pairs
 from clip_hf.evaluation.registry.dataset_registry import get_dataset, imagenet_subsets, load_class_names
 from clip_hf.evaluation.registry.evaluation_data import (
     CaptionedDataOptions,
@@ -655,3 +655,17 @@ def test_captions_that_are_not_there(source, options, message):
 def test_retrieval_options_out_of_range():
     with pytest.raises(ValueError, match="`captions_per_image` is 0"):
         CaptionedDataOptions(captions_per_image=0)
+
+
+def test_a_slice_of_labelled_images():
+    data = load_classification(datasets.DatasetDict(train=class_data()), ClassificationOptions(split="train[:2]"))
+    assert len(data) == 2 and numbers_of(data) == numbers_of(load_classification(class_data()))[:2]
+
+
+def test_several_tables_are_one_source(tmp_path):
+    for number, label in enumerate(("cat", "owl")):
+        save_image(tmp_path / f"{number}.png", number)
+        (tmp_path / f"part-{number}.csv").write_text(f"image,label\n{number}.png,{label}\n", encoding="utf-8")
+    data = load_classification(tmp_path / "part-*.csv")
+    assert data.class_names == ["cat", "owl"] and data.targets.tolist() == [0, 1] and numbers_of(data) == [0, 1]
+    assert len(load_pairs(tmp_path / "part-*.csv", options=PairOptions(caption_column="label"))) == 2

@@ -11,18 +11,15 @@ from .metric_inputs import as_numbers, check_matrix
 
 
 def clip_score(image_embeds: Any, text_embeds: Any, weight: float = 2.5) -> np.ndarray:
-    """
-    CLIPScore of each image with its text: weight * max(cosine, 0) (Hessel et al. 2021).
+    """CLIPScore of each image with its text: weight * max(cosine, 0) (Hessel et al. 2021).
 
     For embeddings `[3, 4]` and `[4, 3]` the cosine is 24/25 and the score 2.4.
 
     Args:
-        image_embeds (array of shape `(n, dim)`):
-            Projected embeddings of the images; need not be normalised.
-        text_embeds (array of shape `(n, dim)`):
-            Those of the texts, each in the row of its image.
-        weight (`float`, *optional*, defaults to 2.5):
-            Stretches the scores, which for CLIP seldom leave 0 to 0.4, towards 0 to 1.
+        image_embeds (array of shape `(n, dim)`): Projected embeddings of the images; need not be normalised.
+        text_embeds (array of shape `(n, dim)`): Those of the texts, each in the row of its image.
+        weight (`float`, *optional*, defaults to 2.5): Stretches the scores, which for CLIP seldom leave 0 to 0.4,
+            towards 0 to 1.
 
     Returns:
         `np.ndarray` of shape `(n,)`, float64: scores from 0 to `weight`.
@@ -42,20 +39,17 @@ def clip_score(image_embeds: Any, text_embeds: Any, weight: float = 2.5) -> np.n
 def ref_clip_score(
     image_embeds: Any, text_embeds: Any, reference_embeds: Sequence[Any], weight: float = 2.5
 ) -> np.ndarray:
-    """
-    RefCLIPScore: harmonic mean of CLIPScore and the text's largest cosine with a reference text (Hessel et al. 2021).
+    """RefCLIPScore: harmonic mean of CLIPScore and the text's largest cosine with a reference text (Hessel et al.
+    2021).
 
     With a score of 2.4 and references at cosines 0.6 and 0.2, it is 2 * 2.4 * 0.6 / (2.4 + 0.6) = 0.96.
 
     Args:
-        image_embeds (array of shape `(n, dim)`):
-            Projected embeddings of the images.
-        text_embeds (array of shape `(n, dim)`):
-            Those of the texts that are judged.
-        reference_embeds (sequence of n arrays of shape `(references, dim)`):
-            Those of texts written for each image, at least one.
-        weight (`float`, *optional*, defaults to 2.5):
-            As in `clip_score`.
+        image_embeds (array of shape `(n, dim)`): Projected embeddings of the images.
+        text_embeds (array of shape `(n, dim)`): Those of the texts that are judged.
+        reference_embeds (sequence of n arrays of shape `(references, dim)`): Those of texts written for each image, at
+            least one.
+        weight (`float`, *optional*, defaults to 2.5): As in `clip_score`.
 
     Returns:
         `np.ndarray` of shape `(n,)`, float64.

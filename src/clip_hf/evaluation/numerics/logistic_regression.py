@@ -22,25 +22,21 @@ _POINTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class LogisticRegressionOptions:
-    """
-    How a logistic regression is solved.
+    """How a logistic regression is solved.
 
     Args:
-        max_iterations (`int`, *optional*, defaults to 1000):
-            Iterations at most. Each multiplies by the features twice, as an iteration of L-BFGS does, of which the
-            paper allows so many.
-        tolerance (`float`, *optional*, defaults to 1e-4):
-            The search has converged where the gradient's norm is at most this multiple of the norm of the penalty's
-            part of it (or mere rounding, in double precision). This bounds the relative error of the coefficients,
-            however small the penalty is. scikit-learn's default, 1e-4 on the mean loss, stops long before the minimum
-            if the penalty is small.
-        intercept (`bool`, *optional*, defaults to `True`):
-            Whether the model has an intercept.
-        device (`str` or `torch.device`, *optional*):
-            Where to compute; by default where the features are: numpy arrays on the CPU.
-        dtype (`torch.dtype`, *optional*, defaults to `torch.float64`):
-            Precision. `torch.float32` takes half the memory and less time. If the penalty is small, rounding stops it
-            before the minimum; the result then says that it has not converged.
+        max_iterations (`int`, *optional*, defaults to 1000): Iterations at most. Each multiplies by the features
+            twice, as an iteration of L-BFGS does, of which the paper allows so many.
+        tolerance (`float`, *optional*, defaults to 1e-4): The search has converged where the gradient's norm is at
+            most this multiple of the norm of the penalty's part of it (or mere rounding, in double precision). This
+            bounds the relative error of the coefficients, however small the penalty is. scikit-learn's default, 1e-4
+            on the mean loss, stops long before the minimum if the penalty is small.
+        intercept (`bool`, *optional*, defaults to `True`): Whether the model has an intercept.
+        device (`str` or `torch.device`, *optional*): Where to compute; by default where the features are: numpy arrays
+            on the CPU.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float64`): Precision. `torch.float32` takes half the
+            memory and less time. If the penalty is small, rounding stops it before the minimum; the result then says
+            that it has not converged.
 
     Raises:
         ValueError: If a value is not allowed.
@@ -63,24 +59,18 @@ class LogisticRegressionOptions:
 
 @dataclass(kw_only=True)
 class LinearClassifier:
-    """
-    A linear classifier and how the search for it ended.
+    """A linear classifier and how the search for it ended.
 
     Args:
-        coefficients (`np.ndarray`):
-            (c, d) float64. With two classes, the rows are minus and plus half of scikit-learn's only row.
-        intercept (`np.ndarray`):
-            (c,) float64.
-        penalty (`float`):
-            Weight of the squared norm, lambda; scikit-learn's `1 / C`.
-        objective (`float`):
-            Value of the objective at the end.
-        iterations (`int`):
-            Conjugate gradient iterations made, over all Newton steps.
-        gradient_norm (`float`):
-            Euclidean norm of the objective's gradient, divided by the number of rows, for centred features.
-        converged (`bool`):
-            Whether the gradient came down to the tolerance.
+        coefficients (`np.ndarray`): (c, d) float64. With two classes, the rows are minus and plus half of
+            scikit-learn's only row.
+        intercept (`np.ndarray`): (c,) float64.
+        penalty (`float`): Weight of the squared norm, lambda; scikit-learn's `1 / C`.
+        objective (`float`): Value of the objective at the end.
+        iterations (`int`): Conjugate gradient iterations made, over all Newton steps.
+        gradient_norm (`float`): Euclidean norm of the objective's gradient, divided by the number of rows, for centred
+            features.
+        converged (`bool`): Whether the gradient came down to the tolerance.
     """
 
     coefficients: np.ndarray
@@ -92,12 +82,10 @@ class LinearClassifier:
     converged: bool
 
     def scores(self, features: np.ndarray | torch.Tensor) -> np.ndarray:
-        """
-        Logits of the classes.
+        """Logits of the classes.
 
         Args:
-            features (`np.ndarray` or `torch.Tensor`):
-                (n, d).
+            features (`np.ndarray` or `torch.Tensor`): (n, d).
 
         Returns:
             `np.ndarray`: (n, c) float64.
@@ -111,26 +99,21 @@ class LinearClassifier:
 
 
 class RegularizationPath:
-    """
-    Logistic regressions on the same rows for any number of penalties. Each starts from what those before suggest.
+    """Logistic regressions on the same rows for any number of penalties. Each starts from what those before suggest.
 
     - Labels (n,): the classes exclude each other (softmax). Two classes are scikit-learn's binary problem, which has
       one row of coefficients and so half of the softmax' squared norm.
     - Labels (n, c) of `bool`: one regression for each class against the rest.
 
     Args:
-        features (`np.ndarray` or `torch.Tensor`):
-            (n, d).
-        labels (`np.ndarray`):
-            (n,) of integers from 0, each class at least once; or (n, c) of `bool`, each class with both values.
-        num_classes (`int`, *optional*):
-            Number of classes; by default one more than the largest label.
-        weights (`np.ndarray`, *optional*):
-            (n,), factors of the rows' losses; more than 0.
-        center (`np.ndarray`, *optional*):
-            (c, d), the coefficients without penalty: `penalty / 2 * ||coefficients - center||^2` is added.
-        options (`LogisticRegressionOptions`, *optional*):
-            How it is solved.
+        features (`np.ndarray` or `torch.Tensor`): (n, d).
+        labels (`np.ndarray`): (n,) of integers from 0, each class at least once; or (n, c) of `bool`, each class with
+            both values.
+        num_classes (`int`, *optional*): Number of classes; by default one more than the largest label.
+        weights (`np.ndarray`, *optional*): (n,), factors of the rows' losses; more than 0.
+        center (`np.ndarray`, *optional*): (c, d), the coefficients without penalty: `penalty / 2 * ||coefficients -
+            center||^2` is added.
+        options (`LogisticRegressionOptions`, *optional*): How it is solved.
 
     Raises:
         TypeError: If labels are no integers.
@@ -169,12 +152,10 @@ class RegularizationPath:
         self._solved: dict[float, torch.Tensor] = {}  # logarithm of the penalty: position
 
     def solve(self, penalty: float) -> LinearClassifier:
-        """
-        Find the minimum for one penalty. The result says whether it was reached; no warning does.
+        """Find the minimum for one penalty. The result says whether it was reached; no warning does.
 
         Args:
-            penalty (`float`):
-                More than 0.
+            penalty (`float`): More than 0.
 
         Returns:
             [`LinearClassifier`]
@@ -240,24 +221,16 @@ def fit_logistic_regression(
     center: np.ndarray | None = None,
     options: LogisticRegressionOptions | None = None,
 ) -> LinearClassifier:
-    """
-    Fit one logistic regression. [`RegularizationPath`] fits several penalties and explains the arguments.
+    """Fit one logistic regression. [`RegularizationPath`] fits several penalties and explains the arguments.
 
     Args:
-        features (`np.ndarray` or `torch.Tensor`):
-            (n, d).
-        labels (`np.ndarray`):
-            (n,) of integers, or (n, c) of `bool`.
-        penalty (`float`):
-            Weight of the squared norm, scikit-learn's `1 / C`.
-        num_classes (`int`, *optional*):
-            Number of classes.
-        weights (`np.ndarray`, *optional*):
-            (n,), of the rows.
-        center (`np.ndarray`, *optional*):
-            (c, d), the coefficients without penalty.
-        options (`LogisticRegressionOptions`, *optional*):
-            How it is solved.
+        features (`np.ndarray` or `torch.Tensor`): (n, d).
+        labels (`np.ndarray`): (n,) of integers, or (n, c) of `bool`.
+        penalty (`float`): Weight of the squared norm, scikit-learn's `1 / C`.
+        num_classes (`int`, *optional*): Number of classes.
+        weights (`np.ndarray`, *optional*): (n,), of the rows.
+        center (`np.ndarray`, *optional*): (c, d), the coefficients without penalty.
+        options (`LogisticRegressionOptions`, *optional*): How it is solved.
 
     Returns:
         [`LinearClassifier`]
@@ -276,18 +249,14 @@ def fit_logistic_regression(
 
 
 def check_labels(labels: np.ndarray, rows: int, name: str, num_classes: int | None = None) -> np.ndarray:
-    """
-    Check labels and convert them.
+    """Check labels and convert them.
 
     Args:
-        labels (`np.ndarray`, `torch.Tensor` or list):
-            (n,) of integers from 0, or (n, c) of `bool` where an image may have several.
-        rows (`int`):
-            The n that they must have.
-        name (`str`):
-            What to call them in a message.
-        num_classes (`int`, *optional*):
-            Number of classes, where it is known.
+        labels (`np.ndarray`, `torch.Tensor` or list): (n,) of integers from 0, or (n, c) of `bool` where an image may
+            have several.
+        rows (`int`): The n that they must have.
+        name (`str`): What to call them in a message.
+        num_classes (`int`, *optional*): Number of classes, where it is known.
 
     Returns:
         `np.ndarray`: (n,) int64, or (n, c) bool.
@@ -328,16 +297,12 @@ def num_classes_of(*labels: np.ndarray) -> int:
 
 
 def check_all_classes(labels: np.ndarray, num_classes: int, name: str) -> None:
-    """
-    Refuse training labels that lack a class, because its intercept would have no minimum.
+    """Refuse training labels that lack a class, because its intercept would have no minimum.
 
     Args:
-        labels (`np.ndarray`):
-            Checked labels.
-        num_classes (`int`):
-            Number of classes.
-        name (`str`):
-            What to call them in a message.
+        labels (`np.ndarray`): Checked labels.
+        num_classes (`int`): Number of classes.
+        name (`str`): What to call them in a message.
 
     Raises:
         ValueError: If there is one class only, or a class has no row.

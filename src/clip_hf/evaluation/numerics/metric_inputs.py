@@ -63,18 +63,14 @@ def as_numbers(values: Any, name: str, ndim: int) -> np.ndarray:
 def check_matrix(
     values: np.ndarray | torch.Tensor, name: str, *, width: int | None = None, directions: bool = False
 ) -> None:
-    """
-    Refuse features or embeddings that are not a matrix of finite numbers.
+    """Refuse features or embeddings that are not a matrix of finite numbers.
 
     Args:
-        values (`np.ndarray` or `torch.Tensor`):
-            Should be (rows, columns), with at least one of each.
-        name (`str`):
-            What to call them in a message; a plural.
-        width (`int`, *optional*):
-            The number of columns that they must have.
-        directions (`bool`, *optional*, defaults to `False`):
-            Whether rows of zeros are refused, because they have no direction.
+        values (`np.ndarray` or `torch.Tensor`): Should be (rows, columns), with at least one of each.
+        name (`str`): What to call them in a message; a plural.
+        width (`int`, *optional*): The number of columns that they must have.
+        directions (`bool`, *optional*, defaults to `False`): Whether rows of zeros are refused, because they have no
+            direction.
 
     Raises:
         TypeError: If they are not an array or a tensor of real numbers.

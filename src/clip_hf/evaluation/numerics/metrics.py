@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Metrics on arrays, and bootstrap intervals of them.
+"""Metrics on arrays, and bootstrap intervals of them.
 
 Shapes: n rows (images), c classes. Scores are the larger the better; targets are class indices `(n,)`, or bool
 `(n, c)` where a row may have several classes. Arrays, lists and tensors are taken; sums are float64. Shares are from
@@ -42,16 +41,13 @@ from .statistics import (
 
 
 def target_ranks(scores: Any, targets: Any) -> np.ndarray:
-    """
-    At which place each row's class stands when the classes are sorted by score, best first.
+    """At which place each row's class stands when the classes are sorted by score, best first.
 
     With scores `[0.2, 0.5, 0.2]`, class 1 has rank 0, class 0 rank 1 and class 2, equal but later, rank 2.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each class; the larger the better.
-        targets (int array of shape `(n,)`):
-            The true classes, from 0 to c - 1.
+        scores (array of shape `(n, c)`): A score for each class; the larger the better.
+        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
 
     Returns:
         `np.ndarray` of shape `(n,)`, int64: ranks; 0 is the best.
@@ -73,16 +69,13 @@ def target_ranks(scores: Any, targets: Any) -> np.ndarray:
 
 
 def best_target_ranks(scores: Any, targets: Sequence[int | Sequence[int]]) -> np.ndarray:
-    """
-    Like `target_ranks` where a row may have several right columns: the rank of the best of them.
+    """Like `target_ranks` where a row may have several right columns: the rank of the best of them.
 
     With scores `[0.2, 0.8, 0.6]` and the right columns 0 and 2, it is 1.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each candidate.
-        targets (sequence of n `int` or sequences of `int`):
-            Each row's right columns, at least one.
+        scores (array of shape `(n, c)`): A score for each candidate.
+        targets (sequence of n `int` or sequences of `int`): Each row's right columns, at least one.
 
     Returns:
         `np.ndarray` of shape `(n,)`, int64: ranks; 0 is the best.
@@ -105,21 +98,16 @@ def best_target_ranks(scores: Any, targets: Sequence[int | Sequence[int]]) -> np
 
 
 def top_k_accuracy(scores: Any, targets: Any, k: int = 1, weights: Any = None) -> float:
-    """
-    Share of the rows whose class is among the k with the largest scores.
+    """Share of the rows whose class is among the k with the largest scores.
 
     With scores `[[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.5, 0.4]]` and targets `[0, 1, 0]`, the ranks are 0, 1 and
     2: top-1 accuracy is 1/3, top-2 accuracy 2/3.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each class; the larger the better.
-        targets (int array of shape `(n,)`):
-            The true classes, from 0 to c - 1.
-        k (`int`, *optional*, defaults to 1):
-            How many guesses there are, at most c.
-        weights (array of shape `(n,)`, *optional*):
-            How much each row counts; all the same by default.
+        scores (array of shape `(n, c)`): A score for each class; the larger the better.
+        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
+        k (`int`, *optional*, defaults to 1): How many guesses there are, at most c.
+        weights (array of shape `(n,)`, *optional*): How much each row counts; all the same by default.
 
     Returns:
         `float`: a share from 0 to 1.
@@ -146,19 +134,15 @@ def _top_k(scores: Any, targets: Any, k: int) -> tuple[Statistic, int]:
 
 
 def top1_top5_mean(scores: Any, targets: Any, weights: Any = None) -> float:
-    """
-    Mean of top-1 and top-5 accuracy, the paper's metric for Kinetics700 (appendix A.1).
+    """Mean of top-1 and top-5 accuracy, the paper's metric for Kinetics700 (appendix A.1).
 
     If the class of one row of two comes first and that of the other fourth, top-1 is 1/2 and top-5 is 1: the mean is
     3/4.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each class, of which there are at least 5.
-        targets (int array of shape `(n,)`):
-            The true classes, from 0 to c - 1.
-        weights (array of shape `(n,)`, *optional*):
-            How much each row counts.
+        scores (array of shape `(n, c)`): A score for each class, of which there are at least 5.
+        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
+        weights (array of shape `(n,)`, *optional*): How much each row counts.
 
     Returns:
         `float`: a share from 0 to 1.
@@ -178,18 +162,14 @@ def _top1_top5(scores: Any, targets: Any) -> tuple[Statistic, int]:
 
 
 def per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> np.ndarray:
-    """
-    Top-1 accuracy of each class's rows.
+    """Top-1 accuracy of each class's rows.
 
     If class 0 has 4 rows of which 3 are right, and class 1 has 1 that is wrong, it is `[0.75, 0.0]`.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each class.
-        targets (int array of shape `(n,)`):
-            The true classes, from 0 to c - 1.
-        weights (array of shape `(n,)`, *optional*):
-            How much each row counts.
+        scores (array of shape `(n, c)`): A score for each class.
+        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
+        weights (array of shape `(n,)`, *optional*): How much each row counts.
 
     Returns:
         `np.ndarray` of shape `(c,)`, float64: shares from 0 to 1; NaN for classes without a row of positive weight.
@@ -208,19 +188,15 @@ def _per_class(scores: Any, targets: Any) -> tuple[Statistic, int]:
 
 
 def mean_per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> float:
-    """
-    Mean of the classes' accuracies (balanced accuracy), the paper's metric for datasets such as Oxford Pets.
+    """Mean of the classes' accuracies (balanced accuracy), the paper's metric for datasets such as Oxford Pets.
 
     If class 0 has 4 rows of which 3 are right, and class 1 has 1 that is wrong, it is (0.75 + 0) / 2 = 0.375; accuracy
     is 3/5.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each class.
-        targets (int array of shape `(n,)`):
-            The true classes, from 0 to c - 1, each at least once.
-        weights (array of shape `(n,)`, *optional*):
-            How much each row counts within its class.
+        scores (array of shape `(n, c)`): A score for each class.
+        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1, each at least once.
+        weights (array of shape `(n,)`, *optional*): How much each row counts within its class.
 
     Returns:
         `float`: a share from 0 to 1.
@@ -245,16 +221,13 @@ def _check_no_empty_class(values: np.ndarray, what: str) -> None:
 
 
 def confusion_matrix(scores: Any, targets: Any) -> np.ndarray:
-    """
-    How often rows of each class are taken for each class.
+    """How often rows of each class are taken for each class.
 
     With scores `[[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]` and targets `[0, 0, 1]` it is `[[1, 1], [1, 0]]`.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each class.
-        targets (int array of shape `(n,)`):
-            The true classes, from 0 to c - 1.
+        scores (array of shape `(n, c)`): A score for each class.
+        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
 
     Returns:
         `np.ndarray` of shape `(c, c)`, int64: a row for each true class, a column for each guess.
@@ -273,20 +246,16 @@ def confusion_matrix(scores: Any, targets: Any) -> np.ndarray:
 
 
 def average_precision_11point(scores: Any, targets: Any, weights: Any = None) -> float:
-    """
-    Average precision of PASCAL VOC 2007: mean of the interpolated precision at recall 0, 0.1, ..., 1.
+    """Average precision of PASCAL VOC 2007: mean of the interpolated precision at recall 0, 0.1, ..., 1.
 
     The interpolated precision at recall r is the largest precision at any recall of r or more. Rows of equal score
     enter together. With the positives first and third of three rows, the precision is 1 up to recall 1/2 (6 points)
     and 2/3 up to recall 1 (5 points): (6 + 5 * 2/3) / 11 = 28/33.
 
     Args:
-        scores (array of shape `(n,)`):
-            A score for each row; the larger the surer.
-        targets (bool array of shape `(n,)`):
-            Whether the row has the class; at least one has.
-        weights (array of shape `(n,)`, *optional*):
-            How much each row counts.
+        scores (array of shape `(n,)`): A score for each row; the larger the surer.
+        targets (bool array of shape `(n,)`): Whether the row has the class; at least one has.
+        weights (array of shape `(n,)`, *optional*): How much each row counts.
 
     Returns:
         `float`: a share from 0 to 1.
@@ -304,18 +273,14 @@ def average_precision_11point(scores: Any, targets: Any, weights: Any = None) ->
 
 
 def map_11point(scores: Any, targets: Any, weights: Any = None) -> float:
-    """
-    Mean of the classes' 11-point average precisions, the paper's metric for VOC 2007 (appendix A.1).
+    """Mean of the classes' 11-point average precisions, the paper's metric for VOC 2007 (appendix A.1).
 
     With the positives of class 0 first and third of three rows (28/33) and that of class 1 first (1), it is 61/66.
 
     Args:
-        scores (array of shape `(n, c)`):
-            A score for each class.
-        targets (bool array of shape `(n, c)`):
-            Which classes each row has; every class has at least one row.
-        weights (array of shape `(n,)`, *optional*):
-            How much each row counts.
+        scores (array of shape `(n, c)`): A score for each class.
+        targets (bool array of shape `(n, c)`): Which classes each row has; every class has at least one row.
+        weights (array of shape `(n,)`, *optional*): How much each row counts.
 
     Returns:
         `float`: a share from 0 to 1.
@@ -331,19 +296,15 @@ def map_11point(scores: Any, targets: Any, weights: Any = None) -> float:
 
 
 def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
-    """
-    Area under the ROC curve: how often a positive row scores above a negative one, a tie counting half.
+    """Area under the ROC curve: how often a positive row scores above a negative one, a tie counting half.
 
     The paper's metric for Hateful Memes (appendix A.1). With positives at 0.9 and 0.4 and negatives at 0.4 and 0.1,
     the four pairs give 1, 1, 1/2 and 1: 0.875.
 
     Args:
-        scores (array of shape `(n,)`):
-            A score for each row; the larger the surer that it is positive.
-        targets (array of shape `(n,)`):
-            1 or True for positive rows, 0 or False for negative ones; both occur.
-        weights (array of shape `(n,)`, *optional*):
-            How much each row counts.
+        scores (array of shape `(n,)`): A score for each row; the larger the surer that it is positive.
+        targets (array of shape `(n,)`): 1 or True for positive rows, 0 or False for negative ones; both occur.
+        weights (array of shape `(n,)`, *optional*): How much each row counts.
 
     Returns:
         `float`: a share from 0 to 1; 0.5 by chance.
@@ -375,18 +336,15 @@ def _roc_auc_of_two_classes(scores: Any, targets: Any, weights: Any = None) -> f
 
 
 def recall_at_k(ranks: Any, k: int, weights: Any = None) -> float:
-    """
-    Share of the queries for which something right is among the first k found (R@k).
+    """Share of the queries for which something right is among the first k found (R@k).
 
     With ranks `[0, 3, 12]`, R@1 is 1/3 and R@5 is 2/3.
 
     Args:
-        ranks (int array of shape `(n,)`):
-            For each query, at which place the first right candidate stands; 0 is the best.
-        k (`int`):
-            How many candidates are looked at.
-        weights (array of shape `(n,)`, *optional*):
-            How much each query counts.
+        ranks (int array of shape `(n,)`): For each query, at which place the first right candidate stands; 0 is the
+            best.
+        k (`int`): How many candidates are looked at.
+        weights (array of shape `(n,)`, *optional*): How much each query counts.
 
     Returns:
         `float`: a share from 0 to 1.
@@ -400,14 +358,13 @@ def recall_at_k(ranks: Any, k: int, weights: Any = None) -> float:
 
 
 def median_rank(ranks: Any) -> float:
-    """
-    Median of the ranks, counted from 1 as the literature does.
+    """Median of the ranks, counted from 1 as the literature does.
 
     With ranks `[0, 3, 12]` it is 4; with `[0, 3]`, half way between 1 and 4, it is 2.5.
 
     Args:
-        ranks (int array of shape `(n,)`):
-            For each query, at which place the first right candidate stands; 0 is the best.
+        ranks (int array of shape `(n,)`): For each query, at which place the first right candidate stands; 0 is the
+            best.
 
     Returns:
         `float`: 1 is the best.
@@ -471,27 +428,20 @@ def bootstrap_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """
-    Percentile bootstrap over rows: how far the metric would move with other images of the same kind.
+    """Percentile bootstrap over rows: how far the metric would move with other images of the same kind.
 
     n rows are drawn with replacement, `resamples` times; the interval goes from the (1 - confidence) / 2 quantile of
     the metric to its mirror. A class of which a resample has no (positive) row is left out of that resample's mean; a
     resample without both kinds of rows is left out of a ROC AUC's quantiles.
 
     Args:
-        metric (`str` or callable):
-            A name in `CLASSIFICATION_METRICS`, for which many resamples are computed at once, or a function of scores
-            and targets, called for each resample with the rows drawn, sorted.
-        scores (array of shape `(n, c)`; of any shape `(n, ...)` for a callable):
-            A score for each class.
-        targets (array of shape `(n,)` or `(n, c)`):
-            As the metric takes them.
-        resamples (`int`, *optional*, defaults to 1000):
-            How many to draw.
-        confidence (`float`, *optional*, defaults to 0.95):
-            The interval's share of the resamples.
-        seed (`int`, *optional*, defaults to 0):
-            Of the draws.
+        metric (`str` or callable): A name in `CLASSIFICATION_METRICS`, for which many resamples are computed at once,
+            or a function of scores and targets, called for each resample with the rows drawn, sorted.
+        scores (array of shape `(n, c)`; of any shape `(n, ...)` for a callable): A score for each class.
+        targets (array of shape `(n,)` or `(n, c)`): As the metric takes them.
+        resamples (`int`, *optional*, defaults to 1000): How many to draw.
+        confidence (`float`, *optional*, defaults to 0.95): The interval's share of the resamples.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
 
     Returns:
         `tuple[float, float]`: low and high.
@@ -520,18 +470,13 @@ def bootstrap_interval(
 def bootstrap_mean_interval(
     values: Any, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """
-    Percentile bootstrap of a mean over rows, such as R@k over queries (`ranks < k`).
+    """Percentile bootstrap of a mean over rows, such as R@k over queries (`ranks < k`).
 
     Args:
-        values (array of shape `(n,)`):
-            What is averaged.
-        resamples (`int`, *optional*, defaults to 1000):
-            How many to draw.
-        confidence (`float`, *optional*, defaults to 0.95):
-            The interval's share of the resamples.
-        seed (`int`, *optional*, defaults to 0):
-            Of the draws.
+        values (array of shape `(n,)`): What is averaged.
+        resamples (`int`, *optional*, defaults to 1000): How many to draw.
+        confidence (`float`, *optional*, defaults to 0.95): The interval's share of the resamples.
+        seed (`int`, *optional*, defaults to 0): Of the draws.
 
     Returns:
         `tuple[float, float]`: low and high.
@@ -548,16 +493,12 @@ def bootstrap_mean_interval(
 
 
 class LogitLine(NamedTuple):
-    """
-    The line logit(y) = slope * logit(x) + intercept, where logit(p) = log(p / (1 - p)).
+    """The line logit(y) = slope * logit(x) + intercept, where logit(p) = log(p / (1 - p)).
 
     Args:
-        slope (`float`):
-            Of the line, between logits.
-        intercept (`float`):
-            Of the line, as a logit.
-        r_squared (`float`):
-            Share of the logits' variance that the line explains; NaN where all y are the same.
+        slope (`float`): Of the line, between logits.
+        intercept (`float`): Of the line, as a logit.
+        r_squared (`float`): Share of the logits' variance that the line explains; NaN where all y are the same.
     """
 
     slope: float
@@ -577,16 +518,13 @@ def _logit(values: Any, name: str) -> np.ndarray:
 
 
 def fit_logit_line(accuracy: Any, shifted_accuracy: Any) -> LogitLine:
-    """
-    Least-squares line between the logits of models' accuracies on two test sets (Taori et al. 2020).
+    """Least-squares line between the logits of models' accuracies on two test sets (Taori et al. 2020).
 
     Through (0.5, 0.5) and (0.8, 0.5), whose logits are (0, 0) and (log 4, 0), it has slope 0 and intercept 0.
 
     Args:
-        accuracy (array of shape `(m,)`):
-            Each model's accuracy on the reference set; a share between 0 and 1.
-        shifted_accuracy (array of shape `(m,)`):
-            Each model's accuracy under shift.
+        accuracy (array of shape `(m,)`): Each model's accuracy on the reference set; a share between 0 and 1.
+        shifted_accuracy (array of shape `(m,)`): Each model's accuracy under shift.
 
     Returns:
         `LogitLine`: slope, intercept and share of variance explained.
@@ -609,21 +547,18 @@ def fit_logit_line(accuracy: Any, shifted_accuracy: Any) -> LogitLine:
 def effective_robustness(
     accuracy: Any, shifted_accuracy: Any, baseline_accuracy: Any, baseline_shifted_accuracy: Any
 ) -> np.ndarray:
-    """
-    Accuracy under shift above what standard models of the same reference accuracy reach (Taori et al. 2020).
+    """Accuracy under shift above what standard models of the same reference accuracy reach (Taori et al. 2020).
 
     The paper's section 3.3. If the baseline's line is logit(y) = logit(x) - log 4, a model with 0.8 on the reference
     set is expected at 0.5 under shift; one that reaches 0.6 has an effective robustness of 0.1.
 
     Args:
-        accuracy (array of shape `(m,)`, or `float`):
-            The models' accuracy on the reference set; a share between 0 and 1.
-        shifted_accuracy (array of the same shape):
-            Their accuracy under shift; a share from 0 to 1.
-        baseline_accuracy (array of shape `(b,)`):
-            Standard models' accuracy on the reference set, at least two different ones.
-        baseline_shifted_accuracy (array of shape `(b,)`):
-            Standard models' accuracy under shift.
+        accuracy (array of shape `(m,)`, or `float`): The models' accuracy on the reference set; a share between 0 and
+            1.
+        shifted_accuracy (array of the same shape): Their accuracy under shift; a share from 0 to 1.
+        baseline_accuracy (array of shape `(b,)`): Standard models' accuracy on the reference set, at least two
+            different ones.
+        baseline_shifted_accuracy (array of shape `(b,)`): Standard models' accuracy under shift.
 
     Returns:
         `np.ndarray` of the shape of `accuracy`, float64: a difference of shares, from -1 to 1.

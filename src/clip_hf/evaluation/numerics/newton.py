@@ -32,16 +32,12 @@ _LINE_SEARCH = 40
 
 
 class Softmax:
-    """
-    Sum of weighted cross-entropies and its derivatives by the logits.
+    """Sum of weighted cross-entropies and its derivatives by the logits.
 
     Args:
-        labels (`np.ndarray`):
-            (n,) int64.
-        weights (`torch.Tensor`, *optional*):
-            (n,), of the rows.
-        like (`torch.Tensor`):
-            Its device and dtype are those of the computation.
+        labels (`np.ndarray`): (n,) int64.
+        weights (`torch.Tensor`, *optional*): (n,), of the rows.
+        like (`torch.Tensor`): Its device and dtype are those of the computation.
     """
 
     def __init__(self, labels: np.ndarray, weights: torch.Tensor | None, like: torch.Tensor):
@@ -67,16 +63,12 @@ class Softmax:
 
 
 class Sigmoid:
-    """
-    Sum of weighted binary cross-entropies of all classes and its derivatives by the logits.
+    """Sum of weighted binary cross-entropies of all classes and its derivatives by the logits.
 
     Args:
-        labels (`np.ndarray`):
-            (n, c) bool.
-        weights (`torch.Tensor`, *optional*):
-            (n,), of the rows.
-        like (`torch.Tensor`):
-            Its device and dtype are those of the computation.
+        labels (`np.ndarray`): (n, c) bool.
+        weights (`torch.Tensor`, *optional*): (n,), of the rows.
+        like (`torch.Tensor`): Its device and dtype are those of the computation.
     """
 
     def __init__(self, labels: np.ndarray, weights: torch.Tensor | None, like: torch.Tensor):
@@ -103,22 +95,15 @@ class Sigmoid:
 
 
 class Problem:
-    """
-    The rows in the axes in which the regression is solved, and the loss on them.
+    """The rows in the axes in which the regression is solved, and the loss on them.
 
     Args:
-        features (`torch.Tensor`):
-            (n, d). Their device and dtype are those of the computation.
-        labels (`np.ndarray`):
-            (n,) int64 for softmax, or (n, c) bool for a regression of each class.
-        num_classes (`int`):
-            c.
-        weights (`np.ndarray`, *optional*):
-            (n,), of the rows.
-        center (`np.ndarray`, *optional*):
-            (c, d), the coefficients at which the penalty is 0; by default all 0.
-        intercept (`bool`, *optional*, defaults to `True`):
-            Whether the model has an intercept.
+        features (`torch.Tensor`): (n, d). Their device and dtype are those of the computation.
+        labels (`np.ndarray`): (n,) int64 for softmax, or (n, c) bool for a regression of each class.
+        num_classes (`int`): c.
+        weights (`np.ndarray`, *optional*): (n,), of the rows.
+        center (`np.ndarray`, *optional*): (c, d), the coefficients at which the penalty is 0; by default all 0.
+        intercept (`bool`, *optional*, defaults to `True`): Whether the model has an intercept.
     """
 
     def __init__(
@@ -192,20 +177,14 @@ class Problem:
 
 @dataclass
 class Minimum:
-    """
-    Where a search ended.
+    """Where a search ended.
 
     Args:
-        position (`torch.Tensor`):
-            (c, r + 1), coefficients of the axes and intercept.
-        value (`float`):
-            The objective.
-        gradient_norm (`float`):
-            Norm of the objective's gradient.
-        penalty_norm (`float`):
-            Norm of the penalty's part of the gradient.
-        iterations (`int`):
-            Conjugate gradient iterations made.
+        position (`torch.Tensor`): (c, r + 1), coefficients of the axes and intercept.
+        value (`float`): The objective.
+        gradient_norm (`float`): Norm of the objective's gradient.
+        penalty_norm (`float`): Norm of the penalty's part of the gradient.
+        iterations (`int`): Conjugate gradient iterations made.
     """
 
     position: torch.Tensor
@@ -216,18 +195,13 @@ class Minimum:
 
 
 class Point:
-    """
-    A position with the objective and its derivatives there.
+    """A position with the objective and its derivatives there.
 
     Args:
-        problem (`Problem`):
-            The rows, rotated.
-        penalties (`torch.Tensor`):
-            (1, r + 1), the penalty of each axis.
-        position (`torch.Tensor`):
-            (c, r + 1), coefficients of the axes and intercept.
-        logits (`torch.Tensor`):
-            (c, n), the logits there.
+        problem (`Problem`): The rows, rotated.
+        penalties (`torch.Tensor`): (1, r + 1), the penalty of each axis.
+        position (`torch.Tensor`): (c, r + 1), coefficients of the axes and intercept.
+        logits (`torch.Tensor`): (c, n), the logits there.
     """
 
     def __init__(self, problem: Problem, penalties: torch.Tensor, position: torch.Tensor, logits: torch.Tensor):
@@ -237,14 +211,11 @@ class Point:
         self.gradient = torch.addcmul(self.residual @ problem.rows, penalties, position)
 
     def newton_step(self, allowed: float, max_iterations: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """
-        An approximate Newton step by preconditioned conjugate gradients.
+        """An approximate Newton step by preconditioned conjugate gradients.
 
         Args:
-            allowed (`float`):
-                Norm of the gradient that ends the search; the step need not be more exact than that.
-            max_iterations (`int`):
-                Iterations at most.
+            allowed (`float`): Norm of the gradient that ends the search; the step need not be more exact than that.
+            max_iterations (`int`): Iterations at most.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor, int]`: the step (c, r + 1), how it changes the logits (c, n), and the
@@ -317,21 +288,16 @@ class Point:
 def minimise(
     problem: Problem, penalty: float, *, tolerance: float, max_iterations: int, start: torch.Tensor | None = None
 ) -> Minimum:
-    """
-    Minimise the loss plus `penalty / 2` times the squared norm of all coefficients but the intercept.
+    """Minimise the loss plus `penalty / 2` times the squared norm of all coefficients but the intercept.
 
     Args:
-        problem (`Problem`):
-            The rows, rotated.
-        penalty (`float`):
-            More than 0.
-        tolerance (`float`):
-            The search ends where the gradient's norm is at most this multiple of the norm of the penalty's part of
-            it, or is mere rounding.
-        max_iterations (`int`):
-            Conjugate gradient iterations after which the search ends; each multiplies by the features twice.
-        start (`torch.Tensor`, *optional*):
-            (c, r + 1), where to begin; by default at zero.
+        problem (`Problem`): The rows, rotated.
+        penalty (`float`): More than 0.
+        tolerance (`float`): The search ends where the gradient's norm is at most this multiple of the norm of the
+            penalty's part of it, or is mere rounding.
+        max_iterations (`int`): Conjugate gradient iterations after which the search ends; each multiplies by the
+            features twice.
+        start (`torch.Tensor`, *optional*): (c, r + 1), where to begin; by default at zero.
 
     Returns:
         `Minimum`

@@ -39,12 +39,11 @@ class RetrievalRanks:
     """For each query, how many wrong candidates come before its best right one.
 
     Args:
-        image_to_text (`np.ndarray` of shape (n,), int64):
-            Rank of the best of each image's texts among all different texts; 0 is the first.
-        text_to_image (`np.ndarray` of shape (m,), int64):
-            Rank of the best of each text's images among all images; 0 is the first.
-        recomputed (`int`):
-            Scores that were computed in float64 one by one, because float32 left their order in doubt.
+        image_to_text (`np.ndarray` of shape (n,), int64): Rank of the best of each image's texts among all different
+            texts; 0 is the first.
+        text_to_image (`np.ndarray` of shape (m,), int64): Rank of the best of each text's images among all images; 0
+            is the first.
+        recomputed (`int`): Scores that were computed in float64 one by one, because float32 left their order in doubt.
     """
 
     image_to_text: np.ndarray
@@ -58,8 +57,7 @@ def caption_ids(captions: Sequence[str]) -> np.ndarray:
     `["a dog", "a cat", "A dog "]` gives `[0, 1, 0]`.
 
     Args:
-        captions (`Sequence[str]` of length m):
-            The captions.
+        captions (`Sequence[str]` of length m): The captions.
 
     Returns:
         `np.ndarray` of shape (m,), int64: numbers from 0, in the order in which captions first occur.
@@ -95,21 +93,19 @@ def retrieval_ranks(
     more do, as between embeddings that are nearly all the same, the block is computed in float64.
 
     Args:
-        image_embeds (`np.ndarray` or `torch.Tensor` of shape (n, d), floating):
-            Embeddings of images. Normalise them if the score is to be the cosine.
-        text_embeds (`np.ndarray` or `torch.Tensor` of shape (m, d), floating):
-            Embeddings of texts.
-        image_of_text (`np.ndarray`, `torch.Tensor` or `Sequence[int]` of shape (m,), integer):
-            Row of the image that each text belongs to; each image has one text or more.
-        text_ids (`np.ndarray`, `torch.Tensor` or `Sequence[int]` of shape (m,), integer, *optional*):
-            Texts with the same id are one: they are one candidate, with the embedding of the first of them, and each
-            image that has one of them is right for all of them. [`caption_ids`] makes ids from captions. By default
-            all texts are different.
-        block_shape (`tuple[int, int]`, *optional*):
-            Images and texts of a block of scores, by default 1024 x 1984 on a CPU and 8192 x 8192 elsewhere.
-        device (`str` or `torch.device`, *optional*):
-            Where scores are computed; by default where the images' embeddings are. Apple's GPUs have no float64; for
-            `"mps"` it is the CPU.
+        image_embeds (`np.ndarray` or `torch.Tensor` of shape (n, d), floating): Embeddings of images. Normalise them
+            if the score is to be the cosine.
+        text_embeds (`np.ndarray` or `torch.Tensor` of shape (m, d), floating): Embeddings of texts.
+        image_of_text (`np.ndarray`, `torch.Tensor` or `Sequence[int]` of shape (m,), integer): Row of the image that
+            each text belongs to; each image has one text or more.
+        text_ids (`np.ndarray`, `torch.Tensor` or `Sequence[int]` of shape (m,), integer, *optional*): Texts with the
+            same id are one: they are one candidate, with the embedding of the first of them, and each image that has
+            one of them is right for all of them. [`caption_ids`] makes ids from captions. By default all texts are
+            different.
+        block_shape (`tuple[int, int]`, *optional*): Images and texts of a block of scores, by default 1024 x 1984 on a
+            CPU and 8192 x 8192 elsewhere.
+        device (`str` or `torch.device`, *optional*): Where scores are computed; by default where the images'
+            embeddings are. Apple's GPUs have no float64; for `"mps"` it is the CPU.
 
     Returns:
         [`RetrievalRanks`]

@@ -1,7 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""
-Metrics as functions of many sets of sample weights at once, which is what a bootstrap needs.
+"""Metrics as functions of many sets of sample weights at once, which is what a bootstrap needs.
 
 Shapes: n rows, c classes, r sets of weights. A resample is a set of weights that counts how often each row was drawn.
 """
@@ -130,14 +129,11 @@ def mean_of_classes(by_class: Statistic) -> Statistic:
 
 
 def percentile_interval(values: np.ndarray | Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """
-    The interval between two quantiles of resampled values that leaves out equally many at both ends.
+    """The interval between two quantiles of resampled values that leaves out equally many at both ends.
 
     Args:
-        values (`np.ndarray` or sequence of shape `(r,)`):
-            A figure's value in each resample.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Share of the values inside; between 0 and 1.
+        values (`np.ndarray` or sequence of shape `(r,)`): A figure's value in each resample.
+        confidence (`float`, *optional*, defaults to 0.95): Share of the values inside; between 0 and 1.
 
     Returns:
         `tuple[float, float]`: low and high.
@@ -149,20 +145,14 @@ def percentile_interval(values: np.ndarray | Sequence[float], confidence: float 
 def resampled_interval(
     statistic: Statistic, n: int, resamples: int, confidence: float, seed: int
 ) -> tuple[float, float]:
-    """
-    Percentile bootstrap of a statistic over resamples of n rows; resamples without a value do not count.
+    """Percentile bootstrap of a statistic over resamples of n rows; resamples without a value do not count.
 
     Args:
-        statistic (callable):
-            Takes weights (r, n), which count how often each row was drawn, and returns values (r,).
-        n (`int`):
-            Number of rows.
-        resamples (`int`):
-            How many resamples to draw.
-        confidence (`float`):
-            The interval's share of the resamples, between 0 and 1.
-        seed (`int`):
-            Seed of the draws.
+        statistic (callable): Takes weights (r, n), which count how often each row was drawn, and returns values (r,).
+        n (`int`): Number of rows.
+        resamples (`int`): How many resamples to draw.
+        confidence (`float`): The interval's share of the resamples, between 0 and 1.
+        seed (`int`): Seed of the draws.
 
     Returns:
         `tuple[float, float]`: low and high.

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The datasets of the paper's evaluations as data: where they are, how they are scored, prompts and class names."""
+"""The registry of datasets for evaluation: place, metric, prompts and class names of each."""
 
 import functools
 import importlib.util

@@ -1,7 +1,7 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """
-What evaluations measure on: labelled images, and images with captions, from where people have them.
+The data of evaluations: labelled images, and images with captions, from any source.
 
 Images stay undecoded. Shapes: n rows, c classes.
 """
@@ -17,12 +17,12 @@ import datasets
 import numpy as np
 from transformers.utils import logging
 
+from ...data.captioned_images import read_pairs
 from ...data.data_sources import Rows
 from ...data.image_text import check_column, read_captions, undecoded_images
 from ...data.labelled_images import read_labelled
 from ...data.locations import undecoded
 from ...data.pair_options import PairOptions
-from ...data.pair_sources import read_pairs
 from ...model.image_reading_clip_hf import open_image
 from ...utils.wording import counted
 from ..numerics.metrics import CLASSIFICATION_METRICS
@@ -42,13 +42,13 @@ _USUAL_COLUMNS = {
 @dataclass(frozen=True)
 class ClassificationOptions:
     """
-    What to take from labelled images, where it is not what the registry or the data say.
+    Choices for labelled images that replace those of the registry and of the data.
 
     Args:
         image_column (`str`, *optional*):
-            Column of the images; found by itself if there is one of the kind.
+            Column of the images; by default the only one of images, or one with a usual name.
         label_column (`str`, *optional*):
-            Column of the labels; found by itself if there is one of the kind.
+            Column of the labels; by default the only one of labels, or one with a usual name.
         class_names (`Sequence[str]` or `str`, *optional*):
             A name for each label id, or where to find them, see [`load_class_names`].
         templates (*optional*):
@@ -59,7 +59,7 @@ class ClassificationOptions:
         split (`str`, *optional*):
             Which part. By default the registry's, `"test"`, `"validation"`, or the only one there is.
         limit (`int`, *optional*):
-            Take at most so many rows, evenly spaced.
+            Take at most this many rows, evenly spaced.
         min_image_size (`int`, *optional*):
             Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
         image_root (`str`, *optional*):
@@ -112,7 +112,7 @@ class ClassificationData:
         label_column (`str`):
             Column of the labels, as they were given; `targets` has them as numbers.
         class_names (`list[str]`):
-            c names; one may stand there twice, as "missile" does in ImageNet.
+            c names; a name may occur twice, as "missile" does in ImageNet.
         templates (`tuple[str, ...]` or `dict[str, tuple[str, ...]]`):
             Prompts with `{}` where the class goes, or each class's own.
         metric (`str`):
@@ -172,7 +172,7 @@ class ClassificationData:
 @dataclass(frozen=True)
 class CaptionedDataOptions:
     """
-    What to take from images with captions, where it is not what the registry says.
+    Choices for captioned images that replace those of the registry.
 
     Args:
         image_column (`str`, *optional*):
@@ -180,13 +180,13 @@ class CaptionedDataOptions:
         caption_column (`str`, *optional*):
             Column of the captions, a string or a list of strings, `"caption"` by default.
         image_id_column (`str`, *optional*):
-            A column in which rows that show the same image have the same value; their captions are put together.
+            A column that has equal values in rows that show the same image; their captions are put together.
         captions_per_image (`int`, *optional*):
-            Take the first so many captions of an image; all by default, or as the registry says.
+            Take at most this many captions of each image, the first ones; by default all, or as the registry says.
         split (`str`, *optional*):
             Which part. By default `"test"`, `"validation"`, or the only one there is; all rows of data without parts.
         limit (`int`, *optional*):
-            Take at most so many images, evenly spaced.
+            Take at most this many images, evenly spaced.
         min_image_size (`int`, *optional*):
             Leave out images whose shorter edge has fewer pixels, with a warning that says how many.
         image_root (`str`, *optional*):

@@ -34,29 +34,26 @@ class LabelProbeOptions:
     """How labels are given to images, and which groups are compared.
 
     Args:
-        top_k (`int`, *optional*, defaults to 1):
-            How many of its most probable labels an image gets. With several, one image may be in several categories.
-        threshold (`float`, *optional*, defaults to 0.0):
-            Smallest probability of a label that is given. The paper's Members of Congress got all labels above 0.5% or
-            4%, for which `top_k` is the number of labels.
-        crossings (`Sequence[tuple[str, ...]]`, *optional*):
-            Attributes whose combinations are groups as well, such as `[("race", "gender")]`.
-        answers (`Mapping[str, Mapping[str, str]]`, *optional*):
-            For an attribute that is a label set itself, the category that is right for each of its values, such as
-            `{"gender": {"Male": "man", "Female": "woman"}}`. The accuracy is that of the most probable label among the
-            labels of these categories, whatever `top_k` and `threshold` are.
-        min_group_size (`int`, *optional*, defaults to 30):
-            Groups with fewer images are listed with a mark and left out of the differences.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples for intervals, and permutations for tests; 0 for none of them.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Share of the resamples that an interval covers.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap and the permutations.
-        templates (*optional*, defaults to `"a photo of a {}."`):
-            For [`evaluate_label_probe`]: prompts around the labels; see [`build_text_classifier`].
-        encoding ([`EncodingOptions`], *optional*):
-            For [`evaluate_label_probe`]: how images are encoded and where features are kept.
+        top_k (`int`, *optional*, defaults to 1): How many of its most probable labels an image gets. With several, one
+            image may be in several categories.
+        threshold (`float`, *optional*, defaults to 0.0): Smallest probability of a label that is given. The paper's
+            Members of Congress got all labels above 0.5% or 4%, for which `top_k` is the number of labels.
+        crossings (`Sequence[tuple[str, ...]]`, *optional*): Attributes whose combinations are groups as well, such as
+            `[("race", "gender")]`.
+        answers (`Mapping[str, Mapping[str, str]]`, *optional*): For an attribute that is a label set itself, the
+            category that is right for each of its values, such as `{"gender": {"Male": "man", "Female": "woman"}}`.
+            The accuracy is that of the most probable label among the labels of these categories, whatever `top_k` and
+            `threshold` are.
+        min_group_size (`int`, *optional*, defaults to 30): Groups with fewer images are listed with a mark and left
+            out of the differences.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for intervals, and permutations for tests;
+            0 for none of them.
+        confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and the permutations.
+        templates (*optional*, defaults to `"a photo of a {}."`): For [`evaluate_label_probe`]: prompts around the
+            labels; see [`build_text_classifier`].
+        encoding ([`EncodingOptions`], *optional*): For [`evaluate_label_probe`]: how images are encoded and where
+            features are kept.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -101,17 +98,15 @@ def label_probe(
     """Count which groups of images get labels of which categories (Radford et al. 2021, section 7.1).
 
     Args:
-        probabilities (array of shape (n, c)):
-            Probability of each label for each image, or any scores in their order; labels as they follow each other in
-            `categories`. Among equal ones the first label counts as the more probable.
-        categories (`Mapping[str, Sequence[str]]`):
-            Labels of each category.
-        attributes (`Mapping[str, Sequence]`):
-            Annotations by name, a value for each image. An image without one (`None`) is in no group of the attribute.
-        options ([`LabelProbeOptions`], *optional*):
-            How many labels an image gets, which groups are compared, and the bootstrap.
-        model, data, split (`str`, *optional*):
-            Names for the result.
+        probabilities (array of shape (n, c)): Probability of each label for each image, or any scores in their order;
+            labels as they follow each other in `categories`. Among equal ones the first label counts as the more
+            probable.
+        categories (`Mapping[str, Sequence[str]]`): Labels of each category.
+        attributes (`Mapping[str, Sequence]`): Annotations by name, a value for each image. An image without one
+            (`None`) is in no group of the attribute.
+        options ([`LabelProbeOptions`], *optional*): How many labels an image gets, which groups are compared, and the
+            bootstrap.
+        model, data, split (`str`, *optional*): Names for the result.
 
     Returns:
         [`LabelProbeResult`]
@@ -360,21 +355,15 @@ def evaluate_label_probe(
     """Classify annotated images with a label set, and count which groups get labels of which categories.
 
     Args:
-        model ([`DualEncoder`], `nn.Module`, `str` or path):
-            The model; see [`load_dual_encoder`].
-        data (`datasets.Dataset`):
-            Images.
-        categories (`Mapping[str, Sequence[str]]`):
-            Labels of each category.
-        attributes (`Sequence[str]` or `Mapping[str, Sequence]`):
-            Columns of `data` with annotations, or annotations by name, a value for each image. Of a column of
-            `ClassLabel`s the values are the names.
-        options ([`LabelProbeOptions`], *optional*):
-            How many labels an image gets, which groups are compared, the bootstrap, prompts and encoding.
-        processor (*optional*):
-            The model's processor, where the model is a `nn.Module`.
-        image_column (`str`, *optional*, defaults to `"image"`):
-            Column of the images.
+        model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
+        data (`datasets.Dataset`): Images.
+        categories (`Mapping[str, Sequence[str]]`): Labels of each category.
+        attributes (`Sequence[str]` or `Mapping[str, Sequence]`): Columns of `data` with annotations, or annotations by
+            name, a value for each image. Of a column of `ClassLabel`s the values are the names.
+        options ([`LabelProbeOptions`], *optional*): How many labels an image gets, which groups are compared, the
+            bootstrap, prompts and encoding.
+        processor (*optional*): The model's processor, where the model is a `nn.Module`.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
 
     Returns:
         [`LabelProbeResult`]
@@ -451,14 +440,10 @@ def compare_label_sets(
     categories. Categories that are in both label sets are compared.
 
     Args:
-        before, after ([`LabelProbeResult`]):
-            Results on the same images in the same order, with the same annotations.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples; 0 for no intervals.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Share of the resamples that an interval covers.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap.
+        before, after ([`LabelProbeResult`]): Results on the same images in the same order, with the same annotations.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples; 0 for no intervals.
+        confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
 
     Returns:
         [`LabelSetComparison`]: `changes` by attribute, group and category, and their `table()`.

@@ -32,14 +32,11 @@ class GroupShares:
     """Images of one group, and the share of them that got a label of each category.
 
     Args:
-        attribute, value (`str`):
-            The group: an attribute and one of its values, of a crossing all joined by `" x "`.
-        size (`int`):
-            Images of the group.
-        shares (`dict[str, float]`):
-            Share of them in each category, 0 to 1; with a threshold `"none"` is for those without any label.
-        intervals (`dict[str, tuple[float, float]]`):
-            Bootstrap intervals of the shares.
+        attribute, value (`str`): The group: an attribute and one of its values, of a crossing all joined by `" x "`.
+        size (`int`): Images of the group.
+        shares (`dict[str, float]`): Share of them in each category, 0 to 1; with a threshold `"none"` is for those
+            without any label.
+        intervals (`dict[str, tuple[float, float]]`): Bootstrap intervals of the shares.
     """
 
     attribute: str
@@ -54,18 +51,13 @@ class Disparity:
     """The largest difference between groups of an attribute in the share of a category.
 
     Args:
-        attribute, category (`str`):
-            What was compared.
-        highest, lowest (`str`):
-            The groups with the largest and the smallest share.
-        difference (`float`):
-            Their difference, 0 to 1.
-        interval (`tuple[float, float]`, *optional*):
-            Bootstrap interval of the difference of these two groups. It lies too high, because they were chosen as the
-            two that are farthest apart.
-        p_value (`float`, *optional*):
-            How often the groups of the attribute differ as much, by chi-squared, if their images are shuffled. Of many
-            such tests some have a small one by chance.
+        attribute, category (`str`): What was compared.
+        highest, lowest (`str`): The groups with the largest and the smallest share.
+        difference (`float`): Their difference, 0 to 1.
+        interval (`tuple[float, float]`, *optional*): Bootstrap interval of the difference of these two groups. It lies
+            too high, because they were chosen as the two that are farthest apart.
+        p_value (`float`, *optional*): How often the groups of the attribute differ as much, by chi-squared, if their
+            images are shuffled. Of many such tests some have a small one by chance.
     """
 
     attribute: str
@@ -82,16 +74,11 @@ class GroupAccuracy:
     """How often an attribute is recognised in one group.
 
     Args:
-        target (`str`):
-            The attribute that is recognised.
-        attribute, value (`str`):
-            The group, as in [`GroupShares`]; both `"all"` for all images.
-        size (`int`):
-            Images of the group that have an answer.
-        accuracy (`float`):
-            Share of them that are classified right, 0 to 1.
-        interval (`tuple[float, float]`, *optional*):
-            Bootstrap interval.
+        target (`str`): The attribute that is recognised.
+        attribute, value (`str`): The group, as in [`GroupShares`]; both `"all"` for all images.
+        size (`int`): Images of the group that have an answer.
+        accuracy (`float`): Share of them that are classified right, 0 to 1.
+        interval (`tuple[float, float]`, *optional*): Bootstrap interval.
     """
 
     target: str
@@ -107,24 +94,16 @@ class LabelProbeResult(EvaluationResult):
     """Which labels groups of images got.
 
     Args:
-        num_images, num_labels (`int`):
-            Images and labels.
-        label_counts (`dict[str, int]`):
-            Labels of each category.
-        overall (`dict[str, float]`):
-            Share of all images in each category.
-        groups (`list[GroupShares]`):
-            Shares by group.
-        disparities (`list[Disparity]`):
-            Largest differences between groups, for each attribute and category, from the largest.
-        accuracies (`list[GroupAccuracy]`):
-            Accuracies by group, of attributes that are label sets.
-        top_k, threshold, min_group_size, resamples:
-            As in [`LabelProbeOptions`].
-        members (`np.ndarray` of shape (n, k), bool):
-            Which categories each image is in, in the order of `overall`.
-        group_of (`dict[str, np.ndarray]`):
-            For each attribute, each image's value, (n,).
+        num_images, num_labels (`int`): Images and labels.
+        label_counts (`dict[str, int]`): Labels of each category.
+        overall (`dict[str, float]`): Share of all images in each category.
+        groups (`list[GroupShares]`): Shares by group.
+        disparities (`list[Disparity]`): Largest differences between groups, for each attribute and category, from the
+            largest.
+        accuracies (`list[GroupAccuracy]`): Accuracies by group, of attributes that are label sets.
+        top_k, threshold, min_group_size, resamples: As in [`LabelProbeOptions`].
+        members (`np.ndarray` of shape (n, k), bool): Which categories each image is in, in the order of `overall`.
+        group_of (`dict[str, np.ndarray]`): For each attribute, each image's value, (n,).
     """
 
     task = "label_probe"
@@ -289,16 +268,12 @@ class LabelSetChange:
     """What another label set changes for one group and category.
 
     Args:
-        attribute, value (`str`):
-            The group.
-        category (`str`):
-            The category.
-        size (`int`):
-            Images of the group.
-        before, after (`float`):
-            Share of the group in the category with each label set, 0 to 1.
-        interval (`tuple[float, float]`, *optional*):
-            Bootstrap interval of the difference, over images that both label sets classified.
+        attribute, value (`str`): The group.
+        category (`str`): The category.
+        size (`int`): Images of the group.
+        before, after (`float`): Share of the group in the category with each label set, 0 to 1.
+        interval (`tuple[float, float]`, *optional*): Bootstrap interval of the difference, over images that both label
+            sets classified.
     """
 
     attribute: str
@@ -315,8 +290,7 @@ class LabelSetComparison:
     """What another label set changes.
 
     Args:
-        changes (`list[LabelSetChange]`):
-            By attribute, group and category.
+        changes (`list[LabelSetChange]`): By attribute, group and category.
     """
 
     changes: list[LabelSetChange]

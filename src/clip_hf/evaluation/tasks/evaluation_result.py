@@ -41,21 +41,16 @@ class EvaluationResult:
     """Base class of results. A subclass adds its fields, and says what its headline figures are.
 
     Args:
-        model (`str`):
-            Name of the model that was evaluated.
-        data (`str`):
-            Name of the data.
-        split (`str`):
-            The part of the data, such as `"test"`.
-        chance (`dict[str, float]`):
-            What guessing gives, by the name of the headline figure, where it is known.
-        majority_class (`float`, *optional*):
-            Share of the most frequent class among the images, 0 to 1: what always naming it gives.
-        skipped (`dict[str, dict]`):
-            By part of the data, the images that could not be read: how many, of how many, their kinds, and the first
-            of each kind.
-        notes (`list[str]`):
-            What a reader of the figures should know, such as classes that the model cannot tell apart.
+        model (`str`): Name of the model that was evaluated.
+        data (`str`): Name of the data.
+        split (`str`): The part of the data, such as `"test"`.
+        chance (`dict[str, float]`): What guessing gives, by the name of the headline figure, where it is known.
+        majority_class (`float`, *optional*): Share of the most frequent class among the images, 0 to 1: what always
+            naming it gives.
+        skipped (`dict[str, dict]`): By part of the data, the images that could not be read: how many, of how many,
+            their kinds, and the first of each kind.
+        notes (`list[str]`): What a reader of the figures should know, such as classes that the model cannot tell
+            apart.
     """
 
     task: ClassVar[str] = ""
@@ -194,10 +189,8 @@ class EvaluationResult:
         Each file appears when it is complete.
 
         Args:
-            folder (`str` or `os.PathLike`):
-                Folder to write to; made if it is missing.
-            stem (`str`, *optional*):
-                Name of the files without ending; by default task, data and split.
+            folder (`str` or `os.PathLike`): Folder to write to; made if it is missing.
+            stem (`str`, *optional*): Name of the files without ending; by default task, data and split.
 
         Returns:
             `list[Path]`: the files.

@@ -18,20 +18,14 @@ class TaskSettings:
     """What a suite asks of its tasks; each task takes what concerns it.
 
     Args:
-        data_options ([`ClassificationOptions`], *optional*):
-            Columns, class names, prompts and the like, for all data.
-        caption_column (`str`, *optional*):
-            Column of the captions, for retrieval.
-        encoding ([`EncodingOptions`], *optional*):
-            How images are encoded and where features are kept.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples for intervals.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap, of the draws of few-shot examples, and of what is split off for validation.
-        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`):
-            Few-shot: examples of each class.
-        few_shot_seeds (`int`, *optional*, defaults to 3):
-            Few-shot: number of draws for each number of examples.
+        data_options ([`ClassificationOptions`], *optional*): Columns, class names, prompts and the like, for all data.
+        caption_column (`str`, *optional*): Column of the captions, for retrieval.
+        encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for intervals.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap, of the draws of few-shot examples, and of what
+            is split off for validation.
+        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`): Few-shot: examples of each class.
+        few_shot_seeds (`int`, *optional*, defaults to 3): Few-shot: number of draws for each number of examples.
 
     Raises:
         ValueError: if the seed is below 0.
@@ -72,10 +66,8 @@ class EvaluationTask(ABC):
         """Load and check the data of one result, before anything is encoded.
 
         Args:
-            sources (`Sequence[str]`):
-                One of the groups of `group_sources`.
-            settings ([`TaskSettings`]):
-                Columns and the like.
+            sources (`Sequence[str]`): One of the groups of `group_sources`.
+            settings ([`TaskSettings`]): Columns and the like.
 
         Returns:
             `dict[str, ClassificationData | RetrievalData]`: the data by part, such as `"train"` and `"test"`. Tasks
@@ -93,12 +85,9 @@ class EvaluationTask(ABC):
         """Evaluate a model.
 
         Args:
-            encoder ([`DualEncoder`]):
-                The model.
-            parts (`dict[str, ClassificationData | RetrievalData]`):
-                What `load` returned.
-            settings ([`TaskSettings`]):
-                Bootstrap, encoding and the like.
+            encoder ([`DualEncoder`]): The model.
+            parts (`dict[str, ClassificationData | RetrievalData]`): What `load` returned.
+            settings ([`TaskSettings`]): Bootstrap, encoding and the like.
 
         Returns:
             [`EvaluationResult`]

@@ -53,33 +53,27 @@ class FewShotOptions(LogisticRegressionOptions):
     there are more of them than shots.
 
     Args:
-        max_iterations, tolerance, intercept, device, dtype:
-            See [`LogisticRegressionOptions`].
-        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`):
-            Examples of each class.
-        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
-            Seeds of the draws, one draw of each number of examples for each.
-        metric (`str`, *optional*, defaults to `"top1"`):
-            One of `CLASSIFICATION_METRICS` for one class an image.
-        zero_shot_accuracy (`float`, *optional*):
-            Accuracy of the zero-shot classifier on the test rows, 0 to 1; by default that of the text classifier.
-        validation (`tuple`, *optional*):
-            Features and labels of validation rows, to choose lambda on for each draw.
-        penalty (`float`, *optional*, defaults to 0.03):
-            lambda without validation rows, for features of variance 1 (summed over features). It is multiplied by the
-            training features' variance, so neither their scale nor their mean matters. Labels are not used.
-        text_penalty (`float`, *optional*, defaults to 0.1):
-            The same for classifiers that start at the text classifier.
-        logit_scale (`float`, *optional*, defaults to 100.0):
-            What cosines are multiplied by; a model's own is `DualEncoder.logit_scale`.
-        fully_supervised (`bool`, *optional*, defaults to `False`):
-            Also fit to all training rows, as the last point of the interpolation, as in the paper's figure 7.
-        class_names (`Sequence[str]`, *optional*):
-            Names of the classes, for messages.
-        encoding ([`EncodingOptions`], *optional*):
-            For [`evaluate_few_shot`]: how images are encoded and where features are kept.
-        model, data, split (`str`, *optional*):
-            Names for the result of [`few_shot`].
+        max_iterations, tolerance, intercept, device, dtype: See [`LogisticRegressionOptions`].
+        shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`): Examples of each class.
+        seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`): Seeds of the draws, one draw of each number of
+            examples for each.
+        metric (`str`, *optional*, defaults to `"top1"`): One of `CLASSIFICATION_METRICS` for one class an image.
+        zero_shot_accuracy (`float`, *optional*): Accuracy of the zero-shot classifier on the test rows, 0 to 1; by
+            default that of the text classifier.
+        validation (`tuple`, *optional*): Features and labels of validation rows, to choose lambda on for each draw.
+        penalty (`float`, *optional*, defaults to 0.03): lambda without validation rows, for features of variance 1
+            (summed over features). It is multiplied by the training features' variance, so neither their scale nor
+            their mean matters. Labels are not used.
+        text_penalty (`float`, *optional*, defaults to 0.1): The same for classifiers that start at the text
+            classifier.
+        logit_scale (`float`, *optional*, defaults to 100.0): What cosines are multiplied by; a model's own is
+            `DualEncoder.logit_scale`.
+        fully_supervised (`bool`, *optional*, defaults to `False`): Also fit to all training rows, as the last point of
+            the interpolation, as in the paper's figure 7.
+        class_names (`Sequence[str]`, *optional*): Names of the classes, for messages.
+        encoding ([`EncodingOptions`], *optional*): For [`evaluate_few_shot`]: how images are encoded and where
+            features are kept.
+        model, data, split (`str`, *optional*): Names for the result of [`few_shot`].
 
     Raises:
         ValueError: If a value is not allowed.
@@ -117,12 +111,9 @@ class FewShotCurve:
     """Scores of one kind of few-shot classifier.
 
     Args:
-        scores (`np.ndarray`):
-            (shots, seeds), 0 to 1.
-        penalties (`np.ndarray`):
-            (shots, seeds), each classifier's lambda.
-        converged (`bool`):
-            Whether all regressions came to their minimum.
+        scores (`np.ndarray`): (shots, seeds), 0 to 1.
+        penalties (`np.ndarray`): (shots, seeds), each classifier's lambda.
+        converged (`bool`): Whether all regressions came to their minimum.
     """
 
     scores: np.ndarray
@@ -145,24 +136,18 @@ class FewShotResult(EvaluationResult):
     """Figures of few-shot classifiers.
 
     Args:
-        metric (`str`):
-            What scores are.
-        shots, seeds (`list[int]`):
-            Examples of each class, and draws.
-        probe ([`FewShotCurve`]):
-            Logistic regression from nothing, as in the paper.
-        from_text ([`FewShotCurve`], *optional*):
-            Logistic regression that is held near the text classifier; with no example it is that.
-        zero_shot_accuracy (`float`):
-            Score of the zero-shot classifier; NaN where it is not known.
-        fully_supervised (`tuple[float, float]`, *optional*):
-            Training rows per class, and the score of the regression on all of them.
-        shots_to_match_zero_shot (`float`):
-            Shots at which the probe scores as zero-shot does; NaN where that is outside of what was measured.
-        match (`str`):
-            The same in words, also where it is outside.
-        lambda_from (`str`):
-            How lambda was chosen.
+        metric (`str`): What scores are.
+        shots, seeds (`list[int]`): Examples of each class, and draws.
+        probe ([`FewShotCurve`]): Logistic regression from nothing, as in the paper.
+        from_text ([`FewShotCurve`], *optional*): Logistic regression that is held near the text classifier; with no
+            example it is that.
+        zero_shot_accuracy (`float`): Score of the zero-shot classifier; NaN where it is not known.
+        fully_supervised (`tuple[float, float]`, *optional*): Training rows per class, and the score of the regression
+            on all of them.
+        shots_to_match_zero_shot (`float`): Shots at which the probe scores as zero-shot does; NaN where that is
+            outside of what was measured.
+        match (`str`): The same in words, also where it is outside.
+        lambda_from (`str`): How lambda was chosen.
     """
 
     task = "few_shot"
@@ -298,16 +283,13 @@ def few_shot(
       logarithm of shots.
 
     Args:
-        train_features (`np.ndarray` or `torch.Tensor`):
-            (n, d). With a text classifier: image embeddings in the space shared with texts, L2-normalised.
-        train_labels (`np.ndarray`):
-            (n,) integers from 0.
-        test_features, test_labels:
-            What is scored.
-        text_classifier (`np.ndarray` or `torch.Tensor`, *optional*):
-            (c, d), as [`build_text_classifier`] or [`class_embeddings`] give it.
-        options ([`FewShotOptions`], *optional*):
-            Shots, seeds, metric, lambda, validation rows, names.
+        train_features (`np.ndarray` or `torch.Tensor`): (n, d). With a text classifier: image embeddings in the space
+            shared with texts, L2-normalised.
+        train_labels (`np.ndarray`): (n,) integers from 0.
+        test_features, test_labels: What is scored.
+        text_classifier (`np.ndarray` or `torch.Tensor`, *optional*): (c, d), as [`build_text_classifier`] or
+            [`class_embeddings`] give it.
+        options ([`FewShotOptions`], *optional*): Shots, seeds, metric, lambda, validation rows, names.
 
     Returns:
         [`FewShotResult`]
@@ -364,14 +346,12 @@ def evaluate_few_shot(
     the model's; [`few_shot`] says what is done with them.
 
     Args:
-        model ([`DualEncoder`], `nn.Module`, `str` or path):
-            The model; see [`load_dual_encoder`].
-        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes):
-            Labelled images by split, of which train and test are used.
-        options ([`FewShotOptions`], *optional*):
-            Shots, seeds, penalties, encoding. `metric`, `class_names` and `logit_scale` come from data and model.
-        processor (*optional*):
-            The model's processor, where the model is a `nn.Module`.
+        model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): Labelled images by split, of which
+            train and test are used.
+        options ([`FewShotOptions`], *optional*): Shots, seeds, penalties, encoding. `metric`, `class_names` and
+            `logit_scale` come from data and model.
+        processor (*optional*): The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`FewShotResult`]
@@ -447,10 +427,8 @@ def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> t
     """Shots at which a curve first reaches a score, interpolated linearly in the logarithm of shots (paper, figure 7).
 
     Args:
-        points (`Sequence[tuple[float, float]]`):
-            Shots, ascending, and scores.
-        zero_shot (`float`):
-            The score to reach.
+        points (`Sequence[tuple[float, float]]`): Shots, ascending, and scores.
+        zero_shot (`float`): The score to reach.
 
     Returns:
         `tuple[float, str]`: the shots, NaN where they are outside of the points; and in words: `"5.4"`,
@@ -483,12 +461,9 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """Rows of so many examples of each class, without replacement; those of fewer shots are among those of more.
 
     Args:
-        labels (`np.ndarray`):
-            (n,) int64 from 0.
-        shots (`int`):
-            Examples of each class; none may have fewer.
-        seed (`int`):
-            Seed of the draw.
+        labels (`np.ndarray`): (n,) int64 from 0.
+        shots (`int`): Examples of each class; none may have fewer.
+        seed (`int`): Seed of the draw.
 
     Returns:
         `np.ndarray`: (shots * classes,) int64, ascending.

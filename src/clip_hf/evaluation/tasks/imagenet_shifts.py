@@ -44,8 +44,8 @@ def subset_classes(subset: str) -> list[list[int]]:
       chair", "folding chair" or "rocking chair".
 
     Args:
-        subset (`str`):
-            `"imagenet"`, `"imagenet_v2"`, `"imagenet_sketch"`, `"imagenet_a"`, `"imagenet_r"` or `"objectnet"`.
+        subset (`str`): `"imagenet"`, `"imagenet_v2"`, `"imagenet_sketch"`, `"imagenet_a"`, `"imagenet_r"` or
+            `"objectnet"`.
 
     Returns:
         `list[list[int]]`: c lists of labels from 0 to 999, no label in two of them.
@@ -72,10 +72,8 @@ def subset_scores(scores: Any, subset: str) -> np.ndarray:
     the scores 0.3 and 0.4.
 
     Args:
-        scores (array of shape `(n, 1000)`):
-            Scores of ImageNet's classes in their usual order.
-        subset (`str`):
-            See [`subset_classes`].
+        scores (array of shape `(n, 1000)`): Scores of ImageNet's classes in their usual order.
+        subset (`str`): See [`subset_classes`].
 
     Returns:
         `np.ndarray` of shape `(n, c)`, float64, in the order of the data set's labels.
@@ -97,10 +95,8 @@ def subset_rows(targets: Any, subset: str) -> tuple[np.ndarray, np.ndarray]:
     On them, accuracy on ImageNet is measured among the same classes as accuracy under shift, as in the paper.
 
     Args:
-        targets (array of shape `(n,)`):
-            ImageNet labels from 0 to 999.
-        subset (`str`):
-            See [`subset_classes`].
+        targets (array of shape `(n,)`): ImageNet labels from 0 to 999.
+        subset (`str`): See [`subset_classes`].
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: rows, int64 `(m,)`, and their labels in the data set, int64 `(m,)`.
@@ -140,10 +136,9 @@ def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tup
     """Accuracies of standard models, trained on ImageNet only (Taori et al. 2020).
 
     Args:
-        shift (`str`):
-            One of [`shift_names`].
-        on_subset (`bool`, *optional*, defaults to `False`):
-            Whether to take accuracy on ImageNet among the classes of the shifted data set.
+        shift (`str`): One of [`shift_names`].
+        on_subset (`bool`, *optional*, defaults to `False`): Whether to take accuracy on ImageNet among the classes of
+            the shifted data set.
 
     Returns:
         `dict[str, tuple[float, float]]`: by the model's name, accuracy on ImageNet and under shift. For ImageNet-A

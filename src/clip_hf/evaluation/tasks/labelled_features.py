@@ -31,8 +31,7 @@ def train_and_test(data: Any) -> dict[str, ClassificationData]:
     """Labelled images by split, checked for fitting a classifier.
 
     Args:
-        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes):
-            The splits, or where they are.
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): The splits, or where they are.
 
     Returns:
         `dict[str, ClassificationData]`: `"train"`, `"test"` and, where there is one, `"validation"`.

@@ -48,18 +48,15 @@ class LinearProbeOptions(LogisticRegressionOptions):
     """How a linear probe is made.
 
     Args:
-        max_iterations, tolerance, intercept, device, dtype:
-            See [`LogisticRegressionOptions`].
-        validation_share (`float`, *optional*, defaults to 0.2):
-            Where there is no validation split: the share of the training rows that become one.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples of the test rows, for the interval; 0 for none.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap and of what is split off.
-        encoding ([`EncodingOptions`], *optional*):
-            For [`evaluate_linear_probe`]: how images are encoded and where features are kept.
-        model, data, split (`str`, *optional*):
-            Names for the result of [`linear_probe`].
+        max_iterations, tolerance, intercept, device, dtype: See [`LogisticRegressionOptions`].
+        validation_share (`float`, *optional*, defaults to 0.2): Where there is no validation split: the share of the
+            training rows that become one.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples of the test rows, for the interval; 0 for
+            none.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and of what is split off.
+        encoding ([`EncodingOptions`], *optional*): For [`evaluate_linear_probe`]: how images are encoded and where
+            features are kept.
+        model, data, split (`str`, *optional*): Names for the result of [`linear_probe`].
     """
 
     validation_share: float = 0.2
@@ -76,16 +73,11 @@ class LinearProbeFit:
     """One logistic regression of a linear probe.
 
     Args:
-        penalty (`float`):
-            Its lambda.
-        rows (`int`):
-            Rows it was fitted to.
-        iterations (`int`):
-            Iterations; see [`LinearClassifier`].
-        gradient_norm (`float`):
-            Norm of the objective's gradient per row at the end.
-        converged (`bool`):
-            Whether that is within the tolerance.
+        penalty (`float`): Its lambda.
+        rows (`int`): Rows it was fitted to.
+        iterations (`int`): Iterations; see [`LinearClassifier`].
+        gradient_norm (`float`): Norm of the objective's gradient per row at the end.
+        converged (`bool`): Whether that is within the tolerance.
     """
 
     penalty: float
@@ -100,28 +92,19 @@ class LinearProbeResult(EvaluationResult):
     """Figures of a linear probe.
 
     Args:
-        metric (`str`):
-            The headline metric.
-        value (`float`):
-            Its value on the test split, 0 to 1.
-        interval (`tuple[float, float]`, *optional*):
-            95% bootstrap interval of it over test rows.
-        best_lambda (`float`):
-            The penalty that was chosen on the validation split.
-        sweep (`dict[float, float]`):
-            Validation score of each lambda, in the order in which they were tried.
-        validation (`str`):
-            Where the validation split came from.
-        rows (`dict[str, int]`):
-            Rows of each split.
-        num_features, num_classes (`int`):
-            Width of the features and number of classes.
-        fits (`list[LinearProbeFit]`):
-            How each regression went, in the order of `sweep`; the last is the final one on train and validation.
-        classifier ([`LinearClassifier`]):
-            The final one.
-        targets, predictions (`np.ndarray` of shape (n,), int64):
-            Each test image's true class and its prediction. Empty where images have several classes.
+        metric (`str`): The headline metric.
+        value (`float`): Its value on the test split, 0 to 1.
+        interval (`tuple[float, float]`, *optional*): 95% bootstrap interval of it over test rows.
+        best_lambda (`float`): The penalty that was chosen on the validation split.
+        sweep (`dict[float, float]`): Validation score of each lambda, in the order in which they were tried.
+        validation (`str`): Where the validation split came from.
+        rows (`dict[str, int]`): Rows of each split.
+        num_features, num_classes (`int`): Width of the features and number of classes.
+        fits (`list[LinearProbeFit]`): How each regression went, in the order of `sweep`; the last is the final one on
+            train and validation.
+        classifier ([`LinearClassifier`]): The final one.
+        targets, predictions (`np.ndarray` of shape (n,), int64): Each test image's true class and its prediction.
+            Empty where images have several classes.
     """
 
     task = "linear_probe"
@@ -235,19 +218,15 @@ def linear_probe(
     - The final classifier is fitted to train and validation together, and scored on the test split once.
 
     Args:
-        train_features (`np.ndarray` or `torch.Tensor`):
-            (n, d). On which device a tensor lies decides where the regressions are solved.
-        train_labels (`np.ndarray`):
-            (n,) integers from 0; or (n, c) bool where an image may have several classes (VOC2007): each class then has
-            a regression of its own.
-        val_features, val_labels (*optional*):
-            The validation split. With None for both, a stratified share of the training rows becomes one.
-        test_features, test_labels:
-            The test split.
-        metric (`str`, *optional*, defaults to `"top1"`):
-            One of `CLASSIFICATION_METRICS`; it also chooses lambda.
-        options ([`LinearProbeOptions`], *optional*):
-            Tolerance, device, bootstrap, names.
+        train_features (`np.ndarray` or `torch.Tensor`): (n, d). On which device a tensor lies decides where the
+            regressions are solved.
+        train_labels (`np.ndarray`): (n,) integers from 0; or (n, c) bool where an image may have several classes
+            (VOC2007): each class then has a regression of its own.
+        val_features, val_labels (*optional*): The validation split. With None for both, a stratified share of the
+            training rows becomes one.
+        test_features, test_labels: The test split.
+        metric (`str`, *optional*, defaults to `"top1"`): One of `CLASSIFICATION_METRICS`; it also chooses lambda.
+        options ([`LinearProbeOptions`], *optional*): Tolerance, device, bootstrap, names.
 
     Returns:
         [`LinearProbeResult`]
@@ -321,14 +300,11 @@ def evaluate_linear_probe(
     them. The metric is the data's.
 
     Args:
-        model ([`DualEncoder`], `nn.Module`, `str` or path):
-            The model; see [`load_dual_encoder`].
-        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes):
-            Labelled images by split: train, test and, where there is one, validation.
-        options ([`LinearProbeOptions`], *optional*):
-            Solver, bootstrap and encoding.
-        processor (*optional*):
-            The model's processor, where the model is a `nn.Module`.
+        model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): Labelled images by split: train, test
+            and, where there is one, validation.
+        options ([`LinearProbeOptions`], *optional*): Solver, bootstrap and encoding.
+        processor (*optional*): The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`LinearProbeResult`]
@@ -379,8 +355,7 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
     not say what it does.)
 
     Args:
-        score (callable):
-            Gives the validation score of a lambda; called once for each.
+        score (callable): Gives the validation score of a lambda; called once for each.
 
     Returns:
         `tuple[float, dict[float, float]]`: the best lambda, and the score of each that was tried, in that order.
@@ -418,12 +393,9 @@ def split_validation(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> t
     - Where images have several classes, they are dealt out class by class, the rarest first.
 
     Args:
-        labels (`np.ndarray`):
-            (n,) integers from 0, or (n, c) bool.
-        share (`float`, *optional*, defaults to 0.2):
-            Share of the rows, more than 0 and less than 1.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the draw.
+        labels (`np.ndarray`): (n,) integers from 0, or (n, c) bool.
+        share (`float`, *optional*, defaults to 0.2): Share of the rows, more than 0 and less than 1.
+        seed (`int`, *optional*, defaults to 0): Seed of the draw.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: indices of training and of validation rows, ascending, int64.

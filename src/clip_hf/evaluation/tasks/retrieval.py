@@ -39,21 +39,16 @@ class RetrievalOptions:
     """How to evaluate retrieval.
 
     Args:
-        template (`str`, *optional*, defaults to `"{}"`):
-            What the captions are put into. The paper's results on Flickr30k and MSCOCO are with `"a photo of {}"`,
-            which it found to gain 1 to 2 points of R@1 (appendix E.1).
-        ks (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`):
-            The k of R@k.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples for the intervals; 0 for none.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Share of the resamples that an interval covers.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap.
-        block_shape (`tuple[int, int]`, *optional*):
-            See [`retrieval_ranks`].
-        encoding ([`EncodingOptions`], *optional*):
-            How images are encoded and where features are kept, of images and texts.
+        template (`str`, *optional*, defaults to `"{}"`): What the captions are put into. The paper's results on
+            Flickr30k and MSCOCO are with `"a photo of {}"`, which it found to gain 1 to 2 points of R@1 (appendix
+            E.1).
+        ks (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`): The k of R@k.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for the intervals; 0 for none.
+        confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+        block_shape (`tuple[int, int]`, *optional*): See [`retrieval_ranks`].
+        encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept, of images and
+            texts.
 
     Raises:
         ValueError: if a value is not as above.
@@ -86,24 +81,20 @@ class RetrievalResult(EvaluationResult):
     """Figures of retrieval in both directions.
 
     Args:
-        values (`dict[str, float]`):
-            `image_to_text_R@k`, `text_to_image_R@k`: share of the queries with a right candidate among the first k, 0
-            to 1. `image_to_text_median_rank`, `text_to_image_median_rank`: median rank of the best right one; 1 is
-            the first.
-        value_intervals (`dict[str, tuple[float, float]]`):
-            Bootstrap intervals of the figures, over images; an image's texts go with it.
-        num_images, num_texts, num_different_texts (`int`):
-            Images, captions, and different captions.
-        template (`str`):
-            What the captions were put into.
-        image_to_text_ranks (`np.ndarray` of shape (n,), int64):
-            Rank of the best of each image's captions among the different captions; 0 is the first.
-        text_to_image_ranks (`np.ndarray` of shape (m,), int64):
-            Rank of the best of each caption's images among all images; 0 is the first.
-        image_of_text (`np.ndarray` of shape (m,), int64):
-            Row of the image that each caption came with.
-        text_ids (`np.ndarray` of shape (m,), int64):
-            Number of each caption among the different ones; equal captions have the same.
+        values (`dict[str, float]`): `image_to_text_R@k`, `text_to_image_R@k`: share of the queries with a right
+            candidate among the first k, 0 to 1. `image_to_text_median_rank`, `text_to_image_median_rank`: median rank
+            of the best right one; 1 is the first.
+        value_intervals (`dict[str, tuple[float, float]]`): Bootstrap intervals of the figures, over images; an image's
+            texts go with it.
+        num_images, num_texts, num_different_texts (`int`): Images, captions, and different captions.
+        template (`str`): What the captions were put into.
+        image_to_text_ranks (`np.ndarray` of shape (n,), int64): Rank of the best of each image's captions among the
+            different captions; 0 is the first.
+        text_to_image_ranks (`np.ndarray` of shape (m,), int64): Rank of the best of each caption's images among all
+            images; 0 is the first.
+        image_of_text (`np.ndarray` of shape (m,), int64): Row of the image that each caption came with.
+        text_ids (`np.ndarray` of shape (m,), int64): Number of each caption among the different ones; equal captions
+            have the same.
     """
 
     task = "retrieval"
@@ -190,14 +181,11 @@ def evaluate_retrieval(
     - The ranks are exact. Among equal cosines the earlier candidate comes first; see [`retrieval_ranks`].
 
     Args:
-        model ([`DualEncoder`], `nn.Module`, `str` or path):
-            The model; see [`load_dual_encoder`].
-        data ([`RetrievalData`], or what [`load_retrieval`] takes):
-            Images and their captions, one or several each. To choose columns and the like, load it first.
-        options ([`RetrievalOptions`], *optional*):
-            Prompt, bootstrap and encoding.
-        processor (*optional*):
-            The model's processor, where the model is a `nn.Module`.
+        model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
+        data ([`RetrievalData`], or what [`load_retrieval`] takes): Images and their captions, one or several each. To
+            choose columns and the like, load it first.
+        options ([`RetrievalOptions`], *optional*): Prompt, bootstrap and encoding.
+        processor (*optional*): The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`RetrievalResult`]
@@ -284,12 +272,9 @@ def random_order_recalls(num_right: np.ndarray, num_candidates: int, most: int) 
     With 1 and 2 right ones of 3 candidates, R@1 is (1/3 + 2/3) / 2 = 1/2 and R@2 is (2/3 + 1) / 2 = 5/6.
 
     Args:
-        num_right (`np.ndarray` of shape (queries,), int64):
-            How many candidates are right for each query.
-        num_candidates (`int`):
-            Number of candidates.
-        most (`int`):
-            The largest k.
+        num_right (`np.ndarray` of shape (queries,), int64): How many candidates are right for each query.
+        num_candidates (`int`): Number of candidates.
+        most (`int`): The largest k.
 
     Returns:
         `np.ndarray` of shape (min(most, num_candidates),), float64: shares from 0 to 1.

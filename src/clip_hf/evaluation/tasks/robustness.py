@@ -53,23 +53,16 @@ class ShiftResult:
     """Accuracy under one shift, and what standard models lead to expect.
 
     Args:
-        accuracy (`float`):
-            Accuracy under shift.
-        reference (`float`):
-            Accuracy on ImageNet; with `on_subset`, among the classes of the shifted data set.
-        on_subset (`bool`):
-            Whether the reference is among the classes of the shifted data set only.
-        expected (`float`):
-            Accuracy under shift of standard models with this reference accuracy, by the line.
-        effective_robustness (`float`):
-            `accuracy - expected`.
-        interval (`tuple[float, float]`):
-            95% interval of `effective_robustness` over bootstrap samples of the baseline models. It leaves out the
-            uncertainty of the model's own accuracies.
-        slope, intercept, r_squared (`float`):
-            The line through the baseline models, between logits, and the share of variance that it explains.
-        extrapolated (`bool`):
-            Whether the reference accuracy lies outside of the baseline models'.
+        accuracy (`float`): Accuracy under shift.
+        reference (`float`): Accuracy on ImageNet; with `on_subset`, among the classes of the shifted data set.
+        on_subset (`bool`): Whether the reference is among the classes of the shifted data set only.
+        expected (`float`): Accuracy under shift of standard models with this reference accuracy, by the line.
+        effective_robustness (`float`): `accuracy - expected`.
+        interval (`tuple[float, float]`): 95% interval of `effective_robustness` over bootstrap samples of the baseline
+            models. It leaves out the uncertainty of the model's own accuracies.
+        slope, intercept, r_squared (`float`): The line through the baseline models, between logits, and the share of
+            variance that it explains.
+        extrapolated (`bool`): Whether the reference accuracy lies outside of the baseline models'.
     """
 
     accuracy: float
@@ -94,12 +87,9 @@ class RobustnessResult(EvaluationResult):
     """Accuracy under natural distribution shift.
 
     Args:
-        accuracy (`float`):
-            On ImageNet.
-        shifts (`dict[str, ShiftResult]`):
-            By the name of the shifted data set.
-        majority_under_shift (`dict[str, float]`):
-            Share of the most frequent class of the shifted data sets, by name.
+        accuracy (`float`): On ImageNet.
+        shifts (`dict[str, ShiftResult]`): By the name of the shifted data set.
+        majority_under_shift (`dict[str, float]`): Share of the most frequent class of the shifted data sets, by name.
     """
 
     task: ClassVar[str] = "robustness"
@@ -180,10 +170,8 @@ class AdaptationResult(EvaluationResult):
     """What an adaptation to ImageNet gains there and changes elsewhere (the paper's figure 14).
 
     Args:
-        zero_shot (`dict[str, float]`):
-            Accuracies before.
-        adapted (`dict[str, float]`):
-            Accuracies after.
+        zero_shot (`dict[str, float]`): Accuracies before.
+        adapted (`dict[str, float]`): Accuracies after.
     """
 
     task: ClassVar[str] = "adaptation"
@@ -248,18 +236,15 @@ def compare_under_shift(
     expect, which does not mean that it is accurate under shift.
 
     Args:
-        accuracies (`Mapping[str, float]`):
-            Shares from 0 to 1 of `"imagenet"` and at least one of [`shift_names`]; those of ImageNet-A, ImageNet-R and
-            ObjectNet among their own classes, see [`subset_scores`].
-        subset_accuracies (`Mapping[str, float]`, *optional*):
-            For shifted data sets with fewer classes, accuracy on the ImageNet images of these classes, among these
-            classes, see [`subset_rows`]; where given, it is the reference of the comparison, as in the paper.
-        majority_classes (`Mapping[str, float]`, *optional*):
-            Share of the most frequent class of each data set, for the table.
-        model (`str`, *optional*):
-            Its name.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap over baseline models.
+        accuracies (`Mapping[str, float]`): Shares from 0 to 1 of `"imagenet"` and at least one of [`shift_names`];
+            those of ImageNet-A, ImageNet-R and ObjectNet among their own classes, see [`subset_scores`].
+        subset_accuracies (`Mapping[str, float]`, *optional*): For shifted data sets with fewer classes, accuracy on
+            the ImageNet images of these classes, among these classes, see [`subset_rows`]; where given, it is the
+            reference of the comparison, as in the paper.
+        majority_classes (`Mapping[str, float]`, *optional*): Share of the most frequent class of each data set, for
+            the table.
+        model (`str`, *optional*): Its name.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap over baseline models.
 
     Returns:
         [`RobustnessResult`].
@@ -299,12 +284,9 @@ def compare_adaptation(
     With 0.70 and 0.60 on ImageNet and ImageNetV2 before, and 0.80 and 0.59 after, the gain is 0.10, the change -0.01.
 
     Args:
-        zero_shot (`Mapping[str, float]`):
-            Accuracies before, as in [`compare_under_shift`].
-        adapted (`Mapping[str, float]`):
-            Accuracies after, of the same data sets.
-        model (`str`, *optional*):
-            Its name.
+        zero_shot (`Mapping[str, float]`): Accuracies before, as in [`compare_under_shift`].
+        adapted (`Mapping[str, float]`): Accuracies after, of the same data sets.
+        model (`str`, *optional*): Its name.
 
     Returns:
         [`AdaptationResult`].
@@ -390,10 +372,8 @@ class RobustnessOptions:
     """How to evaluate robustness.
 
     Args:
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap over baseline models.
-        encoding ([`EncodingOptions`], *optional*):
-            How images are encoded and where features are kept.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap over baseline models.
+        encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept.
     """
 
     seed: int = 0
@@ -409,14 +389,11 @@ def evaluate_robustness(
     the ImageNet images of these classes, among these classes; see [`compare_under_shift`].
 
     Args:
-        model ([`DualEncoder`], `nn.Module`, `str` or path):
-            The model; see [`load_dual_encoder`].
-        data (`Mapping[str, ClassificationData]`, or of what [`load_classification`] takes):
-            `"imagenet"` and one or more of [`shift_names`].
-        options ([`RobustnessOptions`], *optional*):
-            Bootstrap and encoding.
-        processor (*optional*):
-            The model's processor, where the model is a `nn.Module`.
+        model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
+        data (`Mapping[str, ClassificationData]`, or of what [`load_classification`] takes): `"imagenet"` and one or
+            more of [`shift_names`].
+        options ([`RobustnessOptions`], *optional*): Bootstrap and encoding.
+        processor (*optional*): The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`RobustnessResult`]

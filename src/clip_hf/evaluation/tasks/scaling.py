@@ -28,22 +28,15 @@ class ScalingResult(EvaluationResult):
     """A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
 
     Args:
-        names (`list[str]`):
-            Names of the models.
-        compute (`np.ndarray` of shape (n,), float64):
-            Compute of each model, in `unit`.
-        errors (`np.ndarray` of shape (n, tasks), float64):
-            Error of each model on each task, 0 to 1.
-        slope (`float`):
-            Powers of ten by which the error changes when compute grows tenfold; negative if it falls.
-        intercept (`float`):
-            log10 of the error where compute is 1.
-        r_squared (`float`):
-            Share of the variance of log10 of the mean error that the line explains; NaN if all errors are the same.
-        slope_interval (`tuple[float, float]`):
-            Bootstrap interval of the slope.
-        unit (`str`):
-            Unit of compute, for the plot.
+        names (`list[str]`): Names of the models.
+        compute (`np.ndarray` of shape (n,), float64): Compute of each model, in `unit`.
+        errors (`np.ndarray` of shape (n, tasks), float64): Error of each model on each task, 0 to 1.
+        slope (`float`): Powers of ten by which the error changes when compute grows tenfold; negative if it falls.
+        intercept (`float`): log10 of the error where compute is 1.
+        r_squared (`float`): Share of the variance of log10 of the mean error that the line explains; NaN if all errors
+            are the same.
+        slope_interval (`tuple[float, float]`): Bootstrap interval of the slope.
+        unit (`str`): Unit of compute, for the plot.
     """
 
     task = "scaling"
@@ -66,9 +59,8 @@ class ScalingResult(EvaluationResult):
         """What the line gives for an amount of compute.
 
         Args:
-            compute (`float` or array of any shape):
-                Compute above 0, in the unit of the fit. Beyond the range of the models it is an extrapolation, which
-                nothing measured supports.
+            compute (`float` or array of any shape): Compute above 0, in the unit of the fit. Beyond the range of the
+                models it is an extrapolation, which nothing measured supports.
 
         Returns:
             `float` or `np.ndarray` of the same shape: the error; above 1 where the line is.
@@ -153,24 +145,19 @@ def fit_scaling(
     44x range of compute, while single evaluations go up and down.
 
     Args:
-        compute (array of shape (n,)):
-            Compute of each of three models or more, above 0, in any one unit; for the paper GFLOPs of a forward pass.
-        error (array of shape (n,) or (n, tasks)):
-            Error of each model, above 0 and at most 1; if on several tasks, the line is fitted to the mean over them.
-        names (`Sequence[str]`, *optional*):
-            Names of the models.
-        data (`str`, *optional*):
-            What the errors were measured on.
-        resample (`str`, *optional*):
-            What the bootstrap draws for the interval of the slope: `"points"`, the models; `"tasks"`; or `"both"`. By
-            default both if there are several tasks. With few models an interval over points is too narrow: with five,
-            95% became 90% where that was simulated. One over tasks alone says nothing about other models.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Share of the resamples that the interval covers.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap.
+        compute (array of shape (n,)): Compute of each of three models or more, above 0, in any one unit; for the paper
+            GFLOPs of a forward pass.
+        error (array of shape (n,) or (n, tasks)): Error of each model, above 0 and at most 1; if on several tasks, the
+            line is fitted to the mean over them.
+        names (`Sequence[str]`, *optional*): Names of the models.
+        data (`str`, *optional*): What the errors were measured on.
+        resample (`str`, *optional*): What the bootstrap draws for the interval of the slope: `"points"`, the models;
+            `"tasks"`; or `"both"`. By default both if there are several tasks. With few models an interval over points
+            is too narrow: with five, 95% became 90% where that was simulated. One over tasks alone says nothing about
+            other models.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples.
+        confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that the interval covers.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
 
     Returns:
         [`ScalingResult`]

@@ -61,20 +61,16 @@ class ZeroShotOptions:
     """How to evaluate zero-shot classification.
 
     Args:
-        templates (`str`, `Sequence[str]` or `Mapping`, *optional*):
-            Prompt templates instead of the data's: one, several to average over, the name of a prompt set, or each
-            class's own prompts; see [`build_text_classifier`].
-        compare_prompts (`bool`, *optional*, defaults to `True`):
-            Whether to classify with one prompt and with bare class names as well, which shows what prompts and their
-            ensemble gain. It costs two more prompts for each class.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples for the intervals; 0 for none.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Share of the resamples that an interval covers.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap.
-        encoding ([`EncodingOptions`], *optional*):
-            How images are encoded and where features are kept.
+        templates (`str`, `Sequence[str]` or `Mapping`, *optional*): Prompt templates instead of the data's: one,
+            several to average over, the name of a prompt set, or each class's own prompts; see
+            [`build_text_classifier`].
+        compare_prompts (`bool`, *optional*, defaults to `True`): Whether to classify with one prompt and with bare
+            class names as well, which shows what prompts and their ensemble gain. It costs two more prompts for each
+            class.
+        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for the intervals; 0 for none.
+        confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+        encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept.
     """
 
     templates: str | Sequence[str] | Mapping[str, Any] | None = None
@@ -90,32 +86,25 @@ class ZeroShotResult(EvaluationResult):
     """Figures of a zero-shot classification.
 
     Args:
-        metric (`str`):
-            The headline metric.
-        value (`float`):
-            Its value, 0 to 1.
-        values (`dict[str, float]`):
-            All figures by name, 0 to 1: the headline metric first; `top1` and `top5` where an image has one class;
-            `one_prompt_*` and `class_name_*` of the headline metric with one prompt and with the bare name;
-            `ensemble_gain` and `prompt_gain`, the differences to those.
-        value_intervals (`dict[str, tuple[float, float]]`):
-            Bootstrap intervals of the figures.
-        num_images, num_prompts (`int`):
-            Images, and prompts for each class (the largest number, where classes have their own).
-        class_names (`list[str]`):
-            Names of the classes.
-        per_class (`list[float]`):
-            Share of each class's images that are classified right; NaN for a class without images; empty where images
-            have several classes.
-        most_confused (`list[tuple[str, str, int]]`):
-            Pairs of a class and the other class that most of its images were taken for, with their number.
-        curve (`dict[str, list[float]]`):
-            Share of images whose class is among the first k, for k from 1, by kind of prompts.
-        other_ranks (`dict[str, np.ndarray]`):
-            `ranks` with one prompt and with bare class names, where these were evaluated.
-        targets, predictions, ranks (`np.ndarray` of shape (n,), int64):
-            Each image's true class, its predicted class, and the rank of its true class (0 is best). Empty where
-            images have several classes.
+        metric (`str`): The headline metric.
+        value (`float`): Its value, 0 to 1.
+        values (`dict[str, float]`): All figures by name, 0 to 1: the headline metric first; `top1` and `top5` where an
+            image has one class; `one_prompt_*` and `class_name_*` of the headline metric with one prompt and with the
+            bare name; `ensemble_gain` and `prompt_gain`, the differences to those.
+        value_intervals (`dict[str, tuple[float, float]]`): Bootstrap intervals of the figures.
+        num_images, num_prompts (`int`): Images, and prompts for each class (the largest number, where classes have
+            their own).
+        class_names (`list[str]`): Names of the classes.
+        per_class (`list[float]`): Share of each class's images that are classified right; NaN for a class without
+            images; empty where images have several classes.
+        most_confused (`list[tuple[str, str, int]]`): Pairs of a class and the other class that most of its images were
+            taken for, with their number.
+        curve (`dict[str, list[float]]`): Share of images whose class is among the first k, for k from 1, by kind of
+            prompts.
+        other_ranks (`dict[str, np.ndarray]`): `ranks` with one prompt and with bare class names, where these were
+            evaluated.
+        targets, predictions, ranks (`np.ndarray` of shape (n,), int64): Each image's true class, its predicted class,
+            and the rank of its true class (0 is best). Empty where images have several classes.
     """
 
     task = "zero_shot"
@@ -237,14 +226,11 @@ def class_embeddings(
     """Weights of a zero-shot classifier, ensembled over prompts: [`build_text_classifier`] for any model.
 
     Args:
-        encoder ([`DualEncoder`]):
-            The model.
-        class_names (`Sequence[str]`):
-            Names of the classes. A name may occur twice, as two of ImageNet's do; it is encoded once.
-        templates (`str`, `Sequence[str]` or `Mapping`):
-            See [`build_text_classifier`].
-        options ([`EncodingOptions`], *optional*):
-            Where features of texts are kept.
+        encoder ([`DualEncoder`]): The model.
+        class_names (`Sequence[str]`): Names of the classes. A name may occur twice, as two of ImageNet's do; it is
+            encoded once.
+        templates (`str`, `Sequence[str]` or `Mapping`): See [`build_text_classifier`].
+        options ([`EncodingOptions`], *optional*): Where features of texts are kept.
 
     Returns:
         `np.ndarray` of shape (c, dim), float32: L2-normalised, in the order of `class_names`.
@@ -279,14 +265,11 @@ def evaluate_zero_shot(
     the first.
 
     Args:
-        model ([`DualEncoder`], `nn.Module`, `str` or path):
-            The model; see [`load_dual_encoder`].
-        data ([`ClassificationData`], or what [`load_classification`] takes):
-            What to classify. To choose columns, class names and the like, load it first.
-        options ([`ZeroShotOptions`], *optional*):
-            Prompts, bootstrap and encoding.
-        processor (*optional*):
-            The model's processor, where the model is a `nn.Module`.
+        model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
+        data ([`ClassificationData`], or what [`load_classification`] takes): What to classify. To choose columns,
+            class names and the like, load it first.
+        options ([`ZeroShotOptions`], *optional*): Prompts, bootstrap and encoding.
+        processor (*optional*): The model's processor, where the model is a `nn.Module`.
 
     Returns:
         [`ZeroShotResult`]
@@ -351,14 +334,10 @@ def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[
     """Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
 
     Args:
-        encoder ([`DualEncoder`]):
-            The model.
-        embeds (`np.ndarray` of shape (c, dim), float32):
-            L2-normalised embeddings of the classes.
-        class_names (`Sequence[str]`):
-            Their names.
-        where (`str`):
-            What to call the data.
+        encoder ([`DualEncoder`]): The model.
+        embeds (`np.ndarray` of shape (c, dim), float32): L2-normalised embeddings of the classes.
+        class_names (`Sequence[str]`): Their names.
+        where (`str`): What to call the data.
 
     Returns:
         `list[str]`: a sentence for each kind; empty where all classes differ.

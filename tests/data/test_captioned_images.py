@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
-from clip_hf.data import MixedStream, PairLoader, PairOptions, load_pairs
+from clip_hf.data import MixedStream, PairLoader, PairOptions, load_pairs, split_names
 from clip_hf.data.texts import stable_id
 from pair_data import (
     caption_of,
@@ -171,6 +171,12 @@ def test_openmoji_is_a_source(monkeypatch):
     assert len(load_pairs("openmoji")) == 12
     assert len(load_pairs("openmoji", split="test")) == 1
     assert load_pairs("openmoji", streaming=True).num_shards == 12
+
+
+def test_built_in_datasets_without_captions_say_which_columns_they_have():
+    with pytest.raises(ValueError, match="no column 'caption'; it has 'image', 'label'"):
+        load_pairs("digits")
+    assert split_names("digits") == ("train", "validation", "test")
 
 
 def test_a_hub_name_is_loaded_with_its_config_and_split(monkeypatch):

@@ -8,9 +8,8 @@ import datasets
 import pytest
 
 from clip_hf.cli import main
-from clip_hf.training import parse_options
+from clip_hf.training import parse_options, train
 from conftest import COLOURS, PATTERNS, draw
-from train_clip import train
 
 
 @pytest.fixture(scope="module")
