@@ -317,8 +317,8 @@ MUTATIONS = [
     Mutation(
         "a batch has room for RGB only",
         "model/image_transform_clip_hf.py",
-        "return self.do_center_crop and self.do_convert_rgb and (",
-        "return self.do_center_crop and (",
+        "if self.do_center_crop and self.do_convert_rgb and (",
+        "if self.do_center_crop and (",
         "model/test_image_processing_clip_hf.py -k without_rgb",
     ),
     Mutation(

@@ -42,8 +42,8 @@ MUTATIONS = [
     Mutation(
         "brackets are found once",
         "model/bpe_clip_hf.py",
-        "if self._brackets[0] != state:",
-        "if not self._brackets[0]:",
+        "if self._special_ids[0] != state:",
+        "if not self._special_ids[0]:",
         "model/test_tokenization_clip_hf.py -k brackets",
     ),
     Mutation(

@@ -444,7 +444,7 @@ class WordEncoder:
         added = backend.get_added_tokens_decoder().values()
         self._added = _compile_any_of(token.content for token in added if not token.normalized)
         self._added_in_lower = _compile_any_of(token.content.lower() for token in added if token.normalized)
-        self._brackets: tuple[bytes, list[int], list[int]] = (b"", [], [])
+        self._special_ids: tuple[bytes, list[int], list[int]] = (b"", [], [])
 
     def encode(self, text: str, split_special_tokens: bool) -> list[int]:
         """Encode a clean text."""
@@ -459,19 +459,19 @@ class WordEncoder:
                 return backend.encode(text, add_special_tokens=False).ids
         return list(chain.from_iterable(map(self._ids, split_words(text))))
 
-    def brackets(self) -> tuple[list[int], list[int]]:
+    def special_ids(self) -> tuple[list[int], list[int]]:
         """Ids that the post-processor puts before and after a text: begin and end of text."""
         processor = self.backend.post_processor
         state = processor.__getstate__()
-        if self._brackets[0] != state:
+        if self._special_ids[0] != state:
             encoding = processor.process(self.backend.encode("a", add_special_tokens=False))
             start = encoding.special_tokens_mask.index(0)
             end = len(encoding.ids) - encoding.special_tokens_mask[::-1].index(0)
-            self._brackets = (state, encoding.ids[:start], encoding.ids[end:])
-        return self._brackets[1:]
+            self._special_ids = (state, encoding.ids[:start], encoding.ids[end:])
+        return self._special_ids[1:]
 
     def freeze(self) -> None:
-        """Keep the added tokens as they are, whatever becomes of the backend's."""
+        """Ignore later changes to the backend's added tokens."""
         with self.lock:
             _ = self.exact_backend
 

@@ -177,35 +177,27 @@ def refused_location(kind: str, message: str) -> str:
     return f"{REFUSED}{kind}\n{message}"
 
 
-def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLike | None = None) -> str | None:
-    """The location of an image that a row of data names.
+class ImagePlaces:
+    """Locates the images that the rows of a table name.
 
-    Symbolic links are followed, because whoever can make a link can also put the image there.
+    Calling it with the path or URL in a row (relative paths start at `folder`) returns an absolute path below `folder`
+    or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any other location a text that begins with
+    `REFUSED`, which is refused when read. Symbolic links are followed, because whoever can make a link can also put
+    the image there.
 
     Args:
-        value:
-            The path or URL in the row. Relative paths start at `folder`.
         folder (`str` or `os.PathLike`):
             Folder of the table.
         root (`str` or `os.PathLike`, *optional*):
             Another folder below which paths may lead; `"/"` for any path.
-
-    Returns:
-        `str`: An absolute path below `folder` or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any
-            other location a text that begins with `REFUSED`, which is refused when read.
     """
-    return ImagePlaces(folder, root)(value)
-
-
-class ImagePlaces:
-    """[`image_location`] for many rows of one table, with the same arguments."""
 
     def __init__(self, folder: str | os.PathLike, root: str | os.PathLike | None = None):
         allowed = [os.path.abspath(each) for each in (folder, root) if each is not None]
         self._below = tuple(os.path.join(each, "") for each in allowed)
 
     def __call__(self, value: Any) -> str | None:
-        """The location of the image that a row names."""
+        """The location of the image that `value` names."""
         if not isinstance(value, str):
             return None
         if _PLAIN_PATH.fullmatch(value):
@@ -296,8 +288,8 @@ def _read_file(path: str, limits: ImageLimits, may_be_base64: bool) -> Image.Ima
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise UnreadableImage("not a regular file", f"{path[:200]} is {what}, not a file.")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise UnreadableImage("not a regular file", f"{path[:200]} is {kind}, not a file.")
     with os.fdopen(descriptor, "rb") as file:
         limits.check_bytes(status.st_size)
         return _read(file, limits)

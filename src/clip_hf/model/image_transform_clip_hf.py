@@ -149,14 +149,9 @@ class ImageTransform:
     high_bit_depth: str
     limits: ImageLimits = DEFAULT_LIMITS
 
-    @property
-    def has_fixed_shape(self) -> bool:
-        """Whether the shape of the result does not depend on the image."""
-        return self.do_center_crop and self.do_convert_rgb and (self.do_rescale or self.do_normalize)
-
     def empty_batch(self, count: int) -> np.ndarray | None:
         """An uninitialised array for the pixels of `count` images; None if shapes depend on the image."""
-        if self.has_fixed_shape:
+        if self.do_center_crop and self.do_convert_rgb and (self.do_rescale or self.do_normalize):
             return np.empty((count, 3, self.crop_size.height, self.crop_size.width), np.float32)
         return None
 
@@ -167,11 +162,11 @@ class ImageTransform:
             array, in_unit_range = self._read_array(source)
             if array.dtype != np.uint8:
                 return self._finish(self._crop_array(array), in_unit_range, out)
-            image = self._on_background(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))
+            image = self._apply_background(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))
         else:
             image = self.open(source)
         size = self.resized_size(image)
-        image = self.resize_and_crop(image, size, self._window(size), threads)
+        image = self.resize_and_crop(image, size, self._crop_window(size), threads)
         return self._finish(as_bytes(image), in_unit_range, out)
 
     def open(self, source: Any) -> Image.Image:
@@ -182,7 +177,7 @@ class ImageTransform:
         if image.mode[0] in "IF":  # 16 or 32 bits
             reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
             image = image if reduced is None else Image.fromarray(reduced)
-        return self._on_background(image)
+        return self._apply_background(image)
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
         """Width and height of an image after resizing.
@@ -212,7 +207,7 @@ class ImageTransform:
         image = resize_and_crop(image, size, window, self.resample, threads)
         return to_rgb(image) if self.do_convert_rgb else image
 
-    def _on_background(self, image: Image.Image) -> Image.Image:
+    def _apply_background(self, image: Image.Image) -> Image.Image:
         if self.background_color is not None and has_alpha(image):
             return composite(image, self.background_color)
         return image
@@ -287,7 +282,7 @@ class ImageTransform:
             raise ValueError(f"an array of shape {array.shape} has no pixels.")
         return array
 
-    def _window(self, size: tuple[int, int]) -> Window:
+    def _crop_window(self, size: tuple[int, int]) -> Window:
         if not self.do_center_crop:
             return (0, 0, *size)
         width, height = self.crop_size.width, self.crop_size.height
@@ -300,7 +295,7 @@ class ImageTransform:
             raise ValueError("background_color needs an image of 8 bits, not floats with do_resize=False.")
         if self.do_convert_rgb and array.shape[2] != 3:
             array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
-        return crop_array(array, self._window((array.shape[1], array.shape[0])))
+        return crop_array(array, self._crop_window((array.shape[1], array.shape[0])))
 
     def _finish(self, array: np.ndarray, in_unit_range: bool, out: np.ndarray | None) -> np.ndarray:
         """Rescale and normalise (height, width, channels) to (channels, height, width) in float32, as OpenAI does."""
@@ -314,7 +309,7 @@ class ImageTransform:
         std = (self.image_std * channels)[:channels] if self.do_normalize else None
         if array.dtype != np.uint8:
             array = np.moveaxis(array, 2, 0).astype(np.float32)
-            array = _arithmetic(array, self.rescale_factor if self.do_rescale else None, mean, std)
+            array = _rescale_and_normalize(array, self.rescale_factor if self.do_rescale else None, mean, std)
             return array if out is None else np.copyto(out, array) or out
         factor = 1 / 255 if in_unit_range else self.rescale_factor if self.do_rescale else None
         if factor is None and mean is None:
@@ -327,7 +322,7 @@ class ImageTransform:
         return out
 
 
-def _arithmetic(
+def _rescale_and_normalize(
     values: np.ndarray, factor: float | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> np.ndarray:
     """Compute (values * factor - mean) / std for (channels, ...) in float32."""
@@ -347,7 +342,7 @@ def value_table(
 ) -> np.ndarray:
     """The values 0 to 255 of each channel, rescaled and normalised: (channels, 256), float32."""
     values = np.tile(np.arange(256, dtype=np.float32), (channels, 1))
-    return np.ascontiguousarray(_arithmetic(values, factor, mean, std))
+    return np.ascontiguousarray(_rescale_and_normalize(values, factor, mean, std))
 
 
 def per_channel(values: Any) -> tuple[float, ...] | None:

@@ -545,7 +545,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         self, encoder: WordEncoder, texts: list[str], is_single: bool, options: dict[str, Any], rule: _LengthRule
     ) -> BatchEncoding:
         """Encode clean texts word by word; `Encoding` objects are made on demand."""
-        before, after = encoder.brackets() if options.get("add_special_tokens", True) else ([], [])
+        before, after = encoder.special_ids() if options.get("add_special_tokens", True) else ([], [])
         split_special_tokens = options.get("split_special_tokens")
         if split_special_tokens is None:
             split_special_tokens = self.split_special_tokens
