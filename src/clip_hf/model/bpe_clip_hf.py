@@ -246,7 +246,9 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
             data = gzip.decompress(data)
         lines = data.decode("utf-8").split("\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{str(path)!r} is a damaged or incomplete gzip file ({error}); get it again.") from error
+        raise ValueError(
+            f"{str(path)!r} is a damaged or incomplete gzip file ({error}); download it again."
+        ) from error
     except UnicodeDecodeError:
         raise ValueError(f"{str(path)!r} is not a merges file: it is neither UTF-8 text nor gzip.") from None
     if "#version" not in lines[0]:

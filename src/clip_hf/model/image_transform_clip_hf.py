@@ -92,7 +92,7 @@ def as_bytes(image: Image.Image) -> np.ndarray:
 def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     """Scale values of a dtype of more than 8 bits to uint8, by one of the policies `HIGH_BIT_DEPTH`.
 
-    "scale" maps floats of 0 to 1 and integers of 0 to 65535 to 0 to 255, whatever range the image uses.
+    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255.
 
     Returns:
         `np.ndarray` or None: uint8; None if the values are 0 to 255 already, or must be clipped.

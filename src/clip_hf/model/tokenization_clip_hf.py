@@ -68,7 +68,7 @@ _IGNORED_ENTRIES = (
 
 @dataclass(frozen=True)
 class _LengthRule:
-    """The most tokens of a text, and what to do, besides cutting, if a text has more."""
+    """Limit on the tokens of a text, and whether to raise or to warn if a text has more."""
 
     limit: int | None
     strict: bool
@@ -143,7 +143,7 @@ def _to_tensor(rows: list[list[int]], tensor_type: str) -> Any:
 
 
 def _build_special_token(token: str | AddedToken) -> AddedToken:
-    """Make a special token. CLIP's own two match only their exact form, whatever a repository says."""
+    """Make a special token; CLIP's two match only their exact form, even if a repository says otherwise."""
     if isinstance(token, AddedToken) and token.content not in (BOS_TOKEN, EOS_TOKEN):
         return token
     return AddedToken(str(token), lstrip=False, rstrip=False, normalized=False, special=True)
