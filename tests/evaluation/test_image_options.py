@@ -62,7 +62,7 @@ def test_a_background_is_put_behind_drawings(encoder, monkeypatch):
     assert encoder.fingerprint != fingerprint  # features that were kept are of another background
     image_processor = own[0] if isinstance(own, tuple) else own.image_processor
     assert getattr(image_processor, "background_color", None) is None  # the caller's is as it was
-    with pytest.raises(ValueError, match="'sky' is no colour; it must be a name"):
+    with pytest.raises(ValueError, match="'sky' is not a colour; it must be a name"):
         encoder.set_image_options(background_color="sky")
 
 
@@ -114,7 +114,7 @@ def test_colours(text, color):
 
 @pytest.mark.parametrize("text", ["", "1,2", "1,2,300", "a,b,c", [], [1.5, None, 2], "#12", "1,2,3,4"])
 def test_what_is_no_colour(text):
-    with pytest.raises(ValueError, match="is no colour"):
+    with pytest.raises(ValueError, match="is not a colour"):
         parse_color(text)
 
 

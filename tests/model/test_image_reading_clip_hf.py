@@ -25,8 +25,8 @@ from clip_hf.model.image_reading_clip_hf import (
     IMAGE_ENDINGS,
     IMAGE_FORMATS,
     ImageLimits,
+    ImagePlaces,
     UnreadableImage,
-    image_location,
     open_image,
 )
 from hostile_paths import HOSTILE
@@ -55,7 +55,7 @@ def test_rows_lead_nowhere_else(path, tmp_path):
     for each in (tmp_path, tmp_path / "data2"):  # there, but not the data's
         each.mkdir(exist_ok=True)
         (each / "a.png").write_bytes(encoded(image_of(0)))
-    location = image_location(path, folder)
+    location = ImagePlaces(folder)(path)
     result = ImageReader(processor_of()).read(location, "row 7", random.Random(0))
     assert (result.kind, result.where) == ("location refused", "row 7")
     with pytest.raises(ValueError, match="is not (used|opened)"):
@@ -90,18 +90,18 @@ def test_rows_lead_below_their_folder(path, expected, tmp_path):
     def filled(text):
         return text.replace("{data}", str(tmp_path)) if isinstance(text, str) else text
 
-    assert image_location(filled(path), tmp_path) == filled(expected)
+    assert ImagePlaces(tmp_path)(filled(path)) == filled(expected)
 
 
 def test_another_root_is_an_option(tmp_path):
     (tmp_path / "data").mkdir()
     outside = str(tmp_path / "other" / "a.png")
-    assert image_location(outside, tmp_path / "data").startswith("refused:")
-    assert image_location(outside, tmp_path / "data", tmp_path / "other") == outside
-    assert image_location("../other/a.png", tmp_path / "data", tmp_path / "other") == outside
-    assert image_location(outside, tmp_path / "data", "/") == outside
+    assert ImagePlaces(tmp_path / "data")(outside).startswith("refused:")
+    assert ImagePlaces(tmp_path / "data", tmp_path / "other")(outside) == outside
+    assert ImagePlaces(tmp_path / "data", tmp_path / "other")("../other/a.png") == outside
+    assert ImagePlaces(tmp_path / "data", "/")(outside) == outside
     # A folder whose name begins alike is another one.
-    assert image_location(f"{tmp_path}/data-2/a.png", tmp_path / "data").startswith("refused:")
+    assert ImagePlaces(tmp_path / "data")(f"{tmp_path}/data-2/a.png").startswith("refused:")
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -284,7 +284,7 @@ def test_a_tile_is_no_larger_than_an_image_may_be():
 def test_what_is_decoded_slowly_has_a_limit_of_its_own():
     width = 4100
     header = f"P6 {width} {width} 100\n".encode()  # a highest value other than 255 is worked out in Python
-    assert "are decoded, for it takes long" in str(refusal(header + bytes(3 * width * width)))
+    assert "decodes slowly and may have 4,194,304" in str(refusal(header + bytes(3 * width * width)))
     assert open_image(b"P6 12 10 100\n" + bytes(360)).size == (12, 10)
     assert open_image(f"P6 {width} {width} 255\n".encode() + bytes(3 * width * width)).size == (width, width)
 

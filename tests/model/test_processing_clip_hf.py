@@ -146,7 +146,7 @@ def test_saving_changes_nothing(tiny_processor, tmp_path):
 def test_missing_image_processor(tiny_processor, tmp_path):
     tiny_processor.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(
-        OSError, match=r"no image processor: there is neither preprocessor_config.json .*save_pretrained"
+        OSError, match=r"no image processor: it has neither preprocessor_config.json .*save_pretrained"
     ):
         ClipHFProcessor.from_pretrained(tmp_path)
     given = ClipHFImageProcessor(size=9, crop_size=9)
@@ -161,7 +161,7 @@ def test_missing_tokenizer(tiny_processor, tmp_path, leftover):
     for name in leftover:
         (tmp_path / name).write_text("{}")
     with pytest.raises(
-        OSError, match=r"no tokenizer: there is neither tokenizer.json nor both vocab.json and merges.txt"
+        OSError, match=r"no tokenizer: it has neither tokenizer.json nor both vocab.json and merges.txt"
     ):
         ClipHFProcessor.from_pretrained(tmp_path)
     processor = ClipHFProcessor.from_pretrained(tmp_path, tokenizer=tiny_processor.tokenizer)
@@ -272,13 +272,13 @@ def test_decoding(tiny_processor):
 @pytest.mark.parametrize(
     ("inputs", "error", "message"),
     [
-        ({}, ValueError, "was given nothing: pass images=..., text=..., or both"),
-        ({"text": []}, ValueError, "There are no texts"),
+        ({}, ValueError, "needs images=..., text=..., or both"),
+        ({"text": []}, ValueError, "`text` is an empty list"),
         ({"images": []}, ValueError, "There are no images"),
         ({"text": ["a", 3]}, TypeError, "Text 1 must be a string, not int: 3"),
         ({"text": ["a", None]}, TypeError, "Text 1 must be a string, not NoneType"),
         ({"text": 3}, TypeError, "`text` must be a string or a list of strings, not int"),
-        ({"text": "a", "videos": [1]}, ValueError, "no videos and no audio"),
+        ({"text": "a", "videos": [1]}, ValueError, "not videos or audio"),
         (
             {"text": "a", "pading": True},
             TypeError,

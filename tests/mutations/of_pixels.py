@@ -317,8 +317,8 @@ MUTATIONS = [
     Mutation(
         "a batch has room for RGB only",
         "model/image_transform_clip_hf.py",
-        "return self.do_center_crop and self.do_convert_rgb and (",
-        "return self.do_center_crop and (",
+        "if self.do_center_crop and self.do_convert_rgb and (",
+        "if self.do_center_crop and (",
         "model/test_image_processing_clip_hf.py -k without_rgb",
     ),
     Mutation(
@@ -472,8 +472,8 @@ MUTATIONS = [
     Mutation(
         "quick decoders have the limit of slow ones",
         "model/image_reading_clip_hf.py",
-        "if is_slow and image.width * image.height > _MOST_SLOW_PIXELS:",
-        "if image.width * image.height > _MOST_SLOW_PIXELS:",
+        "if is_slow and image.width * image.height > _MAX_SLOW_PIXELS:",
+        "if image.width * image.height > _MAX_SLOW_PIXELS:",
         "model/test_image_reading_clip_hf.py -k slowly",
     ),
     Mutation(

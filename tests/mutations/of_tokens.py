@@ -42,8 +42,8 @@ MUTATIONS = [
     Mutation(
         "brackets are found once",
         "model/bpe_clip_hf.py",
-        "if self._brackets[0] != state:",
-        "if not self._brackets[0]:",
+        "if self._special_ids[0] != state:",
+        "if not self._special_ids[0]:",
         "model/test_tokenization_clip_hf.py -k brackets",
     ),
     Mutation(
@@ -203,8 +203,8 @@ MUTATIONS = [
     Mutation(
         "a warning though the rest comes back",
         "model/tokenization_clip_hf.py",
-        'matters = truncates and not options.get("return_overflowing_tokens")',
-        "matters = truncates",
+        'loses_tokens = truncates and not options.get("return_overflowing_tokens")',
+        "loses_tokens = truncates",
         "model/test_tokenization_clip_hf.py -k no_warning",
     ),
     Mutation(

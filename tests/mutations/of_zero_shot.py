@@ -170,7 +170,7 @@ MUTATIONS = [
     Mutation(
         "images of others' processors lie on their side",
         "model/pipeline_clip_hf.py",
-        'image = upright(open_image(image, image_limits)).convert("RGB")',
+        'image = turn_upright(open_image(image, image_limits)).convert("RGB")',
         'image = open_image(image, image_limits).convert("RGB")',
         "test_same_pixels.py -k others_processor",
     ),

@@ -212,7 +212,7 @@ def test_a_recipe_that_is_not_there(tmp_path):
         (["--min_steps", "0"], "`min_steps` is 0; it must be at least 1"),
         (["--eval_share", "1"], "`eval_share` is 1.0; it must be at least 0 and less than 1"),
         (["--streaming", "--max_steps", "5", "--eval_share", "0.1"], "`eval_share` needs data that are read in any"),
-        (["--background_color", "sky"], "'sky' is no colour; it must be a name such as 'white'"),
+        (["--background_color", "sky"], "'sky' is not a colour; it must be a name such as 'white'"),
         (["--min_image_size", "0"], "`min_image_size` is 0"),
         (["--max_image_pixels", "0"], "`max_image_pixels` is 0; it must be at least 1"),
         (["--max_image_bytes", "0"], "`max_image_bytes` is 0; it must be at least 1"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, unwrapped
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, unwrap_source
 from ..model.image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
 from .skips import SkippedRow
@@ -129,7 +129,7 @@ class ImageReader:
 
 def check_not_missing(source: Any) -> None:
     """Raise an `UnreadableImage` if a row has no image at all."""
-    if unwrapped(source) is None:
+    if unwrap_source(source) is None:
         raise UnreadableImage("image missing", "there is no image.")
 
 

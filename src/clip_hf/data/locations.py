@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The places of images that columns name: every path in data goes through `image_location`."""
+"""The places of images that columns name: every path in data goes through `ImagePlaces`."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..model.image_reading_clip_hf import REFUSED, image_location
+from ..model.image_reading_clip_hf import REFUSED, ImagePlaces
 from ..utils.json_files import check_regular
 
 
@@ -51,7 +51,7 @@ def _undecoded_feature(feature: Any) -> Any:
 def with_locations(
     data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
-    """The data set with the paths of images that are not in it where [`image_location`] says; works for streams too.
+    """The data set with the paths of images that are not in it where [`ImagePlaces`] says; works for streams too.
 
     Args:
         data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs of which some
@@ -149,10 +149,10 @@ def _may_have_paths(feature: Any) -> bool:
 def _location(value: Any, folder: str, root: str | None, written_below: Sequence[str]) -> str | None:
     if isinstance(value, str) and os.path.isabs(value):
         for each in written_below:
-            location = image_location(value, each)
+            location = ImagePlaces(each)(value)
             if not location.startswith(REFUSED):
                 return location
-    return image_location(value, folder, root)
+    return ImagePlaces(folder, root)(value)
 
 
 def _located_row(row: dict[str, Any], column: str, folder: str, locate: Callable) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
 def table_rows(
     tables: Sequence[str], roles: dict[str, str], stamp: str = "", root: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of CSV, TSV, JSON Lines and JSON files, with images where [`image_location`] says they are.
+    """The rows of CSV, TSV, JSON Lines and JSON files, with images where [`ImagePlaces`] says they are.
 
     Args:
         tables (`Sequence[str]`): Paths; the ending says which kind of file it is.

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 
 from ..data.skips import SkipCounter
-from ..model.image_reading_clip_hf import unwrapped
+from ..model.image_reading_clip_hf import unwrap_source
 from ..utils.processes import SharedOutcome
 from .dual_encoder import DualEncoder, check_texts
 from .feature_store import FeatureFolder, FeatureIdentity, part_ranges
@@ -233,7 +233,7 @@ def images_fingerprint(images: datasets.Dataset, column: str) -> str:
 
 
 def _source_digest(source: Any) -> bytes:
-    source = unwrapped(source)
+    source = unwrap_source(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return hashlib.blake2b(source, digest_size=16).digest()
     text = str(source)

@@ -26,7 +26,7 @@ from ..model.image_transform_clip_hf import (
     has_alpha,
     parse_color,
     reduce_bit_depth,
-    upright,
+    turn_upright,
 )
 from ..model.text_state_clip_hf import tensors_checksum
 from ..model.zero_shot_clip_hf import eval_mode
@@ -200,7 +200,7 @@ class DualEncoder(ABC):
     def _open(self, source: Any) -> Image.Image:
         """Open an image: upright, and on the background colour, if there is one."""
         image = open_image(source, self.image_limits)
-        image = upright(image) if self.apply_exif_orientation else image
+        image = turn_upright(image) if self.apply_exif_orientation else image
         if self.high_bit_depth is not None and image.mode[0] in "IF":  # 16 or 32 bits
             reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
             image = image if reduced is None else Image.fromarray(reduced)

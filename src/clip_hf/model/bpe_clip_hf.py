@@ -10,8 +10,8 @@
 3. Byte-pair encoding of each word by `tokenizers`, with a cache of words, which makes it several times faster than
    encoding whole texts with `tokenizers`.
 
-Where `ftfy` is missing, as it may be where a repo's own code runs with transformers alone, plain text is encoded all
-the same, and text that needs it raises an error, instead of getting other ids.
+Without `ftfy` (a repo's own code may run with transformers alone) clean text is still encoded; text that needs ftfy
+raises an error instead of getting other ids.
 """
 
 import gzip
@@ -35,21 +35,20 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
 
-# Guarded, for transformers loads no part of a repo, not even its model, where a package that the repo's files import
-# outright is missing.
+# Guarded because transformers refuses a whole repo, model included, if a package that its files import is missing.
 try:
     import ftfy
     from ftfy.badness import is_bad
 
     def fix_text(text: str) -> str:
-        """`text` as `ftfy.fix_text` mends it."""
+        """Mend `text` as `ftfy.fix_text` does."""
         return _linear_ftfy().fix_text(text)
 except ImportError:
 
     def fix_text(text: str) -> str:
         raise ImportError(
-            f"The text {text[:40]!r} may need a clean-up as OpenAI's tokenizer does it, with the package ftfy, which "
-            "is not installed: run `pip install ftfy`, or pass clean_text=False to the tokenizer, for other ids."
+            f"The text {text[:40]!r} may need OpenAI's clean-up, but the package ftfy is not installed. Run "
+            "`pip install ftfy`, or pass clean_text=False to the tokenizer, which gives other ids."
         )
 
     is_bad = fix_text
@@ -59,9 +58,9 @@ BOS_TOKEN = "<|startoftext|>"
 EOS_TOKEN = "<|endoftext|>"
 END_OF_WORD = "</w>"
 
-# 256 bytes, the same at the end of a word, and the two special tokens: what a vocabulary holds without any merge.
+# A vocabulary without merges: 256 bytes, 256 bytes at the end of a word, two special tokens.
 NUM_BASE_TOKENS = 2 * 256 + 2
-# OpenAI's file has more merges than the 49,408 ids of the published models have room for.
+# OpenAI's file has more merges than fit into the 49,408 ids of the published models.
 NUM_OPENAI_MERGES = 49_408 - NUM_BASE_TOKENS
 
 # OpenAI's pattern, used with `regex.IGNORECASE` on lower-cased text. (The flag still matters there: it lets "'s" match
@@ -71,54 +70,54 @@ _UNICODE_WORDS = regex.compile(WORD_PATTERN, regex.IGNORECASE)
 # The same for lower-case ASCII. re.ASCII keeps U+001C to U+001F out of \s, as `regex` does.
 _ASCII_WORDS = re.compile(r"[a-z]+|[0-9]|'(?:[stmd]|re|ve|ll)|<\|(?:start|end)oftext\|>|[^\sa-z0-9]+", re.ASCII)
 
-# For the regular expressions of `tokenizers`: WORD_PATTERN, with what the flag does in `regex` written out, and the
-# capital sigma that `str.lower` makes a final one (behind a cased letter, before none; marks are skipped).
+# For the regular expressions of `tokenizers`: WORD_PATTERN with the effect of the flag written out, and the capital
+# sigma that `str.lower` turns into a final one (after a cased letter and not before one; marks are skipped).
 _BACKEND_PATTERN = WORD_PATTERN.replace("'s|", "'[s\u017f]|").replace("[^", "[^\u0345")
 _FINAL_SIGMA = "(?<=[\\p{Lu}\\p{Ll}\\p{Lt}\\p{M}])\u03a3(?![\\p{M}\\p{Cf}'.:]*[\\p{Lu}\\p{Ll}\\p{Lt}])"
 
-# Words that the cache holds at most, and the longest it takes: some 20 MB.
+# Bounds of the word cache, some 20 MB: words, and characters of a word.
 _CACHED_WORDS = 2**17
 _CACHED_WORD_LENGTH = 128
 
 
 # ------------------------------------------------------------------------------------------------------- text clean-up
 
-# Text that ftfy leaves as it is, provided that it is in NFC. The ranges hold no character of ftfy's tables (HTML,
-# controls, line breaks, widths, ligatures, quotes) and none that its search for mojibake looks at.
+# ftfy does not change text of these characters if it is in NFC: they are in none of ftfy's tables (HTML, controls,
+# line breaks, widths, ligatures, quotes), and its search for mojibake ignores them.
 _ASCII = " -%'-~"  # printable, without "&"
 _QUIET = (
     "\u0500-\u1fff\u200b-\u200f\u2600-\u27bf\u2e80-\u2fff\u3001-\ud7a3\uf900-\ufaff\ufe00-\ufe0f"
     "\U0001f000-\U0001fbff\U00020000-\U0003ffff\U000e0020-\U000e007f"
 )
-# The search for mojibake may find something among these, and nothing else in ftfy changes them. Left out of the first
-# range: ligatures (U+0132, U+0149, U+01C4, U+01F1) and the modifier apostrophe U+02BC.
+# Only ftfy's search for mojibake may change these. The first range leaves out ligatures (U+0132, U+0149, U+01C4,
+# U+01F1) and the modifier apostrophe U+02BC.
 _SUSPECT = (
     "\u00a0-\u0131\u0134-\u0148\u014a-\u01c3\u01cd-\u01f0\u01f4-\u02bb\u02bd-\u04ff"
     "\u2010-\u2017\u2020-\u2027\u2030-\u205e\u20a0-\u25ff"
 )
 _QUIET_TEXT = re.compile(f"[\t\n\f{_ASCII}{_QUIET}]*")
-# No line breaks, because ftfy looks at every line by itself, and not endlessly long, because it cuts long lines.
+# No line breaks, because ftfy treats each line separately; bounded, because it cuts long lines.
 _SUSPECT_TEXT = re.compile(f"[\t{_ASCII}{_QUIET}{_SUSPECT}]{{0,100000}}")
 _QUOTED_TEXT = re.compile(f"[\t{_ASCII}{_QUIET}{_SUSPECT}\u02bc\u2018-\u201f]{{0,100000}}")
 _STRAIGHT_QUOTES = str.maketrans("\u02bc\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f", "'''''\"\"\"\"")
 
 
-# Python sorts the marks behind a letter pair by pair, so that a thousand times as many take a million times as long.
+# Python sorts the marks after a letter in quadratic time.
 _MARK_RUN = regex.compile(r"\p{M}{64,}")
-# Up to here it does not matter, and captions should not wait for the search.
+# Texts up to this length, such as captions, skip the search for long runs of marks.
 _SHORT_TEXT = 128
 
 
 def normalize_linearly(form: str, text: str) -> str:
-    """Return `unicodedata.normalize(form, text)`, in time linear in the length of the text."""
+    """`unicodedata.normalize(form, text)`, but in linear time."""
     long = len(text) > _SHORT_TEXT
-    return unicodedata.normalize(form, _MARK_RUN.sub(_in_canonical_order, text) if long else text)
+    return unicodedata.normalize(form, _MARK_RUN.sub(_sort_marks, text) if long else text)
 
 
-def _in_canonical_order(run: regex.Match) -> str:
+def _sort_marks(run: regex.Match) -> str:
     marks = (mark for character in run[0] for mark in unicodedata.normalize("NFD", character))
     ordered: list[str] = []
-    stretch: list[str] = []  # up to the next mark that stays where it is
+    stretch: list[str] = []  # marks to sort, up to the next one that keeps its place
     for mark in marks:
         if unicodedata.combining(mark):
             stretch.append(mark)
@@ -130,7 +129,7 @@ def _in_canonical_order(run: regex.Match) -> str:
 
 @lru_cache(maxsize=1)
 def _linear_ftfy() -> ModuleType:
-    """ftfy with `normalize_linearly`, and otherwise as it is: a copy of its own, so that nobody else's is changed."""
+    """A private copy of ftfy that uses `normalize_linearly` and `_unescape_levels`."""
     copy = importlib.util.module_from_spec(ftfy.__spec__)
     ftfy.__spec__.loader.exec_module(copy)
     copy.unicodedata = SimpleNamespace(normalize=normalize_linearly)
@@ -138,28 +137,30 @@ def _linear_ftfy() -> ModuleType:
     return copy
 
 
-# An ampersand that was escaped, and escaped again, ...: "&amp;amp;amp;". Every reference in it is one level.
+# An ampersand that was escaped repeatedly, such as "&amp;amp;amp;". Each reference is one level.
 _AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0{0,22}38|#[xX]0{0,21}26);)+")
 
 
 def _unescape_levels(text: str) -> str:
-    """ftfy's `unescape_html`, which it calls until nothing changes, once for each level: here all levels but the last
-    at once, where they are many and nothing happens in between but that ampersands lose one after another.
+    """ftfy's `unescape_html`, but many levels at once.
+
+    ftfy calls it until nothing changes, once for each level. If there are many levels, and removing one changes
+    nothing else, all but the last are removed together.
     """
-    once = ftfy.fixes.unescape_html(text)
+    unescaped = ftfy.fixes.unescape_html(text)
     skipped = min((match[0].count(";") for match in _AMPERSANDS.finditer(text)), default=0) - 1
-    if skipped < 16 or once != _without_levels(text, 1):
-        return once
-    rest = _linear_ftfy().fix_and_explain(once, ftfy.TextFixerConfig(unescape_html=False, explain=False))
-    return _without_levels(text, skipped) if rest.text == once else once
+    if skipped < 16 or unescaped != _remove_levels(text, 1):
+        return unescaped
+    fixed = _linear_ftfy().fix_and_explain(unescaped, ftfy.TextFixerConfig(unescape_html=False, explain=False))
+    return _remove_levels(text, skipped) if fixed.text == unescaped else unescaped
 
 
-def _without_levels(text: str, levels: int) -> str:
+def _remove_levels(text: str, levels: int) -> str:
     return _AMPERSANDS.sub(lambda match: "&" + match[0].split(";", levels)[levels], text)
 
 
 def is_clean(text: str) -> bool:
-    """Whether ftfy and `html.unescape` provably return `text` itself. `False` means that it is not known."""
+    """Whether ftfy and `html.unescape` provably return `text` itself. `False` means unknown."""
     if text.isascii():
         return ("&" not in text and text.isprintable()) or _QUIET_TEXT.fullmatch(text) is not None
     short = len(text) <= _SHORT_TEXT
@@ -171,10 +172,10 @@ def is_clean(text: str) -> bool:
 
 
 def clean_like_openai(text: str) -> str:
-    """`text` without mojibake, ligatures, control characters, HTML entities, ... as OpenAI's code cleans it."""
+    """Clean `text` as OpenAI's code does: mojibake, ligatures, control characters, HTML entities, ..."""
     if is_clean(text):
         return text
-    # Most text that is not clean has curly quotes and nothing else for ftfy to do.
+    # In most text that is not clean, ftfy only straightens curly quotes.
     straight = text.translate(_STRAIGHT_QUOTES)
     if straight != text and is_clean(straight) and _QUOTED_TEXT.fullmatch(text) and not is_bad(text):
         return straight
@@ -182,7 +183,7 @@ def clean_like_openai(text: str) -> str:
 
 
 def normalize_nfc(text: str) -> str:
-    """`text` in normal form C, which is all that transformers' `CLIPTokenizer` does.
+    """Bring `text` into normal form C, the only clean-up of transformers' `CLIPTokenizer`.
 
     Raises:
         ValueError: if the text holds a lone surrogate.
@@ -202,7 +203,7 @@ def normalize_nfc(text: str) -> str:
 
 
 def _byte_symbols() -> list[str]:
-    """The character that stands for each byte, 0 to 255: itself where it can be seen, else one from U+0100 upwards."""
+    """The character for each byte, 0 to 255: the byte's own if it is visible, else one from U+0100 upwards."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(0x100, 0x200))
     return [chr(byte) if byte in visible else chr(next(hidden)) for byte in range(256)]
@@ -210,12 +211,12 @@ def _byte_symbols() -> list[str]:
 
 _BYTE_SYMBOLS = _byte_symbols()
 _TO_BYTE_SYMBOLS = dict(enumerate(_BYTE_SYMBOLS))
-# Ids 0 to 255: OpenAI numbers the bytes that can be seen first.
+# Ids 0 to 255: OpenAI numbers visible bytes first.
 _ALPHABET = sorted(_BYTE_SYMBOLS, key=lambda symbol: (ord(symbol) >= 0x100, symbol))
 
 
 def to_byte_symbols(word: str) -> str:
-    """The UTF-8 bytes of `word`, each as its symbol."""
+    """Write each UTF-8 byte of `word` as its symbol."""
     return word.encode("utf-8").decode("latin-1").translate(_TO_BYTE_SYMBOLS)
 
 
@@ -245,7 +246,9 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
             data = gzip.decompress(data)
         lines = data.decode("utf-8").split("\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{str(path)!r} is a damaged or incomplete gzip file ({error}); get it again.") from error
+        raise ValueError(
+            f"{str(path)!r} is a damaged or incomplete gzip file ({error}); download it again."
+        ) from error
     except UnicodeDecodeError:
         raise ValueError(f"{str(path)!r} is not a merges file: it is neither UTF-8 text nor gzip.") from None
     if "#version" not in lines[0]:
@@ -294,8 +297,8 @@ def learn_merges(texts: Iterable[str], clean: Callable[[str], str], num_merges: 
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise TypeError(f"texts must be an iterable of strings; given a {type(texts).__name__}, {texts!r:.60}.")
     counts = _count_words(texts, clean)
-    # With all base symbols given as special tokens, ids do not depend on the order in which the trainer meets them,
-    # and ties, which it breaks by id, fall the same way each time. The margin makes up for merges that are left out.
+    # The trainer breaks ties by id. As special tokens, all base symbols have fixed ids, so that ties do not depend on
+    # the order of the corpus. The margin makes up for the merges skipped below.
     symbols = base_symbols()
     margin = 64 + num_merges // 64
     trainer = BpeTrainer(
@@ -309,7 +312,7 @@ def learn_merges(texts: Iterable[str], clean: Callable[[str], str], num_merges: 
     tokenizer.train_from_iterator(_repeat_words(counts), trainer)
     known, merges = set(symbols), []
     for first, second in json.loads(tokenizer.to_str())["model"]["merges"]:
-        # Two pairs may spell the same token. The second way to it has no id of its own in a merges file.
+        # Two pairs may spell the same token; a merges file has one id for it, so the second pair is skipped.
         if first + second not in known:
             known.add(first + second)
             merges.append((first, second))
@@ -325,7 +328,7 @@ def _count_words(texts: Iterable[str], clean: Callable[[str], str]) -> Counter:
         counts.update(split_words(clean(text)))
     if index < 0:
         raise ValueError("There are no texts to learn merges from.")
-    # A special token that stands literally in the corpus is not text.
+    # A special token written out in the corpus is not text.
     for token in (BOS_TOKEN, EOS_TOKEN):
         counts.pop(token, None)
     return counts
@@ -342,10 +345,10 @@ def _repeat_words(counts: Counter) -> Iterator[str]:
 
 
 def build_backend(vocab: dict[str, int], merges: list[tuple[str, str]], unk_token: str) -> Tokenizer:
-    """The `tokenizers.Tokenizer` that is saved as `tokenizer.json`.
+    """Build the `tokenizers.Tokenizer` that is saved as `tokenizer.json`.
 
-    By itself it gives OpenAI's ids for clean text, but for letters that are younger than Python's Unicode tables and
-    for capital sigmas next to circled letters.
+    It gives OpenAI's ids for clean text, except for letters newer than Python's Unicode tables and for capital sigmas
+    next to circled letters.
     """
     backend = Tokenizer(
         BPE(vocab=vocab, merges=merges, end_of_word_suffix=END_OF_WORD, unk_token=unk_token, fuse_unk=False)
@@ -359,7 +362,7 @@ def build_backend(vocab: dict[str, int], merges: list[tuple[str, str]], unk_toke
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    # No space behind the last word. (`decoders.Strip` would do it, but panics on empty text.)
+    # No space after the last word. (`decoders.Strip` panics on empty text.)
     backend.decoder = decoders.Sequence(
         [
             decoders.ByteLevel(),
@@ -371,7 +374,7 @@ def build_backend(vocab: dict[str, int], merges: list[tuple[str, str]], unk_toke
 
 
 def split_words(text: str) -> list[str]:
-    """Lower-case words of a clean text, split as OpenAI's code does."""
+    """Split a clean text into lower-case words as OpenAI's code does."""
     text = text.lower()
     return (_ASCII_WORDS if text.isascii() else _UNICODE_WORDS).findall(text)
 
@@ -399,7 +402,7 @@ class _Lowercase:
         """Lower-case `normalized` in place."""
         if normalized.normalized == normalized.normalized.lower():
             return
-        # The only character whose lower case is longer. What `lower` makes of the others does not depend on it.
+        # The only character whose lower case is longer. It does not affect the lower case of the others.
         normalized.replace("\u0130", "i\u0307")
         characters = iter(normalized.normalized.lower())
         normalized.map(lambda _: next(characters))
@@ -413,17 +416,17 @@ class _SplitWords:
         pretokenized.split(self._split)
 
     def _split(self, _: int, text: NormalizedString) -> list[NormalizedString]:
-        return _slices(text, [match.span() for match in _UNICODE_WORDS.finditer(str(text))])
+        return _cut_slices(text, [match.span() for match in _UNICODE_WORDS.finditer(str(text))])
 
 
-def _slices(text: NormalizedString, spans: list[tuple[int, int]]) -> list[NormalizedString]:
-    # A slice takes time in proportion to its place in the text, so that halves are cut first.
+def _cut_slices(text: NormalizedString, spans: list[tuple[int, int]]) -> list[NormalizedString]:
+    # The time of a slice grows with its offset, so halves are cut first.
     if len(spans) <= 64:
         return [text[start:end] for start, end in spans]
     middle = len(spans) // 2
     cut = spans[middle][0]
     second = [(start - cut, end - cut) for start, end in spans[middle:]]
-    return _slices(text[:cut], spans[:middle]) + _slices(text[cut:], second)
+    return _cut_slices(text[:cut], spans[:middle]) + _cut_slices(text[cut:], second)
 
 
 class WordEncoder:
@@ -441,12 +444,12 @@ class WordEncoder:
         self._exact_backend: Tokenizer | None = None
         # transformers looks for added tokens in the text itself or, if `normalized`, in the lower-cased text.
         added = backend.get_added_tokens_decoder().values()
-        self._added = _any_of(token.content for token in added if not token.normalized)
-        self._added_in_lower = _any_of(token.content.lower() for token in added if token.normalized)
-        self._brackets: tuple[bytes, list[int], list[int]] = (b"", [], [])
+        self._added = _compile_any_of(token.content for token in added if not token.normalized)
+        self._added_in_lower = _compile_any_of(token.content.lower() for token in added if token.normalized)
+        self._special_ids: tuple[bytes, list[int], list[int]] = (b"", [], [])
 
     def encode(self, text: str, split_special_tokens: bool) -> list[int]:
-        """The ids of `text`, which is clean."""
+        """Encode a clean text."""
         if (self._added and self._added.search(text)) or (
             self._added_in_lower and self._added_in_lower.search(text.lower())
         ):
@@ -458,27 +461,27 @@ class WordEncoder:
                 return backend.encode(text, add_special_tokens=False).ids
         return list(chain.from_iterable(map(self._ids, split_words(text))))
 
-    def brackets(self) -> tuple[list[int], list[int]]:
-        """The ids that the post-processor puts before and after a text: begin and end of text."""
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """Ids that the post-processor puts before and after a text: begin and end of text."""
         processor = self.backend.post_processor
         state = processor.__getstate__()
-        if self._brackets[0] != state:
+        if self._special_ids[0] != state:
             encoding = processor.process(self.backend.encode("a", add_special_tokens=False))
             start = encoding.special_tokens_mask.index(0)
             end = len(encoding.ids) - encoding.special_tokens_mask[::-1].index(0)
-            self._brackets = (state, encoding.ids[:start], encoding.ids[end:])
-        return self._brackets[1:]
+            self._special_ids = (state, encoding.ids[:start], encoding.ids[end:])
+        return self._special_ids[1:]
 
     def freeze(self) -> None:
-        """Make it independent of changes to the backend's added tokens."""
+        """Ignore later changes to the backend's added tokens."""
         with self.lock:
             _ = self.exact_backend
 
     @property
     def exact_backend(self) -> Tokenizer:
-        """A copy of the backend that lower-cases and splits as Python does, for what needs `Encoding` objects.
+        """A copy of the backend that lower-cases and splits as Python does and makes `Encoding` objects.
 
-        Several times slower than `encode`. Hold `lock` while using it: truncation and padding are settings of it.
+        It is several times slower than `encode`. Hold `lock` while using it: truncation and padding are its settings.
         """
         if self._exact_backend is None:
             backend = Tokenizer.from_str(self.backend.to_str())
@@ -494,6 +497,6 @@ class WordEncoder:
         return self._exact_backend
 
 
-def _any_of(contents: Iterable[str]) -> re.Pattern | None:
+def _compile_any_of(contents: Iterable[str]) -> re.Pattern | None:
     alternatives = [re.escape(unicodedata.normalize("NFC", content)) for content in contents]
     return re.compile("|".join(alternatives)) if alternatives else None

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Image processor: the pixels of OpenAI's CLIP, bit for bit, from whatever holds an image."""
+"""The image processor: the pixels of OpenAI's CLIP, bit for bit, from images, arrays, files and URLs."""
 
 import math
 import multiprocessing
@@ -33,7 +33,7 @@ from .image_transform_clip_hf import HIGH_BIT_DEPTH, ImageTransform, parse_color
 
 logger = logging.get_logger(__name__)
 
-RESAMPLING = range(6)  # the values of PIL.Image.Resampling that transformers takes
+RESAMPLING = range(6)  # values of PIL.Image.Resampling that transformers accepts
 SIZE_KEYS = ({"shortest_edge"}, {"height", "width"}, {"shortest_edge", "longest_edge"}, {"max_height", "max_width"})
 # Entries of configuration files that say what wrote them, or that transformers' processors no longer use.
 BOOKKEEPING_KEYS = {"auto_map", "feature_extractor_type", "image_processor_type", "processor_class", "use_fast"}
@@ -43,7 +43,7 @@ BOOKKEEPING_KEYS |= {"_valid_processor_keys"}
 
 
 class ClipHFImageProcessorKwargs(ImagesKwargs, total=False):
-    """Options of `ClipHFImageProcessor` that transformers' image processors do not have; see there."""
+    """Options that only `ClipHFImageProcessor` has; it describes them."""
 
     apply_exif_orientation: bool
     background_color: list[int] | tuple[int, ...] | str | None
@@ -53,29 +53,29 @@ class ClipHFImageProcessorKwargs(ImagesKwargs, total=False):
 class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     """Turns images into the pixel values that CLIP was trained on.
 
-    It takes the options of transformers' `CLIPImageProcessor` and loads its configurations, and differs from it:
+    It takes the options of transformers' `CLIPImageProcessor` and loads its configurations. It differs in this:
 
     - The pixels are those of OpenAI's transform, bit for bit, in every mode of Pillow: the image is resized before it
       is converted to RGB, alpha is dropped instead of blended with white, and the centre crop is rounded as
       torchvision rounds it.
-    - It is faster: rows and columns that the crop throws away are not resized (a strip of 1x10,000 pixels takes
-      milliseconds, not gigabytes), rescaling and normalising is one table look-up, and threads share the images of a
-      batch, or the rows of a large image (`torch.get_num_threads()` of them; one in worker processes).
-    - Images may also be paths, bytes of image files, or the mappings of `datasets.Image(decode=False)`, in any
-      mixture. What has an EXIF orientation is turned upright, files and objects alike; OpenAI's transform does not.
-    - What cannot be right raises a `ValueError` that names the image: truncated, empty and other unreadable files,
+    - It is faster: rows and columns outside the crop are not resized (a strip of 1x10,000 pixels takes milliseconds,
+      not gigabytes), rescaling and normalising are one table look-up, and threads share the images of a batch, or the
+      rows of a large image (`torch.get_num_threads()` of them; one in worker processes).
+    - Images may also be paths, bytes of image files, or mappings of `datasets.Image(decode=False)`, in any mixture.
+      Images with an EXIF orientation are turned upright, which OpenAI's transform does not do.
+    - Unusable images raise a `ValueError` that names the image: truncated, empty and other unreadable files,
       decompression bombs, 16-bit images that would turn white, floats from 0 to 1 that would be divided by 255 again.
 
-    How the modes of Pillow are read: as OpenAI's transform does. (It resizes palette indices: mode P by the nearest
-    pixel, mode PA interpolated.) Mode La, which it refuses, is read as LA. The modes I, F and I;16 hold more than 8
-    bits, of which it clips all that is above 255 to white: see `high_bit_depth`.
+    Pillow's modes are treated as in OpenAI's transform. (It resizes palette indices: mode P by the nearest pixel, mode
+    PA by interpolation.) Mode La, which it refuses, is read as LA. In the modes I, F and I;16, which hold more than 8
+    bits, it clips values above 255 to white: see `high_bit_depth`.
 
     Args:
         do_resize (`bool`, *optional*, defaults to `True`):
             Whether to resize to `size`.
         size (`int` or `dict[str, int]`, *optional*, defaults to `{"shortest_edge": 224}`):
-            What to resize to: `{"shortest_edge": n}` (or `n`) keeps the aspect ratio, `{"height": h, "width": w}` does
-            not. `{"shortest_edge": n, "longest_edge": m}` and `{"max_height": h, "max_width": w}` bound the size.
+            Size after resizing: `{"shortest_edge": n}` (or `n`) keeps the aspect ratio, `{"height": h, "width": w}`
+            does not. `{"shortest_edge": n, "longest_edge": m}` and `{"max_height": h, "max_width": w}` bound the size.
         resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BICUBIC`):
             Pillow's filter.
         do_center_crop (`bool`, *optional*, defaults to `True`):
@@ -83,32 +83,32 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         crop_size (`int` or `dict[str, int]`, *optional*, defaults to `{"height": 224, "width": 224}`):
             The size of the crop.
         do_rescale (`bool`, *optional*, defaults to `True`):
-            Whether to multiply with `rescale_factor`.
+            Whether to multiply by `rescale_factor`.
         rescale_factor (`float`, *optional*, defaults to `1 / 255`):
-            The factor.
+            Factor of `do_rescale`.
         do_normalize (`bool`, *optional*, defaults to `True`):
             Whether to subtract `image_mean` and divide by `image_std`. Without either step the result is uint8.
         image_mean (`list[float]`, *optional*, defaults to OpenAI's `[0.48145466, 0.4578275, 0.40821073]`):
-            One value for each channel, or one for all.
+            Mean to subtract: one value for each channel, or one for all.
         image_std (`list[float]`, *optional*, defaults to OpenAI's `[0.26862954, 0.26130258, 0.27577711]`):
-            One value for each channel, or one for all.
+            Standard deviation to divide by: one value for each channel, or one for all.
         do_convert_rgb (`bool`, *optional*, defaults to `True`):
             Whether to convert to three channels.
         apply_exif_orientation (`bool`, *optional*, defaults to `True`):
-            Whether to turn images as their EXIF orientation says, as phones store them. With `False` the pixels are
-            OpenAI's for these images too: its transform does not look at the orientation.
+            Whether to turn images upright by their EXIF orientation, which phones store. OpenAI's transform ignores
+            it: `False` gives OpenAI's pixels for these images too.
         background_color (`list[int]` or `str`, *optional*):
-            Red, green and blue, 0 to 255, or a name such as `"white"` or `"#ffffff"`: what transparent images are put
-            on before all else. OpenAI's transform drops the alpha channel, so that the colours stored in transparent
-            places appear; `(255, 255, 255)` is what transformers' `CLIPImageProcessor` does.
+            Background of transparent images, applied first: red, green and blue, 0 to 255, or a name such as `"white"`
+            or `"#ffffff"`. By default the alpha channel is dropped as in OpenAI's transform, so that the colours
+            stored in transparent places appear; transformers' `CLIPImageProcessor` uses white.
         high_bit_depth (`str`, *optional*, defaults to `"error"`):
-            What to do with images of more than 8 bits, whole numbers or floats: `"scale"` maps 0 to 65535, or floats
-            of 0 to 1, onto 0 to 255; `"clip"` gives OpenAI's pixels, most of them white or black; `"error"` does so
-            where the values are 0 to 255, and raises where they are not.
+            How to read images of more than 8 bits, whole numbers or floats: `"scale"` maps 0 to 65535, or floats of 0
+            to 1, onto 0 to 255; `"clip"` gives OpenAI's pixels, most of them white or black; `"error"` raises unless
+            the values are 0 to 255.
 
     Raises:
         ValueError: An option has an impossible value.
-        TypeError: There is no option of this name.
+        TypeError: An option is unknown.
 
     Example:
 
@@ -138,8 +138,8 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     high_bit_depth = "error"
 
     def __init__(self, **kwargs: Unpack[ClipHFImageProcessorKwargs]):
-        kwargs = self._known({key: value for key, value in kwargs.items() if key not in BOOKKEEPING_KEYS})
-        super().__init__(**_with_color(kwargs))
+        kwargs = self._drop_unset({key: value for key, value in kwargs.items() if key not in BOOKKEEPING_KEYS})
+        super().__init__(**_parse_background(kwargs))
         self._validate_preprocess_kwargs(**{key: getattr(self, key) for key in self._valid_kwargs_names})
 
     @classmethod
@@ -149,7 +149,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         Unknown entries are kept as attributes, with a warning.
         """
         valid = cls.valid_kwargs.__annotations__.keys()
-        for name in kwargs.keys() - valid:  # other keywords may be meant for a tokenizer, so only slips are certain
+        for name in kwargs.keys() - valid:  # unknown keywords may be a tokenizer's, so only misspelled ones raise
             if near_names(name, valid, cutoff=0.85):
                 raise TypeError(unknown_option(name, cls.__name__, valid))
         known = valid | BOOKKEEPING_KEYS
@@ -162,7 +162,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         return result
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
-        """Save as transformers does, but leave the image processor unchanged: `auto_map` goes only into the file."""
+        """Save as transformers does, but without changing the image processor: `auto_map` goes into the file only."""
         files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
         vars(self).pop("auto_map", None)
         return files
@@ -174,28 +174,28 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
 
         Args:
             images:
-                An image, or a list of them, nested as you like, or a batch as an array or tensor of four axes. An
-                image is a `PIL.Image.Image`; an array or tensor (height, width), (height, width, channels) or
-                (channels, height, width), uint8, or floats, which stand for 0 to 1 with `do_rescale=False` and for 0
-                to 255 without; or what `open_image` takes: a path, a URL, the bytes of a file.
+                An image, a (nested) list of images, or a batch as an array or tensor of four axes. An image is a
+                `PIL.Image.Image`; an array or tensor (height, width), (height, width, channels) or (channels, height,
+                width) of uint8, or of floats from 0 to 255 (from 0 to 1 with `do_rescale=False`); or what `open_image`
+                takes: a path, a URL, the bytes of a file.
             image_limits ([`ImageLimits`], *optional*):
-                What reading an image may take. Of the call, not of the configuration: a repo does not raise them.
+                Limits on reading an image. Not part of the configuration, so that no repo can raise them.
             **kwargs:
-                The options of the class for this call, and `return_tensors` (`"pt"`, `"np"` or `None`),
-                `input_data_format` and `data_format` (`"channels_first"` or `"channels_last"`: the layout of arrays,
-                and of the result), `device` (where to put the result, with `return_tensors="pt"`).
+                Options of the class for this call; `return_tensors` (`"pt"`, `"np"` or `None`); `input_data_format`
+                and `data_format` (`"channels_first"` or `"channels_last"`: layout of arrays and of the result);
+                `device` (of the result, with `return_tensors="pt"`).
 
         Returns:
             `BatchFeature`: `pixel_values`, float32, (batch, 3, height, width); a list of arrays without
             `return_tensors`.
 
         Raises:
-            ValueError: An image cannot be used, or the images have different sizes in the end; the message tells which
-                image and why.
-            TypeError: Something is no image, or there is no option of this name.
+            ValueError: An image cannot be used (the message says which one and why), or the results have different
+                sizes.
+            TypeError: Something is not an image, or an option is unknown.
         """
-        kwargs = self._validated(kwargs)
-        transform = self._transform(kwargs, image_limits)
+        kwargs = self._complete_options(kwargs)
+        transform = self._build_transform(kwargs, image_limits)
         pixel_values = _process_all(list(flatten_images(images)), transform)
         if kwargs["do_pad"]:
             pixel_values = self.pad(list(pixel_values), pad_size=kwargs["pad_size"])
@@ -204,18 +204,18 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         return _to_batch(pixel_values, kwargs["return_tensors"], kwargs["device"])
 
     def transform(self, image_limits: ImageLimits | None = None, **kwargs) -> ImageTransform:
-        """Return what a call with these options does with each image; training uses parts of it."""
-        return self._transform(self._validated(kwargs), image_limits)
+        """The transform of each image in a call with these options; training uses parts of it."""
+        return self._build_transform(self._complete_options(kwargs), image_limits)
 
-    def _validated(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The options of a call, completed by those of the class."""
-        kwargs = _with_color(self._known(kwargs))
+    def _complete_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Validate the options of a call and add those of the class."""
+        kwargs = _parse_background(self._drop_unset(kwargs))
         kwargs = {name: kwargs.get(name, getattr(self, name, None)) for name in self._valid_kwargs_names}
         kwargs = self._standardize_kwargs(**kwargs)
         self._validate_preprocess_kwargs(**kwargs)
         return kwargs
 
-    def _transform(self, kwargs: dict[str, Any], image_limits: ImageLimits | None) -> ImageTransform:
+    def _build_transform(self, kwargs: dict[str, Any], image_limits: ImageLimits | None) -> ImageTransform:
         options = {field.name: kwargs[field.name] for field in fields(ImageTransform) if field.name != "limits"}
         options.update({name: per_channel(options[name]) for name in ("image_mean", "image_std")})
         return ImageTransform(**options, limits=image_limits or DEFAULT_LIMITS)
@@ -223,11 +223,11 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
         for name in ("size", "crop_size", "pad_size"):
             if not isinstance(kwargs.get(name), int | list | tuple | dict | SizeDict | None):
-                raise ValueError(f"{name}={kwargs[name]!r} must be an integer, or a mapping of integers.")
+                raise ValueError(f"{name}={kwargs[name]!r} must be an integer or a mapping of integers.")
         return super()._standardize_kwargs(**kwargs)
 
-    def _known(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return the known options; unknown ones must be None or False."""
+    def _drop_unset(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Raise for unknown options, but drop those that are None or False."""
         valid = self.valid_kwargs.__annotations__.keys()
         for name in kwargs.keys() - valid:
             if not is_unset(name, kwargs[name], valid):
@@ -261,7 +261,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
             raise ValueError(f"background_color={color!r} must be three integers from 0 to 255: red, green and blue.")
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open the paths, URLs and files' bytes in nested lists with `open_image`; leave other images as they are."""
+        """Open the paths, URLs and bytes of files in nested lists with `open_image`; arrays stay as they are."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(item) for item in image_url_or_urls]
         if isinstance(image_url_or_urls, np.ndarray | torch.Tensor):
@@ -275,22 +275,22 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         return np.moveaxis(crop_array(np.moveaxis(image, 0, -1), window), -1, 0)
 
 
-def _with_color(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The options with the name of a colour replaced by its numbers, which configuration files hold."""
+def _parse_background(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Replace the name of a background colour by its numbers, which configuration files hold."""
     color = kwargs.get("background_color")
     return {**kwargs, "background_color": parse_color(color)} if isinstance(color, str) else kwargs
 
 
 def is_unset(name: str, value: Any, valid: Iterable[str]) -> bool:
-    """Return whether an unknown option can be ignored: None and False switch off options of other processors.
+    """Whether to ignore an unknown option: it is None, or False and not misspelled (`do_resise=False` is an error).
 
-    A misspelled option is an error even if it is False: `do_resise=False`.
+    None and False switch off options of other processors.
     """
     return value is None or (value is False and not near_names(name, valid, cutoff=0.85))
 
 
 def opens_files(image_processor: Any) -> bool:
-    """Whether an image processor is a `ClipHFImageProcessor`, also one of a repo's own code: it opens files itself."""
+    """Whether an image processor opens files itself: a `ClipHFImageProcessor`, perhaps of a repo's own code."""
     return hasattr(image_processor, "apply_exif_orientation")
 
 
@@ -315,11 +315,11 @@ def _check_channel_values(name: str, values: Any, is_rgb: bool) -> None:
     if is_rgb and len(sequence) not in (1, 3):
         raise ValueError(f"{name}={values!r} must have three values, one for each channel of RGB, or one for all.")
     if name == "image_std" and 0 in sequence:
-        raise ValueError(f"{name}={values!r} has a 0, by which nothing can be divided.")
+        raise ValueError(f"{name}={values!r} must not hold 0, because it divides the values.")
 
 
 def _process_all(sources: list[Any], options: ImageTransform) -> np.ndarray | list[np.ndarray]:
-    """Every image's pixels, in one array where they have one shape; the first that fails raises, with its number."""
+    """Pixels of all images, in one array if they have one shape; an error names the number of its image."""
     if not sources:
         raise ValueError("There are no images: the list is empty.")
     batch = options.empty_batch(len(sources))
@@ -336,14 +336,14 @@ def _process_all(sources: list[Any], options: ImageTransform) -> np.ndarray | li
                 raise UnreadableImage(error.kind, message) from error
             raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from error
 
-    # Worker processes share the cores among themselves already.
+    # Worker processes already share the cores.
     threads = 1 if multiprocessing.parent_process() is not None else torch.get_num_threads()
     if len(sources) == 1:
         pixels = [process(0, threads)]
     else:
-        # An image that is given twice may not be decoded by two threads at once.
-        shared = [id(source) for source in sources if isinstance(source, Image.Image)]
-        threads = min(threads, len(sources)) if len(set(shared)) == len(shared) else 1
+        # Two threads must not decode the same image object at once.
+        image_ids = [id(source) for source in sources if isinstance(source, Image.Image)]
+        threads = min(threads, len(sources)) if len(set(image_ids)) == len(image_ids) else 1
         pixels = list(map_in_threads(process, range(len(sources)), threads))
     return pixels if batch is None else batch
 
@@ -358,8 +358,8 @@ def _to_batch(pixel_values: np.ndarray | list[np.ndarray], return_tensors: str |
     shapes = sorted({array.shape for array in pixel_values})
     if len(shapes) > 1:
         raise ValueError(
-            f"The images have different shapes in the end, {shapes}, and form no batch. Use do_center_crop=True and "
-            "do_convert_rgb=True, or return_tensors=None."
+            f"The processed images have different shapes, {shapes}, and cannot form a batch. Use do_center_crop=True "
+            "and do_convert_rgb=True, or return_tensors=None."
         )
     batch = pixel_values if isinstance(pixel_values, np.ndarray) else np.stack(pixel_values)
     if return_tensors == "np":
@@ -368,5 +368,5 @@ def _to_batch(pixel_values: np.ndarray | list[np.ndarray], return_tensors: str |
     return features if device is None else features.to(device)
 
 
-# Saving one then copies our files next to it, and names the class in `auto_map`.
+# Makes saving copy our files and name the class in `auto_map`.
 ClipHFImageProcessor.register_for_auto_class("AutoImageProcessor")

@@ -1,9 +1,9 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""From whatever names an image to its pixels as they are stored: the one place that opens images.
+"""Open images: the one place that reads their files, bytes and URLs.
 
-Pipeline, processor, training and evaluation all come through `open_image`, so they read the same formats, refuse the
-same locations, and stop at the same limits.
+Pipeline, processor, training and evaluation all use `open_image`, so they read the same formats, refuse the same
+locations, and stop at the same limits.
 """
 
 import base64
@@ -29,53 +29,52 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 
-# Raster formats that Pillow reads by itself. Not EPS, for example, which starts Ghostscript.
-# The commonest first, and last what is recognised by little.
+# Raster formats that Pillow reads without other programs (EPS starts Ghostscript). Pillow tries them in this order:
+# the commonest first, those with weak signatures last.
 IMAGE_FORMATS = (
     "JPEG PNG WEBP GIF BMP TIFF PPM AVIF HEIF JPEG2000 MPO DIB DDS ICNS ICO PSD QOI SGI SUN XBM XPM PCX TGA".split()
 )
 
 
-def _image_endings() -> frozenset[str]:
+def _list_image_endings() -> frozenset[str]:
     Image.init()
     return frozenset(
         ending.lstrip(".") for ending, name in Image.registered_extensions().items() if name in IMAGE_FORMATS
     )
 
 
-IMAGE_ENDINGS = _image_endings()
-"""Endings of files that count as pictures, lower case and without the dot."""
+IMAGE_ENDINGS = _list_image_endings()
+"""Endings of image files, lower case and without the dot."""
 
-# What a table may name besides files. `fsspec` opens those of `_REMOTE`.
+# URLs that a table may name. `fsspec` opens those of `_REMOTE`.
 _REMOTE = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf")
 URL_SCHEMES = ("http", "https", "data", *_REMOTE)
 REFUSED = "refused:"
 _REFUSED_KINDS = ("file damaged", "file too large")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-# Names of folders and of a file, in which nothing has another meaning.
+# A relative path without any special name or character.
 _PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^./\\:\0][^/\\:\0]*)*")
 _CHUNK = 2**16  # bytes
-_MOST_SLOW_PIXELS = 2**22  # some ten seconds
-_TILE_TAGS = (322, 323)  # TIFF: width and height of the tiles in which an image is stored
-# Beginnings of files that Pillow knows: a file that starts so and fails is damaged.
+_MAX_SLOW_PIXELS = 2**22  # some ten seconds
+_TILE_TAGS = (322, 323)  # TIFF: width and height of a tile
+# A file that begins with one of these and cannot be opened is damaged.
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """Limits of reading one image. Beyond them it is an error; in data, the row is skipped and counted.
+    """Limits on reading one image; exceeding them is an error, or in data a row that is skipped and counted.
 
     Args:
         max_pixels (`int`, *optional*):
-            Pixels of the image as it is stored, and of each of its tiles. By default twice
-            `PIL.Image.MAX_IMAGE_PIXELS`, 178,956,970, which is Pillow's own limit and holds for files in any case.
+            Pixels of the stored image, and of each of its tiles. By default twice `PIL.Image.MAX_IMAGE_PIXELS`,
+            178,956,970: Pillow's own limit, which always applies to files.
         max_resized_pixels (`int`, *optional*, defaults to 10,000,000,000):
-            Pixels that the image would have after resizing and before the crop. Only the crop is computed, so that
-            this bounds how long and thin an image may be.
+            Pixels after resizing and before the crop. Only the crop is computed, so this bounds the aspect ratio.
         max_bytes (`int`, *optional*, defaults to 536,870,912):
             Bytes of the file, download or tar member.
         max_seconds (`float`, *optional*, defaults to 60):
-            Time of a whole download over http or https. (Of other schemes, each library's own time-outs hold.)
+            Time of a whole download over http or https. (For other schemes, the time-outs of their libraries apply.)
 
     Raises:
         ValueError: if a limit is not greater than 0.
@@ -127,7 +126,7 @@ class UnreadableImage(ValueError):
 
     Args:
         kind (`str`):
-            What is wrong, in few words: `"file truncated"`. The same for all images with the same trouble.
+            The kind of problem in a few words, to count by, such as `"file truncated"`.
         message (`str`):
             A sentence for the user.
     """
@@ -150,7 +149,7 @@ def _scheme_of(text: str) -> str | None:
 
 
 def check_scheme(text: str) -> str | None:
-    """The scheme of a location that may be opened, None for a path; what may not be opened raises."""
+    """The scheme of a location, None for a path; a location that may not be opened raises [`UnreadableImage`]."""
     scheme = _scheme_of(text)
     if scheme == "data":
         return scheme
@@ -161,7 +160,7 @@ def check_scheme(text: str) -> str | None:
         raise UnreadableImage(
             "location refused",
             f"its path {text.removeprefix(REFUSED)[:200]!r} is not used: a path in data must lead to a file in the "
-            "data's own folder, or below `image_root`, or be a URL.",
+            "data's own folder or below `image_root`, or be a URL.",
         )
     if "::" in text or (scheme is not None and scheme not in URL_SCHEMES):
         raise UnreadableImage(
@@ -173,38 +172,24 @@ def check_scheme(text: str) -> str | None:
 
 
 def refused_location(kind: str, message: str) -> str:
-    """Location of an image known to be unusable; reading it raises [`UnreadableImage`] with this message."""
+    """A location that stands for an unusable image: reading it raises [`UnreadableImage`] with this message."""
     assert kind in _REFUSED_KINDS
     return f"{REFUSED}{kind}\n{message}"
 
 
-def image_location(value: Any, folder: str | os.PathLike, root: str | os.PathLike | None = None) -> str | None:
-    """Where the image is that a row of data names, or a text that begins with `REFUSED` and is refused when read.
+class ImagePlaces:
+    """Locates the images that the rows of a table name.
 
-    Symbolic links are followed: who can make one can put the image there, too.
+    Calling it with the path or URL in a row (relative paths start at `folder`) returns an absolute path below `folder`
+    or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any other location a text that begins with
+    `REFUSED`, which is refused when read. Symbolic links are followed, because whoever can make a link can also put
+    the image there.
 
     Args:
-        value:
-            What the row says. Relative paths start at `folder`.
         folder (`str` or `os.PathLike`):
-            The folder of the table.
+            Folder of the table.
         root (`str` or `os.PathLike`, *optional*):
             Another folder below which paths may lead; `"/"` for any path.
-
-    Returns:
-        `str`: An absolute path below `folder` or `root`, or a URL of `URL_SCHEMES`; None for a blank value.
-    """
-    return ImagePlaces(folder, root)(value)
-
-
-class ImagePlaces:
-    """[`image_location`] for many rows of one table.
-
-    Args:
-        folder (`str` or `os.PathLike`):
-            The folder of the table.
-        root (`str` or `os.PathLike`, *optional*):
-            Another folder below which paths may lead.
     """
 
     def __init__(self, folder: str | os.PathLike, root: str | os.PathLike | None = None):
@@ -212,7 +197,7 @@ class ImagePlaces:
         self._below = tuple(os.path.join(each, "") for each in allowed)
 
     def __call__(self, value: Any) -> str | None:
-        """Where the image is that a row names."""
+        """The location of the image that `value` names."""
         if not isinstance(value, str):
             return None
         if _PLAIN_PATH.fullmatch(value):
@@ -234,28 +219,27 @@ class ImagePlaces:
 def open_image(
     source: str | os.PathLike | bytes | dict[str, Any] | Image.Image, limits: ImageLimits = DEFAULT_LIMITS
 ) -> Image.Image:
-    """Open and decode an image as it is stored: neither converted to RGB nor turned upright.
+    """Open and decode an image, without converting it to RGB or turning it upright.
 
     Args:
         source (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`):
-            A path of a regular file, a URL (`http`, `https`, and what fsspec opens of `s3`, `gs`, `az`, `abfs`,
-            `hf`), a `data:image/...;base64,` URL or bare base64 text, the bytes of an image file, an open file of
-            bytes, a mapping with `"bytes"` or `"path"` as `datasets.Image(decode=False)` gives, or an image.
+            Path of a regular file, URL (`http`, `https`, or `s3`, `gs`, `az`, `abfs`, `hf` through fsspec),
+            `data:image/...;base64,` URL or bare base64 text, bytes of an image file, open binary file, mapping with
+            `"bytes"` or `"path"` as from `datasets.Image(decode=False)`, or image.
         limits ([`ImageLimits`], *optional*):
-            What reading may take.
+            Limits on reading.
 
     Returns:
         `PIL.Image.Image`: The image with its pixels loaded.
 
     Raises:
-        UnreadableImage: a `ValueError` with a `kind`. There is no such file, or it is not a regular file, empty,
-            truncated, not of a format of `IMAGE_FORMATS`, or larger than `limits` allow; a location is refused, or a
-            download failed.
+        UnreadableImage: a `ValueError` with a `kind`. The file is missing, not a regular file, empty, truncated, not
+            in one of `IMAGE_FORMATS`, or larger than `limits`; the location is refused, or the download failed.
         TypeError: `source` is none of the above.
     """
-    source = unwrapped(source)
+    source = unwrap_source(source)
     if isinstance(source, Image.Image):
-        return _decoded(source, limits)
+        return _decode(source, limits)
     if hasattr(source, "read"):
         source = source.read(limits.max_bytes + 1)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -279,12 +263,12 @@ def open_image(
     return _read_file(text, limits, may_be_base64=isinstance(source, str))
 
 
-def unwrapped(source: Any) -> Any:
-    """The bytes or the path in a mapping of `datasets.Image(decode=False)`; anything else as it is."""
+def unwrap_source(source: Any) -> Any:
+    """Take the bytes or the path out of a mapping of `datasets.Image(decode=False)`; leave anything else."""
     if isinstance(source, dict) and source.keys() & {"bytes", "path"}:
         data = source.get("bytes")
         if data is not None and not isinstance(data, bytes | bytearray | memoryview):
-            # A text there would be taken for a path, which nobody has checked.
+            # Text here would be taken for a path that nothing has checked.
             raise UnreadableImage("not an image", f"its bytes are of type {type(data).__name__}.")
         return source.get("path") if data is None else data
     return source
@@ -292,7 +276,7 @@ def unwrapped(source: Any) -> Any:
 
 def _read_file(path: str, limits: ImageLimits, may_be_base64: bool) -> Image.Image:
     try:
-        # Without waiting: opening a FIFO would, until something writes into it.
+        # Non-blocking, because opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a null byte
         if may_be_base64 and not os.path.lexists(path):
@@ -304,8 +288,8 @@ def _read_file(path: str, limits: ImageLimits, may_be_base64: bool) -> Image.Ima
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        what = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
-        raise UnreadableImage("not a regular file", f"{path[:200]} is {what}, not a file.")
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
+        raise UnreadableImage("not a regular file", f"{path[:200]} is {kind}, not a file.")
     with os.fdopen(descriptor, "rb") as file:
         limits.check_bytes(status.st_size)
         return _read(file, limits)
@@ -318,7 +302,7 @@ def _read_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits) -> Im
 
 def _read(file: BinaryIO, limits: ImageLimits) -> Image.Image:
     try:
-        # What this Pillow has: AVIF depends on how it was built, HEIF on a plug-in.
+        # Formats of this Pillow: AVIF depends on how it was built, HEIF on a plug-in.
         image = Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
     except Image.DecompressionBombError as error:
         raise UnreadableImage(
@@ -333,12 +317,12 @@ def _read(file: BinaryIO, limits: ImageLimits) -> Image.Image:
         if isinstance(error, UnidentifiedImageError):
             kind = "file damaged" if file.read(8).startswith(_SIGNATURES) else "not an image"
         else:
-            kind = _kind_of_decoding(error)
+            kind = _classify_decoding_error(error)
         raise UnreadableImage(kind, "this is not an image that Pillow can read.") from error
-    return _decoded(image, limits)
+    return _decode(image, limits)
 
 
-def _decoded(image: Image.Image, limits: ImageLimits) -> Image.Image:
+def _decode(image: Image.Image, limits: ImageLimits) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise UnreadableImage("image too small", f"the image has no pixels: its size is {image.width}x{image.height}.")
     limits.check_pixels(*image.size)
@@ -354,21 +338,21 @@ def _decoded(image: Image.Image, limits: ImageLimits) -> Image.Image:
             "image too large", f"there is not enough memory for its {image.width}x{image.height} pixels."
         ) from error
     except Exception as error:  # OSError, SyntaxError, struct.error, zlib.error, ... depending on the format
-        kind = _kind_of_decoding(error)
+        kind = _classify_decoding_error(error)
         raise UnreadableImage(kind, f"the {image.format or 'image'} data cannot be decoded: {error}.") from error
-    limits.check_pixels(*image.size)  # an icon's size is known for certain only now
+    limits.check_pixels(*image.size)  # the size of an icon is certain only now
     return image
 
 
 def _check_decoder(image: Image.Image, limits: ImageLimits) -> None:
-    """Refuse what would take minutes or gigabytes to decode, though it has few pixels or few bytes."""
+    """Refuse images with few pixels or bytes that would still take minutes or gigabytes to decode."""
     tiles = getattr(image, "tile", None) or []
-    is_slow = any(tile[0] in Image.DECODERS for tile in tiles)  # those are written in Python
-    if is_slow and image.width * image.height > _MOST_SLOW_PIXELS:
+    is_slow = any(tile[0] in Image.DECODERS for tile in tiles)  # decoders written in Python
+    if is_slow and image.width * image.height > _MAX_SLOW_PIXELS:
         raise UnreadableImage(
             "image too large",
-            f"it has {image.width}x{image.height} pixels; of this kind of {image.format} {_MOST_SLOW_PIXELS:,} are "
-            "decoded, for it takes long.",
+            f"it has {image.width}x{image.height} pixels; this kind of {image.format} decodes slowly and may have "
+            f"{_MAX_SLOW_PIXELS:,}.",
         )
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
@@ -377,7 +361,7 @@ def _check_decoder(image: Image.Image, limits: ImageLimits) -> None:
             limits.check_pixels(*sides)
 
 
-def _kind_of_decoding(error: Exception) -> str:
+def _classify_decoding_error(error: Exception) -> str:
     text = str(error).lower()
     if "truncated" in text or "unexpected end" in text or "broken data stream" in text:
         return "file truncated"
@@ -397,14 +381,14 @@ def _read_base64(text: str, limits: ImageLimits) -> Image.Image:
     except UnreadableImage as error:
         if is_url or error.kind == "image too large":
             raise
-        raise _neither(text) from error
+        raise _missing_file(text) from error
     except ValueError as error:
         if is_url:
             raise UnreadableImage("not an image", "the data URL does not hold the base64 text of an image.") from error
-        raise _neither(text) from error
+        raise _missing_file(text) from error
 
 
-def _neither(text: str) -> UnreadableImage:
+def _missing_file(text: str) -> UnreadableImage:
     return UnreadableImage(
         "file missing", f"there is no file {text[:200]}, and it is neither a URL nor the base64 text of an image."
     )
@@ -430,7 +414,7 @@ def _download(url: str, limits: ImageLimits) -> bytes:
                 )
     except UnreadableImage:
         raise
-    # Servers that answer nonsense raise HTTPException, impossible addresses ValueError.
+    # HTTPException: malformed answers; ValueError: impossible addresses.
     except (OSError, http.client.HTTPException, ValueError) as error:
         if not transfer.is_over:
             reason = str(error).removeprefix("<urlopen error ").removesuffix(">") or type(error).__name__
@@ -443,7 +427,7 @@ def _download(url: str, limits: ImageLimits) -> bytes:
 
 
 class _Transfer:
-    """Opens http and https only, and closes the connection when the time is over, whatever it waits for then."""
+    """Opens http and https only, and closes the connection when the time is over, whatever it is waiting for."""
 
     def __init__(self, seconds: float):
         self._end_time = time.monotonic() + seconds
@@ -457,15 +441,15 @@ class _Transfer:
             urllib.request.HTTPDefaultErrorHandler(),
             _HttpOnlyRedirects(),
             urllib.request.HTTPErrorProcessor(),
-            _watched(urllib.request.HTTPHandler, http.client.HTTPConnection, "http_open", self._connect),
-            _watched(urllib.request.HTTPSHandler, http.client.HTTPSConnection, "https_open", self._connect),
+            _build_handler(urllib.request.HTTPHandler, http.client.HTTPConnection, "http_open", self._connect),
+            _build_handler(urllib.request.HTTPSHandler, http.client.HTTPSConnection, "https_open", self._connect),
         )
         for handler in handlers:
             self.opener.add_handler(handler)
 
     @property
     def is_over(self) -> bool:
-        return time.monotonic() > self._end_time - 0.05  # a socket's own time may end a little earlier
+        return time.monotonic() > self._end_time - 0.05  # a socket's time-out may end a little earlier
 
     def __enter__(self) -> "_Transfer":
         self._timer.start()
@@ -480,7 +464,7 @@ class _Transfer:
         if self.is_over:
             raise TimeoutError("the time is over")
         result = create(address, min(timeout, self._end_time - time.monotonic()), *args)
-        # A second handle, since the handshake of https takes the first one away.
+        # A second handle, because the handshake of https takes over the first.
         self._sockets.append(result.dup())
         if self.is_over:  # while it connected
             self._end()
@@ -489,14 +473,14 @@ class _Transfer:
     def _end(self) -> None:
         for each in list(self._sockets):
             try:
-                each.shutdown(socket.SHUT_RDWR)  # whoever reads gets the end
+                each.shutdown(socket.SHUT_RDWR)  # pending reads end
             except OSError:
-                pass  # closed already
+                pass  # already closed
 
 
 class _HttpOnlyRedirects(urllib.request.HTTPRedirectHandler):
     def http_error_302(self, req, fp, code, msg, headers):
-        # urllib would read what comes with a redirect to its end, before it follows.
+        # urllib would read the whole body of a redirect before it follows.
         fp.read = lambda *_: b""
         return super().http_error_302(req, fp, code, msg, headers)
 
@@ -508,16 +492,16 @@ class _HttpOnlyRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _watched(handler: type, connection: type, method: str, connect: Callable) -> urllib.request.BaseHandler:
-    """A handler of urllib whose connections are made by `connect(create, address, timeout, ...)`."""
+def _build_handler(handler: type, connection: type, method: str, connect: Callable) -> urllib.request.BaseHandler:
+    """Build a urllib handler that connects by `connect(create, address, timeout, ...)`."""
 
-    class Watched(connection):
+    class WatchedConnection(connection):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self._create_connection = partial(connect, self._create_connection)
 
     opener = handler()
-    setattr(opener, method, lambda request: opener.do_open(Watched, request))
+    setattr(opener, method, lambda request: opener.do_open(WatchedConnection, request))
     return opener
 
 
@@ -529,14 +513,14 @@ def _read_remote(url: str, limits: ImageLimits) -> bytes:
             data = file.read(limits.max_bytes + 1)
     except FileNotFoundError as error:
         raise UnreadableImage("file missing", "there is no such file.") from error
-    except Exception as error:  # each file system has types of its own
+    except Exception as error:  # each file system raises its own types
         raise UnreadableImage("file cannot be read", f"it cannot be read: {error}.") from error
     limits.check_bytes(len(data))
     return data
 
 
 def flatten_images(images: Any) -> Iterator[Any]:
-    """The single images in nested sequences (lists, columns of a dataset) and in batched arrays."""
+    """Yield the single images in nested sequences (lists, columns of a dataset) and in batched arrays."""
     if isinstance(images, Sequence) and not isinstance(images, str | bytes | bytearray | memoryview):
         for item in images:
             yield from flatten_images(item)

@@ -1,11 +1,10 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The transform from one image to pixel values, as the options of an image processor say.
+"""The transform of one image to pixel values, as the options of an image processor say.
 
 OpenAI's transform (`clip.py`, `_transform`) resizes the shorter edge with Pillow's bicubic filter, crops the centre,
-converts to RGB and normalises in float32, in this order. This is the same arithmetic without computing pixels
-that the crop discards. Arrays are (height, width, channels) until the last step, which makes them (channels, height,
-width).
+converts to RGB and normalises in float32, in this order. This is the same arithmetic, limited to the pixels in the
+crop. Arrays are (height, width, channels) until the last step, which makes them (channels, height, width).
 """
 
 import math
@@ -29,8 +28,8 @@ HIGH_BIT_DEPTH = ("error", "clip", "scale")
 # -------------------------------------------------------------------------------------------------------- image modes
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF orientation says; without one, or with 1, it is returned as it is."""
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Turn an image by its EXIF orientation; without one, or with 1, the same image comes back."""
     try:
         return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION_TAG, 1) != 1 else image
     except Exception as error:  # damaged EXIF data raises many types
@@ -43,7 +42,7 @@ def has_alpha(image: Image.Image) -> bool:
 
 
 def parse_color(color: str | Sequence[int]) -> list[int]:
-    """Red, green and blue, 0 to 255, from `"white"`, `"#ffffff"`, `"255,255,255"`, or three numbers.
+    """Parse `"white"`, `"#ffffff"`, `"255,255,255"`, or three numbers to red, green and blue, 0 to 255.
 
     Raises:
         ValueError: if it is none of these.
@@ -55,8 +54,8 @@ def parse_color(color: str | Sequence[int]) -> list[int]:
         numbers = []
     if len(numbers) != 3 or not all(0 <= number <= 255 for number in numbers):
         raise ValueError(
-            f"{color!r} is no colour; it must be a name such as 'white', '#ffffff', or red, green and blue from 0 to "
-            "255 as '255,255,255'."
+            f"{color!r} is not a colour; it must be a name such as 'white', '#ffffff', or red, green and blue from 0 "
+            "to 255 as '255,255,255'."
         )
     return list(numbers)
 
@@ -70,30 +69,36 @@ def composite(image: Image.Image, color: Sequence[int]) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB as OpenAI's transform does, with `image.convert("RGB")`; alpha is dropped."""
+    """Convert as OpenAI's transform does, by `image.convert("RGB")`, and mode La too; alpha is dropped."""
     if image.mode == "RGB":
         return image
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
     if "transparency" in image.info:
-        # Pillow would look for the transparent colour's counterpart, and warn where a palette has several. The
-        # pixels do not depend on it.
+        # Pillow would convert the transparent colour too, and warn if a palette has several. Pixels do not depend on
+        # it.
         image = image.copy()
         del image.info["transparency"]
     return image.convert("RGB")
 
 
 def as_bytes(image: Image.Image) -> np.ndarray:
-    """The pixels of an image of 8 bits, (height, width, channels)."""
+    """Pixels of an image of 8 bits: (height, width, channels), uint8."""
     array = np.asarray(image)
     array = array * np.uint8(255) if array.dtype == bool else array  # mode 1
     return array[..., None] if array.ndim == 2 else array
 
 
 def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
-    """Values of a dtype of more than 8 bits as uint8; None where they are bytes already, or are to be clipped.
+    """Scale values of a dtype of more than 8 bits to uint8, by one of the policies `HIGH_BIT_DEPTH`.
 
-    Floats stand for 0 to 1, integers for 0 to 65535 if they are scaled. Only whether to raise depends on the values.
+    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255.
+
+    Returns:
+        `np.ndarray` or None: uint8; None if the values are 0 to 255 already, or must be clipped.
+
+    Raises:
+        UnreadableImage: if the policy forbids the values.
     """
     if policy == "clip":
         return None
@@ -125,7 +130,7 @@ def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """What one call of a [`ClipHFImageProcessor`] does with each image; the fields are its options, validated."""
+    """The transform of each image in one call of a [`ClipHFImageProcessor`]; its fields are the validated options."""
 
     do_resize: bool
     size: SizeDict | None
@@ -144,46 +149,41 @@ class ImageTransform:
     high_bit_depth: str
     limits: ImageLimits = DEFAULT_LIMITS
 
-    @property
-    def has_fixed_shape(self) -> bool:
-        """Whether the shape of the result does not depend on the image."""
-        return self.do_center_crop and self.do_convert_rgb and (self.do_rescale or self.do_normalize)
-
     def empty_batch(self, count: int) -> np.ndarray | None:
-        """Allocate an array for the pixels of `count` images; None if their shape depends on the images."""
-        if self.has_fixed_shape:
+        """An uninitialised array for the pixels of `count` images; None if shapes depend on the image."""
+        if self.do_center_crop and self.do_convert_rgb and (self.do_rescale or self.do_normalize):
             return np.empty((count, 3, self.crop_size.height, self.crop_size.width), np.float32)
         return None
 
     def pixels(self, source: Any, threads: int, out: np.ndarray | None) -> np.ndarray:
-        """The image of `source` as (channels, height, width), resized, cropped, rescaled and normalised, in `out`."""
+        """Resize, crop, rescale and normalise an image to (channels, height, width), in `out` if it is an array."""
         in_unit_range = False
         if isinstance(source, np.ndarray | torch.Tensor):
             array, in_unit_range = self._read_array(source)
             if array.dtype != np.uint8:
                 return self._finish(self._crop_array(array), in_unit_range, out)
-            image = self._on_background(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))
+            image = self._apply_background(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))
         else:
             image = self.open(source)
         size = self.resized_size(image)
-        image = self.resize_and_crop(image, size, self._window(size), threads)
+        image = self.resize_and_crop(image, size, self._crop_window(size), threads)
         return self._finish(as_bytes(image), in_unit_range, out)
 
     def open(self, source: Any) -> Image.Image:
-        """Open an image: upright, with 8 bits, and on its background, as the options say; neither resized nor RGB."""
+        """Open an image upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
         image = open_image(source, self.limits)
         if self.apply_exif_orientation:
-            image = upright(image)
+            image = turn_upright(image)
         if image.mode[0] in "IF":  # 16 or 32 bits
             reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
             image = image if reduced is None else Image.fromarray(reduced)
-        return self._on_background(image)
+        return self._apply_background(image)
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
         """Width and height of an image after resizing.
 
         Raises:
-            UnreadableImage: if they are more than `limits` allow.
+            UnreadableImage: if the size exceeds `limits`.
         """
         size = resized_size(*image.size, self.size) if self.do_resize else image.size
         self.limits.check_resized(size, image.size)
@@ -192,10 +192,10 @@ class ImageTransform:
     def resize_and_crop(
         self, image: Image.Image, size: tuple[int, int], window: Window, threads: int = 1
     ) -> Image.Image:
-        """The part `window` of an image that is resized to `size`, converted to RGB.
+        """Resize an image to `size`, cut out `window` (left, top, right, bottom) and convert it to RGB.
 
         Raises:
-            UnreadableImage: if the part has more pixels than Pillow allows for an image.
+            UnreadableImage: if the window has more pixels than Pillow allows for an image.
         """
         limit = Image.MAX_IMAGE_PIXELS and 2 * Image.MAX_IMAGE_PIXELS
         if limit and (window[2] - window[0]) * (window[3] - window[1]) > limit:
@@ -207,22 +207,22 @@ class ImageTransform:
         image = resize_and_crop(image, size, window, self.resample, threads)
         return to_rgb(image) if self.do_convert_rgb else image
 
-    def _on_background(self, image: Image.Image) -> Image.Image:
+    def _apply_background(self, image: Image.Image) -> Image.Image:
         if self.background_color is not None and has_alpha(image):
             return composite(image, self.background_color)
         return image
 
     def _read_array(self, source: np.ndarray | torch.Tensor) -> tuple[np.ndarray, bool]:
-        """The array as (height, width, channels), and whether its values stand for 0 to 1.
+        """Convert an array to (height, width, channels), and tell whether its values stand for 0 to 1.
 
-        It is uint8, or float32 where nothing asks for whole numbers: floats that are not resized.
+        The result is uint8, or float32 for floats that are not resized.
         """
         if isinstance(source, torch.Tensor):
             source = source.detach().cpu()
             source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
-        array = self._channels_last(source)
+        array = self._move_channels_last(source)
         if array.dtype.kind not in "buif":
-            raise TypeError(f"an array of dtype {array.dtype} holds no pixels; give uint8, or floats.")
+            raise TypeError(f"an array of dtype {array.dtype} holds no pixels; pass uint8 or floats.")
         if array.dtype == bool:
             return array * np.uint8(255), False
         if array.dtype.kind == "f":
@@ -233,7 +233,7 @@ class ImageTransform:
         return np.ascontiguousarray(array), False
 
     def _read_floats(self, array: np.ndarray) -> tuple[np.ndarray, bool]:
-        """As `_read_array`. Floats stand for 0 to 255 with `do_rescale`, and for 0 to 1 without it."""
+        """[`_read_array`] of floats, which are 0 to 255 with `do_rescale` and 0 to 1 without."""
         low, high = array.min(), array.max()
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("the array holds NaN or infinite values.")
@@ -254,16 +254,16 @@ class ImageTransform:
             allowed = "with do_rescale=False resizing takes floats from 0 to 1"
         raise ValueError(
             f"the values are floats from {low:.6g} to {high:.6g}; {allowed}. Pass the image as uint8, or "
-            "do_resize=False for an image that is prepared already."
+            "do_resize=False for an image that is already resized."
         )
 
-    def _channels_last(self, array: np.ndarray) -> np.ndarray:
+    def _move_channels_last(self, array: np.ndarray) -> np.ndarray:
         channels = (1, 3, 4)
         if array.ndim == 2:
             array = array[..., None]
         elif array.ndim != 3:
             raise ValueError(
-                f"an array of shape {array.shape} is no image: give (height, width), (height, width, channels) or "
+                f"an array of shape {array.shape} is not an image: pass (height, width), (height, width, channels) or "
                 "(channels, height, width), or a batch of the latter two."
             )
         elif self.input_data_format is not None:
@@ -282,7 +282,7 @@ class ImageTransform:
             raise ValueError(f"an array of shape {array.shape} has no pixels.")
         return array
 
-    def _window(self, size: tuple[int, int]) -> Window:
+    def _crop_window(self, size: tuple[int, int]) -> Window:
         if not self.do_center_crop:
             return (0, 0, *size)
         width, height = self.crop_size.width, self.crop_size.height
@@ -290,15 +290,15 @@ class ImageTransform:
         return left, top, left + width, top + height
 
     def _crop_array(self, array: np.ndarray) -> np.ndarray:
-        """Floats that are not resized, as they are: (height, width, channels)."""
+        """Crop floats (height, width, channels) that are not resized."""
         if self.background_color is not None and array.shape[2] == 4:
-            raise ValueError("background_color needs an image of 8 bits, not floats that are not resized.")
+            raise ValueError("background_color needs an image of 8 bits, not floats with do_resize=False.")
         if self.do_convert_rgb and array.shape[2] != 3:
             array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
-        return crop_array(array, self._window((array.shape[1], array.shape[0])))
+        return crop_array(array, self._crop_window((array.shape[1], array.shape[0])))
 
     def _finish(self, array: np.ndarray, in_unit_range: bool, out: np.ndarray | None) -> np.ndarray:
-        """Rescale and normalise (height, width, channels) to (channels, height, width), as OpenAI does in float32."""
+        """Rescale and normalise (height, width, channels) to (channels, height, width) in float32, as OpenAI does."""
         channels = array.shape[2]
         if self.do_normalize and not {len(self.image_mean), len(self.image_std)} <= {1, channels}:
             raise ValueError(
@@ -309,12 +309,12 @@ class ImageTransform:
         std = (self.image_std * channels)[:channels] if self.do_normalize else None
         if array.dtype != np.uint8:
             array = np.moveaxis(array, 2, 0).astype(np.float32)
-            array = _arithmetic(array, self.rescale_factor if self.do_rescale else None, mean, std)
+            array = _rescale_and_normalize(array, self.rescale_factor if self.do_rescale else None, mean, std)
             return array if out is None else np.copyto(out, array) or out
         factor = 1 / 255 if in_unit_range else self.rescale_factor if self.do_rescale else None
         if factor is None and mean is None:
             return np.ascontiguousarray(np.moveaxis(array, 2, 0))
-        # There are 256 values, so each is computed once: the same bits for a third of the time.
+        # Each of the 256 values is computed once: the same bits in a third of the time.
         table = value_table(channels, factor, mean, std)
         out = np.empty((channels, *array.shape[:2]), np.float32) if out is None else out
         for channel in range(channels):
@@ -322,13 +322,13 @@ class ImageTransform:
         return out
 
 
-def _arithmetic(
+def _rescale_and_normalize(
     values: np.ndarray, factor: float | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> np.ndarray:
-    """(values * factor - mean) / std in float32, for (channels, ...)."""
+    """Compute (values * factor - mean) / std for (channels, ...) in float32."""
     shape = (-1, *[1] * (values.ndim - 1))
     if factor == 1 / 255:
-        values = values / np.float32(255)  # as torchvision's ToTensor; multiplying would round otherwise
+        values = values / np.float32(255)  # as torchvision's ToTensor; a product would round differently
     elif factor is not None:
         values = (values.astype(np.float64) * factor).astype(np.float32)
     if mean is not None:
@@ -340,13 +340,13 @@ def _arithmetic(
 def value_table(
     channels: int, factor: float | None, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
 ) -> np.ndarray:
-    """Return the rescaled and normalised value of each byte in each channel: (channels, 256), float32."""
+    """The values 0 to 255 of each channel, rescaled and normalised: (channels, 256), float32."""
     values = np.tile(np.arange(256, dtype=np.float32), (channels, 1))
-    return np.ascontiguousarray(_arithmetic(values, factor, mean, std))
+    return np.ascontiguousarray(_rescale_and_normalize(values, factor, mean, std))
 
 
 def per_channel(values: Any) -> tuple[float, ...] | None:
-    """A mean or standard deviation, given as one number or several, as a tuple; None stays None."""
+    """Make a tuple of a mean or standard deviation, one number or several; None stays None."""
     if values is None:
         return None
     return (float(values),) if isinstance(values, int | float | np.number) else tuple(map(float, values))

@@ -21,7 +21,7 @@ from transformers.pipelines.zero_shot_image_classification import ZeroShotImageC
 from .checks_clip_hf import unknown_option
 from .image_processing_clip_hf import is_unset, opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
-from .image_transform_clip_hf import upright
+from .image_transform_clip_hf import turn_upright
 from .processing_clip_hf import ClipHFProcessor
 from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, evaluated, features, prompts_for
 
@@ -261,7 +261,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             options["image_limits"] = image_limits
         elif not isinstance(image, (np.ndarray, torch.Tensor)):
             # Another class's processor takes images only, and expects them as the stock pipeline opens them.
-            image = upright(open_image(image, image_limits)).convert("RGB")
+            image = turn_upright(open_image(image, image_limits)).convert("RGB")
         pixel_values = self.image_processor(images=[image], return_tensors="pt", **options)["pixel_values"]
         return {"pixel_values": pixel_values.to(self.dtype)}
 

@@ -3,10 +3,8 @@
 """Prompt sets for zero-shot classification, by name.
 
 The wording is OpenAI's, published with CLIP: the ImageNet sets in the notebook
-`Prompt_Engineering_for_ImageNet.ipynb`, the others in `data/prompts.md` (Radford et al. 2021, section 3.1.4). A set
-that is not theirs says so.
-
-The data is Python, not JSON, because a model repo that carries its own code carries Python files only.
+`Prompt_Engineering_for_ImageNet.ipynb`, the others in `data/prompts.md` (Radford et al. 2021, section 3.1.4). Other
+sets are marked. The data is Python, not JSON, because a model repo can ship only Python files as its code.
 """
 
 from .checks_clip_hf import no_such
@@ -89,7 +87,7 @@ PROMPT_SETS: dict[str, tuple[str, ...]] = {
         "art of the {}.",
         "a photo of the small {}.",
     ),
-    # By domain, each with the dataset of the paper's suite that it was written for.
+    # By domain, each with the dataset of the paper that it was written for.
     "actions": tuple(  # UCF101
         f"a {medium} of {article} person {verb}{{}}."
         for medium in _ACTION_MEDIA
@@ -144,7 +142,7 @@ PROMPT_SETS: dict[str, tuple[str, ...]] = {
     "flowers": ("a photo of a {}, a type of flower.",),  # Flowers102
     "food": ("a photo of {}, a type of food.",),  # Food101
     "histopathology": ("this is a photo of {}",),  # PatchCamelyon
-    # Ours, after the paper's finding that quotes around the text to be read help.
+    # Ours: the paper found that quotes around the text in the image help.
     "ocr": ('a photo of the text: "{}".',),
     "pets": ("a photo of a {}, a type of pet.",),  # Oxford-IIIT Pets
     "reviews": ("a {} review of a movie.",),  # Rendered SST2

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Detect that a model's text features may have changed: a checksum of the text tower's weights, and its settings."""
+"""Tell whether a model's text features may have changed, by a checksum of the text tower's values and settings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from .image_resizing_clip_hf import map_in_threads
 
 # Parts of a model that text features do not depend on.
 _IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}
-# Ours and transformers' modules that look up the tokenizer's ids in their `token_embedding`, and use it for no more.
+# Modules, ours and transformers', that use their `token_embedding` only to look up the tokenizer's ids.
 _TEXT_EMBEDDINGS = {"ClipHFTextEmbeddings", "CLIPTextEmbeddings"}
 
 
@@ -25,9 +25,9 @@ def _text_modules(module: nn.Module) -> Iterator[nn.Module]:
             yield from _text_modules(child)
 
 
-# Of words as they lie, and of those that begin 4 bytes later: the sums are modulo 2**64, so that an even number of
-# changed top bits would cancel in one of them; in the other they are bit 31. Odd, so that every change of one word
-# changes the sum; random, so that words that change places do, too.
+# Weights of the 8-byte words, and of the words that begin 4 bytes later. Sums are modulo 2**64, so an even number of
+# changed top bits cancels in the first sum; in the second they are bit 31. The weights are odd, so that every change
+# of one word changes the sum, and random, so that swapped words do, too.
 _WORD_WEIGHTS = np.random.default_rng(0).integers(-(2**62), 2**62, (2, 512)) * 2 + 1
 _ROW = 4096  # bytes
 _ROWS_AT_ONCE = 2**7  # the second reading finds them in the processor's cache
@@ -35,7 +35,7 @@ _ROWS_PER_THREAD = 2**11
 
 
 def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The ordinary tensors of which one of a special kind consists (quantised, sparse, spread over processes)."""
+    """Yield the ordinary tensors in a tensor of any kind (quantised, sparse, spread over processes)."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from _plain_tensors(getattr(tensor, name))
@@ -45,8 +45,8 @@ def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         yield tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the bytes of a tensor, uint8 (bytes,)."""
+def _view_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a tensor: uint8 (bytes,)."""
     flat = tensor.detach().reshape(-1)
     if flat.stride(0) != 1 or flat.storage_offset() * flat.element_size() % 8:
         flat = flat.clone(memory_format=torch.contiguous_format)
@@ -71,17 +71,17 @@ def _word_sums_of_torch(bits: torch.Tensor) -> torch.Tensor:
     """[`_word_sums`] on any device; slower than numpy on a CPU."""
     words = [part.view(torch.int64).view(-1, _ROW // 8) for part in (bits[:-4], bits[4:].clone())]
     weights = torch.from_numpy(_WORD_WEIGHTS).to(bits.device)
-    return torch.stack([(word * weight).sum(dim=1) for word, weight in zip(words, weights)])
+    return torch.stack([(each * weight).sum(dim=1) for each, weight in zip(words, weights)])
 
 
 def _checksum(tensors: list[torch.Tensor]) -> int:
-    """A number that changes with every bit of `tensors`, all on one device, and all but surely (1 in some 2**32) with
-    changes of several bits.
+    """A checksum of tensors on one device.
 
-    Each value is read once. For ViT-B/32's text tower this takes about 13% of the time of one photo.
+    Every changed bit changes it; a change of several bits is missed with a probability of about 2**-32. Each value is
+    read once from memory, which for ViT-B/32's text tower takes about 13% of the time of one photo.
     """
     pieces, rests = [], []
-    for bits in map(_bits, tensors):
+    for bits in map(_view_bytes, tensors):
         end = max(0, bits.numel() - 4) // _ROW * _ROW
         steps = range(0, end, _ROWS_PER_THREAD * _ROW)
         pieces += [bits[start : min(start + steps.step, end) + 4] for start in steps]
@@ -93,7 +93,7 @@ def _checksum(tensors: list[torch.Tensor]) -> int:
 
 @torch.no_grad()
 def tensors_checksum(tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
-    """[`_checksum`] of tensors of any kind that are in memory: a number for each device."""
+    """Checksum tensors of any kind that are in memory: one number per device."""
     by_device: dict[torch.device, list[torch.Tensor]] = {}
     for tensor in tensors:
         for plain in _plain_tensors(tensor):
@@ -101,16 +101,16 @@ def tensors_checksum(tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
     return tuple(map(_checksum, by_device.values()))
 
 
-# What every module has: its mode, parameters, children and hooks.
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+# The mode, parameters, children and hooks of a module.
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
 _SCALARS = (bool, int, float, str, type(None))
 
 
 def _plain_values(attributes: dict[str, Any]) -> tuple:
-    """The attributes that are numbers, strings or None, or a list, tuple or dict of them."""
+    """Attributes that are numbers, strings or None, or a list, tuple or dict of these."""
     result = []
     for name, value in attributes.items():
-        if name in _OF_EVERY_MODULE:
+        if name in _MODULE_ATTRIBUTES:
             continue
         values = value if type(value) in (list, tuple) else (value,)
         if type(value) is dict:
@@ -121,9 +121,9 @@ def _plain_values(attributes: dict[str, Any]) -> tuple:
 
 
 def _token_tables(modules: list[nn.Module]) -> dict[int, torch.Tensor]:
-    """Return, by module id, the weights of token embeddings of which only the rows of the texts' ids matter.
+    """Map `id(module)` to the weight of each token embedding of which only the rows of the texts' ids matter.
 
-    That is certain only of plain `nn.Embedding`s in text towers known here.
+    Only plain `nn.Embedding`s in known text towers qualify.
     """
     result = {}
     for module in modules:
@@ -140,16 +140,20 @@ def _token_tables(modules: list[nn.Module]) -> dict[int, torch.Tensor]:
 
 
 @torch.no_grad()
-def rows_checksum(tables: Iterable[torch.Tensor], ids: Sequence[int]) -> tuple:
+def rows_checksum(tables: Iterable[torch.Tensor], ids: Sequence[int]) -> tuple[int, ...]:
+    """Checksum the rows `ids` of each token embedding (ids, width)."""
     return tuple(_checksum([table[torch.tensor(ids, device=table.device)]]) for table in tables)
 
 
 @torch.no_grad()
 def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
-    """Return a value that changes when the text features may have changed, and the token embeddings it leaves out.
+    """Take a snapshot of everything that text features depend on, except the token embeddings.
 
-    It holds a checksum of all values. Torch's counters of changes would not do: they do not count those made through
-    `.data`, as when LoRA weights are merged. Values that are not in memory (offloaded) may always have changed.
+    It holds a checksum of all values, because torch's version counters miss changes through `.data`, such as merged
+    LoRA weights. Values that are not in memory (offloaded) always count as changed.
+
+    Returns:
+        The snapshot, to compare with `==`, and the weights of the token embeddings that it leaves out.
     """
     state, tensors, modules = [], [], list(_text_modules(model))
     tables, configs = _token_tables(modules), {}

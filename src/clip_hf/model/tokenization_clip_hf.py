@@ -2,10 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The tokenizer: OpenAI's token ids, exactly, behind the interface of transformers' tokenizers.
 
-Ids are made word by word in Python (`bpe_clip_hf.WordEncoder`), which is exact and fast. What else tokenizers of
-transformers give (offsets, word ids, pairs, overflowing tokens) needs `tokenizers.Encoding` objects; a copy of the
-backend with Python's rules plugged in makes them, and only when they are asked for. The `tokenizer.json` that is saved
-holds the nearest that `tokenizers` has by itself.
+Words are encoded one by one in Python (`bpe_clip_hf.WordEncoder`), which is exact and fast. The other outputs of
+transformers' tokenizers (offsets, word ids, pairs, overflowing tokens) need `tokenizers.Encoding` objects. A copy of
+the backend with Python's rules makes them on demand. The saved `tokenizer.json` holds the closest rules of
+`tokenizers` itself.
 """
 
 import copy
@@ -42,7 +42,7 @@ from .configuration_clip_hf import ClearFileErrors
 logger = logging.get_logger(__name__)
 
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
-# Options whose result comes from `Encoding` objects.
+# Options that need `Encoding` objects.
 _ENCODING_OPTIONS = (
     "is_split_into_words",
     "return_length",
@@ -53,11 +53,22 @@ _ENCODING_OPTIONS = (
     "sanitize_control_tokens",
     "stride",
 )
+# Ignored in tokenizer.json and tokenizer_config.json: both special tokens are always added, and each call decides on
+# truncation and padding.
+_IGNORED_ENTRIES = (
+    "post_processor",
+    "tokenizer_padding",
+    "tokenizer_truncation",
+    "add_bos_token",
+    "add_eos_token",
+    "_json_truncation",
+    "_json_padding",
+)
 
 
 @dataclass(frozen=True)
 class _LengthRule:
-    """How long a text may be, in tokens, and what to do about a longer one besides cutting it."""
+    """Limit on the tokens of a text, and whether to raise or to warn if a text has more."""
 
     limit: int | None
     strict: bool
@@ -65,7 +76,7 @@ class _LengthRule:
 
 
 class _LazyBatchEncoding(BatchEncoding):
-    """A `BatchEncoding` whose `encodings` are made when they are first used: most users never do."""
+    """A `BatchEncoding` whose `encodings` are made at their first use, because most users never need them."""
 
     make_encodings: Callable[[], list[Encoding]] | None = None
 
@@ -81,7 +92,7 @@ class _LazyBatchEncoding(BatchEncoding):
 
     @property
     def is_fast(self) -> bool:
-        """`True`: offsets, word ids and the like can be had."""
+        """Whether offsets, word ids and the like are available."""
         return self.make_encodings is not None or self._encodings is not None
 
 
@@ -95,7 +106,7 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
         return
     if not isinstance(text, (list, tuple)):
         raise TypeError(
-            f"`{name}` must be a string or a list of strings; given a {type(text).__name__}, {_short(text)}."
+            f"`{name}` must be a string or a list of strings; given a {type(text).__name__}, {_shorten(text)}."
         )
     if not text and not is_split_into_words:
         raise ValueError(f"`{name}` is an empty list: pass at least one string (the empty string is allowed).")
@@ -103,15 +114,15 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
     for index, item in enumerate(text):
         if nested:
             if not isinstance(item, (list, tuple)):
-                raise TypeError(f"`{name}[{index}]` must be a list of words as others are; given {_short(item)}.")
+                raise TypeError(f"`{name}[{index}]` must be a list of words like the others; given {_shorten(item)}.")
             # A pair of word lists holds lists; everything else holds words.
             for part in item if all(isinstance(part, (list, tuple)) for part in item) else [item]:
                 _check_strings(part, f"{name}[{index}]")
         elif isinstance(item, (list, tuple)):
             if len(item) != 2:
                 raise ValueError(
-                    f"`{name}[{index}]` is a list of {len(item)}: inside a list, a list or tuple is a pair of texts. "
-                    "Flatten the list, or pass is_split_into_words=True for texts that are split into words."
+                    f"`{name}[{index}]` is a list of {len(item)}, but a list or tuple inside a list must be a pair of "
+                    "texts. Flatten the list, or pass is_split_into_words=True for texts that are split into words."
                 )
             _check_strings(item, f"{name}[{index}]")
         elif not isinstance(item, str):
@@ -121,7 +132,7 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
 def _check_strings(items: Iterable, name: str) -> None:
     for index, item in enumerate(items):
         if not isinstance(item, str):
-            raise TypeError(f"`{name}[{index}]` must be a string; given a {type(item).__name__}, {_short(item)}.")
+            raise TypeError(f"`{name}[{index}]` must be a string; given a {type(item).__name__}, {_shorten(item)}.")
 
 
 def _to_tensor(rows: list[list[int]], tensor_type: str) -> Any:
@@ -131,14 +142,14 @@ def _to_tensor(rows: list[list[int]], tensor_type: str) -> Any:
     return torch.from_numpy(array) if tensor_type == "pt" else array
 
 
-def _literal(token: str | AddedToken) -> AddedToken:
-    """A special token that is found in exactly its form, whatever a repository says about CLIP's own two."""
+def _build_special_token(token: str | AddedToken) -> AddedToken:
+    """Make a special token; CLIP's two match only their exact form, even if a repository says otherwise."""
     if isinstance(token, AddedToken) and token.content not in (BOS_TOKEN, EOS_TOKEN):
         return token
     return AddedToken(str(token), lstrip=False, rstrip=False, normalized=False, special=True)
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     shown = repr(value)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
@@ -153,37 +164,36 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     - Text is cleaned as OpenAI's code does (ftfy, HTML entities); `clean_text=False` switches that off.
     - Lower case, white space and the split into words follow Python and `regex`, as in OpenAI's code, for all Unicode.
-    - Without a `truncation` argument, texts that are longer than `model_max_length` are cut and keep their end-of-text
-      token, and a warning is given once per tokenizer; `truncation=False` keeps everything, `strict=True` raises.
-    - Several times faster on captions; see `benchmarks/bench_tokenizer.py`.
-    - Made from OpenAI's merges file ([`~ClipHFTokenizer.from_bpe_file`]), from texts ([`~ClipHFTokenizer.train`]) or
-      from any CLIP repository of the hub (`from_pretrained`).
+    - Without a `truncation` argument, texts longer than `model_max_length` are cut but keep their end-of-text token,
+      with one warning per tokenizer; `truncation=False` keeps everything, `strict=True` raises.
+    - It is several times faster on captions; see `benchmarks/bench_tokenizer.py`.
+    - It is made from OpenAI's merges file ([`~ClipHFTokenizer.from_bpe_file`]), from texts
+      ([`~ClipHFTokenizer.train`]) or from any CLIP repository of the hub (`from_pretrained`).
 
-    Special tokens that stand literally in a text (`<|endoftext|>`, in exactly this form, after clean-up) follow
-    transformers' rule: they become the special token unless `split_special_tokens=True`.
+    Special tokens written out in a text (`<|endoftext|>`, in exactly this form, after clean-up) follow transformers'
+    rule: they become the special token unless `split_special_tokens=True`.
 
-    Offsets (`return_offsets_mapping`, `char_to_token`, ...) index `tokenizer.clean(text)`, which is the text itself
-    unless clean-up changes it. With `is_split_into_words=True` every word is cleaned and encoded by itself, and
-    offsets start again at every word.
+    Offsets (`return_offsets_mapping`, `char_to_token`, ...) index `tokenizer.clean(text)`. With
+    `is_split_into_words=True` each word is cleaned and encoded separately, and offsets start again at each word.
 
-    Texts are padded with the end-of-text token, as in the hub's repositories; OpenAI pads with 0. Neither changes
-    features: attention is causal, features are read at the first end-of-text token, and what follows is not seen.
-    `attention_mask` is 1 from the begin-of-text token to the first end-of-text token and 0 on padding.
+    Texts are padded with the end-of-text token, as in the hub's repositories; OpenAI pads with 0. Features are the
+    same, because attention is causal and features are read at the first end-of-text token. `attention_mask` is 1 from
+    the begin-of-text token to the first end-of-text token and 0 on padding.
 
     Args:
         vocab (`str` or `dict[str, int]`): token to id, or the path of a `vocab.json`.
         merges (`str` or `list`): merges in order, as pairs, or the path of a `merges.txt`.
-        unk_token (`str`): token for bytes that the vocabulary lacks. OpenAI's, and one made by `train`, lacks none.
+        unk_token (`str`): token for bytes that the vocabulary lacks; OpenAI's and trained ones have all bytes.
         bos_token (`str`): begin-of-text token, put before every text.
         eos_token (`str`): end-of-text token, put after every text; features are read there.
         pad_token (`str`): token that fills shorter texts of a batch.
         clean_text (`bool`): whether to repair text with ftfy and to resolve HTML entities; if not, text is only
             brought into normal form C.
         strict (`bool`): whether to raise an error instead of cutting a text.
-        kwargs: further arguments of transformers' tokenizers, `model_max_length` (default 77) above all.
+        kwargs: further arguments of transformers' tokenizers, such as `model_max_length` (default 77).
 
     Raises:
-        ValueError: if there is no vocabulary or there are no merges, or a file of them cannot be read.
+        ValueError: if the vocabulary or the merges are missing, or their file cannot be read.
 
     ```python
     >>> tokenizer = ClipHFTokenizer.from_bpe_file("bpe_simple_vocab_16e6.txt.gz")
@@ -195,7 +205,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
     vocab_files_names = VOCAB_FILES_NAMES
     model_input_names = ["input_ids", "attention_mask"]
     model = BPE
-    # Made when first needed. Not in `__dict__`, which copies, pickles and the fingerprints of `datasets` are made of.
+    # Made on demand. Not in `__dict__`, so that copies, pickles and the fingerprints of `datasets` leave it out.
     __slots__ = ("_word_encoder",)
 
     def __new__(cls, *args, **kwargs):
@@ -215,21 +225,17 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         **kwargs,
     ):
         if bos_token is None or eos_token is None:
-            raise ValueError("bos_token and eos_token cannot be None: every text of CLIP stands between the two.")
+            raise ValueError("bos_token and eos_token cannot be None, because CLIP puts every text between the two.")
         vocab, merges = self._resolve_vocabulary(vocab, merges, kwargs)
-        # What a tokenizer.json and tokenizer_config.json say about these is replaced: both brackets are always there,
-        # and truncation and padding belong to the call.
-        for name in ("post_processor", "tokenizer_padding", "tokenizer_truncation", "add_bos_token", "add_eos_token"):
-            kwargs.pop(name, None)
-        for name in ("_json_truncation", "_json_padding"):
+        for name in _IGNORED_ENTRIES:
             kwargs.pop(name, None)
         self._tokenizer = build_backend(vocab, merges, str(unk_token))
         names = {"unk_token": unk_token, "bos_token": bos_token, "eos_token": eos_token, "pad_token": pad_token}
-        special_tokens = {name: _literal(token) for name, token in names.items() if token is not None}
-        literal = {str(token): token for token in special_tokens.values()}
+        special_tokens = {name: _build_special_token(token) for name, token in names.items() if token is not None}
+        by_content = {str(token): token for token in special_tokens.values()}
         if "added_tokens_decoder" in kwargs:
             kwargs["added_tokens_decoder"] = {
-                index: literal.get(str(token), token) for index, token in kwargs["added_tokens_decoder"].items()
+                index: by_content.get(str(token), token) for index, token in kwargs["added_tokens_decoder"].items()
             }
         if kwargs.get("model_max_length") is None:
             kwargs["model_max_length"] = 77
@@ -241,17 +247,17 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
     def _resolve_vocabulary(
         cls, vocab: str | dict | None, merges: str | list | None, kwargs: dict[str, Any]
     ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-        """Read files where paths are given; takes `tokenizer_file` and `tokenizer_object` out of `kwargs`."""
+        """Read the vocabulary's files, if any; removes `tokenizer_file` and `tokenizer_object` from `kwargs`."""
         tokenizer_file, tokenizer_object = kwargs.pop("tokenizer_file", None), kwargs.pop("tokenizer_object", None)
         if vocab is None and (tokenizer_file is not None or tokenizer_object is not None):
             text = tokenizer_object.to_str() if tokenizer_object else Path(tokenizer_file).read_text(encoding="utf-8")
             model = json.loads(text)["model"]
             vocab, merges = model["vocab"], model["merges"]
         if vocab is None or merges is None:
-            missing = "vocabulary" if vocab is None else "merges"
+            missing = "a vocabulary" if vocab is None else "merges"
             raise ValueError(
-                f"A {cls.__name__} without {missing} cannot be made: use from_pretrained for a folder with "
-                "tokenizer.json or with both vocab.json and merges.txt, from_bpe_file for OpenAI's merges, or train."
+                f"Cannot make a {cls.__name__} without {missing}. Use from_pretrained for a folder with tokenizer.json"
+                " or with both vocab.json and merges.txt, from_bpe_file for OpenAI's merges, or train."
             )
         if isinstance(vocab, (str, Path)) and isinstance(merges, (str, Path)):
             try:
@@ -267,7 +273,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs) -> dict[str, Any]:
-        """Load as transformers does, but always take the vocabulary from `tokenizer.json`, in remote code too."""
+        """Convert as transformers does, but take the vocabulary out of `tokenizer.json` in remote code too."""
         return super().convert_to_native_format(trust_remote_code=False, **kwargs)
 
     @classmethod
@@ -275,17 +281,16 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         """Make a tokenizer from a merges file in OpenAI's format, such as its `bpe_simple_vocab_16e6.txt.gz`.
 
         The file is UTF-8 text, gzipped or not: a header line with `#version`, then one merge per line, two symbols
-        and a space between them. The first 48,894 merges are used, as in OpenAI's code (its file has more); fewer make
-        a smaller vocabulary.
+        separated by a space. As in OpenAI's code, the first 48,894 merges are used (its file has more).
 
         Args:
             path (`str` or `Path`): the merges file.
-            context_length (`int`): number of tokens that a text may have, brackets included.
+            context_length (`int`): most tokens of a text, special tokens included.
             kwargs: further arguments of the constructor.
 
         Returns:
-            `ClipHFTokenizer`: ids 0 to 511 are bytes and bytes at the end of a word, then come the merges, the begin-
-            and the end-of-text token.
+            `ClipHFTokenizer`: ids 0 to 511 are bytes and bytes at the end of a word, followed by the merges, the
+            begin- and the end-of-text token.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -295,15 +300,15 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, context_length: int = 77, **kwargs) -> "ClipHFTokenizer":
-        """Learn merges from texts and make a tokenizer of them. The same texts always give the same tokenizer.
+        """Train a tokenizer on texts. The same texts always give the same tokenizer.
 
-        The vocabulary is laid out as OpenAI's: 256 bytes, 256 bytes at the end of a word, merges, begin and end of
-        text. So every text can be encoded, and no text holds the end-of-text token by accident.
+        The vocabulary has OpenAI's layout: 256 bytes, 256 bytes at the end of a word, merges, begin and end of text.
+        So it can encode every text, and no other text gives the end-of-text token.
 
         Args:
-            texts (iterable of `str`): the corpus; read once, so a generator will do. It is cleaned as in encoding.
-            vocab_size (`int`): number of ids, at least 514. A small corpus may give fewer, which is logged.
-            context_length (`int`): number of tokens that a text may have, brackets included.
+            texts (iterable of `str`): the corpus; read once, so it may be a generator. It is cleaned as in encoding.
+            vocab_size (`int`): number of ids, at least 514. A small corpus may give fewer, with a warning.
+            context_length (`int`): most tokens of a text, special tokens included.
             kwargs: further arguments of the constructor.
 
         Returns:
@@ -337,7 +342,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
             )
         kwargs.setdefault("bos_token", BOS_TOKEN)
         kwargs.setdefault("eos_token", EOS_TOKEN)
-        # Not the default names: where the end-of-text token has another, they would be ids beyond the vocabulary.
+        # Not the default name: if the end-of-text token has another, it would add an id to the vocabulary.
         kwargs.setdefault("unk_token", kwargs["eos_token"])
         kwargs.setdefault("pad_token", kwargs["eos_token"])
         vocab = build_vocabulary(merges, str(kwargs["bos_token"]), str(kwargs["eos_token"]))
@@ -352,7 +357,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         special_tokens_map: dict[str, str] | None = None,
         **kwargs,
     ) -> "ClipHFTokenizer":
-        """Train a tokenizer with the settings of this one on other texts; see [`~ClipHFTokenizer.train`].
+        """Train a tokenizer with this one's settings on other texts; see [`~ClipHFTokenizer.train`].
 
         Args:
             text_iterator (iterable of `str` or of `list[str]`): the corpus, or batches of it.
@@ -369,10 +374,10 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
             ValueError: if an argument is not supported, or as in `train`.
         """
         if special_tokens_map or kwargs:
-            given = sorted(kwargs) + (["special_tokens_map"] if special_tokens_map else [])
+            unsupported = sorted(kwargs) + (["special_tokens_map"] if special_tokens_map else [])
             raise ValueError(
-                f"{', '.join(given)} cannot be used here: the layout of the vocabulary and its two special tokens are "
-                f"CLIP's. Use {type(self).__name__}.train with bos_token and eos_token to name them."
+                f"{', '.join(unsupported)} cannot be used here, because the vocabulary's layout and its two special "
+                f"tokens are CLIP's. Use {type(self).__name__}.train with bos_token and eos_token to name them."
             )
         texts = chain.from_iterable([batch] if isinstance(batch, str) else batch for batch in text_iterator)
         names = {name: getattr(self, name) for name in ("unk_token", "bos_token", "eos_token", "pad_token")}
@@ -384,16 +389,15 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         return tokenizer
 
     def clean(self, text: str) -> str:
-        """The text after clean-up, which offsets refer to: ftfy and HTML entities, or normal form C if not
-        `clean_text`.
+        """Clean a text: ftfy and HTML entities, or only normal form C if not `clean_text`.
 
-        White space and case are left as they are.
+        Offsets refer to the result. White space and case do not change.
 
         Args:
             text (`str`): a text.
 
         Returns:
-            `str`: the clean text; the same object if there was nothing to change.
+            `str`: the clean text; the same object if nothing changes.
 
         Raises:
             ValueError: if `clean_text` is `False` and the text holds a lone surrogate.
@@ -421,17 +425,17 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         """Turn a text or a list of texts into token ids.
 
         Args:
-            text (`str`, `list[str]`, pairs or lists of words): as with every tokenizer of transformers.
-            text_pair (`str` or `list[str]`, *optional*): second texts. CLIP has no use for pairs; they are encoded as
+            text (`str`, `list[str]`, pairs or lists of words): as in every tokenizer of transformers.
+            text_pair (`str` or `list[str]`, *optional*): second texts. CLIP does not use pairs; they are encoded as
                 `bos text eos eos text_pair eos`.
             text_target (`str` or `list[str]`, *optional*): texts whose ids become `labels`.
             text_pair_target (`str` or `list[str]`, *optional*): second texts of `text_target`.
             add_special_tokens (`bool`): whether to put begin- and end-of-text token around every text.
             padding (`bool` or `str`): `True` or `"longest"`, `"max_length"`, or `False`.
             truncation (`bool` or `str`, *optional*): `True` cuts texts to `max_length` (default `model_max_length`)
-                and keeps their end-of-text token; `False` never cuts; when it is not given, texts are cut and the
-                first time a warning is given.
-            max_length (`int`, *optional*): number of tokens that a text may have, brackets included.
+                and keeps their end-of-text token; `False` never cuts. By default texts are cut, with a warning the
+                first time.
+            max_length (`int`, *optional*): most tokens of a text, special tokens included.
             kwargs: `strict` (`bool`): raise an error instead of cutting (default: the tokenizer's `strict`); and the
                 other arguments of transformers' tokenizers: `return_tensors`, `return_offsets_mapping`,
                 `padding_side`, `is_split_into_words`, `split_special_tokens`, ...
@@ -440,7 +444,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
             `BatchEncoding`: `input_ids` and `attention_mask`, lists or int64 tensors of shape (batch, length).
 
         Raises:
-            TypeError: if something in `text` is not a string.
+            TypeError: if an item of `text` is not a string.
             ValueError: if a list is empty or wrongly nested, `max_length` leaves no room, or a text is too long and
                 `strict` is set.
         """
@@ -470,10 +474,10 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         max_length: int | None = None,
         **kwargs,
     ) -> list[int]:
-        """The token ids of one text. See [`~ClipHFTokenizer.__call__`] for the arguments.
+        """Turn one text into token ids; see [`~ClipHFTokenizer.__call__`] for the arguments.
 
         Returns:
-            `list[int]`: the ids, or a tensor if `return_tensors` is given.
+            `list[int]`: the ids, or a tensor with `return_tensors`.
         """
         truncation, implied = self._default_truncation(truncation, padding, max_length)
         return super().encode(
@@ -489,13 +493,13 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     @staticmethod
     def _default_truncation(truncation: Any, padding: Any, max_length: int | None) -> tuple[Any, bool]:
-        """Return the truncation to pass on, and whether texts are cut although the call does not ask for it."""
+        """The truncation to pass on, and whether to cut texts although the call does not ask for it."""
         if truncation is not None:
             return truncation, False
         if max_length is None:
-            # Left open for `_encode_plus`: transformers would refuse a `pad_to_multiple_of` that does not divide 77.
+            # `_encode_plus` decides, because transformers would refuse a `pad_to_multiple_of` that does not divide 77.
             return None, True
-        # In transformers, `max_length` asks for truncation, but not together with padding.
+        # In transformers, `max_length` implies truncation, but not together with padding.
         return True, padding is not False
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **options) -> BatchEncoding:
@@ -517,12 +521,12 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     def _length_rule(self, strict: bool | None, implied: bool, options: dict[str, Any]) -> _LengthRule:
         truncates = options.get("truncation_strategy") not in (None, TruncationStrategy.DO_NOT_TRUNCATE)
-        # Nothing is lost where nothing is cut, or where the rest comes back too.
-        matters = truncates and not options.get("return_overflowing_tokens")
+        # Nothing is lost without truncation, or if the rest is returned too.
+        loses_tokens = truncates and not options.get("return_overflowing_tokens")
         return _LengthRule(
             limit=options.get("max_length") if truncates else None,
-            strict=matters and (self.strict if strict is None else strict),
-            warn=matters
+            strict=loses_tokens and (self.strict if strict is None else strict),
+            warn=loses_tokens
             and implied
             and options.get("verbose", True)
             and not self.deprecation_warnings.get("text-is-cut", False),
@@ -540,8 +544,8 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
     def _encode_words(
         self, encoder: WordEncoder, texts: list[str], is_single: bool, options: dict[str, Any], rule: _LengthRule
     ) -> BatchEncoding:
-        """Encode clean texts word by word; `Encoding` objects are made when they are asked for."""
-        before, after = encoder.brackets() if options.get("add_special_tokens", True) else ([], [])
+        """Encode clean texts word by word; `Encoding` objects are made on demand."""
+        before, after = encoder.special_ids() if options.get("add_special_tokens", True) else ([], [])
         split_special_tokens = options.get("split_special_tokens")
         if split_special_tokens is None:
             split_special_tokens = self.split_special_tokens
@@ -565,7 +569,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         if is_single and tensor_type is None:
             data = {name: rows[0] for name, rows in data.items()}
         elif tensor_type is not None and len({len(ids) for ids in input_ids}) == 1:
-            # Much faster than transformers' way. Rows of different lengths are left to it for its error message.
+            # Much faster than in transformers, which gets rows of different lengths and raises its error for them.
             data = {name: _to_tensor(rows, tensor_type) for name, rows in data.items()}
         result = _LazyBatchEncoding(data, tensor_type=tensor_type, n_sequences=1)
         plain = {**options, "return_tensors": None, "verbose": False}
@@ -574,7 +578,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         return result
 
     def _pad_rows(self, input_ids: list[list[int]], options: dict) -> list[list[int]]:
-        """Pad the rows in place as `options` say; returns the attention mask."""
+        """Pad the rows in place as `options` say, and return the attention mask."""
         lengths = [len(ids) for ids in input_ids]
         strategy = options.get("padding_strategy", PaddingStrategy.DO_NOT_PAD)
         if strategy == PaddingStrategy.DO_NOT_PAD:
@@ -597,32 +601,32 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
     def _encode_with_backend(
         self, encoder: WordEncoder, texts: tuple[Any, Any], options: dict[str, Any], rule: _LengthRule
     ) -> BatchEncoding:
-        """Encode clean texts and their pairs with `tokenizers`, by transformers' code."""
+        """Encode clean texts and their pairs by transformers' code around `tokenizers`."""
         with encoder.lock:
-            twin = copy.copy(self)
-            twin._tokenizer = encoder.exact_backend
-            encode = super(ClipHFTokenizer, twin)._encode_plus
+            exact_tokenizer = copy.copy(self)
+            exact_tokenizer._tokenizer = encoder.exact_backend
+            encode = super(ClipHFTokenizer, exact_tokenizer)._encode_plus
             if rule.limit is not None and options.get("add_special_tokens", True):
                 is_pair = bool(texts[1])
                 if not options.get("is_split_into_words"):
                     is_pair |= any(not isinstance(item, str) for item in texts[0])
                 self._room(rule.limit, self.num_special_tokens_to_add(is_pair))
             if rule.strict or rule.warn:
-                whole = {
+                uncut = {
                     "truncation_strategy": TruncationStrategy.DO_NOT_TRUNCATE,
                     "padding_strategy": PaddingStrategy.DO_NOT_PAD,
                     "return_tensors": None,
                     "verbose": False,
                 }
-                encodings = encode(*texts, **{**options, **whole}).encodings
+                encodings = encode(*texts, **{**options, **uncut}).encodings
                 self._check_lengths([len(encoding.ids) for encoding in encodings], texts[0], rule)
             return encode(*texts, **options)
 
     @staticmethod
     def _room(limit: int, added: int) -> int:
-        """How many tokens of text fit into `limit` tokens beside `added` special tokens."""
+        """The number of tokens of text that fit into `limit` tokens with `added` special tokens."""
         if limit < added:
-            raise ValueError(f"max_length={limit} leaves no room for {added} special tokens: use at least {added}.")
+            raise ValueError(f"max_length={limit} leaves no room for {added} special tokens; use at least {added}.")
         return limit - added
 
     def _check_lengths(self, lengths: list[int], texts: str | list, rule: _LengthRule) -> None:
@@ -630,14 +634,14 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         if not (rule.strict or rule.warn) or max(lengths) <= rule.limit:
             return
         index = next(index for index, length in enumerate(lengths) if length > rule.limit)
-        text = _short(texts if isinstance(texts, str) or len(texts) != len(lengths) else texts[index])
+        text = _shorten(texts if isinstance(texts, str) or len(texts) != len(lengths) else texts[index])
         problem = f"Text {index} has {lengths[index]} tokens, but at most {rule.limit} fit: {text}"
         if rule.strict:
             raise ValueError(f"{problem}. Shorten it, or pass strict=False to have it cut.")
         self.deprecation_warnings["text-is-cut"] = True
         logger.warning(
-            f"{problem}. It is cut, its end-of-text token is kept. Pass truncation=True to cut without this warning, "
-            "truncation=False to keep everything, strict=True to get an error. This is said once."
+            f"{problem}. It is cut but keeps its end-of-text token. Pass truncation=True to cut without this warning, "
+            "truncation=False to keep everything, strict=True to get an error. This warning appears once."
         )
 
     def _get_word_encoder(self) -> WordEncoder:
@@ -649,13 +653,13 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     def _add_tokens(self, new_tokens: list, special_tokens: bool = False) -> int:
         if self._word_encoder is not None:
-            # Batches made so far may yet ask it for encodings, without the new tokens.
+            # Earlier batches may still need its encodings, without the new tokens.
             self._word_encoder.freeze()
             self._word_encoder = None
         return super()._add_tokens(new_tokens, special_tokens)
 
     def update_post_processor(self) -> None:
-        """Put begin- and end-of-text token around every text; CLIP reads features at the end-of-text token."""
+        """Put begin- and end-of-text token around every text."""
         self._tokenizer.post_processor = processors.RobertaProcessing(
             (self.eos_token, self.eos_token_id),
             (self.bos_token, self.bos_token_id),
@@ -664,14 +668,14 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         )
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write `vocab.json` and `merges.txt`, which `from_pretrained` can read where there is no `tokenizer.json`.
+        """Write `vocab.json` and `merges.txt`, which `from_pretrained` reads if there is no `tokenizer.json`.
 
         Args:
             save_directory (`str`): an existing folder.
-            filename_prefix (`str`, *optional*): put before the names, with a hyphen.
+            filename_prefix (`str`, *optional*): prefix of the names; a hyphen follows it.
 
         Returns:
-            `tuple[str, ...]`: the paths of both files.
+            `tuple[str, ...]`: paths of both files.
         """
         model = json.loads(self._tokenizer.to_str())["model"]
         prefix = f"{filename_prefix}-" if filename_prefix else ""
@@ -686,5 +690,5 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         return vars(self).copy()
 
 
-# Saving one then copies our files next to it, and names the class in `auto_map`.
+# Makes saving copy our files and name the class in `auto_map`.
 ClipHFTokenizer.register_for_auto_class("AutoTokenizer")
