@@ -214,8 +214,7 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
         """Check that a configuration is one of this class, or one with its `model_type` from a repo's own code.
 
         Args:
-            user (`str`):
-                Who needs the configuration, for the message.
+            user (`str`): Who needs the configuration, for the message.
 
         Raises:
             ValueError: if it is another; a configuration of transformers' CLIP can be converted first.
@@ -235,37 +234,29 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
     r"""Configuration of CLIP's text transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
 
     Args:
-        vocab_size (`int`, *optional*, defaults to 49408):
-            Number of token ids: 512 byte symbols, 48,894 merges and 2 special tokens in the published models.
-        hidden_size (`int`, *optional*, defaults to 512):
-            Width of the transformer.
-        intermediate_size (`int`, *optional*, defaults to 2048):
-            Width of the hidden layer of each MLP.
-        num_hidden_layers (`int`, *optional*, defaults to 12):
-            Number of transformer layers.
-        num_attention_heads (`int`, *optional*, defaults to 8):
-            Number of attention heads; divides `hidden_size`.
-        max_position_embeddings (`int`, *optional*, defaults to 77):
-            Context length in tokens, both special tokens included.
-        hidden_act (`str`, *optional*, defaults to `"quick_gelu"`):
-            Activation of the MLPs: `"quick_gelu"` for OpenAI's weights, `"gelu"` for most of open_clip's.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Epsilon of the layer normalisations.
-        attention_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout probability of the attention weights in training.
-        projection_dim (`int`, *optional*, defaults to 512):
-            Width of the shared embedding space.
-        bos_token_id (`int`, *optional*):
-            Id of the start-of-text token; by default the last but one of the vocabulary.
-        eos_token_id (`int`, *optional*):
-            Id of the end-of-text token, at whose first position the features are taken; by default the last one.
-        pad_token_id (`int`, *optional*):
-            Id of the padding token; by default `eos_token_id`.
-        allow_missing_eos (`bool`, *optional*, defaults to `False`):
-            Whether a text may lack the end-of-text token; its features are then taken at its last token. For tools
-            that make up token ids, such as the baselines of captum's attributions. Without it such a text is an error.
-        initializer_factor (`float`, *optional*, defaults to 1.0):
-            Factor on the standard deviation of every random initial value.
+        vocab_size (`int`, *optional*, defaults to 49408): Number of token ids: 512 byte symbols, 48,894 merges and 2
+            special tokens in the published models.
+        hidden_size (`int`, *optional*, defaults to 512): Width of the transformer.
+        intermediate_size (`int`, *optional*, defaults to 2048): Width of the hidden layer of each MLP.
+        num_hidden_layers (`int`, *optional*, defaults to 12): Number of transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 8): Number of attention heads; divides `hidden_size`.
+        max_position_embeddings (`int`, *optional*, defaults to 77): Context length in tokens, both special tokens
+            included.
+        hidden_act (`str`, *optional*, defaults to `"quick_gelu"`): Activation of the MLPs: `"quick_gelu"` for OpenAI's
+            weights, `"gelu"` for most of open_clip's.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of the layer normalisations.
+        attention_dropout (`float`, *optional*, defaults to 0.0): Dropout probability of the attention weights in
+            training.
+        projection_dim (`int`, *optional*, defaults to 512): Width of the shared embedding space.
+        bos_token_id (`int`, *optional*): Id of the start-of-text token; by default the last but one of the vocabulary.
+        eos_token_id (`int`, *optional*): Id of the end-of-text token, at whose first position the features are taken;
+            by default the last one.
+        pad_token_id (`int`, *optional*): Id of the padding token; by default `eos_token_id`.
+        allow_missing_eos (`bool`, *optional*, defaults to `False`): Whether a text may lack the end-of-text token; its
+            features are then taken at its last token. For tools that make up token ids, such as the baselines of
+            captum's attributions. Without it such a text is an error.
+        initializer_factor (`float`, *optional*, defaults to 1.0): Factor on the standard deviation of every random
+            initial value.
 
     Raises:
         ValueError: if a size is not positive, the heads do not divide the width, a token id is outside the
@@ -356,30 +347,21 @@ class ClipHFViTConfig(ClipHFVisionConfig):
     r"""Configuration of CLIP's Vision Transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
 
     Args:
-        hidden_size (`int`, *optional*, defaults to 768):
-            Width of the transformer.
-        intermediate_size (`int`, *optional*, defaults to 3072):
-            Width of the hidden layer of each MLP.
-        num_hidden_layers (`int`, *optional*, defaults to 12):
-            Number of transformer layers.
-        num_attention_heads (`int`, *optional*, defaults to 12):
-            Number of attention heads; divides `hidden_size`.
-        num_channels (`int`, *optional*, defaults to 3):
-            Number of image channels.
-        image_size (`int`, *optional*, defaults to 224):
-            Height and width of the images, in pixels.
-        patch_size (`int`, *optional*, defaults to 32):
-            Height and width of a patch, in pixels; at most `image_size`.
-        hidden_act (`str`, *optional*, defaults to `"quick_gelu"`):
-            Activation of the MLPs: `"quick_gelu"` for OpenAI's weights, `"gelu"` for most of open_clip's.
-        layer_norm_eps (`float`, *optional*, defaults to 1e-5):
-            Epsilon of the layer normalisations.
-        attention_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout probability of the attention weights in training.
-        projection_dim (`int`, *optional*, defaults to 512):
-            Width of the shared embedding space.
-        initializer_factor (`float`, *optional*, defaults to 1.0):
-            Factor on the standard deviation of every random initial value.
+        hidden_size (`int`, *optional*, defaults to 768): Width of the transformer.
+        intermediate_size (`int`, *optional*, defaults to 3072): Width of the hidden layer of each MLP.
+        num_hidden_layers (`int`, *optional*, defaults to 12): Number of transformer layers.
+        num_attention_heads (`int`, *optional*, defaults to 12): Number of attention heads; divides `hidden_size`.
+        num_channels (`int`, *optional*, defaults to 3): Number of image channels.
+        image_size (`int`, *optional*, defaults to 224): Height and width of the images, in pixels.
+        patch_size (`int`, *optional*, defaults to 32): Height and width of a patch, in pixels; at most `image_size`.
+        hidden_act (`str`, *optional*, defaults to `"quick_gelu"`): Activation of the MLPs: `"quick_gelu"` for OpenAI's
+            weights, `"gelu"` for most of open_clip's.
+        layer_norm_eps (`float`, *optional*, defaults to 1e-5): Epsilon of the layer normalisations.
+        attention_dropout (`float`, *optional*, defaults to 0.0): Dropout probability of the attention weights in
+            training.
+        projection_dim (`int`, *optional*, defaults to 512): Width of the shared embedding space.
+        initializer_factor (`float`, *optional*, defaults to 1.0): Factor on the standard deviation of every random
+            initial value.
 
     Raises:
         ValueError: if a size is not positive, a patch is larger than the image, the heads do not divide the width,
@@ -438,22 +420,20 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
     r"""Configuration of CLIP's modified ResNet. The defaults are those of RN50 (Radford et al. 2021, table 19).
 
     Args:
-        stage_depths (`list[int]`, *optional*, defaults to `[3, 4, 6, 3]`):
-            Number of bottleneck blocks of each of the four stages.
-        width (`int`, *optional*, defaults to 64):
-            Channels of the stem; even. The last stage has `32 * width`, which is `hidden_size`.
-        num_attention_heads (`int`, *optional*):
-            Heads of the attention pool; divides `hidden_size`. By default `width // 2`: 64 channels each.
-        num_channels (`int`, *optional*, defaults to 3):
-            Number of image channels.
-        image_size (`int`, *optional*, defaults to 224):
-            Height and width of the images, in pixels; at least 31, for the tower halves them five times.
-        projection_dim (`int`, *optional*, defaults to 1024):
-            Width of the shared embedding space.
-        attention_dropout (`float`, *optional*, defaults to 0.0):
-            Dropout probability of the attention pool's weights in training.
-        initializer_factor (`float`, *optional*, defaults to 1.0):
-            Factor on the standard deviation of every random initial value.
+        stage_depths (`list[int]`, *optional*, defaults to `[3, 4, 6, 3]`): Number of bottleneck blocks of each of the
+            four stages.
+        width (`int`, *optional*, defaults to 64): Channels of the stem; even. The last stage has `32 * width`, which
+            is `hidden_size`.
+        num_attention_heads (`int`, *optional*): Heads of the attention pool; divides `hidden_size`. By default `width
+            // 2`: 64 channels each.
+        num_channels (`int`, *optional*, defaults to 3): Number of image channels.
+        image_size (`int`, *optional*, defaults to 224): Height and width of the images, in pixels; at least 31, for
+            the tower halves them five times.
+        projection_dim (`int`, *optional*, defaults to 1024): Width of the shared embedding space.
+        attention_dropout (`float`, *optional*, defaults to 0.0): Dropout probability of the attention pool's weights
+            in training.
+        initializer_factor (`float`, *optional*, defaults to 1.0): Factor on the standard deviation of every random
+            initial value.
 
     Raises:
         ValueError: if a size is not positive, there are not four stages, the width is odd, the heads do not divide
@@ -523,19 +503,18 @@ class ClipHFConfig(_ClipHFBaseConfig):
     - A config.json of type `clip` (transformers) loads as this class.
 
     Args:
-        text_config (`ClipHFTextConfig`, transformers' `CLIPTextConfig` or `dict`, *optional*):
-            The text tower; by default that of ViT-B/32.
-        vision_config (`ClipHFViTConfig`, `ClipHFResNetConfig`, `CLIPVisionConfig` or `dict`, *optional*):
-            The vision tower; by default that of ViT-B/32. A `dict` needs a `model_type` unless it is a ViT's.
-        projection_dim (`int`, *optional*, defaults to 512):
-            Width of the shared embedding space. Both towers' `projection_dim` follow it.
-        logit_scale_init_value (`float`, *optional*, defaults to ln(1 / 0.07)):
-            Initial value of the logarithm of the multiplier of the cosines (Radford et al. 2021, section 2.5).
-        logit_bias_init_value (`float`, *optional*):
-            Initial value of a learned bias on the logits; the model's loss is then the sigmoid loss (Zhai et al. 2023,
-            where it is -10). By default there is none, as in CLIP.
-        initializer_factor (`float`, *optional*, defaults to 1.0):
-            Factor on the standard deviation of the projections' initial values.
+        text_config (`ClipHFTextConfig`, transformers' `CLIPTextConfig` or `dict`, *optional*): The text tower; by
+            default that of ViT-B/32.
+        vision_config (`ClipHFViTConfig`, `ClipHFResNetConfig`, `CLIPVisionConfig` or `dict`, *optional*): The vision
+            tower; by default that of ViT-B/32. A `dict` needs a `model_type` unless it is a ViT's.
+        projection_dim (`int`, *optional*, defaults to 512): Width of the shared embedding space. Both towers'
+            `projection_dim` follow it.
+        logit_scale_init_value (`float`, *optional*, defaults to ln(1 / 0.07)): Initial value of the logarithm of the
+            multiplier of the cosines (Radford et al. 2021, section 2.5).
+        logit_bias_init_value (`float`, *optional*): Initial value of a learned bias on the logits; the model's loss is
+            then the sigmoid loss (Zhai et al. 2023, where it is -10). By default there is none, as in CLIP.
+        initializer_factor (`float`, *optional*, defaults to 1.0): Factor on the standard deviation of the projections'
+            initial values.
 
     Raises:
         ValueError: if a size is not positive, a tower has another `projection_dim` or is of another type, or an option
@@ -623,11 +602,9 @@ class ClipHFConfig(_ClipHFBaseConfig):
         """Configuration of one of the nine published models (Radford et al. 2021, tables 19 and 20).
 
         Args:
-            name (`str`):
-                One of `RN50`, `RN101`, `RN50x4`, `RN50x16`, `RN50x64`, `ViT-B/32`, `ViT-B/16`, `ViT-L/14` and
-                `ViT-L/14@336px`.
-            kwargs:
-                Further arguments of [`ClipHFConfig`]; they overrule the published ones.
+            name (`str`): One of `RN50`, `RN101`, `RN50x4`, `RN50x16`, `RN50x64`, `ViT-B/32`, `ViT-B/16`, `ViT-L/14`
+                and `ViT-L/14@336px`.
+            kwargs: Further arguments of [`ClipHFConfig`]; they overrule the published ones.
 
         Raises:
             ValueError: if there is no such model.
@@ -643,12 +620,10 @@ class ClipHFConfig(_ClipHFBaseConfig):
         """Configuration of a whole model from those of its towers.
 
         Args:
-            text_config (`PreTrainedConfig`):
-                A `ClipHFTextConfig` or transformers' `CLIPTextConfig`.
-            vision_config (`PreTrainedConfig`):
-                A `ClipHFViTConfig`, a `ClipHFResNetConfig` or transformers' `CLIPVisionConfig`.
-            kwargs:
-                Further arguments of [`ClipHFConfig`]; `projection_dim` is by default the text tower's.
+            text_config (`PreTrainedConfig`): A `ClipHFTextConfig` or transformers' `CLIPTextConfig`.
+            vision_config (`PreTrainedConfig`): A `ClipHFViTConfig`, a `ClipHFResNetConfig` or transformers'
+                `CLIPVisionConfig`.
+            kwargs: Further arguments of [`ClipHFConfig`]; `projection_dim` is by default the text tower's.
 
         Raises:
             ValueError: as [`ClipHFConfig`].

@@ -71,40 +71,34 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     bits, it clips values above 255 to white: see `high_bit_depth`.
 
     Args:
-        do_resize (`bool`, *optional*, defaults to `True`):
-            Whether to resize to `size`.
-        size (`int` or `dict[str, int]`, *optional*, defaults to `{"shortest_edge": 224}`):
-            Size after resizing: `{"shortest_edge": n}` (or `n`) keeps the aspect ratio, `{"height": h, "width": w}`
-            does not. `{"shortest_edge": n, "longest_edge": m}` and `{"max_height": h, "max_width": w}` bound the size.
-        resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BICUBIC`):
-            Pillow's filter.
-        do_center_crop (`bool`, *optional*, defaults to `True`):
-            Whether to crop the centre; smaller images are padded with zeros.
-        crop_size (`int` or `dict[str, int]`, *optional*, defaults to `{"height": 224, "width": 224}`):
-            The size of the crop.
-        do_rescale (`bool`, *optional*, defaults to `True`):
-            Whether to multiply by `rescale_factor`.
-        rescale_factor (`float`, *optional*, defaults to `1 / 255`):
-            Factor of `do_rescale`.
-        do_normalize (`bool`, *optional*, defaults to `True`):
-            Whether to subtract `image_mean` and divide by `image_std`. Without either step the result is uint8.
-        image_mean (`list[float]`, *optional*, defaults to OpenAI's `[0.48145466, 0.4578275, 0.40821073]`):
-            Mean to subtract: one value for each channel, or one for all.
-        image_std (`list[float]`, *optional*, defaults to OpenAI's `[0.26862954, 0.26130258, 0.27577711]`):
-            Standard deviation to divide by: one value for each channel, or one for all.
-        do_convert_rgb (`bool`, *optional*, defaults to `True`):
-            Whether to convert to three channels.
-        apply_exif_orientation (`bool`, *optional*, defaults to `True`):
-            Whether to turn images upright by their EXIF orientation, which phones store. OpenAI's transform ignores
-            it: `False` gives OpenAI's pixels for these images too.
-        background_color (`list[int]` or `str`, *optional*):
-            Background of transparent images, applied first: red, green and blue, 0 to 255, or a name such as `"white"`
-            or `"#ffffff"`. By default the alpha channel is dropped as in OpenAI's transform, so that the colours
-            stored in transparent places appear; transformers' `CLIPImageProcessor` uses white.
-        high_bit_depth (`str`, *optional*, defaults to `"error"`):
-            How to read images of more than 8 bits, whole numbers or floats: `"scale"` maps 0 to 65535, or floats of 0
-            to 1, onto 0 to 255; `"clip"` gives OpenAI's pixels, most of them white or black; `"error"` raises unless
-            the values are 0 to 255.
+        do_resize (`bool`, *optional*, defaults to `True`): Whether to resize to `size`.
+        size (`int` or `dict[str, int]`, *optional*, defaults to `{"shortest_edge": 224}`): Size after resizing:
+            `{"shortest_edge": n}` (or `n`) keeps the aspect ratio, `{"height": h, "width": w}` does not.
+            `{"shortest_edge": n, "longest_edge": m}` and `{"max_height": h, "max_width": w}` bound the size.
+        resample (`int`, *optional*, defaults to `PIL.Image.Resampling.BICUBIC`): Pillow's filter.
+        do_center_crop (`bool`, *optional*, defaults to `True`): Whether to crop the centre; smaller images are padded
+            with zeros.
+        crop_size (`int` or `dict[str, int]`, *optional*, defaults to `{"height": 224, "width": 224}`): The size of the
+            crop.
+        do_rescale (`bool`, *optional*, defaults to `True`): Whether to multiply by `rescale_factor`.
+        rescale_factor (`float`, *optional*, defaults to `1 / 255`): Factor of `do_rescale`.
+        do_normalize (`bool`, *optional*, defaults to `True`): Whether to subtract `image_mean` and divide by
+            `image_std`. Without either step the result is uint8.
+        image_mean (`list[float]`, *optional*, defaults to OpenAI's `[0.48145466, 0.4578275, 0.40821073]`): Mean to
+            subtract: one value for each channel, or one for all.
+        image_std (`list[float]`, *optional*, defaults to OpenAI's `[0.26862954, 0.26130258, 0.27577711]`): Standard
+            deviation to divide by: one value for each channel, or one for all.
+        do_convert_rgb (`bool`, *optional*, defaults to `True`): Whether to convert to three channels.
+        apply_exif_orientation (`bool`, *optional*, defaults to `True`): Whether to turn images upright by their EXIF
+            orientation, which phones store. OpenAI's transform ignores it: `False` gives OpenAI's pixels for these
+            images too.
+        background_color (`list[int]` or `str`, *optional*): Background of transparent images, applied first: red,
+            green and blue, 0 to 255, or a name such as `"white"` or `"#ffffff"`. By default the alpha channel is
+            dropped as in OpenAI's transform, so that the colours stored in transparent places appear; transformers'
+            `CLIPImageProcessor` uses white.
+        high_bit_depth (`str`, *optional*, defaults to `"error"`): How to read images of more than 8 bits, whole
+            numbers or floats: `"scale"` maps 0 to 65535, or floats of 0 to 1, onto 0 to 255; `"clip"` gives OpenAI's
+            pixels, most of them white or black; `"error"` raises unless the values are 0 to 255.
 
     Raises:
         ValueError: An option has an impossible value.
@@ -173,17 +167,15 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         """Turn one image or many into pixel values.
 
         Args:
-            images:
-                An image, a (nested) list of images, or a batch as an array or tensor of four axes. An image is a
+            images: An image, a (nested) list of images, or a batch as an array or tensor of four axes. An image is a
                 `PIL.Image.Image`; an array or tensor (height, width), (height, width, channels) or (channels, height,
                 width) of uint8, or of floats from 0 to 255 (from 0 to 1 with `do_rescale=False`); or what `open_image`
                 takes: a path, a URL, the bytes of a file.
-            image_limits ([`ImageLimits`], *optional*):
-                Limits on reading an image. Not part of the configuration, so that no repo can raise them.
-            **kwargs:
-                Options of the class for this call; `return_tensors` (`"pt"`, `"np"` or `None`); `input_data_format`
-                and `data_format` (`"channels_first"` or `"channels_last"`: layout of arrays and of the result);
-                `device` (of the result, with `return_tensors="pt"`).
+            image_limits ([`ImageLimits`], *optional*): Limits on reading an image. Not part of the configuration, so
+                that no repo can raise them.
+            **kwargs: Options of the class for this call; `return_tensors` (`"pt"`, `"np"` or `None`);
+                `input_data_format` and `data_format` (`"channels_first"` or `"channels_last"`: layout of arrays and of
+                the result); `device` (of the result, with `return_tensors="pt"`).
 
         Returns:
             `BatchFeature`: `pixel_values`, float32, (batch, 3, height, width); a list of arrays without

@@ -66,15 +66,13 @@ class ImageLimits:
     """Limits on reading one image; exceeding them is an error, or in data a row that is skipped and counted.
 
     Args:
-        max_pixels (`int`, *optional*):
-            Pixels of the stored image, and of each of its tiles. By default twice `PIL.Image.MAX_IMAGE_PIXELS`,
-            178,956,970: Pillow's own limit, which always applies to files.
-        max_resized_pixels (`int`, *optional*, defaults to 10,000,000,000):
-            Pixels after resizing and before the crop. Only the crop is computed, so this bounds the aspect ratio.
-        max_bytes (`int`, *optional*, defaults to 536,870,912):
-            Bytes of the file, download or tar member.
-        max_seconds (`float`, *optional*, defaults to 60):
-            Time of a whole download over http or https. (For other schemes, the time-outs of their libraries apply.)
+        max_pixels (`int`, *optional*): Pixels of the stored image, and of each of its tiles. By default twice
+            `PIL.Image.MAX_IMAGE_PIXELS`, 178,956,970: Pillow's own limit, which always applies to files.
+        max_resized_pixels (`int`, *optional*, defaults to 10,000,000,000): Pixels after resizing and before the crop.
+            Only the crop is computed, so this bounds the aspect ratio.
+        max_bytes (`int`, *optional*, defaults to 536,870,912): Bytes of the file, download or tar member.
+        max_seconds (`float`, *optional*, defaults to 60): Time of a whole download over http or https. (For other
+            schemes, the time-outs of their libraries apply.)
 
     Raises:
         ValueError: if a limit is not greater than 0.
@@ -125,10 +123,8 @@ class UnreadableImage(ValueError):
     """An image that cannot be used.
 
     Args:
-        kind (`str`):
-            The kind of problem in a few words, to count by, such as `"file truncated"`.
-        message (`str`):
-            A sentence for the user.
+        kind (`str`): The kind of problem in a few words, to count by, such as `"file truncated"`.
+        message (`str`): A sentence for the user.
     """
 
     def __init__(self, kind: str, message: str):
@@ -186,10 +182,8 @@ class ImagePlaces:
     the image there.
 
     Args:
-        folder (`str` or `os.PathLike`):
-            Folder of the table.
-        root (`str` or `os.PathLike`, *optional*):
-            Another folder below which paths may lead; `"/"` for any path.
+        folder (`str` or `os.PathLike`): Folder of the table.
+        root (`str` or `os.PathLike`, *optional*): Another folder below which paths may lead; `"/"` for any path.
     """
 
     def __init__(self, folder: str | os.PathLike, root: str | os.PathLike | None = None):
@@ -222,12 +216,11 @@ def open_image(
     """Open and decode an image, without converting it to RGB or turning it upright.
 
     Args:
-        source (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`):
-            Path of a regular file, URL (`http`, `https`, or `s3`, `gs`, `az`, `abfs`, `hf` through fsspec),
-            `data:image/...;base64,` URL or bare base64 text, bytes of an image file, open binary file, mapping with
-            `"bytes"` or `"path"` as from `datasets.Image(decode=False)`, or image.
-        limits ([`ImageLimits`], *optional*):
-            Limits on reading.
+        source (`str`, `os.PathLike`, `bytes`, `dict` or `PIL.Image.Image`): Path of a regular file, URL (`http`,
+            `https`, or `s3`, `gs`, `az`, `abfs`, `hf` through fsspec), `data:image/...;base64,` URL or bare base64
+            text, bytes of an image file, open binary file, mapping with `"bytes"` or `"path"` as from
+            `datasets.Image(decode=False)`, or image.
+        limits ([`ImageLimits`], *optional*): Limits on reading.
 
     Returns:
         `PIL.Image.Image`: The image with its pixels loaded.

@@ -223,17 +223,13 @@ def resize_and_crop(
     """Compute `image.resize(size, resample).crop(window)`, bit by bit, without the work for what the crop leaves out.
 
     Args:
-        image (`PIL.Image.Image`):
-            An image of any mode.
-        size (`tuple[int, int]`):
-            Width and height to resize to.
-        window (`tuple[int, int, int, int]`):
-            Left, top, right and bottom of the crop in the resized image. It must show a part of that image; what
-            reaches beyond is filled with zeros.
-        resample (`int`, *optional*, defaults to `PILImageResampling.BICUBIC`):
-            Pillow's filter. As in Pillow, the modes 1 and P always use `NEAREST`.
-        threads (`int`, *optional*, defaults to 1):
-            Threads that share the rows of an image of a megapixel or more.
+        image (`PIL.Image.Image`): An image of any mode.
+        size (`tuple[int, int]`): Width and height to resize to.
+        window (`tuple[int, int, int, int]`): Left, top, right and bottom of the crop in the resized image. It must
+            show a part of that image; what reaches beyond is filled with zeros.
+        resample (`int`, *optional*, defaults to `PILImageResampling.BICUBIC`): Pillow's filter. As in Pillow, the
+            modes 1 and P always use `NEAREST`.
+        threads (`int`, *optional*, defaults to 1): Threads that share the rows of an image of a megapixel or more.
 
     Returns:
         `PIL.Image.Image`: An image of the mode of `image`, (right - left) wide and (bottom - top) high.

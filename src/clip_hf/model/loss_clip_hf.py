@@ -71,8 +71,7 @@ def gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
     exactly.
 
     Args:
-        tensor (`torch.Tensor` of shape `(batch, ...)`):
-            This process's part; of one shape on all processes.
+        tensor (`torch.Tensor` of shape `(batch, ...)`): This process's part; of one shape on all processes.
 
     Returns:
         `torch.Tensor` of shape `(processes * batch, ...)`: the parts in the order of the ranks; `tensor` itself
@@ -388,21 +387,19 @@ def contrastive_loss(
     It is the faster way for large batches, too; it can be differentiated once.
 
     Args:
-        image_embeds (`torch.Tensor` of shape `(batch, dim)`):
-            L2-normalised image embeddings.
-        text_embeds (`torch.Tensor` of shape `(batch, dim)`):
-            L2-normalised text embeddings, row i paired with row i of `image_embeds`.
-        logit_scale (`torch.Tensor`, scalar):
-            The multiplier of the cosines (not its logarithm).
-        chunk_size (`int` or `"auto"`, *optional*):
-            Rows of the similarities in memory at a time; they are computed again in the backward pass. `"auto"`
-            chooses by the size of the batch. By default all, by plain differentiable operations.
-        gather (`bool`, *optional*, defaults to `False`):
-            Whether the negatives come from all processes of the process group, with gradient.
-        image_ids, text_ids (`torch.Tensor` of shape `(batch,)`, integer, *optional*):
-            Pairs that share an image id or a text id are positives of each other: the target is uniform over them.
-        label_smoothing (`float`, *optional*, defaults to 0.0):
-            Share of the target that is spread evenly over all pairs, as in `torch.nn.functional.cross_entropy`.
+        image_embeds (`torch.Tensor` of shape `(batch, dim)`): L2-normalised image embeddings.
+        text_embeds (`torch.Tensor` of shape `(batch, dim)`): L2-normalised text embeddings, row i paired with row i of
+            `image_embeds`.
+        logit_scale (`torch.Tensor`, scalar): The multiplier of the cosines (not its logarithm).
+        chunk_size (`int` or `"auto"`, *optional*): Rows of the similarities in memory at a time; they are computed
+            again in the backward pass. `"auto"` chooses by the size of the batch. By default all, by plain
+            differentiable operations.
+        gather (`bool`, *optional*, defaults to `False`): Whether the negatives come from all processes of the process
+            group, with gradient.
+        image_ids, text_ids (`torch.Tensor` of shape `(batch,)`, integer, *optional*): Pairs that share an image id or
+            a text id are positives of each other: the target is uniform over them.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Share of the target that is spread evenly over all
+            pairs, as in `torch.nn.functional.cross_entropy`.
 
     Returns:
         `torch.Tensor`, a scalar of dtype float32, or float64 for float64 embeddings.
@@ -442,12 +439,11 @@ def sigmoid_loss(
     it, too.
 
     Args:
-        image_embeds, text_embeds (`torch.Tensor` of shape `(batch, dim)`):
-            L2-normalised embeddings, row i of the one paired with row i of the other.
-        logit_scale, logit_bias (`torch.Tensor`, scalar):
-            The multiplier of the cosines and what is added then; 10 and -10 at first in the paper.
-        chunk_size, gather, image_ids, text_ids:
-            As in [`contrastive_loss`].
+        image_embeds, text_embeds (`torch.Tensor` of shape `(batch, dim)`): L2-normalised embeddings, row i of the one
+            paired with row i of the other.
+        logit_scale, logit_bias (`torch.Tensor`, scalar): The multiplier of the cosines and what is added then; 10 and
+            -10 at first in the paper.
+        chunk_size, gather, image_ids, text_ids: As in [`contrastive_loss`].
 
     Returns:
         `torch.Tensor`, a scalar of dtype float32, or float64 for float64 embeddings.

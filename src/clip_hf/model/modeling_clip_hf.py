@@ -27,14 +27,12 @@ class ClipHFTextModelOutput(ModelOutput):
     """Output of [`ClipHFTextModelWithProjection`].
 
     Args:
-        text_embeds (`torch.Tensor` of shape `(batch, projection_dim)`):
-            Projected features, not normalised.
-        last_hidden_state (`torch.Tensor` of shape `(batch, length, hidden_size)`):
-            The tower's output at every token.
-        hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True`):
-            The embeddings and each layer's output, `(batch, length, hidden_size)`.
-        attentions (`tuple[torch.Tensor]`, with `output_attentions=True`):
-            Each layer's weights, `(batch, heads, length, length)`.
+        text_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): Projected features, not normalised.
+        last_hidden_state (`torch.Tensor` of shape `(batch, length, hidden_size)`): The tower's output at every token.
+        hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True`): The embeddings and each layer's
+            output, `(batch, length, hidden_size)`.
+        attentions (`tuple[torch.Tensor]`, with `output_attentions=True`): Each layer's weights, `(batch, heads,
+            length, length)`.
     """
 
     text_embeds: torch.Tensor | None = None
@@ -48,15 +46,13 @@ class ClipHFVisionModelOutput(ModelOutput):
     """Output of [`ClipHFVisionModelWithProjection`].
 
     Args:
-        image_embeds (`torch.Tensor` of shape `(batch, projection_dim)`):
-            Projected features, not normalised.
-        last_hidden_state (`torch.Tensor`):
-            The tower's last output: `(batch, 1 + patches, hidden_size)` of a ViT, `(batch, hidden_size, height,
-            width)` of a ResNet.
-        hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True`):
-            The embeddings and each layer's output (ViT); the stem's and each stage's feature map (ResNet).
-        attentions (`tuple[torch.Tensor]`, with `output_attentions=True`):
-            Each layer's weights (ViT); the attention pool's, `(batch, heads, 1, positions)` (ResNet).
+        image_embeds (`torch.Tensor` of shape `(batch, projection_dim)`): Projected features, not normalised.
+        last_hidden_state (`torch.Tensor`): The tower's last output: `(batch, 1 + patches, hidden_size)` of a ViT,
+            `(batch, hidden_size, height, width)` of a ResNet.
+        hidden_states (`tuple[torch.Tensor]`, with `output_hidden_states=True`): The embeddings and each layer's output
+            (ViT); the stem's and each stage's feature map (ResNet).
+        attentions (`tuple[torch.Tensor]`, with `output_attentions=True`): Each layer's weights (ViT); the attention
+            pool's, `(batch, heads, 1, positions)` (ResNet).
     """
 
     image_embeds: torch.Tensor | None = None
@@ -70,20 +66,14 @@ class ClipHFOutput(ModelOutput):
     """Output of [`ClipHFModel`].
 
     Args:
-        loss (`torch.Tensor`, scalar, with `return_loss=True`):
-            The contrastive loss.
-        logits_per_image (`torch.Tensor` of shape `(images, texts)`):
-            Cosines times `exp(logit_scale)`.
-        logits_per_text (`torch.Tensor` of shape `(texts, images)`):
-            Its transpose.
-        text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`):
-            L2-normalised text embeddings.
-        image_embeds (`torch.Tensor` of shape `(images, projection_dim)`):
-            L2-normalised image embeddings.
-        text_model_output (`BaseModelOutputWithPooling`):
-            The text tower's output; its `pooler_output` is projected.
-        vision_model_output (`BaseModelOutputWithPooling`):
-            The vision tower's output; its `pooler_output` is projected.
+        loss (`torch.Tensor`, scalar, with `return_loss=True`): The contrastive loss.
+        logits_per_image (`torch.Tensor` of shape `(images, texts)`): Cosines times `exp(logit_scale)`.
+        logits_per_text (`torch.Tensor` of shape `(texts, images)`): Its transpose.
+        text_embeds (`torch.Tensor` of shape `(texts, projection_dim)`): L2-normalised text embeddings.
+        image_embeds (`torch.Tensor` of shape `(images, projection_dim)`): L2-normalised image embeddings.
+        text_model_output (`BaseModelOutputWithPooling`): The text tower's output; its `pooler_output` is projected.
+        vision_model_output (`BaseModelOutputWithPooling`): The vision tower's output; its `pooler_output` is
+            projected.
     """
 
     loss: torch.Tensor | None = None
@@ -163,11 +153,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
         """Upload the model to the hub. If clip_hf is installed, write or update the model card too.
 
         Args:
-            repo_id (`str`):
-                The repo, such as `"me/my-clip"`.
-            kwargs:
-                As in [`PreTrainedModel.push_to_hub`]; `details`, a `clip_hf.model_card.ModelCardDetails`, goes into
-                the card.
+            repo_id (`str`): The repo, such as `"me/my-clip"`.
+            kwargs: As in [`PreTrainedModel.push_to_hub`]; `details`, a `clip_hf.model_card.ModelCardDetails`, goes
+                into the card.
 
         Returns:
             `str`: the URL of the commit.
@@ -257,18 +245,16 @@ class ClipHFModel(ClipHFPreTrainedModel):
         """Embed texts and images and compare each with each.
 
         Args:
-            input_ids, attention_mask, position_ids:
-                As in [`ClipHFTextModel`].
-            pixel_values, interpolate_pos_encoding:
-                As in [`ClipHFViTModel`] and [`ClipHFResNetModel`].
-            return_loss (`bool`, *optional*):
-                Whether to compute the contrastive loss; text i is then the caption of image i. In training within a
-                process group the negatives come from all processes, see [`contrastive_loss`].
-            image_ids, text_ids (`torch.Tensor` of shape `(batch,)`, integer, *optional*):
-                For the loss: pairs with the same id are not negatives of each other, see [`contrastive_loss`].
-            return_logits (`bool`, *optional*, defaults to `True`):
-                Whether to compute the logits of all pairs. False saves their memory in training, because the loss does
-                not need them, and time: the towers leave out `last_hidden_state` too (`pooled_only`).
+            input_ids, attention_mask, position_ids: As in [`ClipHFTextModel`].
+            pixel_values, interpolate_pos_encoding: As in [`ClipHFViTModel`] and [`ClipHFResNetModel`].
+            return_loss (`bool`, *optional*): Whether to compute the contrastive loss; text i is then the caption of
+                image i. In training within a process group the negatives come from all processes, see
+                [`contrastive_loss`].
+            image_ids, text_ids (`torch.Tensor` of shape `(batch,)`, integer, *optional*): For the loss: pairs with the
+                same id are not negatives of each other, see [`contrastive_loss`].
+            return_logits (`bool`, *optional*, defaults to `True`): Whether to compute the logits of all pairs. False
+                saves their memory in training, because the loss does not need them, and time: the towers leave out
+                `last_hidden_state` too (`pooled_only`).
 
         Returns:
             [`ClipHFOutput`]
@@ -438,10 +424,9 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
         """Classify images.
 
         Args:
-            pixel_values, interpolate_pos_encoding:
-                As in the vision towers.
-            labels (`torch.Tensor` of shape `(batch,)`, *optional*):
-                Class ids, for the loss that `config.problem_type` names.
+            pixel_values, interpolate_pos_encoding: As in the vision towers.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class ids, for the loss that `config.problem_type`
+                names.
         """
         kwargs = tower_kwargs(self, kwargs)
         output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)

@@ -360,8 +360,8 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         batches needs this.
 
         Args:
-            freeze_affine (`bool`, *optional*, defaults to `True`):
-                Whether gains and biases stop being trained as well.
+            freeze_affine (`bool`, *optional*, defaults to `True`): Whether gains and biases stop being trained as
+                well.
 
         Returns:
             `int`: the number of layers frozen; 0 for a model without BatchNorm.

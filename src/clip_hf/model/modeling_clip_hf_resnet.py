@@ -271,13 +271,11 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
         """Embed images, without the projection.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
-                Normalised images.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
-                Whether images may differ in size from `config.image_size`: the attention pool's positions
-                are then resized bicubically.
-            pooled_only (`bool`, *optional*, defaults to `False`):
-                Whether to leave out `last_hidden_state`, which saves time in other towers.
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): Normalised images.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): Whether images may differ in size from
+                `config.image_size`: the attention pool's positions are then resized bicubically.
+            pooled_only (`bool`, *optional*, defaults to `False`): Whether to leave out `last_hidden_state`, which
+                saves time in other towers.
 
         Raises:
             ValueError: if `pixel_values` has a wrong shape or dtype, or images have a size that is not allowed.

@@ -264,16 +264,15 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         """Embed texts, without the projection.
 
         Args:
-            input_ids (`torch.Tensor` of shape `(batch, length)`, integer):
-                Token ids, at most `config.max_position_embeddings` a text, each text with an end-of-text token.
-            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*):
-                1 for tokens, 0 for padding. Not needed for padding on the right, which nothing attends to.
-            position_ids (`torch.Tensor` of shape `(batch, length)`, integer, *optional*):
-                Positions of the tokens, by default 0, 1, 2, ... also where the padding is on the left.
-            pooled_only (`bool`, *optional*, defaults to `False`):
-                Whether `last_hidden_state` may be left out, which is faster: padding and tokens after the end of a
-                text are then skipped, and shared prefixes are computed once. Ignored if hidden states or attentions
-                are requested.
+            input_ids (`torch.Tensor` of shape `(batch, length)`, integer): Token ids, at most
+                `config.max_position_embeddings` a text, each text with an end-of-text token.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding. Not
+                needed for padding on the right, which nothing attends to.
+            position_ids (`torch.Tensor` of shape `(batch, length)`, integer, *optional*): Positions of the tokens, by
+                default 0, 1, 2, ... also where the padding is on the left.
+            pooled_only (`bool`, *optional*, defaults to `False`): Whether `last_hidden_state` may be left out, which
+                is faster: padding and tokens after the end of a text are then skipped, and shared prefixes are
+                computed once. Ignored if hidden states or attentions are requested.
 
         Raises:
             ValueError: if the ids have another shape or dtype, are too long or outside the vocabulary, or a text has
@@ -475,14 +474,12 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
         """Embed images, without the projection.
 
         Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`):
-                Normalised images.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`):
-                Whether images may differ in size from `config.image_size`: the positions are then resized
-                bicubically.
-            pooled_only (`bool`, *optional*, defaults to `False`):
-                Whether `last_hidden_state` may be left out, which is faster: the last layer is then computed for the
-                class token only. Ignored if hidden states or attentions are requested.
+            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): Normalised images.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): Whether images may differ in size from
+                `config.image_size`: the positions are then resized bicubically.
+            pooled_only (`bool`, *optional*, defaults to `False`): Whether `last_hidden_state` may be left out, which
+                is faster: the last layer is then computed for the class token only. Ignored if hidden states or
+                attentions are requested.
 
         Raises:
             ValueError: if `pixel_values` has a wrong shape or dtype, or images have a size that is not allowed.

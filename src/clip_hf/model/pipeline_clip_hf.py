@@ -128,15 +128,12 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
                 image processor takes it, or an undecoded image of `datasets` (`{"bytes": ..., "path": ...}`). Also as
                 `images=`. The image processor opens images, as it does in training and evaluation: its options say
                 what becomes of transparency, EXIF orientation and 16 bits.
-            candidate_labels (`Iterable[str | int]`):
-                The labels, all different. Labels that the tokenizer makes one are warned of.
-            num_workers (`int`, *optional*, defaults to 0):
-                Threads that read and preprocess images while the model runs. With 0 that happens in between, and a
-                generator is read one batch at a time.
-            batch_size (`int`, *optional*, defaults to 1):
-                Images per pass of the image tower.
-            **kwargs:
-                The options above.
+            candidate_labels (`Iterable[str | int]`): The labels, all different. Labels that the tokenizer makes one
+                are warned of.
+            num_workers (`int`, *optional*, defaults to 0): Threads that read and preprocess images while the model
+                runs. With 0 that happens in between, and a generator is read one batch at a time.
+            batch_size (`int`, *optional*, defaults to 1): Images per pass of the image tower.
+            **kwargs: The options above.
 
         Returns:
             For one image a list of `{"score": float, "label": str}`, best first, ties in the order of the labels; for
@@ -173,10 +170,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         """Save the model and its processor, for `pipeline` and for the Auto classes.
 
         Args:
-            save_directory (`str` or `os.PathLike`):
-                The folder; made if there is none.
-            kwargs:
-                Further arguments of the model's `save_pretrained`.
+            save_directory (`str` or `os.PathLike`): The folder; made if there is none.
+            kwargs: Further arguments of the model's `save_pretrained`.
         """
         super().save_pretrained(save_directory, **kwargs)
         if self.model.config.model_type == "clip_hf":

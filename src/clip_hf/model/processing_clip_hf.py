@@ -40,10 +40,8 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
     - Images may be paths or anything else that `ClipHFImageProcessor` takes; unknown options raise an error.
 
     Args:
-        image_processor (`ClipHFImageProcessor`):
-            Prepares images; may also be another image processor of transformers.
-        tokenizer (`ClipHFTokenizer`):
-            Prepares texts; may also be another tokenizer of transformers.
+        image_processor (`ClipHFImageProcessor`): Prepares images; may also be another image processor of transformers.
+        tokenizer (`ClipHFTokenizer`): Prepares texts; may also be another tokenizer of transformers.
 
     Example:
 
@@ -71,12 +69,9 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
         """Prepare images, texts, or both.
 
         Args:
-            images (*optional*):
-                One or many images in any form that `ClipHFImageProcessor` takes.
-            text (`str` or `list[str]`, *optional*):
-                One or many texts.
-            **kwargs:
-                Options of the image processor and of the tokenizer (`return_tensors="pt"` applies to both), or
+            images (*optional*): One or many images in any form that `ClipHFImageProcessor` takes.
+            text (`str` or `list[str]`, *optional*): One or many texts.
+            **kwargs: Options of the image processor and of the tokenizer (`return_tensors="pt"` applies to both), or
                 `images_kwargs={...}` and `text_kwargs={...}`.
 
         Returns:

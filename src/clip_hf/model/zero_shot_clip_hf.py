@@ -73,9 +73,9 @@ def check_templates(templates) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     """Check prompt templates, and look up those of a named prompt set.
 
     Args:
-        templates (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`):
-            A template, the name of a prompt set, a list of templates, or each label's own prompts. A template says
-            where the label goes with `{}` or `{label}`; a label's own prompts may do without.
+        templates (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`): A template, the name of a prompt
+            set, a list of templates, or each label's own prompts. A template says where the label goes with `{}` or
+            `{label}`; a label's own prompts may do without.
 
     Returns:
         `tuple[str, ...]`, or `dict[str, tuple[str, ...]]` if `templates` is a mapping.
@@ -103,9 +103,8 @@ def load_prompt_set(name_or_path: str | Path) -> list[str] | dict[str, list[str]
     """Load a prompt set for [`build_text_classifier`] and the pipeline's `hypothesis_template`.
 
     Args:
-        name_or_path (`str` or `Path`):
-            One of [`prompt_set_names`], or a file: `.txt` with one template a line, or `.json` with a list of
-            templates or an object that maps each label to its prompts.
+        name_or_path (`str` or `Path`): One of [`prompt_set_names`], or a file: `.txt` with one template a line, or
+            `.json` with a list of templates or an object that maps each label to its prompts.
 
     Returns:
         `list[str]` of templates with the placeholder `{}`, or `dict[str, list[str]]` of complete prompts per label.
@@ -355,21 +354,18 @@ def build_text_classifier(
     result is that of encoding them one by one. The model runs in evaluation mode.
 
     Args:
-        model (`nn.Module`):
-            A [`ClipHFModel`], or another model with `get_text_features` or `encode_text`, such as transformers'
-            `CLIPModel`.
-        processor (`ClipHFProcessor` or tokenizer):
-            The model's processor or tokenizer.
-        labels (`Sequence[str]`):
-            The labels, all different: strings, or whole numbers. Labels that the tokenizer makes one are warned of.
-        templates (`str`, `Sequence[str]` or `Mapping`, *optional*, defaults to `"a photo of a {}."`):
-            One template, several to average over, the name of a prompt set ([`prompt_set_names`]), or each label's own
-            prompts. `{}` or `{label}` stands for the label.
-        tokenizer_kwargs (`dict`, *optional*):
-            Further arguments of the tokenizer. Prompts that are too long are cut with a warning; `"truncation": True`
-            cuts without.
-        max_tokens_per_batch (`int`, *optional*, defaults to 16384):
-            Upper bound of the tokens in a batch, padding included. Lower it if memory runs out.
+        model (`nn.Module`): A [`ClipHFModel`], or another model with `get_text_features` or `encode_text`, such as
+            transformers' `CLIPModel`.
+        processor (`ClipHFProcessor` or tokenizer): The model's processor or tokenizer.
+        labels (`Sequence[str]`): The labels, all different: strings, or whole numbers. Labels that the tokenizer makes
+            one are warned of.
+        templates (`str`, `Sequence[str]` or `Mapping`, *optional*, defaults to `"a photo of a {}."`): One template,
+            several to average over, the name of a prompt set ([`prompt_set_names`]), or each label's own prompts. `{}`
+            or `{label}` stands for the label.
+        tokenizer_kwargs (`dict`, *optional*): Further arguments of the tokenizer. Prompts that are too long are cut
+            with a warning; `"truncation": True` cuts without.
+        max_tokens_per_batch (`int`, *optional*, defaults to 16384): Upper bound of the tokens in a batch, padding
+            included. Lower it if memory runs out.
 
     Returns:
         `torch.Tensor` of shape (num_labels, dim): L2-normalised rows in the order of `labels`, on the model's device,
@@ -563,8 +559,8 @@ class TextClassifierCache:
     - Per model it holds the `max_entries` classifiers used last.
 
     Args:
-        max_entries (`int`, *optional*, defaults to 8):
-            Number of classifiers per model. One of 1,000 labels in 512 dimensions takes 2 MB.
+        max_entries (`int`, *optional*, defaults to 8): Number of classifiers per model. One of 1,000 labels in 512
+            dimensions takes 2 MB.
     """
 
     def __init__(self, max_entries: int = 8):
