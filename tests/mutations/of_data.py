@@ -291,8 +291,8 @@ MUTATIONS = [
     Mutation(
         "depends on the order of rows",
         "data/holdout.py",
-        "min(self.least_key[one], self.least_key[two])",
-        "self.least_key[one]",
+        "min(self.least_key[root], self.least_key[joined])",
+        "self.least_key[root]",
         "data/test_holdout.py",
     ),
     Mutation(

@@ -478,8 +478,8 @@ MUTATIONS = [
     Mutation(
         "numbers as text are names",
         "evaluation/registry/labels.py",
-        "if not found or all(map(_NUMBER.fullmatch, found)):",
-        "if not found:",
+        "if not labels or all(map(_NUMBER.fullmatch, labels)):",
+        "if not labels:",
         "evaluation/registry/test_classification_data.py -k numbers_need",
     ),
     Mutation(

@@ -22,9 +22,9 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u3005-\u3007\u3040-\u312f\u31a0-\u31bf"
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-# Samples are cut to size when they hold this many matches more than twice their size.
+# Samples are cut when this many matches have come in beyond twice their size.
 _SPARE_MATCHES = 1_000_000
-# Bits of the random number that a match draws; the rest of an int64 holds the query.
+# Bits of the random number of a match; the query takes the other bits of an int64.
 _NUMBER_BITS = 40
 _MAX_QUERIES = 1 << (63 - _NUMBER_BITS)
 
@@ -190,7 +190,7 @@ class _Samples:
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Sorted distinct values, all non-negative; several times faster than `np.unique` on large arrays."""
+    """The distinct values, sorted, of values from 0 up; for many values several times faster than `np.unique`."""
     values = np.sort(values)
     return values[np.diff(values, prepend=-1) > 0]
 

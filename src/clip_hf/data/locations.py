@@ -25,8 +25,8 @@ _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
 def undecoded(dataset: Any) -> Any:
     """The dataset as plain Python values, with nothing decoded; works for streams too.
 
-    A file itself declares what its columns hold. If it declares a column of images, `datasets` opens whatever path is
-    in it, chains of schemes included. So `datasets` must never decode a column.
+    A file declares its column types, so a hostile file could make `datasets` open any path, chains of schemes
+    included. So `datasets` must never decode a column.
     """
     dataset = dataset.with_format(None)
     for name, feature in (dataset.features or {}).items():
@@ -38,9 +38,9 @@ def undecoded(dataset: Any) -> Any:
 
 def _undecoded_feature(feature: Any) -> Any:
     if isinstance(feature, dict):
-        return {name: _undecoded_feature(own) for name, own in feature.items()}
+        return {name: _undecoded_feature(column) for name, column in feature.items()}
     if isinstance(feature, list | tuple):
-        return type(feature)(_undecoded_feature(own) for own in feature)
+        return type(feature)(_undecoded_feature(item) for item in feature)
     if getattr(feature, "decode", False) is True:  # images, audio, video, PDF, ...
         return replace(feature, decode=False)
     if hasattr(feature, "feature"):  # a list
@@ -88,8 +88,8 @@ def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
     Raises:
         ValueError: if it has no rows, or one of its files is a pipe or device.
     """
-    for own in (Path(folder), *(path for path in Path(folder).iterdir() if path.is_dir())):
-        for path in (*(own / name for name in _SAVED), *own.glob("*.arrow")):
+    for part in (Path(folder), *(path for path in Path(folder).iterdir() if path.is_dir())):
+        for path in (*(part / name for name in _SAVED), *part.glob("*.arrow")):
             check_regular(path)
     try:
         return datasets.load_from_disk(folder)

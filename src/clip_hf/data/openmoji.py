@@ -249,14 +249,14 @@ def load_openmoji(
     """Load OpenMoji's drawings with their English names; rendered the first time, in about ten seconds.
 
     The test split holds `num_test` *compositions* of a base and skin tones, such as "thumbs up: light skin tone". The
-    train split has each base with other tones and each tone with other bases, but never the two together, nor the
-    same pixels under another name.
+    train split has each base with other tones and each tone with other bases, but never the two together, and never
+    the same pixels under another name.
 
     The drawings are OpenMoji's, under CC BY-SA 4.0; what is made of them must carry [`ATTRIBUTION`].
 
     Args:
-        cache_dir (`str` or `os.PathLike`, *optional*): Folder for the rendered data sets, one folder each; what
-            sources or options change is another one. By default `clip_hf_openmoji` in the cache of `datasets`.
+        cache_dir (`str` or `os.PathLike`, *optional*): Folder for the rendered data sets, with one folder for
+            each combination of sources and options. By default `clip_hf_openmoji` in the cache of `datasets`.
         image_size (`int`, *optional*, defaults to 72): Height and width of the images in pixels. 72 is the grid that
             OpenMoji is drawn on.
         num_test (`int`, *optional*, defaults to 300): Number of compositions to hold out.
@@ -268,7 +268,7 @@ def load_openmoji(
 
     Raises:
         ImportError: if a package that the data set is made from is missing.
-        ValueError: if `image_size` is not positive, or more is to be held out than can be.
+        ValueError: if `image_size` is not positive, or more compositions are asked for than can be held out.
     """
     if image_size < 1:
         raise ValueError(f"`image_size` is {image_size}; it must be at least 1 pixel.")

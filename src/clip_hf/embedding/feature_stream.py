@@ -48,9 +48,9 @@ class EncodingOptions:
         progress (`bool`, *optional*, defaults to `True`): Whether the main process shows a progress bar.
         stage (`str`, *optional*): What the progress bar says is going on, such as `"linear_probe"`; by default the end
             of the model's name. [`encode_readable_images`] adds the name of the data.
-        max_skipped_share (`float`, *optional*, defaults to 0.05): Images that cannot be read are skipped and counted
-            in evaluations and streams, but more than this share of all images, and more than one, is an error. With 0
-            the first one is. [`encode_image_column`] skips none.
+        max_skipped_share (`float`, *optional*, defaults to 0.05): In evaluations and streams, unreadable images are
+            skipped and counted. More than this share is an error, but one image may always be skipped; with 0 none
+            may. [`encode_image_column`] skips none.
 
     Raises:
         ValueError: if a number is less than 1, or the share is not from 0 to 1.
@@ -357,10 +357,10 @@ def _prepare_readable(
 
 
 def check_skips(skips: SkipCounter, rows: int) -> None:
-    """Compare what was skipped with what may be, of so many rows: one always may, unless none may.
+    """Raise if too many of the `rows` were skipped. One is always allowed, unless the share is 0.
 
     Raises:
-        ValueError: if it is more.
+        ValueError: if more were skipped than allowed.
     """
     if skips.num_skipped > max(skips.max_skipped_share * rows, 1 if skips.max_skipped_share else 0):
         skips.check()

@@ -222,7 +222,7 @@ def models_in(folder: str | os.PathLike) -> list[str]:
 
 
 def _is_result(content: Any) -> bool:
-    """Whether a file holds the result of one model; fits of scaling are of several."""
+    """Whether a file holds the result of one model; a scaling fit covers several models and is no result of one."""
     is_result = isinstance(content, dict) and {"task", "model", "data", "metrics"} <= content.keys()
     return is_result and content["task"] != "scaling"
 

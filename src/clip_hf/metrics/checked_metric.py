@@ -44,7 +44,7 @@ CLIP_PAPER = Paper(
 """,
 )
 
-# For the dtype of a column: what its values must be, in words, and which elements of an array of numbers are that.
+# For each dtype: its name in messages, and a test of array elements.
 _ALLOWED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "int64": ("integers", lambda array: np.full(array.shape, array.dtype.kind in "iu")),
     "bool": ("True and False, or 1 and 0", lambda array: np.isin(array, (0, 1))),

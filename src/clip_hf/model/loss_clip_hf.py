@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-# A block of about so many similarities fills neither the caches of a processor nor leaves a GPU idle.
+# Similarities per block: few enough for a processor's cache, enough to keep a GPU busy.
 _AUTO_BLOCK = {"cpu": 2**22, "cuda": 2**26}
 
 

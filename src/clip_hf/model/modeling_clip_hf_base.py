@@ -50,11 +50,11 @@ def eager_attention_forward(
 
 
 class PackedTexts(NamedTuple):
-    """The tokens of a batch of texts in one row, (tokens, hidden_size): padding is left out.
+    """Texts packed without padding into one row of tokens, (tokens, hidden_size).
 
-    Shared prefixes are computed once, because attention is causal. Attention itself gets the texts padded on the
-    right to the longest; all other layers look at single tokens. It is a named tuple so that accelerate
-    can move it between devices.
+    A beginning that several texts share is computed once, because a token depends only on those before it. Attention
+    itself gets the texts padded on the right to the longest; all other layers look at single tokens. It is a named
+    tuple so that accelerate can move it between devices.
 
     Args:
         source (`torch.Tensor` of shape `(tokens,)`): index of each token in the flattened ids.
@@ -90,7 +90,7 @@ class PackedTexts(NamedTuple):
         return packed if keys is None else packed.share_prefixes(keys, column < lengths)
 
     def share_prefixes(self, keys: torch.Tensor, inside: torch.Tensor) -> "PackedTexts":
-        """Return the same texts with each shared prefix once.
+        """Return the same texts, with each shared beginning stored once.
 
         Args:
             keys (`torch.Tensor` of shape `(batch, length)`, int64): as in `of`.

@@ -14,7 +14,7 @@ from .image_resizing_clip_hf import map_in_threads
 
 # Parts of a model that text features do not depend on.
 _IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}
-# Ours and transformers' modules that look up the tokenizer's ids in their `token_embedding`, and use it for no more.
+# Modules of ours and of transformers that use their `token_embedding` only to look up the tokenizer's ids.
 _TEXT_EMBEDDINGS = {"ClipHFTextEmbeddings", "CLIPTextEmbeddings"}
 
 
@@ -25,9 +25,9 @@ def _text_modules(module: nn.Module) -> Iterator[nn.Module]:
             yield from _text_modules(child)
 
 
-# Of words as they lie, and of those that begin 4 bytes later: the sums are modulo 2**64, so that an even number of
-# changed top bits would cancel in one of them; in the other they are bit 31. Odd, so that every change of one word
-# changes the sum; random, so that words that change places do, too.
+# Two sums are taken, of the words at byte 0 and at byte 4, because changed top bits can cancel in one of them (it is
+# modulo 2**64); in the other they are bit 31. The weights are odd, so that every change of one word changes the sum,
+# and random, so that words that change places change it, too.
 _WORD_WEIGHTS = np.random.default_rng(0).integers(-(2**62), 2**62, (2, 512)) * 2 + 1
 _ROW = 4096  # bytes
 _ROWS_AT_ONCE = 2**7  # the second reading finds them in the processor's cache
@@ -35,7 +35,7 @@ _ROWS_PER_THREAD = 2**11
 
 
 def _plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The ordinary tensors of which one of a special kind consists (quantised, sparse, spread over processes)."""
+    """The ordinary tensors inside a special one (quantised, sparse, spread over processes)."""
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from _plain_tensors(getattr(tensor, name))
@@ -75,10 +75,10 @@ def _word_sums_of_torch(bits: torch.Tensor) -> torch.Tensor:
 
 
 def _checksum(tensors: list[torch.Tensor]) -> int:
-    """A number that changes with every bit of `tensors`, all on one device, and all but surely (1 in some 2**32) with
-    changes of several bits.
+    """A number that changes with the bits of `tensors`, which are all on one device.
 
-    Each value is read once. For ViT-B/32's text tower this takes about 13% of the time of one photo.
+    A change of one bit always changes it; changes of several bits are missed about once in 2**32. Each value is read
+    once. For ViT-B/32's text tower this takes about 13% of the time of one photo.
     """
     pieces, rests = [], []
     for bits in map(_bits, tensors):
@@ -101,7 +101,7 @@ def tensors_checksum(tensors: Iterable[torch.Tensor]) -> tuple[int, ...]:
     return tuple(map(_checksum, by_device.values()))
 
 
-# What every module has: its mode, parameters, children and hooks.
+# Attributes that every module has: its mode, parameters, children and hooks.
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _SCALARS = (bool, int, float, str, type(None))
 
@@ -121,9 +121,9 @@ def _plain_values(attributes: dict[str, Any]) -> tuple:
 
 
 def _token_tables(modules: list[nn.Module]) -> dict[int, torch.Tensor]:
-    """Return, by module id, the weights of token embeddings of which only the rows of the texts' ids matter.
+    """Return, by module id, the weights of token embeddings where only the rows of the texts' ids matter.
 
-    That is certain only of plain `nn.Embedding`s in text towers known here.
+    That is certain only for plain `nn.Embedding`s in text towers known here.
     """
     result = {}
     for module in modules:
@@ -148,8 +148,8 @@ def rows_checksum(tables: Iterable[torch.Tensor], ids: Sequence[int]) -> tuple:
 def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
     """Return a value that changes when the text features may have changed, and the token embeddings it leaves out.
 
-    It holds a checksum of all values. Torch's counters of changes would not do: they do not count those made through
-    `.data`, as when LoRA weights are merged. Values that are not in memory (offloaded) may always have changed.
+    The value contains a checksum of all weights, because torch's counters of changes miss those made through `.data`,
+    as when LoRA weights are merged. Weights that are not in memory (offloaded) always count as changed.
     """
     state, tensors, modules = [], [], list(_text_modules(model))
     tables, configs = _token_tables(modules), {}

@@ -282,7 +282,7 @@ def load_splits(
     """
     options = options or ClassificationOptions()
     if options.split is not None:
-        raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
+        raise ValueError(f"`split` is {options.split!r}, but `load_splits` loads all parts; leave it out.")
     opened = open_source(source, "classification")
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
@@ -467,7 +467,7 @@ def _pair_options(options: CaptionedDataOptions) -> PairOptions:
 
 
 def _retrieval(
-    data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, found: RetrievalData
+    data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, retrieval: RetrievalData
 ) -> RetrievalData:
     image_column = _image_column(data, options, entry)
     caption_column = options.caption_column
@@ -476,7 +476,7 @@ def _retrieval(
     captions = read_captions(data, caption_column or "caption")
     if entry is not None and entry.caption_column == "txt":
         # clip-benchmark's tars have an image's captions in one text, a line each.
-        captions = [[line for text in own for line in text.splitlines() if line.strip()] for own in captions]
+        captions = [[line for text in texts for line in text.splitlines() if line.strip()] for texts in captions]
     if options.image_id_column is not None:
         check_column(data.column_names, options.image_id_column, "ids of the images")
         rows: dict[Any, int] = {}
@@ -485,12 +485,12 @@ def _retrieval(
             rows.setdefault(image_id, row)
             together.setdefault(image_id, []).extend(captions[row])
         data, captions = data.select(list(rows.values())), list(together.values())
-    data, chosen = _chosen_images(data, image_column, options, found.name)
+    data, chosen = _chosen_images(data, image_column, options, retrieval.name)
     captions = [captions[row] for row in chosen]
     most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
     return replace(
-        found,
+        retrieval,
         data=data,
         image_column=image_column,
-        captions=[own[:most] for own in captions],
+        captions=[texts[:most] for texts in captions],
     )

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 Features = np.ndarray | torch.Tensor
 
-# Penalties without validation rows, for features of variance 1 (summed over features). On digits and on
-# clusters, 1 to 16 shots, a tenth of it changes accuracies by up to 2 points, three times as much by up to 4.
+# Penalty without validation rows, for features of variance 1 (summed over features). On digits and clusters with 1 to
+# 16 shots, a tenth of the penalty changes accuracies by up to 2 points, three times the penalty by up to 4.
 _PENALTY = 0.03
-# A row of the text classifier moves by up to 1 / penalty for an example, and so does that example's logit.
+# One example can move a row of the text classifier, and its own logit, by up to 1 / penalty.
 _TEXT_PENALTY = 0.1
 
 
@@ -451,8 +451,8 @@ def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> t
     for count, reached in points[1:]:
         if reached >= zero_shot:
             share = (zero_shot - score) / (reached - score)
-            found = math.exp(math.log(before) + share * (math.log(count) - math.log(before)))
-            return found, f"{found:.1f}"
+            shots = math.exp(math.log(before) + share * (math.log(count) - math.log(before)))
+            return shots, f"{shots:.1f}"
         before, score = count, reached
     return math.nan, f"more than {before:g}"
 

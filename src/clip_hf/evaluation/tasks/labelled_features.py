@@ -87,10 +87,7 @@ def encode_splits(
     projected: bool,
     options: EncodingOptions,
 ) -> tuple[list[np.ndarray | None], dict[str, dict[str, Any]]]:
-    """Features and targets of these splits, one after another, and by split what results say of images left out.
-
-    A split that is missing gives two times None.
-    """
+    """Features and targets of each split in turn (None, None if it is missing), and what was skipped, by split."""
     arrays, skipped = [], {}
     for name in names:
         if name not in parts:
