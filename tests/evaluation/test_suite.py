@@ -360,9 +360,9 @@ def test_overwriting_leaves_no_results_of_earlier_models(models, data, pairs, tm
     (made / "notes.json").unlink()
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert {row["task"] for row in content["metrics"]} == {"retrieval"} and content["models"] == twice[::-1]
-    # What is to be compared is not overwritten by what is made.
+    # A comparison does not overwrite the folders that it compares.
     assert main(["compare", str(models["vit"]), str(made), *retrieval, *options]) == 1
-    assert "1-model, which is to be compared itself; give another --output-dir" in capsys.readouterr().err
+    assert "1-model, which is one of the folders to compare; give another --output-dir" in capsys.readouterr().err
 
 
 def test_error_against_compute(tmp_path, capsys):

@@ -47,10 +47,10 @@ class SourceOptions:
         if hasattr(vision, "hidden_act"):
             stated["hidden_act"].append(vision.hidden_act)
         for name, values in stated.items():
-            given = getattr(self, name)
-            other = next((value for value in values if given not in (None, value)), None)
+            choice = getattr(self, name)
+            other = next((value for value in values if choice not in (None, value)), None)
             if other is not None:
-                raise ValueError(f"{name}={given!r} was given, but the configuration says {other!r}.")
+                raise ValueError(f"{name}={choice!r} was given, but the configuration says {other!r}.")
 
 
 @dataclass
@@ -96,8 +96,8 @@ class Checkpoint:
             raise TypeError(f"`model` must be a ClipHFModel, a whole CLIP; given {type(model).__name__}.")
         parts = {"ClipHFImageProcessor": None, "ClipHFTokenizer": None}
         names = ("image_processor", "tokenizer")
-        given = [getattr(processor, name) for name in names if hasattr(processor, name)] or [processor]
-        for part in given:
+        members = [getattr(processor, name) for name in names if hasattr(processor, name)] or [processor]
+        for part in members:
             if part is None:
                 continue
             if type(part).__name__ not in parts:

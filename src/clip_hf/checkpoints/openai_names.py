@@ -177,12 +177,12 @@ def rename(
             wrong.append(
                 f"{weight.source} ({' x '.join(map(str, shape))} instead of {' x '.join(map(str, expected))})"
             )
-    found = {
+    by_problem = {
         "lacks the weights": missing,
         "has weights that this model has no place for": unknown,
         "has weights of another shape": wrong,
     }
-    problems = [f"{what} {listed(names)}" for what, names in found.items() if names]
+    problems = [f"{what} {listed(names)}" for what, names in by_problem.items() if names]
     if problems:
         raise ValueError(f"{source} is not the CLIP that its configuration says: it {'; it '.join(problems)}.")
     result, filled = {}, []

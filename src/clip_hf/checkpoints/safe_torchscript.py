@@ -472,16 +472,16 @@ class _PickleReader:
 
     def find_global(self, name: str) -> _Global:
         """Note the name of a class or function, if TorchScript writes it; `name` is "module name"."""
-        found = _Global(name)
+        symbol = _Global(name)
         known = name == REBUILD_TENSOR or name in CONTAINERS or name in OTHER_GLOBALS or name in STORAGE_DTYPES
-        if not known and not (found.is_class_of_archive and name.count(" ") == 1):
+        if not known and not (symbol.is_class_of_archive and name.count(" ") == 1):
             module, _, attribute = name.partition(" ")
             self.fail(
                 f"its data.pkl asks for {_short(attribute)} of module {_short(module)}, which no CLIP needs and which "
                 "was not run",
                 SAVE_OTHERWISE,
             )
-        return found
+        return symbol
 
     def find_storage(self, reference: object) -> _Storage:
         """The storage that `("storage", type, key, device, number of values)` stands for."""
@@ -496,7 +496,7 @@ class _PickleReader:
         dtype = STORAGE_DTYPES[name]
         if size * dtype.itemsize != record.size:
             self.fail(
-                f"record data/{_short(key)} has {record.size} bytes, but is to hold {_short(size)} values of {dtype}"
+                f"record data/{_short(key)} has {record.size} bytes, but must hold {_short(size)} values of {dtype}"
             )
         return _Storage(record, dtype, size)
 
@@ -585,7 +585,7 @@ def read_torchscript(path: str | os.PathLike) -> dict[str, StoredTensor]:
     Numbers, texts, and tensors in lists or dictionaries are left out, as in a state dict.
 
     Args:
-        path (`str` or path): the archive. It has to stay there as long as tensors are read from it.
+        path (`str` or path): the archive. It must stay there as long as tensors are read from it.
 
     Returns:
         `dict[str, StoredTensor]`: the tensors by dotted name, in the order of the file.

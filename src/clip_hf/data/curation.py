@@ -243,20 +243,20 @@ def balance_by_query(
     samples, unmatched = _Samples(len(queries), max_per_query, seed), []
     rows = enumerate(_read_texts(captions))
     while chunk := list(islice(rows, 4096)):
-        found: list[int] = []
+        matched: list[int] = []
         counts = np.zeros(len(chunk), dtype=np.int64)
         for place, (_, texts) in enumerate(chunk):
-            before = len(found)
+            before = len(matched)
             for text in texts if match_case else map(str.casefold, texts):
                 spans = find(text)
                 if whole_words:
                     spans = [span for span in spans if _at_word_boundaries(text, *span[1:])]
-                found.extend([span[0] for span in spans])
-            counts[place] = len(found) - before
+                matched.extend([span[0] for span in spans])
+            counts[place] = len(matched) - before
         numbers = chunk[0][0] + np.arange(len(chunk))
         unmatched.append(numbers[counts == 0])
         # A query may be in a row more than once.
-        pairs = _distinct(np.repeat(numbers, counts) * len(queries) + np.array(found, dtype=np.int64))
+        pairs = _distinct(np.repeat(numbers, counts) * len(queries) + np.array(matched, dtype=np.int64))
         samples.add(pairs % len(queries), pairs // len(queries))
     kept_by, kept = samples.cut()
     return QueryBalance(
@@ -297,10 +297,10 @@ def queries_from_captions(
     bigrams: Counter[tuple[str, str]] = Counter()
     for texts in _read_texts(captions):
         for text in texts:
-            found = _word().findall(text.casefold())
-            words.update(found)
+            words_of_text = _word().findall(text.casefold())
+            words.update(words_of_text)
             if min_bigram_pmi is not None:
-                bigrams.update(pairwise(found))
+                bigrams.update(pairwise(words_of_text))
     num_words, num_bigrams = words.total(), bigrams.total()
 
     def is_informative(first: str, second: str) -> bool:
@@ -385,7 +385,7 @@ class _Deduplication:
         return cosines >= self.threshold - _rounding(self.embeddings.shape[1], self.dtype)
 
     def _drop(self, rows: np.ndarray, cosines: torch.Tensor, kept: np.ndarray) -> np.ndarray:
-        """Drop what is too near to one of the rows `kept`; `cosines` `(rows, kept)`. Returns which, bool `(rows,)`.
+        """Drop rows too near to one of the rows `kept`; `cosines` `(rows, kept)`. Returns which, bool `(rows,)`.
 
         float64 decides, so that the result does not depend on the size of the blocks.
         """
@@ -393,10 +393,10 @@ class _Deduplication:
         candidates = self._candidates(cosines)
         for place in candidates.any(dim=1).nonzero().flatten().tolist():
             near = kept[candidates[place].cpu().numpy()]
-            own = _unit_rows(self.embeddings, rows[place : place + 1])[0]
-            exact = _unit_rows(self.embeddings, near) @ own
+            unit_row = _unit_rows(self.embeddings, rows[place : place + 1])[0]
+            exact = _unit_rows(self.embeddings, near) @ unit_row
             # A row and its copy may have a cosine of 1 - 1e-16.
-            reached = (exact >= self.threshold - _rounding(len(own), torch.float64)).nonzero()
+            reached = (exact >= self.threshold - _rounding(len(unit_row), torch.float64)).nonzero()
             if len(reached):
                 first = int(reached[0])
                 self.dropped[int(rows[place])] = (int(near[first]), min(float(exact[first]), 1.0))
@@ -410,8 +410,8 @@ class _Deduplication:
         # One by one, because an earlier row counts only if it was kept itself.
         for place in self._candidates(cosines).any(dim=1).nonzero().flatten().tolist():
             before = is_kept[:place]
-            own = cosines[place : place + 1, :place][:, torch.from_numpy(before).to(cosines.device)]
-            is_kept[place] = not self._drop(rows[place : place + 1], own, rows[:place][before])[0]
+            to_earlier = cosines[place : place + 1, :place][:, torch.from_numpy(before).to(cosines.device)]
+            is_kept[place] = not self._drop(rows[place : place + 1], to_earlier, rows[:place][before])[0]
         return is_kept
 
     def _keep(self, rows: np.ndarray, unit_rows: torch.Tensor) -> None:

@@ -225,10 +225,10 @@ def _damage(folder: Path) -> str | None:
     """What is wrong with a cached data set, in words; None if it is as it was written."""
     try:
         expected = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        found = _file_hashes(folder)
+        hashes = _file_hashes(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its {_MANIFEST} cannot be read ({error})"
-    changed = [name for name in expected if found.get(name) != expected[name]]
+    changed = [name for name in expected if hashes.get(name) != expected[name]]
     return f"{', '.join(changed)} changed or went missing" if changed else None
 
 

@@ -80,8 +80,8 @@ class TarSample:
 
     def text(self, column: str) -> Any:
         """The member `.txt` for the column `"caption"`; for others `.NAME` or `.NAME.txt`; else a field of `.json`."""
-        found = next((name for name in text_endings(column) if name in self.members), None)
-        return self.fields().get(column) if found is None else decode_text(self.members[found][1])
+        ending = next((name for name in text_endings(column) if name in self.members), None)
+        return self.fields().get(column) if ending is None else decode_text(self.members[ending][1])
 
     def value(self, column: str, role: str) -> Any:
         """What stands in a row's column."""
@@ -236,19 +236,20 @@ def tar_samples(
     known: dict[tuple[str, str], set[str]] = {}
     try:
         for archive, member in _members(tar):
-            found = _place_of(member)
-            if found is None:
+            place_and_ending = _place_of(member)
+            if place_and_ending is None:
                 continue
-            if sample is None or place != found[0] or found[1] in sample.endings:
+            next_place, ending = place_and_ending
+            if sample is None or place != next_place or ending in sample.endings:
                 if sample is not None:
                     if len(known) < _MOST_KNOWN or place in known:
                         known.setdefault(place, set()).update(sample.endings)
                     yield sample
                 sample = TarSample()
                 left = {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)}
-                if found[1] not in known.get(found[0], {found[1]}):
-                    sample.apart = os.path.join(*found[0])
-            place, ending = found
+                if ending not in known.get(next_place, {ending}):
+                    sample.apart = os.path.join(*next_place)
+            place = next_place
             if len(sample.endings) == _MOST_ENDINGS:
                 continue
             sample.endings[ending] = None

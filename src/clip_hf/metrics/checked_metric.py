@@ -85,14 +85,14 @@ class CheckedMetric(evaluate.Metric, ABC):
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **inputs: Any) -> None:
         """Check rows and add them."""
-        given = {"predictions": predictions, "references": references, **inputs}
-        self._check({name: given[name] for name in self._feature_names() if given.get(name) is not None})
+        columns = {"predictions": predictions, "references": references, **inputs}
+        self._check({name: columns[name] for name in self._feature_names() if columns.get(name) is not None})
         super().add_batch(predictions=predictions, references=references, **inputs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **inputs: Any) -> None:
         """Check one row and add it."""
-        given = {"predictions": prediction, "references": reference, **inputs}
-        self._check({name: [given[name]] for name in self._feature_names() if given.get(name) is not None})
+        columns = {"predictions": prediction, "references": reference, **inputs}
+        self._check({name: [columns[name]] for name in self._feature_names() if columns.get(name) is not None})
         super().add(prediction=prediction, reference=reference, **inputs)
 
     def _check(self, columns: dict[str, Any]) -> None:

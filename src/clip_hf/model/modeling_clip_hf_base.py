@@ -42,7 +42,7 @@ def eager_attention_forward(
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
-    # At least float32, so that half precision does not lose small weights; float64 stays what it is.
+    # At least float32, so that half precision does not lose small weights; float64 stays float64.
     softmax_dtype = torch.promote_types(query.dtype, torch.float32)
     weights = nn.functional.softmax(weights, dim=-1, dtype=softmax_dtype).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)

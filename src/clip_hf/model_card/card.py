@@ -571,7 +571,7 @@ def write_model_card(
     Args:
         folder (`str` or `os.PathLike`): The saved model's folder.
         config (`ClipHFConfig`): The whole model's configuration.
-        model_id (`str`, *optional*): The model's name on the hub, as the card's code is to load it. Without it the
+        model_id (`str`, *optional*): The model's name on the hub, as the card's code loads it. Without it the
             folder's name is the title, and the code has a placeholder.
         details (`ModelCardDetails`, *optional*): What the configuration does not say.
         num_parameters (`int`, *optional*): Number of parameters.

@@ -94,7 +94,7 @@ def retrieval_ranks(
 
     Args:
         image_embeds (`np.ndarray` or `torch.Tensor` of shape (n, d), floating): Embeddings of images. Normalise them
-            if the score is to be the cosine.
+            if the score should be the cosine.
         text_embeds (`np.ndarray` or `torch.Tensor` of shape (m, d), floating): Embeddings of texts.
         image_of_text (`np.ndarray`, `torch.Tensor` or `Sequence[int]` of shape (m,), integer): Row of the image that
             each text belongs to; each image has one text or more.
@@ -150,7 +150,7 @@ def retrieval_ranks(
 
 
 def _checked_embeds(embeds: Any, name: str) -> np.ndarray:
-    """Return `embeds` as float32 or float64, finite, and scaled so that products neither overflow nor vanish."""
+    """Return `embeds` as float32 or float64, finite, and scaled so that products cannot overflow or vanish."""
     if isinstance(embeds, torch.Tensor):
         embeds = embeds.detach().cpu()
         embeds = (embeds if embeds.dtype == torch.float64 else embeds.float()).numpy()

@@ -273,7 +273,7 @@ def load_splits(
         options ([`ClassificationOptions`], *optional*): As there, without `split`; `limit` holds for each part.
 
     Returns:
-        `dict[str, ClassificationData]`: those of `"train"`, `"validation"` and `"test"` that there are, `"test"` being
+        `dict[str, ClassificationData]`: the parts among `"train"`, `"validation"` and `"test"`; `"test"` is
         the part on which figures are published. Data without parts come as `"all"`.
 
     Raises:
@@ -319,7 +319,7 @@ def _classification(opened: EvaluationSource, split: str, options: Classificatio
 
 
 def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
-    """The row with `pixels` less on each side of its image; an unreadable one stays, for the encoder to name."""
+    """The row with `pixels` less on each side of its image; an unreadable one stays, so that the encoder names it."""
     try:
         image = open_image(row[column])
     except (TypeError, ValueError):

@@ -56,7 +56,7 @@ class EvaluationSource:
             ValueError: if there is no such part, or several and none of these.
         """
         if split is None:
-            # A dataset may come without the part that its figures are of, so what is there decides.
+            # A dataset may lack the part that its figures are about, so the existing parts decide.
             names = [name for wanted in ("test", "validation") for name in self._names_of(wanted)]
             default = next((name for name in names if name in self.splits), None)
             if default is None and len(self.splits) > 1:
@@ -92,14 +92,14 @@ class EvaluationSource:
         return data
 
     def parts(self) -> dict[str, str]:
-        """The names here of `"train"`, `"validation"` and `"test"`, where there are such; else all names there are."""
-        found: dict[str, str] = {}
+        """The data's names of `"train"`, `"validation"` and `"test"`, if it has such parts; else all names."""
+        parts: dict[str, str] = {}
         # What the registry calls test comes first, because it may be `val` here.
         for wanted in ("test", "train", "validation"):
-            names = [name for name in self._names_of(wanted) if name in self.splits and name not in found.values()]
+            names = [name for name in self._names_of(wanted) if name in self.splits and name not in parts.values()]
             if names:
-                found[wanted] = names[0]
-        ordered = {wanted: found[wanted] for wanted in SPLIT_NAMES if wanted in found}
+                parts[wanted] = names[0]
+        ordered = {wanted: parts[wanted] for wanted in SPLIT_NAMES if wanted in parts}
         return ordered or {name: name for name in self.splits}
 
 
