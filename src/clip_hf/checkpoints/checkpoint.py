@@ -120,7 +120,7 @@ def check_no_logit_bias(checkpoint: Checkpoint, format: str) -> None:
 
 
 def note_left_out(names: list[str], limit: int = 4) -> list[str]:
-    """The note on tensors of a source that are no weights; none where there are none."""
+    """The note on tensors of a source that are not weights; an empty list if there are none."""
     return [f"No weights, left out: {listed(names, limit)}."] if names else []
 
 

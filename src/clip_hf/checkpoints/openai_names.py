@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The weights of OpenAI's code and what they are called here, as a table. open_clip uses OpenAI's names.
+"""A table of the weights' names in OpenAI's code and here. open_clip uses OpenAI's names.
 
 The table is made for a configuration, so it lists every weight that a file must hold, once.
 """

@@ -132,7 +132,7 @@ def is_torchscript(path: str | os.PathLike) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """Where the bytes of an entry lie in the file, and their checksum."""
+    """The place of an entry's bytes in the file, and their checksum."""
 
     offset: int
     size: int
@@ -189,8 +189,8 @@ def _read_directory(file: BinaryIO, path: str | os.PathLike) -> _Archive:
 def _check_end(file: BinaryIO, path: str | os.PathLike) -> tuple[int, int]:
     """Check the end of a zip file; return where it says that the directory is, and how many entries there are.
 
-    Readers differ in where they look for the end and in what they do when its parts disagree, so that one file can be
-    two archives. Here the end must be the last thing in the file, and its parts must agree.
+    Readers look for the end in different places, and differ when its parts disagree, so one file can be two archives.
+    Here the end must be the last thing in the file, and its parts must agree.
     """
     if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second begins an empty one
         _fail(path, "it is no zip archive", "Give a file that torch.save or torch.jit.save has written")
@@ -305,7 +305,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a tensor lies in its storage; all but `storage` in values, not bytes."""
+    """A tensor's layout in its storage; all but `storage` count values, not bytes."""
 
     storage: _Storage
     offset: int
@@ -315,7 +315,7 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """The name of a class or function; what it names is never looked up."""
+    """The name of a class or function; the object itself is never looked up."""
 
     name: str
 

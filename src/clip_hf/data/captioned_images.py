@@ -54,7 +54,7 @@ def load_pairs(
       beside each image `cat.jpg`, in subfolders too;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
 
-    A folder that is called like a built-in dataset is given as `"./openmoji"`. Files are named as in a shell: `"*"`,
+    A folder with the name of a built-in dataset is given as `"./openmoji"`. Files are named as in a shell: `"*"`,
     `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in open_clip. Parquet files and tars may be URLs
     of http, https, s3, gs, az, abfs and hf.
 

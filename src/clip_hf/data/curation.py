@@ -38,7 +38,7 @@ class QueryBalance:
         queries (`list[str]`): The queries that were searched for, each once; case-folded unless case counts.
         matches (`np.ndarray` of shape `(len(queries),)`, int64): How many rows each query matches.
         kept (`np.ndarray` of shape `(len(queries),)`, int64): How many of them it keeps, at most `max_per_query`.
-            `rows` can hold more of its matches: those that another query keeps.
+            `rows` can hold more of its matches, because another query keeps them.
         unmatched (`np.ndarray`, int64): The rows that no query matches, in their order; they are not kept.
     """
 
@@ -353,7 +353,7 @@ def _check_embeddings(embeddings: np.ndarray | torch.Tensor, threshold: float, c
 
 @dataclass
 class _Deduplication:
-    """The rows that are kept so far, at length 1 in blocks of one size, and those that are not."""
+    """The rows kept so far, scaled to length 1, in blocks of one size, and the dropped rows."""
 
     embeddings: np.ndarray | torch.Tensor
     threshold: float
@@ -372,7 +372,7 @@ class _Deduplication:
         """Keep or drop each row of the chunk that begins at row `start`."""
         rows = np.arange(start, min(start + self.chunk_size, len(self.embeddings)))
         unit_rows = _unit_rows(self.embeddings, slice(start, start + self.chunk_size)).to(self.dtype)  # (rows, dim)
-        # Blocks in the order of the rows, so that the first one found is the first there is.
+        # Blocks are in the order of the rows, so the first near row that is found is the first one in the data.
         for numbers, block in zip(self.numbers, self.blocks):
             is_near = self._drop(rows, unit_rows @ block.T, numbers)
             rows, unit_rows = rows[~is_near], unit_rows[torch.from_numpy(~is_near).to(unit_rows.device)]
@@ -427,10 +427,10 @@ class _Deduplication:
 def deduplicate(
     embeddings: np.ndarray | torch.Tensor, threshold: float = 0.95, *, chunk_size: int = 1024
 ) -> Duplicates:
-    """Drop the rows whose embedding is nearly that of a row before them.
+    """Drop rows whose embedding nearly equals that of an earlier row.
 
-    Rows are taken in their order. A row is dropped if its cosine with an earlier row that is kept is at least
-    `threshold`; so no two kept rows are that near, and each dropped row has a kept one. Every pair that counts is
+    Rows are taken in order. A row is dropped if its cosine with an earlier kept row is at least `threshold`; so no two
+    kept rows are that near, and each dropped row is near to a kept one. Every pair that counts is
     compared, in blocks: the time grows with rows times kept rows, the memory with the kept rows and `chunk_size`
     squared. The result is that of float64 and does not depend on `chunk_size`.
 

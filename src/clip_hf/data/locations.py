@@ -51,19 +51,19 @@ def _undecoded_feature(feature: Any) -> Any:
 def with_locations(
     data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
-    """The data set with the paths of images that are not in it where [`image_location`] says; works for streams too.
+    """Return the data set with the paths of its image files resolved by [`image_location`]; works for streams too.
 
     Args:
-        data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs of which some
-            have a path and no bytes; others stay as they are.
-        column (`str`): Their column.
+        data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs with a path
+            and no bytes; other rows are not changed.
+        column (`str`): The images' column.
         folder (`str`, or a sequence of them): Where relative paths start: the data's folder, or that of each row (not
             of streams).
         root (`str`, *optional*): Another folder below which paths may lead.
         written_below (`Sequence[str]`, *optional*): Folders below which absolute paths may lead, since `datasets`
             wrote them.
     """
-    # Of some streams the columns are not known before they are read.
+    # The columns of some streams are not known before they are read.
     feature = None if data.features is None else data.features.get(column)
     if data.features is not None and not _may_have_paths(feature):
         return data
@@ -77,13 +77,13 @@ def with_locations(
 
 
 def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
-    """A data set of the hub, whose image paths may lead to what `datasets` downloaded; relative ones lead nowhere."""
+    """A hub data set whose image paths may lead to files that `datasets` downloaded; relative ones lead nowhere."""
     caches = (str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE)
     return with_locations(data, column, caches[0], root, written_below=caches)
 
 
 def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
-    """What `datasets` saved in a folder.
+    """Load the data set that `datasets` saved in a folder.
 
     Raises:
         ValueError: if it has no rows, or one of its files is a pipe or device.
@@ -93,7 +93,7 @@ def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
             check_regular(path)
     try:
         return datasets.load_from_disk(folder)
-    except IndexError as error:  # what `datasets` makes of a folder without rows
+    except IndexError as error:  # `datasets` raises this for a folder without rows
         raise ValueError(f"The data set {folder} is empty: it has no rows.") from error
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows that cannot be used: what is wrong with them, how many there are, and when they are too many."""
+"""Rows that cannot be used: their problems, their number, and the limit on them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping

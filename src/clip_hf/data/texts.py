@@ -73,7 +73,7 @@ class TextReader:
 
         Returns:
             `tuple[str, int]`: the text, and a number that only texts of equal captions and columns share, whatever the
-            template; or what is wrong, as a [`SkippedRow`].
+            template; or the problem, as a [`SkippedRow`].
         """
         problem = self.find_problem(row, where)
         if problem:

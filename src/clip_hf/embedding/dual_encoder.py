@@ -167,7 +167,7 @@ class DualEncoder(ABC):
         high_bit_depth: str | None = None,
         image_limits: ImageLimits | None = None,
     ) -> None:
-        """Change how image files are read from now on; what is None stays as it is.
+        """Change how image files are read from now on; None leaves a setting as it is.
 
         Args:
             background_color (`str` or `Sequence[int]`, *optional*): Background of images with transparency: a name,

@@ -153,7 +153,7 @@ class ClipHFMultiHeadAttention(nn.Module):
 
         Args:
             queries (`torch.Tensor` of shape `(batch, queries, hidden_size)`): what attends.
-            keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): what is attended to.
+            keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): the tokens that are attended to.
             packed (`PackedTexts`, *optional*): how `queries` and `keys` are packed, `(tokens, hidden_size)`.
 
         Returns:

@@ -265,9 +265,9 @@ def _leads_to_a_module(value: Any, seen: set[int]) -> bool:
 
 
 def _moved(value: Any, copies: dict[int, Any]) -> Any:
-    """An attribute as it is in the copy: modules, and what leads to them, give way to their copies.
+    """Return an attribute's value for the copy: modules, and containers of them, are replaced by their copies.
 
-    `copies` has the copies by the ids of what they are made of; it gets those made here.
+    `copies` maps the ids of the originals to their copies; copies made here are added.
     """
     if isinstance(value, nn.Module):
         if type(value).__name__ == "OptimizedModule":  # of `torch.compile`: it calls the one that it was made of

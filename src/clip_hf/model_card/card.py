@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Model cards for the hub: a README.md with metadata that is made from the configuration, and renewed without loss.
 
-The text is in `model_card_template.md.jinja`. Each generated section stands between two comments, the first of which
-holds a hash of the section, so that an edit by hand is seen. A comment at the end of the card records what was
+The text is in `model_card_template.md.jinja`. Each generated section stands between two comments; the first holds a
+hash of the section, so that an edit by hand is seen. A comment at the end of the card records what was
 generated, so that a deletion is seen, too.
 """
 

@@ -178,7 +178,7 @@ class HeldOutPairs:
 
 
 class _Reader:
-    """Reads images as training does, with the crop of inference; counts those that cannot be read."""
+    """Reads images as training does, with the crop of inference; counts unreadable ones."""
 
     def __init__(self, processor: ClipHFProcessor, options: PairOptions):
         self.transform = processor.image_processor.transform(

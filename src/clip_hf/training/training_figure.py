@@ -13,7 +13,7 @@ from ..utils.figures import COLOURS, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of a training's steps, the share that a smoothed point is the mean of.
+# A smoothed point is the mean over this share of the training's steps.
 _SMOOTHED = 0.02
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Arrays, lists and tensors that metrics are given, checked: what is wrong is named with its row."""
+"""Check the arrays, lists and tensors passed to metrics; errors name the row."""
 
 import math
 import operator

@@ -431,7 +431,7 @@ def bootstrap_interval(
     """Percentile bootstrap over rows: how far the metric would move with other images of the same kind.
 
     n rows are drawn with replacement, `resamples` times; the interval goes from the (1 - confidence) / 2 quantile of
-    the metric to its mirror. A class of which a resample has no (positive) row is left out of that resample's mean; a
+    the metric to its mirror. A class without a (positive) row in a resample is left out of that resample's mean; a
     resample without both kinds of rows is left out of a ROC AUC's quantiles.
 
     Args:

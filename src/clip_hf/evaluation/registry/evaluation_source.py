@@ -24,7 +24,7 @@ _TASKS = {"classification": "captions and no classes", "retrieval": "classes and
 
 @dataclass(frozen=True)
 class EvaluationSource:
-    """Data as they were found, before a part is read.
+    """Data that were found, before a part is read.
 
     Args:
         found ([`DataSource`] or [`HubSource`]): The data.

@@ -343,12 +343,12 @@ def evaluate_few_shot(
     """Fit classifiers to a few images of each class, and compare with zero-shot (Radford et al. 2021, section 3.1.5).
 
     Features are image embeddings in the space shared with texts. Prompts and metric are the data's, the temperature is
-    the model's; [`few_shot`] says what is done with them.
+    the model's; [`few_shot`] describes the fit.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
-        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): Labelled images by split, of which
-            train and test are used.
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): Labelled images by split; train and
+            test are used.
         options ([`FewShotOptions`], *optional*): Shots, seeds, penalties, encoding. `metric`, `class_names` and
             `logit_scale` come from data and model.
         processor (*optional*): The model's processor, where the model is a `nn.Module`.
@@ -469,7 +469,7 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
         `np.ndarray`: (shots * classes,) int64, ascending.
     """
     chosen = [
-        # A generator for each class: what is drawn of one does not depend on the others.
+        # A generator for each class, so that the draw of one class does not depend on the others.
         np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:shots]
         for label in range(labels.max() + 1)
     ]

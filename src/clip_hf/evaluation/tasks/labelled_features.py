@@ -64,7 +64,7 @@ def encode_labelled(
     projected: bool = True,
     options: EncodingOptions | None = None,
 ) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
-    """The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
+    """The labelled images that can be read, their features (n, dim), and the record of the skipped ones for results.
 
     Raises:
         ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
