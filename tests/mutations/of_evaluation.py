@@ -471,7 +471,7 @@ MUTATIONS = [
     Mutation(
         "names of one part only",
         "evaluation/registry/labels.py",
-        "for part in (data, *(read(opened.found.rows(name)) for name in others)):",
+        "for part in (data, *(read(opened.data_source.rows(name)) for name in others)):",
         "for part in (data,):",
         "evaluation/registry/test_classification_data.py -k all_parts",
     ),

@@ -114,9 +114,7 @@ class Checkpoint:
 def check_no_logit_bias(checkpoint: Checkpoint, format: str) -> None:
     """Raise a `ValueError` if the model has a logit bias, which only our own format holds."""
     if checkpoint.config.logit_bias_init_value is not None:
-        raise ValueError(
-            f"The model has a logit bias, of the sigmoid loss, for which the format {format} has no place."
-        )
+        raise ValueError(f"The model has a logit bias, of the sigmoid loss, which the format {format} cannot hold.")
 
 
 def note_left_out(names: list[str], limit: int = 4) -> list[str]:

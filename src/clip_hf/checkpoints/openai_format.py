@@ -106,9 +106,9 @@ def _grid(tensor: StoredTensor, name: str) -> int:
     return grid
 
 
-def _heads(width: int, given: int | None, option: str) -> int:
-    if given is not None:
-        return given
+def _heads(width: int, heads: int | None, option: str) -> int:
+    if heads is not None:
+        return heads
     if width % HEAD_DIM:
         raise ValueError(
             f"A width of {width} is no multiple of {HEAD_DIM}, the width of every head in OpenAI's code, so the "

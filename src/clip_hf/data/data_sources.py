@@ -50,7 +50,7 @@ def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exc
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that were found and are not read yet: all those of a source, or of one of its parts.
+    """Rows that were found and not read yet: all rows of a source, or of one part.
 
     Exactly one of `files`, `folder` and `load` is given.
 

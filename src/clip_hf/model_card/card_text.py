@@ -109,7 +109,7 @@ def _is_home(parts: list[str]) -> bool:
 
 def without_paths(text: str) -> str:
     """A text with [`public_name`] for every path and URL in it."""
-    return _PATH_IN_TEXT.sub(lambda found: public_name(found[0]), text)
+    return _PATH_IN_TEXT.sub(lambda match: public_name(match[0]), text)
 
 
 def public_setting(value: Any) -> Any:

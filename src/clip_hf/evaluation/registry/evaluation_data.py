@@ -392,12 +392,12 @@ def check_metric(data: ClassificationData) -> None:
 
 
 def _find_column(
-    data: datasets.Dataset, content: str, given: str | None, registered: str | None, is_typed: Callable[[Any], bool]
+    data: datasets.Dataset, content: str, chosen: str | None, registered: str | None, is_typed: Callable[[Any], bool]
 ) -> str:
-    """The column of the images or labels: as given, as registered, the only one of its type, or by a usual name."""
-    if given is not None:
-        check_column(data.column_names, given, content)
-        return given
+    """The column of the images or labels: the chosen or registered one, the only one of its type, or a usual name."""
+    if chosen is not None:
+        check_column(data.column_names, chosen, content)
+        return chosen
     if registered in data.column_names:
         return registered
     typed = [name for name, feature in data.features.items() if is_typed(feature)]

@@ -27,27 +27,27 @@ class EvaluationSource:
     """Data that were found, before a part is read.
 
     Args:
-        found ([`DataSource`] or [`HubSource`]): The data.
+        data_source ([`DataSource`] or [`HubSource`]): The data.
         entry ([`RegistryEntry`], *optional*): What the registry says about them.
     """
 
-    found: DataSource | HubSource
+    data_source: DataSource | HubSource
     entry: RegistryEntry | None = None
 
     @property
     def name(self) -> str:
         """The dataset's name, for results."""
-        return self.found.name if self.entry is None else self.entry.name
+        return self.data_source.name if self.entry is None else self.entry.name
 
     @property
     def location(self) -> str:
         """Where the data are, for results and messages."""
-        return self.found.location
+        return self.data_source.location
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the parts; `"all"` for data without parts."""
-        return self.found.part_names or (WHOLE,)
+        return self.data_source.part_names or (WHOLE,)
 
     def resolve(self, split: str | None) -> str:
         """The part that is meant by `split`; by default the one on which figures are published, or the only one.
@@ -67,9 +67,9 @@ class EvaluationSource:
             return default or self.splits[0]
         part = next((name for name in self._names_of(split) if name in self.splits), None)
         if part is None and split.endswith("]"):
-            return parts_in(split, self.location, self.found.part_names)
+            return parts_in(split, self.location, self.data_source.part_names)
         if part is None:
-            raise no_such_part(self.location, split, self.found.part_names)
+            raise no_such_part(self.location, split, self.data_source.part_names)
         return part
 
     def _names_of(self, split: str) -> list[str]:
@@ -86,7 +86,7 @@ class EvaluationSource:
         Raises:
             ValueError: if there are none.
         """
-        data = read_parts(split, lambda part: read(self.found.rows(part)))
+        data = read_parts(split, lambda part: read(self.data_source.rows(part)))
         if len(data) == 0:
             raise ValueError(f"The split `{split}` of the data set {self.location} has no rows.")
         return data
@@ -129,9 +129,9 @@ def open_source(source: Any, task: str) -> EvaluationSource:
         return EvaluationSource(_published_source(entry), entry)
     folders = None if entry is None else class_folders(entry)
     labelled = task == "classification"
-    found = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
-    found.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
-    return EvaluationSource(found, entry)
+    data_source = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
+    data_source.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
+    return EvaluationSource(data_source, entry)
 
 
 def _published_source(entry: RegistryEntry) -> DataSource | HubSource:

@@ -50,17 +50,20 @@ def read_class_names(
     opened: EvaluationSource,
     data: datasets.Dataset,
     column: str,
-    given: Any,
+    class_names: Any,
     read: Callable[[Rows], datasets.Dataset],
 ) -> list[str]:
-    """A name for each label id, in the order of the ids; `read` reads other parts, whose labels may be names too."""
+    """A name for each label id, in the order of the ids.
+
+    `class_names` are the user's choice, if any; `read` reads other parts, whose labels may be names too.
+    """
     label, entry = class_label(data.features[column]), opened.entry
     where = f"{opened.name}: "
     data_names = list(label.names) if label is not None else None
     curated = None if entry is None or entry.class_names in (None, "features") else entry.class_names
-    if given is not None:
-        names = load_class_names(given) if isinstance(given, str | os.PathLike) else None
-        names = check_class_names(given if names is None else names, "`class_names`")
+    if class_names is not None:
+        names = load_class_names(class_names) if isinstance(class_names, str | os.PathLike) else None
+        names = check_class_names(class_names if names is None else names, "`class_names`")
     elif curated is not None:
         names = load_class_names(curated)
         if data_names and all(map(_SYNSET.fullmatch, data_names)) and "imagenet" in curated:
@@ -79,7 +82,7 @@ def read_class_names(
             f"{where}there are {len(names)} class names, but the column {column!r} is a ClassLabel of "
             f"{len(data_names)} ({some(data_names)}). Give one name for each, in that order."
         )
-    return _in_order_of(data_names, names, where, may_differ=given is not None)
+    return _in_order_of(data_names, names, where, may_differ=class_names is not None)
 
 
 def _names_of_strings(
@@ -92,7 +95,7 @@ def _names_of_strings(
     parts = opened.parts()
     others = parts.values() if parts.keys() <= SPLIT_NAMES.keys() else ()  # tables of other names are other data
     labels: set[str] = set()
-    for part in (data, *(read(opened.found.rows(name)) for name in others)):
+    for part in (data, *(read(opened.data_source.rows(name)) for name in others)):
         if column in part.column_names and _is_text(part.features[column]):
             labels |= _different_labels(part, column)
     if not labels or all(map(_NUMBER.fullmatch, labels)):
