@@ -84,7 +84,7 @@ class TrainingFields:
     )
     templates: list[str] = field(
         default_factory=lambda: ["{}"],
-        metadata={"help": "Texts of which one is drawn: {} is the caption, {title} a column."},
+        metadata={"help": "Texts; one is drawn for each pair. {} is the caption, {title} a column."},
     )
     max_skipped_share: float = _option(0.05, "Rows that cannot be used are skipped; more than this share is an error.")
     cache_images: bool = _option(False, "Keep the resized images in memory.")
@@ -148,7 +148,7 @@ class TrainingFields:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give the subcommand's parser its arguments: a recipe, and all options, of which only those given are set."""
+    """Give the subcommand's parser its arguments: a recipe, and all options; only passed options are set."""
     parser.usage = "clip-hf train [RECIPE] [--option value ...]"
     parser.description = (
         "Train a CLIP on image-text pairs, from scratch or from a pretrained one.\n\n"

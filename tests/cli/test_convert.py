@@ -153,7 +153,7 @@ def test_what_a_user_can_mend_is_one_message(folder, file, tmp_path, capsys):
         ([file, tmp_path / "a", "--hidden-act", "swishy"], "`hidden_act` is 'swishy'"),
         ([folder, tmp_path / "a", "--preprocess", "imagenet"], "--preprocess imagenet: neither 'openai' nor a JSON"),
         ([folder, tmp_path / "a", "--preprocess", tmp_path / "text.json"], "text.json is no JSON file"),
-        ([folder, tmp_path / "a", "--config", tmp_path / "text.json"], "config was given, which is open_clip's"),
+        ([folder, tmp_path / "a", "--config", tmp_path / "text.json"], "`config` is for open_clip's weights"),
         ([folder, tmp_path / "a.bin", "--to", "openai"], "give a path that ends in .pt"),
     ):
         done = run(capsys, *arguments)

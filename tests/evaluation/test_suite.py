@@ -200,7 +200,7 @@ def test_accuracy_under_shift(models, shifted, tmp_path, capsys, monkeypatch):
 def test_data_that_robustness_does_not_use_are_refused(models, shifted, data, tmp_path, capsys):
     sources = [*(f"{name}={folder}" for name, folder in shifted.items()), str(data)]
     assert evaluate(models["vit"], "--tasks", "robustness", "--data", *sources, "--output-dir", tmp_path / "out") == 1
-    assert f"The data {str(data)!r} fits nothing that was asked for." in capsys.readouterr().err
+    assert f"No task fits the data {str(data)!r}." in capsys.readouterr().err
 
 
 class CountTask(EvaluationTask):
@@ -360,9 +360,9 @@ def test_overwriting_leaves_no_results_of_earlier_models(models, data, pairs, tm
     (made / "notes.json").unlink()
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert {row["task"] for row in content["metrics"]} == {"retrieval"} and content["models"] == twice[::-1]
-    # What is to be compared is not overwritten by what is made.
+    # A comparison does not overwrite the folders that it compares.
     assert main(["compare", str(models["vit"]), str(made), *retrieval, *options]) == 1
-    assert "1-model, which is to be compared itself; give another --output-dir" in capsys.readouterr().err
+    assert "1-model, which is one of the folders to compare; give another --output-dir" in capsys.readouterr().err
 
 
 def test_error_against_compute(tmp_path, capsys):
@@ -392,8 +392,8 @@ def test_error_against_compute(tmp_path, capsys):
     [
         ([], "nothing to evaluate on: name it with --data"),
         (["--data", "fodo101"], "fodo101"),
-        (["--data", "{data}", "--tasks", "retrieval"], "The task 'retrieval' fits nothing"),
-        (["--data", "{data}", "{pairs}"], "The data .* fits nothing that was asked for"),
+        (["--data", "{data}", "--tasks", "retrieval"], "None of the data fit the task 'retrieval'"),
+        (["--data", "{data}", "{pairs}"], "No task fits the data "),
         (["--data", "{data}", "--seed", "-1"], "`seed` is -1; it must be 0 or more"),
         (["--data", "{data}", "{data}"], "names something twice"),
         (["--data", "{data}", "--tasks", "robustness"], "needs ImageNet and at least one of its variants"),

@@ -23,7 +23,7 @@ MUTATIONS = [
     Mutation(
         "sizes of the file not compared",
         "checkpoints/openai_format.py",
-        "        if value != found[name]:\n",
+        "        if value != expected[name]:\n",
         "        if False:\n",
         "checkpoints/test_openai_format.py checkpoints/test_conversion.py",
     ),
@@ -183,8 +183,8 @@ MUTATIONS = [
     Mutation(
         "differences absolute",
         "checkpoints/conversion.py",
-        "((found - expected).abs().max() / expected.abs().max()).item()",
-        "(found - expected).abs().max().item() * 1e-9",
+        "((actual - expected).abs().max() / expected.abs().max()).item()",
+        "(actual - expected).abs().max().item() * 1e-9",
         "checkpoints/test_conversion.py",
     ),
     Mutation(

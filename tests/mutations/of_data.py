@@ -291,8 +291,8 @@ MUTATIONS = [
     Mutation(
         "depends on the order of rows",
         "data/holdout.py",
-        "min(self.least_key[one], self.least_key[two])",
-        "self.least_key[one]",
+        "min(self.least_key[root], self.least_key[joined])",
+        "self.least_key[root]",
         "data/test_holdout.py",
     ),
     Mutation(
@@ -588,8 +588,8 @@ MUTATIONS = [
     Mutation(
         "tars: a whole sample that comes again is said to lie apart",
         "data/tars.py",
-        "if found[1] not in known.get(found[0], {found[1]}):",
-        "if found[0] in known:",
+        "if ending not in known.get(next_place, {ending}):",
+        "if next_place in known:",
         "data/test_tars.py -k lie_apart",
     ),
     Mutation(

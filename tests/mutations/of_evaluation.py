@@ -9,15 +9,15 @@ MUTATIONS = [
     Mutation(
         "ties go to the later class",
         "evaluation/numerics/metrics.py",
-        "(block == own) & (columns < target)",
-        "(block == own) & (columns > target)",
+        "(block == target_scores) & (columns < target)",
+        "(block == target_scores) & (columns > target)",
         "evaluation/numerics/test_metrics.py",
     ),
     Mutation(
         "ties cost nothing",
         "evaluation/numerics/metrics.py",
-        "better = (block > own) | ((block == own) & (columns < target))",
-        "better = block > own",
+        "better = (block > target_scores) | ((block == target_scores) & (columns < target))",
+        "better = block > target_scores",
         "evaluation/numerics/test_metrics.py",
     ),
     Mutation(
@@ -443,7 +443,7 @@ MUTATIONS = [
     Mutation(
         "other skipped images compared in pairs",
         "evaluation/comparison.py",
-        " or _skipped(first) != _skipped(second)",
+        "    if _skipped(first) != _skipped(second):\n        return None\n",
         "",
         "evaluation/test_comparison.py -k skipped",
     ),
@@ -451,7 +451,7 @@ MUTATIONS = [
         "a mean over classes resampled as one over images",
         "evaluation/comparison.py",
         "return _resampled(mean_of_classes(by_class), groups, resamples, seed)",
-        "return _mean_interval(two - one, groups, resamples, seed)",
+        "return _mean_interval(second_values - first_values, groups, resamples, seed)",
         "evaluation/test_comparison.py -k mean_over_classes",
     ),
     Mutation(
@@ -471,15 +471,15 @@ MUTATIONS = [
     Mutation(
         "names of one part only",
         "evaluation/registry/labels.py",
-        "for part in (data, *(read(opened.found.rows(name)) for name in others)):",
+        "for part in (data, *(read(opened.data_source.rows(name)) for name in others)):",
         "for part in (data,):",
         "evaluation/registry/test_classification_data.py -k all_parts",
     ),
     Mutation(
         "numbers as text are names",
         "evaluation/registry/labels.py",
-        "if not found or all(map(_NUMBER.fullmatch, found)):",
-        "if not found:",
+        "if not labels or all(map(_NUMBER.fullmatch, labels)):",
+        "if not labels:",
         "evaluation/registry/test_classification_data.py -k numbers_need",
     ),
     Mutation(

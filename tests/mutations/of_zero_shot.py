@@ -107,8 +107,8 @@ MUTATIONS = [
     Mutation(
         "the stored options overrule the call's",
         "model/pipeline_clip_hf.py",
-        "params = [{**old, **new} for old, new in zip(stored, given)]",
-        "params = [{**new, **old} for old, new in zip(stored, given)]",
+        "params = [{**old, **new} for old, new in zip(stored, call_params)]",
+        "params = [{**new, **old} for old, new in zip(stored, call_params)]",
         "model/test_pipeline_clip_hf.py -k once_for_all",
     ),
     Mutation(

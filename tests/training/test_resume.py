@@ -248,7 +248,7 @@ FOREIGN = [
     ("shared", _with(["x"], "guard", "losses"), r"The guard's state\['losses'\]\[0\] is of type str"),
     ("shared", _with("x", "best", "zero_shot_top1"), r"\['best'\]\['zero_shot_top1'\] is of type str"),
     ("shared", _with(None, "metrics"), r"\['metrics'\] is of type NoneType"),
-    ("shared", _without("average"), "`ema_decay` was given for one of the two"),
+    ("shared", _without("average"), "`ema_decay` must be set both in the checkpoint's training"),
     ("shared", _with(1, "average", "n_averaged"), r"averaged weights\['n_averaged'\] is of type int"),
     ("process_00000", _without("loader"), "what a process saved lacks 'loader'"),
     ("process_00000", _with(True, "loader", "step"), r"The loader's state\['step'\] is of type bool"),

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Every CLIP checkpoint, in and out: OpenAI's, open_clip's, transformers' and ours.
 
-Nothing that lies in a checkpoint is executed, every weight is used exactly once, and what a source does not say is
-asked for, not guessed.
+Nothing in a checkpoint is executed, every weight is used exactly once, and facts that a source lacks are asked for,
+not guessed.
 """
 
 from .checkpoint import Checkpoint, SourceOptions

@@ -47,10 +47,10 @@ class SourceOptions:
         if hasattr(vision, "hidden_act"):
             stated["hidden_act"].append(vision.hidden_act)
         for name, values in stated.items():
-            given = getattr(self, name)
-            other = next((value for value in values if given not in (None, value)), None)
+            choice = getattr(self, name)
+            other = next((value for value in values if choice not in (None, value)), None)
             if other is not None:
-                raise ValueError(f"{name}={given!r} was given, but the configuration says {other!r}.")
+                raise ValueError(f"{name}={choice!r} was given, but the configuration says {other!r}.")
 
 
 @dataclass
@@ -96,8 +96,8 @@ class Checkpoint:
             raise TypeError(f"`model` must be a ClipHFModel, a whole CLIP; given {type(model).__name__}.")
         parts = {"ClipHFImageProcessor": None, "ClipHFTokenizer": None}
         names = ("image_processor", "tokenizer")
-        given = [getattr(processor, name) for name in names if hasattr(processor, name)] or [processor]
-        for part in given:
+        members = [getattr(processor, name) for name in names if hasattr(processor, name)] or [processor]
+        for part in members:
             if part is None:
                 continue
             if type(part).__name__ not in parts:
@@ -114,13 +114,11 @@ class Checkpoint:
 def check_no_logit_bias(checkpoint: Checkpoint, format: str) -> None:
     """Raise a `ValueError` if the model has a logit bias, which only our own format holds."""
     if checkpoint.config.logit_bias_init_value is not None:
-        raise ValueError(
-            f"The model has a logit bias, of the sigmoid loss, for which the format {format} has no place."
-        )
+        raise ValueError(f"The model has a logit bias, of the sigmoid loss, which the format {format} cannot hold.")
 
 
 def note_left_out(names: list[str], limit: int = 4) -> list[str]:
-    """The note on tensors of a source that are no weights; none where there are none."""
+    """The note on tensors of a source that are not weights; an empty list if there are none."""
     return [f"No weights, left out: {listed(names, limit)}."] if names else []
 
 

@@ -142,9 +142,9 @@ def convert(
         progress.set_description(f"Writing {destination.name}")
         with write_checkpoint(_counted(result, progress), destination, to, tower) as temporary:
             progress.set_description("Features of the result")
-            found, written_tensors = _written_features(temporary, result, to, tower, inputs)
+            actual, written_tensors = _written_features(temporary, result, to, tower, inputs)
             report.dtypes = _count_dtypes(written_tensors)
-            report.differences = {name: _relative_difference(found[name], expected[name]) for name in found}
+            report.differences = {name: _relative_difference(actual[name], expected[name]) for name in actual}
             _check_differences(report)
             if to == "clip_hf":
                 _write_card(temporary, destination, checkpoint, report, card)
@@ -262,8 +262,8 @@ def _counted(checkpoint: Checkpoint, progress: tqdm) -> Checkpoint:
     return replace(checkpoint, tensors={name: counted(tensor) for name, tensor in checkpoint.tensors.items()})
 
 
-def _relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((found - expected).abs().max() / expected.abs().max()).item()
+def _relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 def _check_differences(report: ConversionReport) -> None:

@@ -131,20 +131,20 @@ def read_config(config: dict[str, Any] | str | Path) -> tuple[dict[str, Any], di
 
 
 def _refuse_unsupported(model_cfg: Mapping[str, Any]) -> None:
-    found = []
+    unsupported = []
     for part, options in _UNSUPPORTED.items():
         values = model_cfg.get(part) or {} if part else model_cfg
         prefix = f"{part}." if part else ""
         for name, value in values.items():
             if name in options:
                 if value != options[name] and not (options[name] in (None, False) and not value):
-                    found.append(f"{prefix}{name}={value!r}")
+                    unsupported.append(f"{prefix}{name}={value!r}")
             elif name not in _TRANSLATED[part] | _WITHOUT_EFFECT[part]:
-                found.append(f"{prefix}{name}={value!r} (unknown)")
-    if found:
+                unsupported.append(f"{prefix}{name}={value!r} (unknown)")
+    if unsupported:
         raise ValueError(
-            f"This model of open_clip's has options that have no counterpart here: {', '.join(found)}. Use open_clip "
-            "for it."
+            f"This model of open_clip's has options that have no counterpart here: {', '.join(unsupported)}. Use "
+            "open_clip for it."
         )
 
 
@@ -260,12 +260,13 @@ def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, imag
     unknown = sorted(preprocess_cfg.keys() - _PREPROCESS_KEYS)
     if unknown:
         raise ValueError(f"preprocess_cfg has the unknown options {', '.join(unknown)}.")
-    given = {name: value for name, value in preprocess_cfg.items() if value is not None}
-    interpolation, resize_mode = given.get("interpolation", "bicubic"), given.get("resize_mode", "shortest")
-    if interpolation not in _FILTERS or resize_mode not in ("shortest", "squash") or given.get("mode", "RGB") != "RGB":
+    settings = {name: value for name, value in preprocess_cfg.items() if value is not None}
+    interpolation, resize_mode = settings.get("interpolation", "bicubic"), settings.get("resize_mode", "shortest")
+    mode = settings.get("mode", "RGB")
+    if interpolation not in _FILTERS or resize_mode not in ("shortest", "squash") or mode != "RGB":
         raise ValueError(
             f"preprocess_cfg has interpolation={interpolation!r}, resize_mode={resize_mode!r}, "
-            f"mode={given.get('mode')!r}; what has a counterpart here is interpolation {', '.join(_FILTERS)}, "
+            f"mode={mode!r}; counterparts exist for interpolation {', '.join(_FILTERS)}, "
             "resize_mode shortest, squash, and mode RGB."
         )
     crop_size = {"height": image_size, "width": image_size}
@@ -275,8 +276,8 @@ def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, imag
         crop_size=crop_size,
         do_center_crop=not squash,
         resample=_FILTERS[interpolation],
-        image_mean=_three(given.get("mean", OPENAI_CLIP_MEAN)),
-        image_std=_three(given.get("std", OPENAI_CLIP_STD)),
+        image_mean=_three(settings.get("mean", OPENAI_CLIP_MEAN)),
+        image_std=_three(settings.get("std", OPENAI_CLIP_STD)),
     )
 
 
@@ -304,16 +305,16 @@ def read(file: WeightFile, source: str, folder: Path | None, options: SourceOpti
     if "logit_bias" in weights:
         raise ValueError(f"{source} has a logit_bias: it was trained with the sigmoid loss, and is not converted.")
     notes = note_left_out(ignored)
-    given = options.config
-    if given is None and folder is not None and (folder / CONFIG_NAME).is_file():
-        given = folder / CONFIG_NAME
-    if given is None:
+    config_source = options.config
+    if config_source is None and folder is not None and (folder / CONFIG_NAME).is_file():
+        config_source = folder / CONFIG_NAME
+    if config_source is None:
         _ask_for_options(source, any(name.startswith("visual.layer1.") for name in weights), options)
         config, preprocess_cfg = config_from_shapes(weights, sizes, options), {}
         config.architectures = ["ClipHFModel"]
         tokenizer_name = None
     else:
-        model_cfg, preprocess_cfg = read_config(given)
+        model_cfg, preprocess_cfg = read_config(config_source)
         tokenizer_name = model_cfg["text_cfg"].get("hf_tokenizer_name")
         config = config_from_open_clip(model_cfg)
         notes += _notes_on(model_cfg, preprocess_cfg)

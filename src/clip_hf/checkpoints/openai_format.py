@@ -106,9 +106,9 @@ def _grid(tensor: StoredTensor, name: str) -> int:
     return grid
 
 
-def _heads(width: int, given: int | None, option: str) -> int:
-    if given is not None:
-        return given
+def _heads(width: int, heads: int | None, option: str) -> int:
+    if heads is not None:
+        return heads
     if width % HEAD_DIM:
         raise ValueError(
             f"A width of {width} is no multiple of {HEAD_DIM}, the width of every head in OpenAI's code, so the "
@@ -156,11 +156,11 @@ def config_from_shapes(tensors: Mapping[str, StoredTensor], sizes: Mapping[str, 
     )
     tower = _resnet_config if resnet else _vit_config
     vision_config = tower(tensors, sizes.get("input_resolution"), projection_dim, hidden_act, options.vision_heads)
-    found = {"context_length": text_config.max_position_embeddings, "vocab_size": text_config.vocab_size}
-    found["input_resolution"] = vision_config.image_size
+    expected = {"context_length": text_config.max_position_embeddings, "vocab_size": text_config.vocab_size}
+    expected["input_resolution"] = vision_config.image_size
     for name, value in sizes.items():
-        if value != found[name]:
-            raise ValueError(f"The file says that {name} is {value}, but its weights are for {found[name]}.")
+        if value != expected[name]:
+            raise ValueError(f"The file says that {name} is {value}, but its weights are for {expected[name]}.")
     return ClipHFConfig(text_config=text_config, vision_config=vision_config, projection_dim=projection_dim)
 
 
@@ -259,13 +259,13 @@ def check_expressible(checkpoint: Checkpoint) -> None:
     if vision.num_channels != 3:
         problems.append(f"images have {vision.num_channels} channels, not 3")
     if checkpoint.image_processor is not None:
-        expected, found = image_processor_of(vision.image_size).to_dict(), checkpoint.image_processor.to_dict()
+        expected, actual = image_processor_of(vision.image_size).to_dict(), checkpoint.image_processor.to_dict()
         names = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
         names += ("do_normalize", "image_mean", "image_std", "do_convert_rgb")
         problems += [
-            f"the image processor's {name} is {found.get(name)!r}, not {expected[name]!r}"
+            f"the image processor's {name} is {actual.get(name)!r}, not {expected[name]!r}"
             for name in names
-            if not _same(found.get(name), expected[name])
+            if not _same(actual.get(name), expected[name])
         ]
     if problems:
         raise ValueError(
@@ -273,10 +273,10 @@ def check_expressible(checkpoint: Checkpoint) -> None:
         )
 
 
-def _same(found, expected) -> bool:
+def _same(actual, expected) -> bool:
     if isinstance(expected, (list, tuple)):
-        return found is not None and list(found) == list(expected)
-    return found == expected
+        return actual is not None and list(actual) == list(expected)
+    return actual == expected
 
 
 def write(checkpoint: Checkpoint, path: Path) -> dict[str, StoredTensor]:

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The weights of OpenAI's code and what they are called here, as a table. open_clip uses OpenAI's names.
+"""A table of the weights' names in OpenAI's code and here. open_clip uses OpenAI's names.
 
 The table is made for a configuration, so it lists every weight that a file must hold, once.
 """
@@ -177,12 +177,12 @@ def rename(
             wrong.append(
                 f"{weight.source} ({' x '.join(map(str, shape))} instead of {' x '.join(map(str, expected))})"
             )
-    found = {
+    by_problem = {
         "lacks the weights": missing,
         "has weights that this model has no place for": unknown,
         "has weights of another shape": wrong,
     }
-    problems = [f"{what} {listed(names)}" for what, names in found.items() if names]
+    problems = [f"{what} {listed(names)}" for what, names in by_problem.items() if names]
     if problems:
         raise ValueError(f"{source} is not the CLIP that its configuration says: it {'; it '.join(problems)}.")
     result, filled = {}, []

@@ -37,7 +37,7 @@ def check_exists(path: str | os.PathLike) -> None:
 
 
 def describe_missing(path: str | os.PathLike) -> str:
-    """What is wrong with a path that does not exist, where it goes wrong, what is there instead, and what to give."""
+    """A message on a path that does not exist: its first missing part, what exists there, and what to give instead."""
     name = os.fspath(path)
     hints = [f"There is no file or folder {name or repr(name)}."]
     repo_id = next((name.removeprefix(hub) for hub in _HUB if name.startswith(hub)), None)

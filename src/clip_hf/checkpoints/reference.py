@@ -182,7 +182,7 @@ def streamed(build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor]
     finally:
         torch.set_default_dtype(default)
     for prefix, module in model.named_modules():
-        own = {
+        weights = {
             name: tensors[f"{prefix}.{name}" if prefix else name]
             for name in (*module._parameters, *module._buffers)
             if (f"{prefix}.{name}" if prefix else name) in tensors
@@ -190,9 +190,9 @@ def streamed(build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor]
         positions = module._buffers.get("position_ids")
         if positions is not None:  # not a weight: it counts
             module._buffers["position_ids"] = torch.arange(positions.shape[-1]).expand(positions.shape)
-        if own:
-            module.register_forward_pre_hook(_reader(own, dtype))
-            module.register_forward_hook(_dropper(own))
+        if weights:
+            module.register_forward_pre_hook(_reader(weights, dtype))
+            module.register_forward_hook(_dropper(weights))
     return model
 
 

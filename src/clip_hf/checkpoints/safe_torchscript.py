@@ -132,7 +132,7 @@ def is_torchscript(path: str | os.PathLike) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """Where the bytes of an entry lie in the file, and their checksum."""
+    """The place of an entry's bytes in the file, and their checksum."""
 
     offset: int
     size: int
@@ -189,8 +189,8 @@ def _read_directory(file: BinaryIO, path: str | os.PathLike) -> _Archive:
 def _check_end(file: BinaryIO, path: str | os.PathLike) -> tuple[int, int]:
     """Check the end of a zip file; return where it says that the directory is, and how many entries there are.
 
-    Readers differ in where they look for the end and in what they do when its parts disagree, so that one file can be
-    two archives. Here the end must be the last thing in the file, and its parts must agree.
+    Readers look for the end in different places, and differ when its parts disagree, so one file can be two archives.
+    Here the end must be the last thing in the file, and its parts must agree.
     """
     if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second begins an empty one
         _fail(path, "it is no zip archive", "Give a file that torch.save or torch.jit.save has written")
@@ -305,7 +305,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a tensor lies in its storage; all but `storage` in values, not bytes."""
+    """A tensor's layout in its storage; all but `storage` count values, not bytes."""
 
     storage: _Storage
     offset: int
@@ -315,7 +315,7 @@ class _Layout:
 
 @dataclass(frozen=True, slots=True)
 class _Global:
-    """The name of a class or function; what it names is never looked up."""
+    """The name of a class or function; the object itself is never looked up."""
 
     name: str
 
@@ -472,16 +472,16 @@ class _PickleReader:
 
     def find_global(self, name: str) -> _Global:
         """Note the name of a class or function, if TorchScript writes it; `name` is "module name"."""
-        found = _Global(name)
+        symbol = _Global(name)
         known = name == REBUILD_TENSOR or name in CONTAINERS or name in OTHER_GLOBALS or name in STORAGE_DTYPES
-        if not known and not (found.is_class_of_archive and name.count(" ") == 1):
+        if not known and not (symbol.is_class_of_archive and name.count(" ") == 1):
             module, _, attribute = name.partition(" ")
             self.fail(
                 f"its data.pkl asks for {_short(attribute)} of module {_short(module)}, which no CLIP needs and which "
                 "was not run",
                 SAVE_OTHERWISE,
             )
-        return found
+        return symbol
 
     def find_storage(self, reference: object) -> _Storage:
         """The storage that `("storage", type, key, device, number of values)` stands for."""
@@ -496,7 +496,7 @@ class _PickleReader:
         dtype = STORAGE_DTYPES[name]
         if size * dtype.itemsize != record.size:
             self.fail(
-                f"record data/{_short(key)} has {record.size} bytes, but is to hold {_short(size)} values of {dtype}"
+                f"record data/{_short(key)} has {record.size} bytes, but must hold {_short(size)} values of {dtype}"
             )
         return _Storage(record, dtype, size)
 
@@ -585,7 +585,7 @@ def read_torchscript(path: str | os.PathLike) -> dict[str, StoredTensor]:
     Numbers, texts, and tensors in lists or dictionaries are left out, as in a state dict.
 
     Args:
-        path (`str` or path): the archive. It has to stay there as long as tensors are read from it.
+        path (`str` or path): the archive. It must stay there as long as tensors are read from it.
 
     Returns:
         `dict[str, StoredTensor]`: the tensors by dotted name, in the order of the file.

@@ -34,7 +34,7 @@ def write_torchscript(tensors: Mapping[str, StoredTensor], buffers: Collection[s
 
     Args:
         tensors (`Mapping[str, StoredTensor]`): the tensors by dotted name; read one after the other.
-        buffers (`Collection[str]`): names of those that are buffers; the others become parameters.
+        buffers (`Collection[str]`): names of the buffers; the others become parameters.
         path (`Path`): the file.
 
     Raises:

@@ -88,7 +88,7 @@ def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) ->
         )
     config = ClipHFConfig.from_pretrained(folder)
     if options.config is not None:
-        raise ValueError(f"config was given, which is open_clip's, but {folder} has a config.json, which says it all.")
+        raise ValueError(f"`config` is for open_clip's weights; {folder} has its own config.json. Leave `config` out.")
     options.check_against(config)
     config.architectures = ["ClipHFModel"]
     weights, ignored = {}, []
@@ -128,8 +128,8 @@ def _checked(weights: dict[str, StoredTensor], config: ClipHFConfig, source: str
         for name, tensor in weights.items()
         if name in shapes and tensor.shape != shapes[name] and not (name == "logit_scale" and tensor.shape == (1,))
     ]
-    found = {"lacks": missing, "has no place for": unknown, "has another shape for": wrong}
-    problems = [f"{what} {', '.join(names[:8])} ({len(names)})" for what, names in found.items() if names]
+    by_problem = {"lacks": missing, "has no place for": unknown, "has another shape for": wrong}
+    problems = [f"{what} {', '.join(names[:8])} ({len(names)})" for what, names in by_problem.items() if names]
     if problems:
         raise ValueError(f"{source} does not fit its config.json, which {'; '.join(problems)}.")
     if weights["logit_scale"].shape == (1,):

@@ -146,9 +146,9 @@ def _load_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip(path))
     except pickle.UnpicklingError as error:
         # Not torch's whole message, which advises to load it all the same.
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = (
-            f"holds {found[1]}, which is no tensor" if found else "holds more than tensors, or is no file of weights"
+            f"holds {match[1]}, which is no tensor" if match else "holds more than tensors, or is no file of weights"
         )
         raise ValueError(
             f"{path} {what}, and is not loaded, because loading it could run code. Should you trust where it comes "

@@ -19,7 +19,7 @@ from ..utils.dtypes import parse_dtype
 
 TASK = "zero-shot-image-classification"
 _PARTS = {"tokenizer": ClipHFTokenizer, "image_processor": ClipHFImageProcessor}
-# Options of the pipeline's making; `CALL_OPTIONS` and those of the image processor hold for each call.
+# Options for making the pipeline; `CALL_OPTIONS` and the image processor's options are defaults for its calls.
 _OPTIONS = ("device", "batch_size", "num_workers", "device_map", *_PARTS, *LOCATION_KEYS)
 
 
@@ -84,8 +84,8 @@ def pipeline(
         source = getattr(model, "name_or_path", None)
         _check_model(model)
         model = model if dtype is None else model.to(dtype)
-    given = {name: _load_part(name, options.pop(name, None), location) for name in _PARTS}
-    if processor is None and None in given.values():
+    passed = {name: _load_part(name, options.pop(name, None), location) for name in _PARTS}
+    if processor is None and None in passed.values():
         if not source:
             raise ValueError(
                 f"The {type(model).__name__} was not loaded from anywhere, so its processor is unknown: pass "
@@ -94,7 +94,7 @@ def pipeline(
         processor = source
     if isinstance(processor, str | os.PathLike):
         processor = ClipHFProcessor.from_pretrained(processor, **location)
-    parts = {name: getattr(processor, name, None) if part is None else part for name, part in given.items()}
+    parts = {name: getattr(processor, name, None) if part is None else part for name, part in passed.items()}
     missing = [name for name, part in parts.items() if part is None]
     if missing:
         raise ValueError(

@@ -53,7 +53,7 @@ def _folder_of(model: str, place: int, options: argparse.Namespace, output_dir: 
     results = output_dir / f"{place + 1}-{safe_name(folder.name)}"
     if results.resolve() in (Path(other).resolve() for other in options.models):
         raise ValueError(
-            f"The results of {model} would go into {results}, which is to be compared itself; give another "
+            f"The results of {model} would go into {results}, which is one of the folders to compare; give another "
             "--output-dir."
         )
     return results
@@ -76,7 +76,9 @@ def _scaling(folders: list[Path], names: list[str], options: argparse.Namespace)
     """Fit the mean error over the evaluations that all models have."""
     metric, errors = options.scaling_metric, []
     for folder in folders:
-        metrics = {(found["task"], found["data"], found["split"]): found["metrics"] for found in load_results(folder)}
+        metrics = {
+            (result["task"], result["data"], result["split"]): result["metrics"] for result in load_results(folder)
+        }
         errors.append({key: 1 - values[metric] for key, values in metrics.items() if metric in values})
     common = sorted(set.intersection(*map(set, errors)))
     if not common:

@@ -54,7 +54,7 @@ def load_pairs(
       beside each image `cat.jpg`, in subfolders too;
     - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
 
-    A folder that is called like a built-in dataset is given as `"./openmoji"`. Files are named as in a shell: `"*"`,
+    A folder with the name of a built-in dataset is given as `"./openmoji"`. Files are named as in a shell: `"*"`,
     `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in open_clip. Parquet files and tars may be URLs
     of http, https, s3, gs, az, abfs and hf.
 
@@ -140,7 +140,7 @@ def _read(source: DataSource | HubSource, split: str | None, streaming: bool, op
         split = "train"
     split = parts_in(split, source.location, source.part_names)
     if streaming and split not in (*source.part_names, "train"):
-        # Slices of what is there in any order can be told; a stream would be read to its end.
+        # A stream cannot be sliced without reading it to its end.
         raise ValueError(f"`split` is {split!r}, but streams have no slices: leave `streaming` out, or name a part.")
     return read_parts(split, lambda part: read_pairs(source.rows(part), options, streaming))
 
@@ -190,7 +190,7 @@ def _read_folder(folder: Path, roles: dict[str, str], options: PairOptions, stre
 
 
 def stamp_of(files: Sequence[str]) -> str:
-    """Something that changes with the files, and with what is made of them, for `datasets`' cache."""
+    """A key for `datasets`' cache that changes with the files and with this recipe."""
     stats = [os.stat(file) for file in files if os.path.exists(file)]
     return " ".join([_RECIPE_VERSION, *(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)])
 
@@ -199,7 +199,7 @@ def _from_rows(
     read: Callable, arguments: dict[str, Any], roles: dict[str, str], streaming: bool, in_memory: bool = False
 ) -> Data:
     if streaming:
-        # Without features: what has a wrong type is found, and counted, when it is read.
+        # No features are declared: values of a wrong type are counted when they are read.
         return datasets.IterableDataset.from_generator(read, gen_kwargs=arguments)
     first = list(itertools.islice(read(**arguments), PEEKED_ROWS))
     if not first:
@@ -212,7 +212,7 @@ def _from_rows(
 
 
 class _ListFound(Exception):
-    """A list of captions among captions that are strings: all of them must be lists then."""
+    """A list of captions occurred among strings, so all captions must be lists."""
 
 
 def _typed(
@@ -233,7 +233,7 @@ def _typed(
 
 
 def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **arguments) -> Iterator[dict[str, Any]]:
-    """Rows as Arrow takes them: what a stream could not use either becomes None, which is reported later."""
+    """Rows as Arrow takes them. Values of a wrong type become None, and are reported when the row is used."""
     for row in read(roles=roles, **arguments):
         for name, role in roles.items():
             value = row[name]
@@ -267,7 +267,7 @@ def _is_list(feature: Any) -> bool:
 
 
 def _with_lists(data: datasets.Dataset, column: str) -> datasets.Dataset:
-    """Only this column is made anew; the images stay where they are."""
+    """Replace only this column; the images are not copied."""
     captions = [None if value is None else [value] for value in data[column]]
     captions = pa.array(captions, pa.list_(pa.string()))
     feature = datasets.List(datasets.Value("string"))

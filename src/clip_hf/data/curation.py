@@ -22,9 +22,9 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u3005-\u3007\u3040-\u312f\u31a0-\u31bf"
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua980-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-# Samples are cut to size when they hold this many matches more than twice their size.
+# Samples are cut when this many matches have come in beyond twice their size.
 _SPARE_MATCHES = 1_000_000
-# Bits of the random number that a match draws; the rest of an int64 holds the query.
+# Bits of the random number of a match; the query takes the other bits of an int64.
 _NUMBER_BITS = 40
 _MAX_QUERIES = 1 << (63 - _NUMBER_BITS)
 
@@ -38,7 +38,7 @@ class QueryBalance:
         queries (`list[str]`): The queries that were searched for, each once; case-folded unless case counts.
         matches (`np.ndarray` of shape `(len(queries),)`, int64): How many rows each query matches.
         kept (`np.ndarray` of shape `(len(queries),)`, int64): How many of them it keeps, at most `max_per_query`.
-            `rows` can hold more of its matches: those that another query keeps.
+            `rows` can hold more of its matches, because another query keeps them.
         unmatched (`np.ndarray`, int64): The rows that no query matches, in their order; they are not kept.
     """
 
@@ -190,7 +190,7 @@ class _Samples:
 
 
 def _distinct(values: np.ndarray) -> np.ndarray:
-    """Sorted distinct values, all non-negative; several times faster than `np.unique` on large arrays."""
+    """The distinct values, sorted, of values from 0 up; for many values several times faster than `np.unique`."""
     values = np.sort(values)
     return values[np.diff(values, prepend=-1) > 0]
 
@@ -243,20 +243,20 @@ def balance_by_query(
     samples, unmatched = _Samples(len(queries), max_per_query, seed), []
     rows = enumerate(_read_texts(captions))
     while chunk := list(islice(rows, 4096)):
-        found: list[int] = []
+        matched: list[int] = []
         counts = np.zeros(len(chunk), dtype=np.int64)
         for place, (_, texts) in enumerate(chunk):
-            before = len(found)
+            before = len(matched)
             for text in texts if match_case else map(str.casefold, texts):
                 spans = find(text)
                 if whole_words:
                     spans = [span for span in spans if _at_word_boundaries(text, *span[1:])]
-                found.extend([span[0] for span in spans])
-            counts[place] = len(found) - before
+                matched.extend([span[0] for span in spans])
+            counts[place] = len(matched) - before
         numbers = chunk[0][0] + np.arange(len(chunk))
         unmatched.append(numbers[counts == 0])
         # A query may be in a row more than once.
-        pairs = _distinct(np.repeat(numbers, counts) * len(queries) + np.array(found, dtype=np.int64))
+        pairs = _distinct(np.repeat(numbers, counts) * len(queries) + np.array(matched, dtype=np.int64))
         samples.add(pairs % len(queries), pairs // len(queries))
     kept_by, kept = samples.cut()
     return QueryBalance(
@@ -297,10 +297,10 @@ def queries_from_captions(
     bigrams: Counter[tuple[str, str]] = Counter()
     for texts in _read_texts(captions):
         for text in texts:
-            found = _word().findall(text.casefold())
-            words.update(found)
+            words_of_text = _word().findall(text.casefold())
+            words.update(words_of_text)
             if min_bigram_pmi is not None:
-                bigrams.update(pairwise(found))
+                bigrams.update(pairwise(words_of_text))
     num_words, num_bigrams = words.total(), bigrams.total()
 
     def is_informative(first: str, second: str) -> bool:
@@ -353,7 +353,7 @@ def _check_embeddings(embeddings: np.ndarray | torch.Tensor, threshold: float, c
 
 @dataclass
 class _Deduplication:
-    """The rows that are kept so far, at length 1 in blocks of one size, and those that are not."""
+    """The rows kept so far, scaled to length 1, in blocks of one size, and the dropped rows."""
 
     embeddings: np.ndarray | torch.Tensor
     threshold: float
@@ -372,7 +372,7 @@ class _Deduplication:
         """Keep or drop each row of the chunk that begins at row `start`."""
         rows = np.arange(start, min(start + self.chunk_size, len(self.embeddings)))
         unit_rows = _unit_rows(self.embeddings, slice(start, start + self.chunk_size)).to(self.dtype)  # (rows, dim)
-        # Blocks in the order of the rows, so that the first one found is the first there is.
+        # Blocks are in the order of the rows, so the first near row that is found is the first one in the data.
         for numbers, block in zip(self.numbers, self.blocks):
             is_near = self._drop(rows, unit_rows @ block.T, numbers)
             rows, unit_rows = rows[~is_near], unit_rows[torch.from_numpy(~is_near).to(unit_rows.device)]
@@ -385,7 +385,7 @@ class _Deduplication:
         return cosines >= self.threshold - _rounding(self.embeddings.shape[1], self.dtype)
 
     def _drop(self, rows: np.ndarray, cosines: torch.Tensor, kept: np.ndarray) -> np.ndarray:
-        """Drop what is too near to one of the rows `kept`; `cosines` `(rows, kept)`. Returns which, bool `(rows,)`.
+        """Drop rows too near to one of the rows `kept`; `cosines` `(rows, kept)`. Returns which, bool `(rows,)`.
 
         float64 decides, so that the result does not depend on the size of the blocks.
         """
@@ -393,10 +393,10 @@ class _Deduplication:
         candidates = self._candidates(cosines)
         for place in candidates.any(dim=1).nonzero().flatten().tolist():
             near = kept[candidates[place].cpu().numpy()]
-            own = _unit_rows(self.embeddings, rows[place : place + 1])[0]
-            exact = _unit_rows(self.embeddings, near) @ own
+            unit_row = _unit_rows(self.embeddings, rows[place : place + 1])[0]
+            exact = _unit_rows(self.embeddings, near) @ unit_row
             # A row and its copy may have a cosine of 1 - 1e-16.
-            reached = (exact >= self.threshold - _rounding(len(own), torch.float64)).nonzero()
+            reached = (exact >= self.threshold - _rounding(len(unit_row), torch.float64)).nonzero()
             if len(reached):
                 first = int(reached[0])
                 self.dropped[int(rows[place])] = (int(near[first]), min(float(exact[first]), 1.0))
@@ -410,8 +410,8 @@ class _Deduplication:
         # One by one, because an earlier row counts only if it was kept itself.
         for place in self._candidates(cosines).any(dim=1).nonzero().flatten().tolist():
             before = is_kept[:place]
-            own = cosines[place : place + 1, :place][:, torch.from_numpy(before).to(cosines.device)]
-            is_kept[place] = not self._drop(rows[place : place + 1], own, rows[:place][before])[0]
+            to_earlier = cosines[place : place + 1, :place][:, torch.from_numpy(before).to(cosines.device)]
+            is_kept[place] = not self._drop(rows[place : place + 1], to_earlier, rows[:place][before])[0]
         return is_kept
 
     def _keep(self, rows: np.ndarray, unit_rows: torch.Tensor) -> None:
@@ -427,10 +427,10 @@ class _Deduplication:
 def deduplicate(
     embeddings: np.ndarray | torch.Tensor, threshold: float = 0.95, *, chunk_size: int = 1024
 ) -> Duplicates:
-    """Drop the rows whose embedding is nearly that of a row before them.
+    """Drop rows whose embedding nearly equals that of an earlier row.
 
-    Rows are taken in their order. A row is dropped if its cosine with an earlier row that is kept is at least
-    `threshold`; so no two kept rows are that near, and each dropped row has a kept one. Every pair that counts is
+    Rows are taken in order. A row is dropped if its cosine with an earlier kept row is at least `threshold`; so no two
+    kept rows are that near, and each dropped row is near to a kept one. Every pair that counts is
     compared, in blocks: the time grows with rows times kept rows, the memory with the kept rows and `chunk_size`
     squared. The result is that of float64 and does not depend on `chunk_size`.
 

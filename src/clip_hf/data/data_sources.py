@@ -50,7 +50,7 @@ def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exc
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that were found and are not read yet: all those of a source, or of one of its parts.
+    """Rows that were found and not read yet: all rows of a source, or of one part.
 
     Exactly one of `files`, `folder` and `load` is given.
 
@@ -133,8 +133,8 @@ class DataSource:
 
     def rows(self, part: str | None) -> Rows:
         """The rows of a part; data without parts count as the part "train"."""
-        found = self.parts.get(part, self.whole)
-        return _find_in_part(found) if isinstance(found, Path) else found
+        rows = self.parts.get(part, self.whole)
+        return _find_in_part(rows) if isinstance(rows, Path) else rows
 
 
 class HubSource:
@@ -279,7 +279,7 @@ def _with_parts(
 def _source_of_files(
     name: str, location: str, parts: Mapping[str, Sequence[str]], files: Sequence[str] | None
 ) -> DataSource:
-    """Files by part; all of them are meant by no part if there are fewer than two."""
+    """A source of files. With fewer than two parts, naming no part means all files."""
     whole = Rows(files) if files and len(parts) < 2 else None
     return DataSource(name, location, {part: Rows(part_files) for part, part_files in parts.items()}, whole)
 
@@ -296,7 +296,7 @@ def _find_in_folder(folder: Path, labelled: bool, class_folders: set[str] | None
 
 
 def _find_captioned(folder: Path) -> DataSource:
-    """Parts are subfolders, or files that are called so; beside tables that are, subfolders only hold the images."""
+    """Parts are subfolders or files with a part's name. If tables have such names, the subfolders hold only images."""
     name, location = folder.name or str(folder), str(folder)
     tables = {part: files for part, files in table_parts(folder).items() if part is not None}
     if not tables and (parts := part_folders(_subfolders(folder))):
@@ -332,7 +332,7 @@ def _find_labelled(folder: Path, class_folders: set[str] | None) -> DataSource:
         return _source_of_files(name, location, tables, whole)
     subfolders = _subfolders(folder)
     parts = part_folders(subfolders)
-    # A class may be called "train"; then it stands beside classes that are called otherwise.
+    # A class may be called "train"; then other classes stand beside it.
     parts = parts if len(parts) == len(subfolders) else {}
     classes = sorted({path.name for part in (parts.values() if parts else [folder]) for path in _subfolders(part)})
     classes = [name for name in classes if class_folders is None or name in class_folders]
@@ -346,7 +346,7 @@ def _find_labelled(folder: Path, class_folders: set[str] | None) -> DataSource:
 
 
 def _other_tables(folder: Path) -> dict[str | None, list[str]]:
-    """Tables that are called like no part, each of which is one; no JSON, because folders have that of other kinds."""
+    """Tables without a part's name: each is a part. JSON is left out, because folders hold other JSON."""
     for ending in TABLES[:-1]:
         tables = sorted(path for path in folder.glob(f"*{ending}") if path.is_file() and not is_hidden(path.name))
         if tables:

@@ -73,7 +73,7 @@ class ImageReader:
             cache_key (`int`, *optional*): The row's number in the cache, if there is one.
 
         Returns:
-            `np.ndarray` of shape `(channels, height, width)`, uint8; or what is wrong, as a [`SkippedRow`].
+            `np.ndarray` of shape `(channels, height, width)`, uint8; or the problem, as a [`SkippedRow`].
         """
         kept = self.cached(cache_key)
         if kept is not None:

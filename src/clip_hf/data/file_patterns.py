@@ -48,15 +48,15 @@ def files_of(source: str) -> list[str]:
     names = [
         name for piece in source.split("::") for name in ([piece] if os.path.isfile(piece) else _written_out(piece))
     ]
-    found = {name: _files_of_one(name) for name in names}
-    missing = [name for name, files in found.items() if not files]
+    files_of = {name: _files_of_one(name) for name in names}
+    missing = [name for name, files in files_of.items() if not files]
     if missing and (len(names) > 1 or names != [source]):
         more = f" and {len(missing) - _NAMED_MISSING:,} more" if len(missing) > _NAMED_MISSING else ""
         raise ValueError(
             f"Of the {len(names):,} files or patterns that {source} stands for, there is no "
             f"{', '.join(missing[:_NAMED_MISSING])}{more}."
         )
-    return [file for name in names for file in found[name]]
+    return [file for name in names for file in files_of[name]]
 
 
 def ending_of(file: str) -> str:
@@ -77,7 +77,7 @@ def _files_of_one(name: str) -> list[str]:
 
 
 def _written_out(text: str) -> list[str]:
-    """Braces written out as bash does it; those that are no pattern stay."""
+    """Expand braces as bash does; braces that are not a pattern stay."""
     pools, start, place = [], 0, 0
     while (place := text.find("{", place)) >= 0:
         end, alternatives = _alternatives(text, place)
@@ -138,13 +138,14 @@ def data_files(folder: Path) -> list[str]:
 
     Hidden files are left out, and metadata that img2dataset writes beside its tars or folders of pictures.
     """
-    found: dict[str, list[str]] = {ending: [] for ending in SHARDS}
+    by_ending: dict[str, list[str]] = {ending: [] for ending in SHARDS}
     for path in folder.rglob("*"):
         ending = path.suffix.lower()
-        if ending in found and path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts)):
-            found[ending].append(str(path))
-    files = _without_tables_of_folders(without_metadata(sorted(file for own in found.values() for file in own)))
-    return next((own for ending in found if (own := [file for file in files if ending_of(file) == ending])), [])
+        if ending in by_ending and path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts)):
+            by_ending[ending].append(str(path))
+    all_files = sorted(file for files in by_ending.values() for file in files)
+    kept = _without_tables_of_folders(without_metadata(all_files))
+    return next((files for ending in by_ending if (files := [file for file in kept if ending_of(file) == ending])), [])
 
 
 def without_metadata(files: list[str]) -> list[str]:
@@ -185,7 +186,7 @@ def _describes_folder(file: Path) -> bool:
 
 
 def table_parts(folder: Path) -> dict[str | None, list[str]]:
-    """The tables in a folder by the part that they are called: `train.csv`, `test-00000-of-00002.csv`.
+    """The tables in a folder by the part that names them: `train.csv`, `test-00000-of-00002.csv`.
 
     They are of the first ending for which there are such. `metadata.csv` has the rows of all of the folder (None).
     """

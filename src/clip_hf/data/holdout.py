@@ -31,9 +31,10 @@ def hold_out(
 
     - Rows with the same image (equal bytes, URL or image id) or an equal caption stay on the same side.
       Captions of more than 1% of the rows, and more than 10, are taken for names of classes, and do not count.
-    - Rows that belong together are not held out where they are more than half of the share: all would be, or none.
-    - The split depends on neither the order of the rows, the number of processes nor the folder of the files, and the
-      share is that of a draw: of 635 rows and 0.1, some 56 to 71.
+    - A group of rows that belong together is never held out if it is larger than half the share, because it can only
+      go as a whole.
+    - The split does not depend on the order of the rows, the number of processes or the folder of the files.
+    - The share is drawn, not exact: 0.1 of 635 rows gives about 56 to 71.
 
     Args:
         data (`datasets.Dataset`): What [`load_pairs`] gave, not a stream.
@@ -87,9 +88,9 @@ class _Groups:
     def add(self, row: int, keys: list[int]) -> None:
         self.least_key[row] = min(keys)
         for key in keys:
-            one, two = self.root_of(self._first_row.setdefault(key, row)), self.root_of(row)
-            self.parents[two] = one
-            self.least_key[one] = min(self.least_key[one], self.least_key[two])
+            root, joined = self.root_of(self._first_row.setdefault(key, row)), self.root_of(row)
+            self.parents[joined] = root
+            self.least_key[root] = min(self.least_key[root], self.least_key[joined])
 
 
 def _keys(data: datasets.Dataset, options: PairOptions) -> Iterator[list[int]]:

@@ -36,18 +36,18 @@ def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterat
 def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     """The image files in each folder and its subfolders, sorted; hidden ones do not count.
 
-    What else is there is logged by its ending, but for texts and JSON beside an image of the same name.
+    Other files are counted by ending in the log, except texts and JSON beside an image of the same name.
 
     Args:
         folders (`Path`): The folders.
-        beside (`Path`, *optional*): A folder that holds them, whose own files are logged, too.
+        beside (`Path`, *optional*): The folder above them, whose own files are logged, too.
     """
-    found: list[list[str]] = []
+    images_by_folder: list[list[str]] = []
     left_out: Counter[str] = Counter()
     for folder in folders:
         paths = [path.absolute() for path in _files_below(folder)]
         images = sorted(str(path) for path in paths if _ending(path) in IMAGE_ENDINGS and path.is_file())
-        found.append(images)
+        images_by_folder.append(images)
         known = {*images, *(f"{os.path.splitext(image)[0]}.{ending}" for image in images for ending in _SIDECARS)}
         left_out.update(_ending(path) for path in paths if str(path) not in known)
     if beside is not None:
@@ -56,11 +56,11 @@ def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
         counts = ", ".join(f"{n:,} {f'.{ending}' if ending else 'without'}" for ending, n in left_out.most_common())
         where = beside or ", ".join(map(str, folders))
         logger.warning(f"{left_out.total():,} files in {where} were left out, by ending: {counts}.")
-    return found
+    return images_by_folder
 
 
 def contiguous_parts(items: Sequence[Any], count: int) -> list[list[Any]]:
-    """At most so many parts of about equal length, none of them empty; together they are the items in their order."""
+    """Split items, in order, into at most `count` parts of about equal length, none of them empty."""
     count = min(len(items), count)
     return [list(items[part * len(items) // count : (part + 1) * len(items) // count]) for part in range(count)]
 

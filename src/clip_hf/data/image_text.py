@@ -172,7 +172,7 @@ class ImageTextDataset(Dataset):
       items. `pairs[epoch, row]` is an item; `pairs[row]` takes the epoch from [`~ImageTextDataset.set_epoch`].
     - A row that cannot be used is replaced by another row, drawn by the same rule, and the item says why.
 
-    An item holds `pixel_values`, an uint8 array `(channels, height, width)`, neither rescaled nor normalised; `text`;
+    An item holds `pixel_values`, an uint8 array `(channels, height, width)`, not rescaled or normalised; `text`;
     `text_id`, a number that only equal captions share; `image_id`, if `image_id_column` is given; `token_seed`, if
     tokens are dropped; and `skipped`, `None` or a [`SkippedRow`].
 
@@ -247,13 +247,13 @@ class ImageTextDataset(Dataset):
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
         share = len(self.bad_rows) / total
         first = " ".join(self.bad_rows[row].message for row in sorted(self.bad_rows)[:3])
-        found = f"{len(self.bad_rows):,} of {total:,} rows ({share:.2%}) cannot be used: {kinds}. {first}"
+        problem = f"{len(self.bad_rows):,} of {total:,} rows ({share:.2%}) cannot be used: {kinds}. {first}"
         if len(self.bad_rows) == total or share > options.max_skipped_share:
             raise ValueError(
-                f"{found} That is more than max_skipped_share={options.max_skipped_share:g} allows; repair or remove "
-                "these rows, or raise `max_skipped_share`."
+                f"{problem} That is more than max_skipped_share={options.max_skipped_share:g} allows; repair or "
+                "remove these rows, or raise `max_skipped_share`."
             )
-        logger.warning(f"{found} They are skipped.")
+        logger.warning(f"{problem} They are skipped.")
 
     def _read(self, row: int, generator: random.Random) -> dict | SkippedRow:
         if row in self.bad_rows:

@@ -76,12 +76,12 @@ def _read_tables(tables: list[str], root: str | None, image_column: str | None) 
     allowed = _PATH_COLUMNS if image_column in (None, "image") else (image_column,)
     paths = next((name for name in allowed if name in names), None)
     if paths is None:
-        given = f"`image_column` is {image_column!r}. C" if image_column else "c"
+        begin = f"`image_column` is {image_column!r}. C" if image_column else "c"
         raise ValueError(
-            f"The table {table} has the columns {', '.join(map(repr, names))}; {given}all that of the images' paths "
+            f"The table {table} has the columns {', '.join(map(repr, names))}; {begin}all that of the images' paths "
             "'file_name' or 'image', or name it with `image_column` (--image-column)."
         )
-    # Where it is not asked for by its name, `file_name` stands for the image, as in a folder's metadata.
+    # Unless `file_name` was asked for, it becomes the column `image`, as in a folder's metadata.
     key = "image" if paths == FILE_NAME != image_column else paths
     roles = {key: "image", **{name: "text" for name in names if name not in (paths, key)}}
     rows = list(table_rows(tables, roles, root=root))

@@ -83,7 +83,7 @@ def _values(sample: TarSample) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Values and lists of them; what is nested becomes JSON."""
+    """Values and lists of values; nested values become JSON."""
     items = value if isinstance(value, list) else [value]
     return json.dumps(value) if any(isinstance(item, list | dict) for item in items) else value
 
@@ -100,10 +100,10 @@ def _array(content: bytes) -> list | None:
 
 def _type_of(values: Iterable[Any]) -> pa.DataType:
     try:
-        found = pa.array(values).type
+        kind = pa.array(values).type
     except (pa.ArrowException, OverflowError):
         return pa.string()
-    return pa.string() if pa.types.is_null(found) else found
+    return pa.string() if pa.types.is_null(kind) else kind
 
 
 def _as_type(value: Any, kind: pa.DataType) -> Any:

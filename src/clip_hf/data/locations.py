@@ -25,8 +25,8 @@ _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
 def undecoded(dataset: Any) -> Any:
     """The dataset as plain Python values, with nothing decoded; works for streams too.
 
-    A file itself declares what its columns hold. If it declares a column of images, `datasets` opens whatever path is
-    in it, chains of schemes included. So `datasets` must never decode a column.
+    A file declares its column types, so a hostile file could make `datasets` open any path, chains of schemes
+    included. So `datasets` must never decode a column.
     """
     dataset = dataset.with_format(None)
     for name, feature in (dataset.features or {}).items():
@@ -38,9 +38,9 @@ def undecoded(dataset: Any) -> Any:
 
 def _undecoded_feature(feature: Any) -> Any:
     if isinstance(feature, dict):
-        return {name: _undecoded_feature(own) for name, own in feature.items()}
+        return {name: _undecoded_feature(column) for name, column in feature.items()}
     if isinstance(feature, list | tuple):
-        return type(feature)(_undecoded_feature(own) for own in feature)
+        return type(feature)(_undecoded_feature(item) for item in feature)
     if getattr(feature, "decode", False) is True:  # images, audio, video, PDF, ...
         return replace(feature, decode=False)
     if hasattr(feature, "feature"):  # a list
@@ -51,19 +51,19 @@ def _undecoded_feature(feature: Any) -> Any:
 def with_locations(
     data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
-    """The data set with the paths of images that are not in it where [`ImagePlaces`] says; works for streams too.
+    """Return the data set with the paths of its image files resolved by [`ImagePlaces`]; works for streams too.
 
     Args:
-        data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs of which some
-            have a path and no bytes; others stay as they are.
-        column (`str`): Their column.
+        data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs with a path
+            and no bytes; other rows are not changed.
+        column (`str`): The images' column.
         folder (`str`, or a sequence of them): Where relative paths start: the data's folder, or that of each row (not
             of streams).
         root (`str`, *optional*): Another folder below which paths may lead.
         written_below (`Sequence[str]`, *optional*): Folders below which absolute paths may lead, since `datasets`
             wrote them.
     """
-    # Of some streams the columns are not known before they are read.
+    # The columns of some streams are not known before they are read.
     feature = None if data.features is None else data.features.get(column)
     if data.features is not None and not _may_have_paths(feature):
         return data
@@ -77,23 +77,23 @@ def with_locations(
 
 
 def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
-    """A data set of the hub, whose image paths may lead to what `datasets` downloaded; relative ones lead nowhere."""
+    """A hub data set whose image paths may lead to files that `datasets` downloaded; relative ones lead nowhere."""
     caches = (str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE)
     return with_locations(data, column, caches[0], root, written_below=caches)
 
 
 def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
-    """What `datasets` saved in a folder.
+    """Load the data set that `datasets` saved in a folder.
 
     Raises:
         ValueError: if it has no rows, or one of its files is a pipe or device.
     """
-    for own in (Path(folder), *(path for path in Path(folder).iterdir() if path.is_dir())):
-        for path in (*(own / name for name in _SAVED), *own.glob("*.arrow")):
+    for part in (Path(folder), *(path for path in Path(folder).iterdir() if path.is_dir())):
+        for path in (*(part / name for name in _SAVED), *part.glob("*.arrow")):
             check_regular(path)
     try:
         return datasets.load_from_disk(folder)
-    except IndexError as error:  # what `datasets` makes of a folder without rows
+    except IndexError as error:  # `datasets` raises this for a folder without rows
         raise ValueError(f"The data set {folder} is empty: it has no rows.") from error
 
 

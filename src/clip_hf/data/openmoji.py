@@ -27,7 +27,7 @@ from ..utils.extras import require_extra
 logger = logging.get_logger(__name__)
 
 ATTRIBUTION = "All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
-"""The credit that the licence of the drawings asks for wherever they, or what is made of them, are shown."""
+"""The credit that the licence of the drawings asks for wherever they, or works made from them, are shown."""
 
 OPENMOJI_TEMPLATES = (
     "{}",
@@ -59,7 +59,7 @@ _SKIN_TONE_NAMES = tuple(f"{tone} skin tone" for tone in ("light", "medium-light
 
 @dataclass(frozen=True)
 class _Emoji:
-    """One emoji: where its drawing is, and what it is called."""
+    """One emoji: its drawing and its names."""
 
     emoji: str
     caption: str
@@ -70,7 +70,7 @@ class _Emoji:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """All that decides what is in the data set; two recipes that are equal give equal data sets."""
+    """Everything that the data set depends on; equal recipes give equal data sets."""
 
     image_size: int
     num_test: int
@@ -110,7 +110,7 @@ def caption_from_emoji_name(name: str) -> str:
 
 
 def _import_sources() -> dict:
-    """Import the packages that hold the drawings and names; an error lists those that are missing."""
+    """Import the packages that hold the drawings and names; an error lists the missing ones."""
     require_extra("demo", "The OpenMoji data set", *_PACKAGES)
     return {module: importlib.import_module(module) for module in _PACKAGES}
 
@@ -147,10 +147,10 @@ def _render(resvg, svg: Path, image_size: int) -> bytes:
 
 
 def _select_test(emojis: list[_Emoji], images: list[bytes], num_test: int, seed: int) -> set[int]:
-    """Choose the compositions to hold out: emojis with skin tones, none of which training sees together with this
-    base.
+    """Choose the compositions to hold out: emojis with skin tones that training never sees together with
+    this base.
 
-    Of each base training keeps most compositions and each tone that it loses is seen with other bases. Drawings that
+    Training keeps most compositions of each base, and sees each tone that a base loses with other bases. Drawings that
     OpenMoji uses for two names ("artist" is "man artist") stay in training, so that no test image is ever seen there
     and every test image has one right name.
     """
@@ -222,13 +222,13 @@ def _file_hashes(folder: Path) -> dict[str, str]:
 
 
 def _damage(folder: Path) -> str | None:
-    """What is wrong with a cached data set, in words; None if it is as it was written."""
+    """The damage to a cached data set, in words; None if it is unchanged."""
     try:
         expected = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        found = _file_hashes(folder)
+        hashes = _file_hashes(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its {_MANIFEST} cannot be read ({error})"
-    changed = [name for name in expected if found.get(name) != expected[name]]
+    changed = [name for name in expected if hashes.get(name) != expected[name]]
     return f"{', '.join(changed)} changed or went missing" if changed else None
 
 
@@ -249,14 +249,14 @@ def load_openmoji(
     """Load OpenMoji's drawings with their English names; rendered the first time, in about ten seconds.
 
     The test split holds `num_test` *compositions* of a base and skin tones, such as "thumbs up: light skin tone". The
-    train split has each base with other tones and each tone with other bases, but never the two together, nor the
-    same pixels under another name.
+    train split has each base with other tones and each tone with other bases, but never the two together, and never
+    the same pixels under another name.
 
-    The drawings are OpenMoji's, under CC BY-SA 4.0; what is made of them must carry [`ATTRIBUTION`].
+    The drawings are OpenMoji's, under CC BY-SA 4.0; works made from them must carry [`ATTRIBUTION`].
 
     Args:
-        cache_dir (`str` or `os.PathLike`, *optional*): Folder for the rendered data sets, one folder each; what
-            sources or options change is another one. By default `clip_hf_openmoji` in the cache of `datasets`.
+        cache_dir (`str` or `os.PathLike`, *optional*): Folder for the rendered data sets, with one folder for
+            each combination of sources and options. By default `clip_hf_openmoji` in the cache of `datasets`.
         image_size (`int`, *optional*, defaults to 72): Height and width of the images in pixels. 72 is the grid that
             OpenMoji is drawn on.
         num_test (`int`, *optional*, defaults to 300): Number of compositions to hold out.
@@ -268,7 +268,7 @@ def load_openmoji(
 
     Raises:
         ImportError: if a package that the data set is made from is missing.
-        ValueError: if `image_size` is not positive, or more is to be held out than can be.
+        ValueError: if `image_size` is not positive, or more compositions are asked for than can be held out.
     """
     if image_size < 1:
         raise ValueError(f"`image_size` is {image_size}; it must be at least 1 pixel.")

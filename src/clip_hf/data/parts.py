@@ -35,9 +35,9 @@ def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
     These are all subfolders with the usual name of a part, if one of them is the training part or there are no other
     subfolders. Otherwise there are no parts, because a topic or class may be called "test", too.
     """
-    found = {path.name: path for path in folders if path.name in _KNOWN}
-    has_train = find_part("train", list(found)) is not None
-    return found if has_train or len(found) == len(folders) else {}
+    parts = {path.name: path for path in folders if path.name in _KNOWN}
+    has_train = find_part("train", list(parts)) is not None
+    return parts if has_train or len(parts) == len(folders) else {}
 
 
 def files_by_part(files: Sequence[str], source: Path | None = None) -> dict[str, list[str]]:
@@ -79,7 +79,7 @@ def table_part(name: str) -> str | None:
 
 
 def is_part_of_its_own(folder: Path, parts: Sequence[str]) -> bool:
-    """Whether a folder is called like the only part in it: `val` with `validation-0.tar`. All of it is meant then."""
+    """Whether a folder has the name of its only part, as `val` with `validation-0.tar`: all its files are meant."""
     return len(parts) == 1 and any({folder.absolute().name, *parts} <= set(names) for names in SPLIT_NAMES.values())
 
 
@@ -103,13 +103,13 @@ def parts_in(split: str, source: str, there: Sequence[str]) -> str:
     """
     pieces = []
     for piece in split.split("+"):
-        found = _PIECE.fullmatch(piece.strip())
-        if found is None:
+        match = _PIECE.fullmatch(piece.strip())
+        if match is None:
             raise ValueError(f"`split` is {split!r}; it must be a part's name, or a slice such as 'train[:10%]'.")
-        part = find_part(found[1], there or ("train",))
+        part = find_part(match[1], there or ("train",))
         if part is None:
-            raise no_such_part(source, found[1], there)
-        pieces.append(part + (found[2] or ""))
+            raise no_such_part(source, match[1], there)
+        pieces.append(part + (match[2] or ""))
     return "+".join(pieces)
 
 

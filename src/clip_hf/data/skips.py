@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Rows that cannot be used: what is wrong with them, how many there are, and when they are too many."""
+"""Rows that cannot be used: their problems, their number, and the limit on them."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from ..utils.saved_states import check_kinds
 # Before this many rows are read, a share says little.
 _MIN_ROWS = 1000
 _EXAMPLES_PER_KIND = 3
-# Rows of a kind that are remembered one by one; further rows are only counted.
+# Places kept for each kind; beyond that only the count is kept.
 _PLACES_PER_KIND = 10_000
 _REMARKS = {
     "captions_cut": "{count} captions were cut at {context_length} tokens.",

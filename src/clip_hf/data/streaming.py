@@ -159,7 +159,7 @@ class _Cursor:
 
 
 class _Mixture:
-    """Rows of one cursor, or of several, of which each row's is drawn."""
+    """Rows of one cursor, or of several, from which one is drawn for each row."""
 
     def __init__(self, data: MixedStream, part: _Part, seed: int):
         numbered = list(enumerate(data.sources))
@@ -293,7 +293,7 @@ class ImageTextStream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         index, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        # The loader asks its workers in turn, from worker 0 on: that is the one whose turn it was.
+        # The loader always starts at worker 0, so worker 0 takes the place of the worker whose turn it was.
         index = (index + self.first_worker) % count
         state = self.worker_states[index] if self.worker_states else None
         part = _Part(self.rank * count + index, self.world_size * count)

@@ -21,7 +21,7 @@ from ..utils.json_files import check_regular
 logger = logging.get_logger(__name__)
 
 FILE_NAME = "file_name"
-"""What the image column is called in the metadata files of `datasets`' image folders."""
+"""The name of the image column in the metadata files of `datasets`' image folders."""
 PEEKED_ROWS = 100
 """Rows by which the columns of data, and their types, are told."""
 _LARGEST_FIELD = 2**27  # characters; Python's own limit is 128k
@@ -106,7 +106,7 @@ def _is_text(text: str) -> bool:
 # -------------------------------------------------------------------------------------------------------- CSV and TSV
 
 _Numbered = Iterator[tuple[str, dict[str, Any], str | None]]
-"""For each row what to call it, its values, and what is wrong with it."""
+"""For each row its name in messages, its values, and its problem, if any."""
 
 
 def _separated_rows(file: TextIO, table: str) -> _Numbered:
@@ -149,12 +149,12 @@ def _csv_records(file: TextIO, table: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _check_lines(fields: list[str], columns: int, where: str) -> None:
-    """Raise where a quoted text holds what are rows of their own, since the quote that ends it is missing."""
+    """Raise if a quoted text contains whole rows, because its closing quote is missing."""
     for field in fields:
         lines = field.splitlines()[1:]
         for text in lines:
-            own = text.split(",")
-            if len(own) == columns and any(_LOOKS_LIKE_IMAGE.search(each) for each in own):
+            cells = text.split(",")
+            if len(cells) == columns and any(map(_LOOKS_LIKE_IMAGE.search, cells)):
                 raise ValueError(f"{where} begins a text with a quote that swallows the row {text[:80]!r}; close it.")
         if len(lines) > _MOST_LINES:
             raise ValueError(
@@ -187,7 +187,7 @@ def _tsv_records(file: TextIO) -> Iterator[tuple[int, list[str]]]:
 
 
 def _longer_record(line: str, ahead: deque[str], file: TextIO, columns: int) -> tuple[list[str], int] | None:
-    """The record that begins in this line by the rules of CSV, and how many more lines it has; None if it is none."""
+    """The CSV record that begins in this line, and how many more lines it has; None if no record begins here."""
     for more in range(_MOST_LINES):
         try:
             (fields,) = csv.reader(io.StringIO(line, newline=""), delimiter="\t", strict=True)

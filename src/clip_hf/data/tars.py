@@ -31,7 +31,7 @@ _MOST_HEADER_BYTES = 2**16
 _MOST_TEXT_BYTES = 2**24
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16
-# Samples of a tar that are remembered, to notice those that come again.
+# Samples of a tar that are remembered, to notice samples that come again.
 _MOST_KNOWN = 20_000
 _SORT = "`tar --sort=name -cf NAME.tar FOLDER`"
 _USUAL = ("txt", "json")  # beside an image, though they may not be read
@@ -47,11 +47,11 @@ class TarSample:
     """Members of a tar with the same name up to the first dot.
 
     Args:
-        members (`dict[str, tuple[str, bytes]]`): Name and content of those that were wanted by their ending, lower
+        members (`dict[str, tuple[str, bytes]]`): Name and content of the wanted members, by their ending in lower
             case: `"jpg"`, `"input.jpg"`.
         endings (`list[str]`): The endings of all.
         problem (`str`): Why the sample cannot be used, if it cannot.
-        kind (`str`): That in few words.
+        kind (`str`): The problem in few words.
         apart (`str`): Folder and name, if an earlier sample of the tar had them with other endings: its members do not
             follow each other, so that neither has them all.
     """
@@ -80,11 +80,11 @@ class TarSample:
 
     def text(self, column: str) -> Any:
         """The member `.txt` for the column `"caption"`; for others `.NAME` or `.NAME.txt`; else a field of `.json`."""
-        found = next((name for name in text_endings(column) if name in self.members), None)
-        return self.fields().get(column) if found is None else decode_text(self.members[found][1])
+        ending = next((name for name in text_endings(column) if name in self.members), None)
+        return self.fields().get(column) if ending is None else decode_text(self.members[ending][1])
 
     def value(self, column: str, role: str) -> Any:
-        """What stands in a row's column."""
+        """The value of a row's column."""
         if role != "image":
             return self.text(column)
         if self.problem:
@@ -236,19 +236,20 @@ def tar_samples(
     known: dict[tuple[str, str], set[str]] = {}
     try:
         for archive, member in _members(tar):
-            found = _place_of(member)
-            if found is None:
+            place_and_ending = _place_of(member)
+            if place_and_ending is None:
                 continue
-            if sample is None or place != found[0] or found[1] in sample.endings:
+            next_place, ending = place_and_ending
+            if sample is None or place != next_place or ending in sample.endings:
                 if sample is not None:
                     if len(known) < _MOST_KNOWN or place in known:
                         known.setdefault(place, set()).update(sample.endings)
                     yield sample
                 sample = TarSample()
                 left = {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)}
-                if found[1] not in known.get(found[0], {found[1]}):
-                    sample.apart = os.path.join(*found[0])
-            place, ending = found
+                if ending not in known.get(next_place, {ending}):
+                    sample.apart = os.path.join(*next_place)
+            place = next_place
             if len(sample.endings) == _MOST_ENDINGS:
                 continue
             sample.endings[ending] = None
@@ -276,7 +277,7 @@ def tar_samples(
 
 
 def _place_of(member: tarfile.TarInfo) -> tuple[tuple[str, str], str] | None:
-    """Folder and stem of a member, and its ending; None for what is no data."""
+    """Folder and stem of a member, and its ending; None if it is not data."""
     folder, name = os.path.split(member.name)
     stem, _, ending = name.partition(".")
     parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]

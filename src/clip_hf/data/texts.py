@@ -21,7 +21,7 @@ def stable_id(*values: str) -> int:
 
 
 def decode_text(data: bytes) -> str | bytes:
-    """The text in UTF-8, stripped. Other bytes stay bytes, which are reported as a caption of a wrong type."""
+    """UTF-8 text, stripped; undecodable bytes are returned, and reported later as a caption of a wrong type."""
     try:
         return data.decode("utf-8").strip()
     except UnicodeDecodeError:
@@ -73,7 +73,7 @@ class TextReader:
 
         Returns:
             `tuple[str, int]`: the text, and a number that only texts of equal captions and columns share, whatever the
-            template; or what is wrong, as a [`SkippedRow`].
+            template; or the problem, as a [`SkippedRow`].
         """
         problem = self.find_problem(row, where)
         if problem:

@@ -149,7 +149,7 @@ def _encode_images(
 
 
 def _is_known(features: np.ndarray) -> np.ndarray:
-    """Which rows have features, bool (rows,). A part of which all rows were skipped has no width."""
+    """Which rows have features, bool (rows,). A part has no width if all its rows were skipped."""
     return np.isfinite(features[:, 0]) if features.shape[1] else np.zeros(len(features), bool)
 
 
@@ -291,7 +291,7 @@ def _column_encoder(
 
 
 class _Run:
-    """Encodes what is not on disk; in each round every process encodes one part."""
+    """Encodes the parts that are not on disk; in each round every process encodes one part."""
 
     def __init__(self, model: str, rows: int, identity: FeatureIdentity | None, options: EncodingOptions):
         self.model, self.rows, self.identity, self.options = model, rows, identity, options
@@ -330,7 +330,7 @@ class _Run:
         return _join([self.parts[part] for part in range(len(self.ranges))])
 
     def _unknown_rows(self, part: int) -> list[int]:
-        """The rows of a part without features: all of them, or those that were skipped before."""
+        """The rows of a part that have no features: all of them, or the rows skipped before."""
         rows = np.array(self.ranges[part])
         return (rows if part not in self.parts else rows[~_is_known(self.parts[part])]).tolist()
 

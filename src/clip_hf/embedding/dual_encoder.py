@@ -167,7 +167,7 @@ class DualEncoder(ABC):
         high_bit_depth: str | None = None,
         image_limits: ImageLimits | None = None,
     ) -> None:
-        """Change how image files are read from now on; what is None stays as it is.
+        """Change how image files are read from now on; None leaves a setting as it is.
 
         Args:
             background_color (`str` or `Sequence[int]`, *optional*): Background of images with transparency: a name,
@@ -259,8 +259,9 @@ class DualEncoder(ABC):
         return features
 
     def text_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Encode texts in batches, those of similar length together where the model allows. Each is encoded, repeated
-        ones too.
+        """Encode texts in batches.
+
+        Texts of similar length share a batch where the model allows. Repeated texts are encoded again.
 
         Args:
             texts (`Sequence[str]`): Texts; too long ones are truncated.

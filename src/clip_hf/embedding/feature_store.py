@@ -20,7 +20,7 @@ from ..utils.json_files import read_json
 
 _FORMAT = 1
 _MANIFEST = "manifest.json"
-# A part has at most 2,048 rows; of less data it has a sixteenth, so that processes can share few rows, too.
+# A part has at most 2,048 rows; small data make about 16 parts, so that processes can share them.
 _MAX_PART_ROWS, _LEAST_PARTS, _MIN_PART_ROWS = 2048, 16, 32
 
 

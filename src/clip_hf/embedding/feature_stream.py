@@ -48,9 +48,9 @@ class EncodingOptions:
         progress (`bool`, *optional*, defaults to `True`): Whether the main process shows a progress bar.
         stage (`str`, *optional*): What the progress bar says is going on, such as `"linear_probe"`; by default the end
             of the model's name. [`encode_readable_images`] adds the name of the data.
-        max_skipped_share (`float`, *optional*, defaults to 0.05): Images that cannot be read are skipped and counted
-            in evaluations and streams, but more than this share of all images, and more than one, is an error. With 0
-            the first one is. [`encode_image_column`] skips none.
+        max_skipped_share (`float`, *optional*, defaults to 0.05): In evaluations and streams, unreadable images are
+            skipped and counted. More than this share is an error, but one image may always be skipped; with 0 none
+            may. [`encode_image_column`] skips none.
 
     Raises:
         ValueError: if a number is less than 1, or the share is not from 0 to 1.
@@ -133,10 +133,10 @@ def encode_image_stream(
 
     Args:
         encoder (`DualEncoder`): The model.
-        images (`Iterable`): Images, paths, URLs, bytes of files; or items of any kind, of which `get_image` gives the
-            image.
-        get_image (`Callable`, `str` or `int`, *optional*): What of an item is its image: a function of the item, or
-            what to index it with, such as a column of `datasets`. By default the item itself. An error that it raises
+        images (`Iterable`): Images, paths, URLs, bytes of files; or items of any kind, whose image `get_image`
+            returns.
+        get_image (`Callable`, `str` or `int`, *optional*): A function that returns an item's image, or a key to
+            index the item with, such as a column of `datasets`. By default the item itself. An error that it raises
             ends the stream.
         projected (`bool`, *optional*, defaults to `True`): As in [`encode_image_column`].
         options ([`EncodingOptions`], *optional*): Batches, threads, processes, progress and how many images may be
@@ -144,7 +144,7 @@ def encode_image_stream(
         name (`str`, *optional*): What to call the stream in messages.
 
     Yields:
-        [`FeatureBatch`]: in the order of the stream, without those of which no image can be read.
+        [`FeatureBatch`]: in the order of the stream, without items whose image cannot be read.
 
     Raises:
         TypeError: if `images` is a single path, not an iterable, or a dataset without its column.
@@ -195,9 +195,9 @@ def encode_text_stream(
 
     Args:
         encoder (`DualEncoder`): The model.
-        texts (`Iterable`): Texts; or items of any kind, of which `get_text` gives the text.
-        get_text (`Callable`, `str` or `int`, *optional*): What of an item is its text, as `get_image` in
-            [`encode_image_stream`].
+        texts (`Iterable`): Texts; or items of any kind, whose text `get_text` returns.
+        get_text (`Callable`, `str` or `int`, *optional*): A function or key for an item's text, as
+            `get_image` in [`encode_image_stream`].
         options ([`EncodingOptions`], *optional*): Processes and progress; `batch_size` is for images.
 
     Yields:
@@ -353,14 +353,14 @@ def _prepare_readable(
     return (encoder.prepare(readable) if readable else None), skipped
 
 
-# ----------------------------------------------------------------------------------------------------- what is skipped
+# ----------------------------------------------------------------------------------------------------- skipped images
 
 
 def check_skips(skips: SkipCounter, rows: int) -> None:
-    """Compare what was skipped with what may be, of so many rows: one always may, unless none may.
+    """Raise if too many of the `rows` were skipped. One is always allowed, unless the share is 0.
 
     Raises:
-        ValueError: if it is more.
+        ValueError: if more were skipped than allowed.
     """
     if skips.num_skipped > max(skips.max_skipped_share * rows, 1 if skips.max_skipped_share else 0):
         skips.check()

@@ -222,7 +222,7 @@ def models_in(folder: str | os.PathLike) -> list[str]:
 
 
 def _is_result(content: Any) -> bool:
-    """Whether a file holds the result of one model; fits of scaling are of several."""
+    """Whether a file holds the result of one model; a scaling fit covers several models and is no result of one."""
     is_result = isinstance(content, dict) and {"task", "model", "data", "metrics"} <= content.keys()
     return is_result and content["task"] != "scaling"
 
@@ -379,24 +379,26 @@ def _paired_interval(
 ) -> tuple[float, float] | None:
     if not first or not second or not resamples:
         return None
-    one, two = (_row_values(metric, result) for result in (first, second))
+    first_values, second_values = (_row_values(metric, result) for result in (first, second))
     # Paired only if both saw the same images in the same order, as far as the results can tell.
-    if one is None or two is None or len(one) != len(two) or _skipped(first) != _skipped(second):
+    if first_values is None or second_values is None or len(first_values) != len(second_values):
+        return None
+    if _skipped(first) != _skipped(second):
         return None
     for name in ("targets", "image_of_text"):
         if not np.array_equal(first["arrays"].get(name), second["arrays"].get(name)):
             return None
-    groups = np.arange(len(one))
+    groups = np.arange(len(first_values))
     if metric.startswith("text_to_image"):  # an image's texts are drawn with it
         groups = first["arrays"].get("image_of_text", groups)
     if metric.endswith("median_rank"):
-        medians = median_of_rows(one), median_of_rows(two)
+        medians = median_of_rows(first_values), median_of_rows(second_values)
         return _resampled(lambda weights: medians[1](weights) - medians[0](weights), groups, resamples, seed)
     if (_headline(first) if metric in _FEWER_PROMPTS.values() else metric).endswith("mean_per_class"):
         targets = first["arrays"]["targets"]
-        by_class = mean_by_class(two - one, targets, int(targets.max()) + 1)
+        by_class = mean_by_class(second_values - first_values, targets, int(targets.max()) + 1)
         return _resampled(mean_of_classes(by_class), groups, resamples, seed)
-    return _mean_interval(two - one, groups, resamples, seed)
+    return _mean_interval(second_values - first_values, groups, resamples, seed)
 
 
 def _skipped(result: dict[str, Any]) -> dict[str, Any]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 # Pale, so that black text on them is easy to read; blue and orange differ for colour-blind readers.
 _RIGHT, _OTHER = "#F5C767", "#CFE1F0"
-_LABEL_CHARACTERS = 92  # of a label across both panels of a figure; fewer where there are more panels
-_BOLD = 0.87  # as many bold characters fit
+# Characters of a label that fit in one panel; several panels share them.
+_LABEL_CHARACTERS = 92
+_BOLD = 0.87  # bold text is wider: this share of the characters fits
 _CAPTION_CHARACTERS = 40
 _LABEL_ROW, _CAPTION_ROW = 0.19, 0.34  # inches
 

@@ -44,7 +44,7 @@ CLIP_PAPER = Paper(
 """,
 )
 
-# For the dtype of a column: what its values must be, in words, and which elements of an array of numbers are that.
+# For each dtype: its name in messages, and a test of array elements.
 _ALLOWED: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
     "int64": ("integers", lambda array: np.full(array.shape, array.dtype.kind in "iu")),
     "bool": ("True and False, or 1 and 0", lambda array: np.isin(array, (0, 1))),
@@ -85,14 +85,14 @@ class CheckedMetric(evaluate.Metric, ABC):
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **inputs: Any) -> None:
         """Check rows and add them."""
-        given = {"predictions": predictions, "references": references, **inputs}
-        self._check({name: given[name] for name in self._feature_names() if given.get(name) is not None})
+        columns = {"predictions": predictions, "references": references, **inputs}
+        self._check({name: columns[name] for name in self._feature_names() if columns.get(name) is not None})
         super().add_batch(predictions=predictions, references=references, **inputs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **inputs: Any) -> None:
         """Check one row and add it."""
-        given = {"predictions": prediction, "references": reference, **inputs}
-        self._check({name: [given[name]] for name in self._feature_names() if given.get(name) is not None})
+        columns = {"predictions": prediction, "references": reference, **inputs}
+        self._check({name: [columns[name]] for name in self._feature_names() if columns.get(name) is not None})
         super().add(prediction=prediction, reference=reference, **inputs)
 
     def _check(self, columns: dict[str, Any]) -> None:

@@ -47,4 +47,4 @@ class RecallAtK(CheckedMetric):
         columns = len(predictions[0])
         if max(ks) > columns:
             raise ValueError(f"k is {max(ks)}, but there are {columns} candidates only: all would be found.")
-        return {**{f"recall_at_{one}": recall_at_k(ranks, one) for one in ks}, "median_rank": median_rank(ranks)}
+        return {**{f"recall_at_{k}": recall_at_k(ranks, k) for k in ks}, "median_rank": median_rank(ranks)}

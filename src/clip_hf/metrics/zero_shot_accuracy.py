@@ -42,5 +42,5 @@ class ZeroShotAccuracy(CheckedMetric):
         self, predictions: Any, references: Any, k: int | list[int] = 1, sample_weight: Any = None
     ) -> dict[str, float]:
         ks = k if isinstance(k, list | tuple) else [k]
-        values = [top_k_accuracy(predictions, references, one, sample_weight) for one in ks]
-        return {"accuracy" if one == 1 else f"top{one}_accuracy": value for one, value in zip(ks, values, strict=True)}
+        values = [top_k_accuracy(predictions, references, k, sample_weight) for k in ks]
+        return {"accuracy" if k == 1 else f"top{k}_accuracy": value for k, value in zip(ks, values, strict=True)}

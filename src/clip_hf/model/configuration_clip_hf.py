@@ -151,8 +151,8 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
         config_dict, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         model_type = config_dict.get("model_type")
         # Other libraries write a config.json without a type.
-        own = {field.name for known in _CONFIG_CLASSES.values() for field in fields(known)}
-        foreign = model_type is None and config_dict and not config_dict.keys() & own
+        our_fields = {field.name for known in _CONFIG_CLASSES.values() for field in fields(known)}
+        foreign = model_type is None and config_dict and not config_dict.keys() & our_fields
         if foreign or model_type not in (None, *_TRANSFORMERS_MODEL_TYPES, *_CONFIG_CLASSES):
             # Another family's weights would load in part, and the rest would stay random.
             raise ValueError(
@@ -427,8 +427,8 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
         num_attention_heads (`int`, *optional*): Heads of the attention pool; divides `hidden_size`. By default `width
             // 2`: 64 channels each.
         num_channels (`int`, *optional*, defaults to 3): Number of image channels.
-        image_size (`int`, *optional*, defaults to 224): Height and width of the images, in pixels; at least 31, for
-            the tower halves them five times.
+        image_size (`int`, *optional*, defaults to 224): Height and width of the images, in pixels; at least 31,
+            because the tower halves them five times.
         projection_dim (`int`, *optional*, defaults to 1024): Width of the shared embedding space.
         attention_dropout (`float`, *optional*, defaults to 0.0): Dropout probability of the attention pool's weights
             in training.
@@ -485,10 +485,10 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
                 "[3, 4, 6, 3]."
             )
         if self.width % 2:
-            raise ValueError(f"`width` is {self.width}; it must be even, for the stem starts with half of it.")
+            raise ValueError(f"`width` is {self.width}; it must be even, because the stem starts with half of it.")
         if self.grid_size < 1:
             raise ValueError(
-                f"`image_size` is {self.image_size}; it must be at least 31, for the tower halves it five times."
+                f"`image_size` is {self.image_size}; it must be at least 31, because the tower halves it five times."
             )
         require_heads(self.hidden_size, self.num_attention_heads)
         require_probability(self, "attention_dropout")

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-# A block of about so many similarities fills neither the caches of a processor nor leaves a GPU idle.
+# Similarities per block: few enough for a processor's cache, enough to keep a GPU busy.
 _AUTO_BLOCK = {"cpu": 2**22, "cuda": 2**26}
 
 
@@ -234,11 +234,11 @@ class _ChunkedSoftmax(torch.autograd.Function):
             dist.all_reduce(highest, op=dist.ReduceOp.MAX)
         column_sum = batch.sum_over_processes(column_sum * (column_max - highest).exp())
         column_lse = column_sum.log_().add_(highest)
-        own = batch.own_columns(count)
+        local_columns = batch.own_columns(count)
         if batch.row_ids:
             # Who belongs to whom is mutual, so a row's count is its column's, too.
             column_counts = batch.gathered(row_counts)
-            column_targets = batch.sum_over_processes(column_targets)[own] / column_counts[own]
+            column_targets = batch.sum_over_processes(column_targets)[local_columns] / column_counts[local_columns]
         else:
             column_counts = None
             row_targets = column_targets = logit_scale * (images * texts).sum(dim=1)
@@ -250,7 +250,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
             targets = targets + smoothing * (uniform_rows + uniform_columns)
         ctx.batch = batch
         ctx.save_for_backward(images, all_texts, logit_scale, row_lse, column_lse, column_counts)
-        return (row_lse.mean() + column_lse[own].mean() - targets) / 2
+        return (row_lse.mean() + column_lse[local_columns].mean() - targets) / 2
 
     @staticmethod
     @once_differentiable

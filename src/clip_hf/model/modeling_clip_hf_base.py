@@ -42,7 +42,7 @@ def eager_attention_forward(
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
-    # At least float32, so that half precision does not lose small weights; float64 stays what it is.
+    # At least float32, so that half precision does not lose small weights; float64 stays float64.
     softmax_dtype = torch.promote_types(query.dtype, torch.float32)
     weights = nn.functional.softmax(weights, dim=-1, dtype=softmax_dtype).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -50,11 +50,11 @@ def eager_attention_forward(
 
 
 class PackedTexts(NamedTuple):
-    """The tokens of a batch of texts in one row, (tokens, hidden_size): padding is left out.
+    """Texts packed without padding into one row of tokens, (tokens, hidden_size).
 
-    Shared prefixes are computed once, because attention is causal. Attention itself gets the texts padded on the
-    right to the longest; all other layers look at single tokens. It is a named tuple so that accelerate
-    can move it between devices.
+    A beginning that several texts share is computed once, because a token depends only on those before it. Attention
+    itself gets the texts padded on the right to the longest; all other layers look at single tokens. It is a named
+    tuple so that accelerate can move it between devices.
 
     Args:
         source (`torch.Tensor` of shape `(tokens,)`): index of each token in the flattened ids.
@@ -90,7 +90,7 @@ class PackedTexts(NamedTuple):
         return packed if keys is None else packed.share_prefixes(keys, column < lengths)
 
     def share_prefixes(self, keys: torch.Tensor, inside: torch.Tensor) -> "PackedTexts":
-        """Return the same texts with each shared prefix once.
+        """Return the same texts, with each shared beginning stored once.
 
         Args:
             keys (`torch.Tensor` of shape `(batch, length)`, int64): as in `of`.
@@ -153,7 +153,7 @@ class ClipHFMultiHeadAttention(nn.Module):
 
         Args:
             queries (`torch.Tensor` of shape `(batch, queries, hidden_size)`): what attends.
-            keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): what is attended to.
+            keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): the tokens that are attended to.
             packed (`PackedTexts`, *optional*): how `queries` and `keys` are packed, `(tokens, hidden_size)`.
 
         Returns:

@@ -324,7 +324,10 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
         position_ids: torch.Tensor | None,
         first_eos: torch.Tensor,
     ) -> PackedTexts | None:
-        """Pack the tokens that the pooled token depends on; None while tracing or compiling, or for unusual shapes."""
+        """Pack the tokens that the pooled token depends on.
+
+        Returns None where the values cannot be read (tracing, no data), or the shapes are unusual.
+        """
         same_shape = attention_mask is None or attention_mask.shape == input_ids.shape
         if not (same_shape and input_ids.numel() and _can_look_at_values(input_ids)):
             return None
@@ -379,7 +382,7 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
 
 
 def _can_look_at_values(tensor: torch.Tensor) -> bool:
-    """Return whether code may branch on a tensor's values: not while tracing or compiling, or on the meta device."""
+    """Whether a tensor's values can be read: not during tracing or compilation, and not on the meta device."""
     tracing = torch.compiler.is_compiling() or torch.jit.is_tracing() or isinstance(tensor, torch.fx.Proxy)
     return not tracing and tensor.device.type != "meta"
 

@@ -43,7 +43,7 @@ CALL_OPTIONS = (
 )
 # What `transformers.pipeline` hands on to every pipeline class.
 _FACTORY_OPTIONS = {"local_files_only"}
-# Of the image processor's options those that the pipeline sets itself.
+# Options of the image processor that the pipeline sets itself.
 _NOT_IMAGE_OPTIONS = {"return_tensors", "device", "data_format", "disable_grouping"}
 
 
@@ -80,7 +80,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         if self.tokenizer is None or self.image_processor is None:
             raise ValueError("The pipeline needs a tokenizer and an image processor, or a processor with both.")
         has_bias = getattr(self.model, "logit_bias", None) is not None
-        # By the name, for a repo's own code is of another class than ours.
+        # Compare names, because a repo's own code has another class than ours.
         if has_bias and self.model.config.model_type != "clip_hf":
             raise ValueError(
                 f"{type(self.model).__name__} scores with a sigmoid and a bias, as SigLIP does; use transformers' "
@@ -149,9 +149,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             raise ValueError("There is no image: pass one as the first argument or as `images=`.")
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
-        given = self._sanitize_parameters(**kwargs)
+        call_params = self._sanitize_parameters(**kwargs)
         stored = (self._preprocess_params, self._forward_params, self._postprocess_params)
-        params = [{**old, **new} for old, new in zip(stored, given)]
+        params = [{**old, **new} for old, new in zip(stored, call_params)]
         if "labels" not in params[1]:
             raise ValueError("There are no labels: pass `candidate_labels=[...]`.")
         num_workers = _check_count("num_workers", self._num_workers if num_workers is None else num_workers, 0)
@@ -161,7 +161,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         if not isinstance(image, (list, tuple, np.ndarray, torch.Tensor)):
             return self.get_iterator(image, num_workers, batch_size, *params)
         for index, item in enumerate(image):
-            if item is None or isinstance(item, Number):  # said before the others are read
+            if item is None or isinstance(item, Number):  # raises before the others are read
                 self._preprocess_item(index, item, params[0])
         params[1]["classifiers"] = []  # the first batch's serve all: nobody changes the model before the call returns
         return list(self.get_iterator(image, num_workers, batch_size, *params))
@@ -186,41 +186,43 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             more = " and the options of the image processor" if image_options else ""
             raise TypeError(f"{message} Available: {', '.join(CALL_OPTIONS)}{more}.")
         # None stands for the default, so that wrappers can pass every option on.
-        given = {name: value for name, value in kwargs.items() if value is not None and name not in _FACTORY_OPTIONS}
-        preprocess = {name: given[name] for name in given if name in image_options}
+        options = {name: value for name, value in kwargs.items() if value is not None and name not in _FACTORY_OPTIONS}
+        preprocess = {name: options[name] for name in options if name in image_options}
         if "background_color" in image_options and "background_color" in kwargs:
             preprocess["background_color"] = kwargs["background_color"]  # None is a value: no background
         if preprocess:
-            self.image_processor.transform(**preprocess)  # what is wrong with them is said now
-        if "image_limits" in given or "timeout" in given:
-            preprocess["image_limits"] = _check_limits(given.get("image_limits", DEFAULT_LIMITS), given.get("timeout"))
+            self.image_processor.transform(**preprocess)  # raises now if one is wrong
+        if "image_limits" in options or "timeout" in options:
+            preprocess["image_limits"] = _check_limits(
+                options.get("image_limits", DEFAULT_LIMITS), options.get("timeout")
+            )
         forward = {}
-        if "candidate_labels" in given:
-            labels = given["candidate_labels"]
+        if "candidate_labels" in options:
+            labels = options["candidate_labels"]
             # Results are in the order of their scores, so that the order of a set does not matter.
             forward["labels"] = check_labels(list(labels) if isinstance(labels, (set, frozenset)) else labels)
-        if "hypothesis_template" in given:
-            forward["templates"] = check_templates(given["hypothesis_template"])
-        if "background" in given:
-            forward["background"] = _check_background(given["background"])
-        if "multi_label" in given:
-            forward["multi_label"] = bool(given["multi_label"])
-        if "function_to_apply" in given:
-            forward["function_to_apply"] = _check_function(given["function_to_apply"])
-        if "tokenizer_kwargs" in given:
-            forward["tokenizer_kwargs"] = dict(given["tokenizer_kwargs"])
+        if "hypothesis_template" in options:
+            forward["templates"] = check_templates(options["hypothesis_template"])
+        if "background" in options:
+            forward["background"] = _check_background(options["background"])
+        if "multi_label" in options:
+            forward["multi_label"] = bool(options["multi_label"])
+        if "function_to_apply" in options:
+            forward["function_to_apply"] = _check_function(options["function_to_apply"])
+        if "tokenizer_kwargs" in options:
+            forward["tokenizer_kwargs"] = dict(options["tokenizer_kwargs"])
         postprocess = {}
         if "labels" in forward:
             postprocess["labels"] = forward["labels"]
-        if "top_k" in given:
-            postprocess["top_k"] = _check_count("top_k", given["top_k"], 1)
-        if "threshold" in given:
-            postprocess["threshold"] = given["threshold"]
+        if "top_k" in options:
+            postprocess["top_k"] = _check_count("top_k", options["top_k"], 1)
+        if "threshold" in options:
+            postprocess["threshold"] = options["threshold"]
         self._check_together(forward, postprocess)
         return preprocess, forward, postprocess
 
     def _check_together(self, forward: dict, postprocess: dict) -> None:
-        """Check options whose meaning depends on each other, those that the pipeline was made with among them."""
+        """Check options that depend on each other, including those that the pipeline was made with."""
         forward = {**getattr(self, "_forward_params", {}), **forward}
         threshold = {**getattr(self, "_postprocess_params", {}), **postprocess}.get("threshold")
         function = forward.get("function_to_apply", "softmax")
@@ -404,8 +406,8 @@ def _check_background(value: str | list[str]) -> tuple[str, ...]:
 def _is_one_image(image: Any) -> bool:
     if isinstance(image, (np.ndarray, torch.Tensor)):
         return image.ndim < 4
-    one = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping)
-    if isinstance(image, one) or hasattr(image, "read"):
+    single = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping)
+    if isinstance(image, single) or hasattr(image, "read"):
         return True
     # Numbers of numpy have `__getitem__`.
     if isinstance(image, Number) or not (hasattr(image, "__iter__") or hasattr(image, "__getitem__")):
@@ -440,8 +442,8 @@ def _map_ahead(function: Callable[[int, Any], Any], items: Iterator, num_workers
         try:
             for index, item in enumerate(items):
                 if isinstance(item, Image.Image):
-                    # Here, for the same lazily opened image may occur twice, and loading is not thread-safe. What
-                    # cannot be loaded fails again, with its index, in `function`.
+                    # Load here, because the same lazily opened image may occur twice, and loading is not thread-safe.
+                    # What cannot be loaded fails again, with its index, in `function`.
                     with suppress(Exception):
                         item.load()
                 if stopped.is_set():

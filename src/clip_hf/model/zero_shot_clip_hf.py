@@ -264,9 +264,9 @@ def _leads_to_a_module(value: Any, seen: set[int]) -> bool:
 
 
 def _moved(value: Any, copies: dict[int, Any]) -> Any:
-    """An attribute as it is in the copy: modules, and what leads to them, give way to their copies.
+    """Return an attribute's value for the copy: modules, and containers of them, are replaced by their copies.
 
-    `copies` has the copies by the ids of what they are made of; it gets those made here.
+    `copies` maps the ids of the originals to their copies; copies made here are added.
     """
     if isinstance(value, nn.Module):
         if type(value).__name__ == "OptimizedModule":  # of `torch.compile`: it calls the one that it was made of
@@ -414,7 +414,7 @@ def _build(
     classifier = ensemble_prompts(prompts, encode)
     if not (tokenizer_kwargs or {}).keys() & {"truncation", "max_length"}:
         _say_what_is_cut(tokenizer, ids, context_length(model, tokenizer))
-    _say_what_is_alike(labels, [sorted(ids[prompt] for prompt in own) for own in prompts])
+    _say_what_is_alike(labels, [sorted(ids[prompt] for prompt in texts) for texts in prompts])
     return classifier
 
 
@@ -424,10 +424,10 @@ def _short(text: str) -> str:
 
 def _say_what_is_cut(tokenizer, ids: dict[str, list[int]], limit: int) -> None:
     """Warn of prompts that were too long; `ids` are those after cutting."""
-    full = [text for text, own in ids.items() if len(own) >= limit]
+    full = [text for text, token_ids in ids.items() if len(token_ids) >= limit]
     if not full:
         return
-    lengths = [len(own) for own in tokenizer(full, truncation=False, verbose=False)["input_ids"]]
+    lengths = [len(token_ids) for token_ids in tokenizer(full, truncation=False, verbose=False)["input_ids"]]
     cut = [(text, length) for text, length in zip(full, lengths) if length > limit]
     if cut:
         text, length = cut[0]
@@ -467,8 +467,8 @@ def ensemble_prompts(
         `torch.Tensor` of shape (num_labels, dim): L2-normalised.
     """
     uses: dict[str, list[int]] = {}  # prompt -> labels it belongs to, as often as it occurs
-    for row, own in enumerate(prompts):
-        for prompt in own:
+    for row, texts_of_label in enumerate(prompts):
+        for prompt in texts_of_label:
             uses.setdefault(prompt, []).append(row)
     texts, classifier = list(uses), None
     for batch, embeddings in encode(texts):
@@ -511,8 +511,8 @@ def _encode_tokens(
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokens.items()}
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    # By length, so that little is padded; then by tokens, so that a batch has what begins alike, which towers of ours
-    # compute once.
+    # Sorted by length to pad little, then by tokens so that texts with equal beginnings share a batch: towers of ours
+    # compute these once.
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], encoded["input_ids"][index].tolist()))
     device = _device(model)
     while order:
@@ -546,13 +546,13 @@ def context_length(model: nn.Module, tokenizer) -> int:
 class TextClassifierCache:
     """Text classifiers by model, weights, labels and templates, so that labels are encoded once.
 
-    - A change of any value of the text tower (training, loading, merging or switching adapters, edits through `.data`,
-      another dtype or device) drops the model's classifiers, and so does one of a number or string among the
-      attributes of its modules and configuration (`eps`, the active adapter), or of its forward hooks. Training the
-      image tower does not. Of a plain token embedding, a classifier depends on the rows of its own prompts' tokens. Of
-      an offloaded text tower nothing is kept.
-    - Another length, side of truncation or padding, or number of tokens of the tokenizer gives other classifiers, as
-      do autocast and inference mode. Call `clear` after other changes that are made to a tokenizer or model in place:
+    - The cache drops a model's classifiers when any weight of the text tower changes (training, loading, merging or
+      switching adapters, edits through `.data`, another dtype or device), when a number or string among the attributes
+      of its modules and configuration does (`eps`, the active adapter), or its forward hooks do. Training the image
+      tower drops nothing. Only the embedding rows of the prompts' tokens count, if the embedding is a plain one. An
+      offloaded text tower is never cached.
+    - Other tokenizer settings (length, side of truncation or padding, vocabulary size) give other classifiers, as do
+      autocast and inference mode. Call `clear` after other changes that are made to a tokenizer or model in place:
       an exchanged vocabulary or normaliser of a tokenizer, functions and tensors that modules hold in lists.
     - Threads may share one.
     - Models and tokenizers are held weakly: the cache keeps none alive.

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Model cards for the hub: a README.md with metadata that is made from the configuration, and renewed without loss.
 
-The text is in `model_card_template.md.jinja`. Each generated section stands between two comments, the first of which
-holds a hash of the section, so that an edit by hand is seen. A comment at the end of the card records what was
+The text is in `model_card_template.md.jinja`. Each generated section stands between two comments; the first holds a
+hash of the section, so that an edit by hand is seen. A comment at the end of the card records what was
 generated, so that a deletion is seen, too.
 """
 
@@ -73,7 +73,8 @@ _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*|code|multilingual")
 
 @dataclass
 class ModelCardDetails:
-    """What a model card says beyond the configuration. All of it is optional; what is missing is called not recorded.
+    """What a model card says beyond the configuration. All of it is optional: the card
+    says 'not recorded' where something is missing.
 
     Args:
         model_id (`str`, *optional*): The model's name on the hub, which the card's code loads; by default what the
@@ -317,11 +318,11 @@ class _Record:
 
 def _read_record(text: str) -> _Record | None:
     """The record in a card; None if there is no such comment."""
-    found = find_record(text)
-    if found is None:
+    match = find_record(text)
+    if match is None:
         return None
     try:
-        record = json.loads(found[0])
+        record = json.loads(match[0])
         sections, unknown = record["sections"], record.get("unknown", [])
         return _Record([str(name) for name in sections], dict(record["metadata"]), [str(name) for name in unknown])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -405,7 +406,7 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
 
 
 def _kept_sections(text: str, new: dict[str, str], old_record: _Record | None, new_record: _Record | None) -> set[str]:
-    """Sections of a README that a new card, made with less knowledge of the same model, would only empty.
+    """Sections of a README that the new card would empty, because it knows less about the same model.
 
     Sections that describe another model are kept only if they tell of the training, which nothing else records.
     """
@@ -570,7 +571,7 @@ def write_model_card(
     Args:
         folder (`str` or `os.PathLike`): The saved model's folder.
         config (`ClipHFConfig`): The whole model's configuration.
-        model_id (`str`, *optional*): The model's name on the hub, as the card's code is to load it. Without it the
+        model_id (`str`, *optional*): The model's name on the hub, as the card's code loads it. Without it the
             folder's name is the title, and the code has a placeholder.
         details (`ModelCardDetails`, *optional*): What the configuration does not say.
         num_parameters (`int`, *optional*): Number of parameters.

@@ -60,14 +60,14 @@ def architecture_label(config: ClipHFConfig) -> str:
 
 
 def public_name(name: str) -> str:
-    """What stands for a model or data in public.
+    """The name of a model or of data that can be shown in public.
 
-    Folders of this machine help no reader, and may name a person; queries and the like may hold a password.
+    Folders of this machine help no reader, and may name a person; URLs may contain a password.
 
     - A name on the hub stays as it is, if there is no such path here.
-    - A URL of `http`, `https` or `hf` has no user, password, query, fragment and parameters.
-    - Of everything else there is the last part of the path only: `"s3://bucket/a/pairs.tar"` is `"pairs.tar"`, and
-      a home folder is `"home folder"`.
+    - A URL of `http`, `https` or `hf` loses its user, password, query, fragment and parameters.
+    - Everything else is cut to the last part of its path: `"s3://bucket/a/pairs.tar"` becomes `"pairs.tar"`, and a
+      home folder `"home folder"`.
     """
     name = name.strip()
     if _NAME.fullmatch(name) and not _LOCAL.search(name) and not os.path.exists(name):
@@ -80,11 +80,11 @@ def public_name(name: str) -> str:
         if scheme.lower() in _URL_SCHEMES:
             return f"{scheme.lower()}://{rest}"
     else:
-        rest = re.sub(r"[?#;][^/?#;=]*=.*", "", name)  # a question mark alone is of a pattern
+        rest = re.sub(r"[?#;][^/?#;=]*=.*", "", name)  # a question mark without `=` belongs to a pattern
     parts = [part for part in rest.replace("\\", "/").split("/") if part] or [rest or scheme]
     if not separator and parts[-1] in (".", ".."):
         return public_name(os.path.abspath(os.path.expanduser(name)))
-    # The folder of a training is named for what it is, and the ones in it for when they were written.
+    # A training's folder names the model; last/ and best/ only say which save it is.
     if parts[-1] in ("last", "best") and (Path(name).parent / "recipe.yaml").exists():
         return public_name(str(Path(os.path.abspath(name)).parent))
     own_home = os.path.expanduser("~")
@@ -109,7 +109,7 @@ def _is_home(parts: list[str]) -> bool:
 
 def without_paths(text: str) -> str:
     """A text with [`public_name`] for every path and URL in it."""
-    return _PATH_IN_TEXT.sub(lambda found: public_name(found[0]), text)
+    return _PATH_IN_TEXT.sub(lambda match: public_name(match[0]), text)
 
 
 def public_setting(value: Any) -> Any:
@@ -221,7 +221,7 @@ def _size_text(size: dict[str, int]) -> str:
 
 
 def _values(value: Any) -> str:
-    return ", ".join(f"{one:.8g}" for one in (value if isinstance(value, (list, tuple)) else [value]))
+    return ", ".join(f"{number:.8g}" for number in (value if isinstance(value, (list, tuple)) else [value]))
 
 
 def licence_section(data: ModelCardData) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The files of a training's checkpoint, and what is checked before one of them is read.
+"""The files of a training's checkpoint, and the checks before one of them is read.
 
 A manifest with the right SHA-256 proves that a checkpoint is complete, not who wrote it. So only files that we write
 are read, and nothing in them that Python would execute. Accelerate reads most of its files with

@@ -144,7 +144,7 @@ def check_processes_agree(accelerator: Accelerator, values: Mapping[str, Any]) -
 def sync_batch_norm(model: nn.Module) -> nn.Module:
     """Let BatchNorm take its statistics from the batches of all processes (torch's `SyncBatchNorm`).
 
-    A ResNet's update is then that of one process with the whole batch. Frozen layers stay what they are.
+    A ResNet's update then equals that of one process with the whole batch. Frozen layers are not changed.
 
     Args:
         model (`nn.Module`): Changed in place, after [`freeze`] and before it is wrapped.

@@ -33,7 +33,7 @@ class ParameterCounts:
 
     Args:
         trained (`int`): Number of parameters (single values) that take a gradient.
-        frozen (`int`): Number of those that take none.
+        frozen (`int`): Number of parameters that take no gradient.
     """
 
     trained: int
@@ -106,7 +106,7 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
-    """Count the parameters of a model that take a gradient, and those that do not.
+    """Count the parameters of a model that take a gradient, and the others.
 
     Args:
         model (`nn.Module`): Any module.

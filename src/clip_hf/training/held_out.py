@@ -144,7 +144,7 @@ class HeldOutPairs:
         return {f"{name}{k}": recall_at_k(ranks[name], k) for name, ks in names.items() for k in ks}
 
     def _ranks(self, images: np.ndarray, embeds: np.ndarray) -> dict[str, np.ndarray]:
-        """The rank of what is right for each query, 0 being the first, by the beginning of a figure's name."""
+        """For each metric prefix, the rank of the first right candidate of each query; 0 is the best."""
         classifier = embeds[[self._every_text[label] for label in self.labels]]
         class_of = {label: index for index, label in enumerate(self.labels)}
         targets = np.array([class_of[captions[0]] for captions in self.captions])
@@ -163,7 +163,8 @@ class HeldOutPairs:
         }
 
     def _encode_images(self, accelerator: Accelerator, clip: ClipHFModel) -> torch.Tensor:
-        # Equal shares, the last ones filled up: a sharded model's forward passes must be as many everywhere.
+        # Each process encodes equally many images (the last repeats some), because a sharded model needs as many
+        # forward passes everywhere.
         count, processes = len(self.pixels), accelerator.num_processes
         share = -(-count // processes)
         rows = [(accelerator.process_index * share + i) % count for i in range(share)]
@@ -177,7 +178,7 @@ class HeldOutPairs:
 
 
 class _Reader:
-    """Reads images as training does, with the crop of inference; counts those that cannot be read."""
+    """Reads images as training does, with the crop of inference; counts unreadable ones."""
 
     def __init__(self, processor: ClipHFProcessor, options: PairOptions):
         self.transform = processor.image_processor.transform(

@@ -113,7 +113,9 @@ class Training:
         """Go on from the states of a checkpoint; ValueError if they belong to another kind of training."""
         shared = restored.shared
         if (self.average is None) != ("average" not in shared):
-            raise ValueError("`ema_decay` was given for one of the two, the checkpoint and this training.")
+            raise ValueError(
+                "`ema_decay` must be set both in the checkpoint's training and in this one, or in neither."
+            )
         kinds = {"loader": dict, "skips": dict}
         process_states = restored.per_process
         if process_states is None:  # saved by another number of processes; map-style data have one state for all

@@ -261,11 +261,11 @@ def build_options(parsed: argparse.Namespace) -> TrainingOptions:
     Raises:
         OSError, ValueError: as [`parse_options`].
     """
-    given = {option.name: getattr(parsed, option.name) for option in fields(TrainingOptions) if option.name in parsed}
-    for name, value in given.items():
+    values = {option.name: getattr(parsed, option.name) for option in fields(TrainingOptions) if option.name in parsed}
+    for name, value in values.items():
         if value == [None]:
-            given[name] = []
+            values[name] = []
         elif isinstance(value, list) and None in value:
             raise ValueError(f"`{name}` has `none` among other values; leave one or the other out.")
     recipe = {} if parsed.recipe is None else read_recipe(Path(parsed.recipe))
-    return TrainingOptions(**{**recipe, **given})
+    return TrainingOptions(**{**recipe, **values})

@@ -216,7 +216,7 @@ class Checkpoints:
             ) from error
 
     def _remove_leftovers(self) -> None:
-        # A killed process may have left what it was writing, removing or replacing.
+        # A killed process may have left files that it was writing, removing or replacing.
         for leftover in list(self.folder.glob(".step_*")):
             clear_leftovers(self.folder / leftover.name.split(".")[1], every_owner=True)
             shutil.rmtree(leftover, ignore_errors=True)
@@ -232,7 +232,7 @@ class Checkpoints:
         return sorted(listed, key=lambda item: item[1]["number"], reverse=True)
 
     def _choose(self, which: str | os.PathLike, trusted: bool) -> tuple[Path | None, list[str], Exception | None]:
-        """The checkpoint to read, the problems of those that are passed over, and any error; one process calls it."""
+        """The checkpoint to read, the problems of the skipped ones, and any error; one process calls it."""
         self._remove_leftovers()
         try:
             return self._checked(which, trusted)

@@ -13,7 +13,7 @@ from ..utils.figures import COLOURS, new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of a training's steps, the share that a smoothed point is the mean of.
+# A smoothed point is the mean over this share of the training's steps.
 _SMOOTHED = 0.02
 
 
@@ -54,7 +54,7 @@ def plot_training(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Mean of each value and its neighbours, (n,); at the ends of those that there are."""
+    """Mean over a window around each value, (n,); the window is cut at the ends."""
     half = int(len(values) * _SMOOTHED / 2)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     places = np.arange(len(values))

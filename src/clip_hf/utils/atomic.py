@@ -42,7 +42,7 @@ def _beside(path: Path, ending: str) -> Path:
 
 def sync(path: str | os.PathLike) -> None:
     """Flush a file, or a folder's list of names, to disk, so that it survives a power failure."""
-    if os.name == "nt":  # Windows has no such call for folders, nor for files that are open to read.
+    if os.name == "nt":  # Windows has no such call for folders or for files that are open to read.
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -141,7 +141,7 @@ def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
 
 
 def take_over(path: Path) -> Path | None:
-    """Take over the folder that a killed process had set aside last for `path`; None if there is none."""
+    """Take over the last folder that a killed process had set aside for `path`; None if there is none."""
     for abandoned in _leftovers_of(path, every_owner=False)[_ASIDE]:
         aside = _beside(path, _ASIDE)
         os.rename(abandoned, aside)

@@ -47,7 +47,7 @@ def _restored(message: str, name: str) -> MissingExtra:
 
 
 def require_extra(extra: str, user: str, *modules: str) -> None:
-    """Import optional modules, or say which extra brings those that are missing.
+    """Import optional modules, or say which extra brings the missing ones.
 
     Args:
         extra (`str`): An extra in setup.cfg: `"train"`, `"eval"`, `"demo"`, ...
@@ -55,7 +55,7 @@ def require_extra(extra: str, user: str, *modules: str) -> None:
         *modules (`str`): The modules.
 
     Raises:
-        MissingExtra: if one of them, or what it imports, is not installed.
+        MissingExtra: if one of them, or a module that it imports, is not installed.
     """
     missing = []
     for module in modules:

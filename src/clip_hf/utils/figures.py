@@ -50,7 +50,7 @@ _TITLE_CHARACTERS = 88  # of a title across the whole width
 
 @contextmanager
 def new_figure(title: str, height: float, width: float = WIDTH) -> Iterator["Figure"]:
-    """Give an empty figure with a title; what is drawn inside the `with` block gets the style of all our plots.
+    """Give an empty figure with a title; drawings inside the `with` block get the style of all our plots.
 
     Args:
         title (`str`): What the figure shows. Long titles are wrapped.

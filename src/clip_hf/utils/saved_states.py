@@ -13,8 +13,8 @@ def check_kinds(value: Any, kind: Any, where: str) -> None:
     Args:
         value (`Any`): Plain values and tensors.
         kind (`type`, `dict` or `list`): A class or a union; `float` stands for integers, too. `[kind]` is a list of
-            such values, `{str: kind}` a dict of such values, and any other dict has the kind of each key, of which
-            none may be missing or added.
+            such values, `{str: kind}` a dict of such values; any other dict gives the kind of each key and must match
+            exactly.
         where (`str`): Name of the value in messages.
 
     Raises:
@@ -52,5 +52,7 @@ def _check_type(value: Any, kind: type | UnionType, where: str) -> None:
     # In Python True is an integer.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         name = kind.__name__ if isinstance(kind, type) else kind
-        found = type(value).__name__
-        raise ValueError(f"{where} is of type {found} and must be of type {name}; it is not what this training saves.")
+        raise ValueError(
+            f"{where} is of type {type(value).__name__} and must be of type {name}; it is not what this training "
+            "saves."
+        )

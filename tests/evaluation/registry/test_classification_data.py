@@ -522,7 +522,7 @@ def test_splits_that_are_missing(tmp_path):
         load_classification(class_data(), ClassificationOptions(split="test"))
     with pytest.raises(ValueError, match="splits a, b; say with `split`"):
         load_classification({"a": class_data(), "b": class_data()})
-    with pytest.raises(ValueError, match="all parts are to be loaded"):
+    with pytest.raises(ValueError, match="`load_splits` loads all parts"):
         load_splits(class_data(), ClassificationOptions(split="test"))
 
 

@@ -18,8 +18,8 @@ def clip_score(image_embeds: Any, text_embeds: Any, weight: float = 2.5) -> np.n
     Args:
         image_embeds (array of shape `(n, dim)`): Projected embeddings of the images; need not be normalised.
         text_embeds (array of shape `(n, dim)`): Those of the texts, each in the row of its image.
-        weight (`float`, *optional*, defaults to 2.5): Stretches the scores, which for CLIP seldom leave 0 to 0.4,
-            towards 0 to 1.
+        weight (`float`, *optional*, defaults to 2.5): Stretches the scores to about 0 to 1; CLIP's cosines are
+            seldom above 0.4.
 
     Returns:
         `np.ndarray` of shape `(n,)`, float64: scores from 0 to `weight`.

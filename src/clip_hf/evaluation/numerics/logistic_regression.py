@@ -25,8 +25,8 @@ class LogisticRegressionOptions:
     """How a logistic regression is solved.
 
     Args:
-        max_iterations (`int`, *optional*, defaults to 1000): Iterations at most. Each multiplies by the features
-            twice, as an iteration of L-BFGS does, of which the paper allows so many.
+        max_iterations (`int`, *optional*, defaults to 1000): Largest number of iterations, the paper's. Each
+            multiplies by the features twice, as an iteration of L-BFGS does.
         tolerance (`float`, *optional*, defaults to 1e-4): The search has converged where the gradient's norm is at
             most this multiple of the norm of the penalty's part of it (or mere rounding, in double precision). This
             bounds the relative error of the coefficients, however small the penalty is. scikit-learn's default, 1e-4

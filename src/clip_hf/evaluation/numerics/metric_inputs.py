@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Arrays, lists and tensors that metrics are given, checked: what is wrong is named with its row."""
+"""Check the arrays, lists and tensors passed to metrics; errors name the row."""
 
 import math
 import operator
@@ -163,7 +163,7 @@ def as_weights(weights: Any, rows: int) -> np.ndarray:
 
 def scaled(array: np.ndarray) -> np.ndarray:
     """The array with its largest value between 1/2 and 1."""
-    # By a power of two, so that sums and products neither overflow nor round otherwise than without.
+    # By a power of two, so that sums and products do not overflow, and round as they would without it.
     return np.ldexp(array, -np.frexp(array.max())[1])
 
 

@@ -62,8 +62,8 @@ def target_ranks(scores: Any, targets: Any) -> np.ndarray:
     columns = np.arange(scores.shape[1])
     for start in range(0, len(scores), rows):
         block, target = scores[start : start + rows], targets[start : start + rows, None]
-        own = np.take_along_axis(block, target, axis=1)
-        better = (block > own) | ((block == own) & (columns < target))
+        target_scores = np.take_along_axis(block, target, axis=1)
+        better = (block > target_scores) | ((block == target_scores) & (columns < target))
         ranks[start : start + rows] = better.sum(axis=1)
     return ranks
 
@@ -140,7 +140,7 @@ def top1_top5_mean(scores: Any, targets: Any, weights: Any = None) -> float:
     3/4.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class, of which there are at least 5.
+        scores (array of shape `(n, c)`): A score for each class, at least 5 classes.
         targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
         weights (array of shape `(n,)`, *optional*): How much each row counts.
 
@@ -431,7 +431,7 @@ def bootstrap_interval(
     """Percentile bootstrap over rows: how far the metric would move with other images of the same kind.
 
     n rows are drawn with replacement, `resamples` times; the interval goes from the (1 - confidence) / 2 quantile of
-    the metric to its mirror. A class of which a resample has no (positive) row is left out of that resample's mean; a
+    the metric to its mirror. A class without a (positive) row in a resample is left out of that resample's mean; a
     resample without both kinds of rows is left out of a ROC AUC's quantiles.
 
     Args:

@@ -94,7 +94,7 @@ def retrieval_ranks(
 
     Args:
         image_embeds (`np.ndarray` or `torch.Tensor` of shape (n, d), floating): Embeddings of images. Normalise them
-            if the score is to be the cosine.
+            if the score should be the cosine.
         text_embeds (`np.ndarray` or `torch.Tensor` of shape (m, d), floating): Embeddings of texts.
         image_of_text (`np.ndarray`, `torch.Tensor` or `Sequence[int]` of shape (m,), integer): Row of the image that
             each text belongs to; each image has one text or more.
@@ -150,7 +150,7 @@ def retrieval_ranks(
 
 
 def _checked_embeds(embeds: Any, name: str) -> np.ndarray:
-    """Return `embeds` as float32 or float64, finite, and scaled so that products neither overflow nor vanish."""
+    """Return `embeds` as float32 or float64, finite, and scaled so that products cannot overflow or vanish."""
     if isinstance(embeds, torch.Tensor):
         embeds = embeds.detach().cpu()
         embeds = (embeds if embeds.dtype == torch.float64 else embeds.float()).numpy()
@@ -290,7 +290,7 @@ class _Ranking:
                         self._add(self._count(scores, rows, columns), rows, columns)
 
     def _check_precision(self, scores: torch.Tensor, rows: slice, columns: slice) -> None:
-        # Several functions of torch switch TF32 and the like on. Scores that are known exactly show whether one did.
+        # Torch may compute in TF32 or the like. Scores that are known exactly show it.
         right_images = self.texts.right[columns]
         inside = np.flatnonzero((right_images >= rows.start) & (right_images < rows.stop))
         if not len(inside):
@@ -324,7 +324,10 @@ class _Ranking:
     def _count(
         self, scores: np.ndarray | torch.Tensor, rows: slice, columns: slice
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """In a tile of scores, candidates that come before each image's and text's best; how many were recomputed."""
+        """For a tile, count the candidates before each query's best right one.
+
+        Returns the counts of the images and of the texts, and how many scores were recomputed.
+        """
         is_tensor = isinstance(scores, torch.Tensor)
         compare = _compare_tensor if is_tensor else _compare_array
         dtype = np.dtype(str(scores.dtype).removeprefix("torch."))

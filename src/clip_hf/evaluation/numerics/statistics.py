@@ -78,9 +78,9 @@ def eleven_points(scores: np.ndarray, targets: np.ndarray) -> Statistic:
         if stop == 0:
             return np.full(len(weights), np.nan)
         sorted_weights = weights[:, order]
-        found = np.add.reduceat(sorted_weights, starts, axis=1).cumsum(axis=1)  # (r, groups)
+        retrieved = np.add.reduceat(sorted_weights, starts, axis=1).cumsum(axis=1)  # (r, groups)
         right = np.add.reduceat(sorted_weights * positive, starts, axis=1).cumsum(axis=1)
-        precision = np.divide(right, found, out=np.zeros_like(right), where=right > 0)
+        precision = np.divide(right, retrieved, out=np.zeros_like(right), where=right > 0)
         best_from = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
         total = right[:, -1:]
         # Recall r reaches k/10 if 10 r >= k: exact in whole numbers, and the slack is for other weights' rounding.

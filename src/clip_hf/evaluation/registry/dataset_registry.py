@@ -35,7 +35,7 @@ class RegistryEntry:
         hub_id (`str`, *optional*): The repository on the hub; `None` if there is none that could be verified, and the
             data must be local.
         hub_config (`str`, *optional*): Its configuration.
-        splits (`dict[str, str]`): For each of `"train"`, `"validation"` and `"test"` that there is, its name on the
+        splits (`dict[str, str]`): The parts among `"train"`, `"validation"` and `"test"`, each with its name on the
             hub. `"test"` is the part on which figures are published, which for ImageNet is the hub's `validation`.
         image_column, label_column, caption_column (`str`, *optional*): Columns on the hub. Label columns are those of
             classification, caption columns of retrieval.
@@ -50,7 +50,7 @@ class RegistryEntry:
         border (`int`, *optional*, defaults to 0): Pixels to cut off each side of an image.
         suite (`str`): `"paper"` for the paper's 27, `"shift"` for ImageNet's variants, `"extra"`, `"retrieval"`, or
             `"local"` for those that need no hub.
-        homepage, licence, notes (`str`, *optional*): What else there is to know.
+        homepage, licence, notes (`str`, *optional*): Further facts about the data.
     """
 
     name: str
@@ -233,8 +233,8 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
         source = load_prompt_set(source)
     elif isinstance(source, str) and source.startswith(CLIP_BENCHMARK):
         key = source.removeprefix(CLIP_BENCHMARK)
-        found = _by_key(_clip_benchmark_data("en_zeroshot_classification_templates.json"), key, "clip-benchmark")
-        source = _with_our_placeholder(found)
+        prompts = _by_key(_clip_benchmark_data("en_zeroshot_classification_templates.json"), key, "clip-benchmark")
+        source = _with_our_placeholder(prompts)
     elif isinstance(source, str) and source in BUILT_IN_DATASETS:
         source = BUILT_IN_DATASETS[source].templates or source
     return check_templates(source)
@@ -243,7 +243,7 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
 def _with_our_placeholder(prompts: Any) -> Any:
     """clip-benchmark writes `{c}` where the class goes."""
     if isinstance(prompts, dict):
-        return {name: _with_our_placeholder(own) for name, own in prompts.items()}
+        return {name: _with_our_placeholder(texts) for name, texts in prompts.items()}
     return [prompt.replace("{c}", "{}") for prompt in prompts]
 
 

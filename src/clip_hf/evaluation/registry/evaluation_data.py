@@ -273,7 +273,7 @@ def load_splits(
         options ([`ClassificationOptions`], *optional*): As there, without `split`; `limit` holds for each part.
 
     Returns:
-        `dict[str, ClassificationData]`: those of `"train"`, `"validation"` and `"test"` that there are, `"test"` being
+        `dict[str, ClassificationData]`: the parts among `"train"`, `"validation"` and `"test"`; `"test"` is
         the part on which figures are published. Data without parts come as `"all"`.
 
     Raises:
@@ -282,7 +282,7 @@ def load_splits(
     """
     options = options or ClassificationOptions()
     if options.split is not None:
-        raise ValueError(f"`split` is {options.split!r}, but all parts are to be loaded; leave it out.")
+        raise ValueError(f"`split` is {options.split!r}, but `load_splits` loads all parts; leave it out.")
     opened = open_source(source, "classification")
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
@@ -319,7 +319,7 @@ def _classification(opened: EvaluationSource, split: str, options: Classificatio
 
 
 def _without_border(row: dict[str, Any], column: str, pixels: int) -> dict[str, Any]:
-    """The row with `pixels` less on each side of its image; an unreadable one stays, for the encoder to name."""
+    """The row with `pixels` less on each side of its image; an unreadable one stays, so that the encoder names it."""
     try:
         image = open_image(row[column])
     except (TypeError, ValueError):
@@ -392,12 +392,12 @@ def check_metric(data: ClassificationData) -> None:
 
 
 def _find_column(
-    data: datasets.Dataset, content: str, given: str | None, registered: str | None, is_typed: Callable[[Any], bool]
+    data: datasets.Dataset, content: str, chosen: str | None, registered: str | None, is_typed: Callable[[Any], bool]
 ) -> str:
-    """The column of the images or labels: as given, as registered, the only one of its type, or by a usual name."""
-    if given is not None:
-        check_column(data.column_names, given, content)
-        return given
+    """The column of the images or labels: the chosen or registered one, the only one of its type, or a usual name."""
+    if chosen is not None:
+        check_column(data.column_names, chosen, content)
+        return chosen
     if registered in data.column_names:
         return registered
     typed = [name for name, feature in data.features.items() if is_typed(feature)]
@@ -467,7 +467,7 @@ def _pair_options(options: CaptionedDataOptions) -> PairOptions:
 
 
 def _retrieval(
-    data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, found: RetrievalData
+    data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, retrieval: RetrievalData
 ) -> RetrievalData:
     image_column = _image_column(data, options, entry)
     caption_column = options.caption_column
@@ -476,7 +476,7 @@ def _retrieval(
     captions = read_captions(data, caption_column or "caption")
     if entry is not None and entry.caption_column == "txt":
         # clip-benchmark's tars have an image's captions in one text, a line each.
-        captions = [[line for text in own for line in text.splitlines() if line.strip()] for own in captions]
+        captions = [[line for text in texts for line in text.splitlines() if line.strip()] for texts in captions]
     if options.image_id_column is not None:
         check_column(data.column_names, options.image_id_column, "ids of the images")
         rows: dict[Any, int] = {}
@@ -485,12 +485,12 @@ def _retrieval(
             rows.setdefault(image_id, row)
             together.setdefault(image_id, []).extend(captions[row])
         data, captions = data.select(list(rows.values())), list(together.values())
-    data, chosen = _chosen_images(data, image_column, options, found.name)
+    data, chosen = _chosen_images(data, image_column, options, retrieval.name)
     captions = [captions[row] for row in chosen]
     most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
     return replace(
-        found,
+        retrieval,
         data=data,
         image_column=image_column,
-        captions=[own[:most] for own in captions],
+        captions=[texts[:most] for texts in captions],
     )

@@ -24,30 +24,30 @@ _TASKS = {"classification": "captions and no classes", "retrieval": "classes and
 
 @dataclass(frozen=True)
 class EvaluationSource:
-    """Data as they were found, before a part is read.
+    """Data that were found, before a part is read.
 
     Args:
-        found ([`DataSource`] or [`HubSource`]): The data.
+        data_source ([`DataSource`] or [`HubSource`]): The data.
         entry ([`RegistryEntry`], *optional*): What the registry says about them.
     """
 
-    found: DataSource | HubSource
+    data_source: DataSource | HubSource
     entry: RegistryEntry | None = None
 
     @property
     def name(self) -> str:
         """The dataset's name, for results."""
-        return self.found.name if self.entry is None else self.entry.name
+        return self.data_source.name if self.entry is None else self.entry.name
 
     @property
     def location(self) -> str:
         """Where the data are, for results and messages."""
-        return self.found.location
+        return self.data_source.location
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of the parts; `"all"` for data without parts."""
-        return self.found.part_names or (WHOLE,)
+        return self.data_source.part_names or (WHOLE,)
 
     def resolve(self, split: str | None) -> str:
         """The part that is meant by `split`; by default the one on which figures are published, or the only one.
@@ -56,7 +56,7 @@ class EvaluationSource:
             ValueError: if there is no such part, or several and none of these.
         """
         if split is None:
-            # A dataset may come without the part that its figures are of, so what is there decides.
+            # A dataset may lack the part that its figures are about, so the existing parts decide.
             names = [name for wanted in ("test", "validation") for name in self._names_of(wanted)]
             default = next((name for name in names if name in self.splits), None)
             if default is None and len(self.splits) > 1:
@@ -67,9 +67,9 @@ class EvaluationSource:
             return default or self.splits[0]
         part = next((name for name in self._names_of(split) if name in self.splits), None)
         if part is None and split.endswith("]"):
-            return parts_in(split, self.location, self.found.part_names)
+            return parts_in(split, self.location, self.data_source.part_names)
         if part is None:
-            raise no_such_part(self.location, split, self.found.part_names)
+            raise no_such_part(self.location, split, self.data_source.part_names)
         return part
 
     def _names_of(self, split: str) -> list[str]:
@@ -86,20 +86,20 @@ class EvaluationSource:
         Raises:
             ValueError: if there are none.
         """
-        data = read_parts(split, lambda part: read(self.found.rows(part)))
+        data = read_parts(split, lambda part: read(self.data_source.rows(part)))
         if len(data) == 0:
             raise ValueError(f"The split `{split}` of the data set {self.location} has no rows.")
         return data
 
     def parts(self) -> dict[str, str]:
-        """The names here of `"train"`, `"validation"` and `"test"`, where there are such; else all names there are."""
-        found: dict[str, str] = {}
+        """The data's names of `"train"`, `"validation"` and `"test"`, if it has such parts; else all names."""
+        parts: dict[str, str] = {}
         # What the registry calls test comes first, because it may be `val` here.
         for wanted in ("test", "train", "validation"):
-            names = [name for name in self._names_of(wanted) if name in self.splits and name not in found.values()]
+            names = [name for name in self._names_of(wanted) if name in self.splits and name not in parts.values()]
             if names:
-                found[wanted] = names[0]
-        ordered = {wanted: found[wanted] for wanted in SPLIT_NAMES if wanted in found}
+                parts[wanted] = names[0]
+        ordered = {wanted: parts[wanted] for wanted in SPLIT_NAMES if wanted in parts}
         return ordered or {name: name for name in self.splits}
 
 
@@ -129,9 +129,9 @@ def open_source(source: Any, task: str) -> EvaluationSource:
         return EvaluationSource(_published_source(entry), entry)
     folders = None if entry is None else class_folders(entry)
     labelled = task == "classification"
-    found = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
-    found.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
-    return EvaluationSource(found, entry)
+    data_source = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
+    data_source.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
+    return EvaluationSource(data_source, entry)
 
 
 def _published_source(entry: RegistryEntry) -> DataSource | HubSource:

@@ -50,55 +50,58 @@ def read_class_names(
     opened: EvaluationSource,
     data: datasets.Dataset,
     column: str,
-    given: Any,
+    class_names: Any,
     read: Callable[[Rows], datasets.Dataset],
 ) -> list[str]:
-    """A name for each label id, in the order of the ids; `read` reads other parts, whose labels may be names too."""
+    """A name for each label id, in the order of the ids.
+
+    `class_names` are the user's choice, if any; `read` reads other parts, whose labels may be names too.
+    """
     label, entry = class_label(data.features[column]), opened.entry
     where = f"{opened.name}: "
-    own = list(label.names) if label is not None else None
+    data_names = list(label.names) if label is not None else None
     curated = None if entry is None or entry.class_names in (None, "features") else entry.class_names
-    if given is not None:
-        names = load_class_names(given) if isinstance(given, str | os.PathLike) else None
-        names = check_class_names(given if names is None else names, "`class_names`")
+    if class_names is not None:
+        names = load_class_names(class_names) if isinstance(class_names, str | os.PathLike) else None
+        names = check_class_names(class_names if names is None else names, "`class_names`")
     elif curated is not None:
         names = load_class_names(curated)
-        if own and all(map(_SYNSET.fullmatch, own)) and "imagenet" in curated:
-            return _names_of_synsets(own, names, where)
-    elif own is not None:
-        return [readable_name(name) for name in own]
+        if data_names and all(map(_SYNSET.fullmatch, data_names)) and "imagenet" in curated:
+            return _names_of_synsets(data_names, names, where)
+    elif data_names is not None:
+        return [readable_name(name) for name in data_names]
     else:
         names = _names_of_strings(opened, data, column, read)
         if names is None:
             raise ValueError(_no_names(opened, data, column))
         return names
-    if own is None:
+    if data_names is None:
         return names
-    if len(own) != len(names):
+    if len(data_names) != len(names):
         raise ValueError(
-            f"{where}there are {len(names)} class names, but the column {column!r} is a ClassLabel of {len(own)} "
-            f"({some(own)}). Give one name for each, in that order."
+            f"{where}there are {len(names)} class names, but the column {column!r} is a ClassLabel of "
+            f"{len(data_names)} ({some(data_names)}). Give one name for each, in that order."
         )
-    return _in_order_of(own, names, where, may_differ=given is not None)
+    return _in_order_of(data_names, names, where, may_differ=class_names is not None)
 
 
 def _names_of_strings(
     opened: EvaluationSource, data: datasets.Dataset, column: str, read: Callable[[Rows], datasets.Dataset]
 ) -> list[str] | None:
-    """Labels that are strings are names themselves: those of all parts, sorted, with spaces for underscores.
+    """The class names of string labels: the labels of all parts, sorted, with spaces for underscores.
 
-    None where labels are no strings, or where all of them are numbers: ids of classes, which have names elsewhere.
+    None if the labels are not strings, or are all numbers: these are class ids, whose names are elsewhere.
     """
     parts = opened.parts()
     others = parts.values() if parts.keys() <= SPLIT_NAMES.keys() else ()  # tables of other names are other data
-    found: set[str] = set()
-    for part in (data, *(read(opened.found.rows(name)) for name in others)):
+    labels: set[str] = set()
+    for part in (data, *(read(opened.data_source.rows(name)) for name in others)):
         if column in part.column_names and _is_text(part.features[column]):
-            found |= _different_labels(part, column)
-    if not found or all(map(_NUMBER.fullmatch, found)):
+            labels |= _different_labels(part, column)
+    if not labels or all(map(_NUMBER.fullmatch, labels)):
         return None
-    names = [readable_name(label) for label in sorted(found)]
-    return names if len(set(names)) == len(names) else sorted(found)
+    names = [readable_name(label) for label in sorted(labels)]
+    return names if len(set(names)) == len(names) else sorted(labels)
 
 
 def _different_labels(data: datasets.Dataset, column: str) -> set:
@@ -107,7 +110,7 @@ def _different_labels(data: datasets.Dataset, column: str) -> set:
 
 
 def _labels_of(value: Any) -> list:
-    """An image's labels, of which there may be none."""
+    """An image's labels; the list may be empty."""
     return value if isinstance(value, list) else [value]
 
 
@@ -125,15 +128,15 @@ def _no_names(opened: EvaluationSource, data: datasets.Dataset, column: str) -> 
     feature = data.features[column]
     item = _item_feature(feature)
     has_values = isinstance(feature if item is None else item, datasets.Value)
-    found = sorted(_different_labels(data, column)) if has_values else []
-    if has_values and not found:
+    labels = sorted(_different_labels(data, column)) if has_values else []
+    if has_values and not labels:
         return f"No row of {opened.name} has a label in the column {column!r}. Fill them in, or name another column."
     kind = f"{feature.dtype} values" if isinstance(feature, datasets.Value) else str(feature)
     kind = "numbers, written as text" if _is_text(feature) else kind
     values = ""
-    if found:
-        found = sorted(found, key=int) if all(re.fullmatch(r"\d+", str(value)) for value in found) else found
-        values = f" There {'is one' if len(found) == 1 else f'are {len(found)} different ones'}, {some(found)}."
+    if labels:
+        labels = sorted(labels, key=int) if all(re.fullmatch(r"\d+", str(label)) for label in labels) else labels
+        values = f" There {'is one' if len(labels) == 1 else f'are {len(labels)} different ones'}, {some(labels)}."
     return (
         f"The labels of {opened.name}, in the column {column!r}, are {kind}, which do not say what the classes are."
         f"{values} Give `class_names`, a name for each label id from 0 on (--class-names FILE: a .txt with a name a "
@@ -142,44 +145,45 @@ def _no_names(opened: EvaluationSource, data: datasets.Dataset, column: str) -> 
     )
 
 
-def _names_of_synsets(own: list[str], names: list[str], where: str) -> list[str]:
+def _names_of_synsets(data_names: list[str], names: list[str], where: str) -> list[str]:
     """Classes called n01440764 and so on, as ImageNet's folders are, by their synset."""
     synsets = imagenet_subsets()["synsets"]
     by_synset = dict(zip(synsets, load_class_names("class_names.json#imagenet")))
-    found = [by_synset.get(synset) for synset in own]
-    if sorted(map(str, found)) != sorted(names):
+    ordered = [by_synset.get(synset) for synset in data_names]
+    if sorted(map(str, ordered)) != sorted(names):
         raise ValueError(
-            f"{where}the {len(own)} classes {some(own)} are not the data set's {len(names)} ImageNet classes."
+            f"{where}the {len(data_names)} classes {some(data_names)} are not the data set's {len(names)} "
+            "ImageNet classes."
         )
-    return found
+    return ordered
 
 
 def _normal(name: str) -> str:
     return "".join(char for char in name.casefold() if char.isalnum())
 
 
-def _in_order_of(own: list[str], names: list[str], where: str, may_differ: bool) -> list[str]:
-    """`names` for the ids that the data's own names have: by name where they are the same ones, by place otherwise."""
+def _in_order_of(data_names: list[str], names: list[str], where: str, may_differ: bool) -> list[str]:
+    """`names` in the order of the data's ids: matched by name if both lists agree, else by position."""
     places = {_normal(name): place for place, name in enumerate(names)}
-    matches = [places.get(_normal(name)) for name in own]
+    matches = [places.get(_normal(name)) for name in data_names]
     if None not in matches and len(set(matches)) == len(names):
         return [names[place] for place in matches]
-    numbers = [int(name) if name.isdecimal() else -1 for name in own]
-    for first in (0, 1):  # folders may be called by the label's number, and sort otherwise: 0, 1, 10, 100
+    numbers = [int(name) if name.isdecimal() else -1 for name in data_names]
+    for first in (0, 1):  # folders may be named by the label's number, sorted as text: 0, 1, 10, 100
         if sorted(numbers) == list(range(first, len(names) + first)):
             return [names[number - first] for number in numbers]
     displaced = [
         index
         for index, match in enumerate(matches)
-        if match is not None and match != index and _normal(names[index]) != _normal(own[index])
+        if match is not None and match != index and _normal(names[index]) != _normal(data_names[index])
     ]
-    in_place = sum(_normal(name) == _normal(other) for name, other in zip(own, names))
+    in_place = sum(_normal(name) == _normal(other) for name, other in zip(data_names, names))
     if len(displaced) > in_place and not may_differ:
         index = displaced[0]
         raise ValueError(
             f"{where}the data's classes are in another order than the registry's, and not the same ones: class "
-            f"{index} is {own[index]!r} in the data, {names[index]!r} in the registry. Give `class_names` in the "
-            "data's order."
+            f"{index} is {data_names[index]!r} in the data, {names[index]!r} in the registry. Give `class_names` "
+            "in the data's order."
         )
     return names
 
@@ -216,10 +220,10 @@ def read_targets(data: datasets.Dataset, column: str, names: list[str], where: s
 
 
 def _multi_label(values: list, item: Any, names: list[str], where: str) -> np.ndarray:
-    lengths = [len(own) for own in values]
-    flat = [label for own in values for label in own]
-    # Ids of an image's classes do not repeat, so lists that repeat 0 or 1 say of each class whether it is there.
-    if set(lengths) == {len(names)} and set(flat) <= {0, 1} and any(len(set(own)) < len(own) for own in values):
+    lengths = [len(labels) for labels in values]
+    flat = [label for labels in values for label in labels]
+    # A list of class ids has no repeats, so a list that repeats 0 or 1 is a row of flags.
+    if set(lengths) == {len(names)} and set(flat) <= {0, 1} and any(len(set(row)) < len(row) for row in values):
         return np.asarray(values, bool)
     is_text = isinstance(item, datasets.Value) and "string" in item.dtype
     if isinstance(item, datasets.Value) and not is_text and not re.match(r"u?int", item.dtype):
@@ -234,7 +238,7 @@ def _multi_label(values: list, item: Any, names: list[str], where: str) -> np.nd
 
 
 def _ids_of_strings(values: list[str], names: list[str], where: str) -> list[int]:
-    """Strings by the class names; if they are none of them, but numbers, those."""
+    """Ids of string labels: by class name, or the numbers themselves if all are numbers."""
     ids = {name: index for index, name in enumerate(names)}
     spelled = {value: value if value in ids else readable_name(value) for value in set(values)}
     unknown = sorted(value for value, name in spelled.items() if name not in ids)
@@ -277,18 +281,18 @@ def _checked_ids(values: Sequence[float], names: list[str], where: str) -> np.nd
 
 
 def _cure(ids: np.ndarray, num_names: int) -> str:
-    found = np.unique(ids)
-    if found[0] == 1 and found[-1] == num_names:
+    labels = np.unique(ids)
+    if labels[0] == 1 and labels[-1] == num_names:
         return "The labels begin at 1: subtract 1 from each, or give a name for the label 0 as well."
-    if len(found) <= num_names:
+    if len(labels) <= num_names:
         return (
-            f"There {'is' if len(found) == 1 else 'are'} {counted(len(found), 'different label')}, "
-            f"{some(found.tolist())}: number them from 0 on without gaps, or give a name for each number."
+            f"There {'is' if len(labels) == 1 else 'are'} {counted(len(labels), 'different label')}, "
+            f"{some(labels.tolist())}: number them from 0 on without gaps, or give a name for each number."
         )
     return "Give a name for each label (`class_names`, --class-names FILE)."
 
 
 def some(names: Sequence[Any]) -> str:
-    """The first of them, for a message."""
+    """The first names, shortened for a message."""
     shown = ", ".join(map(repr, names[:_SHOWN]))
     return shown if len(names) <= _SHOWN else f"{shown}, ..."

@@ -192,12 +192,12 @@ def _groups(
     """For each attribute and crossing, each image's value as a text, or None."""
     if not isinstance(attributes, Mapping) or not attributes:
         raise ValueError("`attributes` must be a mapping of one attribute or more, with a value for each image.")
-    found: dict[str, np.ndarray] = {}
+    groups: dict[str, np.ndarray] = {}
     for name, values in attributes.items():
         values = values.tolist() if hasattr(values, "tolist") else list(values)
         if len(values) != count:
             raise ValueError(f"The attribute {name!r} has {len(values)} values for {count} images.")
-        found[name] = np.array([None if value is None else str(value) for value in values], dtype=object)
+        groups[name] = np.array([None if value is None else str(value) for value in values], dtype=object)
         if all(value is None for value in values):
             raise ValueError(f"The attribute {name!r} has no value for any image.")
         if name == "all":
@@ -208,18 +208,18 @@ def _groups(
             raise ValueError(
                 f"`crossings` has {names!r}; a crossing is of two attributes or more of {list(attributes)}."
             )
-        rows = zip(*(found[name] for name in names), strict=True)
+        rows = zip(*(groups[name] for name in names), strict=True)
         joined = [None if None in row else _CROSS.join(row) for row in rows]
-        found[_CROSS.join(names)] = np.array(joined, dtype=object)
-    return found
+        groups[_CROSS.join(names)] = np.array(joined, dtype=object)
+    return groups
 
 
 def _members(scores: np.ndarray, category_of: np.ndarray, count: int, options: LabelProbeOptions) -> np.ndarray:
     """Which categories an image is in: (n, k + 1) bool, the last one for none."""
     order = np.argsort(-scores, axis=1, kind="stable")[:, : options.top_k]
-    given = np.take_along_axis(scores, order, axis=1) >= options.threshold if options.threshold else True
+    is_assigned = np.take_along_axis(scores, order, axis=1) >= options.threshold if options.threshold else True
     members = np.zeros((len(scores), count + 1), bool)
-    rows, places = np.nonzero(np.broadcast_to(given, order.shape))
+    rows, places = np.nonzero(np.broadcast_to(is_assigned, order.shape))
     members[rows, category_of[order[rows, places]]] = True
     members[:, -1] = ~members.any(axis=1)
     return members
@@ -264,7 +264,7 @@ def _disparities(
     if len(large) < 2:
         return []
     sizes = np.array([group.size for group in large])
-    found = []
+    disparities = []
     for name in names:
         shares = np.array([group.shares[name] for group in large])
         high, low = int(shares.argmax()), int(shares.argmin())
@@ -273,22 +273,22 @@ def _disparities(
             drawn = [_resampled_shares(shares[each], sizes[each], options, generator) for each in (high, low)]
             interval = percentile_interval(drawn[0] - drawn[1], options.confidence)
             p_value = _p_value(np.rint(shares * sizes).astype(np.int64), sizes, options, generator)
-        found.append(
+        disparities.append(
             Disparity(large[0].attribute, name, large[high].value, large[low].value, difference, interval, p_value)
         )
-    return found
+    return disparities
 
 
 def _p_value(
     counts: np.ndarray, sizes: np.ndarray, options: LabelProbeOptions, generator: np.random.Generator
 ) -> float:
-    """How often groups differ as much, by chi-squared, when images are shuffled; `counts` are in the category."""
+    """Permutation p-value of the chi-squared statistic; `counts`: images of each group in the category."""
     share = counts.sum() / sizes.sum()
     # Shuffling images draws the category's images without replacement from the groups.
     drawn = generator.multivariate_hypergeometric(sizes, counts.sum(), options.resamples)
-    own, shuffled = (((each - share * sizes) ** 2 / sizes).sum(axis=-1) for each in (counts, drawn))
+    observed, shuffled = (((each - share * sizes) ** 2 / sizes).sum(axis=-1) for each in (counts, drawn))
     # The data themselves count as one of the permutations. The small number allows for rounding.
-    return float((1 + (shuffled >= own - 1e-9).sum()) / (1 + options.resamples))
+    return float((1 + (shuffled >= observed - 1e-9).sum()) / (1 + options.resamples))
 
 
 def _accuracies(
@@ -299,7 +299,7 @@ def _accuracies(
     options: LabelProbeOptions,
     generator: np.random.Generator,
 ) -> list[GroupAccuracy]:
-    found = []
+    accuracies = []
     for target, answers in options.answers.items():
         if target not in groups:
             raise ValueError(f"`answers` has {target!r}, which is no attribute; there are {list(groups)}.")
@@ -324,8 +324,8 @@ def _accuracies(
             accuracy, size = float(right[rows].mean()), int(rows.sum())
             drawn = _resampled_shares(np.float64(accuracy), size, options, generator)
             interval = percentile_interval(drawn, options.confidence) if options.resamples else None
-            found.append(GroupAccuracy(target, attribute, value, size, accuracy, interval))
-    return found
+            accuracies.append(GroupAccuracy(target, attribute, value, size, accuracy, interval))
+    return accuracies
 
 
 def _warn_of_small_groups(groups: list[GroupShares], least: int) -> None:
@@ -413,14 +413,14 @@ def _columns(data: datasets.Dataset, names: Sequence[str]) -> dict[str, list[Any
     missing = [name for name in names if name not in data.column_names]
     if missing:
         raise ValueError(f"The data have no columns {missing}; there are {data.column_names}.")
-    found = {}
+    columns = {}
     for name in names:
         values, feature = list(data[name]), data.features[name]
         if isinstance(feature, datasets.ClassLabel):
             # -1 stands for an unknown class.
             values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
-        found[name] = values
-    return found
+        columns[name] = values
+    return columns
 
 
 # --------------------------------------------------------------------------------------------------------- comparison
@@ -462,13 +462,13 @@ def compare_label_sets(
     for group in before.groups:
         rows = before.group_of[group.attribute] == group.value
         for name in (name for name in names if name in others):
-            one, two = before.members[rows, names.index(name)], after.members[rows, others.index(name)]
+            old, new = before.members[rows, names.index(name)], after.members[rows, others.index(name)]
             interval = None
             if resamples:
-                # An image enters, leaves or neither: the three numbers of a resample are multinomial.
-                gained, lost = (two & ~one).mean(), (one & ~two).mean()
+                # Each image enters, leaves or does neither, so the three counts of a resample are multinomial.
+                gained, lost = (new & ~old).mean(), (old & ~new).mean()
                 drawn = generator.multinomial(group.size, [gained, lost, max(0.0, 1 - gained - lost)], resamples)
                 interval = percentile_interval((drawn[:, 0] - drawn[:, 1]) / group.size, options.confidence)
-            shares = float(one.mean()), float(two.mean())
+            shares = float(old.mean()), float(new.mean())
             changes.append(LabelSetChange(group.attribute, group.value, name, group.size, *shares, interval))
     return LabelSetComparison(changes)

@@ -215,15 +215,15 @@ class LabelProbeResult(EvaluationResult):
 
     def _method(self) -> str:
         counts = ", ".join(f"{table_cell(name)} ({count})" for name, count in self.label_counts.items())
-        given = "its most probable label" if self.top_k == 1 else f"its {self.top_k} most probable labels"
+        assigned = "its most probable label" if self.top_k == 1 else f"its {self.top_k} most probable labels"
         if self.top_k >= self.num_labels:
-            given = "every label"
+            assigned = "every label"
         if self.threshold:
-            given += f" if the probability is at least {100 * self.threshold:g}%"
+            assigned += f" if the probability is at least {100 * self.threshold:g}%"
         sizes = (counted(self.num_images, "image"), counted(self.num_labels, "label"))
         kinds = counted(len(self.label_counts), "category", "categories")
         text = (
-            f"{', '.join(sizes)} in {kinds} (labels of each): {counts}. An image was given {given}; "
+            f"{', '.join(sizes)} in {kinds} (labels of each): {counts}. An image was given {assigned}; "
             "the shares are those of images with a label of the category."
         )
         if any(group.size < self.min_group_size for group in self.groups):

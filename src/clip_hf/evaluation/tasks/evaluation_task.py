@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What a suite needs to know of an evaluation: how to load its data, how to run it, and what it gives."""
+"""What a suite needs to know of an evaluation: how to load its data, how to run it, and what it returns."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

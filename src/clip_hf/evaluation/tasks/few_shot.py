@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 Features = np.ndarray | torch.Tensor
 
-# Penalties without validation rows, for features of variance 1 (summed over features). On digits and on
-# clusters, 1 to 16 shots, a tenth of it changes accuracies by up to 2 points, three times as much by up to 4.
+# Penalty without validation rows, for features of variance 1 (summed over features). On digits and clusters with 1 to
+# 16 shots, a tenth of the penalty changes accuracies by up to 2 points, three times the penalty by up to 4.
 _PENALTY = 0.03
-# A row of the text classifier moves by up to 1 / penalty for an example, and so does that example's logit.
+# One example can move a row of the text classifier, and its own logit, by up to 1 / penalty.
 _TEXT_PENALTY = 0.1
 
 
@@ -343,12 +343,12 @@ def evaluate_few_shot(
     """Fit classifiers to a few images of each class, and compare with zero-shot (Radford et al. 2021, section 3.1.5).
 
     Features are image embeddings in the space shared with texts. Prompts and metric are the data's, the temperature is
-    the model's; [`few_shot`] says what is done with them.
+    the model's; [`few_shot`] describes the fit.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
-        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): Labelled images by split, of which
-            train and test are used.
+        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): Labelled images by split; train and
+            test are used.
         options ([`FewShotOptions`], *optional*): Shots, seeds, penalties, encoding. `metric`, `class_names` and
             `logit_scale` come from data and model.
         processor (*optional*): The model's processor, where the model is a `nn.Module`.
@@ -451,8 +451,8 @@ def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> t
     for count, reached in points[1:]:
         if reached >= zero_shot:
             share = (zero_shot - score) / (reached - score)
-            found = math.exp(math.log(before) + share * (math.log(count) - math.log(before)))
-            return found, f"{found:.1f}"
+            shots = math.exp(math.log(before) + share * (math.log(count) - math.log(before)))
+            return shots, f"{shots:.1f}"
         before, score = count, reached
     return math.nan, f"more than {before:g}"
 
@@ -469,7 +469,7 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
         `np.ndarray`: (shots * classes,) int64, ascending.
     """
     chosen = [
-        # A generator for each class: what is drawn of one does not depend on the others.
+        # A generator for each class, so that the draw of one class does not depend on the others.
         np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:shots]
         for label in range(labels.max() + 1)
     ]

@@ -151,7 +151,7 @@ def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tup
         raise ValueError(f"There are no baseline models for {shift!r}; there are for {', '.join(SHIFT_TITLES)}.")
     data = _baselines()
     least = data["fit_from"].get(shift, {}).get("subset" if on_subset else "imagenet", 0.0)
-    found = {}
+    accuracies = {}
     for name, model in data["models"].items():
         if on_subset and shift not in model["subset_accuracy"]:
             raise ValueError(
@@ -160,5 +160,5 @@ def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tup
         reference = model["subset_accuracy"][shift] if on_subset else model["accuracy"]["imagenet"]
         shifted = model["accuracy"][shift]
         if shifted is not None and reference >= least:
-            found[name] = (reference, shifted)
-    return found
+            accuracies[name] = (reference, shifted)
+    return accuracies

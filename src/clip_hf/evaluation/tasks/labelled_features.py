@@ -64,7 +64,7 @@ def encode_labelled(
     projected: bool = True,
     options: EncodingOptions | None = None,
 ) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
-    """The labelled images that can be read, their features (n, dim), and what results say of those that cannot.
+    """The labelled images that can be read, their features (n, dim), and the record of the skipped ones for results.
 
     Raises:
         ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
@@ -87,10 +87,7 @@ def encode_splits(
     projected: bool,
     options: EncodingOptions,
 ) -> tuple[list[np.ndarray | None], dict[str, dict[str, Any]]]:
-    """Features and targets of these splits, one after another, and by split what results say of images left out.
-
-    A split that is missing gives two times None.
-    """
+    """Features and targets of each split in turn (None, None if it is missing), and what was skipped, by split."""
     arrays, skipped = [], {}
     for name in names:
         if name not in parts:

@@ -49,11 +49,11 @@ class LinearProbeOptions(LogisticRegressionOptions):
 
     Args:
         max_iterations, tolerance, intercept, device, dtype: See [`LogisticRegressionOptions`].
-        validation_share (`float`, *optional*, defaults to 0.2): Where there is no validation split: the share of the
-            training rows that become one.
+        validation_share (`float`, *optional*, defaults to 0.2): Share of the training rows that
+            become the validation split, if there is none.
         resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples of the test rows, for the interval; 0 for
             none.
-        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and of what is split off.
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and of the split for validation.
         encoding ([`EncodingOptions`], *optional*): For [`evaluate_linear_probe`]: how images are encoded and where
             features are kept.
         model, data, split (`str`, *optional*): Names for the result of [`linear_probe`].
@@ -296,8 +296,8 @@ def evaluate_linear_probe(
 ) -> LinearProbeResult:
     """Fit a linear classifier to a model's features and score it (Radford et al. 2021, section 3.2).
 
-    Features are those before the projection into the space shared with texts; [`linear_probe`] says what is done with
-    them. The metric is the data's.
+    Features are those before the projection into the space shared with texts; [`linear_probe`] describes the fit.
+    The metric is the data's.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
@@ -350,9 +350,9 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
     It tries 1e6, 1e4, ..., 1e-6, then the middles of the two intervals next to the peak, and so on until neighbours
     are an eighth of a decade apart: 11 to 15 of the 97 values of `LAMBDAS`.
 
-    Of lambdas with equal scores it takes the largest: the smallest weights that score so. At the other end of a
-    plateau the penalty hardly holds a regression, and its weights depend on when the solver stopped. (The paper does
-    not say what it does.)
+    Among lambdas with equal scores it takes the largest, which gives the smallest weights. At the other end of a
+    plateau the penalty hardly matters, and the weights depend on when the solver stopped. (The paper does not say
+    which it takes.)
 
     Args:
         score (callable): Gives the validation score of a lambda; called once for each.

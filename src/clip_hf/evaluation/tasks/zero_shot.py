@@ -370,7 +370,7 @@ def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[lis
     """Groups of two or more of these rows that are equal but for rounding: no farther apart than `distance`."""
     points = embeds[rows].astype(np.float64)
     left, groups = np.ones(len(rows), bool), []
-    # Equal rows are neighbours in any projection, so only near ones have to be compared.
+    # Equal rows are neighbours in any projection, so only near ones must be compared.
     direction = np.random.default_rng(0).normal(size=points.shape[1])
     direction /= np.linalg.norm(direction)
     heights = points @ direction
