@@ -36,7 +36,7 @@ from clip_hf.evaluation import plot_predictions, plot_similarities
 from clip_hf.training import TrainingOptions, load_training_data, parse_options, plot_training, train
 from clip_hf.utils.failures import reported_failures
 from clip_hf.utils.figures import save_figure
-from clip_hf.utils.tables import draw_table
+from clip_hf.utils.terminal_tables import draw_table
 
 
 TOWERS = {"ResNet": "demo_resnet.yaml", "ViT": "demo.yaml"}

@@ -10,6 +10,7 @@ import configparser
 import re
 import subprocess
 import textwrap
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,6 +78,9 @@ MAX_ARROWS = 45
 # transformers exports the pipeline's file only where an exported file imports it, and nothing below the pipeline may
 # import it while it is itself being imported. So one import inside a function is allowed, of this module.
 FUNCTION_LEVEL_MODULE = "pipeline_clip_hf"
+
+# All other file names are unique in `src/clip_hf` and in `tests`, so that a search by name finds one file.
+SHARED_NAMES = ("__init__.py", "__main__.py", "conftest.py")
 
 MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 60
@@ -346,6 +350,12 @@ def test_folders_form_layers():
     assert check_folders(graph, FOLDERS) == []
     assert len(graph) <= MAX_FOLDERS
     assert sum(map(len, graph.values())) <= MAX_ARROWS
+
+
+@pytest.mark.parametrize("folder", ["src/clip_hf", "tests"])
+def test_file_names_are_unique(folder):
+    names = Counter(path.name for path in python_files(ROOT / folder))
+    assert [name for name, count in names.items() if count > 1 and name not in SHARED_NAMES] == []
 
 
 def test_imports_lead_somewhere():

@@ -209,3 +209,17 @@ def test_arguments_that_make_no_stream(encoder, tmp_path):
 def test_streamed_datasets_are_not_decoded_before_the_threads(encoder, monkeypatch):
     monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("decoded by `datasets`"))
     assert len(joined(encode_image_stream(encoder, make_data(3), "image", options=quiet()))[0]) == 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_no_column_of_a_dataset_is_decoded(encoder, streaming, tmp_path, monkeypatch):
+    """A file declares its column types: a second column of images could make `datasets` open any path."""
+    rows = [
+        {"image": png(index), "other": {"path": str(tmp_path / "secret.png"), "bytes": None}} for index in range(3)
+    ]
+    features = datasets.Features({"image": datasets.Image(), "other": datasets.Image()})
+    data = datasets.Dataset.from_list(rows, features=features)
+    data = data.to_iterable_dataset() if streaming else data
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *args, **kwargs: pytest.fail("decoded"))
+    (batch,) = encode_image_stream(encoder, data, "image", options=quiet())
+    assert len(batch.features) == 3 and not batch.skipped

@@ -9,7 +9,7 @@ from test_model_card import SECTIONS, full_details, result, section, update
 
 from clip_hf import ClipHFImageProcessor
 from clip_hf.model_card import ModelCardDetails, create_model_card
-from clip_hf.model_card.card_text import image_steps, public_name
+from clip_hf.model_card.section_texts import image_steps, public_name
 from tiny_models import IMAGE_SIZE, tiny_config
 
 

@@ -7,7 +7,7 @@ import pty
 import subprocess
 import sys
 
-from clip_hf.utils.tables import draw_table
+from clip_hf.utils.terminal_tables import draw_table
 
 
 COLUMNS = ("metric", "value", "note [x]")
@@ -25,7 +25,7 @@ def test_a_pipe_gets_aligned_text_that_is_never_wrapped():
 
 
 def test_a_terminal_gets_bold_and_no_line_beyond_its_width():
-    program = f"from clip_hf.utils.tables import draw_table; print(draw_table('T', {COLUMNS}, {ROWS}))"
+    program = f"from clip_hf.utils.terminal_tables import draw_table; print(draw_table('T', {COLUMNS}, {ROWS}))"
     reading, writing = pty.openpty()
     environment = os.environ | {"COLUMNS": "60", "TERM": "xterm"}
     subprocess.run([sys.executable, "-c", program], stdout=writing, env=environment, check=True)

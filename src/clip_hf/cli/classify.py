@@ -20,7 +20,7 @@ from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
-from ..utils.tables import draw_table
+from ..utils.terminal_tables import draw_table
 
 
 # One `--labels` of such a name is a source of labels, not a label.

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from ..data.locations import undecoded
 from ..data.skips import SkipCounter
 from ..model.image_reading_clip_hf import unwrap_source
 from ..utils.processes import SharedOutcome
@@ -24,7 +25,6 @@ from .feature_stream import (
     encode_ahead,
     finish_skips,
     skip_examples,
-    undecoded,
 )
 
 
@@ -210,7 +210,7 @@ def _undecoded_column(data: datasets.Dataset, column: str) -> datasets.Dataset:
         raise ValueError(f"The data has no column {column!r}; it has {', '.join(data.column_names)}.")
     if len(data) == 0:
         raise ValueError("The data has no rows.")
-    return undecoded(data.select_columns([column]), column)
+    return undecoded(data.select_columns([column]))
 
 
 def _sources(images: datasets.Dataset, column: str, rows: Sequence[int]) -> list[Any]:

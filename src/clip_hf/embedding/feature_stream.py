@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.decoding import check_not_missing, skipped_image
+from ..data.locations import undecoded
 from ..data.skips import SkipCounter, SkippedRow
 from .dual_encoder import DualEncoder, NotFiniteError, check_texts
 
@@ -154,7 +155,7 @@ def encode_image_stream(
     if isinstance(images, (datasets.Dataset, datasets.IterableDataset)):
         if get_image is None:
             raise TypeError('The items of a dataset are rows: name the column of images, as in `get_image="image"`.')
-        images = undecoded(images, get_image) if isinstance(get_image, str) else images
+        images = undecoded(images) if isinstance(get_image, str) else images
     return _image_batches(encoder, images, _getter(get_image), projected, options, name)
 
 
@@ -250,13 +251,6 @@ def _share_of_batches(
         if number % options.processes == options.process:
             yield range(start, start + len(batch)), batch
         start += len(batch)
-
-
-def undecoded(data: Any, column: str) -> Any:
-    """A dataset, or one that is streamed, with the images of a column as bytes or paths."""
-    data = data.with_format(None)
-    is_image = isinstance((data.features or {}).get(column), datasets.Image)
-    return data.cast_column(column, datasets.Image(decode=False)) if is_image else data
 
 
 # ------------------------------------------------------------------------------------------------------- reading ahead

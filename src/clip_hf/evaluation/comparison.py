@@ -16,7 +16,7 @@ import numpy as np
 from ..utils.atomic import replaced_file
 from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
-from ..utils.tables import draw_table
+from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
 from .numerics.statistics import (
     ROW_VALUES,
@@ -27,13 +27,13 @@ from .numerics.statistics import (
     percentile_interval,
     resampled_interval,
 )
+from .tasks.display_names import metric_label, model_label, task_label
 from .tasks.evaluation_result import (
     environment,
     format_difference,
     format_difference_interval,
     format_metric,
 )
-from .tasks.metric_labels import metric_label, model_label, task_label
 
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.zero_shot_clip_hf import check_labels
 from ..utils.atomic import replaced_file
-from .card_sections import Section, find_record, find_sections, replace_sections
-from .card_text import (
+from .section_comments import Section, find_record, find_sections, replace_sections
+from .section_texts import (
     HOME_FOLDER,
     NO_TRAINING,
     architecture_name,

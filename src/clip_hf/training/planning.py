@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers.utils import logging
 
 from ..model.modeling_clip_hf import ClipHFModel
-from ..model_card.card_text import architecture_label
+from ..model_card.section_texts import architecture_label
 from .held_out import HeldOutPairs
 from .options import TrainingOptions
 

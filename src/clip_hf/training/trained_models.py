@@ -17,7 +17,7 @@ from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model_card.card import ModelCardDetails, write_model_card
-from ..model_card.card_text import HOME_FOLDER, architecture_label, public_name
+from ..model_card.section_texts import HOME_FOLDER, architecture_label, public_name
 from ..utils.atomic import replaced_folder
 from ..utils.wording import INTERVAL
 from .distributed import restore_scalar_logit_scale

@@ -18,9 +18,9 @@ from _clip_hf_cli import VERSION
 
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
-from ...utils.tables import draw_table
+from ...utils.terminal_tables import draw_table
 from ...utils.wording import INTERVAL, safe_name
-from .metric_labels import model_label, task_label
+from .display_names import model_label, task_label
 
 
 if TYPE_CHECKING:

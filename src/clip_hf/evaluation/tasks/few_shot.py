@@ -25,11 +25,11 @@ from ..numerics.logistic_regression import (
 )
 from ..numerics.metric_inputs import check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS
+from .display_names import metric_label
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings
 from .labelled_features import TrainAndTestTask, encode_splits, train_and_test
 from .linear_probe import search_lambda
-from .metric_labels import metric_label
 from .zero_shot import class_embeddings, class_notes
 
 

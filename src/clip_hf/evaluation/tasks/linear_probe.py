@@ -24,10 +24,10 @@ from ..numerics.logistic_regression import (
 )
 from ..numerics.metric_inputs import check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS, bootstrap_interval
+from .display_names import metric_label
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings
 from .labelled_features import TrainAndTestTask, encode_splits, train_and_test
-from .metric_labels import metric_label
 
 
 if TYPE_CHECKING:

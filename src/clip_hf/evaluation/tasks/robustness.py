@@ -22,6 +22,7 @@ from ..numerics.metrics import LogitLine, fit_logit_line, top_k_accuracy
 from ..numerics.statistics import percentile_interval
 from ..registry.dataset_registry import registry_name
 from ..registry.evaluation_data import ClassificationData, load_classification
+from .display_names import model_label
 from .evaluation_result import EvaluationResult, format_difference, format_metric, points_text
 from .evaluation_task import EvaluationTask, TaskSettings
 from .imagenet_shifts import (
@@ -34,7 +35,6 @@ from .imagenet_shifts import (
     subset_scores,
 )
 from .labelled_features import encode_labelled
-from .metric_labels import model_label
 from .zero_shot import ZeroShotOptions, class_embeddings, evaluate_zero_shot
 
 
