@@ -9,15 +9,15 @@ MUTATIONS = [
     Mutation(
         "OpenAI's own vocabulary counts as another",
         "model/configuration_clip_hf.py",
-        "openai = vocab_size >= _OPENAI_VOCAB_SIZE",
-        "openai = vocab_size > _OPENAI_VOCAB_SIZE + 1",
+        "openai = vocab_size >= OPENAI_VOCAB_SIZE",
+        "openai = vocab_size > OPENAI_VOCAB_SIZE + 1",
         "model/test_configuration_clip_hf.py -k legacy",
     ),
     Mutation(
         "the start-of-text id is not repaired",
         "model/configuration_clip_hf.py",
-        'result["bos_token_id"] = _OPENAI_VOCAB_SIZE - 2 if openai else None',
-        'result["bos_token_id"] = _OPENAI_VOCAB_SIZE - 1 if openai else None',
+        'result["bos_token_id"] = OPENAI_VOCAB_SIZE - 2 if openai else None',
+        'result["bos_token_id"] = OPENAI_VOCAB_SIZE - 1 if openai else None',
         "model/test_configuration_clip_hf.py -k legacy",
     ),
     Mutation(

@@ -11,7 +11,7 @@ from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model.tokenization_clip_hf import ClipHFTokenizer
-from .openai_names import listed
+from ..utils.wording import listed
 from .stored_tensor import StoredTensor
 
 

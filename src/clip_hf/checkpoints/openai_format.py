@@ -15,14 +15,20 @@ from typing import Any
 
 import torch
 
-from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from ..model.configuration_clip_hf import (
+    OPENAI_VOCAB_SIZE,
+    ClipHFConfig,
+    ClipHFResNetConfig,
+    ClipHFTextConfig,
+    ClipHFViTConfig,
+)
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
 from .checkpoint_format import CheckpointFormat
 from .openai_names import BATCH_NORM_STATISTICS, rename, rename_back
 from .reference import openai_features
 from .stored_tensor import StoredTensor
-from .tokenizer_formats import OPENAI_VOCAB_SIZE, build_tokenizer, is_openais
+from .tokenizer_formats import build_tokenizer, is_openais
 from .torchscript_writer import write_torchscript
 from .weight_files import WeightFile
 

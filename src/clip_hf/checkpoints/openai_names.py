@@ -14,6 +14,7 @@ import torch
 
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.modeling_clip_hf import ClipHFModel
+from ..utils.wording import listed
 from .stored_tensor import StoredTensor
 
 
@@ -193,12 +194,6 @@ def rename(
             filled.append(weight.source)
             result[weight.ours[0]] = StoredTensor.of(torch.zeros((), dtype=torch.int64))
     return result, filled
-
-
-def listed(names: list[str], limit: int = 8) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{', '.join(names[:limit])}{more}"
 
 
 def _to_ours(tensor: StoredTensor, weight: Weight) -> list[StoredTensor]:

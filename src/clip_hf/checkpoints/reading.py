@@ -5,10 +5,10 @@
 import os
 from pathlib import Path
 
+from ..utils.wording import listed
 from .checkpoint import Checkpoint, SourceOptions
 from .format_table import FORMAT_TABLE, FORMATS
 from .open_clip_format import CONFIG_NAME, WEIGHT_NAMES
-from .openai_names import listed
 from .paths import WEIGHT_SUFFIXES, describe_missing
 from .transformers_format import holds_clip
 from .weight_files import first_file, open_weights

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from ..model.configuration_clip_hf import ClipHFTextConfig
+from ..model.configuration_clip_hf import OPENAI_VOCAB_SIZE, ClipHFTextConfig
 from ..model.tokenization_clip_hf import ClipHFTokenizer
 from ..utils.json_files import read_json
 
@@ -16,7 +16,6 @@ from ..utils.json_files import read_json
 OPENAI_MERGES = Path(__file__).parent / "openai_merges.txt.gz"
 """The 48,894 merges that OpenAI published with its models (github.com/openai/CLIP, MIT), gzipped."""
 
-OPENAI_VOCAB_SIZE = 49408
 _TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 

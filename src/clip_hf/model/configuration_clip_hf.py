@@ -35,7 +35,7 @@ _TRANSFORMERS_MODEL_TYPES = {
     "clip_vision_model": "clip_hf_vit",
 }
 # OpenAI's vocabulary: 512 byte symbols, 48,894 merges, 2 special tokens.
-_OPENAI_VOCAB_SIZE = 49408
+OPENAI_VOCAB_SIZE = 49408
 # Early transformers wrote this id into every CLIP config; no CLIP tokenizer has ever used it.
 _LEGACY_EOS_TOKEN_ID = 2
 # Arguments that `PreTrainedConfig` takes besides its fields.
@@ -101,10 +101,10 @@ def _from_transformers(config_dict: dict) -> dict:
     result["model_type"] = cls.model_type
     if cls is ClipHFTextConfig and result.get("eos_token_id") == _LEGACY_EOS_TOKEN_ID:
         # None stands for the last two ids of the vocabulary. A vocabulary beyond OpenAI's has tokens added after them.
-        vocab_size = result.get("vocab_size", _OPENAI_VOCAB_SIZE)
-        openai = vocab_size >= _OPENAI_VOCAB_SIZE
-        result["bos_token_id"] = _OPENAI_VOCAB_SIZE - 2 if openai else None
-        result["eos_token_id"] = _OPENAI_VOCAB_SIZE - 1 if openai else None
+        vocab_size = result.get("vocab_size", OPENAI_VOCAB_SIZE)
+        openai = vocab_size >= OPENAI_VOCAB_SIZE
+        result["bos_token_id"] = OPENAI_VOCAB_SIZE - 2 if openai else None
+        result["eos_token_id"] = OPENAI_VOCAB_SIZE - 1 if openai else None
     if cls is ClipHFConfig:
         for name, model_type in (("text_config", "clip_text_model"), ("vision_config", "clip_vision_model")):
             # An old file's `*_config_dict`, where there is one, overrules the whole of `*_config`.
@@ -266,7 +266,7 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
     model_type = "clip_hf_text"
     base_config_key = "text_config"
 
-    vocab_size: int = _OPENAI_VOCAB_SIZE
+    vocab_size: int = OPENAI_VOCAB_SIZE
     hidden_size: int = 512
     intermediate_size: int = 2048
     num_hidden_layers: int = 12

@@ -20,7 +20,7 @@ from ...embedding.feature_stream import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ...utils.figures import WIDTH, new_figure
-from ...utils.wording import counted
+from ...utils.wording import counted, listed
 from ..numerics.metrics import (
     CLASSIFICATION_METRICS,
     bootstrap_interval,
@@ -349,9 +349,12 @@ def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[
     groups = [[class_names[row] for row in group] for group in _same_rows(embeds, sorted(place.values()), distance)]
     notes = []
     if twice:
-        notes.append(f"Classes of {where} have the same name, so the model cannot tell them apart: {_some(twice)}.")
+        notes.append(
+            f"Classes of {where} have the same name, so the model cannot tell them apart: "
+            f"{listed(twice, _SHOWN_NOTES)}."
+        )
     if groups:
-        shown = _some([" = ".join(map(repr, group)) for group in groups])
+        shown = listed([" = ".join(map(repr, group)) for group in groups], _SHOWN_NOTES)
         notes.append(
             f"Classes of {where} have the same text embedding, so the model cannot tell them apart: {shown}. Their "
             "prompts differ only in what the tokenizer ignores (such as case) or cuts off (past the context length); "
@@ -360,10 +363,6 @@ def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[
     for note in notes:
         warnings.warn(note, stacklevel=3)
     return notes
-
-
-def _some(shown: list[str]) -> str:
-    return ", ".join(shown[:_SHOWN_NOTES]) + (f" and {len(shown) - _SHOWN_NOTES} more" * (len(shown) > _SHOWN_NOTES))
 
 
 def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[list[int]]:
