@@ -20,6 +20,7 @@ from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
+from ..utils.devices import parse_device
 from ..utils.tables import draw_table
 
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     labels = check_labels(read_labels(options.labels))
     templates = load_templates(options.template[0] if len(options.template) == 1 else options.template)
     prompts_for(labels, templates)
-    device = None if options.device is None else torch.device(options.device)
+    device = parse_device(options.device)
     logging.disable_progress_bar()
     classifier = pipeline(
         options.model,
