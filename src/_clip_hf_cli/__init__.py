@@ -36,7 +36,8 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse's, with each option in the spelling that the parser knows."""
-        return super().parse_known_args(self._spell_options(sys.argv[1:] if args is None else args), namespace)
+        self._arguments = self._spell_options(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._arguments, namespace)
 
     def _spell_options(self, arguments: Sequence[str]) -> list[str]:
         """The arguments, with hyphens and underscores in the names of options as the parser has them."""
@@ -56,7 +57,19 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice is not None:
             message += _did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        if message.startswith("the following arguments are required"):
+            message += self._hint_on_lists()
         super().error(message)
+
+    def _hint_on_lists(self) -> str:
+        """Where to put positional arguments, if an option that takes a list may have swallowed them."""
+        actions = {option: self._option_string_actions.get(option) for option in self._arguments}
+        lists = [option for option, action in actions.items() if action is not None and action.nargs in ("+", "*")]
+        positional = next((action for action in self._actions if not action.option_strings), None)
+        if not lists or positional is None:
+            return ""
+        name = positional.metavar or positional.dest
+        return f". {lists[-1]} takes all that follows it: put {name} before the options, or after `--`"
 
     def check_options(self, arguments: Sequence[str]) -> None:
         """Refuse unknown options before argparse misses an argument that one of them may have swallowed."""

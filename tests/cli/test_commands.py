@@ -13,6 +13,7 @@ import _clip_hf_cli.convert
 import _clip_hf_cli.evaluate
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
+from clip_hf.cli import evaluate as cli_evaluate
 from clip_hf.cli import main
 from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
@@ -158,6 +159,49 @@ def test_a_missing_extra_is_one_line(name, monkeypatch, capsys):
     monkeypatch.setattr(_clip_hf_cli, "importlib", SimpleNamespace(import_module=load))
     assert main([name, *COMMAND_LINES[name]]) == 1
     assert re.fullmatch(f"clip-hf {name}: the command: datasets is not installed.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("classify --model m --labels a b x.png", "--labels takes all that follows it: put IMAGE before the options"),
+        ("evaluate --data openmoji m", "--data takes all that follows it: put model before the options"),
+        ("compare --data openmoji a b", "--data takes all that follows it: put models before the options"),
+        ("convert --datasets a b c", "--datasets takes all that follows it: put source before the options"),
+    ],
+)
+def test_an_option_that_took_the_rest_is_named(line, hint, capsys):
+    assert f"{hint}, or after `--`" in stopped(capsys, *line.split())[2]
+    assert "takes all" not in stopped(capsys, line.split()[0])[2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["classify x.png --model nomodel --labels a b", "evaluate nomodel --data openmoji", "train --model nomodel"],
+)
+def test_a_model_that_is_nowhere_is_one_line(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"clip-hf {line.split()[0]}: There is no file or folder 'nomodel' here, and the hub could not" in said
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+@pytest.mark.parametrize("models", [["evaluate", "m"], ["compare", "a", "b"]])
+def test_a_device_that_is_not_there_is_one_line_before_any_work(models, device, monkeypatch, capsys):
+    monkeypatch.setattr(cli_evaluate, "run_suite", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    assert main([*models, "--data", "openmoji", "--device", device]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"clip-hf {models[0]}: The device '{device}' is not on this machine; PyTorch ")
+    assert " finds cpu" in said and said.count("\n") == 1
+
+
+def test_a_folder_of_ones_own_has_no_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "m", "--data", "mine=folder"]) == 1
+    said = capsys.readouterr().err
+    assert "NAME in NAME=PATH must be a dataset of the registry, and 'mine' is none. A folder" in said
+    assert "of your own is given by its path alone: folder." in said
 
 
 def test_the_choices_are_those_of_the_library():

@@ -62,8 +62,7 @@ def describe_not_found(name: str | os.PathLike, error: Exception) -> str:
     return (
         f"There is no file or folder '{name}' here, and the hub could not be asked or has no such model ({reason}). "
         f"Check the name. On a machine without a network, download it elsewhere with "
-        f"`hf download {name} --local-dir FOLDER` and give the folder. What is published for other libraries only is "
-        f"named open_clip:hf-hub:{name} or sentence_transformers:{name}."
+        f"`hf download {name} --local-dir FOLDER` and give the folder."
     )
 
 

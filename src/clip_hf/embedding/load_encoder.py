@@ -141,7 +141,10 @@ def _load_by_name(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
     except (OSError, HFValidationError) as error:
         if is_folder:
             raise
-        raise OSError(describe_not_found(name, error)) from error
+        raise OSError(
+            f"{describe_not_found(name, error)} What is published for other libraries only is named "
+            f"open_clip:hf-hub:{name} or sentence_transformers:{name}."
+        ) from error
     if config.get("model_type") in ("clip", "clip_hf"):
         return _load_clip(name, processor, dtype)
     return _load_other(name, processor, dtype)

@@ -120,9 +120,9 @@ def open_source(source: Any, task: str) -> EvaluationSource:
         name, equals, path = str(source).partition("=")
         if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
             if registry_name(name) is None:
-                hint = did_you_mean(name.lower(), dataset_names(), cutoff=0.5, count=3)
+                hint = did_you_mean(name.lower(), dataset_names())
                 raise ValueError(
-                    f"{source}: NAME in NAME=PATH must be a dataset of the registry, and {name!r} is none.{hint} "
+                    f"NAME in NAME=PATH must be a dataset of the registry, and {name!r} is none.{hint} "
                     f"A folder or file of your own is given by its path alone: {path}."
                 )
             entry, place = get_dataset(name), path
