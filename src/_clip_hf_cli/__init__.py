@@ -12,6 +12,7 @@ import difflib
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -30,19 +31,50 @@ _COMMANDS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse's, but an error also names what was probably meant."""
+class Parser(argparse.ArgumentParser):
+    """argparse's, but an error names what was probably meant, and `--batch_size` and `--batch-size` are one option."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """As argparse's, with each option in the spelling that the parser knows."""
+        self._arguments = self._spell_options(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._arguments, namespace)
+
+    def _spell_options(self, arguments: Sequence[str]) -> list[str]:
+        """The arguments, with hyphens and underscores in the names of options as the parser has them."""
+        end = list(arguments).index("--") if "--" in arguments else len(arguments)
+        return [*map(self._spell_option, arguments[:end]), *arguments[end:]]
+
+    def _spell_option(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            return argument
+        hyphens = name.replace("_", "-")
+        known = (option for option in self._option_string_actions if option.replace("_", "-").startswith(hyphens))
+        option = next(known, name)  # its beginning, where the name was shortened
+        return f"{option[: len(name)]}{equals}{value}"
 
     def error(self, message: str) -> NoReturn:
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice is not None:
             message += _did_you_mean(choice[1], re.findall(r"[\w-]+", choice[2]))
+        if message.startswith("the following arguments are required"):
+            message += self._hint_on_lists()
         super().error(message)
+
+    def _hint_on_lists(self) -> str:
+        """Where to put positional arguments, if an option that takes a list may have swallowed them."""
+        actions = {option: self._option_string_actions.get(option) for option in self._arguments}
+        lists = [option for option, action in actions.items() if action is not None and action.nargs in ("+", "*")]
+        positional = next((action for action in self._actions if not action.option_strings), None)
+        if not lists or positional is None:
+            return ""
+        name = positional.metavar or positional.dest
+        return f". {lists[-1]} takes all that follows it: put {name} before the options, or after `--`"
 
     def check_options(self, arguments: Sequence[str]) -> None:
         """Refuse unknown options before argparse misses an argument that one of them may have swallowed."""
         known = list(self._option_string_actions)
-        for argument in arguments:
+        for argument in self._spell_options(arguments):
             name = argument.partition("=")[0]
             if name == "--":
                 return
@@ -64,10 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments (`Sequence[str]`, *optional*): what stands after the command's name; by default the program's own.
 
     Returns:
-        `int`: the exit status: 0, 1 where the work could not be done. A wrong command line exits with status 2.
+        `int`: the exit status: 0, 1 where the work could not be done, 130 after Ctrl-C. A wrong command line exits
+            with status 2.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    parser = _Parser(prog="clip-hf", description="CLIP as the paper describes it, as a Hugging Face library.")
+    parser = Parser(prog="clip-hf", description="CLIP as the paper describes it, as a Hugging Face library.")
     parser.add_argument("--version", action="version", version=f"clip_hf {VERSION}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     parsers = {}
@@ -87,10 +120,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads the output has enough, as `head` has; Python would complain when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except KeyboardInterrupt:
+        print(f"clip-hf {options.command}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in ("clip_hf", "_clip_hf_cli"):
+            raise  # a fault of the code, not a package that is not installed
         # What a user can do something about; a trace would bury it.
         print(f"clip-hf {options.command}: {error}", file=sys.stderr)
         return 1
 
 
-__all__ = ["VERSION", "main"]
+__all__ = ["VERSION", "Parser", "main"]

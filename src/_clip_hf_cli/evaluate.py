@@ -76,25 +76,21 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     pictures = parser.add_argument_group("image files", "instead of what the model's image processor says")
     pictures.add_argument(
         "--background-color",
-        "--background_color",
         metavar="COLOR",
         help="background for transparent images: white, #ffffff or 255,255,255",
     )
     pictures.add_argument(
         "--apply-exif-orientation",
-        "--apply_exif_orientation",
         action=argparse.BooleanOptionalAction,
         help="turn images upright, by the orientation in their Exif data (default: yes)",
     )
     pictures.add_argument(
         "--high-bit-depth",
-        "--high_bit_depth",
         choices=HIGH_BIT_DEPTH,
         help="what to do with images of more than 8 bits (default: as the model's image processor says)",
     )
     pictures.add_argument(
         "--max-skipped-share",
-        "--max_skipped_share",
         type=float,
         default=MAX_SKIPPED_SHARE,
         metavar="SHARE",
@@ -103,21 +99,18 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pictures.add_argument(
         "--min-image-size",
-        "--min_image_size",
         type=int,
         metavar="PIXELS",
         help="leave out images whose shorter edge has fewer pixels",
     )
     pictures.add_argument(
         "--image-root",
-        "--image_root",
         metavar="FOLDER",
         help="folder that paths of images in tables and Parquet may lead to, besides their own (/: any)",
     )
     for name, (kind, default) in IMAGE_LIMITS.items():
         pictures.add_argument(
             f"--max-image-{name}",
-            f"--max_image_{name}",
             type=kind,
             default=default,
             metavar="N",

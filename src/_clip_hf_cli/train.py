@@ -159,16 +159,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "end the training, and --resume latest goes on exactly where it stopped."
     )
     parser.epilog = _EPILOG
-    parser.formatter_class = _HelpFormatter
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="file of options (.yaml or .json)")
     kinds = typing.get_type_hints(TrainingFields)
     group = parser
     for option in fields(TrainingFields):
         if option.name in _GROUPS:
             group = parser.add_argument_group(_GROUPS[option.name])
-        names = dict.fromkeys([f"--{option.name}", f"--{option.name.replace('_', '-')}"])
         settings = _settings_of(kinds[option.name])
-        group.add_argument(*names, default=argparse.SUPPRESS, help=_help_of(option), **settings)
+        group.add_argument(f"--{option.name}", default=argparse.SUPPRESS, help=_help_of(option), **settings)
 
 
 def _settings_of(kind: Any) -> dict[str, Any]:
@@ -209,13 +207,3 @@ def _or_none(convert: Callable[[str], Any]) -> Callable[[str], Any]:
         return None if is_none(text) else convert(text)
 
     return read
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """argparse's, but an option's second name, which has dashes for underscores, is not listed."""
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        values = self._format_args(action, self._get_default_metavar_for_optional(action))
-        return f"{action.option_strings[0]} {values}"

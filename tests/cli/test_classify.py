@@ -145,6 +145,38 @@ def test_a_hyphen_reads_paths_from_stdin(model, folder, capsys, monkeypatch, end
     assert list(answers(done)) == expected
 
 
+def test_answers_come_while_the_pipe_pauses(model, folder):
+    """Also after a whole batch, and more than once."""
+    command = [sys.executable, "-m", "clip_hf", "classify", "-", "--batch-size", "2", "--top-k", "1"]
+    done = subprocess.Popen(
+        [*command, "--model", str(model), "--labels", *LABELS],
+        cwd=folder.parent,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    watch = threading.Timer(300, done.kill)  # after which the lines that are waited for are empty
+    watch.start()
+    for names in (NAMES[:1], NAMES[1:3], NAMES[3:6]):
+        done.stdin.write("".join(f"{name}\n" for name in names))
+        done.stdin.flush()
+        assert [done.stdout.readline().split("\t")[0] for _ in names] == names
+    done.stdin.write(NAMES[6])  # without the end of the line
+    out, _ = done.communicate(timeout=300)
+    watch.cancel()
+    assert (done.returncode, out.split("\t")[0]) == (0, NAMES[6])
+
+
+def test_json_has_characters_as_they_are_where_they_can_be_written(model, folder, capsys):
+    done = run(capsys, model, "photos/a.png", "--json", labels=["Bär", "Öl"])
+    assert "Bär" in done.out and {entry["label"] for entry in answers(done)["photos/a.png"]} == {"Bär", "Öl"}
+
+
+def test_a_missing_file_is_named_once(model, folder, capsys):
+    done = run(capsys, model, "photos/nope.jpg")
+    assert done.err.endswith("clip-hf classify: photos/nope.jpg: there is no such file.\n")
+
+
 @pytest.mark.parametrize(("name", "text"), [("l.txt", "cat\nnumber seven\n"), ("l.json", '["cat", "number seven"]')])
 def test_labels_come_from_a_file(model, folder, capsys, tmp_path, name, text):
     (tmp_path / name).write_text(text)
@@ -165,7 +197,7 @@ def test_a_pipe_gets_a_line_a_label(model, folder, capsys):
         [path, entry["label"]] for path, result in zip(("photos/a.png", "photos/z.png"), expected) for entry in result
     ]
     assert [float(line[2]) for line in lines] == pytest.approx([e["score"] for r in expected for e in r], abs=1e-5)
-    assert run(capsys, model, "photos/a.png", "--threshold", 1).out == "photos/a.png\t\t\n"
+    assert run(capsys, model, "photos/a.png", "--threshold", 1).out == ""
 
 
 def test_a_terminal_gets_a_table_for_each_image(model, folder, capsys, monkeypatch):
@@ -284,7 +316,8 @@ def test_scores_that_are_not_finite_are_no_answer(model, folder, capsys, tmp_pat
         (["--treshold", "0.5"], LABELS, 2, "unknown option --treshold. Did you mean --threshold?"),
         (["--template", "no placeholder"], LABELS, 1, "placeholder"),
         (["--template", "openai_imagnet"], LABELS, 1, "openai_imagenet"),
-        (["--device", "gpu"], LABELS, 1, "gpu"),
+        (["--device", "gpu"], LABELS, 1, "The device 'gpu' is not on this machine; PyTorch"),
+        (["--template", "openai_imagenet", "an emoji of {}."], LABELS, 1, "'openai_imagenet' must stand alone"),
         ([], ["cat", "cat"], 1, "occur more than once: ['cat']"),
         ([], ["names.txt"], 1, "names.txt"),
     ],

@@ -5,6 +5,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,11 +13,13 @@ import _clip_hf_cli.convert
 import _clip_hf_cli.evaluate
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
+from clip_hf.cli import evaluate as cli_evaluate
 from clip_hf.cli import main
 from clip_hf.embedding import EncodingOptions
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
+from clip_hf.utils.extras import MissingExtra
 
 
 COMMANDS = ("classify", "convert", "train", "evaluate", "compare")
@@ -77,6 +80,128 @@ def test_a_misspelling_names_what_was_probably_meant(line, error, capsys):
 
 def test_options_may_be_shortened_as_argparse_allows(capsys):
     assert stopped(capsys, "--vers")[:2] == (0, "clip_hf 0.1.0\n")
+
+
+COMMAND_LINES = {
+    "classify": ["photo.png", "--model", "m", "--labels", "a"],
+    "convert": ["a", "b"],
+    "train": [],
+    "evaluate": ["m"],
+    "compare": ["a", "b"],
+}
+
+
+def replace_command(monkeypatch, run) -> None:
+    """Let every command do this in place of its work."""
+    loaded = SimpleNamespace(import_module=lambda _: SimpleNamespace(run=run))
+    monkeypatch.setattr(_clip_hf_cli, "importlib", loaded)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_options_may_have_hyphens_or_underscores(name, monkeypatch):
+    """All options of more than one word, alone and with `=VALUE`, in both spellings."""
+    asked = []
+    replace_command(monkeypatch, lambda options: asked.append(options) or 0)
+    parser = _clip_hf_cli.Parser()
+    getattr(_clip_hf_cli, name).add_arguments(parser)
+    options = [action for action in parser._actions if re.search(r"[_-]", action.dest)]
+    assert options
+    for action in options:
+        listed = [option for option in action.option_strings if not option.startswith("--no-")]
+        assert len(listed) == 1  # the help shows one spelling
+        words = listed[0].removeprefix("--").replace("_", "-").split("-")
+        value = action.choices[0] if action.choices else "1"
+        values = [] if action.nargs == 0 else [value]
+        for separator in "_-":
+            spelled = f"--{separator.join(words)}"
+            assert main([name, *COMMAND_LINES[name], spelled, *values]) == 0
+            if values:
+                assert main([name, *COMMAND_LINES[name], f"{spelled}={value}"]) == 0
+        assert all(options == asked[0] for options in asked)
+        assert getattr(asked[0], action.dest) != action.default
+        asked.clear()
+
+
+def test_what_follows_two_hyphens_is_no_option():
+    parser = _clip_hf_cli.Parser()
+    parser.add_argument("--top-k")
+    parser.add_argument("paths", nargs="*")
+    options = parser.parse_args(["--top_k=a_b", "--", "--top_k", "--x_y=1"])
+    assert options.top_k == "a_b" and options.paths == ["--top_k", "--x_y=1"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_ctrl_c_ends_with_130_and_one_line(name, monkeypatch, capsys):
+    def interrupt(options):
+        raise KeyboardInterrupt
+
+    replace_command(monkeypatch, interrupt)
+    assert main([name, *COMMAND_LINES[name]]) == 130
+    assert capsys.readouterr() == ("", f"clip-hf {name}: interrupted\n")
+
+
+@pytest.mark.parametrize("module", ["clip_hf.nowhere", "clip_hf", "_clip_hf_cli.nowhere"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_missing_module_of_ours_keeps_its_trace(name, module, monkeypatch):
+    def load(_):
+        raise ImportError("cannot import name 'x'", name=module)
+
+    monkeypatch.setattr(_clip_hf_cli, "importlib", SimpleNamespace(import_module=load))
+    with pytest.raises(ImportError, match="cannot import name"):
+        main([name, *COMMAND_LINES[name]])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_missing_extra_is_one_line(name, monkeypatch, capsys):
+    def load(_):
+        raise MissingExtra("the command", "eval", ["datasets"])
+
+    monkeypatch.setattr(_clip_hf_cli, "importlib", SimpleNamespace(import_module=load))
+    assert main([name, *COMMAND_LINES[name]]) == 1
+    assert re.fullmatch(f"clip-hf {name}: the command: datasets is not installed.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("classify --model m --labels a b x.png", "--labels takes all that follows it: put IMAGE before the options"),
+        ("evaluate --data openmoji m", "--data takes all that follows it: put model before the options"),
+        ("compare --data openmoji a b", "--data takes all that follows it: put models before the options"),
+        ("convert --datasets a b c", "--datasets takes all that follows it: put source before the options"),
+    ],
+)
+def test_an_option_that_took_the_rest_is_named(line, hint, capsys):
+    assert f"{hint}, or after `--`" in stopped(capsys, *line.split())[2]
+    assert "takes all" not in stopped(capsys, line.split()[0])[2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["classify x.png --model nomodel --labels a b", "evaluate nomodel --data openmoji", "train --model nomodel"],
+)
+def test_a_model_that_is_nowhere_is_one_line(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"clip-hf {line.split()[0]}: There is no file or folder 'nomodel' here, and the hub could not" in said
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+@pytest.mark.parametrize("models", [["evaluate", "m"], ["compare", "a", "b"]])
+def test_a_device_that_is_not_there_is_one_line_before_any_work(models, device, monkeypatch, capsys):
+    monkeypatch.setattr(cli_evaluate, "run_suite", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    assert main([*models, "--data", "openmoji", "--device", device]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"clip-hf {models[0]}: The device '{device}' is not on this machine; PyTorch ")
+    assert " finds cpu" in said and said.count("\n") == 1
+
+
+def test_a_folder_of_ones_own_has_no_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "m", "--data", "mine=folder"]) == 1
+    said = capsys.readouterr().err
+    assert "NAME in NAME=PATH must be a dataset of the registry, and 'mine' is none. A folder" in said
+    assert "of your own is given by its path alone: folder." in said
 
 
 def test_the_choices_are_those_of_the_library():

@@ -66,6 +66,13 @@ def test_what_was_noticed_of_the_pairs_that_were_used():
     assert SkipCounter().counts == {"skipped": 0, "captions_cut": 0, "plain_images": 0}
 
 
+def test_one_row_is_singular():
+    counter = SkipCounter()
+    counter.add([SkippedRow("file truncated", "row 7", "Row 7 is damaged.", "7.png")], 0)
+    assert counter.places_text() == "file truncated: 1 different row, 1 time: row 7 (7.png)"
+    assert counter.summary() == "1 of 1 row (100.00%) was skipped: 1 file truncated."
+
+
 def test_rows_are_told_apart_and_named():
     """A row comes again in each epoch, and is counted each time; its file is named once."""
     counter = SkipCounter()

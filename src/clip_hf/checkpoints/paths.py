@@ -56,6 +56,16 @@ def describe_missing(path: str | os.PathLike) -> str:
     return " ".join(hints)
 
 
+def describe_not_found(name: str | os.PathLike, error: Exception) -> str:
+    """What is wrong with a name that is no path on this machine and that the hub answered with this error."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (
+        f"There is no file or folder '{name}' here, and the hub could not be asked or has no such model ({reason}). "
+        f"Check the name. On a machine without a network, download it elsewhere with "
+        f"`hf download {name} --local-dir FOLDER` and give the folder."
+    )
+
+
 def _hints_on_neighbours(name: str) -> list[str]:
     """What the last folder of a path that exists holds, and the likely path."""
     parent, rest = os.path.normpath(name), []

@@ -15,6 +15,7 @@ from ..model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassifica
 from ..model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
 from ..model.tokenization_clip_hf import ClipHFTokenizer
 from ..utils.dtypes import parse_dtype
+from .paths import describe_not_found
 
 
 TASK = "zero-shot-image-classification"
@@ -121,7 +122,12 @@ def _load_part(name: str, part: Any, location: dict[str, Any]) -> Any:
 
 
 def _load_model(source: str | os.PathLike, dtype: torch.dtype | None, location: dict[str, Any]) -> ClipHFModel:
-    model, info = ClipHFModel.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True, **location)
+    try:
+        model, info = ClipHFModel.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True, **location)
+    except OSError as error:
+        if os.path.exists(source) or isinstance(error, FileNotFoundError):
+            raise
+        raise OSError(describe_not_found(source, error)) from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(

@@ -3,9 +3,10 @@
 """`clip-hf classify`: which of some labels fits each image."""
 
 import argparse
-import itertools
+import io
 import json
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
+from ..utils.devices import parse_device
 from ..utils.terminal_tables import draw_table
 
 
@@ -28,6 +30,7 @@ _LABEL_SOURCES = (".txt", ".json")
 _NAMED_LABELS = ("class_names.json#", "clip_benchmark:")
 _READERS = min(8, os.cpu_count() or 1)  # threads
 _BAR_WIDTH = 20
+_PAUSE = 0.1  # seconds without a line on standard input
 
 Predictions = list[dict[str, Any]]
 
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     labels = check_labels(read_labels(options.labels))
     templates = load_templates(options.template[0] if len(options.template) == 1 else options.template)
     prompts_for(labels, templates)
-    device = None if options.device is None else torch.device(options.device)
+    device = parse_device(options.device)
     logging.disable_progress_bar()
     classifier = pipeline(
         options.model,
@@ -57,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
         if isinstance(outcome, Exception):
             num_failed += 1
             print(f"clip-hf classify: {_printable(path)}: {outcome}", file=sys.stderr, flush=True)
-        else:
-            print(_as_json(path, outcome) if options.json else _as_text(path, outcome), flush=True)
+        elif text := _as_json(path, outcome) if options.json else _as_text(path, outcome):
+            print(text, flush=True)
     if not num_images:
         raise ValueError("No image was named.")
     return 1 if num_failed else 0
@@ -71,16 +74,19 @@ def read_labels(values: list[str]) -> list[str]:
     return values
 
 
-def image_paths(arguments: Iterable[str]) -> Iterator[str]:
+def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:
     """The images that the arguments name, in their order.
 
     Args:
         arguments (`Iterable[str]`): Files and URLs, which stand for themselves; folders, which stand for the images
             below them; and `-`, which stands for one such path a line of standard input, read as the result is.
+            `None`, which stands for a pause, stays `None`.
     """
     for argument in arguments:
-        if argument == "-":
-            lines = (os.fsdecode(line).rstrip("\r\n") for line in sys.stdin.buffer)
+        if argument is None:
+            yield None
+        elif argument == "-":
+            lines = (line if line is None else os.fsdecode(line).rstrip("\r\n") for line in _lines_of_stdin())
             yield from image_paths(line for line in lines if line not in ("", "-"))
         elif os.path.isdir(argument):
             root = Path(argument)
@@ -90,9 +96,46 @@ def image_paths(arguments: Iterable[str]) -> Iterator[str]:
             yield argument
 
 
+def _lines_of_stdin() -> Iterator[bytes | None]:
+    """The lines of standard input, and `None` whenever whoever writes them pauses."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except io.UnsupportedOperation:
+        descriptor = None
+    if descriptor is None or os.name != "posix":  # elsewhere, `select` takes no pipes
+        yield from sys.stdin.buffer
+        return
+    rest = b""
+    while True:
+        if not select.select([descriptor], [], [], _PAUSE)[0]:
+            yield None
+        chunk = os.read(descriptor, 2**16)
+        if not chunk:
+            break
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    yield rest
+
+
+def _batches(paths: Iterable[str | None], size: int) -> Iterator[list[str]]:
+    """The paths in lists of this length; at a pause, the list so far, and an empty one before more is waited for."""
+    batch: list[str] = []
+    for path in paths:
+        if path is None:
+            yield batch
+            batch = []
+            yield batch
+        else:
+            batch.append(path)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    yield batch
+
+
 def classify_images(
     classifier: ClipHFZeroShotImageClassificationPipeline,
-    paths: Iterable[str],
+    paths: Iterable[str | None],
     scoring: dict[str, Any],
     shaping: dict[str, Any],
     batch_size: int,
@@ -105,7 +148,8 @@ def classify_images(
     Args:
         classifier ([`ClipHFZeroShotImageClassificationPipeline`]): The pipeline, whose three steps are called one by
             one.
-        paths (`Iterable[str]`): Paths and URLs.
+        paths (`Iterable[str]`): Paths and URLs; `None` where no more will come for a while, so that the answers to
+            those before it are given at once.
         scoring (`dict[str, Any]`): Arguments of its second step: labels, templates, ...
         shaping (`dict[str, Any]`): Arguments of its last step: labels, `top_k`, `threshold`.
         batch_size (`int`): Images per pass of the image tower.
@@ -122,24 +166,26 @@ def classify_images(
             return classifier.preprocess(path if "://" in path else Path(path))["pixel_values"]
         except (ValueError, OSError) as error:
             cause = error.__cause__  # without "Image 0 (...)"
-            return cause if isinstance(cause, ValueError) else error
+            error = cause if isinstance(cause, ValueError) else error
+            is_missing = getattr(error, "kind", None) == "file missing"
+            return ValueError("there is no such file.") if is_missing else error
 
-    paths = iter(paths)
+    def answers(batch: list[tuple[str, Any]]) -> Iterator[tuple[str, Predictions | Exception]]:
+        pixels = [future.result() for _, future in batch]
+        results = _score([image for image in pixels if not isinstance(image, Exception)], classifier, scoring)
+        for (path, _), image in zip(batch, pixels):
+            if isinstance(image, Exception):
+                yield path, image
+            else:
+                yield path, _predictions(classifier, next(results), shaping)
+
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-
-        def start_reading() -> list[tuple[str, Any]]:
-            return [(path, pool.submit(read, path)) for path in itertools.islice(paths, batch_size)]
-
-        next_batch = start_reading()
-        while batch := next_batch:
-            next_batch = start_reading()
-            pixels = [future.result() for _, future in batch]
-            results = _score([image for image in pixels if not isinstance(image, Exception)], classifier, scoring)
-            for (path, _), image in zip(batch, pixels):
-                if isinstance(image, Exception):
-                    yield path, image
-                else:
-                    yield path, _predictions(classifier, next(results), shaping)
+        batch: list[tuple[str, Any]] = []
+        for next_paths in _batches(paths, batch_size):
+            next_batch = [(path, pool.submit(read, path)) for path in next_paths]
+            yield from answers(batch)
+            batch = next_batch
+        yield from answers(batch)
 
 
 def _score(
@@ -160,15 +206,20 @@ def _predictions(
 
 
 def _as_json(path: str, predictions: Predictions) -> str:
-    # Escaped, so that any path and label can be written in any encoding.
-    return json.dumps({"image": path, "predictions": predictions}, allow_nan=False)
+    line = {"image": path, "predictions": predictions}
+    text = json.dumps(line, allow_nan=False, ensure_ascii=False)
+    # Escaped where standard output has no character for some of it, such as the bytes of a path that is not UTF-8.
+    return text if _printable(text) == text else json.dumps(line, allow_nan=False)
 
 
 def _as_text(path: str, predictions: Predictions) -> str:
-    """A table for a terminal; for a pipe one line a label: path, label and score, with tabs between."""
+    """A table for a terminal; for a pipe one line a label: path, label and score, with tabs between.
+
+    For an image of which no label reaches the threshold, a pipe gets the empty string.
+    """
     if not sys.stdout.isatty():
         lines = [f"{path}\t{entry['label']}\t{entry['score']:.6f}" for entry in predictions]
-        return _printable("\n".join(lines or [f"{path}\t\t"]))
+        return _printable("\n".join(lines))
     cells = [
         (entry["label"], f"{entry['score']:.1%}", "█" * round(entry["score"] * _BAR_WIDTH)) for entry in predictions
     ]

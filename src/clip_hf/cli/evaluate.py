@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from _clip_hf_cli.evaluate import IMAGE_LIMITS
 
+from ..utils.devices import parse_device
 from ..utils.extras import require_extra
 
 
@@ -79,9 +80,10 @@ def evaluate(
     """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
     dtype = getattr(torch, options.dtype) if options.dtype else None
+    device = parse_device(options.device)
     asked = suite_options(options, output_dir, replace_results)
     with start_processes(options.device) as accelerator:
-        return run_suite(model, asked, device=options.device, dtype=dtype, accelerator=accelerator)
+        return run_suite(model, asked, device=device, dtype=dtype, accelerator=accelerator)
 
 
 def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import check_scheme
 from ..utils.json_files import check_regular
+from ..utils.wording import counted
 from .image_folders import is_hidden
 from .parts import table_part
 
@@ -156,7 +157,7 @@ def without_metadata(files: list[str]) -> list[str]:
     if left_out:
         logger.warning(
             f"{left_out[0]} has metadata of the tar beside it, as img2dataset writes them; the "
-            f"{'tars are' if len(stems) > 1 else 'tar is'} read, and {len(left_out):,} such files are left out."
+            f"{'tars are' if len(stems) > 1 else 'tar is'} read, {counted(len(left_out), 'such file')} left out."
         )
     return [file for file in files if file not in beside]
 
@@ -168,7 +169,7 @@ def _without_tables_of_folders(files: list[str]) -> list[str]:
     if left_out:
         logger.warning(
             f"{left_out[0]} has metadata of the pictures in the folder beside it, as img2dataset writes them; the "
-            f"pictures and their texts are read, and {len(left_out):,} such files are left out."
+            f"pictures and their texts are read, {counted(len(left_out), 'such file')} left out."
         )
     return [file for file in files if not described[file]]
 

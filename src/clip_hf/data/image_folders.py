@@ -11,6 +11,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
+from ..utils.wording import counted
 from .texts import decode_text
 
 
@@ -55,7 +56,8 @@ def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     if left_out:
         counts = ", ".join(f"{n:,} {f'.{ending}' if ending else 'without'}" for ending, n in left_out.most_common())
         where = beside or ", ".join(map(str, folders))
-        logger.warning(f"{left_out.total():,} files in {where} were left out, by ending: {counts}.")
+        verb = "was" if left_out.total() == 1 else "were"
+        logger.warning(f"{counted(left_out.total(), 'file')} in {where} {verb} left out, by ending: {counts}.")
     return images_by_folder
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..utils.saved_states import check_kinds
+from ..utils.wording import counted
 
 
 # Before this many rows are read, a share says little.
@@ -119,7 +120,8 @@ class SkipCounter:
         if not self.kinds:
             return f"No row of {total:,} was skipped."
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
-        return f"{self.num_skipped:,} of {total:,} rows ({self.share:.2%}) were skipped: {kinds}."
+        verb = "was" if self.num_skipped == 1 else "were"
+        return f"{self.num_skipped:,} of {counted(total, 'row')} ({self.share:.2%}) {verb} skipped: {kinds}."
 
     def places_text(self) -> str:
         """Which rows were skipped, a line for each kind, with the first few and their files; empty if none was.
@@ -131,7 +133,7 @@ class SkipCounter:
             places = list(self.places.get(kind, ()))
             least = "at least " if len(places) == _PLACES_PER_KIND else ""
             shown = ", ".join(places[:_EXAMPLES_PER_KIND]) + (", ..." if len(places) > _EXAMPLES_PER_KIND else "")
-            lines.append(f"{kind}: {least}{len(places):,} different rows, {count:,} times: {shown}")
+            lines.append(f"{kind}: {least}{counted(len(places), 'different row')}, {counted(count, 'time')}: {shown}")
         return "\n".join(lines)
 
     def remarks(self, context_length: int) -> str:

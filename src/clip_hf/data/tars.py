@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
 from ..utils.json_files import check_regular
+from ..utils.wording import counted
 from .image_folders import is_hidden
 from .texts import decode_text
 
@@ -169,7 +170,9 @@ def all_samples(
         )
     if whole and left_out:
         counts = ", ".join(f"{number:,} .{ending}" for ending, number in left_out.most_common(20))
-        logger.warning(f"{left_out.total():,} members of the tars were left out, by ending: {counts}.")
+        verb = "was" if left_out.total() == 1 else "were"
+        members = counted(left_out.total(), "member")
+        logger.warning(f"{members} of the tars {verb} left out, by ending: {counts}.")
 
 
 def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits = DEFAULT_LIMITS) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
 
 from .. import checkpoints
-from ..checkpoints.paths import check_exists
+from ..checkpoints.paths import check_exists, describe_not_found
 from ..checkpoints.reading import is_foreign
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
@@ -141,19 +141,13 @@ def _load_by_name(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
     except (OSError, HFValidationError) as error:
         if is_folder:
             raise
-        raise OSError(_not_found_message(name, error)) from error
+        raise OSError(
+            f"{describe_not_found(name, error)} What is published for other libraries only is named "
+            f"open_clip:hf-hub:{name} or sentence_transformers:{name}."
+        ) from error
     if config.get("model_type") in ("clip", "clip_hf"):
         return _load_clip(name, processor, dtype)
     return _load_other(name, processor, dtype)
-
-
-def _not_found_message(name: str, error: Exception) -> str:
-    return (
-        f"{name} is neither a file nor a folder, and was not found on the hub or in the cache of what was downloaded "
-        f"before ({type(error).__name__}). Check the name. On a machine without a network, download it elsewhere with "
-        f"`hf download {name} --local-dir FOLDER` and give the folder. What is published for other libraries only is "
-        f"named open_clip:hf-hub:{name} or sentence_transformers:{name}."
-    )
 
 
 def _load_checkpoint(path: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
@@ -212,5 +206,5 @@ def _load_sentence_transformers(path: str, processor: Any, name: str) -> DualEnc
         # On the CPU at first, like the others.
         model = SentenceTransformer(path, device="cpu")
     except (OSError, HFValidationError) as error:
-        raise OSError(_not_found_message(path, error)) from error
+        raise OSError(describe_not_found(path, error)) from error
     return SentenceTransformersEncoder(model, processor, name)

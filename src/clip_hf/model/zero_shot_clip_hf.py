@@ -149,6 +149,8 @@ def _check_list(templates, what: str, needs_placeholder: bool) -> tuple[str, ...
     for template in templates:
         if not isinstance(template, str) or not template.strip():
             raise TypeError(f"{template!r} among {what} must be a string that is not blank.")
+        if template in PROMPT_SETS and needs_placeholder:
+            raise ValueError(f"The prompt set {template!r} must stand alone: give its name, or a list of templates.")
         if not _has_placeholder(template) and needs_placeholder:
             raise ValueError(
                 f"The template {template!r} does not say where the label goes: write {{}} there, as in 'a photo of a "

@@ -7,6 +7,8 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..utils.wording import counted
+
 
 def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
     """Build the paper's schedule (section 2.5): a linear rise from 0, then half a cosine down to 0.
@@ -28,8 +30,8 @@ def cosine_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_s
         raise ValueError(f"`total_steps` is {total_steps}; it must be at least 1.")
     if not 0 <= warmup_steps < total_steps:
         raise ValueError(
-            f"`warmup_steps` is {warmup_steps} and the training has {total_steps} steps: the learning rate would rise "
-            "from 0 to the end. Give fewer steps of warm-up, at least 0, or train longer."
+            f"`warmup_steps` is {warmup_steps} and the training has {counted(total_steps, 'step')}: the learning rate "
+            "would rise from 0 to the end. Give fewer steps of warm-up, at least 0, or train longer."
         )
 
     # The same as transformers' get_cosine_schedule_with_warmup, whose module imports half a dozen libraries.

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from _clip_hf_cli import Parser
 from _clip_hf_cli.train import TrainingFields, add_arguments, is_none
 
 from ..data import Augmentation, PairOptions
@@ -240,7 +241,7 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
         OSError: if the recipe cannot be read.
         ValueError: if the recipe or an option is wrong.
     """
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_arguments(parser)
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:

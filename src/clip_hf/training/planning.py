@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model_card.section_texts import architecture_label
+from ..utils.wording import counted
 from .held_out import HeldOutPairs
 from .options import TrainingOptions
 
@@ -91,7 +92,7 @@ def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int
     size = math.sqrt(sum(weight.double().square().sum().item() for weight in weights) / count)
     rate = max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
     move = rate * num_steps / 2
-    steps = f"The training has {num_steps:,} steps of {batch_size:,} pairs"
+    steps = f"The training has {counted(num_steps, 'step')} of {counted(batch_size, 'pair')}"
     cure = "Raise `min_steps`, `epochs` or `learning_rate`, or lower `batch_size`."
     if move < _LEAST_MOVE * size:
         logger.warning(

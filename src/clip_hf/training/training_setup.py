@@ -21,6 +21,7 @@ from accelerate.utils import DistributedType, LoggerType, set_seed
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+from ..checkpoints.paths import describe_not_found
 from ..checkpoints.tokenizer_formats import OPENAI_MERGES
 from ..data import PairLoader, hold_out, iter_texts, load_pairs, split_names
 from ..model.architectures_clip_hf import ARCHITECTURES
@@ -227,7 +228,12 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
         ValueError: if one of them cannot be used.
     """
     if options.model:
-        model, processor = (each.from_pretrained(options.model) for each in (ClipHFModel, ClipHFProcessor))
+        try:
+            model, processor = (each.from_pretrained(options.model) for each in (ClipHFModel, ClipHFProcessor))
+        except OSError as error:
+            if os.path.exists(options.model) or isinstance(error, FileNotFoundError):
+                raise
+            raise OSError(describe_not_found(options.model, error)) from error
         for name, value in options.image_options.items():
             setattr(processor.image_processor, name, value)
         return model, processor

@@ -13,6 +13,7 @@ import datasets
 from ...data.built_in_datasets import BUILT_IN_DATASETS
 from ...data.data_sources import DataSource, HubSource, Rows, find_source
 from ...data.parts import SPLIT_NAMES, no_such_part, parts_in, read_parts
+from ...model.checks_clip_hf import did_you_mean
 from .dataset_registry import RegistryEntry, class_folders, dataset_names, get_dataset, registry_name
 
 
@@ -118,6 +119,12 @@ def open_source(source: Any, task: str) -> EvaluationSource:
     if isinstance(source, str | os.PathLike):
         name, equals, path = str(source).partition("=")
         if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
+            if registry_name(name) is None:
+                hint = did_you_mean(name.lower(), dataset_names())
+                raise ValueError(
+                    f"NAME in NAME=PATH must be a dataset of the registry, and {name!r} is none.{hint} "
+                    f"A folder or file of your own is given by its path alone: {path}."
+                )
             entry, place = get_dataset(name), path
         elif registry_name(str(source)) is not None:
             entry = get_dataset(str(source))
