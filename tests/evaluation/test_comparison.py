@@ -16,7 +16,7 @@ from clip_hf.evaluation.comparison import compare_results, load_results, models_
 from clip_hf.evaluation.tasks.evaluation_result import EvaluationResult
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Classified(EvaluationResult):
     """A result with places of the right classes."""
 

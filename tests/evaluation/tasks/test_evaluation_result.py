@@ -19,7 +19,7 @@ from clip_hf.evaluation.tasks.evaluation_result import (
 from clip_hf.utils.wording import counted, safe_name
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Measured(EvaluationResult):
     """A result with fields of every kind."""
 
