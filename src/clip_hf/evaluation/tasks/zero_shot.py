@@ -376,8 +376,8 @@ def _collapse_notes(figures: "_Classified", class_names: Sequence[str], where: s
         return []
     return [
         f"The model gives only {len(predicted):,} of the {counted(len(class_names), 'class', 'classes')} of {where}, "
-        f"whose images have {num_true:,}: {class_names[predicted[counts.argmax()]]!r} to {format_metric('', share)} of "
-        "the images. A narrow interval then says that its answers hardly differ, not that they are good."
+        f"whose images have {num_true:,}: {class_names[predicted[counts.argmax()]]!r} to {format_metric('', share)} "
+        "of the images. A narrow interval then says that its answers hardly differ, not that they are good."
     ]
 
 
