@@ -12,6 +12,7 @@ resumes exactly, and stops when the loss diverges.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -50,7 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=128, help="of all processes together (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="the highest one (default: %(default)s)")
     parser.add_argument("--weight_decay", type=float, default=0.2, help="not of gains and biases (default: 0.2)")
-    parser.add_argument("--warmup_steps", type=int, default=10, help="steps of rising learning rate (default: 10)")
+    parser.add_argument("--warmup_steps", type=int, help="steps of rising learning rate (default: a tenth of all)")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that load images (default: 0)")
     parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), default="no")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops (default: %(default)s)")
@@ -72,6 +73,10 @@ def build_model(name: str | None, texts: Iterable[str]) -> tuple[ClipHFModel, Cl
         size={"shortest_edge": 66}, crop_size={"height": 64, "width": 64}, background_color="white"
     )
     return ClipHFModel(config), ClipHFProcessor(image_processor, tokenizer)
+
+
+def choose_warmup(warmup_steps: int | None, num_steps: int) -> int:
+    return min(math.ceil(0.1 * num_steps), num_steps - 1) if warmup_steps is None else warmup_steps
 
 
 def train(options: argparse.Namespace) -> None:
@@ -104,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
 
     model.train().to(memory_format=torch.channels_last)
     optimizer = adamw_from_paper(model, options.learning_rate, options.weight_decay)
-    schedule = cosine_schedule(optimizer, options.warmup_steps, num_steps)
+    schedule = cosine_schedule(optimizer, choose_warmup(options.warmup_steps, num_steps), num_steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     clip = accelerator.unwrap_model(model)
 

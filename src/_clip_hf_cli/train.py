@@ -48,7 +48,9 @@ class TrainingFields:
     computer: a smaller batch, and warm-up as a share of the training. `recipes/pretrain_*.yaml` have the paper's.
     """
 
-    output_dir: str = _option("outputs/clip", "Folder for the models (last/, best/), the checkpoints and the log.")
+    output_dir: str = _option(
+        "outputs/clip", "Folder for the models (last/, and best/ if pairs are held out), checkpoints, log."
+    )
     overwrite: bool = _option(False, "Replace the training that is in output_dir.")
     resume: str | None = _option(None, "`latest`, or a checkpoint's folder: go on from there, exactly.")
     trust_checkpoint: bool = _option(

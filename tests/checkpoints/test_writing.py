@@ -198,9 +198,15 @@ def test_what_is_no_whole_model_is_refused(model, tmp_path):
 
 
 def test_what_is_no_processor_of_ours_is_refused(model, tmp_path):
-    for other in ("processor", 3, torch.nn.Linear(1, 1)):
+    for other in (3, torch.nn.Linear(1, 1)):
         with pytest.raises(TypeError, match=f"must be a ClipHFProcessor, .* given {type(other).__name__}"):
             checkpoints.save(model, other, tmp_path / "it.pt")
+
+
+@pytest.mark.parametrize("path", ["it.pt", Path("it.pt")])
+def test_a_path_in_place_of_the_processor_is_named(model, path):
+    with pytest.raises(TypeError, match=r"path third: save\(model, processor, 'it.pt'\)"):
+        checkpoints.save(model, path, None)
 
 
 def test_a_scale_of_one_axis_is_written_as_a_number(model, tmp_path):

@@ -359,3 +359,10 @@ def test_read_captions_gives_a_list_for_each_row():
 
 def test_ids_of_texts_keep_the_columns_apart():
     assert len({stable_id("ab", "c"), stable_id("a", "bc"), stable_id("abc"), stable_id("abc", "")}) == 4
+
+
+def test_a_column_without_a_name_is_shown_as_one():
+    with pytest.raises(
+        ValueError, match=re.escape("it has '' (no name), 'image'. Name the one that holds the captions")
+    ):
+        image_text.check_column(["", "image"], "caption", "captions", "caption_column")

@@ -488,3 +488,10 @@ def test_image_and_text_features_must_share_a_space(images):
 def test_the_base_class_says_what_a_model_needs():
     with pytest.raises(TypeError, match="abstract"):
         DualEncoder(nn.Linear(2, 2), None, "none")
+
+
+def test_an_encoder_prints_in_a_line(clip_folder):
+    encoder = load_dual_encoder(clip_folder, device="cpu")
+    assert repr(encoder) == f"{type(encoder).__name__}({encoder.name!r}, device='cpu', dtype=torch.float32)"
+    encoder.model.to(torch.bfloat16)
+    assert repr(encoder).endswith("dtype=torch.bfloat16)")

@@ -16,7 +16,7 @@ from clip_hf.evaluation.comparison import compare_results, load_results, models_
 from clip_hf.evaluation.tasks.evaluation_result import EvaluationResult
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Classified(EvaluationResult):
     """A result with places of the right classes."""
 
@@ -441,3 +441,12 @@ def test_results_of_other_data_under_one_name_are_refused(change, sizes, tmp_pat
         path.write_text(json.dumps(result))
     with pytest.raises(ValueError, match=re.escape(f"is of other data in each of two results ({sizes})")):
         compare_results([tmp_path / "a", tmp_path / "b"])
+
+
+def test_the_axis_says_interval_only_above_one(tmp_path):
+    def label_of(name: str, intervals: dict) -> str:
+        folders = [written(tmp_path / f"{name}{place}", {"top1": 0.5}, {}, intervals=intervals) for place in "ab"]
+        return compare_results(folders).figure().subfigs[0].axes[-1].get_xlabel()
+
+    assert label_of("with", {"top1": [0.4, 0.6]}) == "score (%), 95% interval"
+    assert label_of("without", {}) == "score (%)"

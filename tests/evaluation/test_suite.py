@@ -102,7 +102,7 @@ def metrics_of(folder: Path) -> dict[str, dict]:
     return {path.stem: json.loads(path.read_text())["metrics"] for path in sorted(folder.glob("*.json"))}
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Ending(EvaluationResult):
     """A result of nothing."""
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from clip_hf.cli import main
+from clip_hf.training import TrainingOptions
 from several_processes import torchrun
-from train_clip import parse, train
+from train_clip import choose_warmup, parse, train
 
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_clip.py"
@@ -61,6 +62,15 @@ def test_training_from_scratch_makes_the_same_updates(shared_arguments, tmp_path
     classifier = pipeline("zero-shot-image-classification", model=str(tmp_path / "page"))
     scores = classifier(Image.new("RGB", (50, 40), "red"), candidate_labels=["red", "blue"])
     assert sum(entry["score"] for entry in scores) == pytest.approx(1)
+
+
+def test_few_steps_have_few_steps_of_warm_up(tiny_data_folder, tmp_path, capsys):
+    data = ["--dataset", str(tiny_data_folder), "--epochs", "2", "--batch_size", "8", "--cpu"]
+    train(parse([*data, "--output_dir", str(tmp_path / "page")]))
+    assert (tmp_path / "page" / "model.safetensors").is_file() and "give only" not in capsys.readouterr().err
+    for num_steps in (1, 2, 6, 40, 1001):
+        assert choose_warmup(None, num_steps) == TrainingOptions().warmup_steps_of(num_steps)
+    assert choose_warmup(3, 6) == 3
 
 
 @pytest.mark.slow

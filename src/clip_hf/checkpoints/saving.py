@@ -191,6 +191,8 @@ def save(
         ValueError: if the format has no counterpart to an option of the model, or there is no such format or tower.
         TypeError: if `model` or `processor` is of another class.
     """
+    if isinstance(processor, (str, os.PathLike)):
+        raise TypeError(f"The processor comes second and the path third: save(model, processor, {str(processor)!r}).")
     path = Path(path)
     checkpoint = Checkpoint.of(model, processor)
     check_destination(path, format, tower, overwrite)

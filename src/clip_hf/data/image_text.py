@@ -33,23 +33,26 @@ _MAX_ATTEMPTS = 200
 _CHECKED_AT_ONCE = 10_000
 
 
-def check_column(column_names: Sequence[str], column: str, content: str) -> None:
-    """Raise a `ValueError` that names the columns, if this one is missing."""
+def check_column(column_names: Sequence[str], column: str, content: str, option: str) -> None:
+    """Raise a `ValueError` that names the columns and the option that chooses one, if this one is missing."""
     if column not in column_names:
+        # pandas writes its index as a column without a name.
+        shown = ", ".join(repr(name) if name else "'' (no name)" for name in column_names)
         raise ValueError(
-            f"The data set has no column {column!r}; it has {', '.join(map(repr, column_names))}. Name the one that "
-            f"holds the {content}."
+            f"The data set has no column {column!r}; it has {shown}. Name the one that holds the {content} "
+            f"(`{option}`)."
         )
 
 
 def check_columns(column_names: Sequence[str], options: PairOptions) -> None:
     """Raise a `ValueError` if a column that `options` name is missing."""
-    check_column(column_names, options.image_column, "images")
+    check_column(column_names, options.image_column, "images", "image_column")
     for column in TextReader(options.templates, options.caption_column).columns:
-        content = "captions" if column == options.caption_column else "text of the templates"
-        check_column(column_names, column, content)
+        is_caption = column == options.caption_column
+        content = ("captions", "caption_column") if is_caption else ("text of the templates", "templates")
+        check_column(column_names, column, *content)
     if options.image_id_column is not None:
-        check_column(column_names, options.image_id_column, "ids of the images")
+        check_column(column_names, options.image_id_column, "ids of the images", "image_id_column")
 
 
 def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") -> list[list[str]]:
@@ -66,7 +69,7 @@ def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") ->
         ValueError: if there is no such column, the data set is empty, or a caption is missing, blank or not a string;
             the message says in which row.
     """
-    check_column(dataset.column_names, caption_column, "captions")
+    check_column(dataset.column_names, caption_column, "captions", "caption_column")
     _check_not_empty(len(dataset))
     rows = []
     for row, value in enumerate(undecoded(dataset)[caption_column]):

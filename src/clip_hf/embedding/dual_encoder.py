@@ -98,6 +98,10 @@ class DualEncoder(ABC):
         self.model, self.processor, self.name = model, processor, name
         self._weights: tuple[Any, bytes] | None = None
 
+    def __repr__(self) -> str:
+        dtype = next(self.model.parameters()).dtype
+        return f"{type(self).__name__}({self.name!r}, device={str(self.device)!r}, dtype={dtype})"
+
     def __getstate__(self) -> dict[str, Any]:
         # Without memoised values, so that `datasets` sees the same encoder before and after its use.
         state = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}

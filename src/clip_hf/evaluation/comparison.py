@@ -138,7 +138,8 @@ class Comparison:
                 for axis, key in zip(axes, keys):
                     _draw_points(axis, groups[key], self.models)
                     axis.set_title("\n".join(key) if len(columns) > 1 else ": ".join(key))
-                axes[-1].set_xlabel("score (%), 95% interval")
+                has_bars = any(any(row.intervals) for key in keys for row in groups[key])
+                axes[-1].set_xlabel("score (%), 95% interval" if has_bars else "score (%)")
             if columns[0]:
                 handles = halves[0].axes[0].get_legend_handles_labels()
                 figure.legend(*handles, loc="outside lower left", ncols=min(4, len(self.models)))

@@ -255,7 +255,10 @@ def _remove_results(folder: Path) -> None:
 
 
 def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
-    lines = ["| task | data | metric | value | 95% interval | chance |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| task | data | metric | value | 95% interval (±: 1 SD over draws) | chance |",
+        "|---|---|---|---|---|---|",
+    ]
     for result in results:
         for row in result.table_rows():
             lines.append(f"| {' | '.join((result.task, f'{result.data} ({result.split})', *row))} |")

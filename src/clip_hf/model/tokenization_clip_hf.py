@@ -307,12 +307,12 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
         Args:
             texts (iterable of `str`): the corpus; read once, so it may be a generator. It is cleaned as in encoding.
-            vocab_size (`int`): number of ids, at least 514. A small corpus may give fewer, with a warning.
+            vocab_size (`int`): number of ids, at least 514. A small corpus may give fewer.
             context_length (`int`): most tokens of a text, special tokens included.
             kwargs: further arguments of the constructor.
 
         Returns:
-            `ClipHFTokenizer`: the tokenizer; `len(tokenizer)` is the size of its vocabulary.
+            `ClipHFTokenizer`: the tokenizer; `len(tokenizer)` is the `vocab_size` that its model must have.
 
         Raises:
             TypeError: if `texts` is not an iterable of strings.
@@ -327,7 +327,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         num_merges = vocab_size - NUM_BASE_TOKENS
         merges = learn_merges(texts, clean, num_merges)
         if len(merges) < num_merges:
-            logger.warning(
+            logger.info(
                 f"The texts give only {len(merges)} merges: the vocabulary has {len(merges) + NUM_BASE_TOKENS} ids "
                 f"instead of {vocab_size}. Use len(tokenizer) as the model's vocab_size."
             )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from clip_hf import evaluation
 from clip_hf.evaluation import EvaluationResult
 from clip_hf.evaluation.tasks.evaluation_result import (
     format_difference,
@@ -19,7 +20,7 @@ from clip_hf.evaluation.tasks.evaluation_result import (
 from clip_hf.utils.wording import counted, safe_name
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Measured(EvaluationResult):
     """A result with fields of every kind."""
 
@@ -144,3 +145,26 @@ def test_words_and_skipped_images_are_in_the_table(result, tmp_path):
 
 def test_names_of_files():
     assert safe_name("me/my clip:1") == "me_my_clip_1" and safe_name("../..") == "_"
+
+
+def test_print_shows_the_headline(result):
+    assert (
+        str(result)
+        == repr(result)
+        == (
+            "measured: me/clip on data/of me (test)\n"
+            "  top1: 50.00% (95% interval: 25.00% to 75.00%)\n"
+            "  median_rank: 3\n"
+            "  top5: -"
+        )
+    )
+    result.values = {f"{k}_shot": k / 10 for k in range(7)}
+    assert str(result).splitlines()[-2:] == ["  3_shot: 30.00%", "  and 3 more in `metrics`"]
+
+
+def test_every_result_prints_so():
+    kinds = [
+        kind for kind in vars(evaluation).values() if isinstance(kind, type) and issubclass(kind, EvaluationResult)
+    ]
+    assert len(kinds) >= 6
+    assert all(kind.__repr__ is EvaluationResult.__repr__ for kind in kinds)

@@ -216,6 +216,17 @@ def test_files_and_plot(data, tmp_path):
     assert "| 0 | | " in result.details()
 
 
+def test_spreads_over_draws_are_in_the_table_in_place_of_intervals(data):
+    result = fit(*data, shots=(1, 2), text_classifier=texts())
+    table = result.table()
+    assert table.startswith("| metric | value | 1 SD over draws | chance |")
+    for curve, ending in ((result.probe, ""), (result.from_text, "_from_text")):
+        value, spread = 100 * curve.scores[1].mean(), 100 * np.std(curve.scores[1], ddof=1)
+        assert spread > 0 and f"| 2_shot{ending} | {value:.2f}% | ± {spread:.2f} |" in table
+    assert "interval" not in table and "1 SD over draws" in result.terminal_table()
+    assert "±" not in fit(*data, shots=(1, 2), seeds=(0,)).table()  # one draw has no spread
+
+
 def test_shots_outside_of_what_was_measured_are_said_in_the_table(data):
     options = FewShotOptions(zero_shot_accuracy=0.0)
     result = fit(*data, shots=(1,), options=options)

@@ -94,6 +94,25 @@ def test_figures_by_hand(planted):
     assert result.notes == [] and result.skipped == {}
 
 
+def collapsed(labels: list[int], predictions: list[int], names: list[str]) -> list[str]:
+    """The notes on these predictions."""
+    axes = np.eye(len(names))
+    encoder = Planted(axes[predictions], dict(zip(names, axes)))
+    result = evaluate_zero_shot(encoder, data_of(labels, names), ZeroShotOptions(encoding=QUIET))
+    assert all(note in result.table() and note in result.terminal_table() for note in result.notes)
+    return result.notes
+
+
+def test_a_model_that_gives_few_classes_gets_a_note():
+    labels = [0, 1, 2, 3, 4, 5] * 4
+    (note,) = collapsed(labels, [2] * 24, NAMES)
+    assert "only 1 of the 6 classes of shapes (test), whose images have 6: 'bird' to 100.00% of the images" in note
+    (note,) = collapsed(labels, [2] * 22 + [0, 1], NAMES)  # several, but one for nearly all
+    assert "only 3 of the 6 classes" in note and "'bird' to 91.67%" in note
+    assert collapsed(labels, [0, 1, 2] * 8, NAMES) == []  # half of the classes
+    assert collapsed([0] * 11 + [1], [0] * 12, NAMES) == []  # as the images are
+
+
 @pytest.mark.parametrize(
     ("labels", "metric", "chance", "majority"),
     [

@@ -396,7 +396,7 @@ def _find_column(
 ) -> str:
     """The column of the images or labels: the chosen or registered one, the only one of its type, or a usual name."""
     if chosen is not None:
-        check_column(data.column_names, chosen, content)
+        check_column(data.column_names, chosen, content, f"{content.removesuffix('s')}_column")
         return chosen
     if registered in data.column_names:
         return registered
@@ -478,7 +478,7 @@ def _retrieval(
         # clip-benchmark's tars have an image's captions in one text, a line each.
         captions = [[line for text in texts for line in text.splitlines() if line.strip()] for texts in captions]
     if options.image_id_column is not None:
-        check_column(data.column_names, options.image_id_column, "ids of the images")
+        check_column(data.column_names, options.image_id_column, "ids of the images", "image_id_column")
         rows: dict[Any, int] = {}
         together: dict[Any, list[str]] = {}
         for row, image_id in enumerate(data[options.image_id_column]):

@@ -89,7 +89,7 @@ class GroupAccuracy:
     interval: tuple[float, float] | None
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class LabelProbeResult(EvaluationResult):
     """Which labels groups of images got.
 

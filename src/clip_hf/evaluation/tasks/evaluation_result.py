@@ -32,13 +32,17 @@ _PLAIN_METRICS = ("median_rank", "shots_to_match_zero_shot", "lambda", "slope", 
 _DECIMALS = 2
 # Endings of metrics that are differences of shares, shown in points.
 _DIFFERENCES = ("_gain", "_change", "_difference", "mean_effective_robustness", "mean_change_under_shift")
+# Headline figures that `print` shows.
+_PRINTED_METRICS = 4
 # Fields that stand at the top of the JSON.
 _AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", "notes")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class EvaluationResult:
     """Base class of results. A subclass adds its fields, and says what its headline figures are.
+
+    A subclass is a `dataclass` with `repr=False`, so that it prints as its first headline figures.
 
     Args:
         model (`str`): Name of the model that was evaluated.
@@ -57,6 +61,8 @@ class EvaluationResult:
     """Name of the evaluation, as `clip-hf evaluate --tasks` has it."""
     task_type: ClassVar[str] = "zero-shot-image-classification"
     """The hub's identifier of the task, for model cards."""
+    margin_heading: ClassVar[str] = "95% interval"
+    """What heads the column of [`margins`] in tables."""
 
     model: str
     data: str
@@ -65,6 +71,17 @@ class EvaluationResult:
     majority_class: float | None = None
     skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        lines = [self._title()]
+        for name, value, margin, _ in self.table_rows()[: min(_PRINTED_METRICS, len(self.metrics))]:
+            lines.append(f"  {name}: {value}" + (f" ({self.margin_heading}: {margin})" if margin else ""))
+        if len(self.metrics) > _PRINTED_METRICS:
+            lines.append(f"  and {len(self.metrics) - _PRINTED_METRICS} more in `metrics`")
+        return "\n".join(lines)
+
+    def _title(self) -> str:
+        return f"{self.task}: {self.model} on {self.data} ({self.split})"
 
     @property
     def stem(self) -> str:
@@ -85,6 +102,10 @@ class EvaluationResult:
     def words(self) -> dict[str, str]:
         """Words shown in place of headline figures that are no number, by name."""
         return {}
+
+    def margins(self) -> dict[str, str]:
+        """How uncertain headline figures are, as tables show it, by name; here their intervals."""
+        return {name: format_interval(name, interval) for name, interval in self.intervals.items() if interval}
 
     def figure(self) -> "Figure | None":
         """A plot, if there is something to plot."""
@@ -115,17 +136,16 @@ class EvaluationResult:
 
     def table(self) -> str:
         """The headline figures as a Markdown table, with what guessing gives if that is known; below it, the notes."""
-        columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
+        columns = ("metric", "value", self.margin_heading, "chance")[: 4 if self.chance else 3]
         lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         lines += [f"| {' | '.join(row[: len(columns)])} |" for row in self.table_rows()]
         return "\n\n".join(["\n".join(lines), *self.notes])
 
     def terminal_table(self) -> str:
         """The same table for a terminal, under a line that names task, model and data."""
-        columns = ("metric", "value", "95% interval", "chance")[: 4 if self.chance else 3]
+        columns = ("metric", "value", self.margin_heading, "chance")[: 4 if self.chance else 3]
         rows = [row[: len(columns)] for row in self.table_rows()]
-        title = f"{self.task}: {self.model} on {self.data} ({self.split})"
-        return "\n\n".join([draw_table(title, columns, rows), *self.notes])
+        return "\n\n".join([draw_table(self._title(), columns, rows), *self.notes])
 
     def plot_title(self) -> str:
         """What was evaluated, in words."""
@@ -134,16 +154,16 @@ class EvaluationResult:
         return ": ".join(part for part in (task_label(self.task), subject) if part)
 
     def table_rows(self) -> list[tuple[str, str, str, str]]:
-        """The headline figures as tables show them: name, value, interval and what guessing gives, or empty texts.
+        """The headline figures as tables show them: name, value, margin and what guessing gives, or empty texts.
 
         Below them stand the share of the most frequent class, and the images that were skipped.
         """
-        intervals, words = self.intervals, self.words
+        margins, words = self.margins(), self.words
         rows = [
             (
                 name,
                 words.get(name, format_metric(name, value)),
-                format_interval(name, intervals[name]) if intervals.get(name) else "",
+                margins.get(name, ""),
                 format_metric(name, self.chance[name]) if name in self.chance else "",
             )
             for name, value in self.metrics.items()
@@ -200,8 +220,7 @@ class EvaluationResult:
         with replaced_file(paths[0]) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         with replaced_file(paths[1]) as temporary:
-            heading = f"# {self.task}: {self.model} on {self.data} ({self.split})"
-            parts = [heading, self.table(), self.details(), *self._skipped_lines()]
+            parts = [f"# {self._title()}", self.table(), self.details(), *self._skipped_lines()]
             temporary.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
         arrays = self.arrays
         if arrays:

@@ -131,7 +131,7 @@ class FewShotCurve:
         return self.scores.std(axis=1, ddof=1) if self.scores.shape[1] > 1 else np.zeros(len(self.scores))
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class FewShotResult(EvaluationResult):
     """Figures of few-shot classifiers.
 
@@ -152,6 +152,7 @@ class FewShotResult(EvaluationResult):
 
     task = "few_shot"
     task_type = "image-classification"
+    margin_heading = "1 SD over draws"
 
     metric: str
     shots: list[int]
@@ -186,6 +187,16 @@ class FewShotResult(EvaluationResult):
         return figures | {
             "zero_shot": self.zero_shot_accuracy,
             "shots_to_match_zero_shot": self.shots_to_match_zero_shot,
+        }
+
+    def margins(self) -> dict[str, str]:
+        """Standard deviations over draws, in points, by name; none of a single draw."""
+        curves = {"shot": self.probe, "shot_from_text": self.from_text}
+        return {
+            f"{shots}_{ending}": f"± {100 * spread:.2f}"
+            for ending, curve in curves.items()
+            if curve is not None and len(self.seeds) > 1
+            for shots, spread in zip(self.shots, curve.spread)
         }
 
     @property

@@ -87,7 +87,7 @@ class LinearProbeFit:
     converged: bool
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class LinearProbeResult(EvaluationResult):
     """Figures of a linear probe.
 

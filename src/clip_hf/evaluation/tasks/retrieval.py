@@ -76,7 +76,7 @@ class RetrievalOptions:
             )
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class RetrievalResult(EvaluationResult):
     """Figures of retrieval in both directions.
 

@@ -82,7 +82,7 @@ class ShiftResult:
         return LogitLine(self.slope, self.intercept, self.r_squared)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class RobustnessResult(EvaluationResult):
     """Accuracy under natural distribution shift.
 
@@ -165,7 +165,7 @@ class RobustnessResult(EvaluationResult):
         return figure
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class AdaptationResult(EvaluationResult):
     """What an adaptation to ImageNet gains there and changes elsewhere (the paper's figure 14).
 

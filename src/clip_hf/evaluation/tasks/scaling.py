@@ -23,7 +23,7 @@ _RESAMPLED = ("points", "tasks", "both")
 _TICKS = 8
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ScalingResult(EvaluationResult):
     """A line through the logarithms of error and compute: `log10(error) = intercept + slope * log10(compute)`.
 

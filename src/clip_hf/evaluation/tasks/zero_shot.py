@@ -50,6 +50,8 @@ _SHOWN_CLASSES = 100
 _SHOWN_CONFUSIONS = 20
 _CURVE = 20
 _SHOWN_NOTES = 5
+# Share of the images from which one predicted class is that of nearly all.
+_NEARLY_ALL = 0.9
 # Distance of unit vectors up to which two texts count as one, by the model's dtype: ten times what rounding does.
 _SAME_TEXT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 _PAPER_PROMPT = "a photo of a {}."
@@ -81,7 +83,7 @@ class ZeroShotOptions:
     encoding: EncodingOptions = field(default_factory=EncodingOptions)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class ZeroShotResult(EvaluationResult):
     """Figures of a zero-shot classification.
 
@@ -122,7 +124,7 @@ class ZeroShotResult(EvaluationResult):
     targets: np.ndarray
     predictions: np.ndarray
     ranks: np.ndarray
-    other_ranks: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    other_ranks: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float:
@@ -305,6 +307,7 @@ def evaluate_zero_shot(
         scores = (images @ classifier.T)[:, places]  # (n, c)
         by_kind[name] = _classify(scores, data, metric, options, is_main=name == "prompts")
     main = by_kind["prompts"]
+    notes += _collapse_notes(main, data.class_names, f"{data.name} ({data.split})")
     return ZeroShotResult(
         model=encoder.name,
         data=data.name,
@@ -363,6 +366,22 @@ def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[
     for note in notes:
         warnings.warn(note, stacklevel=3)
     return notes
+
+
+def _collapse_notes(figures: "_Classified", class_names: Sequence[str], where: str) -> list[str]:
+    """Say that the model gives few of the classes that occur, or one class to nearly all images of several."""
+    if not len(figures.targets):
+        return []
+    predicted, counts = np.unique(figures.predictions, return_counts=True)
+    num_true, share = len(np.unique(figures.targets)), counts.max() / counts.sum()
+    is_one_class = share >= _NEARLY_ALL > majority_share(figures.targets)
+    if not is_one_class and 2 * len(predicted) >= num_true:
+        return []
+    return [
+        f"The model gives only {len(predicted):,} of the {counted(len(class_names), 'class', 'classes')} of {where}, "
+        f"whose images have {num_true:,}: {class_names[predicted[counts.argmax()]]!r} to {format_metric('', share)} "
+        "of the images. A narrow interval then says that its answers hardly differ, not that they are good."
+    ]
 
 
 def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[list[int]]:
