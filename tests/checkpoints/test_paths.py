@@ -67,9 +67,9 @@ def test_what_can_only_be_a_path_is_missing(reader, path, hint, workplace):
 def test_names_on_the_hub_go_to_the_hub(name, workplace):
     check_exists(name)
     for reader in ("model", "tower", "processor", "encoder"):
-        with pytest.raises(OSError, match="couldn't connect") as caught:  # offline
+        with pytest.raises(OSError) as caught:  # offline
             READERS[reader](name)
-        assert not isinstance(caught.value, FileNotFoundError)
+        assert "Give a file of weights" not in str(caught.value)  # what is said where it can only be a path
     with pytest.raises(FileNotFoundError, match=f"There is no file or folder {name}. .*OWNER/NAME"):
         checkpoints.load(name)
 
