@@ -669,8 +669,8 @@ MUTATIONS = [
     Mutation(
         "classify: everything is read ahead",
         "cli/classify.py",
-        "    paths = iter(paths)\n",
-        "    paths = iter(list(paths))\n",
+        "in _batches(paths, batch_size)",
+        "in _batches(list(paths), batch_size)",
         "cli/test_classify.py -k as_they_are_needed",
     ),
     Mutation(

@@ -18,6 +18,7 @@ from clip_hf.training import (
     fit_batch_size,
     num_steps_of,
 )
+from clip_hf.utils.wording import counted
 from tiny_models import make_tiny_model
 
 
@@ -113,7 +114,7 @@ def test_warm_up_as_a_share_leaves_a_step_at_the_highest_rate(steps, share):
 @pytest.mark.parametrize("steps", [1, 10])
 def test_a_warm_up_to_the_end_is_refused(steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    with pytest.raises(ValueError, match=f"`warmup_steps` is {steps} and the training has {steps} steps"):
+    with pytest.raises(ValueError, match=f"`warmup_steps` is {steps} and the training has {counted(steps, 'step')}:"):
         cosine_schedule(optimizer, steps, steps)
 
 
