@@ -2,14 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How evaluations read image files: backgrounds, orientation, sizes, limits; ours and other libraries' models."""
 
-import argparse
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from _clip_hf_cli import Parser
 from _clip_hf_cli.evaluate import add_evaluation_arguments
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.cli.evaluate import suite_options
@@ -138,7 +137,7 @@ def test_small_images_are_left_out(task, tmp_path, caplog):
 
 
 def test_the_command_has_these_options():
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_evaluation_arguments(parser)
     line = (
         "--data x --background_color white --apply_exif_orientation --min_image_size 8 --max_image_pixels 99".split()
