@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import HfApi, ModelCard
 from transformers.utils import logging
 
 from ..checkpoints import SourceOptions, convert
 from ..model_card.card import CARD_NAME, ModelCardDetails, card_on_hub, update_model_card
 from ..utils.atomic import replaced_file
+from ..utils.dtypes import parse_dtype
 from ..utils.json_files import read_json
 
 
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
         options.destination,
         options.to,
         tower=options.tower,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
+        dtype=parse_dtype(options.dtype),
         overwrite=options.overwrite,
         options=SourceOptions(
             hidden_act=options.hidden_act,

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from transformers.utils import logging
 
 from _clip_hf_cli.evaluate import IMAGE_LIMITS
@@ -31,6 +30,7 @@ from ..evaluation.suite import start_processes
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model_card import ModelCardDetails, write_model_card
+from ..utils.dtypes import parse_dtype
 from ..utils.wording import safe_name
 
 
@@ -79,7 +79,7 @@ def evaluate(
 ) -> list[EvaluationResult]:
     """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
-    dtype = getattr(torch, options.dtype) if options.dtype else None
+    dtype = parse_dtype(options.dtype)
     device = parse_device(options.device)
     asked = suite_options(options, output_dir, replace_results)
     with start_processes(options.device) as accelerator:
