@@ -18,14 +18,13 @@ from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
+from .numerics.bootstrap import percentile_interval, resampled_interval
 from .numerics.statistics import (
     ROW_VALUES,
     Statistic,
     mean_by_class,
     mean_of_classes,
     median_of_rows,
-    percentile_interval,
-    resampled_interval,
 )
 from .tasks.display_names import metric_label, model_label, task_label
 from .tasks.evaluation_result import (
