@@ -203,8 +203,8 @@ def mean_per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> f
 
 
 def _check_no_empty_class(values: np.ndarray, what: str) -> None:
-    empty = np.flatnonzero(np.isnan(values)).tolist()
-    if empty:
+    empty = np.flatnonzero(np.isnan(values))
+    if len(empty):
         raise ValueError(
             f"Class {listed(empty, 5)} has no {what} of positive weight, so that the mean over "
             f"all {len(values)} classes has no value. Leave such classes out of scores and targets, or take more rows."

@@ -32,13 +32,7 @@ _LINE_SEARCH = 40
 
 
 class Softmax:
-    """Sum of weighted cross-entropies and its derivatives by the logits.
-
-    Args:
-        labels (`np.ndarray`): (n,) int64.
-        weights (`torch.Tensor`, *optional*): (n,), of the rows.
-        like (`torch.Tensor`): Its device and dtype are those of the computation.
-    """
+    """Sum of weighted cross-entropies and its derivatives by the logits; labels are (n,) int64."""
 
     def __init__(self, labels: np.ndarray, weights: torch.Tensor | None, like: torch.Tensor):
         self._labels = torch.from_numpy(labels)[None].to(like.device)
@@ -63,13 +57,7 @@ class Softmax:
 
 
 class Sigmoid:
-    """Sum of weighted binary cross-entropies of all classes and its derivatives by the logits.
-
-    Args:
-        labels (`np.ndarray`): (n, c) bool.
-        weights (`torch.Tensor`, *optional*): (n,), of the rows.
-        like (`torch.Tensor`): Its device and dtype are those of the computation.
-    """
+    """Sum of weighted binary cross-entropies of all classes and its derivatives; labels are (n, c) bool."""
 
     def __init__(self, labels: np.ndarray, weights: torch.Tensor | None, like: torch.Tensor):
         self._labels = torch.from_numpy(np.ascontiguousarray(labels.T)).to(like)
@@ -97,13 +85,8 @@ class Sigmoid:
 class Problem:
     """The rows in the axes in which the regression is solved, and the loss on them.
 
-    Args:
-        features (`torch.Tensor`): (n, d). Their device and dtype are those of the computation.
-        labels (`np.ndarray`): (n,) int64 for softmax, or (n, c) bool for a regression of each class.
-        num_classes (`int`): c.
-        weights (`np.ndarray`, *optional*): (n,), of the rows.
-        center (`np.ndarray`, *optional*): (c, d), the coefficients at which the penalty is 0; by default all 0.
-        intercept (`bool`, *optional*, defaults to `True`): Whether the model has an intercept.
+    The device and dtype of the features (n, d) are those of the computation. Labels (n,) are for softmax, labels
+    (n, c) for a regression of each class. The penalty is 0 where the coefficients are `center` (c, d), by default 0.
     """
 
     def __init__(
@@ -177,31 +160,19 @@ class Problem:
 
 @dataclass
 class Minimum:
-    """Where a search ended.
+    """Where a search ended, after so many iterations of conjugate gradients."""
 
-    Args:
-        position (`torch.Tensor`): (c, r + 1), coefficients of the axes and intercept.
-        value (`float`): The objective.
-        gradient_norm (`float`): Norm of the objective's gradient.
-        penalty_norm (`float`): Norm of the penalty's part of the gradient.
-        iterations (`int`): Conjugate gradient iterations made.
-    """
-
-    position: torch.Tensor
-    value: float
+    position: torch.Tensor  # (c, r + 1)
+    value: float  # of the objective
     gradient_norm: float
-    penalty_norm: float
+    penalty_norm: float  # of the penalty's part of the gradient
     iterations: int
 
 
 class Point:
-    """A position with the objective and its derivatives there.
+    """A position (c, r + 1), coefficients of the axes and intercept, with the objective and its derivatives there.
 
-    Args:
-        problem (`Problem`): The rows, rotated.
-        penalties (`torch.Tensor`): (1, r + 1), the penalty of each axis.
-        position (`torch.Tensor`): (c, r + 1), coefficients of the axes and intercept.
-        logits (`torch.Tensor`): (c, n), the logits there.
+    `penalties` (1, r + 1) are those of the axes.
     """
 
     def __init__(self, problem: Problem, penalties: torch.Tensor, position: torch.Tensor, logits: torch.Tensor):
@@ -211,15 +182,9 @@ class Point:
         self.gradient = torch.addcmul(self.residual @ problem.rows, penalties, position)
 
     def newton_step(self, allowed: float, max_iterations: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """An approximate Newton step by preconditioned conjugate gradients.
+        """An approximate Newton step (c, r + 1), how it changes the logits (c, n), and how many iterations it took.
 
-        Args:
-            allowed (`float`): Norm of the gradient that ends the search; the step need not be more exact than that.
-            max_iterations (`int`): Iterations at most.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor, int]`: the step (c, r + 1), how it changes the logits (c, n), and the
-            number of iterations.
+        `allowed` is the norm of the gradient that ends the search; the step need not be more exact than that.
         """
         diagonal = torch.addcmul(self.penalties, self.problem.squares, self.problem.curvature(self.residual))
         diagonal.clamp_min_(diagonal.max() * torch.finfo(diagonal.dtype).eps)
@@ -290,17 +255,8 @@ def minimise(
 ) -> Minimum:
     """Minimise the loss plus `penalty / 2` times the squared norm of all coefficients but the intercept.
 
-    Args:
-        problem (`Problem`): The rows, rotated.
-        penalty (`float`): More than 0.
-        tolerance (`float`): The search ends where the gradient's norm is at most this multiple of the norm of the
-            penalty's part of it, or is mere rounding.
-        max_iterations (`int`): Conjugate gradient iterations after which the search ends; each multiplies by the
-            features twice.
-        start (`torch.Tensor`, *optional*): (c, r + 1), where to begin; by default at zero.
-
-    Returns:
-        `Minimum`
+    The search begins at `start` (c, r + 1), by default at zero. It ends where the gradient's norm is at most
+    `tolerance` times the norm of the penalty's part of it, or is mere rounding, or after `max_iterations`.
     """
     position = problem.rows.new_zeros(problem.num_classes, problem.rows.shape[1]) if start is None else start
     penalties = torch.full_like(position[:1], penalty)  # (1, r + 1)

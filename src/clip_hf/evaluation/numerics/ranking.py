@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .metric_inputs import check_matrix, list_rows
+from .metric_inputs import as_array, check_matrix, list_rows
 
 
 # Images and texts of a block: on a CPU few enough that counting finds the scores in its cache.
@@ -151,10 +151,7 @@ def retrieval_ranks(
 
 def _checked_embeds(embeds: Any, name: str) -> np.ndarray:
     """Return `embeds` as float32 or float64, finite, and scaled so that products cannot overflow or vanish."""
-    if isinstance(embeds, torch.Tensor):
-        embeds = embeds.detach().cpu()
-        embeds = (embeds if embeds.dtype == torch.float64 else embeds.float()).numpy()
-    array = np.asarray(embeds)
+    array = as_array(embeds, f"`{name}`")
     check_matrix(array, f"`{name}`", directions=True)
     if array.dtype != np.float64:
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.float64, copy=False)
@@ -167,7 +164,7 @@ def _checked_embeds(embeds: Any, name: str) -> np.ndarray:
 
 
 def _integer_for_each_text(values: Any, name: str, num_texts: int) -> np.ndarray:
-    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
+    array = as_array(values, f"`{name}`")
     if array.dtype.kind not in "iu" or array.shape != (num_texts,):
         raise ValueError(
             f"`{name}` is an array of {array.dtype} of shape {array.shape}; it must hold an integer for each of the "
