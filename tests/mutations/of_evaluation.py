@@ -443,7 +443,7 @@ MUTATIONS = [
     Mutation(
         "other skipped images compared in pairs",
         "evaluation/comparison.py",
-        "    if _skipped(first) != _skipped(second):\n        return None\n",
+        '    if first["skipped"] != second["skipped"]:\n        return None\n',
         "",
         "evaluation/test_comparison.py -k skipped",
     ),

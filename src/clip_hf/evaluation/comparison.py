@@ -32,6 +32,8 @@ from .tasks.evaluation_result import (
     format_difference,
     format_difference_interval,
     format_metric,
+    is_result,
+    read_result,
 )
 
 
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 # Prefixes of metrics with fewer prompts than the ensemble, and the names of the ensemble's gain over each.
 _FEWER_PROMPTS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 _RECALL = re.compile(r"(image_to_text|text_to_image)_R@(\d+)")
-_RANK_ARRAYS = ("ranks", "one_prompt_ranks", "class_name_ranks", "image_to_text_ranks", "text_to_image_ranks")
 # Metrics that say nothing about how good a model is.
 _SETTINGS = ("lambda",)
 _MAJORITY = "majority_class"
@@ -191,16 +192,13 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     results = []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = read_json(path)
-            if not _is_result(content):
-                continue
-            _check_result(content)
-            content["arrays"] = _read_arrays(path.with_suffix(".npz"))
+            content = read_result(path)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"The results in {path} cannot be read: {str(error).rstrip('.')}. Evaluate again."
             ) from error
-        results.append(content)
+        if content is not None:
+            results.append(content)
     models = _names_of_models(results)
     if len(models) > 1:
         raise ValueError(
@@ -218,67 +216,13 @@ def models_in(folder: str | os.PathLike) -> list[str]:
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(ValueError, OSError):
             contents.append(read_json(path))
-    return _names_of_models([content for content in contents if _is_result(content)])
-
-
-def _is_result(content: Any) -> bool:
-    """Whether a file holds the result of one model; a scaling fit covers several models and is no result of one."""
-    is_result = isinstance(content, dict) and {"task", "model", "data", "metrics"} <= content.keys()
-    return is_result and content["task"] != "scaling"
+    return _names_of_models(list(filter(is_result, contents)))
 
 
 def _names_of_models(results: Sequence[dict[str, Any]]) -> list[str]:
     # Results of the library's functions need not name their model.
     names = (result["model"] for result in results if isinstance(result["model"], str) and result["model"])
     return list(dict.fromkeys(map(os.path.normpath, names)))
-
-
-def _check_result(content: dict[str, Any]) -> None:
-    for name in ("task", "model", "data", "split"):
-        if not isinstance(content.get(name), str):
-            raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a string")
-    for name in ("metrics", "intervals"):
-        if not isinstance(content.get(name), dict):
-            raise ValueError(f"`{name}` is a {type(content.get(name)).__name__}; it must be a mapping")
-    for name in ("chance", "words", "details"):  # earlier versions lack some
-        if not isinstance(content.get(name, {}), dict):
-            raise ValueError(f"`{name}` is a {type(content[name]).__name__}; it must be a mapping")
-    numbers = [*content["metrics"].items(), *content.get("chance", {}).items(), (_MAJORITY, content.get(_MAJORITY))]
-    for name, value in numbers:
-        if value is not None and not _is_number(value):
-            raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number")
-    for name, value in content["intervals"].items():
-        ends = value if value is not None else (None, None)
-        if not isinstance(ends, (list, tuple)) or len(ends) != 2 or not all(e is None or _is_number(e) for e in ends):
-            raise ValueError(f"the interval of {name} is {value!r:.80}; it must be two numbers")
-
-
-def _is_number(value: Any) -> bool:
-    # An integer of a thousand digits is beyond any float.
-    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of integers, one for each image or text."""
-    if not path.is_file():
-        return {}
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = dict(file)
-    except OSError:
-        raise
-    except (
-        Exception
-    ) as error:  # MemoryError for a false size; zipfile, zlib, struct and numpy raise types of their own
-        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
-    for name in {*_RANK_ARRAYS, "targets", "predictions", "image_of_text"} & arrays.keys():
-        array = np.asarray(arrays[name])  # numpy gives bytes for a member that is no array
-        if array.ndim not in (1, 2) or array.dtype.kind not in "biu":
-            raise ValueError(f"{path.name} holds {name} of shape {array.shape} and type {array.dtype}")
-    groups = arrays.get("image_of_text")
-    if groups is not None and (groups.ndim != 1 or groups.min(initial=0) < 0 or groups.max(initial=0) >= len(groups)):
-        raise ValueError(f"{path.name} holds an image_of_text that numbers no images")
-    return arrays
 
 
 def compare_results(
@@ -353,25 +297,27 @@ def _check_same_data(key: tuple, names: Sequence[str], compared: list[dict | Non
 
 
 def _data_of(result: dict[str, Any]) -> tuple[dict[str, int], Any]:
-    details = result.get("details", {})
+    """Sizes of the data by noun, images that were skipped included, and names of the classes; None where unknown."""
+    details = result["details"]
     sizes = {name: details.get(f"num_{name}") for name in _NOUNS}
     if sizes["images"] is not None:
-        sizes["images"] += sum(part["images"] for part in _skipped(result).values())
+        sizes["images"] += sum(part["images"] for part in result["skipped"].values())
     if details.get("class_names"):
         sizes["classes"] = len(details["class_names"])
     return {name: size for name, size in sizes.items() if size is not None}, details.get("class_names")
 
 
 def _compare(key: tuple, metric: str, compared: list[dict | None], resamples: int, seed: int) -> ComparedMetric:
-    values = [result["metrics"].get(metric) if result else None for result in compared]
-    ends = [result["intervals"].get(metric) if result else None for result in compared]
+    values, ends, chances, words = (
+        [result[part].get(metric) if result else None for result in compared]
+        for part in ("metrics", "intervals", "chance", "words")
+    )
     intervals = [tuple(pair) if pair and None not in pair else None for pair in ends]
     first = values[0]
     differences = [None if value is None or first is None else value - first for value in values]
     paired = [None, *(_paired_interval(metric, compared[0], other, resamples, seed) for other in compared[1:])]
-    chances = [result["chance"][metric] for result in compared if result and metric in result.get("chance", {})]
-    words = [result.get("words", {}).get(metric) if result else None for result in compared]
-    return ComparedMetric(*key, metric, values, intervals, differences, paired, chances[0] if chances else None, words)
+    chance = next((value for value in chances if value is not None), None)
+    return ComparedMetric(*key, metric, values, intervals, differences, paired, chance, words)
 
 
 def _paired_interval(
@@ -383,7 +329,7 @@ def _paired_interval(
     # Paired only if both saw the same images in the same order, as far as the results can tell.
     if first_values is None or second_values is None or len(first_values) != len(second_values):
         return None
-    if _skipped(first) != _skipped(second):
+    if first["skipped"] != second["skipped"]:
         return None
     for name in ("targets", "image_of_text"):
         if not np.array_equal(first["arrays"].get(name), second["arrays"].get(name)):
@@ -399,10 +345,6 @@ def _paired_interval(
         by_class = mean_by_class(second_values - first_values, targets, int(targets.max()) + 1)
         return _resampled(mean_of_classes(by_class), groups, resamples, seed)
     return _mean_interval(second_values - first_values, groups, resamples, seed)
-
-
-def _skipped(result: dict[str, Any]) -> dict[str, Any]:
-    return result.get("skipped") or {}  # earlier versions have no such key
 
 
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -441,7 +383,7 @@ def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
 
 def _headline(result: dict[str, Any]) -> str:
     """The headline metric, whose gains are reported."""
-    return str((result.get("details") or {}).get("metric", ""))
+    return str(result["details"].get("metric", ""))
 
 
 def _hits(metric: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
