@@ -363,14 +363,13 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
 
 
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
-    """Contribution of each image or text to a metric, float64 (n,): a share of 1, or the rank if it is a median."""
+    """Contribution of each image or text to a metric, (n,): a share of 1, or the rank if it is a median."""
     arrays, headline = result["arrays"], _headline(result)
     recall = _RECALL.fullmatch(metric)
     if recall is not None and f"{recall[1]}_ranks" in arrays:
         return (arrays[f"{recall[1]}_ranks"] < int(recall[2])).astype(np.float64)
     if metric.endswith("_median_rank"):
-        ranks = arrays.get(f"{metric.removesuffix('_median_rank')}_ranks")
-        return None if ranks is None else ranks.astype(np.float64)
+        return arrays.get(f"{metric.removesuffix('_median_rank')}_ranks")
     for kind, gain in _FEWER_PROMPTS.items():
         fewer = {**arrays, "ranks": arrays.get(f"{kind}_ranks")}
         if metric == gain:

@@ -2,9 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Words for messages and tables, and names for files."""
 
-from collections.abc import Sequence
-
-
 INTERVAL = "interval_95"
 """Name of a figure's 95% interval, two numbers, in `EvalResult.metric_args`."""
 
@@ -14,10 +11,10 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
-def listed(names: Sequence, limit: int = 8) -> str:
+def listed(names: list[str], limit: int = 8) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{', '.join(map(str, names[:limit]))}{more}"
+    return f"{', '.join(names[:limit])}{more}"
 
 
 def safe_name(name: str) -> str:

@@ -267,9 +267,10 @@ def check_all_classes(labels: np.ndarray, num_classes: int, name: str) -> None:
         missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
         lack = "have no row of"
     if len(missing):
+        shown = listed([str(label) for label in missing], 10)
         raise ValueError(
-            f"{name} {lack} {len(missing)} of {num_classes} classes: {listed(missing, 10)}. Leave these out of every "
-            "split and number the others from 0, or add rows."
+            f"{name} {lack} {len(missing)} of {num_classes} classes: {shown}. Leave these out of every split and "
+            "number the others from 0, or add rows."
         )
 
 

@@ -94,7 +94,7 @@ def check_matrix(
 
 def list_rows(indices: np.ndarray) -> str:
     """List the first rows for a message: `"row 3"`, `"rows 3, 5"`, `"rows 1, 2, 3, 4, 5 and 7 more"`."""
-    return f"row{'' if len(indices) == 1 else 's'} {listed(indices, 5)}"
+    return f"row{'' if len(indices) == 1 else 's'} {listed(list(map(str, indices)), 5)}"
 
 
 def as_integers(values: Any, name: str) -> np.ndarray:

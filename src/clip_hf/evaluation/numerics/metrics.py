@@ -197,18 +197,17 @@ def mean_per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> f
     Raises:
         ValueError, TypeError: as `top_k_accuracy`; also if a class has no row (of positive weight), naming it.
     """
-    values = per_class_accuracy(scores, targets, weights)
-    _check_no_empty_class(values, "row")
-    return float(values.mean())
+    return _mean_of_all_classes(per_class_accuracy(scores, targets, weights), "row")
 
 
-def _check_no_empty_class(values: np.ndarray, what: str) -> None:
-    empty = np.flatnonzero(np.isnan(values))
-    if len(empty):
+def _mean_of_all_classes(values: np.ndarray, what: str) -> float:
+    empty = [str(place) for place in np.flatnonzero(np.isnan(values))]
+    if empty:
         raise ValueError(
             f"Class {listed(empty, 5)} has no {what} of positive weight, so that the mean over "
             f"all {len(values)} classes has no value. Leave such classes out of scores and targets, or take more rows."
         )
+    return float(values.mean())
 
 
 def confusion_matrix(scores: Any, targets: Any) -> np.ndarray:
@@ -279,8 +278,7 @@ def map_11point(scores: Any, targets: Any, weights: Any = None) -> float:
         ValueError, TypeError: as `average_precision_11point`; also if a class has no positive row, naming it.
     """
     values = _value(_eleven_points_by_class(scores, targets), len(scores), weights)
-    _check_no_empty_class(values, "positive row")
-    return float(values.mean())
+    return _mean_of_all_classes(values, "positive row")
 
 
 def _eleven_points_by_class(scores: Any, targets: Any) -> Statistic:
