@@ -137,7 +137,6 @@ class RegularizationPath:
         """Find the minimum for one penalty, more than 0. The result says whether it was reached; no warning does."""
         if not (math.isfinite(penalty) and penalty > 0):
             raise ValueError(f"`penalty` is {penalty}; it must be a positive number.")
-        self._problem.rotate()
         minimum = minimise(
             self._problem,
             self._penalty_factor * penalty,

@@ -31,7 +31,6 @@ from .statistics import (
     Statistic,
     area_under_roc,
     eleven_points,
-    eleven_points_by_class,
     mean_by_class,
     mean_of_classes,
     mean_of_rows,
@@ -104,8 +103,7 @@ def top_k_accuracy(scores: Any, targets: Any, k: int = 1, weights: Any = None) -
     2: top-1 accuracy is 1/3, top-2 accuracy 2/3.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class; the larger the better.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
+        scores, targets: As in `target_ranks`.
         k (`int`, *optional*, defaults to 1): How many guesses there are, at most c.
         weights (array of shape `(n,)`, *optional*): How much each row counts; all the same by default.
 
@@ -139,9 +137,7 @@ def top1_top5_mean(scores: Any, targets: Any, weights: Any = None) -> float:
     3/4.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class, at least 5 classes.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
-        weights (array of shape `(n,)`, *optional*): How much each row counts.
+        scores, targets, weights: As in `top_k_accuracy`; at least 5 classes.
 
     Returns:
         `float`: a share from 0 to 1.
@@ -161,9 +157,7 @@ def per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> np.nda
     If class 0 has 4 rows of which 3 are right, and class 1 has 1 that is wrong, it is `[0.75, 0.0]`.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
-        weights (array of shape `(n,)`, *optional*): How much each row counts.
+        scores, targets, weights: As in `top_k_accuracy`.
 
     Returns:
         `np.ndarray` of shape `(c,)`, float64: shares from 0 to 1; NaN for classes without a row of positive weight.
@@ -187,8 +181,7 @@ def mean_per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> f
     is 3/5.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1, each at least once.
+        scores, targets: As in `top_k_accuracy`; each class has at least one row.
         weights (array of shape `(n,)`, *optional*): How much each row counts within its class.
 
     Returns:
@@ -216,8 +209,7 @@ def confusion_matrix(scores: Any, targets: Any) -> np.ndarray:
     With scores `[[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]` and targets `[0, 0, 1]` it is `[[1, 1], [1, 0]]`.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
+        scores, targets: As in `target_ranks`.
 
     Returns:
         `np.ndarray` of shape `(c, c)`, int64: a row for each true class, a column for each guess.
@@ -283,7 +275,9 @@ def map_11point(scores: Any, targets: Any, weights: Any = None) -> float:
 
 def _eleven_points_by_class(scores: Any, targets: Any) -> Statistic:
     scores = as_numbers(scores, "scores", 2)
-    return eleven_points_by_class(scores, as_flags(targets, scores.shape))
+    flags = as_flags(targets, scores.shape)
+    classes = [eleven_points(scores[:, i], flags[:, i]) for i in range(scores.shape[1])]
+    return lambda weights: np.stack([statistic(weights) for statistic in classes], axis=1)
 
 
 def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
@@ -301,8 +295,7 @@ def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
         `float`: a share from 0 to 1; 0.5 by chance.
 
     Raises:
-        ValueError: if shapes do not fit, `scores` holds NaN, or targets are not 0 or 1, or all the same.
-        TypeError: if targets are no numbers.
+        ValueError, TypeError: as `average_precision_11point`; also if all targets are the same.
     """
     scores = as_numbers(scores, "scores", 1)
     targets = as_flags(targets, scores.shape)

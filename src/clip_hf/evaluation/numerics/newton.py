@@ -104,35 +104,21 @@ class Problem:
         self._weights = None if weights is None else torch.from_numpy(weights).to(features)
         self.balanced = labels.ndim == 1
         self.loss = (Softmax if self.balanced else Sigmoid)(labels, self._weights, features)
-        self._features = features
         self._center = None if center is None else torch.as_tensor(center).to(features)
+        self.offset = None if self._center is None else self._center @ features.T  # (c, n)
         shares = features.new_ones(len(labels)) if self._weights is None else self._weights
         self._mean = shares @ features / self.total_weight if intercept else torch.zeros_like(features[0])
-        squared = (shares @ (features - self._mean).square()).sum().item() + intercept * self.total_weight
+        centred = features - self._mean
+        squared = (shares @ centred.square()).sum().item() + intercept * self.total_weight
         # A gradient of at most this norm may be nothing but rounding.
         self.rounding = 32 * torch.finfo(features.dtype).eps * math.sqrt(squared)
-        self._rotated = False
-
-    def rotate(self) -> None:
-        """Turn the rows into their own axes. A second call does nothing."""
-        if self._rotated:
-            return
-        centred = self._features - self._mean
-        weighted = centred if self._weights is None else centred * self._weights.sqrt()[:, None]
-        if len(centred) >= centred.shape[1]:
-            self.axes = torch.linalg.eigh(weighted.T @ weighted).eigenvectors  # (d, d)
-        else:
-            # The rows span at most n dimensions, and the minimum lies in their span.
-            span, triangle = torch.linalg.qr(weighted.T)  # (d, n), (n, n)
-            self.axes = span @ torch.linalg.eigh(triangle @ triangle.T).eigenvectors  # (d, n)
-        ones = torch.full_like(centred[:, :1], float(self.intercept))
+        self.axes = _own_axes(centred if self._weights is None else centred * self._weights.sqrt()[:, None])
+        ones = torch.full_like(centred[:, :1], float(intercept))
         self.rows = torch.cat([centred @ self.axes, ones], dim=1)  # (n, r + 1)
         squares = self.rows.square()
         if self._weights is not None:
             squares *= self._weights[:, None]
         self.squares = squares.sum(dim=0, keepdim=True)  # (1, r + 1)
-        self.offset = None if self._center is None else self._center @ self._features.T  # (c, n)
-        self._rotated = True
 
     def logits(self, position: torch.Tensor) -> torch.Tensor:
         """(c, n) at a position (c, r + 1)."""
@@ -156,6 +142,15 @@ class Problem:
         # The residual is p - y, so its size is p or 1 - p.
         squares = residual.square() if self._weights is None else residual.square() / self._weights
         return (residual.abs() - squares).sum(dim=1, keepdim=True).clamp_min_(0) / self.total_weight
+
+
+def _own_axes(rows: torch.Tensor) -> torch.Tensor:
+    """Axes (d, r) in which centred rows (n, d) are uncorrelated."""
+    if len(rows) >= rows.shape[1]:
+        return torch.linalg.eigh(rows.T @ rows).eigenvectors
+    # The rows span at most n dimensions, and the minimum lies in their span.
+    span, triangle = torch.linalg.qr(rows.T)  # (d, n), (n, n)
+    return span @ torch.linalg.eigh(triangle @ triangle.T).eigenvectors
 
 
 @dataclass

@@ -89,12 +89,6 @@ def eleven_points(scores: np.ndarray, targets: np.ndarray) -> Statistic:
     return statistic
 
 
-def eleven_points_by_class(scores: np.ndarray, targets: np.ndarray) -> Statistic:
-    """11-point average precision of each class: (r, c)."""
-    columns = [eleven_points(scores[:, i], targets[:, i]) for i in range(scores.shape[1])]
-    return lambda weights: np.stack([column(weights) for column in columns], axis=1)
-
-
 def area_under_roc(scores: np.ndarray, targets: np.ndarray) -> Statistic:
     """Area under the ROC curve: (r,)."""
     order = np.argsort(scores, kind="stable")
