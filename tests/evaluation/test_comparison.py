@@ -132,7 +132,9 @@ def test_the_interval_of_a_median_rank(tmp_path):
     (row,) = compare_results(folders, resamples=2000).metrics
     expected = interval_of(lambda own, rows: np.median(own[rows]), *ranks, owners)
     assert row.difference_intervals[1] == pytest.approx(expected, abs=1.1) and expected[1] - expected[0] > 4
-    assert " points" not in compare_results(folders).table()  # places are no shares
+    comparison = compare_results(folders)
+    assert " points" not in comparison.table()  # places are no shares, so there is no plot of them
+    assert [path.name for path in comparison.save(tmp_path / "out")] == ["comparison.json", "comparison.md"]
 
 
 @pytest.mark.parametrize("headline", ["top1", "top1_top5_mean", "mean_per_class"])

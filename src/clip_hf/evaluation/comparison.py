@@ -5,7 +5,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,42 +115,36 @@ class Comparison:
             draw_table(
                 f"{task}: {data}", ["metric", *self._columns()], [[row.metric, *self._cells(row)] for row in rows]
             )
-            for (task, data), rows in self._groups().items()
+            for (task, data), rows in _grouped(self.metrics).items()
         ]
         explained = "* The 95% interval of the difference does not hold 0."
         return "\n\n".join([*tables, *([explained] if any(" *" in table for table in tables) else [])])
 
-    def figure(self) -> "Figure":
-        """Each task's metrics as points with their intervals; each model has a colour and a marker."""
-        groups = {
-            (task_label(task), data): [row for row in rows if _is_drawn(row.metric)]
-            for (task, data), rows in self._groups().items()
-        }
-        columns = _balanced_columns([key for key, rows in groups.items() if rows], groups)
-        row_height = 0.14 + 0.13 * len(self.models)
-        height = 1.3 + max(sum(0.6 + row_height * len(groups[key]) for key in column) for column in columns)
+    def figure(self) -> "Figure | None":
+        """Each task's metrics as points with their intervals; each model has a colour and a marker.
+
+        None if no metric is a share.
+        """
+        groups = _grouped(row for row in self.metrics if _is_drawn(row.metric))
+        if not groups:
+            return None
+        columns = _balanced_columns(groups)
+        heights = {key: 0.6 + (0.14 + 0.13 * len(self.models)) * len(rows) for key, rows in groups.items()}
+        height = 1.3 + max(sum(heights[key] for key in column) for column in columns)
         title = f"Comparison of {' and '.join(map(model_label, self.models))}"
         with new_figure(title, height, WIDTH) as figure:
             halves = figure.subfigures(1, len(columns), squeeze=False)[0]
             for half, keys in zip(halves, columns):
-                heights = [0.6 + row_height * len(groups[key]) for key in keys]
-                axes = half.subplots(len(keys), 1, squeeze=False, height_ratios=heights)[:, 0]
-                for axis, key in zip(axes, keys):
-                    _draw_points(axis, groups[key], self.models)
-                    axis.set_title("\n".join(key) if len(columns) > 1 else ": ".join(key))
+                ratios = [heights[key] for key in keys]
+                axes = half.subplots(len(keys), 1, squeeze=False, height_ratios=ratios)[:, 0]
+                for axis, (task, data) in zip(axes, keys):
+                    _draw_points(axis, groups[task, data], self.models)
+                    axis.set_title(("\n" if len(columns) > 1 else ": ").join((task_label(task), data)))
                 has_bars = any(any(row.intervals) for key in keys for row in groups[key])
                 axes[-1].set_xlabel("score (%), 95% interval" if has_bars else "score (%)")
-            if columns[0]:
-                handles = halves[0].axes[0].get_legend_handles_labels()
-                figure.legend(*handles, loc="outside lower left", ncols=min(4, len(self.models)))
+            handles = halves[0].axes[0].get_legend_handles_labels()
+            figure.legend(*handles, loc="outside lower left", ncols=min(4, len(self.models)))
         return figure
-
-    def _groups(self) -> dict[tuple[str, str], list[ComparedMetric]]:
-        """The rows of each task and data."""
-        groups: dict[tuple[str, str], list[ComparedMetric]] = {}
-        for row in self.metrics:
-            groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
-        return groups
 
     def _columns(self) -> list[str]:
         first, *others = self.models
@@ -163,14 +157,17 @@ class Comparison:
         return [*cells, "" if row.chance is None else format_metric(row.metric, row.chance)]
 
     def save(self, folder: str | os.PathLike, stem: str = "comparison") -> list[Path]:
-        """Write `stem.json`, `stem.md` and `stem.png` into `folder`; each file appears when it is complete."""
+        """Write `stem.json`, `stem.md` and, if there is a plot, `stem.png`; each file appears when it is complete."""
         paths = [Path(folder) / f"{stem}.{ending}" for ending in ENDINGS]
         content = {**asdict(self), "environment": environment()}
         with replaced_file(paths[0]) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         with replaced_file(paths[1]) as temporary:
             temporary.write_text(f"# {' and '.join(self.models)}\n\n{self.table()}\n", encoding="utf-8")
-        save_figure(self.figure(), paths[2])
+        figure = self.figure()
+        if figure is None:
+            return paths[:2]
+        save_figure(figure, paths[2])
         return paths
 
 
@@ -211,7 +208,7 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def models_in(folder: str | os.PathLike) -> list[str]:
-    """Names of the models that a folder holds results of; files that are no readable result are passed over."""
+    """Names of the models that a folder holds results of; unreadable files are skipped."""
     contents = []
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(ValueError, OSError):
@@ -363,7 +360,7 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
 
 
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
-    """Contribution of each image or text to a metric, (n,): a share of 1, or the rank if it is a median."""
+    """Contribution of each image or text to a metric, (n,): 0 to 1, or the rank if it is a median."""
     arrays, headline = result["arrays"], _headline(result)
     recall = _RECALL.fullmatch(metric)
     if recall is not None and f"{recall[1]}_ranks" in arrays:
@@ -407,14 +404,23 @@ def _difference(row: ComparedMetric, place: int, significant: str) -> str:
     return significant.format(text) if interval[0] > 0 or interval[1] < 0 else text
 
 
+def _grouped(rows: Iterable[ComparedMetric]) -> dict[tuple[str, str], list[ComparedMetric]]:
+    """The rows of each task and data."""
+    groups: dict[tuple[str, str], list[ComparedMetric]] = {}
+    for row in rows:
+        groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
+    return groups
+
+
 def _is_drawn(metric: str) -> bool:
     """Whether a plot shows a metric: percentages, and not those with fewer prompts, which the table has."""
     is_share = format_metric(metric, 0.5).endswith("%") and metric != _MAJORITY
     return is_share and not metric.startswith(tuple(f"{kind}_" for kind in _FEWER_PROMPTS))
 
 
-def _balanced_columns(keys: list[tuple[str, str]], groups: dict[tuple[str, str], list]) -> list[list[tuple[str, str]]]:
+def _balanced_columns(groups: dict[tuple[str, str], list]) -> list[list[tuple[str, str]]]:
     """The panels of one column, or of two of about the same height."""
+    keys = list(groups)
     if len(keys) < 2:
         return [keys]
     heights = np.cumsum([2 + len(groups[key]) for key in keys])  # in rows; a panel's title and axis take two
@@ -429,16 +435,16 @@ def _draw_points(axis: Any, rows: list[ComparedMetric], models: list[str]) -> No
         ends = [row.intervals[place] or (row.values[place],) * 2 for _, row in shown]
         spread = np.array([[v - 100 * low, 100 * high - v] for v, (low, high) in zip(values, ends)]).reshape(-1, 2).T
         lines = [line + 0.6 * ((place + 0.5) / len(models) - 0.5) for line, _ in shown]
-        style = {"marker": _MARKERS[place % len(_MARKERS)], "color": COLOURS[place % len(COLOURS)]}
         axis.errorbar(
             values,
             lines,
             xerr=spread.clip(min=0),
             linestyle="",
+            marker=_MARKERS[place % len(_MARKERS)],
+            color=COLOURS[place % len(COLOURS)],
             label=model_label(name),
             elinewidth=1,
             capsize=2,
-            **style,
         )
     axis.set_yticks(range(len(rows)), [metric_label(row.metric) for row in rows])
     axis.set_xlim(-2, 102)

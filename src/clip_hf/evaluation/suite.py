@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Several evaluations of one model on several data sets: what `clip-hf evaluate` runs."""
+"""Several evaluations of one model on several datasets: what `clip-hf evaluate` runs."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +110,7 @@ def run_suite(
     accelerator: Accelerator | None = None,
     report: Callable[[str], None] = print,
 ) -> list[EvaluationResult]:
-    """Run evaluations of one model, and write each result as soon as it is there.
+    """Run evaluations of one model, and write each result as soon as it is ready.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].

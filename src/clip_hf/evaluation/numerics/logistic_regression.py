@@ -83,14 +83,7 @@ class LinearClassifier:
     converged: bool
 
     def scores(self, features: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Logits of the classes.
-
-        Args:
-            features (`np.ndarray` or `torch.Tensor`): (n, d).
-
-        Returns:
-            `np.ndarray`: (n, c) float64.
-        """
+        """Logits of the classes, float64 (n, c), for features (n, d)."""
         if isinstance(features, torch.Tensor):
             # In double precision on the features' device, or on the CPU if that device has none.
             features = features.detach().to("cpu" if features.device.type == "mps" else features.device).double()

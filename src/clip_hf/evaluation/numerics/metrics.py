@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Metrics on arrays.
 
-Shapes: n rows (images), c classes. Scores are the larger the better; targets are class indices `(n,)`, or bool
-`(n, c)` where a row may have several classes. Arrays, lists and tensors are taken; sums are float64. Shares are from
-0 to 1. Of classes with equal scores, the lower index comes first, as in a stable sort in descending order.
+Shapes: n rows (images), c classes. Larger scores are better; targets are class indices `(n,)`, or bool `(n, c)` where
+a row may have several classes. Arrays, lists and tensors are accepted; sums are float64. Shares are from 0 to 1. Of
+classes with equal scores, the lower index comes first, as in a stable sort in descending order.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ def target_ranks(scores: Any, targets: Any) -> np.ndarray:
     With scores `[0.2, 0.5, 0.2]`, class 1 has rank 0, class 0 rank 1 and class 2, equal but later, rank 2.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class; the larger the better.
+        scores (array of shape `(n, c)`): A score for each class; larger is better.
         targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
 
     Returns:
@@ -103,7 +103,8 @@ def top_k_accuracy(scores: Any, targets: Any, k: int = 1, weights: Any = None) -
     2: top-1 accuracy is 1/3, top-2 accuracy 2/3.
 
     Args:
-        scores, targets: As in `target_ranks`.
+        scores (array of shape `(n, c)`): A score for each class; larger is better.
+        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
         k (`int`, *optional*, defaults to 1): How many guesses there are, at most c.
         weights (array of shape `(n,)`, *optional*): How much each row counts; all the same by default.
 
@@ -204,7 +205,7 @@ def _mean_of_all_classes(values: np.ndarray, what: str) -> float:
 
 
 def confusion_matrix(scores: Any, targets: Any) -> np.ndarray:
-    """How often rows of each class are taken for each class.
+    """Number of rows by true class and guessed class.
 
     With scores `[[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]` and targets `[0, 0, 1]` it is `[[1, 1], [1, 0]]`.
 
@@ -234,7 +235,7 @@ def average_precision_11point(scores: Any, targets: Any, weights: Any = None) ->
     and 2/3 up to recall 1 (5 points): (6 + 5 * 2/3) / 11 = 28/33.
 
     Args:
-        scores (array of shape `(n,)`): A score for each row; the larger the surer.
+        scores (array of shape `(n,)`): A score for each row; larger is surer.
         targets (bool array of shape `(n,)`): Whether the row has the class; at least one has.
         weights (array of shape `(n,)`, *optional*): How much each row counts.
 
@@ -287,7 +288,7 @@ def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
     the four pairs give 1, 1, 1/2 and 1: 0.875.
 
     Args:
-        scores (array of shape `(n,)`): A score for each row; the larger the surer that it is positive.
+        scores (array of shape `(n,)`): A score for each row; larger is surer that it is positive.
         targets (array of shape `(n,)`): 1 or True for positive rows, 0 or False for negative ones; both occur.
         weights (array of shape `(n,)`, *optional*): How much each row counts.
 
@@ -308,13 +309,13 @@ def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
 
 
 def recall_at_k(ranks: Any, k: int, weights: Any = None) -> float:
-    """Share of the queries for which something right is among the first k found (R@k).
+    """Share of the queries that have a right candidate among the first k (R@k).
 
     With ranks `[0, 3, 12]`, R@1 is 1/3 and R@5 is 2/3.
 
     Args:
         ranks (int array of shape `(n,)`): Rank of each query's first right candidate; 0 is the best.
-        k (`int`): How many candidates are looked at.
+        k (`int`): Number of first candidates.
         weights (array of shape `(n,)`, *optional*): How much each query counts.
 
     Returns:
@@ -393,8 +394,8 @@ class LogitLine(NamedTuple):
     """The line logit(y) = slope * logit(x) + intercept, where logit(p) = log(p / (1 - p)).
 
     Args:
-        slope (`float`): Of the line, between logits.
-        intercept (`float`): Of the line, as a logit.
+        slope (`float`): Change of logit(y) by logit(x).
+        intercept (`float`): logit(y) where logit(x) is 0.
         r_squared (`float`): Share of the logits' variance that the line explains; NaN where all y are the same.
     """
 

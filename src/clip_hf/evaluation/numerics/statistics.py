@@ -10,14 +10,14 @@ from collections.abc import Callable
 import numpy as np
 
 
-# So many elements of a temporary array: 16 MiB of float64.
+# Elements of a temporary array, at most: 16 MiB of float64.
 BLOCK = 2**21
 
 # Weights (r, n) to values (r,) or (r, c); NaN where a set of weights leaves nothing to measure.
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-# Metrics that are means over rows: each row's value by the place of its class, 0 for the first.
+# Metrics that are means over rows: each row's value by the rank of its class, 0 for the first.
 ROW_VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "top1": lambda ranks: (ranks < 1).astype(np.float64),
     "top5": lambda ranks: (ranks < 5).astype(np.float64),
