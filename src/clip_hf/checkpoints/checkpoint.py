@@ -15,6 +15,22 @@ from ..utils.wording import listed
 from .stored_tensor import StoredTensor
 
 
+IMAGE_OPTIONS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "do_convert_rgb",
+)
+"""What other formats know of an image processor."""
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """What a source may leave open. Reading such a source without the option is an error.

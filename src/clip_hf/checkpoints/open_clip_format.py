@@ -11,22 +11,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL.Image import Resampling
-from safetensors.torch import save_file
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.json_files import read_json
-from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from .checkpoint import IMAGE_OPTIONS, Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
 from .checkpoint_format import CheckpointFormat
 from .openai_format import config_from_shapes, is_openai_named, take_extras
 from .openai_names import rename, rename_back
 from .reference import openai_features
-from .stored_tensor import StoredTensor
 from .tokenizer_formats import build_tokenizer, has_tokenizer, is_openais, save_for_transformers
-from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights, save_weights
 
 
 CONFIG_NAME = "open_clip_config.json"
@@ -96,8 +93,7 @@ _TRANSLATED = {
 }
 _PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
 # Of an image processor: what open_clip's transform for inference does not leave open.
-_GEOMETRY = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-_GEOMETRY += ("do_normalize", "do_convert_rgb")
+_GEOMETRY = [name for name in IMAGE_OPTIONS if name not in ("image_mean", "image_std")]
 # open_clip's transform for inference uses the bicubic filter where training draws one at random.
 _FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "random": Resampling.BICUBIC}
 
@@ -322,8 +318,7 @@ def read(file: WeightFile, source: str, folder: Path | None, options: SourceOpti
     if options.preprocess is not None:
         preprocess_cfg = options.preprocess
     renamed, filled = rename(weights, config, source)
-    if filled:
-        notes.append(f"{len(filled)} counters of BatchNorm, which change no feature, were missing and are 0.")
+    notes += filled
     image_processor = image_processor_from_open_clip(preprocess_cfg, config.vision_config.image_size)
     if tokenizer_name and options.merges is None and (folder is None or not has_tokenizer(folder)):
         raise ValueError(
@@ -473,28 +468,13 @@ def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return content
 
 
-def write(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
-    """Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub. Returns the weights written.
-
-    Raises:
-        ValueError: if open_clip cannot do what the model does.
-    """
-    content = config_of(checkpoint)
-    if checkpoint.tokenizer is not None:
-        save_for_transformers(checkpoint.tokenizer, folder)
-    (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tensors = rename_back(checkpoint.tensors, checkpoint.config)
-    contiguous = {name: tensor.read().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / WEIGHT_NAMES[0], metadata={"format": "pt"})
-    return tensors
-
-
 class OpenClipFormat(CheckpointFormat):
     """open_clip's folders, weights and training checkpoints."""
 
     name = "open_clip"
     config_name = CONFIG_NAME
     keeps_norms_in_float32 = True
+    features = staticmethod(openai_features)
 
     def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
         """Whether a file of OpenAI's names was written by open_clip: it lies beside an optimizer or open_clip's
@@ -533,11 +513,8 @@ class OpenClipFormat(CheckpointFormat):
         config_of(checkpoint)
 
     def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
-        """Write a folder that open_clip loads as `local-dir:FOLDER`."""
-        write(checkpoint, path)
-
-    def features(
-        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """Features of OpenAI's arithmetic, which open_clip's is."""
-        return openai_features(tensors, config, inputs, dtype)
+        """Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub."""
+        if checkpoint.tokenizer is not None:
+            save_for_transformers(checkpoint.tokenizer, path)
+        (path / CONFIG_NAME).write_text(json.dumps(config_of(checkpoint), indent=2) + "\n", encoding="utf-8")
+        save_weights(rename_back(checkpoint.tensors, checkpoint.config), path / WEIGHT_NAMES[0])

@@ -10,14 +10,15 @@ So the memory that a report takes is that of a layer, whatever the model's size.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .stored_tensor import StoredTensor
 
 
@@ -38,26 +39,29 @@ class _Weights:
 # Shapes: images (batch, channels, height, width), hidden states (length, batch, width), features (batch, dim).
 
 
-def openai_text_features(
-    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, input_ids: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    """Text features (batch, dim), not normalised, as OpenAI's and open_clip's code computes them."""
-    weights, text = _Weights(tensors, dtype), config.text_config
+def openai_features(
+    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Features, not normalised, of OpenAI's arithmetic, which open_clip's is: `"image"` and `"text"`."""
+    weights = _Weights(tensors, dtype)
+    with torch.no_grad():
+        image = _image_features(weights.below("visual"), config.vision_config, inputs["pixel_values"].to(dtype))
+        return {"image": image, "text": _text_features(weights, config.text_config, inputs["input_ids"])}
+
+
+def _text_features(weights: _Weights, text: ClipHFTextConfig, input_ids: torch.Tensor) -> torch.Tensor:
     length = input_ids.shape[1]
     x = weights("token_embedding.weight")[input_ids] + weights("positional_embedding")[:length]
-    causal = torch.full((length, length), -torch.inf, dtype=dtype).triu(1)
+    causal = torch.full((length, length), -torch.inf, dtype=x.dtype).triu(1)
     x = _transformer(weights.below("transformer"), x.transpose(0, 1), text, causal).transpose(0, 1)
     x = _layer_norm(weights.below("ln_final"), x, text.layer_norm_eps)
     at = (input_ids == text.eos_token_id).int().argmax(dim=-1)
     return x[torch.arange(len(x)), at] @ weights("text_projection")
 
 
-def openai_image_features(
-    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, pixel_values: torch.Tensor, dtype: torch.dtype
+def _image_features(
+    weights: _Weights, vision: ClipHFViTConfig | ClipHFResNetConfig, pixel_values: torch.Tensor
 ) -> torch.Tensor:
-    """Image features (batch, dim), not normalised, as OpenAI's and open_clip's code computes them."""
-    weights, vision = _Weights(tensors, dtype, "visual."), config.vision_config
-    pixel_values = pixel_values.to(dtype)
     if vision.model_type == "clip_hf_resnet":
         return _resnet(weights, pixel_values, vision)
     x = functional.conv2d(pixel_values, weights("conv1.weight"), stride=vision.patch_size).flatten(2).transpose(1, 2)
@@ -162,62 +166,7 @@ def _attention_pool(weights: _Weights, x: torch.Tensor, heads: int) -> torch.Ten
     return pooled[0]
 
 
-# ------------------------------------------------------------------------------------------- models that read as
-# they go
-
-
-def streamed(build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> nn.Module:
-    """A model without weights, each of whose modules reads its own before it runs and drops them after.
-
-    Args:
-        build (callable): makes the model; called on the meta device.
-        tensors (`Mapping[str, StoredTensor]`): the weights by name.
-        dtype (`torch.dtype`): what floating weights are converted to.
-    """
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device("meta"):
-            model = build().eval()
-    finally:
-        torch.set_default_dtype(default)
-    for prefix, module in model.named_modules():
-        weights = {
-            name: tensors[f"{prefix}.{name}" if prefix else name]
-            for name in (*module._parameters, *module._buffers)
-            if (f"{prefix}.{name}" if prefix else name) in tensors
-        }
-        positions = module._buffers.get("position_ids")
-        if positions is not None:  # not a weight: it counts
-            module._buffers["position_ids"] = torch.arange(positions.shape[-1]).expand(positions.shape)
-        if weights:
-            module.register_forward_pre_hook(_reader(weights, dtype))
-            module.register_forward_hook(_dropper(weights))
-    return model
-
-
-def _reader(own: Mapping[str, StoredTensor], dtype: torch.dtype) -> Callable:
-    def read(module: nn.Module, args: tuple) -> None:
-        for name, tensor in own.items():
-            values = tensor.read()
-            values = values.to(dtype) if values.is_floating_point() else values
-            if name in module._parameters:
-                module._parameters[name] = nn.Parameter(values, requires_grad=False)
-            else:
-                module._buffers[name] = values
-
-    return read
-
-
-def _dropper(own: Mapping[str, StoredTensor]) -> Callable:
-    def drop(module: nn.Module, args: tuple, output: object) -> None:
-        for name in own:
-            if name in module._parameters:
-                module._parameters[name] = nn.Parameter(module._parameters[name].to("meta"), requires_grad=False)
-            else:
-                module._buffers[name] = module._buffers[name].to("meta")
-
-    return drop
+# -------------------------------------------------------------------------------------- models that read as they go
 
 
 def model_features(
@@ -227,21 +176,43 @@ def model_features(
     inputs: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
 ) -> dict[str, torch.Tensor]:
-    """Features, not normalised, that a whole model of transformers' or ours computes: `"text"` and `"image"`."""
+    """Features, not normalised, that a whole model of transformers' or ours computes: `"image"` and `"text"`."""
     config = copy.deepcopy(config)  # into which transformers writes the dtype
-    model = streamed(lambda: model_class._from_config(config, dtype=dtype), tensors, dtype)
+    with torch.device("meta"):
+        model = model_class._from_config(config, dtype=dtype).eval()
+    stream_weights(model, tensors, dtype)
     with torch.no_grad():
         image = model.get_image_features(pixel_values=inputs["pixel_values"].to(dtype)).pooler_output
         text = model.get_text_features(input_ids=inputs["input_ids"]).pooler_output
     return {"image": image, "text": text}
 
 
-def openai_features(
-    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """Features, not normalised, of OpenAI's arithmetic: `"text"` and `"image"`."""
-    with torch.no_grad():
-        return {
-            "image": openai_image_features(tensors, config, inputs["pixel_values"], dtype),
-            "text": openai_text_features(tensors, config, inputs["input_ids"], dtype),
-        }
+def stream_weights(model: nn.Module, tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> None:
+    """Let each module of a model on the meta device read its own weights before it runs, and drop them after."""
+    for module_name, module in model.named_modules():
+        prefix = f"{module_name}." if module_name else ""
+        names = [name for name in (*module._parameters, *module._buffers) if prefix + name in tensors]
+        positions = module._buffers.get("position_ids")
+        if positions is not None:  # not a weight: it counts
+            module._buffers["position_ids"] = torch.arange(positions.shape[-1]).expand(positions.shape)
+        if names:
+            module.register_forward_pre_hook(partial(_read, {name: tensors[prefix + name] for name in names}, dtype))
+            module.register_forward_hook(partial(_drop, names))
+
+
+def _read(tensors: Mapping[str, StoredTensor], dtype: torch.dtype, module: nn.Module, args: tuple) -> None:
+    for name, tensor in tensors.items():
+        values = tensor.read()
+        _set(module, name, values.to(dtype) if values.is_floating_point() else values)
+
+
+def _drop(names: list[str], module: nn.Module, args: tuple, output: object) -> None:
+    for name in names:
+        _set(module, name, getattr(module, name).to("meta"))
+
+
+def _set(module: nn.Module, name: str, values: torch.Tensor) -> None:
+    if name in module._parameters:
+        module._parameters[name] = nn.Parameter(values, requires_grad=False)
+    else:
+        module._buffers[name] = values

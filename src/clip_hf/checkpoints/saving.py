@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging
 
 from ..model.modeling_clip_hf import ClipHFModel
+from ..utils.dtypes import parse_dtype
 from .checkpoint import Checkpoint, SourceOptions
 from .paths import check_exists
 from .reading import is_foreign, lacks_config, read_checkpoint
@@ -85,8 +86,7 @@ def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | No
     """
     if dtype is None or dtype == "auto":
         dtype = widest_dtype(checkpoint.tensors)
-    elif isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
+    dtype = parse_dtype(dtype)
     if kwargs.get("config") is None:
         parts = (checkpoint.config, checkpoint.config.text_config, checkpoint.config.vision_config)
         config = next((part for part in parts if isinstance(part, cls.config_class)), None)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ..utils.json_files import read_json
 from .safe_torchscript import check_archive, is_torchscript, is_zip, read_torchscript
@@ -83,6 +84,11 @@ def open_weights(path: Path) -> WeightFile:
     wrapped = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     state_dict = content["state_dict"] if wrapped else content
     return WeightFile("pickle", _without_prefixes(_tensors_of(state_dict, path), path), wrapped)
+
+
+def save_weights(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+    """Write weights as safetensors."""
+    save_file({name: tensor.read().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
