@@ -14,6 +14,7 @@ from typing import Any
 from PIL.Image import Resampling
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ..model.checks_clip_hf import unknown_option
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.json_files import read_json
@@ -253,9 +254,8 @@ def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, imag
         preprocess_cfg = {}
     if not isinstance(preprocess_cfg, Mapping):
         raise ValueError(f"preprocess={preprocess_cfg!r} must be 'openai' or a mapping of open_clip's options.")
-    unknown = sorted(preprocess_cfg.keys() - _PREPROCESS_KEYS)
-    if unknown:
-        raise ValueError(f"preprocess_cfg has the unknown options {', '.join(unknown)}.")
+    for name in sorted(preprocess_cfg.keys() - _PREPROCESS_KEYS):
+        raise ValueError(unknown_option(name, "preprocess_cfg", _PREPROCESS_KEYS))
     settings = {name: value for name, value in preprocess_cfg.items() if value is not None}
     interpolation, resize_mode = settings.get("interpolation", "bicubic"), settings.get("resize_mode", "shortest")
     mode = settings.get("mode", "RGB")

@@ -22,6 +22,7 @@ from ..model.configuration_clip_hf import (
     ClipHFViTConfig,
 )
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
+from ..utils.wording import listed
 from .checkpoint import IMAGE_OPTIONS, Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
 from .checkpoint_format import CheckpointFormat
 from .openai_names import BATCH_NORM_STATISTICS, rename, rename_back
@@ -145,7 +146,7 @@ def config_from_shapes(tensors: Mapping[str, StoredTensor], sizes: Mapping[str, 
     )
     missing = [name for name in needed if name not in tensors]
     if missing:
-        raise ValueError(f"These are not the weights of a CLIP: there is no {', '.join(missing)}.")
+        raise ValueError(f"These are not the weights of a CLIP: there is no {listed(missing)}.")
     hidden_act = options.hidden_act or "quick_gelu"
     width, projection_dim = tensors["text_projection"].shape
     text_config = ClipHFTextConfig(

@@ -38,7 +38,7 @@ Predictions = list[dict[str, Any]]
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 1 where an image could not be classified."""
     labels = check_labels(read_labels(options.labels))
-    templates = load_templates(options.template[0] if len(options.template) == 1 else options.template)
+    templates = load_templates(options.template)
     prompts_for(labels, templates)
     device = parse_device(options.device)
     logging.disable_progress_bar()

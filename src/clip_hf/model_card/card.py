@@ -23,6 +23,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ..model.checks_clip_hf import unknown_option
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
@@ -56,8 +57,15 @@ _IMAGE = "photo.jpg"
 _LABELS = ("cat", "dog", "car")
 _IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # What transformers' `push_to_hub` takes.
-_PUSH_OPTIONS = frozenset(
-    ("commit_description", "commit_message", "create_pr", "max_shard_size", "private", "revision", "tags", "token")
+_PUSH_OPTIONS = (
+    "commit_description",
+    "commit_message",
+    "create_pr",
+    "max_shard_size",
+    "private",
+    "revision",
+    "tags",
+    "token",
 )
 
 # Looser, so that a section counts as there when its comments were damaged.
@@ -635,11 +643,8 @@ def push_with_model_card(
         TypeError: if there is no such option.
         ValueError: if the README.md that is in the repo cannot be read.
     """
-    unknown = sorted(options.keys() - _PUSH_OPTIONS)
-    if unknown:
-        raise TypeError(
-            f"push_to_hub has no option {', '.join(unknown)}; there are {', '.join(sorted(_PUSH_OPTIONS))}."
-        )
+    for name in sorted(options.keys() - set(_PUSH_OPTIONS)):
+        raise TypeError(f"{unknown_option(name, 'push_to_hub', _PUSH_OPTIONS)} Available: {', '.join(_PUSH_OPTIONS)}.")
     details = details or ModelCardDetails()
     details = replace(details, tags=[*details.tags, *(options.get("tags") or [])])
     api, revision = HfApi(token=options.get("token")), options.get("revision")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any
 
+from .wording import listed
+
 
 def check_kinds(value: Any, kind: Any, where: str) -> None:
     """Check the types of nested values.
@@ -29,7 +31,7 @@ def check_kinds(value: Any, kind: Any, where: str) -> None:
         kinds = dict.fromkeys(value, kind[str]) if str in kind else kind
         for problem, keys in (("lacks", kinds.keys() - value.keys()), ("has unknown", value.keys() - kinds.keys())):
             if keys:
-                names = ", ".join(sorted(repr(key)[:80] for key in keys)[:3])
+                names = listed(sorted(repr(key)[:80] for key in keys), 3)
                 raise ValueError(f"{where} {problem} {names}; it is not what this training saves.")
         for key, item in value.items():
             if str in kind:
