@@ -17,6 +17,7 @@ from openai_like import assert_bit_equal, features, make_model, to_openai
 from safetensors.torch import load_file
 
 from clip_hf import ClipHFProcessor, ClipHFTextModelWithProjection, checkpoints
+from clip_hf.checkpoints.format_table import FORMAT_TABLE
 
 
 FORMATS = ("clip_hf", "openai", "open_clip", "transformers")
@@ -308,7 +309,7 @@ def test_errors_of_another_kind_leave_nothing_behind(model, tmp_path, monkeypatc
         def interrupted(*args, **kwargs):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(getattr(checkpoints, f"{format}_format"), "write", interrupted)
+        monkeypatch.setattr(type(FORMAT_TABLE[format]), "write", interrupted)
         with pytest.raises(KeyboardInterrupt):
             checkpoints.save(model, None, tmp_path / "it.pt", format=format)
         assert names(tmp_path) == []

@@ -103,15 +103,9 @@ _FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "ran
 
 
 def read_config(config: dict[str, Any] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """open_clip's configuration of a model and of its preprocessing.
+    """open_clip's configuration of a model and of its preprocessing: `model_cfg` and `preprocess_cfg`.
 
-    Args:
-        config (`dict`, `str` or `Path`): `open_clip_config.json`, or one of open_clip's `model_configs`, or the folder
-            or the content of one.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no configuration of open_clip's.
+    `config` is `open_clip_config.json`, or one of open_clip's `model_configs`, or the folder or the content of one.
     """
     where = "`config`"
     if not isinstance(config, dict):
@@ -242,13 +236,7 @@ def _vision_config(vision: Mapping[str, Any], quick_gelu: bool, projection_dim: 
 def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, image_size: int) -> ClipHFImageProcessor:
     """Our image processor for open_clip's transform for inference.
 
-    Args:
-        preprocess_cfg (`dict` or `str`): open_clip's; what it leaves out has open_clip's defaults, which are OpenAI's
-            transform, which `"openai"` stands for.
-        image_size (`int`): the model's, in pixels.
-
-    Raises:
-        ValueError: if an option is unknown or has no counterpart here.
+    What `preprocess_cfg` leaves out has open_clip's defaults: OpenAI's transform, which `"openai"` stands for.
     """
     if preprocess_cfg == "openai":
         preprocess_cfg = {}
@@ -285,17 +273,7 @@ def _three(values: Any) -> list[float]:
 
 
 def read(file: WeightFile, source: str, folder: Path | None, options: SourceOptions) -> Checkpoint:
-    """A checkpoint from weights of open_clip's.
-
-    Args:
-        file (`WeightFile`): its weights.
-        source (`str`): where they come from, for messages.
-        folder (`Path`, *optional*): where its configuration and tokenizer lie.
-        options (`SourceOptions`): what the source leaves open.
-
-    Raises:
-        ValueError: if an option is needed, or has no counterpart here, or weights do not fit the configuration.
-    """
+    """A checkpoint from weights of open_clip's; `folder` is where their configuration and tokenizer lie."""
     tensors = {_plain_name(name): tensor for name, tensor in file.tensors.items()}
     weights, sizes, ignored = take_extras(tensors)
     if "logit_bias" in weights:
@@ -363,11 +341,7 @@ def _ask_for_options(source: str, resnet: bool, options: SourceOptions) -> None:
 
 
 def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
-    """open_clip's configuration for our model.
-
-    Raises:
-        ValueError: if open_clip has no counterpart to an option of the model; the message names all of them.
-    """
+    """open_clip's configuration for our model; a `ValueError` names all options that have no counterpart there."""
     text, vision, problems = config.text_config, config.vision_config, []
     resnet = vision.model_type == ClipHFResNetConfig.model_type
     acts = {"quick_gelu": (True, None), "gelu": (False, None), "gelu_pytorch_tanh": (False, {"approximate": "tanh"})}
@@ -422,11 +396,7 @@ def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str,
 
 
 def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: int, source: str) -> dict[str, Any]:
-    """open_clip's `preprocess_cfg` for our image processor.
-
-    Raises:
-        ValueError: if open_clip cannot do what it does.
-    """
+    """open_clip's `preprocess_cfg` for our image processor; a `ValueError` if it cannot do the same."""
     options = image_processor.to_dict()
     filters = {int(value): name for name, value in _FILTERS.items() if name != "random"}
     size, square = options.get("size"), {"height": image_size, "width": image_size}
@@ -452,11 +422,7 @@ def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: i
 
 
 def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of `open_clip_config.json` for our model.
-
-    Raises:
-        ValueError: if open_clip cannot do what the model does.
-    """
+    """The content of `open_clip_config.json` for our model; a `ValueError` if open_clip cannot do the same."""
     config = checkpoint.config
     content = {"model_cfg": config_to_open_clip(config, checkpoint.source)}
     if checkpoint.image_processor is not None:

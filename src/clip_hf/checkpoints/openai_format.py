@@ -67,13 +67,11 @@ def is_openai_named(names) -> bool:
 
 
 def take_extras(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, int], list[str]]:
-    """Take apart what a file of OpenAI's names holds: weights, sizes, and causal masks, which are no weights.
+    """Take apart what a file of OpenAI's names holds.
 
     Returns:
-        The weights, the sizes by name (`input_resolution`, `context_length`, `vocab_size`), and the names left out.
-
-    Raises:
-        ValueError: if a mask is not the causal one.
+        The weights, the sizes by name (`input_resolution`, `context_length`, `vocab_size`), and the names left out:
+        sizes and causal masks.
     """
     weights, sizes, ignored = {}, {}, []
     for name, tensor in tensors.items():
@@ -124,18 +122,10 @@ def _heads(width: int, heads: int | None, option: str) -> int:
 
 
 def config_from_shapes(tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], options: SourceOptions):
-    """The configuration that weights of OpenAI's names have.
+    """The configuration that weights of OpenAI's names have, from their shapes.
 
-    Args:
-        tensors (`Mapping[str, StoredTensor]`): the weights; only their shapes are looked at.
-        sizes (`Mapping[str, int]`): what the file says about its sizes, to be checked; may be empty.
-        options (`SourceOptions`): `hidden_act`, `text_heads` and `vision_heads` overrule OpenAI's.
-
-    Returns:
-        [`ClipHFConfig`]
-
-    Raises:
-        ValueError: if the weights are not a CLIP's, contradict `sizes`, or an option is needed.
+    `sizes` is what the file says about its sizes, to be checked; `hidden_act`, `text_heads` and `vision_heads` of the
+    options overrule OpenAI's.
     """
     needed = [*_SIGNATURE, "transformer.resblocks.0.mlp.c_fc.weight"]
     resnet = any(name.startswith("visual.layer1.") for name in tensors)
@@ -209,11 +199,7 @@ def image_processor_of(image_size: int) -> ClipHFImageProcessor:
 
 
 def check_expressible(checkpoint: Checkpoint) -> None:
-    """Check that OpenAI's code computes what a model computes.
-
-    Raises:
-        ValueError: if the model has an option that OpenAI's code does not have; the message names all of them.
-    """
+    """Raise a `ValueError` that names every option of a model that OpenAI's code does not have."""
     text, vision, problems = checkpoint.config.text_config, checkpoint.config.vision_config, []
     resnet = vision.model_type == ClipHFResNetConfig.model_type
     for name, tower in (("text_config", text), ("vision_config", vision)):
@@ -270,12 +256,7 @@ class OpenAIFormat(CheckpointFormat):
         return False
 
     def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read a file, whose configuration follows from its weights.
-
-        Raises:
-            ValueError: if they are not those of a CLIP, something is missing or left over, or an option is given that
-                is for open_clip's files.
-        """
+        """Read a file, whose configuration follows from its weights."""
         if options.config is not None or options.preprocess not in (None, "openai"):
             raise ValueError(
                 f"{path} is OpenAI's, whose configuration and image transform are fixed: leave out config and "

@@ -155,12 +155,7 @@ def rename(
 ) -> tuple[dict[str, StoredTensor], list[str]]:
     """Weights of a file under our names, each held against a configuration.
 
-    Args:
-        tensors (`Mapping[str, StoredTensor]`): every tensor of the file.
-        config (`ClipHFConfig`): configuration of the model.
-        source (`str`): the file, for messages.
-        has_our_names (`bool`, *optional*, defaults to `False`): whether the names are ours, which are transformers'
-            too, instead of OpenAI's.
+    `has_our_names` is for files whose names are ours already, which are transformers' too, instead of OpenAI's.
 
     Returns:
         The weights, and notes on optional ones that the file lacks and that are filled in.
@@ -187,7 +182,7 @@ def rename(
     problems = [f"{what} {listed(names)}" for what, names in by_problem.items() if names]
     if problems:
         raise ValueError(f"{source} is not the CLIP that its configuration says: it {'; it '.join(problems)}.")
-    result, zero = {}, StoredTensor.of(torch.zeros((), dtype=torch.int64))
+    result, zero = {}, StoredTensor((), torch.int64, lambda: torch.zeros((), dtype=torch.int64))
     for weight in table:
         parts = _to_ours(tensors[weight.source], weight) if weight.source in tensors else [zero]
         result.update(zip(weight.ours, parts, strict=True))

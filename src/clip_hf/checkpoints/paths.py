@@ -17,11 +17,9 @@ _HUB = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "
 
 
 def check_exists(path: str | os.PathLike) -> None:
-    """Refuse a path that does not exist, unless it may be the name of a repo on the hub.
+    """Raise a `FileNotFoundError` for a path that does not exist, unless it may be the name of a repo on the hub.
 
-    Raises:
-        FileNotFoundError: if there is no such file or folder, and no repo can have that name: it has more than two
-            parts, unusual characters, or the ending of a file of weights.
+    A name with more than two parts, unusual characters, or the ending of a file of weights can be none.
     """
     if os.path.exists(path):
         return

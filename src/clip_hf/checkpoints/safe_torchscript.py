@@ -336,9 +336,6 @@ def _opcodes(data: bytes) -> Iterator[tuple]:
 class _PickleReader:
     """Follows the opcodes of a TorchScript archive's `data.pkl`; builds nothing but the classes above and plain
     values.
-
-    Args:
-        archive (`Archive`): its entries, which the tensors refer to.
     """
 
     def __init__(self, archive: Archive):

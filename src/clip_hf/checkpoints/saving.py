@@ -73,16 +73,9 @@ def load(
 
 
 def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | None, *args: Any, **kwargs: Any) -> Any:
-    """The model of a checkpoint, or a part of it, in evaluation mode.
+    """The model of a checkpoint, or the part of it of class `cls`, in evaluation mode.
 
-    Args:
-        checkpoint (`Checkpoint`): where from.
-        cls (`type`): [`ClipHFModel`], or the class of a part of it.
-        dtype (`torch.dtype` or `str`, *optional*): as in [`load`].
-        args, kwargs: further arguments of `from_pretrained`, and what that returns.
-
-    Raises:
-        ValueError: if the checkpoint has another tower than `cls`.
+    `dtype` is as in [`load`]; `args` and `kwargs` are further arguments of `from_pretrained`, and so is the result.
     """
     if dtype is None or dtype == "auto":
         dtype = widest_dtype(checkpoint.tensors)

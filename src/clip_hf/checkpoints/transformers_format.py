@@ -59,11 +59,7 @@ def holds_clip(folder: Path) -> bool:
 
 
 def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) -> Checkpoint:
-    """Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`.
-
-    Raises:
-        ValueError: if its config is not one of a whole CLIP, or a weight is missing, left over or of another shape.
-    """
+    """Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`."""
     model_type = read_config_type(folder)
     if model_type not in MODEL_TYPES:
         raise ValueError(
@@ -122,11 +118,7 @@ def is_batch_norm(name: str) -> bool:
 
 
 def config_to_transformers(checkpoint: Checkpoint) -> transformers.CLIPConfig:
-    """transformers' configuration for our model.
-
-    Raises:
-        ValueError: if the vision tower is a ResNet, which transformers' CLIP does not have.
-    """
+    """transformers' configuration for our model; a `ValueError` for a ResNet, which its CLIP does not have."""
     config = checkpoint.config
     if config.vision_config.model_type == ClipHFResNetConfig.model_type:
         raise ValueError(

@@ -62,10 +62,7 @@ class WeightFile:
 
 
 def open_weights(path: Path) -> WeightFile:
-    """Open a file of weights. Its content decides its kind, not its name.
-
-    Args:
-        path (`Path`): a file, or the `*.index.json` of shards, which lie beside it.
+    """Open a file of weights, or the `*.index.json` of shards beside it. Its content decides its kind, not its name.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -86,15 +86,7 @@ def evaluate(
 def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
     """Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
 
-    Args:
-        folder (`str` or `os.PathLike`): The model's folder, one of ours.
-        results (`Sequence[EvaluationResult]`): What was measured.
-
-    Returns:
-        `Path`: the card.
-
-    Raises:
-        ValueError: if there is no such folder, or it holds another kind of model.
+    `folder` is one of our models'; any other is a `ValueError`. Returns the card's path.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():

@@ -223,7 +223,11 @@ def create_model_card(
         "training": training == NO_TRAINING,
         "limitations": training == NO_TRAINING and not details.openai_weights,
     }
-    record = _Record(_section_names(body), generated, [name for name, is_unknown in unknown.items() if is_unknown])
+    record = _Record(
+        [section.name for section in find_sections(body)],
+        generated,
+        [name for name, is_unknown in unknown.items() if is_unknown],
+    )
     card.text = f"{body}\n\n{record.comment()}\n"
     return card
 
@@ -307,10 +311,6 @@ def _section(name: str, body: str) -> str:
     return f"<!-- clip_hf card: {name} {_hash(body)} -->\n{body.strip()}\n<!-- /clip_hf card: {name} -->"
 
 
-def _section_names(text: str) -> list[str]:
-    return [section.name for section in find_sections(text)]
-
-
 @dataclass
 class _Record:
     """What was generated: the sections, the metadata, and the sections for which nothing but defaults was known."""
@@ -346,17 +346,13 @@ class _UpdatedModelCard(ModelCard):
     `huggingface_hub`'s writes the whole block anew.
     """
 
-    @property
+    @ModelCard.content.getter
     def content(self) -> str:
         """The README: metadata and text."""
         match = REGEX_YAML_BLOCK.search(self._content)
         line_break = _line_break(self._content)
         block = _edited_yaml(match[2].replace("\r\n", "\n") if match else "", self.data.to_dict())
         return f"---\n{block}---\n".replace("\n", line_break) + self.text
-
-    @content.setter
-    def content(self, content: str) -> None:
-        ModelCard.content.fset(self, content)
 
 
 def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:

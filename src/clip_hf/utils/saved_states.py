@@ -10,17 +10,11 @@ from .wording import listed
 
 
 def check_kinds(value: Any, kind: Any, where: str) -> None:
-    """Check the types of nested values.
+    """Check the types of nested plain values and tensors; a `ValueError` says where one differs.
 
-    Args:
-        value (`Any`): Plain values and tensors.
-        kind (`type`, `dict` or `list`): A class or a union; `float` stands for integers, too. `[kind]` is a list of
-            such values, `{str: kind}` a dict of such values; any other dict gives the kind of each key and must match
-            exactly.
-        where (`str`): Name of the value in messages.
-
-    Raises:
-        ValueError: if a type or key differs.
+    A kind is a class or a union; `float` stands for integers, too. `[kind]` is a list of such values, `{str: kind}` a
+    dict of such values; any other dict gives the kind of each key and must match exactly. `where` names the value in
+    messages.
     """
     if isinstance(kind, list):
         _check_type(value, list, where)
