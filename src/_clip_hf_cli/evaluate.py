@@ -75,9 +75,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     pictures = parser.add_argument_group("image files", "instead of what the model's image processor says")
     pictures.add_argument(
-        "--background-color",
-        metavar="COLOR",
-        help="background for transparent images: white, #ffffff or 255,255,255",
+        "--background-color", metavar="COLOR", help="background for transparent images: white, #ffffff or 255,255,255"
     )
     pictures.add_argument(
         "--apply-exif-orientation",
@@ -98,10 +96,7 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     pictures.add_argument(
-        "--min-image-size",
-        type=int,
-        metavar="PIXELS",
-        help="leave out images whose shorter edge has fewer pixels",
+        "--min-image-size", type=int, metavar="PIXELS", help="leave out images whose shorter edge has fewer pixels"
     )
     pictures.add_argument(
         "--image-root",

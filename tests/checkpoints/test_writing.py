@@ -165,12 +165,12 @@ def test_what_a_format_does_not_hold_of_the_image_processor_is_said(model, forma
 
 @pytest.mark.parametrize("format", ["onnx", "OpenAI", "", None])
 def test_an_unknown_format_is_refused(model, format, tmp_path):
-    with pytest.raises(ValueError, match=f"format={format!r} is none of clip_hf, openai, open_clip, transformers"):
+    with pytest.raises(ValueError, match=f"no format {format!r}.* Available: clip_hf, openai, open_"):
         checkpoints.save(model, None, tmp_path / "it.pt", format=format)
 
 
 def test_an_unknown_tower_is_refused(model, tmp_path):
-    with pytest.raises(ValueError, match="tower='image' is none of text, text_with_projection, vision, vision_"):
+    with pytest.raises(ValueError, match="no tower 'image'.* Available: text, text_with_projection, vision, vision_"):
         checkpoints.save(model, None, tmp_path / "it.pt", format="transformers", tower="image")
 
 

@@ -34,8 +34,8 @@ class CheckpointFormat:
         raise NotImplementedError
 
     def reads_folder(self, folder: Path) -> bool:
-        """Whether a folder is of this format."""
-        raise NotImplementedError
+        """Whether a folder is of this format; never, where a checkpoint is a single file."""
+        return False
 
     def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
         """Read a file that [`reads_file`] recognised."""

@@ -92,6 +92,12 @@ _TRANSLATED = {
     "vision_cfg": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout"}
     | {"act_kwargs", "norm_kwargs"},
 }
+# Our name: open_clip's `quick_gelu` and `act_kwargs`.
+_ACTIVATIONS = {
+    "quick_gelu": (True, {}),
+    "gelu": (False, {}),
+    "gelu_pytorch_tanh": (False, {"approximate": "tanh"}),
+}
 _PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
 # Of an image processor: what open_clip's transform for inference does not leave open.
 _GEOMETRY = [name for name in IMAGE_OPTIONS if name not in ("image_mean", "image_std")]
@@ -140,12 +146,10 @@ def _refuse_unsupported(model_cfg: Mapping[str, Any]) -> None:
 
 
 def _hidden_act(quick_gelu: bool, act_kwargs: Mapping[str, Any] | None, part: str) -> str:
-    if quick_gelu and not act_kwargs:
-        return "quick_gelu"
-    if not quick_gelu and (act_kwargs or {}) in ({}, {"approximate": "none"}):
-        return "gelu"
-    if not quick_gelu and act_kwargs == {"approximate": "tanh"}:
-        return "gelu_pytorch_tanh"
+    given = {} if act_kwargs == {"approximate": "none"} and not quick_gelu else act_kwargs or {}
+    for name, options in _ACTIVATIONS.items():
+        if options == (quick_gelu, given):
+            return name
     raise ValueError(f"{part}.act_kwargs={act_kwargs!r} has no counterpart here. Use open_clip for this model.")
 
 
@@ -344,12 +348,11 @@ def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
     """open_clip's configuration for our model; a `ValueError` names all options that have no counterpart there."""
     text, vision, problems = config.text_config, config.vision_config, []
     resnet = vision.model_type == ClipHFResNetConfig.model_type
-    acts = {"quick_gelu": (True, None), "gelu": (False, None), "gelu_pytorch_tanh": (False, {"approximate": "tanh"})}
     towers = {"text_cfg": text} if resnet else {"text_cfg": text, "vision_cfg": vision}
     for part, tower in towers.items():
-        if tower.hidden_act not in acts:
-            problems.append(f"{part}: the activation {tower.hidden_act!r} (there are {', '.join(acts)})")
-    quick_gelu = {acts.get(tower.hidden_act, (None,))[0] for tower in towers.values()}
+        if tower.hidden_act not in _ACTIVATIONS:
+            problems.append(f"{part}: the activation {tower.hidden_act!r} (there are {', '.join(_ACTIVATIONS)})")
+    quick_gelu = {_ACTIVATIONS.get(tower.hidden_act, (None,))[0] for tower in towers.values()}
     if len(quick_gelu) > 1:
         problems.append("towers of which one uses QuickGELU and the other does not")
     if vision.num_channels != 3:
@@ -362,7 +365,7 @@ def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
         "width": text.hidden_size,
         "heads": text.num_attention_heads,
         "layers": text.num_hidden_layers,
-        **_tower_options(text, acts),
+        **_tower_options(text),
     }
     if text.eos_token_id != text.vocab_size - 1:
         text_cfg |= {"pool_type": "eos", "eos_id": text.eos_token_id}
@@ -374,12 +377,12 @@ def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
         vision_cfg |= {"layers": list(vision.stage_depths), "patch_size": None}
     else:
         vision_cfg |= {"layers": vision.num_hidden_layers, "patch_size": vision.patch_size}
-        vision_cfg |= _tower_options(vision, acts)
+        vision_cfg |= _tower_options(vision)
     model_cfg = {"embed_dim": config.projection_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     return model_cfg | ({"quick_gelu": True} if quick_gelu == {True} else {})
 
 
-def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str, tuple]) -> dict[str, Any]:
+def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig) -> dict[str, Any]:
     result = {}
     if tower.intermediate_size != 4 * tower.hidden_size:
         # open_clip rounds the product down, and prints four digits where those are enough.
@@ -388,8 +391,8 @@ def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str,
         result["mlp_ratio"] = next(
             ratio for ratio in ratios if int(tower.hidden_size * ratio) == tower.intermediate_size
         )
-    if acts[tower.hidden_act][1]:
-        result["act_kwargs"] = acts[tower.hidden_act][1]
+    if _ACTIVATIONS[tower.hidden_act][1]:
+        result["act_kwargs"] = dict(_ACTIVATIONS[tower.hidden_act][1])
     if tower.layer_norm_eps != 1e-5:
         result["norm_kwargs"] = {"eps": tower.layer_norm_eps}
     return result

@@ -251,10 +251,6 @@ class OpenAIFormat(CheckpointFormat):
         """Whether the names are OpenAI's."""
         return is_openai_named({name.removeprefix("text.") for name in file.tensors})
 
-    def reads_folder(self, folder: Path) -> bool:
-        """Never: it is a single file."""
-        return False
-
     def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
         """Read a file, whose configuration follows from its weights."""
         if options.config is not None or options.preprocess not in (None, "openai"):

@@ -12,6 +12,7 @@ So the memory that a report takes is that of a layer, whatever the model's size.
 import copy
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,26 +85,8 @@ def _transformer(weights: _Weights, x: torch.Tensor, config, mask: torch.Tensor 
     for number in range(config.num_hidden_layers):
         layer = weights.below(f"resblocks.{number}")
         y = _layer_norm(layer.below("ln_1"), x, config.layer_norm_eps)
-        attention = layer.below("attn")
-        y, _ = functional.multi_head_attention_forward(
-            y,
-            y,
-            y,
-            embed_dim_to_check=config.hidden_size,
-            num_heads=config.num_attention_heads,
-            in_proj_weight=attention("in_proj_weight"),
-            in_proj_bias=attention("in_proj_bias"),
-            bias_k=None,
-            bias_v=None,
-            add_zero_attn=False,
-            dropout_p=0.0,
-            out_proj_weight=attention("out_proj.weight"),
-            out_proj_bias=attention("out_proj.bias"),
-            training=False,
-            need_weights=False,
-            attn_mask=mask,
-        )
-        x = x + y
+        packed = {f"in_proj_{name}": layer(f"attn.in_proj_{name}") for name in ("weight", "bias")}
+        x = x + _attention(layer.below("attn.out_proj"), y, y, config.num_attention_heads, attn_mask=mask, **packed)
         y = _layer_norm(layer.below("ln_2"), x, config.layer_norm_eps)
         y = _linear(layer.below("mlp.c_fc"), y)
         y = y * torch.sigmoid(1.702 * y) if config.hidden_act == "quick_gelu" else ACT2FN[config.hidden_act](y)
@@ -142,28 +125,33 @@ def _bottleneck(weights: _Weights, x: torch.Tensor, stride: int, changes_shape: 
 def _attention_pool(weights: _Weights, x: torch.Tensor, heads: int) -> torch.Tensor:
     x = x.flatten(2).permute(2, 0, 1)  # (height * width, batch, channels)
     x = torch.cat([x.mean(dim=0, keepdim=True), x]) + weights("positional_embedding")[:, None]
-    pooled, _ = functional.multi_head_attention_forward(
-        x[:1],
-        x,
-        x,
-        embed_dim_to_check=x.shape[-1],
+    separate = {f"{part}_proj_weight": weights(f"{part}_proj.weight") for part in "qkv"}
+    bias = torch.cat([weights(f"{part}_proj.bias") for part in "qkv"])
+    separate |= {"use_separate_proj_weight": True, "in_proj_weight": None, "in_proj_bias": bias}
+    return _attention(weights.below("c_proj"), x[:1], x, heads, **separate)[0]
+
+
+def _attention(
+    output: _Weights, query: torch.Tensor, keys: torch.Tensor, heads: int, **projections: Any
+) -> torch.Tensor:
+    """torch's own multi-head attention, with `keys` as the values too."""
+    attended, _ = functional.multi_head_attention_forward(
+        query,
+        keys,
+        keys,
+        embed_dim_to_check=query.shape[-1],
         num_heads=heads,
-        in_proj_weight=None,
-        in_proj_bias=torch.cat([weights(f"{part}_proj.bias") for part in "qkv"]),
         bias_k=None,
         bias_v=None,
         add_zero_attn=False,
         dropout_p=0.0,
-        out_proj_weight=weights("c_proj.weight"),
-        out_proj_bias=weights("c_proj.bias"),
-        use_separate_proj_weight=True,
+        out_proj_weight=output("weight"),
+        out_proj_bias=output("bias"),
         training=False,
         need_weights=False,
-        q_proj_weight=weights("q_proj.weight"),
-        k_proj_weight=weights("k_proj.weight"),
-        v_proj_weight=weights("v_proj.weight"),
+        **projections,
     )
-    return pooled[0]
+    return attended
 
 
 # -------------------------------------------------------------------------------------- models that read as they go

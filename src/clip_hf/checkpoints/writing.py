@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from ..model.checks_clip_hf import no_such
 from ..utils.atomic import clear_leftovers, replaced_file, replaced_folder
 from .checkpoint import Checkpoint
 from .format_table import FORMAT_TABLE, FORMATS
@@ -33,12 +34,12 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
         ValueError: if the format is not known, has no single towers, or has files of another name.
     """
     if format not in FORMATS:
-        raise ValueError(f"format={format!r} is none of {', '.join(FORMATS)}.")
+        raise ValueError(no_such("format", format, FORMATS))
     if tower is not None and not FORMAT_TABLE[format].has_towers:
         able = " or ".join(repr(name) for name, other in FORMAT_TABLE.items() if other.has_towers)
         raise ValueError(f"tower={tower!r}: single towers are written with format={able} only.")
     if tower is not None and tower not in TOWERS:
-        raise ValueError(f"tower={tower!r} is none of {', '.join(TOWERS)}.")
+        raise ValueError(no_such("tower", tower, TOWERS))
     if FORMAT_TABLE[format].config_name is None and path.suffix in (".bin", ".safetensors"):
         raise ValueError(f"{path}: OpenAI's format is a TorchScript archive; give a path that ends in .pt.")
     clear_leftovers(path)
