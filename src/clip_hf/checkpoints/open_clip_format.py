@@ -24,7 +24,7 @@ from .openai_format import config_from_shapes, is_openai_named, take_extras
 from .openai_names import rename, rename_back
 from .reference import openai_features
 from .tokenizer_formats import build_tokenizer, has_tokenizer, is_openais, save_for_transformers
-from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights, save_weights
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, save_weights
 
 
 CONFIG_NAME = "open_clip_config.json"
@@ -276,41 +276,6 @@ def _three(values: Any) -> list[float]:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def read(file: WeightFile, source: str, folder: Path | None, options: SourceOptions) -> Checkpoint:
-    """A checkpoint from weights of open_clip's; `folder` is where their configuration and tokenizer lie."""
-    tensors = {_plain_name(name): tensor for name, tensor in file.tensors.items()}
-    weights, sizes, ignored = take_extras(tensors)
-    if "logit_bias" in weights:
-        raise ValueError(f"{source} has a logit_bias: it was trained with the sigmoid loss, and is not converted.")
-    notes = note_left_out(ignored)
-    config_source = options.config
-    if config_source is None and folder is not None and (folder / CONFIG_NAME).is_file():
-        config_source = folder / CONFIG_NAME
-    if config_source is None:
-        _ask_for_options(source, any(name.startswith("visual.layer1.") for name in weights), options)
-        config, preprocess_cfg = config_from_shapes(weights, sizes, options), {}
-        config.architectures = ["ClipHFModel"]
-        tokenizer_name = None
-    else:
-        model_cfg, preprocess_cfg = read_config(config_source)
-        tokenizer_name = model_cfg["text_cfg"].get("hf_tokenizer_name")
-        config = config_from_open_clip(model_cfg)
-        notes += _notes_on(model_cfg, preprocess_cfg)
-        options.check_against(config)
-    if options.preprocess is not None:
-        preprocess_cfg = options.preprocess
-    renamed, filled = rename(weights, config, source)
-    notes += filled
-    image_processor = image_processor_from_open_clip(preprocess_cfg, config.vision_config.image_size)
-    if tokenizer_name and options.merges is None and (folder is None or not has_tokenizer(folder)):
-        raise ValueError(
-            f"text_cfg.hf_tokenizer_name={tokenizer_name!r}: the tokenizer of this model is another repo's; give its "
-            "folder as `merges`."
-        )
-    tokenizer = build_tokenizer(options.merges, config.text_config, folder)
-    return Checkpoint("open_clip", source, config, renamed, weights, image_processor, tokenizer, notes)
-
-
 def _plain_name(name: str) -> str:
     # open_clip's CustomTextCLIP keeps the text tower in a module of its own.
     return name.removeprefix("text.")
@@ -442,6 +407,7 @@ class OpenClipFormat(CheckpointFormat):
 
     name = "open_clip"
     config_name = CONFIG_NAME
+    weight_names = (*WEIGHT_NAMES, *TRANSFORMERS_WEIGHT_NAMES)
     keeps_norms_in_float32 = True
     features = staticmethod(openai_features)
 
@@ -463,18 +429,42 @@ class OpenClipFormat(CheckpointFormat):
 
     def reads_folder(self, folder: Path) -> bool:
         """Whether there are weights; their configuration may be given as an option."""
-        return self._weights(folder) is not None
+        return first_file(folder, self.weight_names) is not None
 
-    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read weights, whose configuration may lie beside them."""
-        return read(file, str(path), path.parent, options)
-
-    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
-        """Read the weights of a folder."""
-        return read(open_weights(self._weights(folder)), str(folder), folder, options)
-
-    def _weights(self, folder: Path) -> Path | None:
-        return first_file(folder, (*WEIGHT_NAMES, *TRANSFORMERS_WEIGHT_NAMES))
+    def read(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """A checkpoint of weights, whose configuration and tokenizer may lie beside them."""
+        source, folder = str(path), path if path.is_dir() else path.parent
+        tensors = {_plain_name(name): tensor for name, tensor in file.tensors.items()}
+        weights, sizes, ignored = take_extras(tensors)
+        if "logit_bias" in weights:
+            raise ValueError(f"{source} has a logit_bias: it was trained with the sigmoid loss, and is not converted.")
+        notes = note_left_out(ignored)
+        config_source = options.config
+        if config_source is None and (folder / CONFIG_NAME).is_file():
+            config_source = folder / CONFIG_NAME
+        if config_source is None:
+            _ask_for_options(source, any(name.startswith("visual.layer1.") for name in weights), options)
+            config, preprocess_cfg = config_from_shapes(weights, sizes, options), {}
+            config.architectures = ["ClipHFModel"]
+            tokenizer_name = None
+        else:
+            model_cfg, preprocess_cfg = read_config(config_source)
+            tokenizer_name = model_cfg["text_cfg"].get("hf_tokenizer_name")
+            config = config_from_open_clip(model_cfg)
+            notes += _notes_on(model_cfg, preprocess_cfg)
+            options.check_against(config)
+        if options.preprocess is not None:
+            preprocess_cfg = options.preprocess
+        renamed, filled = rename(weights, config, source)
+        notes += filled
+        image_processor = image_processor_from_open_clip(preprocess_cfg, config.vision_config.image_size)
+        if tokenizer_name and options.merges is None and not has_tokenizer(folder):
+            raise ValueError(
+                f"text_cfg.hf_tokenizer_name={tokenizer_name!r}: the tokenizer of this model is another repo's; give "
+                "its folder as `merges`."
+            )
+        tokenizer = build_tokenizer(options.merges, config.text_config, folder)
+        return Checkpoint(self.name, source, config, renamed, weights, image_processor, tokenizer, notes)
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
         """open_clip's configuration has no place for some options."""

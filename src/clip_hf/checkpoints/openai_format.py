@@ -251,8 +251,8 @@ class OpenAIFormat(CheckpointFormat):
         """Whether the names are OpenAI's."""
         return is_openai_named({name.removeprefix("text.") for name in file.tensors})
 
-    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read a file, whose configuration follows from its weights."""
+    def read(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """A checkpoint of weights, from which the configuration follows."""
         if options.config is not None or options.preprocess not in (None, "openai"):
             raise ValueError(
                 f"{path} is OpenAI's, whose configuration and image transform are fixed: leave out config and "

@@ -51,7 +51,7 @@ def read_checkpoint(path: str | os.PathLike, options: SourceOptions | None = Non
     file = open_weights(path)
     for checkpoint_format in reversed(FORMAT_TABLE.values()):
         if checkpoint_format.reads_file(file, path, options):
-            return checkpoint_format.read_file(file, path, options)
+            return checkpoint_format.read(file, path, options)
     raise ValueError(
         f"{path} does not hold a CLIP of a format known here ({', '.join(FORMATS)}): it has "
         f"{counted(len(file.tensors), 'tensor')}: {listed([*file.tensors], 4)}."
@@ -61,7 +61,7 @@ def read_checkpoint(path: str | os.PathLike, options: SourceOptions | None = Non
 def _read_folder(folder: Path, options: SourceOptions) -> Checkpoint:
     for checkpoint_format in reversed(FORMAT_TABLE.values()):
         if checkpoint_format.reads_folder(folder):
-            return checkpoint_format.read_folder(folder, options)
+            return checkpoint_format.read_path(folder, options)
     files = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in WEIGHT_SUFFIXES)
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     cure = f"Give one of its {'files' if files else 'folders'} instead: {listed(files or folders)}"

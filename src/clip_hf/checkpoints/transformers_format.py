@@ -28,7 +28,7 @@ from .openai_names import rename
 from .reference import model_features
 from .stored_tensor import StoredTensor
 from .tokenizer_formats import build_tokenizer, save_for_transformers
-from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights, save_weights
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, save_weights
 
 
 MODEL_TYPES = ("clip", ClipHFConfig.model_type)
@@ -56,40 +56,6 @@ def read_config_type(folder: Path) -> str | None:
 def holds_clip(folder: Path) -> bool:
     """Whether a folder has weights and the config.json of a CLIP; timm writes one of another kind."""
     return read_config_type(folder) in MODEL_TYPES and first_file(folder, TRANSFORMERS_WEIGHT_NAMES) is not None
-
-
-def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) -> Checkpoint:
-    """Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`."""
-    model_type = read_config_type(folder)
-    if model_type not in MODEL_TYPES:
-        raise ValueError(
-            f"The config.json of {folder} is of a model of type {model_type!r}; a whole CLIP is of type 'clip' "
-            f"(transformers) or '{ClipHFConfig.model_type}'. The towers by themselves load with "
-            "ClipHFTextModelWithProjection.from_pretrained and ClipHFVisionModelWithProjection.from_pretrained."
-        )
-    config = ClipHFConfig.from_pretrained(folder)
-    if options.config is not None:
-        raise ValueError(f"`config` is for open_clip's weights; {folder} has its own config.json. Leave `config` out.")
-    options.check_against(config)
-    config.architectures = ["ClipHFModel"]
-    weights, ignored = {}, []
-    for name, tensor in file.tensors.items():
-        if name.endswith("embeddings.position_ids"):
-            _check_position_ids(name, tensor)
-            ignored.append(name)
-        else:
-            weights[name] = tensor
-    renamed, _ = rename(weights, config, source, has_our_names=True)
-    image_processor = None
-    if options.preprocess is not None:
-        image_processor = image_processor_from_open_clip(options.preprocess, config.vision_config.image_size)
-    elif any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        image_processor = ClipHFImageProcessor.from_pretrained(folder)
-    tokenizer = build_tokenizer(options.merges, config.text_config, folder)
-    format_name = "clip_hf" if model_type == ClipHFConfig.model_type else "transformers"
-    return Checkpoint(
-        format_name, source, config, renamed, weights, image_processor, tokenizer, note_left_out(ignored)
-    )
 
 
 def _check_position_ids(name: str, tensor: StoredTensor) -> None:
@@ -166,6 +132,7 @@ class TransformersFormat(CheckpointFormat):
     """Folders of transformers' `CLIPModel`; single towers too."""
 
     name = "transformers"
+    weight_names = TRANSFORMERS_WEIGHT_NAMES
     has_towers = True
     features = staticmethod(partial(model_features, transformers.CLIPModel))
 
@@ -185,18 +152,41 @@ class TransformersFormat(CheckpointFormat):
         has_config = (folder / "config.json").is_file()
         return has_config and (holds_clip(folder) or first_file(folder, OPEN_CLIP_WEIGHT_NAMES) is None)
 
-    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read weights whose config.json lies beside them."""
-        return read(file, str(path), path.parent, options)
-
-    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
-        """Read the weights of a folder, in one file or in shards."""
-        weights = first_file(folder, TRANSFORMERS_WEIGHT_NAMES)
-        if weights is None:
+    def read(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """A checkpoint of weights, whose config.json lies beside them: of transformers' `CLIPModel` or our own."""
+        source, folder = str(path), path if path.is_dir() else path.parent
+        model_type = read_config_type(folder)
+        if model_type not in MODEL_TYPES:
             raise ValueError(
-                f"{folder} has a config.json but no weights: none of {', '.join(TRANSFORMERS_WEIGHT_NAMES)}."
+                f"The config.json of {folder} is of a model of type {model_type!r}; a whole CLIP is of type 'clip' "
+                f"(transformers) or '{ClipHFConfig.model_type}'. The towers by themselves load with "
+                "ClipHFTextModelWithProjection.from_pretrained and ClipHFVisionModelWithProjection.from_pretrained."
             )
-        return read(open_weights(weights), str(folder), folder, options)
+        config = ClipHFConfig.from_pretrained(folder)
+        if options.config is not None:
+            raise ValueError(
+                f"`config` is for open_clip's weights; {folder} has its own config.json. Leave `config` out."
+            )
+        options.check_against(config)
+        config.architectures = ["ClipHFModel"]
+        weights, ignored = {}, []
+        for name, tensor in file.tensors.items():
+            if name.endswith("embeddings.position_ids"):
+                _check_position_ids(name, tensor)
+                ignored.append(name)
+            else:
+                weights[name] = tensor
+        renamed, _ = rename(weights, config, source, has_our_names=True)
+        image_processor = None
+        if options.preprocess is not None:
+            image_processor = image_processor_from_open_clip(options.preprocess, config.vision_config.image_size)
+        elif any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+            image_processor = ClipHFImageProcessor.from_pretrained(folder)
+        tokenizer = build_tokenizer(options.merges, config.text_config, folder)
+        format_name = "clip_hf" if model_type == ClipHFConfig.model_type else "transformers"
+        return Checkpoint(
+            format_name, source, config, renamed, weights, image_processor, tokenizer, note_left_out(ignored)
+        )
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
         """transformers has no ResNet and no logit bias."""

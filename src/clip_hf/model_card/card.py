@@ -385,12 +385,10 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
     sections = {section.name: section.body for section in find_sections(card.text)}
     kept = _kept_sections(merged.text, sections, old_record, new_record)
     _merge_metadata(merged.data, card.data, generated, keep_name="title" in kept)
-    for name, text in (
-        ("evaluation", evaluation_section(merged.data.get("eval_results"))),
-        ("licence", licence_section(merged.data)),
-    ):
-        if name in sections:
-            sections[name] = text
+    if "evaluation" in sections:
+        sections["evaluation"] = evaluation_section(merged.data.get("eval_results"))
+    if "licence" in sections:
+        sections["licence"] = licence_section(merged.data)
     line_break = _line_break(existing)
     if not merged.text.strip():
         # A README of metadata only, as the hub makes for a new repository.

@@ -232,7 +232,7 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
         TypeError: if it is none of these.
     """
     if isinstance(source, list | tuple) and all(isinstance(item, str) for item in source):
-        if len(source) == 1:
+        if len(source) == 1 and "{" not in source[0]:
             return load_templates(source[0])
         for item in source:
             if "{" not in item and (item.endswith(_PROMPT_FILES) or item.startswith(CLIP_BENCHMARK)):
