@@ -606,7 +606,7 @@ MUTATIONS = [
     Mutation(
         "a template of the paper's is missing",
         "model/prompts_clip_hf.py",
-        '        "itap of {article} {label}.",\n',
+        '    "itap of {the} {}.",\n',
         "",
         "model/test_prompts.py -k published",
     ),

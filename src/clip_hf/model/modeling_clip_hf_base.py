@@ -271,6 +271,11 @@ def init_like_torch_linear_(module: nn.Linear | nn.Conv2d, factor: float, weight
         init.uniform_(module.bias, -bound, bound)
 
 
+def unused_weights(*parts: str) -> list[str]:
+    """Return the patterns of weights that a model has no use for: `parts` of a whole CLIP, and old repos' indices."""
+    return [r"(^|\.)position_ids$", *(f"^{part}" for part in parts)]
+
+
 class ClipHFPreTrainedModel(PreTrainedModel):
     """Base class of all models here: loading, saving and initialisation.
 
@@ -278,7 +283,6 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     - `freeze_batch_norm` keeps BatchNorm statistics fixed in fine-tuning.
     """
 
-    config: ClipHFConfig
     config_class = ClipHFConfig
     base_model_prefix = "clip"
     input_modalities = ("image", "text")
@@ -294,8 +298,7 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     read_other_format: ClassVar[Callable | None] = None
     # The module that first sees the input, or the tower that holds it.
     input_embeddings_path = ""
-    # Older repos store these index buffers as weights.
-    _keys_to_ignore_on_load_unexpected = [r"(^|\.)position_ids$"]
+    _keys_to_ignore_on_load_unexpected = unused_weights()
 
     def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
         if isinstance(config, PreTrainedConfig):  # transformers refuses everything else

@@ -23,6 +23,7 @@ from .modeling_clip_hf_base import (
     init_normal_,
     interpolate_positions,
     known_kwargs,
+    unused_weights,
 )
 
 
@@ -238,7 +239,6 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
     - `hidden_states` are the stem's output and each stage's; `attentions` are the attention pool's weights.
     """
 
-    config: ClipHFResNetConfig
     config_class = ClipHFResNetConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
@@ -247,10 +247,9 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
     # In half precision BatchNorm's statistics stay float32, as OpenAI's do: a variance may exceed float16's range.
     _keep_in_fp32_modules_strict = ["bn", "bn1", "bn2", "bn3"]
     input_embeddings_path = "stem.conv1"
-    _keys_to_ignore_on_load_unexpected = [
-        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^(text_model|text_projection|visual_projection|logit_scale|classifier)",
-    ]
+    _keys_to_ignore_on_load_unexpected = unused_weights(
+        "text_model", "text_projection", "visual_projection", "logit_scale", "classifier"
+    )
 
     def __init__(self, config: ClipHFResNetConfig):
         super().__init__(config)
