@@ -211,14 +211,7 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
 
     @classmethod
     def check(cls, config: PreTrainedConfig, user: str) -> None:
-        """Check that a configuration is one of this class, or one with its `model_type` from a repo's own code.
-
-        Args:
-            user (`str`): Who needs the configuration, for the message.
-
-        Raises:
-            ValueError: if it is another; a configuration of transformers' CLIP can be converted first.
-        """
+        """Raise ValueError unless `accepts(config)`; `user` is who needs it, for the message."""
         if cls.accepts(config):
             return
         convertible = _TRANSFORMERS_MODEL_TYPES.get(config.model_type) in cls._classes()

@@ -94,13 +94,8 @@ def as_bytes(image: Image.Image) -> np.ndarray:
 def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     """Scale values of a dtype of more than 8 bits to uint8, by one of the policies `HIGH_BIT_DEPTH`.
 
-    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255.
-
-    Returns:
-        `np.ndarray` or None: uint8; None if the values are 0 to 255 already, or must be clipped.
-
-    Raises:
-        UnreadableImage: if the policy forbids the values.
+    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255. None comes back if the values are 0 to 255
+    already, or must be clipped; values that the policy forbids raise [`UnreadableImage`].
     """
     if policy == "clip":
         return None
@@ -194,11 +189,7 @@ class ImageTransform:
         return open_upright(source, self.limits, *options)
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
-        """Width and height of an image after resizing.
-
-        Raises:
-            UnreadableImage: if the size exceeds `limits`.
-        """
+        """Width and height of an image after resizing; a size that exceeds `limits` raises [`UnreadableImage`]."""
         size = resized_size(*image.size, self.size) if self.do_resize else image.size
         self.limits.check_resized(size, image.size)
         return size

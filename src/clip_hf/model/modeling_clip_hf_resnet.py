@@ -267,18 +267,10 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Embed images, without the projection.
+        """Embed images, without the projection. Arguments and errors as in [`ClipHFViTModel`].
 
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): Normalised images.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): Whether images may differ in size from
-                `config.image_size`: the attention pool's positions are then resized bicubically.
-            pooled_only (`bool`, *optional*, defaults to `False`): Whether to leave out `last_hidden_state`, which
-                saves time in other towers.
-
-        Raises:
-            ValueError: if `pixel_values` has a wrong shape or dtype, or images have a size that is not allowed.
-            TypeError: if `pixel_values` is not a tensor, or an input is unknown.
+        With `interpolate_pos_encoding` it is the attention pool's positions that are resized; `pooled_only` leaves out
+        `last_hidden_state`, which saves no time here.
         """
         kwargs = known_kwargs(self, kwargs)
         check_pixel_values(pixel_values, self.config.num_channels)
