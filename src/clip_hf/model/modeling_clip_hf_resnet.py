@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """CLIP's modified ResNet. Feature maps are (batch, channels, height, width) throughout."""
 
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from itertools import count
 
 import torch
 from torch import nn
@@ -45,7 +47,7 @@ class ClipHFBatchNorm2d(nn.BatchNorm2d):
 @contextmanager
 def _untracked_statistics(module: nn.Module):
     """Let BatchNorm layers update copies of their running statistics; on exit the copies are discarded."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = [layer for layer in module.modules() if getattr(layer, "track_running_stats", False)]
     buffers = [dict(layer._buffers) for layer in layers]
     for layer in layers:
         layer._buffers.update({name: buffer.clone() for name, buffer in layer._buffers.items()})
@@ -56,19 +58,15 @@ def _untracked_statistics(module: nn.Module):
             layer._buffers.update(originals)
 
 
-class _RecomputableForward:
+def _recomputable(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """Forward for gradient checkpointing: the second call, in the backward pass, leaves BatchNorm statistics alone."""
+    calls = count()
 
-    def __init__(self, module: nn.Module):
-        self.module = module
-        self.called = False
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        with _untracked_statistics(module) if next(calls) else nullcontext():
+            return module(x)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.called:
-            self.called = True
-            return self.module(x)
-        with _untracked_statistics(self.module):
-            return self.module(x)
+    return forward
 
 
 class ClipHFResNetStem(nn.Module):
@@ -165,7 +163,7 @@ class ClipHFResNetStage(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
             if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(_RecomputableForward(block), x)
+                x = self._gradient_checkpointing_func(_recomputable(block), x)
             else:
                 x = block(x)
         return x

@@ -514,23 +514,18 @@ class TextClassifierCache:
       an exchanged vocabulary or normaliser of a tokenizer, functions and tensors that modules hold in lists.
     - Threads may share one.
     - Models and tokenizers are held weakly: the cache keeps none alive.
-    - Per model it holds the `max_entries` classifiers used last.
-
-    Args:
-        max_entries (`int`, *optional*, defaults to 8): Number of classifiers per model. One of 1,000 labels in 512
-            dimensions takes 2 MB.
+    - Per model it holds the `max_entries` classifiers used last; one of 1,000 labels in 512 dimensions takes 2 MB.
     """
 
-    def __init__(self, max_entries: int = 8):
-        if max_entries < 1:
-            raise ValueError(f"`max_entries` is {max_entries}; it must be at least 1.")
-        self.max_entries = max_entries
+    max_entries = 8
+
+    def __init__(self):
         self._models: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, OrderedDict]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
     def __reduce__(self):
         # Neither weak references nor locks can be copied; a copy, as in a worker process, starts empty.
-        return type(self), (self.max_entries,)
+        return type(self), ()
 
     def __len__(self) -> int:
         return sum(len(classifiers) for _, classifiers in self._models.values())
