@@ -304,10 +304,10 @@ MUTATIONS = [
         "training/test_held_out.py -m 'not slow'",
     ),
     Mutation(
-        "small images counted",
-        "training/held_out.py",
-        "if min(image.size) < self.min_image_size",
-        "if max(image.size) < self.min_image_size",
+        "held-out images are not cropped",
+        "data/decoding.py",
+        "            return self.transform.crop_window(size)\n",
+        "            return (0, 0, *size)\n",
         "training/test_held_out.py -m 'not slow'",
     ),
     Mutation(

@@ -58,15 +58,7 @@ def process_file(rank: int) -> str:
 
 
 def check_can_be_resumed(accelerator: Accelerator, trusted: bool) -> None:
-    """Check, before a training starts, that it will be allowed to read its own checkpoints.
-
-    Args:
-        accelerator (`Accelerator`): The accelerator of this process.
-        trusted (`bool`): Whether the user trusts the checkpoints.
-
-    Raises:
-        ValueError: if they hold pickles that can run programs, and are not trusted.
-    """
+    """Raise ValueError, before a training starts, if its checkpoints hold pickles and are not trusted."""
     kind = accelerator.distributed_type
     sharded = kind == DistributedType.FSDP and (
         accelerator.state.fsdp_plugin.state_dict_type != StateDictType.FULL_STATE_DICT
@@ -97,34 +89,21 @@ def pickles_among(names: list[str]) -> list[str]:
 
 
 def check_checkpoint(path: Path, trusted: bool) -> None:
-    """Check a checkpoint before it is read.
-
-    Raises:
-        OSError, ValueError: if the checkpoint is damaged.
-        ForeignCheckpoint: if it holds something that we do not write, or holds pickles and is not trusted.
-    """
+    """Check a checkpoint before it is read; OSError or ValueError if it is damaged, else as [`check_names`]."""
     check_names(path, trusted)
     _check_whole(path)
     _check_no_code(path)
 
 
 def check_names(path: Path, trusted: bool) -> None:
-    """Check the names of a checkpoint's files, without opening any.
-
-    Raises:
-        ForeignCheckpoint: if a file is not ours, is a link or a pipe, or is a pickle and not trusted.
-    """
+    """Raise ForeignCheckpoint if a file is not ours, is a link or a pipe, or is a pickle and not trusted."""
     names = names_in(path)
     foreign = foreign_names(names)
     if foreign:
-        old = any(name.startswith(f"{ACCELERATE}/custom_checkpoint_") for name in foreign)
-        why = (
-            "a pickle, which can run programs. Earlier versions of this training wrote one for the learning "
-            f"rate's schedule; their checkpoints cannot be resumed, but {ACCELERATE}/model.safetensors has the weights"
-            if old
-            else "which no checkpoint of this training has. If you know where it comes from, remove it"
+        raise ForeignCheckpoint(
+            f"{path} holds {', '.join(foreign[:3])}, which no checkpoint of this training has. If you know where it "
+            "comes from, remove it."
         )
-        raise ForeignCheckpoint(f"{path} holds {', '.join(foreign[:3])}, {why}.")
     for name in [MANIFEST, *names]:
         file = path / name
         if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
@@ -186,12 +165,7 @@ def describe_files(folder: Path, names: list[str], on_disk: bool = False) -> dic
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a checkpoint.
-
-    Raises:
-        OSError: if it is not there, or no regular file.
-        ValueError: if it is not a manifest as we write it, for example because it names a file that is not ours.
-    """
+    """The manifest of a checkpoint; OSError if it is not there, ValueError if it is not one that we write."""
     file = path / MANIFEST
     try:
         status = file.lstat()

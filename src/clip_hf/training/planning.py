@@ -127,13 +127,12 @@ def describe_plan(
             f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
         )
     pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
-    held = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
-    held = held if held_out is None else held_out.summary()
-    steps = f"{num_steps:,} step{'' if num_steps == 1 else 's'} of {options.batch_size:,} pairs"
+    nothing = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
+    held = nothing if held_out is None else held_out.summary()
+    steps = f"{counted(num_steps, 'step')} of {options.batch_size:,} pairs"
     if num_pairs:
         steps += f" ({num_steps * options.batch_size / num_pairs:.3g} times through them)"
-    warmup = options.warmup_steps_of(num_steps)
-    rise = f"{warmup:,} step{'' if warmup == 1 else 's'} of warm-up"
+    rise = f"{counted(options.warmup_steps_of(num_steps), 'step')} of warm-up"
     return (
         f"{what}\n"
         f"Data: {pairs} from {', '.join(options.dataset)}. Held out: {held}.\n"
