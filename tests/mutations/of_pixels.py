@@ -212,8 +212,8 @@ MUTATIONS = [
     Mutation(
         "orientation is turned whatever the option",
         "model/image_transform_clip_hf.py",
-        "        if self.apply_exif_orientation:\n",
-        "        if True:\n",
+        "    if apply_exif_orientation:\n",
+        "    if True:\n",
         "model/test_image_processing_clip_hf.py -k exif",
     ),
     Mutation(

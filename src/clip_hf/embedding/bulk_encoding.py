@@ -18,14 +18,9 @@ from ..data.skips import SkipCounter
 from ..model.image_reading_clip_hf import unwrap_source
 from ..utils.processes import SharedOutcome
 from .dual_encoder import DualEncoder, check_texts
+from .encoding_ahead import check_skips, encode_ahead, finish_skips, skip_examples
+from .encoding_options import EncodingOptions
 from .feature_store import FeatureFolder, FeatureIdentity, part_ranges
-from .feature_stream import (
-    EncodingOptions,
-    check_skips,
-    encode_ahead,
-    finish_skips,
-    skip_examples,
-)
 
 
 _ROWS_PER_READ = 256
@@ -219,12 +214,7 @@ def _sources(images: datasets.Dataset, column: str, rows: Sequence[int]) -> list
 
 
 def images_fingerprint(images: datasets.Dataset, column: str) -> str:
-    """Digest of undecoded images: of their bytes, or of a path with its size and time of change.
-
-    Args:
-        images (`datasets.Dataset`): The images as `datasets.Image(decode=False)` gives them, as paths or as bytes.
-        column (`str`): Their column.
-    """
+    """Digest of undecoded images: of their bytes, or of a path with its size and time of change."""
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(images), _ROWS_PER_READ):
         for source in _sources(images, column, range(start, min(start + _ROWS_PER_READ, len(images)))):
@@ -261,13 +251,8 @@ def _column_encoder(
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         # Rows are read in this thread: nothing says that a dataset may be read in several.
         sources = ((batch, _sources(images, column, batch)) for batch in batches)
-        encoded = encode_ahead(
-            encoder,
-            sources,
-            projected=projected,
-            num_threads=options.num_threads,
-            may_skip=skips is not None,
-        )
+        may_skip, num_threads = skips is not None, options.num_threads
+        encoded = encode_ahead(encoder, sources, projected=projected, num_threads=num_threads, may_skip=may_skip)
         features, count, batches = [], 0, iter(batches)
         with closing(encoded):
             for part in parts:

@@ -125,6 +125,27 @@ def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     )
 
 
+def open_adjusted(
+    source: Any,
+    limits: ImageLimits,
+    apply_exif_orientation: bool,
+    high_bit_depth: str | None,
+    background_color: Sequence[int] | None,
+) -> Image.Image:
+    """Open an image upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
+    image = open_image(source, limits)
+    if apply_exif_orientation:
+        image = turn_upright(image)
+    if high_bit_depth is not None and image.mode[0] in "IF":  # 16 or 32 bits
+        reduced = reduce_bit_depth(np.asarray(image), high_bit_depth)
+        image = image if reduced is None else Image.fromarray(reduced)
+    return _apply_background(image, background_color)
+
+
+def _apply_background(image: Image.Image, color: Sequence[int] | None) -> Image.Image:
+    return composite(image, color) if color is not None and has_alpha(image) else image
+
+
 # ---------------------------------------------------------------------------------------------------------- transform
 
 
@@ -162,7 +183,8 @@ class ImageTransform:
             array, in_unit_range = self._read_array(source)
             if array.dtype != np.uint8:
                 return self._finish(self._crop_array(array), in_unit_range, out)
-            image = self._apply_background(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))
+            image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+            image = _apply_background(image, self.background_color)
         else:
             image = self.open(source)
         size = self.resized_size(image)
@@ -170,14 +192,10 @@ class ImageTransform:
         return self._finish(as_bytes(image), in_unit_range, out)
 
     def open(self, source: Any) -> Image.Image:
-        """Open an image upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
-        image = open_image(source, self.limits)
-        if self.apply_exif_orientation:
-            image = turn_upright(image)
-        if image.mode[0] in "IF":  # 16 or 32 bits
-            reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
-            image = image if reduced is None else Image.fromarray(reduced)
-        return self._apply_background(image)
+        """[`open_adjusted`] with this transform's options."""
+        return open_adjusted(
+            source, self.limits, self.apply_exif_orientation, self.high_bit_depth, self.background_color
+        )
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
         """Width and height of an image after resizing.
@@ -206,11 +224,6 @@ class ImageTransform:
             )
         image = resize_and_crop(image, size, window, self.resample, threads)
         return to_rgb(image) if self.do_convert_rgb else image
-
-    def _apply_background(self, image: Image.Image) -> Image.Image:
-        if self.background_color is not None and has_alpha(image):
-            return composite(image, self.background_color)
-        return image
 
     def _read_array(self, source: np.ndarray | torch.Tensor) -> tuple[np.ndarray, bool]:
         """Convert an array to (height, width, channels), and tell whether its values stand for 0 to 1.

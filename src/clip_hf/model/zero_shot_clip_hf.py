@@ -516,7 +516,7 @@ def _encode_tokens(
     # Sorted by length to pad little, then by tokens so that texts with equal beginnings share a batch: towers of ours
     # compute these once.
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], encoded["input_ids"][index].tolist()))
-    device = _device(model)
+    device = input_device(model)
     while order:
         # From the longest down: the first text of a batch is what the others are padded to.
         size = max(1, max_tokens_per_batch // lengths[order[-1]])
@@ -533,7 +533,8 @@ def _encode_tokens(
         yield batch, features(model, "text", **inputs)
 
 
-def _device(model: nn.Module) -> torch.device:
+def input_device(model: nn.Module) -> torch.device:
+    """The device that a model's inputs must be on."""
     device = next(model.parameters()).device
     return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
 
@@ -622,7 +623,7 @@ class TextClassifierCache:
     @staticmethod
     def _setting(model: nn.Module, tokenizer, options: dict) -> tuple:
         """Return what a classifier depends on besides weights, labels and templates."""
-        device = _device(model).type
+        device = input_device(model).type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "padding_side")]
         return (

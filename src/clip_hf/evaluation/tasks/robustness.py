@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.checks_clip_hf import did_you_mean
 from ...utils.figures import COLOURS, WIDTH, new_figure
