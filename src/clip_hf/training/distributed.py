@@ -70,21 +70,6 @@ def restore_scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[s
     }
 
 
-class _WholeOfShards(torch.autograd.Function):
-    """Gathers a sharded tensor on each process; the gradient is averaged over the processes, as FSDP does."""
-
-    @staticmethod
-    def forward(ctx, sharded: DTensor) -> torch.Tensor:
-        ctx.mesh, ctx.placements = sharded.device_mesh, sharded.placements
-        return sharded.full_tensor()
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> DTensor:
-        # gloo sums but does not average.
-        grad = DTensor.from_local(grad / ctx.mesh.size(), ctx.mesh, [Partial()] * ctx.mesh.ndim)
-        return grad.redistribute(placements=ctx.placements)
-
-
 def logit_scale_of(model: nn.Module) -> torch.Tensor:
     """The logarithm of a model's multiplier as a scalar with gradient, whatever shape the parameter has.
 
@@ -110,7 +95,10 @@ def logit_bias_of(model: nn.Module) -> torch.Tensor | None:
 
 def _scalar_of(parameter: torch.Tensor) -> torch.Tensor:
     if isinstance(parameter, DTensor):
-        parameter = _WholeOfShards.apply(parameter)
+        mesh = parameter.device_mesh
+        parameter = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+        if parameter.requires_grad:  # FSDP averages gradients over the processes; gloo can only sum them
+            parameter.register_hook(lambda grad: grad / mesh.size())
     return parameter.reshape(())
 
 

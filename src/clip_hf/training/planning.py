@@ -37,25 +37,21 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
         ValueError: if there are fewer pairs than processes, or a batch has only one pair and so, with the softmax
             loss, no negatives.
     """
-    if options.streaming or len(data) >= options.batch_size:
-        _check_negatives(options.batch_size, options)
-        return options
-    processes = accelerator.num_processes
-    size = len(data) // processes * processes
+    size, processes = options.batch_size, accelerator.num_processes
+    if not options.streaming and len(data) < size:
+        size = len(data) // processes * processes
     if size < 1:
         raise ValueError(f"There are {len(data)} pairs for {processes} processes; start fewer processes.")
-    _check_negatives(size, options)
-    if accelerator.is_main_process:
-        logger.warning(f"`batch_size` is {options.batch_size} and there are {len(data)} pairs: it is cut to {size}.")
-    return replace(options, batch_size=size)
-
-
-def _check_negatives(batch_size: int, options: TrainingOptions) -> None:
-    if batch_size == 1 and options.loss == "softmax":
+    if size == 1 and options.loss == "softmax":
         raise ValueError(
             "A batch has one pair, and so no negatives: the loss would be 0, and nothing would be learned. Raise "
             "`batch_size`, or give more pairs."
         )
+    if size == options.batch_size:
+        return options
+    if accelerator.is_main_process:
+        logger.warning(f"`batch_size` is {options.batch_size} and there are {len(data)} pairs: it is cut to {size}.")
+    return replace(options, batch_size=size)
 
 
 def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:

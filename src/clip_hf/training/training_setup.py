@@ -18,7 +18,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, set_seed
-from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from ..checkpoints.paths import describe_not_found
@@ -286,8 +285,7 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
     """Apply the options that change the model, such as `freeze`; call it before the optimiser is built.
 
     Args:
-        options ([`TrainingOptions`]): The options of the training.
-        accelerator (`Accelerator`): The accelerator of this process.
+        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
         model ([`ClipHFModel`]): The model, changed in place.
 
     Returns:
@@ -315,8 +313,7 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     """Prepare model and optimiser with Accelerate; returns both.
 
     Args:
-        options ([`TrainingOptions`]): The options of the training.
-        accelerator (`Accelerator`): The accelerator of this process.
+        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
         model ([`ClipHFModel`]): From [`prepare_model`]; compiled here if the options say so.
         optimizer (`torch.optim.Optimizer`): From [`build_optimizer`].
     """
@@ -327,15 +324,11 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     if options.compile:
         model = torch.compile(model)
     model, optimizer = accelerator.prepare(model, optimizer)
-    _let_encode(accelerator.unwrap_model(model, keep_torch_compile=False))
-    return model, optimizer
-
-
-def _let_encode(model: nn.Module) -> None:
-    # FSDP2 gathers the weights only for `forward` and for registered methods.
-    if isinstance(model, FSDPModule):
+    clip = accelerator.unwrap_model(model, keep_torch_compile=False)
+    if isinstance(clip, FSDPModule):  # which gathers the weights only for `forward` and for registered methods
         for name in ("get_text_features", "get_image_features", "encode_text", "encode_image"):
-            register_fsdp_forward_method(model, name)
+            register_fsdp_forward_method(clip, name)
+    return model, optimizer
 
 
 def build_loader(
@@ -344,8 +337,7 @@ def build_loader(
     """Build the loader of this process's batches.
 
     Args:
-        options ([`TrainingOptions`]): The options of the training.
-        accelerator (`Accelerator`): The accelerator of this process.
+        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
         data: What [`load_pairs`] returned.
         processor ([`ClipHFProcessor`]): The model's processor.
         num_steps (`int`): Number of steps of the whole training.
