@@ -440,8 +440,8 @@ MUTATIONS = [
     Mutation(
         "manifest's own sum not compared",
         "training/checkpoint_files.py",
-        'return None if manifest.get("sha256") == sha256_of_manifest(manifest) else',
-        "return None if True else",
+        'if manifest["sha256"] != sha256_of_manifest(manifest):',
+        "if False:",
         "training/test_training_checkpoints.py -m 'not slow'",
     ),
     Mutation(
@@ -482,8 +482,8 @@ MUTATIONS = [
     Mutation(
         "a process's states may be missing",
         "training/checkpoint_files.py",
-        'range(manifest["num_processes"]))]',
-        'range(manifest["num_processes"] - 1))]',
+        "map(process_file, range(processes))",
+        "map(process_file, range(processes - 1))",
         "training/test_training_checkpoints.py -m 'not slow'",
     ),
     Mutation(

@@ -27,6 +27,7 @@ from accelerate.utils import load
 from torch.distributed.fsdp import StateDictType
 
 from ..utils.atomic import sync
+from ..utils.saved_states import check_kinds
 
 
 MANIFEST = "manifest.json"
@@ -43,6 +44,11 @@ _PICKLES = re.compile(
     r"|(pytorch_model_fsdp|optimizer)_\d+/(\.metadata|__\d+_\d+\.distcp)|pytorch_model_fsdp(_\d+)?_rank\d+\.bin)"
 )
 _RANDOM_STATES = re.compile(rf"{ACCELERATE}/random_states_\d+\.pkl")
+_MANIFEST_KINDS = {
+    **dict.fromkeys(("step", "number", "num_processes"), int),
+    "files": {str: {"size": int, "sha256": str}},
+    "sha256": str,
+}
 _MAX_MANIFEST = 16 * 2**20
 _MAX_PROCESSES = 100_000  # of `process_00000.pt`
 _TRUST = "To resume from one that you wrote, pass --trust_checkpoint."
@@ -175,39 +181,26 @@ def read_manifest(path: Path) -> dict:
         raise ValueError(f"{MANIFEST} is no regular file of up to {_MAX_MANIFEST // 2**20} MiB")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        problem = _problem_of(manifest)
+        _check_manifest(manifest)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
-    if problem is not None:
-        raise ValueError(f"{MANIFEST} is no manifest of a checkpoint: {problem}")
+        raise ValueError(f"{MANIFEST} cannot be used ({error})") from None
     return manifest
 
 
-def _problem_of(manifest: Any) -> str | None:
-    if not isinstance(manifest, dict):
-        return "it holds no mapping"
-    for key, least in {"step": 0, "number": 0, "num_processes": 1}.items():
-        value = manifest.get(key)
-        if type(value) is not int or value < least:
-            return f"`{key}` is no whole number from {least}"
-    if manifest["num_processes"] > _MAX_PROCESSES:
-        return f"`num_processes` is above {_MAX_PROCESSES:,}"
-    files = manifest.get("files")
-    if not isinstance(files, dict):
-        return "`files` is no mapping"
-    for name, described in files.items():
-        if foreign_names([name]):
-            return f"it lists {name[:80]!r}, which no checkpoint has"
-        if not isinstance(described, dict) or type(described.get("size")) is not int:
-            return f"it has no size of {name}"
-        if not isinstance(described.get("sha256"), str):
-            return f"it has no SHA-256 of {name}"
-    needed = [SHARED, *(process_file(rank) for rank in range(manifest["num_processes"]))]
-    missing = [name for name in needed if name not in files]
+def _check_manifest(manifest: Any) -> None:
+    check_kinds(manifest, _MANIFEST_KINDS, "the manifest")
+    files, processes = manifest["files"], manifest["num_processes"]
+    if min(manifest["step"], manifest["number"]) < 0 or not 1 <= processes <= _MAX_PROCESSES:
+        raise ValueError("a number in it is out of its range")
+    foreign = foreign_names(list(files))
+    if foreign:
+        raise ValueError(f"it lists {foreign[0][:80]!r}, which no checkpoint has")
+    missing = [name for name in (SHARED, *map(process_file, range(processes))) if name not in files]
     if missing:
-        return f"it does not list {missing[0]}"
+        raise ValueError(f"it does not list {missing[0]}")
     # Like the SHA-256 of the files, this detects accidents only, such as a wrong digit in `step`.
-    return None if manifest.get("sha256") == sha256_of_manifest(manifest) else "its own SHA-256 differs"
+    if manifest["sha256"] != sha256_of_manifest(manifest):
+        raise ValueError("its own SHA-256 differs")
 
 
 def sha256_of_manifest(manifest: dict) -> str:

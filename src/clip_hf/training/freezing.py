@@ -84,14 +84,13 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad or (_without_adapter(name) in known_parameters and name.startswith(starts))
     }
-    batch_norms = {
-        f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
     if "batch_norm" in parts:
-        frozen |= batch_norms
+        frozen |= {
+            f"{name}.{parameter}"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for parameter, _ in module.named_parameters(recurse=False)
+        }
     if all(name in frozen for name, _ in model.named_parameters()):
         raise ValueError(f"With {', '.join(parts)} frozen there is nothing to train; freeze less.")
     for name, parameter in model.named_parameters():

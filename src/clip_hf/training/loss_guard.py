@@ -111,17 +111,8 @@ class LossGuard:
         else:
             self._losses.append(loss)
             return
-        record = {
-            "step": step,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "learning_rate": learning_rate,
-            "recent_losses": list(self._losses),
-        }
-        self._stop(problem, record, batch)
-
-    def _stop(self, problem: str, record: dict, batch: Mapping[str, Any]) -> None:
-        step = record["step"]
+        record = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        record["recent_losses"] = list(self._losses)
         folder = self.folder / f"step_{step:08d}"
         try:
             _save(folder, record, batch)
