@@ -61,12 +61,12 @@ def encode_image_stream(
         TypeError: if `images` is a single path, not an iterable, or a dataset without its column.
         ValueError: if there is a cache folder, too many images cannot be read, or features are not finite.
     """
-    options = _check_stream(images, "images", options)
+    options, get = _check_stream(images, "images", get_image, options)
     if isinstance(images, (datasets.Dataset, datasets.IterableDataset)):
         if get_image is None:
             raise TypeError('The items of a dataset are rows: name the column of images, as in `get_image="image"`.')
         images = undecoded(images) if isinstance(get_image, str) else images
-    return _image_batches(encoder, images, _getter(get_image), projected, options, name)
+    return _image_batches(encoder, images, get, projected, options, name)
 
 
 def _image_batches(
@@ -118,8 +118,8 @@ def encode_text_stream(
         TypeError: if `texts` is a single text or not an iterable, or a text is no string.
         ValueError: if there is a cache folder, or features are not finite.
     """
-    options = _check_stream(texts, "texts", options)
-    return _text_batches(encoder, texts, _getter(get_text), options)
+    options, get = _check_stream(texts, "texts", get_text, options)
+    return _text_batches(encoder, texts, get, options)
 
 
 def _text_batches(
@@ -133,7 +133,10 @@ def _text_batches(
             bar.update(len(batch) * options.processes)
 
 
-def _check_stream(items: Iterable[Any], what: str, options: EncodingOptions | None) -> EncodingOptions:
+def _check_stream(
+    items: Iterable[Any], what: str, get: Callable[[Any], Any] | str | int | None, options: EncodingOptions | None
+) -> tuple[EncodingOptions, Callable[[Any], Any] | None]:
+    """Check the arguments of a stream; returns the options, and the function that gets what to encode."""
     if isinstance(items, (str, bytes, bytearray, memoryview)) or not hasattr(items, "__iter__"):
         raise TypeError(f"`{what}` must be an iterable of {what}; given {items!r:.80}, a {type(items).__name__}.")
     options = options or EncodingOptions()
@@ -142,11 +145,7 @@ def _check_stream(items: Iterable[Any], what: str, options: EncodingOptions | No
             f"A stream has no cache, but `cache_dir` is {options.cache_dir!s}: write its batches where you need them, "
             "or encode a dataset with `encode_image_column`, which keeps them."
         )
-    return options
-
-
-def _getter(get: Callable[[Any], Any] | str | int | None) -> Callable[[Any], Any] | None:
-    return itemgetter(get) if isinstance(get, (str, int)) else get
+    return options, itemgetter(get) if isinstance(get, (str, int)) else get
 
 
 def _share_of_batches(

@@ -22,15 +22,8 @@ class OpenClipEncoder(DualEncoder):
 
     Features before the projection exist for the image towers `VisionTransformer`, `ModifiedResNet` and `TimmModel`
     (except with attention pools, which end with the projection). Texts are encoded at full length, as open_clip does.
-
-    Args:
-        model (`nn.Module`): The model.
-        processor (`tuple` of two callables): The transform of an image to a tensor (channels, height, width), and the
-            tokenizer of a list of texts to token ids (n, length).
-        name (`str`): The model's name in messages and results.
-
-    Raises:
-        TypeError: if the processor is no such pair.
+    The processor is a pair: the transform of an image to a tensor (channels, height, width), and the tokenizer of a
+    list of texts to token ids (n, length).
     """
 
     packages = (*DualEncoder.packages, "open_clip_torch", "open_clip", "timm", "torchvision", "tokenizers")

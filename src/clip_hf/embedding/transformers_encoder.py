@@ -30,15 +30,8 @@ class TransformersEncoder(DualEncoder):
     """A dual encoder of transformers: any model with `get_image_features` and `get_text_features`.
 
     Texts of similar length share a batch, unless features depend on the padding, as SigLIP's do: then all texts have
-    the full length. A short text is encoded with and without padding to find out.
-
-    Args:
-        model (`nn.Module`): The model.
-        processor (`ProcessorMixin`, or `tuple` of image processor and tokenizer): Its processor.
-        name (`str`): The model's name in messages and results.
-
-    Raises:
-        TypeError: if the model is no dual encoder, or the processor lacks a part.
+    the full length. A short text is encoded with and without padding to find out. The processor may be a tuple of
+    image processor and tokenizer.
     """
 
     packages = (*DualEncoder.packages, "transformers", "tokenizers")
@@ -129,9 +122,7 @@ class TransformersEncoder(DualEncoder):
 
 
 class ClipHFEncoder(TransformersEncoder):
-    """A [`ClipHFModel`]: only what pooled features need is computed in the last layers, and texts are always encoded
-    in batches of similar length. Arguments as in [`TransformersEncoder`].
-    """
+    """A [`ClipHFModel`]: the last layers compute only what is pooled; texts of similar length always share a batch."""
 
     packages = (*DualEncoder.packages, "transformers", "tokenizers", "ftfy")
     depends_on_padding = False
@@ -170,16 +161,7 @@ class ClipHFEncoder(TransformersEncoder):
 
 
 class SentenceTransformersEncoder(DualEncoder):
-    """A `SentenceTransformer` that embeds images and texts, such as a CLIP.
-
-    Args:
-        model (`SentenceTransformer`): The model.
-        processor: Must be `None`, because the model has its own.
-        name (`str`): The model's name in messages and results.
-
-    Raises:
-        ValueError: if there is a processor, or the model takes no images.
-    """
+    """A `SentenceTransformer` that embeds images and texts, such as a CLIP; it has its own processor."""
 
     packages = (*TransformersEncoder.packages, "sentence-transformers")
 

@@ -45,14 +45,12 @@ class Restored:
         step (`int`): Number of steps that were done when it was saved.
         shared (`dict`): The state that all processes share.
         per_process (`dict`, *optional*): This process's own state; None if another number of processes saved it.
-        num_processes (`int`): Number of processes that saved it.
         path (`Path`): The checkpoint's folder.
     """
 
     step: int
     shared: dict
     per_process: dict | None
-    num_processes: int
     path: Path
 
 
@@ -349,6 +347,5 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
         step=manifest["step"],
         shared=torch.load(path / SHARED, map_location="cpu", weights_only=True),
         per_process=torch.load(process_path, map_location="cpu", weights_only=True) if same else None,
-        num_processes=manifest["num_processes"],
         path=path,
     )

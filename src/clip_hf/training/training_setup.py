@@ -103,9 +103,7 @@ def check_output_dir(options: TrainingOptions) -> None:
             something else than a training.
     """
     folder = Path(options.output_dir)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if options.resume is not None:
+    if options.resume is not None or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not options.overwrite:
         raise ValueError(
