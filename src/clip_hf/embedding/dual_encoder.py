@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
-from ..model.image_transform_clip_hf import HIGH_BIT_DEPTH, open_adjusted, parse_color
+from ..model.image_transform_clip_hf import HIGH_BIT_DEPTH, open_upright, parse_color
 from ..model.text_state_clip_hf import tensors_checksum
 from ..model.zero_shot_clip_hf import eval_mode, input_device
 
@@ -153,8 +153,9 @@ class DualEncoder(ABC):
         Raises:
             ValueError: if an image cannot be read.
         """
-        options = (self.image_limits, self.apply_exif_orientation, self.high_bit_depth, self.background_color)
-        return self._prepare([open_adjusted(image, *options) for image in images])
+        high_bit_depth = self.high_bit_depth or "clip"  # as Pillow does
+        options = (self.image_limits, self.apply_exif_orientation, high_bit_depth, self.background_color)
+        return self._prepare([open_upright(image, *options) for image in images])
 
     def set_image_options(
         self,

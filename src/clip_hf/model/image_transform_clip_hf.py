@@ -60,8 +60,10 @@ def parse_color(color: str | Sequence[int]) -> list[int]:
     return list(numbers)
 
 
-def composite(image: Image.Image, color: Sequence[int]) -> Image.Image:
-    """Put an image with transparency on a colour (red, green and blue)."""
+def composite(image: Image.Image, color: Sequence[int] | None) -> Image.Image:
+    """Put an image with transparency on a colour (red, green and blue); other images, and without one, stay."""
+    if color is None or not has_alpha(image):
+        return image
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
     background = Image.new("RGBA", image.size, (*color, 255))
@@ -92,13 +94,8 @@ def as_bytes(image: Image.Image) -> np.ndarray:
 def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     """Scale values of a dtype of more than 8 bits to uint8, by one of the policies `HIGH_BIT_DEPTH`.
 
-    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255.
-
-    Returns:
-        `np.ndarray` or None: uint8; None if the values are 0 to 255 already, or must be clipped.
-
-    Raises:
-        UnreadableImage: if the policy forbids the values.
+    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255. None comes back if the values are 0 to 255
+    already, or must be clipped; values that the policy forbids raise [`UnreadableImage`].
     """
     if policy == "clip":
         return None
@@ -125,25 +122,20 @@ def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     )
 
 
-def open_adjusted(
+def open_upright(
     source: Any,
     limits: ImageLimits,
-    apply_exif_orientation: bool,
-    high_bit_depth: str | None,
-    background_color: Sequence[int] | None,
+    apply_exif_orientation: bool = True,
+    high_bit_depth: str = "clip",
+    background_color: Sequence[int] | None = None,
 ) -> Image.Image:
-    """Open an image upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
+    """Open an image, upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
     image = open_image(source, limits)
-    if apply_exif_orientation:
-        image = turn_upright(image)
-    if high_bit_depth is not None and image.mode[0] in "IF":  # 16 or 32 bits
+    image = turn_upright(image) if apply_exif_orientation else image
+    if image.mode[0] in "IF":  # 16 or 32 bits
         reduced = reduce_bit_depth(np.asarray(image), high_bit_depth)
         image = image if reduced is None else Image.fromarray(reduced)
-    return _apply_background(image, background_color)
-
-
-def _apply_background(image: Image.Image, color: Sequence[int] | None) -> Image.Image:
-    return composite(image, color) if color is not None and has_alpha(image) else image
+    return composite(image, background_color)
 
 
 # ---------------------------------------------------------------------------------------------------------- transform
@@ -184,7 +176,7 @@ class ImageTransform:
             if array.dtype != np.uint8:
                 return self._finish(self._crop_array(array), in_unit_range, out)
             image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
-            image = _apply_background(image, self.background_color)
+            image = composite(image, self.background_color)
         else:
             image = self.open(source)
         size = self.resized_size(image)
@@ -192,17 +184,12 @@ class ImageTransform:
         return self._finish(as_bytes(image), in_unit_range, out)
 
     def open(self, source: Any) -> Image.Image:
-        """[`open_adjusted`] with this transform's options."""
-        return open_adjusted(
-            source, self.limits, self.apply_exif_orientation, self.high_bit_depth, self.background_color
-        )
+        """[`open_upright`] with these options."""
+        options = (self.apply_exif_orientation, self.high_bit_depth, self.background_color)
+        return open_upright(source, self.limits, *options)
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
-        """Width and height of an image after resizing.
-
-        Raises:
-            UnreadableImage: if the size exceeds `limits`.
-        """
+        """Width and height of an image after resizing; a size that exceeds `limits` raises [`UnreadableImage`]."""
         size = resized_size(*image.size, self.size) if self.do_resize else image.size
         self.limits.check_resized(size, image.size)
         return size
