@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
+from .file_patterns import stamp_of
 from .image_folders import contiguous_parts, folder_rows, images_in
 from .image_text import check_columns, undecoded_images
 from .pair_options import PairOptions, row_columns
@@ -24,8 +25,6 @@ from .tars import check_tars, tar_rows
 
 
 _FOLDER_SHARDS = 256
-# Raised when the same files give other rows than before.
-_RECIPE_VERSION = "2"
 
 
 def load_pairs(
@@ -187,12 +186,6 @@ def _read_folder(folder: Path, roles: dict[str, str], options: PairOptions, stre
     parts = contiguous_parts(images, _FOLDER_SHARDS)
     check_columns([options.image_column, options.caption_column], options)
     return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
-
-
-def stamp_of(files: Sequence[str]) -> str:
-    """A key for `datasets`' cache that changes with the files and with this recipe."""
-    stats = [os.stat(file) for file in files if os.path.exists(file)]
-    return " ".join([_RECIPE_VERSION, *(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)])
 
 
 def _from_rows(
