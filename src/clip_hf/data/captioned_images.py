@@ -51,7 +51,7 @@ def load_pairs(
       relative to the table's folder and lead below it, or below `options.image_root`;
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
       beside each image `cat.jpg`, in subfolders too;
-    - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
+    - a dataset on the hub, `"owner/name"` or `"owner/name:config"`.
 
     A folder with the name of a built-in dataset is given as `"./openmoji"`. Files are named as in a shell: `"*"`,
     `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in open_clip. Parquet files and tars may be URLs
@@ -120,7 +120,7 @@ def split_names(source: str | os.PathLike) -> tuple[str, ...]:
 def _load(source: str, split: str | None, streaming: bool, options: PairOptions) -> Data:
     data = _read(find_source(source, labelled=False), split, streaming, options)
     if isinstance(data, datasets.Dataset) and len(data) == 0:
-        raise ValueError(f"The data set {source} is empty.")
+        raise ValueError(f"The dataset {source} is empty.")
     if data.column_names is not None:
         check_columns(data.column_names, options)
         data = undecoded_images(data, options.image_column)
@@ -168,7 +168,7 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Dat
     for file in files:
         columns = table_columns([file])
         if not columns:
-            raise ValueError(f"The data set {file} is empty.")
+            raise ValueError(f"The dataset {file} is empty.")
         if options.image_column not in columns and FILE_NAME in columns:
             columns[columns.index(FILE_NAME)] = options.image_column
         check_columns(columns, options)
