@@ -17,6 +17,7 @@ from ..checkpoints.reading import is_foreign
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..utils.dtypes import parse_dtype
+from ..utils.hub import check_hub
 from .dual_encoder import DualEncoder
 from .open_clip_encoder import OpenClipEncoder, load_open_clip
 from .transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
@@ -133,6 +134,8 @@ def _load_by_name(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
         return _load_checkpoint(name, processor, dtype)
     check_exists(name)
     try:
+        if not is_folder:
+            check_hub(name)
         config, _ = PreTrainedConfig.get_config_dict(name)
     except (OSError, HFValidationError) as error:
         if is_folder:

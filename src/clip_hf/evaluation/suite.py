@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Several evaluations of one model on several data sets: what `clip-hf evaluate` runs."""
+"""Several evaluations of one model on several datasets: what `clip-hf evaluate` runs."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
