@@ -341,8 +341,8 @@ MUTATIONS = [
     Mutation(
         "counts tensors, not values",
         "training/freezing.py",
-        "counts[parameter.requires_grad] += parameter.numel()",
-        "counts[parameter.requires_grad] += 1",
+        "sum(parameter.numel() for parameter in model.parameters() if",
+        "sum(1 for parameter in model.parameters() if",
         "training/test_freezing.py",
     ),
     Mutation(

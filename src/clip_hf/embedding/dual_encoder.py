@@ -142,16 +142,10 @@ class DualEncoder(ABC):
         return digest.hexdigest()
 
     def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """The model's inputs for images. It may be called in several threads at once, on different images.
+        """The model's inputs for images or what `open_image` takes: paths, URLs, the bytes of files.
 
-        Args:
-            images (`Sequence`): Images, or what `open_image` takes: paths, URLs, the bytes of files.
-
-        Returns:
-            `dict[str, torch.Tensor]`: on the CPU, in float32, each with the images along its first axis.
-
-        Raises:
-            ValueError: if an image cannot be read.
+        They are on the CPU, in float32, each with the images along its first axis. An image that cannot be read is a
+        ValueError. Several threads may call this at once, on different images.
         """
         high_bit_depth = self.high_bit_depth or "clip"  # as Pillow does
         options = (self.image_limits, self.apply_exif_orientation, high_bit_depth, self.background_color)
@@ -246,12 +240,9 @@ class DualEncoder(ABC):
         return features
 
     def text_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Encode texts in batches.
+        """Encode texts in batches; too long ones are truncated, repeated ones encoded again.
 
-        Texts of similar length share a batch where the model allows. Repeated texts are encoded again.
-
-        Args:
-            texts (`Sequence[str]`): Texts; too long ones are truncated.
+        Texts of similar length share a batch where the model allows.
 
         Yields:
             `tuple[list[int], torch.Tensor]`: the indices of some texts and their features (batch, projection_dim),

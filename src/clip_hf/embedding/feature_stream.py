@@ -152,11 +152,10 @@ def _share_of_batches(
     items: Iterable[Any], size: int, options: EncodingOptions
 ) -> Iterator[tuple[Sequence[int], list[Any]]]:
     """Every n-th batch, the batches of this process: the places of its items, and the items."""
-    iterator, start = iter(items), 0
+    iterator = iter(items)
     for number in count():
         batch = list(islice(iterator, size))
         if not batch:
             return
         if number % options.processes == options.process:
-            yield range(start, start + len(batch)), batch
-        start += len(batch)
+            yield range(number * size, number * size + len(batch)), batch

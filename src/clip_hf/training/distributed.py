@@ -25,10 +25,7 @@ def make_logit_scale_shardable_(model: ClipHFModel) -> ClipHFModel:
     own state dict must go through [`restore_scalar_logit_scale`] before it is saved.
 
     Args:
-        model ([`ClipHFModel`]): Changed in place.
-
-    Returns:
-        [`ClipHFModel`]: the same model.
+        model ([`ClipHFModel`]): Changed in place, and returned.
     """
     scalars = {name: getattr(model, name) for name in _SCALARS}
     scalars = {name: old for name, old in scalars.items() if old is not None and old.ndim == 0}
@@ -56,14 +53,11 @@ def _fit_scalars(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
 
 
 def restore_scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Make the logit scale (and bias) of a state dict a scalar again, as every checkpoint has it.
+    """A copy of a state dict that shares the tensors, with scalars for logit scale and bias, as checkpoints have them.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`): Whole tensors, of a model that was changed by
             [`make_logit_scale_shardable_`] or not.
-
-    Returns:
-        `dict[str, torch.Tensor]`: a copy that shares the tensors.
     """
     return {
         name: value.reshape(()) if name.rpartition(".")[2] in _SCALARS else value for name, value in state_dict.items()
@@ -135,10 +129,7 @@ def sync_batch_norm(model: nn.Module) -> nn.Module:
     A ResNet's update then equals that of one process with the whole batch. Frozen layers are not changed.
 
     Args:
-        model (`nn.Module`): Changed in place, after [`freeze`] and before it is wrapped.
-
-    Returns:
-        `nn.Module`: the same model.
+        model (`nn.Module`): Changed in place, after [`freeze`] and before it is wrapped, and returned.
 
     Raises:
         ValueError: on a CPU, for which torch has no such layer.

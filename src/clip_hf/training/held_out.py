@@ -122,16 +122,10 @@ class HeldOutPairs:
         )
 
     def evaluate(self, accelerator: Accelerator, model: nn.Module) -> dict[str, float]:
-        """Compute the figures; every process calls this and gets the same.
+        """Compute the figures, shares from 0 to 1 by name; every process calls this and gets the same.
 
-        Under mixed precision the image tower runs in that precision, as in training.
-
-        Args:
-            accelerator (`Accelerator`): The accelerator of this process.
-            model (`nn.Module`): A [`ClipHFModel`] as `accelerator.prepare` returned it.
-
-        Returns:
-            `dict[str, float]`: shares from 0 to 1 by name.
+        `model` is as `accelerator.prepare` returned it. Under mixed precision its image tower runs in that precision,
+        as in training.
         """
         clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
         with torch.no_grad(), eval_mode(clip):

@@ -212,9 +212,6 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
         arguments (`Sequence[str]`): A recipe, if any, then options, which overrule it: such as
             `["recipes/finetune.yaml", "--model", "openai/clip-vit-base-patch32"]`.
 
-    Returns:
-        [`TrainingOptions`]
-
     Raises:
         OSError: if the recipe cannot be read.
         ValueError: if the recipe or an option is wrong.

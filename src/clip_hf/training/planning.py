@@ -116,12 +116,9 @@ def describe_plan(
         held_out ([`HeldOutPairs`], *optional*): The held-out pairs.
     """
     size = f"{architecture_label(model.config)}, {model.num_parameters():,} parameters"
+    what = f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
     if options.model:
         what = f"Fine-tuning {options.model} ({size})."
-    else:
-        what = (
-            f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
-        )
     pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
     nothing = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
     held = nothing if held_out is None else held_out.summary()

@@ -52,12 +52,7 @@ class StopSignal:
         self.received = signal.Signals(number)
 
     def should_stop(self, accelerator: Accelerator) -> bool:
-        """Whether any process got a signal; every process calls it at the same step and gets the same answer.
-
-        Args:
-            accelerator (`Accelerator`): The accelerator of this process; with several processes, it reduces one
-                number.
-        """
+        """Whether any process got a signal; every process calls it at the same step and gets the same answer."""
         if accelerator.num_processes == 1:
             return self.received is not None
         flag = torch.tensor(float(self.received is not None), device=accelerator.device)

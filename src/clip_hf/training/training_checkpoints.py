@@ -92,8 +92,7 @@ class Checkpoints:
         because Accelerate reads them with pickle, which can run programs.
 
         Args:
-            accelerator (`Accelerator`): The accelerator of this process.
-            step (`int`): Number of steps that are done.
+            accelerator, step: The accelerator of this process, and the number of steps that are done.
             shared (`Mapping`): State that is the same on all processes: numbers, texts, tensors, and lists and dicts
                 of them.
             per_process (`Mapping`): This process's own state, of the same kinds of values.

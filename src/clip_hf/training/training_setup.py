@@ -280,14 +280,11 @@ def _texts_of(options: TrainingOptions, data: Any) -> Iterator[str]:
 
 
 def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel) -> ClipHFModel:
-    """Apply the options that change the model, such as `freeze`; call it before the optimiser is built.
+    """Apply the options that change the model, such as `freeze`, and return it; call it before the optimiser is built.
 
     Args:
         options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
         model ([`ClipHFModel`]): The model, changed in place.
-
-    Returns:
-        [`ClipHFModel`]: the same model.
 
     Raises:
         ValueError: if a part to freeze is unknown, or an option does not fit the model or the machine.
