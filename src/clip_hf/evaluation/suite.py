@@ -15,7 +15,7 @@ from torch import distributed
 
 from ..embedding.bulk_encoding import encode_readable_images
 from ..embedding.dual_encoder import DualEncoder
-from ..embedding.feature_stream import EncodingOptions
+from ..embedding.encoding_options import EncodingOptions
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
 from ..utils.processes import join_processes
