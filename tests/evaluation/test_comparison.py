@@ -144,12 +144,6 @@ def test_intervals_with_fewer_prompts_and_of_the_gains(tmp_path, headline):
         {name: generator.integers(0, most, 300) for name, most in (("ranks", 3), ("one_prompt_ranks", 7))}
         for _ in "ab"
     ]
-    metrics = {headline: 0.5, f"one_prompt_{headline}": 0.25, "ensemble_gain": 0.25}
-    folders = [
-        written(tmp_path / who, metrics, {"targets": targets, **own}, details={"metric": headline})
-        for who, own in zip("ab", arrays)
-    ]
-    main, one_prompt, gain = (row.difference_intervals[1] for row in compare_results(folders).metrics)
 
     def value(ranks, rows):
         right = {"top1_top5_mean": ((ranks < 1) + (ranks < 5).astype(float)) / 2}.get(headline, ranks < 1)
@@ -159,6 +153,13 @@ def test_intervals_with_fewer_prompts_and_of_the_gains(tmp_path, headline):
 
     places = [(own["ranks"], own["one_prompt_ranks"]) for own in arrays]
     alone = np.arange(300)
+    folders = []
+    for who, own in zip("ab", arrays):
+        best, less = (value(ranks, alone) for ranks in own.values())
+        metrics = {headline: best, f"one_prompt_{headline}": less, "ensemble_gain": best - less}
+        more = {"targets": targets, **own}
+        folders.append(written(tmp_path / who, metrics, more, details={"metric": headline}))
+    main, one_prompt, gain = (row.difference_intervals[1] for row in compare_results(folders).metrics)
     assert main == pytest.approx(interval_of(value, places[0][0], places[1][0], alone), abs=0.02)
     assert one_prompt == pytest.approx(interval_of(value, places[0][1], places[1][1], alone), abs=0.02)
     expected = interval_of(
@@ -313,7 +314,7 @@ def whole_results(folder) -> tuple[Path, Path]:
     """A file of results and its arrays."""
     folder.mkdir(exist_ok=True)
     (folder / "a.json").write_text(saved("a", {"top1": 0.5}, intervals={"top1": [0.4, 0.6]}))
-    np.savez_compressed(folder / "a.npz", ranks=np.arange(50), targets=np.arange(50), predictions=np.arange(50))
+    np.savez_compressed(folder / "a.npz", ranks=np.arange(50) % 2, targets=np.arange(50), predictions=np.arange(50))
     assert load_results(folder)[0]["arrays"].keys() == {"ranks", "targets", "predictions"}
     return folder / "a.json", folder / "a.npz"
 
@@ -340,14 +341,19 @@ def test_flipped_bits_are_a_clear_error(tmp_path):
 
 
 WRONG_ENTRIES = {
-    "metrics": [None, [], "x", {"top1": "x"}, {"top1": [1]}, {"top1": {}}, {"top1": True}],
-    "intervals": [None, [], 3, {"top1": 1}, {"top1": [1]}, {"top1": ["a", "b"]}, {"top1": {"a": 1}}],
+    "metrics": [None, [], "x", *({"top1": value} for value in ("x", [1], {}, True, 7.5, -0.1, np.nan, np.inf, 0.52))],
+    "intervals": [
+        *(None, [], 3),
+        *({"top1": value} for value in (1, [1], ["a", "b"], {"a": 1}, [0.9, 0.1], [0.4, 1.2], [np.nan, 0.6])),
+    ],
+    "notes": [3, "x", {}, [3]],
+    "majority_class": [1.5, "x", np.nan],
     "task": [None, 1, [], {}],
     "split": [None, 1, []],
-    "chance": [None, [], {"top1": "x"}],
-    "words": [None, [], "x"],
-    "skipped": [None, []],
-    "details": [None, "x"],
+    "chance": [None, [], {"top1": "x"}, {"top1": 2}],
+    "words": [None, [], "x", {"top1": 3}],
+    "skipped": [None, [], {"test": 3}, {"test": {"images": "x"}}],
+    "details": [None, "x", {"class_names": 3}, {"num_images": "x"}],
     "model": [None, {}],
 }
 
@@ -357,10 +363,30 @@ def test_entries_of_a_wrong_kind_are_a_clear_error(name, value, tmp_path):
     path, _ = whole_results(tmp_path)
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, name: value}))
-    with pytest.raises(
-        ValueError, match=f"a.json cannot be read: .*{'top1' if isinstance(value, dict) and value else name}"
-    ):
+    inner = next(iter(value), name) if isinstance(value, dict) else name
+    with pytest.raises(ValueError, match=f"a.json cannot be read: .*({name}|{inner})"):
         load_results(tmp_path)
+
+
+def test_figures_are_those_of_the_arrays_beside_them(tmp_path):
+    targets, texts = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 2])
+    arrays = {"targets": targets, "predictions": targets, "ranks": np.array([0, 1, 5, 0]), "image_of_text": texts}
+    arrays |= {"one_prompt_ranks": np.array([0, 1, 5, 6]), "text_to_image_ranks": np.array([0, 1, 3, 3])}
+    figures = {"top1": 0.5, "top5": 0.75, "mean_per_class": 2 / 3, "one_prompt_top1": 0.25, "ensemble_gain": 0.25}
+    figures |= {"text_to_image_R@2": 0.5, "text_to_image_median_rank": 3.0, "roc_auc": 0.3, "lambda": 7.5}
+    details = {"metric": "top1"}
+    load_results(written(tmp_path / "right", figures, arrays, details=details))
+    for name, value in figures.items():
+        folder = written(tmp_path / name, {**figures, name: value + 0.01}, arrays, details=details)
+        if name in ("roc_auc", "lambda"):  # whose data are not saved
+            load_results(folder)
+        else:
+            with pytest.raises(
+                ValueError, match=f"t.json cannot be read: the metric {name} is .* arrays beside it give"
+            ):
+                load_results(folder)
+    with pytest.raises(ValueError, match="t.npz holds arrays of other lengths for the same rows: .*'targets': 3"):
+        load_results(written(tmp_path / "short", figures, {**arrays, "targets": targets[:3]}))
 
 
 @pytest.mark.parametrize(

@@ -450,7 +450,7 @@ MUTATIONS = [
     Mutation(
         "a mean over classes resampled as one over images",
         "evaluation/comparison.py",
-        "return _resampled(mean_of_classes(by_class), groups, resamples, seed)",
+        "return _resampled(_statistic(metric, first, second_values - first_values), groups, resamples, seed)",
         "return _mean_interval(second_values - first_values, groups, resamples, seed)",
         "evaluation/test_comparison.py -k mean_over_classes",
     ),

@@ -24,10 +24,12 @@ from .numerics.statistics import (
     Statistic,
     mean_by_class,
     mean_of_classes,
+    mean_of_rows,
     median_of_rows,
 )
 from .tasks.display_names import metric_label, model_label, task_label
 from .tasks.evaluation_result import (
+    ROUNDING,
     environment,
     format_difference,
     format_difference_interval,
@@ -190,6 +192,8 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             content = read_result(path)
+            if content is not None:
+                _check_figures(content)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"The results in {path} cannot be read: {str(error).rstrip('.')}. Evaluate again."
@@ -337,11 +341,36 @@ def _paired_interval(
     if metric.endswith("median_rank"):
         medians = median_of_rows(first_values), median_of_rows(second_values)
         return _resampled(lambda weights: medians[1](weights) - medians[0](weights), groups, resamples, seed)
-    if (_headline(first) if metric in _FEWER_PROMPTS.values() else metric).endswith("mean_per_class"):
-        targets = first["arrays"]["targets"]
-        by_class = mean_by_class(second_values - first_values, targets, int(targets.max()) + 1)
-        return _resampled(mean_of_classes(by_class), groups, resamples, seed)
+    if _is_mean_of_classes(metric, first):
+        return _resampled(_statistic(metric, first, second_values - first_values), groups, resamples, seed)
     return _mean_interval(second_values - first_values, groups, resamples, seed)
+
+
+def _check_figures(result: dict[str, Any]) -> None:
+    """Raise a `ValueError` if a metric is not what the values of single images or texts give."""
+    for metric, value in result["metrics"].items():
+        rows = _row_values(metric, result)
+        if value is None or rows is None or not len(rows):
+            continue
+        (measured,) = _statistic(metric, result, rows)(np.ones((1, len(rows))))
+        measured += metric.endswith("median_rank")  # the first rank is saved as 0
+        if abs(measured - value) > ROUNDING:
+            raise ValueError(f"the metric {metric} is {value}, but the arrays beside it give {measured:.6g}")
+
+
+def _statistic(metric: str, result: dict[str, Any], rows: np.ndarray) -> Statistic:
+    """How the rows of [`_row_values`], or differences of them, make a metric."""
+    if metric.endswith("median_rank"):
+        return median_of_rows(rows)
+    if _is_mean_of_classes(metric, result):
+        classes, targets = np.unique(result["arrays"]["targets"], return_inverse=True)
+        return mean_of_classes(mean_by_class(rows, targets, len(classes)))
+    return mean_of_rows(rows)
+
+
+def _is_mean_of_classes(metric: str, result: dict[str, Any]) -> bool:
+    headline = _headline(result) if metric in _FEWER_PROMPTS.values() else metric
+    return headline.endswith("mean_per_class")
 
 
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -384,7 +413,8 @@ def _headline(result: dict[str, Any]) -> str:
 
 def _hits(metric: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
     """Contribution of each image to an accuracy."""
-    metric = "top1" if metric == "mean_per_class" else metric
+    if metric == "mean_per_class":
+        metric, arrays = "top1", arrays if "targets" in arrays else {}
     ranks = arrays.get("ranks")
     if metric in ROW_VALUES and ranks is not None:
         return ROW_VALUES[metric](ranks)

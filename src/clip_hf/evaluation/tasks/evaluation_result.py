@@ -5,10 +5,12 @@
 import json
 import os
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -38,6 +40,8 @@ _PRINTED_METRICS = 4
 # Types of what a saved result must hold.
 _ENTRIES = dict.fromkeys(("task", "model", "data", "split"), str)
 _ENTRIES |= dict.fromkeys(("metrics", "intervals", "words", "chance", "skipped", "details"), dict)
+ROUNDING = 1e-6
+"""How far a saved figure may be from what its data give."""
 # Fields that stand at the top of the JSON.
 _AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", "notes")
 
@@ -351,21 +355,59 @@ def read_result(path: Path) -> dict[str, Any] | None:
     for name, kind in _ENTRIES.items():
         if not isinstance(content.get(name), kind):
             raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a {kind.__name__}")
+    _check_parts(content)
     majority = ("majority_class", content.get("majority_class"))
     for name, value in [*content["metrics"].items(), *content["chance"].items(), majority]:
-        if value is not None and not _is_number(value):
-            raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number")
+        if value is not None and not _is_possible(name, value):
+            raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number{_range_text(name)}")
     for name, ends in content["intervals"].items():
-        fits = isinstance(ends, list) and len(ends) == 2 and all(end is None or _is_number(end) for end in ends)
+        are_numbers = isinstance(ends, list) and all(end is None or _is_possible(name, end) for end in ends)
+        fits = are_numbers and len(ends) == 2 and (None in ends or ends[0] <= ends[1])
         if ends is not None and not fits:
-            raise ValueError(f"the interval of {name} is {ends!r:.80}; it must be two numbers")
+            must = f"two numbers{_range_text(name)}, the lower one first"
+            raise ValueError(f"the interval of {name} is {ends!r:.80}; it must be {must}")
     content["arrays"] = _read_arrays(path.with_suffix(".npz"))
     return content
 
 
-def _is_number(value: Any) -> bool:
-    # An integer of a thousand digits is beyond any float.
-    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+def _check_parts(content: dict[str, Any]) -> None:
+    """Raise a `ValueError` if what a list or dictionary of a result holds is of a wrong type."""
+    details, notes = content["details"], content.get("notes", [])
+    names = details.get("class_names") or []
+    fits = {
+        "notes": isinstance(notes, list) and _are(str, notes),
+        "words": _are(str, content["words"].values()),
+        "skipped": all(
+            isinstance(part, dict) and type(part.get("images")) is int for part in content["skipped"].values()
+        ),
+        "class_names": isinstance(names, list) and _are(str, names),
+        **{name: _are((int, NoneType), [size]) for name, size in details.items() if name.startswith("num_")},
+    }
+    for name, does in fits.items():
+        if not does:
+            raise ValueError(f"`{name}` is {content.get(name, details.get(name))!r:.80}, which no evaluation writes")
+
+
+def _are(kind: type | tuple[type, ...], values: Iterable[Any]) -> bool:
+    return all(isinstance(value, kind) for value in values)
+
+
+def _range_of(name: str) -> tuple[float, float] | None:
+    """The least and greatest value that a metric can have: those of a share or a difference of shares."""
+    if _scale(name) == 1:
+        return None
+    return (-1, 1) if is_difference(name) else (0, 1)
+
+
+def _range_text(name: str) -> str:
+    limits = _range_of(name)
+    return "" if limits is None else f" from {limits[0]} to {limits[1]}"
+
+
+def _is_possible(name: str, value: Any) -> bool:
+    low, high = _range_of(name) or (-(2**63), 2**63)  # an integer of a thousand digits is beyond any float
+    is_number = type(value) is int or (isinstance(value, float) and np.isfinite(value))
+    return is_number and low - ROUNDING <= value <= high + ROUNDING
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -383,8 +425,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     for name in arrays:
         if name in ("targets", "predictions", "image_of_text") or name.endswith("ranks"):
             array = np.asarray(arrays[name])  # numpy gives bytes for a member that is no array
-            if array.ndim not in (1, 2) or array.dtype.kind not in "biu":
+            if array.ndim not in (1, 2 if name == "targets" else 1) or array.dtype.kind not in "biu":
                 raise ValueError(f"{path.name} holds {name} of shape {array.shape} and type {array.dtype}")
+    by_text = ("image_of_text", "text_to_image_ranks")
+    by_image = [name for name in arrays if name.endswith("ranks") and "_to_" not in name]
+    for same in (by_text, ("targets", "predictions", *by_image)):
+        lengths = {name: len(arrays[name]) for name in same if name in arrays}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{path.name} holds arrays of other lengths for the same rows: {lengths}")
     groups = arrays.get("image_of_text")
     if groups is not None and (groups.ndim != 1 or groups.min(initial=0) < 0 or groups.max(initial=0) >= len(groups)):
         raise ValueError(f"{path.name} holds an image_of_text that numbers no images")
