@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Images of training pairs: the pixels of inference, and a name for everything that can be wrong."""
 
+import os
 import pickle
 import random
 import re
@@ -97,7 +98,7 @@ def test_damaged_images_are_named_and_raise_nothing(kind, capfd):
         (
             "/nowhere/cat.jpg",
             "file missing",
-            r"\(/nowhere/cat.jpg\) cannot be used: there is no file /nowhere/cat.jpg",
+            "row 7 cannot be used: there is no file /nowhere/cat.jpg",
         ),
         ("zip://cat.jpg::/nowhere/cats.zip", "location refused", "chains with `::`"),
         ("/", "not a regular file", "is a folder"),
@@ -142,3 +143,10 @@ def test_an_image_that_the_crop_does_not_fit():
 def test_augmentation_needs_rgb():
     with pytest.raises(ValueError, match="do_convert_rgb=True"):
         ImageReader(processor_of(do_convert_rgb=False), Augmentation(blur=0.5))
+
+
+def test_a_path_is_named_once(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", tmp_path / "missing.png"):
+        problem = ImageReader(processor_of()).read(str(path), "row 7", random.Random(0))
+        assert problem.name == str(path) and problem.message.count(str(path)) == 1
