@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
@@ -117,43 +117,34 @@ class DataSource:
         return _find_in_part(rows) if isinstance(rows, Path) else rows
 
 
+@dataclass(eq=False)
 class HubSource:
     """A dataset on the hub, with the attributes of [`DataSource`] but `parts`.
 
     Unless its `splits` are given, the hub is asked for them where they are needed, because that takes a download.
-
-    Args:
-        location (`str`): `"owner/name"` or `"owner/name:config"`.
-        splits (`Sequence[str]`, *optional*): The names of its parts.
-        advice (`str`, *optional*): What to do if it cannot be loaded.
-        no_such (`Callable[[Exception], Exception]`): Without `splits`: makes the error for a dataset that is not
-            there.
     """
 
-    whole = None
+    location: str  # `owner/name` or `owner/name:config`
+    splits: Sequence[str] = ()
+    advice: str = "If it was meant as a path, there is nothing there; give a local copy by its path."
+    no_such: Callable[[Exception], Exception] | None = None  # without `splits`: the error if it is not there
+    whole: ClassVar[None] = None
 
-    def __init__(
-        self,
-        location: str,
-        splits: Sequence[str] = (),
-        advice: str = "If it was meant as a path, there is nothing there; give a local copy by its path.",
-        no_such: Callable[[Exception], Exception] | None = None,
-    ):
-        self.location, self.advice, self._splits, self._no_such = location, advice, tuple(splits), no_such
-        self.hub_id, _, config = location.partition(":")
+    def __post_init__(self):
+        self.hub_id, _, config = self.location.partition(":")
         self.config = config or None
         self.name = self.hub_id.rpartition("/")[2]
 
     @functools.cached_property
     def part_names(self) -> tuple[str, ...]:
         """The names of the parts."""
-        if self._splits:
-            return self._splits
+        if self.splits:
+            return tuple(self.splits)
         try:
             self._check_hub()
             return tuple(datasets.get_dataset_split_names(self.hub_id, self.config))
         except Exception as error:  # hub, network and dataset errors have many types
-            raise self._no_such(error) from error
+            raise self.no_such(error) from error
 
     def rows(self, part: str) -> Rows:
         """The rows of a part, or of a slice that the hub cuts."""
@@ -168,7 +159,7 @@ class HubSource:
             self._check_hub()
             return datasets.load_dataset(self.hub_id, self.config, split=split, streaming=streaming)
         except Exception as error:
-            known = split if self._splits else parts_in(split, self.location, self.part_names)
+            known = split if self.splits else parts_in(split, self.location, self.part_names)
             if known == split:
                 raise ValueError(
                     f"The split `{split}` of {self.hub_id} cannot be loaded from the hub (is there a network, and is "

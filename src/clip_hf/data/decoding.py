@@ -121,8 +121,8 @@ def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
     """What `error`, raised by reading the image of `source`, says of the row `where`."""
     name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
     name = str(name)[:200] if isinstance(name, str | os.PathLike) else ""
-    shown = f" ({name})" if name and name not in str(error) else ""
-    message = f"The image of {where}{shown} cannot be used: {error}"
+    reason = str(error).replace(f"{name} is ", "it is ") if name else str(error)
+    message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
     return SkippedRow(_kind_of(error), where, message, name)
 
 

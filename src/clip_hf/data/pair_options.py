@@ -41,8 +41,7 @@ class PairOptions:
         image_limits ([`ImageLimits`], *optional*): Limits on the pixels, bytes and seconds that reading an image may
             take. Images beyond them are skipped.
         cache_images (`bool`, *optional*, defaults to `False`): Map-style data only: whether each worker keeps the
-            resized images in memory, one byte for each channel of each pixel. This saves decoding and resizing from
-            the second epoch on, if the images fit.
+            resized images in memory (one byte a channel and pixel), so that it decodes and resizes each only once.
         padding (`str`, *optional*, defaults to `"longest"`): Pad each batch of texts to its longest text
             (`"longest"`), or always to the context length (`"max_length"`), which suits compiled models.
         bucket_batches (`int`, *optional*, defaults to 0): Sort the pairs of this many batches by the length of their
