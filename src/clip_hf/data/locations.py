@@ -5,6 +5,7 @@
 import functools
 import itertools
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..model.image_reading_clip_hf import REFUSED, ImagePlaces
+from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme
 from ..utils.json_files import check_regular
 
 
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
+# A relative path without any special name or character.
+_PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^./\\:\0][^/\\:\0]*)*")
+
+
+class ImagePlaces:
+    """Locates the images that the rows of a table name.
+
+    Calling it with the path or URL in a row (relative paths start at `folder`) returns an absolute path below `folder`
+    or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any other location a text that begins with
+    `REFUSED`, which is refused when read. Symbolic links are followed, because whoever can make a link can also put
+    the image there.
+
+    Args:
+        folder (`str` or `os.PathLike`): Folder of the table.
+        root (`str` or `os.PathLike`, *optional*): Another folder below which paths may lead; `"/"` for any path.
+    """
+
+    def __init__(self, folder: str | os.PathLike, root: str | os.PathLike | None = None):
+        allowed = [os.path.abspath(each) for each in (folder, root) if each is not None]
+        self._below = tuple(os.path.join(each, "") for each in allowed)
+
+    def __call__(self, value: Any) -> str | None:
+        """The location of the image that `value` names."""
+        if not isinstance(value, str):
+            return None
+        if _PLAIN_PATH.fullmatch(value):
+            return self._below[0] + value
+        if not value.strip():
+            return None
+        try:
+            if check_scheme(value) is not None:
+                return value
+        except UnreadableImage:
+            return value if value.startswith(REFUSED) else REFUSED + value
+        path = os.path.normpath(os.path.join(self._below[0], value))
+        return path if path.startswith(self._below) and "\0" not in path else REFUSED + value
 
 
 def undecoded(dataset: Any) -> Any:
