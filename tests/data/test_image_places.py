@@ -5,6 +5,7 @@
 import csv
 import json
 import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import PairLoader, PairOptions, load_pairs
 from clip_hf.data.image_folders import contiguous_parts
+from clip_hf.model.image_reading_clip_hf import UnreadableImage, open_image
 from hostile_paths import HOSTILE
 from pair_data import caption_of, encoded, image_of, rows_of, write_parquet
 
@@ -58,9 +60,42 @@ def test_files_that_are_left_out_are_counted_by_ending(tmp_path, warnings):
         (tmp_path / "sub" / name).write_text("{}")
     os.mkfifo(tmp_path / "f.png")
     assert len(load_pairs(tmp_path)) == 1
-    assert len(warnings) == 1
-    assert warnings[0].startswith(f"6 files in {tmp_path} were left out, by ending: 2 .txt,")
-    assert all(text in warnings[0] for text in ("1 .mp4", "1 without", "1 .eps", "1 .png"))
+    no_file, by_ending = sorted(warnings)
+    assert no_file == f"1 file in {tmp_path} was left out, because they are no regular files: 1 .png."
+    assert by_ending.startswith(f"5 files in {tmp_path} were left out, by ending: 2 .txt,")
+    assert all(text in by_ending for text in ("1 .mp4", "1 without", "1 .eps"))
+
+
+def test_a_file_whose_name_is_not_utf_8_is_skipped_and_counted(tmp_path):
+    for name in (b"a.png", b"bad\xff.png"):
+        write_pair(tmp_path / os.fsdecode(name))
+    data = load_pairs(tmp_path)
+    problems = []
+    for image in data["image"]:
+        try:
+            open_image(image)
+        except UnreadableImage as error:
+            problems.append((error.kind, str(error)))
+    assert problems == [("file name not UTF-8", f"the path {tmp_path}/bad\\udcff.png is not UTF-8; rename the file.")]
+
+
+def test_a_member_whose_name_is_not_utf_8_is_read(tmp_path):
+    write_pair(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for ending in ("png", "txt"):
+            file.add(tmp_path / f"a.{ending}", f"bad\udcff.{ending}")
+    (row,) = load_pairs(tmp_path / "a.tar")
+    assert row["image"]["path"].endswith("/bad\\udcff.png")
+    assert open_image(row["image"]).size == open_image(tmp_path / "a.png").size
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.parquet"])
+def test_a_table_whose_name_is_not_utf_8_is_an_error_that_names_it(name, tmp_path):
+    folder = tmp_path / os.fsdecode(b"bad\xff")
+    folder.mkdir()
+    (folder / name).write_text("image,caption\na.png,a\n")
+    with pytest.raises(ValueError, match=rf"The name of .*bad\\udcff/{name} is not UTF-8; rename it"):
+        load_pairs(folder / name)
 
 
 def test_hidden_files_and_folders_are_no_data(tmp_path, warnings):

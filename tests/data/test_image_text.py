@@ -255,8 +255,8 @@ def test_images_of_different_shapes_form_no_batch(rows, tiny_tokenizer):
         (columns(), {"image_column": "img"}, "no column 'img'; it has 'image', 'caption'.*holds the images"),
         (columns(), {"caption_column": "text"}, "no column 'text'; it has 'image', 'caption'.*holds the captions"),
         (
-            columns(),
-            {"image_column": "caption"},
+            columns(title=["cat", "dog"]),
+            {"image_column": "title"},
             "2 file missing. The image of row 0 is missing: there is no file cat",
         ),
         (columns(size=[3, 4]), {"image_column": "size"}, "column 'size' holds .*images are files' bytes, paths"),
@@ -366,3 +366,9 @@ def test_a_column_without_a_name_is_shown_as_one():
         ValueError, match=re.escape("it has '' (no name), 'image'. Name the one that holds the captions")
     ):
         image_text.check_column(["", "image"], "caption", "captions", "caption_column")
+
+
+@pytest.mark.parametrize("options", [{"caption_column": "image"}, {"templates": ["{} of {image}"]}])
+def test_one_column_is_not_both_images_and_text(options):
+    with pytest.raises(ValueError, match="The column 'image' is both that of the images and a text"):
+        PairOptions(**options)

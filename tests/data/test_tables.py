@@ -6,10 +6,16 @@ import csv
 import json
 import logging
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from clip_hf.data import PairOptions, load_pairs
+from clip_hf.data.decoding import check_not_missing
 from clip_hf.data.tables import raw_table_rows
+from clip_hf.data.texts import find_caption_problem
+from clip_hf.model.image_reading_clip_hf import UnreadableImage, open_image
 
 
 ODD_CAPTIONS = [
@@ -186,7 +192,12 @@ def test_captions_are_the_same_map_style_and_as_a_stream(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = load_pairs(tmp_path / "a.jsonl")
     assert data["caption"][109:113] == [["cat 109"], ["a", "b"], ["c"], []]
-    assert data["caption"][113:118] == [None, None, None, None, ["cat 117"]]  # not a text joined from several
+    assert data["caption"][113:118] == [
+        *(["refused:caption of a wrong type\n" + text] for text in ("[['d']]", "5")),
+        None,
+        None,
+        ["cat 117"],
+    ]
     assert captions_of(tmp_path / "a.jsonl", streaming=True) == values
     assert [row["caption"] for row in load_pairs(tmp_path / "a.jsonl")] == data["caption"][:]  # from the cache
 
@@ -203,3 +214,66 @@ def test_other_columns_are_the_same_map_style_and_as_a_stream(tmp_path):
     # What a stream could not put into a template, a table does not make a text of either.
     assert data["title"][:] == ["a", "5", "2.5", "True", None, None, None, " "]
     assert data["id"][:] == [None if value is None else str(value) for value in ids]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "image,caption,caption\na.png,a,b\n", "has more than one column 'caption'"),
+        ("a.tsv", "image\tcaption\timage\na.png\ta\tb.png\n", "has more than one column 'image'"),
+        ("a.csv", "image;caption\na.png;a cat, asleep\n", r"has one column, 'image;caption': .* divided by ';'\."),
+        ("a.csv", "image\tcaption\na.png\ta cat, asleep\n", r"divided by '\\t'\. Save it as \.csv with commas"),
+        ("a.tsv", "image,caption\na.png,a cat\n", "divided by ','"),
+        ("a.json", '[{"image": "a.png", "caption": "a", "caption": "b"}]', "the key 'caption' more than once"),
+    ],
+)
+def test_a_header_that_can_be_misread_is_refused(name, content, message, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=f"{name} {'begins' if name == 'a.json' else ''}.*{message}"):
+        load_pairs(tmp_path / name)
+
+
+def test_columns_without_names_may_be_several(tmp_path):
+    (tmp_path / "a.csv").write_text("image,caption,,\na.png,a cat,,\n")
+    assert load_pairs(tmp_path / "a.csv")["caption"][:] == ["a cat"]
+
+
+def test_an_object_that_has_a_key_twice_is_no_row(tmp_path):
+    rows = ['{"image": "a.png", "caption": "a", "caption": "b"}', '{"image": "a.png", "caption": "c"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    assert load_pairs(tmp_path / "a.jsonl")["caption"][:] == [None, "c"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_parquet_file_that_has_a_column_twice_is_refused(streaming, tmp_path):
+    table = pa.table([["a.png"], ["a"], ["b"]], names=["image", "caption", "caption"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet has more than one column 'caption'"):
+        load_pairs(tmp_path / "a.parquet", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_values_of_a_wrong_type_are_called_so(streaming, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    wrong = [
+        ("a.png", True),
+        ("a.png", {"a": 1}),
+        ("a.png", 3),
+        ("a.png", None),
+        ([1, 2], "x"),
+        ({"path": "a.png"}, "x"),
+    ]
+    rows = [{"image": image, "caption": caption} for image, caption in [*wrong, (None, "x"), ("a.png", "right")]]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_pairs(tmp_path / "a.jsonl", streaming=streaming)
+    problems = []
+    for row in data:
+        problem = find_caption_problem(row["caption"], "row")
+        try:
+            problems.append(
+                problem.kind if problem else check_not_missing(row["image"]) or open_image(row["image"]).size
+            )
+        except UnreadableImage as error:
+            problems.append(error.kind)
+    kinds = [*["caption of a wrong type"] * 3, "caption missing", "not an image", "not an image", "image missing"]
+    assert problems == [*kinds, (8, 8)]

@@ -256,8 +256,8 @@ MUTATIONS = [
     Mutation(
         "blank captions used",
         "data/texts.py",
-        "if not isinstance(caption, str) or not caption.strip():",
-        "if not isinstance(caption, str):",
+        "if not is_string or not caption.strip() or not is_text(caption):",
+        "if not is_string or not is_text(caption):",
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(
@@ -609,7 +609,7 @@ MUTATIONS = [
     Mutation(
         "sources: class folders that the registry does not count are classes",
         "data/data_sources.py",
-        "if class_folders is None or name in class_folders]",
+        "if class_folders is None or path.name in class_folders]",
         "]",
         "evaluation/registry/test_classification_data.py",
     ),

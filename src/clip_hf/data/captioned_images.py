@@ -21,6 +21,7 @@ from .parts import parts_in, read_parts
 from .streaming import MixedStream
 from .tables import FILE_NAME, PEEKED_ROWS, table_columns, table_rows
 from .tars import check_tars, tar_rows
+from .texts import escaped, stored_captions
 
 
 _FOLDER_SHARDS = 256
@@ -208,21 +209,19 @@ def _typed(arguments: dict[str, Any], in_memory: bool) -> datasets.Dataset:
 
 
 def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **arguments) -> Iterator[dict[str, Any]]:
-    """Rows as Arrow takes them. Values of a wrong type become None, and are reported when the row is used."""
+    """Rows as Arrow takes them. What a wrong type makes of them is reported when the row is used."""
     for row in read(roles=roles, **arguments):
         for name, role in roles.items():
             value = row[name]
             if role == "caption":
                 if isinstance(value, list) and not as_list:
                     raise _ListFound
-                texts = [value] if isinstance(value, str) else value
-                if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-                    texts = None
+                texts = stored_captions(value)
                 row[name] = texts if as_list or texts is None else texts[0]
-            elif role == "text" and not isinstance(value, str):
-                row[name] = str(value) if isinstance(value, int | float) else None
+            elif role == "text":
+                row[name] = escaped(str(value)) if isinstance(value, str | int | float) else None
             elif role == "id" and value is not None:
-                row[name] = str(value)
+                row[name] = escaped(str(value))
         yield row
 
 

@@ -16,16 +16,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+from transformers.utils import logging
 
 from ..model.checks_clip_hf import near_names
 from ..model.image_reading_clip_hf import check_scheme
 from ..utils.hub import check_hub
 from .built_in_datasets import BUILT_IN_DATASETS
 from .file_patterns import SHARDS, TABLES, data_files, ending_of, files_of, table_parts, without_metadata
-from .image_folders import is_hidden
+from .image_folders import has_images, is_hidden
 from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
 from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in
+from .texts import escaped, is_text
 
+
+logger = logging.get_logger(__name__)
 
 KNOWN_ENDINGS = (*SHARDS, *TABLES)
 """Endings of the files that hold data."""
@@ -60,6 +64,12 @@ class Rows:
     classes: Sequence[str] = ()  # the subfolders of `folder` that are classes, those of the other parts included
     load: Callable[[bool], Data] | None = None  # the argument says whether as a stream
     locate: Locate | None = None  # for what `load` gives
+
+    def __post_init__(self):
+        for name in (*self.files, *self.classes):
+            if not is_text(name):
+                path = os.path.join(self.folder or "", name)
+                raise ValueError(f"The name of {escaped(path)} is not UTF-8; rename it.")
 
     @property
     def kind(self) -> str:
@@ -298,11 +308,15 @@ def _find_labelled(folder: Path, class_folders: set[str] | None) -> DataSource:
     parts = part_folders(subfolders)
     # A class may be called "train"; then other classes stand beside it.
     parts = parts if len(parts) == len(subfolders) else {}
-    classes = sorted({path.name for part in (parts.values() if parts else [folder]) for path in _subfolders(part)})
-    classes = [name for name in classes if class_folders is None or name in class_folders]
+    found = [path for part in (parts.values() if parts else [folder]) for path in _subfolders(part)]
+    found = [path for path in found if class_folders is None or path.name in class_folders]
+    classes = sorted({path.name for path in found if has_images(path)})
+    empty = sorted({path.name for path in found} - set(classes))
+    if empty:
+        logger.warning(f"These folders of {folder} hold no images and are no classes: {', '.join(empty)}.")
     if not classes:
         raise ValueError(
-            f"The folder {folder} has no class folders. Labelled images are folders named as the classes, "
+            f"The folder {folder} has no class folders with images. Labelled images are folders named as the classes, "
             f"{folder}/CLASS/*.jpg, or {folder}/test/CLASS/*.jpg; `load_classification` names the other kinds of data."
         )
     rows = {part: Rows(folder=path, classes=classes) for part, path in parts.items()}

@@ -3,7 +3,7 @@
 """Folders of images: which files count, and the text beside each; images are not decoded."""
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.wording import counted
+from .locations import stored_image
 from .texts import decode_text
 
 
@@ -30,36 +31,45 @@ def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterat
     for path in (path for part in parts for path in part):
         text = Path(path).with_suffix(".txt")
         caption = decode_text(text.read_bytes()) if text.is_file() else None
-        values = {"image": {"bytes": None, "path": path}, "caption": caption}
+        values = {"image": stored_image(path), "caption": caption}
         yield {column: values.get(role) for column, role in roles.items()}
 
 
 def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     """The image files in each folder and its subfolders, sorted; hidden ones do not count.
 
-    The log counts other files by ending, except texts and JSON beside an image of the same name; those of the folder
-    `beside` the others, too.
+    The log counts other files by reason and ending, except texts and JSON beside an image of the same name; those of
+    the folder `beside` the others, too.
     """
     images_by_folder: list[list[str]] = []
-    left_out: Counter[str] = Counter()
+    left_out: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for folder in folders:
         paths = [path.absolute() for path in _files_below(folder)]
         images = sorted(str(path) for path in paths if _ending(path) in IMAGE_ENDINGS and path.is_file())
         images_by_folder.append(images)
         known = {*images, *(f"{os.path.splitext(image)[0]}.{ending}" for image in images for ending in _SIDECARS)}
-        left_out.update(_ending(path) for path in paths if str(path) not in known)
+        for path in (path for path in paths if str(path) not in known):
+            left_out["by ending" if path.is_file() else "because they are no regular files"][_ending(path)] += 1
     if beside is not None:
-        left_out.update(_ending(path) for path in beside.iterdir() if path.is_file() and not is_hidden(path.name))
-    if left_out:
-        logger.warning(describe_left_out(left_out, "file", f"in {beside or ', '.join(map(str, folders))}"))
+        names = [path for path in beside.iterdir() if not path.is_dir() and not is_hidden(path.name)]
+        if names:
+            left_out["because they lie beside the class folders"].update(map(_ending, names))
+    for reason, endings in left_out.items():
+        where = f"in {beside or ', '.join(map(str, folders))}"
+        logger.warning(describe_left_out(endings, "file", where, reason))
     return images_by_folder
 
 
-def describe_left_out(left_out: Counter[str], noun: str, where: str) -> str:
-    """How many files or members were not read, by ending."""
+def has_images(folder: Path) -> bool:
+    """Whether there is an image file in the folder or its subfolders."""
+    return any(_ending(path) in IMAGE_ENDINGS and path.is_file() for path in _files_below(folder))
+
+
+def describe_left_out(left_out: Counter[str], noun: str, where: str, reason: str = "by ending") -> str:
+    """How many files or members of each ending were not read, and why."""
     counts = ", ".join(f"{n:,} {f'.{ending}' if ending else 'without'}" for ending, n in left_out.most_common(20))
     verb = "was" if left_out.total() == 1 else "were"
-    return f"{counted(left_out.total(), noun)} {where} {verb} left out, by ending: {counts}."
+    return f"{counted(left_out.total(), noun)} {where} {verb} left out, {reason}: {counts}."
 
 
 def contiguous_parts(items: Sequence[Any], count: int) -> list[list[Any]]:

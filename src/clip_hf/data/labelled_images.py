@@ -13,7 +13,7 @@ import pyarrow as pa
 from .data_sources import Rows
 from .image_folders import images_in
 from .labelled_tars import read_tars
-from .locations import with_locations
+from .locations import stored_image, with_locations
 from .tables import FILE_NAME, table_columns, table_rows
 
 
@@ -56,7 +56,7 @@ def read_labelled(
 def _read_class_folders(folder: Path, classes: Sequence[str]) -> datasets.Dataset:
     images, labels = [], []
     for label, paths in enumerate(images_in(*(folder / name for name in classes), beside=folder)):
-        images += [{"bytes": None, "path": path} for path in paths]
+        images += map(stored_image, paths)
         labels += [label] * len(paths)
     label = datasets.ClassLabel(names=list(classes))
     features = datasets.Features({"image": datasets.Image(decode=False), "label": label})

@@ -17,6 +17,7 @@ from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .file_patterns import stamp_of
 from .tables import PEEKED_ROWS
 from .tars import TarSample, all_samples, is_image
+from .texts import is_text
 
 
 _TEXTS = ("txt", "text", "transcript")
@@ -76,9 +77,10 @@ def _values(sample: TarSample) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Values and lists of values; nested values become JSON."""
+    """Values and lists of values; nested values, and texts that are not UTF-8, become JSON."""
     items = value if isinstance(value, list) else [value]
-    return json.dumps(value) if any(isinstance(item, list | dict) for item in items) else value
+    is_plain = all(is_text(item) if isinstance(item, str) else not isinstance(item, list | dict) for item in items)
+    return value if is_plain else json.dumps(value)
 
 
 def _array(content: bytes) -> list | None:

@@ -2,10 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The places of images that columns name: every path in data goes through `ImagePlaces`."""
 
+import contextlib
 import functools
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme
+from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme, refused_location
 from ..utils.json_files import check_regular
+from .texts import escaped, is_text
 
 
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
@@ -29,9 +32,9 @@ class ImagePlaces:
     """Locates the images that the rows of a table name.
 
     Calling it with the path or URL in a row (relative paths start at `folder`) returns an absolute path below `folder`
-    or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any other location a text that begins with
-    `REFUSED`, which is refused when read. Symbolic links are followed, because whoever can make a link can also put
-    the image there.
+    or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any other location or value a text that begins
+    with `REFUSED`, which is refused when read. Symbolic links are followed, because whoever can make a link can also
+    put the image there.
 
     Args:
         folder (`str` or `os.PathLike`): Folder of the table.
@@ -44,8 +47,10 @@ class ImagePlaces:
 
     def __call__(self, value: Any) -> str | None:
         """The location of the image that `value` names."""
-        if not isinstance(value, str):
+        if value is None:
             return None
+        if not isinstance(value, str):
+            return refused_location("not an image", f"it is {value!r:.80}, which is neither a path nor a URL.")
         if _PLAIN_PATH.fullmatch(value):
             return self._below[0] + value
         if not value.strip():
@@ -57,6 +62,14 @@ class ImagePlaces:
             return value if value.startswith(REFUSED) else REFUSED + value
         path = os.path.normpath(os.path.join(self._below[0], value))
         return path if path.startswith(self._below) and "\0" not in path else REFUSED + value
+
+
+def stored_image(path: str, data: bytes | None = None) -> dict[str, Any]:
+    """An image as a column of images takes it; a path that is not UTF-8 makes one that is refused when read."""
+    if data is None and not is_text(path):
+        message = f"the path {escaped(path)} is not UTF-8; rename the file."
+        return {"bytes": None, "path": refused_location("file name not UTF-8", message)}
+    return {"bytes": data, "path": escaped(path)}
 
 
 def undecoded(dataset: Any) -> Any:
@@ -142,6 +155,7 @@ def load_parquet(
     def load(files: Sequence[str]) -> Any:
         return datasets.load_dataset("parquet", data_files={"part": list(files)}, split="part", streaming=streaming)
 
+    _check_names(files[0])
     if image_column_of is None:
         return load(files)
     if not streaming:
@@ -154,6 +168,15 @@ def load_parquet(
     by_folder = [(folder, load(list(group))) for folder, group in itertools.groupby(files, os.path.dirname)]
     located = [with_locations(data, image_column_of(data), folder, root) for folder, data in by_folder]
     return located[0] if len(located) == 1 else datasets.concatenate_datasets(located)
+
+
+def _check_names(file: str) -> None:
+    """Raise a `ValueError` if a Parquet file has two columns of one name; any other fault shows when it is read."""
+    with contextlib.suppress(pa.ArrowException, OSError):
+        names = pq.read_schema(file).names
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"{file} has more than one column {twice[0]!r}; rename or remove one of them.")
 
 
 def may_have_paths(feature: Any) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .augmentation import Augmentation
-from .texts import TextReader, template_columns
+from .texts import TextReader
 
 
 PADDINGS = ("longest", "max_length")
@@ -78,8 +78,12 @@ class PairOptions:
         object.__setattr__(self, "templates", tuple(self.templates))
         if not self.templates:
             raise ValueError("There are no templates; for captions as they are, leave `templates` out.")
-        for template in self.templates:
-            template_columns(template)
+        texts = TextReader(self.templates, self.caption_column)
+        if self.image_column in texts.columns:
+            raise ValueError(
+                f"The column {self.image_column!r} is both that of the images and a text; change `image_column`, "
+                "`caption_column` or `templates`."
+            )
         if not 0 <= self.token_dropout < 1:
             raise ValueError(f"`token_dropout` is {self.token_dropout}; it must be at least 0 and less than 1.")
         if not 0 <= self.max_skipped_share <= 1:

@@ -8,7 +8,7 @@ import itertools
 import json
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
@@ -16,7 +16,8 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.json_files import check_regular
-from .locations import ImagePlaces
+from .locations import ImagePlaces, stored_image
+from .texts import is_text
 
 
 logger = logging.get_logger(__name__)
@@ -42,7 +43,7 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
     """
     check_regular(table)
     is_separated = table.lower().endswith((".csv", ".tsv"))
-    # Bytes that are no UTF-8 become lone surrogates, which `_is_text` finds.
+    # Bytes that are no UTF-8 become lone surrogates, which `is_text` finds.
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="" if is_separated else None) as file:
         if is_separated:
             rows = _separated_rows(file, table)
@@ -78,7 +79,7 @@ def table_rows(
                 if role == "image":
                     value = value if column in fields else fields.get(FILE_NAME)
                     location = location_of(value)
-                    value = None if location is None else {"bytes": None, "path": location}
+                    value = None if location is None else stored_image(location)
                 row[column] = value
             yield row
 
@@ -87,14 +88,6 @@ def table_columns(tables: Sequence[str]) -> list[str]:
     """The names of the columns of tables, by the first rows of each."""
     first = (row for table in tables for row in itertools.islice(raw_table_rows(table), PEEKED_ROWS))
     return list(dict.fromkeys(name for row in first for name in row))
-
-
-def _is_text(text: str) -> bool:
-    """Whether a text can be stored: not if its bytes were not UTF-8, or half a character was escaped."""
-    try:
-        return text.isascii() or bool(text.encode())
-    except UnicodeEncodeError:
-        return False
 
 
 # -------------------------------------------------------------------------------------------------------- CSV and TSV
@@ -107,17 +100,31 @@ def _separated_rows(file: TextIO, table: str) -> _Numbered:
     records = _tsv_records(file) if table.lower().endswith(".tsv") else _csv_records(file, table)
     records = ((line, fields) for line, fields in records if fields not in ([], [""]))
     _, names = next(records, (0, []))
-    if not all(map(_is_text, names)):
+    if not all(map(is_text, names)):
         raise ValueError(f"The table {table} is not UTF-8; save it as UTF-8.")
+    _check_header(names, table)
     for number, fields in records:
         line = f"Line {number}"
-        if not _is_text("".join(fields)):
+        if not is_text("".join(fields)):
             yield line, {}, "is not UTF-8"
         elif any(fields[len(names) :]):
             yield line, {}, f"has {len(fields)} fields, more than the {len(names)} columns (a text not in quotes?)"
         else:
             problem = f"has {len(fields)} fields for {len(names)} columns" if len(fields) < len(names) else None
             yield line, dict(itertools.zip_longest(names, fields[: len(names)])), problem
+
+
+def _check_header(names: list[str], table: str) -> None:
+    """Raise if two columns have one name, or the fields are divided by something else than the ending says."""
+    other = [mark for mark in ",;\t|" if len(names) == 1 and mark in names[0]]
+    if other:
+        raise ValueError(
+            f"The table {table} has one column, {names[0]!r}: its fields are divided by {other[0]!r}. Save it as .csv "
+            "with commas, or as .tsv with tabs between the fields."
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        raise ValueError(f"The table {table} has more than one column {twice[0]!r}; rename or remove one of them.")
 
 
 def _csv_records(file: TextIO, table: str) -> Iterator[tuple[int, list[str]]]:
@@ -217,7 +224,7 @@ def _first_character(file: TextIO) -> str:
 
 def _listed_rows(file: TextIO, table: str) -> _Numbered:
     try:
-        rows = json.loads(file.read().removeprefix("\ufeff"))
+        rows = json.loads(file.read().removeprefix("\ufeff"), object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError(f"The table {table} is nested too deeply for JSON rows.") from error
     except ValueError as error:
@@ -233,7 +240,7 @@ def _json_lines(file: TextIO, table: str) -> _Numbered:
         if not line:
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
             problem = _object_problem(row, not line.isascii() or "\\u" in line)
         except RecursionError:
             problem = "is nested too deeply"
@@ -246,11 +253,19 @@ def _json_lines(file: TextIO, table: str) -> _Numbered:
         yield f"Line {number}", {} if problem else row, problem
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has the key {twice!r} more than once")
+    return row
+
+
 def _object_problem(row: Any, may_have_surrogates: bool) -> str | None:
     if not isinstance(row, dict):
         return "is no object"
     try:
-        is_text = not may_have_surrogates or _is_text(json.dumps(row, ensure_ascii=False))
+        has_texts = not may_have_surrogates or is_text(json.dumps(row, ensure_ascii=False))
     except RecursionError:
         return "is nested too deeply"
-    return None if is_text else "is not UTF-8"
+    return None if has_texts else "is not UTF-8"

@@ -22,6 +22,7 @@ from transformers.utils import logging
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
 from ..utils.json_files import check_regular
 from .image_folders import describe_left_out, is_hidden
+from .locations import stored_image
 from .texts import decode_text
 
 
@@ -84,7 +85,7 @@ class TarSample:
         if self.problem:
             return {"bytes": None, "path": refused_location(self.kind, self.problem)}
         ending = self.image(column)
-        return None if ending is None else dict(zip(("path", "bytes"), self.members[ending]))
+        return None if ending is None else stored_image(*self.members[ending])
 
 
 def is_image(ending: str) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 from .skips import SkippedRow
 
 
+# Stands in data for a caption of a wrong type, which a column of texts cannot hold.
+_WRONG_CAPTION = "refused:caption of a wrong type\n"
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -26,6 +28,28 @@ def decode_text(data: bytes) -> str | bytes:
         return data.decode("utf-8").strip()
     except UnicodeDecodeError:
         return data
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be stored: not if its bytes were not UTF-8, or half a character was escaped."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def escaped(text: str) -> str:
+    """The text with an escape for each byte that was not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def stored_captions(value: Any) -> list[str] | None:
+    """A row's captions as a column of texts takes them; [`find_caption_problem`] finds the same problem."""
+    captions = [value] if isinstance(value, str) else value
+    if isinstance(captions, list) and all(isinstance(text, str) and is_text(text) for text in captions):
+        return captions
+    is_missing = find_caption_problem(value, "").kind == "caption missing"
+    return None if is_missing else [f"{_WRONG_CAPTION}{value!r:.80}"]
 
 
 def template_columns(template: str) -> tuple[str, ...]:
@@ -132,9 +156,12 @@ def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
         message = f"{row} has no caption but {str(value)[:80]}; it needs a string, or a list of at least one."
         return SkippedRow(kind, where, message)
     for caption in captions:
-        if not isinstance(caption, str) or not caption.strip():
-            kind = "caption blank" if isinstance(caption, str) else "caption of a wrong type"
+        shown, is_string = repr(caption), isinstance(caption, str)
+        if is_string and caption.startswith(_WRONG_CAPTION):
+            shown, is_string = caption.removeprefix(_WRONG_CAPTION), False
+        if not is_string or not caption.strip() or not is_text(caption):
+            kind = "caption blank" if is_string and not caption.strip() else "caption of a wrong type"
             kind = "caption missing" if caption is None else kind
-            message = f"{row} has the caption {caption!r}; it must be a string that is not blank."
+            message = f"{row} has the caption {shown}; it must be a string that is not blank."
             return SkippedRow(kind, where, message)
     return None

@@ -505,7 +505,7 @@ def test_no_rows(tmp_path):
     with pytest.raises(ValueError, match="has no rows"):
         load_classification({"test": class_data().select([])})
     (tmp_path / "test" / "cat").mkdir(parents=True)
-    with pytest.raises(ValueError, match="has no rows"):
+    with pytest.raises(ValueError, match="has no class folders with images"):
         load_classification(tmp_path)
 
 
@@ -554,7 +554,7 @@ def test_data_that_is_not_there(source, message, tmp_path, monkeypatch):
 
 def test_a_folder_without_class_folders(tmp_path):
     save_image(tmp_path / "0.png", 0)
-    with pytest.raises(ValueError, match="has no class folders"):
+    with pytest.raises(ValueError, match="has no class folders with images"):
         load_classification(tmp_path)
 
 

@@ -62,9 +62,29 @@ def test_class_folders_have_pictures_of_all_formats_and_nothing_hidden(tmp_path,
     data = load_classification(folder)
     assert data.class_names == ["cat", "dog"] and data.targets.tolist() == [0, 0, 1]
     assert [Path(path).name for path in paths_of(data)] == ["00000.ppm", "1.PNG", "2.tga"]
-    (warning,) = warnings
-    assert warning.startswith(f"5 files in {folder} were left out, by ending: 2 .mp4,")
-    assert all(text in warning for text in ("1 .csv", "1 .md", "1 .png"))
+    by_ending, beside = warnings
+    assert by_ending == f"3 files in {folder} were left out, by ending: 2 .mp4, 1 .csv."
+    assert beside.startswith(f"2 files in {folder} were left out, because they lie beside the class folders: ")
+    assert all(text in beside for text in ("1 .md", "1 .png"))
+
+
+def test_folders_without_images_are_no_classes(tmp_path, monkeypatch):
+    warnings: list[str] = []
+    monkeypatch.setattr("clip_hf.data.data_sources.logger.warning", warnings.append)
+    for part, name in (("train", "cat"), ("train", "dog"), ("test", "cat")):
+        write_image(tmp_path / part / name / "0.png")
+    for part, name in (("test", "dog"), ("test", "dir.jpg"), ("train", "empty"), ("train", "text")):
+        (tmp_path / part / name).mkdir()
+    (tmp_path / "train" / "text" / "a.txt").write_text("")
+    assert load_classification(tmp_path).class_names == ["cat", "dog"]  # a class of the training may lack tests
+    assert warnings == [f"These folders of {tmp_path} hold no images and are no classes: dir.jpg, empty, text."]
+
+
+def test_a_class_folder_whose_name_is_not_utf_8_is_named(tmp_path):
+    for name in ("good", os.fsdecode(b"bad\xff")):
+        write_image(tmp_path / name / "0.png")
+    with pytest.raises(ValueError, match=rf"The name of {tmp_path}/bad\\udcff is not UTF-8; rename it"):
+        load_classification(tmp_path)
 
 
 def test_hidden_tables_and_parquet_are_no_data(tmp_path):
