@@ -183,7 +183,8 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
         `list[dict]`: each as [`EvaluationResult.to_dict`] gives it, with the arrays of single images under `"arrays"`.
 
     Raises:
-        ValueError: if there are no results, they are of several models, or a file cannot be read.
+        ValueError: if there are no results, they are of several models, a file cannot be read, or a figure is
+            impossible or not what the arrays give.
     """
     folder = Path(folder)
     if not folder.is_dir():
