@@ -287,12 +287,11 @@ def _classification(opened: EvaluationSource, split: str, options: Classificatio
 
     data = opened.load(split, lambda rows: read(rows, lambda data: _image_column(data, options, entry)))
     image_column = _image_column(data, options, entry)
-    registered = None if entry is None else entry.label_column
-    label_column = _find_column(data, "labels", options.label_column, registered, class_label)
+    label_column = _find_column(data, "labels", options.label_column, entry.label_column, class_label)
     names = read_class_names(opened, data, label_column, options.class_names, read)
-    templates = options.templates if options.templates is not None else entry.prompts if entry else None
+    templates = options.templates if options.templates is not None else entry.prompts
     data, _ = _chosen_images(data, image_column, options, opened.name)
-    if entry is not None and entry.border:
+    if entry.border:
         arguments = {"column": image_column, "pixels": entry.border}
         data = data.map(_without_border, fn_kwargs=arguments, desc=f"{opened.name}: cutting off the images' borders")
     loaded = ClassificationData(
@@ -306,7 +305,7 @@ def _classification(opened: EvaluationSource, split: str, options: Classificatio
         source=opened.location,
     )
     default = "map_11point" if loaded.is_multi_label else "top1"  # the labels are read, and checked, here
-    loaded.metric = options.metric or (entry.metric if entry is not None else default)
+    loaded.metric = options.metric or entry.metric or default
     return loaded
 
 
@@ -401,10 +400,9 @@ def _find_column(
     return column
 
 
-def _image_column(data: datasets.Dataset, options: Any, entry: RegistryEntry | None) -> str:
-    registered = None if entry is None else entry.image_column
+def _image_column(data: datasets.Dataset, options: Any, entry: RegistryEntry) -> str:
     return _find_column(
-        data, "images", options.image_column, registered, lambda feature: isinstance(feature, datasets.Image)
+        data, "images", options.image_column, entry.image_column, lambda feature: isinstance(feature, datasets.Image)
     )
 
 
@@ -453,17 +451,16 @@ def load_retrieval(
         data = data.select([rows[0] for rows in rows_of.values()])
         captions = [[caption for row in rows for caption in captions[row]] for rows in rows_of.values()]
     data, chosen = _chosen_images(data, image_column, options, opened.name)
-    most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
-    captions = [captions[row][:most] for row in chosen]
+    captions = [captions[row][: options.captions_per_image or entry.captions_per_image] for row in chosen]
     return RetrievalData(opened.name, data, image_column, captions, split, opened.location)
 
 
-def _captions(data: datasets.Dataset, column: str | None, entry: RegistryEntry | None) -> list[list[str]]:
+def _captions(data: datasets.Dataset, column: str | None, entry: RegistryEntry) -> list[list[str]]:
     """The captions of each row, in the chosen or registered column, or in `caption`."""
-    if column is None and entry is not None and entry.caption_column in data.column_names:
+    if column is None and entry.caption_column in data.column_names:
         column = entry.caption_column
     captions = read_captions(data, column or "caption")
-    if entry is not None and entry.caption_column == "txt":
+    if entry.caption_column == "txt":
         # clip-benchmark's tars have an image's captions in one text, a line each.
         captions = [[line for text in texts for line in text.splitlines() if line.strip()] for texts in captions]
     return captions

@@ -20,6 +20,8 @@ from .dataset_registry import RegistryEntry, class_folders, dataset_names, get_d
 WHOLE = "all"
 """Name of the only split of data that have none."""
 
+# What the registry says about data that it does not have.
+_UNREGISTERED = RegistryEntry(name="", title="", metric="", suite="")
 _TASKS = {"classification": "captions and no classes", "retrieval": "classes and no captions"}
 
 
@@ -28,12 +30,12 @@ class EvaluationSource:
     """Data that were found, before a split is read, and what the registry says about them."""
 
     data_source: DataSource | HubSource
-    entry: RegistryEntry | None = None
+    entry: RegistryEntry = _UNREGISTERED
 
     @property
     def name(self) -> str:
         """The dataset's name, for results."""
-        return self.data_source.name if self.entry is None else self.entry.name
+        return self.entry.name or self.data_source.name
 
     @property
     def location(self) -> str:
@@ -70,7 +72,7 @@ class EvaluationSource:
     def _find(self, split: str, taken: Collection[str] = ()) -> str | None:
         """What `split` is called in these data: as on the hub if the registry knows that, or by a usual name."""
         there = [name for name in self.splits if name not in taken]
-        on_hub = None if self.entry is None else self.entry.splits.get(split)
+        on_hub = self.entry.splits.get(split)
         return (on_hub and find_part(on_hub, there)) or find_part(split, there)
 
     def load(self, split: str, read: Callable[[Rows], datasets.Dataset]) -> datasets.Dataset:
@@ -97,7 +99,7 @@ class EvaluationSource:
 
 def open_source(source: Any, task: str) -> EvaluationSource:
     """Find data for `"classification"` or `"retrieval"`; see [`load_classification`] and [`load_retrieval`]."""
-    entry, place, is_published = None, source, False
+    entry, place, is_published = _UNREGISTERED, source, False
     if isinstance(source, str | os.PathLike):
         name, equals, path = str(source).partition("=")
         if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
@@ -111,13 +113,12 @@ def open_source(source: Any, task: str) -> EvaluationSource:
         elif registry_name(str(source)) is not None:
             entry = get_dataset(str(source))
             is_published = True
-    if entry is not None and task not in entry.tasks:
+    if entry is not _UNREGISTERED and task not in entry.tasks:
         other = "retrieval" if task == "classification" else "classification"
         raise ValueError(f"{entry.name} has {_TASKS[task]}; it is for {other}.")
     if is_published:
         return EvaluationSource(_published_source(entry), entry)
-    folders = None if entry is None else class_folders(entry)
-    labelled = task == "classification"
+    labelled, folders = task == "classification", class_folders(entry)
     data_source = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
     data_source.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
     return EvaluationSource(data_source, entry)

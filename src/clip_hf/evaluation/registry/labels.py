@@ -56,7 +56,7 @@ def read_class_names(
     label, entry = class_label(data.features[column]), opened.entry
     where = f"{opened.name}: "
     data_names = list(label.names) if label is not None else None
-    curated = None if entry is None or entry.class_names in (None, "features") else entry.class_names
+    curated = None if entry.class_names == "features" else entry.class_names
     if class_names is not None:
         names = load_class_names(class_names) if isinstance(class_names, str | os.PathLike) else None
         names = check_class_names(class_names if names is None else names, "`class_names`")

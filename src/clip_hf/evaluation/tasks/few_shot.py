@@ -22,7 +22,7 @@ from ..numerics.logistic_regression import (
     check_all_classes,
     num_classes_of,
 )
-from ..numerics.metric_inputs import check_matrix
+from ..numerics.metric_inputs import as_array, check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS
 from .display_names import metric_label
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
@@ -34,12 +34,6 @@ from .zero_shot import class_embeddings, class_notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# Penalty without validation rows, for features of variance 1 (summed over features). On digits and clusters with 1 to
-# 16 shots, a tenth of the penalty changes accuracies by up to 2 points, three times the penalty by up to 4.
-_PENALTY = 0.03
-# One example can move a row of the text classifier, and its own logit, by up to 1 / penalty.
-_TEXT_PENALTY = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +74,11 @@ class FewShotOptions(LogisticRegressionOptions):
     metric: str = "top1"
     zero_shot_accuracy: float | None = None
     validation: tuple[Features, np.ndarray] | None = None
-    penalty: float = _PENALTY
-    text_penalty: float = _TEXT_PENALTY
+    # On digits and clusters with 1 to 16 shots, a tenth of the penalty changes accuracies by up to 2 points, three
+    # times the penalty by up to 4.
+    penalty: float = 0.03
+    # One example can move a row of the text classifier, and its own logit, by up to 1 / penalty.
+    text_penalty: float = 0.1
     logit_scale: float = 100.0
     fully_supervised: bool = False
     class_names: Sequence[str] | None = None
@@ -517,7 +514,10 @@ class _Run:
         """Score of the zero-shot classifier; NaN where there is none."""
         if self.options.zero_shot_accuracy is not None:
             return float(self.options.zero_shot_accuracy)
-        return math.nan if self.text is None else self._score(_linear(self.text), self.test)
+        if self.text is None:
+            return math.nan
+        features = as_array(self.test.features, "test_features").astype(np.float64)
+        return float(self._metric(features @ self.text.T, self.test.labels))
 
     def curve(self, shots: list[int], seeds: list[int], center: np.ndarray | None) -> FewShotCurve:
         """Scores of all shots and seeds."""
@@ -554,15 +554,3 @@ class _Run:
 
     def _score(self, classifier: LinearClassifier, split: Split) -> float:
         return float(self._metric(classifier.scores(split.features), split.labels))
-
-
-def _linear(weights: np.ndarray) -> LinearClassifier:
-    return LinearClassifier(
-        coefficients=weights,
-        intercept=np.zeros(len(weights)),
-        penalty=math.inf,
-        objective=math.nan,
-        iterations=0,
-        gradient_norm=0.0,
-        converged=True,
-    )
