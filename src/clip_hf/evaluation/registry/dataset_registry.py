@@ -44,7 +44,7 @@ class RegistryEntry:
         num_classes (`int`, *optional*): How many there are.
         train_size, test_size (`int`, *optional*): Rows that the paper used (table 9), where it names them.
         class_folders (`str`, *optional*): `"imagenet_subsets.json#key"` where a local copy has more class folders than
-            the data set has classes.
+            the dataset has classes.
         border (`int`, *optional*, defaults to 0): Pixels to cut off each side of an image.
         suite (`str`): `"paper"` for the paper's 27, `"shift"` for ImageNet's variants, `"extra"`, `"retrieval"`, or
             `"local"` for those that need no hub.

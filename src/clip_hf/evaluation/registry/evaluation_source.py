@@ -58,7 +58,7 @@ class EvaluationSource:
             default = self._find("test") or self._find("validation")
             if default is None and len(self.splits) > 1:
                 raise ValueError(
-                    f"The data set {self.location} has the splits {', '.join(self.splits)}; say with `split` which "
+                    f"The dataset {self.location} has the splits {', '.join(self.splits)}; say with `split` which "
                     "one to use."
                 )
             return default or self.splits[0]
@@ -83,7 +83,7 @@ class EvaluationSource:
         """
         data = read_parts(split, lambda part: read(self.data_source.rows(part)))
         if len(data) == 0:
-            raise ValueError(f"The split `{split}` of the data set {self.location} has no rows.")
+            raise ValueError(f"The split `{split}` of the dataset {self.location} has no rows.")
         return data
 
     def parts(self) -> dict[str, str]:
