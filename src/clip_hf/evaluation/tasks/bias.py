@@ -17,8 +17,8 @@ import numpy as np
 from ...embedding.bulk_encoding import encode_readable_images
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.wording import counted, listed, quoted
+from ..numerics.bootstrap import percentile_interval
 from ..numerics.metric_inputs import as_numbers
-from ..numerics.statistics import percentile_interval
 from .bias_results import Disparity, GroupAccuracy, GroupShares, LabelProbeResult, LabelSetChange, LabelSetComparison
 from .evaluation_task import EvaluationOptions
 from .zero_shot import class_embeddings, class_notes

@@ -16,9 +16,10 @@ from ...embedding.dual_encoder import DualEncoder
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import HUB_TASKS, counted, quoted
+from ..numerics.bootstrap import percentile_interval
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
-from ..numerics.statistics import median_of_rows, percentile_interval
+from ..numerics.statistics import median_of_rows
 from ..registry.evaluation_data import CaptionedDataOptions, ImageDataOptions, RetrievalData, load_retrieval
 from .evaluation_result import MeasuredResult
 from .evaluation_task import EvaluationOptions, EvaluationTask, TaskSettings
