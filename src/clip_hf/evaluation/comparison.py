@@ -196,7 +196,7 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
             ) from error
         if content is not None:
             results.append(content)
-    models = _names_of_models(results)
+    models = models_in(folder)
     if len(models) > 1:
         raise ValueError(
             f"The folder {folder} holds results of {counted(len(models), 'model')}: {', '.join(models)}. Give a "
@@ -209,17 +209,14 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 def models_in(folder: str | os.PathLike) -> list[str]:
     """Names of the models that a folder holds results of; unreadable files are skipped."""
-    contents = []
+    names = []
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(ValueError, OSError):
-            contents.append(read_json(path))
-    return _names_of_models(list(filter(is_result, contents)))
-
-
-def _names_of_models(results: Sequence[dict[str, Any]]) -> list[str]:
-    # Results of the library's functions need not name their model.
-    names = (result["model"] for result in results if isinstance(result["model"], str) and result["model"])
-    return list(dict.fromkeys(map(os.path.normpath, names)))
+            content = read_json(path)
+            # Results of the library's functions need not name their model.
+            if is_result(content) and isinstance(content["model"], str) and content["model"]:
+                names.append(os.path.normpath(content["model"]))
+    return list(dict.fromkeys(names))
 
 
 def compare_results(

@@ -14,8 +14,6 @@ from accelerate import Accelerator
 from torch import distributed
 
 from ..embedding.bulk_encoding import encode_readable_images
-from ..embedding.dual_encoder import DualEncoder
-from ..embedding.feature_stream import EncodingOptions
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
 from ..utils.processes import join_processes
@@ -88,18 +86,6 @@ class _Job:
     sources: tuple[str, ...]
     parts: dict[str, Any]
 
-    def encode_images(self, encoder: DualEncoder, options: EncodingOptions) -> None:
-        """Encode all images, so that their features are in the cache."""
-        for part in self.parts.values():
-            encode_readable_images(
-                encoder,
-                part.data,
-                part.image_column,
-                projected=self.task.projected,
-                options=options,
-                name=f"{part.name} ({part.split})",
-            )
-
 
 def run_suite(
     model: Any,
@@ -139,8 +125,13 @@ def run_suite(
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     options = replace(options, encoding=encoding)
     if accelerator is not None:
-        for job in jobs:
-            job.encode_images(encoder, replace(encoding, accelerator=accelerator))
+        # All processes encode; the tasks then find the features in the cache.
+        shared = replace(encoding, accelerator=accelerator)
+        for task, part in ((job.task, part) for job in jobs for part in job.parts.values()):
+            name = f"{part.name} ({part.split})"
+            encode_readable_images(
+                encoder, part.data, part.image_column, projected=task.projected, options=shared, name=name
+            )
         if not is_main:
             return []
     if options.replace_results:
