@@ -329,13 +329,6 @@ MUTATIONS = [
         "model/test_zero_shot_clip_hf.py -k least_recently",
     ),
     Mutation(
-        "a copied cache forgets its size",
-        "model/zero_shot_clip_hf.py",
-        "return type(self), (self.max_entries,)",
-        "return type(self), ()",
-        "model/test_zero_shot_clip_hf.py -k copied_cache",
-    ),
-    Mutation(
         "settings of modules are not noticed",
         "model/text_state_clip_hf.py",
         "state += [type(module), _plain_values(vars(module)), ",
@@ -606,7 +599,7 @@ MUTATIONS = [
     Mutation(
         "a template of the paper's is missing",
         "model/prompts_clip_hf.py",
-        '        "itap of {article} {label}.",\n',
+        '    "itap of {the} {}.",\n',
         "",
         "model/test_prompts.py -k published",
     ),
@@ -651,6 +644,13 @@ MUTATIONS = [
         'location if device_map is None else {**location, "device_map": device_map}',
         "location",
         "model/test_zero_shot_pipeline.py -k device_map",
+    ),
+    Mutation(
+        "a file of prompts among templates is a template",
+        "evaluation/registry/dataset_registry.py",
+        'if "{" not in item and (',
+        "if False and (",
+        "cli/test_classify.py -k bad_options",
     ),
     Mutation(
         "classify: exit status 0 although an image could not be read",

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 
 from ...embedding.bulk_encoding import encode_readable_images
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.wording import counted
 from ..numerics.bootstrap import percentile_interval
