@@ -323,9 +323,9 @@ MUTATIONS = [
     ),
     Mutation(
         "seed of the intervals ignored",
-        "evaluation/tasks/zero_shot.py",
-        '"seed": options.seed}\n    intervals',
-        '"seed": 0}\n    intervals',
+        "evaluation/tasks/evaluation_task.py",
+        '"seed": self.seed}',
+        '"seed": 0}',
         "evaluation/tasks/test_zero_shot_evaluation.py -m 'not slow'",
     ),
     Mutation(

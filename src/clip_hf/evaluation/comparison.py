@@ -17,7 +17,7 @@ from ..utils.atomic import replaced_file
 from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
-from ..utils.wording import counted
+from ..utils.wording import counted, markdown_table
 from .numerics.bootstrap import percentile_interval, resampled_interval
 from .numerics.statistics import (
     ROW_VALUES,
@@ -102,12 +102,10 @@ class Comparison:
 
     def table(self) -> str:
         """All metrics as a Markdown table; a difference is bold if its interval does not hold 0."""
-        lines = [f"| task | data | metric | {' | '.join(self._columns())} |"]
-        lines.append("|---" * (lines[0].count("|") - 1) + "|")
-        for row in self.metrics:
-            cells = self._cells(row, "**{}**")
-            lines.append(f"| {row.task} | {row.data} ({row.split}) | {row.metric} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+        rows = [
+            (row.task, f"{row.data} ({row.split})", row.metric, *self._cells(row, "**{}**")) for row in self.metrics
+        ]
+        return markdown_table(("task", "data", "metric", *self._columns()), rows)
 
     def terminal_tables(self) -> str:
         """All metrics for a terminal, one table for each task and data."""

@@ -17,6 +17,7 @@ from ..embedding.bulk_encoding import encode_readable_images
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
 from ..utils.processes import join_processes
+from ..utils.wording import markdown_table
 from .comparison import models_in
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
@@ -239,12 +240,9 @@ def _remove_results(folder: Path) -> None:
 
 
 def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
-    lines = [
-        "| task | data | metric | value | 95% interval (±: 1 SD over draws) | chance |",
-        "|---|---|---|---|---|---|",
+    columns = ("task", "data", "metric", "value", "95% interval (±: 1 SD over draws)", "chance")
+    rows = [
+        (result.task, f"{result.data} ({result.split})", *row) for result in results for row in result.table_rows()
     ]
-    for result in results:
-        for row in result.table_rows():
-            lines.append(f"| {' | '.join((result.task, f'{result.data} ({result.split})', *row))} |")
     with replaced_file(folder / "summary.md") as temporary:
-        temporary.write_text(f"# {results[0].model}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text(f"# {results[0].model}\n\n{markdown_table(columns, rows)}\n", encoding="utf-8")
