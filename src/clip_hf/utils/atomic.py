@@ -174,6 +174,12 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
     After an error the old `folder` is unchanged. The same holds if the process dies; if it died between the two
     renames, the next call puts the old folder back.
+
+    Args:
+        folder (`str` or `os.PathLike`): Destination.
+
+    Returns:
+        `Path` (on entering): the folder to write into.
     """
     folder = Path(os.path.abspath(folder))
     clear_leftovers(folder)
