@@ -70,7 +70,7 @@ class TrainingFields:
     eval_dataset: str | None = _option(None, "Held-out pairs; without it the split `test` of the only source, if any.")
     eval_split: str | None = _option(None, "Part of eval_dataset; without it `test`, or all where it has no parts.")
     eval_share: float = _option(0.0, "Hold out this share of the pairs, where nothing else is held out.")
-    streaming: bool = _option(False, "Read the data in sequence, for data sets that do not fit on a disk.")
+    streaming: bool = _option(False, "Read the data in sequence, for datasets that do not fit on a disk.")
     pairs_per_epoch: int | None = _option(None, "Streams: pairs of an epoch, if the length is given in epochs.")
     image_column: str = _option("image", "Column of the images.")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")

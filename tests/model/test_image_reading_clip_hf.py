@@ -21,11 +21,11 @@ from PIL import Image
 
 from clip_hf import ClipHFImageProcessor
 from clip_hf.data.decoding import ImageReader
+from clip_hf.data.locations import ImagePlaces
 from clip_hf.model.image_reading_clip_hf import (
     IMAGE_ENDINGS,
     IMAGE_FORMATS,
     ImageLimits,
-    ImagePlaces,
     UnreadableImage,
     open_image,
 )
@@ -218,6 +218,7 @@ def test_a_thread_of_pixels_costs_no_gigabytes(way, tmp_path):
 import random, resource
 from clip_hf import ClipHFImageProcessor
 from clip_hf.data.decoding import ImageReader
+from clip_hf.data.locations import ImagePlaces
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
 processor = ClipHFImageProcessor()

@@ -143,6 +143,11 @@ def test_saving_changes_nothing(tiny_processor, tmp_path):
     assert after == before
 
 
+def test_a_name_that_is_neither_a_folder_nor_a_repo_is_said_to_be_neither():
+    with pytest.raises(OSError, match="neither a folder no-such-model nor a repository of this name"):
+        ClipHFProcessor.from_pretrained("no-such-model")
+
+
 def test_missing_image_processor(tiny_processor, tmp_path):
     tiny_processor.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(

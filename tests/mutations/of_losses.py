@@ -37,15 +37,15 @@ MUTATIONS = [
     Mutation(
         "NaN counts as positive",
         "model/checks_clip_hf.py",
-        "if not value > 0:",
-        "if value <= 0:",
+        "not value > 0:",
+        "value <= 0:",
         "model/test_configuration_clip_hf.py -k impossible",
     ),
     Mutation(
         "the largest possible size is refused",
         "model/checks_clip_hf.py",
-        "if value > LARGEST.get",
-        "if value >= LARGEST.get",
+        "value > LARGEST[name]:",
+        "value >= LARGEST[name]:",
         "model/test_configuration_clip_hf.py -k possible",
     ),
     Mutation(

@@ -212,8 +212,8 @@ MUTATIONS = [
     Mutation(
         "orientation is turned whatever the option",
         "model/image_transform_clip_hf.py",
-        "        if self.apply_exif_orientation:\n",
-        "        if True:\n",
+        "turn_upright(image) if apply_exif_orientation else image",
+        "turn_upright(image)",
         "model/test_image_processing_clip_hf.py -k exif",
     ),
     Mutation(
@@ -422,14 +422,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a folder that begins alike is the data's",
-        "model/image_reading_clip_hf.py",
+        "data/locations.py",
         'os.path.join(each, "") for each in allowed',
         "each for each in allowed",
         "model/test_image_reading_clip_hf.py -k another_root",
     ),
     Mutation(
         "folders above the data's",
-        "model/image_reading_clip_hf.py",
+        "data/locations.py",
         "path = os.path.normpath(os.path.join(self._below[0], value))",
         "path = os.path.join(self._below[0], value)",
         "model/test_image_reading_clip_hf.py -k nowhere_else",

@@ -196,8 +196,8 @@ MUTATIONS = [
     Mutation(
         "padding to a length cuts without a warning",
         "model/tokenization_clip_hf.py",
-        "return True, padding is not False",
-        "return True, False",
+        "(max_length is None or padding is not False)",
+        "max_length is None",
         "model/test_tokenization_clip_hf.py -k no_warning",
     ),
     Mutation(
@@ -392,8 +392,8 @@ MUTATIONS = [
     Mutation(
         "a given image processor is replaced",
         "model/processing_clip_hf.py",
-        "        if image_processor is None:\n            if",
-        "        if True:\n            if",
+        "        if image_processor is None:\n            check",
+        "        if True:\n            check",
         "model/test_processing_clip_hf.py -k missing_image",
     ),
     Mutation(

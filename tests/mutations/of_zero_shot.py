@@ -329,13 +329,6 @@ MUTATIONS = [
         "model/test_zero_shot_clip_hf.py -k least_recently",
     ),
     Mutation(
-        "a copied cache forgets its size",
-        "model/zero_shot_clip_hf.py",
-        "return type(self), (self.max_entries,)",
-        "return type(self), ()",
-        "model/test_zero_shot_clip_hf.py -k copied_cache",
-    ),
-    Mutation(
         "settings of modules are not noticed",
         "model/text_state_clip_hf.py",
         "state += [type(module), _plain_values(vars(module)), ",
@@ -606,7 +599,7 @@ MUTATIONS = [
     Mutation(
         "a template of the paper's is missing",
         "model/prompts_clip_hf.py",
-        '        "itap of {article} {label}.",\n',
+        '    "itap of {the} {}.",\n',
         "",
         "model/test_prompts.py -k published",
     ),

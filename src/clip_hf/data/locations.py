@@ -5,6 +5,7 @@
 import functools
 import itertools
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from ..model.image_reading_clip_hf import REFUSED, ImagePlaces
+from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme
 from ..utils.json_files import check_regular
 
 
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
+# A relative path without any special name or character.
+_PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^./\\:\0][^/\\:\0]*)*")
+
+
+class ImagePlaces:
+    """Locates the images that the rows of a table name.
+
+    Calling it with the path or URL in a row (relative paths start at `folder`) returns an absolute path below `folder`
+    or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any other location a text that begins with
+    `REFUSED`, which is refused when read. Symbolic links are followed, because whoever can make a link can also put
+    the image there.
+
+    Args:
+        folder (`str` or `os.PathLike`): Folder of the table.
+        root (`str` or `os.PathLike`, *optional*): Another folder below which paths may lead; `"/"` for any path.
+    """
+
+    def __init__(self, folder: str | os.PathLike, root: str | os.PathLike | None = None):
+        allowed = [os.path.abspath(each) for each in (folder, root) if each is not None]
+        self._below = tuple(os.path.join(each, "") for each in allowed)
+
+    def __call__(self, value: Any) -> str | None:
+        """The location of the image that `value` names."""
+        if not isinstance(value, str):
+            return None
+        if _PLAIN_PATH.fullmatch(value):
+            return self._below[0] + value
+        if not value.strip():
+            return None
+        try:
+            if check_scheme(value) is not None:
+                return value
+        except UnreadableImage:
+            return value if value.startswith(REFUSED) else REFUSED + value
+        path = os.path.normpath(os.path.join(self._below[0], value))
+        return path if path.startswith(self._below) and "\0" not in path else REFUSED + value
 
 
 def undecoded(dataset: Any) -> Any:
@@ -51,7 +88,7 @@ def _undecoded_feature(feature: Any) -> Any:
 def with_locations(
     data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
-    """Return the data set with the paths of its image files resolved by [`ImagePlaces`]; works for streams too.
+    """Return the dataset with the paths of its image files resolved by [`ImagePlaces`]; works for streams too.
 
     Args:
         data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs with a path
@@ -77,13 +114,13 @@ def with_locations(
 
 
 def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
-    """A hub data set whose image paths may lead to files that `datasets` downloaded; relative ones lead nowhere."""
+    """A hub dataset whose image paths may lead to files that `datasets` downloaded; relative ones lead nowhere."""
     caches = (str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE)
     return with_locations(data, column, caches[0], root, written_below=caches)
 
 
 def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
-    """Load the data set that `datasets` saved in a folder.
+    """Load the dataset that `datasets` saved in a folder.
 
     Raises:
         ValueError: if it has no rows, or one of its files is a pipe or device.
@@ -94,11 +131,11 @@ def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
     try:
         return datasets.load_from_disk(folder)
     except IndexError as error:  # `datasets` raises this for a folder without rows
-        raise ValueError(f"The data set {folder} is empty: it has no rows.") from error
+        raise ValueError(f"The dataset {folder} is empty: it has no rows.") from error
 
 
 def located_in_saved(data: datasets.Dataset, column: str, folder: str, root: str | None = None) -> datasets.Dataset:
-    """A data set that `datasets` saved, whose absolute image paths may lead anywhere."""
+    """A dataset that `datasets` saved, whose absolute image paths may lead anywhere."""
     return with_locations(data, column, folder, root, written_below=("/",))
 
 

@@ -14,8 +14,9 @@ from typing import Any, TextIO
 
 from transformers.utils import logging
 
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS, ImagePlaces
+from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.json_files import check_regular
+from .locations import ImagePlaces
 
 
 logger = logging.get_logger(__name__)

@@ -183,11 +183,7 @@ def clean_like_openai(text: str) -> str:
 
 
 def normalize_nfc(text: str) -> str:
-    """Bring `text` into normal form C, the only clean-up of transformers' `CLIPTokenizer`.
-
-    Raises:
-        ValueError: if the text holds a lone surrogate.
-    """
+    """Bring `text` into normal form C, the only clean-up of transformers' `CLIPTokenizer`; refuse lone surrogates."""
     if not text.isascii():
         try:
             text.encode("utf-8")
@@ -232,12 +228,7 @@ def build_vocabulary(merges: list[tuple[str, str]], bos_token: str, eos_token: s
 
 
 def read_merges(path: Path) -> list[tuple[str, str]]:
-    """Read a merges file in OpenAI's format; see `ClipHFTokenizer.from_bpe_file`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a merges file, is damaged, or has a malformed line.
-    """
+    """Read a merges file in OpenAI's format; see `ClipHFTokenizer.from_bpe_file`, also for the errors."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no merges file {str(path)!r}.")
     data = path.read_bytes()
@@ -280,15 +271,7 @@ def read_merges(path: Path) -> list[tuple[str, str]]:
 
 
 def learn_merges(texts: Iterable[str], clean: Callable[[str], str], num_merges: int) -> list[tuple[str, str]]:
-    """Learn byte-pair merges; the same texts always give the same merges.
-
-    Args:
-        texts (iterable of `str`): the corpus, read once.
-        clean (`Callable`): clean-up of a text.
-        num_merges (`int`): number of merges; fewer come back if the corpus has no more.
-
-    Returns:
-        `list[tuple[str, str]]`: the merges, most frequent pair first.
+    """Learn at most `num_merges` byte-pair merges, most frequent pair first; the same texts always give the same ones.
 
     Raises:
         TypeError: if `texts` is not an iterable of strings.
@@ -430,11 +413,7 @@ def _cut_slices(text: NormalizedString, spans: list[tuple[int, int]]) -> list[No
 
 
 class WordEncoder:
-    """Token ids of clean texts, without begin- and end-of-text token, for one state of a `tokenizers.Tokenizer`.
-
-    Args:
-        backend (`tokenizers.Tokenizer`): holds the BPE model and the added tokens; it is not changed.
-    """
+    """Token ids of clean texts, without begin- and end-of-text token, for one state of a `tokenizers.Tokenizer`."""
 
     def __init__(self, backend: Tokenizer):
         self.backend = backend

@@ -10,28 +10,29 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 
-# Far more than any model has. A damaged or hostile file must not make a program build for ever.
+# Sizes, and far more than any model has. A damaged or hostile file must not make a program build for ever.
 LARGEST = {
     "hidden_size": 2**16,
     "image_size": 2**15,
     "intermediate_size": 2**18,
+    "layer_norm_eps": math.inf,
     "max_position_embeddings": 2**20,
     "num_attention_heads": 2**12,
     "num_channels": 2**12,
     "num_hidden_layers": 1000,
+    "patch_size": 2**15,
     "projection_dim": 2**16,
     "vocab_size": 2**24,
     "width": 2**11,
 }
 
 
-def require_positive(config: PreTrainedConfig, *names: str) -> None:
-    """Check that fields are greater than 0, and not larger than in any model."""
-    for name in names:
-        value = getattr(config, name)
-        if not value > 0:  # NaN is not
+def require_sizes(config: PreTrainedConfig) -> None:
+    """Check that the sizes in a configuration are greater than 0, and not larger than in any model."""
+    for name, value in vars(config).items():
+        if name in LARGEST and not value > 0:  # NaN is not
             raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
-        if value > LARGEST.get(name, math.inf):
+        if name in LARGEST and value > LARGEST[name]:
             raise ValueError(f"`{name}` is {value}; it must be at most {LARGEST[name]:,}.")
 
 

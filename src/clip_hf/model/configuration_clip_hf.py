@@ -20,8 +20,8 @@ from .checks_clip_hf import (
     no_such,
     require_activation,
     require_heads,
-    require_positive,
     require_probability,
+    require_sizes,
     unknown_option,
 )
 
@@ -211,14 +211,7 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
 
     @classmethod
     def check(cls, config: PreTrainedConfig, user: str) -> None:
-        """Check that a configuration is one of this class, or one with its `model_type` from a repo's own code.
-
-        Args:
-            user (`str`): Who needs the configuration, for the message.
-
-        Raises:
-            ValueError: if it is another; a configuration of transformers' CLIP can be converted first.
-        """
+        """Raise ValueError unless `accepts(config)`; `user` is who needs it, for the message."""
         if cls.accepts(config):
             return
         convertible = _TRANSFORMERS_MODEL_TYPES.get(config.model_type) in cls._classes()
@@ -293,17 +286,7 @@ class ClipHFTextConfig(_ClipHFBaseConfig):
 
     def validate_architecture(self):
         """Check the sizes, the heads and the activation."""
-        require_positive(
-            self,
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "max_position_embeddings",
-            "projection_dim",
-            "layer_norm_eps",
-        )
+        require_sizes(self)
         require_heads(self.hidden_size, self.num_attention_heads)
         require_activation(self.hidden_act)
         require_probability(self, "attention_dropout")
@@ -393,18 +376,7 @@ class ClipHFViTConfig(ClipHFVisionConfig):
 
     def validate_architecture(self):
         """Check the sizes, the heads and the activation."""
-        require_positive(
-            self,
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_channels",
-            "image_size",
-            "patch_size",
-            "projection_dim",
-            "layer_norm_eps",
-        )
+        require_sizes(self)
         if self.patch_size > self.image_size:
             raise ValueError(
                 f"`patch_size` {self.patch_size} is larger than `image_size` {self.image_size}: no patch would fit."
@@ -477,7 +449,7 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
 
     def validate_architecture(self):
         """Check the sizes, the stages and the heads."""
-        require_positive(self, "width", "num_attention_heads", "num_channels", "image_size", "projection_dim")
+        require_sizes(self)
         most = LARGEST["num_hidden_layers"]
         if len(self.stage_depths) != 4 or not all(0 < depth <= most for depth in self.stage_depths):
             raise ValueError(
@@ -633,7 +605,7 @@ class ClipHFConfig(_ClipHFBaseConfig):
 
     def validate_architecture(self):
         """Check that the two towers meet in one space."""
-        require_positive(self, "projection_dim")
+        require_sizes(self)
         for name in ("text_config", "vision_config"):
             tower = getattr(self, name)
             if tower.projection_dim != self.projection_dim:

@@ -52,8 +52,6 @@ URL_SCHEMES = ("http", "https", "data", *_REMOTE)
 REFUSED = "refused:"
 _REFUSED_KINDS = ("file damaged", "file too large")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-# A relative path without any special name or character.
-_PLAIN_PATH = re.compile(r"[^\s./\\:\0][^/\\:\0]*(?:/[^./\\:\0][^/\\:\0]*)*")
 _CHUNK = 2**16  # bytes
 _MAX_SLOW_PIXELS = 2**22  # some ten seconds
 _TILE_TAGS = (322, 323)  # TIFF: width and height of a tile
@@ -171,40 +169,6 @@ def refused_location(kind: str, message: str) -> str:
     """A location that stands for an unusable image: reading it raises [`UnreadableImage`] with this message."""
     assert kind in _REFUSED_KINDS
     return f"{REFUSED}{kind}\n{message}"
-
-
-class ImagePlaces:
-    """Locates the images that the rows of a table name.
-
-    Calling it with the path or URL in a row (relative paths start at `folder`) returns an absolute path below `folder`
-    or `root`, or a URL of `URL_SCHEMES`; None for a blank value; for any other location a text that begins with
-    `REFUSED`, which is refused when read. Symbolic links are followed, because whoever can make a link can also put
-    the image there.
-
-    Args:
-        folder (`str` or `os.PathLike`): Folder of the table.
-        root (`str` or `os.PathLike`, *optional*): Another folder below which paths may lead; `"/"` for any path.
-    """
-
-    def __init__(self, folder: str | os.PathLike, root: str | os.PathLike | None = None):
-        allowed = [os.path.abspath(each) for each in (folder, root) if each is not None]
-        self._below = tuple(os.path.join(each, "") for each in allowed)
-
-    def __call__(self, value: Any) -> str | None:
-        """The location of the image that `value` names."""
-        if not isinstance(value, str):
-            return None
-        if _PLAIN_PATH.fullmatch(value):
-            return self._below[0] + value
-        if not value.strip():
-            return None
-        try:
-            if check_scheme(value) is not None:
-                return value
-        except UnreadableImage:
-            return value if value.startswith(REFUSED) else REFUSED + value
-        path = os.path.normpath(os.path.join(self._below[0], value))
-        return path if path.startswith(self._below) and "\0" not in path else REFUSED + value
 
 
 # ------------------------------------------------------------------------------------------------------------- opening

@@ -79,17 +79,10 @@ def crop_array(array: np.ndarray, window: Window) -> np.ndarray:
 def _bicubic_weights(
     in_size: int, out_size: int, first: int, last: int, box: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pillow's fixed-point weights of the output pixels `first` to `last`.
+    """Pillow's fixed-point weights of the output pixels `first` to `last` (without it) of resizing `box`, or all.
 
-    Args:
-        in_size (`int`): Length of the source.
-        out_size (`int`): Length of the result of resizing the whole `box`.
-        first, last (`int`): The output pixels wanted, without `last`.
-        box (`tuple[int, int]`, *optional*): The part of the source that is resized; all of it if not given.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: The first source pixel of each output pixel (last - first,), and its weights
-        times 2**22 (last - first, taps), zero past the last source pixel.
+    Returns the first source pixel of each output pixel (last - first,), and its weights times 2**22 (last - first,
+    taps), zero past the last source pixel.
     """
     start, stop = box or (0, in_size)
     scale = (stop - start) / out_size
@@ -128,8 +121,7 @@ def _pass_order() -> Callable[[int, int, int, int], bool] | None:
 def _aligned_run(in_size: int, out_size: int, first: int, last: int) -> tuple[int, int, int, int]:
     """The narrowest run of output pixels around `first` to `last` that begins and ends at whole source pixels.
 
-    Returns:
-        `tuple[int, int, int, int]`: First and last source pixel, first and last output pixel.
+    Returns the first and last source pixel, and the first and last output pixel.
     """
     step = out_size // math.gcd(in_size, out_size)
     low, high = first // step * step, -(-last // step) * step
@@ -222,17 +214,8 @@ def resize_and_crop(
 ) -> Image.Image:
     """Compute `image.resize(size, resample).crop(window)`, bit by bit, without the work for what the crop leaves out.
 
-    Args:
-        image (`PIL.Image.Image`): An image of any mode.
-        size (`tuple[int, int]`): Width and height to resize to.
-        window (`tuple[int, int, int, int]`): Left, top, right and bottom of the crop in the resized image. It must
-            show a part of that image; what reaches beyond is filled with zeros.
-        resample (`int`, *optional*, defaults to `PILImageResampling.BICUBIC`): Pillow's filter. As in Pillow, the
-            modes 1 and P always use `NEAREST`.
-        threads (`int`, *optional*, defaults to 1): Threads that share the rows of an image of a megapixel or more.
-
-    Returns:
-        `PIL.Image.Image`: An image of the mode of `image`, (right - left) wide and (bottom - top) high.
+    The window must show a part of the resized image; what reaches beyond is filled with zeros. As in Pillow, the modes
+    1 and P always use `NEAREST`. Up to `threads` threads share the rows of an image of a megapixel or more.
     """
     inside = (max(window[0], 0), max(window[1], 0), min(window[2], size[0]), min(window[3], size[1]))
     if image.mode in ("1", "P"):

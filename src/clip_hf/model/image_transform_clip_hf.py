@@ -60,8 +60,10 @@ def parse_color(color: str | Sequence[int]) -> list[int]:
     return list(numbers)
 
 
-def composite(image: Image.Image, color: Sequence[int]) -> Image.Image:
-    """Put an image with transparency on a colour (red, green and blue)."""
+def composite(image: Image.Image, color: Sequence[int] | None) -> Image.Image:
+    """Put an image with transparency on a colour (red, green and blue); other images, and without one, stay."""
+    if color is None or not has_alpha(image):
+        return image
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
     background = Image.new("RGBA", image.size, (*color, 255))
@@ -92,13 +94,8 @@ def as_bytes(image: Image.Image) -> np.ndarray:
 def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     """Scale values of a dtype of more than 8 bits to uint8, by one of the policies `HIGH_BIT_DEPTH`.
 
-    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255.
-
-    Returns:
-        `np.ndarray` or None: uint8; None if the values are 0 to 255 already, or must be clipped.
-
-    Raises:
-        UnreadableImage: if the policy forbids the values.
+    "scale" maps floats of 0 to 1, or integers of 0 to 65535, to 0 to 255. None comes back if the values are 0 to 255
+    already, or must be clipped; values that the policy forbids raise [`UnreadableImage`].
     """
     if policy == "clip":
         return None
@@ -123,6 +120,22 @@ def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
         f"0 to 255, turning most of the image {effect}. Pass high_bit_depth='scale' to scale 16 bits (or floats from "
         "0 to 1) to 8, or 'clip' for OpenAI's pixels.",
     )
+
+
+def open_upright(
+    source: Any,
+    limits: ImageLimits,
+    apply_exif_orientation: bool = True,
+    high_bit_depth: str = "clip",
+    background_color: Sequence[int] | None = None,
+) -> Image.Image:
+    """Open an image, upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
+    image = open_image(source, limits)
+    image = turn_upright(image) if apply_exif_orientation else image
+    if image.mode[0] in "IF":  # 16 or 32 bits
+        reduced = reduce_bit_depth(np.asarray(image), high_bit_depth)
+        image = image if reduced is None else Image.fromarray(reduced)
+    return composite(image, background_color)
 
 
 # ---------------------------------------------------------------------------------------------------------- transform
@@ -162,29 +175,21 @@ class ImageTransform:
             array, in_unit_range = self._read_array(source)
             if array.dtype != np.uint8:
                 return self._finish(self._crop_array(array), in_unit_range, out)
-            image = self._apply_background(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array))
+            image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+            image = composite(image, self.background_color)
         else:
             image = self.open(source)
         size = self.resized_size(image)
-        image = self.resize_and_crop(image, size, self._crop_window(size), threads)
+        image = self.resize_and_crop(image, size, self.crop_window(size), threads)
         return self._finish(as_bytes(image), in_unit_range, out)
 
     def open(self, source: Any) -> Image.Image:
-        """Open an image upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
-        image = open_image(source, self.limits)
-        if self.apply_exif_orientation:
-            image = turn_upright(image)
-        if image.mode[0] in "IF":  # 16 or 32 bits
-            reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
-            image = image if reduced is None else Image.fromarray(reduced)
-        return self._apply_background(image)
+        """[`open_upright`] with these options."""
+        options = (self.apply_exif_orientation, self.high_bit_depth, self.background_color)
+        return open_upright(source, self.limits, *options)
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
-        """Width and height of an image after resizing.
-
-        Raises:
-            UnreadableImage: if the size exceeds `limits`.
-        """
+        """Width and height of an image after resizing; a size that exceeds `limits` raises [`UnreadableImage`]."""
         size = resized_size(*image.size, self.size) if self.do_resize else image.size
         self.limits.check_resized(size, image.size)
         return size
@@ -206,11 +211,6 @@ class ImageTransform:
             )
         image = resize_and_crop(image, size, window, self.resample, threads)
         return to_rgb(image) if self.do_convert_rgb else image
-
-    def _apply_background(self, image: Image.Image) -> Image.Image:
-        if self.background_color is not None and has_alpha(image):
-            return composite(image, self.background_color)
-        return image
 
     def _read_array(self, source: np.ndarray | torch.Tensor) -> tuple[np.ndarray, bool]:
         """Convert an array to (height, width, channels), and tell whether its values stand for 0 to 1.
@@ -282,7 +282,8 @@ class ImageTransform:
             raise ValueError(f"an array of shape {array.shape} has no pixels.")
         return array
 
-    def _crop_window(self, size: tuple[int, int]) -> Window:
+    def crop_window(self, size: tuple[int, int]) -> Window:
+        """The part (left, top, right, bottom) of a resized image of this width and height that is kept."""
         if not self.do_center_crop:
             return (0, 0, *size)
         width, height = self.crop_size.width, self.crop_size.height
@@ -295,7 +296,7 @@ class ImageTransform:
             raise ValueError("background_color needs an image of 8 bits, not floats with do_resize=False.")
         if self.do_convert_rgb and array.shape[2] != 3:
             array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
-        return crop_array(array, self._crop_window((array.shape[1], array.shape[0])))
+        return crop_array(array, self.crop_window((array.shape[1], array.shape[0])))
 
     def _finish(self, array: np.ndarray, in_unit_range: bool, out: np.ndarray | None) -> np.ndarray:
         """Rescale and normalise (height, width, channels) to (channels, height, width) in float32, as OpenAI does."""

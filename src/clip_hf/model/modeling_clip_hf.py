@@ -17,7 +17,13 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFVisionConfig
 from .loss_clip_hf import contrastive_loss, sigmoid_loss
-from .modeling_clip_hf_base import ClipHFPreTrainedModel, init_like_torch_linear_, init_normal_, known_kwargs
+from .modeling_clip_hf_base import (
+    ClipHFPreTrainedModel,
+    init_like_torch_linear_,
+    init_normal_,
+    known_kwargs,
+    unused_weights,
+)
 from .modeling_clip_hf_resnet import ClipHFResNetModel
 from .modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
 
@@ -124,7 +130,6 @@ class ClipHFModel(ClipHFPreTrainedModel):
     """
 
     input_embeddings_path = "text_model"
-    _keys_to_ignore_on_load_unexpected = ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected
     # clip_hf sets this to its writer of model cards; it stays None in remote code.
     push_with_card: ClassVar[Callable | None] = None
 
@@ -311,15 +316,11 @@ class ClipHFModel(ClipHFPreTrainedModel):
 class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
     """CLIP's text tower with its projection into the shared space."""
 
-    config: ClipHFTextConfig
     config_class = ClipHFTextConfig
     base_model_prefix = "text_model"
     input_modalities = ("text",)
     input_embeddings_path = "text_model"
-    _keys_to_ignore_on_load_unexpected = [
-        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^(vision_model|visual_projection|logit_scale)",
-    ]
+    _keys_to_ignore_on_load_unexpected = unused_weights("vision_model", "visual_projection", "logit_scale")
 
     def __init__(self, config: ClipHFTextConfig):
         super().__init__(config)
@@ -349,16 +350,12 @@ class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
 class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
     """CLIP's vision tower, ResNet or ViT as the config says, with its projection into the shared space."""
 
-    config: ClipHFVisionConfig
     config_class = ClipHFVisionConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     input_embeddings_path = "vision_model"
-    _keys_to_ignore_on_load_unexpected = [
-        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^(text_model|text_projection|logit_scale)",
-    ]
+    _keys_to_ignore_on_load_unexpected = unused_weights("text_model", "text_projection", "logit_scale")
 
     def __init__(self, config: ClipHFVisionConfig):
         super().__init__(config)
@@ -394,10 +391,9 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     input_embeddings_path = "vision_model"
-    _keys_to_ignore_on_load_unexpected = [
-        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^(text_model|text_projection|visual_projection|logit_scale)",
-    ]
+    _keys_to_ignore_on_load_unexpected = unused_weights(
+        "text_model", "text_projection", "visual_projection", "logit_scale"
+    )
 
     def __init__(self, config: ClipHFConfig):
         super().__init__(config)

@@ -31,13 +31,8 @@ def eager_attention_forward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention in plain tensor operations: the reference of the other implementations, and the one with weights.
 
-    Args:
-        query (`torch.Tensor` of shape `(batch, heads, queries, head_dim)`)
-        key, value (`torch.Tensor` of shape `(batch, heads, keys, head_dim)`)
-        attention_mask (`torch.Tensor` that broadcasts to `(batch, heads, queries, keys)`, *optional*): added.
-
-    Returns:
-        `(batch, queries, heads, head_dim)` and the weights `(batch, heads, queries, keys)`.
+    `query` is `(batch, heads, queries, head_dim)`, `key` and `value` `(batch, heads, keys, head_dim)`, the mask is
+    added; the result is `(batch, queries, heads, head_dim)` and the weights `(batch, heads, queries, keys)`.
     """
     weights = torch.matmul(query, key.transpose(-1, -2)) * scaling
     if attention_mask is not None:
@@ -55,19 +50,12 @@ class PackedTexts(NamedTuple):
     A beginning that several texts share is computed once, because a token depends only on those before it. Attention
     itself gets the texts padded on the right to the longest; all other layers look at single tokens. It is a named
     tuple so that accelerate can move it between devices.
-
-    Args:
-        source (`torch.Tensor` of shape `(tokens,)`): index of each token in the flattened ids.
-        padded (`torch.Tensor` of shape `(batch, longest)`): the token at each place of the padded texts; after a
-            text's end its last token, which is masked.
-        tokens (`torch.Tensor` of shape `(tokens,)`): index of each token in the flattened padded texts.
-        last (`torch.Tensor` of shape `(batch,)`): index of each text's last token.
     """
 
-    source: torch.Tensor
-    padded: torch.Tensor
-    tokens: torch.Tensor
-    last: torch.Tensor
+    source: torch.Tensor  # (tokens,): index of each token in the flattened ids
+    padded: torch.Tensor  # (batch, longest): the token at each place of the padded texts; past the end the last one
+    tokens: torch.Tensor  # (tokens,): index of each token in the flattened padded texts
+    last: torch.Tensor  # (batch,): index of each text's last token
 
     @classmethod
     def of(cls, keep: torch.Tensor, keys: torch.Tensor | None = None) -> "PackedTexts":
@@ -92,9 +80,7 @@ class PackedTexts(NamedTuple):
     def share_prefixes(self, keys: torch.Tensor, inside: torch.Tensor) -> "PackedTexts":
         """Return the same texts, with each shared beginning stored once.
 
-        Args:
-            keys (`torch.Tensor` of shape `(batch, length)`, int64): as in `of`.
-            inside (`torch.Tensor` of shape `(batch, longest)`, bool): where the padded texts have tokens.
+        `keys` are those of `of`; `inside`, bool `(batch, longest)`, says where the padded texts have tokens.
         """
         keys = keys.flatten()[self.source][self.padded].masked_fill(~inside, -1)
         texts, text_of = torch.unique(keys, dim=0, return_inverse=True)  # sorted, so equal prefixes are neighbours
@@ -149,12 +135,7 @@ class ClipHFMultiHeadAttention(nn.Module):
         packed: PackedTexts | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Project the inputs and attend.
-
-        Args:
-            queries (`torch.Tensor` of shape `(batch, queries, hidden_size)`): what attends.
-            keys (`torch.Tensor` of shape `(batch, keys, hidden_size)`): the tokens that are attended to.
-            packed (`PackedTexts`, *optional*): how `queries` and `keys` are packed, `(tokens, hidden_size)`.
+        """Attend from `queries` to `keys`, each `(batch, length, hidden_size)`, or as `packed` says.
 
         Returns:
             `(batch, queries, hidden_size)`, or packed as the queries are, and, from implementations that have them,
@@ -188,9 +169,7 @@ def known_kwargs(model: nn.Module, kwargs: dict) -> dict:
     """Return the keyword arguments of a forward pass that transformers knows.
 
     Unknown ones that are None or False are dropped: tools pass inputs of other models, such as `token_type_ids=None`.
-
-    Raises:
-        TypeError: if an unknown one has a value, because a misspelled input would otherwise be ignored.
+    Others raise a `TypeError`, because a misspelled input would otherwise be ignored.
     """
     known = {"return_dict", "use_cache", *TransformersKwargs.__annotations__}
     unknown = [name for name in kwargs if name not in known]
@@ -236,13 +215,9 @@ def first_embeddings(embedding: nn.Module, number: int, device: torch.device) ->
 
 
 def interpolate_positions(positions: torch.Tensor, grid_size: int, height: int, width: int) -> torch.Tensor:
-    """Resize learned positions to another grid, bicubically; the first, of the class or mean token, stays.
+    """Resize learned positions `(1 + grid_size ** 2, hidden_size)` to another grid, bicubically.
 
-    Args:
-        positions (`torch.Tensor` of shape `(1 + grid_size ** 2, hidden_size)`)
-
-    Returns:
-        `torch.Tensor` of shape `(1 + height * width, hidden_size)`.
+    The first, of the class or mean token, stays: `(1 + height * width, hidden_size)`.
     """
     first, grid = positions[:1], positions[1:]
     grid = grid.reshape(1, grid_size, grid_size, -1).permute(0, 3, 1, 2)  # (1, hidden_size, grid_size, grid_size)
@@ -271,6 +246,11 @@ def init_like_torch_linear_(module: nn.Linear | nn.Conv2d, factor: float, weight
         init.uniform_(module.bias, -bound, bound)
 
 
+def unused_weights(*parts: str) -> list[str]:
+    """Return the patterns of weights that a model has no use for: `parts` of a whole CLIP, and old repos' indices."""
+    return [r"(^|\.)position_ids$", *(f"^{part}" for part in parts)]
+
+
 class ClipHFPreTrainedModel(PreTrainedModel):
     """Base class of all models here: loading, saving and initialisation.
 
@@ -278,7 +258,6 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     - `freeze_batch_norm` keeps BatchNorm statistics fixed in fine-tuning.
     """
 
-    config: ClipHFConfig
     config_class = ClipHFConfig
     base_model_prefix = "clip"
     input_modalities = ("image", "text")
@@ -294,8 +273,7 @@ class ClipHFPreTrainedModel(PreTrainedModel):
     read_other_format: ClassVar[Callable | None] = None
     # The module that first sees the input, or the tower that holds it.
     input_embeddings_path = ""
-    # Older repos store these index buffers as weights.
-    _keys_to_ignore_on_load_unexpected = [r"(^|\.)position_ids$"]
+    _keys_to_ignore_on_load_unexpected = unused_weights()
 
     def __init__(self, config: PreTrainedConfig, *inputs, **kwargs):
         if isinstance(config, PreTrainedConfig):  # transformers refuses everything else

@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """CLIP's modified ResNet. Feature maps are (batch, channels, height, width) throughout."""
 
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from itertools import count
 
 import torch
 from torch import nn
@@ -23,6 +25,7 @@ from .modeling_clip_hf_base import (
     init_normal_,
     interpolate_positions,
     known_kwargs,
+    unused_weights,
 )
 
 
@@ -44,7 +47,7 @@ class ClipHFBatchNorm2d(nn.BatchNorm2d):
 @contextmanager
 def _untracked_statistics(module: nn.Module):
     """Let BatchNorm layers update copies of their running statistics; on exit the copies are discarded."""
-    layers = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    layers = [layer for layer in module.modules() if getattr(layer, "track_running_stats", False)]
     buffers = [dict(layer._buffers) for layer in layers]
     for layer in layers:
         layer._buffers.update({name: buffer.clone() for name, buffer in layer._buffers.items()})
@@ -55,19 +58,15 @@ def _untracked_statistics(module: nn.Module):
             layer._buffers.update(originals)
 
 
-class _RecomputableForward:
+def _recomputable(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """Forward for gradient checkpointing: the second call, in the backward pass, leaves BatchNorm statistics alone."""
+    calls = count()
 
-    def __init__(self, module: nn.Module):
-        self.module = module
-        self.called = False
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        with _untracked_statistics(module) if next(calls) else nullcontext():
+            return module(x)
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.called:
-            self.called = True
-            return self.module(x)
-        with _untracked_statistics(self.module):
-            return self.module(x)
+    return forward
 
 
 class ClipHFResNetStem(nn.Module):
@@ -164,7 +163,7 @@ class ClipHFResNetStage(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
             if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(_RecomputableForward(block), x)
+                x = self._gradient_checkpointing_func(_recomputable(block), x)
             else:
                 x = block(x)
         return x
@@ -238,7 +237,6 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
     - `hidden_states` are the stem's output and each stage's; `attentions` are the attention pool's weights.
     """
 
-    config: ClipHFResNetConfig
     config_class = ClipHFResNetConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
@@ -247,10 +245,9 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
     # In half precision BatchNorm's statistics stay float32, as OpenAI's do: a variance may exceed float16's range.
     _keep_in_fp32_modules_strict = ["bn", "bn1", "bn2", "bn3"]
     input_embeddings_path = "stem.conv1"
-    _keys_to_ignore_on_load_unexpected = [
-        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^(text_model|text_projection|visual_projection|logit_scale|classifier)",
-    ]
+    _keys_to_ignore_on_load_unexpected = unused_weights(
+        "text_model", "text_projection", "visual_projection", "logit_scale", "classifier"
+    )
 
     def __init__(self, config: ClipHFResNetConfig):
         super().__init__(config)
@@ -268,18 +265,10 @@ class ClipHFResNetModel(ClipHFPreTrainedModel):
         pooled_only: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """Embed images, without the projection.
+        """Embed images, without the projection. Arguments and errors as in [`ClipHFViTModel`].
 
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, num_channels, height, width)`): Normalised images.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): Whether images may differ in size from
-                `config.image_size`: the attention pool's positions are then resized bicubically.
-            pooled_only (`bool`, *optional*, defaults to `False`): Whether to leave out `last_hidden_state`, which
-                saves time in other towers.
-
-        Raises:
-            ValueError: if `pixel_values` has a wrong shape or dtype, or images have a size that is not allowed.
-            TypeError: if `pixel_values` is not a tensor, or an input is unknown.
+        With `interpolate_pos_encoding` it is the attention pool's positions that are resized; `pooled_only` leaves out
+        `last_hidden_state`, which saves no time here.
         """
         kwargs = known_kwargs(self, kwargs)
         check_pixel_values(pixel_values, self.config.num_channels)

@@ -29,6 +29,7 @@ from .modeling_clip_hf_base import (
     interpolate_positions,
     known_kwargs,
     num_rows,
+    unused_weights,
 )
 
 
@@ -228,16 +229,14 @@ class ClipHFTextModel(ClipHFPreTrainedModel):
       `(batch, hidden_size)` is its value at the first end-of-text token of each text, so padding changes nothing.
     """
 
-    config: ClipHFTextConfig
     config_class = ClipHFTextConfig
     base_model_prefix = "text_model"
     input_modalities = ("text",)
     _can_record_outputs = {"hidden_states": ClipHFEncoderLayer, "attentions": ClipHFAttention}
     input_embeddings_path = "embeddings.token_embedding"
-    _keys_to_ignore_on_load_unexpected = [
-        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^(vision_model|text_projection|visual_projection|logit_scale)",
-    ]
+    _keys_to_ignore_on_load_unexpected = unused_weights(
+        "vision_model", "text_projection", "visual_projection", "logit_scale"
+    )
 
     def __init__(self, config: ClipHFTextConfig):
         super().__init__(config)
@@ -445,17 +444,15 @@ class ClipHFViTModel(ClipHFPreTrainedModel):
       `(batch, hidden_size)` the class token's after the final LayerNorm.
     """
 
-    config: ClipHFViTConfig
     config_class = ClipHFViTConfig
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     _can_record_outputs = {"hidden_states": ClipHFEncoderLayer, "attentions": ClipHFAttention}
     input_embeddings_path = "embeddings.patch_embedding"
-    _keys_to_ignore_on_load_unexpected = [
-        *ClipHFPreTrainedModel._keys_to_ignore_on_load_unexpected,
-        r"^(text_model|text_projection|visual_projection|logit_scale|classifier)",
-    ]
+    _keys_to_ignore_on_load_unexpected = unused_weights(
+        "text_model", "text_projection", "visual_projection", "logit_scale", "classifier"
+    )
 
     def __init__(self, config: ClipHFViTConfig):
         super().__init__(config)

@@ -4,6 +4,7 @@
 
 import os
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, ClassVar
 
 import transformers
@@ -11,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from packaging.version import Version
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
-from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
 
 from .checks_clip_hf import unknown_option
 from .configuration_clip_hf import ClearFileErrors
@@ -169,22 +170,34 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
             )
             return path is not None
 
-        if image_processor is None:
-            if "image_processor" not in (processor_dict or {}) and not exists(IMAGE_PROCESSOR_NAME):
+        def check(is_there: bool, part: str, files: str, maker: str) -> None:
+            names = (CONFIG_NAME, PROCESSOR_NAME, IMAGE_PROCESSOR_NAME, *chain(*TOKENIZER_FILES))
+            if not is_there and not os.path.isdir(pretrained_model_name_or_path) and not any(map(exists, names)):
                 raise OSError(
-                    f"{pretrained_model_name_or_path} has no image processor: it has neither {IMAGE_PROCESSOR_NAME} "
-                    f"nor an entry 'image_processor' in {PROCESSOR_NAME}. Save one into the folder with "
-                    "`ClipHFImageProcessor(size=..., crop_size=...).save_pretrained(folder)`, or pass "
-                    "`image_processor=...`."
+                    f"There is neither a folder {pretrained_model_name_or_path} nor a repository of this name on the "
+                    "hub (offline: in the hub's cache)."
                 )
+            if not is_there:
+                raise OSError(
+                    f"{pretrained_model_name_or_path} has no {part.replace('_', ' ')}: it has neither {files}. Save "
+                    f"one into the folder with `{maker}.save_pretrained(folder)`, or pass `{part}=...`."
+                )
+
+        if image_processor is None:
+            check(
+                "image_processor" in (processor_dict or {}) or exists(IMAGE_PROCESSOR_NAME),
+                "image_processor",
+                f"{IMAGE_PROCESSOR_NAME} nor an entry 'image_processor' in {PROCESSOR_NAME}",
+                "ClipHFImageProcessor(size=..., crop_size=...)",
+            )
             image_processor = ClipHFImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if tokenizer is None:
-            if not any(all(map(exists, names)) for names in TOKENIZER_FILES):
-                raise OSError(
-                    f"{pretrained_model_name_or_path} has no tokenizer: it has neither tokenizer.json nor both "
-                    "vocab.json and merges.txt. Save one into the folder with `tokenizer.save_pretrained(folder)`, or "
-                    "pass `tokenizer=...`."
-                )
+            check(
+                any(all(map(exists, names)) for names in TOKENIZER_FILES),
+                "tokenizer",
+                "tokenizer.json nor both vocab.json and merges.txt",
+                "tokenizer",
+            )
             # The tokenizer would store and save options that it does not know.
             options = {
                 key: value for key, value in kwargs.items() if key not in ClipHFImageProcessorKwargs.__annotations__

@@ -14,56 +14,53 @@ _A_AND_THE = ("a", "the")
 _ACTION_MEDIA = ("photo", "video", "example", "demonstration")
 _ACTION_VERBS = ("", "using ", "doing ", "during ", "performing ", "practicing ")
 
-_DRAWN_OR_MADE = tuple(
-    template.format(article=article, label="{}")
-    for article in _A_AND_THE
-    for template in (
-        "a painting of {article} {label}.",
-        "{article} plastic {label}.",
-        "a sculpture of {article} {label}.",
-        "a sketch of {article} {label}.",
-        "a tattoo of {article} {label}.",
-        "{article} toy {label}.",
-        "a rendition of {article} {label}.",
-        "{article} embroidered {label}.",
-        "{article} cartoon {label}.",
-        "{article} {label} in a video game.",
-        "{article} plushie {label}.",
-        "{article} origami {label}.",
-        "art of {article} {label}.",
-        "graffiti of {article} {label}.",
-        "a drawing of {article} {label}.",
-        "a doodle of {article} {label}.",
-    )
+
+def _a_and_the(*templates: str) -> tuple[str, ...]:
+    return tuple(template.replace("{the}", article) for article in _A_AND_THE for template in templates)
+
+
+_DRAWN_OR_MADE = _a_and_the(
+    "a painting of {the} {}.",
+    "{the} plastic {}.",
+    "a sculpture of {the} {}.",
+    "a sketch of {the} {}.",
+    "a tattoo of {the} {}.",
+    "{the} toy {}.",
+    "a rendition of {the} {}.",
+    "{the} embroidered {}.",
+    "{the} cartoon {}.",
+    "{the} {} in a video game.",
+    "{the} plushie {}.",
+    "{the} origami {}.",
+    "art of {the} {}.",
+    "graffiti of {the} {}.",
+    "a drawing of {the} {}.",
+    "a doodle of {the} {}.",
 )
 
-_PHOTOGRAPHED = tuple(
-    template.format(article=article, label="{}")
-    for article in _A_AND_THE
-    for template in (
-        "a bad photo of {article} {label}.",
-        "a good photo of {article} {label}.",
-        "a photo of {article} {label}.",
-        "a photo of {article} clean {label}.",
-        "a photo of {article} dirty {label}.",
-        "a photo of {article} cool {label}.",
-        "a photo of {article} hard to see {label}.",
-        "a photo of {article} large {label}.",
-        "a photo of {article} nice {label}.",
-        "a photo of {article} small {label}.",
-        "a photo of {article} weird {label}.",
-        "a black and white photo of {article} {label}.",
-        "a blurry photo of {article} {label}.",
-        "a bright photo of {article} {label}.",
-        "a close-up photo of {article} {label}.",
-        "a cropped photo of {article} {label}.",
-        "a dark photo of {article} {label}.",
-        "a jpeg corrupted photo of {article} {label}.",
-        "a low resolution photo of {article} {label}.",
-        "a pixelated photo of {article} {label}.",
-        "a rendering of {article} {label}.",
-        "itap of {article} {label}.",
-    )
+_PHOTOGRAPHED = _a_and_the(
+    "a bad photo of {the} {}.",
+    "a good photo of {the} {}.",
+    "a photo of {the} {}.",
+    "a photo of {the} clean {}.",
+    "a photo of {the} dirty {}.",
+    "a photo of {the} cool {}.",
+    "a photo of {the} hard to see {}.",
+    "a photo of {the} large {}.",
+    "a photo of {the} nice {}.",
+    "a photo of {the} small {}.",
+    "a photo of {the} weird {}.",
+    "a black and white photo of {the} {}.",
+    "a blurry photo of {the} {}.",
+    "a bright photo of {the} {}.",
+    "a close-up photo of {the} {}.",
+    "a cropped photo of {the} {}.",
+    "a dark photo of {the} {}.",
+    "a jpeg corrupted photo of {the} {}.",
+    "a low resolution photo of {the} {}.",
+    "a pixelated photo of {the} {}.",
+    "a rendering of {the} {}.",
+    "itap of {the} {}.",
 )
 
 PROMPT_SETS: dict[str, tuple[str, ...]] = {
@@ -94,9 +91,9 @@ PROMPT_SETS: dict[str, tuple[str, ...]] = {
         for article in _A_AND_THE
         for verb in _ACTION_VERBS
     ),
-    "aircraft": tuple(f"a photo of {article} {{}}, a type of aircraft." for article in _A_AND_THE),  # FGVC Aircraft
+    "aircraft": _a_and_the("a photo of {the} {}, a type of aircraft."),  # FGVC Aircraft
     "birds": ("a photo of a {}, a type of bird.",),  # Birdsnap
-    "caltech101": (*(f"a photo of {article} {{}}." for article in _A_AND_THE), *_DRAWN_OR_MADE),
+    "caltech101": (*_a_and_the("a photo of {the} {}."), *_DRAWN_OR_MADE),
     "cars": (  # Stanford Cars
         "a photo of a {}.",
         "a photo of the {}.",
@@ -107,20 +104,16 @@ PROMPT_SETS: dict[str, tuple[str, ...]] = {
         "a photo of my new {}.",
         "a photo of my old {}.",
     ),
-    "cifar": tuple(  # CIFAR10 and CIFAR100
-        template.format(article=article, label="{}")
-        for article in _A_AND_THE
-        for template in (
-            "a photo of {article} {label}.",
-            "a blurry photo of {article} {label}.",
-            "a black and white photo of {article} {label}.",
-            "a low contrast photo of {article} {label}.",
-            "a high contrast photo of {article} {label}.",
-            "a bad photo of {article} {label}.",
-            "a good photo of {article} {label}.",
-            "a photo of {article} small {label}.",
-            "a photo of {article} big {label}.",
-        )
+    "cifar": _a_and_the(  # CIFAR10 and CIFAR100
+        "a photo of {the} {}.",
+        "a blurry photo of {the} {}.",
+        "a black and white photo of {the} {}.",
+        "a low contrast photo of {the} {}.",
+        "a high contrast photo of {the} {}.",
+        "a bad photo of {the} {}.",
+        "a good photo of {the} {}.",
+        "a photo of {the} small {}.",
+        "a photo of {the} big {}.",
     ),
     "counts": ("a photo of {} objects.",),  # CLEVR counts
     "countries": (  # Country211
@@ -155,7 +148,7 @@ PROMPT_SETS: dict[str, tuple[str, ...]] = {
         for view in ("satellite", "aerial")
         for article in ("", "a ", "the ")
     ),
-    "scenes": tuple(f"a photo of {article} {{}}." for article in _A_AND_THE),  # SUN397, STL10
+    "scenes": _a_and_the("a photo of {the} {}."),  # SUN397, STL10
     "textures": tuple(  # Describable Textures
         f"a photo of {article} {{}} {noun}."
         for article in _A_AND_THE

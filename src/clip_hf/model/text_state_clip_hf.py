@@ -150,10 +150,8 @@ def text_state(model: nn.Module) -> tuple[tuple, list[torch.Tensor]]:
     """Take a snapshot of everything that text features depend on, except the token embeddings.
 
     It holds a checksum of all values, because torch's version counters miss changes through `.data`, such as merged
-    LoRA weights. Values that are not in memory (offloaded) always count as changed.
-
-    Returns:
-        The snapshot, to compare with `==`, and the weights of the token embeddings that it leaves out.
+    LoRA weights. Values that are not in memory (offloaded) always count as changed. Returned are the snapshot, to
+    compare with `==`, and the weights of the token embeddings that it leaves out.
     """
     state, tensors, modules = [], [], list(_text_modules(model))
     tables, configs = _token_tables(modules), {}

@@ -164,8 +164,10 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
 
     - Text is cleaned as OpenAI's code does (ftfy, HTML entities); `clean_text=False` switches that off.
     - Lower case, white space and the split into words follow Python and `regex`, as in OpenAI's code, for all Unicode.
-    - Without a `truncation` argument, texts longer than `model_max_length` are cut but keep their end-of-text token,
-      with one warning per tokenizer; `truncation=False` keeps everything, `strict=True` raises.
+    - Without a `truncation` argument, texts longer than `model_max_length` (or `max_length`) are cut but keep their
+      end-of-text token, with one warning per tokenizer; `truncation=False` keeps everything, `strict=True` raises.
+    - A call raises `TypeError` for a text that is not a string, and `ValueError` for an empty or wrongly nested list
+      and for a `max_length` that leaves no room for text.
     - It is several times faster on captions; see `benchmarks/bench_tokenizer.py`.
     - It is made from OpenAI's merges file ([`~ClipHFTokenizer.from_bpe_file`]), from texts
       ([`~ClipHFTokenizer.train`]) or from any CLIP repository of the hub (`from_pretrained`).
@@ -410,107 +412,31 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         items = map(self._clean_nested, text)
         return tuple(items) if isinstance(text, tuple) else list(items)
 
-    def __call__(
-        self,
-        text: str | list | None = None,
-        text_pair: str | list | None = None,
-        text_target: str | list | None = None,
-        text_pair_target: str | list | None = None,
-        add_special_tokens: bool = True,
-        padding: bool | str | PaddingStrategy = False,
-        truncation: bool | str | TruncationStrategy | None = None,
-        max_length: int | None = None,
-        **kwargs,
-    ) -> BatchEncoding:
-        """Turn a text or a list of texts into token ids.
-
-        Args:
-            text (`str`, `list[str]`, pairs or lists of words): as in every tokenizer of transformers.
-            text_pair (`str` or `list[str]`, *optional*): second texts. CLIP does not use pairs; they are encoded as
-                `bos text eos eos text_pair eos`.
-            text_target (`str` or `list[str]`, *optional*): texts whose ids become `labels`.
-            text_pair_target (`str` or `list[str]`, *optional*): second texts of `text_target`.
-            add_special_tokens (`bool`): whether to put begin- and end-of-text token around every text.
-            padding (`bool` or `str`): `True` or `"longest"`, `"max_length"`, or `False`.
-            truncation (`bool` or `str`, *optional*): `True` cuts texts to `max_length` (default `model_max_length`)
-                and keeps their end-of-text token; `False` never cuts. By default texts are cut, with a warning the
-                first time.
-            max_length (`int`, *optional*): most tokens of a text, special tokens included.
-            kwargs: `strict` (`bool`): raise an error instead of cutting (default: the tokenizer's `strict`); and the
-                other arguments of transformers' tokenizers: `return_tensors`, `return_offsets_mapping`,
-                `padding_side`, `is_split_into_words`, `split_special_tokens`, ...
-
-        Returns:
-            `BatchEncoding`: `input_ids` and `attention_mask`, lists or int64 tensors of shape (batch, length).
-
-        Raises:
-            TypeError: if an item of `text` is not a string.
-            ValueError: if a list is empty or wrongly nested, `max_length` leaves no room, or a text is too long and
-                `strict` is set.
-        """
-        if "truncation" in (kwargs.get("tokenizer_kwargs") or {}):
-            truncation = kwargs["tokenizer_kwargs"]["truncation"]
-        truncation, implied = self._default_truncation(truncation, padding, max_length)
-        return super().__call__(
-            text,
-            text_pair,
-            text_target,
-            text_pair_target,
-            add_special_tokens,
-            padding=padding,
-            truncation=truncation,
-            max_length=max_length,
-            truncation_implied=implied,
-            **kwargs,
-        )
-
-    def encode(
-        self,
-        text: str | list[str],
-        text_pair: str | list[str] | None = None,
-        add_special_tokens: bool = True,
-        padding: bool | str | PaddingStrategy = False,
-        truncation: bool | str | TruncationStrategy | None = None,
-        max_length: int | None = None,
-        **kwargs,
-    ) -> list[int]:
-        """Turn one text into token ids; see [`~ClipHFTokenizer.__call__`] for the arguments.
-
-        Returns:
-            `list[int]`: the ids, or a tensor with `return_tensors`.
-        """
-        truncation, implied = self._default_truncation(truncation, padding, max_length)
-        return super().encode(
-            text,
-            text_pair,
-            add_special_tokens,
-            padding,
-            truncation,
-            max_length,
-            truncation_implied=implied,
-            **kwargs,
-        )
-
-    @staticmethod
-    def _default_truncation(truncation: Any, padding: Any, max_length: int | None) -> tuple[Any, bool]:
-        """The truncation to pass on, and whether to cut texts although the call does not ask for it."""
-        if truncation is not None:
-            return truncation, False
-        if max_length is None:
-            # `_encode_plus` decides, because transformers would refuse a `pad_to_multiple_of` that does not divide 77.
-            return None, True
+    def _get_padding_truncation_strategies(
+        self, padding: Any = False, truncation: Any = None, max_length: int | None = None, **kwargs
+    ) -> tuple:
+        """What transformers makes of a call's arguments; the second, None, stands for "cut with a warning"."""
         # In transformers, `max_length` implies truncation, but not together with padding.
-        return True, padding is not False
+        implied = truncation is None and (max_length is None or padding is not False)
+        if truncation is None and max_length is not None:
+            truncation = True
+        padding, truncation, max_length, kwargs = super()._get_padding_truncation_strategies(
+            padding, truncation, max_length, **kwargs
+        )
+        return padding, None if implied else truncation, max_length, kwargs
 
     def _encode_plus(self, text: Any, text_pair: Any = None, **options) -> BatchEncoding:
-        strict, implied = options.pop("strict", None), options.pop("truncation_implied", False)
+        options = {"truncation_strategy": TruncationStrategy.DO_NOT_TRUNCATE, "max_length": None, **options}
+        strict = options.pop("strict", None)
         _check_text(text, "text", options.get("is_split_into_words", False))
         if text_pair is not None:
             _check_text(text_pair, "text_pair", options.get("is_split_into_words", False))
-        if implied and options.get("max_length") is None and self.model_max_length < LARGE_INTEGER:
-            options["max_length"] = self.model_max_length
-        if implied and options.get("max_length") is not None:
-            options["truncation_strategy"] = TruncationStrategy.LONGEST_FIRST
+        implied = options["truncation_strategy"] is None
+        if implied:
+            if options["max_length"] is None and self.model_max_length < LARGE_INTEGER:
+                options["max_length"] = self.model_max_length
+            cuts = options["max_length"] is not None
+            options["truncation_strategy"] = TruncationStrategy("longest_first" if cuts else "do_not_truncate")
         rule = self._length_rule(strict, implied, options)
         encoder = self._get_word_encoder()
         texts = [text] if isinstance(text, str) else text
@@ -520,11 +446,11 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         return self._encode_words(encoder, [self.clean(item) for item in texts], isinstance(text, str), options, rule)
 
     def _length_rule(self, strict: bool | None, implied: bool, options: dict[str, Any]) -> _LengthRule:
-        truncates = options.get("truncation_strategy") not in (None, TruncationStrategy.DO_NOT_TRUNCATE)
+        truncates = options["truncation_strategy"] != TruncationStrategy.DO_NOT_TRUNCATE
         # Nothing is lost without truncation, or if the rest is returned too.
         loses_tokens = truncates and not options.get("return_overflowing_tokens")
         return _LengthRule(
-            limit=options.get("max_length") if truncates else None,
+            limit=options["max_length"] if truncates else None,
             strict=loses_tokens and (self.strict if strict is None else strict),
             warn=loses_tokens
             and implied
@@ -536,7 +462,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         return (
             text_pair is not None
             or any(options.get(name) for name in _ENCODING_OPTIONS)
-            or options.get("truncation_strategy") == TruncationStrategy.ONLY_SECOND
+            or options["truncation_strategy"] == TruncationStrategy.ONLY_SECOND
             or "token_type_ids" in self.model_input_names
             or not all(isinstance(text, str) for text in texts)
         )

@@ -36,17 +36,10 @@ _PLACEHOLDERS = {"", "0", "label"}
 
 
 def check_labels(labels: Iterable[str | int]) -> list[str | int]:
-    """Check that `labels` are different, non-empty strings or whole numbers.
+    """Check that `labels`, in any ordered container, are different, non-empty strings or whole numbers.
 
-    Args:
-        labels (`Iterable[str | int]`): a list, array, column, `range`, view of a dict or generator of them.
-
-    Returns:
-        `list[str | int]`: the labels, those of numpy and torch as Python's own, which JSON takes.
-
-    Raises:
-        TypeError: if they have no order (a set) or are one string, or a label is neither a string nor a whole number.
-        ValueError: if there are none, a label is blank, or a label occurs twice.
+    Returns a list, in which labels of numpy and torch are Python's own, which JSON takes. The wrong type is a
+    `TypeError`, other faults are a `ValueError`.
     """
     if isinstance(labels, str):
         near = [label.strip() for label in labels.split(",")]
@@ -72,17 +65,9 @@ def check_labels(labels: Iterable[str | int]) -> list[str | int]:
 def check_templates(templates) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     """Check prompt templates, and look up those of a named prompt set.
 
-    Args:
-        templates (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`): A template, the name of a prompt
-            set, a list of templates, or each label's own prompts. A template says where the label goes with `{}` or
-            `{label}`; a label's own prompts may do without.
-
-    Returns:
-        `tuple[str, ...]`, or `dict[str, tuple[str, ...]]` if `templates` is a mapping.
-
-    Raises:
-        TypeError: if it is none of these.
-        ValueError: if there is no template, or one has no placeholder.
+    `templates` is a template, the name of a prompt set, a list of templates, or a mapping of each label to its own
+    prompts. A template says where the label goes with `{}` or `{label}`; a label's own prompts may do without. The
+    wrong type is a `TypeError`, other faults are a `ValueError`.
     """
     if isinstance(templates, Mapping):
         if not templates:
@@ -173,19 +158,7 @@ def _has_placeholder(template: str) -> bool:
 
 
 def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
-    """Return the prompts of each label.
-
-    Args:
-        labels (`Sequence[str]`): see [`check_labels`].
-        templates: see [`check_templates`].
-
-    Returns:
-        `list[list[str]]`: for each label its prompts, in the templates' order.
-
-    Raises:
-        TypeError: if labels or templates are of the wrong type.
-        ValueError: if they are not valid, or a mapping lacks a label.
-    """
+    """Return the prompts of each label, in the templates' order; see [`check_labels`] and [`check_templates`]."""
     labels = check_labels(labels)
     templates = check_templates(templates)
     if isinstance(templates, Mapping):
@@ -205,12 +178,9 @@ def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
 def evaluated(model: nn.Module) -> nn.Module:
     """`model` in evaluation mode, without touching it, so that threads and a training loop may share it.
 
-    Attributes that lead to modules through containers, bound methods and `partial`s lead to the copies; closures, and
-    objects of other classes, still lead to the modules themselves.
-
-    Returns:
-        `nn.Module`: `model` itself if all of it is in evaluation mode; else a copy of its modules in evaluation mode,
-        which share all parameters and buffers with those of `model`, and whatever does not lead to a module.
+    That is `model` itself if all of it is in evaluation mode; else a copy of its modules, which share all parameters
+    and buffers with those of `model`. Attributes that lead to modules through containers, bound methods and `partial`s
+    lead to the copies; closures, and objects of other classes, still lead to the modules themselves.
     """
     if not any(module.training for module in model.modules()):
         return model
@@ -266,10 +236,7 @@ def _leads_to_a_module(value: Any, seen: set[int]) -> bool:
 
 
 def _moved(value: Any, copies: dict[int, Any]) -> Any:
-    """Return an attribute's value for the copy: modules, and containers of them, are replaced by their copies.
-
-    `copies` maps the ids of the originals to their copies; copies made here are added.
-    """
+    """An attribute's value for the copy; `copies` maps the ids of modules and containers to their copies."""
     if isinstance(value, nn.Module):
         if type(value).__name__ == "OptimizedModule":  # of `torch.compile`: it calls the one that it was made of
             value = value._orig_mod
@@ -316,15 +283,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def features(model: nn.Module, kind: str, **inputs: torch.Tensor) -> torch.Tensor:
-    """L2-normalised embeddings of texts or images from any CLIP-like model.
+    """L2-normalised embeddings of texts or images from any CLIP-like model; `kind` is `"text"` or `"image"`.
 
-    Args:
-        model (`nn.Module`): with `get_text_features` and `get_image_features`, or `encode_text` and `encode_image`.
-        kind (`str`): `"text"` or `"image"`.
-        inputs (`torch.Tensor`): the tower's inputs, each with the batch first.
-
-    Returns:
-        `torch.Tensor` of shape (batch, dim), in float32, or float64 if the model is.
+    Shape (batch, dim), in float32, or float64 if the model is.
     """
     if getattr(getattr(model, "config", None), "model_type", None) == "clip_hf":
         inputs["pooled_only"] = True  # nothing else is used here, and the towers are faster
@@ -458,15 +419,10 @@ def _say_what_is_alike(labels: list, keys: list[list]) -> None:
 def ensemble_prompts(
     prompts: Sequence[Sequence[str]], encode: Callable[[list[str]], Iterable[tuple[Sequence[int], torch.Tensor]]]
 ) -> torch.Tensor:
-    """Average each label's prompts in embedding space, whatever encodes them.
+    """Average each label's prompts in embedding space, whatever encodes them: L2-normalised (num_labels, dim).
 
-    Args:
-        prompts (`Sequence[Sequence[str]]`): for each label its prompts, at least one.
-        encode: given texts that are all different, yields the indices of some and their L2-normalised embeddings
-            (batch, dim), until each came once.
-
-    Returns:
-        `torch.Tensor` of shape (num_labels, dim): L2-normalised.
+    `encode` gets texts that are all different, and yields the indices of some and their L2-normalised embeddings
+    (batch, dim) until each came once.
     """
     uses: dict[str, list[int]] = {}  # prompt -> labels it belongs to, as often as it occurs
     for row, texts_of_label in enumerate(prompts):
@@ -491,10 +447,9 @@ def encode_in_batches(
     tokenizer_kwargs: dict | None = None,
     max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Encode texts in batches of similar length; arguments as in [`build_text_classifier`].
+    """Encode texts in batches of similar length: the indices of some and their L2-normalised embeddings (batch, dim).
 
-    Yields:
-        `tuple[list[int], torch.Tensor]`: the indices of some texts and their L2-normalised embeddings (batch, dim).
+    Arguments as in [`build_text_classifier`].
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     return _encode_tokens(model, tokenizer, _tokenize(model, tokenizer, texts, tokenizer_kwargs), max_tokens_per_batch)
@@ -516,7 +471,7 @@ def _encode_tokens(
     # Sorted by length to pad little, then by tokens so that texts with equal beginnings share a batch: towers of ours
     # compute these once.
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], encoded["input_ids"][index].tolist()))
-    device = _device(model)
+    device = input_device(model)
     while order:
         # From the longest down: the first text of a batch is what the others are padded to.
         size = max(1, max_tokens_per_batch // lengths[order[-1]])
@@ -533,7 +488,8 @@ def _encode_tokens(
         yield batch, features(model, "text", **inputs)
 
 
-def _device(model: nn.Module) -> torch.device:
+def input_device(model: nn.Module) -> torch.device:
+    """The device that a model's inputs belong on: its own, or the CPU if its weights are offloaded."""
     device = next(model.parameters()).device
     return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
 
@@ -558,23 +514,18 @@ class TextClassifierCache:
       an exchanged vocabulary or normaliser of a tokenizer, functions and tensors that modules hold in lists.
     - Threads may share one.
     - Models and tokenizers are held weakly: the cache keeps none alive.
-    - Per model it holds the `max_entries` classifiers used last.
-
-    Args:
-        max_entries (`int`, *optional*, defaults to 8): Number of classifiers per model. One of 1,000 labels in 512
-            dimensions takes 2 MB.
+    - Per model it holds the `max_entries` classifiers used last; one of 1,000 labels in 512 dimensions takes 2 MB.
     """
 
-    def __init__(self, max_entries: int = 8):
-        if max_entries < 1:
-            raise ValueError(f"`max_entries` is {max_entries}; it must be at least 1.")
-        self.max_entries = max_entries
+    max_entries = 8
+
+    def __init__(self):
         self._models: weakref.WeakKeyDictionary[nn.Module, tuple[tuple, OrderedDict]] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
     def __reduce__(self):
         # Neither weak references nor locks can be copied; a copy, as in a worker process, starts empty.
-        return type(self), (self.max_entries,)
+        return type(self), ()
 
     def __len__(self) -> int:
         return sum(len(classifiers) for _, classifiers in self._models.values())
@@ -622,7 +573,7 @@ class TextClassifierCache:
     @staticmethod
     def _setting(model: nn.Module, tokenizer, options: dict) -> tuple:
         """Return what a classifier depends on besides weights, labels and templates."""
-        device = _device(model).type
+        device = input_device(model).type
         autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
         sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "padding_side")]
         return (

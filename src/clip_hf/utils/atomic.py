@@ -176,10 +176,10 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     renames, the next call puts the old folder back.
 
     Args:
-        folder (`str` or `os.PathLike`): Destination.
+        folder (`str` or `os.PathLike`): Folder to make or to replace.
 
-    Returns:
-        `Path` (on entering): the folder to write into.
+    Raises:
+        NotADirectoryError: if `folder` is a file.
     """
     folder = Path(os.path.abspath(folder))
     clear_leftovers(folder)

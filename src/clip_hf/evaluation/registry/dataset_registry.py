@@ -47,7 +47,7 @@ class RegistryEntry:
         num_classes (`int`, *optional*): How many there are.
         train_size, test_size (`int`, *optional*): Rows that the paper used (table 9), where it names them.
         class_folders (`str`, *optional*): `"imagenet_subsets.json#key"` where a local copy has more class folders than
-            the data set has classes.
+            the dataset has classes.
         border (`int`, *optional*, defaults to 0): Pixels to cut off each side of an image.
         suite (`str`): `"paper"` for the paper's 27, `"shift"` for ImageNet's variants, `"extra"`, `"retrieval"`, or
             `"local"` for those that need no hub.
@@ -185,7 +185,7 @@ def load_class_names(source: str | os.PathLike) -> list[str]:
 
 
 def imagenet_subset_names(key: str) -> list[str]:
-    """Names of the ImageNet classes that a data set such as ImageNet-A has, in the order of their ids."""
+    """Names of the ImageNet classes that a dataset such as ImageNet-A has, in the order of their ids."""
     names = _read_data("class_names.json")["imagenet"]
     return [names[index] for index in imagenet_subsets()[key]]
 
