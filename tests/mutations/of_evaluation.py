@@ -496,4 +496,11 @@ MUTATIONS = [
         "metric_args=None",
         "evaluation/tasks/test_evaluation_result.py -k card",
     ),
+    Mutation(
+        "a file of prompts among templates is a template",
+        "evaluation/registry/dataset_registry.py",
+        'if "{" not in item and (',
+        "if False and (",
+        "cli/test_classify.py -k bad_options",
+    ),
 ]
