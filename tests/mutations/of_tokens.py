@@ -392,8 +392,8 @@ MUTATIONS = [
     Mutation(
         "a given image processor is replaced",
         "model/processing_clip_hf.py",
-        "        if image_processor is None:\n            check(",
-        "        if True:\n            check(",
+        "        if image_processor is None:\n            check",
+        "        if True:\n            check",
         "model/test_processing_clip_hf.py -k missing_image",
     ),
     Mutation(

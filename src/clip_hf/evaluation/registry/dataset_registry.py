@@ -22,6 +22,7 @@ CLIP_BENCHMARK = "clip_benchmark:"
 _FOLDER = Path(__file__).parent
 _CLASS_NAMES = "class_names.json#"
 _SUBSETS = "imagenet_subsets.json#"
+_PROMPT_FILES = (".txt", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,17 +220,24 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     Args:
         source (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`): The name of a prompt set, or of a
             built-in dataset that has prompts (`"openmoji"`); a file, `.txt` or `.json` (see [`load_prompt_set`]);
-            `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template; a list of them; or each
-            class's own prompts.
+            `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template; a list of them, or of one of
+            the other names; or each class's own prompts.
 
     Returns:
         `tuple[str, ...]` of templates with `{}` where the class goes, or `dict` of complete prompts by class name.
 
     Raises:
-        ValueError: if there are none, or one has no placeholder.
+        ValueError: if there are none, one has no placeholder, or a list holds a file or `"clip_benchmark:KEY"` beside
+            others.
         TypeError: if it is none of these.
     """
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith((".txt", ".json"))):
+    if isinstance(source, list | tuple) and all(isinstance(item, str) for item in source):
+        if len(source) == 1 and "{" not in source[0]:
+            return load_templates(source[0])
+        for item in source:
+            if "{" not in item and (item.endswith(_PROMPT_FILES) or item.startswith(CLIP_BENCHMARK)):
+                raise ValueError(f"{item!r} holds prompts of its own and must stand alone: give it, or templates.")
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(_PROMPT_FILES)):
         source = load_prompt_set(source)
     elif isinstance(source, str) and source.startswith(CLIP_BENCHMARK):
         key = source.removeprefix(CLIP_BENCHMARK)

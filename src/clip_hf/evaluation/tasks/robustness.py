@@ -18,8 +18,8 @@ from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.checks_clip_hf import did_you_mean
 from ...utils.figures import COLOURS, WIDTH, new_figure
+from ..numerics.bootstrap import percentile_interval
 from ..numerics.metrics import LogitLine, fit_logit_line, top_k_accuracy
-from ..numerics.statistics import percentile_interval
 from ..registry.dataset_registry import registry_name
 from ..registry.evaluation_data import ClassificationData, load_classification
 from .display_names import model_label
