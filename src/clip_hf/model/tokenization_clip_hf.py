@@ -366,11 +366,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
             vocab_size (`int`): number of ids, at least 514, new special tokens not counted.
             length (`int`, *optional*): not used; there is no progress bar.
             new_special_tokens (`list`, *optional*): special tokens to add after the vocabulary.
-            special_tokens_map (`dict[str, str]`, *optional*): not supported.
-            kwargs: not supported; arguments of a trainer would change the layout of the vocabulary.
-
-        Returns:
-            `ClipHFTokenizer`: the new tokenizer.
+            special_tokens_map, kwargs: not supported, because they would change the layout of the vocabulary.
 
         Raises:
             ValueError: if an argument is not supported, or as in `train`.
@@ -393,13 +389,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
     def clean(self, text: str) -> str:
         """Clean a text: ftfy and HTML entities, or only normal form C if not `clean_text`.
 
-        Offsets refer to the result. White space and case do not change.
-
-        Args:
-            text (`str`): a text.
-
-        Returns:
-            `str`: the clean text; the same object if nothing changes.
+        Offsets refer to the result. White space and case do not change; the same object comes back if nothing does.
 
         Raises:
             ValueError: if `clean_text` is `False` and the text holds a lone surrogate.
@@ -594,14 +584,8 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         )
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write `vocab.json` and `merges.txt`, which `from_pretrained` reads if there is no `tokenizer.json`.
-
-        Args:
-            save_directory (`str`): an existing folder.
-            filename_prefix (`str`, *optional*): prefix of the names; a hyphen follows it.
-
-        Returns:
-            `tuple[str, ...]`: paths of both files.
+        """Write `vocab.json` and `merges.txt`, which `from_pretrained` reads if there is no `tokenizer.json`, into a
+        folder that exists; the names begin with `filename_prefix` and a hyphen. Return both paths.
         """
         model = json.loads(self._tokenizer.to_str())["model"]
         prefix = f"{filename_prefix}-" if filename_prefix else ""
