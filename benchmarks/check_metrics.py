@@ -27,11 +27,11 @@ from scipy.stats import hmean, linregress
 from sklearn import metrics as reference
 
 from clip_hf import metrics
+from clip_hf.evaluation.numerics.bootstrap import bootstrap_interval
 from clip_hf.evaluation.numerics.caption_scores import clip_score, ref_clip_score
 from clip_hf.evaluation.numerics.metrics import (
     CLASSIFICATION_METRICS,
     best_target_ranks,
-    bootstrap_interval,
     confusion_matrix,
     effective_robustness,
     fit_logit_line,

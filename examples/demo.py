@@ -3,7 +3,7 @@
 """
 The whole of CLIP in a few minutes on a laptop: `make demo`.
 
-The demo renders the OpenMoji data set and trains a ResNet and a ViT CLIP on it from scratch. Then it classifies
+The demo renders the OpenMoji dataset and trains a ResNet and a ViT CLIP on it from scratch. Then it classifies
 held-out drawings among the names of all drawings, with one prompt and with a prompt ensemble, through
 `pipeline("zero-shot-image-classification")`. Models, accuracies and pictures stay in a folder.
 """
@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> dict:
     """Run the demo; returns the accuracies by tower and prompts."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/demo"), help="folder for all that is made")
-    parser.add_argument("--dataset", default="openmoji", help="another data set for the trainings, as in the recipes")
+    parser.add_argument("--dataset", default="openmoji", help="another dataset for the trainings, as in the recipes")
     parser.add_argument("--epochs", type=int, help="passes over the data, instead of the recipes'")
     parser.add_argument("--seed", type=int, default=0, help="seed of the trainings")
     parser.add_argument("--quick", action="store_true", help="two small steps of training, to see that all parts run")

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Paths that lead out of a data set's own folder, or run code where they are opened."""
+"""Paths that lead out of a dataset's own folder, or run code where they are opened."""
 
 HOSTILE = """
 reference://a.png::file:///somewhere/refs.json

@@ -128,7 +128,7 @@ def write_table(numbers: range) -> Callable[[Path], None]:
 
 
 def write_many_tars(path: Path) -> None:
-    """The 10,000 shards of a large data set, which are all the same file here."""
+    """The 10,000 shards of a large dataset, which are all the same file here."""
     path.mkdir(parents=True)
     write_tar(path / "00000.tar", samples_of(range(NUM_PAIRS)))
     for shard in range(1, 10_000):

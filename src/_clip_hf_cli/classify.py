@@ -4,8 +4,9 @@
 
 import argparse
 
+from .evaluate import DTYPES
 
-_DTYPES = ("float32", "float16", "bfloat16")
+
 _EPILOG = """\
 examples:
   clip-hf classify cat.jpg --model openai/clip-vit-base-patch32 --labels cat dog bird
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("encoding")
     work.add_argument("--batch-size", type=_count, default=32, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
-    work.add_argument("--dtype", choices=_DTYPES, help="of the model (default: as in its files)")
+    work.add_argument("--dtype", choices=DTYPES, help="of the model (default: as in its files)")
 
 
 def _count(text: str) -> int:

@@ -4,11 +4,12 @@
 
 import argparse
 
+from .evaluate import DTYPES
+
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.checkpoints` knows.
 FORMATS = ("clip_hf", "openai", "open_clip", "transformers")
 TOWERS = ("text", "text_with_projection", "vision", "vision_with_projection")
-_DTYPES = ("float32", "float16", "bfloat16")
 _EPILOG = """\
 examples:
   clip-hf convert RN50.pt rn50                               OpenAI's archive, to a repo of ours
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("destination", help="what to write: a file for openai, else a folder")
     parser.add_argument("--to", choices=FORMATS, default="clip_hf", help="format to write (default: %(default)s)")
     parser.add_argument("--tower", choices=TOWERS, help="with --to transformers: write this tower only")
-    parser.add_argument("--dtype", choices=_DTYPES, help="convert the weights; by default each keeps its dtype")
+    parser.add_argument("--dtype", choices=DTYPES, help="convert the weights; by default each keeps its dtype")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at the destination")
     source = parser.add_argument_group("what the source may leave open")
     source.add_argument("--config", help="open_clip's JSON of the model, where none lies beside the weights")

@@ -11,7 +11,7 @@ METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean",
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
 HIGH_BIT_DEPTH = ("error", "clip", "scale")
 MAX_SKIPPED_SHARE = 0.05
-_DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16")
 _EPILOG = """\
 examples:
   clip-hf evaluate openai/clip-vit-base-patch32 --data cifar10
@@ -64,7 +64,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
     work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
-    work.add_argument("--dtype", choices=_DTYPES, help="type of the weights (default: as stored; float32 on a CPU)")
+    work.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: as stored; float32 on a CPU)")
     how = parser.add_argument_group("how")
     how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
@@ -75,9 +75,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
     pictures = parser.add_argument_group("image files", "instead of what the model's image processor says")
     pictures.add_argument(
-        "--background-color",
-        metavar="COLOR",
-        help="background for transparent images: white, #ffffff or 255,255,255",
+        "--background-color", metavar="COLOR", help="background for transparent images: white, #ffffff or 255,255,255"
     )
     pictures.add_argument(
         "--apply-exif-orientation",
@@ -98,10 +96,7 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     pictures.add_argument(
-        "--min-image-size",
-        type=int,
-        metavar="PIXELS",
-        help="leave out images whose shorter edge has fewer pixels",
+        "--min-image-size", type=int, metavar="PIXELS", help="leave out images whose shorter edge has fewer pixels"
     )
     pictures.add_argument(
         "--image-root",

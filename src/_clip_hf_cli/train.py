@@ -36,8 +36,9 @@ _GROUPS = {
 
 
 def _option(default: Any, text: str) -> Any:
-    """A field with its default and its help."""
-    return field(default=default, metadata={"help": text})
+    """A field with its default and its help; each object has a list of its own."""
+    kind = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**kind, metadata={"help": text})
 
 
 @dataclass
@@ -60,23 +61,16 @@ class TrainingFields:
     )
     save_every: int = _option(1000, "Steps between checkpoints, and one at the end; 0 for none.")
     keep_checkpoints: int = _option(2, "How many of the newest checkpoints to keep.")
-    trackers: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Where else to log: tensorboard, trackio, wandb, ... (what Accelerate has)."},
-    )
+    trackers: list[str] = _option([], "Where else to log: tensorboard, trackio, wandb, ... (what Accelerate has).")
     log_every: int = _option(10, "Steps between entries for the trackers; the log file has every step.")
     push_to_hub: str | None = _option(None, "Name of a repo on the hub for the model, its processor and card.")
     seed: int = _option(0, "Seed of weights, order, crops, captions and dropout.")
-    dataset: list[str] = field(
-        default_factory=lambda: ["openmoji"], metadata={"help": "One or more sources: see clip_hf.data.load_pairs."}
-    )
-    dataset_weights: list[float] = field(
-        default_factory=list, metadata={"help": "Share of each source; without, each row comes once an epoch."}
-    )
+    dataset: list[str] = _option(["openmoji"], "One or more sources: see clip_hf.data.load_pairs.")
+    dataset_weights: list[float] = _option([], "Share of each source; without, each row comes once an epoch.")
     eval_dataset: str | None = _option(None, "Held-out pairs; without it the split `test` of the only source, if any.")
     eval_split: str | None = _option(None, "Part of eval_dataset; without it `test`, or all where it has no parts.")
     eval_share: float = _option(0.0, "Hold out this share of the pairs, where nothing else is held out.")
-    streaming: bool = _option(False, "Read the data in sequence, for data sets that do not fit on a disk.")
+    streaming: bool = _option(False, "Read the data in sequence, for datasets that do not fit on a disk.")
     pairs_per_epoch: int | None = _option(None, "Streams: pairs of an epoch, if the length is given in epochs.")
     image_column: str = _option("image", "Column of the images.")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
@@ -84,10 +78,7 @@ class TrainingFields:
     image_root: str | None = _option(
         None, "Image paths in tables may lead below this folder, besides the table's own."
     )
-    templates: list[str] = field(
-        default_factory=lambda: ["{}"],
-        metadata={"help": "Texts; one is drawn for each pair. {} is the caption, {title} a column."},
-    )
+    templates: list[str] = _option(["{}"], "Texts; one is drawn for each pair. {} is the caption, {title} a column.")
     max_skipped_share: float = _option(0.05, "Rows that cannot be used are skipped; more than this share is an error.")
     cache_images: bool = _option(False, "Keep the resized images in memory.")
     num_workers: int = _option(0, "Processes that load images for each training process.")
@@ -104,10 +95,7 @@ class TrainingFields:
     max_image_pixels: int | None = _option(None, "Skip images of more pixels (default: Pillow's limit).")
     max_image_bytes: int = _option(IMAGE_LIMITS["bytes"][1], "Skip image files of more bytes.")
     max_image_seconds: float = _option(IMAGE_LIMITS["seconds"][1], "Skip images whose download takes longer.")
-    color_jitter: list[float] = field(
-        default_factory=lambda: [0.0, 0.0, 0.0, 0.0],
-        metadata={"help": "Strengths: brightness, contrast, saturation, hue."},
-    )
+    color_jitter: list[float] = _option([0.0, 0.0, 0.0, 0.0], "Strengths: brightness, contrast, saturation, hue.")
     blur: float = _option(0.0, "Probability of a Gaussian blur.")
     horizontal_flip: float = _option(0.0, "Probability of a flip; captions that say left or right are then wrong.")
     token_dropout: float = _option(0.0, "Probability to leave out a token of a text.")
@@ -117,10 +105,7 @@ class TrainingFields:
     vocab_size: int = _option(4096, "From scratch: size of the vocabulary to train.")
     resize_to: int | None = _option(None, "From scratch: an image's shorter side before the crop, in pixels.")
     loss: str = _option("softmax", "From scratch: `softmax` as CLIP, or `sigmoid` as SigLIP.")
-    freeze: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Parts to keep as they are: vision, text, all_but_projections, batch_norm, ..."},
-    )
+    freeze: list[str] = _option([], "Parts to keep as they are: vision, text, all_but_projections, batch_norm, ...")
     epochs: int = _option(32, "Passes over the data (table 18: 32).")
     min_steps: int | None = _option(None, "Least number of steps: few pairs are repeated within an epoch.")
     max_steps: int | None = _option(None, "Number of steps, instead of epochs.")

@@ -256,7 +256,7 @@ def test_too_little_room_is_said_before_writing(sources, to, tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("to", "message"),
-    [("transformers", "has a ResNet tower"), ("onnx", "format='onnx' is none of"), ("", "format='' is none of")],
+    [("transformers", "has a ResNet tower"), ("onnx", "no format 'onnx'"), ("", "no format ''")],
 )
 def test_what_cannot_be_written_leaves_nothing(sources, to, message, tmp_path):
     with pytest.raises(ValueError, match=message):

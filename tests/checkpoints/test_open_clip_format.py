@@ -489,7 +489,7 @@ def test_preprocessing_is_translated(options, name, value):
         ({"resize_mode": "longest"}, "resize_mode='longest'"),
         ({"interpolation": "nearest"}, "interpolation='nearest'"),
         ({"mode": "L"}, "mode='L'"),
-        ({"crop_pct": 0.9}, "unknown options crop_pct"),
+        ({"crop_pct": 0.9}, "Unknown option `crop_pct` of preprocess_cfg"),
         ("imagenet", "preprocess='imagenet' must be 'openai' or a mapping"),
         ([1], r"preprocess=\[1\] must be"),
     ],

@@ -318,6 +318,13 @@ def test_scores_that_are_not_finite_are_no_answer(model, folder, capsys, tmp_pat
         (["--template", "openai_imagnet"], LABELS, 1, "openai_imagenet"),
         (["--device", "gpu"], LABELS, 1, "The device 'gpu' is not on this machine; PyTorch"),
         (["--template", "openai_imagenet", "an emoji of {}."], LABELS, 1, "'openai_imagenet' must stand alone"),
+        (
+            ["--template", "prompts.txt", "{}"],
+            LABELS,
+            1,
+            "'prompts.txt' holds prompts of its own and must stand alone",
+        ),
+        (["--template", "{}", "clip_benchmark:vtab/pets"], LABELS, 1, "pets' holds prompts of its own and must stand"),
         ([], ["cat", "cat"], 1, "occur more than once: ['cat']"),
         ([], ["names.txt"], 1, "names.txt"),
     ],

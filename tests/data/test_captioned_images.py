@@ -320,11 +320,11 @@ def test_sources_that_are_empty(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "folder").mkdir()
     write_tar(tmp_path / "empty.tar", [])
-    with pytest.raises(ValueError, match="data set .*saved is empty"):
+    with pytest.raises(ValueError, match="dataset .*saved is empty"):
         load_pairs(tmp_path / "saved")
-    with pytest.raises(ValueError, match="data set .*empty.csv is empty"):
+    with pytest.raises(ValueError, match="dataset .*empty.csv is empty"):
         load_pairs(tmp_path / "empty.csv")
-    with pytest.raises(ValueError, match="data set .*empty.tar is empty"):
+    with pytest.raises(ValueError, match="dataset .*empty.tar is empty"):
         load_pairs(tmp_path / "empty.tar")
     with pytest.raises(ValueError, match="folder holds no images, Parquet files, tars or metadata"):
         load_pairs(tmp_path / "folder")

@@ -260,7 +260,7 @@ def test_images_of_different_shapes_form_no_batch(rows, tiny_tokenizer):
             "2 file missing. The image of row 0 is missing: there is no file cat",
         ),
         (columns(size=[3, 4]), {"image_column": "size"}, "column 'size' holds .*images are files' bytes, paths"),
-        (columns().select([]), {}, "data set is empty"),
+        (columns().select([]), {}, "dataset is empty"),
         (columns(caption=["cat", None]), {}, "1 of 2 rows .* 1 caption missing. Row 1 has no caption but None"),
         (columns(caption=["cat", "  "]), {}, "1 caption blank. Row 1 has the caption '  '"),
         (columns(caption=[["cat"], []]), {}, r"Row 1 has no caption but \[\]"),

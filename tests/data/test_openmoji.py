@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The OpenMoji data set: what is in it, what is held out, and its cache."""
+"""The OpenMoji dataset: what is in it, what is held out, and its cache."""
 
 import sys
 from collections import defaultdict
@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
 
 @pytest.fixture
 def few_emojis(monkeypatch):
-    """Let the data set consist of a few emojis only."""
+    """Let the dataset consist of a few emojis only."""
     read_emojis = openmoji._read_emojis
 
     def read_few(sources):

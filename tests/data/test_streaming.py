@@ -276,7 +276,7 @@ def test_bad_streams_are_found_before_the_first_batch(source, options, message, 
 
 def test_a_stream_without_rows(processor):
     data = stream_of(range(4)).take(0)
-    with pytest.raises(ValueError, match="The data set is empty"):
+    with pytest.raises(ValueError, match="The dataset is empty"):
         PairLoader(data, processor, PairOptions(), batch_size=4, num_steps=1)
 
 
@@ -284,7 +284,7 @@ def test_a_stream_of_damaged_shards_only(tmp_path, processor):
     write_tar(tmp_path / "a.tar", samples_of(range(4)))
     (tmp_path / "a.tar").write_bytes(b"no tar")
     with pytest.raises(
-        ValueError, match="data set is empty; .* Shard 0 of the stream cannot be read .*a.tar is damaged"
+        ValueError, match="dataset is empty; .* Shard 0 of the stream cannot be read .*a.tar is damaged"
     ):
         batches_of(load_pairs(str(tmp_path / "a.tar"), streaming=True), processor)
 

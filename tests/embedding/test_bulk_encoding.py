@@ -17,8 +17,8 @@ from PIL import Image
 
 from clip_hf.embedding import feature_store as feature_cache
 from clip_hf.embedding.bulk_encoding import encode_image_column, encode_readable_images, encode_text_list
+from clip_hf.embedding.encoding_options import EncodingOptions
 from clip_hf.embedding.feature_store import part_ranges
-from clip_hf.embedding.feature_stream import EncodingOptions
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.model.image_reading_clip_hf import ImageLimits, open_image
 from encoding_inputs import ROWS, count_images, image, make_data, png, quiet

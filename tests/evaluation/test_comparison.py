@@ -105,11 +105,16 @@ def test_the_interval_of_a_mean_over_classes(tmp_path):
     assert expected[0] < row.differences[1] < expected[1] and expected[1] - expected[0] > 0.3
 
 
-def written(folder: Path, metrics: dict, arrays: dict, **more) -> Path:
+def saved(model: str, metrics: dict, **more) -> str:
     """A result as a file of an evaluation holds it."""
+    content = {"task": "t", "model": model, "data": "d", "split": "test", "metrics": metrics}
+    empty = {name: {} for name in ("intervals", "words", "chance", "skipped", "details")}
+    return json.dumps(empty | content | more)
+
+
+def written(folder: Path, metrics: dict, arrays: dict, **more) -> Path:
     folder.mkdir()
-    content = {"task": "t", "model": folder.name, "data": "d", "split": "test", "metrics": metrics, "intervals": {}}
-    (folder / "t.json").write_text(json.dumps(content | more))
+    (folder / "t.json").write_text(saved(folder.name, metrics, **more))
     np.savez(folder / "t.npz", **arrays)
     return folder
 
@@ -127,7 +132,9 @@ def test_the_interval_of_a_median_rank(tmp_path):
     (row,) = compare_results(folders, resamples=2000).metrics
     expected = interval_of(lambda own, rows: np.median(own[rows]), *ranks, owners)
     assert row.difference_intervals[1] == pytest.approx(expected, abs=1.1) and expected[1] - expected[0] > 4
-    assert " points" not in compare_results(folders).table()  # places are no shares
+    comparison = compare_results(folders)
+    assert " points" not in comparison.table()  # places are no shares, so there is no plot of them
+    assert [path.name for path in comparison.save(tmp_path / "out")] == ["comparison.json", "comparison.md"]
 
 
 @pytest.mark.parametrize("headline", ["top1", "top1_top5_mean", "mean_per_class"])
@@ -187,12 +194,8 @@ def test_other_images_that_were_skipped_are_other_images(tmp_path, ranks):
     (tmp_path / "c").mkdir()
     same = written(tmp_path / "c" / "x", {"top1": 0.5}, arrays, skipped=skipped[0])
     assert compare_results([folders[0], same]).metrics[0].difference_intervals[1] == (0, 0)
-    # Results of earlier versions do not have the key at all.
-    some, old = (
-        written(tmp_path / who, {"top1": 0.5}, arrays, **more) for who, more in (("d", {"skipped": {}}), ("e", {}))
-    )
-    assert compare_results([some, old]).metrics[0].difference_intervals[1] == (0, 0)
-    assert compare_results([folders[0], old]).metrics[0].difference_intervals[1] is None
+    none = written(tmp_path / "d", {"top1": 0.5}, arrays)
+    assert compare_results([folders[0], none]).metrics[0].difference_intervals[1] is None
 
 
 def test_results_of_several_models_in_a_folder(tmp_path, ranks):
@@ -238,12 +241,8 @@ def test_texts_are_drawn_with_their_image(tmp_path):
     owners = np.repeat(np.arange(100), 4)
     ends = {"a": np.isin(owners, np.arange(10)), "b": np.isin(owners, np.arange(10, 40))}
     for name, found in ends.items():
-        (tmp_path / name).mkdir()
-        content = {"task": "retrieval", "model": name, "data": "pairs", "split": "test", "intervals": {}}
-        content["metrics"] = {"text_to_image_R@1": float(found.mean())}
-        (tmp_path / name / "retrieval.json").write_text(json.dumps(content))
         arrays = {"text_to_image_ranks": np.where(found, 0, 9), "image_of_text": owners}
-        np.savez(tmp_path / name / "retrieval.npz", **arrays)
+        written(tmp_path / name, {"text_to_image_R@1": float(found.mean())}, arrays)
     (row,) = compare_results([tmp_path / "a", tmp_path / "b"], resamples=4000).metrics
     low, high = row.difference_intervals[1]
     error = np.repeat([1, -1, 0], [30, 10, 60]).std() / np.sqrt(100)  # of images; of texts it were half of that
@@ -313,8 +312,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 def whole_results(folder) -> tuple[Path, Path]:
     """A file of results and its arrays."""
     folder.mkdir(exist_ok=True)
-    content = {"task": "zero_shot", "model": "a", "data": "b", "split": "test", "metrics": {"top1": 0.5}}
-    (folder / "a.json").write_text(json.dumps({**content, "intervals": {"top1": [0.4, 0.6]}}))
+    (folder / "a.json").write_text(saved("a", {"top1": 0.5}, intervals={"top1": [0.4, 0.6]}))
     np.savez_compressed(folder / "a.npz", ranks=np.arange(50), targets=np.arange(50), predictions=np.arange(50))
     assert load_results(folder)[0]["arrays"].keys() == {"ranks", "targets", "predictions"}
     return folder / "a.json", folder / "a.npz"
@@ -346,8 +344,10 @@ WRONG_ENTRIES = {
     "intervals": [None, [], 3, {"top1": 1}, {"top1": [1]}, {"top1": ["a", "b"]}, {"top1": {"a": 1}}],
     "task": [None, 1, [], {}],
     "split": [None, 1, []],
-    "chance": [[], {"top1": "x"}],
-    "words": [[], "x"],
+    "chance": [None, [], {"top1": "x"}],
+    "words": [None, [], "x"],
+    "skipped": [None, []],
+    "details": [None, "x"],
     "model": [None, {}],
 }
 

@@ -369,7 +369,8 @@ def test_error_against_compute(tmp_path, capsys):
     for name, accuracy in (("a", 0.5), ("b", 0.6), ("c", 0.68)):
         (tmp_path / name).mkdir()
         content = {"task": "zero_shot", "model": name, "data": "birds", "split": "test", "metrics": {"top1": accuracy}}
-        (tmp_path / name / "zero_shot.json").write_text(json.dumps({**content, "intervals": {}}))
+        content |= {part: {} for part in ("intervals", "words", "chance", "skipped", "details")}
+        (tmp_path / name / "zero_shot.json").write_text(json.dumps(content))
         (tmp_path / name / "summary.md").write_text("")
     folders = [str(tmp_path / name) for name in "abc"]
     out_dir = ["--output-dir", str(tmp_path / "out")]

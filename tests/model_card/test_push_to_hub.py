@@ -69,6 +69,8 @@ def test_push_to_hub_writes_a_card_and_keeps_hand_edits(hub):
 
 
 def test_push_to_hub_refuses_unknown_options_before_anything_is_made(hub):
-    with pytest.raises(TypeError, match="no option privat; there are .*private"):
+    with pytest.raises(
+        TypeError, match="Unknown option `privat` of push_to_hub. Did you mean `private`. Available: commit_desc"
+    ):
         make_tiny_model("vit").push_to_hub("clip", privat=True)
     assert not hub["created"]

@@ -120,15 +120,15 @@ MUTATIONS = [
     Mutation(
         "always QuickGELU",
         "checkpoints/open_clip_format.py",
-        "if quick_gelu and not act_kwargs:",
-        "if not act_kwargs:",
+        "if options == (quick_gelu, given):",
+        "if options[1] == given:",
         "checkpoints/test_open_clip_format.py",
     ),
     Mutation(
         "exact GELU for its approximation",
         "checkpoints/open_clip_format.py",
-        'return "gelu_pytorch_tanh"',
-        'return "gelu"',
+        '"gelu_pytorch_tanh": (False, {"approximate": "tanh"}),',
+        '"gelu_new": (False, {"approximate": "tanh"}),',
         "checkpoints/test_open_clip_format.py",
     ),
     Mutation(

@@ -43,7 +43,7 @@ MUTATIONS = [
     ),
     Mutation(
         "features before projection asked for",
-        "embedding/feature_stream.py",
+        "embedding/encoding_ahead.py",
         "encoder.encode_images(inputs, projected=projected)",
         "encoder.encode_images(inputs, projected=True)",
         "embedding/test_bulk_encoding.py -m 'not slow'",
@@ -127,14 +127,14 @@ MUTATIONS = [
     ),
     Mutation(
         "a single unreadable picture stops",
-        "embedding/feature_stream.py",
+        "embedding/encoding_ahead.py",
         "1 if skips.max_skipped_share else 0)",
         "0)",
         "embedding/test_bulk_encoding.py -k limit_of_skipped",
     ),
     Mutation(
         "no limit of unreadable pictures",
-        "embedding/feature_stream.py",
+        "embedding/encoding_ahead.py",
         "        skips.check()\n",
         "        pass\n",
         "embedding/test_bulk_encoding.py -k limit_of_skipped",
@@ -155,7 +155,7 @@ MUTATIONS = [
     ),
     Mutation(
         "no limit of skipped pictures at a stream's end",
-        "embedding/feature_stream.py",
+        "embedding/encoding_ahead.py",
         "    check_skips(skips, skips.num_used + skips.num_skipped)\n    shown",
         "    shown",
         "embedding/test_feature_stream.py -k limit_is",
@@ -169,7 +169,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a stream is read without bound",
-        "embedding/feature_stream.py",
+        "embedding/encoding_ahead.py",
         "            if len(waiting) > num_threads:\n",
         "            if len(waiting) > 8 * num_threads:\n",
         "embedding/test_feature_stream.py -k memory_is_bounded",

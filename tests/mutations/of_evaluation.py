@@ -37,8 +37,8 @@ MUTATIONS = [
     Mutation(
         "top k is one more",
         "evaluation/numerics/metrics.py",
-        "return mean_of_rows(ranks < k), len(ranks)\n\n\ndef top1",
-        "return mean_of_rows(ranks <= k), len(ranks)\n\n\ndef top1",
+        "return _mean(ranks < k, weights)\n\n\ndef _mean",
+        "return _mean(ranks <= k, weights)\n\n\ndef _mean",
         "evaluation/numerics/test_metrics.py",
     ),
     Mutation(
@@ -78,9 +78,9 @@ MUTATIONS = [
     ),
     Mutation(
         "mean of top-1 and top-5 halved",
-        "evaluation/numerics/metrics.py",
-        "(ranks < 5)) / 2), len(ranks)",
-        "(ranks < 5)) / 4), len(ranks)",
+        "evaluation/numerics/statistics.py",
+        "(ranks < 5)) / 2,",
+        "(ranks < 5)) / 4,",
         "evaluation/numerics/test_metrics.py",
     ),
     Mutation(
@@ -113,14 +113,14 @@ MUTATIONS = [
     ),
     Mutation(
         "seed of the bootstrap ignored",
-        "evaluation/numerics/statistics.py",
+        "evaluation/numerics/bootstrap.py",
         "generator = np.random.default_rng(seed)",
         "generator = np.random.default_rng(0)",
         "evaluation/numerics/test_metrics.py",
     ),
     Mutation(
         "interval of half the confidence",
-        "evaluation/numerics/statistics.py",
+        "evaluation/numerics/bootstrap.py",
         "[(1 - confidence) / 2, (1 + confidence) / 2]",
         "[1 - confidence, confidence]",
         "evaluation/numerics/test_metrics.py",
@@ -443,7 +443,7 @@ MUTATIONS = [
     Mutation(
         "other skipped images compared in pairs",
         "evaluation/comparison.py",
-        "    if _skipped(first) != _skipped(second):\n        return None\n",
+        '    if first["skipped"] != second["skipped"]:\n        return None\n',
         "",
         "evaluation/test_comparison.py -k skipped",
     ),

@@ -392,8 +392,8 @@ MUTATIONS = [
     Mutation(
         "a given image processor is replaced",
         "model/processing_clip_hf.py",
-        "        if image_processor is None:\n            check(",
-        "        if True:\n            check(",
+        "        if image_processor is None:\n            check",
+        "        if True:\n            check",
         "model/test_processing_clip_hf.py -k missing_image",
     ),
     Mutation(
@@ -413,8 +413,8 @@ MUTATIONS = [
     Mutation(
         "misspelled options of a part",
         "model/processing_clip_hf.py",
-        "_known_options(kwargs[group] or {}, names[group], group)",
-        "kwargs[group]",
+        "            _check_names(kwargs.get(group) or {}, names, group)\n",
+        "            pass\n",
         "model/test_processing_clip_hf.py -k bad_input",
     ),
 ]

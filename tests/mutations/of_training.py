@@ -304,10 +304,10 @@ MUTATIONS = [
         "training/test_held_out.py -m 'not slow'",
     ),
     Mutation(
-        "small images counted",
-        "training/held_out.py",
-        "if min(image.size) < self.min_image_size",
-        "if max(image.size) < self.min_image_size",
+        "held-out images are not cropped",
+        "data/decoding.py",
+        "            return self.transform.crop_window(size)\n",
+        "            return (0, 0, *size)\n",
         "training/test_held_out.py -m 'not slow'",
     ),
     Mutation(
@@ -341,8 +341,8 @@ MUTATIONS = [
     Mutation(
         "counts tensors, not values",
         "training/freezing.py",
-        "counts[parameter.requires_grad] += parameter.numel()",
-        "counts[parameter.requires_grad] += 1",
+        "sum(parameter.numel() for parameter in model.parameters() if",
+        "sum(1 for parameter in model.parameters() if",
         "training/test_freezing.py",
     ),
     Mutation(
@@ -426,8 +426,8 @@ MUTATIONS = [
     Mutation(
         "subclasses of plain values are saved",
         "training/training_checkpoints.py",
-        "elif type(value) not in _PLAIN and not isinstance(value, torch.Tensor)",
-        "elif not isinstance(value, _PLAIN) and not isinstance(value, torch.Tensor)",
+        "    if type(value) not in _PLAIN:",
+        "    if not isinstance(value, _PLAIN):",
         "training/test_training_checkpoints.py -m 'not slow'",
     ),
     Mutation(
@@ -440,8 +440,8 @@ MUTATIONS = [
     Mutation(
         "manifest's own sum not compared",
         "training/checkpoint_files.py",
-        'return None if manifest.get("sha256") == sha256_of_manifest(manifest) else',
-        "return None if True else",
+        'if manifest["sha256"] != sha256_of_manifest(manifest):',
+        "if False:",
         "training/test_training_checkpoints.py -m 'not slow'",
     ),
     Mutation(
@@ -482,8 +482,8 @@ MUTATIONS = [
     Mutation(
         "a process's states may be missing",
         "training/checkpoint_files.py",
-        'range(manifest["num_processes"]))]',
-        'range(manifest["num_processes"] - 1))]',
+        "map(process_file, range(processes))",
+        "map(process_file, range(processes - 1))",
         "training/test_training_checkpoints.py -m 'not slow'",
     ),
     Mutation(
@@ -496,7 +496,7 @@ MUTATIONS = [
     Mutation(
         "gradient of a sharded scale summed",
         "training/distributed.py",
-        "grad / ctx.mesh.size()",
+        "grad / mesh.size()",
         "grad",
         "training/test_training_distributed.py -m 'not slow'",
     ),
@@ -629,7 +629,7 @@ MUTATIONS = [
     Mutation(
         "a batch of one pair is trained on",
         "training/planning.py",
-        'if batch_size == 1 and options.loss == "softmax":',
+        'if size == 1 and options.loss == "softmax":',
         "if False:",
         "training/test_planning.py -k one_pair",
     ),

@@ -216,7 +216,8 @@ def test_images_are_read_as_in_training(tiny_tokenizer, tmp_path, caplog):
     options = PairOptions(min_image_size=11, image_limits=ImageLimits(max_pixels=10_000))
     pairs = HeldOutPairs(datasets.Dataset.from_dict(table), processor, options)
     assert pairs.captions == [["drawing"], ["turned"]]
-    assert "2 of 4 held-out images cannot be used and are left out. The first: it has 200x100 pixels" in caplog.text
+    first = f"The image of row 2 ({tmp_path / 'large.png'}) cannot be used: it has 200x100 pixels"
+    assert f"2 of 4 held-out images cannot be used and are left out. {first}" in caplog.text
     # What training reads: the crop is the whole picture here.
     dataset = ImageTextDataset(datasets.Dataset.from_dict(table).select([0, 1]), processor.image_processor, options)
     for row, pixels in enumerate(pairs.pixels):

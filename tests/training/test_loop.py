@@ -479,7 +479,7 @@ CHANGED_DATA = [
     ),
     (lambda rows: rows.rename_column("image", "picture"), {}, "no column 'image'; it has 'picture', 'caption'"),
     (lambda rows: rows, {"templates": ["{title}"]}, r"'title'; it has 'image', 'caption'\..*\(`templates`"),
-    (lambda rows: rows.select([]), {}, "data set .* is empty"),
+    (lambda rows: rows.select([]), {}, "dataset .* is empty"),
     (lambda rows: rows.map(lambda row: {"caption": None}), {}, "No row has a text: the column 'caption' must"),
     (lambda rows: rows.map(lambda row: {"caption": []}), {}, "No row has a text: the column 'caption' must"),
     (

@@ -91,7 +91,7 @@ def test_training_goes_on_to_the_last_bit(training, checkpoints):
     expected = [training.step(number) for number in range(3, 6)], training.weights()
     other = Training()
     restored = other.restore(checkpoints)
-    assert (restored.step, restored.path, restored.num_processes) == (3, path, 1)
+    assert (restored.step, restored.path) == (3, path)
     assert restored.shared == {"best": 0.75}
     assert restored.per_process == {"rows": [3, 0]}
     losses, weights = [other.step(number) for number in range(3, 6)], other.weights()
@@ -428,15 +428,12 @@ def test_a_pickle_of_someone_else_is_not_executed(name, training, checkpoints, t
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_registered_object_is_refused_when_it_is_saved_and_an_old_checkpoint_says_why(training, checkpoints):
-    path = training.save(checkpoints, 1)
+def test_a_registered_object_is_refused_when_it_is_saved(training, checkpoints):
+    training.save(checkpoints, 1)
     training.accelerator.register_for_checkpointing(training.schedule)
     with pytest.raises(ValueError, match=r"wrote accelerate/custom_checkpoint_0.pkl.*in `shared` instead"):
         training.save(checkpoints, 2)
     assert names(checkpoints) == ["step_00000001"]
-    forge(path, "accelerate/custom_checkpoint_0.pkl", torch_file(training.schedule.state_dict()))
-    with pytest.raises(ValueError, match="Earlier versions .* cannot be resumed, but accelerate/model.safetensors"):
-        checkpoints.restore(training.accelerator)
 
 
 STATES = [
@@ -477,25 +474,27 @@ def _add_file(name: str, described: object):
 
 WHAT = {"size": 0, "sha256": hashlib.sha256().hexdigest()}
 MANIFESTS = [
-    (lambda manifest: "[" * 100_000, "manifest.json cannot be read"),
-    (lambda manifest: '{"step": ' * 100_000 + "1" + "}" * 100_000, "manifest.json cannot be read"),
-    (lambda manifest: '{"step": 1' + "0" * 10_000 + "}", "manifest.json cannot be read"),
+    (lambda manifest: "[" * 100_000, "manifest.json cannot be used"),
+    (lambda manifest: '{"step": ' * 100_000 + "1" + "}" * 100_000, "manifest.json cannot be used"),
+    (lambda manifest: '{"step": 1' + "0" * 10_000 + "}", "manifest.json cannot be used"),
     (lambda manifest: " " * (17 * 2**20), "no regular file of up to 16 MiB"),
-    (lambda manifest: "[]", "it holds no mapping"),
+    (lambda manifest: "[]", "the manifest is of type list"),
     (_change(step=3), "its own SHA-256 differs"),
     (_change(number=0), "its own SHA-256 differs"),
     (_add_file("accelerate/scaler.pt", WHAT), "its own SHA-256 differs"),
-    (_change(step="1"), "`step` is no whole number"),
-    (_change(number=True), "`number` is no whole number"),
-    (_change(num_processes=0), "`num_processes` is no whole number from 1"),
-    (_change(num_processes=10**9), "`num_processes` is above 100,000"),
+    (_change(step="1"), r"the manifest\['step'\] is of type str"),
+    (_change(number=True), r"the manifest\['number'\] is of type bool"),
+    (_change(step=-1), "a number in it is out of its range"),
+    (_change(num_processes=0), "a number in it is out of its range"),
+    (_change(num_processes=10**9), "a number in it is out of its range"),
     (_change(num_processes=2), "does not list process_00001.pt"),
-    (_change(files=[]), "`files` is no mapping"),
+    (_change(files=[]), r"the manifest\['files'\] is of type list"),
     (_change(files={}), "does not list shared.pt"),
-    (_add_file("shared.pt", None), "no size of shared.pt"),
-    (_add_file("shared.pt", ["size", "sha256"]), "no size of shared.pt"),
-    (_add_file("shared.pt", {"size": 1.5, "sha256": ""}), "no size of shared.pt"),
-    (_add_file("shared.pt", {"size": 1, "sha256": {}}), "no SHA-256 of shared.pt"),
+    (_add_file("shared.pt", None), r"\['shared.pt'\] is of type NoneType"),
+    (_add_file("shared.pt", ["size", "sha256"]), r"\['shared.pt'\] is of type list"),
+    (_add_file("shared.pt", {"size": 1.5, "sha256": ""}), r"\['shared.pt'\]\['size'\] is of type float"),
+    (_add_file("shared.pt", {"size": 1}), r"\['shared.pt'\] lacks 'sha256'"),
+    (_add_file("shared.pt", {"size": 1, "sha256": {}}), r"\['shared.pt'\]\['sha256'\] is of type dict"),
     (_add_file("../secret", WHAT), "lists '../secret', which no checkpoint has"),
     (_add_file("/etc/passwd", WHAT), "lists '/etc/passwd', which no checkpoint has"),
     (_add_file("accelerate/../../../secret", WHAT), "which no checkpoint has"),
@@ -599,7 +598,7 @@ def test_two_processes_and_one(tmp_path):
     results = run_processes(_two_processes, 2, tmp_path / "results", tmp_path)
     for rank, result in enumerate(results):
         # One process's checkpoint onto two.
-        assert result["one"].step == 1 and result["one"].per_process is None and result["one"].num_processes == 1
+        assert result["one"].step == 1 and result["one"].per_process is None
         assert result["one"].shared == {"best": 0.25}
         assert all(np.array_equal(value, one.weights()[name].numpy()) for name, value in result["one_weights"].items())
         assert result["two"].step == 2 and result["two"].per_process == {"rows": [2, rank]}
@@ -613,6 +612,6 @@ def test_two_processes_and_one(tmp_path):
     # Two processes' checkpoint onto one.
     with pytest.warns(RuntimeWarning, match="step_00000003 is damaged"):
         restored = checkpoints.restore(one.accelerator)
-    assert (restored.step, restored.per_process, restored.num_processes) == (2, None, 2)
+    assert (restored.step, restored.per_process) == (2, None)
     manifest = json.loads((restored.path / "manifest.json").read_text(encoding="utf-8"))
     assert {"process_00000.pt", "process_00001.pt", "shared.pt"} < set(manifest["files"])

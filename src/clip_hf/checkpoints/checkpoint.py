@@ -15,6 +15,22 @@ from ..utils.wording import listed
 from .stored_tensor import StoredTensor
 
 
+IMAGE_OPTIONS = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+    "do_convert_rgb",
+)
+"""What other formats know of an image processor."""
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """What a source may leave open. Reading such a source without the option is an error.
@@ -36,21 +52,18 @@ class SourceOptions:
     merges: str | Path | None = None
 
     def check_against(self, config: ClipHFConfig) -> None:
-        """Check what was given against a configuration that leaves nothing open.
-
-        Raises:
-            ValueError: if the two contradict each other.
-        """
+        """Raise a `ValueError` if what was given contradicts a configuration that leaves nothing open."""
         text, vision = config.text_config, config.vision_config
-        stated = {"hidden_act": [text.hidden_act], "text_heads": [text.num_attention_heads]}
-        stated["vision_heads"] = [vision.num_attention_heads]
-        if hasattr(vision, "hidden_act"):
-            stated["hidden_act"].append(vision.hidden_act)
-        for name, values in stated.items():
+        stated = [
+            ("hidden_act", text.hidden_act),
+            ("hidden_act", getattr(vision, "hidden_act", self.hidden_act)),
+            ("text_heads", text.num_attention_heads),
+            ("vision_heads", vision.num_attention_heads),
+        ]
+        for name, value in stated:
             choice = getattr(self, name)
-            other = next((value for value in values if choice not in (None, value)), None)
-            if other is not None:
-                raise ValueError(f"{name}={choice!r} was given, but the configuration says {other!r}.")
+            if choice not in (None, value):
+                raise ValueError(f"{name}={choice!r} was given, but the configuration says {value!r}.")
 
 
 @dataclass
@@ -86,11 +99,7 @@ class Checkpoint:
 
     @classmethod
     def of(cls, model: ClipHFModel, processor: Any) -> "Checkpoint":
-        """The checkpoint that a model in memory is.
-
-        Raises:
-            TypeError: if one of the two is of a class that cannot be written.
-        """
+        """The checkpoint that a model in memory is; a `TypeError` for a class that cannot be written."""
         # Compare names: remote code gives a model another class of the same name.
         if type(model).__name__ != ClipHFModel.__name__:
             raise TypeError(f"`model` must be a ClipHFModel, a whole CLIP; given {type(model).__name__}.")
@@ -117,9 +126,9 @@ def check_no_logit_bias(checkpoint: Checkpoint, format: str) -> None:
         raise ValueError(f"The model has a logit bias, of the sigmoid loss, which the format {format} cannot hold.")
 
 
-def note_left_out(names: list[str], limit: int = 4) -> list[str]:
+def note_left_out(names: list[str]) -> list[str]:
     """The note on tensors of a source that are not weights; an empty list if there are none."""
-    return [f"No weights, left out: {listed(names, limit)}."] if names else []
+    return [f"No weights, left out: {listed(names, 4)}."] if names else []
 
 
 def _of_parameter(name: str, tensor) -> StoredTensor:

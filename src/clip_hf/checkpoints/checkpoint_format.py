@@ -10,7 +10,7 @@ import torch
 
 from .checkpoint import Checkpoint, SourceOptions
 from .stored_tensor import StoredTensor
-from .weight_files import WeightFile
+from .weight_files import WeightFile, first_file, open_weights
 
 
 class CheckpointFormat:
@@ -20,12 +20,14 @@ class CheckpointFormat:
         name (`str`): Name in `FORMATS`.
         config_name (`str`, *optional*): File with the configuration in a folder of this format; `None` where a
             checkpoint is a single file.
+        weight_names (`tuple[str, ...]`): Files with the weights in a folder; the first that exists is read.
         has_towers (`bool`): Whether a single tower can be written.
         keeps_norms_in_float32 (`bool`): Whether half precision keeps norms and embeddings in float32.
     """
 
     name: str
     config_name: str | None = "config.json"
+    weight_names: tuple[str, ...] = ()
     has_towers = False
     keeps_norms_in_float32 = False
 
@@ -34,15 +36,20 @@ class CheckpointFormat:
         raise NotImplementedError
 
     def reads_folder(self, folder: Path) -> bool:
-        """Whether a folder is of this format."""
-        raise NotImplementedError
+        """Whether a folder is of this format; never, where a checkpoint is a single file."""
+        return False
 
-    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read a file that [`reads_file`] recognised."""
-        raise NotImplementedError
+    def read_path(self, path: Path, options: SourceOptions) -> Checkpoint:
+        """Read a file or folder of this format."""
+        weights = first_file(path, self.weight_names) if path.is_dir() else path
+        if weights is None:
+            raise ValueError(
+                f"{path} has a {self.config_name} but no weights: none of {', '.join(self.weight_names)}."
+            )
+        return self.read(open_weights(weights), path, options)
 
-    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
-        """Read a folder that [`reads_folder`] recognised."""
+    def read(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """A checkpoint of weights; `path` is their file, or its folder."""
         raise NotImplementedError
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:

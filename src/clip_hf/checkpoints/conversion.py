@@ -226,11 +226,7 @@ def _written_features(
     if tower is not None:
         return _tower_features(path, written, tower, inputs), open_weights(path / "model.safetensors").tensors
     # As `to`, whatever the name of the temporary file would suggest.
-    reader, options = FORMAT_TABLE[to], SourceOptions()
-    if path.is_dir():
-        checkpoint = reader.read_folder(path, options)
-    else:
-        checkpoint = reader.read_file(open_weights(path), path, options)
+    checkpoint = FORMAT_TABLE[to].read_path(path, SourceOptions())
     return _source_features(checkpoint, path, inputs), checkpoint.source_tensors
 
 

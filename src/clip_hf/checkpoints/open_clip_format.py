@@ -11,22 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL.Image import Resampling
-from safetensors.torch import save_file
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ..model.checks_clip_hf import unknown_option
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.json_files import read_json
-from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from .checkpoint import IMAGE_OPTIONS, Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
 from .checkpoint_format import CheckpointFormat
 from .openai_format import config_from_shapes, is_openai_named, take_extras
 from .openai_names import rename, rename_back
 from .reference import openai_features
-from .stored_tensor import StoredTensor
 from .tokenizer_formats import build_tokenizer, has_tokenizer, is_openais, save_for_transformers
-from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, save_weights
 
 
 CONFIG_NAME = "open_clip_config.json"
@@ -94,10 +92,15 @@ _TRANSLATED = {
     "vision_cfg": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout"}
     | {"act_kwargs", "norm_kwargs"},
 }
+# Our name: open_clip's `quick_gelu` and `act_kwargs`.
+_ACTIVATIONS = {
+    "quick_gelu": (True, {}),
+    "gelu": (False, {}),
+    "gelu_pytorch_tanh": (False, {"approximate": "tanh"}),
+}
 _PREPROCESS_KEYS = {"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"}
 # Of an image processor: what open_clip's transform for inference does not leave open.
-_GEOMETRY = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-_GEOMETRY += ("do_normalize", "do_convert_rgb")
+_GEOMETRY = [name for name in IMAGE_OPTIONS if name not in ("image_mean", "image_std")]
 # open_clip's transform for inference uses the bicubic filter where training draws one at random.
 _FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "random": Resampling.BICUBIC}
 
@@ -106,15 +109,9 @@ _FILTERS = {"bicubic": Resampling.BICUBIC, "bilinear": Resampling.BILINEAR, "ran
 
 
 def read_config(config: dict[str, Any] | str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """open_clip's configuration of a model and of its preprocessing.
+    """open_clip's configuration of a model and of its preprocessing: `model_cfg` and `preprocess_cfg`.
 
-    Args:
-        config (`dict`, `str` or `Path`): `open_clip_config.json`, or one of open_clip's `model_configs`, or the folder
-            or the content of one.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is no configuration of open_clip's.
+    `config` is `open_clip_config.json`, or one of open_clip's `model_configs`, or the folder or the content of one.
     """
     where = "`config`"
     if not isinstance(config, dict):
@@ -149,12 +146,10 @@ def _refuse_unsupported(model_cfg: Mapping[str, Any]) -> None:
 
 
 def _hidden_act(quick_gelu: bool, act_kwargs: Mapping[str, Any] | None, part: str) -> str:
-    if quick_gelu and not act_kwargs:
-        return "quick_gelu"
-    if not quick_gelu and (act_kwargs or {}) in ({}, {"approximate": "none"}):
-        return "gelu"
-    if not quick_gelu and act_kwargs == {"approximate": "tanh"}:
-        return "gelu_pytorch_tanh"
+    given = {} if act_kwargs == {"approximate": "none"} and not quick_gelu else act_kwargs or {}
+    for name, options in _ACTIVATIONS.items():
+        if options == (quick_gelu, given):
+            return name
     raise ValueError(f"{part}.act_kwargs={act_kwargs!r} has no counterpart here. Use open_clip for this model.")
 
 
@@ -245,21 +240,14 @@ def _vision_config(vision: Mapping[str, Any], quick_gelu: bool, projection_dim: 
 def image_processor_from_open_clip(preprocess_cfg: Mapping[str, Any] | str, image_size: int) -> ClipHFImageProcessor:
     """Our image processor for open_clip's transform for inference.
 
-    Args:
-        preprocess_cfg (`dict` or `str`): open_clip's; what it leaves out has open_clip's defaults, which are OpenAI's
-            transform, which `"openai"` stands for.
-        image_size (`int`): the model's, in pixels.
-
-    Raises:
-        ValueError: if an option is unknown or has no counterpart here.
+    What `preprocess_cfg` leaves out has open_clip's defaults: OpenAI's transform, which `"openai"` stands for.
     """
     if preprocess_cfg == "openai":
         preprocess_cfg = {}
     if not isinstance(preprocess_cfg, Mapping):
         raise ValueError(f"preprocess={preprocess_cfg!r} must be 'openai' or a mapping of open_clip's options.")
-    unknown = sorted(preprocess_cfg.keys() - _PREPROCESS_KEYS)
-    if unknown:
-        raise ValueError(f"preprocess_cfg has the unknown options {', '.join(unknown)}.")
+    for name in sorted(preprocess_cfg.keys() - _PREPROCESS_KEYS):
+        raise ValueError(unknown_option(name, "preprocess_cfg", _PREPROCESS_KEYS))
     settings = {name: value for name, value in preprocess_cfg.items() if value is not None}
     interpolation, resize_mode = settings.get("interpolation", "bicubic"), settings.get("resize_mode", "shortest")
     mode = settings.get("mode", "RGB")
@@ -286,52 +274,6 @@ def _three(values: Any) -> list[float]:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
-
-
-def read(file: WeightFile, source: str, folder: Path | None, options: SourceOptions) -> Checkpoint:
-    """A checkpoint from weights of open_clip's.
-
-    Args:
-        file (`WeightFile`): its weights.
-        source (`str`): where they come from, for messages.
-        folder (`Path`, *optional*): where its configuration and tokenizer lie.
-        options (`SourceOptions`): what the source leaves open.
-
-    Raises:
-        ValueError: if an option is needed, or has no counterpart here, or weights do not fit the configuration.
-    """
-    tensors = {_plain_name(name): tensor for name, tensor in file.tensors.items()}
-    weights, sizes, ignored = take_extras(tensors)
-    if "logit_bias" in weights:
-        raise ValueError(f"{source} has a logit_bias: it was trained with the sigmoid loss, and is not converted.")
-    notes = note_left_out(ignored)
-    config_source = options.config
-    if config_source is None and folder is not None and (folder / CONFIG_NAME).is_file():
-        config_source = folder / CONFIG_NAME
-    if config_source is None:
-        _ask_for_options(source, any(name.startswith("visual.layer1.") for name in weights), options)
-        config, preprocess_cfg = config_from_shapes(weights, sizes, options), {}
-        config.architectures = ["ClipHFModel"]
-        tokenizer_name = None
-    else:
-        model_cfg, preprocess_cfg = read_config(config_source)
-        tokenizer_name = model_cfg["text_cfg"].get("hf_tokenizer_name")
-        config = config_from_open_clip(model_cfg)
-        notes += _notes_on(model_cfg, preprocess_cfg)
-        options.check_against(config)
-    if options.preprocess is not None:
-        preprocess_cfg = options.preprocess
-    renamed, filled = rename(weights, config, source)
-    if filled:
-        notes.append(f"{len(filled)} counters of BatchNorm, which change no feature, were missing and are 0.")
-    image_processor = image_processor_from_open_clip(preprocess_cfg, config.vision_config.image_size)
-    if tokenizer_name and options.merges is None and (folder is None or not has_tokenizer(folder)):
-        raise ValueError(
-            f"text_cfg.hf_tokenizer_name={tokenizer_name!r}: the tokenizer of this model is another repo's; give its "
-            "folder as `merges`."
-        )
-    tokenizer = build_tokenizer(options.merges, config.text_config, folder)
-    return Checkpoint("open_clip", source, config, renamed, weights, image_processor, tokenizer, notes)
 
 
 def _plain_name(name: str) -> str:
@@ -368,19 +310,14 @@ def _ask_for_options(source: str, resnet: bool, options: SourceOptions) -> None:
 
 
 def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
-    """open_clip's configuration for our model.
-
-    Raises:
-        ValueError: if open_clip has no counterpart to an option of the model; the message names all of them.
-    """
+    """open_clip's configuration for our model; a `ValueError` names all options that have no counterpart there."""
     text, vision, problems = config.text_config, config.vision_config, []
     resnet = vision.model_type == ClipHFResNetConfig.model_type
-    acts = {"quick_gelu": (True, None), "gelu": (False, None), "gelu_pytorch_tanh": (False, {"approximate": "tanh"})}
     towers = {"text_cfg": text} if resnet else {"text_cfg": text, "vision_cfg": vision}
     for part, tower in towers.items():
-        if tower.hidden_act not in acts:
-            problems.append(f"{part}: the activation {tower.hidden_act!r} (there are {', '.join(acts)})")
-    quick_gelu = {acts.get(tower.hidden_act, (None,))[0] for tower in towers.values()}
+        if tower.hidden_act not in _ACTIVATIONS:
+            problems.append(f"{part}: the activation {tower.hidden_act!r} (there are {', '.join(_ACTIVATIONS)})")
+    quick_gelu = {_ACTIVATIONS.get(tower.hidden_act, (None,))[0] for tower in towers.values()}
     if len(quick_gelu) > 1:
         problems.append("towers of which one uses QuickGELU and the other does not")
     if vision.num_channels != 3:
@@ -393,7 +330,7 @@ def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
         "width": text.hidden_size,
         "heads": text.num_attention_heads,
         "layers": text.num_hidden_layers,
-        **_tower_options(text, acts),
+        **_tower_options(text),
     }
     if text.eos_token_id != text.vocab_size - 1:
         text_cfg |= {"pool_type": "eos", "eos_id": text.eos_token_id}
@@ -405,12 +342,12 @@ def config_to_open_clip(config: ClipHFConfig, source: str) -> dict[str, Any]:
         vision_cfg |= {"layers": list(vision.stage_depths), "patch_size": None}
     else:
         vision_cfg |= {"layers": vision.num_hidden_layers, "patch_size": vision.patch_size}
-        vision_cfg |= _tower_options(vision, acts)
+        vision_cfg |= _tower_options(vision)
     model_cfg = {"embed_dim": config.projection_dim, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
     return model_cfg | ({"quick_gelu": True} if quick_gelu == {True} else {})
 
 
-def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str, tuple]) -> dict[str, Any]:
+def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig) -> dict[str, Any]:
     result = {}
     if tower.intermediate_size != 4 * tower.hidden_size:
         # open_clip rounds the product down, and prints four digits where those are enough.
@@ -419,19 +356,15 @@ def _tower_options(tower: ClipHFTextConfig | ClipHFViTConfig, acts: Mapping[str,
         result["mlp_ratio"] = next(
             ratio for ratio in ratios if int(tower.hidden_size * ratio) == tower.intermediate_size
         )
-    if acts[tower.hidden_act][1]:
-        result["act_kwargs"] = acts[tower.hidden_act][1]
+    if _ACTIVATIONS[tower.hidden_act][1]:
+        result["act_kwargs"] = dict(_ACTIVATIONS[tower.hidden_act][1])
     if tower.layer_norm_eps != 1e-5:
         result["norm_kwargs"] = {"eps": tower.layer_norm_eps}
     return result
 
 
 def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: int, source: str) -> dict[str, Any]:
-    """open_clip's `preprocess_cfg` for our image processor.
-
-    Raises:
-        ValueError: if open_clip cannot do what it does.
-    """
+    """open_clip's `preprocess_cfg` for our image processor; a `ValueError` if it cannot do the same."""
     options = image_processor.to_dict()
     filters = {int(value): name for name, value in _FILTERS.items() if name != "random"}
     size, square = options.get("size"), {"height": image_size, "width": image_size}
@@ -457,11 +390,7 @@ def preprocess_to_open_clip(image_processor: ClipHFImageProcessor, image_size: i
 
 
 def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """The content of `open_clip_config.json` for our model.
-
-    Raises:
-        ValueError: if open_clip cannot do what the model does.
-    """
+    """The content of `open_clip_config.json` for our model; a `ValueError` if open_clip cannot do the same."""
     config = checkpoint.config
     content = {"model_cfg": config_to_open_clip(config, checkpoint.source)}
     if checkpoint.image_processor is not None:
@@ -473,28 +402,14 @@ def config_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return content
 
 
-def write(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
-    """Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub. Returns the weights written.
-
-    Raises:
-        ValueError: if open_clip cannot do what the model does.
-    """
-    content = config_of(checkpoint)
-    if checkpoint.tokenizer is not None:
-        save_for_transformers(checkpoint.tokenizer, folder)
-    (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    tensors = rename_back(checkpoint.tensors, checkpoint.config)
-    contiguous = {name: tensor.read().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / WEIGHT_NAMES[0], metadata={"format": "pt"})
-    return tensors
-
-
 class OpenClipFormat(CheckpointFormat):
     """open_clip's folders, weights and training checkpoints."""
 
     name = "open_clip"
     config_name = CONFIG_NAME
+    weight_names = (*WEIGHT_NAMES, *TRANSFORMERS_WEIGHT_NAMES)
     keeps_norms_in_float32 = True
+    features = staticmethod(openai_features)
 
     def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
         """Whether a file of OpenAI's names was written by open_clip: it lies beside an optimizer or open_clip's
@@ -514,18 +429,42 @@ class OpenClipFormat(CheckpointFormat):
 
     def reads_folder(self, folder: Path) -> bool:
         """Whether there are weights; their configuration may be given as an option."""
-        return self._weights(folder) is not None
+        return first_file(folder, self.weight_names) is not None
 
-    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read weights, whose configuration may lie beside them."""
-        return read(file, str(path), path.parent, options)
-
-    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
-        """Read the weights of a folder."""
-        return read(open_weights(self._weights(folder)), str(folder), folder, options)
-
-    def _weights(self, folder: Path) -> Path | None:
-        return first_file(folder, (*WEIGHT_NAMES, *TRANSFORMERS_WEIGHT_NAMES))
+    def read(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """A checkpoint of weights, whose configuration and tokenizer may lie beside them."""
+        source, folder = str(path), path if path.is_dir() else path.parent
+        tensors = {_plain_name(name): tensor for name, tensor in file.tensors.items()}
+        weights, sizes, ignored = take_extras(tensors)
+        if "logit_bias" in weights:
+            raise ValueError(f"{source} has a logit_bias: it was trained with the sigmoid loss, and is not converted.")
+        notes = note_left_out(ignored)
+        config_source = options.config
+        if config_source is None and (folder / CONFIG_NAME).is_file():
+            config_source = folder / CONFIG_NAME
+        if config_source is None:
+            _ask_for_options(source, any(name.startswith("visual.layer1.") for name in weights), options)
+            config, preprocess_cfg = config_from_shapes(weights, sizes, options), {}
+            config.architectures = ["ClipHFModel"]
+            tokenizer_name = None
+        else:
+            model_cfg, preprocess_cfg = read_config(config_source)
+            tokenizer_name = model_cfg["text_cfg"].get("hf_tokenizer_name")
+            config = config_from_open_clip(model_cfg)
+            notes += _notes_on(model_cfg, preprocess_cfg)
+            options.check_against(config)
+        if options.preprocess is not None:
+            preprocess_cfg = options.preprocess
+        renamed, filled = rename(weights, config, source)
+        notes += filled
+        image_processor = image_processor_from_open_clip(preprocess_cfg, config.vision_config.image_size)
+        if tokenizer_name and options.merges is None and not has_tokenizer(folder):
+            raise ValueError(
+                f"text_cfg.hf_tokenizer_name={tokenizer_name!r}: the tokenizer of this model is another repo's; give "
+                "its folder as `merges`."
+            )
+        tokenizer = build_tokenizer(options.merges, config.text_config, folder)
+        return Checkpoint(self.name, source, config, renamed, weights, image_processor, tokenizer, notes)
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
         """open_clip's configuration has no place for some options."""
@@ -533,11 +472,8 @@ class OpenClipFormat(CheckpointFormat):
         config_of(checkpoint)
 
     def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
-        """Write a folder that open_clip loads as `local-dir:FOLDER`."""
-        write(checkpoint, path)
-
-    def features(
-        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """Features of OpenAI's arithmetic, which open_clip's is."""
-        return openai_features(tensors, config, inputs, dtype)
+        """Write a folder that open_clip loads as `local-dir:FOLDER`, or from the hub."""
+        if checkpoint.tokenizer is not None:
+            save_for_transformers(checkpoint.tokenizer, path)
+        (path / CONFIG_NAME).write_text(json.dumps(config_of(checkpoint), indent=2) + "\n", encoding="utf-8")
+        save_weights(rename_back(checkpoint.tensors, checkpoint.config), path / WEIGHT_NAMES[0])

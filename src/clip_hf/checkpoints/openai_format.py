@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,7 +22,8 @@ from ..model.configuration_clip_hf import (
     ClipHFViTConfig,
 )
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
-from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from ..utils.wording import listed
+from .checkpoint import IMAGE_OPTIONS, Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
 from .checkpoint_format import CheckpointFormat
 from .openai_names import BATCH_NORM_STATISTICS, rename, rename_back
 from .reference import openai_features
@@ -67,13 +67,11 @@ def is_openai_named(names) -> bool:
 
 
 def take_extras(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, int], list[str]]:
-    """Take apart what a file of OpenAI's names holds: weights, sizes, and causal masks, which are no weights.
+    """Take apart what a file of OpenAI's names holds.
 
     Returns:
-        The weights, the sizes by name (`input_resolution`, `context_length`, `vocab_size`), and the names left out.
-
-    Raises:
-        ValueError: if a mask is not the causal one.
+        The weights, the sizes by name (`input_resolution`, `context_length`, `vocab_size`), and the names left out:
+        sizes and causal masks.
     """
     weights, sizes, ignored = {}, {}, []
     for name, tensor in tensors.items():
@@ -124,18 +122,10 @@ def _heads(width: int, heads: int | None, option: str) -> int:
 
 
 def config_from_shapes(tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], options: SourceOptions):
-    """The configuration that weights of OpenAI's names have.
+    """The configuration that weights of OpenAI's names have, from their shapes.
 
-    Args:
-        tensors (`Mapping[str, StoredTensor]`): the weights; only their shapes are looked at.
-        sizes (`Mapping[str, int]`): what the file says about its sizes, to be checked; may be empty.
-        options (`SourceOptions`): `hidden_act`, `text_heads` and `vision_heads` overrule OpenAI's.
-
-    Returns:
-        [`ClipHFConfig`]
-
-    Raises:
-        ValueError: if the weights are not a CLIP's, contradict `sizes`, or an option is needed.
+    `sizes` is what the file says about its sizes, to be checked; `hidden_act`, `text_heads` and `vision_heads` of the
+    options overrule OpenAI's.
     """
     needed = [*_SIGNATURE, "transformer.resblocks.0.mlp.c_fc.weight"]
     resnet = any(name.startswith("visual.layer1.") for name in tensors)
@@ -146,7 +136,7 @@ def config_from_shapes(tensors: Mapping[str, StoredTensor], sizes: Mapping[str, 
     )
     missing = [name for name in needed if name not in tensors]
     if missing:
-        raise ValueError(f"These are not the weights of a CLIP: there is no {', '.join(missing)}.")
+        raise ValueError(f"These are not the weights of a CLIP: there is no {listed(missing)}.")
     hidden_act = options.hidden_act or "quick_gelu"
     width, projection_dim = tensors["text_projection"].shape
     text_config = ClipHFTextConfig(
@@ -208,42 +198,8 @@ def image_processor_of(image_size: int) -> ClipHFImageProcessor:
     )
 
 
-def read(tensors: Mapping[str, StoredTensor], source: str, options: SourceOptions) -> Checkpoint:
-    """A checkpoint from the tensors of a file of OpenAI's.
-
-    Raises:
-        ValueError: if they are not those of a CLIP, something is missing or left over, or an option is given that is
-            for open_clip's files.
-    """
-    if options.config is not None or options.preprocess not in (None, "openai"):
-        raise ValueError(
-            f"{source} is OpenAI's, whose configuration and image transform are fixed: leave out config and "
-            "preprocess."
-        )
-    weights, sizes, ignored = take_extras(tensors)
-    config = config_from_shapes(weights, sizes, options)
-    renamed, filled = rename(weights, config, source)
-    notes = note_left_out(ignored)
-    if not sizes:
-        notes.append(
-            "The file does not say which program wrote it. It was read as OpenAI's code reads it, with "
-            f"{config.text_config.hidden_act} and heads of {HEAD_DIM} channels unless given; if open_clip wrote it, "
-            "give its config."
-        )
-    if filled:
-        notes.append(f"{len(filled)} counters of BatchNorm, which change no feature, were missing and are 0.")
-    config.architectures = ["ClipHFModel"]
-    tokenizer = build_tokenizer(options.merges, config.text_config, None)
-    image_processor = image_processor_of(config.vision_config.image_size)
-    return Checkpoint("openai", source, config, renamed, weights, image_processor, tokenizer, notes)
-
-
 def check_expressible(checkpoint: Checkpoint) -> None:
-    """Check that OpenAI's code computes what a model computes.
-
-    Raises:
-        ValueError: if the model has an option that OpenAI's code does not have; the message names all of them.
-    """
+    """Raise a `ValueError` that names every option of a model that OpenAI's code does not have."""
     text, vision, problems = checkpoint.config.text_config, checkpoint.config.vision_config, []
     resnet = vision.model_type == ClipHFResNetConfig.model_type
     for name, tower in (("text_config", text), ("vision_config", vision)):
@@ -266,11 +222,9 @@ def check_expressible(checkpoint: Checkpoint) -> None:
         problems.append(f"images have {vision.num_channels} channels, not 3")
     if checkpoint.image_processor is not None:
         expected, actual = image_processor_of(vision.image_size).to_dict(), checkpoint.image_processor.to_dict()
-        names = ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor")
-        names += ("do_normalize", "image_mean", "image_std", "do_convert_rgb")
         problems += [
             f"the image processor's {name} is {actual.get(name)!r}, not {expected[name]!r}"
-            for name in names
+            for name in IMAGE_OPTIONS
             if not _same(actual.get(name), expected[name])
         ]
     if problems:
@@ -285,43 +239,39 @@ def _same(actual, expected) -> bool:
     return actual == expected
 
 
-def write(checkpoint: Checkpoint, path: Path) -> dict[str, StoredTensor]:
-    """Write a TorchScript archive of the parameters, which OpenAI's `clip.load` opens. Returns the weights written.
-
-    As in OpenAI's own archives, the sizes of the model are in it; its methods are not, so `jit=True` has no use.
-
-    Raises:
-        OSError: if writing fails.
-        ValueError: if OpenAI's code does not compute what the model computes.
-    """
-    check_expressible(checkpoint)
-    text, vision = checkpoint.config.text_config, checkpoint.config.vision_config
-    tensors = rename_back(checkpoint.tensors, checkpoint.config)
-    sizes = zip(_SIZES, (vision.image_size, text.max_position_embeddings, text.vocab_size), strict=True)
-    stored_sizes = {name: StoredTensor.of(torch.tensor(size)) for name, size in sizes}
-    buffers = {name for name in tensors if name.split(".")[-1] in BATCH_NORM_STATISTICS}
-    write_torchscript(tensors | stored_sizes, buffers | stored_sizes.keys(), path)
-    return tensors
-
-
 class OpenAIFormat(CheckpointFormat):
     """OpenAI's `.pt` files: TorchScript archives, or state dicts of the same names."""
 
     name = "openai"
     config_name = None
     keeps_norms_in_float32 = True
+    features = staticmethod(openai_features)
 
     def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
         """Whether the names are OpenAI's."""
         return is_openai_named({name.removeprefix("text.") for name in file.tensors})
 
-    def reads_folder(self, folder: Path) -> bool:
-        """Never: it is a single file."""
-        return False
-
-    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read a file, whose configuration follows from its weights."""
-        return read(file.tensors, str(path), options)
+    def read(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """A checkpoint of weights, from which the configuration follows."""
+        if options.config is not None or options.preprocess not in (None, "openai"):
+            raise ValueError(
+                f"{path} is OpenAI's, whose configuration and image transform are fixed: leave out config and "
+                "preprocess."
+            )
+        weights, sizes, ignored = take_extras(file.tensors)
+        config = config_from_shapes(weights, sizes, options)
+        renamed, filled = rename(weights, config, str(path))
+        notes = note_left_out(ignored) + filled
+        if not sizes:
+            notes.append(
+                "The file does not say which program wrote it. It was read as OpenAI's code reads it, with "
+                f"{config.text_config.hidden_act} and heads of {HEAD_DIM} channels unless given; if open_clip wrote "
+                "it, give its config."
+            )
+        config.architectures = ["ClipHFModel"]
+        tokenizer = build_tokenizer(options.merges, config.text_config, None)
+        image_processor = image_processor_of(config.vision_config.image_size)
+        return Checkpoint(self.name, str(path), config, renamed, weights, image_processor, tokenizer, notes)
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
         """OpenAI's code is fixed."""
@@ -341,11 +291,13 @@ class OpenAIFormat(CheckpointFormat):
         return notes
 
     def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
-        """Write a TorchScript archive, which OpenAI's `clip.load` opens."""
-        write(checkpoint, path)
+        """Write a TorchScript archive of the parameters, which OpenAI's `clip.load` opens.
 
-    def features(
-        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """Features of OpenAI's arithmetic."""
-        return openai_features(tensors, config, inputs, dtype)
+        As in OpenAI's own archives, the sizes of the model are in it; its methods are not, so `jit=True` has no use.
+        """
+        text, vision = checkpoint.config.text_config, checkpoint.config.vision_config
+        tensors = rename_back(checkpoint.tensors, checkpoint.config)
+        sizes = zip(_SIZES, (vision.image_size, text.max_position_embeddings, text.vocab_size), strict=True)
+        stored_sizes = {name: StoredTensor.of(torch.tensor(size)) for name, size in sizes}
+        buffers = {name for name in tensors if name.split(".")[-1] in BATCH_NORM_STATISTICS}
+        write_torchscript(tensors | stored_sizes, buffers | stored_sizes.keys(), path)

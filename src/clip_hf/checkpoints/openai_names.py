@@ -151,49 +151,47 @@ def source_shape(weight: Weight, shapes: Mapping[str, tuple[int, ...]]) -> tuple
 
 
 def rename(
-    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, source: str
+    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, source: str, has_our_names: bool = False
 ) -> tuple[dict[str, StoredTensor], list[str]]:
-    """Weights of OpenAI's names under ours.
+    """Weights of a file under our names, each held against a configuration.
 
-    Args:
-        tensors (`Mapping[str, StoredTensor]`): every tensor of the file.
-        config (`ClipHFConfig`): configuration of the model.
-        source (`str`): the file, for messages.
+    `has_our_names` is for files whose names are ours already, which are transformers' too, instead of OpenAI's.
 
     Returns:
-        The weights, and the names of optional ones that the file lacks and that are filled in.
+        The weights, and notes on optional ones that the file lacks and that are filled in.
 
     Raises:
         ValueError: if a weight is missing, left over, or of another shape; the message lists all of them.
     """
-    shapes, table = our_shapes(config), weight_table(config)
+    shapes = our_shapes(config)
+    table = [Weight(name, (name,), SCALAR if name == "logit_scale" else SAME) for name in shapes]
+    table = table if has_our_names else weight_table(config)
     known = {weight.source for weight in table}
-    missing = [weight.source for weight in table if weight.source not in tensors and not weight.optional]
-    unknown = [name for name in tensors if name not in known]
+    missing = [weight for weight in table if weight.source not in tensors]
     wrong = []
     for weight in table:
         expected = source_shape(weight, shapes)
         shape = tensors[weight.source].shape if weight.source in tensors else expected
         if shape != expected and not (weight.kind == SCALAR and math.prod(shape) == 1):
-            wrong.append(
-                f"{weight.source} ({' x '.join(map(str, shape))} instead of {' x '.join(map(str, expected))})"
-            )
+            wrong.append(f"{weight.source} ({_size(shape)} instead of {_size(expected)})")
     by_problem = {
-        "lacks the weights": missing,
-        "has weights that this model has no place for": unknown,
+        "lacks the weights": [weight.source for weight in missing if not weight.optional],
+        "has weights that this model has no place for": [name for name in tensors if name not in known],
         "has weights of another shape": wrong,
     }
     problems = [f"{what} {listed(names)}" for what, names in by_problem.items() if names]
     if problems:
         raise ValueError(f"{source} is not the CLIP that its configuration says: it {'; it '.join(problems)}.")
-    result, filled = {}, []
+    result, zero = {}, StoredTensor((), torch.int64, lambda: torch.zeros((), dtype=torch.int64))
     for weight in table:
-        if weight.source in tensors:
-            result.update(zip(weight.ours, _to_ours(tensors[weight.source], weight), strict=True))
-        else:
-            filled.append(weight.source)
-            result[weight.ours[0]] = StoredTensor.of(torch.zeros((), dtype=torch.int64))
-    return result, filled
+        parts = _to_ours(tensors[weight.source], weight) if weight.source in tensors else [zero]
+        result.update(zip(weight.ours, parts, strict=True))
+    notes = [f"{len(missing)} counters of BatchNorm, which change no feature, were missing and are 0."]
+    return result, notes if missing else []
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
 
 
 def _to_ours(tensor: StoredTensor, weight: Weight) -> list[StoredTensor]:

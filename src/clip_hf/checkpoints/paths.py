@@ -9,22 +9,17 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..model.checks_clip_hf import near_names
+from ..utils.wording import listed
 
 
 WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _HUB = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "huggingface.co/")
-_MAX_NEIGHBOURS = 6
 
 
 def check_exists(path: str | os.PathLike) -> None:
-    """Refuse a path that does not exist, unless it may be the name of a repo on the hub.
+    """Raise a `FileNotFoundError` for a path that does not exist, unless it may be the name of a repo on the hub.
 
-    Args:
-        path (`str` or `os.PathLike`): what `from_pretrained` was given.
-
-    Raises:
-        FileNotFoundError: if there is no such file or folder, and no repo can have that name: it has more than two
-            parts, unusual characters, or the ending of a file of weights.
+    A name with more than two parts, unusual characters, or the ending of a file of weights can be none.
     """
     if os.path.exists(path):
         return
@@ -85,5 +80,4 @@ def _hints_on_neighbours(name: str) -> list[str]:
         return [f"Did you mean {whole if os.path.exists(whole) else os.path.join(parent, close[0])}?"]
     if not parent:  # of the working folder, whose content says little
         return []
-    some = ", ".join(names[:_MAX_NEIGHBOURS]) + (", ..." if len(names) > _MAX_NEIGHBOURS else "")
-    return [f"{folder} exists, and holds {some or 'nothing'}."]
+    return [f"{folder} exists, and holds {listed(names, 6) or 'nothing'}."]

@@ -5,7 +5,7 @@
 import os
 from pathlib import Path
 
-from ..utils.wording import listed
+from ..utils.wording import counted, listed
 from .checkpoint import Checkpoint, SourceOptions
 from .format_table import FORMAT_TABLE, FORMATS
 from .open_clip_format import CONFIG_NAME, WEIGHT_NAMES
@@ -51,19 +51,17 @@ def read_checkpoint(path: str | os.PathLike, options: SourceOptions | None = Non
     file = open_weights(path)
     for checkpoint_format in reversed(FORMAT_TABLE.values()):
         if checkpoint_format.reads_file(file, path, options):
-            return checkpoint_format.read_file(file, path, options)
-    names = file.tensors.keys()
-    some = ", ".join(list(names)[:4])
+            return checkpoint_format.read(file, path, options)
     raise ValueError(
-        f"{path} does not hold a CLIP of a format known here ({', '.join(FORMATS)}): it has {len(names)} tensors, "
-        f"such as {some}."
+        f"{path} does not hold a CLIP of a format known here ({', '.join(FORMATS)}): it has "
+        f"{counted(len(file.tensors), 'tensor')}: {listed([*file.tensors], 4)}."
     )
 
 
 def _read_folder(folder: Path, options: SourceOptions) -> Checkpoint:
     for checkpoint_format in reversed(FORMAT_TABLE.values()):
         if checkpoint_format.reads_folder(folder):
-            return checkpoint_format.read_folder(folder, options)
+            return checkpoint_format.read_path(folder, options)
     files = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in WEIGHT_SUFFIXES)
     folders = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     cure = f"Give one of its {'files' if files else 'folders'} instead: {listed(files or folders)}"

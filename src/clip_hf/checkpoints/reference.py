@@ -10,14 +10,16 @@ So the memory that a report takes is that of a layer, whatever the model's size.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .stored_tensor import StoredTensor
 
 
@@ -38,26 +40,29 @@ class _Weights:
 # Shapes: images (batch, channels, height, width), hidden states (length, batch, width), features (batch, dim).
 
 
-def openai_text_features(
-    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, input_ids: torch.Tensor, dtype: torch.dtype
-) -> torch.Tensor:
-    """Text features (batch, dim), not normalised, as OpenAI's and open_clip's code computes them."""
-    weights, text = _Weights(tensors, dtype), config.text_config
+def openai_features(
+    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Features, not normalised, of OpenAI's arithmetic, which open_clip's is: `"image"` and `"text"`."""
+    weights = _Weights(tensors, dtype)
+    with torch.no_grad():
+        image = _image_features(weights.below("visual"), config.vision_config, inputs["pixel_values"].to(dtype))
+        return {"image": image, "text": _text_features(weights, config.text_config, inputs["input_ids"])}
+
+
+def _text_features(weights: _Weights, text: ClipHFTextConfig, input_ids: torch.Tensor) -> torch.Tensor:
     length = input_ids.shape[1]
     x = weights("token_embedding.weight")[input_ids] + weights("positional_embedding")[:length]
-    causal = torch.full((length, length), -torch.inf, dtype=dtype).triu(1)
+    causal = torch.full((length, length), -torch.inf, dtype=x.dtype).triu(1)
     x = _transformer(weights.below("transformer"), x.transpose(0, 1), text, causal).transpose(0, 1)
     x = _layer_norm(weights.below("ln_final"), x, text.layer_norm_eps)
     at = (input_ids == text.eos_token_id).int().argmax(dim=-1)
     return x[torch.arange(len(x)), at] @ weights("text_projection")
 
 
-def openai_image_features(
-    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, pixel_values: torch.Tensor, dtype: torch.dtype
+def _image_features(
+    weights: _Weights, vision: ClipHFViTConfig | ClipHFResNetConfig, pixel_values: torch.Tensor
 ) -> torch.Tensor:
-    """Image features (batch, dim), not normalised, as OpenAI's and open_clip's code computes them."""
-    weights, vision = _Weights(tensors, dtype, "visual."), config.vision_config
-    pixel_values = pixel_values.to(dtype)
     if vision.model_type == "clip_hf_resnet":
         return _resnet(weights, pixel_values, vision)
     x = functional.conv2d(pixel_values, weights("conv1.weight"), stride=vision.patch_size).flatten(2).transpose(1, 2)
@@ -80,26 +85,8 @@ def _transformer(weights: _Weights, x: torch.Tensor, config, mask: torch.Tensor 
     for number in range(config.num_hidden_layers):
         layer = weights.below(f"resblocks.{number}")
         y = _layer_norm(layer.below("ln_1"), x, config.layer_norm_eps)
-        attention = layer.below("attn")
-        y, _ = functional.multi_head_attention_forward(
-            y,
-            y,
-            y,
-            embed_dim_to_check=config.hidden_size,
-            num_heads=config.num_attention_heads,
-            in_proj_weight=attention("in_proj_weight"),
-            in_proj_bias=attention("in_proj_bias"),
-            bias_k=None,
-            bias_v=None,
-            add_zero_attn=False,
-            dropout_p=0.0,
-            out_proj_weight=attention("out_proj.weight"),
-            out_proj_bias=attention("out_proj.bias"),
-            training=False,
-            need_weights=False,
-            attn_mask=mask,
-        )
-        x = x + y
+        packed = {f"in_proj_{name}": layer(f"attn.in_proj_{name}") for name in ("weight", "bias")}
+        x = x + _attention(layer.below("attn.out_proj"), y, y, config.num_attention_heads, attn_mask=mask, **packed)
         y = _layer_norm(layer.below("ln_2"), x, config.layer_norm_eps)
         y = _linear(layer.below("mlp.c_fc"), y)
         y = y * torch.sigmoid(1.702 * y) if config.hidden_act == "quick_gelu" else ACT2FN[config.hidden_act](y)
@@ -138,86 +125,36 @@ def _bottleneck(weights: _Weights, x: torch.Tensor, stride: int, changes_shape: 
 def _attention_pool(weights: _Weights, x: torch.Tensor, heads: int) -> torch.Tensor:
     x = x.flatten(2).permute(2, 0, 1)  # (height * width, batch, channels)
     x = torch.cat([x.mean(dim=0, keepdim=True), x]) + weights("positional_embedding")[:, None]
-    pooled, _ = functional.multi_head_attention_forward(
-        x[:1],
-        x,
-        x,
-        embed_dim_to_check=x.shape[-1],
+    separate = {f"{part}_proj_weight": weights(f"{part}_proj.weight") for part in "qkv"}
+    bias = torch.cat([weights(f"{part}_proj.bias") for part in "qkv"])
+    separate |= {"use_separate_proj_weight": True, "in_proj_weight": None, "in_proj_bias": bias}
+    return _attention(weights.below("c_proj"), x[:1], x, heads, **separate)[0]
+
+
+def _attention(
+    output: _Weights, query: torch.Tensor, keys: torch.Tensor, heads: int, **projections: Any
+) -> torch.Tensor:
+    """torch's own multi-head attention, with `keys` as the values too."""
+    attended, _ = functional.multi_head_attention_forward(
+        query,
+        keys,
+        keys,
+        embed_dim_to_check=query.shape[-1],
         num_heads=heads,
-        in_proj_weight=None,
-        in_proj_bias=torch.cat([weights(f"{part}_proj.bias") for part in "qkv"]),
         bias_k=None,
         bias_v=None,
         add_zero_attn=False,
         dropout_p=0.0,
-        out_proj_weight=weights("c_proj.weight"),
-        out_proj_bias=weights("c_proj.bias"),
-        use_separate_proj_weight=True,
+        out_proj_weight=output("weight"),
+        out_proj_bias=output("bias"),
         training=False,
         need_weights=False,
-        q_proj_weight=weights("q_proj.weight"),
-        k_proj_weight=weights("k_proj.weight"),
-        v_proj_weight=weights("v_proj.weight"),
+        **projections,
     )
-    return pooled[0]
+    return attended
 
 
-# ------------------------------------------------------------------------------------------- models that read as
-# they go
-
-
-def streamed(build: Callable[[], nn.Module], tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> nn.Module:
-    """A model without weights, each of whose modules reads its own before it runs and drops them after.
-
-    Args:
-        build (callable): makes the model; called on the meta device.
-        tensors (`Mapping[str, StoredTensor]`): the weights by name.
-        dtype (`torch.dtype`): what floating weights are converted to.
-    """
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device("meta"):
-            model = build().eval()
-    finally:
-        torch.set_default_dtype(default)
-    for prefix, module in model.named_modules():
-        weights = {
-            name: tensors[f"{prefix}.{name}" if prefix else name]
-            for name in (*module._parameters, *module._buffers)
-            if (f"{prefix}.{name}" if prefix else name) in tensors
-        }
-        positions = module._buffers.get("position_ids")
-        if positions is not None:  # not a weight: it counts
-            module._buffers["position_ids"] = torch.arange(positions.shape[-1]).expand(positions.shape)
-        if weights:
-            module.register_forward_pre_hook(_reader(weights, dtype))
-            module.register_forward_hook(_dropper(weights))
-    return model
-
-
-def _reader(own: Mapping[str, StoredTensor], dtype: torch.dtype) -> Callable:
-    def read(module: nn.Module, args: tuple) -> None:
-        for name, tensor in own.items():
-            values = tensor.read()
-            values = values.to(dtype) if values.is_floating_point() else values
-            if name in module._parameters:
-                module._parameters[name] = nn.Parameter(values, requires_grad=False)
-            else:
-                module._buffers[name] = values
-
-    return read
-
-
-def _dropper(own: Mapping[str, StoredTensor]) -> Callable:
-    def drop(module: nn.Module, args: tuple, output: object) -> None:
-        for name in own:
-            if name in module._parameters:
-                module._parameters[name] = nn.Parameter(module._parameters[name].to("meta"), requires_grad=False)
-            else:
-                module._buffers[name] = module._buffers[name].to("meta")
-
-    return drop
+# -------------------------------------------------------------------------------------- models that read as they go
 
 
 def model_features(
@@ -227,21 +164,43 @@ def model_features(
     inputs: Mapping[str, torch.Tensor],
     dtype: torch.dtype,
 ) -> dict[str, torch.Tensor]:
-    """Features, not normalised, that a whole model of transformers' or ours computes: `"text"` and `"image"`."""
+    """Features, not normalised, that a whole model of transformers' or ours computes: `"image"` and `"text"`."""
     config = copy.deepcopy(config)  # into which transformers writes the dtype
-    model = streamed(lambda: model_class._from_config(config, dtype=dtype), tensors, dtype)
+    with torch.device("meta"):
+        model = model_class._from_config(config, dtype=dtype).eval()
+    stream_weights(model, tensors, dtype)
     with torch.no_grad():
         image = model.get_image_features(pixel_values=inputs["pixel_values"].to(dtype)).pooler_output
         text = model.get_text_features(input_ids=inputs["input_ids"]).pooler_output
     return {"image": image, "text": text}
 
 
-def openai_features(
-    tensors: Mapping[str, StoredTensor], config: ClipHFConfig, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    """Features, not normalised, of OpenAI's arithmetic: `"text"` and `"image"`."""
-    with torch.no_grad():
-        return {
-            "image": openai_image_features(tensors, config, inputs["pixel_values"], dtype),
-            "text": openai_text_features(tensors, config, inputs["input_ids"], dtype),
-        }
+def stream_weights(model: nn.Module, tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> None:
+    """Let each module of a model on the meta device read its own weights before it runs, and drop them after."""
+    for module_name, module in model.named_modules():
+        prefix = f"{module_name}." if module_name else ""
+        names = [name for name in (*module._parameters, *module._buffers) if prefix + name in tensors]
+        positions = module._buffers.get("position_ids")
+        if positions is not None:  # not a weight: it counts
+            module._buffers["position_ids"] = torch.arange(positions.shape[-1]).expand(positions.shape)
+        if names:
+            module.register_forward_pre_hook(partial(_read, {name: tensors[prefix + name] for name in names}, dtype))
+            module.register_forward_hook(partial(_drop, names))
+
+
+def _read(tensors: Mapping[str, StoredTensor], dtype: torch.dtype, module: nn.Module, args: tuple) -> None:
+    for name, tensor in tensors.items():
+        values = tensor.read()
+        _set(module, name, values.to(dtype) if values.is_floating_point() else values)
+
+
+def _drop(names: list[str], module: nn.Module, args: tuple, output: object) -> None:
+    for name in names:
+        _set(module, name, getattr(module, name).to("meta"))
+
+
+def _set(module: nn.Module, name: str, values: torch.Tensor) -> None:
+    if name in module._parameters:
+        module._parameters[name] = nn.Parameter(values, requires_grad=False)
+    else:
+        module._buffers[name] = values

@@ -21,6 +21,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
@@ -73,63 +74,6 @@ OTHER_GLOBALS = frozenset(["collections OrderedDict", "torch device"])
 # ------------------------------------------------------------------------------------------------------- the zip file
 
 
-def check_archive(path: str | os.PathLike) -> None:
-    """Refuse a zip archive that is damaged or that torch cannot have written.
-
-    Fit for TorchScript archives and for the files of `torch.save`. Only the directory and the headers are read, so it
-    is quick for large files too, and a change within the data of an entry goes unnoticed here.
-
-    Args:
-        path (`str` or path): the archive.
-
-    Raises:
-        ValueError: the file is no zip archive or is truncated; an entry overlaps another, has an unsafe name or the
-            name of another, is encrypted, or is compressed although it holds data; there are too many entries.
-        OSError: the file cannot be read.
-    """
-    with open(path, "rb") as file:
-        _read_directory(file, path)
-
-
-def is_zip(path: str | os.PathLike) -> bool:
-    """Tell whether a file begins as a zip archive does; whether it is whole is for `check_archive` to say.
-
-    The rule is torch's own, so that a file is never one kind of file here and another in `torch.load`.
-
-    Args:
-        path (`str` or path): the file.
-
-    Returns:
-        `bool`: whether it is a zip archive, perhaps a damaged one.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    with open(path, "rb") as file:
-        return file.read(4) == b"PK\x03\x04"
-
-
-def is_torchscript(path: str | os.PathLike) -> bool:
-    """Tell whether a file is a TorchScript archive, which has code and constants beside its tensors.
-
-    Args:
-        path (`str` or path): the file.
-
-    Returns:
-        `bool`: whether it is one. False for a damaged zip archive, for which `check_archive` has the reason.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    if not is_zip(path):
-        return False
-    try:
-        with open(path, "rb") as file:
-            return _read_directory(file, path).is_torchscript
-    except ValueError:
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class _Record:
     """The place of an entry's bytes in the file, and their checksum."""
@@ -140,7 +84,7 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class _Archive:
+class Archive:
     """A checked archive: the folder that holds all its entries, and the entries by name."""
 
     root: str
@@ -148,59 +92,93 @@ class _Archive:
 
     @property
     def is_torchscript(self) -> bool:
+        """Whether there are code and constants beside the tensors."""
         has_code = any(name.startswith(f"{self.root}/code/") for name in self.records)
         return has_code and f"{self.root}/constants.pkl" in self.records
 
 
-def _fail(path: str | os.PathLike, problem: str, cure: str = DO_NOT_USE) -> NoReturn:
-    raise ValueError(f"{os.fspath(path)}: {problem}. {cure}.")
+def check_archive(path: str | os.PathLike) -> Archive:
+    """Read the directory of a zip archive; refuse one that is damaged or that torch cannot have written.
+
+    Fit for TorchScript archives and for the files of `torch.save`. Only the directory and the headers are read, so it
+    is quick for large files too, and a change within the data of an entry goes unnoticed here.
+
+    Raises:
+        ValueError: the file is no zip archive or is truncated; an entry overlaps another, has an unsafe name or the
+            name of another, is encrypted, or is compressed although it holds data; there are too many entries.
+        OSError: the file cannot be read.
+    """
+    with _naming(path), open(path, "rb") as file:
+        return _read_directory(file)
 
 
-def _read_directory(file: BinaryIO, path: str | os.PathLike) -> _Archive:
+def is_zip(path: str | os.PathLike) -> bool:
+    """Tell whether a file begins as a zip archive does; whether it is whole is for `check_archive` to say.
+
+    The rule is torch's own, so that a file is never one kind of file here and another in `torch.load`.
+    """
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _fail(problem: str, cure: str = DO_NOT_USE) -> NoReturn:
+    raise ValueError(f"{problem}. {cure}.")
+
+
+@contextmanager
+def _naming(path: str | os.PathLike) -> Iterator[None]:
+    """Put the file's name before the message of a `ValueError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def _read_directory(file: BinaryIO) -> Archive:
     """Read the directory of an open archive and check every entry; see `check_archive`."""
-    directory_start, count = _check_end(file, path)
+    directory_start, count = _check_end(file)
     file.seek(0)
     try:
         entries = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error) as error:
-        raise ValueError(f"{os.fspath(path)}: its zip directory is damaged ({error}). {DOWNLOAD_AGAIN}.") from error
+        _fail(f"its zip directory is damaged ({error})", DOWNLOAD_AGAIN)
     if not entries:
-        _fail(path, "it is an empty zip archive", DOWNLOAD_AGAIN)
+        _fail("it is an empty zip archive", DOWNLOAD_AGAIN)
     if len(entries) != count:
-        _fail(path, f"its zip directory has {len(entries)} entries, but {count} are announced")
+        _fail(f"its zip directory has {len(entries)} entries, but {count} are announced")
     root = entries[0].orig_filename.split("/")[0]
-    _check_names(entries, root, path)
+    _check_names(entries, root)
 
     entries.sort(key=lambda entry: entry.header_offset)
     if entries[0].header_offset != 0:
-        _fail(path, "something stands before its first entry")
+        _fail("something stands before its first entry")
     ends = [entry.header_offset for entry in entries[1:]] + [directory_start]
     records = {}
     for entry, end in zip(entries, ends, strict=True):
         name = entry.orig_filename
-        _check_storing(entry, root, path)
-        offset = _data_offset(file, entry, path)
+        _check_storing(entry, root)
+        offset = _data_offset(file, entry)
         if offset + entry.compress_size > end:
-            _fail(path, f"entry {_short(name)} overlaps what follows it")
+            _fail(f"entry {_short(name)} overlaps what follows it")
         records[name] = _Record(offset, entry.compress_size, entry.CRC)
-    return _Archive(root, records)
+    return Archive(root, records)
 
 
-def _check_end(file: BinaryIO, path: str | os.PathLike) -> tuple[int, int]:
+def _check_end(file: BinaryIO) -> tuple[int, int]:
     """Check the end of a zip file; return where it says that the directory is, and how many entries there are.
 
     Readers look for the end in different places, and differ when its parts disagree, so one file can be two archives.
     Here the end must be the last thing in the file, and its parts must agree.
     """
     if file.read(4) not in (b"PK\x03\x04", b"PK\x05\x06"):  # the second begins an empty one
-        _fail(path, "it is no zip archive", "Give a file that torch.save or torch.jit.save has written")
+        _fail("it is no zip archive", "Give a file that torch.save or torch.jit.save has written")
     size = file.seek(0, os.SEEK_END)
     tail_start = max(size - 98, 0)  # an end of 22 bytes; in large files before it 56 and 20 bytes, with 64-bit numbers
     file.seek(tail_start)
     tail = file.read(98)
     end = tail[-22:]
     if len(end) < 22 or end[:4] != b"PK\x05\x06" or end[-2:] != b"\0\0":
-        _fail(path, "it is truncated, or something follows the end of the zip archive", DOWNLOAD_AGAIN)
+        _fail("it is truncated, or something follows the end of the zip archive", DOWNLOAD_AGAIN)
     count, directory_size, directory_start = struct.unpack("<HLL", end[10:20])
     directory_end = size - 22
     if tail[-42:-38] == b"PK\x06\x07":
@@ -208,21 +186,21 @@ def _check_end(file: BinaryIO, path: str | os.PathLike) -> tuple[int, int]:
         (place,) = struct.unpack("<Q", tail[-34:-26])
         long_end = tail[:56]
         if len(tail) < 98 or place != directory_end or long_end[:4] != b"PK\x06\x06":
-            _fail(path, "its zip directory is damaged", DOWNLOAD_AGAIN)
+            _fail("its zip directory is damaged", DOWNLOAD_AGAIN)
         short = (count, directory_size, directory_start)
         count, directory_size, directory_start = long = struct.unpack("<3Q", long_end[32:56])
         for value, long_value, unused in zip(short, long, (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF), strict=True):
             if value not in (long_value, unused):
-                _fail(path, "its zip directory contradicts itself")
+                _fail("its zip directory contradicts itself")
     if directory_start + directory_size != directory_end:
-        _fail(path, "its zip directory is not where it should be, so the file is damaged", DOWNLOAD_AGAIN)
+        _fail("its zip directory is not where it should be, so the file is damaged", DOWNLOAD_AGAIN)
     # Before the directory is read, as reading it costs memory.
     if count > MAX_ENTRIES or directory_size > MAX_DIRECTORY_BYTES:
-        _fail(path, f"it has {count} entries in {directory_size} bytes, more than {MAX_ENTRIES} or too long ones")
+        _fail(f"it has {count} entries in {directory_size} bytes, more than {MAX_ENTRIES} or too long ones")
     return directory_start, count
 
 
-def _check_names(entries: list[zipfile.ZipInfo], root: str, path: str | os.PathLike) -> None:
+def _check_names(entries: list[zipfile.ZipInfo], root: str) -> None:
     """Check that each entry has a relative name of its own in the folder `root`."""
     seen = set()
     for entry in entries:
@@ -230,27 +208,27 @@ def _check_names(entries: list[zipfile.ZipInfo], root: str, path: str | os.PathL
         parts = PurePosixPath(name).parts
         if not name or name.startswith("/") or name[1:2] == ":" or "\\" in name or "\0" in name or ".." in parts:
             cure = "If it is your own file, save it again under a plain file name; else do not use it"
-            _fail(path, f"entry {_short(name)} has an unsafe name", cure)
+            _fail(f"entry {_short(name)} has an unsafe name", cure)
         if not name.startswith(f"{root}/"):
-            _fail(path, f"entry {_short(name)} lies outside {_short(root)}, the folder of the first entry")
+            _fail(f"entry {_short(name)} lies outside {_short(root)}, the folder of the first entry")
         # torch finds its records without regard to case; two classes in the code may well differ only in that.
         key = name if _is_code(name, root) else name.lower()
         if key in seen:
-            _fail(path, f"it has two entries named {_short(name)}")
+            _fail(f"it has two entries named {_short(name)}")
         seen.add(key)
 
 
-def _check_storing(entry: zipfile.ZipInfo, root: str, path: str | os.PathLike) -> None:
+def _check_storing(entry: zipfile.ZipInfo, root: str) -> None:
     """Check that an entry is not encrypted, and not compressed either if anybody reads it."""
     if entry.flag_bits & 0x2041:  # encrypted, strongly so, or in a masked header
-        _fail(path, f"entry {_short(entry.orig_filename)} is encrypted")
+        _fail(f"entry {_short(entry.orig_filename)} is encrypted")
     if _is_code(entry.orig_filename, root):
         return
     if entry.compress_type != zipfile.ZIP_STORED:
         cure = "torch does not compress data, and a small compressed file can fill the memory; do not use this file"
-        _fail(path, f"entry {_short(entry.orig_filename)} is compressed", cure)
+        _fail(f"entry {_short(entry.orig_filename)} is compressed", cure)
     if entry.file_size != entry.compress_size:
-        _fail(path, f"entry {_short(entry.orig_filename)} contradicts itself on its size")
+        _fail(f"entry {_short(entry.orig_filename)} contradicts itself on its size")
 
 
 def _is_code(name: str, root: str) -> bool:
@@ -259,21 +237,21 @@ def _is_code(name: str, root: str) -> bool:
     return inner.startswith("code/") or inner == "constants.pkl" or inner.endswith(".debug_pkl")
 
 
-def _data_offset(file: BinaryIO, entry: zipfile.ZipInfo, path: str | os.PathLike) -> int:
+def _data_offset(file: BinaryIO, entry: zipfile.ZipInfo) -> int:
     """Where an entry's bytes begin: after its own header, which repeats what the directory says of it."""
     name = entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437")
     file.seek(entry.header_offset)
     header = file.read(30 + len(name))
     if len(header) < 30 + len(name) or header[:4] != b"PK\x03\x04":
-        _fail(path, f"entry {_short(entry.orig_filename)} is not where the zip directory says", DOWNLOAD_AGAIN)
+        _fail(f"entry {_short(entry.orig_filename)} is not where the zip directory says", DOWNLOAD_AGAIN)
     flags, method = struct.unpack("<HH", header[6:10])
     name_length, extra_length = struct.unpack("<HH", header[26:30])
     if name_length != len(name) or header[30:] != name or method != entry.compress_type or flags & 0x2041:
-        _fail(path, f"the header of entry {_short(entry.orig_filename)} contradicts the zip directory")
+        _fail(f"the header of entry {_short(entry.orig_filename)} contradicts the zip directory")
     return entry.header_offset + 30 + name_length + extra_length
 
 
-def _read_record(file: BinaryIO, record: _Record, what: str, path: str | os.PathLike) -> torch.Tensor:
+def _read_record(file: BinaryIO, record: _Record, what: str) -> torch.Tensor:
     """Read an entry's bytes into a new tensor of bytes, and check them."""
     data = torch.empty(record.size, dtype=torch.uint8)
     view = memoryview(data.numpy())
@@ -283,11 +261,11 @@ def _read_record(file: BinaryIO, record: _Record, what: str, path: str | os.Path
     while position < record.size:
         count = file.readinto(view[position : position + CHUNK_BYTES])
         if not count:
-            _fail(path, f"the file ends within {what}", DOWNLOAD_AGAIN)
+            _fail(f"the file ends within {what}", DOWNLOAD_AGAIN)
         crc = zlib.crc32(view[position : position + count], crc)
         position += count
     if crc != record.crc:
-        _fail(path, f"{what} is damaged: its checksum is {crc:#010x}, not {record.crc:#010x}", DOWNLOAD_AGAIN)
+        _fail(f"{what} is damaged: its checksum is {crc:#010x}, not {record.crc:#010x}", DOWNLOAD_AGAIN)
     return data
 
 
@@ -343,56 +321,42 @@ class _Dict:
         self.keys_and_values = []
 
 
-class _Mark:
-    """Where on the stack a group of values begins."""
-
-    __slots__ = ()
+MARK = object()
+"""Where on the stack a group of values begins."""
 
 
-MARK = _Mark()
-
-
-def _opcodes(data: bytes, path: str | os.PathLike) -> Iterator[tuple]:
+def _opcodes(data: bytes) -> Iterator[tuple]:
     """The opcodes of a pickle with their arguments and positions."""
     try:
         yield from genops(data)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{os.fspath(path)}: its data.pkl is damaged ({error}). {DOWNLOAD_AGAIN}.") from error
+        _fail(f"its data.pkl is damaged ({error})", DOWNLOAD_AGAIN)
 
 
 class _PickleReader:
     """Follows the opcodes of a TorchScript archive's `data.pkl`; builds nothing but the classes above and plain
     values.
-
-    Args:
-        archive (`_Archive`): its entries, which the tensors refer to.
-        path (`str` or path): the file, for messages.
     """
 
-    def __init__(self, archive: _Archive, path: str | os.PathLike):
+    def __init__(self, archive: Archive):
         self.archive = archive
-        self.path = path
         self.stack = []
         self.memo = {}
 
     def read(self, data: bytes) -> _Module:
         """Return the outermost module of a pickle."""
-        for opcode, argument, position in _opcodes(data, self.path):
+        for opcode, argument, position in _opcodes(data):
             self.step(opcode.name, argument, position)
         if len(self.stack) != 1 or not isinstance(self.stack[0], _Module):
-            self.fail("its data.pkl does not hold a module")
+            _fail("its data.pkl does not hold a module")
         return self.stack[0]
-
-    def fail(self, problem: str, cure: str = DO_NOT_USE) -> NoReturn:
-        """Refuse the archive."""
-        _fail(self.path, problem, cure)
 
     def step(self, opcode: str, argument: object, position: int) -> None:
         """Follow one opcode. All that TorchScript writes are here; Python's own pickles have others."""
         match opcode:
             case "PROTO":
                 if argument != 2:
-                    self.fail(f"its data.pkl has protocol {argument}, not 2")
+                    _fail(f"its data.pkl has protocol {argument}, not 2")
             case "MARK":
                 self.stack.append(MARK)
             case "NONE":
@@ -410,16 +374,20 @@ class _PickleReader:
             case "EMPTY_LIST":
                 self.stack.append([])
             case "APPEND" | "APPENDS":
-                self.extend_list(self.pop(1) if opcode == "APPEND" else self.pop_to_mark())
+                values = self.pop(1) if opcode == "APPEND" else self.pop_to_mark()
+                self.top(list).extend(values)
             case "EMPTY_DICT":
                 self.stack.append(_Dict())
             case "SETITEM" | "SETITEMS":
-                self.extend_dict(self.pop(2) if opcode == "SETITEM" else self.pop_to_mark())
+                values = self.pop(2) if opcode == "SETITEM" else self.pop_to_mark()
+                if len(values) % 2:
+                    _fail("its data.pkl is damaged: a key has no value")
+                self.top(_Dict).keys_and_values.extend(values)
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = self.top(object)
             case "BINGET" | "LONG_BINGET":
                 if argument not in self.memo:
-                    self.fail(f"its data.pkl uses value {argument} before it is there")
+                    _fail(f"its data.pkl uses value {argument} before it is there")
                 self.stack.append(self.memo[argument])
             case "GLOBAL":
                 self.stack.append(self.find_global(argument))
@@ -434,19 +402,19 @@ class _PickleReader:
             case "STOP":
                 pass
             case _:
-                self.fail(f"its data.pkl has opcode {opcode} at byte {position}, which TorchScript does not write")
+                _fail(f"its data.pkl has opcode {opcode} at byte {position}, which TorchScript does not write")
 
     def top(self, kind: type) -> object:
         """The last value on the stack, which must be a `kind` and not a mark."""
-        if not self.stack or isinstance(self.stack[-1], _Mark) or not isinstance(self.stack[-1], kind):
-            self.fail("its data.pkl is damaged: a value is missing or of the wrong kind")
+        if not self.stack or self.stack[-1] is MARK or not isinstance(self.stack[-1], kind):
+            _fail("its data.pkl is damaged: a value is missing or of the wrong kind")
         return self.stack[-1]
 
     def pop(self, count: int) -> list:
         """Take the last `count` values off the stack."""
         values = self.stack[-count:]
-        if len(values) < count or any(isinstance(value, _Mark) for value in values):
-            self.fail("its data.pkl is damaged: a value is missing")
+        if len(values) < count or any(value is MARK for value in values):
+            _fail("its data.pkl is damaged: a value is missing")
         del self.stack[-count:]
         return values
 
@@ -455,20 +423,10 @@ class _PickleReader:
         values = []
         while self.stack:
             value = self.stack.pop()
-            if isinstance(value, _Mark):
+            if value is MARK:
                 return values[::-1]
             values.append(value)
-        self.fail("its data.pkl is damaged: a mark is missing")
-
-    def extend_list(self, values: list) -> None:
-        """Append to the list on top of the stack."""
-        self.top(list).extend(values)
-
-    def extend_dict(self, values: list) -> None:
-        """Set keys of the dictionary on top of the stack."""
-        if len(values) % 2:
-            self.fail("its data.pkl is damaged: a key has no value")
-        self.top(_Dict).keys_and_values.extend(values)
+        _fail("its data.pkl is damaged: a mark is missing")
 
     def find_global(self, name: str) -> _Global:
         """Note the name of a class or function, if TorchScript writes it; `name` is "module name"."""
@@ -476,7 +434,7 @@ class _PickleReader:
         known = name == REBUILD_TENSOR or name in CONTAINERS or name in OTHER_GLOBALS or name in STORAGE_DTYPES
         if not known and not (symbol.is_class_of_archive and name.count(" ") == 1):
             module, _, attribute = name.partition(" ")
-            self.fail(
+            _fail(
                 f"its data.pkl asks for {_short(attribute)} of module {_short(module)}, which no CLIP needs and which "
                 "was not run",
                 SAVE_OTHERWISE,
@@ -489,21 +447,19 @@ class _PickleReader:
             case ("storage", _Global(name=name), str(key), _, int(size)) if name in STORAGE_DTYPES:
                 pass
             case _:
-                self.fail("its data.pkl describes a storage in an unknown way")
+                _fail("its data.pkl describes a storage in an unknown way")
         record = self.archive.records.get(f"{self.archive.root}/data/{key}")
         if record is None:
-            self.fail(f"its data.pkl uses record data/{_short(key)}, which the archive does not have")
+            _fail(f"its data.pkl uses record data/{_short(key)}, which the archive does not have")
         dtype = STORAGE_DTYPES[name]
         if size * dtype.itemsize != record.size:
-            self.fail(
-                f"record data/{_short(key)} has {record.size} bytes, but must hold {_short(size)} values of {dtype}"
-            )
+            _fail(f"record data/{_short(key)} has {record.size} bytes, but must hold {_short(size)} values of {dtype}")
         return _Storage(record, dtype, size)
 
     def call(self, function: object, arguments: object) -> object:
         """Do what a call in the pickle is for: tensors become a `_Layout`, containers stay, all else is left out."""
         if not isinstance(function, _Global) or not isinstance(arguments, tuple) or function.name in STORAGE_DTYPES:
-            self.fail("its data.pkl calls what is no function")
+            _fail("its data.pkl calls what is no function")
         if function.name == REBUILD_TENSOR:
             return self.make_layout(arguments)
         if function.name in CONTAINERS:
@@ -516,27 +472,27 @@ class _PickleReader:
             case (_Storage() as storage, int(offset), tuple(shape), tuple(strides), bool(), _):
                 pass
             case _:
-                self.fail("its data.pkl describes a tensor in an unknown way")
+                _fail("its data.pkl describes a tensor in an unknown way")
         if len(shape) != len(strides) or len(shape) > MAX_DIMENSIONS:
-            self.fail(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
+            _fail(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
         for value in (offset, *shape, *strides):
             if type(value) is not int or not 0 <= value < 2**63:
-                self.fail(f"a tensor has {_short(value)} as size, stride or offset")
+                _fail(f"a tensor has {_short(value)} as size, stride or offset")
         count = math.prod(shape)
         if math.prod(size for size in shape if size) >= 2**63:
-            self.fail("a tensor has more values than torch can count")
+            _fail("a tensor has more values than torch can count")
         if count:
             last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
             if last >= storage.size:
-                self.fail(f"a tensor of shape {shape} reaches beyond its storage of {storage.size} values")
+                _fail(f"a tensor of shape {shape} reaches beyond its storage of {storage.size} values")
             if count > max(storage.size, MAX_REPEATED_VALUES):
-                self.fail(f"a tensor of shape {shape} repeats the {storage.size} values of its storage too often")
+                _fail(f"a tensor of shape {shape} repeats the {storage.size} values of its storage too often")
         return _Layout(storage, offset, shape, strides)
 
     def new_module(self, kind: object, arguments: object) -> _Module:
         """An object of a class that the archive defines, still empty."""
         if not isinstance(kind, _Global) or not kind.is_class_of_archive or arguments != ():
-            self.fail("its data.pkl makes an object in an unknown way")
+            _fail("its data.pkl makes an object in an unknown way")
         return _Module(kind.name.replace(" ", "."))
 
     def fill_module(self, state: object) -> None:
@@ -544,7 +500,7 @@ class _PickleReader:
         module = self.top(_Module)
         if module.members is not None or not isinstance(state, _Dict):
             # A quantized layer, for example, packs its tensors into a tuple that only its own code can read.
-            self.fail(
+            _fail(
                 f"an object of class {_short(module.type_name)} has a state other than its attributes", SAVE_OTHERWISE
             )
         module.members = {}
@@ -553,9 +509,7 @@ class _PickleReader:
             if not isinstance(value, _Layout | _Module):
                 continue
             if not isinstance(name, str) or not name or "." in name or name in module.members:
-                self.fail(
-                    f"an object of class {_short(module.type_name)} has a wrong or second attribute {_short(name)}"
-                )
+                _fail(f"an object of class {_short(module.type_name)} has a wrong or second attribute {_short(name)}")
             module.members[name] = value
 
 
@@ -584,11 +538,9 @@ def read_torchscript(path: str | os.PathLike) -> dict[str, StoredTensor]:
 
     Numbers, texts, and tensors in lists or dictionaries are left out, as in a state dict.
 
-    Args:
-        path (`str` or path): the archive. It must stay there as long as tensors are read from it.
-
     Returns:
-        `dict[str, StoredTensor]`: the tensors by dotted name, in the order of the file.
+        `dict[str, StoredTensor]`: the tensors by dotted name, in the order of the file, which must stay where it is as
+        long as tensors are read.
 
     Raises:
         ValueError: the file is no TorchScript archive, is damaged, or holds what TorchScript does not write; or, from
@@ -596,37 +548,36 @@ def read_torchscript(path: str | os.PathLike) -> dict[str, StoredTensor]:
         OSError: the file cannot be read.
     """
     path = os.path.abspath(path)
-    with open(path, "rb") as file:
-        archive = _read_directory(file, path)
+    with _naming(path), open(path, "rb") as file:
+        archive = _read_directory(file)
         if not archive.is_torchscript or f"{archive.root}/data.pkl" not in archive.records:
             cure = (
                 "Give a file that torch.jit.save of torch 1.4 or later has written; read one of torch.save otherwise"
             )
-            _fail(path, "it is no TorchScript archive", cure)
+            _fail("it is no TorchScript archive", cure)
         # Files from before torch 2.1 do not say; those were written on little-endian machines.
-        byte_order = _read_small(file, archive, "byteorder", path, limit=16) or b"little"
+        byte_order = _read_small(file, archive, "byteorder", 16) or b"little"
         if byte_order != sys.byteorder.encode():
             cure = f"Load it with torch on a machine of that kind, or convert it; this one is {sys.byteorder}-endian"
-            _fail(path, f"its byte order is {byte_order.decode(errors='replace')!r}", cure)
-        data = _read_small(file, archive, "data.pkl", path, limit=MAX_PICKLE_BYTES)
-    module = _PickleReader(archive, path).read(data)
-    return {
-        name: StoredTensor(layout.shape, layout.storage.dtype, partial(_read_tensor, path, name, layout))
-        for name, layout in _named_tensors(module, path)
-    }
+            _fail(f"its byte order is {byte_order.decode(errors='replace')!r}", cure)
+        module = _PickleReader(archive).read(_read_small(file, archive, "data.pkl", MAX_PICKLE_BYTES))
+        return {
+            name: StoredTensor(layout.shape, layout.storage.dtype, partial(_read_tensor, path, name, layout))
+            for name, layout in _named_tensors(module)
+        }
 
 
-def _read_small(file: BinaryIO, archive: _Archive, name: str, path: str | os.PathLike, limit: int) -> bytes | None:
+def _read_small(file: BinaryIO, archive: Archive, name: str, limit: int) -> bytes | None:
     """The bytes of an entry of at most `limit` bytes; None if there is no such entry."""
     record = archive.records.get(f"{archive.root}/{name}")
     if record is None:
         return None
     if record.size > limit:
-        _fail(path, f"its {name} has {record.size} bytes, more than {limit}")
-    return _read_record(file, record, name, path).numpy().tobytes()
+        _fail(f"its {name} has {record.size} bytes, more than {limit}")
+    return _read_record(file, record, name).numpy().tobytes()
 
 
-def _named_tensors(module: _Module, path: str | os.PathLike) -> Iterator[tuple[str, _Layout]]:
+def _named_tensors(module: _Module) -> Iterator[tuple[str, _Layout]]:
     """Walk through a module tree, in the order of the file. A module that is there twice is listed twice."""
     # Few bytes can describe endless trees: a module within itself, or doubled at each of many levels.
     visited = 0
@@ -640,13 +591,13 @@ def _named_tensors(module: _Module, path: str | os.PathLike) -> Iterator[tuple[s
         visited += 1
         name = prefix + member
         if visited > MAX_TENSORS:
-            _fail(path, f"it has more than {MAX_TENSORS} tensors and modules")
+            _fail(f"it has more than {MAX_TENSORS} tensors and modules")
         if len(name) > MAX_KEY_LENGTH:
-            _fail(path, f"the name {_short(name)} has more than {MAX_KEY_LENGTH} characters")
+            _fail(f"the name {_short(name)} has more than {MAX_KEY_LENGTH} characters")
         if isinstance(value, _Layout):
             yield name, value
         elif len(levels) >= MAX_DEPTH:
-            _fail(path, f"its modules are nested more than {MAX_DEPTH} deep, or one holds itself")
+            _fail(f"its modules are nested more than {MAX_DEPTH} deep, or one holds itself")
         else:
             levels.append((f"{name}.", iter((value.members or {}).items())))
 
@@ -655,8 +606,8 @@ def _read_tensor(path: str, name: str, layout: _Layout) -> torch.Tensor:
     """Read one tensor from its record."""
     if math.prod(layout.shape) == 0:
         return torch.empty(layout.shape, dtype=layout.storage.dtype)
-    with open(path, "rb") as file:
-        data = _read_record(file, layout.storage.record, f"tensor {_short(name)}", path)
+    with _naming(path), open(path, "rb") as file:
+        data = _read_record(file, layout.storage.record, f"tensor {_short(name)}")
     values = data.view(layout.storage.dtype).as_strided(layout.shape, layout.strides, layout.offset)
     if values.is_contiguous() and values.numel() == layout.storage.size:
         return values

@@ -10,6 +10,7 @@ import torch
 from transformers.utils import logging
 
 from ..model.modeling_clip_hf import ClipHFModel
+from ..utils.dtypes import parse_dtype
 from .checkpoint import Checkpoint, SourceOptions
 from .paths import check_exists
 from .reading import is_foreign, lacks_config, read_checkpoint
@@ -72,21 +73,13 @@ def load(
 
 
 def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | None, *args: Any, **kwargs: Any) -> Any:
-    """The model of a checkpoint, or a part of it, in evaluation mode.
+    """The model of a checkpoint, or the part of it of class `cls`, in evaluation mode.
 
-    Args:
-        checkpoint (`Checkpoint`): where from.
-        cls (`type`): [`ClipHFModel`], or the class of a part of it.
-        dtype (`torch.dtype` or `str`, *optional*): as in [`load`].
-        args, kwargs: further arguments of `from_pretrained`, and what that returns.
-
-    Raises:
-        ValueError: if the checkpoint has another tower than `cls`.
+    `dtype` is as in [`load`]; `args` and `kwargs` are further arguments of `from_pretrained`, and so is the result.
     """
     if dtype is None or dtype == "auto":
         dtype = widest_dtype(checkpoint.tensors)
-    elif isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
+    dtype = parse_dtype(dtype)
     if kwargs.get("config") is None:
         parts = (checkpoint.config, checkpoint.config.text_config, checkpoint.config.vision_config)
         config = next((part for part in parts if isinstance(part, cls.config_class)), None)

@@ -27,15 +27,9 @@ def has_tokenizer(folder: Path) -> bool:
 def build_tokenizer(
     merges: str | Path | None, config: ClipHFTextConfig, folder: Path | None
 ) -> ClipHFTokenizer | None:
-    """The tokenizer of a model.
+    """The tokenizer of a model: from `merges`, a file or a folder, else from its own `folder`, else OpenAI's.
 
-    Args:
-        merges (`str` or `Path`, *optional*): a merges file or a folder with a tokenizer; comes before all else.
-        config (`ClipHFTextConfig`): the text tower, whose vocabulary it must have.
-        folder (`Path`, *optional*): the checkpoint's own folder, looked into where no merges are given.
-
-    Returns:
-        The tokenizer; `None` where nothing is given and the vocabulary has not the size of OpenAI's.
+    `None` where nothing is given and the vocabulary has not the size of OpenAI's.
 
     Raises:
         FileNotFoundError: if the merges do not exist.

@@ -9,6 +9,7 @@ The archive is written by hand, so that one tensor at a time is in memory and eq
 are those that `safe_torchscript.py` lists; torch reads archives of this kind since version 1.4.
 """
 
+import math
 import struct
 import sys
 import zipfile
@@ -32,23 +33,18 @@ _FIRST_DATE = (1980, 1, 1, 0, 0, 0)  # so that equal weights give equal bytes
 def write_torchscript(tensors: Mapping[str, StoredTensor], buffers: Collection[str], path: Path) -> None:
     """Write tensors so that `torch.jit.load(path).state_dict()` returns them, bit for bit.
 
-    Args:
-        tensors (`Mapping[str, StoredTensor]`): the tensors by dotted name; read one after the other.
-        buffers (`Collection[str]`): names of the buffers; the others become parameters.
-        path (`Path`): the file.
-
-    Raises:
-        OSError: if writing fails.
+    The tensors are read one after the other; those that are not named in `buffers` become parameters.
     """
-    modules = _Modules(buffers)
-    _, module = modules.add(_tree(tensors))
+    classes = {}
+    _, module = _module(_tree(tensors, buffers), classes)
+    code = "".join(f"class {name}(Module):\n{body}" for body, name in classes.items())
     with zipfile.ZipFile(path, "w") as file:
         for key, tensor in enumerate(tensors.values()):
             values = tensor.read().contiguous().flatten()
             # Seen as bytes, because numpy has no bfloat16.
             _write_entry(file, f"data/{key}", values.view(torch.uint8).numpy().data)
         _write_entry(file, "data.pkl", b"\x80\x02" + module + b".")
-        _write_entry(file, "code/__torch__.py", modules.code.encode())
+        _write_entry(file, "code/__torch__.py", code.encode())
         _write_entry(file, "constants.pkl", b"\x80\x02).")  # an empty tuple
         _write_entry(file, "version", b"3\n")
         _write_entry(file, "byteorder", sys.byteorder.encode())
@@ -65,54 +61,40 @@ def _write_entry(file: zipfile.ZipFile, name: str, content: bytes | memoryview) 
         stream.write(content)
 
 
-def _tree(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    """Modules as dictionaries, whose members are modules or tensors; a tensor comes with its key and its full name."""
+def _tree(tensors: Mapping[str, StoredTensor], buffers: Collection[str]) -> dict[str, Any]:
+    """Modules as dictionaries of modules and tensors; each tensor with its key and whether it is a buffer."""
     tree = {}
     for key, (name, tensor) in enumerate(tensors.items()):
         *parents, last = name.split(".")
         module = tree
         for parent in parents:
             module = module.setdefault(parent, {})
-        module[last] = (key, name, tensor)
+        module[last] = (key, name in buffers, tensor)
     return tree
 
 
-class _Modules:
-    """The pickles of modules, and the source of their classes.
+def _module(tree: Mapping[str, Any], classes: dict[str, str]) -> tuple[str, bytes]:
+    """The class of a module, and its pickle.
 
-    Args:
-        buffers (`Collection[str]`): full names of the tensors that are buffers.
+    `classes` is filled with the body of each class to its name: modules of the same members share one.
     """
-
-    def __init__(self, buffers: Collection[str]):
-        self.buffers = buffers
-        self.classes: dict[str, str] = {}  # the body of each to its name: modules of the same members share one
-
-    @property
-    def code(self) -> str:
-        """The source of all classes."""
-        return "".join(f"class {name}(Module):\n{body}" for body, name in self.classes.items())
-
-    def add(self, tree: Mapping[str, Any]) -> tuple[str, bytes]:
-        """The class of a module, and its pickle."""
-        types, state = {"training": "bool"}, _text("training") + b"\x89"
-        lists = {"__parameters__": [], "__buffers__": []}
-        for name, member in tree.items():
-            if isinstance(member, dict):
-                types[name], value = self.add(member)
-            else:
-                key, full_name, tensor = member
-                is_buffer = full_name in self.buffers
-                takes_gradient = tensor.dtype.is_floating_point and not is_buffer
-                types[name], value = "Tensor", _tensor(key, tensor, takes_gradient)
-                lists["__buffers__" if is_buffer else "__parameters__"].append(name)
-            state += _text(name) + value
-        body = "".join(f"  {name} = {items!r}\n" for name, items in lists.items())
-        body += "  __annotations__ = []\n"
-        # In this form, because the names of layers are numbers.
-        body += "".join(f'  __annotations__["{name}"] = {kind}\n' for name, kind in types.items())
-        name = self.classes.setdefault(body, f"Module{len(self.classes)}")
-        return f"__torch__.{name}", _global(f"__torch__ {name}") + b")\x81}(" + state + b"ub"
+    types, state = {"training": "bool"}, _text("training") + b"\x89"
+    lists = {"__parameters__": [], "__buffers__": []}
+    for name, member in tree.items():
+        if isinstance(member, dict):
+            types[name], value = _module(member, classes)
+        else:
+            key, is_buffer, tensor = member
+            takes_gradient = tensor.dtype.is_floating_point and not is_buffer
+            types[name], value = "Tensor", _tensor(key, tensor, takes_gradient)
+            lists["__buffers__" if is_buffer else "__parameters__"].append(name)
+        state += _text(name) + value
+    body = "".join(f"  {name} = {items!r}\n" for name, items in lists.items())
+    body += "  __annotations__ = []\n"
+    # In this form, because the names of layers are numbers.
+    body += "".join(f'  __annotations__["{name}"] = {kind}\n' for name, kind in types.items())
+    name = classes.setdefault(body, f"Module{len(classes)}")
+    return f"__torch__.{name}", _global(f"__torch__ {name}") + b")\x81}(" + state + b"ub"
 
 
 # Pickles, in the few opcodes that torch's own reader knows.
@@ -136,12 +118,9 @@ def _numbers(values: Iterable[int]) -> bytes:
 
 def _tensor(key: int, tensor: StoredTensor, takes_gradient: bool) -> bytes:
     """A contiguous tensor that has the record `data/<key>` for itself."""
-    count, strides = 1, []
-    for size in reversed(tensor.shape):
-        strides.append(count)
-        count *= size
+    strides = torch.empty(tensor.shape, device="meta").stride()
     storage = _text("storage") + _global(_STORAGE_TYPES[tensor.dtype]) + _text(str(key)) + _text("cpu")
-    storage = b"(" + storage + _number(count) + b"tQ"
-    layout = _number(0) + _numbers(tensor.shape) + _numbers(reversed(strides))
+    storage = b"(" + storage + _number(math.prod(tensor.shape)) + b"tQ"
+    layout = _number(0) + _numbers(tensor.shape) + _numbers(strides)
     gradient = b"\x88" if takes_gradient else b"\x89"
     return _global(REBUILD_TENSOR) + b"(" + storage + layout + gradient + _global("collections OrderedDict") + b")RtR"

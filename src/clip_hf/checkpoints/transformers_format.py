@@ -9,27 +9,26 @@ compute (a ResNet tower) is refused.
 import copy
 import json
 import re
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import save_file
 
 from ..model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
 from ..utils.json_files import read_json
-from .checkpoint import Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
+from .checkpoint import IMAGE_OPTIONS, Checkpoint, SourceOptions, check_no_logit_bias, note_left_out
 from .checkpoint_format import CheckpointFormat
 from .open_clip_format import WEIGHT_NAMES as OPEN_CLIP_WEIGHT_NAMES
 from .open_clip_format import image_processor_from_open_clip
-from .openai_names import our_shapes
+from .openai_names import rename
 from .reference import model_features
 from .stored_tensor import StoredTensor
 from .tokenizer_formats import build_tokenizer, save_for_transformers
-from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, open_weights
+from .weight_files import TRANSFORMERS_WEIGHT_NAMES, WeightFile, first_file, save_weights
 
 
 MODEL_TYPES = ("clip", ClipHFConfig.model_type)
@@ -40,20 +39,6 @@ TOWERS = {
     "vision_with_projection": "CLIPVisionModelWithProjection",
 }
 """What `save(..., tower=...)` writes: the class of transformers that loads it."""
-
-_IMAGE_OPTIONS = (
-    "do_resize",
-    "size",
-    "resample",
-    "do_center_crop",
-    "crop_size",
-    "do_rescale",
-    "rescale_factor",
-    "do_normalize",
-    "image_mean",
-    "image_std",
-    "do_convert_rgb",
-)
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -73,69 +58,12 @@ def holds_clip(folder: Path) -> bool:
     return read_config_type(folder) in MODEL_TYPES and first_file(folder, TRANSFORMERS_WEIGHT_NAMES) is not None
 
 
-def read(file: WeightFile, source: str, folder: Path, options: SourceOptions) -> Checkpoint:
-    """Read a folder of transformers' `CLIPModel` or of our `ClipHFModel`.
-
-    Raises:
-        ValueError: if its config is not one of a whole CLIP, or a weight is missing, left over or of another shape.
-    """
-    model_type = read_config_type(folder)
-    if model_type not in MODEL_TYPES:
-        raise ValueError(
-            f"The config.json of {folder} is of a model of type {model_type!r}; a whole CLIP is of type 'clip' "
-            f"(transformers) or '{ClipHFConfig.model_type}'. The towers by themselves load with "
-            "ClipHFTextModelWithProjection.from_pretrained and ClipHFVisionModelWithProjection.from_pretrained."
-        )
-    config = ClipHFConfig.from_pretrained(folder)
-    if options.config is not None:
-        raise ValueError(f"`config` is for open_clip's weights; {folder} has its own config.json. Leave `config` out.")
-    options.check_against(config)
-    config.architectures = ["ClipHFModel"]
-    weights, ignored = {}, []
-    for name, tensor in file.tensors.items():
-        if name.endswith("embeddings.position_ids"):
-            _check_position_ids(name, tensor)
-            ignored.append(name)
-        else:
-            weights[name] = tensor
-    renamed = _checked(weights, config, source)
-    image_processor = None
-    if options.preprocess is not None:
-        image_processor = image_processor_from_open_clip(options.preprocess, config.vision_config.image_size)
-    elif any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
-        image_processor = ClipHFImageProcessor.from_pretrained(folder)
-    tokenizer = build_tokenizer(options.merges, config.text_config, folder)
-    format_name = "clip_hf" if model_type == ClipHFConfig.model_type else "transformers"
-    return Checkpoint(
-        format_name, source, config, renamed, weights, image_processor, tokenizer, note_left_out(ignored)
-    )
-
-
 def _check_position_ids(name: str, tensor: StoredTensor) -> None:
     positions = tensor.read().flatten()
     if not torch.equal(positions.long(), torch.arange(len(positions))):
         raise ValueError(
             f"{name} does not count the positions from 0 on; CLIP's position embeddings have no other order."
         )
-
-
-def _checked(weights: dict[str, StoredTensor], config: ClipHFConfig, source: str) -> dict[str, StoredTensor]:
-    shapes = our_shapes(config)
-    missing = [name for name in shapes if name not in weights]
-    unknown = [name for name in weights if name not in shapes]
-    wrong = [
-        f"{name} ({tuple(tensor.shape)} instead of {shapes[name]})"
-        for name, tensor in weights.items()
-        if name in shapes and tensor.shape != shapes[name] and not (name == "logit_scale" and tensor.shape == (1,))
-    ]
-    by_problem = {"lacks": missing, "has no place for": unknown, "has another shape for": wrong}
-    problems = [f"{what} {', '.join(names[:8])} ({len(names)})" for what, names in by_problem.items() if names]
-    if problems:
-        raise ValueError(f"{source} does not fit its config.json, which {'; '.join(problems)}.")
-    if weights["logit_scale"].shape == (1,):
-        scale = weights["logit_scale"]
-        weights = weights | {"logit_scale": StoredTensor((), scale.dtype, lambda: scale.read().reshape(()))}
-    return {name: weights[name] for name in shapes}
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -155,27 +83,8 @@ def is_batch_norm(name: str) -> bool:
     return bool(re.search(r"\.bn\d?\.", name))
 
 
-def write_ours(checkpoint: Checkpoint, folder: Path) -> dict[str, StoredTensor]:
-    """Write our own repo: what `ClipHFModel` and `ClipHFProcessor` save. Returns the weights written."""
-    # No second copy of the weights is made for the model that saves them.
-    others = {name: tensor for name, tensor in checkpoint.tensors.items() if not is_batch_norm(name)}
-    # transformers writes the dtype into the configuration that it is given, which is that of the caller's model.
-    config = copy.deepcopy(checkpoint.config)
-    with torch.device("meta"):
-        model = ClipHFModel._from_config(config, dtype=widest_dtype(others))
-    state_dict = {name: tensor.read().contiguous() for name, tensor in checkpoint.tensors.items()}
-    model.save_pretrained(folder, state_dict=state_dict)
-    if checkpoint.processor is not None:
-        checkpoint.processor.save_pretrained(folder)
-    return checkpoint.tensors
-
-
 def config_to_transformers(checkpoint: Checkpoint) -> transformers.CLIPConfig:
-    """transformers' configuration for our model.
-
-    Raises:
-        ValueError: if the vision tower is a ResNet, which transformers' CLIP does not have.
-    """
+    """transformers' configuration for our model; a `ValueError` for a ResNet, which its CLIP does not have."""
     config = checkpoint.config
     if config.vision_config.model_type == ClipHFResNetConfig.model_type:
         raise ValueError(
@@ -199,40 +108,7 @@ def _text_config(config: ClipHFConfig) -> transformers.CLIPTextConfig:
     return _shared(transformers.CLIPTextConfig, config.text_config)
 
 
-def write(checkpoint: Checkpoint, folder: Path, tower: str | None = None) -> dict[str, StoredTensor]:
-    """Write a folder that transformers loads without this library.
-
-    Args:
-        checkpoint (`Checkpoint`): what to write.
-        folder (`Path`): an existing folder.
-        tower (`str`, *optional*): one of [`TOWERS`], to write that tower only.
-
-    Returns:
-        The weights written, under their names there.
-
-    Raises:
-        ValueError: if transformers has no such model, or no such tower.
-    """
-    if tower is None:
-        config, architecture, names = config_to_transformers(checkpoint), "CLIPModel", list(checkpoint.tensors)
-    else:
-        config, architecture, names = _tower(checkpoint, tower)
-    config.architectures = [architecture]
-    tensors = {name: checkpoint.tensors[name] for name in names}
-    config.dtype = widest_dtype(tensors)
-    config.save_pretrained(folder)
-    contiguous = {name: tensor.read().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / TRANSFORMERS_WEIGHT_NAMES[0], metadata={"format": "pt"})
-    if checkpoint.tokenizer is not None and not (tower or "").startswith("vision"):
-        save_for_transformers(checkpoint.tokenizer, folder)
-    if checkpoint.image_processor is not None and not (tower or "").startswith("text"):
-        _save_image_processor(checkpoint.image_processor, folder)
-    return tensors
-
-
 def _tower(checkpoint: Checkpoint, tower: str) -> tuple[Any, str, list[str]]:
-    if tower not in TOWERS:
-        raise ValueError(f"tower={tower!r} is none of {', '.join(TOWERS)}.")
     if tower.startswith("vision"):
         config = config_to_transformers(checkpoint).vision_config
         prefixes = ("vision_model.", "visual_projection.")
@@ -246,7 +122,7 @@ def _tower(checkpoint: Checkpoint, tower: str) -> tuple[Any, str, list[str]]:
 
 def _save_image_processor(image_processor: ClipHFImageProcessor, folder: Path) -> None:
     options = image_processor.to_dict()
-    content = {name: options[name] for name in _IMAGE_OPTIONS if name in options}
+    content = {name: options[name] for name in IMAGE_OPTIONS if name in options}
     content |= {"image_processor_type": "CLIPImageProcessor", "processor_class": "CLIPProcessor"}
     text = json.dumps(content, indent=2, sort_keys=True, default=dict) + "\n"
     (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
@@ -256,7 +132,9 @@ class TransformersFormat(CheckpointFormat):
     """Folders of transformers' `CLIPModel`; single towers too."""
 
     name = "transformers"
+    weight_names = TRANSFORMERS_WEIGHT_NAMES
     has_towers = True
+    features = staticmethod(partial(model_features, transformers.CLIPModel))
 
     def reads_file(self, file: WeightFile, path: Path, options: SourceOptions) -> bool:
         """Whether the names are transformers'; ours are the same, so the configuration beside them decides."""
@@ -274,18 +152,41 @@ class TransformersFormat(CheckpointFormat):
         has_config = (folder / "config.json").is_file()
         return has_config and (holds_clip(folder) or first_file(folder, OPEN_CLIP_WEIGHT_NAMES) is None)
 
-    def read_file(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
-        """Read weights whose config.json lies beside them."""
-        return read(file, str(path), path.parent, options)
-
-    def read_folder(self, folder: Path, options: SourceOptions) -> Checkpoint:
-        """Read the weights of a folder, in one file or in shards."""
-        weights = first_file(folder, TRANSFORMERS_WEIGHT_NAMES)
-        if weights is None:
+    def read(self, file: WeightFile, path: Path, options: SourceOptions) -> Checkpoint:
+        """A checkpoint of weights, whose config.json lies beside them: of transformers' `CLIPModel` or our own."""
+        source, folder = str(path), path if path.is_dir() else path.parent
+        model_type = read_config_type(folder)
+        if model_type not in MODEL_TYPES:
             raise ValueError(
-                f"{folder} has a config.json but no weights: none of {', '.join(TRANSFORMERS_WEIGHT_NAMES)}."
+                f"The config.json of {folder} is of a model of type {model_type!r}; a whole CLIP is of type 'clip' "
+                f"(transformers) or '{ClipHFConfig.model_type}'. The towers by themselves load with "
+                "ClipHFTextModelWithProjection.from_pretrained and ClipHFVisionModelWithProjection.from_pretrained."
             )
-        return read(open_weights(weights), str(folder), folder, options)
+        config = ClipHFConfig.from_pretrained(folder)
+        if options.config is not None:
+            raise ValueError(
+                f"`config` is for open_clip's weights; {folder} has its own config.json. Leave `config` out."
+            )
+        options.check_against(config)
+        config.architectures = ["ClipHFModel"]
+        weights, ignored = {}, []
+        for name, tensor in file.tensors.items():
+            if name.endswith("embeddings.position_ids"):
+                _check_position_ids(name, tensor)
+                ignored.append(name)
+            else:
+                weights[name] = tensor
+        renamed, _ = rename(weights, config, source, has_our_names=True)
+        image_processor = None
+        if options.preprocess is not None:
+            image_processor = image_processor_from_open_clip(options.preprocess, config.vision_config.image_size)
+        elif any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+            image_processor = ClipHFImageProcessor.from_pretrained(folder)
+        tokenizer = build_tokenizer(options.merges, config.text_config, folder)
+        format_name = "clip_hf" if model_type == ClipHFConfig.model_type else "transformers"
+        return Checkpoint(
+            format_name, source, config, renamed, weights, image_processor, tokenizer, note_left_out(ignored)
+        )
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
         """transformers has no ResNet and no logit bias."""
@@ -296,13 +197,19 @@ class TransformersFormat(CheckpointFormat):
 
     def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
         """Write a folder that transformers loads without this library."""
-        write(checkpoint, path, tower)
-
-    def features(
-        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """Features of transformers' `CLIPModel`."""
-        return model_features(transformers.CLIPModel, tensors, config, inputs, dtype)
+        if tower is None:
+            config, architecture, names = config_to_transformers(checkpoint), "CLIPModel", list(checkpoint.tensors)
+        else:
+            config, architecture, names = _tower(checkpoint, tower)
+        config.architectures = [architecture]
+        tensors = {name: checkpoint.tensors[name] for name in names}
+        config.dtype = widest_dtype(tensors)
+        config.save_pretrained(path)
+        save_weights(tensors, path / TRANSFORMERS_WEIGHT_NAMES[0])
+        if checkpoint.tokenizer is not None and not (tower or "").startswith("vision"):
+            save_for_transformers(checkpoint.tokenizer, path)
+        if checkpoint.image_processor is not None and not (tower or "").startswith("text"):
+            _save_image_processor(checkpoint.image_processor, path)
 
     def source_config(self, checkpoint: Checkpoint, path: Path) -> transformers.CLIPConfig:
         """transformers' own configuration."""
@@ -314,19 +221,23 @@ class ClipHFFormat(TransformersFormat):
 
     name = "clip_hf"
     has_towers = False
+    features = staticmethod(partial(model_features, ClipHFModel))
 
     def check_holds(self, checkpoint: Checkpoint, tower: str | None) -> None:
         """It holds every model."""
 
     def write(self, checkpoint: Checkpoint, path: Path, tower: str | None) -> None:
-        """Write what `save_pretrained` writes."""
-        write_ours(checkpoint, path)
-
-    def features(
-        self, tensors: Mapping[str, StoredTensor], config: Any, inputs: Mapping[str, torch.Tensor], dtype: torch.dtype
-    ) -> dict[str, torch.Tensor]:
-        """Features of [`ClipHFModel`]."""
-        return model_features(ClipHFModel, tensors, config, inputs, dtype)
+        """Write what `save_pretrained` of [`ClipHFModel`] and [`ClipHFProcessor`] writes."""
+        # No second copy of the weights is made for the model that saves them.
+        others = {name: tensor for name, tensor in checkpoint.tensors.items() if not is_batch_norm(name)}
+        # transformers writes the dtype into the configuration that it is given, which is that of the caller's model.
+        config = copy.deepcopy(checkpoint.config)
+        with torch.device("meta"):
+            model = ClipHFModel._from_config(config, dtype=widest_dtype(others))
+        state_dict = {name: tensor.read().contiguous() for name, tensor in checkpoint.tensors.items()}
+        model.save_pretrained(path, state_dict=state_dict)
+        if checkpoint.processor is not None:
+            checkpoint.processor.save_pretrained(path)
 
     def source_config(self, checkpoint: Checkpoint, path: Path) -> ClipHFConfig:
         """Our configuration."""

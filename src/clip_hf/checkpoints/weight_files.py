@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ..utils.json_files import read_json
-from .safe_torchscript import check_archive, is_torchscript, is_zip, read_torchscript
+from ..utils.wording import listed
+from .safe_torchscript import check_archive, is_zip, read_torchscript
 from .stored_tensor import StoredTensor
 
 
@@ -60,10 +62,7 @@ class WeightFile:
 
 
 def open_weights(path: Path) -> WeightFile:
-    """Open a file of weights. Its content decides its kind, not its name.
-
-    Args:
-        path (`Path`): a file, or the `*.index.json` of shards, which lie beside it.
+    """Open a file of weights, or the `*.index.json` of shards beside it. Its content decides its kind, not its name.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -75,14 +74,17 @@ def open_weights(path: Path) -> WeightFile:
         return _open_shards(path)
     if path.suffix == ".safetensors":
         return WeightFile("safetensors", _without_prefixes(_open_safetensors(path), path))
-    if is_zip(path):
-        check_archive(path)
-        if is_torchscript(path):
-            return WeightFile("torchscript", read_torchscript(path))
+    if is_zip(path) and check_archive(path).is_torchscript:
+        return WeightFile("torchscript", read_torchscript(path))
     content = _load_pickle(path)
     wrapped = isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping)
     state_dict = content["state_dict"] if wrapped else content
     return WeightFile("pickle", _without_prefixes(_tensors_of(state_dict, path), path), wrapped)
+
+
+def save_weights(tensors: Mapping[str, StoredTensor], path: Path) -> None:
+    """Write weights as safetensors."""
+    save_file({name: tensor.read().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -110,7 +112,7 @@ def _open_shards(index: Path) -> WeightFile:
         expected = {name for name, its_shard in names.items() if its_shard == shard}
         if expected != file.tensors.keys():
             differing = sorted(expected ^ file.tensors.keys())
-            raise ValueError(f"{index.parent / shard} and {index.name} disagree about {', '.join(differing[:8])}.")
+            raise ValueError(f"{index.parent / shard} and {index.name} disagree about {listed(differing)}.")
         tensors.update(file.tensors)
     return WeightFile(next(iter(files.values())).kind, tensors)
 
@@ -128,7 +130,7 @@ def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
         ) from error
     if unknown:
         raise ValueError(
-            f"{path} has weights of the types {', '.join(sorted(unknown))}, quantised ones have no use here."
+            f"{path} has weights of the types {listed(sorted(unknown))}, quantised ones have no use here."
         )
     return {
         name: StoredTensor(
@@ -172,7 +174,7 @@ def _tensors_of(state_dict: Any, path: Path) -> dict[str, StoredTensor]:
         raise ValueError(f"{path} holds a {type(state_dict).__name__} instead of tensors by name.")
     others = [str(name) for name, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     if others or not state_dict:
-        what = f"besides tensors {', '.join(others[:8])}" if others else "nothing"
+        what = f"besides tensors {listed(others)}" if others else "nothing"
         raise ValueError(f"{path} holds {what}; a state dict, which holds tensors only, was expected.")
     return {str(name): StoredTensor.of(tensor.detach()) for name, tensor in state_dict.items()}
 

@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from ..model.checks_clip_hf import no_such
 from ..utils.atomic import clear_leftovers, replaced_file, replaced_folder
 from .checkpoint import Checkpoint
 from .format_table import FORMAT_TABLE, FORMATS
@@ -33,12 +34,12 @@ def check_destination(path: Path, format: str, tower: str | None, overwrite: boo
         ValueError: if the format is not known, has no single towers, or has files of another name.
     """
     if format not in FORMATS:
-        raise ValueError(f"format={format!r} is none of {', '.join(FORMATS)}.")
+        raise ValueError(no_such("format", format, FORMATS))
     if tower is not None and not FORMAT_TABLE[format].has_towers:
         able = " or ".join(repr(name) for name, other in FORMAT_TABLE.items() if other.has_towers)
         raise ValueError(f"tower={tower!r}: single towers are written with format={able} only.")
     if tower is not None and tower not in TOWERS:
-        raise ValueError(f"tower={tower!r} is none of {', '.join(TOWERS)}.")
+        raise ValueError(no_such("tower", tower, TOWERS))
     if FORMAT_TABLE[format].config_name is None and path.suffix in (".bin", ".safetensors"):
         raise ValueError(f"{path}: OpenAI's format is a TorchScript archive; give a path that ends in .pt.")
     clear_leftovers(path)
@@ -66,11 +67,7 @@ def _check_what_is_there(path: Path, format: str, overwrite: bool) -> None:
 
 
 def check_format_holds(checkpoint: Checkpoint, format: str, tower: str | None) -> None:
-    """Check that a format can hold a model, before any work.
-
-    Raises:
-        ValueError: if it has no counterpart to an option of the model; the message says which formats have.
-    """
+    """Check that a format can hold a model, before any work; else a `ValueError` says which formats can."""
     refusal = _refusal(checkpoint, format, tower)
     if refusal is None:
         return
@@ -109,16 +106,10 @@ def _notes_on_images(checkpoint: Checkpoint, format: str) -> list[str]:
 
 
 def with_dtype(checkpoint: Checkpoint, dtype: torch.dtype | None, format: str) -> Checkpoint:
-    """The same checkpoint with its floating weights in another dtype.
+    """The same checkpoint with its floating weights in another dtype; `None` leaves them as they are.
 
     Half precision is what the code of the format does with it: OpenAI's and open_clip's keep norms and embeddings in
-    float32, ours keeps BatchNorm.
-
-    Args:
-        dtype (`torch.dtype`, *optional*): `None` leaves every weight as it is.
-
-    Raises:
-        ValueError: if a value is too large for the dtype.
+    float32, ours keeps BatchNorm. A value that is too large for the dtype is a `ValueError` when it is read.
     """
     if dtype is None:
         return checkpoint
@@ -174,7 +165,10 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, format: str, tower: str
     writer = FORMAT_TABLE[format]
     replaced = replaced_file if writer.config_name is None else replaced_folder
     with replaced(path) as temporary:
-        _write(lambda: writer.write(checkpoint, temporary, tower), path)
+        try:
+            writer.write(checkpoint, temporary, tower)
+        except SafetensorError as error:  # what safetensors makes of every error of the system
+            raise OSError(f"Writing {path} failed ({error}); is the disk full? Nothing was left behind.") from error
         if writer.config_name is not None:
             # safetensors makes files that only their owner can read, whatever the umask.
             for weights in temporary.glob("*.safetensors"):
@@ -188,14 +182,3 @@ def _check_room(path: Path, size: int) -> None:
     if free < size:
         sizes = f"its weights take {size / 2**20:.0f} MiB, {free / 2**20:.0f} are free"
         raise OSError(errno.ENOSPC, f"There is not enough room for {path}: {sizes}. Nothing was written")
-
-
-def _write(write: Callable[[], object], path: Path) -> None:
-    try:
-        write()
-    except SafetensorError as error:  # what safetensors makes of every error of the system
-        raise OSError(f"Writing {path} failed ({error}); is the disk full? Nothing was left behind.") from error
-    except RuntimeError as error:  # torch.save's way to say the same
-        if "PytorchStreamWriter" not in str(error) and "unexpected pos" not in str(error):
-            raise
-        raise OSError(f"Writing {path} failed ({error}); is the disk full? Nothing was left behind.") from error

@@ -38,7 +38,7 @@ Predictions = list[dict[str, Any]]
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 1 where an image could not be classified."""
     labels = check_labels(read_labels(options.labels))
-    templates = load_templates(options.template[0] if len(options.template) == 1 else options.template)
+    templates = load_templates(options.template)
     prompts_for(labels, templates)
     device = parse_device(options.device)
     logging.disable_progress_bar()
@@ -77,10 +77,8 @@ def read_labels(values: list[str]) -> list[str]:
 def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:
     """The images that the arguments name, in their order.
 
-    Args:
-        arguments (`Iterable[str]`): Files and URLs, which stand for themselves; folders, which stand for the images
-            below them; and `-`, which stands for one such path a line of standard input, read as the result is.
-            `None`, which stands for a pause, stays `None`.
+    Files and URLs stand for themselves; folders for the images below them; `-` for one such path a line of standard
+    input, read as the result is. `None`, which stands for a pause, stays `None`.
     """
     for argument in arguments:
         if argument is None:
@@ -140,22 +138,18 @@ def classify_images(
     shaping: dict[str, Any],
     batch_size: int,
 ) -> Iterator[tuple[str, Predictions | Exception]]:
-    """Classify images, with an answer for each, also for those that cannot be read.
+    """Yield each path with the pipeline's result for it, or with what went wrong, also for images that cannot be read.
 
     The pipeline ends with the first image that cannot be read; this goes on. Threads read one batch while the model
-    runs on the one before.
+    runs on the one before. So the pipeline's three steps are called one by one.
 
     Args:
-        classifier ([`ClipHFZeroShotImageClassificationPipeline`]): The pipeline, whose three steps are called one by
-            one.
+        classifier ([`ClipHFZeroShotImageClassificationPipeline`]): The pipeline.
         paths (`Iterable[str]`): Paths and URLs; `None` where no more will come for a while, so that the answers to
             those before it are given at once.
         scoring (`dict[str, Any]`): Arguments of its second step: labels, templates, ...
         shaping (`dict[str, Any]`): Arguments of its last step: labels, `top_k`, `threshold`.
         batch_size (`int`): Images per pass of the image tower.
-
-    Yields:
-        `tuple[str, list[dict] | Exception]`: each path with the pipeline's result for it, or with what went wrong.
     """
 
     def read(path: str) -> torch.Tensor | Exception:

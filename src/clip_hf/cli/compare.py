@@ -17,8 +17,8 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"There is nothing to compare with {options.models[0]}: name two or more.")
     for name, values in (("--names", options.names), ("--compute", options.compute)):
         if values is not None and len(values) != len(options.models):
-            values = counted(len(values), "value")
-            raise ValueError(f"{name} has {values} for {len(options.models)} models; give one for each.")
+            values, models = counted(len(values), "value"), counted(len(options.models), "model")
+            raise ValueError(f"{name} has {values} for {models}; give one for each.")
     output_dir = Path(options.output_dir)
     folders = [_folder_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
     if not options.overwrite:

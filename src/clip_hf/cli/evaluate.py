@@ -38,9 +38,6 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
     """Turn the arguments of `add_evaluation_arguments` into options of a suite."""
     if not options.data:
         raise ValueError("There is nothing to evaluate on: name it with --data, as in `--data openmoji`.")
-    templates = options.templates
-    if templates is not None:
-        templates = load_templates(templates[0] if len(templates) == 1 else templates)
     limits = {f"max_{name}": getattr(options, f"max_image_{name}") for name in IMAGE_LIMITS}
     return SuiteOptions(
         tasks=tuple(options.tasks),
@@ -52,7 +49,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
             image_column=options.image_column,
             label_column=options.label_column,
             class_names=load_class_names(options.class_names) if options.class_names else None,
-            templates=templates,
+            templates=load_templates(options.templates) if options.templates else None,
             metric=options.metric,
             split=options.split,
             limit=options.limit,
@@ -89,15 +86,7 @@ def evaluate(
 def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
     """Put the figures of evaluations into the `model-index` and the table of a model's card; the rest stays as it is.
 
-    Args:
-        folder (`str` or `os.PathLike`): The model's folder, one of ours.
-        results (`Sequence[EvaluationResult]`): What was measured.
-
-    Returns:
-        `Path`: the card.
-
-    Raises:
-        ValueError: if there is no such folder, or it holds another kind of model.
+    `folder` is one of our models'; any other is a `ValueError`. Returns the card's path.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():

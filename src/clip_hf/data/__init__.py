@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Data for training: captioned images, what is done to them on the way into a batch, and a data set to start with."""
+"""Data for training: captioned images, what is done to them on the way into a batch, and a dataset to start with."""
 
 from ..utils.extras import require_extra
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
+from .file_patterns import stamp_of
 from .image_folders import contiguous_parts, folder_rows, images_in
 from .image_text import check_columns, undecoded_images
 from .pair_options import PairOptions, row_columns
@@ -24,8 +25,6 @@ from .tars import check_tars, tar_rows
 
 
 _FOLDER_SHARDS = 256
-# Raised when the same files give other rows than before.
-_RECIPE_VERSION = "2"
 
 
 def load_pairs(
@@ -52,7 +51,7 @@ def load_pairs(
       relative to the table's folder and lead below it, or below `options.image_root`;
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
       beside each image `cat.jpg`, in subfolders too;
-    - a data set on the hub, `"owner/name"` or `"owner/name:config"`.
+    - a dataset on the hub, `"owner/name"` or `"owner/name:config"`.
 
     A folder with the name of a built-in dataset is given as `"./openmoji"`. Files are named as in a shell: `"*"`,
     `"{a,b}"`, `"{00000..00099..2}"`; `"a.tar::b.tar"` are several, as in open_clip. Parquet files and tars may be URLs
@@ -121,7 +120,7 @@ def split_names(source: str | os.PathLike) -> tuple[str, ...]:
 def _load(source: str, split: str | None, streaming: bool, options: PairOptions) -> Data:
     data = _read(find_source(source, labelled=False), split, streaming, options)
     if isinstance(data, datasets.Dataset) and len(data) == 0:
-        raise ValueError(f"The data set {source} is empty.")
+        raise ValueError(f"The dataset {source} is empty.")
     if data.column_names is not None:
         check_columns(data.column_names, options)
         data = undecoded_images(data, options.image_column)
@@ -169,7 +168,7 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Dat
     for file in files:
         columns = table_columns([file])
         if not columns:
-            raise ValueError(f"The data set {file} is empty.")
+            raise ValueError(f"The dataset {file} is empty.")
         if options.image_column not in columns and FILE_NAME in columns:
             columns[columns.index(FILE_NAME)] = options.image_column
         check_columns(columns, options)
@@ -187,12 +186,6 @@ def _read_folder(folder: Path, roles: dict[str, str], options: PairOptions, stre
     parts = contiguous_parts(images, _FOLDER_SHARDS)
     check_columns([options.image_column, options.caption_column], options)
     return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
-
-
-def stamp_of(files: Sequence[str]) -> str:
-    """A key for `datasets`' cache that changes with the files and with this recipe."""
-    stats = [os.stat(file) for file in files if os.path.exists(file)]
-    return " ".join([_RECIPE_VERSION, *(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)])
 
 
 def _from_rows(

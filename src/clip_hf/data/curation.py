@@ -212,7 +212,7 @@ def balance_by_query(
     the numbers of the kept rows, not the captions.
 
     Args:
-        captions (`Iterable[str | list[str]]`): The caption of each row, or its captions: a column of a data set, or a
+        captions (`Iterable[str | list[str]]`): The caption of each row, or its captions: a column of a dataset, or a
             generator.
         queries (`Iterable[str]`): What to search for; equal queries count once. [`queries_from_captions`] makes
             queries.

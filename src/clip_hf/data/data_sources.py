@@ -19,6 +19,7 @@ import datasets
 
 from ..model.checks_clip_hf import near_names
 from ..model.image_reading_clip_hf import check_scheme
+from ..utils.hub import check_hub
 from .built_in_datasets import BUILT_IN_DATASETS
 from .file_patterns import SHARDS, TABLES, data_files, ending_of, files_of, table_parts, without_metadata
 from .image_folders import is_hidden
@@ -30,6 +31,8 @@ KNOWN_ENDINGS = (*SHARDS, *TABLES)
 """Endings of the files that hold data."""
 
 Data = datasets.Dataset | datasets.IterableDataset
+Locate = Callable[[Data, str, str | None], Data]
+"""Makes the image paths of a dataset absolute: `locate(data, image_column, image_root)`."""
 
 
 def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exception | None = None) -> ValueError:
@@ -50,25 +53,13 @@ def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exc
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows that were found and not read yet: all rows of a source, or of one part.
+    """Rows that were found and not read yet: all of a source, or of one part, in `files`, a `folder`, or by `load`."""
 
-    Exactly one of `files`, `folder` and `load` is given.
-
-    Args:
-        files (`Sequence[str]`, *optional*): Parquet files, tars or tables.
-        folder (`Path`, *optional*): A folder of images.
-        classes (`Sequence[str]`, *optional*): The subfolders of `folder` that are classes, those of the other parts
-            included.
-        load (`Callable[[bool], Data]`, *optional*): Loads a dataset; the argument says whether as a stream.
-        locate (`Callable[[Data, str, str | None], Data]`, *optional*): Makes the image paths of that dataset absolute:
-            `locate(data, image_column, image_root)`.
-    """
-
-    files: Sequence[str] = ()
-    folder: Path | None = None
-    classes: Sequence[str] = ()
-    load: Callable[[bool], Data] | None = None
-    locate: Callable[[Data, str, str | None], Data] | None = None
+    files: Sequence[str] = ()  # Parquet files, tars or tables
+    folder: Path | None = None  # of images
+    classes: Sequence[str] = ()  # the subfolders of `folder` that are classes, those of the other parts included
+    load: Callable[[bool], Data] | None = None  # the argument says whether as a stream
+    locate: Locate | None = None  # for what `load` gives
 
     @property
     def kind(self) -> str:
@@ -96,11 +87,8 @@ class Rows:
     ) -> Data:
         """Read rows of the kind `"dataset"` or `"parquet"`, which say themselves which columns they have.
 
-        Args:
-            image_column_of (`Callable[[Data], str]`, *optional*): Chooses the column of the images, whose paths are
-                made absolute; without it, they stay as they are.
-            image_root (`str`, *optional*): Another folder than the data's below which paths of images may lead.
-            streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence.
+        `image_column_of` chooses the column of the images, whose paths are made absolute; without it, they stay as
+        they are. `image_root` is another folder than the data's below which they may lead.
         """
         if self.load is None:
             return load_parquet(self.files, image_column_of, image_root, streaming)
@@ -112,19 +100,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A source as it was found, before rows are read.
-
-    Args:
-        name (`str`): What results call the data.
-        location (`str`): Where the data are, for results and messages.
-        parts (`Mapping[str, Rows | Path]`): The rows of each part; a folder is searched when it is read.
-        whole ([`Rows`], *optional*): All rows, where naming no part means all of them.
-    """
+    """A source as it was found, before rows are read; `name` and `location` are for results and messages."""
 
     name: str
     location: str
-    parts: Mapping[str, Rows | Path] = field(default_factory=dict)
-    whole: Rows | None = None
+    parts: Mapping[str, Rows | Path] = field(default_factory=dict)  # a folder is searched when it is read
+    whole: Rows | None = None  # all rows, where naming no part means all of them
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -140,14 +121,14 @@ class DataSource:
 class HubSource:
     """A dataset on the hub, with the attributes of [`DataSource`] but `parts`.
 
-    The hub is asked for the names of the parts only where they are needed, because that takes a download.
+    Unless its `splits` are given, the hub is asked for them where they are needed, because that takes a download.
 
     Args:
         location (`str`): `"owner/name"` or `"owner/name:config"`.
-        splits (`Sequence[str]`, *optional*): The names of its parts, where they are known.
-        advice (`str`, *optional*): What to do where it cannot be loaded.
-        no_such (`Callable[[Exception], Exception]`, *optional*): Makes the error for a dataset that is not there from
-            the reason.
+        splits (`Sequence[str]`, *optional*): The names of its parts.
+        advice (`str`, *optional*): What to do if it cannot be loaded.
+        no_such (`Callable[[Exception], Exception]`): Without `splits`: makes the error for a dataset that is not
+            there.
     """
 
     whole = None
@@ -170,6 +151,7 @@ class HubSource:
         if self._splits:
             return self._splits
         try:
+            self._check_hub()
             return tuple(datasets.get_dataset_split_names(self.hub_id, self.config))
         except Exception as error:  # hub, network and dataset errors have many types
             raise self._no_such(error) from error
@@ -178,8 +160,13 @@ class HubSource:
         """The rows of a part, or of a slice that the hub cuts."""
         return Rows(load=functools.partial(self._load, part), locate=located_from_hub)
 
+    def _check_hub(self) -> None:
+        if not Path(datasets.config.HF_DATASETS_CACHE, self.hub_id.replace("/", "___")).exists():
+            check_hub(self.hub_id, "dataset")
+
     def _load(self, split: str, streaming: bool) -> Data:
         try:
+            self._check_hub()
             return datasets.load_dataset(self.hub_id, self.config, split=split, streaming=streaming)
         except Exception as error:
             known = split if self._splits else parts_in(split, self.location, self.part_names)
@@ -206,8 +193,7 @@ def find_source(
         labelled (`bool`): Whether labelled images are wanted: then a folder of images has a subfolder for each class.
             Otherwise they are images with captions.
         class_folders (`set[str]`, *optional*): The class folders that count; all by default.
-        names (`Sequence[str]`, *optional*): Names of datasets that an error mentions, if there is no such source; the
-            built-in ones by default.
+        names (`Sequence[str]`, *optional*): The datasets that the error for a missing source mentions.
 
     Returns:
         [`DataSource`] or [`HubSource`].
@@ -261,7 +247,7 @@ def _with_parts(
     name: str,
     location: str,
     data: datasets.Dataset | Mapping[Any, datasets.Dataset | Callable[[], datasets.Dataset]],
-    locate: Callable[[Data, str, str | None], Data] | None = None,
+    locate: Locate | None = None,
 ) -> DataSource:
     """A source whose rows are there: a dataset, or for each part one or a function that makes it."""
 

@@ -24,7 +24,7 @@ _MAX_CACHED_CROPS = 8
 
 
 class ImageReader:
-    """Reads the images of training pairs as `image_processor` does, but crops at a random place.
+    """Reads the images of pairs as `image_processor` does, but in training crops at a random place.
 
     - The sizes, the conversion to RGB, the treatment of alpha, EXIF orientation and 16 bits are the processor's.
     - Only the crop is resized, so a strip of 1 x 100,000 pixels does not take gigabytes.
@@ -61,16 +61,23 @@ class ImageReader:
         return {**vars(self), "cache": None if self.cache is None else {}}
 
     def read(
-        self, source: Any, where: str, generator: random.Random, cache_key: int | None = None
+        self,
+        source: Any,
+        where: str,
+        generator: random.Random | None,
+        cache_key: int | None = None,
+        threads: int = 1,
     ) -> np.ndarray | SkippedRow:
-        """Read an image and cut out a part at a random place.
+        """Read an image and cut out a part.
 
         Args:
             source (`bytes`, `str`, `os.PathLike`, `dict` or `PIL.Image.Image`): The bytes of a file, a path, a mapping
                 with `"bytes"` or `"path"`, or an image.
             where (`str`): What to call the row in messages: `"row 17"`.
-            generator (`random.Random`): Draws the place.
+            generator (`random.Random`, *optional*): Draws the place; without it the centre is cut out, as in
+                inference.
             cache_key (`int`, *optional*): The row's number in the cache, if there is one.
+            threads (`int`, *optional*, defaults to 1): Threads that resize the image.
 
         Returns:
             `np.ndarray` of shape `(channels, height, width)`, uint8; or the problem, as a [`SkippedRow`].
@@ -82,7 +89,7 @@ class ImageReader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return self._crop(self._open(source), generator, cache_key)
+                return self._crop(self._open(source), generator, cache_key, threads)
         except Exception as error:  # one row must never end a training, whatever a library raises
             return skipped_image(error, source, where)
 
@@ -106,20 +113,22 @@ class ImageReader:
             )
         return image
 
-    def _crop(self, image: Image.Image, generator: random.Random, cache_key: int | None) -> np.ndarray:
+    def _crop(
+        self, image: Image.Image, generator: random.Random | None, cache_key: int | None, threads: int
+    ) -> np.ndarray:
         transform = self.transform
         size = transform.resized_size(image)
         window = left, top, right, bottom = self._window(size, generator)
         area = (right - left) * (bottom - top)
         if self.cache is None or size[0] * size[1] > _MAX_CACHED_CROPS * area:
-            return _pixels(transform.resize_and_crop(image, size, window))
-        whole = _pixels(transform.resize_and_crop(image, size, (0, 0, *size)))
+            return _pixels(transform.resize_and_crop(image, size, window, threads))
+        whole = _pixels(transform.resize_and_crop(image, size, (0, 0, *size), threads))
         self.cache[cache_key] = whole
         return whole[:, top:bottom, left:right]
 
-    def _window(self, size: tuple[int, int], generator: random.Random) -> tuple[int, int, int, int]:
-        if not self.transform.do_center_crop:
-            return (0, 0, *size)
+    def _window(self, size: tuple[int, int], generator: random.Random | None) -> tuple[int, int, int, int]:
+        if generator is None or not self.transform.do_center_crop:
+            return self.transform.crop_window(size)
         crop = (self.transform.crop_size.width, self.transform.crop_size.height)
         try:
             return random_window(*size, crop, generator)

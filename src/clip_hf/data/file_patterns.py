@@ -8,6 +8,7 @@ import math
 import os
 import re
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import check_scheme
 from ..utils.json_files import check_regular
-from ..utils.wording import counted
+from ..utils.wording import counted, listed
 from .image_folders import is_hidden
 from .parts import table_part
 
@@ -26,11 +27,12 @@ logger = logging.get_logger(__name__)
 _NUMBERS = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _LETTERS = re.compile(r"([A-Za-z])\.\.([A-Za-z])(?:\.\.(-?\d+))?")
 _MOST_NAMES = 1_000_000
-_NAMED_MISSING = 5
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 """Endings of tables."""
 SHARDS = (".parquet", ".tar")
 """Endings of files that hold images themselves, and that may be remote."""
+# Raised when the same files give other rows than before.
+_RECIPE_VERSION = "2"
 
 
 def files_of(source: str) -> list[str]:
@@ -49,20 +51,24 @@ def files_of(source: str) -> list[str]:
     names = [
         name for piece in source.split("::") for name in ([piece] if os.path.isfile(piece) else _written_out(piece))
     ]
-    files_of = {name: _files_of_one(name) for name in names}
-    missing = [name for name, files in files_of.items() if not files]
-    if missing and (len(names) > 1 or names != [source]):
-        more = f" and {len(missing) - _NAMED_MISSING:,} more" if len(missing) > _NAMED_MISSING else ""
+    files_by_name = {name: _files_of_one(name) for name in names}
+    missing = [name for name, files in files_by_name.items() if not files]
+    if missing and names != [source]:
         raise ValueError(
-            f"Of the {len(names):,} files or patterns that {source} stands for, there is no "
-            f"{', '.join(missing[:_NAMED_MISSING])}{more}."
+            f"Of the {len(names):,} files or patterns that {source} stands for, there is no {listed(missing, 5)}."
         )
-    return [file for name in names for file in files_of[name]]
+    return [file for name in names for file in files_by_name[name]]
 
 
 def ending_of(file: str) -> str:
     """The ending of a file or URL, lower case and with the dot."""
     return Path(urllib.parse.urlsplit(file).path if "://" in file else file).suffix.lower()
+
+
+def stamp_of(files: Sequence[str]) -> str:
+    """A key for `datasets`' cache that changes with the files and with how their rows are read."""
+    stats = [os.stat(file) for file in files if os.path.exists(file)]
+    return " ".join([_RECIPE_VERSION, *(f"{stat.st_size}:{stat.st_mtime_ns}" for stat in stats)])
 
 
 def _files_of_one(name: str) -> list[str]:

@@ -39,7 +39,7 @@ def check_column(column_names: Sequence[str], column: str, content: str, option:
         # pandas writes its index as a column without a name.
         shown = ", ".join(repr(name) if name else "'' (no name)" for name in column_names)
         raise ValueError(
-            f"The data set has no column {column!r}; it has {shown}. Name the one that holds the {content} "
+            f"The dataset has no column {column!r}; it has {shown}. Name the one that holds the {content} "
             f"(`{option}`)."
         )
 
@@ -56,7 +56,7 @@ def check_columns(column_names: Sequence[str], options: PairOptions) -> None:
 
 
 def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") -> list[list[str]]:
-    """Read all captions of a data set and check them.
+    """Read all captions of a dataset and check them.
 
     Args:
         dataset (`datasets.Dataset`): Rows with a caption, or a list of captions.
@@ -66,7 +66,7 @@ def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") ->
         `list[list[str]]`: the captions of each row, at least one.
 
     Raises:
-        ValueError: if there is no such column, the data set is empty, or a caption is missing, blank or not a string;
+        ValueError: if there is no such column, the dataset is empty, or a caption is missing, blank or not a string;
             the message says in which row.
     """
     check_column(dataset.column_names, caption_column, "captions", "caption_column")
@@ -82,7 +82,7 @@ def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") ->
 
 def _check_not_empty(rows: int) -> None:
     if rows == 0:
-        raise ValueError("The data set is empty; training needs at least one captioned image.")
+        raise ValueError("The dataset is empty; training needs at least one captioned image.")
 
 
 def text_length(value: Any) -> int:
@@ -262,7 +262,7 @@ class ImageTextDataset(Dataset):
         if row in self.bad_rows:
             return self.bad_rows[row]
         where = f"row {row}"
-        # A kept image saves the look at the data set too.
+        # A kept image saves the look at the dataset too.
         image = None if self.reader.cached(row) is not None else self._image(row)
         pixels = image if isinstance(image, SkippedRow) else self.reader.read(image, where, generator, row)
         if isinstance(pixels, SkippedRow):
@@ -273,7 +273,7 @@ class ImageTextDataset(Dataset):
     def _image(self, row: int) -> Any:
         try:
             return self.images[row][self.options.image_column]
-        except Exception as error:  # a damaged file of the data set itself
+        except Exception as error:  # a damaged file of the dataset itself
             return SkippedRow("row cannot be read", f"row {row}", f"Row {row} cannot be read: {error}")
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict:

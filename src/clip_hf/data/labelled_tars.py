@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
-from .captioned_images import stamp_of
+from .file_patterns import stamp_of
 from .tables import PEEKED_ROWS
 from .tars import TarSample, all_samples, is_image
 

@@ -88,7 +88,7 @@ def _undecoded_feature(feature: Any) -> Any:
 def with_locations(
     data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
-    """Return the data set with the paths of its image files resolved by [`ImagePlaces`]; works for streams too.
+    """Return the dataset with the paths of its image files resolved by [`ImagePlaces`]; works for streams too.
 
     Args:
         data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs with a path
@@ -114,13 +114,13 @@ def with_locations(
 
 
 def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
-    """A hub data set whose image paths may lead to files that `datasets` downloaded; relative ones lead nowhere."""
+    """A hub dataset whose image paths may lead to files that `datasets` downloaded; relative ones lead nowhere."""
     caches = (str(datasets.config.HF_DATASETS_CACHE), HF_HUB_CACHE)
     return with_locations(data, column, caches[0], root, written_below=caches)
 
 
 def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
-    """Load the data set that `datasets` saved in a folder.
+    """Load the dataset that `datasets` saved in a folder.
 
     Raises:
         ValueError: if it has no rows, or one of its files is a pipe or device.
@@ -131,11 +131,11 @@ def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
     try:
         return datasets.load_from_disk(folder)
     except IndexError as error:  # `datasets` raises this for a folder without rows
-        raise ValueError(f"The data set {folder} is empty: it has no rows.") from error
+        raise ValueError(f"The dataset {folder} is empty: it has no rows.") from error
 
 
 def located_in_saved(data: datasets.Dataset, column: str, folder: str, root: str | None = None) -> datasets.Dataset:
-    """A data set that `datasets` saved, whose absolute image paths may lead anywhere."""
+    """A dataset that `datasets` saved, whose absolute image paths may lead anywhere."""
     return with_locations(data, column, folder, root, written_below=("/",))
 
 

@@ -70,7 +70,7 @@ class _Emoji:
 
 @dataclass(frozen=True)
 class _Recipe:
-    """Everything that the data set depends on; equal recipes give equal data sets."""
+    """Everything that the dataset depends on; equal recipes give equal datasets."""
 
     image_size: int
     num_test: int
@@ -111,7 +111,7 @@ def caption_from_emoji_name(name: str) -> str:
 
 def _import_sources() -> dict:
     """Import the packages that hold the drawings and names; an error lists the missing ones."""
-    require_extra("demo", "The OpenMoji data set", *_PACKAGES)
+    require_extra("demo", "The OpenMoji dataset", *_PACKAGES)
     return {module: importlib.import_module(module) for module in _PACKAGES}
 
 
@@ -222,7 +222,7 @@ def _file_hashes(folder: Path) -> dict[str, str]:
 
 
 def _damage(folder: Path) -> str | None:
-    """The damage to a cached data set, in words; None if it is unchanged."""
+    """The damage to a cached dataset, in words; None if it is unchanged."""
     try:
         expected = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
         hashes = _file_hashes(folder)
@@ -255,7 +255,7 @@ def load_openmoji(
     The drawings are OpenMoji's, under CC BY-SA 4.0; works made from them must carry [`ATTRIBUTION`].
 
     Args:
-        cache_dir (`str` or `os.PathLike`, *optional*): Folder for the rendered data sets, with one folder for
+        cache_dir (`str` or `os.PathLike`, *optional*): Folder for the rendered datasets, with one folder for
             each combination of sources and options. By default `clip_hf_openmoji` in the cache of `datasets`.
         image_size (`int`, *optional*, defaults to 72): Height and width of the images in pixels. 72 is the grid that
             OpenMoji is drawn on.
@@ -267,7 +267,7 @@ def load_openmoji(
         `caption`, `emoji` (the characters), `base` and `skin_tones` (a list, empty for most).
 
     Raises:
-        ImportError: if a package that the data set is made from is missing.
+        ImportError: if a package that the dataset is made from is missing.
         ValueError: if `image_size` is not positive, or more compositions are asked for than can be held out.
     """
     if image_size < 1:
@@ -281,13 +281,13 @@ def load_openmoji(
         cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / "clip_hf_openmoji"
     folder = Path(cache_dir) / f"openmoji-{image_size}px-{recipe.fingerprint}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Of several processes that need the data set at once, one renders it.
+    # Of several processes that need the dataset at once, one renders it.
     with FileLock(f"{folder}.lock"):
         clear_leftovers(folder)
         damage = _damage(folder) if folder.exists() else "it is not there yet"
         if damage is not None:
             if folder.exists():
-                logger.warning(f"The cached OpenMoji data set {folder} is damaged: {damage}. It is rendered again.")
+                logger.warning(f"The cached OpenMoji dataset {folder} is damaged: {damage}. It is rendered again.")
             _write(_build(recipe, sources), recipe, folder)
         return datasets.load_from_disk(str(folder))
 
@@ -300,7 +300,7 @@ def load_openmoji_skin_tones() -> datasets.DatasetDict:
         tones, from light to dark) instead of `skin_tones`.
 
     Raises:
-        ImportError: if a package that the data set is made from is missing.
+        ImportError: if a package that the dataset is made from is missing.
     """
     drawings = load_openmoji()
     labelled = {}

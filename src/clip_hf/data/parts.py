@@ -86,9 +86,9 @@ def is_part_of_its_own(folder: Path, parts: Sequence[str]) -> bool:
 def no_such_part(source: str, split: str, there: Sequence[str]) -> ValueError:
     """The error for a part that is not there."""
     if there:
-        return ValueError(f"The data set {source} has no split `{split}`; it has {', '.join(there)}.")
+        return ValueError(f"The dataset {source} has no split `{split}`; it has {', '.join(there)}.")
     return ValueError(
-        f"The data set {source} has no splits, so there is no `{split}`. Leave `split` out, or put the parts into "
+        f"The dataset {source} has no splits, so there is no `{split}`. Leave `split` out, or put the parts into "
         "subfolders such as train and test."
     )
 

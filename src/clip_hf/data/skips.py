@@ -159,7 +159,6 @@ class SkipCounter:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what was counted before; ValueError if it is no [`SkipCounter.state_dict`]."""
-        state = {"places": {}, **state} if isinstance(state, Mapping) else state  # older checkpoints lack them
         check_kinds(state, _STATE, "The state of the skipped rows")
         self.num_used, self.kinds, self.examples, self.noticed, self.places = 0, Counter(), {}, Counter(), {}
         self.merge(state)

@@ -269,7 +269,7 @@ class ImageTextStream(IterableDataset):
                 rows.append(row)
         except ValueError as error:
             damage = f" {rows[0].message}" if rows else ""
-            raise ValueError(f"The data set is empty; training needs at least one captioned image.{damage}") from error
+            raise ValueError(f"The dataset is empty; training needs at least one captioned image.{damage}") from error
         return rows
 
     def _check_first_rows(self, source: datasets.IterableDataset) -> None:

@@ -9,7 +9,9 @@ require_extra("train", "clip_hf.embedding", "accelerate", "datasets", "filelock"
 
 from .bulk_encoding import ReadableImages, encode_image_column, encode_readable_images, encode_text_list
 from .dual_encoder import DualEncoder
-from .feature_stream import EncodingOptions, FeatureBatch, encode_image_stream, encode_text_stream
+from .encoding_ahead import FeatureBatch
+from .encoding_options import EncodingOptions
+from .feature_stream import encode_image_stream, encode_text_stream
 from .load_encoder import load_dual_encoder
 
 

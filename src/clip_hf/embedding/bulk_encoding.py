@@ -18,14 +18,9 @@ from ..data.skips import SkipCounter
 from ..model.image_reading_clip_hf import unwrap_source
 from ..utils.processes import SharedOutcome
 from .dual_encoder import DualEncoder, check_texts
+from .encoding_ahead import check_skips, encode_ahead, finish_skips, skip_examples
+from .encoding_options import EncodingOptions
 from .feature_store import FeatureFolder, FeatureIdentity, part_ranges
-from .feature_stream import (
-    EncodingOptions,
-    check_skips,
-    encode_ahead,
-    finish_skips,
-    skip_examples,
-)
 
 
 _ROWS_PER_READ = 256
@@ -136,7 +131,7 @@ def _encode_images(
     options: EncodingOptions,
     skips: SkipCounter | None,
 ) -> np.ndarray:
-    """Features of all rows; NaN where an image was skipped, which needs a counter."""
+    """Features of all rows, NaN where an image was skipped; without `skips`, one that cannot be read is an error."""
     identity = None
     with SharedOutcome(options.processes) as shared:
         images = _undecoded_column(data, column)
@@ -144,7 +139,31 @@ def _encode_images(
             kind = "image" if projected else "image before projection"
             identity = FeatureIdentity(encoder.fingerprint, images_fingerprint(images, column), kind, len(images))
     shared.gather()
-    encode = _column_encoder(encoder, images, column, projected, options, skips)
+
+    def encode(parts: list[Sequence[int]], done: Callable[[int], None]) -> Iterator[np.ndarray]:
+        rows, size = [row for part in parts for row in part], options.batch_size
+        # Batches are whole, whatever the parts: one may hold the end of a part and the beginning of the next.
+        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+        # Rows are read in this thread: nothing says that a dataset may be read in several.
+        sources = ((batch, _sources(images, column, batch)) for batch in batches)
+        may_skip, num_threads = skips is not None, options.num_threads
+        encoded = encode_ahead(encoder, sources, projected=projected, num_threads=num_threads, may_skip=may_skip)
+        features, count, batches = [], 0, iter(batches)
+        with closing(encoded):
+            for part in parts:
+                while count < len(part):
+                    batch, result = next(batches), next(encoded)
+                    if skips is not None:
+                        skips.add(result.skipped, num_used=len(result.places))
+                        check_skips(skips, len(images))
+                    features.append(np.full((len(batch), result.features.shape[1]), np.nan, np.float32))
+                    features[-1][np.isin(batch, result.places)] = result.features
+                    count += len(batch)
+                    done(len(batch))
+                joined = _join(features)
+                yield joined[: len(part)]
+                features, count = [joined[len(part) :]], count - len(part)
+
     return _Run(encoder.name, len(images), identity, options).features(encode, "images")
 
 
@@ -219,12 +238,7 @@ def _sources(images: datasets.Dataset, column: str, rows: Sequence[int]) -> list
 
 
 def images_fingerprint(images: datasets.Dataset, column: str) -> str:
-    """Digest of undecoded images: of their bytes, or of a path with its size and time of change.
-
-    Args:
-        images (`datasets.Dataset`): The images as `datasets.Image(decode=False)` gives them, as paths or as bytes.
-        column (`str`): Their column.
-    """
+    """Digest of undecoded images: of their bytes, or of a path with its size and time of change."""
     digest = hashlib.blake2b(digest_size=16)
     for start in range(0, len(images), _ROWS_PER_READ):
         for source in _sources(images, column, range(start, min(start + _ROWS_PER_READ, len(images)))):
@@ -243,48 +257,6 @@ def _source_digest(source: Any) -> bytes:
     except (OSError, ValueError):
         pass  # a URL, or missing: reading it says so
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
-
-
-def _column_encoder(
-    encoder: DualEncoder,
-    images: datasets.Dataset,
-    column: str,
-    projected: bool,
-    options: EncodingOptions,
-    skips: SkipCounter | None,
-) -> _Encode:
-    """What encodes rows of undecoded images; without a counter, an image that cannot be read is an error."""
-
-    def encode(parts: list[Sequence[int]], done: Callable[[int], None]) -> Iterator[np.ndarray]:
-        rows, size = [row for part in parts for row in part], options.batch_size
-        # Batches are whole, whatever the parts: one may hold the end of a part and the beginning of the next.
-        batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-        # Rows are read in this thread: nothing says that a dataset may be read in several.
-        sources = ((batch, _sources(images, column, batch)) for batch in batches)
-        encoded = encode_ahead(
-            encoder,
-            sources,
-            projected=projected,
-            num_threads=options.num_threads,
-            may_skip=skips is not None,
-        )
-        features, count, batches = [], 0, iter(batches)
-        with closing(encoded):
-            for part in parts:
-                while count < len(part):
-                    batch, result = next(batches), next(encoded)
-                    if skips is not None:
-                        skips.add(result.skipped, num_used=len(result.places))
-                        check_skips(skips, len(images))
-                    features.append(np.full((len(batch), result.features.shape[1]), np.nan, np.float32))
-                    features[-1][np.isin(batch, result.places)] = result.features
-                    count += len(batch)
-                    done(len(batch))
-                joined = _join(features)
-                yield joined[: len(part)]
-                features, count = [joined[len(part) :]], count - len(part)
-
-    return encode
 
 
 # ----------------------------------------------------------------------------------------------------------- processes
@@ -360,24 +332,23 @@ class _Run:
         own_parts = missing[options.process :: options.processes]
         rows = {part: self._unknown_rows(part) or list(self.ranges[part]) for part in missing}
         total = sum(map(len, rows.values()))
-        with options.progress_bar(self.model, unit, self.rows, self.rows - total) as bar:
-            encoded = encode([rows[part] for part in own_parts], bar.update)
-            try:
-                for start in range(0, len(missing), options.processes):
-                    turn = missing[start : start + options.processes]
-                    mine = turn[options.process] if options.process < len(turn) else None
-                    with SharedOutcome(options.processes) as shared:
-                        if mine is not None:
-                            self._complete(mine, next(encoded))
-                    # Without a cache folder, the features themselves are gathered.
-                    sent = None if mine is None or self.folder is not None else (mine, self.parts.get(mine))
-                    for rank, received in enumerate(shared.gather(sent)):
-                        if received is not None:
-                            self.parts[received[0]] = received[1]
-                        if rank != options.process and rank < len(turn):
-                            bar.update(len(rows[turn[rank]]))
-            finally:
-                encoded.close()
+        with (
+            options.progress_bar(self.model, unit, self.rows, self.rows - total) as bar,
+            closing(encode([rows[part] for part in own_parts], bar.update)) as encoded,
+        ):
+            for start in range(0, len(missing), options.processes):
+                turn = missing[start : start + options.processes]
+                mine = turn[options.process] if options.process < len(turn) else None
+                with SharedOutcome(options.processes) as shared:
+                    if mine is not None:
+                        self._complete(mine, next(encoded))
+                # Without a cache folder, the features themselves are gathered.
+                sent = None if mine is None or self.folder is not None else (mine, self.parts.get(mine))
+                for rank, received in enumerate(shared.gather(sent)):
+                    if received is not None:
+                        self.parts[received[0]] = received[1]
+                    if rank != options.process and rank < len(turn):
+                        bar.update(len(rows[turn[rank]]))
         if self.folder is not None and options.processes > 1:
             for part in set(missing) - set(own_parts):
                 self.parts.pop(part, None)  # another process has completed it

@@ -5,6 +5,7 @@
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import sys
 from abc import ABC, abstractmethod
@@ -14,22 +15,14 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
-from ..model.image_transform_clip_hf import (
-    HIGH_BIT_DEPTH,
-    composite,
-    has_alpha,
-    parse_color,
-    reduce_bit_depth,
-    turn_upright,
-)
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
+from ..model.image_transform_clip_hf import HIGH_BIT_DEPTH, open_upright, parse_color
 from ..model.text_state_clip_hf import tensors_checksum
-from ..model.zero_shot_clip_hf import eval_mode
+from ..model.zero_shot_clip_hf import eval_mode, input_device
 
 
 # Images in one pass of `encode_images`.
@@ -110,8 +103,7 @@ class DualEncoder(ABC):
     @property
     def device(self) -> torch.device:
         """The model's device."""
-        device = next(self.model.parameters()).device
-        return torch.device("cpu") if device.type == "meta" else device  # offloaded: accelerate moves the inputs
+        return input_device(self.model)
 
     @property
     def logit_scale(self) -> float:
@@ -139,10 +131,10 @@ class DualEncoder(ABC):
             self._weights = (state, weights_digest(self.model))
         described = [
             type(self).__name__,
-            {package: package_version(package) for package in self.packages},
+            {package: _package_version(package) for package in self.packages},
             self._described_processor(),
             [self.background_color, self.apply_exif_orientation, *filter(None, [self.high_bit_depth])],
-            module_settings(self.model),
+            _module_settings(self.model),
             plain_config(getattr(self.model, "config", None)),
         ]
         digest = hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)
@@ -150,18 +142,14 @@ class DualEncoder(ABC):
         return digest.hexdigest()
 
     def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """The model's inputs for images. It may be called in several threads at once, on different images.
+        """The model's inputs for images or what `open_image` takes: paths, URLs, the bytes of files.
 
-        Args:
-            images (`Sequence`): Images, or what `open_image` takes: paths, URLs, the bytes of files.
-
-        Returns:
-            `dict[str, torch.Tensor]`: on the CPU, in float32, each with the images along its first axis.
-
-        Raises:
-            ValueError: if an image cannot be read.
+        They are on the CPU, in float32, each with the images along its first axis. An image that cannot be read is a
+        ValueError. Several threads may call this at once, on different images.
         """
-        return self._prepare([self._open(image) for image in images])
+        high_bit_depth = self.high_bit_depth or "clip"  # as Pillow does
+        options = (self.image_limits, self.apply_exif_orientation, high_bit_depth, self.background_color)
+        return self._prepare([open_upright(image, *options) for image in images])
 
     def set_image_options(
         self,
@@ -201,17 +189,6 @@ class DualEncoder(ABC):
         """The object with `background_color`, `apply_exif_orientation` and `high_bit_depth`."""
         return self
 
-    def _open(self, source: Any) -> Image.Image:
-        """Open an image: upright, and on the background colour, if there is one."""
-        image = open_image(source, self.image_limits)
-        image = turn_upright(image) if self.apply_exif_orientation else image
-        if self.high_bit_depth is not None and image.mode[0] in "IF":  # 16 or 32 bits
-            reduced = reduce_bit_depth(np.asarray(image), self.high_bit_depth)
-            image = image if reduced is None else Image.fromarray(reduced)
-        if self.background_color is not None and has_alpha(image):
-            image = composite(image, self.background_color)
-        return image
-
     @abstractmethod
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         """[`prepare`] for opened images."""
@@ -248,7 +225,7 @@ class DualEncoder(ABC):
 
     @torch.no_grad()
     def _encode_prepared(self, inputs: dict[str, Any], projected: bool, first: int = 0) -> torch.Tensor:
-        dtype = input_dtype(self._image_tower())
+        dtype = _input_dtype(self._image_tower())
         with eval_mode(self.model):
             features = self._image_features(move_inputs(inputs, self.device, dtype), projected)
         if projected and features.shape[-1] != self.projection_dim:
@@ -263,12 +240,9 @@ class DualEncoder(ABC):
         return features
 
     def text_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """Encode texts in batches.
+        """Encode texts in batches; too long ones are truncated, repeated ones encoded again.
 
-        Texts of similar length share a batch where the model allows. Repeated texts are encoded again.
-
-        Args:
-            texts (`Sequence[str]`): Texts; too long ones are truncated.
+        Texts of similar length share a batch where the model allows.
 
         Yields:
             `tuple[list[int], torch.Tensor]`: the indices of some texts and their features (batch, projection_dim),
@@ -315,8 +289,8 @@ class DualEncoder(ABC):
         """The part of the model whose dtype pixels must have."""
         return self.model
 
-    @abstractmethod
-    def _scale_and_bias(self) -> tuple[float, float]: ...
+    def _scale_and_bias(self) -> tuple[float, float]:
+        return scale_and_bias(self.model)
 
     @abstractmethod
     def _described_processor(self) -> Any:
@@ -332,16 +306,7 @@ class DualEncoder(ABC):
 
 
 def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
-    """Check texts, and give them as a list.
-
-    Args:
-        texts (`Iterable[str]`): The texts.
-        first (`int`, *optional*, defaults to 0): The number of the first one, for messages.
-
-    Raises:
-        TypeError: if one is no string.
-        ValueError: if there are none.
-    """
+    """Texts as a list; TypeError if one is no string, ValueError if there are none. `first` numbers the first one."""
     if isinstance(texts, str):
         raise TypeError(f"Texts must be a list of strings, not one string: given {texts!r:.80}, pass [{texts!r:.80}].")
     texts = list(texts)
@@ -369,7 +334,7 @@ def move_inputs(inputs: Mapping[str, Any], device: torch.device, dtype: torch.dt
     }
 
 
-def input_dtype(tower: nn.Module) -> torch.dtype:
+def _input_dtype(tower: nn.Module) -> torch.dtype:
     """The dtype that pixels must have: of the tower's first convolution, else of its first floating parameter."""
     for module in tower.modules():
         if isinstance(module, nn.Conv2d):
@@ -378,6 +343,22 @@ def input_dtype(tower: nn.Module) -> torch.dtype:
         (parameter.dtype for parameter in tower.parameters() if parameter.is_floating_point()),
         torch.get_default_dtype(),
     )
+
+
+def scale_and_bias(model: nn.Module) -> tuple[float, float]:
+    """Factor and term that a model applies to cosines: 1 and 0 where it has no such weights."""
+
+    def value(name: str) -> float | None:
+        parameter = getattr(model, name, None)
+        return float(parameter.detach().double()) if isinstance(parameter, torch.Tensor) else None
+
+    scale, temperature = value("logit_scale"), value("temperature")
+    if scale is not None:
+        # AIMv2 bounds it.
+        scale = math.exp(min(scale, getattr(model, "max_log_logit_scale", math.inf)))
+    elif temperature is not None:
+        scale = 1 / temperature  # ALIGN
+    return (1.0 if scale is None else scale), value("logit_bias") or 0.0
 
 
 @contextmanager
@@ -394,22 +375,19 @@ def first_input_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
 # -------------------------------------------------------------------------------------------------------- fingerprints
 
 
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
 def _weights_state(model: nn.Module) -> tuple:
     """A value that changes when weights do; a checksum takes a fraction of the time of [`weights_digest`]."""
-    state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-    in_memory = [value for value in state.values() if not value.is_meta]
-    return (
-        *((name, value.dtype, value.shape, value.is_meta) for name, value in state.items()),
-        tensors_checksum(in_memory),
-    )
+    weights = _tensors(model)
+    kinds = [(name, value.dtype, value.shape, value.is_meta) for name, value in weights.items()]
+    return *kinds, tensors_checksum([value for value in weights.values() if not value.is_meta])
 
 
 def weights_digest(model: nn.Module) -> bytes:
-    """Digest of names, dtypes, shapes and bytes of all weights and persistent buffers.
-
-    Raises:
-        ValueError: if a weight is not in memory (offloaded).
-    """
+    """Digest of names, dtypes, shapes and bytes of all weights and persistent buffers; all must be in memory."""
 
     def digest(item: tuple[str, torch.Tensor]) -> bytes:
         name, tensor = item
@@ -422,11 +400,10 @@ def weights_digest(model: nn.Module) -> bytes:
 
     # hashlib releases the interpreter lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        state = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-        return hashlib.blake2b(b"".join(pool.map(digest, state.items())), digest_size=16).digest()
+        return hashlib.blake2b(b"".join(pool.map(digest, _tensors(model).items())), digest_size=16).digest()
 
 
-def module_settings(model: nn.Module) -> list:
+def _module_settings(model: nn.Module) -> list:
     """Class and plain attributes of each module: heads, epsilons, activations, scalings of adapters."""
     return [
         [
@@ -474,7 +451,7 @@ def tokenizer_digest(tokenizer: Any) -> list:
     return [type(tokenizer).__name__, digest, settings]
 
 
-def package_version(package: str) -> str | None:
+def _package_version(package: str) -> str | None:
     """A package's version; None if it is not installed."""
     try:
         return importlib.metadata.version(package)

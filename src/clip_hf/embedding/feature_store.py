@@ -32,18 +32,11 @@ def part_ranges(rows: int) -> list[range]:
 
 @dataclass(frozen=True)
 class FeatureIdentity:
-    """All that decides features.
+    """All that decides features."""
 
-    Args:
-        encoder (`str`): fingerprint of the model.
-        data (`str`): fingerprint of the data.
-        kind (`str`): `"image"`, `"image before projection"` or `"text"`.
-        rows (`int`): number of rows.
-    """
-
-    encoder: str
-    data: str
-    kind: str
+    encoder: str  # fingerprint of the model
+    data: str  # fingerprint of the data
+    kind: str  # "image", "image before projection" or "text"
     rows: int
 
     @property
@@ -56,24 +49,17 @@ class FeatureIdentity:
 class FeatureFolder:
     """The features of one [`FeatureIdentity`] on disk: `cache_dir/KEY/manifest.json` and files of parts beside it.
 
-    Args:
-        cache_dir (`str` or `os.PathLike`): The folder of all caches.
-        identity (`FeatureIdentity`): The model and the data.
-        model (`str`): The model's name, for readers of the manifest.
-
-    Raises:
-        ValueError: if the folder's manifest names another model or other data, or cannot be read.
-        OSError: if the folder cannot be written to.
+    A manifest that names another model or other data, or cannot be read, is a ValueError. `model` is the model's name,
+    which the manifest shows to its readers.
     """
 
     def __init__(self, cache_dir: str | os.PathLike, identity: FeatureIdentity, model: str):
         self.identity, self.model = identity, model
         self.path = Path(cache_dir) / identity.key
         self.ranges = part_ranges(identity.rows)
-        self.check()
+        self._check_manifest()
 
-    def check(self) -> None:
-        """Check the manifest, if there is one; errors as in the class."""
+    def _check_manifest(self) -> None:
         path = self.path / _MANIFEST
         if not path.is_file():
             if any(self.path.glob("part-*")):

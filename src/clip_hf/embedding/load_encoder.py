@@ -17,6 +17,7 @@ from ..checkpoints.reading import is_foreign
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..utils.dtypes import parse_dtype
+from ..utils.hub import check_hub
 from .dual_encoder import DualEncoder
 from .open_clip_encoder import OpenClipEncoder, load_open_clip
 from .transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
@@ -85,7 +86,8 @@ def load_dual_encoder(
         encoder = _wrap_model(model, processor)
     elif isinstance(model, (str, os.PathLike)):
         encoder = _load_by_name(os.fspath(model), processor, dtype or torch.float32)
-        device = _default_device() if device is None else device
+        if device is None:
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     else:
         raise TypeError(
             f"`model` must be a name, a path, a model in memory or a DualEncoder; given {type(model).__name__}."
@@ -95,11 +97,6 @@ def load_dual_encoder(
     if options:
         encoder.model.to(**options)
     return encoder
-
-
-def _default_device() -> torch.device:
-    available = torch.accelerator.is_available()
-    return torch.accelerator.current_accelerator() if available else torch.device("cpu")
 
 
 def _wrap_model(model: nn.Module, processor: Any) -> DualEncoder:
@@ -137,6 +134,8 @@ def _load_by_name(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
         return _load_checkpoint(name, processor, dtype)
     check_exists(name)
     try:
+        if not is_folder:
+            check_hub(name)
         config, _ = PreTrainedConfig.get_config_dict(name)
     except (OSError, HFValidationError) as error:
         if is_folder:
@@ -145,9 +144,7 @@ def _load_by_name(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
             f"{describe_not_found(name, error)} What is published for other libraries only is named "
             f"open_clip:hf-hub:{name} or sentence_transformers:{name}."
         ) from error
-    if config.get("model_type") in ("clip", "clip_hf"):
-        return _load_clip(name, processor, dtype)
-    return _load_other(name, processor, dtype)
+    return _load_transformers(name, config.get("model_type"), processor, dtype)
 
 
 def _load_checkpoint(path: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
@@ -163,14 +160,24 @@ def _load_checkpoint(path: str, processor: Any, dtype: torch.dtype) -> DualEncod
     return ClipHFEncoder(model, processor, path)
 
 
-def _load_clip(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
-    processor = ClipHFProcessor.from_pretrained(name) if processor is None else processor
-    model, info = ClipHFModel.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    _check_complete(name, info)
-    return ClipHFEncoder(model, processor, name)
+def _load_transformers(name: str, model_type: str | None, processor: Any, dtype: torch.dtype) -> DualEncoder:
+    if model_type in ("clip", "clip_hf"):
+        encoder_class, model_class, processor_class = ClipHFEncoder, ClipHFModel, ClipHFProcessor
+    else:
+        _check_is_dual(name)
+        encoder_class, model_class, processor_class = TransformersEncoder, AutoModel, AutoProcessor
+    processor = processor_class.from_pretrained(name) if processor is None else processor
+    model, info = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True)
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise ValueError(
+            f"{name} lacks {len(missing)} of the model's weights ({', '.join(missing[:4])}, ...): random ones would "
+            "take their place. Both towers with their projections are needed."
+        )
+    return encoder_class(model, processor, name)
 
 
-def _load_other(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
+def _check_is_dual(name: str) -> None:
     config = AutoConfig.from_pretrained(name)
     model_class = AutoModel._model_mapping.get(type(config), None)
     classes = model_class if isinstance(model_class, (tuple, list)) else (model_class,)
@@ -178,19 +185,6 @@ def _load_other(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
         raise ValueError(
             f"{name} is a model of type {config.model_type!r}, which does not embed images and texts in one space. "
             "Models such as CLIP, SigLIP, ALIGN, AltCLIP and ChineseCLIP do."
-        )
-    processor = AutoProcessor.from_pretrained(name) if processor is None else processor
-    model, info = AutoModel.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    _check_complete(name, info)
-    return TransformersEncoder(model, processor, name)
-
-
-def _check_complete(name: str, info: dict[str, Any]) -> None:
-    missing = sorted(info.get("missing_keys", ()))
-    if missing:
-        raise ValueError(
-            f"{name} lacks {len(missing)} of the model's weights ({', '.join(missing[:4])}, ...): random ones would "
-            "take their place. Both towers with their projections are needed."
         )
 
 

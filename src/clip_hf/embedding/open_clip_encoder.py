@@ -4,7 +4,6 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,15 +22,8 @@ class OpenClipEncoder(DualEncoder):
 
     Features before the projection exist for the image towers `VisionTransformer`, `ModifiedResNet` and `TimmModel`
     (except with attention pools, which end with the projection). Texts are encoded at full length, as open_clip does.
-
-    Args:
-        model (`nn.Module`): The model.
-        processor (`tuple` of two callables): The transform of an image to a tensor (channels, height, width), and the
-            tokenizer of a list of texts to token ids (n, length).
-        name (`str`): The model's name in messages and results.
-
-    Raises:
-        TypeError: if the processor is no such pair.
+    The processor is a pair: the transform of an image to a tensor (channels, height, width), and the tokenizer of a
+    list of texts to token ids (n, length).
     """
 
     packages = (*DualEncoder.packages, "open_clip_torch", "open_clip", "timm", "torchvision", "tokenizers")
@@ -51,13 +43,6 @@ class OpenClipEncoder(DualEncoder):
 
     def _image_tower(self) -> nn.Module:
         return self.model.visual
-
-    def _scale_and_bias(self) -> tuple[float, float]:
-        scale, bias = (getattr(self.model, name, None) for name in ("logit_scale", "logit_bias"))
-        return (
-            1.0 if scale is None else math.exp(float(scale.detach().double())),
-            0.0 if bias is None else float(bias.detach().double()),
-        )
 
     def _described_processor(self) -> Any:
         # The repr of a function holds its address.
@@ -116,12 +101,10 @@ class OpenClipEncoder(DualEncoder):
         )
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        length = self.tokenizer(texts[:1]).shape[-1]
-        size = max(1, MAX_TOKENS_PER_BATCH // length)
+        size = max(1, MAX_TOKENS_PER_BATCH // self.tokenizer(texts[:1]).shape[-1])
         for start in range(0, len(texts), size):
-            batch = list(range(start, min(start + size, len(texts))))
-            token_ids = self.tokenizer([texts[index] for index in batch])
-            yield batch, self.model.encode_text(token_ids.to(self.device))
+            token_ids = self.tokenizer(texts[start : start + size])
+            yield list(range(start, start + len(token_ids))), self.model.encode_text(token_ids.to(self.device))
 
 
 def _identity(weight: torch.Tensor, size: int) -> torch.Tensor:
@@ -131,14 +114,8 @@ def _identity(weight: torch.Tensor, size: int) -> torch.Tensor:
 def load_open_clip(name: str) -> tuple[nn.Module, tuple[Callable, Callable]]:
     """Load a model of open_clip with its transform and tokenizer, in float32 on the CPU.
 
-    Args:
-        name (`str`): `"ARCH/PRETRAINED_OR_PATH"`, such as `"ViT-B-32/laion2b_s34b_b79k"`; or what open_clip takes
-            instead: `"hf-hub:ORG/REPO"`, `"local-dir:FOLDER"`.
-
-    Raises:
-        ImportError: if open_clip is not installed.
-        ValueError: if there is no such architecture, or no weights are named.
-        OSError: if the weights are not there.
+    The name is `"ARCH/PRETRAINED_OR_PATH"`, such as `"ViT-B-32/laion2b_s34b_b79k"`; or what open_clip takes instead:
+    `"hf-hub:ORG/REPO"`, `"local-dir:FOLDER"`.
     """
     try:
         import open_clip

@@ -4,10 +4,10 @@
 
 import copy
 import inspect
-import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from ..model.image_processing_clip_hf import opens_files
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, context_length, encode_in_batches, eval_mode
-from .dual_encoder import DualEncoder, first_input_of, move_inputs, plain_config, tokenizer_digest
+from .dual_encoder import DualEncoder, first_input_of, move_inputs, plain_config, scale_and_bias, tokenizer_digest
 
 
 # How transformers' dual encoders call the layer between the image tower's pooled output and the shared space.
@@ -26,26 +26,12 @@ _PROBE = "a photo of a cat"
 _PADDING_TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
-class _TextTower:
-    """Stands for a model in `encode_in_batches`; `encode` gives the text features."""
-
-    def __init__(self, model: nn.Module, encode: Callable[..., torch.Tensor]):
-        self.config, self.parameters, self.encode_text = model.config, model.parameters, encode
-
-
 class TransformersEncoder(DualEncoder):
     """A dual encoder of transformers: any model with `get_image_features` and `get_text_features`.
 
     Texts of similar length share a batch, unless features depend on the padding, as SigLIP's do: then all texts have
-    the full length. A short text is encoded with and without padding to find out.
-
-    Args:
-        model (`nn.Module`): The model.
-        processor (`ProcessorMixin`, or `tuple` of image processor and tokenizer): Its processor.
-        name (`str`): The model's name in messages and results.
-
-    Raises:
-        TypeError: if the model is no dual encoder, or the processor lacks a part.
+    the full length. A short text is encoded with and without padding to find out. The processor may be a tuple of
+    image processor and tokenizer.
     """
 
     packages = (*DualEncoder.packages, "transformers", "tokenizers")
@@ -58,28 +44,20 @@ class TransformersEncoder(DualEncoder):
                     "in one space. Models such as CLIP, SigLIP, ALIGN, AltCLIP and ChineseCLIP do."
                 )
         super().__init__(model, processor, name)
-        self.image_processor, self.tokenizer = split_processor(processor, name)
+        self.image_processor, self.tokenizer = _split_processor(processor, name)
 
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         # Not every processor converts to RGB.
         if not getattr(self.image_processor, "do_convert_rgb", False):
             images = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
-        inputs = self.image_processor(images=list(images), return_tensors="pt")
-        return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        return _tensors_in(self.image_processor(images=list(images), return_tensors="pt"))
 
     def _image_tower(self) -> nn.Module:
         names = ("vision_model", "image_model")
         return next((getattr(self.model, name) for name in names if hasattr(self.model, name)), self.model)
 
-    def _scale_and_bias(self) -> tuple[float, float]:
-        return scale_and_bias(self.model)
-
     def _described_processor(self) -> Any:
-        return [
-            type(self.image_processor).__name__,
-            plain_config(self.image_processor),
-            tokenizer_digest(self.tokenizer),
-        ]
+        return _describe_processor(self.image_processor, self.tokenizer)
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
         inputs = _accepted(self.model.get_image_features, inputs)
@@ -105,15 +83,19 @@ class TransformersEncoder(DualEncoder):
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         if not self.depends_on_padding:
-            yield from encode_in_batches(_TextTower(self.model, self._text_features), self.tokenizer, texts)
+            # Stands for the model: its text features are those that this class pools.
+            tower = SimpleNamespace(
+                config=self.model.config, parameters=self.model.parameters, encode_text=self._text_features
+            )
+            yield from encode_in_batches(tower, self.tokenizer, texts)
             return
-        start = 0
-        while start < len(texts):
-            size = max(1, MAX_TOKENS_PER_BATCH // self._full_length)
-            batch = list(range(start, min(start + size, len(texts))))
-            inputs = self._at_full_length([texts[index] for index in batch])
-            yield batch, self._text_features(**move_inputs(inputs, self.device, torch.float32))
-            start += size
+        length = self._full_length
+        padded = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+        size = max(1, MAX_TOKENS_PER_BATCH // length)
+        for start in range(0, len(texts), size):
+            inputs = dict(self.tokenizer(texts[start : start + size], **padded))
+            features = self._text_features(**move_inputs(inputs, self.device, torch.float32))
+            yield list(range(start, start + len(features))), features
 
     @property
     def _full_length(self) -> int:
@@ -121,12 +103,6 @@ class TransformersEncoder(DualEncoder):
         processor_length = options.get("max_length") if isinstance(options, dict) else None
         model_length = context_length(self.model, self.tokenizer)
         return min(processor_length or model_length, model_length)
-
-    def _at_full_length(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        inputs = self.tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self._full_length, return_tensors="pt"
-        )
-        return dict(inputs)
 
     @cached_property
     def depends_on_padding(self) -> bool:
@@ -146,9 +122,7 @@ class TransformersEncoder(DualEncoder):
 
 
 class ClipHFEncoder(TransformersEncoder):
-    """A [`ClipHFModel`]: only what pooled features need is computed in the last layers, and texts are always encoded
-    in batches of similar length. Arguments as in [`TransformersEncoder`].
-    """
+    """A [`ClipHFModel`]: the last layers compute only what is pooled; texts of similar length always share a batch."""
 
     packages = (*DualEncoder.packages, "transformers", "tokenizers", "ftfy")
     depends_on_padding = False
@@ -187,16 +161,7 @@ class ClipHFEncoder(TransformersEncoder):
 
 
 class SentenceTransformersEncoder(DualEncoder):
-    """A `SentenceTransformer` that embeds images and texts, such as a CLIP.
-
-    Args:
-        model (`SentenceTransformer`): The model.
-        processor: Must be `None`, because the model has its own.
-        name (`str`): The model's name in messages and results.
-
-    Raises:
-        ValueError: if there is a processor, or the model takes no images.
-    """
+    """A `SentenceTransformer` that embeds images and texts, such as a CLIP; it has its own processor."""
 
     packages = (*TransformersEncoder.packages, "sentence-transformers")
 
@@ -215,15 +180,13 @@ class SentenceTransformersEncoder(DualEncoder):
         return self.model if inner is None else inner
 
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
-        inputs = self.model.preprocess([image.convert("RGB") for image in images])
-        return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        return _tensors_in(self.model.preprocess([image.convert("RGB") for image in images]))
 
     def _scale_and_bias(self) -> tuple[float, float]:
         return scale_and_bias(self._inner)
 
     def _described_processor(self) -> Any:
-        image_processor, tokenizer = split_processor(self.processor, self.name)
-        return [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
+        return _describe_processor(*_split_processor(self.processor, self.name))
 
     def _forward(self, modality: str, inputs: dict[str, Any]) -> torch.Tensor:
         inputs = move_inputs(inputs, self.device, next(self.model.parameters()).dtype)
@@ -263,12 +226,8 @@ class SentenceTransformersEncoder(DualEncoder):
         return _differ(alone, padded)
 
 
-def split_processor(processor: Any, name: str) -> tuple[Any, Any]:
-    """Split a processor into image processor and tokenizer.
-
-    Raises:
-        TypeError: if one is missing.
-    """
+def _split_processor(processor: Any, name: str) -> tuple[Any, Any]:
+    """Image processor and tokenizer of a processor; TypeError if one is missing."""
     if isinstance(processor, (tuple, list)) and len(processor) == 2:
         return tuple(processor)
     parts = tuple(getattr(processor, part, None) for part in ("image_processor", "tokenizer"))
@@ -280,26 +239,18 @@ def split_processor(processor: Any, name: str) -> tuple[Any, Any]:
     return parts
 
 
-def scale_and_bias(model: nn.Module) -> tuple[float, float]:
-    """Factor and term that a model of transformers applies to cosines: 1 and 0 where it has no such weights."""
-
-    def value(name: str) -> float | None:
-        parameter = getattr(model, name, None)
-        return float(parameter.detach().double()) if isinstance(parameter, torch.Tensor) else None
-
-    scale, temperature = value("logit_scale"), value("temperature")
-    if scale is not None:
-        # AIMv2 bounds it.
-        scale = math.exp(min(scale, getattr(model, "max_log_logit_scale", math.inf)))
-    elif temperature is not None:
-        scale = 1 / temperature  # ALIGN
-    return (1.0 if scale is None else scale), value("logit_bias") or 0.0
+def _describe_processor(image_processor: Any, tokenizer: Any) -> list:
+    return [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
 
 
 def _differ(features: torch.Tensor, others: torch.Tensor) -> bool:
     distance = torch.dist(*(nn.functional.normalize(each.double(), dim=-1) for each in (features, others)))
     # NaN counts as a difference; it is reported where features are used.
     return not float(distance) <= _PADDING_TOLERANCE.get(features.dtype, 1e-4)
+
+
+def _tensors_in(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
 
 
 def _image_projection(model: nn.Module) -> nn.Module | None:

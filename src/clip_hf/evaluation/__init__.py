@@ -9,6 +9,7 @@ require_extra("eval", "clip_hf.evaluation", "accelerate", "datasets", "filelock"
 
 from .comparison import Comparison, compare_results, load_results
 from .example_figures import plot_predictions, plot_similarities
+from .numerics.bootstrap import bootstrap_interval, bootstrap_mean_interval
 from .numerics.caption_scores import clip_score, ref_clip_score
 from .numerics.logistic_regression import LinearClassifier, LogisticRegressionOptions, fit_logistic_regression
 from .numerics.metrics import (
@@ -16,8 +17,6 @@ from .numerics.metrics import (
     LogitLine,
     average_precision_11point,
     best_target_ranks,
-    bootstrap_interval,
-    bootstrap_mean_interval,
     confusion_matrix,
     effective_robustness,
     fit_logit_line,

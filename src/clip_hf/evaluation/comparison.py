@@ -5,7 +5,7 @@
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,14 +18,13 @@ from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
+from .numerics.bootstrap import percentile_interval, resampled_interval
 from .numerics.statistics import (
     ROW_VALUES,
     Statistic,
     mean_by_class,
     mean_of_classes,
     median_of_rows,
-    percentile_interval,
-    resampled_interval,
 )
 from .tasks.display_names import metric_label, model_label, task_label
 from .tasks.evaluation_result import (
@@ -33,6 +32,8 @@ from .tasks.evaluation_result import (
     format_difference,
     format_difference_interval,
     format_metric,
+    is_result,
+    read_result,
 )
 
 
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 # Prefixes of metrics with fewer prompts than the ensemble, and the names of the ensemble's gain over each.
 _FEWER_PROMPTS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 _RECALL = re.compile(r"(image_to_text|text_to_image)_R@(\d+)")
-_RANK_ARRAYS = ("ranks", "one_prompt_ranks", "class_name_ranks", "image_to_text_ranks", "text_to_image_ranks")
 # Metrics that say nothing about how good a model is.
 _SETTINGS = ("lambda",)
 _MAJORITY = "majority_class"
@@ -115,42 +115,36 @@ class Comparison:
             draw_table(
                 f"{task}: {data}", ["metric", *self._columns()], [[row.metric, *self._cells(row)] for row in rows]
             )
-            for (task, data), rows in self._groups().items()
+            for (task, data), rows in _grouped(self.metrics).items()
         ]
         explained = "* The 95% interval of the difference does not hold 0."
         return "\n\n".join([*tables, *([explained] if any(" *" in table for table in tables) else [])])
 
-    def figure(self) -> "Figure":
-        """Each task's metrics as points with their intervals; each model has a colour and a marker."""
-        groups = {
-            (task_label(task), data): [row for row in rows if _is_drawn(row.metric)]
-            for (task, data), rows in self._groups().items()
-        }
-        columns = _balanced_columns([key for key, rows in groups.items() if rows], groups)
-        row_height = 0.14 + 0.13 * len(self.models)
-        height = 1.3 + max(sum(0.6 + row_height * len(groups[key]) for key in column) for column in columns)
+    def figure(self) -> "Figure | None":
+        """Each task's metrics as points with their intervals; each model has a colour and a marker.
+
+        None if no metric is a share.
+        """
+        groups = _grouped(row for row in self.metrics if _is_drawn(row.metric))
+        if not groups:
+            return None
+        columns = _balanced_columns(groups)
+        heights = {key: 0.6 + (0.14 + 0.13 * len(self.models)) * len(rows) for key, rows in groups.items()}
+        height = 1.3 + max(sum(heights[key] for key in column) for column in columns)
         title = f"Comparison of {' and '.join(map(model_label, self.models))}"
         with new_figure(title, height, WIDTH) as figure:
             halves = figure.subfigures(1, len(columns), squeeze=False)[0]
             for half, keys in zip(halves, columns):
-                heights = [0.6 + row_height * len(groups[key]) for key in keys]
-                axes = half.subplots(len(keys), 1, squeeze=False, height_ratios=heights)[:, 0]
-                for axis, key in zip(axes, keys):
-                    _draw_points(axis, groups[key], self.models)
-                    axis.set_title("\n".join(key) if len(columns) > 1 else ": ".join(key))
+                ratios = [heights[key] for key in keys]
+                axes = half.subplots(len(keys), 1, squeeze=False, height_ratios=ratios)[:, 0]
+                for axis, (task, data) in zip(axes, keys):
+                    _draw_points(axis, groups[task, data], self.models)
+                    axis.set_title(("\n" if len(columns) > 1 else ": ").join((task_label(task), data)))
                 has_bars = any(any(row.intervals) for key in keys for row in groups[key])
                 axes[-1].set_xlabel("score (%), 95% interval" if has_bars else "score (%)")
-            if columns[0]:
-                handles = halves[0].axes[0].get_legend_handles_labels()
-                figure.legend(*handles, loc="outside lower left", ncols=min(4, len(self.models)))
+            handles = halves[0].axes[0].get_legend_handles_labels()
+            figure.legend(*handles, loc="outside lower left", ncols=min(4, len(self.models)))
         return figure
-
-    def _groups(self) -> dict[tuple[str, str], list[ComparedMetric]]:
-        """The rows of each task and data."""
-        groups: dict[tuple[str, str], list[ComparedMetric]] = {}
-        for row in self.metrics:
-            groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
-        return groups
 
     def _columns(self) -> list[str]:
         first, *others = self.models
@@ -163,14 +157,17 @@ class Comparison:
         return [*cells, "" if row.chance is None else format_metric(row.metric, row.chance)]
 
     def save(self, folder: str | os.PathLike, stem: str = "comparison") -> list[Path]:
-        """Write `stem.json`, `stem.md` and `stem.png` into `folder`; each file appears when it is complete."""
+        """Write `stem.json`, `stem.md` and, if there is a plot, `stem.png`; each file appears when it is complete."""
         paths = [Path(folder) / f"{stem}.{ending}" for ending in ENDINGS]
         content = {**asdict(self), "environment": environment()}
         with replaced_file(paths[0]) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         with replaced_file(paths[1]) as temporary:
             temporary.write_text(f"# {' and '.join(self.models)}\n\n{self.table()}\n", encoding="utf-8")
-        save_figure(self.figure(), paths[2])
+        figure = self.figure()
+        if figure is None:
+            return paths[:2]
+        save_figure(figure, paths[2])
         return paths
 
 
@@ -192,16 +189,13 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     results = []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = read_json(path)
-            if not _is_result(content):
-                continue
-            _check_result(content)
-            content["arrays"] = _read_arrays(path.with_suffix(".npz"))
+            content = read_result(path)
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"The results in {path} cannot be read: {str(error).rstrip('.')}. Evaluate again."
             ) from error
-        results.append(content)
+        if content is not None:
+            results.append(content)
     models = _names_of_models(results)
     if len(models) > 1:
         raise ValueError(
@@ -214,72 +208,18 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def models_in(folder: str | os.PathLike) -> list[str]:
-    """Names of the models that a folder holds results of; files that are no readable result are passed over."""
+    """Names of the models that a folder holds results of; unreadable files are skipped."""
     contents = []
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(ValueError, OSError):
             contents.append(read_json(path))
-    return _names_of_models([content for content in contents if _is_result(content)])
-
-
-def _is_result(content: Any) -> bool:
-    """Whether a file holds the result of one model; a scaling fit covers several models and is no result of one."""
-    is_result = isinstance(content, dict) and {"task", "model", "data", "metrics"} <= content.keys()
-    return is_result and content["task"] != "scaling"
+    return _names_of_models(list(filter(is_result, contents)))
 
 
 def _names_of_models(results: Sequence[dict[str, Any]]) -> list[str]:
     # Results of the library's functions need not name their model.
     names = (result["model"] for result in results if isinstance(result["model"], str) and result["model"])
     return list(dict.fromkeys(map(os.path.normpath, names)))
-
-
-def _check_result(content: dict[str, Any]) -> None:
-    for name in ("task", "model", "data", "split"):
-        if not isinstance(content.get(name), str):
-            raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a string")
-    for name in ("metrics", "intervals"):
-        if not isinstance(content.get(name), dict):
-            raise ValueError(f"`{name}` is a {type(content.get(name)).__name__}; it must be a mapping")
-    for name in ("chance", "words", "details"):  # earlier versions lack some
-        if not isinstance(content.get(name, {}), dict):
-            raise ValueError(f"`{name}` is a {type(content[name]).__name__}; it must be a mapping")
-    numbers = [*content["metrics"].items(), *content.get("chance", {}).items(), (_MAJORITY, content.get(_MAJORITY))]
-    for name, value in numbers:
-        if value is not None and not _is_number(value):
-            raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number")
-    for name, value in content["intervals"].items():
-        ends = value if value is not None else (None, None)
-        if not isinstance(ends, (list, tuple)) or len(ends) != 2 or not all(e is None or _is_number(e) for e in ends):
-            raise ValueError(f"the interval of {name} is {value!r:.80}; it must be two numbers")
-
-
-def _is_number(value: Any) -> bool:
-    # An integer of a thousand digits is beyond any float.
-    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of integers, one for each image or text."""
-    if not path.is_file():
-        return {}
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = dict(file)
-    except OSError:
-        raise
-    except (
-        Exception
-    ) as error:  # MemoryError for a false size; zipfile, zlib, struct and numpy raise types of their own
-        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
-    for name in {*_RANK_ARRAYS, "targets", "predictions", "image_of_text"} & arrays.keys():
-        array = np.asarray(arrays[name])  # numpy gives bytes for a member that is no array
-        if array.ndim not in (1, 2) or array.dtype.kind not in "biu":
-            raise ValueError(f"{path.name} holds {name} of shape {array.shape} and type {array.dtype}")
-    groups = arrays.get("image_of_text")
-    if groups is not None and (groups.ndim != 1 or groups.min(initial=0) < 0 or groups.max(initial=0) >= len(groups)):
-        raise ValueError(f"{path.name} holds an image_of_text that numbers no images")
-    return arrays
 
 
 def compare_results(
@@ -354,25 +294,27 @@ def _check_same_data(key: tuple, names: Sequence[str], compared: list[dict | Non
 
 
 def _data_of(result: dict[str, Any]) -> tuple[dict[str, int], Any]:
-    details = result.get("details", {})
+    """Sizes of the data by noun, images that were skipped included, and names of the classes; None where unknown."""
+    details = result["details"]
     sizes = {name: details.get(f"num_{name}") for name in _NOUNS}
     if sizes["images"] is not None:
-        sizes["images"] += sum(part["images"] for part in _skipped(result).values())
+        sizes["images"] += sum(part["images"] for part in result["skipped"].values())
     if details.get("class_names"):
         sizes["classes"] = len(details["class_names"])
     return {name: size for name, size in sizes.items() if size is not None}, details.get("class_names")
 
 
 def _compare(key: tuple, metric: str, compared: list[dict | None], resamples: int, seed: int) -> ComparedMetric:
-    values = [result["metrics"].get(metric) if result else None for result in compared]
-    ends = [result["intervals"].get(metric) if result else None for result in compared]
+    values, ends, chances, words = (
+        [result[part].get(metric) if result else None for result in compared]
+        for part in ("metrics", "intervals", "chance", "words")
+    )
     intervals = [tuple(pair) if pair and None not in pair else None for pair in ends]
     first = values[0]
     differences = [None if value is None or first is None else value - first for value in values]
     paired = [None, *(_paired_interval(metric, compared[0], other, resamples, seed) for other in compared[1:])]
-    chances = [result["chance"][metric] for result in compared if result and metric in result.get("chance", {})]
-    words = [result.get("words", {}).get(metric) if result else None for result in compared]
-    return ComparedMetric(*key, metric, values, intervals, differences, paired, chances[0] if chances else None, words)
+    chance = next((value for value in chances if value is not None), None)
+    return ComparedMetric(*key, metric, values, intervals, differences, paired, chance, words)
 
 
 def _paired_interval(
@@ -384,7 +326,7 @@ def _paired_interval(
     # Paired only if both saw the same images in the same order, as far as the results can tell.
     if first_values is None or second_values is None or len(first_values) != len(second_values):
         return None
-    if _skipped(first) != _skipped(second):
+    if first["skipped"] != second["skipped"]:
         return None
     for name in ("targets", "image_of_text"):
         if not np.array_equal(first["arrays"].get(name), second["arrays"].get(name)):
@@ -400,10 +342,6 @@ def _paired_interval(
         by_class = mean_by_class(second_values - first_values, targets, int(targets.max()) + 1)
         return _resampled(mean_of_classes(by_class), groups, resamples, seed)
     return _mean_interval(second_values - first_values, groups, resamples, seed)
-
-
-def _skipped(result: dict[str, Any]) -> dict[str, Any]:
-    return result.get("skipped") or {}  # earlier versions have no such key
 
 
 def _resampled(statistic: Statistic, groups: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
@@ -422,14 +360,13 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
 
 
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
-    """Contribution of each image or text to a metric, float64 (n,): a share of 1, or the rank if it is a median."""
+    """Contribution of each image or text to a metric, (n,): 0 to 1, or the rank if it is a median."""
     arrays, headline = result["arrays"], _headline(result)
     recall = _RECALL.fullmatch(metric)
     if recall is not None and f"{recall[1]}_ranks" in arrays:
         return (arrays[f"{recall[1]}_ranks"] < int(recall[2])).astype(np.float64)
     if metric.endswith("_median_rank"):
-        ranks = arrays.get(f"{metric.removesuffix('_median_rank')}_ranks")
-        return None if ranks is None else ranks.astype(np.float64)
+        return arrays.get(f"{metric.removesuffix('_median_rank')}_ranks")
     for kind, gain in _FEWER_PROMPTS.items():
         fewer = {**arrays, "ranks": arrays.get(f"{kind}_ranks")}
         if metric == gain:
@@ -442,7 +379,7 @@ def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
 
 def _headline(result: dict[str, Any]) -> str:
     """The headline metric, whose gains are reported."""
-    return str((result.get("details") or {}).get("metric", ""))
+    return str(result["details"].get("metric", ""))
 
 
 def _hits(metric: str, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
@@ -467,14 +404,23 @@ def _difference(row: ComparedMetric, place: int, significant: str) -> str:
     return significant.format(text) if interval[0] > 0 or interval[1] < 0 else text
 
 
+def _grouped(rows: Iterable[ComparedMetric]) -> dict[tuple[str, str], list[ComparedMetric]]:
+    """The rows of each task and data."""
+    groups: dict[tuple[str, str], list[ComparedMetric]] = {}
+    for row in rows:
+        groups.setdefault((row.task, f"{row.data} ({row.split})"), []).append(row)
+    return groups
+
+
 def _is_drawn(metric: str) -> bool:
     """Whether a plot shows a metric: percentages, and not those with fewer prompts, which the table has."""
     is_share = format_metric(metric, 0.5).endswith("%") and metric != _MAJORITY
     return is_share and not metric.startswith(tuple(f"{kind}_" for kind in _FEWER_PROMPTS))
 
 
-def _balanced_columns(keys: list[tuple[str, str]], groups: dict[tuple[str, str], list]) -> list[list[tuple[str, str]]]:
+def _balanced_columns(groups: dict[tuple[str, str], list]) -> list[list[tuple[str, str]]]:
     """The panels of one column, or of two of about the same height."""
+    keys = list(groups)
     if len(keys) < 2:
         return [keys]
     heights = np.cumsum([2 + len(groups[key]) for key in keys])  # in rows; a panel's title and axis take two
@@ -489,16 +435,16 @@ def _draw_points(axis: Any, rows: list[ComparedMetric], models: list[str]) -> No
         ends = [row.intervals[place] or (row.values[place],) * 2 for _, row in shown]
         spread = np.array([[v - 100 * low, 100 * high - v] for v, (low, high) in zip(values, ends)]).reshape(-1, 2).T
         lines = [line + 0.6 * ((place + 0.5) / len(models) - 0.5) for line, _ in shown]
-        style = {"marker": _MARKERS[place % len(_MARKERS)], "color": COLOURS[place % len(COLOURS)]}
         axis.errorbar(
             values,
             lines,
             xerr=spread.clip(min=0),
             linestyle="",
+            marker=_MARKERS[place % len(_MARKERS)],
+            color=COLOURS[place % len(COLOURS)],
             label=model_label(name),
             elinewidth=1,
             capsize=2,
-            **style,
         )
     axis.set_yticks(range(len(rows)), [metric_label(row.metric) for row in rows])
     axis.set_xlim(-2, 102)

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Pictures of what models make of single images: the labels they find most probable, and similarities with texts."""
+"""Plots of single images: the labels that models find most probable, and similarities with texts."""
 
 import textwrap
 from collections.abc import Mapping, Sequence

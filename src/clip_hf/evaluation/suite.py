@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Several evaluations of one model on several data sets: what `clip-hf evaluate` runs."""
+"""Several evaluations of one model on several datasets: what `clip-hf evaluate` runs."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from torch import distributed
 
 from ..embedding.bulk_encoding import encode_readable_images
 from ..embedding.dual_encoder import DualEncoder
-from ..embedding.feature_stream import EncodingOptions
+from ..embedding.encoding_options import EncodingOptions
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
 from ..utils.processes import join_processes
@@ -110,7 +110,7 @@ def run_suite(
     accelerator: Accelerator | None = None,
     report: Callable[[str], None] = print,
 ) -> list[EvaluationResult]:
-    """Run evaluations of one model, and write each result as soon as it is there.
+    """Run evaluations of one model, and write each result as soon as it is ready.
 
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
@@ -160,14 +160,7 @@ def run_suite(
 def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
     """Join the other processes of a launch by `accelerate launch` or `torchrun`, and leave them in the end.
 
-    Args:
-        device (`str`, *optional*): `"cpu"` to stay off accelerators.
-
-    Returns:
-        `Accelerator` (on entering), or `None` for a process that was started alone.
-
-    Raises:
-        RuntimeError: if Accelerate does not see the other processes.
+    Yields `None` to a process that was started alone. With the device `"cpu"` the processes stay off accelerators.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield None

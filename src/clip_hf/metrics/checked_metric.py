@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 import datasets
 import evaluate
 import numpy as np
-import torch
+
+from ..evaluation.numerics.metric_inputs import NAMES_TO_INDICES, as_array
 
 
 # Types of a row's value in a column.
@@ -19,12 +20,7 @@ FLOATS, INTEGERS, BOOLS = (datasets.Sequence(datasets.Value(dtype)) for dtype in
 
 
 class Paper(NamedTuple):
-    """The source of a metric.
-
-    Args:
-        url (`str`): Where to read it.
-        bibtex (`str`): Its citation.
-    """
+    """The source of a metric: where to read it, and its citation."""
 
     url: str
     bibtex: str
@@ -62,11 +58,11 @@ class CheckedMetric(evaluate.Metric, ABC):
     Attributes:
         columns (`tuple[dict, ...]`): The types of each column's rows, by name; several where rows may have one of
             several types.
-        papers (`tuple[Paper, ...]`): Where the metric comes from.
+        papers (`tuple[Paper, ...]`): Where the metric comes from; by default the CLIP paper.
     """
 
     columns: ClassVar[tuple[dict[str, Any], ...]]
-    papers: ClassVar[tuple[Paper, ...]]
+    papers: ClassVar[tuple[Paper, ...]] = (CLIP_PAPER,)
 
     @abstractmethod
     def _compute(self, **inputs: Any) -> dict[str, Any]:
@@ -85,42 +81,31 @@ class CheckedMetric(evaluate.Metric, ABC):
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **inputs: Any) -> None:
         """Check rows and add them."""
-        columns = {"predictions": predictions, "references": references, **inputs}
-        self._check({name: columns[name] for name in self._feature_names() if columns.get(name) is not None})
+        self._check({"predictions": predictions, "references": references, **inputs})
         super().add_batch(predictions=predictions, references=references, **inputs)
 
     def add(self, *, prediction: Any = None, reference: Any = None, **inputs: Any) -> None:
         """Check one row and add it."""
-        columns = {"predictions": prediction, "references": reference, **inputs}
-        self._check({name: [columns[name]] for name in self._feature_names() if columns.get(name) is not None})
+        row = {"predictions": prediction, "references": reference, **inputs}
+        self._check({name: None if value is None else [value] for name, value in row.items()})
         super().add(prediction=prediction, reference=reference, **inputs)
 
     def _check(self, columns: dict[str, Any]) -> None:
         features = self.features[0] if isinstance(self.features, list) else self.features
-        for name, column in columns.items():
-            feature = features[name]
+        for name, feature in features.items():
             while not isinstance(feature, datasets.Value):
                 feature = feature.feature
             what, fits = _ALLOWED[feature.dtype]
-            wrong = _first_that_does_not_fit(column, fits)
-            if wrong is None:
-                continue
-            message = f"{name} must hold {what}, got {wrong[0]!r}."
-            if isinstance(wrong[0], str) and feature.dtype == "int64":
-                message += (
-                    " Give the index of each row's class; `Dataset.class_encode_column` of datasets turns a column of "
-                    "names into indices."
-                )
-            raise TypeError(message)
+            wrong = None if columns.get(name) is None else _first_that_does_not_fit(columns[name], fits)
+            if wrong is not None:
+                hint = f" {NAMES_TO_INDICES}" if isinstance(wrong[0], str) and feature.dtype == "int64" else ""
+                raise TypeError(f"{name} must hold {what}, got {wrong[0]!r}.{hint}")
 
 
 def _first_that_does_not_fit(values: Any, fits: Callable[[np.ndarray], np.ndarray]) -> tuple[Any] | None:
     """A tuple of the first value, at any depth, that is not a number or does not fit; None if all fit."""
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        values = values.float().numpy() if values.is_floating_point() else values.numpy()
     try:
-        array = np.asarray(values)
+        array = as_array(values, "the column")
     except ValueError:  # rows of different lengths
         array = None
     if array is not None and array.dtype.kind in "biuf":

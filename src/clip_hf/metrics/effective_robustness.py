@@ -59,10 +59,7 @@ class EffectiveRobustness(CheckedMetric):
     """
 
     columns = ({"accuracy": FLOAT, "shifted_accuracy": FLOAT},)
-    papers = (
-        _TAORI_2020,
-        CLIP_PAPER,
-    )
+    papers = (_TAORI_2020, CLIP_PAPER)
 
     def _compute(
         self, accuracy: Any, shifted_accuracy: Any, baseline_accuracy: Any, baseline_shifted_accuracy: Any

@@ -53,10 +53,7 @@ class Map_11point(CheckedMetric):
     """
 
     columns = ({"predictions": FLOATS, "references": BOOLS},)
-    papers = (
-        _EVERINGHAM_2010,
-        CLIP_PAPER,
-    )
+    papers = (_EVERINGHAM_2010, CLIP_PAPER)
 
     def _compute(self, predictions: Any, references: Any, sample_weight: Any = None) -> dict[str, float]:
         return {"map_11point": map_11point(predictions, references, sample_weight)}

@@ -5,7 +5,7 @@
 from typing import Any
 
 from clip_hf.evaluation.numerics.metrics import mean_per_class_accuracy
-from clip_hf.metrics.checked_metric import CLIP_PAPER, FLOATS, INTEGER, CheckedMetric
+from clip_hf.metrics.checked_metric import FLOATS, INTEGER, CheckedMetric
 
 
 class MeanPerClassAccuracy(CheckedMetric):
@@ -33,7 +33,6 @@ class MeanPerClassAccuracy(CheckedMetric):
     """
 
     columns = ({"predictions": FLOATS, "references": INTEGER},)
-    papers = (CLIP_PAPER,)
 
     def _compute(self, predictions: Any, references: Any, sample_weight: Any = None) -> dict[str, float]:
         return {"mean_per_class_accuracy": mean_per_class_accuracy(predictions, references, sample_weight)}

@@ -5,7 +5,7 @@
 from typing import Any
 
 from clip_hf.evaluation.numerics.metrics import best_target_ranks, median_rank, recall_at_k
-from clip_hf.metrics.checked_metric import CLIP_PAPER, FLOATS, INTEGER, INTEGERS, CheckedMetric
+from clip_hf.metrics.checked_metric import FLOATS, INTEGER, INTEGERS, CheckedMetric
 
 
 class RecallAtK(CheckedMetric):
@@ -39,7 +39,6 @@ class RecallAtK(CheckedMetric):
         {"predictions": FLOATS, "references": INTEGERS},
         {"predictions": FLOATS, "references": INTEGER},
     )
-    papers = (CLIP_PAPER,)
 
     def _compute(self, predictions: Any, references: Any, k: int | list[int] = (1, 5, 10)) -> dict[str, float]:
         ranks = best_target_ranks(predictions, references)

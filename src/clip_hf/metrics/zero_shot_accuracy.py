@@ -5,7 +5,7 @@
 from typing import Any
 
 from clip_hf.evaluation.numerics.metrics import top_k_accuracy
-from clip_hf.metrics.checked_metric import CLIP_PAPER, FLOATS, INTEGER, CheckedMetric
+from clip_hf.metrics.checked_metric import FLOATS, INTEGER, CheckedMetric
 
 
 class ZeroShotAccuracy(CheckedMetric):
@@ -36,7 +36,6 @@ class ZeroShotAccuracy(CheckedMetric):
     """
 
     columns = ({"predictions": FLOATS, "references": INTEGER},)
-    papers = (CLIP_PAPER,)
 
     def _compute(
         self, predictions: Any, references: Any, k: int | list[int] = 1, sample_weight: Any = None

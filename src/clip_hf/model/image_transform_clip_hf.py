@@ -180,7 +180,7 @@ class ImageTransform:
         else:
             image = self.open(source)
         size = self.resized_size(image)
-        image = self.resize_and_crop(image, size, self._crop_window(size), threads)
+        image = self.resize_and_crop(image, size, self.crop_window(size), threads)
         return self._finish(as_bytes(image), in_unit_range, out)
 
     def open(self, source: Any) -> Image.Image:
@@ -282,7 +282,8 @@ class ImageTransform:
             raise ValueError(f"an array of shape {array.shape} has no pixels.")
         return array
 
-    def _crop_window(self, size: tuple[int, int]) -> Window:
+    def crop_window(self, size: tuple[int, int]) -> Window:
+        """The part (left, top, right, bottom) of a resized image of this width and height that is kept."""
         if not self.do_center_crop:
             return (0, 0, *size)
         width, height = self.crop_size.width, self.crop_size.height
@@ -295,7 +296,7 @@ class ImageTransform:
             raise ValueError("background_color needs an image of 8 bits, not floats with do_resize=False.")
         if self.do_convert_rgb and array.shape[2] != 3:
             array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
-        return crop_array(array, self._crop_window((array.shape[1], array.shape[0])))
+        return crop_array(array, self.crop_window((array.shape[1], array.shape[0])))
 
     def _finish(self, array: np.ndarray, in_unit_range: bool, out: np.ndarray | None) -> np.ndarray:
         """Rescale and normalise (height, width, channels) to (channels, height, width) in float32, as OpenAI does."""

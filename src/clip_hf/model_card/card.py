@@ -23,6 +23,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ..model.checks_clip_hf import unknown_option
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
@@ -56,8 +57,15 @@ _IMAGE = "photo.jpg"
 _LABELS = ("cat", "dog", "car")
 _IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # What transformers' `push_to_hub` takes.
-_PUSH_OPTIONS = frozenset(
-    ("commit_description", "commit_message", "create_pr", "max_shard_size", "private", "revision", "tags", "token")
+_PUSH_OPTIONS = (
+    "commit_description",
+    "commit_message",
+    "create_pr",
+    "max_shard_size",
+    "private",
+    "revision",
+    "tags",
+    "token",
 )
 
 # Looser, so that a section counts as there when its comments were damaged.
@@ -215,7 +223,11 @@ def create_model_card(
         "training": training == NO_TRAINING,
         "limitations": training == NO_TRAINING and not details.openai_weights,
     }
-    record = _Record(_section_names(body), generated, [name for name, is_unknown in unknown.items() if is_unknown])
+    record = _Record(
+        [section.name for section in find_sections(body)],
+        generated,
+        [name for name, is_unknown in unknown.items() if is_unknown],
+    )
     card.text = f"{body}\n\n{record.comment()}\n"
     return card
 
@@ -299,10 +311,6 @@ def _section(name: str, body: str) -> str:
     return f"<!-- clip_hf card: {name} {_hash(body)} -->\n{body.strip()}\n<!-- /clip_hf card: {name} -->"
 
 
-def _section_names(text: str) -> list[str]:
-    return [section.name for section in find_sections(text)]
-
-
 @dataclass
 class _Record:
     """What was generated: the sections, the metadata, and the sections for which nothing but defaults was known."""
@@ -338,17 +346,13 @@ class _UpdatedModelCard(ModelCard):
     `huggingface_hub`'s writes the whole block anew.
     """
 
-    @property
+    @ModelCard.content.getter
     def content(self) -> str:
         """The README: metadata and text."""
         match = REGEX_YAML_BLOCK.search(self._content)
         line_break = _line_break(self._content)
         block = _edited_yaml(match[2].replace("\r\n", "\n") if match else "", self.data.to_dict())
         return f"---\n{block}---\n".replace("\n", line_break) + self.text
-
-    @content.setter
-    def content(self, content: str) -> None:
-        ModelCard.content.fset(self, content)
 
 
 def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
@@ -381,12 +385,10 @@ def update_model_card(existing: str | None, card: ModelCard) -> ModelCard:
     sections = {section.name: section.body for section in find_sections(card.text)}
     kept = _kept_sections(merged.text, sections, old_record, new_record)
     _merge_metadata(merged.data, card.data, generated, keep_name="title" in kept)
-    for name, text in (
-        ("evaluation", evaluation_section(merged.data.get("eval_results"))),
-        ("licence", licence_section(merged.data)),
-    ):
-        if name in sections:
-            sections[name] = text
+    if "evaluation" in sections:
+        sections["evaluation"] = evaluation_section(merged.data.get("eval_results"))
+    if "licence" in sections:
+        sections["licence"] = licence_section(merged.data)
     line_break = _line_break(existing)
     if not merged.text.strip():
         # A README of metadata only, as the hub makes for a new repository.
@@ -635,11 +637,8 @@ def push_with_model_card(
         TypeError: if there is no such option.
         ValueError: if the README.md that is in the repo cannot be read.
     """
-    unknown = sorted(options.keys() - _PUSH_OPTIONS)
-    if unknown:
-        raise TypeError(
-            f"push_to_hub has no option {', '.join(unknown)}; there are {', '.join(sorted(_PUSH_OPTIONS))}."
-        )
+    for name in sorted(options.keys() - set(_PUSH_OPTIONS)):
+        raise TypeError(f"{unknown_option(name, 'push_to_hub', _PUSH_OPTIONS)} Available: {', '.join(_PUSH_OPTIONS)}.")
     details = details or ModelCardDetails()
     details = replace(details, tags=[*details.tags, *(options.get("tags") or [])])
     api, revision = HfApi(token=options.get("token")), options.get("revision")

@@ -16,14 +16,9 @@ _RECORD = "clip_hf card record: "
 
 @dataclass(frozen=True)
 class Section:
-    """A generated section: `text[start:end]` with its two comments.
+    """A generated section: `text[start:end]` with its two comments, `body` without.
 
-    Args:
-        name (`str`): Such as `"training"`.
-        hash (`str`, *optional*): Of the body as it was generated; None in the template.
-        body (`str`): What stands between the comments.
-        start (`int`): Where its first comment begins.
-        end (`int`): Where its last comment ends.
+    `hash` is of the body as it was generated; None in the template.
     """
 
     name: str

@@ -142,12 +142,10 @@ def training_section(source: str | None, base_model: str | None, datasets: list[
         lines.append(f"- Trained on {', '.join(f'`{one_line(name)}`' for name in datasets)}")
     if not lines and not training:
         return NO_TRAINING
-    parts = ["## Training", "\n".join(lines)] if lines else ["## Training"]
+    settings = "The settings of the training are not recorded in this card."
     if training:
-        parts.append(_table(["Setting", "Value"], [[f"`{key}`", value] for key, value in training.items()]))
-    else:
-        parts.append("The settings of the training are not recorded in this card.")
-    return "\n\n".join(parts)
+        settings = _table(["Setting", "Value"], [[f"`{key}`", value] for key, value in training.items()])
+    return "\n\n".join(filter(None, ["## Training", "\n".join(lines), settings]))
 
 
 def evaluation_section(results: list[EvalResult] | None) -> str:
@@ -168,10 +166,9 @@ def evaluation_section(results: list[EvalResult] | None) -> str:
         for result in results
     ]
     header = ["Dataset", "Split", "Task", "Metric", "Value", "95% interval"]
-    if not any(row[-1] for row in rows):
-        header, rows = header[:-1], [row[:-1] for row in rows]
-        return f"## Evaluation\n\n{_table(header, rows)}"
-    return f"## Evaluation\n\n{_table(header, rows)}\n\n{_INTERVALS}"
+    if any(row[-1] for row in rows):
+        return f"## Evaluation\n\n{_table(header, rows)}\n\n{_INTERVALS}"
+    return f"## Evaluation\n\n{_table(header[:-1], [row[:-1] for row in rows])}"
 
 
 def _number(value: Any) -> Any:

@@ -27,6 +27,7 @@ from accelerate.utils import load
 from torch.distributed.fsdp import StateDictType
 
 from ..utils.atomic import sync
+from ..utils.saved_states import check_kinds
 
 
 MANIFEST = "manifest.json"
@@ -43,6 +44,11 @@ _PICKLES = re.compile(
     r"|(pytorch_model_fsdp|optimizer)_\d+/(\.metadata|__\d+_\d+\.distcp)|pytorch_model_fsdp(_\d+)?_rank\d+\.bin)"
 )
 _RANDOM_STATES = re.compile(rf"{ACCELERATE}/random_states_\d+\.pkl")
+_MANIFEST_KINDS = {
+    **dict.fromkeys(("step", "number", "num_processes"), int),
+    "files": {str: {"size": int, "sha256": str}},
+    "sha256": str,
+}
 _MAX_MANIFEST = 16 * 2**20
 _MAX_PROCESSES = 100_000  # of `process_00000.pt`
 _TRUST = "To resume from one that you wrote, pass --trust_checkpoint."
@@ -58,15 +64,7 @@ def process_file(rank: int) -> str:
 
 
 def check_can_be_resumed(accelerator: Accelerator, trusted: bool) -> None:
-    """Check, before a training starts, that it will be allowed to read its own checkpoints.
-
-    Args:
-        accelerator (`Accelerator`): The accelerator of this process.
-        trusted (`bool`): Whether the user trusts the checkpoints.
-
-    Raises:
-        ValueError: if they hold pickles that can run programs, and are not trusted.
-    """
+    """Raise ValueError, before a training starts, if its checkpoints hold pickles and are not trusted."""
     kind = accelerator.distributed_type
     sharded = kind == DistributedType.FSDP and (
         accelerator.state.fsdp_plugin.state_dict_type != StateDictType.FULL_STATE_DICT
@@ -97,34 +95,21 @@ def pickles_among(names: list[str]) -> list[str]:
 
 
 def check_checkpoint(path: Path, trusted: bool) -> None:
-    """Check a checkpoint before it is read.
-
-    Raises:
-        OSError, ValueError: if the checkpoint is damaged.
-        ForeignCheckpoint: if it holds something that we do not write, or holds pickles and is not trusted.
-    """
+    """Check a checkpoint before it is read; OSError or ValueError if it is damaged, else as [`check_names`]."""
     check_names(path, trusted)
     _check_whole(path)
     _check_no_code(path)
 
 
 def check_names(path: Path, trusted: bool) -> None:
-    """Check the names of a checkpoint's files, without opening any.
-
-    Raises:
-        ForeignCheckpoint: if a file is not ours, is a link or a pipe, or is a pickle and not trusted.
-    """
+    """Raise ForeignCheckpoint if a file is not ours, is a link or a pipe, or is a pickle and not trusted."""
     names = names_in(path)
     foreign = foreign_names(names)
     if foreign:
-        old = any(name.startswith(f"{ACCELERATE}/custom_checkpoint_") for name in foreign)
-        why = (
-            "a pickle, which can run programs. Earlier versions of this training wrote one for the learning "
-            f"rate's schedule; their checkpoints cannot be resumed, but {ACCELERATE}/model.safetensors has the weights"
-            if old
-            else "which no checkpoint of this training has. If you know where it comes from, remove it"
+        raise ForeignCheckpoint(
+            f"{path} holds {', '.join(foreign[:3])}, which no checkpoint of this training has. If you know where it "
+            "comes from, remove it."
         )
-        raise ForeignCheckpoint(f"{path} holds {', '.join(foreign[:3])}, {why}.")
     for name in [MANIFEST, *names]:
         file = path / name
         if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
@@ -186,12 +171,7 @@ def describe_files(folder: Path, names: list[str], on_disk: bool = False) -> dic
 
 
 def read_manifest(path: Path) -> dict:
-    """The manifest of a checkpoint.
-
-    Raises:
-        OSError: if it is not there, or no regular file.
-        ValueError: if it is not a manifest as we write it, for example because it names a file that is not ours.
-    """
+    """The manifest of a checkpoint; OSError if it is not there, ValueError if it is not one that we write."""
     file = path / MANIFEST
     try:
         status = file.lstat()
@@ -201,39 +181,26 @@ def read_manifest(path: Path) -> dict:
         raise ValueError(f"{MANIFEST} is no regular file of up to {_MAX_MANIFEST // 2**20} MiB")
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        problem = _problem_of(manifest)
+        _check_manifest(manifest)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{MANIFEST} cannot be read ({error})") from None
-    if problem is not None:
-        raise ValueError(f"{MANIFEST} is no manifest of a checkpoint: {problem}")
+        raise ValueError(f"{MANIFEST} cannot be used ({error})") from None
     return manifest
 
 
-def _problem_of(manifest: Any) -> str | None:
-    if not isinstance(manifest, dict):
-        return "it holds no mapping"
-    for key, least in {"step": 0, "number": 0, "num_processes": 1}.items():
-        value = manifest.get(key)
-        if type(value) is not int or value < least:
-            return f"`{key}` is no whole number from {least}"
-    if manifest["num_processes"] > _MAX_PROCESSES:
-        return f"`num_processes` is above {_MAX_PROCESSES:,}"
-    files = manifest.get("files")
-    if not isinstance(files, dict):
-        return "`files` is no mapping"
-    for name, described in files.items():
-        if foreign_names([name]):
-            return f"it lists {name[:80]!r}, which no checkpoint has"
-        if not isinstance(described, dict) or type(described.get("size")) is not int:
-            return f"it has no size of {name}"
-        if not isinstance(described.get("sha256"), str):
-            return f"it has no SHA-256 of {name}"
-    needed = [SHARED, *(process_file(rank) for rank in range(manifest["num_processes"]))]
-    missing = [name for name in needed if name not in files]
+def _check_manifest(manifest: Any) -> None:
+    check_kinds(manifest, _MANIFEST_KINDS, "the manifest")
+    files, processes = manifest["files"], manifest["num_processes"]
+    if min(manifest["step"], manifest["number"]) < 0 or not 1 <= processes <= _MAX_PROCESSES:
+        raise ValueError("a number in it is out of its range")
+    foreign = foreign_names(list(files))
+    if foreign:
+        raise ValueError(f"it lists {foreign[0][:80]!r}, which no checkpoint has")
+    missing = [name for name in (SHARED, *map(process_file, range(processes))) if name not in files]
     if missing:
-        return f"it does not list {missing[0]}"
+        raise ValueError(f"it does not list {missing[0]}")
     # Like the SHA-256 of the files, this detects accidents only, such as a wrong digit in `step`.
-    return None if manifest.get("sha256") == sha256_of_manifest(manifest) else "its own SHA-256 differs"
+    if manifest["sha256"] != sha256_of_manifest(manifest):
+        raise ValueError("its own SHA-256 differs")
 
 
 def sha256_of_manifest(manifest: dict) -> str:

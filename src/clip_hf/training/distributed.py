@@ -25,10 +25,7 @@ def make_logit_scale_shardable_(model: ClipHFModel) -> ClipHFModel:
     own state dict must go through [`restore_scalar_logit_scale`] before it is saved.
 
     Args:
-        model ([`ClipHFModel`]): Changed in place.
-
-    Returns:
-        [`ClipHFModel`]: the same model.
+        model ([`ClipHFModel`]): Changed in place, and returned.
     """
     scalars = {name: getattr(model, name) for name in _SCALARS}
     scalars = {name: old for name, old in scalars.items() if old is not None and old.ndim == 0}
@@ -56,33 +53,15 @@ def _fit_scalars(module: nn.Module, state_dict: dict, prefix: str, *_) -> None:
 
 
 def restore_scalar_logit_scale(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Make the logit scale (and bias) of a state dict a scalar again, as every checkpoint has it.
+    """A copy of a state dict that shares the tensors, with scalars for logit scale and bias, as checkpoints have them.
 
     Args:
         state_dict (`Mapping[str, torch.Tensor]`): Whole tensors, of a model that was changed by
             [`make_logit_scale_shardable_`] or not.
-
-    Returns:
-        `dict[str, torch.Tensor]`: a copy that shares the tensors.
     """
     return {
         name: value.reshape(()) if name.rpartition(".")[2] in _SCALARS else value for name, value in state_dict.items()
     }
-
-
-class _WholeOfShards(torch.autograd.Function):
-    """Gathers a sharded tensor on each process; the gradient is averaged over the processes, as FSDP does."""
-
-    @staticmethod
-    def forward(ctx, sharded: DTensor) -> torch.Tensor:
-        ctx.mesh, ctx.placements = sharded.device_mesh, sharded.placements
-        return sharded.full_tensor()
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> DTensor:
-        # gloo sums but does not average.
-        grad = DTensor.from_local(grad / ctx.mesh.size(), ctx.mesh, [Partial()] * ctx.mesh.ndim)
-        return grad.redistribute(placements=ctx.placements)
 
 
 def logit_scale_of(model: nn.Module) -> torch.Tensor:
@@ -110,7 +89,10 @@ def logit_bias_of(model: nn.Module) -> torch.Tensor | None:
 
 def _scalar_of(parameter: torch.Tensor) -> torch.Tensor:
     if isinstance(parameter, DTensor):
-        parameter = _WholeOfShards.apply(parameter)
+        mesh = parameter.device_mesh
+        parameter = parameter.full_tensor(grad_placements=[Partial()] * mesh.ndim)
+        if parameter.requires_grad:  # FSDP averages gradients over the processes; gloo can only sum them
+            parameter.register_hook(lambda grad: grad / mesh.size())
     return parameter.reshape(())
 
 
@@ -147,10 +129,7 @@ def sync_batch_norm(model: nn.Module) -> nn.Module:
     A ResNet's update then equals that of one process with the whole batch. Frozen layers are not changed.
 
     Args:
-        model (`nn.Module`): Changed in place, after [`freeze`] and before it is wrapped.
-
-    Returns:
-        `nn.Module`: the same model.
+        model (`nn.Module`): Changed in place, after [`freeze`] and before it is wrapped, and returned.
 
     Raises:
         ValueError: on a CPU, for which torch has no such layer.

@@ -29,12 +29,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """How much of a model is trained.
-
-    Args:
-        trained (`int`): Number of parameters (single values) that take a gradient.
-        frozen (`int`): Number of parameters that take no gradient.
-    """
+    """How many parameters (single values) of a model take a gradient, and how many take none."""
 
     trained: int
     frozen: int
@@ -45,7 +40,7 @@ class ParameterCounts:
 
 
 def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
-    """Freeze parts of a model, so that training leaves them as they are.
+    """Freeze parts of a model, so that training leaves them as they are, and count what is trained.
 
     - `"vision"`, `"text"`: a tower and its projection. `"vision"` is locked-image tuning (Zhai et al. 2022, "Lu" or
       "LU"): the image embeddings do not change. The projection is frozen too, as in the authors' code and open_clip's;
@@ -64,9 +59,6 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
         model ([`ClipHFModel`]): Changed in place, before the optimiser is built and the model is wrapped.
         parts (`Iterable[str]`): Any of the names above.
 
-    Returns:
-        [`ParameterCounts`] of the model.
-
     Raises:
         ValueError: if there is no such part, or nothing would be left to train; the model is then unchanged.
     """
@@ -84,14 +76,13 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
         for name, parameter in model.named_parameters()
         if not parameter.requires_grad or (_without_adapter(name) in known_parameters and name.startswith(starts))
     }
-    batch_norms = {
-        f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
     if "batch_norm" in parts:
-        frozen |= batch_norms
+        frozen |= {
+            f"{name}.{parameter}"
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm)
+            for parameter, _ in module.named_parameters(recurse=False)
+        }
     if all(name in frozen for name, _ in model.named_parameters()):
         raise ValueError(f"With {', '.join(parts)} frozen there is nothing to train; freeze less.")
     for name, parameter in model.named_parameters():
@@ -111,10 +102,8 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     Args:
         model (`nn.Module`): Any module.
     """
-    counts = {True: 0, False: 0}
-    for parameter in model.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
-    return ParameterCounts(trained=counts[True], frozen=counts[False])
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return ParameterCounts(trained, frozen=sum(parameter.numel() for parameter in model.parameters()) - trained)
 
 
 def _without_adapter(name: str) -> str:

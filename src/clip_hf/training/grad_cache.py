@@ -107,18 +107,11 @@ class GradCache:
         return trained or tower.training
 
     def backward(self, batch: Mapping[str, torch.Tensor], **loss_options: Any) -> torch.Tensor:
-        """Add the gradients of the batch's loss to those of the parameters.
+        """Add the gradients of the batch's loss to those of the parameters, and return this process's loss, a scalar.
 
-        Args:
-            batch (`Mapping[str, torch.Tensor]`): `pixel_values`, `input_ids` and what else the model's `forward` takes
-                with one row for each pair.
-            loss_options: Passed on to the loss function, such as `text_ids` of the whole batch.
-
-        Returns:
-            `torch.Tensor`, a scalar: this process's loss, without gradient.
-
-        Raises:
-            ValueError: if BatchNorm computes statistics of a batch.
+        `batch` holds `pixel_values`, `input_ids` and what else the model's `forward` takes with one row for each pair;
+        `loss_options` go to the loss function, such as `text_ids` of the whole batch. BatchNorm that computes
+        statistics of a batch is a ValueError.
         """
         self._check_batch_norm()
         states, image_embeds, text_embeds = [], [], []

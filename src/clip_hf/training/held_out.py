@@ -5,9 +5,7 @@
 The figures are those of `evaluate_zero_shot` and `evaluate_retrieval`, by the same functions.
 """
 
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import datasets
 import numpy as np
@@ -16,12 +14,12 @@ from accelerate import Accelerator
 from torch import nn
 from transformers.utils import logging
 
-from ..data import PairOptions, read_captions
+from ..data import PairOptions, SkippedRow, read_captions
 from ..data.collator import batch_pixels
+from ..data.decoding import ImageReader
 from ..data.texts import template_columns
 from ..evaluation.numerics.metrics import recall_at_k, target_ranks
 from ..evaluation.numerics.ranking import caption_ids, folded_caption, retrieval_ranks
-from ..model.image_reading_clip_hf import UnreadableImage
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model.zero_shot_clip_hf import build_text_classifier, eval_mode
@@ -72,15 +70,19 @@ class HeldOutPairs:
         images = data.with_format(None).select_columns([options.image_column])
         images = images.cast_column(options.image_column, datasets.Image(decode=False))
         ids = data[options.image_id_column] if options.image_id_column else [None] * len(data)
-        reader = _Reader(processor, options)
-        self.pixels, self.captions, places = [], [], {}
-        for row, row_captions, image_id in zip(images, captions, ids, strict=True):
+        reader = ImageReader(
+            processor.image_processor, min_image_size=options.min_image_size, limits=options.image_limits
+        )
+        self.pixels, self.captions, places = [], [], {}  # pixels: uint8 (channels, height, width), not yet scaled
+        skipped: list[SkippedRow] = []
+        for number, (row, row_captions, image_id) in enumerate(zip(images, captions, ids, strict=True)):
             row_captions = [folded_caption(caption) for caption in row_captions]
             if image_id in places:
                 self.captions[places[image_id]] += row_captions
                 continue
-            pixels = reader.read(row[options.image_column])
-            if pixels is None:
+            pixels = reader.read(row[options.image_column], f"row {number}", None, threads=torch.get_num_threads())
+            if isinstance(pixels, SkippedRow):
+                skipped.append(pixels)
                 continue
             self.pixels.append(pixels)
             if image_id is not None:
@@ -88,13 +90,12 @@ class HeldOutPairs:
             self.captions.append(row_captions)
         if not self.pixels:
             raise ValueError(
-                f"None of the {len(data)} held-out images can be read; there is nothing to evaluate on. The first: "
-                f"{reader.reason}"
+                f"None of the {len(data)} held-out images can be read; there is nothing to evaluate on. "
+                f"{skipped[0].message}"
             )
-        if reader.num_left_out:
+        if skipped:
             logger.warning(
-                f"{reader.num_left_out} of {len(data)} held-out images cannot be used and are left out. The first: "
-                f"{reader.reason}"
+                f"{len(skipped)} of {len(data)} held-out images cannot be used and are left out. {skipped[0].message}"
             )
         self.processor = processor
         # A template that names other columns needs more than a caption.
@@ -121,16 +122,10 @@ class HeldOutPairs:
         )
 
     def evaluate(self, accelerator: Accelerator, model: nn.Module) -> dict[str, float]:
-        """Compute the figures; every process calls this and gets the same.
+        """Compute the figures, shares from 0 to 1 by name; every process calls this and gets the same.
 
-        Under mixed precision the image tower runs in that precision, as in training.
-
-        Args:
-            accelerator (`Accelerator`): The accelerator of this process.
-            model (`nn.Module`): A [`ClipHFModel`] as `accelerator.prepare` returned it.
-
-        Returns:
-            `dict[str, float]`: shares from 0 to 1 by name.
+        `model` is as `accelerator.prepare` returned it. Under mixed precision its image tower runs in that precision,
+        as in training.
         """
         clip: ClipHFModel = accelerator.unwrap_model(model, keep_torch_compile=False)
         with torch.no_grad(), eval_mode(clip):
@@ -175,27 +170,3 @@ class HeldOutPairs:
             with accelerator.autocast():
                 parts.append(clip.encode_image(batch).float())
         return accelerator.gather(torch.cat(parts))[:count]
-
-
-class _Reader:
-    """Reads images as training does, with the crop of inference; counts unreadable ones."""
-
-    def __init__(self, processor: ClipHFProcessor, options: PairOptions):
-        self.transform = processor.image_processor.transform(
-            options.image_limits, do_rescale=False, do_normalize=False
-        )
-        self.min_image_size = options.min_image_size
-        self.num_left_out, self.reason = 0, ""
-
-    def read(self, source: Any) -> np.ndarray | None:
-        """Pixels as uint8 `(channels, height, width)`, not yet scaled; read once for all evaluations."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                image = self.transform.open(source)
-                if min(image.size) < self.min_image_size:
-                    raise UnreadableImage("image too small", f"it has {image.width}x{image.height} pixels.")
-                return self.transform.pixels(image, torch.get_num_threads(), None)
-        except Exception as error:  # no row may end a training, whatever a library raises
-            self.num_left_out, self.reason = self.num_left_out + 1, self.reason or str(error)
-            return None

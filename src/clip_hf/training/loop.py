@@ -47,15 +47,7 @@ _NOT_ON_THE_BAR = ("step", "captions_cut", "plain_images")
 
 
 class Training:
-    """What a training works with, and the steps that [`train`] takes.
-
-    Args:
-        options ([`TrainingOptions`]): All that can be set.
-
-    Raises:
-        OSError, ValueError: if the data, the model or an option cannot be used.
-        RuntimeError: if the processes that were launched do not know each other.
-    """
+    """What a training works with, and the steps that [`train`] takes; errors are those of [`train`]."""
 
     def __init__(self, options: TrainingOptions):
         check_output_dir(options)
@@ -230,9 +222,7 @@ class Training:
 
 def _tracker_config(options: TrainingOptions) -> dict:
     """Options as trackers take them: numbers, texts and truth values."""
-    return {
-        name: value if isinstance(value, int | float | str) else str(value) for name, value in vars(options).items()
-    }
+    return {key: value if isinstance(value, int | float | str) else str(value) for key, value in vars(options).items()}
 
 
 def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:

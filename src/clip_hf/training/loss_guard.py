@@ -21,13 +21,7 @@ from ..utils.saved_states import check_kinds
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss or the gradient is no longer finite, or the loss jumped.
-
-    Args:
-        message (`str`): What happened and what to try.
-        step (`int`): The step.
-        folder (`Path`): Where the step's data lies.
-    """
+    """The loss or the gradient of `step` is not finite, or the loss jumped; `folder` has the step's data."""
 
     def __init__(self, message: str, step: int, folder: Path):
         super().__init__(message)
@@ -86,18 +80,10 @@ class LossGuard:
         grad_norm: float | torch.Tensor | None = None,
         learning_rate: float | None = None,
     ) -> None:
-        """Check a step; every process calls it.
+        """Check a step by the loss and the gradient's norm that all processes share; every process calls it.
 
-        Args:
-            step (`int`): Number of the step.
-            loss (`float` or `torch.Tensor`, scalar): The loss that all processes share.
-            batch (`Mapping`): This process's data of the step; tensors are saved as such, the rest (such as `skipped`)
-                as JSON.
-            grad_norm (`float` or `torch.Tensor`, scalar, *optional*): Norm of the gradient that all processes share.
-            learning_rate (`float`, *optional*): Saved with the data.
-
-        Raises:
-            TrainingDiverged: if the training diverges.
+        `batch` is this process's data of the step. If the training diverges, its tensors are saved as such, the rest
+        (such as `skipped`) as JSON, and [`TrainingDiverged`] is raised.
         """
         loss = float(loss)
         grad_norm = None if grad_norm is None else float(grad_norm)
@@ -111,17 +97,8 @@ class LossGuard:
         else:
             self._losses.append(loss)
             return
-        record = {
-            "step": step,
-            "loss": loss,
-            "grad_norm": grad_norm,
-            "learning_rate": learning_rate,
-            "recent_losses": list(self._losses),
-        }
-        self._stop(problem, record, batch)
-
-    def _stop(self, problem: str, record: dict, batch: Mapping[str, Any]) -> None:
-        step = record["step"]
+        record = {"step": step, "loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        record["recent_losses"] = list(self._losses)
         folder = self.folder / f"step_{step:08d}"
         try:
             _save(folder, record, batch)

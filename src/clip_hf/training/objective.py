@@ -70,15 +70,10 @@ class ContrastiveObjective:
         return contrastive_loss(images, texts, *scalars, label_smoothing=self.label_smoothing, **options)
 
     def backward(self, batch: Mapping[str, Any]) -> torch.Tensor:
-        """Add the gradients of a batch's loss to those of the parameters.
+        """Add the gradients of a batch's loss to those of the parameters, and return this process's loss, a scalar.
 
-        Args:
-            batch (`Mapping`): This process's part of the batch, as [`PairLoader`] gives it, on the device of the
-                model.
-
-        Returns:
-            `torch.Tensor`, a scalar without gradient: this process's loss. The mean over the processes is the loss of
-            the whole batch.
+        `batch` is this process's part, as [`PairLoader`] gives it, on the device of the model. The mean of the losses
+        over the processes is the loss of the whole batch.
         """
         inputs = {name: value for name, value in batch.items() if isinstance(value, torch.Tensor)}
         ids = {name: inputs.pop(name) for name in _ID_NAMES if name in inputs}

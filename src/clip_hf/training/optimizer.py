@@ -151,16 +151,6 @@ def _by_weight_decay(parameters: list[nn.Parameter], weight_decay: float) -> lis
     ]
 
 
-def _adamw_8bit() -> type[torch.optim.Optimizer]:
-    try:
-        from bitsandbytes.optim import AdamW8bit
-    except ImportError as error:
-        raise ImportError(
-            "The optimiser adamw_8bit needs bitsandbytes. Install it with `pip install bitsandbytes`, or choose adamw."
-        ) from error
-    return AdamW8bit
-
-
 def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.optim.Optimizer:
     """Build the optimiser for the parameters of a model that take a gradient.
 
@@ -190,7 +180,14 @@ def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.opti
     if options.name == "adamw_8bit":
         if any(isinstance(parameter, DTensor) for parameter in trained):
             raise ValueError("adamw_8bit does not work on parameters sharded by FSDP2; choose adamw.")
-        return _adamw_8bit()(groups, **settings)
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise ImportError(
+                "The optimiser adamw_8bit needs bitsandbytes. Install it with `pip install bitsandbytes`, or choose "
+                "adamw."
+            ) from error
+        return AdamW8bit(groups, **settings)
     fused = all(parameter.device.type in ("cpu", "cuda") and parameter.is_floating_point() for parameter in trained)
     return torch.optim.AdamW(groups, **settings, fused=fused)
 

@@ -25,6 +25,17 @@ from .optimizer import OptimizerOptions
 
 LOG_NAME = "training_log.jsonl"
 MAX_OPTIONS_BYTES = 2**20  # largest recipe or configuration that is read
+_STEPS = ("epochs", "min_steps", "max_steps", "batch_size", "keep_checkpoints", "log_every", "pairs_per_epoch")
+_SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes")
+_SHARES = ("warmup_share", "eval_share", "label_smoothing", "ema_decay")
+# Options, what their values must meet unless they are None, and how a message says it.
+_RANGES = (
+    ((*_STEPS, *_SIZES), lambda value: value >= 1, "at least 1"),
+    (("save_every", "num_workers", "warmup_steps"), lambda value: value >= 0, "at least 0"),
+    (("max_grad_norm", "eval_every", "max_image_seconds"), lambda value: value > 0, "greater than 0"),
+    (("max_loss_ratio",), lambda value: value > 1, "greater than 1"),
+    (_SHARES, lambda value: 0 <= value < 1, "at least 0 and less than 1"),
+)
 
 
 @dataclass
@@ -45,43 +56,11 @@ class TrainingOptions(TrainingFields):
         self.optimizer_options  # noqa: B018
 
     def _check_ranges(self) -> None:
-        at_least = {
-            "epochs": 1,
-            "min_steps": 1,
-            "max_steps": 1,
-            "batch_size": 1,
-            "save_every": 0,
-            "keep_checkpoints": 1,
-            "log_every": 1,
-            "pairs_per_epoch": 1,
-            "num_workers": 0,
-            "warmup_steps": 0,
-            "grad_cache_chunk_size": 1,
-            "loss_chunk_size": 1,
-            "eval_rows": 1,
-            "max_image_pixels": 1,
-            "max_image_bytes": 1,
-        }
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
-        for name in ("max_grad_norm", "eval_every", "max_image_seconds"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"`{name}` is {value}; it must be greater than 0.")
-        for name in ("warmup_share", "eval_share"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must be at least 0 and less than 1.")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(
-                f"`label_smoothing` is {self.label_smoothing}; it must be at least 0 and less than 1, where all pairs "
-                "would be equally right."
-            )
-        if self.ema_decay is not None and not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f"`ema_decay` is {self.ema_decay}; it must be at least 0 and less than 1.")
-        if not self.max_loss_ratio > 1.0:
-            raise ValueError(f"`max_loss_ratio` is {self.max_loss_ratio}; it must be greater than 1.")
+        for names, is_allowed, rule in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not is_allowed(value):
+                    raise ValueError(f"`{name}` is {value}; it must be {rule}.")
 
     def _check_choices(self) -> None:
         choices = {"loss": ("softmax", "sigmoid"), "mixed_precision": ("no", "fp16", "bf16")}
@@ -163,8 +142,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     types = typing.get_type_hints(TrainingOptions)
     for key, value in recipe.items():
         if key not in types:
-            name = str(key)[:80]
-            raise ValueError(unknown_option(name, f"the recipe {path}", types))
+            raise ValueError(unknown_option(str(key)[:80], f"the recipe {path}", types))
         # A recipe may hold the arguments of the configuration themselves.
         if key != "config" or not isinstance(value, dict):
             recipe[key] = _convert(value, types[key], f"The recipe {path}: `{key}`")
@@ -234,9 +212,6 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
         arguments (`Sequence[str]`): A recipe, if any, then options, which overrule it: such as
             `["recipes/finetune.yaml", "--model", "openai/clip-vit-base-patch32"]`.
 
-    Returns:
-        [`TrainingOptions`]
-
     Raises:
         OSError: if the recipe cannot be read.
         ValueError: if the recipe or an option is wrong.
@@ -251,17 +226,7 @@ def parse_options(arguments: Sequence[str]) -> TrainingOptions:
 
 
 def build_options(parsed: argparse.Namespace) -> TrainingOptions:
-    """The options that a parsed command line and its recipe set; the others keep their defaults.
-
-    Args:
-        parsed (`argparse.Namespace`): What a parser with the arguments of `clip-hf train` returned.
-
-    Returns:
-        [`TrainingOptions`]
-
-    Raises:
-        OSError, ValueError: as [`parse_options`].
-    """
+    """The options that a parsed command line and its recipe set; errors as in [`parse_options`]."""
     values = {option.name: getattr(parsed, option.name) for option in fields(TrainingOptions) if option.name in parsed}
     for name, value in values.items():
         if value == [None]:

@@ -37,25 +37,21 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
         ValueError: if there are fewer pairs than processes, or a batch has only one pair and so, with the softmax
             loss, no negatives.
     """
-    if options.streaming or len(data) >= options.batch_size:
-        _check_negatives(options.batch_size, options)
-        return options
-    processes = accelerator.num_processes
-    size = len(data) // processes * processes
+    size, processes = options.batch_size, accelerator.num_processes
+    if not options.streaming and len(data) < size:
+        size = len(data) // processes * processes
     if size < 1:
         raise ValueError(f"There are {len(data)} pairs for {processes} processes; start fewer processes.")
-    _check_negatives(size, options)
-    if accelerator.is_main_process:
-        logger.warning(f"`batch_size` is {options.batch_size} and there are {len(data)} pairs: it is cut to {size}.")
-    return replace(options, batch_size=size)
-
-
-def _check_negatives(batch_size: int, options: TrainingOptions) -> None:
-    if batch_size == 1 and options.loss == "softmax":
+    if size == 1 and options.loss == "softmax":
         raise ValueError(
             "A batch has one pair, and so no negatives: the loss would be 0, and nothing would be learned. Raise "
             "`batch_size`, or give more pairs."
         )
+    if size == options.batch_size:
+        return options
+    if accelerator.is_main_process:
+        logger.warning(f"`batch_size` is {options.batch_size} and there are {len(data)} pairs: it is cut to {size}.")
+    return replace(options, batch_size=size)
 
 
 def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
@@ -120,20 +116,16 @@ def describe_plan(
         held_out ([`HeldOutPairs`], *optional*): The held-out pairs.
     """
     size = f"{architecture_label(model.config)}, {model.num_parameters():,} parameters"
+    what = f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
     if options.model:
         what = f"Fine-tuning {options.model} ({size})."
-    else:
-        what = (
-            f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
-        )
     pairs = "a stream of pairs" if num_pairs is None else f"{num_pairs:,} pairs"
-    held = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
-    held = held if held_out is None else held_out.summary()
-    steps = f"{num_steps:,} step{'' if num_steps == 1 else 's'} of {options.batch_size:,} pairs"
+    nothing = "none, so nothing is evaluated: give `eval_dataset` or `eval_share`"
+    held = nothing if held_out is None else held_out.summary()
+    steps = f"{counted(num_steps, 'step')} of {options.batch_size:,} pairs"
     if num_pairs:
         steps += f" ({num_steps * options.batch_size / num_pairs:.3g} times through them)"
-    warmup = options.warmup_steps_of(num_steps)
-    rise = f"{warmup:,} step{'' if warmup == 1 else 's'} of warm-up"
+    rise = f"{counted(options.warmup_steps_of(num_steps), 'step')} of warm-up"
     return (
         f"{what}\n"
         f"Data: {pairs} from {', '.join(options.dataset)}. Held out: {held}.\n"

@@ -20,7 +20,7 @@ class StopSignal:
 
     - A second Ctrl-C interrupts as usual. The previous handlers come back at the end of the block.
     - With several processes, a signal may reach only one of them, or each at another time. So all processes ask
-      [`StopSignal.should_stop`] at the same step; code that reduces something anyway may reduce [`StopSignal.flag`].
+      [`StopSignal.should_stop`] at the same step.
     - Outside the main thread, where Python handles no signals, nothing is caught.
 
     Args:
@@ -51,19 +51,9 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
 
-    @property
-    def flag(self) -> float:
-        """1.0 if this process got a signal, else 0.0; all processes must stop when the sum is greater than 0."""
-        return 0.0 if self.received is None else 1.0
-
     def should_stop(self, accelerator: Accelerator) -> bool:
-        """Whether any process got a signal; every process calls it at the same step and gets the same answer.
-
-        Args:
-            accelerator (`Accelerator`): The accelerator of this process; with several processes, it reduces one
-                number.
-        """
+        """Whether any process got a signal; every process calls it at the same step and gets the same answer."""
         if accelerator.num_processes == 1:
             return self.received is not None
-        flag = torch.tensor(self.flag, device=accelerator.device)
+        flag = torch.tensor(float(self.received is not None), device=accelerator.device)
         return accelerator.reduce(flag, "sum").item() > 0

@@ -61,7 +61,7 @@ def describe_training(
     Args:
         options ([`TrainingOptions`]): How it was trained.
         num_steps (`int`): Steps that were done.
-        metrics (`dict[str, float]`): Percentages on held-out pairs, by name; may be empty.
+        metrics (`dict[str, float]`): Shares from 0 to 1 on held-out pairs, by name; may be empty.
         config ([`ClipHFConfig`], *optional*): The model's configuration; the title then names its architecture.
         num_pairs (`int`, *optional*): Number of training pairs, if known.
         held_out ([`HeldOutPairs`], *optional*): What the metrics were measured on; with it they have intervals.
@@ -101,18 +101,10 @@ def _name_of_held_out(options: TrainingOptions) -> str:
 def _held_out_results(
     metrics: dict[str, float], dataset_name: str, held_out: HeldOutPairs | None = None
 ) -> list[EvalResult]:
-    """Figures of [`HeldOutPairs`] for a model card, in percent.
+    """Figures of [`HeldOutPairs`] for a model card, in percent: `..._R@k` of retrieval, the others of zero-shot.
 
-    Args:
-        metrics (`dict[str, float]`): Shares from 0 to 1 by name. Those named `..._R@k` are of retrieval, the others of
-            zero-shot classification.
-        dataset_name (`str`): The held-out pairs as the card names them.
-        held_out ([`HeldOutPairs`], *optional*): The pairs themselves. With them each percentage has a 95% interval,
-            Wilson's for a share of that many images or texts: it tells of other images of the same kind, not of
-            another training.
-
-    Returns:
-        `list[EvalResult]`: with the interval's two ends, percentages too, as `metric_args["interval_95"]`.
+    With the pairs themselves each has a 95% interval, Wilson's for a share of that many images or texts: it tells of
+    other images of the same kind, not of another training.
     """
     results = []
     for name, value in metrics.items():

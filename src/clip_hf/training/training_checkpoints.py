@@ -45,14 +45,12 @@ class Restored:
         step (`int`): Number of steps that were done when it was saved.
         shared (`dict`): The state that all processes share.
         per_process (`dict`, *optional*): This process's own state; None if another number of processes saved it.
-        num_processes (`int`): Number of processes that saved it.
         path (`Path`): The checkpoint's folder.
     """
 
     step: int
     shared: dict
     per_process: dict | None
-    num_processes: int
     path: Path
 
 
@@ -94,8 +92,7 @@ class Checkpoints:
         because Accelerate reads them with pickle, which can run programs.
 
         Args:
-            accelerator (`Accelerator`): The accelerator of this process.
-            step (`int`): Number of steps that are done.
+            accelerator, step: The accelerator of this process, and the number of steps that are done.
             shared (`Mapping`): State that is the same on all processes: numbers, texts, tensors, and lists and dicts
                 of them.
             per_process (`Mapping`): This process's own state, of the same kinds of values.
@@ -109,8 +106,12 @@ class Checkpoints:
             ValueError: if Accelerate writes something that could not be read back safely.
             OSError: if the checkpoint cannot be written; earlier ones are untouched. Every process raises it.
         """
-        refused = [_not_plain({"shared": shared, "per_process": per_process})]
-        refused = [message for message in gather_object(refused) if message is not None]
+        problem = None
+        try:
+            shared, per_process = _plain_copy(shared, "shared"), _plain_copy(per_process, "per_process")
+        except TypeError as error:
+            problem = str(error)
+        refused = [message for message in gather_object([problem]) if message is not None]
         if refused:
             raise TypeError(refused[0])
         path = self.folder / f"step_{step:08d}"
@@ -167,7 +168,10 @@ class Checkpoints:
             raise error
         if path is None:
             return None
-        self._check_visible(accelerator, path)
+        seen = gather_object([path.is_dir()])
+        if not all(seen):
+            blind = [rank for rank, sees in enumerate(seen) if not sees]
+            raise OSError(f"The processes {blind} do not see {path}; use a folder that all machines share.")
         return _read(accelerator, path)
 
     def _start(self, accelerator: Accelerator, temporary: Path) -> None:
@@ -235,91 +239,72 @@ class Checkpoints:
         """The checkpoint to read, the problems of the skipped ones, and any error; one process calls it."""
         self._remove_leftovers()
         try:
-            return self._checked(which, trusted)
+            return *(self._latest(trusted) if str(which) == "latest" else self._named(which, trusted)), None
         except ForeignCheckpoint as error:
             return None, [], ValueError(str(error))
+        except OSError as error:
+            return None, [], error
 
-    def _checked(self, which: str | os.PathLike, trusted: bool) -> tuple[Path | None, list[str], Exception | None]:
-        if str(which) != "latest":
-            path = Path(which) if Path(which).exists() else self.folder / which
-            try:
-                check_checkpoint(path, trusted)
-            except (OSError, ValueError) as error:
-                names = ", ".join(sorted(other.name for other, _ in self._listed())) or "none"
-                why = f"{error}. In {self.folder} there are: {names}."
-                return None, [], OSError(f"The checkpoint {path} cannot be used: {why}")
-            return Path(os.path.abspath(path)), [], None
+    def _named(self, which: str | os.PathLike, trusted: bool) -> tuple[Path, list[str]]:
+        path = Path(which) if Path(which).exists() else self.folder / which
+        try:
+            check_checkpoint(path, trusted)
+        except (OSError, ValueError) as error:
+            names = ", ".join(sorted(other.name for other, _ in self._listed())) or "none"
+            raise OSError(
+                f"The checkpoint {path} cannot be used: {error}. In {self.folder} there are: {names}."
+            ) from None
+        return Path(os.path.abspath(path)), []
+
+    def _latest(self, trusted: bool) -> tuple[Path | None, list[str]]:
         for path in self.folder.glob("step_*"):
             check_names(path, trusted)
         listed = [path for path, _ in self._listed()]
         unreadable = sorted(set(self.folder.glob("step_*")) - set(listed), reverse=True)
         problems: dict[Path, str] = {}
-        whole = None
-        for path in [*listed, *unreadable]:
+        for whole in [*listed, *unreadable]:
             try:
-                check_checkpoint(path, trusted)
-                whole = path
+                check_checkpoint(whole, trusted)
                 break
             except (OSError, ValueError) as error:
-                problems[path] = f"{path} is damaged ({error})"
-        if whole is None:
-            listed_problems = "; ".join(problems.values())
-            error = OSError(f"No checkpoint in {self.folder} is whole: {listed_problems}.") if problems else None
-            return None, [], error
+                problems[whole] = f"{whole} is damaged ({error})"
+        else:
+            if problems:
+                raise OSError(f"No checkpoint in {self.folder} is whole: {'; '.join(problems.values())}.")
+            return None, []
         # Without a manifest, only the number of the step tells the order.
         problems |= {path: f"{path} is damaged (without a manifest)" for path in unreadable if path.name > whole.name}
-        return whole, list(problems.values()), None
-
-    def _check_visible(self, accelerator: Accelerator, path: Path) -> None:
-        seen = gather_object([path.is_dir()])
-        if not all(seen):
-            blind = [rank for rank, sees in enumerate(seen) if not sees]
-            raise OSError(f"The processes {blind} do not see {path}; use a folder that all machines share.")
+        return whole, list(problems.values())
 
 
-def _not_plain(values: dict[str, Mapping[str, Any]]) -> str | None:
-    try:
-        for where, value in values.items():
-            _check_plain(value, where)
-    except TypeError as error:
-        return str(error)
-    return None
-
-
-def _check_plain(value: Any, where: str) -> None:
+def _plain_copy(value: Any, where: str) -> Any:
+    """The value with plain dicts, as `torch.load` can read them back; TypeError if it holds what it cannot."""
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        for key in value:
             if type(key) not in _PLAIN:
                 raise TypeError(f"{where} has the key {key!r} of type {type(key).__name__}; use texts or numbers.")
-            _check_plain(item, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for index, item in enumerate(value):
-            _check_plain(item, f"{where}[{index}]")
-    elif type(value) not in _PLAIN and not isinstance(value, torch.Tensor):
+        return {key: _plain_copy(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_plain_copy(item, f"{where}[{index}]") for index, item in enumerate(value))
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if type(value) not in _PLAIN:
         raise TypeError(
             f"{where} is of type {type(value).__name__}, which a checkpoint does not hold; use numbers, texts, "
             "tensors, and lists and dicts of them."
         )
+    return value
 
 
-def _plain_copy(value: Any) -> Any:
-    # `torch.load` could not read mappings of other classes back.
-    if isinstance(value, Mapping):
-        return {key: _plain_copy(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_plain_copy(item) for item in value)
-    return value.detach() if isinstance(value, torch.Tensor) else value
-
-
-def _write(accelerator: Accelerator, folder: Path, shared: Mapping[str, Any], per_process: Mapping[str, Any]) -> None:
+def _write(accelerator: Accelerator, folder: Path, shared: dict, per_process: dict) -> None:
     hook = accelerator.register_save_state_pre_hook(_without_wrappers)
     try:
         accelerator.save_state(str(folder / ACCELERATE))
     finally:
         hook.remove()
-    torch.save(_plain_copy(per_process), folder / process_file(accelerator.process_index))
+    torch.save(per_process, folder / process_file(accelerator.process_index))
     if accelerator.is_main_process:
-        torch.save(_plain_copy(shared), folder / SHARED)
+        torch.save(shared, folder / SHARED)
 
 
 def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
@@ -361,6 +346,5 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
         step=manifest["step"],
         shared=torch.load(path / SHARED, map_location="cpu", weights_only=True),
         per_process=torch.load(process_path, map_location="cpu", weights_only=True) if same else None,
-        num_processes=manifest["num_processes"],
         path=path,
     )

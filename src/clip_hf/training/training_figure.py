@@ -27,9 +27,6 @@ def plot_training(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, title: str
             `TrainingLog.entries` reads them. Entries of evaluations are left out.
         title (`str`, *optional*, defaults to `"Training"`): Title of the figure.
 
-    Returns:
-        `matplotlib.figure.Figure`
-
     Raises:
         ValueError: if a log has no entry of a step.
         MissingExtra: if matplotlib is not installed.

@@ -14,12 +14,8 @@ class TrainingLog:
     """A file with one entry a line; a resumed training continues it.
 
     The entry of a training step has its number, from 0, in `step`, and its `loss`. The entry of an evaluation has the
-    number of steps that were done in `step`, and no `loss`. The incomplete line of a process that died is left out.
-
-    Args:
-        path (`str` or `os.PathLike`): The file.
-        active (`bool`, *optional*, defaults to `True`): Whether this process writes the file; of several, only one
-            does.
+    number of steps that were done in `step`, and no `loss`. The incomplete line of a process that died is left out. Of
+    several processes, only the one that is `active` writes.
     """
 
     def __init__(self, path: str | os.PathLike, active: bool = True):

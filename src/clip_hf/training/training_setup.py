@@ -18,7 +18,6 @@ import yaml
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, set_seed
-from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
 from ..checkpoints.paths import describe_not_found
@@ -104,9 +103,7 @@ def check_output_dir(options: TrainingOptions) -> None:
             something else than a training.
     """
     folder = Path(options.output_dir)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if options.resume is not None:
+    if options.resume is not None or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not options.overwrite:
         raise ValueError(
@@ -283,15 +280,11 @@ def _texts_of(options: TrainingOptions, data: Any) -> Iterator[str]:
 
 
 def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel) -> ClipHFModel:
-    """Apply the options that change the model, such as `freeze`; call it before the optimiser is built.
+    """Apply the options that change the model, such as `freeze`, and return it; call it before the optimiser is built.
 
     Args:
-        options ([`TrainingOptions`]): The options of the training.
-        accelerator (`Accelerator`): The accelerator of this process.
+        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
         model ([`ClipHFModel`]): The model, changed in place.
-
-    Returns:
-        [`ClipHFModel`]: the same model.
 
     Raises:
         ValueError: if a part to freeze is unknown, or an option does not fit the model or the machine.
@@ -315,8 +308,7 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     """Prepare model and optimiser with Accelerate; returns both.
 
     Args:
-        options ([`TrainingOptions`]): The options of the training.
-        accelerator (`Accelerator`): The accelerator of this process.
+        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
         model ([`ClipHFModel`]): From [`prepare_model`]; compiled here if the options say so.
         optimizer (`torch.optim.Optimizer`): From [`build_optimizer`].
     """
@@ -327,15 +319,11 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
     if options.compile:
         model = torch.compile(model)
     model, optimizer = accelerator.prepare(model, optimizer)
-    _let_encode(accelerator.unwrap_model(model, keep_torch_compile=False))
-    return model, optimizer
-
-
-def _let_encode(model: nn.Module) -> None:
-    # FSDP2 gathers the weights only for `forward` and for registered methods.
-    if isinstance(model, FSDPModule):
+    clip = accelerator.unwrap_model(model, keep_torch_compile=False)
+    if isinstance(clip, FSDPModule):  # which gathers the weights only for `forward` and for registered methods
         for name in ("get_text_features", "get_image_features", "encode_text", "encode_image"):
-            register_fsdp_forward_method(model, name)
+            register_fsdp_forward_method(clip, name)
+    return model, optimizer
 
 
 def build_loader(
@@ -344,8 +332,7 @@ def build_loader(
     """Build the loader of this process's batches.
 
     Args:
-        options ([`TrainingOptions`]): The options of the training.
-        accelerator (`Accelerator`): The accelerator of this process.
+        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
         data: What [`load_pairs`] returned.
         processor ([`ClipHFProcessor`]): The model's processor.
         num_steps (`int`): Number of steps of the whole training.

@@ -50,12 +50,9 @@ class AveragedWeights:
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Within the block the model has the averaged weights, to evaluate or save it; afterwards exactly its own.
+        """Within the block the model, not wrapped, has the averaged weights; afterwards exactly its own.
 
         The weights are swapped in place, so that one tensor at a time is all the memory it takes.
-
-        Args:
-            model (`nn.Module`): The model that is averaged, not wrapped.
         """
         self._check_not_applied()
         self._swap(model)

@@ -66,9 +66,7 @@ def sync_folder(folder: str | os.PathLike) -> None:
 def remove_folder(folder: str | os.PathLike, name: str | os.PathLike | None = None) -> None:
     """Remove a folder. It is renamed first, so no other process ever sees half of it.
 
-    Args:
-        folder (`str` or `os.PathLike`): The folder.
-        name (`str` or `os.PathLike`, *optional*): Its original name, if it was set aside.
+    `name` is its original name, if it was set aside.
     """
     doomed = _beside(Path(folder if name is None else name), _REMOVED)
     os.rename(folder, doomed)
@@ -86,12 +84,8 @@ def _delete(path: Path) -> None:
 def move_into_place(temporary: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Rename a finished temporary folder to its final name, replacing a folder of that name.
 
-    Args:
-        temporary (`str` or `os.PathLike`): Finished folder in the same parent, flushed to disk (see [`sync_folder`]).
-        folder (`str` or `os.PathLike`): Final name.
-
-    Raises:
-        OSError: if it cannot be renamed; the old folder is then back in place.
+    It lies in the same parent and is flushed to disk (see [`sync_folder`]). If it cannot be renamed, the old folder is
+    put back.
     """
     folder = Path(folder)
     aside = set_aside(folder)
@@ -118,15 +112,10 @@ def set_aside(folder: Path) -> Path | None:
 
 def clear_leftovers(path: str | os.PathLike, every_owner: bool = False) -> None:
     """Clean up after killed processes: remove their temporary files for `path`, and put back a folder that they had
-    set aside if nothing took its place.
+    set aside if nothing took its place. Call this before checking whether `path` exists.
 
     Files of a running process on this machine stay. Files of another machine stay for a day after their last change.
-
-    Args:
-        path (`str` or `os.PathLike`): The file or folder that was being written. Call this before checking whether it
-            exists.
-        every_owner (`bool`, *optional*, defaults to `False`): Clean up files of all processes; only safe if no other
-            process is writing there.
+    With `every_owner` all go, which is only safe if no other process is writing there.
     """
     path = Path(os.path.abspath(path))
     leftovers = _leftovers_of(path, every_owner)
@@ -187,13 +176,10 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     renames, the next call puts the old folder back.
 
     Args:
-        folder (`str` or `os.PathLike`): Destination.
-
-    Returns:
-        `Path` (on entering): the folder to write into.
+        folder (`str` or `os.PathLike`): Folder to make or to replace.
 
     Raises:
-        NotADirectoryError: if `folder` exists and is a file.
+        NotADirectoryError: if `folder` is a file.
     """
     folder = Path(os.path.abspath(folder))
     clear_leftovers(folder)
@@ -213,16 +199,7 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
 def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield the name of a file to write; it replaces `path` when the block ends without an error.
 
-    After an error, or if the process dies, the old file is unchanged.
-
-    Args:
-        path (`str` or `os.PathLike`): Destination. Its folder is created if necessary.
-
-    Returns:
-        `Path` (on entering): the file to write; it does not exist yet.
-
-    Raises:
-        IsADirectoryError: if `path` exists and is a folder.
+    After an error, or if the process dies, the old file is unchanged. The folder is created if necessary.
     """
     path = Path(os.path.abspath(path))
     if path.is_dir():

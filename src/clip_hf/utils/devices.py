@@ -6,14 +6,7 @@ import torch
 
 
 def parse_device(name: str | None) -> torch.device | None:
-    """Return the device of that name; `None` stays `None`.
-
-    Args:
-        name (`str`, *optional*): Such as `"cpu"`, `"cuda"` or `"cuda:1"`.
-
-    Raises:
-        ValueError: if it is not the name of a device, or this machine has no such device.
-    """
+    """The device of that name, such as `"cuda:1"`; a `ValueError` if this machine has none. `None` stays `None`."""
     if name is None:
         return None
     available = ["cpu"]

@@ -6,16 +6,9 @@ import torch
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """The dtype that a user asks for.
+    """The floating dtype that a user asks for, such as `torch.bfloat16`, `"bfloat16"` or `"torch.bfloat16"`.
 
-    Args:
-        dtype (`torch.dtype` or `str`, *optional*): Such as `torch.bfloat16`, `"bfloat16"` or `"torch.bfloat16"`.
-
-    Returns:
-        `torch.dtype`: None if none was given.
-
-    Raises:
-        ValueError: if it is not a floating dtype.
+    `None` stays `None`; what is no floating dtype is a `ValueError`.
     """
     parsed = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
     if dtype is not None and not (isinstance(parsed, torch.dtype) and parsed.is_floating_point):

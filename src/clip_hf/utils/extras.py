@@ -47,12 +47,7 @@ def _restored(message: str, name: str) -> MissingExtra:
 
 
 def require_extra(extra: str, user: str, *modules: str) -> None:
-    """Import optional modules, or say which extra brings the missing ones.
-
-    Args:
-        extra (`str`): An extra in setup.cfg: `"train"`, `"eval"`, `"demo"`, ...
-        user (`str`): Name of the feature that needs the packages, shown in the message.
-        *modules (`str`): The modules.
+    """Import optional modules, or say which extra of setup.cfg brings the missing ones; `user` is what needs them.
 
     Raises:
         MissingExtra: if one of them, or a module that it imports, is not installed.

@@ -14,14 +14,10 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def report_failure(error: Exception, program: str) -> None:
-    """Print why a program cannot go on.
+    """Print why a program cannot go on; of several processes each says its number.
 
-    Errors raised by our own code, by the program itself, or by files and the network are reported by their message
-    alone. Any other may be a fault of the code, so its trace is printed.
-
-    Args:
-        error (`Exception`): What was raised.
-        program (`str`): Path of the program, which the line starts with. Of several processes each says its number.
+    Errors raised by our own code, by the program itself (whose path is given), or by files and the network are
+    reported by their message alone. Any other may be a fault of the code, so its trace is printed.
     """
     sys.stdout.flush()
     if _is_for_users(error, program):
@@ -53,8 +49,7 @@ def _is_for_users(error: Exception, program: str) -> bool:
 def reported_failures(program: str) -> Iterator[None]:
     """Within it, an exception ends the program with status 1, and [`report_failure`] prints it.
 
-    Args:
-        program (`str`): Path of the program: its `__file__`.
+    `program` is the program's `__file__`.
     """
     try:
         yield

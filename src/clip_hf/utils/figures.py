@@ -52,13 +52,7 @@ _TITLE_CHARACTERS = 88  # of a title across the whole width
 def new_figure(title: str, height: float, width: float = WIDTH) -> Iterator["Figure"]:
     """Give an empty figure with a title; drawings inside the `with` block get the style of all our plots.
 
-    Args:
-        title (`str`): What the figure shows. Long titles are wrapped.
-        height (`float`): In inches.
-        width (`float`, *optional*, defaults to [`WIDTH`]): In inches.
-
-    Raises:
-        MissingExtra: if matplotlib is not installed.
+    Long titles are wrapped; height and width are in inches.
     """
     require_extra("eval", "A plot", "matplotlib")
     from cycler import cycler

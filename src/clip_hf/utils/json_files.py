@@ -15,16 +15,11 @@ def check_regular(path: str | os.PathLike) -> None:
 
 
 def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int | None = None) -> str:
-    """The content of a text file.
-
-    Args:
-        path (`str` or `os.PathLike`): The file.
-        what (`str`, *optional*): Name of the file in messages; its path by default.
-        max_bytes (`int`, *optional*): Largest size that is read.
+    """The content of a text file; `what` names it in messages.
 
     Raises:
         OSError: if there is no such file, or it is a folder, pipe or device.
-        ValueError: if it is too large or not UTF-8.
+        ValueError: if it has more than `max_bytes` or is not UTF-8.
     """
     path, what = Path(path), what or str(path)
     if not path.exists():
@@ -43,12 +38,7 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
 def read_json(
     path: str | os.PathLike, kind: type = object, what: str | None = None, max_bytes: int | None = None
 ) -> Any:
-    """The content of a JSON file.
-
-    Args:
-        path (`str` or `os.PathLike`): The file.
-        kind (`type`, *optional*): Type of the content: `dict` or `list`; anything by default.
-        what, max_bytes (*optional*): As in [`read_text`].
+    """The content of a JSON file, which must be of the type `kind`; `what` and `max_bytes` are as in [`read_text`].
 
     Raises:
         OSError: if there is no such file, or it is a folder, pipe or device.

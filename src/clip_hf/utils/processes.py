@@ -54,9 +54,6 @@ def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
         cpu (`bool`, *optional*, defaults to `False`): Whether to stay on the CPU even if there is a GPU.
         **options: Further arguments of `Accelerator`.
 
-    Returns:
-        `Accelerator`, that of this process.
-
     Raises:
         RuntimeError: if the processes that were launched do not know each other.
     """

@@ -6,19 +6,15 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any
 
+from .wording import listed
+
 
 def check_kinds(value: Any, kind: Any, where: str) -> None:
-    """Check the types of nested values.
+    """Check the types of nested plain values and tensors; a `ValueError` says where one differs.
 
-    Args:
-        value (`Any`): Plain values and tensors.
-        kind (`type`, `dict` or `list`): A class or a union; `float` stands for integers, too. `[kind]` is a list of
-            such values, `{str: kind}` a dict of such values; any other dict gives the kind of each key and must match
-            exactly.
-        where (`str`): Name of the value in messages.
-
-    Raises:
-        ValueError: if a type or key differs.
+    A kind is a class or a union; `float` stands for integers, too. `[kind]` is a list of such values, `{str: kind}` a
+    dict of such values; any other dict gives the kind of each key and must match exactly. `where` names the value in
+    messages.
     """
     if isinstance(kind, list):
         _check_type(value, list, where)
@@ -29,7 +25,7 @@ def check_kinds(value: Any, kind: Any, where: str) -> None:
         kinds = dict.fromkeys(value, kind[str]) if str in kind else kind
         for problem, keys in (("lacks", kinds.keys() - value.keys()), ("has unknown", value.keys() - kinds.keys())):
             if keys:
-                names = ", ".join(sorted(repr(key)[:80] for key in keys)[:3])
+                names = listed(sorted(repr(key)[:80] for key in keys), 3)
                 raise ValueError(f"{where} {problem} {names}; it is not what this training saves.")
         for key, item in value.items():
             if str in kind:

@@ -20,18 +20,10 @@ _UNLIMITED = 10_000
 
 
 def draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Draw a table for where standard output goes.
+    """Draw a table for where standard output goes, below its title.
 
     A terminal gets it as wide as the terminal at most, with the title and column names in bold. A pipe or a file gets
     unwrapped text without escape codes. Columns whose cells are all figures or empty are aligned to the right.
-
-    Args:
-        title (`str`): The line above the table.
-        columns (`Sequence[str]`): Names of the columns.
-        rows (`Sequence[Sequence[str]]`): Cells of each row.
-
-    Returns:
-        `str`: the lines, without a newline at the end.
     """
     on_terminal = sys.stdout.isatty()
     table = Table(box=SIMPLE_HEAD if on_terminal else _PLAIN, pad_edge=False, show_edge=False, header_style="bold")

@@ -13,7 +13,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
 def listed(names: list[str], limit: int = 8) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return f"{', '.join(names[:limit])}{more}"
 
 

@@ -192,7 +192,6 @@ def test_starting_from_other_penalties_changes_nothing_but_the_time(size):
 def test_rotation_keeps_the_rows_up_to_their_mean(shape):
     features = torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 3
     problem = newton.Problem(features, np.arange(shape[0]) % 3, 3)
-    problem.rotate()
     assert problem.rows.shape == (shape[0], min(shape) + 1)
     centred = features - features.mean(0)
     torch.testing.assert_close(problem.rows[:, :-1] @ problem.axes.T, centred, rtol=1e-12, atol=1e-12)
@@ -207,7 +206,6 @@ def test_newton_step_solves_with_the_hessian(several, weighted, monkeypatch):
     features, labels = several_labels(60, 6) if several else clusters(60, 6, 4)
     weights = np.random.default_rng(1).uniform(0.5, 2, 60) if weighted else None
     problem = newton.Problem(torch.from_numpy(features), labels, 4, weights=weights)
-    problem.rotate()
     penalties = torch.full((1, 7), 0.3, dtype=torch.float64)
     penalties[:, -1] = 0
     rows = torch.ones(60, dtype=torch.float64) if weights is None else torch.from_numpy(weights)
@@ -237,7 +235,6 @@ def test_newton_step_solves_with_the_hessian(several, weighted, monkeypatch):
 def test_a_step_that_overshoots_is_shortened():
     features, labels = clusters(60, 6, 3)
     problem = newton.Problem(torch.from_numpy(features), labels, 3)
-    problem.rotate()
     penalties = torch.full((1, 7), 0.1, dtype=torch.float64)
     start = torch.zeros(3, 7, dtype=torch.float64)
     point = newton.Point(problem, penalties, start, start @ problem.rows.T)

@@ -13,15 +13,14 @@ from scipy.special import expit, logit
 from scipy.stats import hmean, linregress
 from sklearn import metrics as reference
 
+from clip_hf.evaluation.numerics import bootstrap, statistics
 from clip_hf.evaluation.numerics import metrics as scores
-from clip_hf.evaluation.numerics import statistics
+from clip_hf.evaluation.numerics.bootstrap import bootstrap_interval, bootstrap_mean_interval
 from clip_hf.evaluation.numerics.caption_scores import clip_score, ref_clip_score
 from clip_hf.evaluation.numerics.metrics import (
     CLASSIFICATION_METRICS,
     average_precision_11point,
     best_target_ranks,
-    bootstrap_interval,
-    bootstrap_mean_interval,
     confusion_matrix,
     effective_robustness,
     fit_logit_line,
@@ -301,7 +300,7 @@ PLAIN = {
 def test_resamples_at_once_equal_a_loop(name, kind, block, monkeypatch):
     case = CASES[f"{kind}, 1"]
     if block:  # one or two resamples at a time
-        monkeypatch.setattr(statistics, "BLOCK", block)
+        monkeypatch.setattr(bootstrap, "BLOCK", block)
     values = case.scores[:, :2] if name == "roc_auc" else case.scores
     targets = {"map_11point": case.flags, "roc_auc": case.flags[:, 0]}.get(name, case.targets)
     loop = plain_resamples(lambda rows: PLAIN[name](values[rows], targets[rows]), len(values), 50, seed=7)

@@ -219,7 +219,7 @@ def test_folders_called_by_synset(tmp_path):
     data = load_classification(f"imagenet-a={tmp_path}")
     assert data.name == "imagenet_a" and len(data.templates) == 80
     assert data.class_names == load_class_names("imagenet_subsets.json#imagenet-a")
-    with pytest.raises(ValueError, match="are not the data set's 200 ImageNet classes"):
+    with pytest.raises(ValueError, match="are not the dataset's 200 ImageNet classes"):
         load_classification(f"imagenet-r={tmp_path}")
 
 
@@ -435,7 +435,7 @@ def test_the_names_are_those_of_all_parts():
     parts = {"train": labelled(["cat", "owl"], text), "test": labelled(["owl", "dog"], text)}
     assert load_classification(parts).class_names == ["cat", "dog", "owl"]
     assert [part.targets.tolist() for part in load_splits(parts).values()] == [[0, 2], [2, 1]]
-    other = {"pets": labelled(["cat"], text), "cars": labelled(["van"], text)}  # no parts of one data set
+    other = {"pets": labelled(["cat"], text), "cars": labelled(["van"], text)}  # no parts of one dataset
     assert load_classification(other, ClassificationOptions(split="pets")).class_names == ["cat"]
 
 

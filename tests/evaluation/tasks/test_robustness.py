@@ -216,7 +216,7 @@ def test_the_same_seed_gives_the_same_interval():
         ({"imagenet_v2": 0.7, "imagenet_a": 0.2}, {}, "must have 'imagenet'"),
         ({"imagenet": 76.5, "imagenet_v2": 70.0}, {}, "not a percentage"),
         ({"imagenet": 0.7, "imagenet_v2": float("nan")}, {}, "share from 0 to 1"),
-        ({"imagenet": 0.7, "cifar10": 0.9}, {}, "'cifar10', which is no known data set"),
+        ({"imagenet": 0.7, "cifar10": 0.9}, {}, "'cifar10', which is no known dataset"),
         ({"imagenet": 1.0, "imagenet_v2": 0.9}, {}, "exactly 1, which has no logit"),
         (CLIP, {"imagenet_vid": 0.9}, "no accuracy under that shift"),
         (CLIP, {"imagenet_v2": 0.9}, "has all of ImageNet's classes"),

@@ -11,7 +11,7 @@ import torch
 
 from clip_hf import build_text_classifier
 from clip_hf.embedding.dual_encoder import DualEncoder
-from clip_hf.embedding.feature_stream import EncodingOptions
+from clip_hf.embedding.encoding_options import EncodingOptions
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.evaluation.registry.evaluation_data import ClassificationData, ClassificationOptions, load_classification
 from clip_hf.evaluation.tasks import zero_shot

@@ -39,8 +39,7 @@ def clip_score(image_embeds: Any, text_embeds: Any, weight: float = 2.5) -> np.n
 def ref_clip_score(
     image_embeds: Any, text_embeds: Any, reference_embeds: Sequence[Any], weight: float = 2.5
 ) -> np.ndarray:
-    """RefCLIPScore: harmonic mean of CLIPScore and the text's largest cosine with a reference text (Hessel et al.
-    2021).
+    """RefCLIPScore: harmonic mean of CLIPScore and the text's largest cosine with a reference (Hessel et al. 2021).
 
     With a score of 2.4 and references at cosines 0.6 and 0.2, it is 2 * 2.4 * 0.6 / (2.4 + 0.6) = 0.96.
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .metric_inputs import check_matrix
+from ...utils.wording import listed
+from .metric_inputs import as_array, check_matrix
 from .newton import Minimum, Problem, minimise
 
 
-# Solved penalties between which the start for another one is interpolated.
+# How many solved penalties the start for another one is interpolated between.
 _POINTS = 4
 
 
@@ -82,14 +83,7 @@ class LinearClassifier:
     converged: bool
 
     def scores(self, features: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Logits of the classes.
-
-        Args:
-            features (`np.ndarray` or `torch.Tensor`): (n, d).
-
-        Returns:
-            `np.ndarray`: (n, c) float64.
-        """
+        """Logits of the classes, float64 (n, c), for features (n, d)."""
         if isinstance(features, torch.Tensor):
             # In double precision on the features' device, or on the CPU if that device has none.
             features = features.detach().to("cpu" if features.device.type == "mps" else features.device).double()
@@ -99,25 +93,9 @@ class LinearClassifier:
 
 
 class RegularizationPath:
-    """Logistic regressions on the same rows for any number of penalties. Each starts from what those before suggest.
+    """Logistic regressions on the same rows for any number of penalties; each starts from what those before suggest.
 
-    - Labels (n,): the classes exclude each other (softmax). Two classes are scikit-learn's binary problem, which has
-      one row of coefficients and so half of the softmax' squared norm.
-    - Labels (n, c) of `bool`: one regression for each class against the rest.
-
-    Args:
-        features (`np.ndarray` or `torch.Tensor`): (n, d).
-        labels (`np.ndarray`): (n,) of integers from 0, each class at least once; or (n, c) of `bool`, each class with
-            both values.
-        num_classes (`int`, *optional*): Number of classes; by default one more than the largest label.
-        weights (`np.ndarray`, *optional*): (n,), factors of the rows' losses; more than 0.
-        center (`np.ndarray`, *optional*): (c, d), the coefficients without penalty: `penalty / 2 * ||coefficients -
-            center||^2` is added.
-        options (`LogisticRegressionOptions`, *optional*): How it is solved.
-
-    Raises:
-        TypeError: If labels are no integers.
-        ValueError: If shapes disagree, features are not finite, or a class has no row.
+    The arguments are those of [`fit_logistic_regression`].
     """
 
     def __init__(
@@ -132,43 +110,29 @@ class RegularizationPath:
     ):
         self.options = options or LogisticRegressionOptions()
         check_matrix(features, "features")
-        self._labels = check_labels(labels, len(features), "labels", num_classes)
-        self._num_classes = num_classes_of(self._labels) if num_classes is None else num_classes
-        check_all_classes(self._labels, self._num_classes, "labels")
-        self._weights = _checked_weights(weights, len(features))
-        self._center = _checked_center(center, (self._num_classes, features.shape[1]))
+        labels = check_labels(labels, len(features), "labels", num_classes)
+        num_classes = num_classes_of(labels) if num_classes is None else num_classes
+        check_all_classes(labels, num_classes, "labels")
+        weights = _checked_weights(weights, len(features))
+        _check_center(center, (num_classes, features.shape[1]))
+        # Softmax' two rows are plus and minus w / 2, whose squared norms add up to half of ||w||^2.
+        self._penalty_factor = 2 if labels.ndim == 1 and num_classes == 2 else 1
         device = self.options.device or (features.device if isinstance(features, torch.Tensor) else "cpu")
         if torch.device(device).type == "mps" and self.options.dtype == torch.float64:
             raise ValueError("MPS has no double precision; use device='cpu', or dtype=torch.float32.")
-        self._features = torch.as_tensor(features).detach().to(device, self.options.dtype)
+        features = torch.as_tensor(features).detach().to(device, self.options.dtype)
         self._problem = Problem(
-            self._features,
-            self._labels,
-            self._num_classes,
-            weights=self._weights,
-            center=center,
-            intercept=self.options.intercept,
+            features, labels, num_classes, weights=weights, center=center, intercept=self.options.intercept
         )
         self._solved: dict[float, torch.Tensor] = {}  # logarithm of the penalty: position
 
     def solve(self, penalty: float) -> LinearClassifier:
-        """Find the minimum for one penalty. The result says whether it was reached; no warning does.
-
-        Args:
-            penalty (`float`): More than 0.
-
-        Returns:
-            [`LinearClassifier`]
-
-        Raises:
-            ValueError: If `penalty` is not a positive number.
-        """
+        """Find the minimum for one penalty, more than 0. The result says whether it was reached; no warning does."""
         if not (math.isfinite(penalty) and penalty > 0):
             raise ValueError(f"`penalty` is {penalty}; it must be a positive number.")
-        self._problem.rotate()
         minimum = minimise(
             self._problem,
-            self._per_column(penalty),
+            self._penalty_factor * penalty,
             tolerance=self.options.tolerance,
             max_iterations=self.options.max_iterations,
             start=self._start(math.log(penalty)),
@@ -190,10 +154,6 @@ class RegularizationPath:
             points = solved[:2]  # a line, because a cubic bends away outside of its points
         weights = [math.prod((place - b) / (a - b) for b in points if b != a) for a in points]
         return sum(weight * self._solved[point] for weight, point in zip(weights, points))
-
-    def _per_column(self, penalty: float) -> float:
-        # Softmax' two rows are plus and minus w / 2, whose squared norms add up to half of ||w||^2.
-        return 2 * penalty if self._labels.ndim == 1 and self._num_classes == 2 else penalty
 
     def _result(self, minimum: Minimum, penalty: float) -> LinearClassifier:
         coefficients, intercept = self._problem.in_features(minimum.position)
@@ -221,15 +181,21 @@ def fit_logistic_regression(
     center: np.ndarray | None = None,
     options: LogisticRegressionOptions | None = None,
 ) -> LinearClassifier:
-    """Fit one logistic regression. [`RegularizationPath`] fits several penalties and explains the arguments.
+    """Fit a logistic regression.
+
+    - Labels (n,): the classes exclude each other (softmax). Two classes are scikit-learn's binary problem, which has
+      one row of coefficients and so half of the softmax' squared norm.
+    - Labels (n, c) of `bool`: one regression for each class against the rest.
 
     Args:
         features (`np.ndarray` or `torch.Tensor`): (n, d).
-        labels (`np.ndarray`): (n,) of integers, or (n, c) of `bool`.
-        penalty (`float`): Weight of the squared norm, scikit-learn's `1 / C`.
-        num_classes (`int`, *optional*): Number of classes.
-        weights (`np.ndarray`, *optional*): (n,), of the rows.
-        center (`np.ndarray`, *optional*): (c, d), the coefficients without penalty.
+        labels (`np.ndarray`): (n,) of integers from 0, each class at least once; or (n, c) of `bool`, each class with
+            both values.
+        penalty (`float`): Weight of the squared norm, scikit-learn's `1 / C`; more than 0.
+        num_classes (`int`, *optional*): Number of classes; by default one more than the largest label.
+        weights (`np.ndarray`, *optional*): (n,), factors of the rows' losses; more than 0.
+        center (`np.ndarray`, *optional*): (c, d), the coefficients without penalty: `penalty / 2 * ||coefficients -
+            center||^2` is added.
         options (`LogisticRegressionOptions`, *optional*): How it is solved.
 
     Returns:
@@ -249,23 +215,8 @@ def fit_logistic_regression(
 
 
 def check_labels(labels: np.ndarray, rows: int, name: str, num_classes: int | None = None) -> np.ndarray:
-    """Check labels and convert them.
-
-    Args:
-        labels (`np.ndarray`, `torch.Tensor` or list): (n,) of integers from 0, or (n, c) of `bool` where an image may
-            have several.
-        rows (`int`): The n that they must have.
-        name (`str`): What to call them in a message.
-        num_classes (`int`, *optional*): Number of classes, where it is known.
-
-    Returns:
-        `np.ndarray`: (n,) int64, or (n, c) bool.
-
-    Raises:
-        TypeError: If they are strings or fractions.
-        ValueError: If their number, or one of them, is wrong.
-    """
-    labels = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    """Labels as an array (n,) int64 from 0, or (n, c) bool where an image may have several."""
+    labels = as_array(labels, name)
     if labels.ndim not in (1, 2) or len(labels) != rows:
         raise ValueError(f"{name} have shape {labels.shape}; give one for each of the {rows} rows of features.")
     if labels.dtype.kind in "USOT":
@@ -297,16 +248,7 @@ def num_classes_of(*labels: np.ndarray) -> int:
 
 
 def check_all_classes(labels: np.ndarray, num_classes: int, name: str) -> None:
-    """Refuse training labels that lack a class, because its intercept would have no minimum.
-
-    Args:
-        labels (`np.ndarray`): Checked labels.
-        num_classes (`int`): Number of classes.
-        name (`str`): What to call them in a message.
-
-    Raises:
-        ValueError: If there is one class only, or a class has no row.
-    """
+    """Refuse checked training labels that lack a class, because its intercept would have no minimum."""
     if labels.ndim == 2:
         counts = labels.sum(axis=0)
         missing = np.flatnonzero((counts == 0) | (counts == len(labels)))
@@ -317,7 +259,7 @@ def check_all_classes(labels: np.ndarray, num_classes: int, name: str) -> None:
         missing = np.flatnonzero(np.bincount(labels, minlength=num_classes) == 0)
         lack = "have no row of"
     if len(missing):
-        shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+        shown = listed([str(label) for label in missing], 10)
         raise ValueError(
             f"{name} {lack} {len(missing)} of {num_classes} classes: {shown}. Leave these out of every split and "
             "number the others from 0, or add rows."
@@ -333,10 +275,9 @@ def _checked_weights(weights: np.ndarray | None, rows: int) -> np.ndarray | None
     return weights
 
 
-def _checked_center(center: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
+def _check_center(center: np.ndarray | None, shape: tuple[int, int]) -> None:
     if center is None:
-        return None
+        return
     check_matrix(center, "center")
     if tuple(center.shape) != shape:
         raise ValueError(f"`center` has shape {tuple(center.shape)}; it must be (classes, features), here {shape}.")
-    return center

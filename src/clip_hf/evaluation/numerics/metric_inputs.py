@@ -9,21 +9,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...utils.wording import listed
 
-_SHOWN = 5  # rows that a message lists
+
+NAMES_TO_INDICES = (
+    "Give the index of each row's class; `Dataset.class_encode_column` of datasets turns a column of names into "
+    "indices."
+)
+"""What to do with names of classes, for messages."""
 
 
 def as_array(values: Any, name: str) -> np.ndarray:
-    """Whatever is given as an array; a tensor comes to the CPU."""
+    """Convert an array, list or tensor to an array on the CPU."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise ValueError(
-            f"{name} has rows of different lengths; every row needs one number for each class."
-        ) from error
+        raise ValueError(f"{name} has rows of different lengths; make them equally long.") from error
 
 
 def _check_kind(array: np.ndarray, kinds: str, name: str, what: str) -> None:
@@ -35,10 +39,7 @@ def _check_kind(array: np.ndarray, kinds: str, name: str, what: str) -> None:
         values = [value for value in values if np.asarray(value).dtype.kind not in kinds]
     message = f"{name} must hold {what}, got {array.dtype} such as {values[0]!r}."
     if kinds == "iu" and isinstance(values[0], str):
-        message += (
-            " Give the index of each row's class; `Dataset.class_encode_column` of datasets turns a column of names "
-            "into indices."
-        )
+        message += f" {NAMES_TO_INDICES}"
     raise TypeError(message)
 
 
@@ -63,18 +64,9 @@ def as_numbers(values: Any, name: str, ndim: int) -> np.ndarray:
 def check_matrix(
     values: np.ndarray | torch.Tensor, name: str, *, width: int | None = None, directions: bool = False
 ) -> None:
-    """Refuse features or embeddings that are not a matrix of finite numbers.
+    """Refuse features or embeddings that are not a matrix of finite real numbers, at least one row and column.
 
-    Args:
-        values (`np.ndarray` or `torch.Tensor`): Should be (rows, columns), with at least one of each.
-        name (`str`): What to call them in a message; a plural.
-        width (`int`, *optional*): The number of columns that they must have.
-        directions (`bool`, *optional*, defaults to `False`): Whether rows of zeros are refused, because they have no
-            direction.
-
-    Raises:
-        TypeError: If they are not an array or a tensor of real numbers.
-        ValueError: If the shape is wrong, a value is not finite, or a row has no direction.
+    `name` is a plural, for messages. With `directions`, rows of zeros are refused too: they have no direction.
     """
     if not isinstance(values, np.ndarray | torch.Tensor):
         raise TypeError(f"{name} are {type(values).__name__}; give an array or a tensor of shape (rows, columns).")
@@ -101,9 +93,8 @@ def check_matrix(
 
 
 def list_rows(indices: np.ndarray) -> str:
-    """List the first rows for a message: `"row 3"`, `"rows 3, 5"`, `"rows 1, 2, 3, 4, 5, ..."`."""
-    shown = ", ".join(map(str, indices[:_SHOWN]))
-    return f"row {shown}" if len(indices) == 1 else f"rows {shown}{', ...' if len(indices) > _SHOWN else ''}"
+    """List the first rows for a message: `"row 3"`, `"rows 3, 5"`, `"rows 1, 2, 3, 4, 5 and 7 more"`."""
+    return f"row{'' if len(indices) == 1 else 's'} {listed(list(map(str, indices)), 5)}"
 
 
 def as_integers(values: Any, name: str) -> np.ndarray:
@@ -143,8 +134,9 @@ def as_flags(targets: Any, shape: tuple[int, ...]) -> np.ndarray:
     _check_kind(array, "biuf", "targets", "True and False, or 1 and 0")
     if array.shape != shape:
         raise ValueError(f"targets has the shape {array.shape}, scores {shape}; they must be the same.")
-    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
-        raise ValueError(f"targets must be 0 or 1, got {array[~np.isin(array, (0, 1))].ravel()[0]}.")
+    wrong = array[~np.isin(array, (0, 1))]
+    if wrong.size:
+        raise ValueError(f"targets must be 0 or 1, got {wrong[0]}.")
     return array.astype(bool)
 
 
@@ -185,7 +177,7 @@ def as_shares(values: Any, name: str) -> np.ndarray:
     array = array.astype(np.float64)
     if array.size == 0:
         raise ValueError(f"{name} is empty; at least one accuracy is needed.")
-    if not ((array >= 0) & (array <= 1)).all():
-        wrong = array[~((array >= 0) & (array <= 1))].ravel()[0]
-        raise ValueError(f"{name} must hold shares from 0 to 1, got {wrong:g}; divide percentages by 100.")
+    wrong = array[~((array >= 0) & (array <= 1))]  # NaN is wrong, too
+    if wrong.size:
+        raise ValueError(f"{name} must hold shares from 0 to 1, got {wrong[0]:g}; divide percentages by 100.")
     return array

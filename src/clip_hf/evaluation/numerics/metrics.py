@@ -1,10 +1,10 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Metrics on arrays, and bootstrap intervals of them.
+"""Metrics on arrays.
 
-Shapes: n rows (images), c classes. Scores are the larger the better; targets are class indices `(n,)`, or bool
-`(n, c)` where a row may have several classes. Arrays, lists and tensors are taken; sums are float64. Shares are from
-0 to 1. Of classes with equal scores, the lower index comes first, as in a stable sort in descending order.
+Shapes: n rows (images), c classes. Larger scores are better; targets are class indices `(n,)`, or bool `(n, c)` where
+a row may have several classes. Arrays, lists and tensors are accepted; sums are float64. Shares are from 0 to 1. Of
+classes with equal scores, the lower index comes first, as in a stable sort in descending order.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...utils.wording import listed
 from .metric_inputs import (
     as_array,
     as_flags,
@@ -26,14 +27,13 @@ from .metric_inputs import (
 )
 from .statistics import (
     BLOCK,
+    ROW_VALUES,
     Statistic,
     area_under_roc,
     eleven_points,
-    eleven_points_by_class,
     mean_by_class,
     mean_of_classes,
     mean_of_rows,
-    resampled_interval,
 )
 
 
@@ -41,16 +41,16 @@ from .statistics import (
 
 
 def target_ranks(scores: Any, targets: Any) -> np.ndarray:
-    """At which place each row's class stands when the classes are sorted by score, best first.
+    """Rank of each row's class among all classes, sorted by score; 0 is the best.
 
     With scores `[0.2, 0.5, 0.2]`, class 1 has rank 0, class 0 rank 1 and class 2, equal but later, rank 2.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class; the larger the better.
+        scores (array of shape `(n, c)`): A score for each class; larger is better.
         targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
 
     Returns:
-        `np.ndarray` of shape `(n,)`, int64: ranks; 0 is the best.
+        `np.ndarray` of shape `(n,)`, int64.
 
     Raises:
         ValueError: if shapes do not fit, `scores` holds NaN or is empty, or a target is no column of `scores`.
@@ -81,8 +81,7 @@ def best_target_ranks(scores: Any, targets: Sequence[int | Sequence[int]]) -> np
         `np.ndarray` of shape `(n,)`, int64: ranks; 0 is the best.
 
     Raises:
-        ValueError: as `target_ranks`; if a row has no right column.
-        TypeError: as `target_ranks`.
+        ValueError, TypeError: as `target_ranks`; also if a row has no right column.
     """
     scores = as_numbers(scores, "scores", 2)
     rows = [as_integers(np.atleast_1d(as_array(row, "targets")), f"targets[{i}]") for i, row in enumerate(targets)]
@@ -104,7 +103,7 @@ def top_k_accuracy(scores: Any, targets: Any, k: int = 1, weights: Any = None) -
     2: top-1 accuracy is 1/3, top-2 accuracy 2/3.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class; the larger the better.
+        scores (array of shape `(n, c)`): A score for each class; larger is better.
         targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
         k (`int`, *optional*, defaults to 1): How many guesses there are, at most c.
         weights (array of shape `(n,)`, *optional*): How much each row counts; all the same by default.
@@ -113,24 +112,23 @@ def top_k_accuracy(scores: Any, targets: Any, k: int = 1, weights: Any = None) -
         `float`: a share from 0 to 1.
 
     Raises:
-        ValueError: as `target_ranks`; if k is not from 1 to c; if weights are negative, infinite or all zero.
-        TypeError: as `target_ranks`.
+        ValueError, TypeError: as `target_ranks`; also if k is not an integer from 1 to c, or weights are negative,
+            infinite or all zero.
     """
-    return _value(_top_k(scores, targets, k), weights)
-
-
-def _value(built: tuple[Statistic, int], weights: Any) -> Any:
-    statistic, rows = built
-    value = statistic(as_weights(weights, rows)[None])[0]
-    return float(value) if np.ndim(value) == 0 else value
-
-
-def _top_k(scores: Any, targets: Any, k: int) -> tuple[Statistic, int]:
     k, ranks = as_positive_integer(k, "k"), target_ranks(scores, targets)
     classes = np.shape(scores)[1]
     if k > classes:
         raise ValueError(f"k is {k}, but there are {classes} classes only: every class would count as right.")
-    return mean_of_rows(ranks < k), len(ranks)
+    return _mean(ranks < k, weights)
+
+
+def _mean(values: np.ndarray, weights: Any) -> float:
+    return float(_value(mean_of_rows(values), len(values), weights))
+
+
+def _value(statistic: Statistic, rows: int, weights: Any) -> Any:
+    """A statistic's value for one set of weights, or for none."""
+    return statistic(as_weights(weights, rows)[None])[0]
 
 
 def top1_top5_mean(scores: Any, targets: Any, weights: Any = None) -> float:
@@ -140,25 +138,18 @@ def top1_top5_mean(scores: Any, targets: Any, weights: Any = None) -> float:
     3/4.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class, at least 5 classes.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
-        weights (array of shape `(n,)`, *optional*): How much each row counts.
+        scores, targets, weights: As in `top_k_accuracy`; at least 5 classes.
 
     Returns:
         `float`: a share from 0 to 1.
 
     Raises:
-        ValueError: as `top_k_accuracy`.
-        TypeError: as `target_ranks`.
+        ValueError, TypeError: as `top_k_accuracy`.
     """
-    return _value(_top1_top5(scores, targets), weights)
-
-
-def _top1_top5(scores: Any, targets: Any) -> tuple[Statistic, int]:
     ranks = target_ranks(scores, targets)
     if np.shape(scores)[1] < 5:
         raise ValueError(f"Top-5 accuracy needs at least 5 classes, scores has {np.shape(scores)[1]}.")
-    return mean_of_rows(((ranks < 1).astype(float) + (ranks < 5)) / 2), len(ranks)
+    return _mean(ROW_VALUES["top1_top5_mean"](ranks), weights)
 
 
 def per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> np.ndarray:
@@ -167,24 +158,21 @@ def per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> np.nda
     If class 0 has 4 rows of which 3 are right, and class 1 has 1 that is wrong, it is `[0.75, 0.0]`.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
-        weights (array of shape `(n,)`, *optional*): How much each row counts.
+        scores, targets, weights: As in `top_k_accuracy`.
 
     Returns:
         `np.ndarray` of shape `(c,)`, float64: shares from 0 to 1; NaN for classes without a row of positive weight.
 
     Raises:
-        ValueError: as `top_k_accuracy`.
-        TypeError: as `target_ranks`.
+        ValueError, TypeError: as `top_k_accuracy`.
     """
-    return _value(_per_class(scores, targets), weights)
+    return _value(_per_class(scores, targets), len(scores), weights)
 
 
-def _per_class(scores: Any, targets: Any) -> tuple[Statistic, int]:
+def _per_class(scores: Any, targets: Any) -> Statistic:
     scores, targets = as_scores_and_targets(scores, targets)
     right = scores.argmax(axis=1) == targets  # the first of equal ones, as everywhere here
-    return mean_by_class(right, targets, scores.shape[1]), len(targets)
+    return mean_by_class(right, targets, scores.shape[1])
 
 
 def mean_per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> float:
@@ -194,47 +182,41 @@ def mean_per_class_accuracy(scores: Any, targets: Any, weights: Any = None) -> f
     is 3/5.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1, each at least once.
+        scores, targets: As in `top_k_accuracy`; each class has at least one row.
         weights (array of shape `(n,)`, *optional*): How much each row counts within its class.
 
     Returns:
         `float`: a share from 0 to 1.
 
     Raises:
-        ValueError: as `top_k_accuracy`; if a class has no row (of positive weight), naming it.
-        TypeError: as `target_ranks`.
+        ValueError, TypeError: as `top_k_accuracy`; also if a class has no row (of positive weight), naming it.
     """
-    values = per_class_accuracy(scores, targets, weights)
-    _check_no_empty_class(values, "row")
+    return _mean_of_all_classes(per_class_accuracy(scores, targets, weights), "row")
+
+
+def _mean_of_all_classes(values: np.ndarray, what: str) -> float:
+    empty = [str(place) for place in np.flatnonzero(np.isnan(values))]
+    if empty:
+        raise ValueError(
+            f"Class {listed(empty, 5)} has no {what} of positive weight, so that the mean over "
+            f"all {len(values)} classes has no value. Leave such classes out of scores and targets, or take more rows."
+        )
     return float(values.mean())
 
 
-def _check_no_empty_class(values: np.ndarray, what: str) -> None:
-    empty = np.flatnonzero(np.isnan(values)).tolist()
-    if empty:
-        more = f" (and {len(empty) - 5} more)" if len(empty) > 5 else ""
-        raise ValueError(
-            f"Class {', '.join(map(str, empty[:5]))}{more} has no {what} of positive weight, so that the mean over "
-            f"all {len(values)} classes has no value. Leave such classes out of scores and targets, or take more rows."
-        )
-
-
 def confusion_matrix(scores: Any, targets: Any) -> np.ndarray:
-    """How often rows of each class are taken for each class.
+    """Number of rows by true class and guessed class.
 
     With scores `[[0.7, 0.3], [0.4, 0.6], [0.9, 0.1]]` and targets `[0, 0, 1]` it is `[[1, 1], [1, 0]]`.
 
     Args:
-        scores (array of shape `(n, c)`): A score for each class.
-        targets (int array of shape `(n,)`): The true classes, from 0 to c - 1.
+        scores, targets: As in `target_ranks`.
 
     Returns:
         `np.ndarray` of shape `(c, c)`, int64: a row for each true class, a column for each guess.
 
     Raises:
-        ValueError: as `target_ranks`.
-        TypeError: as `target_ranks`.
+        ValueError, TypeError: as `target_ranks`.
     """
     scores, targets = as_scores_and_targets(scores, targets)
     classes = scores.shape[1]
@@ -253,7 +235,7 @@ def average_precision_11point(scores: Any, targets: Any, weights: Any = None) ->
     and 2/3 up to recall 1 (5 points): (6 + 5 * 2/3) / 11 = 28/33.
 
     Args:
-        scores (array of shape `(n,)`): A score for each row; the larger the surer.
+        scores (array of shape `(n,)`): A score for each row; larger is surer.
         targets (bool array of shape `(n,)`): Whether the row has the class; at least one has.
         weights (array of shape `(n,)`, *optional*): How much each row counts.
 
@@ -266,7 +248,7 @@ def average_precision_11point(scores: Any, targets: Any, weights: Any = None) ->
     """
     scores = as_numbers(scores, "scores", 1)
     targets = as_flags(targets, scores.shape)
-    value = _value((eleven_points(scores, targets), len(scores)), weights)
+    value = float(_value(eleven_points(scores, targets), len(scores), weights))
     if np.isnan(value):
         raise ValueError("No row of positive weight is positive, so that recall has no value.")
     return value
@@ -286,13 +268,17 @@ def map_11point(scores: Any, targets: Any, weights: Any = None) -> float:
         `float`: a share from 0 to 1.
 
     Raises:
-        ValueError: as `average_precision_11point`; if a class has no positive row, naming it.
-        TypeError: if targets are no numbers.
+        ValueError, TypeError: as `average_precision_11point`; also if a class has no positive row, naming it.
     """
+    values = _value(_eleven_points_by_class(scores, targets), len(scores), weights)
+    return _mean_of_all_classes(values, "positive row")
+
+
+def _eleven_points_by_class(scores: Any, targets: Any) -> Statistic:
     scores = as_numbers(scores, "scores", 2)
-    values = _value((eleven_points_by_class(scores, as_flags(targets, scores.shape)), len(scores)), weights)
-    _check_no_empty_class(values, "positive row")
-    return float(values.mean())
+    flags = as_flags(targets, scores.shape)
+    classes = [eleven_points(scores[:, i], flags[:, i]) for i in range(scores.shape[1])]
+    return lambda weights: np.stack([statistic(weights) for statistic in classes], axis=1)
 
 
 def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
@@ -302,7 +288,7 @@ def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
     the four pairs give 1, 1, 1/2 and 1: 0.875.
 
     Args:
-        scores (array of shape `(n,)`): A score for each row; the larger the surer that it is positive.
+        scores (array of shape `(n,)`): A score for each row; larger is surer that it is positive.
         targets (array of shape `(n,)`): 1 or True for positive rows, 0 or False for negative ones; both occur.
         weights (array of shape `(n,)`, *optional*): How much each row counts.
 
@@ -310,8 +296,7 @@ def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
         `float`: a share from 0 to 1; 0.5 by chance.
 
     Raises:
-        ValueError: if shapes do not fit, `scores` holds NaN, or targets are not 0 or 1, or all the same.
-        TypeError: if targets are no numbers.
+        ValueError, TypeError: as `average_precision_11point`; also if all targets are the same.
     """
     scores = as_numbers(scores, "scores", 1)
     targets = as_flags(targets, scores.shape)
@@ -323,27 +308,14 @@ def roc_auc(scores: Any, targets: Any, weights: Any = None) -> float:
     return float(area_under_roc(scores, targets)(row_weights[None])[0])
 
 
-def _margins(scores: Any) -> np.ndarray:
-    """How much higher class 1 scores than class 0."""
-    scores = as_numbers(scores, "scores", 2)
-    if scores.shape[1] != 2:
-        raise ValueError(f"roc_auc is for 2 classes, the second of which is the positive one; got {scores.shape[1]}.")
-    return np.subtract(scores[:, 1], scores[:, 0], dtype=np.float64)
-
-
-def _roc_auc_of_two_classes(scores: Any, targets: Any, weights: Any = None) -> float:
-    return roc_auc(_margins(scores), as_array(targets, "targets"), weights)
-
-
 def recall_at_k(ranks: Any, k: int, weights: Any = None) -> float:
-    """Share of the queries for which something right is among the first k found (R@k).
+    """Share of the queries that have a right candidate among the first k (R@k).
 
     With ranks `[0, 3, 12]`, R@1 is 1/3 and R@5 is 2/3.
 
     Args:
-        ranks (int array of shape `(n,)`): For each query, at which place the first right candidate stands; 0 is the
-            best.
-        k (`int`): How many candidates are looked at.
+        ranks (int array of shape `(n,)`): Rank of each query's first right candidate; 0 is the best.
+        k (`int`): Number of first candidates.
         weights (array of shape `(n,)`, *optional*): How much each query counts.
 
     Returns:
@@ -354,7 +326,7 @@ def recall_at_k(ranks: Any, k: int, weights: Any = None) -> float:
         TypeError: if ranks or k are not integers.
     """
     ranks, k = _ranks(ranks), as_positive_integer(k, "k")
-    return _value((mean_of_rows(ranks < k), len(ranks)), weights)
+    return _mean(ranks < k, weights)
 
 
 def median_rank(ranks: Any) -> float:
@@ -363,8 +335,7 @@ def median_rank(ranks: Any) -> float:
     With ranks `[0, 3, 12]` it is 4; with `[0, 3]`, half way between 1 and 4, it is 2.5.
 
     Args:
-        ranks (int array of shape `(n,)`): For each query, at which place the first right candidate stands; 0 is the
-            best.
+        ranks (int array of shape `(n,)`): Rank of each query's first right candidate; 0 is the best.
 
     Returns:
         `float`: 1 is the best.
@@ -383,110 +354,37 @@ def _ranks(ranks: Any) -> np.ndarray:
     return ranks
 
 
-# ------------------------------------------------------------------------------------------------- bootstrap intervals
-
-
-def _top1_metric(scores: Any, targets: Any, weights: Any = None) -> float:
-    return top_k_accuracy(scores, targets, 1, weights)
-
-
-def _top5_metric(scores: Any, targets: Any, weights: Any = None) -> float:
-    return top_k_accuracy(scores, targets, 5, weights)
+# ------------------------------------------------------------------------------------------------------------- by name
 
 
 CLASSIFICATION_METRICS: dict[str, Callable[..., float]] = {
-    "top1": _top1_metric,
-    "top5": _top5_metric,
+    "top1": lambda scores, targets, weights=None: top_k_accuracy(scores, targets, 1, weights),
+    "top5": lambda scores, targets, weights=None: top_k_accuracy(scores, targets, 5, weights),
     "mean_per_class": mean_per_class_accuracy,
     "map_11point": map_11point,
-    "roc_auc": _roc_auc_of_two_classes,
+    "roc_auc": lambda scores, targets, weights=None: roc_auc(_margins(scores), targets, weights),
     "top1_top5_mean": top1_top5_mean,
 }
 """Metrics of a score matrix `(n, c)` by name, called with scores, targets and, optionally, weights."""
 
 
-def _build(metric: str, scores: np.ndarray, targets: np.ndarray) -> Statistic:
-    """The named metric as a function of many sets of weights at once."""
+def classification_statistic(metric: str, scores: np.ndarray, targets: np.ndarray) -> Statistic:
+    """The named metric as a function of many sets of weights at once; a class without rows is left out of a mean."""
     if metric == "map_11point":
-        scores = as_numbers(scores, "scores", 2)
-        return mean_of_classes(eleven_points_by_class(scores, as_flags(targets, scores.shape)))
+        return mean_of_classes(_eleven_points_by_class(scores, targets))
     if metric == "roc_auc":
         return area_under_roc(_margins(scores), targets)
     if metric == "mean_per_class":
-        return mean_of_classes(_per_class(scores, targets)[0])
-    if metric == "top1_top5_mean":
-        return _top1_top5(scores, targets)[0]
-    return _top_k(scores, targets, int(metric.removeprefix("top")))[0]
+        return mean_of_classes(_per_class(scores, targets))
+    return mean_of_rows(ROW_VALUES[metric](target_ranks(scores, targets)))
 
 
-def bootstrap_interval(
-    metric: str | Callable[[np.ndarray, np.ndarray], float],
-    scores: Any,
-    targets: Any,
-    *,
-    resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap over rows: how far the metric would move with other images of the same kind.
-
-    n rows are drawn with replacement, `resamples` times; the interval goes from the (1 - confidence) / 2 quantile of
-    the metric to its mirror. A class without a (positive) row in a resample is left out of that resample's mean; a
-    resample without both kinds of rows is left out of a ROC AUC's quantiles.
-
-    Args:
-        metric (`str` or callable): A name in `CLASSIFICATION_METRICS`, for which many resamples are computed at once,
-            or a function of scores and targets, called for each resample with the rows drawn, sorted.
-        scores (array of shape `(n, c)`; of any shape `(n, ...)` for a callable): A score for each class.
-        targets (array of shape `(n,)` or `(n, c)`): As the metric takes them.
-        resamples (`int`, *optional*, defaults to 1000): How many to draw.
-        confidence (`float`, *optional*, defaults to 0.95): The interval's share of the resamples.
-        seed (`int`, *optional*, defaults to 0): Of the draws.
-
-    Returns:
-        `tuple[float, float]`: low and high.
-
-    Raises:
-        ValueError: as the metric; if `metric` is not a known name, or `confidence` is not between 0 and 1.
-        TypeError: as the metric.
-    """
-    scores, targets = as_array(scores, "scores"), as_array(targets, "targets")
-    if not callable(metric):
-        if metric not in CLASSIFICATION_METRICS:
-            names = ", ".join(CLASSIFICATION_METRICS)
-            raise ValueError(f"There is no metric {metric!r}; give a function or one of {names}.")
-        CLASSIFICATION_METRICS[metric](scores, targets)  # says what is wrong with the data, if anything is
-        return resampled_interval(_build(metric, scores, targets), len(scores), resamples, confidence, seed)
-    if len(scores) == 0 or len(scores) != len(targets):
-        raise ValueError(f"scores has {len(scores)} rows, targets {len(targets)}; give as many, and at least one.")
-
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        rows = [np.repeat(np.arange(len(scores)), counts.astype(np.int64)) for counts in weights]
-        return np.array([metric(scores[index], targets[index]) for index in rows])
-
-    return resampled_interval(statistic, len(scores), resamples, confidence, seed)
-
-
-def bootstrap_mean_interval(
-    values: Any, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile bootstrap of a mean over rows, such as R@k over queries (`ranks < k`).
-
-    Args:
-        values (array of shape `(n,)`): What is averaged.
-        resamples (`int`, *optional*, defaults to 1000): How many to draw.
-        confidence (`float`, *optional*, defaults to 0.95): The interval's share of the resamples.
-        seed (`int`, *optional*, defaults to 0): Of the draws.
-
-    Returns:
-        `tuple[float, float]`: low and high.
-
-    Raises:
-        ValueError: if values are empty or NaN, or `confidence` is not between 0 and 1.
-        TypeError: if values are no numbers.
-    """
-    values = as_numbers(values, "values", 1)
-    return resampled_interval(mean_of_rows(values), len(values), resamples, confidence, seed)
+def _margins(scores: Any) -> np.ndarray:
+    """How much higher class 1 scores than class 0."""
+    scores = as_numbers(scores, "scores", 2)
+    if scores.shape[1] != 2:
+        raise ValueError(f"roc_auc is for 2 classes, the second of which is the positive one; got {scores.shape[1]}.")
+    return np.subtract(scores[:, 1], scores[:, 0], dtype=np.float64)
 
 
 # ------------------------------------------------------------------------------------------------ effective robustness
@@ -496,8 +394,8 @@ class LogitLine(NamedTuple):
     """The line logit(y) = slope * logit(x) + intercept, where logit(p) = log(p / (1 - p)).
 
     Args:
-        slope (`float`): Of the line, between logits.
-        intercept (`float`): Of the line, as a logit.
+        slope (`float`): Change of logit(y) by logit(x).
+        intercept (`float`): logit(y) where logit(x) is 0.
         r_squared (`float`): Share of the logits' variance that the line explains; NaN where all y are the same.
     """
 

@@ -32,13 +32,7 @@ _LINE_SEARCH = 40
 
 
 class Softmax:
-    """Sum of weighted cross-entropies and its derivatives by the logits.
-
-    Args:
-        labels (`np.ndarray`): (n,) int64.
-        weights (`torch.Tensor`, *optional*): (n,), of the rows.
-        like (`torch.Tensor`): Its device and dtype are those of the computation.
-    """
+    """Sum of weighted cross-entropies and its derivatives by the logits; labels are (n,) int64."""
 
     def __init__(self, labels: np.ndarray, weights: torch.Tensor | None, like: torch.Tensor):
         self._labels = torch.from_numpy(labels)[None].to(like.device)
@@ -63,13 +57,7 @@ class Softmax:
 
 
 class Sigmoid:
-    """Sum of weighted binary cross-entropies of all classes and its derivatives by the logits.
-
-    Args:
-        labels (`np.ndarray`): (n, c) bool.
-        weights (`torch.Tensor`, *optional*): (n,), of the rows.
-        like (`torch.Tensor`): Its device and dtype are those of the computation.
-    """
+    """Sum of weighted binary cross-entropies of all classes and its derivatives; labels are (n, c) bool."""
 
     def __init__(self, labels: np.ndarray, weights: torch.Tensor | None, like: torch.Tensor):
         self._labels = torch.from_numpy(np.ascontiguousarray(labels.T)).to(like)
@@ -97,13 +85,8 @@ class Sigmoid:
 class Problem:
     """The rows in the axes in which the regression is solved, and the loss on them.
 
-    Args:
-        features (`torch.Tensor`): (n, d). Their device and dtype are those of the computation.
-        labels (`np.ndarray`): (n,) int64 for softmax, or (n, c) bool for a regression of each class.
-        num_classes (`int`): c.
-        weights (`np.ndarray`, *optional*): (n,), of the rows.
-        center (`np.ndarray`, *optional*): (c, d), the coefficients at which the penalty is 0; by default all 0.
-        intercept (`bool`, *optional*, defaults to `True`): Whether the model has an intercept.
+    The device and dtype of the features (n, d) are those of the computation. Labels (n,) are for softmax, labels
+    (n, c) for a regression of each class. The penalty is 0 where the coefficients are `center` (c, d), by default 0.
     """
 
     def __init__(
@@ -121,35 +104,21 @@ class Problem:
         self._weights = None if weights is None else torch.from_numpy(weights).to(features)
         self.balanced = labels.ndim == 1
         self.loss = (Softmax if self.balanced else Sigmoid)(labels, self._weights, features)
-        self._features = features
         self._center = None if center is None else torch.as_tensor(center).to(features)
+        self.offset = None if self._center is None else self._center @ features.T  # (c, n)
         shares = features.new_ones(len(labels)) if self._weights is None else self._weights
         self._mean = shares @ features / self.total_weight if intercept else torch.zeros_like(features[0])
-        squared = (shares @ (features - self._mean).square()).sum().item() + intercept * self.total_weight
+        centred = features - self._mean
+        squared = (shares @ centred.square()).sum().item() + intercept * self.total_weight
         # A gradient of at most this norm may be nothing but rounding.
         self.rounding = 32 * torch.finfo(features.dtype).eps * math.sqrt(squared)
-        self._rotated = False
-
-    def rotate(self) -> None:
-        """Turn the rows into their own axes. A second call does nothing."""
-        if self._rotated:
-            return
-        centred = self._features - self._mean
-        weighted = centred if self._weights is None else centred * self._weights.sqrt()[:, None]
-        if len(centred) >= centred.shape[1]:
-            self.axes = torch.linalg.eigh(weighted.T @ weighted).eigenvectors  # (d, d)
-        else:
-            # The rows span at most n dimensions, and the minimum lies in their span.
-            span, triangle = torch.linalg.qr(weighted.T)  # (d, n), (n, n)
-            self.axes = span @ torch.linalg.eigh(triangle @ triangle.T).eigenvectors  # (d, n)
-        ones = torch.full_like(centred[:, :1], float(self.intercept))
+        self.axes = _own_axes(centred if self._weights is None else centred * self._weights.sqrt()[:, None])
+        ones = torch.full_like(centred[:, :1], float(intercept))
         self.rows = torch.cat([centred @ self.axes, ones], dim=1)  # (n, r + 1)
         squares = self.rows.square()
         if self._weights is not None:
             squares *= self._weights[:, None]
         self.squares = squares.sum(dim=0, keepdim=True)  # (1, r + 1)
-        self.offset = None if self._center is None else self._center @ self._features.T  # (c, n)
-        self._rotated = True
 
     def logits(self, position: torch.Tensor) -> torch.Tensor:
         """(c, n) at a position (c, r + 1)."""
@@ -175,33 +144,30 @@ class Problem:
         return (residual.abs() - squares).sum(dim=1, keepdim=True).clamp_min_(0) / self.total_weight
 
 
+def _own_axes(rows: torch.Tensor) -> torch.Tensor:
+    """Axes (d, r) in which centred rows (n, d) are uncorrelated."""
+    if len(rows) >= rows.shape[1]:
+        return torch.linalg.eigh(rows.T @ rows).eigenvectors
+    # The rows span at most n dimensions, and the minimum lies in their span.
+    span, triangle = torch.linalg.qr(rows.T)  # (d, n), (n, n)
+    return span @ torch.linalg.eigh(triangle @ triangle.T).eigenvectors
+
+
 @dataclass
 class Minimum:
-    """Where a search ended.
+    """Where a search ended, after so many iterations of conjugate gradients."""
 
-    Args:
-        position (`torch.Tensor`): (c, r + 1), coefficients of the axes and intercept.
-        value (`float`): The objective.
-        gradient_norm (`float`): Norm of the objective's gradient.
-        penalty_norm (`float`): Norm of the penalty's part of the gradient.
-        iterations (`int`): Conjugate gradient iterations made.
-    """
-
-    position: torch.Tensor
-    value: float
+    position: torch.Tensor  # (c, r + 1)
+    value: float  # of the objective
     gradient_norm: float
-    penalty_norm: float
+    penalty_norm: float  # of the penalty's part of the gradient
     iterations: int
 
 
 class Point:
-    """A position with the objective and its derivatives there.
+    """A position (c, r + 1), coefficients of the axes and intercept, with the objective and its derivatives there.
 
-    Args:
-        problem (`Problem`): The rows, rotated.
-        penalties (`torch.Tensor`): (1, r + 1), the penalty of each axis.
-        position (`torch.Tensor`): (c, r + 1), coefficients of the axes and intercept.
-        logits (`torch.Tensor`): (c, n), the logits there.
+    `penalties` (1, r + 1) are those of the axes.
     """
 
     def __init__(self, problem: Problem, penalties: torch.Tensor, position: torch.Tensor, logits: torch.Tensor):
@@ -211,15 +177,9 @@ class Point:
         self.gradient = torch.addcmul(self.residual @ problem.rows, penalties, position)
 
     def newton_step(self, allowed: float, max_iterations: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """An approximate Newton step by preconditioned conjugate gradients.
+        """An approximate Newton step (c, r + 1), how it changes the logits (c, n), and how many iterations it took.
 
-        Args:
-            allowed (`float`): Norm of the gradient that ends the search; the step need not be more exact than that.
-            max_iterations (`int`): Iterations at most.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor, int]`: the step (c, r + 1), how it changes the logits (c, n), and the
-            number of iterations.
+        `allowed` is the norm of the gradient that ends the search; the step need not be more exact than that.
         """
         diagonal = torch.addcmul(self.penalties, self.problem.squares, self.problem.curvature(self.residual))
         diagonal.clamp_min_(diagonal.max() * torch.finfo(diagonal.dtype).eps)
@@ -290,17 +250,8 @@ def minimise(
 ) -> Minimum:
     """Minimise the loss plus `penalty / 2` times the squared norm of all coefficients but the intercept.
 
-    Args:
-        problem (`Problem`): The rows, rotated.
-        penalty (`float`): More than 0.
-        tolerance (`float`): The search ends where the gradient's norm is at most this multiple of the norm of the
-            penalty's part of it, or is mere rounding.
-        max_iterations (`int`): Conjugate gradient iterations after which the search ends; each multiplies by the
-            features twice.
-        start (`torch.Tensor`, *optional*): (c, r + 1), where to begin; by default at zero.
-
-    Returns:
-        `Minimum`
+    The search begins at `start` (c, r + 1), by default at zero. It ends where the gradient's norm is at most
+    `tolerance` times the norm of the penalty's part of it, or is mere rounding, or after `max_iterations`.
     """
     position = problem.rows.new_zeros(problem.num_classes, problem.rows.shape[1]) if start is None else start
     penalties = torch.full_like(position[:1], penalty)  # (1, r + 1)

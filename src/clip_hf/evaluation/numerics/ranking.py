@@ -13,12 +13,13 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
 
-from .metric_inputs import check_matrix, list_rows
+from .metric_inputs import as_array, check_matrix, list_rows
 
 
 # Images and texts of a block: on a CPU few enough that counting finds the scores in its cache.
@@ -151,10 +152,7 @@ def retrieval_ranks(
 
 def _checked_embeds(embeds: Any, name: str) -> np.ndarray:
     """Return `embeds` as float32 or float64, finite, and scaled so that products cannot overflow or vanish."""
-    if isinstance(embeds, torch.Tensor):
-        embeds = embeds.detach().cpu()
-        embeds = (embeds if embeds.dtype == torch.float64 else embeds.float()).numpy()
-    array = np.asarray(embeds)
+    array = as_array(embeds, f"`{name}`")
     check_matrix(array, f"`{name}`", directions=True)
     if array.dtype != np.float64:
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.float64, copy=False)
@@ -167,7 +165,7 @@ def _checked_embeds(embeds: Any, name: str) -> np.ndarray:
 
 
 def _integer_for_each_text(values: Any, name: str, num_texts: int) -> np.ndarray:
-    array = np.asarray(values.cpu() if isinstance(values, torch.Tensor) else values)
+    array = as_array(values, f"`{name}`")
     if array.dtype.kind not in "iu" or array.shape != (num_texts,):
         raise ValueError(
             f"`{name}` is an array of {array.dtype} of shape {array.shape}; it must hold an integer for each of the "
@@ -199,11 +197,15 @@ def _checked_owners(image_of_text: Any, num_images: int, num_texts: int) -> np.n
     return owners
 
 
+def _parts(stop: int, size: int = _ROWS_AT_ONCE, start: int = 0) -> list[slice]:
+    """Slices of at most `size`, one after the other from `start` to `stop`."""
+    return [slice(low, min(low + size, stop)) for low in range(start, stop, size)]
+
+
 def _pair_scores(left: np.ndarray, right: np.ndarray, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Dot products of rows of `left` with rows of `right`, float64, each added up in the same order."""
     scores = np.empty(len(rows))
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    for part in _parts(len(rows)):
         products = left[rows[part]].astype(np.float64)
         products *= right[others[part]]
         scores[part] = products.sum(axis=1)
@@ -215,15 +217,14 @@ def _identities(embeds: np.ndarray) -> np.ndarray:
     bits = embeds.view(np.uint32 if embeds.dtype == np.float32 else np.uint64)
     factors = np.random.default_rng(0).integers(2**63, size=embeds.shape[1], dtype=np.uint64) * 2 + 1
     hashes = np.empty(len(embeds), np.uint64)
-    for start in range(0, len(embeds), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    for part in _parts(len(embeds)):
         hashes[part] = (bits[part] * factors).sum(axis=1)
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     identities = first[inverse.reshape(-1)]
     repeated = np.flatnonzero(identities != np.arange(len(embeds)))
-    for start in range(0, len(repeated), _ROWS_AT_ONCE):
-        part = repeated[start : start + _ROWS_AT_ONCE]
-        colliding = part[(embeds[part] != embeds[identities[part]]).any(axis=1)]
+    for part in _parts(len(repeated)):
+        rows = repeated[part]
+        colliding = rows[(embeds[rows] != embeds[identities[rows]]).any(axis=1)]
         identities[colliding] = colliding
     return identities
 
@@ -235,8 +236,7 @@ class _Side:
         self.embeds = embeds
         self.identities = _identities(embeds)
         self.norms = np.empty(len(embeds))
-        for start in range(0, len(embeds), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
+        for part in _parts(len(embeds)):
             # A little more than the norm, for the rounding of this sum itself.
             self.norms[part] = np.linalg.norm(embeds[part].astype(np.float64), axis=1) * (1 + 1e-9)
         self.ranks = np.zeros(len(embeds), np.int64)
@@ -278,16 +278,13 @@ class _Ranking:
         image_embeds = torch.from_numpy(self.images.embeds).to(device, torch.float32)
         text_embeds = torch.from_numpy(self.texts.embeds).to(device, torch.float32)
         with torch.autocast(device.type, enabled=False), ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            for left in range(0, len(text_embeds), shape[1]):
-                columns = slice(left, min(left + shape[1], len(text_embeds)))
-                for top in range(0, len(image_embeds), shape[0]):
-                    rows = slice(top, min(top + shape[0], len(image_embeds)))
-                    scores = image_embeds[rows] @ text_embeds[columns].T
-                    self._check_precision(scores, rows, columns)
-                    if device.type == "cpu":
-                        self._count_in_tiles(scores.numpy(), rows, columns, threads)
-                    else:
-                        self._add(self._count(scores, rows, columns), rows, columns)
+            for columns, rows in product(_parts(len(text_embeds), shape[1]), _parts(len(image_embeds), shape[0])):
+                scores = image_embeds[rows] @ text_embeds[columns].T
+                self._check_precision(scores, rows, columns)
+                if device.type == "cpu":
+                    self._count_in_tiles(scores.numpy(), rows, columns, threads)
+                else:
+                    self._add(self._count(scores, rows, columns), rows, columns)
 
     def _check_precision(self, scores: torch.Tensor, rows: slice, columns: slice) -> None:
         # Torch may compute in TF32 or the like. Scores that are known exactly show it.
@@ -304,11 +301,8 @@ class _Ranking:
             )
 
     def _count_in_tiles(self, scores: np.ndarray, rows: slice, columns: slice, threads: Executor) -> None:
-        tiles = [
-            (slice(top, min(top + _TILE[0], rows.stop)), slice(left, min(left + _TILE[1], columns.stop)))
-            for top in range(rows.start, rows.stop, _TILE[0])
-            for left in range(columns.start, columns.stop, _TILE[1])
-        ]
+        across = _parts(columns.stop, _TILE[1], columns.start)
+        tiles = list(product(_parts(rows.stop, _TILE[0], rows.start), across))
 
         def count(tile: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray, int]:
             return self._count(scores[_shifted(tile[0], rows), _shifted(tile[1], columns)], *tile)

@@ -5,21 +5,19 @@
 Shapes: n rows, c classes, r sets of weights. A resample is a set of weights that counts how often each row was drawn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
-from .metric_inputs import as_positive_integer
 
-
-# So many elements of a temporary array: 16 MiB of float64.
+# Elements of a temporary array, at most: 16 MiB of float64.
 BLOCK = 2**21
 
 # Weights (r, n) to values (r,) or (r, c); NaN where a set of weights leaves nothing to measure.
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
-# Metrics that are means over rows: each row's value by the place of its class, 0 for the first.
+# Metrics that are means over rows: each row's value by the rank of its class, 0 for the first.
 ROW_VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "top1": lambda ranks: (ranks < 1).astype(np.float64),
     "top5": lambda ranks: (ranks < 5).astype(np.float64),
@@ -91,12 +89,6 @@ def eleven_points(scores: np.ndarray, targets: np.ndarray) -> Statistic:
     return statistic
 
 
-def eleven_points_by_class(scores: np.ndarray, targets: np.ndarray) -> Statistic:
-    """11-point average precision of each class: (r, c)."""
-    columns = [eleven_points(scores[:, i], targets[:, i]) for i in range(scores.shape[1])]
-    return lambda weights: np.stack([column(weights) for column in columns], axis=1)
-
-
 def area_under_roc(scores: np.ndarray, targets: np.ndarray) -> Statistic:
     """Area under the ROC curve: (r,)."""
     order = np.argsort(scores, kind="stable")
@@ -126,53 +118,3 @@ def mean_of_classes(by_class: Statistic) -> Statistic:
         return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
 
     return statistic
-
-
-def percentile_interval(values: np.ndarray | Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """The interval between two quantiles of resampled values that leaves out equally many at both ends.
-
-    Args:
-        values (`np.ndarray` or sequence of shape `(r,)`): A figure's value in each resample.
-        confidence (`float`, *optional*, defaults to 0.95): Share of the values inside; between 0 and 1.
-
-    Returns:
-        `tuple[float, float]`: low and high.
-    """
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def resampled_interval(
-    statistic: Statistic, n: int, resamples: int, confidence: float, seed: int
-) -> tuple[float, float]:
-    """Percentile bootstrap of a statistic over resamples of n rows; resamples without a value do not count.
-
-    Args:
-        statistic (callable): Takes weights (r, n), which count how often each row was drawn, and returns values (r,).
-        n (`int`): Number of rows.
-        resamples (`int`): How many resamples to draw.
-        confidence (`float`): The interval's share of the resamples, between 0 and 1.
-        seed (`int`): Seed of the draws.
-
-    Returns:
-        `tuple[float, float]`: low and high.
-
-    Raises:
-        ValueError: If `resamples` or `confidence` is out of range, or no resample has a value.
-        TypeError: If `resamples` is not an integer.
-    """
-    resamples = as_positive_integer(resamples, "resamples")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}.")
-    generator = np.random.default_rng(seed)
-    values, block = [], max(1, BLOCK // n)
-    for start in range(0, resamples, block):
-        counts = np.empty((min(block, resamples - start), n))
-        for row in counts:  # one draw at a time: the draws do not depend on the size of blocks
-            row[:] = np.bincount(generator.integers(n, size=n), minlength=n)
-        values.append(statistic(counts))
-    values = np.concatenate(values)
-    values = values[~np.isnan(values)]
-    if len(values) == 0:
-        raise ValueError(f"None of {resamples} resamples of {n} rows has a value of this metric; give more rows.")
-    return percentile_interval(values, confidence)

@@ -22,6 +22,7 @@ CLIP_BENCHMARK = "clip_benchmark:"
 _FOLDER = Path(__file__).parent
 _CLASS_NAMES = "class_names.json#"
 _SUBSETS = "imagenet_subsets.json#"
+_PROMPT_FILES = (".txt", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class RegistryEntry:
         num_classes (`int`, *optional*): How many there are.
         train_size, test_size (`int`, *optional*): Rows that the paper used (table 9), where it names them.
         class_folders (`str`, *optional*): `"imagenet_subsets.json#key"` where a local copy has more class folders than
-            the data set has classes.
+            the dataset has classes.
         border (`int`, *optional*, defaults to 0): Pixels to cut off each side of an image.
         suite (`str`): `"paper"` for the paper's 27, `"shift"` for ImageNet's variants, `"extra"`, `"retrieval"`, or
             `"local"` for those that need no hub.
@@ -184,7 +185,7 @@ def load_class_names(source: str | os.PathLike) -> list[str]:
 
 
 def imagenet_subset_names(key: str) -> list[str]:
-    """Names of the ImageNet classes that a data set such as ImageNet-A has, in the order of their ids."""
+    """Names of the ImageNet classes that a dataset such as ImageNet-A has, in the order of their ids."""
     names = _read_data("class_names.json")["imagenet"]
     return [names[index] for index in imagenet_subsets()[key]]
 
@@ -219,17 +220,24 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
     Args:
         source (`str`, `Sequence[str]` or `Mapping[str, str | Sequence[str]]`): The name of a prompt set, or of a
             built-in dataset that has prompts (`"openmoji"`); a file, `.txt` or `.json` (see [`load_prompt_set`]);
-            `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template; a list of them; or each
-            class's own prompts.
+            `"clip_benchmark:KEY"` for those in an installed clip-benchmark; a template; a list of them, or of one of
+            the other names; or each class's own prompts.
 
     Returns:
         `tuple[str, ...]` of templates with `{}` where the class goes, or `dict` of complete prompts by class name.
 
     Raises:
-        ValueError: if there are none, or one has no placeholder.
+        ValueError: if there are none, one has no placeholder, or a list holds a file or `"clip_benchmark:KEY"` beside
+            others.
         TypeError: if it is none of these.
     """
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith((".txt", ".json"))):
+    if isinstance(source, list | tuple) and all(isinstance(item, str) for item in source):
+        if len(source) == 1 and "{" not in source[0]:
+            return load_templates(source[0])
+        for item in source:
+            if "{" not in item and (item.endswith(_PROMPT_FILES) or item.startswith(CLIP_BENCHMARK)):
+                raise ValueError(f"{item!r} holds prompts of its own and must stand alone: give it, or templates.")
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(_PROMPT_FILES)):
         source = load_prompt_set(source)
     elif isinstance(source, str) and source.startswith(CLIP_BENCHMARK):
         key = source.removeprefix(CLIP_BENCHMARK)

@@ -97,15 +97,15 @@ class ClassificationData:
     """Labelled images, ready to be classified.
 
     Args:
-        name (`str`): The data set's name.
+        name (`str`): The dataset's name.
         data (`datasets.Dataset`): n rows, images undecoded.
         image_column (`str`): Column of the images.
         label_column (`str`): Column of the labels, as they were given; `targets` has them as numbers.
         class_names (`list[str]`): c names; a name may occur twice, as "missile" does in ImageNet.
         templates (`tuple[str, ...]` or `dict[str, tuple[str, ...]]`): Prompts with `{}` where the class goes, or each
             class's own.
-        metric (`str`): What the data set is scored by, a key of `CLASSIFICATION_METRICS`.
-        split (`str`): The part of the data set.
+        metric (`str`): What the dataset is scored by, a key of `CLASSIFICATION_METRICS`.
+        split (`str`): The part of the dataset.
         source (`str`): Where it was.
     """
 
@@ -198,11 +198,11 @@ class RetrievalData:
     """Images with their captions.
 
     Args:
-        name (`str`): The data set's name.
+        name (`str`): The dataset's name.
         data (`datasets.Dataset`): One row an image, undecoded.
         image_column (`str`): Column of the images.
         captions (`list[list[str]]`): The captions of each image, at least one.
-        split (`str`): The part of the data set.
+        split (`str`): The part of the dataset.
         source (`str`): Where it was.
     """
 
@@ -236,7 +236,7 @@ def load_classification(
     - a folder that `datasets` saved with `save_to_disk`;
     - Parquet files, or webdataset tars: a file, a folder, or a pattern; the part is what a file's name begins with;
     - a table (`.csv`, `.tsv`, `.jsonl`, `.json`) with paths of images, below its folder, in `image` or `file_name`;
-    - a data set on the hub, `"owner/name"` or `"owner/name:config"`;
+    - a dataset on the hub, `"owner/name"` or `"owner/name:config"`;
     - a `datasets.Dataset`, or several by the name of their part.
 
     Labels are a `ClassLabel`, strings, which are class names by themselves (sorted, over all parts; spaces for

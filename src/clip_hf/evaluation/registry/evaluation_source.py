@@ -62,7 +62,7 @@ class EvaluationSource:
             default = next((name for name in names if name in self.splits), None)
             if default is None and len(self.splits) > 1:
                 raise ValueError(
-                    f"The data set {self.location} has the splits {', '.join(self.splits)}; say with `split` which "
+                    f"The dataset {self.location} has the splits {', '.join(self.splits)}; say with `split` which "
                     "one to use."
                 )
             return default or self.splits[0]
@@ -89,7 +89,7 @@ class EvaluationSource:
         """
         data = read_parts(split, lambda part: read(self.data_source.rows(part)))
         if len(data) == 0:
-            raise ValueError(f"The split `{split}` of the data set {self.location} has no rows.")
+            raise ValueError(f"The split `{split}` of the dataset {self.location} has no rows.")
         return data
 
     def parts(self) -> dict[str, str]:

@@ -152,7 +152,7 @@ def _names_of_synsets(data_names: list[str], names: list[str], where: str) -> li
     ordered = [by_synset.get(synset) for synset in data_names]
     if sorted(map(str, ordered)) != sorted(names):
         raise ValueError(
-            f"{where}the {len(data_names)} classes {some(data_names)} are not the data set's {len(names)} "
+            f"{where}the {len(data_names)} classes {some(data_names)} are not the dataset's {len(names)} "
             "ImageNet classes."
         )
     return ordered
@@ -270,7 +270,7 @@ def _checked_ids(values: Sequence[float], names: list[str], where: str) -> np.nd
         verb = "is" if count == 1 else "are"
         raise ValueError(
             f"{where}: {count} of {len(ids)} labels {verb} below 0, which stands for an unknown label: the test parts "
-            "of several data sets on the hub come without labels. Choose another split."
+            "of several datasets on the hub come without labels. Choose another split."
         )
     if ids.size and ids.max() >= len(names):
         raise ValueError(

@@ -15,11 +15,11 @@ import datasets
 import numpy as np
 
 from ...embedding.bulk_encoding import encode_readable_images
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.wording import counted
+from ..numerics.bootstrap import percentile_interval
 from ..numerics.metric_inputs import as_numbers
-from ..numerics.statistics import percentile_interval
 from .bias_results import Disparity, GroupAccuracy, GroupShares, LabelProbeResult, LabelSetChange, LabelSetComparison
 from .zero_shot import class_embeddings, class_notes
 

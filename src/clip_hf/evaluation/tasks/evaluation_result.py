@@ -18,6 +18,7 @@ from _clip_hf_cli import VERSION
 
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
+from ...utils.json_files import read_json
 from ...utils.terminal_tables import draw_table
 from ...utils.wording import INTERVAL, safe_name
 from .display_names import model_label, task_label
@@ -34,6 +35,9 @@ _DECIMALS = 2
 _DIFFERENCES = ("_gain", "_change", "_difference", "mean_effective_robustness", "mean_change_under_shift")
 # Headline figures that `print` shows.
 _PRINTED_METRICS = 4
+# Types of what a saved result must hold.
+_ENTRIES = dict.fromkeys(("task", "model", "data", "split"), str)
+_ENTRIES |= dict.fromkeys(("metrics", "intervals", "words", "chance", "skipped", "details"), dict)
 # Fields that stand at the top of the JSON.
 _AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", "notes")
 
@@ -328,3 +332,60 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__dataclass_fields__"):
         return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return value
+
+
+def is_result(content: Any) -> bool:
+    """Whether the content of a file is the result of one model; a fit of scaling covers several."""
+    known = isinstance(content, dict) and {"task", "model", "data", "metrics"} <= content.keys()
+    return known and content["task"] != "scaling"
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """What [`EvaluationResult.save`] wrote into `stem.json` and, under `"arrays"`, into `stem.npz`.
+
+    None for a file of something else; a `ValueError` or `OSError` if it cannot be read.
+    """
+    content = read_json(path)
+    if not is_result(content):
+        return None
+    for name, kind in _ENTRIES.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a {kind.__name__}")
+    majority = ("majority_class", content.get("majority_class"))
+    for name, value in [*content["metrics"].items(), *content["chance"].items(), majority]:
+        if value is not None and not _is_number(value):
+            raise ValueError(f"the metric {name} is {value!r:.80}; it must be a number")
+    for name, ends in content["intervals"].items():
+        fits = isinstance(ends, list) and len(ends) == 2 and all(end is None or _is_number(end) for end in ends)
+        if ends is not None and not fits:
+            raise ValueError(f"the interval of {name} is {ends!r:.80}; it must be two numbers")
+    content["arrays"] = _read_arrays(path.with_suffix(".npz"))
+    return content
+
+
+def _is_number(value: Any) -> bool:
+    # An integer of a thousand digits is beyond any float.
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Arrays with a value for each image or text; none where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = dict(file)
+    except OSError:
+        raise
+    # MemoryError for a false size; zipfile, zlib, struct and numpy raise types of their own.
+    except Exception as error:
+        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
+    for name in arrays:
+        if name in ("targets", "predictions", "image_of_text") or name.endswith("ranks"):
+            array = np.asarray(arrays[name])  # numpy gives bytes for a member that is no array
+            if array.ndim not in (1, 2) or array.dtype.kind not in "biu":
+                raise ValueError(f"{path.name} holds {name} of shape {array.shape} and type {array.dtype}")
+    groups = arrays.get("image_of_text")
+    if groups is not None and (groups.ndim != 1 or groups.min(initial=0) < 0 or groups.max(initial=0) >= len(groups)):
+        raise ValueError(f"{path.name} holds an image_of_text that numbers no images")
+    return arrays

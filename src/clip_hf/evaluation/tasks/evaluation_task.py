@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ..registry.evaluation_data import ClassificationOptions
 from .evaluation_result import EvaluationResult
 

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """ImageNet's variants: which classes each has, and accuracies of standard models (Taori et al. 2020).
 
-Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
+Shapes: n images, c classes of a shifted dataset. Accuracies are shares from 0 to 1.
 """
 
 import functools
@@ -19,7 +19,7 @@ _IMAGENET_CLASSES = 1000
 _SUBSETS = {"imagenet_a": "imagenet-a", "imagenet_r": "imagenet-r", "objectnet": "objectnet"}
 _ALL_CLASSES = ("imagenet", "imagenet_v2", "imagenet_sketch")
 CLASS_SUBSETS = (*_ALL_CLASSES, *_SUBSETS)
-"""Data sets for which [`subset_classes`] knows the classes."""
+"""Datasets for which [`subset_classes`] knows the classes."""
 SHIFT_TITLES = {
     "imagenet_v2": "ImageNetV2",
     "imagenet_sketch": "ImageNet-Sketch",
@@ -29,14 +29,14 @@ SHIFT_TITLES = {
     "imagenet_vid": "ImageNet-Vid",
     "youtube_bb": "YouTube-BB",
 }
-"""Titles of the shifted data sets for which there are baseline models, in the paper's order."""
+"""Titles of the shifted datasets for which there are baseline models, in the paper's order."""
 
 
 # -------------------------------------------------------------------------------------------------- classes of a shift
 
 
 def subset_classes(subset: str) -> list[list[int]]:
-    """The ImageNet labels that count as right for each class of a shifted data set.
+    """The ImageNet labels that count as right for each class of a shifted dataset.
 
     - ImageNetV2 and ImageNet-Sketch have all 1,000 classes.
     - ImageNet-A and ImageNet-R have 200 each.
@@ -51,7 +51,7 @@ def subset_classes(subset: str) -> list[list[int]]:
         `list[list[int]]`: c lists of labels from 0 to 999, no label in two of them.
 
     Raises:
-        ValueError: if there is no such data set.
+        ValueError: if there is no such dataset.
     """
     if subset in _ALL_CLASSES:
         return [[label] for label in range(_IMAGENET_CLASSES)]
@@ -65,10 +65,10 @@ def subset_classes(subset: str) -> list[list[int]]:
 
 
 def subset_scores(scores: Any, subset: str) -> np.ndarray:
-    """Turn scores of all ImageNet classes into scores of a shifted data set's classes.
+    """Turn scores of all ImageNet classes into scores of a shifted dataset's classes.
 
     The score of a class is that of its ImageNet class; where there are several, the highest. If ImageNet's labels 3
-    and 7 are one class of a data set and 5 is another, an image with the scores 0.1, 0.4 and 0.3 for 3, 5 and 7 has
+    and 7 are one class of a dataset and 5 is another, an image with the scores 0.1, 0.4 and 0.3 for 3, 5 and 7 has
     the scores 0.3 and 0.4.
 
     Args:
@@ -76,10 +76,10 @@ def subset_scores(scores: Any, subset: str) -> np.ndarray:
         subset (`str`): See [`subset_classes`].
 
     Returns:
-        `np.ndarray` of shape `(n, c)`, float64, in the order of the data set's labels.
+        `np.ndarray` of shape `(n, c)`, float64, in the order of the dataset's labels.
 
     Raises:
-        ValueError: if `scores` has another shape, or there is no such data set.
+        ValueError: if `scores` has another shape, or there is no such dataset.
     """
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 2 or scores.shape[1] != _IMAGENET_CLASSES:
@@ -90,7 +90,7 @@ def subset_scores(scores: Any, subset: str) -> np.ndarray:
 
 
 def subset_rows(targets: Any, subset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Find the ImageNet images that show a class of a shifted data set.
+    """Find the ImageNet images that show a class of a shifted dataset.
 
     On them, accuracy on ImageNet is measured among the same classes as accuracy under shift, as in the paper.
 
@@ -99,10 +99,10 @@ def subset_rows(targets: Any, subset: str) -> tuple[np.ndarray, np.ndarray]:
         subset (`str`): See [`subset_classes`].
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: rows, int64 `(m,)`, and their labels in the data set, int64 `(m,)`.
+        `tuple[np.ndarray, np.ndarray]`: rows, int64 `(m,)`, and their labels in the dataset, int64 `(m,)`.
 
     Raises:
-        ValueError: if a label is not one of ImageNet's, or there is no such data set.
+        ValueError: if a label is not one of ImageNet's, or there is no such dataset.
     """
     targets = np.asarray(targets)
     if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
@@ -128,7 +128,7 @@ def _baselines() -> dict[str, Any]:
 
 
 def shift_names() -> list[str]:
-    """Names of the shifted data sets for which there are baseline models, in the paper's order."""
+    """Names of the shifted datasets for which there are baseline models, in the paper's order."""
     return list(SHIFT_TITLES)
 
 
@@ -138,14 +138,14 @@ def baseline_accuracies(shift: str, *, on_subset: bool = False) -> dict[str, tup
     Args:
         shift (`str`): One of [`shift_names`].
         on_subset (`bool`, *optional*, defaults to `False`): Whether to take accuracy on ImageNet among the classes of
-            the shifted data set.
+            the shifted dataset.
 
     Returns:
         `dict[str, tuple[float, float]]`: by the model's name, accuracy on ImageNet and under shift. For ImageNet-A
         only models at least as accurate as the ResNet-50 against which it was made.
 
     Raises:
-        ValueError: if there is no such data set, or it has all of ImageNet's classes and `on_subset` is set.
+        ValueError: if there is no such dataset, or it has all of ImageNet's classes and `on_subset` is set.
     """
     if shift not in SHIFT_TITLES:
         raise ValueError(f"There are no baseline models for {shift!r}; there are for {', '.join(SHIFT_TITLES)}.")

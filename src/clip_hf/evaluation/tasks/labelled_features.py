@@ -10,7 +10,7 @@ import numpy as np
 
 from ...embedding.bulk_encoding import encode_readable_images
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...utils.wording import counted
 from ..registry.evaluation_data import ClassificationData, check_metric, load_splits
 from .evaluation_task import EvaluationTask, TaskSettings

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
+from ..numerics.bootstrap import bootstrap_interval
 from ..numerics.logistic_regression import (
     LinearClassifier,
     LogisticRegressionOptions,
@@ -23,7 +24,7 @@ from ..numerics.logistic_regression import (
     num_classes_of,
 )
 from ..numerics.metric_inputs import check_matrix
-from ..numerics.metrics import CLASSIFICATION_METRICS, bootstrap_interval
+from ..numerics.metrics import CLASSIFICATION_METRICS
 from .display_names import metric_label
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings

@@ -13,13 +13,14 @@ import numpy as np
 
 from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
+from ..numerics.bootstrap import percentile_interval
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
-from ..numerics.statistics import median_of_rows, percentile_interval
+from ..numerics.statistics import median_of_rows
 from ..registry.evaluation_data import CaptionedDataOptions, RetrievalData, load_retrieval
 from ..registry.labels import some
 from .evaluation_result import EvaluationResult

@@ -4,7 +4,7 @@
 
 A model's accuracy on ImageNet's variants is compared with that of standard models of the same ImageNet accuracy.
 
-Shapes: n images, c classes of a shifted data set. Accuracies are shares from 0 to 1.
+Shapes: n images, c classes of a shifted dataset. Accuracies are shares from 0 to 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.checks_clip_hf import did_you_mean
 from ...utils.figures import COLOURS, WIDTH, new_figure
+from ..numerics.bootstrap import percentile_interval
 from ..numerics.metrics import LogitLine, fit_logit_line, top_k_accuracy
-from ..numerics.statistics import percentile_interval
 from ..registry.dataset_registry import registry_name
 from ..registry.evaluation_data import ClassificationData, load_classification
 from .display_names import model_label
@@ -54,8 +54,8 @@ class ShiftResult:
 
     Args:
         accuracy (`float`): Accuracy under shift.
-        reference (`float`): Accuracy on ImageNet; with `on_subset`, among the classes of the shifted data set.
-        on_subset (`bool`): Whether the reference is among the classes of the shifted data set only.
+        reference (`float`): Accuracy on ImageNet; with `on_subset`, among the classes of the shifted dataset.
+        on_subset (`bool`): Whether the reference is among the classes of the shifted dataset only.
         expected (`float`): Accuracy under shift of standard models with this reference accuracy, by the line.
         effective_robustness (`float`): `accuracy - expected`.
         interval (`tuple[float, float]`): 95% interval of `effective_robustness` over bootstrap samples of the baseline
@@ -88,8 +88,8 @@ class RobustnessResult(EvaluationResult):
 
     Args:
         accuracy (`float`): On ImageNet.
-        shifts (`dict[str, ShiftResult]`): By the name of the shifted data set.
-        majority_under_shift (`dict[str, float]`): Share of the most frequent class of the shifted data sets, by name.
+        shifts (`dict[str, ShiftResult]`): By the name of the shifted dataset.
+        majority_under_shift (`dict[str, float]`): Share of the most frequent class of the shifted datasets, by name.
     """
 
     task: ClassVar[str] = "robustness"
@@ -141,7 +141,7 @@ class RobustnessResult(EvaluationResult):
             lines.append(f"| {SHIFT_TITLES[name]} | {' | '.join(cells)} | {shift.r_squared:.3f} |")
         notes = []
         if any(shift.on_subset for shift in self.shifts.values()):
-            notes.append("\\* among the classes of the shifted data set.")
+            notes.append("\\* among the classes of the shifted dataset.")
         if any(shift.extrapolated for shift in self.shifts.values()):
             notes.append("† outside of the baseline models' range: the line is extrapolated.")
         return "\n".join(lines) + ("\n\n" + " ".join(notes) if notes else "")
@@ -199,7 +199,7 @@ class AdaptationResult(EvaluationResult):
         }
 
     def figure(self) -> "Figure":
-        """A bar for each data set: the change of accuracy in percentage points.
+        """A bar for each dataset: the change of accuracy in percentage points.
 
         Raises:
             ImportError: if matplotlib is missing.
@@ -238,10 +238,10 @@ def compare_under_shift(
     Args:
         accuracies (`Mapping[str, float]`): Shares from 0 to 1 of `"imagenet"` and at least one of [`shift_names`];
             those of ImageNet-A, ImageNet-R and ObjectNet among their own classes, see [`subset_scores`].
-        subset_accuracies (`Mapping[str, float]`, *optional*): For shifted data sets with fewer classes, accuracy on
+        subset_accuracies (`Mapping[str, float]`, *optional*): For shifted datasets with fewer classes, accuracy on
             the ImageNet images of these classes, among these classes, see [`subset_rows`]; where given, it is the
             reference of the comparison, as in the paper.
-        majority_classes (`Mapping[str, float]`, *optional*): Share of the most frequent class of each data set, for
+        majority_classes (`Mapping[str, float]`, *optional*): Share of the most frequent class of each dataset, for
             the table.
         model (`str`, *optional*): Its name.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap over baseline models.
@@ -285,20 +285,20 @@ def compare_adaptation(
 
     Args:
         zero_shot (`Mapping[str, float]`): Accuracies before, as in [`compare_under_shift`].
-        adapted (`Mapping[str, float]`): Accuracies after, of the same data sets.
+        adapted (`Mapping[str, float]`): Accuracies after, of the same datasets.
         model (`str`, *optional*): Its name.
 
     Returns:
         [`AdaptationResult`].
 
     Raises:
-        ValueError: if the data sets differ, `"imagenet"` or all shifts are missing, or an accuracy is no share.
+        ValueError: if the datasets differ, `"imagenet"` or all shifts are missing, or an accuracy is no share.
     """
     _check_accuracies(zero_shot, "zero_shot")
     _check_accuracies(adapted, "adapted")
     if set(zero_shot) != set(adapted):
         different = ", ".join(sorted(set(zero_shot) ^ set(adapted)))
-        raise ValueError(f"Accuracies before and after are of different data sets; in one only: {different}.")
+        raise ValueError(f"Accuracies before and after are of different datasets; in one only: {different}.")
     before, after = ({name: float(value) for name, value in part.items()} for part in (zero_shot, adapted))
     return AdaptationResult(model=model, zero_shot=before, adapted=after)
 
@@ -312,14 +312,14 @@ def _check_accuracies(accuracies: Mapping[str, float], what: str) -> None:
 def _check_names(by_name: Mapping[str, Any], what: str) -> None:
     if not isinstance(by_name, Mapping):
         raise TypeError(
-            f"`{what}` is of type {type(by_name).__name__}; it must be a mapping by name of data set, such as "
+            f"`{what}` is of type {type(by_name).__name__}; it must be a mapping by name of dataset, such as "
             "{'imagenet': ..., 'imagenet_v2': ...}."
         )
     unknown = [name for name in by_name if name != "imagenet" and name not in SHIFT_TITLES]
     if unknown:
         hint = did_you_mean(unknown[0], ("imagenet", *SHIFT_TITLES))
         known = ", ".join(map(repr, ("imagenet", *SHIFT_TITLES)))
-        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known data set.{hint} There are {known}.")
+        raise ValueError(f"`{what}` has {unknown[0]!r}, which is no known dataset.{hint} There are {known}.")
     if "imagenet" not in by_name or len(by_name) < 2:
         raise ValueError(f"`{what}` must have 'imagenet' and at least one shift; it has {', '.join(by_name)}.")
 
@@ -385,7 +385,7 @@ def evaluate_robustness(
 ) -> RobustnessResult:
     """Measure zero-shot accuracy on ImageNet and under shift, and compare with standard models (section 3.3).
 
-    Each data set is classified among its own classes. Where it has fewer than ImageNet, the reference is accuracy on
+    Each dataset is classified among its own classes. Where it has fewer than ImageNet, the reference is accuracy on
     the ImageNet images of these classes, among these classes; see [`compare_under_shift`].
 
     Args:

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import counted
+from ..numerics.bootstrap import percentile_interval
 from ..numerics.metric_inputs import as_array
-from ..numerics.statistics import percentile_interval
 from .evaluation_result import EvaluationResult
 
 

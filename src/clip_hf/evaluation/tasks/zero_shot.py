@@ -16,15 +16,14 @@ import torch
 
 from ...embedding.bulk_encoding import encode_text_list
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.feature_stream import EncodingOptions
+from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ...utils.figures import WIDTH, new_figure
 from ...utils.wording import counted, listed
+from ..numerics.bootstrap import bootstrap_interval, bootstrap_mean_interval
 from ..numerics.metrics import (
     CLASSIFICATION_METRICS,
-    bootstrap_interval,
-    bootstrap_mean_interval,
     per_class_accuracy,
     recall_at_k,
     target_ranks,
