@@ -65,7 +65,8 @@ def hold_out(
     if not all(sides):
         raise ValueError(
             f"A share of {share:g} of {len(data)} rows holds out {len(sides[1])} of them. Give held-out data of their "
-            "own, or a larger share. (Rows with equal images or captions are not taken apart.)"
+            f"own, or a {'smaller' if sides[1] else 'larger'} share. (Rows with equal images or captions stay "
+            "together.)"
         )
     return tuple(data.select(rows, keep_in_memory=True) for rows in sides)
 
