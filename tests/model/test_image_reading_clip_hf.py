@@ -83,7 +83,7 @@ def test_nobody_else_is_led_there_either(path):
         ("data:image/png;base64,AAAA", "data:image/png;base64,AAAA"),
         (" ", None),
         (None, None),
-        (7, None),
+        (7, "refused:not an image\nit is 7, which is neither a path nor a URL."),
     ],
 )
 def test_rows_lead_below_their_folder(path, expected, tmp_path):

@@ -254,6 +254,20 @@ MUTATIONS = [
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(
+        "captions of a wrong type are called missing",
+        "data/texts.py",
+        """return None if is_missing else [f"{_WRONG_CAPTION}{value!r:.80}"]""",
+        "return None",
+        "data/test_tables.py -k wrong_type",
+    ),
+    Mutation(
+        "folders without images are classes",
+        "data/data_sources.py",
+        "{path.name for path in found if has_images(path)}",
+        "{path.name for path in found}",
+        "evaluation/registry/test_data_rules.py -k without_images",
+    ),
+    Mutation(
         "blank captions used",
         "data/texts.py",
         "if not is_string or not caption.strip() or not is_text(caption):",

@@ -441,6 +441,20 @@ MUTATIONS = [
         "evaluation/test_comparison.py -k settings",
     ),
     Mutation(
+        "a figure that its arrays do not give is believed",
+        "evaluation/comparison.py",
+        "if abs(measured - value) > ROUNDING:",
+        "if False:",
+        "evaluation/test_comparison.py -k arrays_beside",
+    ),
+    Mutation(
+        "shares above 1 are believed",
+        "evaluation/tasks/evaluation_result.py",
+        "return is_number and low - ROUNDING <= value <= high + ROUNDING",
+        "return is_number and low - ROUNDING <= value",
+        "evaluation/test_comparison.py -k wrong_kind",
+    ),
+    Mutation(
         "other skipped images compared in pairs",
         "evaluation/comparison.py",
         '    if first["skipped"] != second["skipped"]:\n        return None\n',
