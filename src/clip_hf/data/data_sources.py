@@ -25,6 +25,7 @@ from .file_patterns import SHARDS, TABLES, data_files, ending_of, files_of, tabl
 from .image_folders import is_hidden
 from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
 from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in
+from .texts import is_utf8
 
 
 KNOWN_ENDINGS = (*SHARDS, *TABLES)
@@ -60,6 +61,10 @@ class Rows:
     classes: Sequence[str] = ()  # the subfolders of `folder` that are classes, those of the other parts included
     load: Callable[[bool], Data] | None = None  # the argument says whether as a stream
     locate: Locate | None = None  # for what `load` gives
+
+    def __post_init__(self):
+        for path in (*self.files, *(str(self.folder / name) for name in self.classes)):
+            _check_name(path)
 
     @property
     def kind(self) -> str:
@@ -209,6 +214,7 @@ def find_source(
         raise ValueError("The data are an empty text; give a name, a path or a `datasets.Dataset`.")
     if location in BUILT_IN_DATASETS:
         return _with_parts(location, location, BUILT_IN_DATASETS[location].load())
+    _check_name(os.path.abspath(location))
     path = Path(location)
     if path.is_dir():
         return replace(_find_in_folder(path, labelled, class_folders), location=location)
@@ -222,6 +228,12 @@ def find_source(
     if looks_like_path or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", location):
         raise no_such()
     return HubSource(location, no_such=no_such)
+
+
+def _check_name(path: str) -> None:
+    """Raise a `ValueError` for data of a name that rows cannot hold."""
+    if not is_utf8(path):
+        raise ValueError(f"The name of the data {path!r} is not UTF-8; rename it.")
 
 
 # ----------------------------------------------------------------------------------------------------------- in memory

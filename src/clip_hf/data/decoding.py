@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, unwrap_source
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits, UnreadableImage, unwrap_source
 from ..model.image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
 from .skips import SkippedRow
@@ -159,7 +159,7 @@ def _kind_of(error: Exception) -> str:
 
 def _name(source: Any) -> str:
     name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
-    return str(name)[:200] if isinstance(name, str | os.PathLike) else ""
+    return str(name)[:200] if isinstance(name, str | os.PathLike) and not str(name).startswith(REFUSED) else ""
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

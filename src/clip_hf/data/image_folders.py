@@ -10,9 +10,9 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS
+from ..model.image_reading_clip_hf import IMAGE_ENDINGS, refused_location
 from ..utils.wording import counted
-from .texts import decode_text
+from .texts import decode_text, is_utf8
 
 
 logger = logging.get_logger(__name__)
@@ -30,8 +30,15 @@ def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterat
     for path in (path for part in parts for path in part):
         text = Path(path).with_suffix(".txt")
         caption = decode_text(text.read_bytes()) if text.is_file() else None
-        values = {"image": {"bytes": None, "path": path}, "caption": caption}
+        values = {"image": stored_image(path), "caption": caption}
         yield {column: values.get(role) for column, role in roles.items()}
+
+
+def stored_image(path: str) -> dict[str, Any]:
+    """The image of a row. Rows hold no name that is not UTF-8: a file of such a name is refused when it is read."""
+    if not is_utf8(path):
+        path = refused_location("file name not UTF-8", f"the name {path!r} is not UTF-8; rename the file.")
+    return {"bytes": None, "path": path}
 
 
 def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:

@@ -11,7 +11,7 @@ import datasets
 import pyarrow as pa
 
 from .data_sources import Rows
-from .image_folders import images_in
+from .image_folders import images_in, stored_image
 from .labelled_tars import read_tars
 from .locations import with_locations
 from .tables import FILE_NAME, table_columns, table_rows
@@ -60,7 +60,7 @@ def read_labelled(
 def _read_class_folders(folder: Path, classes: Sequence[str]) -> datasets.Dataset:
     images, labels = [], []
     for label, paths in enumerate(images_in(*(folder / name for name in classes), beside=folder)):
-        images += [{"bytes": None, "path": path} for path in paths]
+        images += map(stored_image, paths)
         labels += [label] * len(paths)
     features = datasets.Features(
         {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=list(classes))}

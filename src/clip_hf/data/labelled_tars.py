@@ -75,10 +75,10 @@ def _values(sample: TarSample) -> dict[str, Any]:
         if kind in _ARRAYS:
             values[ending] = _array(content)
         elif kind in _NUMBERS:
-            text = content.decode("utf-8", "replace").strip()
+            text = content.decode("utf-8-sig", "replace").strip()
             values[ending] = int(text) if text.lstrip("-").isdecimal() and len(text) < 19 else text
         elif kind in _TEXTS:
-            values[ending] = content.decode("utf-8", "replace").strip()
+            values[ending] = content.decode("utf-8-sig", "replace").strip()
     return {name: _plain(value) for name, value in values.items()}
 
 

@@ -20,10 +20,18 @@ def stable_id(*values: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def decode_text(data: bytes) -> str | bytes:
-    """UTF-8 text, stripped; undecodable bytes are returned, and reported later as a caption of a wrong type."""
+def is_utf8(text: str) -> bool:
+    """Whether a text can be stored: not if its bytes were not UTF-8, or half a character was escaped."""
     try:
-        return data.decode("utf-8").strip()
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def decode_text(data: bytes) -> str | bytes:
+    """UTF-8 text, stripped (of a byte order mark, too); other bytes are returned, later a caption of a wrong type."""
+    try:
+        return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return data
 

@@ -151,11 +151,21 @@ def _check_stream(
 def _share_of_batches(
     items: Iterable[Any], size: int, options: EncodingOptions
 ) -> Iterator[tuple[Sequence[int], list[Any]]]:
-    """Every n-th batch, the batches of this process: the places of its items, and the items."""
-    iterator = iter(items)
+    """Every n-th batch, the batches of this process: the places of its items, and the items.
+
+    An error of `items` comes after the items before it.
+    """
+    iterator, problem = iter(items), None
     for number in count():
-        batch = list(islice(iterator, size))
+        batch: list[Any] = []
+        try:
+            for item in islice(iterator, size):
+                batch.append(item)  # one by one, because those before an error count
+        except Exception as error:
+            problem = error
+        if batch and number % options.processes == options.process:
+            yield range(number * size, number * size + len(batch)), batch
+        if problem is not None:
+            raise problem
         if not batch:
             return
-        if number % options.processes == options.process:
-            yield range(number * size, number * size + len(batch)), batch
