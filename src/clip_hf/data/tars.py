@@ -21,7 +21,7 @@ from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLi
 from ..utils.json_files import check_regular
 from ..utils.wording import counted
 from .image_folders import is_hidden
-from .texts import decode_text
+from .texts import decode_text, is_utf8
 
 
 logger = logging.get_logger(__name__)
@@ -64,12 +64,13 @@ class TarSample:
     apart: str = ""
 
     def fields(self) -> dict[str, Any]:
-        """The object in `.json`; empty without one, or if it is damaged."""
+        """The object in `.json`; empty without one, or if it is damaged or not UTF-8."""
         try:
             fields = json.loads(self.members["json"][1])
+            is_text = b"\\u" not in self.members["json"][1] or is_utf8(json.dumps(fields, ensure_ascii=False))
         except (KeyError, ValueError, RecursionError):
             return {}
-        return fields if isinstance(fields, dict) else {}
+        return fields if isinstance(fields, dict) and is_text else {}
 
     def image(self, column: str) -> str | None:
         """The ending of the image: `input.jpg` for the column `"input"`, any one for `"image"`, the shortest first."""
@@ -91,7 +92,11 @@ class TarSample:
         if self.problem:
             return {"bytes": None, "path": refused_location(self.kind, self.problem)}
         ending = self.image(column)
-        return None if ending is None else dict(zip(("path", "bytes"), self.members[ending]))
+        if ending is None:
+            return None
+        name, data = self.members[ending]
+        # The name is for messages only, so one that is not UTF-8 costs no image.
+        return {"path": name.encode(errors="backslashreplace").decode(), "bytes": data}
 
     def has(self, column: str, role: str) -> bool:
         """Whether there is a value for a column."""
