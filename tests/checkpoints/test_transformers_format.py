@@ -190,6 +190,13 @@ def test_weights_that_do_not_fit_are_named(theirs, folder):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("dtype", ["int64", "half a float", torch.int8])
+def test_a_dtype_that_is_none_is_refused(folder, dtype):
+    with pytest.raises(ValueError, match=f"`dtype` is {dtype!r}; it must be a floating dtype"):
+        checkpoints.load(folder, dtype=dtype)
+    assert checkpoints.load(folder, dtype="torch.bfloat16")[0].dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("model_type", ["bert", "clip_text_model", "clip_vision_model", "siglip", None])
 def test_a_config_of_another_model_is_refused(folder, model_type):
     config = json.loads((folder / "config.json").read_text())

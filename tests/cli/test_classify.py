@@ -23,6 +23,7 @@ from clip_hf.cli import main
 from tiny_models import make_tiny_model
 
 
+NO_OUTPUT = "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n"
 LABELS = ["cat", "dogs in the snow", "number seven"]
 
 
@@ -218,9 +219,8 @@ def test_what_would_break_a_line_is_escaped(model, folder, capsys, monkeypatch):
     assert {entry["label"] for entry in predictions} == set(labels)
     assert done.err.endswith(r"clip-hf classify: no\nfile: there is no such file." + "\n")
     shown = {labels[0]: r"a\tb\x1b", labels[1]: r"c\u2028d"}
-    lines = [
-        f"{r'photos/tab\tnew\nline\\.png'}\t{shown[entry['label']]}\t{entry['score']:.6f}" for entry in predictions
-    ]
+    path = r"photos/tab\tnew\nline\\.png"
+    lines = [f"{path}\t{shown[entry['label']]}\t{entry['score']:.6f}" for entry in predictions]
     assert run(capsys, model, odd, labels=labels).out.split("\n") == [*lines, ""]
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert "\x1b\x1b" not in (table := run(capsys, model, odd, labels=labels).out) and r"a\tb\x1b" in table
@@ -349,8 +349,16 @@ def test_an_empty_path_is_no_folder(model, folder, capsys):
     ("arguments", "closed", "message"),
     [
         (["classify", "-"], "<&-", "clip-hf classify: Standard input is closed, so no paths can be read from it.\n"),
-        (["classify", "photos"], ">&-", "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n"),
-        (["compare", "a", "b"], ">&-", "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n"),
+        (
+            ["classify", "photos"],
+            ">&-",
+            "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n",
+        ),
+        (
+            ["compare", "a", "b"],
+            ">&-",
+            "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n",
+        ),
         (["classify", "nothing.png"], "2>&-", ""),
     ],
 )

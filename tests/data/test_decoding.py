@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Images of training pairs: the pixels of inference, and a name for everything that can be wrong."""
 
+import os
 import pickle
 import random
 import re
@@ -142,3 +143,9 @@ def test_an_image_that_the_crop_does_not_fit():
 def test_augmentation_needs_rgb():
     with pytest.raises(ValueError, match="do_convert_rgb=True"):
         ImageReader(processor_of(do_convert_rgb=False), Augmentation(blur=0.5))
+
+
+def test_the_path_of_a_pipe_is_named_once(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    problem = ImageReader(processor_of()).read(str(tmp_path / "a.png"), "row 7", random.Random(0))
+    assert problem.message.endswith(f"row 7 ({tmp_path}/a.png) cannot be used: it is a pipe or device, not a file.")

@@ -122,6 +122,13 @@ def test_shares_that_cannot_be(share, message):
         hold_out(numbered(20), share)
 
 
+def test_a_share_that_leaves_one_side_empty_should_be_smaller_or_larger():
+    with pytest.raises(ValueError, match="share of 1e-06 of 20 rows holds out 0 of them.* a larger share"):
+        hold_out(numbered(20), 1e-6)
+    with pytest.raises(ValueError, match="share of 0.99 of 20 rows holds out 20 of them.* a smaller share"):
+        hold_out(numbered(20), 0.99)
+
+
 def test_columns_that_are_not_there():
     with pytest.raises(ValueError, match="no column 'text'"):
         hold_out(numbered(20), 0.5, PairOptions(caption_column="text"))

@@ -14,7 +14,7 @@ import torch
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.data import Augmentation, MixedStream, PairLoader, PairOptions, iter_texts, load_pairs
-from clip_hf.data.sampling import StepOrder, StepSampler
+from clip_hf.data.sampling import StepOrder
 from pair_data import bad_rows, caption_of, dataset_of, flat, rows_of, write_parquet
 
 
@@ -137,8 +137,8 @@ def test_buckets_hold_texts_of_about_the_same_length():
 
 def test_ranks_take_equal_slices_of_a_step():
     order = StepOrder(20, 6, 0)
-    whole = list(StepSampler(order, range(2, 8)))
-    halves = [list(StepSampler(order, range(2, 8), rank, 2)) for rank in range(2)]
+    whole = list(order.batches(range(2, 8)))
+    halves = [list(order.batches(range(2, 8), rank, 2)) for rank in range(2)]
     assert [first + second for first, second in zip(*halves)] == whole
     assert [batch[0][0] for batch in whole] == [0, 1, 1, 1, 2, 2]  # epochs
 

@@ -400,7 +400,7 @@ def test_error_against_compute(tmp_path, capsys):
         (["--data", "{data}", "--tasks", "robustness"], "needs ImageNet and at least one of its variants"),
         (
             ["--data", "{data}", "--tasks", "few_shot"],
-            r"'blue' of .* has 6 images .* at most 6 \(--shots\)",
+            r"--shots.* of .* have fewer training rows: 'blue' \(6\).* every class has is 6",
         ),
         (["--data", "{data}", "--split", "validation"], "no split `validation`"),
         (["--data", "{data}", "--label-column", "kind"], "kind"),

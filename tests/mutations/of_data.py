@@ -172,7 +172,7 @@ MUTATIONS = [
     Mutation(
         "processes share rows",
         "data/sampling.py",
-        "slice(self.rank * share, (self.rank + 1) * share)",
+        "slice(rank * share, (rank + 1) * share)",
         "slice(0, share)",
         "data/test_pair_loader.py -m 'not slow'",
     ),
@@ -228,15 +228,15 @@ MUTATIONS = [
     Mutation(
         "ids of texts differ by case",
         "data/texts.py",
-        "stable_id(*(value.strip().lower() for value in values))",
-        "stable_id(*(value.strip() for value in values))",
+        "stable_id(*(value.strip().lower() for value in values.values()))",
+        "stable_id(*(value.strip() for value in values.values()))",
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(
         "ids depend on the template",
         "data/texts.py",
-        "stable_id(*(value.strip().lower() for value in values))",
-        "stable_id(template, *(value.strip().lower() for value in values))",
+        "stable_id(*(value.strip().lower() for value in values.values()))",
+        "stable_id(template, *(value.strip().lower() for value in values.values()))",
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(
@@ -305,7 +305,7 @@ MUTATIONS = [
     Mutation(
         "classes' names bind rows",
         "data/holdout.py",
-        "if counts[c] <= most",
+        "if counts[caption] <= most",
         "if True",
         "data/test_holdout.py",
     ),

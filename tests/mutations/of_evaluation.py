@@ -323,9 +323,9 @@ MUTATIONS = [
     ),
     Mutation(
         "seed of the intervals ignored",
-        "evaluation/tasks/zero_shot.py",
-        '"seed": options.seed}\n    intervals',
-        '"seed": 0}\n    intervals',
+        "evaluation/tasks/evaluation_task.py",
+        '"seed": self.seed}',
+        '"seed": 0}',
         "evaluation/tasks/test_zero_shot_evaluation.py -m 'not slow'",
     ),
     Mutation(
@@ -495,5 +495,12 @@ MUTATIONS = [
         "metric_args=_interval_of(name, intervals.get(name))",
         "metric_args=None",
         "evaluation/tasks/test_evaluation_result.py -k card",
+    ),
+    Mutation(
+        "a file of prompts among templates is a template",
+        "evaluation/registry/dataset_registry.py",
+        'if "{" not in item and (',
+        "if False and (",
+        "cli/test_classify.py -k bad_options",
     ),
 ]

@@ -413,8 +413,8 @@ MUTATIONS = [
     Mutation(
         "misspelled options of a part",
         "model/processing_clip_hf.py",
-        "            _check_names(kwargs.get(group) or {}, names, group)\n",
-        "            pass\n",
+        "_known_options(kwargs[group] or {}, names[group], group)",
+        "kwargs[group]",
         "model/test_processing_clip_hf.py -k bad_input",
     ),
 ]

@@ -608,8 +608,8 @@ MUTATIONS = [
     Mutation(
         "card: retrieval under zero-shot",
         "training/trained_models.py",
-        '_RETRIEVAL if "_R@" in name else',
-        '_RETRIEVAL if "_Q@" in name else',
+        '"retrieval" if "_R@" in name else',
+        '"retrieval" if "_Q@" in name else',
         "training/test_training_card.py -k figures",
     ),
     Mutation(

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The training loop: that it learns, what it saves, its options, bad data, and two processes."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -118,6 +119,26 @@ def test_a_run_can_be_repeated(recipe_of, tmp_path):
     )
     assert first == again
     assert first != other
+
+
+def test_a_second_training_in_one_program_has_a_precision_of_its_own(recipe_of, tmp_path):
+    recipe = recipe_of("vit", max_steps=2)
+    runs = [("a", "no"), ("b", "bf16"), ("c", "no")]
+    plain, half, again = (
+        losses_of(train(options_for(recipe, tmp_path / name, "--mixed_precision", precision)))
+        for name, precision in runs
+    )
+    assert plain == again
+    assert plain != half
+    with pytest.raises(ValueError, match="must have text_config"):  # after a failed start, too
+        train(dataclasses.replace(options_for(recipe, tmp_path / "d", "--mixed_precision", "bf16"), config={}))
+    assert losses_of(train(options_for(recipe, tmp_path / "e", "--mixed_precision", "no"))) == plain
+
+
+def test_a_program_that_has_an_accelerator_keeps_its_settings(recipe_of, tmp_path):
+    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+    train(options_for(recipe_of("vit", max_steps=1), tmp_path / "out", "--mixed_precision", "bf16"))
+    assert accelerator.mixed_precision == "bf16"
 
 
 def test_start_from_a_saved_model(recipe_of, tmp_path):

@@ -164,6 +164,14 @@ def test_a_signal_saves_and_ends_without_an_error(number, options_of, tmp_path, 
     assert_same_training(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_a_longer_training_is_said_to_have_another_schedule(options_of, tmp_path, capsys):
+    train(options_of("out", max_steps=3))
+    log = train(options_of("out", "--resume", "latest", max_steps=5))
+    said = "The checkpoint's training had 3 steps, this one has 5: from here on the learning rate is that of the new"
+    assert said in capsys.readouterr().out
+    assert [entry["step"] for entry in log if "loss" in entry] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("name", ["accelerate/model.safetensors", "shared.pt", "manifest.json"])
 def test_a_damaged_checkpoint_is_passed_over(name, options_of, tmp_path, monkeypatch, capsys):
     whole = train(options_of("whole"))
@@ -206,6 +214,7 @@ OTHER = [
     (STREAM, {**STREAM, "shuffle_buffer": 9}, "had shuffle_buffer 7 .now 9."),
     ({}, {"freeze": ["text"]}, "does not fit this training"),
     ({}, {"vocab_size": 520}, "does not fit this training"),
+    ({}, {"max_steps": 2}, "has done 3 steps, and this training has 2: train longer"),
 ]
 
 

@@ -373,8 +373,10 @@ def test_the_processor_carries_the_image_options(saved, tmp_path, tiny_processor
         (b'{"a":' * 100_000, "is no JSON"),
         (b'{"a": ' + b"9" * 5000 + b"}", "is no JSON"),
         (b"\xff{}", "is not UTF-8"),
-        (b"[]", "has no text_config and no vision_config"),
-        (b'{"text_config": {}, "vision_config": 3}', "has no text_config"),
+        (b"[]", "must have text_config and vision_config"),
+        (b"{}", "must have text_config and vision_config"),
+        (b'{"text_config": {}, "vision_config": 3}', "must have vision_config"),
+        (b'{"text_config": 3, "vision_config": {}}', "must have text_config"),
     ],
 )
 def test_configurations_that_cannot_be_read(content, message, saved, tmp_path):
@@ -388,7 +390,10 @@ def test_configurations_that_cannot_be_read(content, message, saved, tmp_path):
     [
         ({"config": "ViT-B/33"}, OSError, "ViT-B/33"),
         ({"model": "/nowhere/clip"}, OSError, "nowhere"),
-        ({"tokenizer": "/nowhere/tokenizer"}, OSError, "nowhere"),
+        ({"tokenizer": "/nowhere/tokenizer"}, OSError, "no tokenizer .*nowhere.*; `tokenizer` is `openai`, a folder"),
+        ({"resize_to": 8}, ValueError, "`resize_to` is 8; it must be at least 64, the size of the crop"),
+        ({"config": {}}, ValueError, "The `config` of the recipe must have text_config and vision_config"),
+        ({"config": {"vision_config": 3}}, ValueError, "The `config` of the recipe must have text_config and"),
     ],
 )
 def test_models_that_are_not_there(changes, error, message, saved):

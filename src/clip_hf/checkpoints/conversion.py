@@ -143,7 +143,8 @@ def convert(
         with write_checkpoint(_counted(result, progress), destination, to, tower) as temporary:
             progress.set_description("Features of the result")
             actual, written_tensors = _written_features(temporary, result, to, tower, inputs)
-            report.dtypes = _count_dtypes(written_tensors)
+            dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in written_tensors.values())
+            report.dtypes = dict(dtypes.most_common())
             report.differences = {name: _relative_difference(actual[name], expected[name]) for name in actual}
             _check_differences(report)
             if to == "clip_hf":
@@ -275,11 +276,6 @@ def _check_differences(report: ConversionReport) -> None:
 def _num_parameters(tensors: Mapping[str, StoredTensor]) -> int:
     trained = (tensor for name, tensor in tensors.items() if not name.endswith(BATCH_NORM_STATISTICS))
     return sum(math.prod(tensor.shape) for tensor in trained)
-
-
-def _count_dtypes(tensors: Mapping[str, StoredTensor]) -> dict[str, int]:
-    counts = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
-    return dict(counts.most_common())
 
 
 def _write_card(

@@ -22,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
 from pickletools import genops
@@ -302,23 +302,19 @@ class _Global:
         return self.name.startswith(("__torch__ ", "__torch__."))
 
 
+@dataclass(eq=False, slots=True)
 class _Module:
     """A module, or another object of a class that the archive defines: only its tensors and modules by name."""
 
-    __slots__ = ("members", "type_name")
-
-    def __init__(self, type_name: str):
-        self.type_name = type_name
-        self.members: dict[str, _Layout | _Module] | None = None
+    type_name: str
+    members: dict[str, "_Layout | _Module"] | None = None
 
 
+@dataclass(eq=False, slots=True)
 class _Dict:
     """A dictionary as its keys and values in turn, so that nothing from the file is hashed unless it is a string."""
 
-    __slots__ = ("keys_and_values",)
-
-    def __init__(self):
-        self.keys_and_values = []
+    keys_and_values: list = field(default_factory=list)
 
 
 MARK = object()

@@ -31,11 +31,7 @@ def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -
 def random_window(
     width: int, height: int, size: tuple[int, int], generator: random.Random
 ) -> tuple[int, int, int, int]:
-    """A place for a crop of `size` (width and height) in an image: left, top, right and bottom, in pixels.
-
-    Raises:
-        ValueError: if the image is smaller than the crop.
-    """
+    """Draw a place for a crop of `size` (width, height): left, top, right, bottom. ValueError if it does not fit."""
     if width < size[0] or height < size[1]:
         shape = f"{'square' if size[0] == size[1] else 'crop'} of {size[1]} x {size[0]} pixels"
         raise ValueError(f"A {shape} does not fit into an image of {height} x {width}.")
@@ -80,9 +76,7 @@ class Augmentation:
         if min(self.color_jitter) < 0 or self.color_jitter[3] > 0.5:
             raise ValueError(f"`color_jitter` is {self.color_jitter}; strengths are 0 or more, that of hue up to 0.5.")
         if not 0 < self.blur_radius[0] <= self.blur_radius[1]:
-            raise ValueError(
-                f"`blur_radius` is {self.blur_radius}; it must be the smallest and the largest radius, above 0."
-            )
+            raise ValueError(f"`blur_radius` is {self.blur_radius}; it must be the least and the largest, above 0.")
 
     @property
     def is_on(self) -> bool:

@@ -13,18 +13,12 @@ from .openmoji import OPENMOJI_TEMPLATES, load_openmoji, load_openmoji_skin_tone
 
 @dataclass(frozen=True)
 class BuiltInDataset:
-    """A dataset that needs no files and no hub.
+    """A dataset that needs no files and no hub."""
 
-    Args:
-        load (`Callable[[], Mapping[str, datasets.Dataset | Callable[[], datasets.Dataset]]]`): Gives its parts by
-            name, or functions that make them when they are read.
-        credit (`str`): How a model card names it: its title, and in parentheses its home page and licence.
-        templates (`tuple[str, ...]`, *optional*): Prompts that are named as the dataset is.
-    """
-
+    # Gives its parts by name, or functions that make them when they are read.
     load: Callable[[], Mapping[str, datasets.Dataset | Callable[[], datasets.Dataset]]]
-    credit: str
-    templates: tuple[str, ...] | None = None
+    credit: str  # how a model card names it: its title, and in parentheses its home page and licence
+    templates: tuple[str, ...] | None = None  # prompts that have the dataset's name
 
 
 _OPENMOJI_CREDIT = "OpenMoji (openmoji.org, CC BY-SA 4.0)"

@@ -6,7 +6,6 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -68,9 +67,8 @@ def load_pairs(
             `"train[:10%]"` (not of streams). By default the part "train" where a source has parts, else all rows.
             Parts are the splits that `datasets` knows; subfolders called train, validation or test (or val, dev, ...);
             Parquet files and tars whose names begin so. Data without parts count as the part "train".
-        streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence, as the training
-            needs them, instead of making them available in any order at once (which copies Parquet and tars to the
-            cache of `datasets`).
+        streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence, instead of making
+            them available in any order (which copies Parquet and tars to the cache of `datasets`).
         options ([`PairOptions`], *optional*): Names the columns, which are checked.
         seed (`int`, *optional*, defaults to 0): Decides which rows are repeated for `weights`.
 
@@ -92,7 +90,7 @@ def load_pairs(
         return loaded[0]
     if streaming:
         return MixedStream(loaded, weights)
-    return _mixed([_alike(data, options) for data in _same_captions(loaded, options)], weights, seed)
+    return _mixed(_alike(loaded, options), weights, seed)
 
 
 def _check_weights(weights: Sequence[float], sources: Sequence[Any]) -> None:
@@ -103,13 +101,10 @@ def _check_weights(weights: Sequence[float], sources: Sequence[Any]) -> None:
 
 
 def split_names(source: str | os.PathLike) -> tuple[str, ...]:
-    """The parts that a source has, as [`load_pairs`] takes them for `split`.
+    """The names of a source's parts, as [`load_pairs`] takes them for `split`; empty if it has none.
 
     Args:
         source (`str` or `os.PathLike`): One source, see [`load_pairs`].
-
-    Returns:
-        `tuple[str, ...]`: their names, sorted for files and folders; empty where the source has no parts.
 
     Raises:
         ValueError: if there is no such source.
@@ -148,23 +143,24 @@ def _read(source: DataSource | HubSource, split: str | None, streaming: bool, op
 
 
 def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Data:
-    """Read rows as captioned images, with the columns that `options` name.
-
-    Raises:
-        ValueError: if the files are of no kind that can be read, hold no rows, or lack a column.
-    """
+    """Read rows as captioned images; ValueError if they cannot be read, are none, or lack a column of `options`."""
     if rows.kind in ("dataset", "parquet"):
         return rows.read_dataset(lambda data: options.image_column, options.image_root, streaming)
     roles = row_columns(options)
     if rows.kind == "folder":
-        return _read_folder(rows.folder, roles, options, streaming)
-    files, stamp = list(rows.files), "" if streaming else stamp_of(rows.files)
+        (images,) = images_in(rows.folder)
+        if not images:
+            raise ValueError(f"The folder {rows.folder} holds no images, Parquet files, tars or metadata.")
+        check_columns([options.image_column, options.caption_column], options)
+        arguments = {"parts": contiguous_parts(images, _FOLDER_SHARDS), "roles": roles}
+        return _from_rows(folder_rows, arguments, streaming, in_memory=True)
+    files, shared = list(rows.files), {"roles": roles, "stamp": "" if streaming else stamp_of(rows.files)}
     if rows.kind == "tar":
         check_tars(files, roles, options.image_limits)
         # `datasets` makes a shard of each item of a list; what reads all tars at once gets a tuple.
-        arguments = {"tars": files if streaming else tuple(files), "roles": roles, "stamp": stamp}
-        arguments["limits"] = options.image_limits
-        return _from_rows(tar_rows, {**arguments, "whole": not streaming}, roles, streaming)
+        tars = files if streaming else tuple(files)
+        arguments = {"tars": tars, "limits": options.image_limits, "whole": not streaming, **shared}
+        return _from_rows(tar_rows, arguments, streaming)
     for file in files:
         columns = table_columns([file])
         if not columns:
@@ -174,47 +170,33 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Dat
         check_columns(columns, options)
     # Absolute, because a cache of rows does not know where a relative path started.
     tables = [os.path.abspath(file) for file in files]
-    arguments = {"tables": tables, "roles": roles, "stamp": stamp, "root": options.image_root}
-    return _from_rows(table_rows, arguments, roles, streaming)
+    return _from_rows(table_rows, {"tables": tables, "root": options.image_root, **shared}, streaming)
 
 
-def _read_folder(folder: Path, roles: dict[str, str], options: PairOptions, streaming: bool) -> Data:
-    """Images with a text beside each."""
-    (images,) = images_in(folder)
-    if not images:
-        raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
-    parts = contiguous_parts(images, _FOLDER_SHARDS)
-    check_columns([options.image_column, options.caption_column], options)
-    return _from_rows(folder_rows, {"parts": parts, "roles": roles}, roles, streaming, in_memory=True)
-
-
-def _from_rows(
-    read: Callable, arguments: dict[str, Any], roles: dict[str, str], streaming: bool, in_memory: bool = False
-) -> Data:
+def _from_rows(read: Callable, arguments: dict[str, Any], streaming: bool, in_memory: bool = False) -> Data:
     if streaming:
         # No features are declared: values of a wrong type are counted when they are read.
         return datasets.IterableDataset.from_generator(read, gen_kwargs=arguments)
+    roles = arguments["roles"]
     first = list(itertools.islice(read(**arguments), PEEKED_ROWS))
     if not first:
         return datasets.Dataset.from_dict({name: [] for name in roles})
     as_list = any(isinstance(row[name], list) for row in first for name, role in roles.items() if role == "caption")
     try:
-        return _typed(read, arguments, roles, as_list, in_memory)
+        return _typed({"read": read, "as_list": as_list, **arguments}, in_memory)
     except _ListFound:
-        return _typed(read, arguments, roles, True, in_memory)
+        return _typed({"read": read, "as_list": True, **arguments}, in_memory)
 
 
 class _ListFound(Exception):
     """A list of captions occurred among strings, so all captions must be lists."""
 
 
-def _typed(
-    read: Callable, arguments: dict[str, Any], roles: dict[str, str], as_list: bool, in_memory: bool
-) -> datasets.Dataset:
+def _typed(arguments: dict[str, Any], in_memory: bool) -> datasets.Dataset:
     text = datasets.Value("string")
-    kinds = {"image": datasets.Image(decode=False), "caption": datasets.List(text) if as_list else text}
-    features = datasets.Features({name: kinds.get(role, text) for name, role in roles.items()})
-    arguments = {"read": read, "as_list": as_list, **arguments}
+    captions = datasets.List(text) if arguments["as_list"] else text
+    kinds = {"image": datasets.Image(decode=False), "caption": captions}
+    features = datasets.Features({name: kinds.get(role, text) for name, role in arguments["roles"].items()})
     if in_memory:
         return datasets.Dataset.from_list(list(_typed_rows(**arguments)), features=features)
     try:
@@ -247,12 +229,22 @@ def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **argument
 # ------------------------------------------------------------------------------------------- several map-style sources
 
 
-def _same_captions(loaded: list[datasets.Dataset], options: PairOptions) -> list[datasets.Dataset]:
-    """Captions as lists in all sources, if they are in one."""
-    column = options.caption_column
-    if not any(column in data.column_names and _is_list(data.features[column]) for data in loaded):
-        return loaded
-    return [data if _is_list(data.features[column]) else _with_lists(data, column) for data in loaded]
+def _alike(loaded: list[datasets.Dataset], options: PairOptions) -> list[datasets.Dataset]:
+    """The columns that pairs need, of the same types in every source; captions are lists if they are in one."""
+    roles, text = row_columns(options), datasets.Value("string")
+    any_lists = any(_is_list(data.features.get(options.caption_column)) for data in loaded)
+    alike = []
+    for data in loaded:
+        for name, role in roles.items():
+            feature = data.features[name]
+            if role == "image" and not isinstance(feature, datasets.Image):
+                data = data.cast_column(name, datasets.Image(decode=False))
+            elif role == "caption" and any_lists and not _is_list(feature):
+                data = _with_lists(data, name)
+            elif role in ("text", "id") and feature != text:
+                data = data.cast_column(name, text)
+        alike.append(data.select_columns(list(roles)))
+    return alike
 
 
 def _is_list(feature: Any) -> bool:
@@ -265,18 +257,6 @@ def _with_lists(data: datasets.Dataset, column: str) -> datasets.Dataset:
     captions = pa.array(captions, pa.list_(pa.string()))
     feature = datasets.List(datasets.Value("string"))
     return data.remove_columns(column).add_column(column, captions, feature=feature)
-
-
-def _alike(data: datasets.Dataset, options: PairOptions) -> datasets.Dataset:
-    """The columns that pairs need, of the same types in every source."""
-    roles = row_columns(options)
-    data = data.select_columns(list(roles))
-    if not isinstance(data.features[options.image_column], datasets.Image):
-        data = data.cast_column(options.image_column, datasets.Image(decode=False))
-    for name, role in roles.items():
-        if role in ("text", "id") and data.features[name] != datasets.Value("string"):
-            data = data.cast_column(name, datasets.Value("string"))
-    return data
 
 
 def _mixed(loaded: list[datasets.Dataset], weights: Sequence[float] | None, seed: int) -> datasets.Dataset:

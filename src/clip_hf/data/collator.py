@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 class ImageTextCollator:
     """Makes batches of the items of an [`ImageTextDataset`].
 
-    A batch holds `pixel_values` `(batch, channels, height, width)`, float32, rescaled and normalised as the processor
-    does it, to the last bit; `input_ids` and `attention_mask` `(batch, length)`; `text_ids` `(batch,)`, int64, which
-    tell pairs with the same caption: they are no negatives of each other; `image_ids` `(batch,)`, int64, where the
-    items have them; `skipped`, a list of the [`SkippedRow`] that the items replace; and `noticed`, a dict of how many
-    captions were cut at the context length (`"captions_cut"`), and how many crops have one colour
-    (`"plain_images"`).
+    A batch holds
+
+    - `pixel_values` `(batch, channels, height, width)`, float32, rescaled and normalised by the processor's own bits;
+    - `input_ids` and `attention_mask` `(batch, length)`;
+    - `text_ids` `(batch,)`, int64, equal for pairs with the same caption, which are no negatives of each other;
+    - `image_ids` `(batch,)`, int64, if the items have them;
+    - `skipped`, a list of the [`SkippedRow`] that the items replace;
+    - `noticed`: how many captions were cut at the context length (`"captions_cut"`), and how many crops have one
+      colour (`"plain_images"`).
 
     Args:
         processor ([`ClipHFProcessor`]): Its tokenizer makes the token ids, its image processor says how to rescale and

@@ -35,7 +35,7 @@ class QueryBalance:
 
     Args:
         rows (`np.ndarray` of shape `(num_kept,)`, int64): The kept rows in their order, for `dataset.select`.
-        queries (`list[str]`): The queries that were searched for, each once; case-folded unless case counts.
+        queries (`list[str]`): The queries, each once; case-folded unless case counts.
         matches (`np.ndarray` of shape `(len(queries),)`, int64): How many rows each query matches.
         kept (`np.ndarray` of shape `(len(queries),)`, int64): How many of them it keeps, at most `max_per_query`.
             `rows` can hold more of its matches, because another query keeps them.
@@ -105,18 +105,12 @@ def _matcher(queries: list[str]) -> Callable[[str], list[tuple[int, int, int]]]:
     require_extra("train", "`balance_by_query`", "ahocorasick_rs")
     import ahocorasick_rs
 
-    # With 500,000 queries, ahocorasick_rs's contiguous NFA takes 0.6 times the memory of pyahocorasick's trie (99 and
-    # 169 MiB) and finds the same overlapping matches 1.0 to 1.4 times as fast; its DFA takes 5 times the memory, and
-    # is slower.
+    # For 500,000 queries the contiguous NFA takes 99 MiB (pyahocorasick: 169 MiB) and finds the same overlapping
+    # matches 1.0 to 1.4 times as fast as pyahocorasick. The DFA takes 5 times the memory and is slower.
     automaton = ahocorasick_rs.AhoCorasick(
         queries, store_patterns=False, implementation=ahocorasick_rs.Implementation.ContiguousNFA
     )
     return lambda text: automaton.find_matches_as_indexes(text, overlapping=True)
-
-
-def _at_word_boundaries(text: str, start: int, end: int) -> bool:
-    """Whether neither edge of text[start:end] cuts a word in two."""
-    return not (_cuts_word(text, start) or _cuts_word(text, end))
 
 
 def _cuts_word(text: str, edge: int) -> bool:
@@ -151,8 +145,8 @@ def _word() -> re.Pattern[str]:
 class _Samples:
     """A uniform sample of at most `size` rows for each query, while matches come in.
 
-    Each match draws a number, and a query keeps those with its smallest numbers. Once it has `size` of them, the
-    largest is the limit that others must be below; so the samples stay small, and are cut to size only now and then.
+    Each match draws a number, and a query keeps the matches with its smallest numbers. Once it has `size` of them, a
+    further match must draw less than the largest; so the samples stay small, and are cut to size only now and then.
     """
 
     def __init__(self, num_queries: int, size: int, seed: int):
@@ -207,28 +201,25 @@ def balance_by_query(
     """Keep at most `max_per_query` pairs for each query, as in CLIP's dataset WIT (Radford et al. 2021, section 2.2).
 
     The paper searched for pairs whose text includes one of 500,000 queries, and took up to 20,000 pairs a query. Here
-    a row belongs to every query that one of its captions includes, as whole words; each query keeps a uniform sample
-    of its rows, and the result is the union of the samples. One pass over the captions; in memory are the queries and
-    the numbers of the kept rows, not the captions.
+    a row belongs to every query that one of its captions includes. Each query keeps a uniform sample of its rows, and
+    the result is the union of the samples. The search passes over the captions once, and holds the queries and the
+    numbers of the kept rows in memory, not the captions.
 
     Args:
         captions (`Iterable[str | list[str]]`): The caption of each row, or its captions: a column of a dataset, or a
             generator.
-        queries (`Iterable[str]`): What to search for; equal queries count once. [`queries_from_captions`] makes
-            queries.
+        queries (`Iterable[str]`): What to search for, such as [`queries_from_captions`] gives; equal queries count
+            once.
         max_per_query (`int`, *optional*, defaults to 20000): The largest number of rows that a query keeps.
         seed (`int`, *optional*, defaults to 0): Seed of the samples.
         whole_words (`bool`, *optional*, defaults to `True`): Whether a match must not begin or end inside a word:
-            "cat" is not in "concatenate". A word is a run of letters, digits and the marks on them; MetaCLIP, which
-            rebuilt the paper's search, too looks for queries with a space on either side. In scripts that put no space
+            "cat" is not in "concatenate". A word is a run of letters, digits and the marks on them. MetaCLIP, which
+            rebuilt the paper's search, also wants a space on either side of a query. In scripts that put no space
             between words (Chinese, Japanese, Thai, ...) any character may begin or end one: "猫" is in "黒猫". Korean
-            has spaces, and its particles belong to the word. Without it the search is by substring.
-        match_case (`bool`, *optional*, defaults to `False`): Whether case counts. Otherwise queries and captions are
-            compared with their case folded (`str.casefold`), so that "STRASSE" is in "Straße". Nothing else is
-            changed: white space, accents and punctuation count.
-
-    Returns:
-        [`QueryBalance`]
+            has spaces, and its particles belong to the word.
+        match_case (`bool`, *optional*, defaults to `False`): Whether case counts. Otherwise the case of queries and
+            captions is folded (`str.casefold`), so "STRASSE" is in "Straße". White space, accents and punctuation
+            always count.
 
     Raises:
         TypeError: if `captions` or `queries` is a single string.
@@ -250,7 +241,7 @@ def balance_by_query(
             for text in texts if match_case else map(str.casefold, texts):
                 spans = find(text)
                 if whole_words:
-                    spans = [span for span in spans if _at_word_boundaries(text, *span[1:])]
+                    spans = [span for span in spans if not (_cuts_word(text, span[1]) or _cuts_word(text, span[2]))]
                 matched.extend([span[0] for span in spans])
             counts[place] = len(matched) - before
         numbers = chunk[0][0] + np.arange(len(chunk))
@@ -274,15 +265,14 @@ def queries_from_captions(
     """Queries for [`balance_by_query`]: the words that occur often enough.
 
     The paper's queries are the words that occur at least 100 times in the English Wikipedia, with bigrams of high
-    pointwise mutual information, titles of articles and WordNet's synonym sets (section 2.2, footnote). This does the
-    first two on any texts: give it those of an encyclopedia, or the captions themselves.
+    pointwise mutual information, titles of articles and WordNet's synonym sets (section 2.2, footnote). This function
+    takes words and bigrams from any texts: those of an encyclopedia, or the captions themselves.
 
     Args:
         captions (`Iterable[str | list[str]]`): Texts, or lists of them.
         min_count (`int`, *optional*, defaults to 100): How often a word or bigram must occur.
-        min_bigram_pmi (`float`, *optional*): Also take the bigrams (two neighbouring words of a text) that are at
-            least this informative: bits of pointwise mutual information, log2 p(a b) / (p(a) p(b)). 0 is chance.
-            Without it, words only.
+        min_bigram_pmi (`float`, *optional*): Also take the bigrams (two neighbouring words of a text) with at least
+            this many bits of pointwise mutual information, log2 p(a b) / (p(a) p(b)); 0 is chance.
 
     Returns:
         `list[str]`: words, then bigrams, each by falling count and then by the alphabet, with their case folded.
@@ -381,7 +371,7 @@ class _Deduplication:
             self._keep(rows[is_kept], unit_rows[torch.from_numpy(is_kept).to(unit_rows.device)])
 
     def _candidates(self, cosines: torch.Tensor) -> torch.Tensor:
-        """What may reach the threshold if it is computed without rounding, bool of the same shape."""
+        """Which cosines may reach the threshold without rounding, bool of the same shape."""
         return cosines >= self.threshold - _rounding(self.embeddings.shape[1], self.dtype)
 
     def _drop(self, rows: np.ndarray, cosines: torch.Tensor, kept: np.ndarray) -> np.ndarray:
@@ -430,24 +420,21 @@ def deduplicate(
     """Drop rows whose embedding nearly equals that of an earlier row.
 
     Rows are taken in order. A row is dropped if its cosine with an earlier kept row is at least `threshold`; so no two
-    kept rows are that near, and each dropped row is near to a kept one. Every pair that counts is
-    compared, in blocks: the time grows with rows times kept rows, the memory with the kept rows and `chunk_size`
-    squared. The result is that of float64 and does not depend on `chunk_size`.
+    kept rows are that near, and each dropped row is near to a kept one. Rows are compared in blocks: the time grows
+    with rows times kept rows, the memory with the kept rows and `chunk_size` squared. The result is that of float64
+    and does not depend on `chunk_size`.
 
     Args:
         embeddings (`np.ndarray` or `torch.Tensor` of shape `(rows, dim)`): Embeddings of any length and floating type;
             an array may be mapped from a file. A tensor is compared on its own device.
         threshold (`float`, *optional*, defaults to 0.95): The smallest cosine of two duplicates, greater than 0 and at
-            most 1. What is near depends on the model: look at some of the pairs.
+            most 1. How near duplicates are depends on the model: look at some pairs.
         chunk_size (`int`, *optional*, defaults to 1024): Rows compared at a time.
-
-    Returns:
-        [`Duplicates`]
 
     Raises:
         TypeError: if the embeddings are neither an array nor a tensor.
-        ValueError: if their shape is wrong, a row is all zeros or has values that are no finite numbers (the message
-            says which), or `threshold` or `chunk_size` is out of range.
+        ValueError: if their shape is wrong, a row is all zeros or has values that are no finite numbers, or
+            `threshold` or `chunk_size` is out of range.
     """
     _check_embeddings(embeddings, threshold, chunk_size)
     work = _Deduplication(embeddings, threshold, chunk_size)

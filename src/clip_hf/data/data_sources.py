@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
@@ -36,7 +36,7 @@ Locate = Callable[[Data, str, str | None], Data]
 """Makes the image paths of a dataset absolute: `locate(data, image_column, image_root)`."""
 
 
-def no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exception | None = None) -> ValueError:
+def _no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exception | None = None) -> ValueError:
     """The error for a source that is not there: what was looked for, near names, and what data may be."""
     folder, name = os.path.split(source.rstrip(os.sep))
     neighbours = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
@@ -77,10 +77,9 @@ class Rows:
             return "dataset"
         if self.folder is not None:
             return "folder"
-        endings = {ending_of(file) for file in self.files}
+        endings = sorted({ending_of(file) for file in self.files})
         if len(endings) > 1:
-            kinds = ", ".join(sorted(endings))
-            raise ValueError(f"The files are of different kinds, {kinds}; name each kind on its own.")
+            raise ValueError(f"The files are of different kinds, {', '.join(endings)}; name each kind on its own.")
         (ending,) = endings
         if ending not in KNOWN_ENDINGS:
             kinds = ", ".join(KNOWN_ENDINGS)
@@ -123,43 +122,34 @@ class DataSource:
         return _find_in_part(rows) if isinstance(rows, Path) else rows
 
 
+@dataclass(eq=False)
 class HubSource:
     """A dataset on the hub, with the attributes of [`DataSource`] but `parts`.
 
     Unless its `splits` are given, the hub is asked for them where they are needed, because that takes a download.
-
-    Args:
-        location (`str`): `"owner/name"` or `"owner/name:config"`.
-        splits (`Sequence[str]`, *optional*): The names of its parts.
-        advice (`str`, *optional*): What to do if it cannot be loaded.
-        no_such (`Callable[[Exception], Exception]`): Without `splits`: makes the error for a dataset that is not
-            there.
     """
 
-    whole = None
+    location: str  # `owner/name` or `owner/name:config`
+    splits: Sequence[str] = ()
+    advice: str = "If it was meant as a path, there is nothing there; give a local copy by its path."
+    no_such: Callable[[Exception], Exception] | None = None  # without `splits`: the error if it is not there
+    whole: ClassVar[None] = None
 
-    def __init__(
-        self,
-        location: str,
-        splits: Sequence[str] = (),
-        advice: str = "If it was meant as a path, there is nothing there; give a local copy by its path.",
-        no_such: Callable[[Exception], Exception] | None = None,
-    ):
-        self.location, self.advice, self._splits, self._no_such = location, advice, tuple(splits), no_such
-        self.hub_id, _, config = location.partition(":")
+    def __post_init__(self):
+        self.hub_id, _, config = self.location.partition(":")
         self.config = config or None
         self.name = self.hub_id.rpartition("/")[2]
 
     @functools.cached_property
     def part_names(self) -> tuple[str, ...]:
         """The names of the parts."""
-        if self._splits:
-            return self._splits
+        if self.splits:
+            return tuple(self.splits)
         try:
             self._check_hub()
             return tuple(datasets.get_dataset_split_names(self.hub_id, self.config))
         except Exception as error:  # hub, network and dataset errors have many types
-            raise self._no_such(error) from error
+            raise self.no_such(error) from error
 
     def rows(self, part: str) -> Rows:
         """The rows of a part, or of a slice that the hub cuts."""
@@ -174,7 +164,7 @@ class HubSource:
             self._check_hub()
             return datasets.load_dataset(self.hub_id, self.config, split=split, streaming=streaming)
         except Exception as error:
-            known = split if self._splits else parts_in(split, self.location, self.part_names)
+            known = split if self.splits else parts_in(split, self.location, self.part_names)
             if known == split:
                 raise ValueError(
                     f"The split `{split}` of {self.hub_id} cannot be loaded from the hub (is there a network, and is "
@@ -190,18 +180,13 @@ def find_source(
     class_folders: set[str] | None = None,
     names: Sequence[str] = tuple(BUILT_IN_DATASETS),
 ) -> DataSource | HubSource:
-    """Find out what a source is.
+    """Find out what a source is, see [`load_pairs`] and [`load_classification`].
 
     Args:
-        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping of these): See [`load_pairs`] and
-            [`load_classification`].
-        labelled (`bool`): Whether labelled images are wanted: then a folder of images has a subfolder for each class.
-            Otherwise they are images with captions.
+        source (`str`, `os.PathLike`, `datasets.Dataset` or mapping of these): The source.
+        labelled (`bool`): Whether the images have labels (a folder has a subfolder for each class) or captions.
         class_folders (`set[str]`, *optional*): The class folders that count; all by default.
         names (`Sequence[str]`, *optional*): The datasets that the error for a missing source mentions.
-
-    Returns:
-        [`DataSource`] or [`HubSource`].
 
     Raises:
         ValueError: if there is no such source; the message says what a source may be.
@@ -223,7 +208,7 @@ def find_source(
         name = path.stem if path.suffix.lower() in KNOWN_ENDINGS else path.name or location
         return _source_of_files(name, location, files_by_part(files), files)
     check_scheme(location)
-    no_such = functools.partial(no_such_source, location, labelled, names)
+    no_such = functools.partial(_no_such_source, location, labelled, names)
     looks_like_path = location.startswith((".", os.sep)) or location.partition(":")[0].endswith(KNOWN_ENDINGS)
     if looks_like_path or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", location):
         raise no_such()
@@ -241,9 +226,7 @@ def _check_name(path: str) -> None:
 
 def _find_in_memory(source: Any) -> DataSource:
     if isinstance(source, datasets.IterableDataset | datasets.IterableDatasetDict):
-        raise TypeError(
-            "The data are a stream; evaluation needs a `datasets.Dataset`: load it with `streaming=False`."
-        )
+        raise TypeError("The data are a stream; evaluation needs a `datasets.Dataset`: set `streaming=False`.")
     if isinstance(source, datasets.Dataset):
         name = source.info.dataset_name or "data"
         return _with_parts(name, "given", {str(source.split): source} if source.split else source)
@@ -285,10 +268,7 @@ def _source_of_files(
 def _find_in_folder(folder: Path, labelled: bool, class_folders: set[str] | None) -> DataSource:
     if any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
         location = str(folder)
-
-        def locate(data: datasets.Dataset, column: str, root: str | None) -> datasets.Dataset:
-            return located_in_saved(data, column, location, root)
-
+        locate = functools.partial(located_in_saved, location)
         return _with_parts(folder.name or location, location, load_saved(location), locate)
     return _find_labelled(folder, class_folders) if labelled else _find_captioned(folder)
 
@@ -303,16 +283,14 @@ def _find_captioned(folder: Path) -> DataSource:
     if parts := files_by_part(files, folder) if files else tables:
         all_files = [file for part_files in parts.values() for file in part_files]
         return _source_of_files(name, location, parts, all_files if is_part_of_its_own(folder, list(parts)) else None)
-    return DataSource(name, location, whole=Rows(files) if files else _tables_or_images(folder))
+    return DataSource(name, location, whole=_find_in_part(folder, files))
 
 
-def _find_in_part(folder: Path) -> Rows:
-    files = data_files(folder)
-    return Rows(files) if files else _tables_or_images(folder)
-
-
-def _tables_or_images(folder: Path) -> Rows:
-    """Images with a table, or with a text beside each."""
+def _find_in_part(folder: Path, files: Sequence[str] | None = None) -> Rows:
+    """The data files of a folder, or images with a table or with a text beside each."""
+    files = data_files(folder) if files is None else files
+    if files:
+        return Rows(files)
     tables = table_parts(folder)
     if None in tables or is_part_of_its_own(folder, list(tables)):
         (files,) = tables.values()

@@ -29,16 +29,7 @@ class ImageReader:
     - The sizes, the conversion to RGB, the treatment of alpha, EXIF orientation and 16 bits are the processor's.
     - Only the crop is resized, so a strip of 1 x 100,000 pixels does not take gigabytes.
     - An image that cannot be used is returned as a [`SkippedRow`]; Pillow's warnings are silenced.
-
-    Args:
-        image_processor ([`ClipHFImageProcessor`]): Decides the sizes.
-        augmentation ([`Augmentation`], *optional*): Changes to the crop.
-        min_image_size (`int`, *optional*, defaults to 1): The smallest shorter edge of an image, in pixels.
-        cache_images (`bool`, *optional*, defaults to `False`): Whether to keep the resized images of rows in memory.
-        limits ([`ImageLimits`], *optional*): Limits on the pixels, bytes and seconds of reading an image.
-
-    Raises:
-        ValueError: if the processor's images have no fixed size, or are not RGB where augmentation needs it.
+    - With `cache_images` the resized images of rows stay in memory.
     """
 
     def __init__(
@@ -68,19 +59,15 @@ class ImageReader:
         cache_key: int | None = None,
         threads: int = 1,
     ) -> np.ndarray | SkippedRow:
-        """Read an image and cut out a part.
+        """Read an image and cut out a part `(channels, height, width)`, uint8.
 
         Args:
-            source (`bytes`, `str`, `os.PathLike`, `dict` or `PIL.Image.Image`): The bytes of a file, a path, a mapping
-                with `"bytes"` or `"path"`, or an image.
+            source: What `open_image` takes.
             where (`str`): What to call the row in messages: `"row 17"`.
             generator (`random.Random`, *optional*): Draws the place; without it the centre is cut out, as in
                 inference.
             cache_key (`int`, *optional*): The row's number in the cache, if there is one.
             threads (`int`, *optional*, defaults to 1): Threads that resize the image.
-
-        Returns:
-            `np.ndarray` of shape `(channels, height, width)`, uint8; or the problem, as a [`SkippedRow`].
         """
         kept = self.cached(cache_key)
         if kept is not None:
@@ -144,8 +131,11 @@ def check_not_missing(source: Any) -> None:
 
 def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
     """What `error`, raised by reading the image of `source`, says of the row `where`."""
-    name = _name(source)
-    message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {error}"
+    name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
+    is_name = isinstance(name, str | os.PathLike) and not str(name).startswith(REFUSED)
+    name = str(name)[:200] if is_name else ""
+    reason = str(error).replace(f"{name} is ", "it is ") if name else str(error)
+    message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
     return SkippedRow(_kind_of(error), where, message, name)
 
 
@@ -155,11 +145,6 @@ def _kind_of(error: Exception) -> str:
     if isinstance(error, TypeError):
         return "not an image"
     return "image too large" if isinstance(error, MemoryError) else "file damaged"
-
-
-def _name(source: Any) -> str:
-    name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
-    return str(name)[:200] if isinstance(name, str | os.PathLike) and not str(name).startswith(REFUSED) else ""
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

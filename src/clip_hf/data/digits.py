@@ -17,15 +17,10 @@ _PIXELS = 64
 
 
 def load_digits_parts() -> dict[str, Callable[[], datasets.Dataset]]:
-    """Load the digits of scikit-learn, 8 x 8 shades each, as RGB images of 64 x 64 pixels, white on black.
+    """Functions that draw scikit-learn's digits as RGB images of 64 x 64 pixels, white on black, for each part.
 
-    Returns:
-        `dict[str, Callable]`: functions that draw the parts `train` (3 of each run of five images of a digit),
-        `validation` (1) and `test` (1), each with the columns `image` (PNG, undecoded) and `label` (a `ClassLabel` of
-        ten names).
-
-    Raises:
-        ImportError: if scikit-learn is missing.
+    Of five images of a digit in sequence, `train` has 3, `validation` 1 and `test` 1. The columns are `image` (PNG,
+    undecoded) and `label` (a `ClassLabel` of ten names).
     """
     require_extra("eval", "The dataset `digits`", "sklearn")
     from sklearn.datasets import load_digits
@@ -36,10 +31,9 @@ def load_digits_parts() -> dict[str, Callable[[], datasets.Dataset]]:
     for digit in range(10):
         rows = np.nonzero(digits.target == digit)[0]
         order[rows] = np.arange(len(rows)) % 5
-    rows_of = {"train": order < 3, "validation": order == 3, "test": order == 4}
+    parts = {"train": order < 3, "validation": order == 3, "test": order == 4}
     return {
-        split: functools.partial(_as_dataset, digits.images[rows], digits.target[rows])
-        for split, rows in rows_of.items()
+        name: functools.partial(_as_dataset, digits.images[rows], digits.target[rows]) for name, rows in parts.items()
     }
 
 

@@ -46,11 +46,8 @@ def files_of(source: str) -> list[str]:
     Raises:
         ValueError: if some files of several are missing, one is a pipe or device, or a URL may not be opened.
     """
-    if os.path.isfile(source):
-        return [source]
-    names = [
-        name for piece in source.split("::") for name in ([piece] if os.path.isfile(piece) else _written_out(piece))
-    ]
+    pieces = [source] if os.path.isfile(source) else source.split("::")
+    names = [name for piece in pieces for name in ([piece] if os.path.isfile(piece) else _written_out(piece))]
     files_by_name = {name: _files_of_one(name) for name in names}
     missing = [name for name, files in files_by_name.items() if not files]
     if missing and names != [source]:
@@ -151,7 +148,12 @@ def data_files(folder: Path) -> list[str]:
         if ending in by_ending and path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts)):
             by_ending[ending].append(str(path))
     all_files = sorted(file for files in by_ending.values() for file in files)
-    kept = _without_tables_of_folders(without_metadata(all_files))
+    kept = without_metadata(all_files)
+    # And what img2dataset writes beside a folder of pictures `00000`: `00000.parquet`.
+    described = {file for file in kept if _describes_folder(Path(file))}
+    kept = _without(
+        kept, described, "of the pictures in the folder beside it", "the pictures and their texts are read"
+    )
     return next((files for ending in by_ending if (files := [file for file in kept if ending_of(file) == ending])), [])
 
 
@@ -159,25 +161,18 @@ def without_metadata(files: list[str]) -> list[str]:
     """Without what img2dataset writes beside a tar `00000.tar`: `00000.parquet`, `00000_stats.json`."""
     stems = {os.path.splitext(file)[0] for file in files if ending_of(file) == ".tar"}
     beside = {f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv", ".json", "_stats.json")}
-    left_out = [file for file in files if file in beside]
-    if left_out:
-        logger.warning(
-            f"{left_out[0]} has metadata of the tar beside it, as img2dataset writes them; the "
-            f"{'tars are' if len(stems) > 1 else 'tar is'} read, {counted(len(left_out), 'such file')} left out."
-        )
-    return [file for file in files if file not in beside]
+    is_read = "tars are" if len(stems) > 1 else "tar is"
+    return _without(files, beside, "of the tar beside it", f"the {is_read} read")
 
 
-def _without_tables_of_folders(files: list[str]) -> list[str]:
-    """Without what img2dataset writes beside a folder of pictures `00000`: `00000.parquet`."""
-    described = {file: _describes_folder(Path(file)) for file in files}
-    left_out = [file for file in files if described[file]]
-    if left_out:
+def _without(files: list[str], left_out: set[str], what: str, instead: str) -> list[str]:
+    shown = [file for file in files if file in left_out]
+    if shown:
         logger.warning(
-            f"{left_out[0]} has metadata of the pictures in the folder beside it, as img2dataset writes them; the "
-            f"pictures and their texts are read, {counted(len(left_out), 'such file')} left out."
+            f"{shown[0]} has metadata {what}, as img2dataset writes them; {instead}, "
+            f"{counted(len(shown), 'such file')} left out."
         )
-    return [file for file in files if not described[file]]
+    return [file for file in files if file not in left_out]
 
 
 def _describes_folder(file: Path) -> bool:
@@ -195,7 +190,7 @@ def _describes_folder(file: Path) -> bool:
 def table_parts(folder: Path) -> dict[str | None, list[str]]:
     """The tables in a folder by the part that names them: `train.csv`, `test-00000-of-00002.csv`.
 
-    They are of the first ending for which there are such. `metadata.csv` has the rows of all of the folder (None).
+    All are of the first ending that occurs. `metadata.csv` has the rows of the whole folder (None).
     """
     tables = sorted(
         path

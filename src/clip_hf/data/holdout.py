@@ -26,13 +26,11 @@ _AT_ONCE = 1000
 def hold_out(
     data: datasets.Dataset, share: float, options: PairOptions | None = None
 ) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Split captioned images into a part to train on and a part to evaluate on, by a hash of their content and the
-    seed.
+    """Split captioned images into a part to train on and one to evaluate on, by a hash of their content and the seed.
 
     - Rows with the same image (equal bytes, URL or image id) or an equal caption stay on the same side.
       Captions of more than 1% of the rows, and more than 10, are taken for names of classes, and do not count.
-    - A group of rows that belong together is never held out if it is larger than half the share, because it can only
-      go as a whole.
+    - A group of such rows larger than half the share is never held out, because it can only go as a whole.
     - The split does not depend on the order of the rows, the number of processes or the folder of the files.
     - The share is drawn, not exact: 0.1 of 635 rows gives about 56 to 71.
 
@@ -67,7 +65,8 @@ def hold_out(
     if not all(sides):
         raise ValueError(
             f"A share of {share:g} of {len(data)} rows holds out {len(sides[1])} of them. Give held-out data of their "
-            "own, or a larger share. (Rows with equal images or captions are not taken apart.)"
+            f"own, or a {'smaller' if sides[1] else 'larger'} share. (Rows with equal images or captions stay "
+            "together.)"
         )
     return tuple(data.select(rows, keep_in_memory=True) for rows in sides)
 
@@ -107,10 +106,9 @@ def _keys(data: datasets.Dataset, options: PairOptions) -> Iterator[list[int]]:
     for table in data.iter(_AT_ONCE):
         others = [name for name in columns if name != options.image_column]
         for image, values in zip(_images(table[options.image_column]), table.select(others).to_pylist(), strict=True):
+            captions = _captions(values.get(options.caption_column))
             keys = [image] if image is not None else []
-            keys += [
-                stable_id("caption", c) for c in _captions(values.get(options.caption_column)) if counts[c] <= most
-            ]
+            keys += [stable_id("caption", caption) for caption in captions if counts[caption] <= most]
             if options.image_id_column is not None and values[options.image_id_column] is not None:
                 keys.append(stable_id("id", str(values[options.image_id_column])))
             yield keys or [stable_id("row", str(row))]

@@ -44,11 +44,8 @@ def stored_image(path: str) -> dict[str, Any]:
 def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     """The image files in each folder and its subfolders, sorted; hidden ones do not count.
 
-    Other files are counted by ending in the log, except texts and JSON beside an image of the same name.
-
-    Args:
-        folders (`Path`): The folders.
-        beside (`Path`, *optional*): The folder above them, whose own files are logged, too.
+    The log counts other files by ending, except texts and JSON beside an image of the same name; those of the folder
+    `beside` the others, too.
     """
     images_by_folder: list[list[str]] = []
     left_out: Counter[str] = Counter()
@@ -61,11 +58,15 @@ def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     if beside is not None:
         left_out.update(_ending(path) for path in beside.iterdir() if path.is_file() and not is_hidden(path.name))
     if left_out:
-        counts = ", ".join(f"{n:,} {f'.{ending}' if ending else 'without'}" for ending, n in left_out.most_common())
-        where = beside or ", ".join(map(str, folders))
-        verb = "was" if left_out.total() == 1 else "were"
-        logger.warning(f"{counted(left_out.total(), 'file')} in {where} {verb} left out, by ending: {counts}.")
+        logger.warning(describe_left_out(left_out, "file", f"in {beside or ', '.join(map(str, folders))}"))
     return images_by_folder
+
+
+def describe_left_out(left_out: Counter[str], noun: str, where: str) -> str:
+    """How many files or members were not read, by ending."""
+    counts = ", ".join(f"{n:,} {f'.{ending}' if ending else 'without'}" for ending, n in left_out.most_common(20))
+    verb = "was" if left_out.total() == 1 else "were"
+    return f"{counted(left_out.total(), noun)} {where} {verb} left out, by ending: {counts}."
 
 
 def contiguous_parts(items: Sequence[Any], count: int) -> list[list[Any]]:

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, open_image
-from .decoding import ImageReader
-from .locations import undecoded
-from .pair_options import PairOptions
+from .decoding import ImageReader, skipped_image
+from .locations import may_have_paths, undecoded
+from .pair_options import PairOptions, row_columns
 from .skips import SkippedRow
 from .texts import TextReader, find_caption_problem, stable_id
 
@@ -31,6 +31,7 @@ logger = logging.get_logger(__name__)
 # If this many rows drawn one after another are bad, nearly all are.
 _MAX_ATTEMPTS = 200
 _CHECKED_AT_ONCE = 10_000
+NO_ROWS = "The dataset is empty; training needs at least one captioned image."
 
 
 def check_column(column_names: Sequence[str], column: str, content: str, option: str) -> None:
@@ -66,11 +67,12 @@ def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") ->
         `list[list[str]]`: the captions of each row, at least one.
 
     Raises:
-        ValueError: if there is no such column, the dataset is empty, or a caption is missing, blank or not a string;
-            the message says in which row.
+        ValueError: if there is no such column, the dataset is empty, or a row has no caption, or one that is blank or
+            not a string.
     """
     check_column(dataset.column_names, caption_column, "captions", "caption_column")
-    _check_not_empty(len(dataset))
+    if len(dataset) == 0:
+        raise ValueError(NO_ROWS)
     rows = []
     for row, value in enumerate(undecoded(dataset)[caption_column]):
         problem = find_caption_problem(value, f"row {row}")
@@ -80,11 +82,6 @@ def read_captions(dataset: datasets.Dataset, caption_column: str = "caption") ->
     return rows
 
 
-def _check_not_empty(rows: int) -> None:
-    if rows == 0:
-        raise ValueError("The dataset is empty; training needs at least one captioned image.")
-
-
 def text_length(value: Any) -> int:
     """Number of characters of a text, or of the longest of several."""
     if isinstance(value, list | tuple):
@@ -92,22 +89,17 @@ def text_length(value: Any) -> int:
     return len(str(value)) if value is not None else 0
 
 
-class _Files:
-    """Whether files exist. Each folder is listed once, which is far quicker than asking for each file."""
-
-    def __init__(self):
-        self._listings: dict[str, set[str]] = {}
-
-    def exists(self, path: str) -> bool:
-        if "://" in path or path[:5].lower() == "data:":
-            return True  # not a file: found out when it is read
-        folder, name = os.path.split(path)
-        if folder not in self._listings:
-            try:
-                self._listings[folder] = set(os.listdir(folder or "."))
-            except (OSError, ValueError):  # ValueError: a null byte
-                self._listings[folder] = set()
-        return name in self._listings[folder] or os.path.exists(path)
+def _may_exist(path: str, listings: dict[str, set[str]]) -> bool:
+    """Whether a file is there. Each folder is listed once, which is far quicker than asking for each file."""
+    if "://" in path or path[:5].lower() == "data:":
+        return True  # not a file: found out when it is read
+    folder, name = os.path.split(path)
+    if folder not in listings:
+        try:
+            listings[folder] = set(os.listdir(folder or "."))
+        except (OSError, ValueError):  # ValueError: a null byte
+            listings[folder] = set()
+    return name in listings[folder] or os.path.exists(path)
 
 
 def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, SkippedRow]]:
@@ -123,7 +115,7 @@ def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, 
         paths = paths if is_struct else None
     else:
         lengths = np.full(len(places), -1)
-    files = _Files()
+    listings: dict[str, set[str]] = {}
     for row in np.nonzero(lengths <= 0)[0].tolist():
         where = f"row {row}"
         path = None if paths is None else paths[int(places[row])].as_py()
@@ -133,7 +125,7 @@ def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, 
             yield row, SkippedRow("image missing", where, f"Row {row} has no image.")
         elif path.startswith(REFUSED):
             yield row, _refused(path, where)
-        elif not files.exists(path):
+        elif not _may_exist(path, listings):
             message = f"The image of {where} is missing: there is no file {path}."
             yield row, SkippedRow("file missing", where, message, path)
 
@@ -142,27 +134,21 @@ def _refused(location: str, where: str) -> SkippedRow:
     try:
         open_image(location)
     except UnreadableImage as error:
-        return SkippedRow(error.kind, where, f"The image of {where} cannot be used: {error}")
+        return skipped_image(error, None, where)
     raise AssertionError("a refused location was opened")
 
 
 def undecoded_images(dataset: Any, column: str) -> Any:
-    """Switch off decoding: images become `{"bytes": ..., "path": ...}`. Works for streams too.
-
-    Raises:
-        ValueError: if the column holds something that is no image.
-    """
+    """Switch off decoding, also of streams; ValueError if the column holds something that is no image."""
     dataset = undecoded(dataset)
     feature = dataset.features[column] if dataset.features else datasets.Image(decode=False)
-    if isinstance(feature, datasets.Image):
-        return dataset
-    if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "binary", "large_binary"):
-        return dataset
-    if isinstance(feature, dict) and {"bytes", "path"} <= feature.keys():
-        return dataset
-    raise ValueError(
-        f"The column {column!r} holds {feature}; images are files' bytes, paths, or the feature `datasets.Image()`."
-    )
+    is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
+    if not is_bytes and not may_have_paths(feature):
+        raise ValueError(
+            f"The column {column!r} holds {feature}; images are files' bytes, paths, or the feature "
+            "`datasets.Image()`."
+        )
+    return dataset
 
 
 class ImageTextDataset(Dataset):
@@ -175,9 +161,9 @@ class ImageTextDataset(Dataset):
       items. `pairs[epoch, row]` is an item; `pairs[row]` takes the epoch from [`~ImageTextDataset.set_epoch`].
     - A row that cannot be used is replaced by another row, drawn by the same rule, and the item says why.
 
-    An item holds `pixel_values`, an uint8 array `(channels, height, width)`, not rescaled or normalised; `text`;
-    `text_id`, a number that only equal captions share; `image_id`, if `image_id_column` is given; `token_seed`, if
-    tokens are dropped; and `skipped`, `None` or a [`SkippedRow`].
+    An item holds `pixel_values`, uint8 `(channels, height, width)`, not rescaled or normalised; `text`; `text_id`, a
+    number that only equal captions share; `image_id`, if `image_id_column` is given; `token_seed`, if tokens are
+    dropped; and `skipped`, `None` or a [`SkippedRow`].
 
     Args:
         dataset (`datasets.Dataset`): Rows with an image and a caption, or a list of captions.
@@ -186,30 +172,23 @@ class ImageTextDataset(Dataset):
 
     Raises:
         ValueError: if a column is missing, the dataset is empty, or more than `options.max_skipped_share` of the rows
-            have no usable caption or no image file. All rows are checked before the first item is read; images are
-            decoded later.
+            have no usable caption or no image file; images are decoded later.
     """
 
     def __init__(
-        self,
-        dataset: datasets.Dataset,
-        image_processor: "ClipHFImageProcessor",
-        options: PairOptions | None = None,
+        self, dataset: datasets.Dataset, image_processor: "ClipHFImageProcessor", options: PairOptions | None = None
     ):
         self.options = options = options or PairOptions()
         check_columns(dataset.column_names, options)
-        _check_not_empty(len(dataset))
+        if len(dataset) == 0:
+            raise ValueError(NO_ROWS)
         self.images = undecoded_images(dataset.select_columns([options.image_column]), options.image_column)
         self.texts = TextReader(options.templates, options.caption_column)
-        columns = [*self.texts.columns, *([options.image_id_column] if options.image_id_column else [])]
+        columns = [name for name, role in row_columns(options).items() if role != "image"]
         # Arrow columns: a row is read in microseconds, and they are not held twice.
-        self._columns = dataset.select_columns(list(dict.fromkeys(columns))).with_format("arrow")[:]
+        self._columns = dataset.select_columns(columns).with_format("arrow")[:]
         self.reader = ImageReader(
-            image_processor,
-            options.augmentation,
-            options.min_image_size,
-            options.cache_images,
-            options.image_limits,
+            image_processor, options.augmentation, options.min_image_size, options.cache_images, options.image_limits
         )
         self.epoch = 0
         self.bad_rows: dict[int, SkippedRow] = {}
@@ -261,20 +240,17 @@ class ImageTextDataset(Dataset):
     def _read(self, row: int, generator: random.Random) -> dict | SkippedRow:
         if row in self.bad_rows:
             return self.bad_rows[row]
-        where = f"row {row}"
-        # A kept image saves the look at the dataset too.
-        image = None if self.reader.cached(row) is not None else self._image(row)
-        pixels = image if isinstance(image, SkippedRow) else self.reader.read(image, where, generator, row)
+        where, image = f"row {row}", None
+        if self.reader.cached(row) is None:  # a kept image saves the look at the dataset too
+            try:
+                image = self.images[row][self.options.image_column]
+            except Exception as error:  # a damaged file of the dataset itself
+                return SkippedRow("row cannot be read", where, f"Row {row} cannot be read: {error}")
+        pixels = self.reader.read(image, where, generator, row)
         if isinstance(pixels, SkippedRow):
             return pixels
         values = {name: self._columns[name][row].as_py() for name in self._columns.column_names}
         return finish_item(pixels, values, where, self, generator)
-
-    def _image(self, row: int) -> Any:
-        try:
-            return self.images[row][self.options.image_column]
-        except Exception as error:  # a damaged file of the dataset itself
-            return SkippedRow("row cannot be read", f"row {row}", f"Row {row} cannot be read: {error}")
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict:
         epoch, row = item if isinstance(item, tuple) else (self.epoch, item)
@@ -297,14 +273,9 @@ class ImageTextDataset(Dataset):
 def finish_item(
     pixels: np.ndarray, values: dict[str, Any], where: str, pairs: Any, generator: random.Random
 ) -> dict | SkippedRow:
-    """An item of a crop and the other columns of its row.
+    """An item of a crop `(channels, height, width)`, uint8, and the other columns of its row.
 
-    Args:
-        pixels (`np.ndarray` of shape `(channels, height, width)`): The crop, uint8.
-        values (`dict`): The row's texts, and the id of its image.
-        where (`str`): What to call the row in messages.
-        pairs ([`ImageTextDataset`] or [`ImageTextStream`]): Has `options`, `texts` and `reader`.
-        generator (`random.Random`): The row's; the crop's place has been drawn from it.
+    `pairs` is the [`ImageTextDataset`] or [`ImageTextStream`]; the crop's place has been drawn from `generator`.
     """
     options = pairs.options
     text = pairs.texts.read(values, where, generator)

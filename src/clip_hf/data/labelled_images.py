@@ -29,17 +29,13 @@ def read_labelled(
 ) -> datasets.Dataset:
     """Read rows as labelled images.
 
+    Class folders give the columns `image` and `label`, a `ClassLabel` of their names; other data all their columns.
+
     Args:
         rows ([`Rows`]): Where they are.
-        image_column_of (`Callable[[datasets.Dataset], str]`, *optional*): Chooses the column of the images, whose
-            paths are made absolute; without it, they stay as they are.
+        image_column_of, image_root (*optional*): As in [`Rows.read_dataset`].
         image_column (`str`, *optional*): The column of a table that has the paths of the images; by default one with a
             usual name.
-        image_root (`str`, *optional*): Another folder than the data's below which paths of images may lead.
-
-    Returns:
-        `datasets.Dataset`: of a folder the columns `image` and `label`, a `ClassLabel` of the class folders' names; of
-        other data all columns that they have.
 
     Raises:
         ValueError: if the rows are of no kind that can be read, or a table has no column with paths of images.
@@ -62,9 +58,8 @@ def _read_class_folders(folder: Path, classes: Sequence[str]) -> datasets.Datase
     for label, paths in enumerate(images_in(*(folder / name for name in classes), beside=folder)):
         images += map(stored_image, paths)
         labels += [label] * len(paths)
-    features = datasets.Features(
-        {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=list(classes))}
-    )
+    label = datasets.ClassLabel(names=list(classes))
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": label})
     return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
 
 

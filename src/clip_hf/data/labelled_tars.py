@@ -21,22 +21,15 @@ from .tars import TarSample, all_samples, is_image
 
 _TEXTS = ("txt", "text", "transcript")
 _NUMBERS = ("cls", "cls2", "index", "inx", "id")
-_ARRAYS = ("npy",)
 _MOST_NUMBERS = 2**20
 
 
 def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets.Dataset:
-    """The samples of tars, images undecoded.
+    """The samples of tars, images undecoded; see [`tar_rows`] for the arguments.
 
-    Args:
-        tars (`list[str]`): Paths, or URLs that `fsspec` opens.
-        limits ([`ImageLimits`], *optional*): A sample of more bytes than `max_bytes` is a row whose image is refused
-            when it is read.
-
-    Returns:
-        `datasets.Dataset`: the image under its ending (`jpg`), or `image` if there are several; texts, whole numbers
-        and arrays (`txt`, `cls`, `npy`) under theirs; and the fields of `.json` under their names. The first samples
-        decide on the columns. What a sample lacks, or has of another type, is None.
+    The columns are the image under its ending (`jpg`), or `image` if there are several; texts, whole numbers and
+    arrays (`txt`, `cls`, `npy`) under theirs; and the fields of `.json` under their names. The first samples decide
+    on the columns. What a sample lacks, or has of another type, is None.
 
     Raises:
         ValueError: if no tar can be read.
@@ -51,17 +44,18 @@ def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets
     features = datasets.Features({image_column: datasets.Image(decode=False), **features})
     if not first:
         return datasets.Dataset.from_dict({image_column: []}, features=features)
-    arguments = {"tars": tars, "types": types, "image_column": image_column, "stamp": stamp_of(tars), "limits": limits}
-    return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs={"arguments": arguments})
+    arguments = {"tars": tuple(tars), "types": types, "image_column": image_column, "limits": limits}
+    return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs={**arguments, "stamp": stamp_of(tars)})
 
 
 def _is_wanted(ending: str) -> bool:
-    return is_image(ending) or ending.rpartition(".")[2] in ("json", *_TEXTS, *_NUMBERS, *_ARRAYS)
+    return is_image(ending) or ending.rpartition(".")[2] in ("json", "npy", *_TEXTS, *_NUMBERS)
 
 
-def _rows(arguments: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    types, image_column = arguments["types"], arguments["image_column"]
-    for sample in all_samples(arguments["tars"], _is_wanted, arguments["limits"]):
+def _rows(
+    tars: tuple[str, ...], types: dict[str, pa.DataType], image_column: str, stamp: str, limits: ImageLimits
+) -> Iterator[dict[str, Any]]:
+    for sample in all_samples(tars, _is_wanted, limits):
         values = _values(sample)
         row = {name: _as_type(values.get(name), kind) for name, kind in types.items()}
         yield {image_column: sample.value("image", "image"), **row}
@@ -72,13 +66,12 @@ def _values(sample: TarSample) -> dict[str, Any]:
     values = sample.fields()
     for ending, (_, content) in sample.members.items():
         kind = ending.rpartition(".")[2]
-        if kind in _ARRAYS:
+        if kind == "npy":
             values[ending] = _array(content)
-        elif kind in _NUMBERS:
+        elif kind in (*_NUMBERS, *_TEXTS):
             text = content.decode("utf-8-sig", "replace").strip()
-            values[ending] = int(text) if text.lstrip("-").isdecimal() and len(text) < 19 else text
-        elif kind in _TEXTS:
-            values[ending] = content.decode("utf-8-sig", "replace").strip()
+            is_number = kind in _NUMBERS and text.lstrip("-").isdecimal() and len(text) < 19
+            values[ending] = int(text) if is_number else text
     return {name: _plain(value) for name, value in values.items()}
 
 

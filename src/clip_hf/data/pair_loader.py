@@ -15,7 +15,7 @@ from ..utils.saved_states import check_kinds
 from .collator import ImageTextCollator
 from .image_text import ImageTextDataset, check_columns
 from .pair_options import PairOptions
-from .sampling import StepOrder, StepSampler
+from .sampling import StepOrder
 from .streaming import ImageTextStream, MixedStream
 from .texts import TextReader
 
@@ -36,12 +36,12 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _end_later(*_) -> None:
-    signal.alarm(_SECONDS_AFTER_SIGTERM)  # the default action of SIGALRM ends the process
-
-
 def _unchanged(batch: dict) -> dict:
     return batch
+
+
+def _end_later(*_) -> None:
+    signal.alarm(_SECONDS_AFTER_SIGTERM)  # the default action of SIGALRM ends the process
 
 
 class PairLoader:
@@ -50,15 +50,11 @@ class PairLoader:
     - Map-style data: the seed and the epoch decide an epoch's order, and each process takes an equal slice of every
       step. The pairs of a step therefore do not depend on the number of processes or workers, and a training can
       resume with any number of them.
-    - Streams have no end: see [`ImageTextStream`]. A training must resume with the same number of processes and
-      workers.
+    - Streams have no end, see [`ImageTextStream`]. They must resume with the same number of processes and workers.
     - Rows that cannot be used never shorten a batch. The batch lists them in `"skipped"`; give them to a
       [`SkipCounter`].
 
-    [`ImageTextCollator`] makes the batches: `pixel_values` float32 `(n, channels, height, width)`, `input_ids` and
-    `attention_mask` `(n, length)`, `text_ids` int64 `(n,)`, `image_ids` int64 `(n,)` if there is a column for it,
-    and `skipped`, a list of [`SkippedRow`], and `noticed`, counts for the [`SkipCounter`]; n is
-    `batch_size / world_size`.
+    The batches are those of [`ImageTextCollator`], of `batch_size / world_size` pairs.
 
     Args:
         data (`datasets.Dataset`, or what [`load_pairs`] gives): Rows with images and captions.
@@ -66,8 +62,7 @@ class PairLoader:
         options ([`PairOptions`]): Columns, templates, seed and the other options.
         batch_size (`int`): Pairs in a step, over all processes.
         num_steps (`int`): Steps in the whole training.
-        num_workers (`int`, *optional*, defaults to 0): Worker processes that prepare batches for this process; 0
-            prepares them in this process.
+        num_workers (`int`, *optional*, defaults to 0): Worker processes of this process that prepare batches.
         rank (`int`, *optional*, defaults to 0): The number of this process, from 0.
         world_size (`int`, *optional*, defaults to 1): Number of processes.
 
@@ -88,14 +83,10 @@ class PairLoader:
         rank: int = 0,
         world_size: int = 1,
     ):
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_steps", num_steps, 1),
-            ("num_workers", num_workers, 0),
-            ("world_size", world_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
+        least = {"batch_size": 1, "num_steps": 1, "num_workers": 0, "world_size": 1}
+        for name, value in zip(least, (batch_size, num_steps, num_workers, world_size)):
+            if value < least[name]:
+                raise ValueError(f"`{name}` is {value}; it must be at least {least[name]}.")
         if isinstance(data, dict):
             raise ValueError(f"The data are a dictionary of splits; choose one of {', '.join(map(repr, data))}.")
         if not 0 <= rank < world_size:
@@ -150,14 +141,11 @@ class PairLoader:
             self.pairs.worker_states = list(self._worker_states)
             self.pairs.first_worker = self.step % len(self._worker_states)
             return DataLoader(self.pairs, batch_size=None, collate_fn=_unchanged, **common)
-        sampler = StepSampler(self.order, range(self.step, self.num_steps), self.rank, self.world_size)
-        return DataLoader(self.pairs, batch_sampler=sampler, collate_fn=self.collator, **common)
+        batches = self.order.batches(range(self.step, self.num_steps), self.rank, self.world_size)
+        return DataLoader(self.pairs, batch_sampler=batches, collate_fn=self.collator, **common)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the training after the last batch: a small dictionary of plain values.
-
-        In a stream each process has its own.
-        """
+        """The position after the last batch: a small dictionary of plain values; in a stream each process's own."""
         state = {"step": self.step, "data": self._identity()}
         return state if self.order is not None else {**state, "workers": list(self._worker_states)}
 
@@ -184,8 +172,8 @@ class PairLoader:
         """Continue after the batch at which `state` was saved.
 
         Raises:
-            ValueError: if the state is that of other data, another batch size or seed; for a stream also if it is that
-                of another process, or of another number of processes or workers; or if it is none of a loader.
+            ValueError: if the state is no loader's, or that of other data, another batch size or seed; for a stream
+                also if it is that of another process, or of another number of processes or workers.
         """
         kinds = {"step": int, "data": dict, **({} if "workers" not in state else {"workers": [dict | None]})}
         check_kinds(state, kinds, "The loader's state")
@@ -200,16 +188,13 @@ class PairLoader:
 
 
 def iter_texts(data: Any, options: PairOptions, num_rows: int | None = None) -> Iterator[str]:
-    """The texts that a training may see, each caption in each template; for example to train a tokenizer.
+    """The texts that a training may see, each caption in each template, row by row; for example for a tokenizer.
 
     Args:
         data (`datasets.Dataset`, or what [`load_pairs`] gives): Rows with captions. Rows without a usable one are
             passed over.
         options ([`PairOptions`]): Columns and templates.
-        num_rows (`int`, *optional*): How many rows to read at most, of a stream for example; all by default.
-
-    Returns:
-        `Iterator[str]`: the texts, row by row.
+        num_rows (`int`, *optional*): How many rows to read at most; all by default.
 
     Raises:
         ValueError: if a column is missing.

@@ -41,8 +41,7 @@ class PairOptions:
         image_limits ([`ImageLimits`], *optional*): Limits on the pixels, bytes and seconds that reading an image may
             take. Images beyond them are skipped.
         cache_images (`bool`, *optional*, defaults to `False`): Map-style data only: whether each worker keeps the
-            resized images in memory, one byte for each channel of each pixel. This saves decoding and resizing from
-            the second epoch on, if the images fit.
+            resized images in memory (one byte a channel and pixel), so that it decodes and resizes each only once.
         padding (`str`, *optional*, defaults to `"longest"`): Pad each batch of texts to its longest text
             (`"longest"`), or always to the context length (`"max_length"`), which suits compiled models.
         bucket_batches (`int`, *optional*, defaults to 0): Sort the pairs of this many batches by the length of their
@@ -85,22 +84,16 @@ class PairOptions:
             raise ValueError(f"`token_dropout` is {self.token_dropout}; it must be at least 0 and less than 1.")
         if not 0 <= self.max_skipped_share <= 1:
             raise ValueError(f"`max_skipped_share` is {self.max_skipped_share}; it must be a share, 0 to 1.")
-        for name, least in (
-            ("seed", 0),
-            ("min_image_size", 1),
-            ("bucket_batches", 0),
-            ("shuffle_buffer", 0),
-            ("prefetch_factor", 1),
-        ):
+        least_values = {"seed": 0, "min_image_size": 1, "bucket_batches": 0, "shuffle_buffer": 0, "prefetch_factor": 1}
+        for name, least in least_values.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least {least}.")
         if self.padding not in PADDINGS:
             raise ValueError(f"`padding` is {self.padding!r}; it must be one of {', '.join(map(repr, PADDINGS))}.")
-        if not isinstance(self.image_limits, ImageLimits):
-            raise ValueError(f"`image_limits` is {self.image_limits!r}; it must be an `ImageLimits`.")
-        if not isinstance(self.augmentation, Augmentation):
-            raise ValueError(f"`augmentation` is {self.augmentation!r}; it must be an `Augmentation`.")
+        for name, kind in (("image_limits", ImageLimits), ("augmentation", Augmentation)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be an `{kind.__name__}`.")
 
 
 def row_columns(options: PairOptions) -> dict[str, str]:

@@ -3,7 +3,7 @@
 """The parts of data (train, validation, test): their usual names, and the files or folders that belong to each."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
@@ -30,10 +30,10 @@ def find_part(split: str, there: Sequence[str]) -> str | None:
 
 
 def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
-    """The subfolders that are parts.
+    """The subfolders with the usual name of a part.
 
-    These are all subfolders with the usual name of a part, if one of them is the training part or there are no other
-    subfolders. Otherwise there are no parts, because a topic or class may be called "test", too.
+    They count as parts if one of them is the training part or there are no other subfolders, because a topic or class
+    may be called "test", too.
     """
     parts = {path.name: path for path in folders if path.name in _KNOWN}
     has_train = find_part("train", list(parts)) is not None
@@ -41,14 +41,7 @@ def part_folders(folders: Sequence[Path]) -> dict[str, Path]:
 
 
 def files_by_part(files: Sequence[str], source: Path | None = None) -> dict[str, list[str]]:
-    """Files by the part whose name begins their own or is that of their folder, as on the hub.
-
-    Args:
-        files (`Sequence[str]`): Their paths.
-        source (`Path`, *optional*): The folder that was given; its own name does not count.
-
-    Returns:
-        `dict[str, list[str]]`: empty if no file belongs to a part.
+    """Files by the part whose name begins their own or is that of their folder (but not of `source`), as on the hub.
 
     Raises:
         ValueError: if some belong to a part and others to none.
@@ -118,13 +111,10 @@ def read_parts(split: str, load: Callable[[str], datasets.Dataset]) -> datasets.
     names = dict.fromkeys(_PIECE.fullmatch(piece)[1] for piece in split.split("+"))
     if split in names:
         return load(split)
-    loaded: Mapping[str, datasets.Dataset] = {name: load(name) for name in names}
-    instruction = datasets.ReadInstruction.from_spec(split)
-    ranges = instruction.to_absolute({name: len(data) for name, data in loaded.items()})
+    loaded = {name: load(name) for name in names}
+    lengths = {name: len(data) for name, data in loaded.items()}
+    pieces = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
     rows = [
-        loaded[each.splitname].select(
-            range(each.from_ or 0, len(loaded[each.splitname]) if each.to is None else each.to)
-        )
-        for each in ranges
+        loaded[piece.splitname].select(range(lengths[piece.splitname])[piece.from_ : piece.to]) for piece in pieces
     ]
     return rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)

@@ -16,23 +16,13 @@ class StepOrder:
       rows of it, each process an equal slice of them; rows left over at the end are dropped.
     - With `bucket_batches`, the rows of so many steps are sorted by the length of their texts and cut into steps
       again; the steps, and the rows of each, are shuffled.
-
-    Args:
-        num_rows (`int`): Rows of the data.
-        batch_size (`int`): Rows of a step, of all processes together.
-        seed (`int`): Decides the order.
-        bucket_batches (`int`, *optional*, defaults to 0): Steps to sort together; 0 for none.
-        lengths (`np.ndarray` of shape `(num_rows,)`, *optional*): Lengths of the texts, for `bucket_batches`.
-
-    Raises:
-        ValueError: if the data do not fill a step.
     """
 
     num_rows: int
-    batch_size: int
+    batch_size: int  # of all processes together
     seed: int
     bucket_batches: int = 0
-    lengths: np.ndarray | None = None
+    lengths: np.ndarray | None = None  # of the rows' texts, (num_rows,), for `bucket_batches`
 
     def __post_init__(self):
         if self.num_rows < self.batch_size:
@@ -60,32 +50,13 @@ class StepOrder:
             groups.append(generator.permuted(generator.permutation(group), axis=1))
         return np.concatenate(groups)
 
-
-class StepSampler:
-    """Batches of `(epoch, row)` for a `DataLoader`, from any step on, over all epochs without a gap between them.
-
-    Args:
-        order ([`StepOrder`]): The rows of each step.
-        steps (`range`): Numbers of the steps to give, counted from the start of the training.
-        rank (`int`, *optional*, defaults to 0): This process.
-        world_size (`int`, *optional*, defaults to 1): Number of processes.
-    """
-
-    def __init__(self, order: StepOrder, steps: range, rank: int = 0, world_size: int = 1):
-        self.order = order
-        self.steps = steps
-        self.rank = rank
-        self.world_size = world_size
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.order.batch_size // self.world_size
-        mine = slice(self.rank * share, (self.rank + 1) * share)
+    def batches(self, steps: range, rank: int = 0, world_size: int = 1) -> Iterator[list[tuple[int, int]]]:
+        """A process's `(epoch, row)` of each of these steps, which count from the start of the training."""
+        share = self.batch_size // world_size
+        mine = slice(rank * share, (rank + 1) * share)
         current, rows = None, None
-        for step in self.steps:
-            epoch, place = divmod(step, self.order.steps_per_epoch)
+        for step in steps:
+            epoch, place = divmod(step, self.steps_per_epoch)
             if epoch != current:
-                current, rows = epoch, self.order.epoch_rows(epoch)
+                current, rows = epoch, self.epoch_rows(epoch)
             yield [(epoch, row) for row in rows[place, mine].tolist()]

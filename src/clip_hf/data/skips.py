@@ -19,13 +19,8 @@ _REMARKS = {
     "captions_cut": "{count} captions were cut at {context_length} tokens.",
     "plain_images": "{count} pictures are of one colour: drawings on transparency need `background_color`.",
 }
-_STATE = {
-    "num_used": int,
-    "kinds": {str: int},
-    "examples": {str: [str]},
-    "noticed": {str: int},
-    "places": {str: [str]},
-}
+_COUNTS, _TEXTS = {str: int}, {str: [str]}
+_STATE = {"num_used": int, "kinds": _COUNTS, "examples": _TEXTS, "noticed": _COUNTS, "places": _TEXTS}
 
 
 @dataclass(frozen=True)
@@ -33,10 +28,10 @@ class SkippedRow:
     """A row that was left out.
 
     Args:
-        kind (`str`): What is wrong, in few words: `"file truncated"`. The same for all rows with the same trouble.
-        where (`str`): The row: `"row 17"`, for streams also the shard's key or the file's name, where there is one.
+        kind (`str`): What is wrong, in few words, the same for all rows with the same trouble: `"file truncated"`.
+        where (`str`): The row: `"row 17"`, of streams with its shard.
         message (`str`): A sentence for the user.
-        name (`str`, *optional*, defaults to `""`): The image's file, where it is known.
+        name (`str`, *optional*, defaults to `""`): The image's file, if it is known.
     """
 
     kind: str
@@ -103,15 +98,12 @@ class SkipCounter:
             places[place] = None
 
     def check(self) -> None:
-        """Compare the share of skipped rows with the limit.
-
-        Raises:
-            ValueError: if it is above; the message says how many rows of which kind, with examples.
-        """
+        """Raise a `ValueError` with examples if the share of skipped rows is above the limit."""
         if self.num_used + self.num_skipped >= self.min_rows and self.share > self.max_skipped_share:
+            examples = " ".join(self.examples[kind][0] for kind, _ in self.kinds.most_common(3))
             raise ValueError(
                 f"{self.summary()} That is more than max_skipped_share={self.max_skipped_share:g} allows. "
-                f"{self._first_examples()} Repair the data, or raise `max_skipped_share` to go on with the rest."
+                f"{examples} Repair the data, or raise `max_skipped_share` to go on with the rest."
             )
 
     def summary(self) -> str:
@@ -137,25 +129,21 @@ class SkipCounter:
         return "\n".join(lines)
 
     def remarks(self, context_length: int) -> str:
-        """What was noticed of the pairs that were used, a sentence for each kind; empty where it was nothing.
-
-        Args:
-            context_length (`int`): The number of tokens at which captions are cut.
-        """
+        """What was noticed of the pairs that were used, a sentence for each kind; captions are cut at this length."""
         counts = [(text, self.noticed[name]) for name, text in _REMARKS.items() if self.noticed[name]]
         used = max(self.num_used, 1)
         shares = [(text, f"{n:,} of {self.num_used:,} ({n / used:.2%})") for text, n in counts]
         return " ".join(text.format(count=share, context_length=context_length) for text, share in shares)
 
-    def _first_examples(self) -> str:
-        return " ".join(self.examples[kind][0] for kind, _ in self.kinds.most_common(3))
-
     def state_dict(self) -> dict:
         """What was counted, as plain Python values."""
-        examples = {kind: list(messages) for kind, messages in self.examples.items()}
-        places = {kind: list(places) for kind, places in self.places.items()}
-        counts = {"num_used": self.num_used, "kinds": dict(self.kinds), "noticed": dict(self.noticed)}
-        return {**counts, "examples": examples, "places": places}
+        return {
+            "num_used": self.num_used,
+            "kinds": dict(self.kinds),
+            "examples": {kind: list(messages) for kind, messages in self.examples.items()},
+            "noticed": dict(self.noticed),
+            "places": {kind: list(places) for kind, places in self.places.items()},
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from what was counted before; ValueError if it is no [`SkipCounter.state_dict`]."""

@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from .collator import ImageTextCollator
 from .decoding import ImageReader
-from .image_text import check_columns, finish_item, text_length, undecoded_images
-from .pair_options import PairOptions
+from .image_text import NO_ROWS, check_columns, finish_item, text_length, undecoded_images
+from .pair_options import PairOptions, row_columns
 from .skips import SkippedRow
 from .texts import TextReader
 
@@ -36,8 +36,8 @@ class MixedStream:
 
     Args:
         sources (`Sequence[datasets.IterableDataset]`): Streams with the same columns.
-        weights (`Sequence[float]`, *optional*): Share of the pairs from each source, which is passed over again and
-            again on its own. Without them, all sources are passed over together, and each row comes once in a pass.
+        weights (`Sequence[float]`, *optional*): Share of the pairs from each source, which is then passed over on its
+            own. Without weights each row of all sources comes once in a pass.
     """
 
     def __init__(self, sources: Sequence[datasets.IterableDataset], weights: Sequence[float] | None = None):
@@ -70,8 +70,7 @@ class _Row:
         return f"{self.epoch}/{self.source}/{self.shard}/{self.number}"
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(NamedTuple):
     """The part of the rows that one worker of one process reads: the `index`-th of `count`."""
 
     index: int
@@ -100,13 +99,8 @@ class _Cursor:
 
     def state_dict(self) -> dict[str, Any]:
         source = self._source.state_dict() if self._rows is not None else self._start
-        return {
-            "epoch": self.epoch,
-            "place": self.place,
-            "number": self.number,
-            "found": self._found,
-            "source": source,
-        }
+        place = {"epoch": self.epoch, "place": self.place, "number": self.number}
+        return {**place, "found": self._found, "source": source}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch, self.place, self.number = state["epoch"], state["place"], state["number"]
@@ -179,9 +173,7 @@ class _Mixture:
         rows: list[_Row | SkippedRow] = []
         generator = random.Random(f"{self.seed}/mixture/{self.part.index}/{number}")
         while len(rows) < size:
-            cursor = self.cursors[0]
-            if self.weights is not None:
-                (cursor,) = generator.choices(self.cursors, self.weights)
+            (cursor,) = generator.choices(self.cursors, self.weights)
             row = cursor.next_row()
             # Sources that are mixed have no common pass.
             if row is None and self.weights is not None:
@@ -220,7 +212,7 @@ class ImageTextStream(IterableDataset):
 
     def __init__(
         self,
-        data: "datasets.IterableDataset | MixedStream",
+        data: datasets.IterableDataset | MixedStream,
         processor: "ClipHFProcessor",
         options: PairOptions,
         *,
@@ -230,9 +222,7 @@ class ImageTextStream(IterableDataset):
     ):
         data = data if isinstance(data, MixedStream) else MixedStream([data])
         self.texts = TextReader(options.templates, options.caption_column)
-        self.columns = [options.image_column, *self.texts.columns]
-        self.columns += [options.image_id_column] if options.image_id_column else []
-        self.columns = list(dict.fromkeys(self.columns))
+        self.columns = list(row_columns(options))
         self.options, self.batch_size = options, batch_size
         self.rank, self.world_size = rank, world_size
         self.reader = ImageReader(
@@ -265,11 +255,9 @@ class ImageTextStream(IterableDataset):
         """At most 16 rows, at least one of which could be read."""
         cursor, rows = _Cursor([(0, source)], _Part(0, 1), self.options.seed), []
         try:
-            for row in itertools.islice(iter(cursor.next_row, None), _FIRST_ROWS):
-                rows.append(row)
+            rows.extend(itertools.islice(iter(cursor.next_row, None), _FIRST_ROWS))
         except ValueError as error:
-            damage = f" {rows[0].message}" if rows else ""
-            raise ValueError(f"The dataset is empty; training needs at least one captioned image.{damage}") from error
+            raise ValueError(" ".join([NO_ROWS, *(row.message for row in rows[:1])])) from error
         return rows
 
     def _check_first_rows(self, source: datasets.IterableDataset) -> None:
@@ -318,10 +306,8 @@ class ImageTextStream(IterableDataset):
                     skipped.append(item)
                     bad_in_sequence += 1
                     if bad_in_sequence == _MAX_BAD_IN_SEQUENCE:
-                        raise ValueError(
-                            f"{_MAX_BAD_IN_SEQUENCE} rows in sequence cannot be used. The last: {item.message} Check "
-                            "the data."
-                        )
+                        count = f"{_MAX_BAD_IN_SEQUENCE} rows in sequence"
+                        raise ValueError(f"{count} cannot be used. The last: {item.message} Check the data.")
                     continue
                 bad_in_sequence = 0
                 items.append(item)

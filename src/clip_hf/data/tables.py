@@ -33,13 +33,10 @@ _LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({'|'.join(sorted(IMAGE_ENDINGS))})\s*$"
 
 
 def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
-    """The rows of a table as they are.
+    """The rows of a table as they are; the path's ending says its kind. `.json` is a list of objects, or JSON Lines.
 
     A line that is no row (JSON that is no object, more fields than columns, not UTF-8) is a row without values, and
     the first such line is logged.
-
-    Args:
-        table (`str`): A path; the ending says which kind of file it is. `.json` is a list of objects, or JSON Lines.
 
     Raises:
         ValueError: if the file cannot be divided into rows; the message names the line.
@@ -68,14 +65,10 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
 def table_rows(
     tables: Sequence[str], roles: dict[str, str], stamp: str = "", root: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of CSV, TSV, JSON Lines and JSON files, with images where [`ImagePlaces`] says they are.
+    """The rows of tables, with images where [`ImagePlaces`] says they are, below the table's folder or `root`.
 
-    Args:
-        tables (`Sequence[str]`): Paths; the ending says which kind of file it is.
-        roles (`dict[str, str]`): The columns to make, and what each is, see `row_columns`. The image's path may also
-            be in a column `file_name`.
-        stamp (`str`, *optional*): Not used; it makes a cache differ where a file changed.
-        root (`str`, *optional*): Another folder than the table's below which images may be.
+    `roles` are the columns to make, see `row_columns`; the image's path may also be in a column `file_name`. `stamp`
+    is not used: it makes a cache differ where a file changed.
     """
     for table in tables:
         location_of = ImagePlaces(os.path.dirname(os.path.abspath(table)), root)
@@ -151,9 +144,8 @@ def _check_lines(fields: list[str], columns: int, where: str) -> None:
             if len(cells) == columns and any(map(_LOOKS_LIKE_IMAGE.search, cells)):
                 raise ValueError(f"{where} begins a text with a quote that swallows the row {text[:80]!r}; close it.")
         if len(lines) > _MOST_LINES:
-            raise ValueError(
-                f"{where} begins a text with a quote that ends {len(lines)} lines later; close it before."
-            )
+            end = f"ends {len(lines)} lines later"
+            raise ValueError(f"{where} begins a text with a quote that {end}; close it before.")
 
 
 def _tsv_records(file: TextIO) -> Iterator[tuple[int, list[str]]]:

@@ -5,6 +5,8 @@
 import bz2
 import contextlib
 import gzip
+import io
+import itertools
 import json
 import lzma
 import os
@@ -19,8 +21,7 @@ from transformers.utils import logging
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
 from ..utils.json_files import check_regular
-from ..utils.wording import counted
-from .image_folders import is_hidden
+from .image_folders import describe_left_out, is_hidden
 from .texts import decode_text, is_utf8
 
 
@@ -36,7 +37,7 @@ _PEEKED_SAMPLES = 16
 _MOST_KNOWN = 20_000
 _SORT = "`tar --sort=name -cf NAME.tar FOLDER`"
 _USUAL = ("txt", "json")  # beside an image, though they may not be read
-_COMPRESSIONS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
+_COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
 class DamagedTar(ValueError):
@@ -45,22 +46,14 @@ class DamagedTar(ValueError):
 
 @dataclass
 class TarSample:
-    """Members of a tar with the same name up to the first dot.
+    """Members of a tar with the same name up to the first dot, by their ending in lower case: `jpg`, `input.jpg`."""
 
-    Args:
-        members (`dict[str, tuple[str, bytes]]`): Name and content of the wanted members, by their ending in lower
-            case: `"jpg"`, `"input.jpg"`.
-        endings (`list[str]`): The endings of all.
-        problem (`str`): Why the sample cannot be used, if it cannot.
-        kind (`str`): The problem in few words.
-        apart (`str`): Folder and name, if an earlier sample of the tar had them with other endings: its members do not
-            follow each other, so that neither has them all.
-    """
-
-    members: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    endings: dict[str, None] = field(default_factory=dict)
-    problem: str = ""
-    kind: str = "file too large"
+    members: dict[str, tuple[str, bytes]] = field(default_factory=dict)  # name and content of the wanted ones
+    endings: dict[str, None] = field(default_factory=dict)  # of all members
+    problem: str = ""  # why the sample cannot be used, if it cannot
+    kind: str = "file too large"  # the problem in few words
+    # Folder and name, if an earlier sample of the tar had them with other endings: its members do not follow each
+    # other, so neither sample has them all.
     apart: str = ""
 
     def fields(self) -> dict[str, Any]:
@@ -98,10 +91,6 @@ class TarSample:
         # The name is for messages only, so one that is not UTF-8 costs no image.
         return {"path": name.encode(errors="backslashreplace").decode(), "bytes": data}
 
-    def has(self, column: str, role: str) -> bool:
-        """Whether there is a value for a column."""
-        return self.image(column) is not None if role == "image" else self.text(column) is not None
-
 
 def is_image(ending: str) -> bool:
     """Whether members with this ending are images: what counts is what comes last."""
@@ -124,16 +113,15 @@ def tar_rows(
     limits: ImageLimits = DEFAULT_LIMITS,
     whole: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The samples of tars as rows.
+    """The samples of tars (paths, or URLs that `fsspec` opens) as rows.
 
     Args:
-        tars (`Sequence[str]`): Paths of tars, or URLs that `fsspec` opens.
+        tars (`Sequence[str]`): The tars.
         roles (`dict[str, str]`): The columns to make, see `row_columns`, and [`TarSample`] for where they are.
         stamp (`str`, *optional*): Not used; it makes a cache differ where a file changed.
-        limits ([`ImageLimits`], *optional*): A sample of more bytes than `max_bytes` is a row whose image is refused
-            when it is read.
-        whole (`bool`, *optional*, defaults to `False`): Whether all tars are read in one go: then the rest of a
-            damaged one is such a row too, and what was left out is logged.
+        limits ([`ImageLimits`], *optional*): A sample of more than `max_bytes` is a row whose image is refused.
+        whole (`bool`, *optional*, defaults to `False`): Whether this call reads all tars: then the rest of a damaged
+            one is such a row too, and the log says what was left out.
 
     Raises:
         DamagedTar: without `whole`, or if no tar can be read.
@@ -174,10 +162,7 @@ def all_samples(
             f"the first: {apart[0]}. Write such tars again in the order of names: {_SORT}."
         )
     if whole and left_out:
-        counts = ", ".join(f"{number:,} .{ending}" for ending, number in left_out.most_common(20))
-        verb = "was" if left_out.total() == 1 else "were"
-        members = counted(left_out.total(), "member")
-        logger.warning(f"{members} of the tars {verb} left out, by ending: {counts}.")
+        logger.warning(describe_left_out(left_out, "member", "of the tars"))
 
 
 def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits = DEFAULT_LIMITS) -> None:
@@ -186,16 +171,20 @@ def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits =
     missing = dict(roles)
     for tar in tars:
         try:
-            for sample in tar_samples(tar, _wanted(roles), limits):
+            for sample in itertools.islice(tar_samples(tar, _wanted(roles), limits), _PEEKED_SAMPLES):
                 samples.append(sample)
-                missing = {column: role for column, role in missing.items() if not sample.has(column, role)}
-                if not missing or len(samples) == _PEEKED_SAMPLES:
-                    break
+                missing = {
+                    column: role
+                    for column, role in missing.items()
+                    if (sample.image(column) if role == "image" else sample.text(column)) is None
+                }
+                if not missing:
+                    return
         except DamagedTar:
             pass  # said when the rows are read
         if samples:
             break
-    if not samples or not missing or all(sample.problem for sample in samples):
+    if all(sample.problem for sample in samples):
         return
     column, role = next(iter(missing.items()))
     content = {"image": "images", "caption": "captions"}.get(role, "texts")
@@ -231,11 +220,8 @@ def tar_samples(
     """The samples of a tar, in little memory whatever is in it.
 
     Links, folders, devices and hidden members are left out. An ending that comes again begins another sample.
-
-    Args:
-        tar (`str`): A path, or a URL that `fsspec` opens; gzip, bzip2 and xz are recognised.
-        is_wanted (`Callable`): Says of an ending whether the content is read.
-        limits ([`ImageLimits`], *optional*): `max_bytes` holds for all images of a sample; all texts have 16 MiB.
+    `is_wanted` says of an ending whether the content is read. `limits.max_bytes` holds for all images of a sample
+    together, 16 MiB for all its texts. The tar may be compressed by gzip, bzip2 or xz.
 
     Raises:
         DamagedTar: after the samples that could be read.
@@ -350,30 +336,12 @@ def _members(tar: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
 def _opened(tar: str) -> Iterator[Any]:
     """The tar's bytes, decompressed a little at a time: tarfile itself would take what a block of bombs holds."""
     if os.path.isfile(tar):
-        opening = open(tar, "rb")
+        opening = open(tar, "rb", buffering=0)
     else:
         check_regular(tar)
         check_scheme(tar)
         opening = fsspec.open(tar, "rb")
-    with opening as file:
-        start = _Joined(file.read(6), file)
-        compression = next((each for magic, each in _COMPRESSIONS.items() if start.head.startswith(magic)), None)
-        if compression is None:
-            yield start
-        elif compression is gzip.GzipFile:
-            yield gzip.GzipFile(fileobj=start)
-        else:
-            yield compression(start)
-
-
-class _Joined:
-    """A file whose first bytes were read, from the start."""
-
-    def __init__(self, head: bytes, file: Any):
-        self.head, self.file = head, file
-
-    def read(self, size: int) -> bytes:
-        if self.head:
-            head, self.head = self.head[:size], self.head[size:]
-            return head
-        return self.file.read(size)
+    with opening as raw, io.BufferedReader(raw, _BLOCK) as file:
+        start = file.peek(6)
+        decompress = next((opener for magic, opener in _COMPRESSIONS.items() if start.startswith(magic)), None)
+        yield file if decompress is None else decompress(file)

@@ -54,12 +54,7 @@ def template_columns(template: str) -> tuple[str, ...]:
 
 
 class TextReader:
-    """Makes the text of a pair from a row's columns.
-
-    Args:
-        templates (`Sequence[str]`): Texts with `{}` for the caption and `{name}` for a column.
-        caption_column (`str`): Column of the captions.
-    """
+    """Makes the text of a pair from a row, by templates with `{}` for the caption and `{name}` for a column."""
 
     def __init__(self, templates: Sequence[str], caption_column: str):
         self.caption_column = caption_column
@@ -72,12 +67,7 @@ class TextReader:
         return tuple(dict.fromkeys(names))
 
     def read(self, row: dict[str, Any], where: str, generator: random.Random) -> tuple[str, int] | SkippedRow:
-        """Draw a text.
-
-        Args:
-            row (`dict`): The values of `columns`.
-            where (`str`): What to call the row in messages: `"row 17"`.
-            generator (`random.Random`): Draws the caption, then the template.
+        """Draw a caption, then a template, for the values of `columns` in a row that messages call `where`.
 
         Returns:
             `tuple[str, int]`: the text, and a number that only texts of equal captions and columns share, whatever the
@@ -91,8 +81,8 @@ class TextReader:
             value = row[self.caption_column]
             caption = generator.choice([value] if isinstance(value, str) else value)
         template, columns = generator.choice(self._filled(row))
-        values = [caption if self._is_caption(name) else str(row[name]) for name in columns]
-        return self._fill(template, columns, row, caption), stable_id(*(value.strip().lower() for value in values))
+        values = self._values(columns, row, caption)
+        return _fill(template, values), stable_id(*(value.strip().lower() for value in values.values()))
 
     def read_all(self, row: dict[str, Any]) -> list[str]:
         """Every text that `read` may give for a row; none for a row that cannot be used."""
@@ -100,13 +90,9 @@ class TextReader:
             return []
         value = row.get(self.caption_column, "")
         captions = [value] if isinstance(value, str) else value
-        return list(
-            dict.fromkeys(
-                self._fill(template, columns, row, caption)
-                for caption in captions
-                for template, columns in self._filled(row)
-            )
-        )
+        filled = self._filled(row)
+        texts = (_fill(text, self._values(columns, row, caption)) for caption in captions for text, columns in filled)
+        return list(dict.fromkeys(texts))
 
     def find_problem(self, row: dict[str, Any], where: str) -> SkippedRow | None:
         """Why a row has no text, whatever is drawn; None if it has one."""
@@ -121,9 +107,8 @@ class TextReader:
         message = f"{where.capitalize()} has the {blank} {row[blank]!r}; it must be a string that is not blank."
         return SkippedRow("column blank", where, message)
 
-    def _fill(self, template: str, columns: tuple[str, ...], row: dict[str, Any], caption: str) -> str:
-        values = {name: caption if self._is_caption(name) else str(row[name]) for name in columns}
-        return _FIELD.sub(lambda match: values[match[1]], template)
+    def _values(self, columns: tuple[str, ...], row: dict[str, Any], caption: str) -> dict[str, str]:
+        return {name: caption if self._is_caption(name) else str(row[name]) for name in columns}
 
     def _is_caption(self, name: str) -> bool:
         return name in ("", self.caption_column)
@@ -135,6 +120,10 @@ class TextReader:
             for template, columns in self.templates
             if all(self._is_caption(name) or _is_text(row[name]) for name in columns)
         ]
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    return _FIELD.sub(lambda match: values[match[1]], template)
 
 
 def _is_text(value: Any) -> bool:

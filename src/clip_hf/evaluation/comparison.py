@@ -17,7 +17,7 @@ from ..utils.atomic import replaced_file
 from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
-from ..utils.wording import counted
+from ..utils.wording import counted, markdown_table
 from .numerics.bootstrap import percentile_interval, resampled_interval
 from .numerics.statistics import (
     ROW_VALUES,
@@ -102,12 +102,10 @@ class Comparison:
 
     def table(self) -> str:
         """All metrics as a Markdown table; a difference is bold if its interval does not hold 0."""
-        lines = [f"| task | data | metric | {' | '.join(self._columns())} |"]
-        lines.append("|---" * (lines[0].count("|") - 1) + "|")
-        for row in self.metrics:
-            cells = self._cells(row, "**{}**")
-            lines.append(f"| {row.task} | {row.data} ({row.split}) | {row.metric} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+        rows = [
+            (row.task, f"{row.data} ({row.split})", row.metric, *self._cells(row, "**{}**")) for row in self.metrics
+        ]
+        return markdown_table(("task", "data", "metric", *self._columns()), rows)
 
     def terminal_tables(self) -> str:
         """All metrics for a terminal, one table for each task and data."""
@@ -196,7 +194,7 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
             ) from error
         if content is not None:
             results.append(content)
-    models = _names_of_models(results)
+    models = models_in(folder)
     if len(models) > 1:
         raise ValueError(
             f"The folder {folder} holds results of {counted(len(models), 'model')}: {', '.join(models)}. Give a "
@@ -209,17 +207,14 @@ def load_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
 
 def models_in(folder: str | os.PathLike) -> list[str]:
     """Names of the models that a folder holds results of; unreadable files are skipped."""
-    contents = []
+    names = []
     for path in sorted(Path(folder).glob("*.json")):
         with suppress(ValueError, OSError):
-            contents.append(read_json(path))
-    return _names_of_models(list(filter(is_result, contents)))
-
-
-def _names_of_models(results: Sequence[dict[str, Any]]) -> list[str]:
-    # Results of the library's functions need not name their model.
-    names = (result["model"] for result in results if isinstance(result["model"], str) and result["model"])
-    return list(dict.fromkeys(map(os.path.normpath, names)))
+            content = read_json(path)
+            # Results of the library's functions need not name their model.
+            if is_result(content) and isinstance(content["model"], str) and content["model"]:
+                names.append(os.path.normpath(content["model"]))
+    return list(dict.fromkeys(names))
 
 
 def compare_results(

@@ -14,11 +14,10 @@ from accelerate import Accelerator
 from torch import distributed
 
 from ..embedding.bulk_encoding import encode_readable_images
-from ..embedding.dual_encoder import DualEncoder
-from ..embedding.encoding_options import EncodingOptions
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
 from ..utils.processes import join_processes
+from ..utils.wording import markdown_table
 from .comparison import models_in
 from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
@@ -88,18 +87,6 @@ class _Job:
     sources: tuple[str, ...]
     parts: dict[str, Any]
 
-    def encode_images(self, encoder: DualEncoder, options: EncodingOptions) -> None:
-        """Encode all images, so that their features are in the cache."""
-        for part in self.parts.values():
-            encode_readable_images(
-                encoder,
-                part.data,
-                part.image_column,
-                projected=self.task.projected,
-                options=options,
-                name=f"{part.name} ({part.split})",
-            )
-
 
 def run_suite(
     model: Any,
@@ -139,8 +126,13 @@ def run_suite(
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     options = replace(options, encoding=encoding)
     if accelerator is not None:
-        for job in jobs:
-            job.encode_images(encoder, replace(encoding, accelerator=accelerator))
+        # All processes encode; the tasks then find the features in the cache.
+        shared = replace(encoding, accelerator=accelerator)
+        for task, part in ((job.task, part) for job in jobs for part in job.parts.values()):
+            name = f"{part.name} ({part.split})"
+            encode_readable_images(
+                encoder, part.data, part.image_column, projected=task.projected, options=shared, name=name
+            )
         if not is_main:
             return []
     if options.replace_results:
@@ -248,12 +240,9 @@ def _remove_results(folder: Path) -> None:
 
 
 def _write_summary(results: Sequence[EvaluationResult], folder: Path) -> None:
-    lines = [
-        "| task | data | metric | value | 95% interval (±: 1 SD over draws) | chance |",
-        "|---|---|---|---|---|---|",
+    columns = ("task", "data", "metric", "value", "95% interval (±: 1 SD over draws)", "chance")
+    rows = [
+        (result.task, f"{result.data} ({result.split})", *row) for result in results for row in result.table_rows()
     ]
-    for result in results:
-        for row in result.table_rows():
-            lines.append(f"| {' | '.join((result.task, f'{result.data} ({result.split})', *row))} |")
     with replaced_file(folder / "summary.md") as temporary:
-        temporary.write_text(f"# {results[0].model}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        temporary.write_text(f"# {results[0].model}\n\n{markdown_table(columns, rows)}\n", encoding="utf-8")

@@ -589,16 +589,9 @@ class ClipHFConfig(_ClipHFBaseConfig):
     def from_text_vision_configs(
         cls, text_config: PreTrainedConfig, vision_config: PreTrainedConfig, **kwargs
     ) -> "ClipHFConfig":
-        """Configuration of a whole model from those of its towers.
+        """Configuration of a whole model from those of its towers; arguments and errors as in [`ClipHFConfig`].
 
-        Args:
-            text_config (`PreTrainedConfig`): A `ClipHFTextConfig` or transformers' `CLIPTextConfig`.
-            vision_config (`PreTrainedConfig`): A `ClipHFViTConfig`, a `ClipHFResNetConfig` or transformers'
-                `CLIPVisionConfig`.
-            kwargs: Further arguments of [`ClipHFConfig`]; `projection_dim` is by default the text tower's.
-
-        Raises:
-            ValueError: as [`ClipHFConfig`].
+        `projection_dim` is by default the text tower's.
         """
         kwargs.setdefault("projection_dim", text_config.projection_dim)
         return cls(text_config=text_config, vision_config=vision_config, **kwargs)

@@ -51,7 +51,7 @@ _REMOTE = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf")
 URL_SCHEMES = ("http", "https", "data", *_REMOTE)
 REFUSED = "refused:"
 _REFUSED_KINDS = ("file damaged", "file too large", "file name not UTF-8")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_SCHEME = re.compile(r"(?:data|refused)(?=:)|[a-z][a-z0-9+.-]*(?=://)", re.IGNORECASE | re.ASCII)
 _CHUNK = 2**16  # bytes
 _MAX_SLOW_PIXELS = 2**22  # some ten seconds
 _TILE_TAGS = (322, 323)  # TIFF: width and height of a tile
@@ -133,18 +133,10 @@ class UnreadableImage(ValueError):
 # ----------------------------------------------------------------------------------------------------------- locations
 
 
-def _scheme_of(text: str) -> str | None:
-    """The scheme of a URL in lower case; None for a path. `C:/x.png` is a path."""
-    match = _SCHEME.match(text)
-    if match is None:
-        return None
-    scheme = match[1].lower()
-    return scheme if "://" in text[match.end(1) : match.end(1) + 3] or scheme in ("data", "refused") else None
-
-
 def check_scheme(text: str) -> str | None:
-    """The scheme of a location, None for a path; a location that may not be opened raises [`UnreadableImage`]."""
-    scheme = _scheme_of(text)
+    """The scheme of a location in lower case, None for a path; raise [`UnreadableImage`] if it may not be opened."""
+    match = _SCHEME.match(text)
+    scheme = match[0].lower() if match else None
     if scheme == "data":
         return scheme
     if scheme == "refused":
@@ -335,20 +327,14 @@ def _read_base64(text: str, limits: ImageLimits) -> Image.Image:
     try:
         data = base64.b64decode("".join(text.partition(",")[2].split() if is_url else text.split()), validate=True)
         return _read_bytes(data, limits)
-    except UnreadableImage as error:
-        if is_url or error.kind == "image too large":
-            raise
-        raise _missing_file(text) from error
     except ValueError as error:
+        if isinstance(error, UnreadableImage) and (is_url or error.kind == "image too large"):
+            raise
         if is_url:
             raise UnreadableImage("not an image", "the data URL does not hold the base64 text of an image.") from error
-        raise _missing_file(text) from error
-
-
-def _missing_file(text: str) -> UnreadableImage:
-    return UnreadableImage(
-        "file missing", f"there is no file {text[:200]}, and it is neither a URL nor the base64 text of an image."
-    )
+        raise UnreadableImage(
+            "file missing", f"there is no file {text[:200]}, and it is neither a URL nor the base64 text of an image."
+        ) from error
 
 
 # ----------------------------------------------------------------------------------------------------------- downloads

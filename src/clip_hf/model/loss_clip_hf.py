@@ -315,7 +315,15 @@ class _ChunkedSigmoid(torch.autograd.Function):
 # ------------------------------------------------------------------------------------------------- what users call
 
 
-def _check_arguments(image_embeds, text_embeds, chunk_size, ids: dict[str, torch.Tensor | None]) -> None:
+def _describe_batch(
+    image_embeds: torch.Tensor,
+    text_embeds: torch.Tensor,
+    chunk_size: int | Literal["auto"] | None,
+    gather: bool,
+    ids: dict[str, torch.Tensor | None],
+    label_smoothing: float = 0.0,
+) -> _Batch:
+    """Check the arguments of a loss, and put them into one object."""
     if image_embeds.ndim != 2 or image_embeds.shape != text_embeds.shape:
         raise ValueError(
             f"`image_embeds` has the shape {tuple(image_embeds.shape)} and `text_embeds` {tuple(text_embeds.shape)}; "
@@ -332,15 +340,6 @@ def _check_arguments(image_embeds, text_embeds, chunk_size, ids: dict[str, torch
             raise ValueError(
                 f"`{name}` has the shape {tuple(value.shape)}; it must be {(len(image_embeds),)}: one id a pair."
             )
-
-
-def _describe_batch(
-    image_embeds: torch.Tensor,
-    chunk_size: int | Literal["auto"] | None,
-    gather: bool,
-    ids: dict[str, torch.Tensor | None],
-    label_smoothing: float = 0.0,
-) -> _Batch:
     gather = gather and _in_process_group()
     if gather:
         _check_equal_shapes(image_embeds)
@@ -409,10 +408,9 @@ def contrastive_loss(
             processes' batches differ in size.
     """
     ids = {"image_ids": image_ids, "text_ids": text_ids}
-    _check_arguments(image_embeds, text_embeds, chunk_size, ids)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"`label_smoothing` is {label_smoothing}; it must be from 0 to 1.")
-    batch = _describe_batch(image_embeds, chunk_size, gather, ids, label_smoothing)
+    batch = _describe_batch(image_embeds, text_embeds, chunk_size, gather, ids, label_smoothing)
     with torch.autocast(image_embeds.device.type, enabled=False):
         images, texts, scale = _in_loss_dtype(image_embeds, image_embeds, text_embeds, logit_scale)
         if chunk_size is None:
@@ -452,8 +450,7 @@ def sigmoid_loss(
         ValueError: if the shapes do not fit together, the batch is empty, or the processes' batches differ in size.
     """
     ids = {"image_ids": image_ids, "text_ids": text_ids}
-    _check_arguments(image_embeds, text_embeds, chunk_size, ids)
-    batch = _describe_batch(image_embeds, chunk_size, gather, ids)
+    batch = _describe_batch(image_embeds, text_embeds, chunk_size, gather, ids)
     with torch.autocast(image_embeds.device.type, enabled=False):
         images, texts, *scalars = _in_loss_dtype(image_embeds, image_embeds, text_embeds, logit_scale, logit_bias)
         scale, bias = (scalar.reshape(()) for scalar in scalars)

@@ -167,12 +167,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         return list(self.get_iterator(image, num_workers, batch_size, *params))
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Save the model and its processor, for `pipeline` and for the Auto classes.
-
-        Args:
-            save_directory (`str` or `os.PathLike`): The folder; made if there is none.
-            kwargs: Further arguments of the model's `save_pretrained`.
-        """
+        """Save the model and its processor, for `pipeline` and for the Auto classes; as the model's own method."""
         super().save_pretrained(save_directory, **kwargs)
         if self.model.config.model_type == "clip_hf":
             ClipHFProcessor(self.image_processor, self.tokenizer).save_pretrained(save_directory)

@@ -22,7 +22,15 @@ from .tokenization_clip_hf import ClipHFTokenizer
 
 # Arguments of `from_pretrained` that say where files are.
 LOCATION_KEYS = ("cache_dir", "force_download", "proxies", "token", "revision", "local_files_only", "subfolder")
-_GROUPS = {"common_kwargs", "videos_kwargs", "audio_kwargs", *ProcessingKwargs.__annotations__}
+# Arguments of a call that are not options of one part.
+_OTHER_ARGUMENTS = {
+    "videos",
+    "audio",
+    "common_kwargs",
+    "videos_kwargs",
+    "audio_kwargs",
+    *ProcessingKwargs.__annotations__,
+}
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
@@ -84,9 +92,9 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
             TypeError: An option is unknown and neither None nor False, or a text is not a string.
         """
         names = self._all_option_names()
-        kwargs = _drop_unset(kwargs, set().union(_GROUPS, *names.values()))
+        kwargs = _known_options(kwargs, set().union(_OTHER_ARGUMENTS, *names.values()), type(self).__name__)
         for group in kwargs.keys() & names.keys():
-            kwargs[group] = _drop_unset(kwargs[group] or {}, names[group])
+            kwargs[group] = _known_options(kwargs[group] or {}, names[group], group)
         return super().__call__(images=images, text=list(text) if isinstance(text, tuple) else text, **kwargs)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs) -> tuple:
@@ -94,7 +102,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
         return images, text, videos, audio
 
     def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs) -> None:
-        """Check the inputs and the names of options; see `__call__` for the errors."""
+        """Check the inputs; see `__call__` for the errors."""
         if videos is not None or audio is not None:
             raise ValueError(f"{type(self).__name__} takes images and text, not videos or audio.")
         if images is None and text is None:
@@ -107,10 +115,6 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
                     raise TypeError(f"Text {index} must be a string, not {type(item).__name__}: {item!r:.60}.")
         elif not isinstance(text, str | None):
             raise TypeError(f"`text` must be a string or a list of strings, not {type(text).__name__}.")
-        groups = self._all_option_names()
-        for group, names in groups.items():
-            _check_names(kwargs.get(group) or {}, names, group)
-        _check_names(kwargs, set().union(_GROUPS, *groups.values()), type(self).__name__)
 
     def _all_option_names(self) -> dict[str, set[str]]:
         valid = getattr(self.image_processor, "valid_kwargs", ClipHFImageProcessorKwargs)
@@ -206,15 +210,12 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
         return [image_processor, tokenizer]
 
 
-def _drop_unset(options: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """Drop unknown options that are None or False."""
-    return {name: value for name, value in options.items() if name in names or not is_unset(name, value, names)}
-
-
-def _check_names(options: dict[str, Any], names: set[str], where: str) -> None:
-    for name in options:
-        if name not in names:
-            raise TypeError(unknown_option(name, where, names))
+def _known_options(options: dict[str, Any], names: set[str], owner: str) -> dict[str, Any]:
+    """Drop unknown options that are None or False; others are a `TypeError`."""
+    for name in options.keys() - names:
+        if not is_unset(name, options[name], names):
+            raise TypeError(unknown_option(name, owner, names))
+    return {name: value for name, value in options.items() if name in names}
 
 
 # Makes saving copy our files and name the class in `auto_map`.

@@ -176,17 +176,7 @@ def prompt_set_names() -> list[str]:
 
 
 def get_prompt_set(name: str) -> tuple[str, ...]:
-    """Templates of a built-in prompt set.
-
-    Args:
-        name (`str`): one of [`prompt_set_names`].
-
-    Returns:
-        `tuple[str, ...]`: templates with the placeholder `{}` where the label goes.
-
-    Raises:
-        ValueError: if there is no such set; the message lists the names.
-    """
+    """Templates of a built-in prompt set; raise ValueError, with the names, if there is none of this name."""
     if name not in PROMPT_SETS:
         raise ValueError(no_such("prompt set", name, prompt_set_names()))
     return PROMPT_SETS[name]

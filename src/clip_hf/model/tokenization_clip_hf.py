@@ -106,7 +106,7 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
         return
     if not isinstance(text, (list, tuple)):
         raise TypeError(
-            f"`{name}` must be a string or a list of strings; given a {type(text).__name__}, {_shorten(text)}."
+            f"`{name}` must be a string or a list of strings; given a {type(text).__name__}, {text!r:.60}."
         )
     if not text and not is_split_into_words:
         raise ValueError(f"`{name}` is an empty list: pass at least one string (the empty string is allowed).")
@@ -114,7 +114,7 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
     for index, item in enumerate(text):
         if nested:
             if not isinstance(item, (list, tuple)):
-                raise TypeError(f"`{name}[{index}]` must be a list of words like the others; given {_shorten(item)}.")
+                raise TypeError(f"`{name}[{index}]` must be a list of words like the others; given {item!r:.60}.")
             # A pair of word lists holds lists; everything else holds words.
             for part in item if all(isinstance(part, (list, tuple)) for part in item) else [item]:
                 _check_strings(part, f"{name}[{index}]")
@@ -132,7 +132,7 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
 def _check_strings(items: Iterable, name: str) -> None:
     for index, item in enumerate(items):
         if not isinstance(item, str):
-            raise TypeError(f"`{name}[{index}]` must be a string; given a {type(item).__name__}, {_shorten(item)}.")
+            raise TypeError(f"`{name}[{index}]` must be a string; given a {type(item).__name__}, {item!r:.60}.")
 
 
 def _to_tensor(rows: list[list[int]], tensor_type: str) -> Any:
@@ -147,11 +147,6 @@ def _build_special_token(token: str | AddedToken) -> AddedToken:
     if isinstance(token, AddedToken) and token.content not in (BOS_TOKEN, EOS_TOKEN):
         return token
     return AddedToken(str(token), lstrip=False, rstrip=False, normalized=False, special=True)
-
-
-def _shorten(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 # ----------------------------------------------------------------------------------------------------------- tokenizer
@@ -366,11 +361,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
             vocab_size (`int`): number of ids, at least 514, new special tokens not counted.
             length (`int`, *optional*): not used; there is no progress bar.
             new_special_tokens (`list`, *optional*): special tokens to add after the vocabulary.
-            special_tokens_map (`dict[str, str]`, *optional*): not supported.
-            kwargs: not supported; arguments of a trainer would change the layout of the vocabulary.
-
-        Returns:
-            `ClipHFTokenizer`: the new tokenizer.
+            special_tokens_map, kwargs: not supported, because they would change the layout of the vocabulary.
 
         Raises:
             ValueError: if an argument is not supported, or as in `train`.
@@ -393,13 +384,7 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
     def clean(self, text: str) -> str:
         """Clean a text: ftfy and HTML entities, or only normal form C if not `clean_text`.
 
-        Offsets refer to the result. White space and case do not change.
-
-        Args:
-            text (`str`): a text.
-
-        Returns:
-            `str`: the clean text; the same object if nothing changes.
+        Offsets refer to the result. White space and case do not change; the same object comes back if nothing does.
 
         Raises:
             ValueError: if `clean_text` is `False` and the text holds a lone surrogate.
@@ -560,8 +545,8 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         if not (rule.strict or rule.warn) or max(lengths) <= rule.limit:
             return
         index = next(index for index, length in enumerate(lengths) if length > rule.limit)
-        text = _shorten(texts if isinstance(texts, str) or len(texts) != len(lengths) else texts[index])
-        problem = f"Text {index} has {lengths[index]} tokens, but at most {rule.limit} fit: {text}"
+        text = texts if isinstance(texts, str) or len(texts) != len(lengths) else texts[index]
+        problem = f"Text {index} has {lengths[index]} tokens, but at most {rule.limit} fit: {text!r:.60}"
         if rule.strict:
             raise ValueError(f"{problem}. Shorten it, or pass strict=False to have it cut.")
         self.deprecation_warnings["text-is-cut"] = True
@@ -594,14 +579,8 @@ class ClipHFTokenizer(ClearFileErrors, TokenizersBackend):
         )
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
-        """Write `vocab.json` and `merges.txt`, which `from_pretrained` reads if there is no `tokenizer.json`.
-
-        Args:
-            save_directory (`str`): an existing folder.
-            filename_prefix (`str`, *optional*): prefix of the names; a hyphen follows it.
-
-        Returns:
-            `tuple[str, ...]`: paths of both files.
+        """Write `vocab.json` and `merges.txt`, which `from_pretrained` reads if there is no `tokenizer.json`, into a
+        folder that exists; the names begin with `filename_prefix` and a hyphen. Return both paths.
         """
         model = json.loads(self._tokenizer.to_str())["model"]
         prefix = f"{filename_prefix}-" if filename_prefix else ""

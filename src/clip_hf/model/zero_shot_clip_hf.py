@@ -537,10 +537,8 @@ class TextClassifierCache:
     def get(
         self, model: nn.Module, processor, labels, templates, tokenizer_kwargs: dict | None = None
     ) -> torch.Tensor:
-        """The classifier of [`build_text_classifier`], from the cache if nothing it depends on has changed.
-
-        Returns:
-            `torch.Tensor` of shape (num_labels, dim). It is shared: do not change it in place.
+        """The classifier of [`build_text_classifier`], from the cache if nothing it depends on has changed. It is
+        shared: do not change it in place.
         """
         return self.get_all(model, processor, [(labels, templates)], tokenizer_kwargs)[0]
 

@@ -17,6 +17,7 @@ from transformers.utils import logging
 from ..data import PairOptions, SkippedRow, read_captions
 from ..data.collator import batch_pixels
 from ..data.decoding import ImageReader
+from ..data.locations import undecoded
 from ..data.texts import template_columns
 from ..evaluation.numerics.metrics import recall_at_k, target_ranks
 from ..evaluation.numerics.ranking import caption_ids, folded_caption, retrieval_ranks
@@ -67,8 +68,7 @@ class HeldOutPairs:
     ):
         data = data.select(range(min(max_rows, len(data))))
         captions = read_captions(data, options.caption_column)
-        images = data.with_format(None).select_columns([options.image_column])
-        images = images.cast_column(options.image_column, datasets.Image(decode=False))
+        images = undecoded(data.select_columns([options.image_column]))
         ids = data[options.image_id_column] if options.image_id_column else [None] * len(data)
         reader = ImageReader(
             processor.image_processor, min_image_size=options.min_image_size, limits=options.image_limits

@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from ..data import SkipCounter
 from ..model_card.card import ModelCardDetails
-from ..utils.processes import SharedOutcome
+from ..utils.processes import SharedOutcome, accelerator_settings
 from ..utils.saved_states import check_kinds, kinds_of
+from ..utils.wording import counted
 from .distributed import logit_scale_of
 from .learning_rate_schedule import cosine_schedule
 from .loss_guard import LossGuard
@@ -114,9 +115,19 @@ class Training:
             process_states = shared
         else:
             check_kinds(process_states, kinds, f"{restored.path}: what a process saved")
-        kinds |= {"guard": dict, "best": {str: float}, "metrics": {str: float}}
+        kinds |= {"guard": dict, "best": {str: float}, "metrics": {str: float}, "num_steps": int}
         kinds |= {"schedule": kinds_of(self.schedule.state_dict())} | ({"average": dict} if self.average else {})
         check_kinds(shared, kinds, f"{restored.path}: what all processes share")
+        if restored.step > self.num_steps:
+            raise ValueError(
+                f"{restored.path} has done {counted(restored.step, 'step')}, and this training has "
+                f"{self.num_steps:,}: train longer (`max_steps`, `epochs`), or resume from an earlier checkpoint."
+            )
+        if shared["num_steps"] != self.num_steps:
+            self.accelerator.print(
+                f"The checkpoint's training had {counted(shared['num_steps'], 'step')}, this one has "
+                f"{self.num_steps:,}: from here on the learning rate is that of the new schedule."
+            )
         self.loader.load_state_dict(process_states["loader"])
         if process_states is not shared or self.accelerator.is_main_process:  # the shared count is that of all
             self.skips.load_state_dict(process_states["skips"])
@@ -131,7 +142,8 @@ class Training:
         process_states = {"loader": self.loader.state_dict(), "skips": self.skips.state_dict()}
         shared = {**process_states, "skips": self.total_skips().state_dict(), "guard": self.guard.state_dict()}
         # Not registered with the accelerator, which unpickles, and so executes, what it reads for registered objects.
-        shared |= {"schedule": self.schedule.state_dict(), "best": self.best, "metrics": self.metrics}
+        shared |= {"schedule": self.schedule.state_dict(), "num_steps": self.num_steps}
+        shared |= {"best": self.best, "metrics": self.metrics}
         if self.average is not None:
             shared["average"] = self.average.state_dict()
         self.checkpoints.save(self.accelerator, step, shared=shared, per_process=process_states)
@@ -225,6 +237,7 @@ def _tracker_config(options: TrainingOptions) -> dict:
     return {key: value if isinstance(value, int | float | str) else str(value) for key, value in vars(options).items()}
 
 
+@accelerator_settings()
 def train(options: TrainingOptions, bar_position: int = 0) -> list[dict]:
     """Train, evaluate and save: what `clip-hf train` does. Every process of a launch calls it.
 

@@ -51,9 +51,9 @@ class OptimizerOptions:
         if self.name not in _NAMES:
             raise ValueError(f"The optimiser `name` is {self.name!r}; it must be one of {', '.join(_NAMES)}.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be greater than 0.")
+            raise ValueError(f"`learning_rate` is {self.learning_rate}; it must be finite and greater than 0.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"`weight_decay` is {self.weight_decay}; it must be at least 0.")
+            raise ValueError(f"`weight_decay` is {self.weight_decay}; it must be finite and at least 0.")
         if self.betas is not None and (len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas)):
             raise ValueError(f"`betas` is {self.betas}; it must be two numbers, at least 0 and less than 1.")
         if self.eps is not None and not self.eps > 0:

@@ -4,6 +4,7 @@
 
 import argparse
 import math
+import os
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -26,12 +27,14 @@ from .optimizer import OptimizerOptions
 LOG_NAME = "training_log.jsonl"
 MAX_OPTIONS_BYTES = 2**20  # largest recipe or configuration that is read
 _STEPS = ("epochs", "min_steps", "max_steps", "batch_size", "keep_checkpoints", "log_every", "pairs_per_epoch")
-_SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes")
+_SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes", "resize_to")
+_MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine
 _SHARES = ("warmup_share", "eval_share", "label_smoothing", "ema_decay")
 # Options, what their values must meet unless they are None, and how a message says it.
 _RANGES = (
     ((*_STEPS, *_SIZES), lambda value: value >= 1, "at least 1"),
-    (("save_every", "num_workers", "warmup_steps"), lambda value: value >= 0, "at least 0"),
+    (("save_every", "warmup_steps"), lambda value: value >= 0, "at least 0"),
+    (("num_workers",), lambda value: 0 <= value <= _MAX_WORKERS, f"from 0 to {_MAX_WORKERS} on this machine"),
     (("max_grad_norm", "eval_every", "max_image_seconds"), lambda value: value > 0, "greater than 0"),
     (("max_loss_ratio",), lambda value: value > 1, "greater than 1"),
     (_SHARES, lambda value: 0 <= value < 1, "at least 0 and less than 1"),
@@ -67,6 +70,8 @@ class TrainingOptions(TrainingFields):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
+        if self.resume is not None and not self.resume.strip():
+            raise ValueError("`resume` is empty; give `latest` or a checkpoint's folder, or leave it out.")
         if self.loss == "sigmoid" and self.label_smoothing:
             raise ValueError("`label_smoothing` belongs to the softmax loss; the sigmoid loss has none.")
         if self.streaming and self.max_steps is None and self.pairs_per_epoch is None:

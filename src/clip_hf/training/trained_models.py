@@ -19,14 +19,12 @@ from ..model.processing_clip_hf import ClipHFProcessor
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..model_card.section_texts import HOME_FOLDER, architecture_label, public_name
 from ..utils.atomic import replaced_folder
-from ..utils.wording import INTERVAL
+from ..utils.wording import HUB_TASKS, INTERVAL, TASK_TITLES
 from .distributed import restore_scalar_logit_scale
 from .held_out import HeldOutPairs
 from .options import TrainingOptions
 
 
-_RETRIEVAL = "zero-shot-image-retrieval"
-_TASKS = {"zero-shot-image-classification": "Zero-shot classification", _RETRIEVAL: "Image-text retrieval"}
 # Half the width of a 95% interval, in standard deviations.
 _NORMAL_QUANTILE = 1.959964
 
@@ -108,14 +106,14 @@ def _held_out_results(
     """
     results = []
     for name, value in metrics.items():
-        task = _RETRIEVAL if "_R@" in name else "zero-shot-image-classification"
+        task = "retrieval" if "_R@" in name else "zero_shot"
         args = None
         if held_out is not None:
             args = {INTERVAL: _wilson_interval(value, held_out.num_queries(name))}
         results.append(
             EvalResult(
-                task_type=task,
-                task_name=_TASKS[task],
+                task_type=HUB_TASKS[task],
+                task_name=TASK_TITLES[task],
                 dataset_type="held-out",
                 dataset_name=dataset_name,
                 metric_type=name,

@@ -236,13 +236,21 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
         return model, processor
     config = options.config
     if isinstance(config, str):  # a recipe may hold the arguments themselves
-        config = ARCHITECTURES.get(config) or _read_config(Path(config))
-    config = copy.deepcopy(config)
+        config = ARCHITECTURES.get(config) or read_json(
+            Path(config), what=f"The configuration {config}", max_bytes=MAX_OPTIONS_BYTES
+        )
+    config = _checked_config(copy.deepcopy(config), options.config)
     context_length = config["text_config"].get("max_position_embeddings", 77)
     if options.tokenizer == "openai":
         tokenizer = ClipHFTokenizer.from_bpe_file(OPENAI_MERGES, context_length)
     elif options.tokenizer:
-        tokenizer = ClipHFTokenizer.from_pretrained(options.tokenizer)
+        try:
+            tokenizer = ClipHFTokenizer.from_pretrained(options.tokenizer)
+        except OSError as error:
+            raise OSError(
+                f"There is no tokenizer {options.tokenizer} that can be read; `tokenizer` is `openai`, a folder or a "
+                "repo on the hub. Without it, one is trained on the captions."
+            ) from error
     else:
         tokenizer = ClipHFTokenizer.train(_texts_of(options, data), options.vocab_size, context_length)
     config["text_config"]["vocab_size"] = len(tokenizer)
@@ -252,6 +260,8 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
         config |= _SIGMOID
     model = ClipHFModel(ClipHFConfig(**config))
     size = model.config.vision_config.image_size
+    if options.resize_to is not None and options.resize_to < size:
+        raise ValueError(f"`resize_to` is {options.resize_to}; it must be at least {size}, the size of the crop.")
     image_processor = ClipHFImageProcessor(
         size={"shortest_edge": options.resize_to or size},
         crop_size={"height": size, "width": size},
@@ -260,10 +270,12 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
     return model, ClipHFProcessor(image_processor, tokenizer)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    config = read_json(path, what=f"The configuration {path}", max_bytes=MAX_OPTIONS_BYTES)
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in _TOWERS):
-        raise ValueError(f"The configuration {path} has no {' and no '.join(_TOWERS)}; see `ClipHFConfig`.")
+def _checked_config(config: Any, source: Any) -> dict[str, Any]:
+    """The arguments of a new model's configuration, once they are known to be some; `source` is the option's value."""
+    what = f"The configuration {source}" if isinstance(source, str) else "The `config` of the recipe"
+    wrong = [name for name in _TOWERS if not isinstance(config, dict) or not isinstance(config.get(name), dict)]
+    if wrong:
+        raise ValueError(f"{what} must have {' and '.join(wrong)} with `option: value` lines; see `ClipHFConfig`.")
     return config
 
 

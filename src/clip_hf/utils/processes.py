@@ -3,10 +3,13 @@
 """Several processes of one launch: whether they know each other, and errors that all of them raise together."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import gather_object
 
 
@@ -69,6 +72,21 @@ def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
     accelerator = Accelerator(cpu=cpu or not torch.accelerator.is_available(), **options)
     check_launch(accelerator)
     return accelerator
+
+
+@contextmanager
+def accelerator_settings() -> Iterator[None]:
+    """Let go of Accelerate's settings, such as the mixed precision, in the end.
+
+    They belong to the whole program: without this, a second training in a notebook could not have others. The settings
+    of an `Accelerator` that the program made before stay, and so do the processes' connections.
+    """
+    is_free = not is_initialized()
+    try:
+        yield
+    finally:
+        if is_free:
+            AcceleratorState._reset_state()
 
 
 def check_launch(accelerator: Accelerator) -> None:

@@ -522,7 +522,7 @@ def test_splits_that_are_missing(tmp_path):
         load_classification(class_data(), ClassificationOptions(split="test"))
     with pytest.raises(ValueError, match="splits a, b; say with `split`"):
         load_classification({"a": class_data(), "b": class_data()})
-    with pytest.raises(ValueError, match="`load_splits` loads all parts"):
+    with pytest.raises(ValueError, match="`load_splits` loads all splits"):
         load_splits(class_data(), ClassificationOptions(split="test"))
 
 
@@ -539,7 +539,7 @@ def test_splits_that_are_missing(tmp_path):
         ("petz=./nowhere", "Did you mean 'pets'"),
         ("petz", "Did you mean 'pets'"),
         ("nobody/nothing", "cannot be loaded from the hub"),
-        ("food101", "ethz/food101 cannot be loaded from the hub.*'food101=PATH'.*part `validation`, 101 classes"),
+        ("food101", "ethz/food101 cannot be loaded from the hub.*'food101=PATH'.*split `validation`, 101 classes"),
         ("birdsnap", "not on the hub in a form.*'birdsnap=PATH'"),
         ("mscoco", "captions and no classes"),
     ],

@@ -14,7 +14,6 @@ from clip_hf.evaluation.numerics.metrics import CLASSIFICATION_METRICS
 from clip_hf.evaluation.registry.dataset_registry import (
     dataset_names,
     get_dataset,
-    imagenet_subset_names,
     imagenet_subsets,
     load_class_names,
     load_templates,
@@ -125,7 +124,7 @@ def test_imagenet_subsets():
     classes = [label for entry in subsets["objectnet"].values() for label in entry["classes"]]
     assert len(subsets["objectnet"]) == 113 and len(classes) == len(set(classes)) == 125
     # ImageNet-A's first folder is n01498041, a stingray.
-    assert imagenet_subset_names("imagenet-a")[0] == "stingray"
+    assert load_class_names("imagenet_subsets.json#imagenet-a")[0] == "stingray"
     assert subsets["objectnet"]["alarm_clock"] == {"name": "alarm clock", "classes": [409, 530]}
 
 

@@ -213,7 +213,7 @@ def test_files_and_plot(data, tmp_path):
     assert {"linear probe", "starting at the text classifier", "zero-shot", "all training images"} == set(labels)
     star = next(line for line in axis.lines if line.get_label() == "zero-shot")
     np.testing.assert_allclose(star.get_xydata(), [[-1, 100 * result.zero_shot_accuracy]])
-    assert "| 0 | | " in result.details()
+    assert "| 0 |  | " in result.details()
 
 
 def test_spreads_over_draws_are_in_the_table_in_place_of_intervals(data):

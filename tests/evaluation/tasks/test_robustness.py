@@ -169,14 +169,14 @@ def test_effective_robustness_is_what_lies_above_the_line():
     assert shift.interval[1] - shift.interval[0] < 0.03
     assert shift.line.r_squared == pytest.approx(fit.rvalue**2, abs=1e-12)
     assert not shift.extrapolated and not shift.on_subset and shift.reference == 0.7656
-    assert result.accuracy == 0.7656 and result.average_accuracy == pytest.approx(0.7405)
+    assert result.accuracy == 0.7656 and result.metrics["mean_under_shift"] == pytest.approx(0.7405)
 
 
 def test_a_standard_model_has_no_effective_robustness():
     accuracies = {"imagenet": 0.77374, "imagenet_v2": 0.6568, "objectnet": 0.38376, "imagenet_r": 0.39307}
     result = compare_under_shift(accuracies)
     assert max(abs(shift.effective_robustness) for shift in result.shifts.values()) < 0.025
-    assert abs(result.average_effective_robustness) < 0.015
+    assert abs(result.metrics["mean_effective_robustness"]) < 0.015
 
 
 def test_zero_shot_clip_has_much():

@@ -4,7 +4,6 @@
 
 import functools
 import importlib.util
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,9 +34,8 @@ class RegistryEntry:
         metric (`str`): What it is scored by, a key of `CLASSIFICATION_METRICS`; `"recall"` for image-text retrieval.
         hub_id (`str`, *optional*): The repository on the hub; `None` if there is none that could be verified, and the
             data must be local.
-        hub_config (`str`, *optional*): Its configuration.
-        splits (`dict[str, str]`): The parts among `"train"`, `"validation"` and `"test"`, each with its name on the
-            hub. `"test"` is the part on which figures are published, which for ImageNet is the hub's `validation`.
+        splits (`dict[str, str]`): The splits among `"train"`, `"validation"` and `"test"`, each with its name on the
+            hub. `"test"` is the one on which figures are published, which for ImageNet is the hub's `validation`.
         image_column, label_column, caption_column (`str`, *optional*): Columns on the hub. Label columns are those of
             classification, caption columns of retrieval.
         captions_per_image (`int`, *optional*): How many captions of an image count, where a convention says so.
@@ -59,7 +57,6 @@ class RegistryEntry:
     metric: str
     suite: str
     hub_id: str | None = None
-    hub_config: str | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
     image_column: str | None = None
     label_column: str | None = None
@@ -85,7 +82,7 @@ class RegistryEntry:
 
 @functools.cache
 def _read_data(file: str) -> Any:
-    return json.loads((_FOLDER / file).read_text(encoding="utf-8"))
+    return read_json(_FOLDER / file)
 
 
 @functools.cache
@@ -139,9 +136,6 @@ def get_dataset(name: str) -> RegistryEntry:
     return entries[known]
 
 
-# ----------------------------------------------------------------------------------------------- prompts, class names
-
-
 def load_class_names(source: str | os.PathLike) -> list[str]:
     """Class names from data that come with clip_hf, an installed clip-benchmark, or a file.
 
@@ -169,7 +163,8 @@ def load_class_names(source: str | os.PathLike) -> list[str]:
     if text.startswith(_CLASS_NAMES):
         return list(_by_key(_read_data("class_names.json"), text.removeprefix(_CLASS_NAMES), "class_names.json"))
     if text.startswith(_SUBSETS):
-        return imagenet_subset_names(text.removeprefix(_SUBSETS))
+        names = _read_data("class_names.json")["imagenet"]
+        return [names[index] for index in imagenet_subsets()[text.removeprefix(_SUBSETS)]]
     if text.startswith(CLIP_BENCHMARK):
         key = text.removeprefix(CLIP_BENCHMARK)
         names = _by_key(_clip_benchmark_data("en_classnames.json"), key, "clip-benchmark's class names")
@@ -184,12 +179,6 @@ def load_class_names(source: str | os.PathLike) -> list[str]:
     return check_class_names(names, text)
 
 
-def imagenet_subset_names(key: str) -> list[str]:
-    """Names of the ImageNet classes that a dataset such as ImageNet-A has, in the order of their ids."""
-    names = _read_data("class_names.json")["imagenet"]
-    return [names[index] for index in imagenet_subsets()[key]]
-
-
 def imagenet_subsets() -> dict[str, Any]:
     """The content of imagenet_subsets.json."""
     return _read_data("imagenet_subsets.json")
@@ -201,11 +190,7 @@ def class_folders(entry: RegistryEntry) -> set[str] | None:
 
 
 def check_class_names(names: Any, where: str) -> list[str]:
-    """Check that `names` is a list of strings that are not blank.
-
-    Raises:
-        ValueError: if it is not; `where` says what is meant.
-    """
+    """Check that `names` is a list of strings that are not blank; `where` says in messages what is meant."""
     if isinstance(names, str) or not isinstance(names, list | tuple) or not names:
         raise ValueError(f"{where}: class names must be a list of at least one string; these are {names!r}.")
     for index, name in enumerate(names):
@@ -273,4 +258,4 @@ def _clip_benchmark_data(file: str) -> dict[str, Any]:
     path = Path(spec.submodule_search_locations[0]) / "datasets" / file
     if not path.is_file():
         raise ValueError(f"The installed clip-benchmark has no file {path}; version 1.6 has.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)

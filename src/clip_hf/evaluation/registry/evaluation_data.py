@@ -23,11 +23,11 @@ from ...data.labelled_images import read_labelled
 from ...data.locations import undecoded
 from ...data.pair_options import PairOptions
 from ...model.image_reading_clip_hf import open_image
-from ...utils.wording import counted
+from ...utils.wording import counted, quoted
 from ..numerics.metrics import CLASSIFICATION_METRICS
 from .dataset_registry import RegistryEntry, load_templates
 from .evaluation_source import EvaluationSource, open_source
-from .labels import class_label, read_class_names, read_targets, some
+from .labels import class_label, read_class_names, read_targets
 
 
 logger = logging.get_logger(__name__)
@@ -38,22 +38,44 @@ _USUAL_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class ClassificationOptions:
+@dataclass(frozen=True, kw_only=True)
+class ImageDataOptions:
+    """Which images of a dataset are taken, with or without labels; see [`ClassificationOptions`]."""
+
+    image_column: str | None = None
+    split: str | None = None
+    limit: int | None = None
+    min_image_size: int | None = None
+    image_root: str | None = None
+
+    def __post_init__(self):
+        for name in ("limit", "min_image_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(
+                    f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows."
+                )
+        if self.image_root is not None and not os.path.isdir(self.image_root):
+            raise ValueError(
+                f"`image_root` (--image-root) is {self.image_root!r}, which is no folder; give one that the images "
+                'lie below, or "/" for any.'
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationOptions(ImageDataOptions):
     """Choices for labelled images that replace those of the registry and of the data.
 
     Args:
-        image_column (`str`, *optional*): Column of the images; by default the only one of images, or one with a usual
-            name.
-        label_column (`str`, *optional*): Column of the labels; by default the only one of labels, or one with a usual
-            name.
+        image_column, label_column (`str`, *optional*): Columns of the images and labels; by default the only one of
+            that type, or one with a usual name.
         class_names (`Sequence[str]` or `str`, *optional*): A name for each label id, or where to find them, see
             [`load_class_names`].
         templates (*optional*): Prompts: whatever [`load_templates`] takes. By default the registry's, or `"simple"`.
         metric (`str`, *optional*): A key of `CLASSIFICATION_METRICS`. By default the registry's; `"map_11point"` where
             an image has several labels, `"top1"` otherwise.
-        split (`str`, *optional*): Which part. By default the registry's, `"test"`, `"validation"`, or the only one
-            there is.
+        split (`str`, *optional*): Which split. By default the registry's, `"test"`, `"validation"`, or the only one
+            there is; all rows of data without splits.
         limit (`int`, *optional*): Take at most this many rows, evenly spaced.
         min_image_size (`int`, *optional*): Leave out images whose shorter edge has fewer pixels, with a warning that
             says how many.
@@ -64,32 +86,15 @@ class ClassificationOptions:
         ValueError: if a value is out of its range.
     """
 
-    image_column: str | None = None
     label_column: str | None = None
     class_names: Sequence[str] | str | None = None
     templates: Any = None
     metric: str | None = None
-    split: str | None = None
-    limit: int | None = None
-    min_image_size: int | None = None
-    image_root: str | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
             raise ValueError(f"`metric` is {self.metric!r}; there are {', '.join(CLASSIFICATION_METRICS)}.")
-        _check_rows(self)
-
-
-def _check_rows(options: Any) -> None:
-    for name in ("limit", "min_image_size"):
-        value = getattr(options, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None for all rows.")
-    if options.image_root is not None and not os.path.isdir(options.image_root):
-        raise ValueError(
-            f"`image_root` (--image-root) is {options.image_root!r}, which is no folder; give one that the images lie "
-            'below, or "/" for any.'
-        )
 
 
 @dataclass
@@ -105,7 +110,7 @@ class ClassificationData:
         templates (`tuple[str, ...]` or `dict[str, tuple[str, ...]]`): Prompts with `{}` where the class goes, or each
             class's own.
         metric (`str`): What the dataset is scored by, a key of `CLASSIFICATION_METRICS`.
-        split (`str`): The part of the dataset.
+        split (`str`): The split of the dataset.
         source (`str`): Where it was.
     """
 
@@ -154,8 +159,8 @@ class ClassificationData:
         return replace(self, data=self.data.select(rows))
 
 
-@dataclass(frozen=True)
-class CaptionedDataOptions:
+@dataclass(frozen=True, kw_only=True)
+class CaptionedDataOptions(ImageDataOptions):
     """Choices for captioned images that replace those of the registry.
 
     Args:
@@ -166,29 +171,18 @@ class CaptionedDataOptions:
             captions are put together.
         captions_per_image (`int`, *optional*): Take at most this many captions of each image, the first ones; by
             default all, or as the registry says.
-        split (`str`, *optional*): Which part. By default `"test"`, `"validation"`, or the only one there is; all rows
-            of data without parts.
-        limit (`int`, *optional*): Take at most this many images, evenly spaced.
-        min_image_size (`int`, *optional*): Leave out images whose shorter edge has fewer pixels, with a warning that
-            says how many.
-        image_root (`str`, *optional*): A folder below which paths of images in tables and Parquet may lead, besides
-            their own; `"/"` for any.
+        split, limit, min_image_size, image_root: As in [`ClassificationOptions`].
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
-    image_column: str | None = None
     caption_column: str | None = None
     image_id_column: str | None = None
     captions_per_image: int | None = None
-    split: str | None = None
-    limit: int | None = None
-    min_image_size: int | None = None
-    image_root: str | None = None
 
     def __post_init__(self):
-        _check_rows(self)
+        super().__post_init__()
         if self.captions_per_image is not None and self.captions_per_image < 1:
             raise ValueError(f"`captions_per_image` is {self.captions_per_image}; it must be at least 1.")
 
@@ -202,7 +196,7 @@ class RetrievalData:
         data (`datasets.Dataset`): One row an image, undecoded.
         image_column (`str`): Column of the images.
         captions (`list[list[str]]`): The captions of each image, at least one.
-        split (`str`): The part of the dataset.
+        split (`str`): The split of the dataset.
         source (`str`): Where it was.
     """
 
@@ -215,9 +209,6 @@ class RetrievalData:
 
     def __len__(self) -> int:
         return len(self.data)
-
-
-# --------------------------------------------------------------------------------------------------- labelled images
 
 
 def load_classification(
@@ -234,25 +225,26 @@ def load_classification(
     - a folder of class folders, `path/CLASS/*.jpg` or `path/test/CLASS/*.jpg`; the class is the folder's name with
       spaces for underscores;
     - a folder that `datasets` saved with `save_to_disk`;
-    - Parquet files, or webdataset tars: a file, a folder, or a pattern; the part is what a file's name begins with;
+    - Parquet files, or webdataset tars: a file, a folder, or a pattern; the split is what a file's name begins with;
     - a table (`.csv`, `.tsv`, `.jsonl`, `.json`) with paths of images, below its folder, in `image` or `file_name`;
     - a dataset on the hub, `"owner/name"` or `"owner/name:config"`;
-    - a `datasets.Dataset`, or several by the name of their part.
+    - a `datasets.Dataset`, or several by the name of their split.
 
-    Labels are a `ClassLabel`, strings, which are class names by themselves (sorted, over all parts; spaces for
+    Labels are a `ClassLabel`, strings, which are class names by themselves (sorted, over all splits; spaces for
     underscores), numbers or strings together with class names, or lists of these (an image has several labels). Class
     names that are the data's in another order are brought into the data's order.
 
     Args:
         source (`str`, `os.PathLike`, `datasets.Dataset` or mapping): Which data.
-        options ([`ClassificationOptions`], *optional*): Columns, names, prompts, metric, part and number of rows.
+        options ([`ClassificationOptions`], *optional*): Columns, names, prompts, metric, split and number of rows.
 
     Returns:
         [`ClassificationData`].
 
     Raises:
-        ValueError: if there are no such data, part or column; they have no rows or no labels; class names are missing,
-            or their number disagrees with the labels; or the metric needs images of every class and one has none.
+        ValueError: if there are no such data, split or column; they have no rows or no labels; class names are
+            missing, or their number disagrees with the labels; or the metric needs images of every class and one has
+            none.
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or ClassificationOptions()
@@ -266,15 +258,15 @@ def load_splits(
     source: str | os.PathLike | datasets.Dataset | Mapping[str, datasets.Dataset],
     options: ClassificationOptions | None = None,
 ) -> dict[str, ClassificationData]:
-    """Load all parts of labelled images, for classifiers that are trained on their features.
+    """Load all splits of labelled images, for classifiers that are trained on their features.
 
     Args:
         source (`str`, `os.PathLike`, `datasets.Dataset` or mapping): As in [`load_classification`].
-        options ([`ClassificationOptions`], *optional*): As there, without `split`; `limit` holds for each part.
+        options ([`ClassificationOptions`], *optional*): As there, without `split`; `limit` holds for each split.
 
     Returns:
-        `dict[str, ClassificationData]`: the parts among `"train"`, `"validation"` and `"test"`; `"test"` is
-        the part on which figures are published. Data without parts come as `"all"`.
+        `dict[str, ClassificationData]`: the splits among `"train"`, `"validation"` and `"test"`; `"test"` is
+        the one on which figures are published. Data without splits come as `"all"`.
 
     Raises:
         ValueError: as [`load_classification`], and if `options.split` is given.
@@ -282,7 +274,7 @@ def load_splits(
     """
     options = options or ClassificationOptions()
     if options.split is not None:
-        raise ValueError(f"`split` is {options.split!r}, but `load_splits` loads all parts; leave it out.")
+        raise ValueError(f"`split` is {options.split!r}, but `load_splits` loads all splits; leave it out.")
     opened = open_source(source, "classification")
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
@@ -295,12 +287,11 @@ def _classification(opened: EvaluationSource, split: str, options: Classificatio
 
     data = opened.load(split, lambda rows: read(rows, lambda data: _image_column(data, options, entry)))
     image_column = _image_column(data, options, entry)
-    registered = None if entry is None else entry.label_column
-    label_column = _find_column(data, "labels", options.label_column, registered, class_label)
+    label_column = _find_column(data, "labels", options.label_column, entry.label_column, class_label)
     names = read_class_names(opened, data, label_column, options.class_names, read)
-    templates = options.templates if options.templates is not None else entry.prompts if entry else None
+    templates = options.templates if options.templates is not None else entry.prompts
     data, _ = _chosen_images(data, image_column, options, opened.name)
-    if entry is not None and entry.border:
+    if entry.border:
         arguments = {"column": image_column, "pixels": entry.border}
         data = data.map(_without_border, fn_kwargs=arguments, desc=f"{opened.name}: cutting off the images' borders")
     loaded = ClassificationData(
@@ -314,7 +305,7 @@ def _classification(opened: EvaluationSource, split: str, options: Classificatio
         source=opened.location,
     )
     default = "map_11point" if loaded.is_multi_label else "top1"  # the labels are read, and checked, here
-    loaded.metric = options.metric or (entry.metric if entry is not None else default)
+    loaded.metric = options.metric or entry.metric or default
     return loaded
 
 
@@ -383,12 +374,9 @@ def check_metric(data: ClassificationData) -> None:
         verb = "has" if len(empty) == 1 else "have"
         cure = "or drop" if data.is_multi_label else "choose the metric top1, or drop"
         raise ValueError(
-            f"{len(empty)} of the {count} classes of {where} {verb} no image, {some(empty)}, so {metric} is not "
+            f"{len(empty)} of the {count} classes of {where} {verb} no image, {quoted(empty)}, so {metric} is not "
             f"defined. Use all rows, {cure} these classes."
         )
-
-
-# ----------------------------------------------------------------------------------------------------------- columns
 
 
 def _find_column(
@@ -412,14 +400,10 @@ def _find_column(
     return column
 
 
-def _image_column(data: datasets.Dataset, options: Any, entry: RegistryEntry | None) -> str:
-    registered = None if entry is None else entry.image_column
+def _image_column(data: datasets.Dataset, options: Any, entry: RegistryEntry) -> str:
     return _find_column(
-        data, "images", options.image_column, registered, lambda feature: isinstance(feature, datasets.Image)
+        data, "images", options.image_column, entry.image_column, lambda feature: isinstance(feature, datasets.Image)
     )
-
-
-# ------------------------------------------------------------------------------------------------ images with captions
 
 
 def load_retrieval(
@@ -431,66 +415,52 @@ def load_retrieval(
     Args:
         source (`str`, `os.PathLike`, `datasets.Dataset` or mapping): A name of the registry, see [`dataset_names`]
             with the task `"retrieval"`; `"name=path"` for a local copy; whatever [`load_pairs`] takes (files, folders,
-            the hub); a `datasets.Dataset`, or several by the name of their part.
-        options ([`CaptionedDataOptions`], *optional*): Columns, part, number of images and of captions.
+            the hub); a `datasets.Dataset`, or several by the name of their split.
+        options ([`CaptionedDataOptions`], *optional*): Columns, split, number of images and of captions.
 
     Returns:
         [`RetrievalData`].
 
     Raises:
-        ValueError: if there are no such data, part or column, no rows, or a caption is missing or blank.
+        ValueError: if there are no such data, split or column, no rows, or a caption is missing or blank.
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or CaptionedDataOptions()
     opened = open_source(source, "retrieval")
-    split = opened.resolve(options.split)
+    entry, split = opened.entry, opened.resolve(options.split)
 
     def read(rows: Rows) -> datasets.Dataset:
         if rows.kind in ("dataset", "parquet"):
-            return undecoded(
-                rows.read_dataset(lambda data: _image_column(data, options, opened.entry), options.image_root)
-            )
-        return undecoded(read_pairs(rows, _pair_options(options)))
+            return undecoded(rows.read_dataset(lambda data: _image_column(data, options, entry), options.image_root))
+        columns = PairOptions(
+            image_column=options.image_column or "image",
+            caption_column=options.caption_column or "caption",
+            image_id_column=options.image_id_column,
+            image_root=options.image_root,
+        )
+        return undecoded(read_pairs(rows, columns))
 
     data = opened.load(split, read)
-    retrieval = RetrievalData(opened.name, data, "", [], split, opened.location)
-    return _retrieval(data, options, opened.entry, retrieval)
-
-
-def _pair_options(options: CaptionedDataOptions) -> PairOptions:
-    return PairOptions(
-        image_column=options.image_column or "image",
-        caption_column=options.caption_column or "caption",
-        image_id_column=options.image_id_column,
-        image_root=options.image_root,
-    )
-
-
-def _retrieval(
-    data: datasets.Dataset, options: CaptionedDataOptions, entry: RegistryEntry | None, retrieval: RetrievalData
-) -> RetrievalData:
     image_column = _image_column(data, options, entry)
-    caption_column = options.caption_column
-    if caption_column is None and entry is not None and entry.caption_column in data.column_names:
-        caption_column = entry.caption_column
-    captions = read_captions(data, caption_column or "caption")
-    if entry is not None and entry.caption_column == "txt":
-        # clip-benchmark's tars have an image's captions in one text, a line each.
-        captions = [[line for text in texts for line in text.splitlines() if line.strip()] for texts in captions]
+    captions = _captions(data, options.caption_column, entry)
     if options.image_id_column is not None:
         check_column(data.column_names, options.image_id_column, "ids of the images", "image_id_column")
-        rows: dict[Any, int] = {}
-        together: dict[Any, list[str]] = {}
+        rows_of: dict[Any, list[int]] = {}
         for row, image_id in enumerate(data[options.image_id_column]):
-            rows.setdefault(image_id, row)
-            together.setdefault(image_id, []).extend(captions[row])
-        data, captions = data.select(list(rows.values())), list(together.values())
-    data, chosen = _chosen_images(data, image_column, options, retrieval.name)
-    captions = [captions[row] for row in chosen]
-    most = options.captions_per_image or (entry.captions_per_image if entry is not None else None)
-    return replace(
-        retrieval,
-        data=data,
-        image_column=image_column,
-        captions=[texts[:most] for texts in captions],
-    )
+            rows_of.setdefault(image_id, []).append(row)
+        data = data.select([rows[0] for rows in rows_of.values()])
+        captions = [[caption for row in rows for caption in captions[row]] for rows in rows_of.values()]
+    data, chosen = _chosen_images(data, image_column, options, opened.name)
+    captions = [captions[row][: options.captions_per_image or entry.captions_per_image] for row in chosen]
+    return RetrievalData(opened.name, data, image_column, captions, split, opened.location)
+
+
+def _captions(data: datasets.Dataset, column: str | None, entry: RegistryEntry) -> list[list[str]]:
+    """The captions of each row, in the chosen or registered column, or in `caption`."""
+    if column is None and entry.caption_column in data.column_names:
+        column = entry.caption_column
+    captions = read_captions(data, column or "caption")
+    if entry.caption_column == "txt":
+        # clip-benchmark's tars have an image's captions in one text, a line each.
+        captions = [[line for text in texts for line in text.splitlines() if line.strip()] for texts in captions]
+    return captions

@@ -1,10 +1,10 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""A source of data with what the registry says about it: its name, its parts and the one that figures are of."""
+"""A source of data with what the registry says about it: its name, its splits and the one that figures are of."""
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,33 +12,30 @@ import datasets
 
 from ...data.built_in_datasets import BUILT_IN_DATASETS
 from ...data.data_sources import DataSource, HubSource, Rows, find_source
-from ...data.parts import SPLIT_NAMES, no_such_part, parts_in, read_parts
+from ...data.parts import SPLIT_NAMES, find_part, no_such_part, parts_in, read_parts
 from ...model.checks_clip_hf import did_you_mean
 from .dataset_registry import RegistryEntry, class_folders, dataset_names, get_dataset, registry_name
 
 
 WHOLE = "all"
-"""Name of the only part of data that have no parts."""
+"""Name of the only split of data that have none."""
 
+# What the registry says about data that it does not have.
+_UNREGISTERED = RegistryEntry(name="", title="", metric="", suite="")
 _TASKS = {"classification": "captions and no classes", "retrieval": "classes and no captions"}
 
 
 @dataclass(frozen=True)
 class EvaluationSource:
-    """Data that were found, before a part is read.
-
-    Args:
-        data_source ([`DataSource`] or [`HubSource`]): The data.
-        entry ([`RegistryEntry`], *optional*): What the registry says about them.
-    """
+    """Data that were found, before a split is read, and what the registry says about them."""
 
     data_source: DataSource | HubSource
-    entry: RegistryEntry | None = None
+    entry: RegistryEntry = _UNREGISTERED
 
     @property
     def name(self) -> str:
         """The dataset's name, for results."""
-        return self.data_source.name if self.entry is None else self.entry.name
+        return self.entry.name or self.data_source.name
 
     @property
     def location(self) -> str:
@@ -47,42 +44,39 @@ class EvaluationSource:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the parts; `"all"` for data without parts."""
+        """The names of the splits; `"all"` for data without splits."""
         return self.data_source.part_names or (WHOLE,)
 
     def resolve(self, split: str | None) -> str:
-        """The part that is meant by `split`; by default the one on which figures are published, or the only one.
+        """The split that is meant by `split`; by default the one on which figures are published, or the only one.
 
         Raises:
-            ValueError: if there is no such part, or several and none of these.
+            ValueError: if there is no such split, or several and none of these.
         """
         if split is None:
-            # A dataset may lack the part that its figures are about, so the existing parts decide.
-            names = [name for wanted in ("test", "validation") for name in self._names_of(wanted)]
-            default = next((name for name in names if name in self.splits), None)
+            # A dataset may lack the split that its figures are about, so the existing splits decide.
+            default = self._find("test") or self._find("validation")
             if default is None and len(self.splits) > 1:
                 raise ValueError(
                     f"The dataset {self.location} has the splits {', '.join(self.splits)}; say with `split` which "
                     "one to use."
                 )
             return default or self.splits[0]
-        part = next((name for name in self._names_of(split) if name in self.splits), None)
+        part = self._find(split)
         if part is None and split.endswith("]"):
             return parts_in(split, self.location, self.data_source.part_names)
         if part is None:
             raise no_such_part(self.location, split, self.data_source.part_names)
         return part
 
-    def _names_of(self, split: str) -> list[str]:
-        """What `split` may be called in these data, likeliest first."""
-        names = [split, *SPLIT_NAMES.get(split, ())]
-        if self.entry is not None and split in self.entry.splits:
-            hub_name = self.entry.splits[split]
-            names = [hub_name, *SPLIT_NAMES.get(hub_name, ()), *names]
-        return names
+    def _find(self, split: str, taken: Collection[str] = ()) -> str | None:
+        """What `split` is called in these data: as on the hub if the registry knows that, or by a usual name."""
+        there = [name for name in self.splits if name not in taken]
+        on_hub = self.entry.splits.get(split)
+        return (on_hub and find_part(on_hub, there)) or find_part(split, there)
 
     def load(self, split: str, read: Callable[[Rows], datasets.Dataset]) -> datasets.Dataset:
-        """The rows of a part, or of a slice of one, as `read` makes them of the rows that were found.
+        """The rows of a split, or of a slice of one, as `read` makes them of the rows that were found.
 
         Raises:
             ValueError: if there are none.
@@ -93,29 +87,19 @@ class EvaluationSource:
         return data
 
     def parts(self) -> dict[str, str]:
-        """The data's names of `"train"`, `"validation"` and `"test"`, if it has such parts; else all names."""
+        """The data's names of `"train"`, `"validation"` and `"test"`, if it has such splits; else all names."""
         parts: dict[str, str] = {}
         # What the registry calls test comes first, because it may be `val` here.
         for wanted in ("test", "train", "validation"):
-            names = [name for name in self._names_of(wanted) if name in self.splits and name not in parts.values()]
-            if names:
-                parts[wanted] = names[0]
-        ordered = {wanted: parts[wanted] for wanted in SPLIT_NAMES if wanted in parts}
-        return ordered or {name: name for name in self.splits}
+            name = self._find(wanted, taken=parts.values())
+            if name is not None:
+                parts[wanted] = name
+        return {name: parts[name] for name in SPLIT_NAMES if name in parts} or {name: name for name in self.splits}
 
 
 def open_source(source: Any, task: str) -> EvaluationSource:
-    """Find data for an evaluation: see [`load_classification`] and [`load_retrieval`] for what a source may be.
-
-    Args:
-        source: The data.
-        task (`str`): `"classification"` or `"retrieval"`.
-
-    Raises:
-        ValueError: if there are none, or they are for the other task; the message says what to do.
-        TypeError: if `source` is nothing that can hold data.
-    """
-    entry, place, is_published = None, source, False
+    """Find data for `"classification"` or `"retrieval"`; see [`load_classification`] and [`load_retrieval`]."""
+    entry, place, is_published = _UNREGISTERED, source, False
     if isinstance(source, str | os.PathLike):
         name, equals, path = str(source).partition("=")
         if equals and not os.path.exists(source) and re.fullmatch(r"[\w-]+", name):
@@ -129,13 +113,12 @@ def open_source(source: Any, task: str) -> EvaluationSource:
         elif registry_name(str(source)) is not None:
             entry = get_dataset(str(source))
             is_published = True
-    if entry is not None and task not in entry.tasks:
+    if entry is not _UNREGISTERED and task not in entry.tasks:
         other = "retrieval" if task == "classification" else "classification"
         raise ValueError(f"{entry.name} has {_TASKS[task]}; it is for {other}.")
     if is_published:
         return EvaluationSource(_published_source(entry), entry)
-    folders = None if entry is None else class_folders(entry)
-    labelled = task == "classification"
+    labelled, folders = task == "classification", class_folders(entry)
     data_source = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
     data_source.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
     return EvaluationSource(data_source, entry)
@@ -149,8 +132,7 @@ def _published_source(entry: RegistryEntry) -> DataSource | HubSource:
         raise ValueError(
             f"{entry.title} is not on the hub in a form that can be loaded. {entry.notes or ''} {_how_to_give(entry)}"
         )
-    location = entry.hub_id if entry.hub_config is None else f"{entry.hub_id}:{entry.hub_config}"
-    return HubSource(location, splits=tuple(entry.splits.values()), advice=_how_to_give(entry))
+    return HubSource(entry.hub_id, splits=tuple(entry.splits.values()), advice=_how_to_give(entry))
 
 
 def _how_to_give(entry: RegistryEntry) -> str:
@@ -160,6 +142,6 @@ def _how_to_give(entry: RegistryEntry) -> str:
         kinds = "a table or folder of images with captions, Parquet files, or a folder saved by `datasets`"
     where = f" ({entry.homepage})" if entry.homepage else ""
     return (
-        f"Give a local copy as '{entry.name}=PATH': {kinds}, with the part `{entry.splits.get('test', 'test')}`"
+        f"Give a local copy as '{entry.name}=PATH': {kinds}, with the split `{entry.splits.get('test', 'test')}`"
         f"{classes}{where}."
     )

@@ -13,15 +13,15 @@ import numpy as np
 
 from ...data.data_sources import Rows
 from ...data.parts import SPLIT_NAMES
-from ...utils.wording import counted
+from ...utils.wording import counted, quoted
 from .dataset_registry import check_class_names, imagenet_subsets, load_class_names
 from .evaluation_source import EvaluationSource
 
 
+_TEXT = ".*string"
 _SYNSET = re.compile(r"n\d{8}")
 # A label id written as text; pandas writes those of a column with gaps with a decimal point.
 _NUMBER = re.compile(r"\s*[+-]?\d+(?:\.0*)?\s*")
-_SHOWN = 5
 
 
 def readable_name(name: str) -> str:
@@ -29,21 +29,17 @@ def readable_name(name: str) -> str:
     return " ".join(name.replace("_", " ").split()) or name
 
 
-def _item_feature(feature: Any) -> Any:
-    """What a list column's items are; None for a column that holds no lists."""
+def _label_feature(feature: Any) -> Any:
+    """The type of a column's labels: the column's, or that of the items of its lists."""
     if isinstance(feature, datasets.List | datasets.LargeList):
         return feature.feature
-    return feature[0] if isinstance(feature, list) else None
+    return feature[0] if isinstance(feature, list) else feature
 
 
 def class_label(feature: Any) -> datasets.ClassLabel | None:
     """The `ClassLabel` of a column, or of the items of its lists."""
-    item = _item_feature(feature)
-    label = feature if item is None else item
+    label = _label_feature(feature)
     return label if isinstance(label, datasets.ClassLabel) else None
-
-
-# -------------------------------------------------------------------------------------------------------- class names
 
 
 def read_class_names(
@@ -55,12 +51,12 @@ def read_class_names(
 ) -> list[str]:
     """A name for each label id, in the order of the ids.
 
-    `class_names` are the user's choice, if any; `read` reads other parts, whose labels may be names too.
+    `class_names` are the user's choice, if any; `read` reads other splits, whose labels may be names too.
     """
     label, entry = class_label(data.features[column]), opened.entry
     where = f"{opened.name}: "
     data_names = list(label.names) if label is not None else None
-    curated = None if entry is None or entry.class_names in (None, "features") else entry.class_names
+    curated = None if entry.class_names == "features" else entry.class_names
     if class_names is not None:
         names = load_class_names(class_names) if isinstance(class_names, str | os.PathLike) else None
         names = check_class_names(class_names if names is None else names, "`class_names`")
@@ -80,7 +76,7 @@ def read_class_names(
     if len(data_names) != len(names):
         raise ValueError(
             f"{where}there are {len(names)} class names, but the column {column!r} is a ClassLabel of "
-            f"{len(data_names)} ({some(data_names)}). Give one name for each, in that order."
+            f"{len(data_names)} ({quoted(data_names)}). Give one name for each, in that order."
         )
     return _in_order_of(data_names, names, where, may_differ=class_names is not None)
 
@@ -88,7 +84,7 @@ def read_class_names(
 def _names_of_strings(
     opened: EvaluationSource, data: datasets.Dataset, column: str, read: Callable[[Rows], datasets.Dataset]
 ) -> list[str] | None:
-    """The class names of string labels: the labels of all parts, sorted, with spaces for underscores.
+    """The class names of string labels: the labels of all splits, sorted, with spaces for underscores.
 
     None if the labels are not strings, or are all numbers: these are class ids, whose names are elsewhere.
     """
@@ -96,7 +92,7 @@ def _names_of_strings(
     others = parts.values() if parts.keys() <= SPLIT_NAMES.keys() else ()  # tables of other names are other data
     labels: set[str] = set()
     for part in (data, *(read(opened.data_source.rows(name)) for name in others)):
-        if column in part.column_names and _is_text(part.features[column]):
+        if column in part.column_names and _is_value(part.features[column], _TEXT):
             labels |= _different_labels(part, column)
     if not labels or all(map(_NUMBER.fullmatch, labels)):
         return None
@@ -114,10 +110,10 @@ def _labels_of(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def _is_text(feature: Any) -> bool:
-    item = _item_feature(feature)
-    feature = feature if item is None else item
-    return isinstance(feature, datasets.Value) and "string" in feature.dtype
+def _is_value(feature: Any, dtypes: str = "") -> bool:
+    """Whether labels are plain values, of a dtype that matches this regular expression."""
+    label = _label_feature(feature)
+    return isinstance(label, datasets.Value) and re.match(dtypes, label.dtype) is not None
 
 
 def _is_missing(label: Any) -> bool:
@@ -126,17 +122,16 @@ def _is_missing(label: Any) -> bool:
 
 def _no_names(opened: EvaluationSource, data: datasets.Dataset, column: str) -> str:
     feature = data.features[column]
-    item = _item_feature(feature)
-    has_values = isinstance(feature if item is None else item, datasets.Value)
+    has_values = _is_value(feature)
     labels = sorted(_different_labels(data, column)) if has_values else []
     if has_values and not labels:
         return f"No row of {opened.name} has a label in the column {column!r}. Fill them in, or name another column."
     kind = f"{feature.dtype} values" if isinstance(feature, datasets.Value) else str(feature)
-    kind = "numbers, written as text" if _is_text(feature) else kind
+    kind = "numbers, written as text" if _is_value(feature, _TEXT) else kind
     values = ""
     if labels:
         labels = sorted(labels, key=int) if all(re.fullmatch(r"\d+", str(label)) for label in labels) else labels
-        values = f" There {'is one' if len(labels) == 1 else f'are {len(labels)} different ones'}, {some(labels)}."
+        values = f" There {'is one' if len(labels) == 1 else f'are {len(labels)} different ones'}, {quoted(labels)}."
     return (
         f"The labels of {opened.name}, in the column {column!r}, are {kind}, which do not say what the classes are."
         f"{values} Give `class_names`, a name for each label id from 0 on (--class-names FILE: a .txt with a name a "
@@ -146,13 +141,13 @@ def _no_names(opened: EvaluationSource, data: datasets.Dataset, column: str) -> 
 
 
 def _names_of_synsets(data_names: list[str], names: list[str], where: str) -> list[str]:
-    """Classes called n01440764 and so on, as ImageNet's folders are, by their synset."""
+    """The names of classes that are called by their synset, n01440764 and so on, as ImageNet's folders are."""
     synsets = imagenet_subsets()["synsets"]
     by_synset = dict(zip(synsets, load_class_names("class_names.json#imagenet")))
     ordered = [by_synset.get(synset) for synset in data_names]
     if sorted(map(str, ordered)) != sorted(names):
         raise ValueError(
-            f"{where}the {len(data_names)} classes {some(data_names)} are not the dataset's {len(names)} "
+            f"{where}the {len(data_names)} classes {quoted(data_names)} are not the dataset's {len(names)} "
             "ImageNet classes."
         )
     return ordered
@@ -188,48 +183,43 @@ def _in_order_of(data_names: list[str], names: list[str], where: str, may_differ
     return names
 
 
-# ------------------------------------------------------------------------------------------------------------- labels
-
-
 def read_targets(data: datasets.Dataset, column: str, names: list[str], where: str) -> np.ndarray:
-    feature, values = data.features[column], data[column]
-    values = values[:] if not isinstance(values, list) else values
+    """The labels of each row: int64 (n,), or bool (n, c) of a column of lists."""
+    feature, values = data.features[column], data[column][:]
+    is_list = _label_feature(feature) is not feature
     missing = [row for row, value in enumerate(values) if any(map(_is_missing, _labels_of(value)))]
-    item = _item_feature(feature)
     if missing:
         rows = f"{counted(len(missing), 'row')} {'has' if len(missing) == 1 else 'have'}"
-        or_empty = "" if item is None else ", or an empty one in a list,"
+        or_empty = ", or an empty one in a list," if is_list else ""
         raise ValueError(
             f"{where}: {rows} no label{or_empty} in {column!r}, the first is row {missing[0]}. Fill them in, or "
             "take these rows out of the data."
         )
-    if item is not None:
-        return _multi_label(values, item, names, where)
-    if isinstance(feature, datasets.ClassLabel):
-        return _checked_ids(values, names, where)
-    if isinstance(feature, datasets.Value) and re.match(r"u?int|bool", feature.dtype):
-        return _checked_ids(values, names, where)
-    if isinstance(feature, datasets.Value) and "string" in feature.dtype:
+    if is_list:
+        return _multi_label(values, feature, names, where)
+    if _is_value(feature, _TEXT):
         return _checked_ids(_ids_of_strings(values, names, where), names, where)
-    if isinstance(feature, datasets.Value) and "float" in feature.dtype and all(value % 1 == 0 for value in values):
-        return _checked_ids(values, names, where)  # ids of a column that once had gaps
+    # Floats are the ids of a column that once had gaps.
+    is_whole = _is_value(feature, "float") and all(value % 1 == 0 for value in values)
+    if is_whole or isinstance(feature, datasets.ClassLabel) or _is_value(feature, "u?int|bool"):
+        return _checked_ids(values, names, where)
     raise ValueError(
         f"{where}: the labels in {column!r} are {feature}; they must be a ClassLabel, whole numbers, strings, or "
         "lists of these."
     )
 
 
-def _multi_label(values: list, item: Any, names: list[str], where: str) -> np.ndarray:
+def _multi_label(values: list, feature: Any, names: list[str], where: str) -> np.ndarray:
     lengths = [len(labels) for labels in values]
     flat = [label for labels in values for label in labels]
     # A list of class ids has no repeats, so a list that repeats 0 or 1 is a row of flags.
     if set(lengths) == {len(names)} and set(flat) <= {0, 1} and any(len(set(row)) < len(row) for row in values):
         return np.asarray(values, bool)
-    is_text = isinstance(item, datasets.Value) and "string" in item.dtype
-    if isinstance(item, datasets.Value) and not is_text and not re.match(r"u?int", item.dtype):
+    is_text = _is_value(feature, _TEXT)
+    if _is_value(feature) and not is_text and not _is_value(feature, "u?int"):
         raise ValueError(
-            f"{where}: the labels are lists of {item.dtype}; give lists of the ids of an image's classes, or a 0 or 1 "
-            f"for each of the {len(names)} classes."
+            f"{where}: the labels are lists of {_label_feature(feature).dtype}; give lists of the ids of an image's "
+            f"classes, or a 0 or 1 for each of the {len(names)} classes."
         )
     ids = _ids_of_strings(flat, names, where) if is_text else flat
     targets = np.zeros((len(values), len(names)), bool)
@@ -247,12 +237,12 @@ def _ids_of_strings(values: list[str], names: list[str], where: str) -> list[int
     if unknown:
         some_are = "1 of the labels is" if len(unknown) == 1 else f"{len(unknown)} of the labels are"
         raise ValueError(
-            f"{where}: {some_are} no class name: {some(unknown)}. The class names are {some(names)}. Give one for "
+            f"{where}: {some_are} no class name: {quoted(unknown)}. The class names are {quoted(names)}. Give one for "
             "each label (`class_names`, --class-names FILE)."
         )
     twice = [name for name, count in Counter(names).items() if count > 1 and name in set(spelled.values())]
     if twice:
-        raise ValueError(f"{where}: labels are strings, but {some(twice)} names two classes; give numbers instead.")
+        raise ValueError(f"{where}: labels are strings, but {quoted(twice)} names two classes; give numbers instead.")
     return [ids[spelled[value]] for value in values]
 
 
@@ -262,20 +252,20 @@ def _checked_ids(values: Sequence[float], names: list[str], where: str) -> np.nd
         ids = np.array(numbers, np.int64)
     except OverflowError as error:
         raise ValueError(
-            f"{where}: the label {max(numbers, key=abs)!s:.40} is too large for the number of a class; there are "
+            f"{where}: the label {max(numbers, key=abs)!s:.40} is too large for the id of a class; there are "
             f"{len(names)} class names, for the labels 0 to {len(names) - 1}."
         ) from error
     if (ids < 0).any():
         count = int((ids < 0).sum())
         verb = "is" if count == 1 else "are"
         raise ValueError(
-            f"{where}: {count} of {len(ids)} labels {verb} below 0, which stands for an unknown label: the test parts "
-            "of several datasets on the hub come without labels. Choose another split."
+            f"{where}: {count} of {len(ids)} labels {verb} below 0, which stands for an unknown label: the test "
+            "splits of several datasets on the hub come without labels. Choose another split."
         )
     if ids.size and ids.max() >= len(names):
         raise ValueError(
             f"{where}: the largest label is {ids.max()}, but there are {len(names)} class names, for the labels 0 to "
-            f"{len(names) - 1} ({some(names)}). {_cure(ids, len(names))}"
+            f"{len(names) - 1} ({quoted(names)}). {_cure(ids, len(names))}"
         )
     return ids
 
@@ -287,12 +277,6 @@ def _cure(ids: np.ndarray, num_names: int) -> str:
     if len(labels) <= num_names:
         return (
             f"There {'is' if len(labels) == 1 else 'are'} {counted(len(labels), 'different label')}, "
-            f"{some(labels.tolist())}: number them from 0 on without gaps, or give a name for each number."
+            f"{quoted(labels.tolist())}: number them from 0 on without gaps, or give a name for each number."
         )
     return "Give a name for each label (`class_names`, --class-names FILE)."
-
-
-def some(names: Sequence[Any]) -> str:
-    """The first names, shortened for a message."""
-    shown = ", ".join(map(repr, names[:_SHOWN]))
-    return shown if len(names) <= _SHOWN else f"{shown}, ..."

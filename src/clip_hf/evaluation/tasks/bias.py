@@ -15,22 +15,21 @@ import datasets
 import numpy as np
 
 from ...embedding.bulk_encoding import encode_readable_images
-from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
-from ...utils.wording import counted
+from ...utils.wording import counted, listed, quoted
 from ..numerics.bootstrap import percentile_interval
 from ..numerics.metric_inputs import as_numbers
 from .bias_results import Disparity, GroupAccuracy, GroupShares, LabelProbeResult, LabelSetChange, LabelSetComparison
+from .evaluation_task import EvaluationOptions
 from .zero_shot import class_embeddings, class_notes
 
 
 _CROSS = " x "
 _NO_CATEGORY = "none"
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class LabelProbeOptions:
+class LabelProbeOptions(EvaluationOptions):
     """How labels are given to images, and which groups are compared.
 
     Args:
@@ -46,14 +45,10 @@ class LabelProbeOptions:
             `threshold` are.
         min_group_size (`int`, *optional*, defaults to 30): Groups with fewer images are listed with a mark and left
             out of the differences.
-        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for intervals, and permutations for tests;
-            0 for none of them.
-        confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
-        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and the permutations.
         templates (*optional*, defaults to `"a photo of a {}."`): For [`evaluate_label_probe`]: prompts around the
             labels; see [`build_text_classifier`].
-        encoding ([`EncodingOptions`], *optional*): For [`evaluate_label_probe`]: how images are encoded and where
-            features are kept.
+        resamples, confidence, seed, encoding: As in [`ZeroShotOptions`]. `resamples` is the number of permutations for
+            tests, too.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -64,25 +59,16 @@ class LabelProbeOptions:
     crossings: Sequence[tuple[str, ...]] = ()
     answers: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     min_group_size: int = 30
-    resamples: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
     templates: Any = "a photo of a {}."
-    encoding: EncodingOptions = field(default_factory=EncodingOptions)
 
     def __post_init__(self):
+        super().__post_init__()
         if not isinstance(self.top_k, int) or self.top_k < 1:
             raise ValueError(f"`top_k` is {self.top_k!r}; it must be a whole number above 0.")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"`threshold` is {self.threshold!r}; it is a probability, from 0 to below 1.")
-        if self.min_group_size < 1 or self.resamples < 0 or not 0 < self.confidence < 1:
-            raise ValueError(
-                f"`min_group_size` is {self.min_group_size}, `resamples` {self.resamples} and `confidence` "
-                f"{self.confidence}; they must be above 0, 0 or more, and between 0 and 1."
-            )
-
-
-# ------------------------------------------------------------------------------------------------------------- arrays
+        if self.min_group_size < 1:
+            raise ValueError(f"`min_group_size` is {self.min_group_size}; it must be above 0.")
 
 
 def label_probe(
@@ -139,17 +125,16 @@ def label_probe(
     if options.threshold and not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError("`probabilities` are not all from 0 to 1, which a `threshold` needs.")
     groups_by_attribute = _groups(attributes, options.crossings, len(scores))
-    generator = np.random.default_rng(options.seed)
     # Without a threshold every image gets a label.
     names = [*categories, _NO_CATEGORY] if options.threshold else list(categories)
     members = _members(scores, category_of, len(categories), options)[:, : len(names)]
-    groups, disparities = [], []
+    probe, groups, disparities = _Probe(options), [], []
     for attribute, values in groups_by_attribute.items():
-        of_attribute = _shares(attribute, values, members, names, options, generator)
+        of_attribute = probe.shares(attribute, values, members, names)
         groups += of_attribute
-        disparities += _disparities(of_attribute, names, options, generator)
+        disparities += probe.disparities(of_attribute, names)
     _warn_of_small_groups(groups, options.min_group_size)
-    accuracies = _accuracies(scores, list(categories), category_of, groups_by_attribute, options, generator)
+    accuracies = probe.accuracies(scores, list(categories), category_of, groups_by_attribute)
     return LabelProbeResult(
         model=model,
         data=data,
@@ -182,7 +167,7 @@ def _checked_categories(categories: Mapping[str, Sequence[str]]) -> tuple[list[s
     labels = [label for in_category in categories.values() for label in in_category]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
-        raise ValueError(f"Labels occur more than once: {', '.join(map(repr, twice))}; each belongs to one category.")
+        raise ValueError(f"Labels occur more than once: {quoted(twice)}; each belongs to one category.")
     return labels, np.repeat(np.arange(len(categories)), [len(in_category) for in_category in categories.values()])
 
 
@@ -225,121 +210,103 @@ def _members(scores: np.ndarray, category_of: np.ndarray, count: int, options: L
     return members
 
 
-def _shares(
-    attribute: str,
-    values: np.ndarray,
-    members: np.ndarray,
-    names: list[str],
-    options: LabelProbeOptions,
-    generator: np.random.Generator,
-) -> list[GroupShares]:
-    groups = []
-    for value in sorted({value for value in values if value is not None}):
-        in_group = members[values == value]
-        shares = in_group.mean(axis=0)
-        drawn = _resampled_shares(shares, len(in_group), options, generator)
-        intervals = {
-            name: percentile_interval(drawn[:, column], options.confidence)
-            for column, name in enumerate(names)
-            if len(drawn)
-        }
-        groups.append(
-            GroupShares(attribute, value, len(in_group), dict(zip(names, shares.tolist(), strict=True)), intervals)
-        )
-    return groups
+class _Probe:
+    """Figures of groups and their bootstrap."""
 
+    def __init__(self, options: LabelProbeOptions):
+        self.options = options
+        self._generator = np.random.default_rng(options.seed)
 
-def _resampled_shares(
-    shares: np.ndarray, size: int, options: LabelProbeOptions, generator: np.random.Generator
-) -> np.ndarray:
-    """Shares in resamples of a group, (resamples, ...): drawing rows of yes and no is drawing a binomial number."""
-    return generator.binomial(size, np.broadcast_to(shares, (options.resamples, *np.shape(shares)))) / size
+    def shares(self, attribute: str, values: np.ndarray, members: np.ndarray, names: list[str]) -> list[GroupShares]:
+        """The share of each group in each category."""
+        groups = []
+        for value in sorted({value for value in values if value is not None}):
+            in_group = members[values == value]
+            shares = in_group.mean(axis=0)
+            drawn = self._resample(shares, len(in_group))
+            intervals = {name: self._interval(column) for name, column in zip(names, drawn.T) if len(drawn)}
+            by_name = dict(zip(names, shares.tolist(), strict=True))
+            groups.append(GroupShares(attribute, value, len(in_group), by_name, intervals))
+        return groups
 
+    def disparities(self, groups: list[GroupShares], names: list[str]) -> list[Disparity]:
+        """The largest difference in each category between groups that are large enough."""
+        large = [group for group in groups if group.size >= self.options.min_group_size]
+        if len(large) < 2:
+            return []
+        sizes = np.array([group.size for group in large])
+        disparities = []
+        for name in names:
+            shares = np.array([group.shares[name] for group in large])
+            high, low = int(shares.argmax()), int(shares.argmin())
+            difference, interval, p_value = float(shares[high] - shares[low]), None, None
+            if self.options.resamples:
+                highs, lows = (self._resample(shares[each], sizes[each]) for each in (high, low))
+                interval = self._interval(highs - lows)
+                p_value = self._p_value(np.rint(shares * sizes).astype(np.int64), sizes)
+            disparities.append(
+                Disparity(large[0].attribute, name, large[high].value, large[low].value, difference, interval, p_value)
+            )
+        return disparities
 
-def _disparities(
-    groups: list[GroupShares], names: list[str], options: LabelProbeOptions, generator: np.random.Generator
-) -> list[Disparity]:
-    """The largest difference in each category between groups that are large enough."""
-    large = [group for group in groups if group.size >= options.min_group_size]
-    if len(large) < 2:
-        return []
-    sizes = np.array([group.size for group in large])
-    disparities = []
-    for name in names:
-        shares = np.array([group.shares[name] for group in large])
-        high, low = int(shares.argmax()), int(shares.argmin())
-        difference, interval, p_value = float(shares[high] - shares[low]), None, None
-        if options.resamples:
-            drawn = [_resampled_shares(shares[each], sizes[each], options, generator) for each in (high, low)]
-            interval = percentile_interval(drawn[0] - drawn[1], options.confidence)
-            p_value = _p_value(np.rint(shares * sizes).astype(np.int64), sizes, options, generator)
-        disparities.append(
-            Disparity(large[0].attribute, name, large[high].value, large[low].value, difference, interval, p_value)
-        )
-    return disparities
+    def accuracies(
+        self, scores: np.ndarray, names: list[str], category_of: np.ndarray, groups: Mapping[str, np.ndarray]
+    ) -> list[GroupAccuracy]:
+        """How often the attributes that have answers are recognised, over all images and in each group."""
+        accuracies = []
+        for target, answers in self.options.answers.items():
+            if target not in groups:
+                raise ValueError(f"`answers` has {target!r}, which is no attribute; there are {list(groups)}.")
+            unknown = sorted(set(answers.values()) - set(names))
+            if unknown:
+                raise ValueError(f"`answers` of {target!r} names {unknown}; the categories are {names}.")
+            if len(set(answers.values())) < 2:
+                raise ValueError(f"`answers` of {target!r} has one category only; to be right there must be others.")
+            allowed = np.flatnonzero(np.isin(category_of, [names.index(name) for name in answers.values()]))
+            predicted = category_of[allowed[scores[:, allowed].argmax(axis=1)]]
+            known = np.array([value in answers for value in groups[target]])
+            if not known.any():
+                raise ValueError(f"No image has one of the values {list(answers)} of {target!r} that `answers` names.")
+            right = np.array(
+                [names[place] == answers.get(value) for place, value in zip(predicted, groups[target], strict=True)]
+            )
+            parts = [("all", "all", known)]
+            for attribute, values in groups.items():
+                for value in sorted({value for value in values[known] if value is not None}):
+                    parts.append((attribute, value, known & (values == value)))
+            for attribute, value, rows in parts:
+                accuracy, size = float(right[rows].mean()), int(rows.sum())
+                drawn = self._resample(np.float64(accuracy), size)
+                interval = self._interval(drawn) if len(drawn) else None
+                accuracies.append(GroupAccuracy(target, attribute, value, size, accuracy, interval))
+        return accuracies
 
+    def _resample(self, shares: np.ndarray, size: int) -> np.ndarray:
+        """Shares in resamples of a group, (resamples, ...): rows of yes and no are a binomial number of yes."""
+        shape = (self.options.resamples, *np.shape(shares))
+        return self._generator.binomial(size, np.broadcast_to(shares, shape)) / size
 
-def _p_value(
-    counts: np.ndarray, sizes: np.ndarray, options: LabelProbeOptions, generator: np.random.Generator
-) -> float:
-    """Permutation p-value of the chi-squared statistic; `counts`: images of each group in the category."""
-    share = counts.sum() / sizes.sum()
-    # Shuffling images draws the category's images without replacement from the groups.
-    drawn = generator.multivariate_hypergeometric(sizes, counts.sum(), options.resamples)
-    observed, shuffled = (((each - share * sizes) ** 2 / sizes).sum(axis=-1) for each in (counts, drawn))
-    # The data themselves count as one of the permutations. The small number allows for rounding.
-    return float((1 + (shuffled >= observed - 1e-9).sum()) / (1 + options.resamples))
+    def _interval(self, drawn: np.ndarray) -> tuple[float, float]:
+        return percentile_interval(drawn, self.options.confidence)
 
-
-def _accuracies(
-    scores: np.ndarray,
-    names: list[str],
-    category_of: np.ndarray,
-    groups: Mapping[str, np.ndarray],
-    options: LabelProbeOptions,
-    generator: np.random.Generator,
-) -> list[GroupAccuracy]:
-    accuracies = []
-    for target, answers in options.answers.items():
-        if target not in groups:
-            raise ValueError(f"`answers` has {target!r}, which is no attribute; there are {list(groups)}.")
-        unknown = sorted(set(answers.values()) - set(names))
-        if unknown:
-            raise ValueError(f"`answers` of {target!r} names {unknown}; the categories are {names}.")
-        if len(set(answers.values())) < 2:
-            raise ValueError(f"`answers` of {target!r} has one category only; to be right there must be others.")
-        allowed = np.flatnonzero(np.isin(category_of, [names.index(name) for name in answers.values()]))
-        predicted = category_of[allowed[scores[:, allowed].argmax(axis=1)]]
-        known = np.array([value in answers for value in groups[target]])
-        if not known.any():
-            raise ValueError(f"No image has one of the values {list(answers)} of {target!r} that `answers` names.")
-        right = np.array(
-            [names[place] == answers.get(value) for place, value in zip(predicted, groups[target], strict=True)]
-        )
-        parts = [("all", "all", known)]
-        for attribute, values in groups.items():
-            for value in sorted({value for value in values[known] if value is not None}):
-                parts.append((attribute, value, known & (values == value)))
-        for attribute, value, rows in parts:
-            accuracy, size = float(right[rows].mean()), int(rows.sum())
-            drawn = _resampled_shares(np.float64(accuracy), size, options, generator)
-            interval = percentile_interval(drawn, options.confidence) if options.resamples else None
-            accuracies.append(GroupAccuracy(target, attribute, value, size, accuracy, interval))
-    return accuracies
+    def _p_value(self, counts: np.ndarray, sizes: np.ndarray) -> float:
+        """Permutation p-value of the chi-squared statistic; `counts`: images of each group in the category."""
+        share, permutations = counts.sum() / sizes.sum(), self.options.resamples
+        # Shuffling images draws the category's images without replacement from the groups.
+        drawn = self._generator.multivariate_hypergeometric(sizes, counts.sum(), permutations)
+        observed, shuffled = (((each - share * sizes) ** 2 / sizes).sum(axis=-1) for each in (counts, drawn))
+        # The data themselves count as one of the permutations. The small number allows for rounding.
+        return float((1 + (shuffled >= observed - 1e-9).sum()) / (1 + permutations))
 
 
 def _warn_of_small_groups(groups: list[GroupShares], least: int) -> None:
     small = [f"{group.attribute}: {group.value} ({group.size})" for group in groups if group.size < least]
     if small:
-        more = f" and {len(small) - _SHOWN} more" if len(small) > _SHOWN else ""
         warnings.warn(
             f"Groups of fewer than {counted(least, 'image')} are not compared, because their shares say little: "
-            f"{', '.join(small[:_SHOWN])}{more}.",
+            f"{listed(small, 10)}.",
             stacklevel=3,
         )
-
-
-# -------------------------------------------------------------------------------------------------------------- models
 
 
 def evaluate_label_probe(
@@ -385,8 +352,7 @@ def evaluate_label_probe(
     _groups(attributes, options.crossings, len(data))  # before anything is encoded
     encoder = load_dual_encoder(model, processor=processor)
     classifier = class_embeddings(encoder, labels, options.templates, options.encoding)
-    info = data.info.dataset_name if data.info is not None else None
-    name, split = info or "images", str(data.split or "test")
+    name, split = data.info.dataset_name or "images", str(data.split or "test")
     images = encode_readable_images(encoder, data, image_column, options=options.encoding, name=f"{name} ({split})")
     # SigLIP's bias is the same for all labels, so it changes no softmax.
     scores = np.float64(encoder.logit_scale) * (images.features.astype(np.float64) @ classifier.T)
@@ -421,9 +387,6 @@ def _columns(data: datasets.Dataset, names: Sequence[str]) -> dict[str, list[Any
             values = [None if value is None or value < 0 else feature.int2str(value) for value in values]
         columns[name] = values
     return columns
-
-
-# --------------------------------------------------------------------------------------------------------- comparison
 
 
 def compare_label_sets(

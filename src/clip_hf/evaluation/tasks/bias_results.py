@@ -2,21 +2,19 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The result of a label-set experiment: shares, differences and accuracies by group, as tables, plot and text."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...utils.figures import WIDTH, new_figure
-from ...utils.wording import counted, safe_name
+from ...utils.wording import counted, markdown_table, safe_name, table_cell
 from .evaluation_result import (
     EvaluationResult,
     format_difference,
     format_difference_interval,
     format_interval,
     format_metric,
-    table_cell,
 )
 
 
@@ -68,6 +66,11 @@ class Disparity:
     interval: tuple[float, float] | None
     p_value: float | None
 
+    @property
+    def metric_name(self) -> str:
+        """Its name among the metrics."""
+        return f"{safe_name(self.attribute)}_{safe_name(self.category)}_difference"
+
 
 @dataclass(frozen=True)
 class GroupAccuracy:
@@ -88,6 +91,11 @@ class GroupAccuracy:
     accuracy: float
     interval: tuple[float, float] | None
 
+    @property
+    def metric_name(self) -> str:
+        """Its name among the metrics, if it is that of all images."""
+        return f"{safe_name(self.target)}_accuracy"
+
 
 @dataclass(kw_only=True, repr=False)
 class LabelProbeResult(EvaluationResult):
@@ -107,6 +115,7 @@ class LabelProbeResult(EvaluationResult):
     """
 
     task = "label_probe"
+    not_saved = ("group_of",)
 
     num_images: int
     num_labels: int
@@ -125,30 +134,19 @@ class LabelProbeResult(EvaluationResult):
     @property
     def metrics(self) -> dict[str, float]:
         """Largest differences and accuracies over all images by name, 0 to 1."""
-        figures = {
-            f"{safe_name(each.target)}_accuracy": each.accuracy for each in self.accuracies if each.attribute == "all"
-        }
-        return figures | {_metric_name(each): each.difference for each in self.disparities}
+        figures = {each.metric_name: each.accuracy for each in self.accuracies if each.attribute == "all"}
+        return figures | {each.metric_name: each.difference for each in self.disparities}
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals by name."""
-        intervals = {
-            f"{safe_name(each.target)}_accuracy": each.interval for each in self.accuracies if each.attribute == "all"
-        }
-        intervals |= {_metric_name(each): each.interval for each in self.disparities}
-        return {name: interval for name, interval in intervals.items() if interval is not None}
+        figures = [each for each in self.accuracies if each.attribute == "all"] + self.disparities
+        return {each.metric_name: each.interval for each in figures if each.interval is not None}
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The categories of each image."""
         return {"members": self.members}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result in types that JSON has, without what is stored for each image."""
-        content = super().to_dict()
-        del content["details"]["group_of"]
-        return content
 
     def details(self) -> str:
         """Shares, differences and accuracies by group, in Markdown."""
@@ -232,35 +230,30 @@ class LabelProbeResult(EvaluationResult):
         return text
 
     def _marked(self, value: str, size: int) -> str:
-        return f"{table_cell(value)} (n={size}{'*' if size < self.min_group_size else ''})"
+        return f"{value} (n={size}{'*' if size < self.min_group_size else ''})"
 
     def _shares_table(self) -> str:
-        names = [table_cell(name) for name in self.overall]
-        lines = [f"| group | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        every = " | ".join(format_metric("", share) for share in self.overall.values())
-        lines.append(f"| all (n={self.num_images}) | {every} |")
+        rows = [(f"all (n={self.num_images})", *(format_metric("", share) for share in self.overall.values()))]
         for group in self.groups:
             cells = [_with_interval(share, group.intervals.get(name)) for name, share in group.shares.items()]
-            group_name = f"{table_cell(group.attribute)}: {self._marked(group.value, group.size)}"
-            lines.append(f"| {group_name} | {' | '.join(cells)} |")
-        return "\n".join(lines)
+            rows.append((f"{group.attribute}: {self._marked(group.value, group.size)}", *cells))
+        return markdown_table(("group", *self.overall), rows)
 
     def _disparities_table(self, count: int) -> str:
-        lines = ["| attribute | category | most | least | difference | p |", "|---|---|---|---|---|---|"]
+        rows = []
         for each in self.disparities[:count]:
             p_value = "" if each.p_value is None else _p_value_text(each.p_value, self.resamples)
-            texts = [table_cell(text) for text in (each.attribute, each.category, each.highest, each.lowest)]
-            lines.append(f"| {' | '.join([*texts, _difference_text(each.difference, each.interval), p_value])} |")
-        return "\n".join(lines)
+            difference = _difference_text(each.difference, each.interval)
+            rows.append((each.attribute, each.category, each.highest, each.lowest, difference, p_value))
+        return markdown_table(("attribute", "category", "most", "least", "difference", "p"), rows)
 
     def _accuracies_table(self) -> str:
-        lines = ["| recognised | group | accuracy |", "|---|---|---|"]
+        rows = []
         for each in self.accuracies:
-            group = "all" if each.attribute == "all" else f"{table_cell(each.attribute)}: {table_cell(each.value)}"
-            mark = "*" if each.size < self.min_group_size else ""
+            value = each.value if each.attribute == "all" else f"{each.attribute}: {each.value}"
             accuracy = _with_interval(each.accuracy, each.interval)
-            lines.append(f"| {table_cell(each.target)} | {group} (n={each.size}{mark}) | {accuracy} |")
-        return "\n".join(lines)
+            rows.append((each.target, self._marked(value, each.size), accuracy))
+        return markdown_table(("recognised", "group", "accuracy"), rows)
 
 
 @dataclass(frozen=True)
@@ -297,21 +290,17 @@ class LabelSetComparison:
 
     def table(self) -> str:
         """All changes as a Markdown table."""
-        return _changes_table(self.changes)
-
-
-def _changes_table(changes: Sequence[LabelSetChange]) -> str:
-    lines = ["| group | category | before | after | difference |", "|---|---|---|---|---|"]
-    for each in changes:
-        group = f"{table_cell(each.attribute)}: {table_cell(each.value)} (n={each.size})"
-        shares = f"{format_metric('', each.before)} | {format_metric('', each.after)}"
-        difference = _difference_text(each.after - each.before, each.interval)
-        lines.append(f"| {group} | {table_cell(each.category)} | {shares} | {difference} |")
-    return "\n".join(lines)
-
-
-def _metric_name(disparity: Disparity) -> str:
-    return f"{safe_name(disparity.attribute)}_{safe_name(disparity.category)}_difference"
+        rows = [
+            (
+                f"{each.attribute}: {each.value} (n={each.size})",
+                each.category,
+                format_metric("", each.before),
+                format_metric("", each.after),
+                _difference_text(each.after - each.before, each.interval),
+            )
+            for each in self.changes
+        ]
+        return markdown_table(("group", "category", "before", "after", "difference"), rows)
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:

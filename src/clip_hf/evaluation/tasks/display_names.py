@@ -4,6 +4,8 @@
 
 import re
 
+from ...utils.wording import TASK_TITLES
+
 
 _METRICS = {
     "fully_supervised": "all training images",
@@ -22,14 +24,6 @@ _PREFIXES = {
     "text_to_image_": "text to image {}",
 }
 _SHOTS = re.compile(r"(\d+)_shot(_from_text)?")
-_TASKS = {
-    "few_shot": "Few-shot classification",
-    "label_probe": "Label probe",
-    "linear_probe": "Linear probe",
-    "retrieval": "Retrieval",
-    "robustness": "Robustness",
-    "zero_shot": "Zero-shot classification",
-}
 _LONGEST_MODEL = 40  # characters
 
 
@@ -48,7 +42,7 @@ def metric_label(name: str) -> str:
 
 def task_label(task: str) -> str:
     """An evaluation in words: `"few_shot"` is `"Few-shot classification"`."""
-    return _TASKS.get(task, task.replace("_", " ").capitalize())
+    return TASK_TITLES.get(task, task.replace("_", " ").capitalize())
 
 
 def model_label(name: str) -> str:

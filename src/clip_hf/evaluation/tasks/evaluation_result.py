@@ -20,7 +20,7 @@ from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
 from ...utils.json_files import read_json
 from ...utils.terminal_tables import draw_table
-from ...utils.wording import INTERVAL, safe_name
+from ...utils.wording import HUB_TASKS, INTERVAL, markdown_table, safe_name, table_cell
 from .display_names import model_label, task_label
 
 
@@ -51,11 +51,11 @@ class EvaluationResult:
     Args:
         model (`str`): Name of the model that was evaluated.
         data (`str`): Name of the data.
-        split (`str`): The part of the data, such as `"test"`.
+        split (`str`): The split of the data, such as `"test"`.
         chance (`dict[str, float]`): What guessing gives, by the name of the headline figure, where it is known.
         majority_class (`float`, *optional*): Share of the most frequent class among the images, 0 to 1: what always
             naming it gives.
-        skipped (`dict[str, dict]`): By part of the data, the images that could not be read: how many, of how many,
+        skipped (`dict[str, dict]`): By split, the images that could not be read: how many, of how many,
             their kinds, and the first of each kind.
         notes (`list[str]`): What a reader of the figures should know, such as classes that the model cannot tell
             apart.
@@ -63,10 +63,12 @@ class EvaluationResult:
 
     task: ClassVar[str] = ""
     """Name of the evaluation, as `clip-hf evaluate --tasks` has it."""
-    task_type: ClassVar[str] = "zero-shot-image-classification"
+    task_type: ClassVar[str] = HUB_TASKS["zero_shot"]
     """The hub's identifier of the task, for model cards."""
     margin_heading: ClassVar[str] = "95% interval"
     """What heads the column of [`margins`] in tables."""
+    not_saved: ClassVar[tuple[str, ...]] = ()
+    """Fields that stand neither in the JSON nor in the arrays."""
 
     model: str
     data: str
@@ -126,8 +128,8 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays in types that JSON has; `metrics` and `intervals` stand at the top."""
-        arrays = self.arrays
-        content = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in arrays}
+        left_out = {*self.arrays, *self.not_saved}
+        content = {one.name: _plain(getattr(self, one.name)) for one in fields(self) if one.name not in left_out}
         return {
             "task": self.task,
             **{name: content.pop(name) for name in _AT_THE_TOP},
@@ -140,16 +142,15 @@ class EvaluationResult:
 
     def table(self) -> str:
         """The headline figures as a Markdown table, with what guessing gives if that is known; below it, the notes."""
-        columns = ("metric", "value", self.margin_heading, "chance")[: 4 if self.chance else 3]
-        lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        lines += [f"| {' | '.join(row[: len(columns)])} |" for row in self.table_rows()]
-        return "\n\n".join(["\n".join(lines), *self.notes])
+        return "\n\n".join([markdown_table(*self._shown_columns()), *self.notes])
 
     def terminal_table(self) -> str:
         """The same table for a terminal, under a line that names task, model and data."""
+        return "\n\n".join([draw_table(self._title(), *self._shown_columns()), *self.notes])
+
+    def _shown_columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         columns = ("metric", "value", self.margin_heading, "chance")[: 4 if self.chance else 3]
-        rows = [row[: len(columns)] for row in self.table_rows()]
-        return "\n\n".join([draw_table(self._title(), columns, rows), *self.notes])
+        return columns, [row[: len(columns)] for row in self.table_rows()]
 
     def plot_title(self) -> str:
         """What was evaluated, in words."""
@@ -238,6 +239,24 @@ class EvaluationResult:
         return paths
 
 
+@dataclass(kw_only=True, repr=False)
+class MeasuredResult(EvaluationResult):
+    """A result that has its headline figures and their bootstrap intervals as fields."""
+
+    values: dict[str, float]
+    value_intervals: dict[str, tuple[float, float]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The `values`."""
+        return self.values
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """The `value_intervals`."""
+        return self.value_intervals
+
+
 def format_metric(name: str, value: float) -> str:
     """A figure as tables show it: shares as percentages, differences of shares in points."""
     if is_difference(name):
@@ -275,11 +294,6 @@ def points_text(share: float) -> str:
     """A difference of shares in points, with its sign and without the unit."""
     text = f"{100 * share:+.{_DECIMALS}f}"
     return text.lstrip("+-") if float(text) == 0 else text  # no "-0.00"
-
-
-def table_cell(text: str) -> str:
-    """`text` for a cell of a Markdown table: on one line, and without what would end the cell."""
-    return " ".join(str(text).split()).replace("|", "\\|")
 
 
 def majority_share(targets: np.ndarray) -> float:

@@ -14,6 +14,28 @@ from .evaluation_result import EvaluationResult
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Bootstrap and encoding, which the options of several evaluations have in common; see [`ZeroShotOptions`]."""
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    encoding: EncodingOptions = field(default_factory=EncodingOptions)
+
+    def __post_init__(self):
+        if self.resamples < 0 or not 0 < self.confidence < 1:
+            raise ValueError(
+                f"`resamples` is {self.resamples} and `confidence` {self.confidence}; they must be 0 or more, and "
+                "between 0 and 1."
+            )
+
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        """Arguments of [`bootstrap_interval`] and the like."""
+        return {"resamples": self.resamples, "confidence": self.confidence, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskSettings:
     """What a suite asks of its tasks; each task takes what concerns it.
 
@@ -70,7 +92,7 @@ class EvaluationTask(ABC):
             settings ([`TaskSettings`]): Columns and the like.
 
         Returns:
-            `dict[str, ClassificationData | RetrievalData]`: the data by part, such as `"train"` and `"test"`. Tasks
+            `dict[str, ClassificationData | RetrievalData]`: the data by split, such as `"train"` and `"test"`. Tasks
             that inherit the same `load` share what it returns.
 
         Raises:

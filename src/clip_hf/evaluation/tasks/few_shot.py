@@ -14,35 +14,26 @@ from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
-from ...utils.wording import counted
+from ...utils.wording import counted, listed, markdown_table
 from ..numerics.logistic_regression import (
     LinearClassifier,
     LogisticRegressionOptions,
     RegularizationPath,
     check_all_classes,
-    check_labels,
     num_classes_of,
 )
-from ..numerics.metric_inputs import check_matrix
+from ..numerics.metric_inputs import as_array, check_matrix
 from ..numerics.metrics import CLASSIFICATION_METRICS
 from .display_names import metric_label
 from .evaluation_result import EvaluationResult, chance_of, format_metric, majority_share
 from .evaluation_task import TaskSettings
 from .labelled_features import TrainAndTestTask, encode_splits, train_and_test
-from .linear_probe import search_lambda
+from .linear_probe import Features, Split, check_splits, search_lambda
 from .zero_shot import class_embeddings, class_notes
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Features = np.ndarray | torch.Tensor
-
-# Penalty without validation rows, for features of variance 1 (summed over features). On digits and clusters with 1 to
-# 16 shots, a tenth of the penalty changes accuracies by up to 2 points, three times the penalty by up to 4.
-_PENALTY = 0.03
-# One example can move a row of the text classifier, and its own logit, by up to 1 / penalty.
-_TEXT_PENALTY = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +62,7 @@ class FewShotOptions(LogisticRegressionOptions):
         fully_supervised (`bool`, *optional*, defaults to `False`): Also fit to all training rows, as the last point of
             the interpolation, as in the paper's figure 7.
         class_names (`Sequence[str]`, *optional*): Names of the classes, for messages.
-        encoding ([`EncodingOptions`], *optional*): For [`evaluate_few_shot`]: how images are encoded and where
-            features are kept.
+        encoding: As in [`ZeroShotOptions`], for [`evaluate_few_shot`].
         model, data, split (`str`, *optional*): Names for the result of [`few_shot`].
 
     Raises:
@@ -84,8 +74,11 @@ class FewShotOptions(LogisticRegressionOptions):
     metric: str = "top1"
     zero_shot_accuracy: float | None = None
     validation: tuple[Features, np.ndarray] | None = None
-    penalty: float = _PENALTY
-    text_penalty: float = _TEXT_PENALTY
+    # On digits and clusters with 1 to 16 shots, a tenth of the penalty changes accuracies by up to 2 points, three
+    # times the penalty by up to 4.
+    penalty: float = 0.03
+    # One example can move a row of the text classifier, and its own logit, by up to 1 / penalty.
+    text_penalty: float = 0.1
     logit_scale: float = 100.0
     fully_supervised: bool = False
     class_names: Sequence[str] | None = None
@@ -206,23 +199,18 @@ class FewShotResult(EvaluationResult):
 
     def details(self) -> str:
         """The curves with their spread over draws, in Markdown."""
-        lines = ["| shots | probe | from the text classifier |", "|---|---|---|"]
-        if self.from_text is not None:
-            lines.append(f"| 0 | | {format_metric(self.metric, self.zero_shot_accuracy)} |")
+        curves = [curve for curve in (self.probe, self.from_text) if curve is not None]
+        rows = [] if self.from_text is None else [(0, "", format_metric(self.metric, self.zero_shot_accuracy))]
         for place, shots in enumerate(self.shots):
-            cells = [
-                ""
-                if curve is None
-                else f"{format_metric(self.metric, curve.mean[place])} ± {100 * curve.spread[place]:.2f}"
-                for curve in (self.probe, self.from_text)
-            ]
-            lines.append(f"| {shots} | {' | '.join(cells)} |")
+            points = [(curve.mean[place], curve.spread[place]) for curve in curves]
+            cells = [f"{format_metric(self.metric, mean)} ± {100 * spread:.2f}" for mean, spread in points]
+            rows.append((shots, *cells) if self.from_text is not None else (shots, *cells, ""))
         parts = [
             f"{self.metric}: mean and standard deviation over {counted(len(self.seeds), 'draw')}; {self.lambda_from}.",
             f"Shots at which the probe matches zero-shot: {self.match}.",
-            "\n".join(lines),
+            markdown_table(("shots", "probe", "from the text classifier"), rows),
         ]
-        if not all(curve.converged for curve in (self.probe, self.from_text) if curve is not None):
+        if not all(curve.converged for curve in curves):
             parts.append("**Not all regressions converged.**")
         return "\n\n".join(parts)
 
@@ -240,16 +228,9 @@ class FewShotResult(EvaluationResult):
                 label = "starting at the text classifier"
                 axis.errorbar([first, *places], means, spreads, marker="s", label=label)
             if math.isfinite(self.zero_shot_accuracy):
-                axis.axhline(100 * self.zero_shot_accuracy, color=COLOURS[3], linestyle="--", linewidth=1)
-                axis.plot(
-                    first,
-                    100 * self.zero_shot_accuracy,
-                    "*",
-                    color=COLOURS[3],
-                    markersize=15,
-                    zorder=3,
-                    label="zero-shot",
-                )
+                score = 100 * self.zero_shot_accuracy
+                axis.axhline(score, color=COLOURS[3], linestyle="--", linewidth=1)
+                axis.plot(first, score, "*", color=COLOURS[3], markersize=15, zorder=3, label="zero-shot")
             ticks = dict(zip([first, *places], ["0", *map(str, self.shots)]))
             if self.fully_supervised is not None and self.fully_supervised[0] > self.shots[-1]:
                 rows, score = self.fully_supervised
@@ -320,7 +301,10 @@ def few_shot(
     options = options or FewShotOptions()
     run = _Run((train_features, train_labels), (test_features, test_labels), text_classifier, options)
     shots, seeds = sorted({int(count) for count in options.shots}), [int(seed) for seed in options.seeds]
-    run.check_shots(shots, seeds)
+    if not shots or shots[0] < 1 or not seeds:
+        raise ValueError(f"`shots` are {shots} and `seeds` {seeds}; give at least one of each, shots from 1.")
+    counts = np.bincount(run.train.labels, minlength=run.num_classes)
+    _check_shots(shots, counts, options.class_names, options.data)
     zero_shot = run.zero_shot()
     probe = run.curve(shots, seeds, None)
     from_text = None if run.text is None else run.curve(shots, seeds, run.text)
@@ -331,7 +315,7 @@ def few_shot(
         model=options.model,
         data=options.data,
         split=options.split,
-        majority_class=majority_share(run.test_labels),
+        majority_class=majority_share(run.test.labels),
         metric=options.metric,
         shots=shots,
         seeds=seeds,
@@ -343,7 +327,7 @@ def few_shot(
         match=words,
         lambda_from=run.lambda_from,
     )
-    chance = chance_of(options.metric, run.num_classes, run.test_labels)
+    chance = chance_of(options.metric, run.num_classes, run.test.labels)
     result.chance = {name: chance for name in result.metrics if name != "shots_to_match_zero_shot"}
     return result
 
@@ -382,7 +366,7 @@ def evaluate_few_shot(
     ```
     """
     options, parts = options or FewShotOptions(), train_and_test(data)
-    _check_parts(parts, options.shots)
+    _check_splits(parts, options.shots)
     encoder, test = load_dual_encoder(model, processor=processor), parts["test"]
     arrays, skipped = encode_splits(encoder, parts, ("train", "test"), projected=True, options=options.encoding)
     classifier = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
@@ -401,16 +385,22 @@ def evaluate_few_shot(
     return result
 
 
-def _check_parts(parts: dict[str, Any], shots: Sequence[int]) -> None:
-    if parts["test"].is_multi_label:
-        raise ValueError(f"An image of {parts['test'].name} may have several classes; few-shot is for one.")
-    train = parts["train"]
-    fewest = int(train.class_counts.min())
-    if max(shots) > fewest:
-        name = train.class_names[int(train.class_counts.argmin())]
+def _check_splits(splits: dict[str, Any], shots: Sequence[int]) -> None:
+    if splits["test"].is_multi_label:
+        raise ValueError(f"An image of {splits['test'].name} may have several classes; few-shot is for one.")
+    train = splits["train"]
+    _check_shots(shots, train.class_counts, train.class_names, train.name)
+
+
+def _check_shots(shots: Sequence[int], counts: np.ndarray, class_names: Sequence[str] | None, data: str) -> None:
+    """Refuse more shots than every class has training rows."""
+    short = np.flatnonzero(counts < max(shots))
+    if len(short):
+        shown = [f"{label if class_names is None else repr(class_names[label])} ({counts[label]})" for label in short]
+        where = f" of {data}" if data else ""
         raise ValueError(
-            f"The class {name!r} of {train.name} has {counted(fewest, 'image')} to train on, which is fewer than "
-            f"{max(shots)} shots; choose at most {fewest} (--shots)."
+            f"`shots` (--shots) go up to {max(shots)}, but {len(short)} of {len(counts)} classes{where} have fewer "
+            f"training rows: {listed(shown, 5)}. The most that every class has is {counts.min()}."
         )
 
 
@@ -421,7 +411,7 @@ class FewShotTask(TrainAndTestTask):
 
     def check(self, parts: dict[str, Any], settings: TaskSettings) -> None:
         """Refuse images with several classes, and more shots than a class has images."""
-        _check_parts(parts, settings.shots)
+        _check_splits(parts, settings.shots)
 
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> FewShotResult:
         """Fit and score them."""
@@ -437,13 +427,8 @@ class FewShotTask(TrainAndTestTask):
 def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> tuple[float, str]:
     """Shots at which a curve first reaches a score, interpolated linearly in the logarithm of shots (paper, figure 7).
 
-    Args:
-        points (`Sequence[tuple[float, float]]`): Shots, ascending, and scores.
-        zero_shot (`float`): The score to reach.
-
-    Returns:
-        `tuple[float, str]`: the shots, NaN where they are outside of the points; and in words: `"5.4"`,
-        `"fewer than 1"`, `"more than 16"`, or an empty text where `zero_shot` is NaN.
+    It is NaN where that is outside of the points, which are shots, ascending, and scores. The same in words is such as
+    `"5.4"`, `"fewer than 1"` and `"more than 16"`, or empty where `zero_shot` is NaN.
 
     Example:
 
@@ -469,16 +454,7 @@ def shots_to_match(points: Sequence[tuple[float, float]], zero_shot: float) -> t
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Rows of so many examples of each class, without replacement; those of fewer shots are among those of more.
-
-    Args:
-        labels (`np.ndarray`): (n,) int64 from 0.
-        shots (`int`): Examples of each class; none may have fewer.
-        seed (`int`): Seed of the draw.
-
-    Returns:
-        `np.ndarray`: (shots * classes,) int64, ascending.
-    """
+    """Rows of so many examples of each class, without replacement; those of fewer shots are among those of more."""
     chosen = [
         # A generator for each class, so that the draw of one class does not depend on the others.
         np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))[:shots]
@@ -492,33 +468,23 @@ class _Run:
 
     def __init__(self, train: tuple, test: tuple, text_classifier: Features | None, options: FewShotOptions):
         self.options = options
-        self.features, self.test_features = train[0], test[0]
-        check_matrix(self.features, "train_features")
-        width = self.features.shape[1]
-        check_matrix(self.test_features, "test_features", width=width)
-        self.labels = self._labels(train[1], len(self.features), "train_labels")
-        self.test_labels = self._labels(test[1], len(self.test_features), "test_labels")
-        known = [self.labels, self.test_labels]
-        self.validation = None
-        if options.validation is not None:
-            check_matrix(options.validation[0], "validation features", width=width)
-            labels = self._labels(options.validation[1], len(options.validation[0]), "validation labels")
-            self.validation = (options.validation[0], labels)
-            known.append(labels)
-        self.num_classes = num_classes_of(*known)
-        check_all_classes(self.labels, self.num_classes, "train_labels")
+        given = {"train": train, "test": test}
+        splits = check_splits(given if options.validation is None else given | {"validation": options.validation})
+        for name, split in splits.items():
+            if split.labels.ndim == 2:
+                shape = split.labels.shape
+                raise ValueError(
+                    f"{name}_labels have shape {shape}; few-shot needs one class an image, shape (rows,)."
+                )
+        self.train, self.test, self.validation = (splits.get(name) for name in ("train", "test", "validation"))
+        self.num_classes = num_classes_of(*(split.labels for split in splits.values()))
+        check_all_classes(self.train.labels, self.num_classes, "train_labels")
         self._metric = CLASSIFICATION_METRICS[options.metric]
-        self._metric(np.zeros((len(self.test_labels), self.num_classes)), self.test_labels)
+        self._metric(np.zeros((len(self.test.labels), self.num_classes)), self.test.labels)
         # Labels are not used. Rows that are all the same have none; any penalty will do for them.
-        rows = torch.as_tensor(self.features).double()
+        rows = torch.as_tensor(self.train.features).double()
         self._variance = float(rows.var(dim=0, correction=0).sum()) or 1.0
-        self.text = self._text(text_classifier, float(rows.square().sum(dim=1).mean()), width)
-
-    def _labels(self, labels: np.ndarray, rows: int, name: str) -> np.ndarray:
-        labels = check_labels(labels, rows, name)
-        if labels.ndim == 2:
-            raise ValueError(f"{name} have shape {labels.shape}; few-shot needs one class an image, shape (rows,).")
-        return labels
+        self.text = self._text(text_classifier, float(rows.square().sum(dim=1).mean()), rows.shape[1])
 
     def _text(self, text_classifier: Features | None, norm: float, width: int) -> np.ndarray | None:
         if text_classifier is None:
@@ -540,32 +506,18 @@ class _Run:
     def lambda_from(self) -> str:
         """How lambda is chosen, in words."""
         if self.validation is not None:
-            return f"lambda chosen for each draw on {counted(len(self.validation[1]), 'validation image')}"
+            return f"lambda chosen for each draw on {counted(len(self.validation.labels), 'validation image')}"
         start = f", {self.options.text_penalty:g} from the text classifier" if self.text is not None else ""
         return f"lambda fixed: {self.options.penalty:g}{start}, times the features' variance {self._variance:.3g}"
-
-    def check_shots(self, shots: list[int], seeds: list[int]) -> None:
-        """Refuse shots that a class does not have."""
-        if not shots or shots[0] < 1 or not seeds:
-            raise ValueError(f"`shots` are {shots} and `seeds` {seeds}; give at least one of each, shots from 1.")
-        counts = np.bincount(self.labels, minlength=self.num_classes)
-        short = np.flatnonzero(counts < shots[-1])
-        if len(short):
-            names = self.options.class_names
-            shown = ", ".join(
-                f"{label if names is None else repr(names[label])} ({counts[label]})" for label in short[:5]
-            )
-            more = ", ..." if len(short) > 5 else ""
-            raise ValueError(
-                f"`shots` go up to {shots[-1]}, but {len(short)} of {self.num_classes} classes have fewer training "
-                f"rows: {shown}{more}. The most that every class has is {counts.min()}."
-            )
 
     def zero_shot(self) -> float:
         """Score of the zero-shot classifier; NaN where there is none."""
         if self.options.zero_shot_accuracy is not None:
             return float(self.options.zero_shot_accuracy)
-        return math.nan if self.text is None else self._score(_linear(self.text))
+        if self.text is None:
+            return math.nan
+        features = as_array(self.test.features, "test_features").astype(np.float64)
+        return float(self._metric(features @ self.text.T, self.test.labels))
 
     def curve(self, shots: list[int], seeds: list[int], center: np.ndarray | None) -> FewShotCurve:
         """Scores of all shots and seeds."""
@@ -573,51 +525,32 @@ class _Run:
         converged = True
         for place, count in enumerate(shots):
             for column, seed in enumerate(seeds):
-                classifier = self._fit(draw_shots(self.labels, count, seed), center)
-                scores[place, column], penalties[place, column] = self._score(classifier), classifier.penalty
+                classifier = self._fit(draw_shots(self.train.labels, count, seed), center)
+                scores[place, column] = self._score(classifier, self.test)
+                penalties[place, column] = classifier.penalty
                 converged &= classifier.converged
         return FewShotCurve(scores=scores, penalties=penalties, converged=converged)
 
     def fully_supervised(self) -> tuple[float, float]:
         """Rows per class of all the training data, and the probe's score with them."""
-        everything = np.arange(len(self.labels))
-        return len(everything) / self.num_classes, self._score(self._fit(everything, None))
+        everything = np.arange(len(self.train.labels))
+        return len(everything) / self.num_classes, self._score(self._fit(everything, None), self.test)
 
     def _fit(self, rows: np.ndarray, center: np.ndarray | None) -> LinearClassifier:
-        options, features = self.options, self.features
-        index = torch.from_numpy(rows).to(features.device) if isinstance(features, torch.Tensor) else rows
+        options = self.options
         # The text classifier has no intercept; one that is free would not come from it.
-        regression = LogisticRegressionOptions(
-            max_iterations=options.max_iterations,
-            tolerance=options.tolerance,
-            intercept=options.intercept and center is None,
-            device=options.device,
-            dtype=options.dtype,
-        )
-        path = RegularizationPath(
-            features[index], self.labels[rows], num_classes=self.num_classes, center=center, options=regression
-        )
+        regression = replace(options, intercept=options.intercept and center is None)
+        part, classes = self.train.select(rows), self.num_classes
+        path = RegularizationPath(part.features, part.labels, num_classes=classes, center=center, options=regression)
         if self.validation is None:
             return path.solve((options.penalty if center is None else options.text_penalty) * self._variance)
         classifiers: dict[float, LinearClassifier] = {}
 
         def score(penalty: float) -> float:
             classifiers[penalty] = path.solve(penalty)
-            return float(self._metric(classifiers[penalty].scores(self.validation[0]), self.validation[1]))
+            return self._score(classifiers[penalty], self.validation)
 
         return classifiers[search_lambda(score)[0]]
 
-    def _score(self, classifier: LinearClassifier) -> float:
-        return float(self._metric(classifier.scores(self.test_features), self.test_labels))
-
-
-def _linear(weights: np.ndarray) -> LinearClassifier:
-    return LinearClassifier(
-        coefficients=weights,
-        intercept=np.zeros(len(weights)),
-        penalty=math.inf,
-        objective=math.nan,
-        iterations=0,
-        gradient_norm=0.0,
-        converged=True,
-    )
+    def _score(self, classifier: LinearClassifier, split: Split) -> float:
+        return float(self._metric(classifier.scores(split.features), split.labels))

@@ -6,19 +6,19 @@ Shapes: n images, c classes of a shifted dataset. Accuracies are shares from 0 t
 """
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...utils.json_files import read_json
+from ...utils.wording import quoted
 from ..registry.dataset_registry import imagenet_subsets
 
 
 _IMAGENET_CLASSES = 1000
-_SUBSETS = {"imagenet_a": "imagenet-a", "imagenet_r": "imagenet-r", "objectnet": "objectnet"}
 _ALL_CLASSES = ("imagenet", "imagenet_v2", "imagenet_sketch")
-CLASS_SUBSETS = (*_ALL_CLASSES, *_SUBSETS)
+CLASS_SUBSETS = (*_ALL_CLASSES, "imagenet_a", "imagenet_r", "objectnet")
 """Datasets for which [`subset_classes`] knows the classes."""
 SHIFT_TITLES = {
     "imagenet_v2": "ImageNetV2",
@@ -30,9 +30,6 @@ SHIFT_TITLES = {
     "youtube_bb": "YouTube-BB",
 }
 """Titles of the shifted datasets for which there are baseline models, in the paper's order."""
-
-
-# -------------------------------------------------------------------------------------------------- classes of a shift
 
 
 def subset_classes(subset: str) -> list[list[int]]:
@@ -55,10 +52,10 @@ def subset_classes(subset: str) -> list[list[int]]:
     """
     if subset in _ALL_CLASSES:
         return [[label] for label in range(_IMAGENET_CLASSES)]
-    if subset not in _SUBSETS:
-        known = ", ".join(map(repr, (*_ALL_CLASSES, *_SUBSETS)))
+    if subset not in CLASS_SUBSETS:
+        known = quoted(CLASS_SUBSETS, len(CLASS_SUBSETS))
         raise ValueError(f"There are no classes for {subset!r}; there are those of {known}.")
-    classes = imagenet_subsets()[_SUBSETS[subset]]
+    classes = imagenet_subsets()[subset.replace("_", "-")]
     if subset == "objectnet":
         return [list(entry["classes"]) for entry in classes.values()]
     return [[label] for label in classes]
@@ -118,13 +115,9 @@ def subset_rows(targets: Any, subset: str) -> tuple[np.ndarray, np.ndarray]:
     return rows, new_labels[targets[rows]]
 
 
-# ----------------------------------------------------------------------------------------------------- baseline models
-
-
 @functools.cache
 def _baselines() -> dict[str, Any]:
-    text = (Path(__file__).parent / "robustness_baselines.json").read_text(encoding="utf-8")
-    return json.loads(text)
+    return read_json(Path(__file__).parent / "robustness_baselines.json")
 
 
 def shift_names() -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from ...embedding.bulk_encoding import encode_readable_images
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
-from ...utils.wording import counted
+from ...utils.wording import counted, quoted
 from ..registry.evaluation_data import ClassificationData, check_metric, load_splits
 from .evaluation_task import EvaluationTask, TaskSettings
 
@@ -28,13 +28,7 @@ class TrainAndTestTask(EvaluationTask):
 
 
 def train_and_test(data: Any) -> dict[str, ClassificationData]:
-    """Labelled images by split, checked for fitting a classifier.
-
-    Args:
-        data (`Mapping[str, ClassificationData]`, or what [`load_splits`] takes): The splits, or where they are.
-
-    Returns:
-        `dict[str, ClassificationData]`: `"train"`, `"test"` and, where there is one, `"validation"`.
+    """`"train"`, `"test"` and, where there is one, `"validation"` of what [`load_splits`] takes or returned.
 
     Raises:
         ValueError: if train or test is missing, their classes differ, or a class has no image to train on.
@@ -47,12 +41,11 @@ def train_and_test(data: Any) -> dict[str, ClassificationData]:
     train, test = data["train"], data["test"]
     if train.class_names != test.class_names:
         raise ValueError(f"The classes of {test.name} differ between train and test.")
-    unseen = [name for name, count in zip(test.class_names, train.class_counts) if not count]
+    unseen = train.empty_classes
     if unseen:
-        shown = ", ".join(map(repr, unseen[:5]))
         raise ValueError(
             f"{len(unseen)} of {counted(len(test.class_names), 'class', 'classes')} "
-            f"{'has' if len(unseen) == 1 else 'have'} no image to train on, such as {shown}."
+            f"{'has' if len(unseen) == 1 else 'have'} no image to train on, such as {quoted(unseen)}."
         )
     return dict(data)
 
@@ -64,11 +57,7 @@ def encode_labelled(
     projected: bool = True,
     options: EncodingOptions | None = None,
 ) -> tuple[ClassificationData, np.ndarray, dict[str, Any] | None]:
-    """The labelled images that can be read, their features (n, dim), and the record of the skipped ones for results.
-
-    Raises:
-        ValueError: as [`encode_readable_images`], or if the metric is not defined without the images left out.
-    """
+    """The labelled images that can be read, their features (n, dim), and what results say of the others."""
     name = f"{data.name} ({data.split})"
     images = encode_readable_images(
         encoder, data.data, data.image_column, projected=projected, options=options, name=name

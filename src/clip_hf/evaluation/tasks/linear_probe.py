@@ -13,7 +13,7 @@ from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
-from ...utils.wording import counted
+from ...utils.wording import counted, markdown_table
 from ..numerics.bootstrap import bootstrap_interval
 from ..numerics.logistic_regression import (
     LinearClassifier,
@@ -50,13 +50,9 @@ class LinearProbeOptions(LogisticRegressionOptions):
 
     Args:
         max_iterations, tolerance, intercept, device, dtype: See [`LogisticRegressionOptions`].
-        validation_share (`float`, *optional*, defaults to 0.2): Share of the training rows that
-            become the validation split, if there is none.
-        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples of the test rows, for the interval; 0 for
-            none.
-        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap and of the split for validation.
-        encoding ([`EncodingOptions`], *optional*): For [`evaluate_linear_probe`]: how images are encoded and where
-            features are kept.
+        validation_share (`float`, *optional*, defaults to 0.2): Share of the training rows that become the validation
+            split, if there is none.
+        resamples, seed, encoding: As in [`ZeroShotOptions`]. `seed` is that of the split for validation, too.
         model, data, split (`str`, *optional*): Names for the result of [`linear_probe`].
     """
 
@@ -69,7 +65,7 @@ class LinearProbeOptions(LogisticRegressionOptions):
     split: str = "test"
 
 
-@dataclass(kw_only=True)
+@dataclass
 class LinearProbeFit:
     """One logistic regression of a linear probe.
 
@@ -174,11 +170,11 @@ class LinearProbeResult(EvaluationResult):
         if missed:
             shown = ", ".join(f"{fit.penalty:.3g} ({counted(fit.iterations, 'iteration')})" for fit in missed)
             parts.append(f"**Not converged** at lambda = {shown}.")
-        best, lines = max(self.sweep.values()), ["| lambda | validation |", "|---|---|"]
+        best, rows = max(self.sweep.values()), []
         for penalty, score in sorted(self.sweep.items()):
             mark = " (best)" if penalty == self.best_lambda else " (equal)" if best - score <= _EQUAL else ""
-            lines.append(f"| {penalty:.4g} | {format_metric(self.metric, score)}{mark} |")
-        return "\n\n".join([*parts, "\n".join(lines)])
+            rows.append((f"{penalty:.4g}", f"{format_metric(self.metric, score)}{mark}"))
+        return "\n\n".join([*parts, markdown_table(("lambda", "validation"), rows)])
 
     def figure(self) -> "Figure":
         """Validation score by lambda, the one that was chosen, and the test score."""
@@ -245,26 +241,28 @@ def linear_probe(
     ```
     """
     options = options or LinearProbeOptions()
-    _check_metric_name(metric)
     train, validation, test, origin = _splits(
         (train_features, train_labels), (val_features, val_labels), (test_features, test_labels), options
     )
-    num_classes = _check_classes(train.labels, validation.labels, test.labels)
-    for part, name in ((validation, "validation"), (test, "test")):
-        _check_metric(metric, part.labels, num_classes, name)
+    num_classes = _check_labels(metric, train.labels, validation.labels, test.labels)
     fits: list[LinearProbeFit] = []
     path = RegularizationPath(train.features, train.labels, num_classes=num_classes, options=options)
 
-    def score(penalty: float) -> float:
+    def solve(path: RegularizationPath, penalty: float, rows: int) -> LinearClassifier:
         classifier = path.solve(penalty)
-        fits.append(_fit_of(classifier, len(train.labels)))
+        reached = (classifier.iterations, classifier.gradient_norm, classifier.converged)
+        fits.append(LinearProbeFit(penalty, rows, *reached))
+        return classifier
+
+    def score(penalty: float) -> float:
+        classifier = solve(path, penalty, len(train.labels))
         return float(CLASSIFICATION_METRICS[metric](classifier.scores(validation.features), validation.labels))
 
     best, sweep = search_lambda(score)
     path = None  # its features are no longer needed
     both = _join(train, validation)
-    final = RegularizationPath(both.features, both.labels, num_classes=num_classes, options=options).solve(best)
-    fits.append(_fit_of(final, len(both.labels)))
+    path = RegularizationPath(both.features, both.labels, num_classes=num_classes, options=options)
+    final = solve(path, best, len(both.labels))
     scores = final.scores(test.features)
     interval = None
     if options.resamples:
@@ -346,7 +344,7 @@ class LinearProbeTask(TrainAndTestTask):
 
 
 def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-    """The paper's parametric binary search for lambda (appendix A.3).
+    """Find the best lambda by the paper's parametric binary search (appendix A.3), and the score of each it tried.
 
     It tries 1e6, 1e4, ..., 1e-6, then the middles of the two intervals next to the peak, and so on until neighbours
     are an eighth of a decade apart: 11 to 15 of the 97 values of `LAMBDAS`.
@@ -354,12 +352,6 @@ def search_lambda(score: Callable[[float], float]) -> tuple[float, dict[float, f
     Among lambdas with equal scores it takes the largest, which gives the smallest weights. At the other end of a
     plateau the penalty hardly matters, and the weights depend on when the solver stopped. (The paper does not say
     which it takes.)
-
-    Args:
-        score (callable): Gives the validation score of a lambda; called once for each.
-
-    Returns:
-        `tuple[float, dict[float, float]]`: the best lambda, and the score of each that was tried, in that order.
 
     Example:
 
@@ -427,80 +419,70 @@ def split_validation(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> t
     return np.flatnonzero(~taken), np.flatnonzero(taken)
 
 
-# ------------------------------------------------------------------------------------------------------------- splits
-
-
 @dataclass
-class _Split:
+class Split:
+    """Features (n, d) and labels, (n,) or (n, c), of one split."""
+
     features: Features
     labels: np.ndarray
 
-    def rows(self, rows: np.ndarray) -> "_Split":
+    def select(self, rows: np.ndarray) -> "Split":
+        """The same of these rows, int64."""
         index = torch.from_numpy(rows).to(self.features.device) if isinstance(self.features, torch.Tensor) else rows
-        return _Split(self.features[index], self.labels[rows])
+        return Split(self.features[index], self.labels[rows])
+
+
+def check_splits(splits: dict[str, tuple]) -> dict[str, Split]:
+    """Features and labels by split, checked; all features must be as wide as those of the first split."""
+    checked: dict[str, Split] = {}
+    for name, (features, labels) in splits.items():
+        width = next(iter(checked.values())).features.shape[1] if checked else None
+        check_matrix(features, f"{name}_features", width=width)
+        checked[name] = Split(features, check_labels(labels, len(features), f"{name}_labels"))
+    return checked
 
 
 def _splits(
     train: tuple, validation: tuple, test: tuple, options: LinearProbeOptions
-) -> tuple[_Split, _Split, _Split, str]:
+) -> tuple[Split, Split, Split, str]:
     """The three splits, checked, and where validation comes from."""
     if (validation[0] is None) != (validation[1] is None):
         raise ValueError("The validation split has only one of features and labels; give both, or None for both.")
-    splits = {"train": train, "validation": validation, "test": test}
-    parts: dict[str, _Split] = {}
-    for name, (features, labels) in splits.items():
-        if features is None and name == "validation":
-            continue
+    for name, (features, labels) in {"train": train, "test": test}.items():
         if features is None or labels is None:
             raise ValueError(f"The {name} split is missing; a linear probe needs its features and labels.")
-        width = parts["train"].features.shape[1] if parts else None
-        check_matrix(features, f"{name}_features", width=width)
-        parts[name] = _Split(features, check_labels(labels, len(features), f"{name}_labels"))
-    whole, tested = parts["train"], parts["test"]
-    if "validation" in parts:
-        return whole, parts["validation"], tested, "the split that was given"
+    given = {"train": train, "validation": validation, "test": test}
+    splits = check_splits({name: split for name, split in given.items() if split[0] is not None})
+    whole = splits["train"]
+    if "validation" in splits:
+        return whole, splits["validation"], splits["test"], "the split that was given"
     rows, held_out = split_validation(whole.labels, options.validation_share, options.seed)
     share = f"{100 * options.validation_share:g}% of the training rows, split off by class with seed {options.seed}"
-    return whole.rows(rows), whole.rows(held_out), tested, share
+    return whole.select(rows), whole.select(held_out), splits["test"], share
 
 
-def _check_classes(train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> int:
-    if len({part.shape[1:] for part in (train, validation, test)}) > 1:
-        shapes = ", ".join(str(part.shape) for part in (train, validation, test))
+def _check_labels(metric: str, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> int:
+    """The number of classes; before anything is fitted, refuse labels that do not fit each other or the metric."""
+    if metric not in CLASSIFICATION_METRICS:
+        raise ValueError(f"`metric` is {metric!r}; it must be one of {', '.join(CLASSIFICATION_METRICS)}.")
+    if len({labels.shape[1:] for labels in (train, validation, test)}) > 1:
+        shapes = ", ".join(str(labels.shape) for labels in (train, validation, test))
         raise ValueError(f"Labels of train, validation and test have shapes {shapes}; they must be of one kind.")
     num_classes = num_classes_of(train, validation, test)
     check_all_classes(train, num_classes, "train_labels")
+    for name, labels in (("validation", validation), ("test", test)):
+        if (metric == "map_11point") != (labels.ndim == 2):
+            kind = "(rows, classes) bool" if metric == "map_11point" else "(rows,) integers"
+            raise ValueError(f"metric={metric!r} takes labels of shape {kind}; those of {name} are {labels.shape}.")
+        try:  # a metric may need two classes, or rows of every class
+            CLASSIFICATION_METRICS[metric](np.zeros((len(labels), num_classes)), labels)
+        except ValueError as error:
+            raise ValueError(f"metric={metric!r} cannot be computed on the {name} split: {error}") from error
     return num_classes
 
 
-def _check_metric_name(metric: str) -> None:
-    if metric not in CLASSIFICATION_METRICS:
-        raise ValueError(f"`metric` is {metric!r}; it must be one of {', '.join(CLASSIFICATION_METRICS)}.")
-
-
-def _check_metric(metric: str, labels: np.ndarray, num_classes: int, name: str) -> None:
-    # Before anything is fitted: a metric may need several labels an image, two classes, or rows of every class.
-    if (metric == "map_11point") != (labels.ndim == 2):
-        kind = "(rows, classes) bool" if metric == "map_11point" else "(rows,) integers"
-        raise ValueError(f"metric={metric!r} takes labels of shape {kind}; those of {name} are {labels.shape}.")
-    try:
-        CLASSIFICATION_METRICS[metric](np.zeros((len(labels), num_classes)), labels)
-    except ValueError as error:
-        raise ValueError(f"metric={metric!r} cannot be computed on the {name} split: {error}") from error
-
-
-def _join(first: _Split, second: _Split) -> _Split:
+def _join(first: Split, second: Split) -> Split:
     labels = np.concatenate([first.labels, second.labels])
     if isinstance(first.features, torch.Tensor):
-        return _Split(torch.cat([first.features, torch.as_tensor(second.features).to(first.features)]), labels)
-    return _Split(np.concatenate([first.features, np.asarray(second.features)]), labels)
-
-
-def _fit_of(classifier: LinearClassifier, rows: int) -> LinearProbeFit:
-    return LinearProbeFit(
-        penalty=classifier.penalty,
-        rows=rows,
-        iterations=classifier.iterations,
-        gradient_norm=classifier.gradient_norm,
-        converged=classifier.converged,
-    )
+        return Split(torch.cat([first.features, torch.as_tensor(second.features).to(first.features)]), labels)
+    return Split(np.concatenate([first.features, np.asarray(second.features)]), labels)

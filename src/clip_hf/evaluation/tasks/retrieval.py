@@ -6,25 +6,23 @@ Shapes: n images, m captions. Captions that are equal are one candidate; see `ca
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...embedding.bulk_encoding import encode_readable_images, encode_text_list
 from ...embedding.dual_encoder import DualEncoder
-from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...utils.figures import COLOURS, new_figure
-from ...utils.wording import counted
+from ...utils.wording import HUB_TASKS, counted, quoted
 from ..numerics.bootstrap import percentile_interval
 from ..numerics.metrics import median_rank, recall_at_k
 from ..numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from ..numerics.statistics import median_of_rows
-from ..registry.evaluation_data import CaptionedDataOptions, RetrievalData, load_retrieval
-from ..registry.labels import some
-from .evaluation_result import EvaluationResult
-from .evaluation_task import EvaluationTask, TaskSettings
+from ..registry.evaluation_data import CaptionedDataOptions, ImageDataOptions, RetrievalData, load_retrieval
+from .evaluation_result import MeasuredResult
+from .evaluation_task import EvaluationOptions, EvaluationTask, TaskSettings
 
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ _MARKED = (1, 2, 5, 10, 20, 50)
 
 
 @dataclass(frozen=True)
-class RetrievalOptions:
+class RetrievalOptions(EvaluationOptions):
     """How to evaluate retrieval.
 
     Args:
@@ -44,12 +42,8 @@ class RetrievalOptions:
             Flickr30k and MSCOCO are with `"a photo of {}"`, which it found to gain 1 to 2 points of R@1 (appendix
             E.1).
         ks (`tuple[int, ...]`, *optional*, defaults to `(1, 5, 10)`): The k of R@k.
-        resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for the intervals; 0 for none.
-        confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
-        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
         block_shape (`tuple[int, int]`, *optional*): See [`retrieval_ranks`].
-        encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept, of images and
-            texts.
+        resamples, confidence, seed, encoding: As in [`ZeroShotOptions`].
 
     Raises:
         ValueError: if a value is not as above.
@@ -57,28 +51,20 @@ class RetrievalOptions:
 
     template: str = "{}"
     ks: tuple[int, ...] = (1, 5, 10)
-    resamples: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
     block_shape: tuple[int, int] | None = None
-    encoding: EncodingOptions = field(default_factory=EncodingOptions)
 
     def __post_init__(self):
+        super().__post_init__()
         if not isinstance(self.template, str) or self.template.count("{}") != 1:
             raise ValueError(
                 f"`template` is {self.template!r}; it must hold {{}} once, for the caption, as in 'a photo of {{}}'."
             )
         if not self.ks or any(not isinstance(k, int) or k < 1 for k in self.ks):
             raise ValueError(f"`ks` is {self.ks!r}; it must hold whole numbers above 0.")
-        if self.resamples < 0 or not 0 < self.confidence < 1:
-            raise ValueError(
-                f"`resamples` is {self.resamples} and `confidence` {self.confidence}; they must be 0 or more, and "
-                "between 0 and 1."
-            )
 
 
 @dataclass(kw_only=True, repr=False)
-class RetrievalResult(EvaluationResult):
+class RetrievalResult(MeasuredResult):
     """Figures of retrieval in both directions.
 
     Args:
@@ -99,10 +85,8 @@ class RetrievalResult(EvaluationResult):
     """
 
     task = "retrieval"
-    task_type = "zero-shot-image-retrieval"
+    task_type = HUB_TASKS["retrieval"]
 
-    values: dict[str, float]
-    value_intervals: dict[str, tuple[float, float]]
     num_images: int
     num_texts: int
     num_different_texts: int
@@ -111,16 +95,6 @@ class RetrievalResult(EvaluationResult):
     text_to_image_ranks: np.ndarray
     image_of_text: np.ndarray
     text_ids: np.ndarray
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Recalls, 0 to 1, and median ranks, from 1, by name."""
-        return self.values
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals by name."""
-        return self.value_intervals
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -209,7 +183,7 @@ def evaluate_retrieval(
         data = load_retrieval(data)
     bare = [row for row, captions in enumerate(data.captions) if not captions]
     if bare:
-        raise ValueError(f"Images of {data.name} have no caption, in rows {some(bare)}; remove them.")
+        raise ValueError(f"Images of {data.name} have no caption, in rows {quoted(bare)}; remove them.")
     encoder = load_dual_encoder(model, processor=processor)
     name = f"{data.name} ({data.split})"
     images = encode_readable_images(encoder, data.data, data.image_column, options=options.encoding, name=name)
@@ -255,11 +229,9 @@ class RetrievalTask(EvaluationTask):
 
     def load(self, sources: Sequence[str], settings: TaskSettings) -> dict[str, RetrievalData]:
         """Load captioned images."""
-        shared = ("image_column", "split", "limit", "min_image_size", "image_root")
-        columns = {name: getattr(settings.data_options, name) for name in shared}
-        return {
-            "test": load_retrieval(sources[0], CaptionedDataOptions(caption_column=settings.caption_column, **columns))
-        }
+        shared = {one.name: getattr(settings.data_options, one.name) for one in fields(ImageDataOptions)}
+        options = CaptionedDataOptions(caption_column=settings.caption_column, **shared)
+        return {"test": load_retrieval(sources[0], options)}
 
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> RetrievalResult:
         """Rank them."""
@@ -268,17 +240,10 @@ class RetrievalTask(EvaluationTask):
 
 
 def random_order_recalls(num_right: np.ndarray, num_candidates: int, most: int) -> np.ndarray:
-    """R@1, R@2, ... R@most of a random order, as far as there are candidates.
+    """R@1, R@2, ... R@most of a random order, 0 to 1, as far as there are candidates.
 
-    With 1 and 2 right ones of 3 candidates, R@1 is (1/3 + 2/3) / 2 = 1/2 and R@2 is (2/3 + 1) / 2 = 5/6.
-
-    Args:
-        num_right (`np.ndarray` of shape (queries,), int64): How many candidates are right for each query.
-        num_candidates (`int`): Number of candidates.
-        most (`int`): The largest k.
-
-    Returns:
-        `np.ndarray` of shape (min(most, num_candidates),), float64: shares from 0 to 1.
+    `num_right`, int64 (queries,), says how many candidates are right for each query. With 1 and 2 right ones of 3
+    candidates, R@1 is (1/3 + 2/3) / 2 = 1/2 and R@2 is (2/3 + 1) / 2 = 5/6.
     """
     # None of the first k is right: the product over places of the share of wrong ones among those left.
     left = num_candidates - np.arange(min(most, num_candidates))

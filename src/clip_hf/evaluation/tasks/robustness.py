@@ -9,7 +9,7 @@ Shapes: n images, c classes of a shifted dataset. Accuracies are shares from 0 t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.checks_clip_hf import did_you_mean
 from ...utils.figures import COLOURS, WIDTH, new_figure
+from ...utils.wording import markdown_table
 from ..numerics.bootstrap import percentile_interval
 from ..numerics.metrics import LogitLine, fit_logit_line, top_k_accuracy
 from ..registry.dataset_registry import registry_name
@@ -43,9 +44,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RESAMPLES = 1000
-
-
-# ------------------------------------------------------------------------------------------------------------- results
+_COLUMNS = ("shift", "ImageNet", "expected", "accuracy", "effective robustness", "majority class", "baselines' R²")
 
 
 @dataclass
@@ -92,33 +91,24 @@ class RobustnessResult(EvaluationResult):
         majority_under_shift (`dict[str, float]`): Share of the most frequent class of the shifted datasets, by name.
     """
 
-    task: ClassVar[str] = "robustness"
+    task = "robustness"
 
-    model: str = ""
     data: str = "imagenet"
-    accuracy: float = 0.0
-    shifts: dict[str, ShiftResult] = field(default_factory=dict)
-    majority_under_shift: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def average_accuracy(self) -> float:
-        """Mean accuracy under the shifts that were measured."""
-        return float(np.mean([shift.accuracy for shift in self.shifts.values()]))
-
-    @property
-    def average_effective_robustness(self) -> float:
-        """Mean effective robustness over the shifts that were measured."""
-        return float(np.mean([shift.effective_robustness for shift in self.shifts.values()]))
+    accuracy: float
+    shifts: dict[str, ShiftResult]
+    majority_under_shift: dict[str, float]
 
     @property
     def metrics(self) -> dict[str, float]:
         """Accuracy on ImageNet and under each shift, effective robustness to each, and the means."""
+        accuracies = {name: shift.accuracy for name, shift in self.shifts.items()}
+        robustness = {f"effective_robustness_{name}": each.effective_robustness for name, each in self.shifts.items()}
         return {
             "imagenet": self.accuracy,
-            **{name: shift.accuracy for name, shift in self.shifts.items()},
-            "mean_under_shift": self.average_accuracy,
-            **{f"effective_robustness_{name}": shift.effective_robustness for name, shift in self.shifts.items()},
-            "mean_effective_robustness": self.average_effective_robustness,
+            **accuracies,
+            "mean_under_shift": float(np.mean(list(accuracies.values()))),
+            **robustness,
+            "mean_effective_robustness": float(np.mean(list(robustness.values()))),
         }
 
     @property
@@ -128,30 +118,24 @@ class RobustnessResult(EvaluationResult):
 
     def details(self) -> str:
         """A row for each shift, with the line that it is compared with."""
-        lines = [
-            "| shift | ImageNet | expected | accuracy | effective robustness | majority class | baselines' R² |",
-            "|---|---|---|---|---|---|---|",
-        ]
+        rows = []
         for name, shift in self.shifts.items():
             marks = ("*" if shift.on_subset else "") + ("†" if shift.extrapolated else "")
-            cells = [format_metric("", number) for number in (shift.reference, shift.expected, shift.accuracy)]
-            cells[0] += marks
-            cells.append(format_difference("", shift.effective_robustness))
-            cells.append(format_metric("", self.majority_under_shift.get(name, float("nan"))))
-            lines.append(f"| {SHIFT_TITLES[name]} | {' | '.join(cells)} | {shift.r_squared:.3f} |")
+            shares = (shift.reference, shift.expected, shift.accuracy)
+            reference, expected, accuracy = (format_metric("", share) for share in shares)
+            robustness = format_difference("", shift.effective_robustness)
+            majority = format_metric("", self.majority_under_shift.get(name, float("nan")))
+            cells = (reference + marks, expected, accuracy, robustness, majority, f"{shift.r_squared:.3f}")
+            rows.append((SHIFT_TITLES[name], *cells))
         notes = []
         if any(shift.on_subset for shift in self.shifts.values()):
             notes.append("\\* among the classes of the shifted dataset.")
         if any(shift.extrapolated for shift in self.shifts.values()):
             notes.append("† outside of the baseline models' range: the line is extrapolated.")
-        return "\n".join(lines) + ("\n\n" + " ".join(notes) if notes else "")
+        return "\n\n".join([markdown_table(_COLUMNS, rows), *([" ".join(notes)] if notes else [])])
 
     def figure(self) -> "Figure":
-        """As the paper's figure 13, a panel for each shift: baseline models, their line, y = x, and the model.
-
-        Raises:
-            ImportError: if matplotlib is missing.
-        """
+        """As the paper's figure 13, a panel for each shift: baseline models, their line, y = x, and the model."""
         columns = len(self.shifts) if len(self.shifts) < 3 else 4 if len(self.shifts) in (4, 7) else 3
         rows = -(-len(self.shifts) // columns)
         title = f"Effective robustness to natural distribution shift: {model_label(self.model)}".rstrip(": ")
@@ -174,12 +158,11 @@ class AdaptationResult(EvaluationResult):
         adapted (`dict[str, float]`): Accuracies after.
     """
 
-    task: ClassVar[str] = "adaptation"
+    task = "adaptation"
 
-    model: str = ""
     data: str = "imagenet"
-    zero_shot: dict[str, float] = field(default_factory=dict)
-    adapted: dict[str, float] = field(default_factory=dict)
+    zero_shot: dict[str, float]
+    adapted: dict[str, float]
 
     @property
     def changes(self) -> dict[str, float]:
@@ -199,11 +182,7 @@ class AdaptationResult(EvaluationResult):
         }
 
     def figure(self) -> "Figure":
-        """A bar for each dataset: the change of accuracy in percentage points.
-
-        Raises:
-            ImportError: if matplotlib is missing.
-        """
+        """A bar for each dataset: the change of accuracy in percentage points."""
         with new_figure(self.plot_title(), 1.4 + 0.35 * len(self.changes)) as figure:
             axis = figure.subplots()
             names = list(self.changes)[::-1]
@@ -216,9 +195,6 @@ class AdaptationResult(EvaluationResult):
             axis.margins(x=0.15)
             axis.set(xlabel="change of accuracy from zero-shot (percentage points)")
         return figure
-
-
-# ---------------------------------------------------------------------------------------------------------- evaluation
 
 
 def compare_under_shift(
@@ -364,9 +340,6 @@ def _expected_interval(x: np.ndarray, y: np.ndarray, reference: float, seed: int
     return percentile_interval(predictions)
 
 
-# -------------------------------------------------------------------------------------------------------------- models
-
-
 @dataclass(frozen=True)
 class RobustnessOptions:
     """How to evaluate robustness.
@@ -459,9 +432,6 @@ class RobustnessTask(EvaluationTask):
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> RobustnessResult:
         """Classify each, and compare."""
         return evaluate_robustness(encoder, parts, RobustnessOptions(settings.seed, settings.encoding))
-
-
-# --------------------------------------------------------------------------------------------------------------- plots
 
 
 def _draw_shift(axis: "Axes", name: str, shift: ShiftResult, model: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...utils.figures import COLOURS, new_figure
-from ...utils.wording import counted
+from ...utils.wording import counted, markdown_table
 from ..numerics.bootstrap import percentile_interval
 from ..numerics.metric_inputs import as_array
 from .evaluation_result import EvaluationResult
@@ -91,12 +91,12 @@ class ScalingResult(EvaluationResult):
             f"Ten times the compute multiplies the error by {10**self.slope:.3g}."
         )
         rows = [
-            f"| {' '.join(name.split())} | {compute:.4g} | {100 * error:.2f}% | {100 * line:.2f}% |"
+            (name, f"{compute:.4g}", f"{100 * error:.2f}%", f"{100 * line:.2f}%")
             for name, compute, error, line in zip(
                 self.names, self.compute, self.mean_errors, self.error_at(self.compute), strict=True
             )
         ]
-        return "\n".join([text, "", f"| model | {self.unit} | error | line |", "|---|---|---|---|", *rows])
+        return f"{text}\n\n{markdown_table(('model', self.unit, 'error', 'line'), rows)}"
 
     def figure(self) -> "Figure":
         """Mean errors with their line, and each task's errors lightly, on logarithmic axes."""

@@ -20,7 +20,7 @@ from ...embedding.encoding_options import EncodingOptions
 from ...embedding.load_encoder import load_dual_encoder
 from ...model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ...utils.figures import WIDTH, new_figure
-from ...utils.wording import counted, listed
+from ...utils.wording import counted, listed, markdown_table
 from ..numerics.bootstrap import bootstrap_interval, bootstrap_mean_interval
 from ..numerics.metrics import (
     CLASSIFICATION_METRICS,
@@ -31,14 +31,8 @@ from ..numerics.metrics import (
 from ..numerics.statistics import ROW_VALUES
 from ..registry.dataset_registry import load_templates
 from ..registry.evaluation_data import ClassificationData, load_classification
-from .evaluation_result import (
-    EvaluationResult,
-    chance_of,
-    format_metric,
-    majority_share,
-    table_cell,
-)
-from .evaluation_task import EvaluationTask, TaskSettings
+from .evaluation_result import MeasuredResult, chance_of, format_metric, majority_share
+from .evaluation_task import EvaluationOptions, EvaluationTask, TaskSettings
 from .labelled_features import encode_labelled
 
 
@@ -58,7 +52,7 @@ _GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 
 
 @dataclass(frozen=True)
-class ZeroShotOptions:
+class ZeroShotOptions(EvaluationOptions):
     """How to evaluate zero-shot classification.
 
     Args:
@@ -72,18 +66,17 @@ class ZeroShotOptions:
         confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
         encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept.
+
+    Raises:
+        ValueError: if `resamples` or `confidence` is out of its range.
     """
 
     templates: str | Sequence[str] | Mapping[str, Any] | None = None
     compare_prompts: bool = True
-    resamples: int = 1000
-    confidence: float = 0.95
-    seed: int = 0
-    encoding: EncodingOptions = field(default_factory=EncodingOptions)
 
 
 @dataclass(kw_only=True, repr=False)
-class ZeroShotResult(EvaluationResult):
+class ZeroShotResult(MeasuredResult):
     """Figures of a zero-shot classification.
 
     Args:
@@ -109,11 +102,10 @@ class ZeroShotResult(EvaluationResult):
     """
 
     task = "zero_shot"
+    not_saved = ("other_ranks",)
 
     metric: str
     value: float
-    values: dict[str, float]
-    value_intervals: dict[str, tuple[float, float]]
     num_images: int
     num_prompts: int
     class_names: list[str]
@@ -131,28 +123,12 @@ class ZeroShotResult(EvaluationResult):
         return self.value
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """Headline figures by name, 0 to 1."""
-        return self.values
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """Bootstrap intervals by name."""
-        return self.value_intervals
-
-    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """True class, prediction and ranks of each image."""
         if not len(self.targets):
             return {}
         others = {f"{name}_ranks": ranks for name, ranks in self.other_ranks.items()}
         return {name: getattr(self, name) for name in ("targets", "predictions", "ranks")} | others
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result in types that JSON has, without the arrays."""
-        content = super().to_dict()
-        del content["details"]["other_ranks"]
-        return content
 
     @property
     def confusion(self) -> np.ndarray:
@@ -167,13 +143,10 @@ class ZeroShotResult(EvaluationResult):
         parts = [f"{', '.join(sizes)}, {counted(self.num_prompts, 'prompt')} a class."]
         known = [(value, name) for value, name in zip(self.per_class, self.class_names) if not np.isnan(value)]
         if known and len(known) <= _SHOWN_CLASSES:
-            rows = [f"| {table_cell(name)} | {format_metric('', value)} |" for value, name in sorted(known)]
-            parts.append("\n".join(["| class | accuracy |", "|---|---|", *rows]))
+            rows = [(name, format_metric("", value)) for value, name in sorted(known)]
+            parts.append(markdown_table(("class", "accuracy"), rows))
         if self.most_confused:
-            rows = [
-                f"| {table_cell(true)} | {table_cell(wrong)} | {count} |" for true, wrong, count in self.most_confused
-            ]
-            parts.append("\n".join(["| class | taken for | images |", "|---|---|---|", *rows]))
+            parts.append(markdown_table(("class", "taken for", "images"), self.most_confused))
         return "\n\n".join(parts)
 
     def figure(self) -> "Figure | None":
@@ -333,17 +306,7 @@ def evaluate_zero_shot(
 
 
 def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
-    """Say, with a warning too, which classes have the same name or text embedding: the model cannot tell them apart.
-
-    Args:
-        encoder ([`DualEncoder`]): The model.
-        embeds (`np.ndarray` of shape (c, dim), float32): L2-normalised embeddings of the classes.
-        class_names (`Sequence[str]`): Their names.
-        where (`str`): What to call the data.
-
-    Returns:
-        `list[str]`: a sentence for each kind; empty where all classes differ.
-    """
+    """Say, and warn, which classes have the same name or text embedding, so that the model cannot tell them apart."""
     names: dict[str, int] = Counter(class_names)
     twice = [f"{name!r} ({count} times)" for name, count in names.items() if count > 1]
     place = {name: index for index, name in reversed(list(enumerate(class_names)))}
@@ -443,8 +406,9 @@ def _classify(
             names.append("mean_per_class")
     for name in dict.fromkeys(names):
         values[name] = CLASSIFICATION_METRICS[name](scores, targets)
-    bootstrap = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
-    intervals = {name: bootstrap_interval(name, scores, targets, **bootstrap) for name in values if options.resamples}
+    intervals = {}
+    if options.resamples:
+        intervals = {name: bootstrap_interval(name, scores, targets, **options.bootstrap) for name in values}
     if targets.ndim > 1:
         none = np.empty(0, np.int64)
         return _Classified(values, intervals, [], [], none, none, none)
@@ -497,8 +461,7 @@ def _all_intervals(
         if metric in ROW_VALUES:
             # The difference is resampled image by image, so images that are hard for both do not widen it.
             gained = ROW_VALUES[metric](by_kind["prompts"].ranks) - ROW_VALUES[metric](figures.ranks)
-            bootstrap = {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
-            intervals[_GAINS[name]] = bootstrap_mean_interval(gained, **bootstrap)
+            intervals[_GAINS[name]] = bootstrap_mean_interval(gained, **options.bootstrap)
     return intervals
 
 
