@@ -77,7 +77,7 @@ def run(capsys, model, *arguments, labels=LABELS) -> SimpleNamespace:
 
 def answers(done) -> dict[str, list]:
     """What `--json` wrote: the predictions of each image, in the order of the lines."""
-    lines = [json.loads(line, parse_constant=pytest.fail) for line in done.out.splitlines()]
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in done.out.split("\n")[:-1]]
     assert all(set(line) == {"image", "predictions"} for line in lines)
     return {line["image"]: line["predictions"] for line in lines}
 
