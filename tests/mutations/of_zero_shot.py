@@ -681,13 +681,6 @@ MUTATIONS = [
         "cli/test_classify.py -k hyphen",
     ),
     Mutation(
-        "classify: a byte order mark belongs to the first path on stdin",
-        "cli/classify.py",
-        "os.fsdecode(line.removeprefix(codecs.BOM_UTF8))",
-        "os.fsdecode(line)",
-        "cli/test_classify.py -k byte_order",
-    ),
-    Mutation(
         "classify: images are read without the options",
         "cli/classify.py",
         "classifier.preprocess(source, **reading or {})",

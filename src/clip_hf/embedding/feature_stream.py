@@ -36,7 +36,8 @@ def encode_image_stream(
     """Features of any number of images, batch by batch: the files of a folder, frames of a video, rows of a dataset.
 
     - Memory is bounded: at most `options.num_threads + 1` batches are read ahead of the model.
-    - `images` is read in the caller's thread, image files and `get_image` in `options.num_threads` threads.
+    - `images` is read in the caller's thread, image files and `get_image` in `options.num_threads` threads. An error
+      of `images` comes after the features of what it gave before.
     - Images that cannot be read are left out by the rule of [`encode_readable_images`]: the number of all images is
       the length of `images`, or what was read so far, from 1,000 images on and again at the end.
     - With `options.accelerator`, each process reads all of `images` and encodes every n-th batch. No process waits for
