@@ -100,6 +100,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with status 2.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if sys.stderr is None:  # closed, as cron and daemons may have it; `print` would write errors to standard output
+        sys.stderr = open(os.devnull, "w")
+    if sys.stdout is None:
+        print("clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.", file=sys.stderr)
+        return 1
     parser = Parser(prog="clip-hf", description="CLIP as the paper describes it, as a Hugging Face library.")
     parser.add_argument("--version", action="version", version=f"clip_hf {VERSION}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")

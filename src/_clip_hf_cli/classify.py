@@ -4,7 +4,7 @@
 
 import argparse
 
-from .evaluate import DTYPES
+from .evaluate import DTYPES, add_image_arguments
 
 
 _EPILOG = """\
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument(
         "--multi-label", action="store_true", help="score each label by itself: several may fit an image, or none"
     )
+    add_image_arguments(parser)
     work = parser.add_argument_group("encoding")
     work.add_argument("--batch-size", type=_count, default=32, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")

@@ -59,34 +59,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--templates", nargs="+", help="prompt set, file, clip_benchmark:KEY, or templates with {}")
     data.add_argument("--metric", choices=METRICS, help="headline metric of classification")
     data.add_argument("--limit", type=int, help="use only this many rows, to try things out")
-    _add_image_arguments(parser)
-    work = parser.add_argument_group("encoding")
-    work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
-    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
-    work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
-    work.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: as stored; float32 on a CPU)")
-    how = parser.add_argument_group("how")
-    how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
-    how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
-    how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
-
-
-def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    pictures = parser.add_argument_group("image files", "instead of what the model's image processor says")
-    pictures.add_argument(
-        "--background-color", metavar="COLOR", help="background for transparent images: white, #ffffff or 255,255,255"
-    )
-    pictures.add_argument(
-        "--apply-exif-orientation",
-        action=argparse.BooleanOptionalAction,
-        help="turn images upright, by the orientation in their Exif data (default: yes)",
-    )
-    pictures.add_argument(
-        "--high-bit-depth",
-        choices=HIGH_BIT_DEPTH,
-        help="what to do with images of more than 8 bits (default: as the model's image processor says)",
-    )
+    pictures = add_image_arguments(parser)
     pictures.add_argument(
         "--max-skipped-share",
         type=float,
@@ -103,6 +76,34 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder that paths of images in tables and Parquet may lead to, besides their own (/: any)",
     )
+    work = parser.add_argument_group("encoding")
+    work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
+    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
+    work.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: as stored; float32 on a CPU)")
+    how = parser.add_argument_group("how")
+    how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
+    how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
+    how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the arguments on how image files are read, and return their group."""
+    pictures = parser.add_argument_group("image files", "instead of what the model's image processor says")
+    pictures.add_argument(
+        "--background-color", metavar="COLOR", help="background for transparent images: white, #ffffff or 255,255,255"
+    )
+    pictures.add_argument(
+        "--apply-exif-orientation",
+        action=argparse.BooleanOptionalAction,
+        help="turn images upright, by the orientation in their Exif data (default: yes)",
+    )
+    pictures.add_argument(
+        "--high-bit-depth",
+        choices=HIGH_BIT_DEPTH,
+        help="what to do with images of more than 8 bits (default: as the model's image processor says)",
+    )
     for name, (kind, default) in IMAGE_LIMITS.items():
         pictures.add_argument(
             f"--max-image-{name}",
@@ -111,3 +112,4 @@ def _add_image_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="N",
             help=f"{name} that one image may take (default: {'as Pillow' if default is None else f'{default:,}'})",
         )
+    return pictures

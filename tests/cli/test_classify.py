@@ -23,6 +23,7 @@ from clip_hf.cli import main
 from tiny_models import make_tiny_model
 
 
+NO_OUTPUT = "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n"
 LABELS = ["cat", "dogs in the snow", "number seven"]
 
 
@@ -76,7 +77,7 @@ def run(capsys, model, *arguments, labels=LABELS) -> SimpleNamespace:
 
 def answers(done) -> dict[str, list]:
     """What `--json` wrote: the predictions of each image, in the order of the lines."""
-    lines = [json.loads(line, parse_constant=pytest.fail) for line in done.out.splitlines()]
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in done.out.split("\n")[:-1]]
     assert all(set(line) == {"image", "predictions"} for line in lines)
     return {line["image"]: line["predictions"] for line in lines}
 
@@ -145,6 +146,16 @@ def test_a_hyphen_reads_paths_from_stdin(model, folder, capsys, monkeypatch, end
     assert list(answers(done)) == expected
 
 
+def test_a_byte_order_mark_is_neither_path_nor_label_nor_template(model, folder, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfphotos/c.png\r\n")))
+    for name, text in (("l.txt", "cat\r\ndog\r\n"), ("t.txt", "a {}.\r\n")):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    done = run(capsys, model, "-", "--json", "--template", "t.txt", labels=["l.txt"])
+    assert done.status == 0, done.err
+    expected = clip_hf.pipeline(model, device="cpu")("photos/c.png", ["cat", "dog"], hypothesis_template="a {}.")
+    assert_same(answers(done)["photos/c.png"], expected)
+
+
 def test_answers_come_while_the_pipe_pauses(model, folder):
     """Also after a whole batch, and more than once."""
     command = [sys.executable, "-m", "clip_hf", "classify", "-", "--batch-size", "2", "--top-k", "1"]
@@ -198,6 +209,21 @@ def test_a_pipe_gets_a_line_a_label(model, folder, capsys):
     ]
     assert [float(line[2]) for line in lines] == pytest.approx([e["score"] for r in expected for e in r], abs=1e-5)
     assert run(capsys, model, "photos/a.png", "--threshold", 1).out == ""
+
+
+def test_what_would_break_a_line_is_escaped(model, folder, capsys, monkeypatch):
+    odd, labels = "photos/tab\tnew\nline\\.png", ["a\tb\x1b", "c\u2028d"]
+    (folder / "a.png").rename(odd)
+    done = run(capsys, model, odd, "no\nfile", "--json", labels=labels)
+    predictions = answers(done)[odd]
+    assert {entry["label"] for entry in predictions} == set(labels)
+    assert done.err.endswith(r"clip-hf classify: no\nfile: there is no such file." + "\n")
+    shown = {labels[0]: r"a\tb\x1b", labels[1]: r"c\u2028d"}
+    path = r"photos/tab\tnew\nline\\.png"
+    lines = [f"{path}\t{shown[entry['label']]}\t{entry['score']:.6f}" for entry in predictions]
+    assert run(capsys, model, odd, labels=labels).out.split("\n") == [*lines, ""]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert "\x1b\x1b" not in (table := run(capsys, model, odd, labels=labels).out) and r"a\tb\x1b" in table
 
 
 def test_a_terminal_gets_a_table_for_each_image(model, folder, capsys, monkeypatch):
@@ -294,6 +320,53 @@ def test_an_unreadable_image_is_one_line_and_the_others_go_on(model, folder, cap
     assert read == [name for name in NAMES if name not in bad] + ["photos/a.png"]
     alone = answers(run(capsys, model, "photos/z.bmp", "--json"))
     assert_same(answers(done)["photos/z.bmp"], alone["photos/z.bmp"])
+
+
+def test_images_are_read_as_the_options_say(model, folder, capsys):
+    Image.fromarray(np.arange(0, 64_000, 10, dtype=np.uint16).reshape(80, 80)).save(folder / "16.png")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 4), np.uint8)
+    Image.fromarray(pixels).save(folder / "rgba.png")
+    names = ["photos/16.png", "photos/rgba.png"]
+    done = run(capsys, model, *names, "--json")
+    assert done.status == 1 and "16.png: the values go from 0 to 63990" in done.err and "high_bit_depth" in done.err
+    options = ["--high-bit-depth", "scale", "--background-color", "255,0,0"]
+    found = answers(run(capsys, model, *names, "--json", *options))
+    classify = clip_hf.pipeline(model, device="cpu")
+    expected = classify(names, LABELS, high_bit_depth="scale", background_color=(255, 0, 0))
+    for name, predictions in zip(names, expected):
+        assert_same(found[name], predictions)
+    plain = answers(done)["photos/rgba.png"]
+    assert max(abs(a["score"] - b["score"]) for a, b in zip(plain, found["photos/rgba.png"])) > 1e-4
+    done = run(capsys, model, "photos/z.bmp", "--max-image-bytes", 10)
+    assert done.status == 1 and "more than the 10 bytes" in done.err
+
+
+def test_an_empty_path_is_no_folder(model, folder, capsys):
+    assert run(capsys, model, "").err.endswith("clip-hf classify: : the path is blank.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "closed", "message"),
+    [
+        (["classify", "-"], "<&-", "clip-hf classify: Standard input is closed, so no paths can be read from it.\n"),
+        (
+            ["classify", "photos"],
+            ">&-",
+            "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n",
+        ),
+        (
+            ["compare", "a", "b"],
+            ">&-",
+            "clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.\n",
+        ),
+        (["classify", "nothing.png"], "2>&-", ""),
+    ],
+)
+def test_a_closed_stream_is_one_line(model, folder, arguments, closed, message):
+    options = ["--model", str(model), "--labels", *LABELS] if arguments[0] == "classify" else []
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "clip_hf", *arguments, *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 
 
 def test_scores_that_are_not_finite_are_no_answer(model, folder, capsys, tmp_path, tiny_processor):

@@ -2,9 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Folders as people have them: called like a part, a table for each part, by img2dataset, with pipes in them."""
 
+import io
 import json
 import os
 import signal
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_hf.data import load_pairs, split_names
+from clip_hf.data import ImageTextDataset, PairOptions, load_pairs, split_names
 from clip_hf.data.tables import raw_table_rows
 from clip_hf.data.tars import tar_samples
+from clip_hf.data.texts import find_caption_problem
 from clip_hf.evaluation import ClassificationOptions, load_classification, load_retrieval
+from clip_hf.model.image_reading_clip_hf import UnreadableImage, open_image
 from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, samples_of, write_tar
 
 
@@ -212,3 +216,69 @@ def test_readers_open_no_pipes(tmp_path, no_waiting):
         os.mkfifo(tmp_path / name)
         with pytest.raises(ValueError, match="is a pipe or device"):
             list(tar_samples(str(tmp_path / name), bool) if name == "a.tar" else raw_table_rows(str(tmp_path / name)))
+
+
+# -------------------------------------------------------------------------------------------------- names of any bytes
+
+
+def odd_name(folder: Path, name: bytes) -> str:
+    """A path whose last part is not UTF-8; the test is skipped where the file system has no such names."""
+    path = os.path.join(os.fsencode(folder), name)
+    try:
+        os.makedirs(path) if b"." not in name else os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+    except OSError:
+        pytest.skip("names of files must be UTF-8 here")
+    return os.fsdecode(path)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_whose_name_is_not_utf8_is_skipped_and_counted(streaming, tmp_path, tiny_processor):
+    write_pairs(tmp_path / "a", range(4))
+    odd = odd_name(tmp_path / "a", b"z\xff.png")
+    Path(odd).write_bytes(encoded(image_of(9)))
+    Path(odd).with_suffix(".txt").write_text("odd")
+    data = load_pairs(tmp_path / "a", streaming=streaming)
+    rows = list(data)
+    assert [row["caption"] for row in rows] == [*map(caption_of, range(4)), "odd"]
+    with pytest.raises(UnreadableImage, match=r"the path .*z\\udcff\.png is not UTF-8; rename the file") as error:
+        open_image(rows[4]["image"])
+    assert error.value.kind == "file name not UTF-8"
+    if not streaming:
+        pairs = ImageTextDataset(data, tiny_processor.image_processor, PairOptions(max_skipped_share=0.5))
+        assert {row: problem.kind for row, problem in pairs.bad_rows.items()} == {4: "file name not UTF-8"}
+
+
+def test_class_folders_and_data_of_such_names(tmp_path):
+    for name in ("green", "red"):
+        write_pairs(tmp_path / "a" / name, range(3))
+    Path(odd_name(tmp_path / "a" / "red", b"z\xff.png")).write_bytes(encoded(image_of(9)))
+    rows = list(load_classification(tmp_path / "a").data)
+    assert [row["label"] for row in rows] == [0, 0, 0, 1, 1, 1, 1]
+    assert [row["image"]["path"].startswith("refused:file name not UTF-8") for row in rows] == [False] * 6 + [True]
+    odd = odd_name(tmp_path / "a", b"bad\xff")
+    Path(odd, "0.png").write_bytes(encoded(image_of(0)))
+    with pytest.raises(ValueError, match=r"The name of .*bad\\udcff is not UTF-8; rename it"):
+        load_classification(tmp_path / "a")
+    for place in (odd, os.path.join(odd, "pairs.csv")):
+        Path(odd, "pairs.csv").write_text("image,caption\n0.png,red\n")
+        with pytest.raises(ValueError, match=r"The name of .*bad\\udcff.* is not UTF-8"):
+            load_pairs(place)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_members_of_such_names_and_texts(streaming, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in (
+            ("0\udcff.png", encoded(image_of(0))),
+            ("0\udcff.txt", b"\xef\xbb\xbfred"),
+            ("1.png", encoded(image_of(1))),
+            ("1.json", b'{"caption": "half a \\ud800"}'),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    first, second = load_pairs(tmp_path / "a.tar", streaming=streaming)
+    assert first["caption"] == "red" and first["image"]["path"].endswith(r"0\udcff.png")
+    assert first["image"]["bytes"] == encoded(image_of(0))
+    assert find_caption_problem(second["caption"], "row 1").kind == "caption of a wrong type"
+    assert second["image"]["bytes"] == encoded(image_of(1))

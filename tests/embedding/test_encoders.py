@@ -495,3 +495,11 @@ def test_an_encoder_prints_in_a_line(clip_folder):
     assert repr(encoder) == f"{type(encoder).__name__}({encoder.name!r}, device='cpu', dtype=torch.float32)"
     encoder.model.to(torch.bfloat16)
     assert repr(encoder).endswith("dtype=torch.bfloat16)")
+
+
+@pytest.mark.parametrize("device", ["tpu", 3, "meta", torch.device("meta")])
+def test_a_device_that_is_not_there_is_named(device, tiny_processor):
+    with pytest.raises(ValueError, match=f"The device '{device}' is not on this machine; PyTorch .* finds cpu"):
+        load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, device=device)
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, device=torch.device("cpu"))
+    assert encoder.model.device.type == "cpu"

@@ -69,6 +69,38 @@ def test_memory_is_bounded_and_nothing_is_read_after_the_caller_stops(encoder):
             assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("num_threads", [1, 5])
+@pytest.mark.parametrize("process_index", [None, 0, 1])
+def test_an_error_of_the_stream_comes_after_the_items_before_it(encoder, num_threads, process_index):
+    def items() -> Iterator[bytes]:
+        yield from (png(index) for index in range(14))
+        raise KeyError("mine")
+
+    accelerator = None if process_index is None else process(process_index, 2)
+    options = quiet(batch_size=4, num_threads=num_threads, accelerator=accelerator)
+    expected = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13]]
+    expected = expected if process_index is None else expected[process_index::2]
+    found = []
+    with pytest.raises(KeyError, match="mine"):
+        for batch in encode_image_stream(encoder, items(), options=options):
+            found.append(batch.places.tolist())
+            np.testing.assert_allclose(
+                batch.features, encoder.encode_images([png(place) for place in batch.places]).numpy(), atol=1e-5
+            )
+    assert found == expected
+
+
+def test_an_error_of_a_stream_of_texts_comes_after_the_texts_before_it(encoder):
+    def texts() -> Iterator[str]:
+        yield from CAPTIONS[:3]
+        raise KeyError("mine")
+
+    stream = encode_text_stream(encoder, texts(), options=quiet())
+    assert next(stream).items == CAPTIONS[:3]
+    with pytest.raises(KeyError, match="mine"):
+        next(stream)
+
+
 def test_items_of_any_kind(encoder):
     """Frames with their seconds, rows by a column's name, and a function that runs in the threads."""
     expected = encoder.encode_images([image(index) for index in range(6)]).numpy()

@@ -439,6 +439,16 @@ def test_arrays_of_more_than_8_bits():
         processor(values.astype(np.int64) * 2, high_bit_depth="scale")
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "effect"),
+    [(-300, -46, "black"), (-9, 255, "black"), (0, 256, "white"), (-9, 999, "black or white")],
+)
+def test_what_clipping_would_make_of_an_image_is_said(low, high, effect):
+    values = np.linspace(low, high, 75).astype(np.int16).reshape(5, 5, 3)
+    with pytest.raises(ValueError, match=f"turning most of the image {effect}\\."):
+        processor_of(4)(values)
+
+
 def test_the_ends_of_the_ranges_belong_to_them():
     processor = processor_of(4)
     black, white = (plain_pixels(Image.new("RGB", (5, 5), color), 4) for color in ("black", "white"))

@@ -161,10 +161,17 @@ MUTATIONS = [
         "embedding/test_feature_stream.py -k limit_is",
     ),
     Mutation(
+        "an error of a stream comes before the batches that were read",
+        "embedding/encoding_ahead.py",
+        "        except Exception as error:\n            failed: Future = Future()\n",
+        "        except ArithmeticError as error:\n            failed: Future = Future()\n",
+        "embedding/test_feature_stream.py -k error_of_the_stream",
+    ),
+    Mutation(
         "processes encode the same batches of a stream",
         "embedding/feature_stream.py",
-        "if number % options.processes == options.process:",
-        "if number % options.processes == 0:",
+        "if batch and number % options.processes == options.process:",
+        "if batch and number % options.processes == 0:",
         "embedding/test_feature_stream.py -k share_a_stream",
     ),
     Mutation(

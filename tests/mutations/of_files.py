@@ -200,8 +200,8 @@ JSON_FILES = [
     Mutation(
         "bytes that are no UTF-8 are replaced",
         "utils/json_files.py",
-        'path.read_text(encoding="utf-8")',
-        'path.read_text(encoding="utf-8", errors="replace")',
+        'path.read_text(encoding="utf-8-sig")',
+        'path.read_text(encoding="utf-8-sig", errors="replace")',
         "utils/test_json_files.py",
     ),
     Mutation(

@@ -676,9 +676,16 @@ MUTATIONS = [
     Mutation(
         "classify: what is on stdin is taken for text of another encoding",
         "cli/classify.py",
-        "os.fsdecode(line)",
-        'line.decode("latin-1")',
+        "os.fsdecode(line.removeprefix(codecs.BOM_UTF8))",
+        'line.removeprefix(codecs.BOM_UTF8).decode("latin-1")',
         "cli/test_classify.py -k hyphen",
+    ),
+    Mutation(
+        "classify: images are read without the options",
+        "cli/classify.py",
+        "classifier.preprocess(source, **reading or {})",
+        "classifier.preprocess(source)",
+        "cli/test_classify.py -k options_say",
     ),
     Mutation(
         "classify: a mapping without a label's prompts is found after the model was loaded",

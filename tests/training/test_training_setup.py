@@ -5,6 +5,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -121,6 +122,37 @@ def test_a_model_that_was_set_aside_when_its_training_was_killed_is_put_back(tmp
     aside.rename(aside.with_name(aside.name.replace(f"-{os.getpid()}-", f"-{dead.pid}-")))
     with prepare_output_dir(TrainingOptions(output_dir=str(tmp_path / "out"), resume="latest")):
         assert (tmp_path / "out" / "best").is_dir()
+
+
+_REPLACES = """
+import sys, time
+from clip_hf.training import TrainingOptions, prepare_output_dir
+with prepare_output_dir(TrainingOptions(output_dir=sys.argv[1], overwrite=True)):
+    print("set aside", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_training_is_put_back_after_one_that_was_to_replace_it_was_killed(is_there, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / LOG_NAME).write_text("old")
+    with subprocess.Popen([sys.executable, "-c", _REPLACES, str(folder)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"set aside\n"
+        process.kill()
+    (aside,) = tmp_path.glob(".out.*.aside")
+    assert [path.name for path in folder.iterdir()] == ["recipe.yaml"] and (aside / LOG_NAME).read_text() == "old"
+    options = TrainingOptions(output_dir=str(folder), overwrite=True)
+    if is_there:
+        check_output_dir(options)
+        with pytest.raises(MemoryError), prepare_output_dir(options):
+            raise MemoryError
+    else:  # it was killed before it had written anything
+        shutil.rmtree(folder)
+        with pytest.raises(ValueError, match="is not empty"):
+            check_output_dir(TrainingOptions(output_dir=str(folder)))
+    assert list(tmp_path.iterdir()) == [folder] and (folder / LOG_NAME).read_text() == "old"
 
 
 @pytest.mark.parametrize("resume", [None, "latest"])

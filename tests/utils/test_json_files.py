@@ -18,6 +18,12 @@ def test_what_is_sound_is_read(tmp_path):
     assert read_json(path) == read_json(path, dict, max_bytes=size) == {"a": ["é"]}
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_bytes(b'\xef\xbb\xbf["cat"]')
+    assert read_text(path) == '["cat"]' and read_json(path) == ["cat"]
+
+
 @pytest.mark.parametrize("what", [None, "The recipe"])
 @pytest.mark.parametrize(
     ("content", "kind", "max_bytes", "message"),

@@ -3,9 +3,11 @@
 """`clip-hf classify`: which of some labels fits each image."""
 
 import argparse
+import codecs
 import io
 import json
 import os
+import re
 import select
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,6 +25,7 @@ from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
 from ..utils.devices import parse_device
 from ..utils.terminal_tables import draw_table
+from .image_options import image_options
 
 
 # One `--labels` of such a name is a source of labels, not a label.
@@ -31,6 +34,8 @@ _NAMED_LABELS = ("class_names.json#", "clip_benchmark:")
 _READERS = min(8, os.cpu_count() or 1)  # threads
 _BAR_WIDTH = 20
 _PAUSE = 0.1  # seconds without a line on standard input
+# What would end a line or a field of the output, or steer a terminal; and the backslash, which begins an escape.
+_ESCAPED = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Predictions = list[dict[str, Any]]
 
@@ -41,6 +46,9 @@ def run(options: argparse.Namespace) -> int:
     templates = load_templates(options.template)
     prompts_for(labels, templates)
     device = parse_device(options.device)
+    if "-" in options.images and sys.stdin is None:
+        raise ValueError("Standard input is closed, so no paths can be read from it.")
+    reading = {name: value for name, value in image_options(options).items() if value is not None}
     logging.disable_progress_bar()
     classifier = pipeline(
         options.model,
@@ -49,12 +57,13 @@ def run(options: argparse.Namespace) -> int:
         candidate_labels=labels,
         hypothesis_template=templates,
         multi_label=options.multi_label,
+        **reading,
     )
     scoring = {"labels": labels, "templates": templates, "multi_label": options.multi_label}
     shaping = {"labels": labels, "top_k": options.top_k, "threshold": options.threshold}
     num_images = num_failed = 0
     for path, outcome in classify_images(
-        classifier, image_paths(options.images), scoring, shaping, options.batch_size
+        classifier, image_paths(options.images), scoring, shaping, options.batch_size, reading
     ):
         num_images += 1
         if isinstance(outcome, Exception):
@@ -84,7 +93,7 @@ def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:
         if argument is None:
             yield None
         elif argument == "-":
-            lines = (line if line is None else os.fsdecode(line).rstrip("\r\n") for line in _lines_of_stdin())
+            lines = (line if line is None else _as_path(line) for line in _lines_of_stdin())
             yield from image_paths(line for line in lines if line not in ("", "-"))
         elif os.path.isdir(argument):
             root = Path(argument)
@@ -92,6 +101,10 @@ def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:
             yield from (str(root / Path(image).relative_to(root.absolute())) for image in images or [root.absolute()])
         else:
             yield argument
+
+
+def _as_path(line: bytes) -> str:
+    return os.fsdecode(line.removeprefix(codecs.BOM_UTF8)).rstrip("\r\n")
 
 
 def _lines_of_stdin() -> Iterator[bytes | None]:
@@ -137,6 +150,7 @@ def classify_images(
     scoring: dict[str, Any],
     shaping: dict[str, Any],
     batch_size: int,
+    reading: dict[str, Any] | None = None,
 ) -> Iterator[tuple[str, Predictions | Exception]]:
     """Yield each path with the pipeline's result for it, or with what went wrong, also for images that cannot be read.
 
@@ -150,14 +164,16 @@ def classify_images(
         scoring (`dict[str, Any]`): Arguments of its second step: labels, templates, ...
         shaping (`dict[str, Any]`): Arguments of its last step: labels, `top_k`, `threshold`.
         batch_size (`int`): Images per pass of the image tower.
+        reading (`dict[str, Any]`, *optional*): Arguments of its first step: `high_bit_depth`, ...
     """
 
     def read(path: str) -> torch.Tensor | Exception:
         if os.path.isdir(path):  # `image_paths` found nothing in it
             return ValueError("there is no image in this folder.")
         try:
-            # A `Path` is never taken for base64 text.
-            return classifier.preprocess(path if "://" in path else Path(path))["pixel_values"]
+            # A `Path` is never taken for base64 text; that of the empty text is the working folder.
+            source = path if "://" in path or not path else Path(path)
+            return classifier.preprocess(source, **reading or {})["pixel_values"]
         except (ValueError, OSError) as error:
             cause = error.__cause__  # without "Image 0 (...)"
             error = cause if isinstance(cause, ValueError) else error
@@ -203,24 +219,28 @@ def _as_json(path: str, predictions: Predictions) -> str:
     line = {"image": path, "predictions": predictions}
     text = json.dumps(line, allow_nan=False, ensure_ascii=False)
     # Escaped where standard output has no character for some of it, such as the bytes of a path that is not UTF-8.
-    return text if _printable(text) == text else json.dumps(line, allow_nan=False)
+    return text if _encodable(text) == text else json.dumps(line, allow_nan=False)
 
 
 def _as_text(path: str, predictions: Predictions) -> str:
-    """A table for a terminal; for a pipe one line a label: path, label and score, with tabs between.
+    """A table for a terminal; for a pipe one line a label: path, label and score, with tabs between and none inside.
 
     For an image of which no label reaches the threshold, a pipe gets the empty string.
     """
+    path, shown = _printable(path), [(_printable(entry["label"]), entry["score"]) for entry in predictions]
     if not sys.stdout.isatty():
-        lines = [f"{path}\t{entry['label']}\t{entry['score']:.6f}" for entry in predictions]
-        return _printable("\n".join(lines))
-    cells = [
-        (entry["label"], f"{entry['score']:.1%}", "█" * round(entry["score"] * _BAR_WIDTH)) for entry in predictions
-    ]
-    return _printable(draw_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")]))
+        return "\n".join(f"{path}\t{label}\t{score:.6f}" for label, score in shown)
+    cells = [(label, f"{score:.1%}", "█" * round(score * _BAR_WIDTH)) for label, score in shown]
+    table = draw_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")])
+    return _encodable(table)
 
 
 def _printable(text: str) -> str:
+    """The text in one line, with control characters and backslashes escaped as in C: `\\t`, `\\n`, `\\x1b`, `\\\\`."""
+    return _encodable(_ESCAPED.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
+
+
+def _encodable(text: str) -> str:
     """The text without what standard output has no character for, such as the bytes of a path that is not UTF-8."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from _clip_hf_cli.evaluate import IMAGE_LIMITS
-
 from ..utils.devices import parse_device
 from ..utils.extras import require_extra
 
@@ -28,17 +26,16 @@ from ..evaluation import (
 )
 from ..evaluation.suite import start_processes
 from ..model.configuration_clip_hf import ClipHFConfig
-from ..model.image_reading_clip_hf import ImageLimits
 from ..model_card import ModelCardDetails, write_model_card
 from ..utils.dtypes import parse_dtype
 from ..utils.wording import safe_name
+from .image_options import image_options
 
 
 def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_results: bool = False) -> SuiteOptions:
     """Turn the arguments of `add_evaluation_arguments` into options of a suite."""
     if not options.data:
         raise ValueError("There is nothing to evaluate on: name it with --data, as in `--data openmoji`.")
-    limits = {f"max_{name}": getattr(options, f"max_image_{name}") for name in IMAGE_LIMITS}
     return SuiteOptions(
         tasks=tuple(options.tasks),
         data=tuple(options.data),
@@ -57,12 +54,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
             image_root=options.image_root,
         ),
         caption_column=options.caption_column,
-        image_options={
-            "background_color": options.background_color,
-            "apply_exif_orientation": options.apply_exif_orientation,
-            "high_bit_depth": options.high_bit_depth,
-            "image_limits": ImageLimits(**limits),
-        },
+        image_options=image_options(options),
         encoding=EncodingOptions(batch_size=options.batch_size, max_skipped_share=options.max_skipped_share),
         resamples=options.resamples,
         seed=options.seed,

@@ -21,12 +21,13 @@ from transformers.utils import logging
 from ..model.checks_clip_hf import near_names
 from ..model.image_reading_clip_hf import check_scheme
 from ..utils.hub import check_hub
+from ..utils.wording import listed
 from .built_in_datasets import BUILT_IN_DATASETS
 from .file_patterns import SHARDS, TABLES, data_files, ending_of, files_of, table_parts, without_metadata
 from .image_folders import has_images, is_hidden
 from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
 from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in
-from .texts import escaped, is_text
+from .texts import escaped, is_utf8
 
 
 logger = logging.get_logger(__name__)
@@ -67,9 +68,7 @@ class Rows:
 
     def __post_init__(self):
         for name in (*self.files, *self.classes):
-            if not is_text(name):
-                path = os.path.join(self.folder or "", name)
-                raise ValueError(f"The name of {escaped(path)} is not UTF-8; rename it.")
+            _check_name(os.path.join(self.folder or "", name))
 
     @property
     def kind(self) -> str:
@@ -204,6 +203,7 @@ def find_source(
         raise ValueError("The data are an empty text; give a name, a path or a `datasets.Dataset`.")
     if location in BUILT_IN_DATASETS:
         return _with_parts(location, location, BUILT_IN_DATASETS[location].load())
+    _check_name(os.path.abspath(location))
     path = Path(location)
     if path.is_dir():
         return replace(_find_in_folder(path, labelled, class_folders), location=location)
@@ -217,6 +217,12 @@ def find_source(
     if looks_like_path or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", location):
         raise no_such()
     return HubSource(location, no_such=no_such)
+
+
+def _check_name(path: str) -> None:
+    """Raise a `ValueError` for data of a name that rows cannot hold."""
+    if not is_utf8(path):
+        raise ValueError(f"The name of {escaped(path)} is not UTF-8; rename it.")
 
 
 # ----------------------------------------------------------------------------------------------------------- in memory
@@ -313,7 +319,7 @@ def _find_labelled(folder: Path, class_folders: set[str] | None) -> DataSource:
     classes = sorted({path.name for path in found if has_images(path)})
     empty = sorted({path.name for path in found} - set(classes))
     if empty:
-        logger.warning(f"These folders of {folder} hold no images and are no classes: {', '.join(empty)}.")
+        logger.warning(f"These folders of {folder} hold no images and are no classes: {escaped(listed(empty))}.")
     if not classes:
         raise ValueError(
             f"The folder {folder} has no class folders with images. Labelled images are folders named as the classes, "

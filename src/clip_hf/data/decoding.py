@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, unwrap_source
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits, UnreadableImage, unwrap_source
 from ..model.image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
 from .skips import SkippedRow
@@ -132,7 +132,8 @@ def check_not_missing(source: Any) -> None:
 def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
     """What `error`, raised by reading the image of `source`, says of the row `where`."""
     name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
-    name = str(name)[:200] if isinstance(name, str | os.PathLike) else ""
+    is_name = isinstance(name, str | os.PathLike) and not str(name).startswith(REFUSED)
+    name = str(name)[:200] if is_name else ""
     reason = str(error).replace(f"{name} is ", "it is ") if name else str(error)
     message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
     return SkippedRow(_kind_of(error), where, message, name)

@@ -17,7 +17,7 @@ from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .file_patterns import stamp_of
 from .tables import PEEKED_ROWS
 from .tars import TarSample, all_samples, is_image
-from .texts import is_text
+from .texts import is_utf8
 
 
 _TEXTS = ("txt", "text", "transcript")
@@ -70,7 +70,7 @@ def _values(sample: TarSample) -> dict[str, Any]:
         if kind == "npy":
             values[ending] = _array(content)
         elif kind in (*_NUMBERS, *_TEXTS):
-            text = content.decode("utf-8", "replace").strip()
+            text = content.decode("utf-8-sig", "replace").strip()
             is_number = kind in _NUMBERS and text.lstrip("-").isdecimal() and len(text) < 19
             values[ending] = int(text) if is_number else text
     return {name: _plain(value) for name, value in values.items()}
@@ -79,7 +79,7 @@ def _values(sample: TarSample) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Values and lists of values; nested values, and texts that are not UTF-8, become JSON."""
     items = value if isinstance(value, list) else [value]
-    is_plain = all(is_text(item) if isinstance(item, str) else not isinstance(item, list | dict) for item in items)
+    is_plain = all(is_utf8(item) if isinstance(item, str) else not isinstance(item, list | dict) for item in items)
     return value if is_plain else json.dumps(value)
 
 

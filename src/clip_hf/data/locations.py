@@ -20,7 +20,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme, refused_location
 from ..utils.json_files import check_regular
-from .texts import escaped, is_text
+from .texts import escaped, is_utf8
 
 
 _SAVED = ("dataset_dict.json", "state.json", "dataset_info.json")
@@ -66,7 +66,7 @@ class ImagePlaces:
 
 def stored_image(path: str, data: bytes | None = None) -> dict[str, Any]:
     """An image as a column of images takes it; a path that is not UTF-8 makes one that is refused when read."""
-    if data is None and not is_text(path):
+    if data is None and not is_utf8(path):
         message = f"the path {escaped(path)} is not UTF-8; rename the file."
         return {"bytes": None, "path": refused_location("file name not UTF-8", message)}
     return {"bytes": data, "path": escaped(path)}

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.json_files import check_regular
 from .locations import ImagePlaces, stored_image
-from .texts import is_text
+from .texts import is_utf8
 
 
 logger = logging.get_logger(__name__)
@@ -43,7 +43,7 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
     """
     check_regular(table)
     is_separated = table.lower().endswith((".csv", ".tsv"))
-    # Bytes that are no UTF-8 become lone surrogates, which `is_text` finds.
+    # Bytes that are no UTF-8 become lone surrogates, which `is_utf8` finds.
     with open(table, encoding="utf-8-sig", errors="surrogateescape", newline="" if is_separated else None) as file:
         if is_separated:
             rows = _separated_rows(file, table)
@@ -100,12 +100,12 @@ def _separated_rows(file: TextIO, table: str) -> _Numbered:
     records = _tsv_records(file) if table.lower().endswith(".tsv") else _csv_records(file, table)
     records = ((line, fields) for line, fields in records if fields not in ([], [""]))
     _, names = next(records, (0, []))
-    if not all(map(is_text, names)):
+    if not all(map(is_utf8, names)):
         raise ValueError(f"The table {table} is not UTF-8; save it as UTF-8.")
     _check_header(names, table)
     for number, fields in records:
         line = f"Line {number}"
-        if not is_text("".join(fields)):
+        if not is_utf8("".join(fields)):
             yield line, {}, "is not UTF-8"
         elif any(fields[len(names) :]):
             yield line, {}, f"has {len(fields)} fields, more than the {len(names)} columns (a text not in quotes?)"
@@ -265,7 +265,7 @@ def _object_problem(row: Any, may_have_surrogates: bool) -> str | None:
     if not isinstance(row, dict):
         return "is no object"
     try:
-        has_texts = not may_have_surrogates or is_text(json.dumps(row, ensure_ascii=False))
+        has_texts = not may_have_surrogates or is_utf8(json.dumps(row, ensure_ascii=False))
     except RecursionError:
         return "is nested too deeply"
     return None if has_texts else "is not UTF-8"

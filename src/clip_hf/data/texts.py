@@ -22,20 +22,20 @@ def stable_id(*values: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def decode_text(data: bytes) -> str | bytes:
-    """UTF-8 text, stripped; undecodable bytes are returned, and reported later as a caption of a wrong type."""
-    try:
-        return data.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return data
-
-
-def is_text(text: str) -> bool:
+def is_utf8(text: str) -> bool:
     """Whether a text can be stored: not if its bytes were not UTF-8, or half a character was escaped."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
         return False
+
+
+def decode_text(data: bytes) -> str | bytes:
+    """UTF-8 text, stripped (of a byte order mark, too); other bytes are returned, later a caption of a wrong type."""
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return data
 
 
 def escaped(text: str) -> str:
@@ -46,7 +46,7 @@ def escaped(text: str) -> str:
 def stored_captions(value: Any) -> list[str] | None:
     """A row's captions as a column of texts takes them; [`find_caption_problem`] finds the same problem."""
     captions = [value] if isinstance(value, str) else value
-    if isinstance(captions, list) and all(isinstance(text, str) and is_text(text) for text in captions):
+    if isinstance(captions, list) and all(isinstance(text, str) and is_utf8(text) for text in captions):
         return captions
     is_missing = find_caption_problem(value, "").kind == "caption missing"
     return None if is_missing else [f"{_WRONG_CAPTION}{value!r:.80}"]
@@ -159,7 +159,7 @@ def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
         shown, is_string = repr(caption), isinstance(caption, str)
         if is_string and caption.startswith(_WRONG_CAPTION):
             shown, is_string = caption.removeprefix(_WRONG_CAPTION), False
-        if not is_string or not caption.strip() or not is_text(caption):
+        if not is_string or not caption.strip() or not is_utf8(caption):
             kind = "caption blank" if is_string and not caption.strip() else "caption of a wrong type"
             kind = "caption missing" if caption is None else kind
             message = f"{row} has the caption {shown}; it must be a string that is not blank."

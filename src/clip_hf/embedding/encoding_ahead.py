@@ -69,12 +69,25 @@ def encode_ahead(
 
 
 def _run_ahead(prepare: Callable[..., tuple], batches: Iterable[tuple], num_threads: int) -> Iterator[tuple]:
-    """What `prepare` makes of each batch; threads prepare at most `num_threads` batches after it."""
+    """What `prepare` makes of each batch; threads prepare at most `num_threads` batches after it.
+
+    An error of `batches` comes after what was read before it.
+    """
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="images")
+
+    def submitted() -> Iterator[Future]:
+        try:
+            for batch in batches:
+                yield pool.submit(prepare, *batch)
+        except Exception as error:
+            failed: Future = Future()
+            failed.set_exception(error)
+            yield failed
+
     try:
-        for batch in batches:
-            waiting.append(pool.submit(prepare, *batch))
+        for future in submitted():
+            waiting.append(future)
             if len(waiting) > num_threads:
                 yield waiting.popleft().result()
         while waiting:

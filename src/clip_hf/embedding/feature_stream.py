@@ -36,7 +36,8 @@ def encode_image_stream(
     """Features of any number of images, batch by batch: the files of a folder, frames of a video, rows of a dataset.
 
     - Memory is bounded: at most `options.num_threads + 1` batches are read ahead of the model.
-    - `images` is read in the caller's thread, image files and `get_image` in `options.num_threads` threads.
+    - `images` is read in the caller's thread, image files and `get_image` in `options.num_threads` threads. An error
+      of `images` comes after the features of what it gave before.
     - Images that cannot be read are left out by the rule of [`encode_readable_images`]: the number of all images is
       the length of `images`, or what was read so far, from 1,000 images on and again at the end.
     - With `options.accelerator`, each process reads all of `images` and encodes every n-th batch. No process waits for
@@ -151,11 +152,21 @@ def _check_stream(
 def _share_of_batches(
     items: Iterable[Any], size: int, options: EncodingOptions
 ) -> Iterator[tuple[Sequence[int], list[Any]]]:
-    """Every n-th batch, the batches of this process: the places of its items, and the items."""
-    iterator = iter(items)
+    """Every n-th batch, the batches of this process: the places of its items, and the items.
+
+    An error of `items` comes after the items before it.
+    """
+    iterator, problem = iter(items), None
     for number in count():
-        batch = list(islice(iterator, size))
+        batch: list[Any] = []
+        try:
+            for item in islice(iterator, size):
+                batch.append(item)  # one by one, because those before an error count
+        except Exception as error:
+            problem = error
+        if batch and number % options.processes == options.process:
+            yield range(number * size, number * size + len(batch)), batch
+        if problem is not None:
+            raise problem
         if not batch:
             return
-        if number % options.processes == options.process:
-            yield range(number * size, number * size + len(batch)), batch

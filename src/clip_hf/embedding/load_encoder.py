@@ -16,6 +16,7 @@ from ..checkpoints.paths import check_exists, describe_not_found
 from ..checkpoints.reading import is_foreign
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
+from ..utils.devices import parse_device
 from ..utils.dtypes import parse_dtype
 from ..utils.hub import check_hub
 from .dual_encoder import DualEncoder
@@ -59,8 +60,8 @@ def load_dual_encoder(
 
     Raises:
         TypeError: if `model` is none of these, or the processor does not fit.
-        ValueError: if it is no dual encoder, lacks weights or cannot be read exactly; if there is no such runtime or
-            dtype; if a [`DualEncoder`] is given with options.
+        ValueError: if it is no dual encoder, lacks weights or cannot be read exactly; if there is no such runtime,
+            dtype or device; if a [`DualEncoder`] is given with options.
         OSError: if there is no such file, folder or model, with what to do offline.
         ImportError: if the library that was named is not installed.
 
@@ -81,7 +82,7 @@ def load_dual_encoder(
         if any(option is not None for option in (processor, device, dtype)):
             raise ValueError("A DualEncoder is used as it is: give processor, device and dtype where it is made.")
         return model
-    dtype = parse_dtype(dtype)
+    dtype, device = parse_dtype(dtype), parse_device(device)
     if isinstance(model, nn.Module):
         encoder = _wrap_model(model, processor)
     elif isinstance(model, (str, os.PathLike)):

@@ -113,7 +113,7 @@ def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     is_unit = is_float and 0 < high <= 1
     if low >= 0 and high <= 255 and not is_unit:
         return None
-    effect = "black" if is_unit else "white"
+    effect = "black" if is_unit or high <= 255 else "white" if low >= 0 else "black or white"
     raise UnreadableImage(
         "more than 8 bits",
         f"the values go from {low:.6g} to {high:.6g}, which do not fit 8 bits: OpenAI's transform would clip them to "

@@ -114,7 +114,7 @@ def load_prompt_set(name_or_path: str | Path) -> list[str] | dict[str, list[str]
     if not path.is_file():
         raise ValueError(f"There is no prompt file {str(path)!r}.")
     try:
-        content = path.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8-sig")
         lines = [line for line in content.splitlines() if line.strip()]
         prompts = check_templates(json.loads(content) if path.suffix == ".json" else lines)
     except (ValueError, TypeError, RecursionError) as error:  # errors of JSON and of UTF-8 are ValueErrors

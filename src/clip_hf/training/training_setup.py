@@ -103,6 +103,8 @@ def check_output_dir(options: TrainingOptions) -> None:
             something else than a training.
     """
     folder = Path(options.output_dir)
+    if not folder.exists():
+        clear_leftovers(folder)  # a killed process may have set a training aside, and not begun another
     if options.resume is not None or not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not options.overwrite:
@@ -122,7 +124,8 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
     """Prepare the folder of a training: set a training that it replaces aside, and write the options down.
 
     The replaced training is removed when the block ends, by which time the new one must have started. If the block
-    raises, it is put back. If the process is killed, the next training in the folder puts it back.
+    raises, it is put back. If the process is killed, the next training in the folder takes the replaced one over: it
+    is removed once that one has started, and put back if it does not start.
 
     Args:
         options ([`TrainingOptions`]): The options of the training.

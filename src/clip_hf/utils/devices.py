@@ -5,7 +5,7 @@
 import torch
 
 
-def parse_device(name: str | None) -> torch.device | None:
+def parse_device(name: str | torch.device | None) -> torch.device | None:
     """The device of that name, such as `"cuda:1"`; a `ValueError` if this machine has none. `None` stays `None`."""
     if name is None:
         return None
@@ -13,6 +13,7 @@ def parse_device(name: str | None) -> torch.device | None:
     if torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator().type
         available += [kind, *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
+    name = str(name)
     if name not in available:
         raise ValueError(
             f"The device {name!r} is not on this machine; PyTorch {torch.__version__} finds {', '.join(available)}."

@@ -19,7 +19,8 @@ def report_failure(error: Exception, program: str) -> None:
     Errors raised by our own code, by the program itself (whose path is given), or by files and the network are
     reported by their message alone. Any other may be a fault of the code, so its trace is printed.
     """
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     if _is_for_users(error, program):
         several = int(os.environ.get("WORLD_SIZE") or 1) > 1
         rank = f" (process {os.environ.get('RANK')})" if several else ""

@@ -29,7 +29,7 @@ def read_text(path: str | os.PathLike, what: str | None = None, max_bytes: int |
     if max_bytes is not None and path.stat().st_size > max_bytes:
         raise ValueError(f"{what} has more than {max_bytes:,} bytes; only small files are read here.")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         reason = f"{error.reason} at byte {error.start}"
         raise ValueError(f"{what} is not UTF-8: {reason}. Save it with the encoding UTF-8.") from error

@@ -25,7 +25,7 @@ def draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     A terminal gets it as wide as the terminal at most, with the title and column names in bold. A pipe or a file gets
     unwrapped text without escape codes. Columns whose cells are all figures or empty are aligned to the right.
     """
-    on_terminal = sys.stdout.isatty()
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
     table = Table(box=SIMPLE_HEAD if on_terminal else _PLAIN, pad_edge=False, show_edge=False, header_style="bold")
     for place, name in enumerate(columns):
         is_number = all(_is_figure(row[place]) for row in rows)
