@@ -4,6 +4,7 @@
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
 
 from clip_hf import ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
@@ -32,6 +34,14 @@ def pytest_runtest_setup(item) -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate's settings, which belong to the whole program, go with the test."""
+    yield
+    for state in (AcceleratorState, GradientState, PartialState):
+        state._reset_state()
 
 
 @pytest.fixture

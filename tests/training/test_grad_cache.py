@@ -4,7 +4,7 @@
 
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from clip_hf import contrastive_loss, sigmoid_loss
 from clip_hf.training import GradCache
@@ -13,12 +13,6 @@ from tiny_models import IMAGE_SIZE, VOCAB_SIZE, make_tiny_model
 
 
 BATCH = 8
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    PartialState._reset_state()
 
 
 def build_model(tower="vit", dropout=0.0, **kwargs):

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from PIL import Image
 
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
@@ -15,12 +15,6 @@ from clip_hf.model.image_reading_clip_hf import ImageLimits
 from clip_hf.training import HeldOutPairs, held_out
 from several_processes import run_processes
 from tiny_models import CAPTIONS, IMAGE_SIZE, make_tiny_model
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    PartialState._reset_state()
 
 
 def pairs_of(captions: list, ids: list | None = None) -> datasets.Dataset:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from huggingface_hub import HfApi, ModelCard, RepoUrl
 from huggingface_hub.errors import RemoteEntryNotFoundError
 
@@ -23,12 +23,6 @@ from tiny_models import make_tiny_model
 
 
 METRICS = {"zero_shot_top1": 0.123456, "text_to_image_R@5": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    PartialState._reset_state()
 
 
 class Missing(RemoteEntryNotFoundError):

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
-from accelerate import Accelerator, DistributedType, PartialState
+from accelerate import Accelerator, DistributedType
 from torch.distributed.fsdp import StateDictType
 
 from clip_hf import ClipHFModel, ClipHFProcessor
@@ -39,12 +39,6 @@ from clip_hf.training.checkpoint_files import check_can_be_resumed
 from clip_hf.utils.atomic import set_aside
 from pair_data import caption_of, dataset_of, rows_of
 from tiny_models import make_tiny_model, tiny_config
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    PartialState._reset_state()
 
 
 @pytest.fixture
