@@ -12,12 +12,11 @@ from clip_hf.training import (
     AveragedWeights,
     TrainingOptions,
     build_optimizer,
-    check_plan,
     cosine_schedule,
     describe_plan,
     fit_batch_size,
-    num_steps_of,
 )
+from clip_hf.training.planning import check_plan, num_steps_of
 from clip_hf.utils.wording import counted
 from tiny_models import make_tiny_model
 

@@ -18,24 +18,19 @@ from accelerate import Accelerator, DistributedType
 from torch.distributed.fsdp import StateDictType
 
 from clip_hf import ClipHFModel, ClipHFProcessor
-from clip_hf.training import (
-    LOG_NAME,
-    TrainingOptions,
+from clip_hf.training import LOG_NAME, TrainingOptions, build_model, load_training_data, prepare_model, training_setup
+from clip_hf.training.checkpoint_files import check_can_be_resumed
+from clip_hf.training.planning import num_steps_of
+from clip_hf.training.training_setup import (
     build_loader,
-    build_model,
     check_output_dir,
     check_trackers,
     load_held_out,
-    load_training_data,
-    num_steps_of,
-    prepare_model,
     prepare_output_dir,
     seed_step,
     start_accelerator,
-    training_setup,
     wrap_model,
 )
-from clip_hf.training.checkpoint_files import check_can_be_resumed
 from clip_hf.utils.atomic import set_aside
 from pair_data import caption_of, dataset_of, rows_of
 from tiny_models import make_tiny_model, tiny_config
@@ -120,7 +115,8 @@ def test_a_model_that_was_set_aside_when_its_training_was_killed_is_put_back(tmp
 
 _REPLACES = """
 import sys, time
-from clip_hf.training import TrainingOptions, prepare_output_dir
+from clip_hf.training import TrainingOptions
+from clip_hf.training.training_setup import prepare_output_dir
 with prepare_output_dir(TrainingOptions(output_dir=sys.argv[1], overwrite=True)):
     print("set aside", flush=True)
     time.sleep(600)

@@ -31,24 +31,16 @@ from .optimizer import (
     clamp_logit_scale_,
 )
 from .options import LOG_NAME, TrainingOptions, parse_options, read_recipe
-from .planning import check_plan, describe_plan, fit_batch_size, num_steps_of
+from .planning import describe_plan, fit_batch_size
 from .stop_signal import StopSignal
 from .trained_models import describe_training, push_model, save_model
 from .training_checkpoints import Checkpoints, Restored
 from .training_figure import plot_training
 from .training_log import TrainingLog
 from .training_setup import (
-    build_loader,
     build_model,
-    check_output_dir,
-    check_trackers,
-    load_held_out,
     load_training_data,
     prepare_model,
-    prepare_output_dir,
-    seed_step,
-    start_accelerator,
-    wrap_model,
 )
 from .weight_averaging import AveragedWeights
 
@@ -71,14 +63,10 @@ __all__ = [
     "TrainingOptions",
     "adamw_from_paper",
     "adamw_parameter_groups",
-    "build_loader",
     "build_model",
     "build_optimizer",
     "check_launch",
-    "check_output_dir",
-    "check_plan",
     "check_processes_agree",
-    "check_trackers",
     "clamp_logit_scale_",
     "cosine_schedule",
     "count_parameters",
@@ -86,23 +74,17 @@ __all__ = [
     "describe_training",
     "fit_batch_size",
     "freeze",
-    "load_held_out",
     "load_training_data",
     "logit_bias_of",
     "logit_scale_of",
     "make_logit_scale_shardable_",
-    "num_steps_of",
     "parse_options",
     "plot_training",
     "prepare_model",
-    "prepare_output_dir",
     "push_model",
     "read_recipe",
     "restore_scalar_logit_scale",
     "save_model",
-    "seed_step",
-    "start_accelerator",
     "sync_batch_norm",
     "train",
-    "wrap_model",
 ]

@@ -55,12 +55,7 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
 
 
 def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
-    """Count the steps of the training, and of an epoch; `min_steps` makes an epoch of few pairs longer.
-
-    Args:
-        options ([`TrainingOptions`]): The options of the training.
-        data: What [`load_pairs`] returned.
-    """
+    """Count the steps of the training, and of an epoch; `min_steps` makes an epoch of few pairs longer."""
     pairs = options.pairs_per_epoch if options.streaming else len(data)
     if pairs is None:
         return options.max_steps, options.max_steps
@@ -75,11 +70,6 @@ def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int
 
     A step of AdamW moves a weight by about the learning rate, whose mean over the schedule is half the highest one. So
     a weight moves by at most about `learning_rate * num_steps / 2` in the whole training.
-
-    Args:
-        optimizer (`torch.optim.Optimizer`): From [`build_optimizer`].
-        num_steps (`int`): Steps of the training.
-        batch_size (`int`): Pairs of a step, which the message names.
     """
     weights = [p.detach() for group in optimizer.param_groups for p in group["params"] if p.ndim >= 2]
     count = sum(weight.numel() for weight in weights)

@@ -49,16 +49,7 @@ _TOKENIZER_ROWS = 100_000
 
 
 def start_accelerator(options: TrainingOptions) -> Accelerator:
-    """Join the processes of a training, and seed them.
-
-    Args:
-        options ([`TrainingOptions`]): The options of the training.
-
-    Raises:
-        ValueError: if a tracker is unknown or not installed, or the training would resume from checkpoints that hold
-            pickles without `trust_checkpoint`.
-        RuntimeError: if the processes that were launched do not know each other.
-    """
+    """Join the processes of a training, and seed them; errors as in [`train`]."""
     check_trackers(options.trackers)
     accelerator = join_processes(
         options.cpu,
@@ -75,14 +66,7 @@ def start_accelerator(options: TrainingOptions) -> Accelerator:
 
 
 def check_trackers(names: Iterable[str]) -> None:
-    """Check that trackers can be used; call it before anything else.
-
-    Args:
-        names (`Iterable[str]`): Names of Accelerate's trackers, such as `"tensorboard"`.
-
-    Raises:
-        ValueError: if Accelerate does not know one, or its package is not installed.
-    """
+    """Raise a `ValueError` for a tracker that Accelerate does not know, or whose package is not installed."""
     known = [str(name) for name in LoggerType if str(name) != "all"]
     available = [str(name) for name in get_available_trackers()]
     for name in names:
@@ -93,15 +77,7 @@ def check_trackers(names: Iterable[str]) -> None:
 
 
 def check_output_dir(options: TrainingOptions) -> None:
-    """Check that a training may write into its folder; call it before anything else.
-
-    Args:
-        options ([`TrainingOptions`]): The options of the training.
-
-    Raises:
-        ValueError: if the folder is not empty and the options have neither `resume` nor `overwrite`, or if it holds
-            something else than a training.
-    """
+    """Raise a `ValueError` if a training may not write into its folder; call it before anything else."""
     folder = Path(options.output_dir)
     if not folder.exists():
         clear_leftovers(folder)  # a killed process may have set a training aside, and not begun another
@@ -125,11 +101,8 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
 
     The replaced training is removed when the block ends, by which time the new one must have started. If the block
     raises, it is put back. If the process is killed, the next training in the folder takes the replaced one over: it
-    is removed once that one has started, and put back if it does not start.
-
-    Args:
-        options ([`TrainingOptions`]): The options of the training.
-        active (`bool`, *optional*, defaults to `True`): Whether this process does the work; of several, only one does.
+    is removed once that one has started, and put back if it does not start. Of several processes, only the `active`
+    one does the work.
     """
     folder = Path(os.path.abspath(options.output_dir))
     aside = None
@@ -320,13 +293,7 @@ def prepare_model(options: TrainingOptions, accelerator: Accelerator, model: Cli
 
 
 def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHFModel, optimizer: Any) -> tuple:
-    """Prepare model and optimiser with Accelerate; returns both.
-
-    Args:
-        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
-        model ([`ClipHFModel`]): From [`prepare_model`]; compiled here if the options say so.
-        optimizer (`torch.optim.Optimizer`): From [`build_optimizer`].
-    """
+    """Prepare model and optimiser with Accelerate; returns both. The model is compiled if the options say so."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
         # DeepSpeed reads it from loaders that Accelerate prepared; ours are not prepared.
@@ -344,17 +311,7 @@ def wrap_model(options: TrainingOptions, accelerator: Accelerator, model: ClipHF
 def build_loader(
     options: TrainingOptions, accelerator: Accelerator, data: Any, processor: ClipHFProcessor, num_steps: int
 ) -> PairLoader:
-    """Build the loader of this process's batches.
-
-    Args:
-        options, accelerator ([`TrainingOptions`], `Accelerator`): Those of the training and of this process.
-        data: What [`load_pairs`] returned.
-        processor ([`ClipHFProcessor`]): The model's processor.
-        num_steps (`int`): Number of steps of the whole training.
-
-    Raises:
-        ValueError: as [`PairLoader`], or if the processes have different data or options.
-    """
+    """Build the loader of this process's batches; a `ValueError` if the processes have different data or options."""
     loader = PairLoader(
         data,
         processor,
@@ -374,14 +331,7 @@ def build_loader(
 def load_held_out(
     options: TrainingOptions, held_out: datasets.Dataset | None, data: Any, processor: ClipHFProcessor
 ) -> HeldOutPairs | None:
-    """Prepare the held-out pairs for the evaluations during the training; returns None if there are none.
-
-    Args:
-        options ([`TrainingOptions`]): The options of the training.
-        held_out (`datasets.Dataset`, *optional*): The held-out pairs.
-        data: The pairs to train on; with `eval_with_train_captions` their captions are further classes.
-        processor ([`ClipHFProcessor`]): The model's processor.
-    """
+    """Prepare the held-out pairs; with `eval_with_train_captions`, the captions of `data` are classes, too."""
     if held_out is None:
         return None
     more_labels: set[str] = set()
@@ -392,11 +342,5 @@ def load_held_out(
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's generators for one step, so that a resumed training needs no generator's state.
-
-    Args:
-        seed (`int`): Seed of the training.
-        step (`int`): Number of the step.
-        rank (`int`): Number of the process.
-    """
+    """Seed torch's generators for one step, so that a resumed training needs no generator's state."""
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
