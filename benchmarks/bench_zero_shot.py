@@ -82,7 +82,7 @@ def make_models(device: str, dtype: torch.dtype) -> tuple[DualEncoder, torch.nn.
     theirs = open_clip.create_model("ViT-B-32-quickgelu", load_weights=False)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints.save(model, processor, Path(folder) / "model.pt", format="openai")
-        theirs.load_state_dict(torch.load(Path(folder) / "model.pt", weights_only=True), strict=True)
+        theirs.load_state_dict(torch.jit.load(Path(folder) / "model.pt").state_dict(), strict=True)
     encoder = load_dual_encoder(model, processor=processor, device=device, dtype=dtype)
     return encoder, theirs.eval().to(device, dtype), open_clip.get_tokenizer("ViT-B-32-quickgelu")
 
