@@ -79,10 +79,9 @@ def make_models(device: str, dtype: torch.dtype) -> tuple[DualEncoder, torch.nn.
     model = ClipHFModel(ClipHFConfig.from_architecture("ViT-B/32")).eval()
     processor = ClipHFProcessor(ClipHFImageProcessor(), ClipHFTokenizer.from_bpe_file(OPENAI_MERGES))
     open_clip = references.load_open_clip()
-    theirs = open_clip.create_model("ViT-B-32-quickgelu", load_weights=False)
     with tempfile.TemporaryDirectory() as folder:
-        checkpoints.save(model, processor, Path(folder) / "model.pt", format="openai")
-        theirs.load_state_dict(torch.jit.load(Path(folder) / "model.pt").state_dict(), strict=True)
+        checkpoints.save(model, processor, Path(folder) / "model", format="open_clip")
+        theirs = open_clip.create_model(f"local-dir:{folder}/model")
     encoder = load_dual_encoder(model, processor=processor, device=device, dtype=dtype)
     return encoder, theirs.eval().to(device, dtype), open_clip.get_tokenizer("ViT-B-32-quickgelu")
 
