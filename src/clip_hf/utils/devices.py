@@ -14,7 +14,7 @@ def parse_device(name: str | torch.device | None) -> torch.device | None:
         kind = torch.accelerator.current_accelerator().type
         available += [kind, *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
     name = str(name)
-    if name not in available:
+    if name not in (*available, "cpu:0"):  # as Accelerate calls the processor in a launch of several processes
         raise ValueError(
             f"The device {name!r} is not on this machine; PyTorch {torch.__version__} finds {', '.join(available)}."
         )
