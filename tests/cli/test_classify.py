@@ -188,7 +188,10 @@ def test_a_missing_file_is_named_once(model, folder, capsys):
     assert done.err.endswith("clip-hf classify: photos/nope.jpg: there is no such file.\n")
 
 
-@pytest.mark.parametrize(("name", "text"), [("l.txt", "cat\nnumber seven\n"), ("l.json", '["cat", "number seven"]')])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("l.txt", "cat\nnumber seven\n"), ("L.TXT", "cat\nnumber seven\n"), ("l.json", '["cat", "number seven"]')],
+)
 def test_labels_come_from_a_file(model, folder, capsys, tmp_path, name, text):
     (tmp_path / name).write_text(text)
     done = run(capsys, model, "photos/a.png", "--json", labels=[name])
@@ -400,6 +403,9 @@ def test_scores_that_are_not_finite_are_no_answer(model, folder, capsys, tmp_pat
         (["--template", "{}", "clip_benchmark:vtab/pets"], LABELS, 1, "pets' holds prompts of its own and must stand"),
         ([], ["cat", "cat"], 1, "occur more than once: ['cat']"),
         ([], ["names.txt"], 1, "names.txt"),
+        ([], ["names.TXT"], 1, "'names.TXT' are neither a file .txt or .json"),
+        ([], ["photos/a.png"], 1, "'photos/a.png' are neither a file .txt or .json"),
+        ([], ["mine.json#pets"], 1, "'mine.json#pets' are neither a file .txt or .json"),
     ],
 )
 def test_bad_options_fail_before_the_model_is_loaded(folder, capsys, monkeypatch, arguments, labels, status, message):

@@ -213,7 +213,7 @@ OTHER = [
     (STREAM, {**STREAM, "num_workers": 2}, "had num_workers 1 .now 2."),
     (STREAM, {**STREAM, "shuffle_buffer": 9}, "had shuffle_buffer 7 .now 9."),
     ({}, {"freeze": ["text"]}, "does not fit this training"),
-    ({}, {"vocab_size": 520}, "does not fit this training"),
+    ({}, {"vocab_size": 520}, "does not fit this training .* give the training's own recipe, .*out/recipe.yaml"),
     ({}, {"max_steps": 2}, "has done 3 steps, and this training has 2: train longer"),
 ]
 

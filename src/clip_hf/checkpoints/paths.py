@@ -74,7 +74,8 @@ def _hints_on_neighbours(name: str) -> list[str]:
         names = sorted(entry for entry in os.listdir(folder) if not entry.startswith("."))
     except PermissionError:
         return [f"The folder {folder} cannot be read."]
-    close = near_names(rest[0], names)
+    likely = [name for name in names if name.endswith(WEIGHT_SUFFIXES) or os.path.isdir(os.path.join(folder, name))]
+    close = near_names(rest[0], likely)
     if close:
         whole = os.path.join(parent, close[0], *rest[1:])
         return [f"Did you mean {whole if os.path.exists(whole) else os.path.join(parent, close[0])}?"]

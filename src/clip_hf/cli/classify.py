@@ -28,9 +28,8 @@ from ..utils.terminal_tables import draw_table
 from .image_options import image_options
 
 
-# One `--labels` of such a name is a source of labels, not a label.
-_LABEL_SOURCES = (".txt", ".json")
-_NAMED_LABELS = ("class_names.json#", "clip_benchmark:")
+# One `--labels` like this is a source of labels, not a label, and so is a file.
+_LABEL_SOURCE = re.compile(r".*\.(txt|json)|.*\.json#.*|clip_benchmark:.*", re.IGNORECASE | re.DOTALL)
 _READERS = min(8, os.cpu_count() or 1)  # threads
 _BAR_WIDTH = 20
 _PAUSE = 0.1  # seconds without a line on standard input
@@ -78,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
 def read_labels(values: list[str]) -> list[str]:
     """The labels of `--labels`: the values themselves, or what is in the one file that they name."""
-    if len(values) == 1 and (values[0].endswith(_LABEL_SOURCES) or values[0].startswith(_NAMED_LABELS)):
+    if len(values) == 1 and (_LABEL_SOURCE.fullmatch(values[0]) or os.path.isfile(values[0])):
         return load_class_names(values[0])
     return values
 

@@ -314,7 +314,7 @@ def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:
         raise ValueError("There are no texts: the list is empty.")
     for index, text in enumerate(texts, first):
         if not isinstance(text, str):
-            raise TypeError(f"Text {index} is {text!r:.80}, a {type(text).__name__}; texts must be strings.")
+            raise TypeError(f"Text {index} is {text!r:.80}, of type {type(text).__name__}; texts must be strings.")
     return texts
 
 

@@ -332,8 +332,9 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
         accelerator.load_state(str(path / ACCELERATE))
     except Exception as error:  # a checkpoint that does not fit may raise anything
         raise ValueError(
-            f"The checkpoint {path} is whole, but does not fit this training ({error}). Model, frozen parts, "
-            "optimiser, precision and kind of launch must be those that it was saved with."
+            f"The checkpoint {path} is whole, but does not fit this training ({' '.join(str(error).split())[:300]}). "
+            "Model, frozen parts, optimiser, precision and kind of launch must be those that it was saved with: give "
+            f"the training's own recipe, {path.parents[1] / 'recipe.yaml'}."
         ) from error
     finally:
         hook.remove()

@@ -170,12 +170,13 @@ def load_class_names(source: str | os.PathLike) -> list[str]:
         names = _by_key(_clip_benchmark_data("en_classnames.json"), key, "clip-benchmark's class names")
         return check_class_names(names, text)
     path = Path(source)
-    if path.suffix not in (".txt", ".json") or not path.is_file():
+    suffix = path.suffix.lower()
+    if suffix not in (".txt", ".json") or not path.is_file():
         raise ValueError(
             f"The class names {text!r} are neither a file .txt or .json here, nor 'class_names.json#KEY', nor "
             f"'{CLIP_BENCHMARK}KEY'. A list of names can be given as it is."
         )
-    names = read_json(path) if path.suffix == ".json" else [line for line in read_text(path).splitlines() if line]
+    names = read_json(path) if suffix == ".json" else [line for line in read_text(path).splitlines() if line]
     return check_class_names(names, text)
 
 
