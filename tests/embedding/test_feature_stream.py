@@ -218,7 +218,7 @@ def test_texts_of_a_stream(encoder, monkeypatch):
         np.testing.assert_allclose(features, expected, atol=2e-6)
     second = list(encode_text_stream(encoder, texts, options=quiet(accelerator=process(1, 2))))
     assert [batch.places.tolist() for batch in second] == [[4, 5, 6, 7]]
-    with pytest.raises(TypeError, match="Text 5 is 3, a int"):
+    with pytest.raises(TypeError, match="Text 5 is 3, of type int"):
         list(encode_text_stream(encoder, [*texts[:5], 3], options=quiet()))
 
 
