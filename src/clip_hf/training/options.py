@@ -25,6 +25,7 @@ from .optimizer import OptimizerOptions
 
 
 LOG_NAME = "training_log.jsonl"
+RECIPE_NAME = "recipe.yaml"
 MAX_OPTIONS_BYTES = 2**20  # largest recipe or configuration that is read
 _STEPS = ("epochs", "min_steps", "max_steps", "batch_size", "keep_checkpoints", "log_every", "pairs_per_epoch")
 _SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes", "resize_to")

@@ -32,6 +32,7 @@ from .checkpoint_files import (
     read_manifest,
     sha256_of_manifest,
 )
+from .options import RECIPE_NAME
 
 
 _PLAIN = (type(None), bool, int, float, str, bytes)
@@ -334,7 +335,7 @@ def _read(accelerator: Accelerator, path: Path) -> Restored:
         raise ValueError(
             f"The checkpoint {path} is whole, but does not fit this training ({' '.join(str(error).split())[:300]}). "
             "Model, frozen parts, optimiser, precision and kind of launch must be those that it was saved with: give "
-            f"the training's own recipe, {path.parents[1] / 'recipe.yaml'}."
+            f"the training's own recipe, {path.parents[1] / RECIPE_NAME}."
         ) from error
     finally:
         hook.remove()

@@ -36,13 +36,12 @@ from .checkpoint_files import check_can_be_resumed
 from .distributed import check_processes_agree, make_logit_scale_shardable_, sync_batch_norm
 from .freezing import freeze
 from .held_out import HeldOutPairs
-from .options import LOG_NAME, MAX_OPTIONS_BYTES, TrainingOptions
+from .options import LOG_NAME, MAX_OPTIONS_BYTES, RECIPE_NAME, TrainingOptions
 
 
 # The multiplier and bias that Zhai et al. 2023 start from.
 _SIGMOID = {"logit_scale_init_value": 2.302585092994046, "logit_bias_init_value": -10.0}
 _TOWERS = ("text_config", "vision_config")
-_RECIPE_NAME = "recipe.yaml"
 _TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # Rows of a stream whose texts train a tokenizer.
 _TOKENIZER_ROWS = 100_000
@@ -89,7 +88,7 @@ def check_output_dir(options: TrainingOptions) -> None:
             "it, or --overwrite to replace it."
         )
     # A training that was killed at its start left only its recipe.
-    if not (folder / LOG_NAME).exists() and [path.name for path in folder.iterdir()] != [_RECIPE_NAME]:
+    if not (folder / LOG_NAME).exists() and [path.name for path in folder.iterdir()] != [RECIPE_NAME]:
         raise ValueError(f"`output_dir` {folder} holds no training; choose another.")
     if Path.cwd().is_relative_to(folder.resolve()):
         raise ValueError(f"`output_dir` {folder} would be replaced, but is the current folder; start from another.")
@@ -117,7 +116,7 @@ def prepare_output_dir(options: TrainingOptions, active: bool = True) -> Iterato
                     aside = set_aside(folder)
                 else:
                     remove_folder(folder)
-            with replaced_file(folder / _RECIPE_NAME) as path:
+            with replaced_file(folder / RECIPE_NAME) as path:
                 path.write_text(yaml.safe_dump(asdict(options), sort_keys=False, allow_unicode=True), encoding="utf-8")
         yield
     except BaseException:

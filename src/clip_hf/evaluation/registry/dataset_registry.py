@@ -21,7 +21,7 @@ CLIP_BENCHMARK = "clip_benchmark:"
 _FOLDER = Path(__file__).parent
 _CLASS_NAMES = "class_names.json#"
 _SUBSETS = "imagenet_subsets.json#"
-_PROMPT_FILES = (".txt", ".json")
+_LIST_FILES = (".txt", ".json")  # of prompts or class names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ def load_class_names(source: str | os.PathLike) -> list[str]:
         return check_class_names(names, text)
     path = Path(source)
     suffix = path.suffix.lower()
-    if suffix not in (".txt", ".json") or not path.is_file():
+    if suffix not in _LIST_FILES or not path.is_file():
         raise ValueError(
             f"The class names {text!r} are neither a file .txt or .json here, nor 'class_names.json#KEY', nor "
             f"'{CLIP_BENCHMARK}KEY'. A list of names can be given as it is."
@@ -221,9 +221,9 @@ def load_templates(source: Any) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
         if len(source) == 1 and "{" not in source[0]:
             return load_templates(source[0])
         for item in source:
-            if "{" not in item and (item.endswith(_PROMPT_FILES) or item.startswith(CLIP_BENCHMARK)):
+            if "{" not in item and (item.endswith(_LIST_FILES) or item.startswith(CLIP_BENCHMARK)):
                 raise ValueError(f"{item!r} holds prompts of its own and must stand alone: give it, or templates.")
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(_PROMPT_FILES)):
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and source.endswith(_LIST_FILES)):
         source = load_prompt_set(source)
     elif isinstance(source, str) and source.startswith(CLIP_BENCHMARK):
         key = source.removeprefix(CLIP_BENCHMARK)
