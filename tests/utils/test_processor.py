@@ -1,8 +1,7 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What processors are read to be, and which dtype is picked: on made-up processors, because this one is of any kind."""
+"""What processors are read to be, and which dtype is picked: on made-up ones, because this one is of any kind."""
 
-import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -104,25 +103,31 @@ def test_bfloat16_must_be_native_and_clearly_faster(monkeypatch):
     assert not pick_on(monkeypatch, False, 3e-3, 1e-3)
 
 
-def test_the_least_of_several_times_counts(monkeypatch):
-    """Products in turns, of 2 ms and 1 ms; whatever else happens lengthens all but one of each."""
-    clock, calls = itertools.count(), []
+def let_products_take(monkeypatch, seconds: dict[torch.dtype, float], quiet: int) -> list[torch.dtype]:
+    """Let products take so long, and half a second more in all repetitions but one; returns the list of calls."""
+    now, calls = [0.0], []
 
-    def product(inputs, _weight):
+    def product(inputs: torch.Tensor, _) -> None:
+        now[0] += seconds[inputs.dtype] + (0 if len(calls) // 2 == quiet else 0.5)
         calls.append(inputs.dtype)
 
-    def now() -> float:
-        tick = next(clock)
-        number, is_end = divmod(tick, 2)
-        length = {torch.float32: 2e-3, torch.bfloat16: 1e-3}[calls[-1]] if is_end else 0
-        noise = 0 if number // 2 == 5 else 0.5
-        return tick + (length + noise if is_end else 0) - is_end
-
-    monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=now))
+    monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(processor, "nn", SimpleNamespace(functional=SimpleNamespace(linear=product)))
+    return calls
+
+
+def test_the_least_of_several_times_counts(monkeypatch):
+    """Products in turns, of 2 ms and 1 ms; whatever else happens lengthens all but one of each."""
+    calls = let_products_take(monkeypatch, {torch.float32: 2e-3, torch.bfloat16: 1e-3}, quiet=5)
     times = time_products.__wrapped__()
     assert times.float32 == pytest.approx(2e-3) and times.bfloat16 == pytest.approx(1e-3)
-    assert calls[:4] == [torch.float32, torch.bfloat16] * 2
+    assert calls == [torch.float32, torch.bfloat16] * 10
+
+
+def test_emulated_bfloat16_is_given_up(monkeypatch):
+    calls = let_products_take(monkeypatch, {torch.float32: 1.0, torch.bfloat16: 300.0}, quiet=1)
+    times = time_products.__wrapped__()
+    assert times.bfloat16 > times.float32 and len(calls) == 4
 
 
 def test_the_times_are_measured_once():

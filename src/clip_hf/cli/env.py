@@ -44,12 +44,10 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(facts, indent=1))
         return 0
-    tables = (
-        draw_table(
-            title.replace("_", " "), ("name", "value"), [(name, _as_text(value)) for name, value in part.items()]
-        )
-        for title, part in facts.items()
-    )
+    tables = []
+    for title, part in facts.items():
+        rows = [(name, _as_text(value)) for name, value in part.items()]
+        tables.append(draw_table(title.replace("_", " "), ("name", "value"), rows))
     print("\n\n".join(tables))
     return 0
 

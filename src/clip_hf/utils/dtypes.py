@@ -38,8 +38,8 @@ def parse_inference_dtype(
 def pick_dtype(device: torch.device | str) -> torch.dtype:
     """The dtype to run inference in on a device.
 
-    - A processor: `torch.bfloat16` if the processor has it natively (AVX512_BF16, AMX or ARM's BF16) and it is measured
-      to be faster, in some milliseconds at the first use; else `torch.float32`.
+    - A processor: `torch.bfloat16` if it is native there (AVX512_BF16, AMX or ARM's BF16) and measured to be faster,
+      which takes some milliseconds at the first use; else `torch.float32`.
     - CUDA: `torch.bfloat16` if the GPU has it natively, else `torch.float16`.
     - XPU: `torch.bfloat16`. MPS: `torch.float16`. Any other device: `torch.float32`.
     """
