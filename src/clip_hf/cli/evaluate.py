@@ -25,9 +25,9 @@ from ..evaluation import (
     run_suite,
 )
 from ..evaluation.suite import start_processes
+from ..export.opening import check_options, is_exported
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
-from ..utils.dtypes import parse_inference_dtype
 from ..utils.wording import safe_name
 from .image_options import image_options
 
@@ -69,10 +69,12 @@ def evaluate(
     """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
     device = parse_device(options.device)
-    dtype = parse_inference_dtype(options.dtype, device)
+    check_options(options.runtime, options.dtype, device)
     asked = suite_options(options, output_dir, replace_results)
     with start_processes(options.device) as accelerator:
-        return run_suite(model, asked, device=device, dtype=dtype, accelerator=accelerator)
+        return run_suite(
+            model, asked, runtime=options.runtime, device=device, dtype=options.dtype, accelerator=accelerator
+        )
 
 
 def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
@@ -81,7 +83,7 @@ def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) 
     `folder` is one of our models'; any other is a `ValueError`. Returns the card's path.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    if not (folder / "config.json").is_file() or is_exported(folder):
         raise ValueError(
             f"{folder} is no folder with a model of ours, so it has no card to update; the results are in their own "
             "files."
@@ -94,7 +96,8 @@ def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and say where the results are; returns the exit status."""
     # The whole path names the folder, because several trainings may end in folders of the same name.
-    output_dir = options.output_dir or Path("evaluation") / safe_name(options.model)
+    name = "-".join(filter(None, (options.model, options.runtime)))
+    output_dir = options.output_dir or Path("evaluation") / safe_name(name)
     results = evaluate(options.model, options, output_dir)
     if results:
         print(f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side.")

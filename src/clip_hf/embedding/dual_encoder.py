@@ -105,19 +105,15 @@ class DualEncoder(ABC):
         libraries, but not the model's path or device. It is computed on each access; weights are digested again only
         if they have changed.
         """
-        state = weights_state(self.model)
-        if self._weights is None or self._weights[0] != state:
-            self._weights = (state, weights_digest(self.model))
         described = [
             type(self).__name__,
             {package: package_version(package) for package in self.packages},
             self._described_processor(),
             [self.background_color, self.apply_exif_orientation, *filter(None, [self.high_bit_depth])],
-            module_settings(self.model),
-            plain_config(getattr(self.model, "config", None)),
+            *self._described_model(),
         ]
         digest = hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)
-        digest.update(self._weights[1])
+        digest.update(self._digested_weights())
         return digest.hexdigest()
 
     def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -263,6 +259,17 @@ class DualEncoder(ABC):
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         features = nn.functional.normalize(features, dim=-1) if normalised else features
         return features.to("cpu", torch.float32)
+
+    def _described_model(self) -> list:
+        """All that decides features besides weights and inputs, as JSON."""
+        return [module_settings(self.model), plain_config(getattr(self.model, "config", None))]
+
+    def _digested_weights(self) -> bytes:
+        """Digest of the weights; they are read again only if they have changed."""
+        state = weights_state(self.model)
+        if self._weights is None or self._weights[0] != state:
+            self._weights = (state, weights_digest(self.model))
+        return self._weights[1]
 
     def _image_tower(self) -> nn.Module:
         """The part of the model whose dtype pixels must have."""
