@@ -28,7 +28,7 @@ _MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvin
 def export_model(
     model: PreTrainedModel,
     folder: str | os.PathLike,
-    tower_format: str = "onnx",
+    runtime: str = "onnx",
     precision: str = "float32",
     *,
     processor: Any = None,
@@ -81,7 +81,11 @@ def export_towers(model: PreTrainedModel, config: ClipHFExportedConfig, folder: 
         tower.eval()
         with quiet_exporters(), torch.no_grad():
             _export(
-                tower, inputs, {next(iter(inputs)): axes}, folder / tower_file(name, config.tower_format), config.tower_format
+                tower,
+                inputs,
+                {next(iter(inputs)): axes},
+                folder / tower_file(name, config.tower_format),
+                config.tower_format,
             )
 
 
