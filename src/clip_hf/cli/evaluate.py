@@ -24,10 +24,10 @@ from ..evaluation import (
     load_templates,
     run_suite,
 )
-from ..evaluation.suite import start_processes
 from ..export.opening import check_options, is_exported
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
+from ..utils.processes import start_processes
 from ..utils.wording import safe_name
 from .image_options import image_options
 
