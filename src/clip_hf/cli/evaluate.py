@@ -9,13 +9,13 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..utils.devices import parse_device
 from ..utils.extras import require_extra
 
 
 require_extra("eval", "`clip-hf evaluate`", "datasets")
 
 from ..embedding import EncodingOptions
+from ..embedding.load_encoder import check_encoder_options
 from ..evaluation import (
     ClassificationOptions,
     EvaluationResult,
@@ -24,7 +24,6 @@ from ..evaluation import (
     load_templates,
     run_suite,
 )
-from ..export.opening import check_options, is_exported
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
 from ..utils.processes import start_processes
@@ -68,8 +67,7 @@ def evaluate(
 ) -> list[EvaluationResult]:
     """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
-    device = parse_device(options.device)
-    check_options(options.runtime, options.dtype, device)
+    device = check_encoder_options(options.runtime, options.dtype, options.device)
     asked = suite_options(options, output_dir, replace_results)
     with start_processes(options.device) as accelerator:
         return run_suite(
@@ -83,7 +81,7 @@ def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) 
     `folder` is one of our models'; any other is a `ValueError`. Returns the card's path.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file() or is_exported(folder):
+    if not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} is no folder with a model of ours, so it has no card to update; the results are in their own "
             "files."

@@ -97,8 +97,7 @@ def load_dual_encoder(
                 "A DualEncoder is used as it is: give processor, device, dtype and runtime where it is made."
             )
         return model
-    device = parse_device(device)
-    check_options(runtime, dtype, device)
+    device = check_encoder_options(runtime, dtype, device)
     in_memory = isinstance(model, nn.Module)
     if not in_memory and not isinstance(model, (str, os.PathLike)):
         raise TypeError(
@@ -122,6 +121,15 @@ def load_dual_encoder(
     if options:
         encoder.model.to(**options)
     return encoder
+
+
+def check_encoder_options(
+    runtime: str | None, dtype: torch.dtype | str | None, device: str | torch.device | None
+) -> torch.device | None:
+    """Check the options of [`load_dual_encoder`] before anything is loaded; the errors are its. Returns the device."""
+    device = parse_device(device)
+    check_options(runtime, dtype, device)
+    return device
 
 
 def _is_exported(model: nn.Module | str | os.PathLike) -> bool:
