@@ -57,9 +57,9 @@ def load_dual_encoder(
               and tokens; other dual encoders of transformers (SigLIP, ALIGN, AltCLIP, ...) as transformers runs them;
             - `"open_clip:ARCH/PRETRAINED_OR_PATH"`, run by open_clip;
             - `"sentence_transformers:NAME_OR_PATH"`, run by sentence-transformers;
+            - a folder of `clip-hf export`, run by ONNX Runtime or OpenVINO on the processor;
             - a model in memory, with its `processor`;
             - a [`DualEncoder`], which is returned as it is.
-            - a folder of `clip-hf export`, run by ONNX Runtime or OpenVINO on the processor;
         runtime (`str`, *optional*): What runs the model: `"torch"`, `"onnx"` or `"openvino"`. By default PyTorch, and
             an exported folder by that for which it was made. With one of the others, a model of ours or of
             transformers that is not exported yet is exported once, in float32, into `clip_hf/exports` below
@@ -127,6 +127,8 @@ def check_encoder_options(
     runtime: str | None, dtype: torch.dtype | str | None, device: str | torch.device | None
 ) -> torch.device | None:
     """Check the options of [`load_dual_encoder`] before anything is loaded; the errors are its. Returns the device."""
+    if runtime is not None and not isinstance(runtime, str):
+        raise ValueError(f"`runtime` is {runtime!r:.80}. A processor is passed by its name: `processor=...`.")
     device = parse_device(device)
     check_options(runtime, dtype, device)
     return device

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ..checkpoints.reading import is_foreign
 from ..utils.dtypes import AUTO, parse_dtype
 from ..utils.fingerprints import module_settings, package_version, plain_config, weights_digest
+from ..utils.hub import check_hub
 from ..utils.processor import picks_bfloat16
 from .exported_folder import RECORD
 from .exported_model import ClipHFExportedConfig, ClipHFExportedModel
@@ -73,6 +74,8 @@ def is_exported(name: str | os.PathLike, **location: Any) -> bool:
     if is_file or is_foreign(name):
         return False
     try:
+        if not os.path.exists(name):
+            check_hub(os.fspath(name))
         config, _ = PreTrainedConfig.get_config_dict(name, **location)
     except (OSError, HFValidationError):
         return False  # whoever loads it says why
