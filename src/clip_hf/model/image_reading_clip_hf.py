@@ -167,7 +167,9 @@ def refused_location(kind: str, message: str) -> str:
 
 
 def open_image(
-    source: str | os.PathLike | bytes | dict[str, Any] | Image.Image, limits: ImageLimits = DEFAULT_LIMITS
+    source: str | os.PathLike | bytes | dict[str, Any] | Image.Image,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    draft_edge: int | None = None,
 ) -> Image.Image:
     """Open and decode an image, without converting it to RGB or turning it upright.
 
@@ -177,6 +179,9 @@ def open_image(
             text, bytes of an image file, open binary file, mapping with `"bytes"` or `"path"` as from
             `datasets.Image(decode=False)`, or image.
         limits ([`ImageLimits`], *optional*): Limits on reading.
+        draft_edge (`int`, *optional*): Decode JPEG files at 1/2, 1/4 or 1/8 of their size, the smallest whose shorter
+            edge has this many pixels. Such an image has an attribute `drafted`: width and height in the file, and
+            left, top, width and height of the part that they became (0, 0, 125.125, 100 of 126x100 for 1001x800).
 
     Returns:
         `PIL.Image.Image`: The image with its pixels loaded.
@@ -192,7 +197,7 @@ def open_image(
     if hasattr(source, "read"):
         source = source.read(limits.max_bytes + 1)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _read_bytes(source, limits)
+        return _read_bytes(source, limits, draft_edge)
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
             f"expected a PIL image, an array, a tensor, a path, a URL or the bytes of an image file, got "
@@ -204,12 +209,13 @@ def open_image(
     scheme = check_scheme(text) if isinstance(source, str) else None
     if scheme in ("http", "https", *_REMOTE):
         try:
-            return _read_bytes((_read_remote if scheme in _REMOTE else _download)(text, limits), limits)
+            data = (_read_remote if scheme in _REMOTE else _download)(text, limits)
+            return _read_bytes(data, limits, draft_edge)
         except UnreadableImage as error:
             raise UnreadableImage(error.kind, f"{text[:200]}: {error}") from error
     if scheme == "data":
-        return _read_base64(text, limits)
-    return _read_file(text, limits, may_be_base64=isinstance(source, str))
+        return _read_base64(text, limits, draft_edge)
+    return _read_file(text, limits, draft_edge, may_be_base64=isinstance(source, str))
 
 
 def unwrap_source(source: Any) -> Any:
@@ -223,13 +229,13 @@ def unwrap_source(source: Any) -> Any:
     return source
 
 
-def _read_file(path: str, limits: ImageLimits, may_be_base64: bool) -> Image.Image:
+def _read_file(path: str, limits: ImageLimits, draft_edge: int | None, may_be_base64: bool) -> Image.Image:
     try:
         # Non-blocking, because opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a null byte
         if may_be_base64 and not os.path.lexists(path):
-            return _read_base64(path, limits)
+            return _read_base64(path, limits, draft_edge)
         if not os.path.lexists(path):
             raise UnreadableImage("file missing", f"there is no file {path[:200]}.") from error
         reason = getattr(error, "strerror", None) or error
@@ -241,15 +247,15 @@ def _read_file(path: str, limits: ImageLimits, may_be_base64: bool) -> Image.Ima
         raise UnreadableImage("not a regular file", f"{path[:200]} is {kind}, not a file.")
     with os.fdopen(descriptor, "rb") as file:
         limits.check_bytes(status.st_size)
-        return _read(file, limits)
+        return _read(file, limits, draft_edge)
 
 
-def _read_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits) -> Image.Image:
+def _read_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits, draft_edge: int | None) -> Image.Image:
     limits.check_bytes(len(data))
-    return _read(io.BytesIO(data), limits)
+    return _read(io.BytesIO(data), limits, draft_edge)
 
 
-def _read(file: BinaryIO, limits: ImageLimits) -> Image.Image:
+def _read(file: BinaryIO, limits: ImageLimits, draft_edge: int | None) -> Image.Image:
     try:
         # Formats of this Pillow: AVIF depends on how it was built, HEIF on a plug-in.
         image = Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
@@ -268,10 +274,10 @@ def _read(file: BinaryIO, limits: ImageLimits) -> Image.Image:
         else:
             kind = _classify_decoding_error(error)
         raise UnreadableImage(kind, "this is not an image that Pillow can read.") from error
-    return _decode(image, limits)
+    return _decode(image, limits, draft_edge)
 
 
-def _decode(image: Image.Image, limits: ImageLimits) -> Image.Image:
+def _decode(image: Image.Image, limits: ImageLimits, draft_edge: int | None = None) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise UnreadableImage("image too small", f"the image has no pixels: its size is {image.width}x{image.height}.")
     limits.check_pixels(*image.size)
@@ -281,6 +287,11 @@ def _decode(image: Image.Image, limits: ImageLimits) -> Image.Image:
             "not an image", f"the format {image.format} is not decoded; the formats are {', '.join(IMAGE_FORMATS)}."
         )
     try:
+        if draft_edge is not None:
+            size = image.size
+            drafted = image.draft(None, (draft_edge, draft_edge))
+            if drafted is not None and image.size != size:
+                image.drafted = (size, drafted[1])
         image.load()
     except MemoryError as error:
         raise UnreadableImage(
@@ -321,12 +332,12 @@ def _classify_decoding_error(error: Exception) -> str:
     return "file damaged"
 
 
-def _read_base64(text: str, limits: ImageLimits) -> Image.Image:
+def _read_base64(text: str, limits: ImageLimits, draft_edge: int | None) -> Image.Image:
     is_url = text[:5].lower() == "data:"
     limits.check_bytes(len(text) * 3 // 4)
     try:
         data = base64.b64decode("".join(text.partition(",")[2].split() if is_url else text.split()), validate=True)
-        return _read_bytes(data, limits)
+        return _read_bytes(data, limits, draft_edge)
     except ValueError as error:
         if isinstance(error, UnreadableImage) and (is_url or error.kind == "image too large"):
             raise
