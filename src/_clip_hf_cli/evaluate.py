@@ -121,6 +121,12 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         choices=HIGH_BIT_DEPTH,
         help="what to do with images of more than 8 bits (default: as the model's image processor says)",
     )
+    pictures.add_argument(
+        "--draft",
+        action="store_true",
+        default=None,
+        help="decode large JPEG files at a part of their size: several times as fast, slightly different pixels",
+    )
     for name, (kind, default) in IMAGE_LIMITS.items():
         pictures.add_argument(
             f"--max-image-{name}",

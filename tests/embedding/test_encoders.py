@@ -5,10 +5,12 @@
 import hashlib
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import nn
@@ -488,6 +490,31 @@ def test_a_model_like_open_clips(images):
         encoder.encode_images(images, projected=False)
     with pytest.raises(TypeError, match="processor=.preprocess, tokenizer."):
         load_dual_encoder(model, processor=processor[0])
+
+
+def test_drafts_need_the_size_of_open_clips_transform(tmp_path):
+    model = _LikeOpenClip(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)))
+    opened = []
+
+    def tokenize(texts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), 5, dtype=torch.int64)
+
+    class Transform:
+        transforms = (SimpleNamespace(size=8), SimpleNamespace(size=(8, 6)), SimpleNamespace(mean=0))
+
+        def __call__(self, image):
+            opened.append(image.size)
+            return torch.zeros(3, 8, 8)
+
+    encoder = load_dual_encoder(model, processor=(Transform(), tokenize))
+    encoder.set_image_options(draft=True)
+    Image.new("RGB", (70, 33)).save(tmp_path / "a.jpg")
+    encoder.encode_images([tmp_path / "a.jpg"])
+    assert opened == [(35, 17)]
+    encoder = load_dual_encoder(model, processor=(lambda image: torch.zeros(3, 8, 8), tokenize))
+    with pytest.raises(ValueError, match="`draft` needs the size to which images are resized, which .* does not tell"):
+        encoder.set_image_options(draft=True)
+    assert not encoder.draft
 
 
 def test_image_and_text_features_must_share_a_space(images):

@@ -112,6 +112,20 @@ MUTATIONS = [
         "embedding/test_encoders.py -k in_the_fingerprint",
     ),
     Mutation(
+        "draft missing from the fingerprint",
+        "embedding/dual_encoder.py",
+        '            *filter(None, [self.draft and "draft"]),\n',
+        "",
+        "evaluation/test_image_options.py -k drafted",
+    ),
+    Mutation(
+        "draft of our image processor missing from the fingerprint",
+        "embedding/transformers_encoder.py",
+        'return [*described, "draft"] if drafts else described',
+        "return described",
+        "evaluation/test_image_options.py -k drafted",
+    ),
+    Mutation(
         "high_bit_depth missing from the fingerprint",
         "embedding/dual_encoder.py",
         ", *filter(None, [self.high_bit_depth])],",

@@ -53,6 +53,9 @@ class TransformersEncoder(DualEncoder):
             images = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         return _tensors_in(self.image_processor(images=list(images), return_tensors="pt"))
 
+    def _size_rule(self) -> dict[str, int] | None:
+        return _size_rule(self.image_processor)
+
     def _image_tower(self) -> nn.Module:
         names = ("vision_model", "image_model")
         return next((getattr(self.model, name) for name in names if hasattr(self.model, name)), self.model)
@@ -183,6 +186,9 @@ class SentenceTransformersEncoder(DualEncoder):
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return _tensors_in(self.model.preprocess([image.convert("RGB") for image in images]))
 
+    def _size_rule(self) -> dict[str, int] | None:
+        return _size_rule(_split_processor(self.processor, self.name)[0])
+
     def _scale_and_bias(self) -> tuple[float, float]:
         return scale_and_bias(self._inner)
 
@@ -241,7 +247,14 @@ def _split_processor(processor: Any, name: str) -> tuple[Any, Any]:
 
 
 def _describe_processor(image_processor: Any, tokenizer: Any) -> list:
-    return [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
+    drafts = getattr(image_processor, "draft", False)  # no part of the configuration
+    described = [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
+    return [*described, "draft"] if drafts else described
+
+
+def _size_rule(image_processor: Any) -> dict[str, int] | None:
+    size = getattr(image_processor, "size", None)
+    return dict(size) if size and getattr(image_processor, "do_resize", False) else None
 
 
 def _differ(features: torch.Tensor, others: torch.Tensor) -> bool:

@@ -51,7 +51,7 @@ class SuiteOptions(TaskSettings):
         cache_dir (`Path`, *optional*): Folder for features, in place of the encoding's own; by default `features` in
             `output_dir`.
         image_options (`dict`, *optional*): How image files are read, see [`DualEncoder.set_image_options`]:
-            `background_color`, `apply_exif_orientation`, `high_bit_depth`, `image_limits`.
+            `background_color`, `apply_exif_orientation`, `high_bit_depth`, `draft`, `image_limits`.
         data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds: See [`TaskSettings`].
 
     Raises:
