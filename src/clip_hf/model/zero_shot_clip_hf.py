@@ -473,10 +473,10 @@ def _encode_tokens(
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], encoded["input_ids"][index].tolist()))
     device = input_device(model)
     # Exported models ask for smaller batches.
-    max_tokens = min(max_tokens_per_batch, getattr(model, "max_tokens_per_batch", max_tokens_per_batch))
+    max_tokens_per_batch = min(max_tokens_per_batch, getattr(model, "max_tokens_per_batch", max_tokens_per_batch))
     while order:
         # From the longest down: the first text of a batch is what the others are padded to.
-        size = max(1, max_tokens // lengths[order[-1]])
+        size = max(1, max_tokens_per_batch // lengths[order[-1]])
         batch, order = order[-size:], order[:-size]
         # On the right, whatever the tokenizer's side: on the left, padding would shift the positions.
         inputs = {
