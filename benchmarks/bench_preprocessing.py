@@ -201,9 +201,7 @@ def main() -> None:
         files = {f"{w}x{h}": save_photographs(Path(folder), w, h, count) for w, h, count in SIZES}
         for size, paths in files.items():
             print(f"\n{size}, {len(paths)} files of {Path(paths[0]).stat().st_size / 1e3:,.0f} and more kB:")
-            print(
-                "images/s with one thread and with all; the better over ours; differences of pixels, which are 0 to 255"
-            )
+            print("images/s with one thread and with all; the better over ours; differences of pixels (0 to 255)")
             print(f"{'':16} {'1 thread':>9} {f'{threads} threads':>9} {'ratio':>9} {'mean':>9} {'p99':>6} {'max':>6}")
             measure(paths, arguments.repeats, threads)
         if arguments.factors:
