@@ -4,7 +4,7 @@
 
 import argparse
 
-from .evaluate import DTYPES, add_image_arguments
+from .evaluate import INFERENCE_DTYPES, add_image_arguments
 
 
 _EPILOG = """\
@@ -45,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("encoding")
     work.add_argument("--batch-size", type=_count, default=32, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
-    work.add_argument("--dtype", choices=DTYPES, help="of the model (default: as in its files)")
+    work.add_argument(
+        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: as stored)"
+    )
 
 
 def _count(text: str) -> int:

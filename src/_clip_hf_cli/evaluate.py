@@ -12,6 +12,7 @@ IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (
 HIGH_BIT_DEPTH = ("error", "clip", "scale")
 MAX_SKIPPED_SHARE = 0.05
 DTYPES = ("float32", "float16", "bfloat16")
+INFERENCE_DTYPES = ("auto", *DTYPES)  # auto: what suits the device, see `clip-hf env`
 _EPILOG = """\
 examples:
   clip-hf evaluate openai/clip-vit-base-patch32 --data cifar10
@@ -80,7 +81,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
     work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
-    work.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: as stored; float32 on a CPU)")
+    work.add_argument(
+        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: float32)"
+    )
     how = parser.add_argument_group("how")
     how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")

@@ -23,6 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from .checkpoints.saving import from_pretrained, processor_from_pretrained
+from .export.exported_model import ClipHFExportedConfig, ClipHFExportedModel
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
 from .model.modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
@@ -43,10 +44,12 @@ _MODELS = (
     (AutoModel, ClipHFViTConfig, ClipHFViTModel),
     (AutoModel, ClipHFResNetConfig, ClipHFResNetModel),
     (AutoModelForZeroShotImageClassification, ClipHFConfig, ClipHFModel),
+    (AutoModel, ClipHFExportedConfig, ClipHFExportedModel),
+    (AutoModelForZeroShotImageClassification, ClipHFExportedConfig, ClipHFExportedModel),
     (AutoModelForImageClassification, ClipHFConfig, ClipHFForImageClassification),
 )
 
-_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig)
+_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFExportedConfig)
 
 
 class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline):

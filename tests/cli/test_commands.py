@@ -10,19 +10,22 @@ from types import SimpleNamespace
 import pytest
 
 import _clip_hf_cli.convert
+import _clip_hf_cli.embed
 import _clip_hf_cli.evaluate
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import evaluate as cli_evaluate
 from clip_hf.cli import main
-from clip_hf.embedding import EncodingOptions
+from clip_hf.embedding import EmbeddingOptions, EncodingOptions
+from clip_hf.embedding.embedding_job import DTYPES
+from clip_hf.embedding.part_files import FILE_FORMATS
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
 from clip_hf.utils.extras import MissingExtra
 
 
-COMMANDS = ("classify", "convert", "train", "evaluate", "compare")
+COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "env")
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -88,6 +91,8 @@ COMMAND_LINES = {
     "train": [],
     "evaluate": ["m"],
     "compare": ["a", "b"],
+    "embed": ["m", "source", "destination"],
+    "env": [],
 }
 
 
@@ -97,7 +102,7 @@ def replace_command(monkeypatch, run) -> None:
     monkeypatch.setattr(_clip_hf_cli, "importlib", loaded)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "env"])  # it has no such option
 def test_options_may_have_hyphens_or_underscores(name, monkeypatch):
     """All options of more than one word, alone and with `=VALUE`, in both spellings."""
     asked = []
@@ -110,7 +115,7 @@ def test_options_may_have_hyphens_or_underscores(name, monkeypatch):
         listed = [option for option in action.option_strings if not option.startswith("--no-")]
         assert len(listed) == 1  # the help shows one spelling
         words = listed[0].removeprefix("--").replace("_", "-").split("-")
-        value = action.choices[0] if action.choices else "1"
+        value = next((choice for choice in action.choices or () if choice != action.default), "1")
         values = [] if action.nargs == 0 else [value]
         for separator in "_-":
             spelled = f"--{separator.join(words)}"
@@ -212,6 +217,9 @@ def test_the_choices_are_those_of_the_library():
     assert ImageLimits(**limits) == DEFAULT_LIMITS
     assert _clip_hf_cli.evaluate.HIGH_BIT_DEPTH == HIGH_BIT_DEPTH
     assert _clip_hf_cli.evaluate.MAX_SKIPPED_SHARE == EncodingOptions().max_skipped_share
+    assert _clip_hf_cli.embed.FILE_FORMATS == FILE_FORMATS
+    assert _clip_hf_cli.embed.FILE_DTYPES == DTYPES
+    assert _clip_hf_cli.embed.ROWS_PER_PART == EmbeddingOptions().rows_per_part
     assert _clip_hf_cli.convert.FORMATS == FORMATS
     assert list(_clip_hf_cli.convert.TOWERS) == list(TOWERS)
 

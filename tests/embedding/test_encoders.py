@@ -36,9 +36,11 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
-from clip_hf.embedding.dual_encoder import DualEncoder, NotFiniteError, tokenizer_digest, weights_digest
+from clip_hf.embedding.dual_encoder import DualEncoder, NotFiniteError
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.embedding.transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
+from clip_hf.utils import dtypes
+from clip_hf.utils.fingerprints import tokenizer_digest, weights_digest
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, IMAGE_SIZE, VOCAB_SIZE, make_tiny_model, tiny_config
 
 
@@ -266,6 +268,16 @@ def test_siglip_folder_loads_through_the_auto_classes(siglip, clip_folder, tmp_p
     assert type(encoder) is TransformersEncoder
     assert encoder.model.dtype == torch.float64
     assert_close(encoder.encode_images(images), load_dual_encoder(model, processor=processor).encode_images(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_auto_is_what_suits_the_device(dtype, clip_folder, tiny_processor, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dtypes, "pick_dtype", lambda device: asked.append(str(device)) or dtype)
+    for options in ({"model": clip_folder}, {"model": make_tiny_model("vit"), "processor": tiny_processor}):
+        assert load_dual_encoder(dtype="auto", device="cpu", **options).dtype == dtype
+    assert load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, dtype="auto").dtype == dtype
+    assert asked == ["cpu"] * 3
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -24,10 +24,10 @@ from ..evaluation import (
     load_templates,
     run_suite,
 )
-from ..evaluation.suite import start_processes
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
-from ..utils.dtypes import parse_dtype
+from ..utils.dtypes import parse_inference_dtype
+from ..utils.processes import start_processes
 from ..utils.wording import safe_name
 from .image_options import image_options
 
@@ -68,8 +68,8 @@ def evaluate(
 ) -> list[EvaluationResult]:
     """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
-    dtype = parse_dtype(options.dtype)
     device = parse_device(options.device)
+    dtype = parse_inference_dtype(options.dtype, device)
     asked = suite_options(options, output_dir, replace_results)
     with start_processes(options.device) as accelerator:
         return run_suite(model, asked, device=device, dtype=dtype, accelerator=accelerator)

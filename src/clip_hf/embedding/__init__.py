@@ -7,23 +7,36 @@ from ..utils.extras import require_extra
 
 require_extra("train", "clip_hf.embedding", "accelerate", "datasets", "filelock", "fsspec", "pyarrow")
 
+from ..data.row_shards import RowColumns
 from .bulk_encoding import ReadableImages, encode_image_column, encode_readable_images, encode_text_list
 from .dual_encoder import DualEncoder
+from .embedding_job import EmbeddingJob, EmbeddingOptions, EmbeddingSummary, embed
 from .encoding_ahead import FeatureBatch
 from .encoding_options import EncodingOptions
 from .feature_stream import encode_image_stream, encode_text_stream
+from .job_progress import JobTiming
 from .load_encoder import load_dual_encoder
+from .part_files import EmbeddedPart, EmbeddingFolder, read_embeddings
 
 
 __all__ = [
     "DualEncoder",
+    "EmbeddedPart",
+    "EmbeddingFolder",
+    "EmbeddingJob",
+    "EmbeddingOptions",
+    "EmbeddingSummary",
     "EncodingOptions",
     "FeatureBatch",
+    "JobTiming",
     "ReadableImages",
+    "RowColumns",
+    "embed",
     "encode_image_column",
     "encode_image_stream",
     "encode_readable_images",
     "encode_text_list",
     "encode_text_stream",
     "load_dual_encoder",
+    "read_embeddings",
 ]

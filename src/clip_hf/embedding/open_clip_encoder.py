@@ -14,7 +14,8 @@ from torch import nn
 
 from ..model.checks_clip_hf import did_you_mean
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH
-from .dual_encoder import DualEncoder, tokenizer_digest
+from ..utils.fingerprints import tokenizer_digest
+from .dual_encoder import DualEncoder
 
 
 class OpenClipEncoder(DualEncoder):

@@ -16,7 +16,8 @@ from torch import nn
 
 from ..model.image_processing_clip_hf import opens_files
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, context_length, encode_in_batches, eval_mode
-from .dual_encoder import DualEncoder, first_input_of, move_inputs, plain_config, scale_and_bias, tokenizer_digest
+from ..utils.fingerprints import plain_config, tokenizer_digest
+from .dual_encoder import DualEncoder, first_input_of, move_inputs, scale_and_bias
 
 
 # How transformers' dual encoders call the layer between the image tower's pooled output and the shared space.

@@ -3,20 +3,17 @@
 """Several evaluations of one model on several datasets: what `clip-hf evaluate` runs."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import distributed
 
 from ..embedding.bulk_encoding import encode_readable_images
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
-from ..utils.processes import join_processes
 from ..utils.wording import markdown_table
 from .comparison import models_in
 from .tasks.evaluation_result import EvaluationResult
@@ -146,23 +143,6 @@ def run_suite(
         results.append(result)
     _write_summary(results, Path(options.output_dir))
     return results
-
-
-@contextmanager
-def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
-    """Join the other processes of a launch by `accelerate launch` or `torchrun`, and leave them in the end.
-
-    Yields `None` to a process that was started alone. With the device `"cpu"` the processes stay off accelerators.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield None
-        return
-    accelerator = join_processes(cpu=device == "cpu")
-    try:
-        yield accelerator
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan

@@ -209,8 +209,7 @@ def open_image(
     scheme = check_scheme(text) if isinstance(source, str) else None
     if scheme in ("http", "https", *_REMOTE):
         try:
-            data = (_read_remote if scheme in _REMOTE else _download)(text, limits)
-            return _read_bytes(data, limits, draft_edge)
+            return _read_bytes(_fetch(text, scheme, limits), limits, draft_edge)
         except UnreadableImage as error:
             raise UnreadableImage(error.kind, f"{text[:200]}: {error}") from error
     if scheme == "data":
@@ -229,13 +228,44 @@ def unwrap_source(source: Any) -> Any:
     return source
 
 
+def fetch_file(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Any:
+    """The bytes of the image file that [`open_image`] would decode; an image in memory or base64 text as it is.
+
+    Raises:
+        UnreadableImage: if the file is missing, no regular file or too large, refused, or cannot be downloaded.
+    """
+    source = unwrap_source(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    scheme = check_scheme(source) if isinstance(source, str) else None
+    if scheme not in (None, "data"):
+        return _fetch(source, scheme, limits)
+    if not isinstance(source, str | os.PathLike) or scheme == "data" or not os.path.lexists(source):
+        return source
+    with _open_regular(os.fsdecode(source), limits) as file:
+        return file.read()
+
+
+def _fetch(url: str, scheme: str, limits: ImageLimits) -> bytes:
+    return (_read_remote if scheme in _REMOTE else _download)(url, limits)
+
+
 def _read_file(path: str, limits: ImageLimits, draft_edge: int | None, may_be_base64: bool) -> Image.Image:
+    try:
+        file = _open_regular(path, limits)
+    except UnreadableImage as error:
+        if may_be_base64 and error.kind == "file missing":
+            return _read_base64(path, limits, draft_edge)
+        raise
+    with file:
+        return _read(file, limits, draft_edge)
+
+
+def _open_regular(path: str, limits: ImageLimits) -> BinaryIO:
     try:
         # Non-blocking, because opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a null byte
-        if may_be_base64 and not os.path.lexists(path):
-            return _read_base64(path, limits, draft_edge)
         if not os.path.lexists(path):
             raise UnreadableImage("file missing", f"there is no file {path[:200]}.") from error
         reason = getattr(error, "strerror", None) or error
@@ -245,9 +275,13 @@ def _read_file(path: str, limits: ImageLimits, draft_edge: int | None, may_be_ba
         os.close(descriptor)
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or device"
         raise UnreadableImage("not a regular file", f"{path[:200]} is {kind}, not a file.")
-    with os.fdopen(descriptor, "rb") as file:
+    file = os.fdopen(descriptor, "rb")
+    try:
         limits.check_bytes(status.st_size)
-        return _read(file, limits, draft_edge)
+    except UnreadableImage:
+        file.close()
+        raise
+    return file
 
 
 def _read_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits, draft_edge: int | None) -> Image.Image:

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import gather_object
+from torch import distributed
 
 
 class SharedOutcome:
@@ -72,6 +73,23 @@ def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
     accelerator = Accelerator(cpu=cpu or not torch.accelerator.is_available(), **options)
     check_launch(accelerator)
     return accelerator
+
+
+@contextmanager
+def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
+    """Join the other processes of a launch by `accelerate launch` or `torchrun`, and leave them in the end.
+
+    Yields `None` to a process that was started alone. With the device `"cpu"` the processes stay off accelerators.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield None
+        return
+    accelerator = join_processes(cpu=device == "cpu")
+    try:
+        yield accelerator
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The arguments of `clip-hf embed`."""
+
+import argparse
+
+from .evaluate import DTYPES, MAX_SKIPPED_SHARE, add_image_arguments
+
+
+# tests/cli/test_commands.py holds that these are what `clip_hf.embedding` has.
+FILE_FORMATS = ("safetensors", "npy")
+FILE_DTYPES = ("float16", "float32")
+ROWS_PER_PART = 1024
+_EPILOG = """\
+examples:
+  clip-hf embed openai/clip-vit-base-patch32 photos photos_embedded
+  clip-hf embed my_model "shards/{00000..00127}.tar" embedded --images --file-dtype float32
+  find /photos -name "*.jpg" | clip-hf embed my_model - embedded
+  clip-hf embed my_model table.csv embedded --shard 3/16            the fourth of sixteen jobs
+  torchrun --nproc_per_node 8 -m clip_hf embed my_model data.parquet embedded
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the subcommand's parser its arguments."""
+    parser.description = (
+        "Embed any number of images and captions with any CLIP. Run the same command again after a crash,\n"
+        "and only what is missing is embedded; start it several times, and the jobs share the work."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("model", help="what `clip-hf evaluate` takes, or a folder of `clip-hf export`")
+    parser.add_argument(
+        "source", help="folder, table, Parquet, tars, saved dataset, hub name; .txt or - (stdin) with a path a line"
+    )
+    parser.add_argument("destination", help="folder to write: a new one, or that of a job to go on with")
+    what = parser.add_argument_group("what", "by default images, and captions where there are some")
+    what.add_argument("--images", action="store_true", help="embed images")
+    what.add_argument("--texts", action="store_true", help="embed captions")
+    what.add_argument("--split", help="part of the data (default: all)")
+    what.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
+    what.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")
+    what.add_argument("--image-root", metavar="FOLDER", help="folder that paths in data may lead to (/: any)")
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--file-format", choices=FILE_FORMATS, default=FILE_FORMATS[0], help="of embeddings (default: %(default)s)"
+    )
+    files.add_argument(
+        "--file-dtype", choices=FILE_DTYPES, default=FILE_DTYPES[0], help="of embeddings (default: %(default)s)"
+    )
+    files.add_argument(
+        "--rows-per-part", type=int, default=ROWS_PER_PART, metavar="N", help="rows in a file (default: %(default)s)"
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument("--shard", metavar="I/N", help="do the share I (from 0) of N jobs, for schedulers")
+    work.add_argument("--retry-bad", action="store_true", help="embed parts with bad rows again")
+    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    work.add_argument("--num-threads", type=int, metavar="N", help="threads that prepare images (default: the cores)")
+    work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
+    work.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: float32)")
+    work.add_argument("--runtime", help="what runs the model: torch, onnx or openvino (default: as the model is)")
+    work.add_argument(
+        "--ray", type=int, metavar="N", help="run N workers on a Ray cluster (RAY_ADDRESS; default: this machine)"
+    )
+    pictures = add_image_arguments(parser)
+    pictures.add_argument(
+        "--max-skipped-share",
+        type=float,
+        default=MAX_SKIPPED_SHARE,
+        metavar="SHARE",
+        help="bad rows are left out; more than this share is an error (default: %(default)s)",
+    )

@@ -1,0 +1,96 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf embed`: any number of images and captions into a folder."""
+
+import argparse
+import re
+import sys
+from contextlib import nullcontext
+
+from transformers.utils import logging
+
+from ..embedding import (
+    EmbeddingJob,
+    EmbeddingOptions,
+    EmbeddingSummary,
+    EncodingOptions,
+    RowColumns,
+    load_dual_encoder,
+)
+from ..utils.devices import parse_device
+from ..utils.dtypes import parse_dtype
+from ..utils.processes import start_processes
+from ..utils.wording import counted
+from .classify import image_paths
+from .image_options import image_options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the arguments ask for; returns the exit status."""
+    logging.disable_progress_bar()
+    wanted, device, dtype = embedding_options(options), parse_device(options.device), parse_dtype(options.dtype)
+    with start_processes(options.device) as accelerator:
+        device = accelerator.device if accelerator is not None and device is None else device
+        encoder = load_dual_encoder(options.model, options.runtime, dtype, device)
+        encoder.set_image_options(**image_options(options))
+        encoding = _encoding_options(options, accelerator)
+        # The first process writes the list of paths, or fails, before the others look.
+        with accelerator.main_process_first() if accelerator is not None else nullcontext():
+            source = _paths_on_stdin(encoding.process == 0) if options.source == "-" else options.source
+            job = EmbeddingJob(encoder, source, options.destination, wanted, encoding)
+        summary = job.run()
+        if encoding.process == 0:
+            print(describe(summary, options.destination))
+    return 0
+
+
+def embedding_options(options: argparse.Namespace) -> EmbeddingOptions:
+    """Turn the arguments into options of a job."""
+    what = {(True, False): "images", (False, True): "texts", (True, True): "both"}
+    return EmbeddingOptions(
+        what=what.get((options.images, options.texts)),
+        file_format=options.file_format,
+        dtype=options.file_dtype,
+        rows_per_part=options.rows_per_part,
+        columns=RowColumns(options.image_column, options.caption_column, options.image_root, options.split),
+        shard=_parse_shard(options.shard),
+        retry_bad=options.retry_bad,
+    )
+
+
+def _encoding_options(options: argparse.Namespace, accelerator) -> EncodingOptions:
+    threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
+    return EncodingOptions(
+        batch_size=options.batch_size, accelerator=accelerator, max_skipped_share=options.max_skipped_share, **threads
+    )
+
+
+def _parse_shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise ValueError(f"--shard is {text!r}; it must be I/N with I from 0 to N-1, such as 0/4.")
+    return int(match[1]), int(match[2])
+
+
+def _paths_on_stdin(is_read: bool) -> list[str]:
+    """The paths on standard input; none for a process that takes those that the first one wrote."""
+    if not is_read:
+        return []
+    if sys.stdin is None:
+        raise ValueError("Standard input is closed, so no paths can be read from it.")
+    return [path for path in image_paths(["-"]) if path is not None]
+
+
+def describe(summary: EmbeddingSummary, destination: str) -> str:
+    """What there is now, in a few lines."""
+    texts = f" with {counted(summary.texts, 'caption')}" if summary.texts else ""
+    lines = [f"{counted(summary.rows, 'row')}{texts} in {counted(summary.parts, 'part')} of {destination}."]
+    if summary.bad:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.bad.items())
+        lines.append(f"Left out: {kinds}; {destination}/bad lists them.")
+    if not summary.is_complete:
+        lines.append("Parts of other shares are missing; this share is done.")
+    lines.append("Nothing was missing." if summary.timing is None else f"{summary.timing}.")
+    return "\n".join(lines)

@@ -1,0 +1,385 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Rows of any source in a fixed order, by shards: what one reader reads in sequence, from any row on.
+
+The readers are those of `captioned_images`, but captions may be missing, nothing is copied to the cache of `datasets`
+where the files can be read from the middle, and rows have numbers that do not depend on who reads them.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import fsspec
+import pyarrow.parquet as pq
+
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits, refused_location
+from ..utils.json_files import check_regular
+from .data_sources import Data, DataSource, HubSource, Rows, find_source
+from .file_patterns import ending_of
+from .image_folders import folder_rows, images_in
+from .image_text import check_column, undecoded_images
+from .locations import ImagePlaces, stored_image
+from .parts import no_such_part, parts_in
+from .tables import FILE_NAME, raw_table_rows, table_columns, table_rows
+from .tars import DamagedTar, check_tars, tar_rows
+from .texts import escaped
+
+
+LIST_ENDING = ".txt"
+"""The ending of a file with the path or URL of an image on each line."""
+_PEEKED_IMAGES = 1000  # images of a folder beside which a text is looked for
+_PEEKED_SAMPLES = 16
+_ROWS_PER_READ = 64
+_LONGEST_NAME = 4096
+
+_Read = Callable[[int, int | None], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class RowColumns:
+    """Which rows of a source are read, and from which columns.
+
+    Args:
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
+        caption_column (`str`, *optional*, defaults to `"caption"`): Column of the captions.
+        image_root (`str`, *optional*): A second folder that image paths may lead to; `"/"` for any.
+        split (`str`, *optional*): One part of the data, such as `"train"`; all of them by default.
+    """
+
+    image_column: str = "image"
+    caption_column: str = "caption"
+    image_root: str | None = None
+    split: str | None = None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The columns to read and what they hold."""
+        return {self.image_column: "image", self.caption_column: "caption"}
+
+
+@dataclass(frozen=True)
+class RowShard:
+    """Rows that are read in sequence.
+
+    Args:
+        name (`str`): The file, or what else holds the rows.
+        num_rows (`int`, *optional*): Number of rows; None where only reading to the end tells.
+        read (`Callable`): `read(start, stop)` gives the rows in this range, up to the end if `stop` is None.
+    """
+
+    name: str
+    num_rows: int | None
+    read: _Read
+
+
+@dataclass(frozen=True)
+class ShardedRows:
+    """The rows of a source.
+
+    Args:
+        location (`str`): The source, for messages.
+        kind (`str`): `"folder"`, `"table"`, `"parquet"`, `"tar"`, `"list"`, `"dataset"` or `"stream"`.
+        folder (`str`): The folder to which the names of images are relative; empty if there is none.
+        shards (`tuple[RowShard, ...]`): The rows in their order.
+        has_captions (`bool`): Whether rows may have captions.
+        fingerprint (`str`): Changes if rows are added, removed or renamed; contents of images are not read.
+    """
+
+    location: str
+    kind: str
+    folder: str
+    shards: tuple[RowShard, ...]
+    has_captions: bool
+    fingerprint: str
+
+
+def shard_rows(
+    source: Any,
+    columns: RowColumns,
+    *,
+    images: bool = True,
+    captions: bool = False,
+    limits: ImageLimits = DEFAULT_LIMITS,
+) -> ShardedRows:
+    """Find the rows of a source, see [`load_pairs`]; also of a `.txt` file that lists paths, one a line.
+
+    Args:
+        source (`str`, `os.PathLike` or `datasets.Dataset`): The source. Datasets on the hub are streamed.
+        columns ([`RowColumns`]): The columns and the split.
+        images (`bool`, *optional*, defaults to `True`): Whether images are needed.
+        captions (`bool`, *optional*, defaults to `False`): Whether captions are needed; else they are welcome.
+        limits ([`ImageLimits`], *optional*): Limits of the members of tars.
+
+    Raises:
+        ValueError: if there is no such source or split, it is empty, or lacks a column that is needed.
+    """
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    if ending_of(text) == LIST_ENDING and (os.path.isfile(text) or not os.path.isdir(text)):
+        found, each = None, [_list_shards(text)]
+        location = text
+    else:
+        found = find_source(source, labelled=False)
+        location = found.location
+        each = [_shards_of(rows, found, columns, images, captions, limits) for rows in _chosen(found, columns.split)]
+    shards = tuple(shard for part, _, _, _ in each for shard in part)
+    if not shards or all(shard.num_rows == 0 for shard in shards):
+        raise ValueError(f"The source {location} is empty: it has no rows.")
+    kind, has_captions = each[0][1], any(has for _, _, has, _ in each)
+    if captions and not has_captions:
+        raise ValueError(f"The source {location} has no captions, so no texts can be embedded: leave them out.")
+    folder = _folder_of(location)
+    names = [[_relative(shard.name, folder), shard.num_rows] for shard in shards]
+    described = [kind, asdict(columns) | {"image_root": None}, names, [state for *_, state in each]]
+    digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(errors="surrogatepass"), digest_size=16)
+    return ShardedRows(location, kind, folder, shards, has_captions, digest.hexdigest())
+
+
+def read_list(path: str | os.PathLike) -> list[str]:
+    """The paths and URLs in a file of one a line; blank lines do not count."""
+    check_regular(path)
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return [line.rstrip("\r\n").removeprefix("\ufeff") for line in file if line.strip()]
+
+
+def image_name(image: Any, folder: str) -> str:
+    """What rows call their image: its path, relative to `folder` if it is below, the member of a tar, or a URL."""
+    name = image.get("path") if isinstance(image, dict) else image
+    if not isinstance(name, str) or name.startswith((REFUSED, "data:")):
+        return ""
+    return escaped(_relative(name, folder))[:_LONGEST_NAME]
+
+
+def _relative(name: str, folder: str) -> str:
+    return name.removeprefix(os.path.join(folder, "")) if folder else name
+
+
+def _folder_of(location: str) -> str:
+    """The folder of data on disk, absolute; empty for other data."""
+    if location == "given" or "://" in location:
+        return ""
+    path = Path(os.path.abspath(location))
+    return str(path) if path.is_dir() else str(path.parent) if path.parent.is_dir() else ""
+
+
+def _chosen(found: DataSource | HubSource, split: str | None) -> list[Rows]:
+    """The rows of the split, or of all."""
+    if split is None:
+        return [found.whole] if found.whole is not None else [found.rows(part) for part in found.part_names]
+    part = parts_in(split, found.location, found.part_names)
+    if found.part_names and part not in found.part_names:
+        raise no_such_part(found.location, split, found.part_names)
+    return [found.rows(part)]
+
+
+_Shards = tuple[list[RowShard], str, bool, Any]  # shards, kind, whether there are captions, what tells them apart
+
+
+def _shards_of(
+    rows: Rows,
+    found: DataSource | HubSource,
+    columns: RowColumns,
+    images: bool,
+    captions: bool,
+    limits: ImageLimits,
+) -> _Shards:
+    kind = "stream" if isinstance(found, HubSource) else rows.kind
+    if kind == "folder":
+        return _folder_shards(rows, columns)
+    if kind == "tar":
+        return _tar_shards(rows, columns, images, captions, limits)
+    names, made = {"table": _table_shards, "parquet": _parquet_shards}.get(kind, _dataset_shards)(rows, kind, columns)
+    if images and kind == "table" and columns.image_column not in names and FILE_NAME in names:
+        names = [*names, columns.image_column]
+    if images:
+        check_column(names, columns.image_column, "images", "image_column")
+    if captions:
+        check_column(names, columns.caption_column, "captions", "caption_column")
+    shards, state = made
+    return shards, kind, columns.caption_column in names, state
+
+
+# -------------------------------------------------------------------------------------------------- folders and lists
+
+
+def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
+    folder = os.path.abspath(rows.folder)
+    (paths,) = images_in(Path(folder))
+    if not paths:
+        raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
+
+    def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
+        return folder_rows([paths[start:stop]], columns.roles)
+
+    has_texts = any(os.path.isfile(f"{os.path.splitext(path)[0]}.txt") for path in paths[:_PEEKED_IMAGES])
+    names = _names_digest(os.path.relpath(path, folder) for path in paths)
+    return [RowShard(os.path.join(folder, ""), len(paths), read)], "folder", has_texts, names
+
+
+def _list_shards(path: str) -> _Shards:
+    if not os.path.isfile(path):
+        raise ValueError(f"There is no file {path} with a path of an image on each line.")
+    places = read_list(path)
+    # Whoever gives a list means its paths, so that they may lead anywhere.
+    locate = ImagePlaces(os.path.dirname(os.path.abspath(path)), "/")
+
+    def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
+        return ({"image": stored_image(locate(place))} for place in places[start:stop])
+
+    return [RowShard(os.path.abspath(path), len(places), read)], "list", False, _names_digest(places)
+
+
+def _names_digest(names: Iterator[str] | Sequence[str]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(name.encode(errors="surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------- tars, tables, Parquet
+
+
+def _tar_shards(rows: Rows, columns: RowColumns, images: bool, captions: bool, limits: ImageLimits) -> _Shards:
+    needed = {name: role for name, role in columns.roles.items() if (images if role == "image" else captions)}
+    check_tars(rows.files, needed, limits)
+    shards = [RowShard(tar, None, partial(_read_tar, tar, columns, limits)) for tar in map(_absolute, rows.files)]
+    first = shards[0].read(0, _PEEKED_SAMPLES)
+    has_captions = any(row[columns.caption_column] is not None for row in first)
+    return shards, "tar", has_captions, _sizes(rows.files)
+
+
+def _read_tar(
+    tar: str, columns: RowColumns, limits: ImageLimits, start: int, stop: int | None
+) -> Iterator[dict[str, Any]]:
+    """The samples of one tar; what cannot be read further is one row whose image is refused."""
+    try:
+        yield from itertools.islice(tar_rows([tar], columns.roles, limits=limits), start, stop)
+    except DamagedTar as error:
+        image = {"bytes": None, "path": refused_location("file damaged", str(error))}
+        yield {columns.image_column: image, columns.caption_column: None}
+
+
+_Made = tuple[list[str], tuple[list[RowShard], Any]]
+
+
+def _table_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
+    shards = [
+        RowShard(_absolute(table), sum(1 for _ in raw_table_rows(table)), _ForwardReader(table, columns))
+        for table in rows.files
+    ]
+    return table_columns(rows.files), (shards, _sizes(rows.files))
+
+
+class _ForwardReader:
+    """Reads ranges of a table's rows; ascending ranges take one pass over the file."""
+
+    def __init__(self, table: str, columns: RowColumns):
+        self.table, self.columns = table, columns
+        self._rows: Iterator[dict[str, Any]] | None = None
+        self._next = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_rows": None}
+
+    def __call__(self, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
+        if self._rows is None or start < self._next:
+            self._rows = table_rows([self.table], self.columns.roles, root=self.columns.image_root)
+            self._next = 0
+        while stop is None or self._next < stop:
+            row = next(self._rows, None)
+            if row is None:
+                return
+            self._next += 1
+            if self._next > start:
+                yield row
+
+
+def _parquet_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
+    shards, names = [], []
+    for path in rows.files:
+        with _opened(path) as file:
+            metadata = pq.read_metadata(file)
+        file_names = metadata.schema.to_arrow_schema().names
+        twice = [name for name in set(file_names) if file_names.count(name) > 1]
+        if twice:
+            raise ValueError(f"{path} has more than one column {twice[0]!r}; rename or remove one of them.")
+        names = names or file_names
+        shards.append(RowShard(_absolute(path), metadata.num_rows, partial(_read_parquet, path, columns)))
+    return names, (shards, _sizes(rows.files))
+
+
+def _read_parquet(path: str, columns: RowColumns, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
+    """A range of a Parquet file's rows; only the row groups that hold them are read."""
+    locate = ImagePlaces(os.path.dirname(_absolute(path)), columns.image_root)
+    with _opened(path) as opened:
+        file = pq.ParquetFile(opened)
+        wanted = [name for name in columns.roles if name in file.schema_arrow.names]
+        first, groups, skipped = 0, [], None
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            if end > start and (stop is None or first < stop):
+                groups.append(group)
+                skipped = start - first if skipped is None else skipped
+            first = end
+        batches = file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=wanted)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        count = None if stop is None else stop - start
+        for row in itertools.islice(rows, skipped, None if count is None else (skipped or 0) + count):
+            image = row.get(columns.image_column)
+            if isinstance(image, str) or image is None:
+                row[columns.image_column] = locate(image)
+            elif isinstance(image, dict) and image.get("bytes") is None:
+                row[columns.image_column] = {**image, "path": locate(image.get("path"))}
+            yield row
+
+
+def _opened(path: str) -> Any:
+    return fsspec.open(path, "rb").open() if "://" in path else open(path, "rb")
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _sizes(files: Sequence[str]) -> list[int | None]:
+    return [os.path.getsize(file) if os.path.isfile(file) else None for file in files]
+
+
+# ------------------------------------------------------------------------------------------- datasets and the hub
+
+
+def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
+    def image_column_of(data: Data) -> str:
+        return columns.image_column
+
+    is_stream = kind == "stream"
+    state = None if is_stream else rows.load(False)._fingerprint
+    data = rows.read_dataset(image_column_of, columns.image_root, is_stream)
+    names = data.column_names or list(next(iter(data)))
+    wanted = [name for name in columns.roles if name in names]
+    if data.features is not None:
+        data = data.select_columns(wanted)
+        data = undecoded_images(data, columns.image_column) if columns.image_column in wanted else data
+    if not is_stream:
+        return names, ([RowShard("rows", len(data), partial(_read_dataset, data))], state)
+    shards = [RowShard(f"shard {index}", None, partial(_read_stream, data, index)) for index in range(data.num_shards)]
+    return names, (shards, None)
+
+
+def _read_dataset(data: datasets.Dataset, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
+    stop = len(data) if stop is None else min(stop, len(data))
+    for first in range(start, stop, _ROWS_PER_READ):
+        read = data[first : min(first + _ROWS_PER_READ, stop)]
+        yield from (dict(zip(read, values)) for values in zip(*read.values()))
+
+
+def _read_stream(data: datasets.IterableDataset, index: int, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
+    shard = data.shard(data.num_shards, index) if data.num_shards > 1 else data
+    return itertools.islice(iter(shard), start, stop)
