@@ -17,6 +17,7 @@ from transformers.utils import TransformersKwargs
 
 from .checks_clip_hf import did_you_mean
 from .configuration_clip_hf import ClipHFConfig
+from .linear_clip_hf import apply_linear
 
 
 def eager_attention_forward(
@@ -144,7 +145,10 @@ class ClipHFMultiHeadAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        query, key, value = self.q_proj(queries), self.k_proj(keys), self.v_proj(keys)
+        query, key, value = (
+            apply_linear(projection, x)
+            for projection, x in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, keys))
+        )
         if packed is not None:
             query, key, value = packed.pad(query), packed.pad(key), packed.pad(value)
         # (batch, length, hidden_size) -> (batch, heads, length, head_dim)

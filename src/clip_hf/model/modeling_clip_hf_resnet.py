@@ -16,6 +16,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_clip_hf import ClipHFResNetConfig
+from .linear_clip_hf import convolutions_fuse, runs_plainly
 from .modeling_clip_hf_base import (
     ClipHFFoldedBatchNorm,
     ClipHFMultiHeadAttention,
@@ -28,11 +29,6 @@ from .modeling_clip_hf_base import (
     known_kwargs,
     unused_weights,
 )
-from .onednn_clip_hf import can_use_onednn
-
-
-# A convolution, then perhaps a sum, then perhaps an activation.
-_FUSED = "_convolution_pointwise"
 
 
 class ClipHFBatchNorm2d(nn.BatchNorm2d):
@@ -112,10 +108,11 @@ def _convolve(
 ) -> torch.Tensor:
     """Convolution, BatchNorm, sum with the residual and ReLU, by one operator where the BatchNorm is folded."""
     inputs = (x,) if residual is None else (x, residual)
-    if isinstance(norm, ClipHFFoldedBatchNorm) and can_use_onednn(conv, nn.Conv2d, _FUSED, *inputs):
+    is_folded = isinstance(norm, ClipHFFoldedBatchNorm) and not torch.compiler.is_compiling()
+    if is_folded and convolutions_fuse() and runs_plainly(conv, nn.Conv2d, *inputs):
         settings = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
         sums = () if residual is None else ("add", 1.0)
-        return getattr(torch.ops.mkldnn, _FUSED)(*inputs, *settings, *sums, "relu" if relu else "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(*inputs, *settings, *sums, "relu" if relu else "none", [], "")
     x = norm(conv(x))
     x = x if residual is None else x + residual
     return nn.functional.relu(x, inplace=True) if relu else x
