@@ -49,6 +49,7 @@ NOT_RUN = {
 }
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
+    "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks robustness": "80,000 prompts of three datasets",
     "python examples/linear_probe.py": "some thirty regressions on all digits; the example has a faster test",
 }
