@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -129,6 +128,8 @@ def open_cached_export(
         dtype (`torch.dtype` or `str`, *optional*): What to compute in, see [`open_exported`].
         name (`str`): What to call the model.
     """
+    from filelock import FileLock  # torch depends on it
+
     folder = Path(constants.HF_HOME) / "clip_hf" / "exports" / _key(model, runtime)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
