@@ -2,9 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Tiny models, texts and images that the tests share. Nothing here reaches the network."""
 
+import functools
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
@@ -76,6 +77,20 @@ def tiny_processor(tiny_tokenizer) -> ClipHFProcessor:
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     image_processor = ClipHFImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
     return ClipHFProcessor(image_processor, tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def exported_folder(tiny_processor, tmp_path_factory) -> Callable[[str, str], Path]:
+    """A function of tower and runtime: the folder of the tiny model, exported in float32 at the first call."""
+    from clip_hf.export import export_model
+
+    @functools.cache
+    def exported(tower: str, runtime: str) -> Path:
+        folder = tmp_path_factory.mktemp("exports") / f"{tower}-{runtime}"
+        export_model(make_tiny_model(tower), folder, runtime, processor=tiny_processor)
+        return folder
+
+    return exported
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ Importing it registers its classes with transformers: `AutoModel`, `AutoProcesso
 them by the `model_type` or class name in a repo.
 """
 
-from .checkpoints.zero_shot_pipeline import pipeline
 from .model.architectures_clip_hf import ARCHITECTURES
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
@@ -31,6 +30,7 @@ from .model.prompts_clip_hf import prompt_set_names
 from .model.tokenization_clip_hf import ClipHFTokenizer
 from .model.zero_shot_clip_hf import build_text_classifier, load_prompt_set
 from .registration import register
+from .zero_shot_pipeline import pipeline
 
 
 __version__ = "0.1.0"  # setup.cfg reads it; `_clip_hf_cli.VERSION` repeats it

@@ -23,6 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from .checkpoints.saving import from_pretrained, processor_from_pretrained
+from .export.exported_model import ClipHFExportedConfig, ClipHFExportedModel
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
 from .model.modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
@@ -43,10 +44,12 @@ _MODELS = (
     (AutoModel, ClipHFViTConfig, ClipHFViTModel),
     (AutoModel, ClipHFResNetConfig, ClipHFResNetModel),
     (AutoModelForZeroShotImageClassification, ClipHFConfig, ClipHFModel),
+    (AutoModel, ClipHFExportedConfig, ClipHFExportedModel),
+    (AutoModelForZeroShotImageClassification, ClipHFExportedConfig, ClipHFExportedModel),
     (AutoModelForImageClassification, ClipHFConfig, ClipHFForImageClassification),
 )
 
-_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig)
+_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFExportedConfig)
 
 
 class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline):
@@ -64,7 +67,10 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
     def __new__(cls, *args, **kwargs):
         model = kwargs["model"] if "model" in kwargs else args[0]
         # Compare `model_type`, not the class: remote-code models are different classes.
-        ours = getattr(model.config, "model_type", None) == ClipHFConfig.model_type
+        model_type = getattr(model.config, "model_type", None)
+        ours = model_type in (ClipHFConfig.model_type, ClipHFExportedConfig.model_type)
+        if model_type == ClipHFExportedConfig.model_type and kwargs.get("device") is None:
+            kwargs["device"] = "cpu"  # an accelerator would be the default, and exported models run on the processor
         for name, auto_class in (("tokenizer", AutoTokenizer), ("image_processor", AutoImageProcessor)):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(kwargs.get("processor"), name, None) if ours else None

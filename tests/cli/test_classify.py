@@ -340,6 +340,10 @@ def test_images_are_read_as_the_options_say(model, folder, capsys):
         assert_same(found[name], predictions)
     plain = answers(done)["photos/rgba.png"]
     assert max(abs(a["score"] - b["score"]) for a, b in zip(plain, found["photos/rgba.png"])) > 1e-4
+    Image.fromarray(pixels[..., :3]).resize((900, 1200)).save(folder / "large.jpg")
+    found = answers(run(capsys, model, "photos/large.jpg", "--json", "--draft"))["photos/large.jpg"]
+    assert_same(found, classify(folder / "large.jpg", LABELS, draft=True))
+    assert found != classify(str(folder / "large.jpg"), LABELS)
     done = run(capsys, model, "photos/z.bmp", "--max-image-bytes", 10)
     assert done.status == 1 and "more than the 10 bytes" in done.err
 

@@ -5,10 +5,12 @@
 import hashlib
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
 from torch import nn
@@ -34,9 +36,11 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.siglip2.image_processing_pil_siglip2 import Siglip2ImageProcessorPil
 
 from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
-from clip_hf.embedding.dual_encoder import DualEncoder, NotFiniteError, tokenizer_digest, weights_digest
+from clip_hf.embedding.dual_encoder import DualEncoder, NotFiniteError
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.embedding.transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
+from clip_hf.utils import dtypes
+from clip_hf.utils.fingerprints import tokenizer_digest, weights_digest
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, IMAGE_SIZE, VOCAB_SIZE, make_tiny_model, tiny_config
 
 
@@ -266,6 +270,16 @@ def test_siglip_folder_loads_through_the_auto_classes(siglip, clip_folder, tmp_p
     assert_close(encoder.encode_images(images), load_dual_encoder(model, processor=processor).encode_images(images))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_auto_is_what_suits_the_device(dtype, clip_folder, tiny_processor, monkeypatch):
+    asked = []
+    monkeypatch.setattr(dtypes, "pick_dtype", lambda device: asked.append(str(device)) or dtype)
+    for options in ({"model": clip_folder}, {"model": make_tiny_model("vit"), "processor": tiny_processor}):
+        assert load_dual_encoder(dtype="auto", device="cpu", **options).dtype == dtype
+    assert load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, dtype="auto").dtype == dtype
+    assert asked == ["cpu"] * 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_gives_float32_features(dtype, tiny_processor, images):
     full = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
@@ -418,8 +432,8 @@ def test_what_cannot_be_loaded(tmp_path, clip_folder, tiny_processor):
         load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, dtype="int8")
     with pytest.raises(ValueError, match="used as it is"):
         load_dual_encoder(load_dual_encoder(clip_folder), device="cpu")
-    with pytest.raises(ValueError, match="`runtime` is 'onnx'; the only one there is so far is None"):
-        load_dual_encoder(clip_folder, "onnx")
+    with pytest.raises(ValueError, match="`runtime` is 'tensorrt'; it must be one of 'torch', 'onnx', 'openvino'"):
+        load_dual_encoder(clip_folder, "tensorrt")
     with pytest.raises(ValueError, match="passed by its name: `processor=...`"):
         load_dual_encoder(make_tiny_model("vit"), tiny_processor)
 
@@ -476,6 +490,31 @@ def test_a_model_like_open_clips(images):
         encoder.encode_images(images, projected=False)
     with pytest.raises(TypeError, match="processor=.preprocess, tokenizer."):
         load_dual_encoder(model, processor=processor[0])
+
+
+def test_drafts_need_the_size_of_open_clips_transform(tmp_path):
+    model = _LikeOpenClip(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)))
+    opened = []
+
+    def tokenize(texts: list[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), 5, dtype=torch.int64)
+
+    class Transform:
+        transforms = (SimpleNamespace(size=8), SimpleNamespace(size=(8, 6)), SimpleNamespace(mean=0))
+
+        def __call__(self, image):
+            opened.append(image.size)
+            return torch.zeros(3, 8, 8)
+
+    encoder = load_dual_encoder(model, processor=(Transform(), tokenize))
+    encoder.set_image_options(draft=True)
+    Image.new("RGB", (70, 33)).save(tmp_path / "a.jpg")
+    encoder.encode_images([tmp_path / "a.jpg"])
+    assert opened == [(35, 17)]
+    encoder = load_dual_encoder(model, processor=(lambda image: torch.zeros(3, 8, 8), tokenize))
+    with pytest.raises(ValueError, match="`draft` needs the size to which images are resized, which .* does not tell"):
+        encoder.set_image_options(draft=True)
+    assert not encoder.draft
 
 
 def test_image_and_text_features_must_share_a_space(images):

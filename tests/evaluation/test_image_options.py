@@ -65,6 +65,24 @@ def test_a_background_is_put_behind_drawings(encoder, monkeypatch):
         encoder.set_image_options(background_color="sky")
 
 
+def test_large_files_are_drafted(encoder, tmp_path):
+    x, y = np.meshgrid(np.arange(1001), np.arange(750))
+    photo = Image.fromarray(np.stack([x % 256, y % 200, (x + y) % 256], axis=-1).astype(np.uint8))
+    photo.save(tmp_path / "photo.jpg")
+    files = [tmp_path / "photo.jpg", (tmp_path / "photo.jpg").read_bytes()]
+    exact, fingerprint = encoder.encode_images(files), encoder.fingerprint
+    encoder.set_image_options(draft=True)
+    drafts = encoder.encode_images(files)
+    assert encoder.fingerprint != fingerprint
+    assert (drafts != exact).any() and (drafts * exact).sum(dim=-1).min() > 0.99
+    opened = [Image.open(files[0]) for _ in files]
+    torch.testing.assert_close(encoder.encode_images(opened), exact)  # what the caller opened stays exact
+    encoder.set_image_options(draft=False)
+    assert encoder.fingerprint == fingerprint and torch.equal(encoder.encode_images(files), exact)
+    with pytest.raises(ValueError, match="`draft` is 'yes'; it must be True or False"):
+        encoder.set_image_options(draft="yes")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_pictures_are_upright(encoder, orientation, tmp_path):
     image = on_navy(drawing(5))
@@ -145,10 +163,12 @@ def test_the_command_has_these_options():
     options = suite_options(parser.parse_args(line), "out")
     assert options.image_options["background_color"] == "white"
     assert options.image_options["apply_exif_orientation"] is True
+    assert options.image_options["draft"] is None
     assert options.image_options["image_limits"] == ImageLimits(max_pixels=99)
     assert options.data_options.min_image_size == 8
-    line = "--data x --no-apply-exif-orientation --background-color #000 --max-image-seconds 2.5".split()
+    line = "--data x --no-apply-exif-orientation --background-color #000 --max-image-seconds 2.5 --draft".split()
     options = suite_options(parser.parse_args(line), "out")
     assert options.image_options["apply_exif_orientation"] is False
+    assert options.image_options["draft"] is True
     assert options.image_options["image_limits"].max_seconds == 2.5
     assert suite_options(parser.parse_args(["--data", "x"]), "out").image_options["apply_exif_orientation"] is None

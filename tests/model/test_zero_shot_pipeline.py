@@ -374,10 +374,20 @@ def test_dtypes_by_either_name(model, tiny_processor, tmp_path):
         assert clip_hf.pipeline(tmp_path, **options).model.dtype == torch.bfloat16
         assert clip_hf.pipeline(make_tiny_model("vit"), tiny_processor, **options).model.dtype == torch.bfloat16
     for source in (tmp_path, model):
-        assert clip_hf.pipeline(source, tiny_processor, dtype="auto").model.dtype == torch.float32
         for dtype in ("flot16", "int8", 16):
             with pytest.raises(ValueError, match=f"`dtype` is {dtype!r}; it must be"):
                 clip_hf.pipeline(source, tiny_processor, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_auto_is_what_suits_the_device(model, tiny_processor, tmp_path, monkeypatch, dtype):
+    asked = []
+    monkeypatch.setattr(clip_hf.utils.dtypes, "pick_dtype", lambda device: asked.append(str(device)) or dtype)
+    model.save_pretrained(tmp_path)
+    for device in ("cpu", torch.device("cpu"), -1):
+        for source in (tmp_path, make_tiny_model("vit")):
+            pipe = clip_hf.pipeline(source, tiny_processor, dtype="auto", device=device)
+            assert (pipe.model.dtype, asked.pop()) == (dtype, "cpu")
 
 
 def test_parts_may_be_named_by_their_folder(model, tiny_processor, images, tmp_path):

@@ -316,8 +316,8 @@ REGISTRATION = [
     Mutation(
         "ResNet configurations are unknown",
         "registration.py",
-        "_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig)",
-        "_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig)",
+        "_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFExportedConfig)",
+        "_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFExportedConfig)",
         "test_registration.py -k 'resnet_tower'",
     ),
     Mutation(

@@ -63,6 +63,48 @@ MUTATIONS = [
         "model/test_image_processing_clip_hf.py -k bad_options",
     ),
     Mutation(
+        "drafts of half the pixels",
+        "model/image_transform_clip_hf.py",
+        "DRAFT_FACTOR = 2 ",
+        "DRAFT_FACTOR = 1 ",
+        "model/test_draft_decoding.py -k near_the_exact",
+    ),
+    Mutation(
+        "a turned draft keeps its corner",
+        "model/image_transform_clip_hf.py",
+        "if orientation in (3, 4, 7, 8) else 0",
+        "if orientation in (3, 4, 7) else 0",
+        "model/test_draft_decoding.py -k upright",
+    ),
+    Mutation(
+        "a turned draft keeps its width",
+        "model/image_transform_clip_hf.py",
+        "size, part = size[::-1], part[::-1]",
+        "part = part[::-1]",
+        "model/test_draft_decoding.py -k upright",
+    ),
+    Mutation(
+        "drafts of what is not resized",
+        "model/image_transform_clip_hf.py",
+        "if self.draft and self.do_resize else None",
+        "if self.draft else None",
+        "model/test_draft_decoding.py -k cannot_be_a_draft",
+    ),
+    Mutation(
+        "saved drafts",
+        "model/image_processing_clip_hf.py",
+        'super().to_dict().items() if name != "draft"}',
+        "super().to_dict().items()}",
+        "model/test_draft_decoding.py -k never_saved",
+    ),
+    Mutation(
+        "a repo chooses drafts",
+        "model/image_processing_clip_hf.py",
+        'for key, value in image_processor_dict.items() if key != "draft"}',
+        "for key, value in image_processor_dict.items()}",
+        "model/test_draft_decoding.py -k never_saved",
+    ),
+    Mutation(
         "NaN is a number",
         "model/image_processing_clip_hf.py",
         "isinstance(value, int | float | np.number) and math.isfinite(value)",
@@ -205,8 +247,8 @@ MUTATIONS = [
     Mutation(
         "phones' pictures stay on their side",
         "model/image_transform_clip_hf.py",
-        ".get(ORIENTATION_TAG, 1) != 1 else image",
-        ".get(ORIENTATION_TAG, 1) > 8 else image",
+        "if orientation == 1:",
+        "if orientation <= 8:",
         "model/test_image_processing_clip_hf.py -k exif",
     ),
     Mutation(
@@ -352,9 +394,9 @@ MUTATIONS = [
     Mutation(
         "alpha is dropped before resizing",
         "model/image_transform_clip_hf.py",
-        "        image = resize_and_crop(image, size, window, self.resample, threads)\n",
+        "        image = resize_and_crop(image, size, window, self.resample, threads, part)\n",
         "        image = to_rgb(image) if self.do_convert_rgb else image\n"
-        "        image = resize_and_crop(image, size, window, self.resample, threads)\n",
+        "        image = resize_and_crop(image, size, window, self.resample, threads, part)\n",
         "model/test_image_processing_clip_hf.py -k 'plain_reference_in_every_mode'",
     ),
     Mutation(

@@ -633,14 +633,14 @@ MUTATIONS = [
     ),
     Mutation(
         "unknown options are found after the model was loaded",
-        "checkpoints/zero_shot_pipeline.py",
+        "zero_shot_pipeline.py",
         "    _check_names(options)\n",
         "",
         "model/test_zero_shot_pipeline.py -k before_anything_is_loaded",
     ),
     Mutation(
         "a device map that nobody uses",
-        "checkpoints/zero_shot_pipeline.py",
+        "zero_shot_pipeline.py",
         'location if device_map is None else {**location, "device_map": device_map}',
         "location",
         "model/test_zero_shot_pipeline.py -k device_map",

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..checkpoints.zero_shot_pipeline import pipeline
 from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
 from ..utils.devices import parse_device
 from ..utils.terminal_tables import draw_table
+from ..zero_shot_pipeline import pipeline
 from .image_options import image_options
 
 
@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     classifier = pipeline(
         options.model,
+        runtime=options.runtime,
         dtype=options.dtype,
         device=device,
         candidate_labels=labels,

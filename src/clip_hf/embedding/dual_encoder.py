@@ -3,14 +3,10 @@
 """One interface to the two encoders of any CLIP, and a fingerprint of all that decides its features."""
 
 import hashlib
-import importlib.metadata
 import json
 import math
-import os
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,40 +16,20 @@ from PIL import Image
 from torch import nn
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
-from ..model.image_transform_clip_hf import HIGH_BIT_DEPTH, open_upright, parse_color
+from ..model.image_transform_clip_hf import HIGH_BIT_DEPTH, draft_edge, open_upright, parse_color
 from ..model.text_state_clip_hf import tensors_checksum
 from ..model.zero_shot_clip_hf import eval_mode, input_device
+from ..utils.fingerprints import (
+    module_settings,
+    package_version,
+    plain_config,
+    tensors_of,
+    weights_digest,
+)
 
 
 # Images in one pass of `encode_images`.
 _BATCH_SIZE = 64
-# Keys of configurations that do not decide features.
-_VOLATILE = {
-    "_name_or_path",
-    "name_or_path",
-    "_commit_hash",
-    "architectures",
-    "auto_map",
-    "attn_implementation",
-    "_attn_implementation",
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "use_cache",
-}
-# Attributes of modules that do not decide features.
-_STATE = {"training", "gradient_checkpointing", "warnings_issued", "name_or_path", "hf_device_map"}
-# Attributes of tokenizers that decide tokens but are not in the backend.
-_TOKENIZER_SETTINGS = (
-    "model_max_length",
-    "padding_side",
-    "truncation_side",
-    "split_special_tokens",
-    "clean_text",
-    "do_lower_case",
-)
-# Attributes that say which of peft's adapters are active.
-_ADAPTERS = {"_active_adapter", "_disable_adapters"}
 
 
 class NotFiniteError(ValueError):
@@ -85,6 +61,7 @@ class DualEncoder(ABC):
     background_color: Sequence[int] | None = None
     apply_exif_orientation: bool = True
     high_bit_depth: str | None = None
+    draft: bool = False
     image_limits: ImageLimits = DEFAULT_LIMITS
 
     def __init__(self, model: nn.Module, processor: Any, name: str):
@@ -92,8 +69,7 @@ class DualEncoder(ABC):
         self._weights: tuple[Any, bytes] | None = None
 
     def __repr__(self) -> str:
-        dtype = next(self.model.parameters()).dtype
-        return f"{type(self).__name__}({self.name!r}, device={str(self.device)!r}, dtype={dtype})"
+        return f"{type(self).__name__}({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
 
     def __getstate__(self) -> dict[str, Any]:
         # Without memoised values, so that `datasets` sees the same encoder before and after its use.
@@ -104,6 +80,11 @@ class DualEncoder(ABC):
     def device(self) -> torch.device:
         """The model's device."""
         return input_device(self.model)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model computes in."""
+        return next(self.model.parameters()).dtype
 
     @property
     def logit_scale(self) -> float:
@@ -126,19 +107,16 @@ class DualEncoder(ABC):
         libraries, but not the model's path or device. It is computed on each access; weights are digested again only
         if they have changed.
         """
-        state = _weights_state(self.model)
-        if self._weights is None or self._weights[0] != state:
-            self._weights = (state, weights_digest(self.model))
         described = [
             type(self).__name__,
-            {package: _package_version(package) for package in self.packages},
+            {package: package_version(package) for package in self.packages},
             self._described_processor(),
             [self.background_color, self.apply_exif_orientation, *filter(None, [self.high_bit_depth])],
-            _module_settings(self.model),
-            plain_config(getattr(self.model, "config", None)),
+            *filter(None, [self.draft and "draft"]),
+            *self._described_model(),
         ]
         digest = hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)
-        digest.update(self._weights[1])
+        digest.update(self._digested_weights())
         return digest.hexdigest()
 
     def prepare(self, images: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -149,7 +127,8 @@ class DualEncoder(ABC):
         """
         high_bit_depth = self.high_bit_depth or "clip"  # as Pillow does
         options = (self.image_limits, self.apply_exif_orientation, high_bit_depth, self.background_color)
-        return self._prepare([open_upright(image, *options) for image in images])
+        edge = self._draft_edge() if self.draft else None
+        return self._prepare([open_upright(image, *options, edge) for image in images])
 
     def set_image_options(
         self,
@@ -157,6 +136,7 @@ class DualEncoder(ABC):
         background_color: str | Sequence[int] | None = None,
         apply_exif_orientation: bool | None = None,
         high_bit_depth: str | None = None,
+        draft: bool | None = None,
         image_limits: ImageLimits | None = None,
     ) -> None:
         """Change how image files are read from now on; None leaves a setting as it is.
@@ -170,24 +150,43 @@ class DualEncoder(ABC):
             high_bit_depth (`str`, *optional*): Treatment of images of more than 8 bits: `"error"`, `"scale"` or
                 `"clip"`, see [`ClipHFImageProcessor`]. By default that of a [`ClipHFModel`]'s image processor; other
                 models get what Pillow makes of them, which is mostly white.
+            draft (`bool`, *optional*): Whether to decode large JPEG files at a part of their size, see
+                [`ClipHFImageProcessor`]: several times as fast, with slightly different pixels. Off by default.
             image_limits ([`ImageLimits`], *optional*): Bounds of the files and images that are read.
 
         Raises:
-            ValueError: if `background_color` is no colour, or `high_bit_depth` none of the three.
+            ValueError: if `background_color` is no colour, `high_bit_depth` none of the three, `draft` neither True
+                nor False, or the size to which another library resizes is unknown, which drafts need.
         """
         color = None if background_color is None else parse_color(background_color)
         if high_bit_depth not in (None, *HIGH_BIT_DEPTH):
             raise ValueError(f"`high_bit_depth` is {high_bit_depth!r}; it must be one of {', '.join(HIGH_BIT_DEPTH)}.")
+        if draft not in (None, True, False):
+            raise ValueError(f"`draft` is {draft!r}; it must be True or False.")
+        if draft:
+            self._draft_edge()  # raises now if that is unknown
         options = {"background_color": color, "apply_exif_orientation": apply_exif_orientation}
-        for name, value in {**options, "high_bit_depth": high_bit_depth}.items():
+        for name, value in {**options, "high_bit_depth": high_bit_depth, "draft": draft}.items():
             if value is not None:
                 setattr(self._image_options(), name, value)
         if image_limits is not None:
             self.image_limits = image_limits
 
     def _image_options(self) -> Any:
-        """The object with `background_color`, `apply_exif_orientation` and `high_bit_depth`."""
+        """The object with `background_color`, `apply_exif_orientation`, `high_bit_depth` and `draft`."""
         return self
+
+    def _size_rule(self) -> Mapping[str, int] | None:
+        """To what images are resized, such as `{"shortest_edge": 224}`; None if that is unknown."""
+        return None
+
+    def _draft_edge(self) -> int:
+        rule = self._size_rule()
+        if not rule:
+            raise ValueError(
+                f"`draft` needs the size to which images are resized, which {self.name} does not tell; leave it out."
+            )
+        return draft_edge(rule)
 
     @abstractmethod
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
@@ -285,6 +284,17 @@ class DualEncoder(ABC):
         features = nn.functional.normalize(features, dim=-1) if normalised else features
         return features.to("cpu", torch.float32)
 
+    def _described_model(self) -> list:
+        """All that decides features besides weights and inputs, as JSON."""
+        return [module_settings(self.model), plain_config(getattr(self.model, "config", None))]
+
+    def _digested_weights(self) -> bytes:
+        """Digest of the weights; they are read again only if they have changed."""
+        state = _weights_state(self.model)
+        if self._weights is None or self._weights[0] != state:
+            self._weights = (state, weights_digest(self.model))
+        return self._weights[1]
+
     def _image_tower(self) -> nn.Module:
         """The part of the model whose dtype pixels must have."""
         return self.model
@@ -372,89 +382,8 @@ def first_input_of(module: nn.Module) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-# -------------------------------------------------------------------------------------------------------- fingerprints
-
-
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-
-
 def _weights_state(model: nn.Module) -> tuple:
     """A value that changes when weights do; a checksum takes a fraction of the time of [`weights_digest`]."""
-    weights = _tensors(model)
+    weights = tensors_of(model)
     kinds = [(name, value.dtype, value.shape, value.is_meta) for name, value in weights.items()]
     return *kinds, tensors_checksum([value for value in weights.values() if not value.is_meta])
-
-
-def weights_digest(model: nn.Module) -> bytes:
-    """Digest of names, dtypes, shapes and bytes of all weights and persistent buffers; all must be in memory."""
-
-    def digest(item: tuple[str, torch.Tensor]) -> bytes:
-        name, tensor = item
-        if tensor.is_meta:
-            raise ValueError(f"{name} is not in memory (offloaded), so the model has no fingerprint.")
-        result = hashlib.blake2b(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
-        if tensor.numel():
-            result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-        return result.digest()
-
-    # hashlib releases the interpreter lock.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return hashlib.blake2b(b"".join(pool.map(digest, _tensors(model).items())), digest_size=16).digest()
-
-
-def _module_settings(model: nn.Module) -> list:
-    """Class and plain attributes of each module: heads, epsilons, activations, scalings of adapters."""
-    return [
-        [
-            name,
-            type(module).__qualname__,
-            {
-                key: value
-                for key, value in vars(module).items()
-                if (key in _ADAPTERS or not key.startswith("_")) and key not in _STATE and _is_plain(value)
-            },
-        ]
-        for name, module in model.named_modules()
-    ]
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return value is None or isinstance(value, (bool, int, float, str))
-
-
-def plain_config(config: Any) -> Any:
-    """A configuration as JSON, without the keys that do not decide features."""
-    if hasattr(config, "to_dict"):
-        config = config.to_dict()
-    if isinstance(config, Mapping):
-        return {str(key): plain_config(value) for key, value in config.items() if key not in _VOLATILE}
-    if isinstance(config, (list, tuple)):
-        return [plain_config(value) for value in config]
-    return config if _is_plain(config) else str(config)
-
-
-def tokenizer_digest(tokenizer: Any) -> list:
-    """Class of a tokenizer of transformers, a digest of its backend, and its settings in Python."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        # A call with truncation or padding leaves its options in the backend.
-        content = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
-    else:
-        content = sorted(tokenizer.get_vocab().items())
-    digest = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
-    settings = {name: getattr(tokenizer, name, None) for name in _TOKENIZER_SETTINGS}
-    return [type(tokenizer).__name__, digest, settings]
-
-
-def _package_version(package: str) -> str | None:
-    """A package's version; None if it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        # It was imported from a folder that is no longer on the path.
-        return getattr(sys.modules.get(package), "__version__", None)

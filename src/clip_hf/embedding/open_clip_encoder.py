@@ -14,7 +14,8 @@ from torch import nn
 
 from ..model.checks_clip_hf import did_you_mean
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH
-from .dual_encoder import DualEncoder, tokenizer_digest
+from ..utils.fingerprints import tokenizer_digest
+from .dual_encoder import DualEncoder
 
 
 class OpenClipEncoder(DualEncoder):
@@ -40,6 +41,11 @@ class OpenClipEncoder(DualEncoder):
 
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return {"pixel_values": torch.stack([self.transform(image) for image in images])}
+
+    def _size_rule(self) -> dict[str, int] | None:
+        sizes = [getattr(step, "size", None) for step in getattr(self.transform, "transforms", [])]
+        sides = [side for size in sizes if size for side in (size if isinstance(size, (list, tuple)) else [size])]
+        return {"shortest_edge": max(sides)} if sides else None
 
     def _image_tower(self) -> nn.Module:
         return self.model.visual

@@ -16,7 +16,8 @@ from torch import nn
 
 from ..model.image_processing_clip_hf import opens_files
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, context_length, encode_in_batches, eval_mode
-from .dual_encoder import DualEncoder, first_input_of, move_inputs, plain_config, scale_and_bias, tokenizer_digest
+from ..utils.fingerprints import plain_config, tokenizer_digest
+from .dual_encoder import DualEncoder, first_input_of, move_inputs, scale_and_bias
 
 
 # How transformers' dual encoders call the layer between the image tower's pooled output and the shared space.
@@ -51,6 +52,9 @@ class TransformersEncoder(DualEncoder):
         if not getattr(self.image_processor, "do_convert_rgb", False):
             images = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         return _tensors_in(self.image_processor(images=list(images), return_tensors="pt"))
+
+    def _size_rule(self) -> dict[str, int] | None:
+        return _size_rule(self.image_processor)
 
     def _image_tower(self) -> nn.Module:
         names = ("vision_model", "image_model")
@@ -182,6 +186,9 @@ class SentenceTransformersEncoder(DualEncoder):
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         return _tensors_in(self.model.preprocess([image.convert("RGB") for image in images]))
 
+    def _size_rule(self) -> dict[str, int] | None:
+        return _size_rule(_split_processor(self.processor, self.name)[0])
+
     def _scale_and_bias(self) -> tuple[float, float]:
         return scale_and_bias(self._inner)
 
@@ -240,7 +247,14 @@ def _split_processor(processor: Any, name: str) -> tuple[Any, Any]:
 
 
 def _describe_processor(image_processor: Any, tokenizer: Any) -> list:
-    return [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
+    drafts = getattr(image_processor, "draft", False)  # no part of the configuration
+    described = [type(image_processor).__name__, plain_config(image_processor), tokenizer_digest(tokenizer)]
+    return [*described, "draft"] if drafts else described
+
+
+def _size_rule(image_processor: Any) -> dict[str, int] | None:
+    size = getattr(image_processor, "size", None)
+    return dict(size) if size and getattr(image_processor, "do_resize", False) else None
 
 
 def _differ(features: torch.Tensor, others: torch.Tensor) -> bool:

@@ -48,6 +48,7 @@ class ClipHFImageProcessorKwargs(ImagesKwargs, total=False):
     apply_exif_orientation: bool
     background_color: list[int] | tuple[int, ...] | str | None
     high_bit_depth: str
+    draft: bool
 
 
 class ClipHFImageProcessor(ClearFileErrors, PilBackend):
@@ -99,6 +100,9 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         high_bit_depth (`str`, *optional*, defaults to `"error"`): How to read images of more than 8 bits, whole
             numbers or floats: `"scale"` maps 0 to 65535, or floats of 0 to 1, onto 0 to 255; `"clip"` gives OpenAI's
             pixels, most of them white or black; `"error"` raises unless the values are 0 to 255.
+        draft (`bool`, *optional*, defaults to `False`): Whether to decode JPEG files at 1/2, 1/4 or 1/8 of their size,
+            the smallest whose shorter edge has twice the pixels of the resized one. That is several times as fast for
+            large files; the pixels differ slightly. Never saved, so that a repo cannot choose it.
 
     Raises:
         ValueError: An option has an impossible value.
@@ -130,6 +134,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
     apply_exif_orientation = True
     background_color = None
     high_bit_depth = "error"
+    draft = False
 
     def __init__(self, **kwargs: Unpack[ClipHFImageProcessorKwargs]):
         kwargs = self._drop_unset({key: value for key, value in kwargs.items() if key not in BOOKKEEPING_KEYS})
@@ -146,6 +151,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
         for name in kwargs.keys() - valid:  # unknown keywords may be a tokenizer's, so only misspelled ones raise
             if near_names(name, valid, cutoff=0.85):
                 raise TypeError(unknown_option(name, cls.__name__, valid))
+        image_processor_dict = {key: value for key, value in image_processor_dict.items() if key != "draft"}
         known = valid | BOOKKEEPING_KEYS
         unknown = {key: value for key, value in image_processor_dict.items() if key not in known}
         result = super().from_dict({k: v for k, v in image_processor_dict.items() if k in known}, **kwargs)
@@ -154,6 +160,10 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
             logger.warning(f"The image processor's configuration has {key!r}, which {cls.__name__} does not use.")
             setattr(processor, key, value)
         return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries of a configuration file: all options but `draft`."""
+        return {name: value for name, value in super().to_dict().items() if name != "draft"}
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs) -> list[str]:
         """Save as transformers does, but without changing the image processor: `auto_map` goes into the file only."""
@@ -229,7 +239,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
 
     def _validate_preprocess_kwargs(self, **kwargs) -> None:
         super()._validate_preprocess_kwargs(**kwargs)
-        for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
+        for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb", "draft"):
             if not isinstance(kwargs.get(name), bool | None):
                 raise ValueError(f"{name}={kwargs[name]!r} must be True or False.")
         if kwargs.get("do_resize"):

@@ -167,7 +167,9 @@ def refused_location(kind: str, message: str) -> str:
 
 
 def open_image(
-    source: str | os.PathLike | bytes | dict[str, Any] | Image.Image, limits: ImageLimits = DEFAULT_LIMITS
+    source: str | os.PathLike | bytes | dict[str, Any] | Image.Image,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    draft_edge: int | None = None,
 ) -> Image.Image:
     """Open and decode an image, without converting it to RGB or turning it upright.
 
@@ -177,6 +179,9 @@ def open_image(
             text, bytes of an image file, open binary file, mapping with `"bytes"` or `"path"` as from
             `datasets.Image(decode=False)`, or image.
         limits ([`ImageLimits`], *optional*): Limits on reading.
+        draft_edge (`int`, *optional*): Decode JPEG files at 1/2, 1/4 or 1/8 of their size, the smallest whose shorter
+            edge has this many pixels. Such an image has an attribute `drafted`: width and height in the file, and
+            left, top, width and height of the part that they became (0, 0, 125.125, 100 of 126x100 for 1001x800).
 
     Returns:
         `PIL.Image.Image`: The image with its pixels loaded.
@@ -192,7 +197,7 @@ def open_image(
     if hasattr(source, "read"):
         source = source.read(limits.max_bytes + 1)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _read_bytes(source, limits)
+        return _read_bytes(source, limits, draft_edge)
     if not isinstance(source, str | os.PathLike):
         raise TypeError(
             f"expected a PIL image, an array, a tensor, a path, a URL or the bytes of an image file, got "
@@ -204,12 +209,12 @@ def open_image(
     scheme = check_scheme(text) if isinstance(source, str) else None
     if scheme in ("http", "https", *_REMOTE):
         try:
-            return _read_bytes(_fetch(text, scheme, limits), limits)
+            return _read_bytes(_fetch(text, scheme, limits), limits, draft_edge)
         except UnreadableImage as error:
             raise UnreadableImage(error.kind, f"{text[:200]}: {error}") from error
     if scheme == "data":
-        return _read_base64(text, limits)
-    return _read_file(text, limits, may_be_base64=isinstance(source, str))
+        return _read_base64(text, limits, draft_edge)
+    return _read_file(text, limits, draft_edge, may_be_base64=isinstance(source, str))
 
 
 def unwrap_source(source: Any) -> Any:
@@ -245,15 +250,15 @@ def _fetch(url: str, scheme: str, limits: ImageLimits) -> bytes:
     return (_read_remote if scheme in _REMOTE else _download)(url, limits)
 
 
-def _read_file(path: str, limits: ImageLimits, may_be_base64: bool) -> Image.Image:
+def _read_file(path: str, limits: ImageLimits, draft_edge: int | None, may_be_base64: bool) -> Image.Image:
     try:
         file = _open_regular(path, limits)
     except UnreadableImage as error:
         if may_be_base64 and error.kind == "file missing":
-            return _read_base64(path, limits)
+            return _read_base64(path, limits, draft_edge)
         raise
     with file:
-        return _read(file, limits)
+        return _read(file, limits, draft_edge)
 
 
 def _open_regular(path: str, limits: ImageLimits) -> BinaryIO:
@@ -279,12 +284,12 @@ def _open_regular(path: str, limits: ImageLimits) -> BinaryIO:
     return file
 
 
-def _read_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits) -> Image.Image:
+def _read_bytes(data: bytes | bytearray | memoryview, limits: ImageLimits, draft_edge: int | None) -> Image.Image:
     limits.check_bytes(len(data))
-    return _read(io.BytesIO(data), limits)
+    return _read(io.BytesIO(data), limits, draft_edge)
 
 
-def _read(file: BinaryIO, limits: ImageLimits) -> Image.Image:
+def _read(file: BinaryIO, limits: ImageLimits, draft_edge: int | None) -> Image.Image:
     try:
         # Formats of this Pillow: AVIF depends on how it was built, HEIF on a plug-in.
         image = Image.open(file, formats=[name for name in IMAGE_FORMATS if name in Image.OPEN])
@@ -303,10 +308,10 @@ def _read(file: BinaryIO, limits: ImageLimits) -> Image.Image:
         else:
             kind = _classify_decoding_error(error)
         raise UnreadableImage(kind, "this is not an image that Pillow can read.") from error
-    return _decode(image, limits)
+    return _decode(image, limits, draft_edge)
 
 
-def _decode(image: Image.Image, limits: ImageLimits) -> Image.Image:
+def _decode(image: Image.Image, limits: ImageLimits, draft_edge: int | None = None) -> Image.Image:
     if image.width == 0 or image.height == 0:
         raise UnreadableImage("image too small", f"the image has no pixels: its size is {image.width}x{image.height}.")
     limits.check_pixels(*image.size)
@@ -316,6 +321,11 @@ def _decode(image: Image.Image, limits: ImageLimits) -> Image.Image:
             "not an image", f"the format {image.format} is not decoded; the formats are {', '.join(IMAGE_FORMATS)}."
         )
     try:
+        if draft_edge is not None:
+            size = image.size
+            drafted = image.draft(None, (draft_edge, draft_edge))
+            if drafted is not None and image.size != size:
+                image.drafted = (size, drafted[1])
         image.load()
     except MemoryError as error:
         raise UnreadableImage(
@@ -356,12 +366,12 @@ def _classify_decoding_error(error: Exception) -> str:
     return "file damaged"
 
 
-def _read_base64(text: str, limits: ImageLimits) -> Image.Image:
+def _read_base64(text: str, limits: ImageLimits, draft_edge: int | None) -> Image.Image:
     is_url = text[:5].lower() == "data:"
     limits.check_bytes(len(text) * 3 // 4)
     try:
         data = base64.b64decode("".join(text.partition(",")[2].split() if is_url else text.split()), validate=True)
-        return _read_bytes(data, limits)
+        return _read_bytes(data, limits, draft_edge)
     except ValueError as error:
         if isinstance(error, UnreadableImage) and (is_url or error.kind == "image too large"):
             raise

@@ -211,11 +211,14 @@ def resize_and_crop(
     window: Window,
     resample: int = PILImageResampling.BICUBIC,
     threads: int = 1,
+    part: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
     """Compute `image.resize(size, resample).crop(window)`, bit by bit, without the work for what the crop leaves out.
 
     The window must show a part of the resized image; what reaches beyond is filled with zeros. As in Pillow, the modes
     1 and P always use `NEAREST`. Up to `threads` threads share the rows of an image of a megapixel or more.
+
+    Of a `part` (left, top, width, height) only that is resized to `size`, nearly bit by bit.
     """
     inside = (max(window[0], 0), max(window[1], 0), min(window[2], size[0]), min(window[3], size[1]))
     if image.mode in ("1", "P"):
@@ -232,7 +235,10 @@ def resize_and_crop(
     is_nearest = resample == PILImageResampling.NEAREST
     rule = _pass_order()
     along_y_first = rule is not None and rule(*image.size, *size)
-    if rule is None or (not is_large and (along_y_first or is_nearest or (whole and threads == 1))):
+    if part is not None:
+        box = [part[i % 2] + edge * part[2 + i % 2] / size[i % 2] for i, edge in enumerate(inside)]
+        result = image.resize((inside[2] - inside[0], inside[3] - inside[1]), resample, box)
+    elif rule is None or (not is_large and (along_y_first or is_nearest or (whole and threads == 1))):
         result = image.resize(size, resample)
         result = result if whole else result.crop(inside)
     elif along_y_first:

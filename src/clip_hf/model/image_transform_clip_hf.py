@@ -8,7 +8,7 @@ crop. Arrays are (height, width, channels) until the last step, which makes them
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +24,7 @@ from .image_resizing_clip_hf import Window, crop_array, crop_start, resize_and_c
 
 ORIENTATION_TAG = 0x0112  # EXIF
 HIGH_BIT_DEPTH = ("error", "clip", "scale")
+DRAFT_FACTOR = 2  # docs/howto/pictures.md has the pixel differences of others
 
 # -------------------------------------------------------------------------------------------------------- image modes
 
@@ -31,7 +32,18 @@ HIGH_BIT_DEPTH = ("error", "clip", "scale")
 def turn_upright(image: Image.Image) -> Image.Image:
     """Turn an image by its EXIF orientation; without one, or with 1, the same image comes back."""
     try:
-        return ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION_TAG, 1) != 1 else image
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        if orientation == 1:
+            return image
+        upright = ImageOps.exif_transpose(image)
+        if hasattr(image, "drafted"):
+            size, (_, _, *part) = image.drafted
+            if orientation in (5, 6, 7, 8):  # width becomes height
+                size, part = size[::-1], part[::-1]
+            left = upright.width - part[0] if orientation in (2, 3, 6, 7) else 0
+            top = upright.height - part[1] if orientation in (3, 4, 7, 8) else 0
+            upright.drafted = (size, (left, top, *part))
+        return upright
     except Exception as error:  # damaged EXIF data raises many types
         raise UnreadableImage("EXIF damaged", f"its EXIF orientation cannot be read: {error}.") from error
 
@@ -128,9 +140,10 @@ def open_upright(
     apply_exif_orientation: bool = True,
     high_bit_depth: str = "clip",
     background_color: Sequence[int] | None = None,
+    draft_edge: int | None = None,
 ) -> Image.Image:
     """Open an image, upright, with 8 bits and on its background, as the options say; not yet resized or RGB."""
-    image = open_image(source, limits)
+    image = open_image(source, limits, draft_edge)
     image = turn_upright(image) if apply_exif_orientation else image
     if image.mode[0] in "IF":  # 16 or 32 bits
         reduced = reduce_bit_depth(np.asarray(image), high_bit_depth)
@@ -139,6 +152,11 @@ def open_upright(
 
 
 # ---------------------------------------------------------------------------------------------------------- transform
+
+
+def draft_edge(size: Mapping[str, int | None]) -> int:
+    """Pixels of a draft's shorter edge, for an image that is then resized by this rule: twice those after resizing."""
+    return DRAFT_FACTOR * (size.get("shortest_edge") or max(filter(None, size.values())))
 
 
 @dataclass(frozen=True)
@@ -160,6 +178,7 @@ class ImageTransform:
     apply_exif_orientation: bool
     background_color: Sequence[int] | None
     high_bit_depth: str
+    draft: bool
     limits: ImageLimits = DEFAULT_LIMITS
 
     def empty_batch(self, count: int) -> np.ndarray | None:
@@ -186,12 +205,14 @@ class ImageTransform:
     def open(self, source: Any) -> Image.Image:
         """[`open_upright`] with these options."""
         options = (self.apply_exif_orientation, self.high_bit_depth, self.background_color)
-        return open_upright(source, self.limits, *options)
+        edge = draft_edge(dict(self.size)) if self.draft and self.do_resize else None
+        return open_upright(source, self.limits, *options, edge)
 
     def resized_size(self, image: Image.Image) -> tuple[int, int]:
         """Width and height of an image after resizing; a size that exceeds `limits` raises [`UnreadableImage`]."""
-        size = resized_size(*image.size, self.size) if self.do_resize else image.size
-        self.limits.check_resized(size, image.size)
+        original, _ = getattr(image, "drafted", (image.size, None))
+        size = resized_size(*original, self.size) if self.do_resize else original
+        self.limits.check_resized(size, original)
         return size
 
     def resize_and_crop(
@@ -209,7 +230,8 @@ class ImageTransform:
                 f"resized from {image.width}x{image.height} the image has {size[0]}x{size[1]} pixels, more than the "
                 f"{limit} that Pillow allows. Use do_center_crop=True, or another size than {dict(self.size or {})}.",
             )
-        image = resize_and_crop(image, size, window, self.resample, threads)
+        _, part = getattr(image, "drafted", (None, None))
+        image = resize_and_crop(image, size, window, self.resample, threads, part)
         return to_rgb(image) if self.do_convert_rgb else image
 
     def _read_array(self, source: np.ndarray | torch.Tensor) -> tuple[np.ndarray, bool]:

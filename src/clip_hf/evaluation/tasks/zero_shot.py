@@ -46,7 +46,7 @@ _SHOWN_NOTES = 5
 # Share of the images from which one predicted class is that of nearly all.
 _NEARLY_ALL = 0.9
 # Distance of unit vectors up to which two texts count as one, by the model's dtype: ten times what rounding does.
-_SAME_TEXT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+_SAME_TEXT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.int8: 3e-2}
 _PAPER_PROMPT = "a photo of a {}."
 _GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 
@@ -310,7 +310,7 @@ def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[
     names: dict[str, int] = Counter(class_names)
     twice = [f"{name!r} ({count} times)" for name, count in names.items() if count > 1]
     place = {name: index for index, name in reversed(list(enumerate(class_names)))}
-    distance = _SAME_TEXT.get(next(encoder.model.parameters()).dtype, _SAME_TEXT[torch.float32])
+    distance = _SAME_TEXT.get(encoder.dtype, _SAME_TEXT[torch.float32])
     groups = [[class_names[row] for row in group] for group in _same_rows(embeds, sorted(place.values()), distance)]
     notes = []
     if twice:

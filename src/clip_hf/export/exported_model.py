@@ -1,0 +1,229 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""An exported model: two towers in a runtime, behind the methods of our model."""
+
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..model.modeling_clip_hf import ClipHFOutput
+from .exported_folder import TOWERS, read_record, tower_file
+from .runtime_sessions import check_precision, check_runtime, open_session
+
+
+class ClipHFExportedConfig(PreTrainedConfig):
+    """What an exported folder holds.
+
+    Args:
+        tower_format (`str`): Format of the towers, `"onnx"` or `"openvino"`.
+        precision (`str`): `"float32"`, `"bfloat16"` (the runtime's products) or `"int8"`.
+        projection_dim (`int`): Width of the space that images and texts share.
+        image_size (`int`): Height and width of the images, in pixels.
+        context_length (`int`): The longest text, in tokens.
+        fixed_length (`bool`): Whether every text must have `context_length` tokens, as SigLIP's.
+        has_projection (`bool`): Whether the features before the image tower's projection can be had.
+        logit_scale (`float`): Logarithm of the factor of the cosines.
+        logit_bias (`float`, *optional*): Term added to the scaled cosines.
+        source_config (`dict`): The configuration of the model that was exported.
+    """
+
+    model_type = "clip_hf_exported"
+
+    tower_format: str = "onnx"
+    precision: str = "float32"
+    projection_dim: int = 512
+    image_size: int = 224
+    context_length: int = 77
+    fixed_length: bool = False
+    has_projection: bool = True
+    logit_scale: float | int = 0.0
+    logit_bias: float | int | None = None
+    source_config: dict | None = None
+
+
+class ClipHFExportedModel(PreTrainedModel):
+    """A CLIP whose towers run in ONNX Runtime or OpenVINO, on the processor.
+
+    Unlike a [`ClipHFModel`]:
+
+    - it has no weights but `logit_scale` and `logit_bias`, runs on the CPU only, takes and gives float32;
+    - it cannot be trained or saved: copy the folder;
+    - images must have the size that the model was made for;
+    - features come from whichever [`from_pretrained`] opened; `record` is the content of its `export.json`.
+    """
+
+    config_class = ClipHFExportedConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    # Texts are padded to the longest of their batch, and every token of padding costs as much as a word does, because
+    # exported towers do not pack texts: 1,000 captions of 6 to 30 tokens take ViT-B/32's text tower in OpenVINO 5.0 s
+    # a core in batches of 1,024 tokens, 7.7 s in batches of 16,384. Lengths are not rounded up: OpenVINO prepares each
+    # new shape, but that costs less than padding to multiples of 8 (6.1 s).
+    max_tokens_per_batch = 1024
+
+    def __init__(self, config: ClipHFExportedConfig, folder: str | os.PathLike | None = None, **options):
+        super().__init__(config)
+        if folder is None:
+            raise TypeError(
+                "An exported model is opened from its folder: ClipHFExportedModel.from_pretrained(folder)."
+            )
+        self.folder, self.runtime = Path(folder), options.pop("runtime", None) or config.tower_format
+        self.precision = options.pop("precision", None) or config.precision
+        self.record = read_record(self.folder)
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale)), requires_grad=False)
+        bias = None if config.logit_bias is None else torch.tensor(float(config.logit_bias))
+        self.logit_bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self._image, self._text = (
+            open_session(self.folder / tower_file(tower, config.tower_format), self.runtime, self.precision)
+            for tower in TOWERS
+        )
+        super().train(False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        runtime: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        **kwargs: Any,
+    ) -> "ClipHFExportedModel":
+        """Open an exported folder.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): The folder, or its name on the hub.
+            runtime (`str`, *optional*): What runs it: `"onnx"` or `"openvino"`, which runs ONNX towers, too. By
+                default that for which it was made.
+            dtype (`torch.dtype` or `str`, *optional*): `bfloat16` or `float32`: the precision of OpenVINO's products
+                in towers of one of these; by default that of the export.
+            **kwargs: Of the other options of transformers, those of the hub count (`revision`, `token`, `cache_dir`,
+                `local_files_only`), and `config`.
+
+        Raises:
+            ValueError: if the folder is no whole export, or there is no such runtime or precision here.
+            MissingExtra: if the runtime is not installed.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if kwargs.get(key)}
+        folder = name if os.path.isdir(name) else snapshot_download(name, **hub)
+        config = kwargs.get("config")
+        if not isinstance(config, ClipHFExportedConfig):
+            config = ClipHFExportedConfig.from_pretrained(folder)
+        runtime = runtime or config.tower_format
+        check_runtime(runtime)
+        if (config.tower_format, runtime) == ("openvino", "onnx"):
+            raise ValueError(
+                f"{name} was exported for OpenVINO, and ONNX Runtime cannot read that. Leave out `runtime`, or export "
+                'the model with runtime="onnx", which OpenVINO reads too.'
+            )
+        precision = _precision(config, dtype)
+        check_precision(runtime, precision)
+        model = cls(config, folder, runtime=runtime, precision=precision)
+        model.name_or_path = config.name_or_path = name
+        return (model, {"missing_keys": []}) if kwargs.get("output_loading_info") else model
+
+    def _apply(self, fn, recurse: bool = True):
+        moved = fn(self.logit_scale.detach())
+        if moved.device.type != "cpu" or moved.dtype != torch.float32:
+            raise ValueError(
+                f"An exported model runs on the CPU and gives float32; {moved.dtype} on {moved.device} was asked for. "
+                "Load the model that was exported for that."
+            )
+        return self
+
+    def train(self, mode: bool = True):
+        """
+        Raises:
+            ValueError: if `mode` is True.
+        """
+        if mode and hasattr(self, "_text"):
+            raise ValueError("An exported model cannot be trained: train the model, and export it again.")
+        return super().train(False)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> NoReturn:
+        """
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"An exported model is saved by copying its folder, {self.folder}.")
+
+    def pooled_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Features before the image tower's projection (batch, dim), not normalised."""
+        return self._run_images(pixel_values, "pooled_features")
+
+    def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
+        """L2-normalised image embeddings (batch, projection_dim) of `pixel_values` (batch, 3, height, width)."""
+        return self._run_images(pixel_values, "image_embeds")
+
+    def encode_text(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        """L2-normalised text embeddings (batch, projection_dim) of `input_ids` (batch, length), padded on the right.
+
+        `attention_mask` is not used, because padding on the right changes nothing.
+        """
+        length, longest = input_ids.shape[-1], self.config.context_length
+        if length > longest or (self.config.fixed_length and length != longest):
+            exactly = "exactly" if self.config.fixed_length else "at most"
+            raise ValueError(f"The texts have {length} tokens; this model takes {exactly} {longest}.")
+        ids = input_ids.detach().to("cpu", torch.int64).contiguous().numpy()
+        return torch.from_numpy(self._text("text_embeds", {"input_ids": ids}))
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """As [`ClipHFModel.get_image_features`], but `pooler_output` is normalised."""
+        return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values))
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """As [`ClipHFModel.get_text_features`], but `pooler_output` is normalised."""
+        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids))
+
+    def forward(
+        self, input_ids: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None, **kwargs
+    ) -> ClipHFOutput:
+        """Embed texts and images and compare each with each, as [`ClipHFModel`] does; there is no loss."""
+        images = None if pixel_values is None else self.encode_image(pixel_values)
+        texts = None if input_ids is None else self.encode_text(input_ids)
+        if images is None and texts is None:
+            raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
+        logits = None
+        if images is not None and texts is not None:
+            logits = images @ texts.T * self.logit_scale.exp()
+            logits = logits if self.logit_bias is None else logits + self.logit_bias
+        return ClipHFOutput(
+            logits_per_image=logits,
+            logits_per_text=None if logits is None else logits.T,
+            text_embeds=texts,
+            image_embeds=images,
+        )
+
+    def _run_images(self, pixel_values: torch.Tensor, output: str) -> torch.Tensor:
+        size = self.config.image_size
+        if tuple(pixel_values.shape[1:]) != (3, size, size):
+            raise ValueError(
+                f"`pixel_values` have the shape {tuple(pixel_values.shape)}; this model takes (batch, 3, {size}, "
+                f"{size})."
+            )
+        pixels: np.ndarray = pixel_values.detach().to("cpu", torch.float32).contiguous().numpy()
+        return torch.from_numpy(self._image(output, {"pixel_values": pixels}))
+
+
+def _precision(config: ClipHFExportedConfig, dtype: torch.dtype | str | None) -> str:
+    """The precision to run with: that of the export, or the one that `dtype` asks for."""
+    wanted = None if dtype is None else str(dtype).removeprefix("torch.")
+    if wanted in (None, "auto", config.precision):
+        return config.precision
+    if config.precision == "int8" or wanted not in ("float32", "bfloat16"):
+        raise ValueError(
+            f"`dtype` is {wanted}, but the towers are {config.precision}: int8 towers run as they are, others in "
+            "float32 or bfloat16."
+        )
+    return wanted

@@ -1,0 +1,103 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Graphs of towers, run by ONNX Runtime or OpenVINO on the processor."""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..utils.extras import require_extra
+from ..utils.processor import read_processor
+
+
+Session = Callable[[str, dict[str, np.ndarray]], np.ndarray]
+"""Runs a graph: `session(output_name, inputs)` -> the output. Several threads may call it at once."""
+RUNTIMES = ("onnx", "openvino")
+PRECISIONS = ("float32", "bfloat16", "int8")
+_OPENVINO_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+def check_runtime(runtime: str) -> None:
+    """
+    Raises:
+        ValueError: if there is no such runtime.
+        MissingExtra: if it is not installed.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f"`runtime` is {runtime!r:.80}; it must be {' or '.join(map(repr, RUNTIMES))}.")
+    modules = {"onnx": "onnxruntime", "openvino": "openvino"}
+    require_extra(runtime, f'runtime="{runtime}"', modules[runtime])
+
+
+def check_precision(runtime: str, precision: str) -> None:
+    """
+    Raises:
+        ValueError: if there is no such precision, or neither the runtime nor the processor has it.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` is {precision!r:.80}; it must be one of {', '.join(PRECISIONS)}.")
+    if precision != "bfloat16":
+        return
+    if runtime == "onnx":
+        raise ValueError(
+            'ONNX Runtime does not compute in bfloat16 on processors. Use runtime="openvino", or precision="int8" or '
+            '"float32".'
+        )
+    processor = read_processor()
+    if not processor.has_bfloat16:
+        raise ValueError(
+            f"This processor, {processor.describe()}, does not multiply bfloat16 itself (avx512_bf16, amx_bf16 or "
+            'arm_bf16), and would be many times slower with it than with float32. Use precision="int8" or "float32".'
+        )
+
+
+def open_session(path: str | os.PathLike, runtime: str, precision: str) -> Session:
+    """Load a graph, an `.onnx` or, for OpenVINO only, an `.xml` file, to run in as many threads as PyTorch does.
+
+    `"bfloat16"` is the precision of OpenVINO's products; the graph's weights and outputs are float32.
+    """
+    check_runtime(runtime)
+    check_precision(runtime, precision)
+    opened = _open_onnx(Path(path)) if runtime == "onnx" else _open_openvino(Path(path), precision)
+    return opened
+
+
+def _open_onnx(path: Path) -> Session:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait for work must leave the cores to those that prepare the next images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        return session.run([output], inputs)[0]
+
+    return run
+
+
+def _open_openvino(path: Path, precision: str) -> Session:
+    import openvino
+
+    # OpenVINO's own choice is bfloat16 where the processor has it.
+    options = {
+        "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+    requests = threading.local()  # each serves one call at a time
+
+    def run(output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        if not hasattr(requests, "own"):
+            requests.own = compiled.create_infer_request()
+        results: Any = requests.own.infer(inputs)
+        return np.array(results[output])  # the request's own memory is written again by the next call
+
+    return run
