@@ -22,8 +22,8 @@ tags:
 
 # A CLIP for {title}, {precision}
 
-Exported by clip_hf; licence and origin are those of the model that was exported. `export.json` has the versions and the
-files' SHA-256.
+Exported by clip_hf; licence and origin are those of the model that was exported. `export.json` has the versions and
+the files' SHA-256.
 
 ## Use with clip_hf
 

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How exported towers compare with PyTorch in float32: features, answers and speed."""
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -175,8 +174,9 @@ def _parity(reference: torch.Tensor, features: torch.Tensor) -> FeatureParity:
 
 
 def _speed(name: str, in_torch: Callable, in_runtime: Callable, inputs: torch.Tensor, batch_size: int) -> TowerSpeed:
-    """Median speeds of several rounds, in which the sides take turns; each warms up, because the other's threads may
-    still wait for work.
+    """Speeds of the best of several rounds, in which the sides take turns: other work on the machine only slows them.
+
+    Each warms up first, because the other's threads may still be waiting for work.
     """
     batch = inputs.repeat(-(-batch_size // len(inputs)), *[1] * (inputs.ndim - 1))[:batch_size]
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -189,4 +189,4 @@ def _speed(name: str, in_torch: Callable, in_runtime: Callable, inputs: torch.Te
             times.append(time.perf_counter() - start)
         if time.perf_counter() - begun > _MAX_SECONDS:
             break
-    return TowerSpeed(name, batch_size, *(batch_size / statistics.median(times) for times in seconds))
+    return TowerSpeed(name, batch_size, *(batch_size / min(times) for times in seconds))

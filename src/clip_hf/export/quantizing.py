@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from ..utils.processor import read_processor
 from .exported_folder import TOWERS, tower_file
@@ -26,8 +26,8 @@ def quantize_towers(folder: Path, config: ClipHFExportedConfig, calibration: Sam
     - OpenVINO: NNCF's preset for transformers or for convolutions, ranges from calibration.
     """
     feeds = {
-        "image_tower": [{"pixel_values": image[None]} for image in calibration.pixel_values.numpy()],
-        "text_tower": [{"input_ids": text[None]} for text in calibration.input_ids[:MAX_CALIBRATION].numpy()],
+        "image_tower": [{"pixel_values": image[None]} for image in calibration.pixel_values],
+        "text_tower": [{"input_ids": text[None]} for text in calibration.input_ids[:MAX_CALIBRATION]],
     }
     vision_type = (config.source_config or {}).get("vision_config", {}).get("model_type")
     for tower in TOWERS:
@@ -36,7 +36,7 @@ def quantize_towers(folder: Path, config: ClipHFExportedConfig, calibration: Sam
         quantize(folder / tower_file(tower, config.tower_format), feeds[tower], is_resnet)
 
 
-def _quantize_onnx(path: Path, feeds: list[dict[str, np.ndarray]], is_resnet: bool) -> None:
+def _quantize_onnx(path: Path, feeds: list[dict[str, torch.Tensor]], is_resnet: bool) -> None:
     import onnx_ir
     from onnxruntime.quantization import QuantType
     from transformers.exporters import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer, OnnxRuntimeStaticConfig
@@ -63,7 +63,7 @@ def _quantize_onnx(path: Path, feeds: list[dict[str, np.ndarray]], is_resnet: bo
     OnnxExporter.save_program(quantized, path)
 
 
-def _quantize_openvino(path: Path, feeds: list[dict[str, np.ndarray]], is_resnet: bool) -> None:
+def _quantize_openvino(path: Path, feeds: list[dict[str, torch.Tensor]], is_resnet: bool) -> None:
     import nncf
     import openvino
     from transformers.exporters.exporter_openvino import OpenVINOExporter
@@ -72,7 +72,8 @@ def _quantize_openvino(path: Path, feeds: list[dict[str, np.ndarray]], is_resnet
     kind = {"preset": nncf.QuantizationPreset.MIXED} if is_resnet else {"model_type": nncf.ModelType.TRANSFORMER}
     with quiet_exporters():
         model = openvino.Core().read_model(path)
-        quantized = nncf.quantize(model, nncf.Dataset(feeds), subset_size=len(feeds), **kind)
+        arrays = nncf.Dataset(feeds, lambda feed: {name: tensor.numpy() for name, tensor in feed.items()})
+        quantized = nncf.quantize(model, arrays, subset_size=len(feeds), **kind)
     with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
         # The model still reads its weights from the files that are replaced.
         OpenVINOExporter.save_program(quantized, Path(temporary) / path.name)

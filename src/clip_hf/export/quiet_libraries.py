@@ -11,7 +11,9 @@ from contextlib import contextmanager
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
     """Keep back what the exporters say of operators and versions that these towers do not need."""
-    loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "transformers.exporters", "nncf")]
+    loggers = [
+        logging.getLogger(name) for name in (None, "torch.onnx", "onnxscript", "transformers.exporters", "nncf")
+    ]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

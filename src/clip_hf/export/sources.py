@@ -74,8 +74,8 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         context_length=min(config.text_config.max_position_embeddings, processor.tokenizer.model_max_length),
         fixed_length=_FIXED_LENGTH[model_type],
         has_projection=model_type == "clip_hf",
-        logit_scale=float(model.logit_scale),
-        logit_bias=None if bias is None else float(bias),
+        logit_scale=model.logit_scale.item(),
+        logit_bias=None if bias is None else bias.item(),
         source_config=config.to_dict(),
         architectures=["ClipHFExportedModel"],
     )
