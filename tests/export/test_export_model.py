@@ -152,7 +152,7 @@ def test_what_counts_as_a_loss():
 def test_what_is_slower_is_said():
     assert report_of(1.0).notes() == []
     assert "SLOWER than PyTorch" in report_of(1.0, ratio=0.5).notes()[0]
-    assert ("times PyTorch, batch 16", "0.50") in report_of(1.0, ratio=0.5).rows()
+    assert ("times PyTorch, batch 16", "0.50", "") in report_of(1.0, ratio=0.5).rows()
 
 
 def test_calibrating_images_are_not_compared():

@@ -129,10 +129,12 @@ class ParityReport:
             ("same nearest text", f"{self.top1_agreement:.2%}", ""),
         ]
         for batch_size in dict.fromkeys(each.batch_size for each in self.speed):
-            each = {speed.tower: speed for speed in self.speed if speed.batch_size == batch_size}
-            sides = [(f"{tower.exported_per_second:.1f}", f"{tower.ratio:.2f}") for tower in map(each.get, each)]
-            rows.append((f"a second, batch {batch_size}", *(speed for speed, _ in sides)))
-            rows.append((f"times PyTorch, batch {batch_size}", *(ratio for _, ratio in sides)))
+            speeds = {each.tower: each for each in self.speed if each.batch_size == batch_size}
+            sides = [speeds.get(tower) for tower in ("image", "text")]
+            rates = (f"{each.exported_per_second:.1f}" if each else "" for each in sides)
+            rows.append((f"a second, batch {batch_size}", *rates))
+            ratios = (f"{each.ratio:.2f}" if each else "" for each in sides)
+            rows.append((f"times PyTorch, batch {batch_size}", *ratios))
         return rows
 
 
