@@ -92,7 +92,8 @@ def check_command(command: str) -> None:
     elif program == "sbatch":
         script, *arguments = words[1 + len(leading_options(words[1:])) :]
         assert (ROOT / script).is_file(), script
-        check_command(shlex.join(["clip-hf", "train", *arguments]))
+        subcommand = re.search(r"-m clip_hf (\w+)", (ROOT / script).read_text(encoding="utf-8"))[1]
+        check_command(shlex.join(["clip-hf", subcommand, *arguments]))
     elif program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         asked = [word for word in words[1:] if "=" not in word]

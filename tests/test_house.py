@@ -38,6 +38,7 @@ LAYERS = (
     "loss_clip_hf",
     "architectures_clip_hf",
     "checks_clip_hf",
+    "linear_clip_hf",
     "configuration_clip_hf",
     "modeling_clip_hf_base",
     "modeling_clip_hf_resnet",

@@ -16,6 +16,7 @@ import json
 import re
 import shlex
 
+import huggingface_hub
 import pytest
 
 from clip_hf.cli import main
@@ -49,6 +50,7 @@ NOT_RUN = {
 }
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
+    "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
     "clip-hf evaluate openai/clip-vit-base-patch32 --tasks robustness": "80,000 prompts of three datasets",
     "python examples/linear_probe.py": "some thirty regressions on all digits; the example has a faster test",
 }
@@ -99,6 +101,7 @@ def runnable(kind: str) -> list[str]:
 @pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
 def test_a_page_runs(page, world, tmp_path, monkeypatch):
     use_openmoji(monkeypatch, world.openmoji)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "hf_home"))  # exports are kept there
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)
     run_page(page, run_here, {**NOT_RUN, **ONLY_SLOW})
@@ -107,6 +110,7 @@ def test_a_page_runs(page, world, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", runnable("bash"))
 def test_a_page_runs_in_a_shell(page, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)
     run_page(page, run_in_shell, NOT_RUN)

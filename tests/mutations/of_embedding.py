@@ -209,4 +209,64 @@ MUTATIONS = [
         "rows[:0]).tolist()",
         "embedding/test_bulk_encoding.py -k tried_again",
     ),
+    Mutation(
+        "rows written before the embeddings",
+        "embedding/part_files.py",
+        "        for path, data in files.items():\n            _write_file(self.folder / path, data)\n",
+        "",
+        "embedding/test_embedding_job.py",
+        more={
+            "        return record\n\n    def record": "        for path, data in files.items():\n"
+            "            _write_file(self.folder / path, data)\n        return record\n\n    def record"
+        },
+    ),
+    Mutation(
+        "a part counts though its embeddings are cut off",
+        "embedding/part_files.py",
+        'return record if all(size == record["files"][path]["bytes"] for path, size in sizes.items()) else None',
+        "return record",
+        "embedding/test_embedding_job.py -k nothing_is_done_twice",
+    ),
+    Mutation(
+        "parts are embedded whoever has their lock",
+        "embedding/embedding_job.py",
+        "            except Timeout:\n                continue\n",
+        "            except Timeout:\n                pass\n",
+        "embedding/test_embedding_job.py -k locked",
+    ),
+    Mutation(
+        "batches go on over the end of a part",
+        "embedding/part_worker.py",
+        "while row is not None and count < rows_per_part and len(batch) < batch_size:",
+        "while row is not None and len(batch) < batch_size:",
+        "embedding/test_embedding_job.py -k size_of_batches",
+    ),
+    Mutation(
+        "options of another job accepted",
+        "embedding/embedding_job.py",
+        'if name not in ("name", "location") and there != value:',
+        'if name == "fingerprint" and there != value:',
+        "embedding/test_embedding_job.py -k refused_by_name",
+    ),
+    Mutation(
+        "a destination inside the source",
+        "embedding/embedding_job.py",
+        'if os.path.join(os.path.realpath(self.folder), "").startswith(os.path.join(os.path.realpath(source), "")):',
+        "if os.path.realpath(self.folder) == os.path.realpath(source):",
+        "embedding/test_embedding_job.py -k harm",
+    ),
+    Mutation(
+        "rows before a row group skipped twice",
+        "data/row_shards.py",
+        "skipped = start - first if skipped is None else skipped",
+        "skipped = start",
+        "data/test_row_shards.py",
+    ),
+    Mutation(
+        "tables read from where the last range ended",
+        "data/row_shards.py",
+        "if self._rows is None or start < self._next:",
+        "if self._rows is None:",
+        "data/test_row_shards.py",
+    ),
 ]

@@ -16,9 +16,9 @@ from ..embedding import (
     EncodingOptions,
     RowColumns,
     load_dual_encoder,
+    ray,
 )
-from ..utils.devices import parse_device
-from ..utils.dtypes import parse_dtype
+from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
 from ..utils.wording import counted
 from .classify import image_paths
@@ -28,10 +28,24 @@ from .image_options import image_options
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; returns the exit status."""
     logging.disable_progress_bar()
-    wanted, device, dtype = embedding_options(options), parse_device(options.device), parse_dtype(options.dtype)
+    wanted, device = embedding_options(options), check_encoder_options(options.runtime, options.dtype, options.device)
+    loading = {"runtime": options.runtime, "dtype": options.dtype, "device": device}
+    if options.ray is not None:
+        source = _paths_on_stdin(True) if options.source == "-" else options.source
+        summary = ray.embed(
+            options.model,
+            source,
+            options.destination,
+            num_workers=options.ray,
+            options=wanted,
+            encoding=_encoding_options(options, None),
+            loading={**loading, "image_options": image_options(options)},
+        )
+        print(describe(summary, options.destination))
+        return 0
     with start_processes(options.device) as accelerator:
-        device = accelerator.device if accelerator is not None and device is None else device
-        encoder = load_dual_encoder(options.model, options.runtime, dtype, device)
+        loading["device"] = accelerator.device if accelerator is not None and device is None else device
+        encoder = load_dual_encoder(options.model, **loading)
         encoder.set_image_options(**image_options(options))
         encoding = _encoding_options(options, accelerator)
         # The first process writes the list of paths, or fails, before the others look.
@@ -92,5 +106,6 @@ def describe(summary: EmbeddingSummary, destination: str) -> str:
         lines.append(f"Left out: {kinds}; {destination}/bad lists them.")
     if not summary.is_complete:
         lines.append("Parts of other shares are missing; this share is done.")
-    lines.append("Nothing was missing." if summary.timing is None else f"{summary.timing}.")
+    if summary.timing is not None:
+        lines.append(f"{summary.timing}.")
     return "\n".join(lines)

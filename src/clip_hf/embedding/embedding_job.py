@@ -164,6 +164,7 @@ class EmbeddingJob:
             source, opt.columns, images=self.images, captions=needs_texts, limits=encoder.image_limits
         )
         self.texts = needs_texts or (opt.what is None and self.source.has_captions)
+        self.given = _absolute_source(source, self.source.kind)
         self.store = PartStore(self.folder, opt.file_format)
         self._records: dict[PartName, dict[str, Any]] = {}
         self._write_manifest()
@@ -302,8 +303,16 @@ class EmbeddingJob:
 
     # ------------------------------------------------------------------------------------------------------ doing it
 
-    def run(self, tasks: Sequence[JobTask] | None = None) -> EmbeddingSummary:
-        """Do what is missing of the given tasks, by default those of `options.shard`.
+    def run(self) -> EmbeddingSummary:
+        """Do what is missing of the share `options.shard`, see [`EmbeddingJob.do`], and [`EmbeddingJob.finish`]."""
+        index, count = self.options.shard
+        tasks = self.tasks()[index::count]
+        # Processes of one launch begin at different places, so that they seldom find a part locked.
+        start = len(tasks) * self.encoding.process // self.encoding.processes
+        return self.finish(self.do(tasks[start:] + tasks[:start]))
+
+    def do(self, tasks: Sequence[JobTask]) -> JobTiming | None:
+        """Do what is missing of the tasks, and return where the time went; None if nothing was.
 
         Tasks that other processes have locked are left to them; if one of these ends before its work is done, this one
         goes on with it. So all of the tasks are done when this returns.
@@ -312,18 +321,12 @@ class EmbeddingJob:
             ValueError: if more than `encoding.max_skipped_share` of the rows are bad, or features are not finite.
             OSError: if the destination cannot be written; what is there stays, and the next run goes on.
         """
-        index, count = self.options.shard
-        tasks = self.tasks()[index::count] if tasks is None else list(tasks)
-        # Processes of one launch begin at different places, so that they seldom find a part locked.
-        start = len(tasks) * self.encoding.process // max(self.encoding.processes, 1)
-        tasks = tasks[start:] + tasks[:start]
-        missing = self.missing(tasks)
+        missing, wait = self.missing(tasks), 0.0
         if not missing:
-            return self.finish()
+            return None
         is_shown = self.encoding.progress and self.encoding.process == 0
         progress = JobProgress(self._rows_of(missing), self.encoding.num_threads, is_shown)
         skips = SkipCounter(self.encoding.max_skipped_share, min_rows=1)
-        wait = 0.0
         try:
             while missing:
                 done = self._embed(missing, progress, skips)
@@ -342,7 +345,7 @@ class EmbeddingJob:
             raise
         finally:
             progress.close()
-        return self.finish(progress.timing())
+        return progress.timing()
 
     def _rows_of(self, tasks: Sequence[JobTask]) -> int | None:
         size, total = self.options.rows_per_part, 0
@@ -449,6 +452,16 @@ class EmbeddingJob:
                 f"max_skipped_share={share:g} allows. {self.folder / 'bad'} lists them. Repair them and run again "
                 "with `retry_bad` (--retry-bad), or raise `max_skipped_share`."
             )
+
+
+def _absolute_source(source: Any, kind: str) -> Any:
+    """A source as a process that started in another folder finds it."""
+    if not isinstance(source, str | os.PathLike):
+        return source
+    text = os.path.expanduser(os.fspath(source))
+    if "://" in text or (kind in ("dataset", "stream") and not os.path.exists(text)):
+        return text
+    return os.path.abspath(text) if os.path.exists(text) else "::".join(map(os.path.abspath, text.split("::")))
 
 
 def _let_go(lock: FileLock) -> None:

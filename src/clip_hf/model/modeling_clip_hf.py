@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFVisionConfig
+from .linear_clip_hf import apply_linear
 from .loss_clip_hf import contrastive_loss, sigmoid_loss
 from .modeling_clip_hf_base import (
     ClipHFPreTrainedModel,
@@ -186,7 +187,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
         """
         kwargs = tower_kwargs(self, kwargs)
         output = self.text_model(input_ids, attention_mask, position_ids, pooled_only=pooled_only, **kwargs)
-        output.pooler_output = self.text_projection(output.pooler_output)
+        output.pooler_output = apply_linear(self.text_projection, output.pooler_output)
         return output
 
     @can_return_tuple
@@ -207,7 +208,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
         output = self.vision_model(
             pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, pooled_only=pooled_only, **kwargs
         )
-        output.pooler_output = self.visual_projection(output.pooler_output)
+        output.pooler_output = apply_linear(self.visual_projection, output.pooler_output)
         return output
 
     def encode_text(
@@ -343,7 +344,7 @@ class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
         """Embed texts; arguments as in [`ClipHFTextModel`]. Returns [`ClipHFTextModelOutput`]."""
         kwargs = tower_kwargs(self, kwargs)
         output = self.text_model(input_ids, attention_mask, position_ids, **kwargs)
-        embeds = self.text_projection(output.pooler_output)
+        embeds = apply_linear(self.text_projection, output.pooler_output)
         return ClipHFTextModelOutput(text_embeds=embeds, **recorded(output))
 
 
@@ -377,7 +378,7 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
         """Embed images; arguments as in the vision towers. Returns [`ClipHFVisionModelOutput`]."""
         kwargs = tower_kwargs(self, kwargs)
         output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
-        embeds = self.visual_projection(output.pooler_output)
+        embeds = apply_linear(self.visual_projection, output.pooler_output)
         return ClipHFVisionModelOutput(image_embeds=embeds, **recorded(output))
 
 
@@ -428,7 +429,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
         output = self.vision_model(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding, **kwargs)
         features = output.last_hidden_state
         features = features[:, 1:].mean(dim=1) if features.ndim == 3 else output.pooler_output
-        logits = self.classifier(features)
+        logits = apply_linear(self.classifier, features)
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions

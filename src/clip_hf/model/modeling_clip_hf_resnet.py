@@ -16,7 +16,9 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_clip_hf import ClipHFResNetConfig
+from .linear_clip_hf import convolutions_fuse, runs_plainly
 from .modeling_clip_hf_base import (
+    ClipHFFoldedBatchNorm,
     ClipHFMultiHeadAttention,
     ClipHFPreTrainedModel,
     check_pixel_values,
@@ -69,7 +71,54 @@ def _recomputable(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
-class ClipHFResNetStem(nn.Module):
+class ClipHFConvolutions(nn.Module):
+    """Base of the modules whose convolutions `conv`, `conv1`, ... are each followed by a BatchNorm `bn`, `bn1`, ..."""
+
+    def pairs(self) -> list[tuple[str, nn.Module, nn.Module]]:
+        """Name of each BatchNorm that is not folded, its convolution, and itself."""
+        names = [name for name, _ in self.named_children() if name.startswith("bn")]
+        layers = [(name, getattr(self, name.replace("bn", "conv")), getattr(self, name)) for name in names]
+        return [each for each in layers if not isinstance(each[2], ClipHFFoldedBatchNorm)]
+
+    def check_foldable(self) -> None:
+        """Raise ValueError unless all convolutions and norms are plain layers with weights in memory."""
+        for name, *layers in self.pairs():
+            for layer, kind in zip(layers, (nn.Conv2d, ClipHFBatchNorm2d), strict=True):
+                if type(layer) is not kind or layer.weight.is_meta or "forward" in vars(layer):
+                    raise ValueError(
+                        f"`fold_batch_norm` needs plain layers in memory; the one at `{name}` or before it is a "
+                        f"{type(layer).__name__} that is wrapped, replaced or offloaded. Merge adapters "
+                        "(`merge_and_unload()`) and load the model onto one device first."
+                    )
+
+    @torch.no_grad()
+    def fold_batch_norm_(self) -> None:
+        """Give the convolutions the norms' scale and shift, and drop the norms."""
+        for name, conv, norm in self.pairs():
+            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+            shift = norm.bias.double() - norm.running_mean.double() * scale
+            weight = (conv.weight.double() * scale[:, None, None, None]).to(conv.weight.dtype)
+            conv.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last), requires_grad=False)
+            conv.bias = nn.Parameter(shift.to(conv.weight.dtype), requires_grad=False)
+            setattr(self, name, ClipHFFoldedBatchNorm())
+
+
+def _convolve(
+    conv: nn.Module, norm: nn.Module, x: torch.Tensor, residual: torch.Tensor | None = None, relu: bool = True
+) -> torch.Tensor:
+    """Convolution, BatchNorm, sum with the residual and ReLU, by one operator where the BatchNorm is folded."""
+    inputs = (x,) if residual is None else (x, residual)
+    is_folded = isinstance(norm, ClipHFFoldedBatchNorm) and not torch.compiler.is_compiling()
+    if is_folded and convolutions_fuse() and runs_plainly(conv, nn.Conv2d, *inputs):
+        settings = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
+        sums = () if residual is None else ("add", 1.0)
+        return torch.ops.mkldnn._convolution_pointwise(*inputs, *settings, *sums, "relu" if relu else "none", [], "")
+    x = norm(conv(x))
+    x = x if residual is None else x + residual
+    return nn.functional.relu(x, inplace=True) if relu else x
+
+
+class ClipHFResNetStem(ClipHFConvolutions):
     """The first layers. Unlike the usual ResNet's:
 
     - three 3x3 convolutions, the first with stride 2, instead of one 7x7;
@@ -92,13 +141,13 @@ class ClipHFResNetStem(nn.Module):
             init_like_torch_linear_(convolution, factor)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        x = nn.functional.relu(self.bn1(self.conv1(pixel_values)), inplace=True)
-        x = nn.functional.relu(self.bn2(self.conv2(x)), inplace=True)
-        x = nn.functional.relu(self.bn3(self.conv3(x)), inplace=True)
+        x = _convolve(self.conv1, self.bn1, pixel_values)
+        x = _convolve(self.conv2, self.bn2, x)
+        x = _convolve(self.conv3, self.bn3, x)
         return self.pool(x)  # (batch, width, height / 4, width / 4)
 
 
-class ClipHFResNetShortcut(nn.Module):
+class ClipHFResNetShortcut(ClipHFConvolutions):
     """The shortcut of a block that changes the shape; it averages before it projects, so no pixel is skipped."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
@@ -111,10 +160,10 @@ class ClipHFResNetShortcut(nn.Module):
         init_like_torch_linear_(self.conv, factor)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.bn(self.conv(self.pool(x)))
+        return _convolve(self.conv, self.bn, self.pool(x), relu=False)
 
 
-class ClipHFResNetBottleneck(nn.Module):
+class ClipHFResNetBottleneck(ClipHFConvolutions):
     """A residual block of 1x1, 3x3 and 1x1 convolutions. Unlike the usual one, every convolution has stride 1; where
     the block halves the feature map, an average pool stands before the convolution that would (anti-aliasing).
     """
@@ -142,10 +191,9 @@ class ClipHFResNetBottleneck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         residual = self.shortcut(x)
-        x = nn.functional.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = nn.functional.relu(self.bn2(self.conv2(x)), inplace=True)
-        x = self.bn3(self.conv3(self.pool(x)))
-        return nn.functional.relu(x + residual, inplace=True)
+        x = _convolve(self.conv1, self.bn1, x)
+        x = _convolve(self.conv2, self.bn2, x)
+        return _convolve(self.conv3, self.bn3, self.pool(x), residual)
 
 
 class ClipHFResNetStage(nn.Module):

@@ -17,6 +17,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_clip_hf import ClipHFTextConfig, ClipHFViTConfig
+from .linear_clip_hf import apply_linear
 from .modeling_clip_hf_base import (
     ClipHFMultiHeadAttention,
     ClipHFPreTrainedModel,
@@ -69,7 +70,7 @@ class ClipHFAttention(ClipHFMultiHeadAttention):
         **kwargs,
     ):
         output, weights = self.attend(hidden_states, hidden_states, attention_mask, **kwargs)
-        return self.out_proj(output if pooled_at is None else output[pooled_at]), weights
+        return apply_linear(self.out_proj, output if pooled_at is None else output[pooled_at]), weights
 
 
 class _QuickGELU(torch.autograd.Function):
@@ -121,7 +122,7 @@ class ClipHFMLP(nn.Module):
             init_normal_(self.fc2.weight, factor * (width * 2 * self.config.num_hidden_layers) ** -0.5)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+        return apply_linear(self.fc2, self.activation_fn(apply_linear(self.fc1, hidden_states)))
 
 
 class ClipHFEncoderLayer(GradientCheckpointingLayer):

@@ -1,0 +1,111 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf embed`: the command as a whole, by itself, killed, and on several processes."""
+
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from clip_hf.cli import main
+from clip_hf.embedding import read_embeddings
+from pair_data import encoded, image_of
+from several_processes import torchrun
+from tiny_models import make_tiny_model
+
+
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "launch" / "embed_slurm.sh"
+ROWS = 40
+SMALL = ("--rows-per-part", "8", "--batch-size", "4", "--num-threads", "2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_processor) -> Path:
+    """A folder with `model`, and images in `photos`."""
+    folder = tmp_path_factory.mktemp("embed")
+    make_tiny_model("vit").save_pretrained(folder / "model")
+    tiny_processor.save_pretrained(folder / "model")
+    (folder / "photos").mkdir()
+    for number in range(ROWS):
+        image_of(number).save(folder / "photos" / f"{number:02d}.png")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a job but its locks, and temporary files that a killed process left."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "locks"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if not path.name.startswith(".")}
+
+
+def test_the_command_embeds_and_says_what_there_is(folder, tmp_path, capsys):
+    arguments = ["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/out", *SMALL]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"40 rows in 5 parts of {tmp_path}/out.\n") and "rows/s; model " in said
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"40 rows in 5 parts of {tmp_path}/out.\n"
+    assert main([*arguments, "--file-dtype", "float32"]) == 1
+    assert "options dtype is 'float16' there and 'float32' now" in capsys.readouterr().err
+
+
+def test_paths_come_from_standard_input(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.png").write_bytes(encoded(image_of(0))[:-50])
+    lines = f"{folder}/photos/00.png\n{tmp_path}/bad.png\n{folder}/photos/01.png\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert main(["embed", f"{folder}/model", "-", f"{tmp_path}/out", *SMALL, "--images"]) == 0
+    assert "Left out: 1 file truncated; " in capsys.readouterr().out
+    (part,) = read_embeddings(tmp_path / "out")
+    assert part.rows["name"].to_pylist() == [f"{folder}/photos/00.png", f"{folder}/photos/01.png"]
+
+
+@pytest.mark.parametrize("shard", ["4/4", "1", "-1/2", "a/b"])
+def test_a_share_that_is_none_is_refused(shard, folder, tmp_path, capsys):
+    assert main(["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/out", f"--shard={shard}"]) == 1
+    assert f"shard` is {shard}" in capsys.readouterr().err.replace("--shard is '", "shard` is ").replace("'", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shares_of_an_array_make_up_the_whole(folder, tmp_path, capsys):
+    """SLURM's script, as each job of an array runs it."""
+    line = SCRIPT.read_text().partition("exec python -m clip_hf ")[2].replace("\\\n", " ")
+    for task in "01":
+        command = line.replace('"$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"', f"{task}/2")
+        command = command.replace('"${SLURM_CPUS_PER_TASK:-8}"', "2")
+        command = command.replace('"$@"', f"{folder}/model {folder}/photos {tmp_path}/out --rows-per-part 8")
+        assert main(command.split()) == 0
+        assert ("Parts of other shares are missing" in capsys.readouterr().out) == (task == "0")
+    assert read_embeddings(tmp_path / "out").summary["rows"] == ROWS
+
+
+@pytest.mark.slow
+def test_processes_of_a_launch_share_the_work(folder, tmp_path):
+    assert main(["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/plain", *SMALL]) == 0
+    done = torchrun("-m", "clip_hf", "embed", folder / "model", folder / "photos", tmp_path / "out", *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+
+
+@pytest.mark.slow
+def test_kills_change_nothing(folder, tmp_path):
+    command = [sys.executable, "-m", "clip_hf", "embed", f"{folder}/model", f"{folder}/photos"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = ("--rows-per-part", "2", "--batch-size", "2")
+    subprocess.run([*command, f"{tmp_path}/plain", *options], env=environment, check=True, capture_output=True)
+    generator, kills = random.Random(0), 0
+    for _ in range(4):
+        job = subprocess.Popen([*command, f"{tmp_path}/out", *options], env=environment, stdout=subprocess.DEVNULL)
+        before = len(list(tmp_path.glob("out/rows/part-*")))
+        while job.poll() is None and len(list(tmp_path.glob("out/rows/part-*"))) <= before:
+            time.sleep(0.001)
+        time.sleep(generator.random() * 0.02)
+        job.send_signal(signal.SIGKILL)
+        kills += job.wait() == -signal.SIGKILL
+    subprocess.run([*command, f"{tmp_path}/out", *options], env=environment, check=True, capture_output=True)
+    assert kills
+    assert contents(tmp_path / "out") == contents(tmp_path / "plain")

@@ -1,0 +1,149 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Rows by shards: any range of any source, the same numbers always, and fingerprints that tell sources apart."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+
+from clip_hf.data import data_sources
+from clip_hf.data.row_shards import RowColumns, image_name, read_list, shard_rows
+from clip_hf.model.image_reading_clip_hf import REFUSED, UnreadableImage, fetch_file, open_image
+from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, write_parquet, write_tar
+
+
+ROWS = 13
+KINDS = ("folder", "table", "parquet", "tar", "list", "dataset", "stream")
+
+
+def make_source(kind: str, folder: Path, monkeypatch) -> str:
+    folder.mkdir()
+    for number in range(ROWS):
+        image_of(number).save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(caption_of(number))
+    if kind == "folder":
+        return str(folder)
+    if kind == "table":
+        lines = [f"{number:02d}.png\t{caption_of(number)}\n" for number in range(ROWS)]
+        (folder / "table.tsv").write_text("image\tcaption\n" + "".join(lines))
+        return str(folder / "table.tsv")
+    if kind == "list":
+        (folder / "list.txt").write_text("\ufeff" + "\n".join(f"{number:02d}.png" for number in range(ROWS)))
+        return str(folder / "list.txt")
+    if kind == "tar":
+        samples = [{"png": encoded(image_of(n)), "txt": caption_of(n).encode()} for n in range(ROWS)]
+        return write_tar(folder / "a.tar", samples)
+    pattern = write_parquet(folder / "parquet", rows_of(range(ROWS)), 2)
+    if kind == "parquet":
+        return pattern
+    if kind == "dataset":
+        dataset_of(rows_of(range(ROWS))).save_to_disk(str(folder / "saved"))
+        return str(folder / "saved")
+    load = datasets.load_dataset
+    monkeypatch.setattr(data_sources, "check_hub", lambda *arguments: None)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *arguments: ["train"])
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, config, split, streaming: load(
+            "parquet", data_files={"train": pattern}, split=split, streaming=streaming
+        ),
+    )
+    return "owner/name"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_range_of_any_source_can_be_read(kind, tmp_path, monkeypatch, own_cache):
+    found = shard_rows(make_source(kind, tmp_path / "data", monkeypatch), RowColumns())
+    found = pickle.loads(pickle.dumps(found)) if kind not in ("folder", "list") else found
+    assert found.kind == kind and found.has_captions == (kind != "list")
+    whole = [list(shard.read(0, None)) for shard in found.shards]
+    assert sum(map(len, whole)) == ROWS
+    images = [open_image(row["image"]) for rows in whole for row in rows]
+    assert [image.tobytes() for image in images] == [image_of(number).tobytes() for number in range(ROWS)]
+    if found.has_captions:
+        assert [row["caption"] for rows in whole for row in rows] == [caption_of(number) for number in range(ROWS)]
+    for shard, rows in zip(found.shards, whole, strict=True):
+        assert shard.num_rows == (None if kind in ("tar", "stream") else len(rows))
+        for start, stop in ((0, 3), (3, 5), (5, None), (2, 4), (len(rows) - 1, len(rows)), (1, 1)):
+            assert list(shard.read(start, stop)) == rows[start:stop]
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_a_fingerprint_is_that_of_the_rows_and_not_of_their_place(kind, tmp_path, monkeypatch, own_cache):
+    source = make_source(kind, tmp_path / "data", monkeypatch)
+    before = shard_rows(source, RowColumns()).fingerprint
+    assert shard_rows(source, RowColumns()).fingerprint == before
+    assert kind == "list" or shard_rows(source, RowColumns(caption_column="other")).fingerprint != before
+    shutil.copytree(tmp_path / "data", tmp_path / "elsewhere")
+    moved = source.replace(str(tmp_path / "data"), str(tmp_path / "elsewhere"))
+    assert shard_rows(moved, RowColumns()).fingerprint == before
+    (tmp_path / "elsewhere" / "00.png").rename(tmp_path / "elsewhere" / "0.png")
+    if kind == "folder":
+        assert shard_rows(moved, RowColumns()).fingerprint != before
+
+
+def test_paths_in_data_lead_where_they_may(tmp_path):
+    (tmp_path / "data").mkdir()
+    image_of(0).save(tmp_path / "outside.png")
+    image_of(1).save(tmp_path / "data" / "inside.png")
+    rows = {"image": ["inside.png", "../outside.png", None], "caption": ["a", "b", "c"]}
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "data" / "rows.parquet")
+    for root, is_refused in ((None, True), (str(tmp_path), False)):
+        (shard,) = shard_rows(tmp_path / "data" / "rows.parquet", RowColumns(image_root=root)).shards
+        inside, outside, missing = (row["image"] for row in shard.read(0, None))
+        assert inside == f"{tmp_path}/data/inside.png" and missing is None
+        assert outside.startswith(REFUSED) == is_refused
+    (tmp_path / "data" / "list.txt").write_text(f"../outside.png\n{tmp_path}/outside.png\nftp://x/y.png\n")
+    (shard,) = shard_rows(tmp_path / "data" / "list.txt", RowColumns()).shards
+    first, second, third = (row["image"]["path"] for row in shard.read(0, None))
+    assert first == second == f"{tmp_path}/outside.png" and third.startswith(REFUSED)
+
+
+def test_names_are_relative_to_the_data(tmp_path):
+    folder = str(tmp_path)
+    for image, name in (
+        (f"{folder}/a/b.png", "a/b.png"),
+        ({"bytes": b"", "path": f"{folder}/x.tar/a.png"}, "x.tar/a.png"),
+        ({"bytes": b"", "path": None}, ""),
+        (f"{folder}more/b.png", f"{folder}more/b.png"),
+        ("https://example.org/a.png", "https://example.org/a.png"),
+        (f"{REFUSED}file damaged\nno.", ""),
+        ("data:image/png;base64,aaaa", ""),
+        ("caf\udce9.png", "caf\\udce9.png"),
+        (None, ""),
+    ):
+        assert image_name(image, folder) == name
+
+
+def test_what_is_needed_must_be_there(tmp_path, monkeypatch):
+    table = make_source("table", tmp_path / "data", monkeypatch)
+    with pytest.raises(ValueError, match="no column 'photo'"):
+        shard_rows(table, RowColumns(image_column="photo"))
+    shard_rows(table, RowColumns(image_column="photo"), images=False)
+    with pytest.raises(ValueError, match="no column 'text'"):
+        shard_rows(table, RowColumns(caption_column="text"), captions=True)
+    assert not shard_rows(table, RowColumns(caption_column="text")).has_captions
+    tar = make_source("tar", tmp_path / "tars", monkeypatch)
+    with pytest.raises(ValueError, match="no column 'text'"):
+        shard_rows(tar, RowColumns(caption_column="text"), captions=True)
+    with pytest.raises(ValueError, match="has no splits, so there is no `test`"):
+        shard_rows(table, RowColumns(split="test"))
+    with pytest.raises(ValueError, match="There is no file"):
+        shard_rows(tmp_path / "nowhere.txt", RowColumns())
+    assert read_list(make_source("list", tmp_path / "lists", monkeypatch))[0] == "00.png"
+
+
+def test_the_bytes_of_a_file_are_those_that_are_decoded(tmp_path):
+    data = encoded(image_of(0))
+    (tmp_path / "a.png").write_bytes(data)
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), data, {"bytes": data, "path": None}):
+        assert fetch_file(source) == data
+    image = image_of(0)
+    assert fetch_file(image) is image and fetch_file("nowhere.png") == "nowhere.png"
+    for source in (str(tmp_path), "/dev/null", "ftp://x/y.png"):
+        with pytest.raises(UnreadableImage):
+            fetch_file(source)
