@@ -114,6 +114,15 @@ PUBLIC_NAMES = {
         "load_dual_encoder",
         "read_embeddings",
     ],
+    "clip_hf.export": [
+        "ClipHFExportedConfig",
+        "ClipHFExportedModel",
+        "FeatureParity",
+        "MIN_COSINE",
+        "ParityReport",
+        "TowerSpeed",
+        "export_model",
+    ],
     "clip_hf.evaluation": [
         "AdaptationResult",
         "CLASSIFICATION_METRICS",

@@ -4,6 +4,15 @@
 
 from .exported_model import ClipHFExportedConfig, ClipHFExportedModel
 from .exporting import export_model
+from .parity_report import MIN_COSINE, FeatureParity, ParityReport, TowerSpeed
 
 
-__all__ = ["ClipHFExportedConfig", "ClipHFExportedModel", "export_model"]
+__all__ = [
+    "ClipHFExportedConfig",
+    "ClipHFExportedModel",
+    "FeatureParity",
+    "MIN_COSINE",
+    "ParityReport",
+    "TowerSpeed",
+    "export_model",
+]

@@ -2,23 +2,26 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Export a model's towers for another runtime."""
 
-import importlib.metadata
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..utils.atomic import replaced_folder
+from ..utils.atomic import clear_leftovers, replaced_folder
 from ..utils.extras import require_extra
-from .exported_folder import TOWERS, tower_file, write_record
-from .exported_model import ClipHFExportedConfig
+from ..utils.fingerprints import package_version, weights_digest
+from .export_card import write_export_card
+from .exported_folder import RECORD, TOWERS, tower_file, write_record
+from .exported_model import ClipHFExportedConfig, ClipHFExportedModel
+from .parity_report import ParityReport, compare_with_torch
+from .quantizing import quantize_towers
+from .quiet_libraries import quiet_exporters
 from .runtime_sessions import check_precision, check_runtime
+from .sources import as_exportable, describe_model, load_source
+from .tower_inputs import Samples, prepare_samples
 from .towers import ImageTower, TextTower
 
 
@@ -26,45 +29,129 @@ _MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvin
 
 
 def export_model(
-    model: PreTrainedModel,
+    model: PreTrainedModel | str | os.PathLike,
     folder: str | os.PathLike,
     runtime: str = "onnx",
     precision: str = "float32",
     *,
     processor: Any = None,
-) -> None:
-    """Export both towers into a folder, which appears when it is whole."""
+    images: Sequence[Any] | None = None,
+    texts: Sequence[str] | None = None,
+    allow_loss: bool = False,
+) -> ParityReport:
+    """Export both towers of a CLIP or SigLIP into a folder, once they are shown to compute what PyTorch does.
+
+    [`ClipHFExportedModel`] opens the folder, which also holds configuration, processor, `export.json` (versions, files
+    with their SHA-256, this report) and a model card; its `.onnx` files run in ONNX Runtime without clip_hf.
+
+    Args:
+        model (`PreTrainedModel`, `str` or `os.PathLike`): A model of ours, or transformers' CLIP or SigLIP; or the
+            path or name of one. It stays as it is.
+        folder (`str` or `os.PathLike`): Where to write. An export that is there is replaced.
+        runtime (`str`, *optional*, defaults to `"onnx"`): `"onnx"` or `"openvino"`.
+        precision (`str`, *optional*, defaults to `"float32"`): `"float32"`; `"bfloat16"`, OpenVINO's products on
+            processors that have it; or `"int8"`, for which weights are rounded by channel.
+        processor (*optional*): The model's processor, with `image_processor` and `tokenizer`; needed for a model in
+            memory.
+        images (`Sequence`, *optional*): Images such as the model will see: paths, or whatever
+            [`open_image`](zero_shot.md) reads. Int8 needs them: every other one, 128 at most, calibrates the towers,
+            and the rest are compared. Without any, eight random ones are compared, and speed is not measured.
+        texts (`Sequence[str]`, *optional*): Labels or captions to compare; by default a few prompts.
+        allow_loss (`bool`, *optional*, defaults to `False`): Whether to write an export whose features differ by more
+            than [`MIN_COSINE`] allows, too.
+
+    Returns:
+        [`ParityReport`]: how the towers compare with PyTorch in float32, and their speed.
+
+    Raises:
+        ValueError: if the model cannot be exported, the runtime or the processor lacks the precision, int8 has no
+            images, or features differ too much. What is at `folder` is then unchanged, as after any other error.
+        FileExistsError: if there is something at `folder` that is no export.
+        MissingExtra: if the runtime is not installed.
+        OSError: if the model is not found, or there is not enough room.
+
+    Example:
+
+    ```python
+    >>> from clip_hf.export import export_model
+
+    >>> report = export_model("openai/clip-vit-base-patch32", "vit-b-32-onnx", "onnx")
+    >>> report.images.cosine_min > 0.99999
+    True
+    ```
+    """
     check_runtime(runtime)
     check_precision(runtime, precision)
     require_extra(runtime, f'export_model(runtime="{runtime}")', *_MODULES[runtime])
-    with replaced_folder(folder) as temporary:
-        config = describe_model(model, processor, runtime, precision)
+    check_destination(folder)
+    if precision == "int8" and not images:
+        raise ValueError(
+            "int8 towers are calibrated on images such as they will see, and none are given: pass some hundred as "
+            "`images` (`--images FOLDER`)."
+        )
+    if isinstance(model, (str, os.PathLike)):
+        model, processor = load_source(model, processor)
+    config = describe_model(model, processor, runtime, precision)
+    samples = prepare_samples(config, processor, images, texts)
+    compared, calibration = samples.split() if precision == "int8" else (samples, None)
+    with replaced_folder(folder) as temporary, as_exportable(model) as source:
         config.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        export_towers(model, config, temporary)
-        packages = ("clip_hf", "torch", "transformers", *_MODULES[runtime])
-        write_record(temporary, {"versions": {package: importlib.metadata.version(package) for package in packages}})
+        export_towers(source, config, temporary)
+        if calibration is not None:
+            quantize_towers(temporary, config, calibration)
+        report = _write_report(temporary, source, config, compared, calibration)
+        if not allow_loss:
+            report.check()
+    return report
 
 
-def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precision: str) -> ClipHFExportedConfig:
-    """The configuration of the export of a model."""
-    config, tokenizer = model.config, getattr(processor, "tokenizer", processor)
-    length = min(config.text_config.max_position_embeddings, tokenizer.model_max_length)
-    bias = getattr(model, "logit_bias", None)
-    return ClipHFExportedConfig(
-        tower_format=runtime,
-        precision=precision,
-        projection_dim=config.projection_dim,
-        image_size=config.vision_config.image_size,
-        context_length=length,
-        has_projection=config.model_type == "clip_hf",
-        logit_scale=float(model.logit_scale),
-        logit_bias=None if bias is None else float(bias),
-        source_config=config.to_dict(),
-        architectures=["ClipHFExportedModel"],
-    )
+def check_destination(folder: str | os.PathLike) -> None:
+    """
+    Raises:
+        FileExistsError: if there is something at `folder` that is no export and no empty folder.
+    """
+    path = Path(folder)
+    clear_leftovers(path)
+    if path.exists() and not (path / RECORD).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"{path} exists and is no export: it is not replaced. Name another folder.")
 
 
+def _write_report(
+    folder: Path,
+    model: PreTrainedModel,
+    config: ClipHFExportedConfig,
+    compared: Samples,
+    calibration: Samples | None,
+) -> ParityReport:
+    """Compare the towers in a folder with the model, and write `export.json` and the card."""
+    packages = ("clip_hf", "torch", "transformers", *_MODULES[config.tower_format])
+    record = {
+        "runtime": config.tower_format,
+        "precision": config.precision,
+        "versions": {package: package_version(package) for package in packages},
+        "source_weights": weights_digest(model).hex(),
+        "calibration": None if calibration is None else calibration.describe(),
+    }
+    if config.tower_format == "onnx":
+        record["opset"] = _opset(folder)
+    write_record(folder, record)
+    report = compare_with_torch(model, ClipHFExportedModel.from_pretrained(folder), compared)
+    record["report"] = report.to_dict()
+    write_record(folder, record)
+    write_export_card(folder, config, record, report)
+    return report
+
+
+def _opset(folder: Path) -> int:
+    """Version of the operators of ONNX towers."""
+    import onnx
+
+    graph = onnx.load(folder / tower_file(TOWERS[0], "onnx"), load_external_data=False)
+    return next(each.version for each in graph.opset_import if each.domain in ("", "ai.onnx"))
+
+
+@torch.no_grad()
 def export_towers(model: PreTrainedModel, config: ClipHFExportedConfig, folder: Path) -> None:
     """Write the graphs of both towers, float32, with dynamic batch and length of texts."""
     size, dynamic = config.image_size, torch.export.Dim.DYNAMIC
@@ -78,15 +165,9 @@ def export_towers(model: PreTrainedModel, config: ClipHFExportedConfig, folder: 
     }
     for name in TOWERS:
         tower, inputs, axes = towers[name]
-        tower.eval()
-        with quiet_exporters(), torch.no_grad():
-            _export(
-                tower,
-                inputs,
-                {next(iter(inputs)): axes},
-                folder / tower_file(name, config.tower_format),
-                config.tower_format,
-            )
+        path = folder / tower_file(name, config.tower_format)
+        with quiet_exporters():
+            _export(tower.eval(), inputs, {next(iter(inputs)): axes}, path, config.tower_format)
 
 
 def _export(tower: torch.nn.Module, inputs: dict, shapes: dict, path: Path, runtime: str) -> None:
@@ -98,19 +179,3 @@ def _export(tower: torch.nn.Module, inputs: dict, shapes: dict, path: Path, runt
         from transformers.exporters.exporter_openvino import OpenVINOExporter as Exporter
     exported = Exporter().export(tower, inputs, config=Config(dynamic_shapes=shapes))
     Exporter.save_program(exported.program, path)
-
-
-@contextmanager
-def quiet_exporters() -> Iterator[None]:
-    """Keep back what the exporters say of operators and versions that these towers do not need."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "transformers.exporters", "nncf")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

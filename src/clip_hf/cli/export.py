@@ -1,0 +1,74 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf export`: a model for ONNX Runtime or OpenVINO."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from ..data.image_folders import images_in
+from ..data.openmoji import load_openmoji
+from ..export import ParityReport, export_model
+from ..export.exporting import check_destination
+from ..utils.extras import MissingExtra
+from ..utils.terminal_tables import draw_table
+from .classify import read_labels
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the arguments ask for; the exit status."""
+    logging.disable_progress_bar()
+    check_destination(options.destination)
+    if os.path.exists(options.destination) and not options.overwrite:
+        raise FileExistsError(f"{options.destination} exists. Name another folder, or replace it with --overwrite.")
+    images, texts = _data(options)
+    report = export_model(
+        options.model,
+        options.destination,
+        options.runtime,
+        options.precision,
+        images=images,
+        texts=texts,
+        allow_loss=options.allow_loss,
+    )
+    print(json.dumps(report.to_dict()) if options.json else _describe(report, Path(options.destination)))
+    return 0
+
+
+def _data(options: argparse.Namespace) -> tuple[Sequence[Any] | None, Sequence[str] | None]:
+    """The images and texts to compare on."""
+    labels = None if options.labels is None else read_labels(options.labels)
+    if options.images is not None:
+        folder = Path(options.images)
+        if not folder.is_dir():
+            raise NotADirectoryError(f"--images {folder}: there is no such folder.")
+        paths = [Path(path) for path in images_in(folder)[0]]
+        if not paths:
+            raise ValueError(f"--images {folder}: there is no image in this folder.")
+        return _spread(paths, options.max_images), labels
+    try:
+        drawings = load_openmoji()["train"]
+    except MissingExtra as error:
+        print(f"clip-hf export: no images to compare on ({error}) Give some with --images FOLDER.", file=sys.stderr)
+        return None, labels
+    rows = drawings.select(_spread(range(len(drawings)), options.max_images))
+    return rows["image"][:], labels or list(dict.fromkeys(rows["caption"][:]))
+
+
+def _spread(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many items, evenly spread."""
+    count = min(len(items), most)
+    return [items[place * len(items) // count] for place in range(count)]
+
+
+def _describe(report: ParityReport, folder: Path) -> str:
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    title = f"{folder}: {report.runtime}, {report.precision}, {size / 1e6:,.0f} MB, against PyTorch in float32"
+    columns = ("", "images", "texts")
+    return "\n".join([draw_table(title, columns, report.rows()), *report.notes()])

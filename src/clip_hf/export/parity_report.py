@@ -1,0 +1,194 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""How exported towers compare with PyTorch in float32: features, answers and speed."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..utils.processor import read_processor
+from .exported_model import ClipHFExportedModel
+from .tower_inputs import Samples
+from .towers import ImageTower, TextTower
+
+
+MIN_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "int8": 0.99}
+"""The least cosine of an image's or text's features with those of PyTorch that an export may have, by precision."""
+_BATCH = 16
+_SPEED_BATCHES = (1, 16)
+_ROUNDS = 5
+_MAX_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class FeatureParity:
+    """Cosines of exported features with PyTorch's.
+
+    Args:
+        count (`int`): Number of images or texts.
+        cosine_min (`float`): The least cosine.
+        cosine_mean (`float`): Their mean.
+    """
+
+    count: int
+    cosine_min: float
+    cosine_mean: float
+
+
+@dataclass(frozen=True)
+class TowerSpeed:
+    """Speed of a tower here, at a batch size.
+
+    Args:
+        tower (`str`): `"image"` or `"text"`.
+        batch_size (`int`): Images or texts at once.
+        torch_per_second (`float`): Images or texts a second in PyTorch, float32.
+        exported_per_second (`float`): The same in the runtime.
+    """
+
+    tower: str
+    batch_size: int
+    torch_per_second: float
+    exported_per_second: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast as PyTorch the export is."""
+        return self.exported_per_second / self.torch_per_second
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How an export compares with the model in PyTorch, float32.
+
+    Args:
+        runtime (`str`): The runtime.
+        precision (`str`): The precision.
+        images (`FeatureParity`): Of the images' features.
+        texts (`FeatureParity`): Of the texts' features.
+        top1_agreement (`float`): Share of the images whose nearest text is the same one.
+        data (`str`): What was compared, in words.
+        speed (`tuple[TowerSpeed]`): Speeds; empty if no images were given.
+        processor (`str`): The processor on which they were measured.
+        threads (`int`): Threads of each side.
+    """
+
+    runtime: str
+    precision: str
+    images: FeatureParity
+    texts: FeatureParity
+    top1_agreement: float
+    data: str
+    speed: tuple[TowerSpeed, ...]
+    processor: str
+    threads: int
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: if a cosine is less than [`MIN_COSINE`] allows.
+        """
+        lowest, allowed = min(self.images.cosine_min, self.texts.cosine_min), MIN_COSINE[self.precision]
+        if not lowest >= allowed:  # NaN, too
+            raise ValueError(
+                f"The {self.precision} towers differ from PyTorch: the least cosine is {self.images.cosine_min:.6f} "
+                f"of {self.images.count} images and {self.texts.cosine_min:.6f} of {self.texts.count} texts, where "
+                f"{allowed} is asked for (mean {self.images.cosine_mean:.6f} and {self.texts.cosine_mean:.6f}, "
+                f"{self.top1_agreement:.1%} the same answers). Nothing was written. Use another precision, calibrate "
+                "on more images, or accept it with `allow_loss=True` (`--allow-loss`)."
+            )
+
+    def notes(self) -> list[str]:
+        """What a user should know besides the figures, in sentences."""
+        slower = [each for each in self.speed if each.ratio < 1]
+        notes = [
+            f"The {each.tower} tower at batch {each.batch_size} is SLOWER than PyTorch in float32 on this processor "
+            f"({each.ratio:.2f} times its speed)."
+            for each in slower
+        ]
+        if not self.speed:
+            notes.append("No images were given: random ones were compared, and speed was not measured.")
+        return notes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        speed = [{**asdict(each), "ratio": each.ratio} for each in self.speed]
+        return {**asdict(self), "speed": speed, "notes": self.notes()}
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The report as rows of a table: what, images, texts."""
+        both = (self.images, self.texts)
+        rows = [
+            ("compared", *(f"{each.count:,}" for each in both)),
+            ("least cosine", *(f"{each.cosine_min:.6f}" for each in both)),
+            ("mean cosine", *(f"{each.cosine_mean:.6f}" for each in both)),
+            ("same nearest text", f"{self.top1_agreement:.2%}", ""),
+        ]
+        for batch_size in dict.fromkeys(each.batch_size for each in self.speed):
+            speeds = {each.tower: each for each in self.speed if each.batch_size == batch_size}
+            sides = [speeds.get(tower) for tower in ("image", "text")]
+            rates = (f"{each.exported_per_second:.1f}" if each else "" for each in sides)
+            rows.append((f"a second, batch {batch_size}", *rates))
+            ratios = (f"{each.ratio:.2f}" if each else "" for each in sides)
+            rows.append((f"times PyTorch, batch {batch_size}", *ratios))
+        return rows
+
+
+@torch.no_grad()
+def compare_with_torch(model: PreTrainedModel, exported: ClipHFExportedModel, samples: Samples) -> ParityReport:
+    """Compare an export with the model that it was made from, on the CPU."""
+    image_tower, text_tower = ImageTower(model), TextTower(model)
+    towers = {
+        "image": (lambda pixels: image_tower(pixels)["image_embeds"], exported.encode_image, samples.pixel_values),
+        "text": (lambda ids: text_tower(ids)["text_embeds"], exported.encode_text, samples.input_ids),
+    }
+    features = {name: [_in_batches(side, inputs) for side in sides] for name, (*sides, inputs) in towers.items()}
+    parity = {name: _parity(*sides) for name, sides in features.items()}
+    nearest = [(features["image"][side] @ features["text"][side].T).argmax(dim=-1) for side in range(2)]
+    speed = []
+    for name, (in_torch, in_runtime, inputs) in towers.items() if samples.given else ():
+        speed += [_speed(name, in_torch, in_runtime, inputs, batch_size) for batch_size in _SPEED_BATCHES]
+    return ParityReport(
+        runtime=exported.runtime,
+        precision=exported.precision,
+        images=parity["image"],
+        texts=parity["text"],
+        top1_agreement=(nearest[0] == nearest[1]).float().mean().item(),
+        data=f"{'given' if samples.given else 'random'} images, {len(samples.input_ids)} texts",
+        speed=tuple(speed),
+        processor=read_processor().name,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _in_batches(run: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    return torch.cat([run(batch) for batch in inputs.split(_BATCH)])
+
+
+def _parity(reference: torch.Tensor, features: torch.Tensor) -> FeatureParity:
+    cosines = (reference.double() * features.double()).sum(dim=-1)
+    cosines /= reference.double().norm(dim=-1) * features.double().norm(dim=-1)
+    return FeatureParity(len(cosines), cosines.min().item(), cosines.mean().item())
+
+
+def _speed(name: str, in_torch: Callable, in_runtime: Callable, inputs: torch.Tensor, batch_size: int) -> TowerSpeed:
+    """Speeds of the best of several rounds, in which the sides take turns: other work on the machine only slows them.
+
+    Each warms up first, because the other's threads may still be waiting for work.
+    """
+    batch = inputs.repeat(-(-batch_size // len(inputs)), *[1] * (inputs.ndim - 1))[:batch_size]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    begun = time.perf_counter()
+    for _ in range(_ROUNDS):
+        for run, times in zip((in_torch, in_runtime), seconds):
+            run(batch)
+            start = time.perf_counter()
+            run(batch)
+            times.append(time.perf_counter() - start)
+        if time.perf_counter() - begun > _MAX_SECONDS:
+            break
+    return TowerSpeed(name, batch_size, *(batch_size / min(times) for times in seconds))

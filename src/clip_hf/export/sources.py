@@ -1,0 +1,95 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The models that can be exported: how they are loaded, and what an export must know of them."""
+
+import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
+
+from ..checkpoints.paths import check_exists
+from ..checkpoints.reading import is_foreign, lacks_config
+from ..checkpoints.saving import load
+from ..model.modeling_clip_hf import ClipHFModel
+from ..model.processing_clip_hf import ClipHFProcessor
+from .exported_model import ClipHFExportedConfig
+
+
+# Whether padding changes features, by model type. A text with padding on the right has the features of the text alone
+# in CLIP, whose attention is causal; SigLIP was trained with padding to full length.
+_FIXED_LENGTH = {"clip_hf": False, "clip": False, "siglip": True}
+
+
+def load_source(name: str | os.PathLike, processor: Any = None) -> tuple[PreTrainedModel, Any]:
+    """The float32 model of a path or name, and its processor unless one is given.
+
+    Raises:
+        ValueError: if it lacks weights, or its files cannot be read exactly.
+        OSError: if there is no such file, folder or model.
+    """
+    if is_foreign(name) or lacks_config(name):
+        model, its_processor = load(name, dtype=torch.float32)
+        return model, its_processor if processor is None else processor
+    check_exists(name)
+    model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+    ours = model_type in ("clip", "clip_hf")
+    model, info = (ClipHFModel if ours else AutoModel).from_pretrained(
+        name, dtype=torch.float32, output_loading_info=True
+    )
+    if info.get("missing_keys"):
+        raise ValueError(f"{name} lacks {len(info['missing_keys'])} of the model's weights; both towers are needed.")
+    return model, processor or (ClipHFProcessor if ours else AutoProcessor).from_pretrained(name)
+
+
+def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precision: str) -> ClipHFExportedConfig:
+    """The configuration of a model's export.
+
+    Raises:
+        ValueError: if the model is of a type that cannot be exported.
+        TypeError: if the processor lacks a part.
+    """
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if model_type not in _FIXED_LENGTH:
+        raise ValueError(
+            f"{type(model).__name__} is of the type {model_type!r}; models of the types {', '.join(_FIXED_LENGTH)} "
+            "can be exported."
+        )
+    if not all(hasattr(processor, part) for part in ("image_processor", "tokenizer", "save_pretrained")):
+        raise TypeError(
+            f"`processor` is {type(processor).__name__}; it must be the model's processor, with `image_processor` and "
+            "`tokenizer`: export_model(model, folder, processor=processor)."
+        )
+    bias = getattr(model, "logit_bias", None)
+    width = getattr(config, "projection_dim", None) or config.text_config.projection_size
+    return ClipHFExportedConfig(
+        tower_format=runtime,
+        precision=precision,
+        projection_dim=width,
+        image_size=config.vision_config.image_size,
+        context_length=min(config.text_config.max_position_embeddings, processor.tokenizer.model_max_length),
+        fixed_length=_FIXED_LENGTH[model_type],
+        has_projection=model_type == "clip_hf",
+        logit_scale=model.logit_scale.item(),
+        logit_bias=None if bias is None else bias.item(),
+        source_config=config.to_dict(),
+        architectures=["ClipHFExportedModel"],
+    )
+
+
+@contextmanager
+def as_exportable(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
+    """The model in evaluation mode, until the block ends; a copy of it, if it is not in float32 on the CPU."""
+    if any(weight.dtype != torch.float32 or weight.device.type != "cpu" for weight in model.parameters()):
+        model = copy.deepcopy(model).to("cpu", torch.float32)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training

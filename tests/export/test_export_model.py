@@ -1,0 +1,230 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`export_model`: what it writes, reports and refuses."""
+
+import errno
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from clip_hf import ClipHFModel
+from clip_hf.export import ClipHFExportedModel, export_model, exporting
+from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
+from clip_hf.export.sources import load_source
+from clip_hf.export.tower_inputs import Samples
+from tiny_models import CAPTIONS, make_tiny_model
+
+
+class _Exported(Exception):
+    """Raised in place of the export, which takes seconds."""
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    """Whatever is refused late would raise `_Exported`."""
+
+    def export_towers(*args):
+        raise _Exported
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+
+
+def report_of(cosine: float, precision: str = "float32", ratio: float = 2.0) -> ParityReport:
+    parity, speed = FeatureParity(3, cosine, cosine), TowerSpeed("image", 16, 10.0, 10.0 * ratio)
+    return ParityReport("onnx", precision, parity, parity, 1.0, "given images", (speed,), "Pentium", 2)
+
+
+def test_the_folder_says_what_it_is(exported_folder):
+    folder = exported_folder("vit", "onnx")
+    record = json.loads((folder / "export.json").read_text())
+    assert {"runtime": "onnx", "precision": "float32", "calibration": None}.items() <= record.items()
+    assert {"clip_hf", "torch", "transformers", "onnxruntime"} <= record["versions"].keys() and record["opset"] > 16
+    assert len(record["source_weights"]) == 32
+    report = record["report"]
+    assert report["images"]["count"] == 8 and report["images"]["cosine_min"] > 0.99999
+    assert report["top1_agreement"] == 1 and report["speed"] == []
+    assert "random ones were compared" in report["notes"][0]
+
+
+def test_the_card_runs_in_onnx_runtime_alone(exported_folder):
+    folder = exported_folder("vit", "onnx")
+    card = (folder / "README.md").read_text()
+    code = re.search(r"alone\n\n```python\n(.*?)```", card, re.DOTALL)[1]
+    assert "clip_hf" not in code
+    names: dict = {}
+    exec(code.replace("path/to/this/folder", str(folder)), names)
+    assert names["logits"].shape == (1, 2)
+    np.testing.assert_allclose(np.linalg.norm(names["image_embeds"], axis=-1), 1, atol=1e-5)
+    model = ClipHFExportedModel.from_pretrained(folder)
+    outputs = model(*(torch.from_numpy(names[name]) for name in ("input_ids", "pixel_values")))
+    np.testing.assert_allclose(outputs.logits_per_image.numpy(), names["logits"], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
+    before = [(module, module.training) for module in tiny_model.train().modules()]
+    report = export_model(
+        tiny_model,
+        tmp_path / "int8",
+        runtime,
+        "int8",
+        processor=tiny_processor,
+        images=images,
+        texts=CAPTIONS,
+        allow_loss=True,  # rounding weighs more in a tiny random model
+    )
+    assert all(module.training == training for module, training in before)
+    assert 0.9 < report.images.cosine_min < 0.9999999  # they are int8
+    assert (report.images.count, report.texts.count) == (2, 5) and len(report.speed) == 4
+    record = json.loads((tmp_path / "int8" / "export.json").read_text())
+    assert record["calibration"]["images"] == 3
+    exported = ClipHFExportedModel.from_pretrained(tmp_path / "int8")
+    assert exported.precision == "int8"
+    with pytest.raises(ValueError, match="int8 towers run as they are"):
+        ClipHFExportedModel.from_pretrained(tmp_path / "int8", dtype="float32")
+
+
+@pytest.mark.slow
+def test_siglip(tmp_path, images):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.SiglipConfig(
+        text_config={**sizes, "vocab_size": 600, "max_position_embeddings": 16, "projection_size": 32},
+        vision_config={**sizes, "image_size": 32, "patch_size": 16},
+    )
+    model = transformers.SiglipModel(config).eval()
+
+    class Processor:
+        image_processor = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
+
+        class tokenizer:
+            model_max_length = 16
+
+            def __new__(cls, texts, **options):
+                assert options["padding"] == "max_length"
+                return {"input_ids": torch.arange(len(texts) * 16).reshape(-1, 16) % 600}
+
+        def save_pretrained(self, folder):
+            self.image_processor.save_pretrained(folder)
+
+    report = export_model(model, tmp_path / "siglip", processor=Processor(), images=images, texts=["a", "b"])
+    assert min(report.images.cosine_min, report.texts.cosine_min) > 0.99999
+    exported = ClipHFExportedModel.from_pretrained(tmp_path / "siglip")
+    assert exported.logit_bias is not None
+    with pytest.raises(ValueError, match="exactly 16"):
+        exported.encode_text(torch.zeros(1, 5, dtype=torch.int64))
+
+
+def test_a_loss_is_refused_and_nothing_is_written(monkeypatch, exported_folder, tiny_processor, tmp_path):
+    source, folder = exported_folder("vit", "onnx"), tmp_path / "export"
+    shutil.copytree(source, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def export_towers(model, config, temporary):
+        for path in source.glob("*_tower.*"):
+            shutil.copy(path, temporary)
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+    torch.manual_seed(7)
+    other = ClipHFModel(make_tiny_model("vit").config).eval()  # other weights than the towers'
+    with pytest.raises(ValueError, match="differ from PyTorch.*allow-loss"):
+        export_model(other, folder, processor=tiny_processor)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    report = export_model(other, folder, processor=tiny_processor, allow_loss=True)
+    assert report.images.cosine_min < 0.999
+    assert json.loads((folder / "export.json").read_text())["report"]["images"]["cosine_min"] < 0.999
+
+
+def test_what_counts_as_a_loss():
+    report_of(0.999995).check()
+    report_of(0.995, "int8").check()
+    for cosine, precision in ((0.9999, "float32"), (0.998, "bfloat16"), (0.98, "int8"), (float("nan"), "int8")):
+        with pytest.raises(ValueError, match=f"The {precision} towers differ"):
+            report_of(cosine, precision).check()
+
+
+def test_what_is_slower_is_said():
+    assert report_of(1.0).notes() == []
+    assert "SLOWER than PyTorch" in report_of(1.0, ratio=0.5).notes()[0]
+    assert ("times PyTorch, batch 16", "0.50", "") in report_of(1.0, ratio=0.5).rows()
+
+
+def test_calibrating_images_are_not_compared():
+    samples = Samples(torch.arange(5.0).reshape(5, 1, 1, 1), torch.zeros(1, 3, dtype=torch.int64), True)
+    compared, calibration = samples.split()
+    assert compared.pixel_values.flatten().tolist() == [1, 3]
+    assert calibration.pixel_values.flatten().tolist() == [0, 2, 4]
+    other = Samples(samples.pixel_values + 1, samples.input_ids, True)
+    assert samples.describe()["images_sha256"] != other.describe()["images_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "pass some hundred"),
+        ({"precision": "int4"}, "must be one of"),
+        ({"precision": "bfloat16"}, "ONNX Runtime does not compute in bfloat16"),
+        ({"runtime": "tensorrt"}, "'onnx' or 'openvino'"),
+    ],
+)
+def test_bad_options(no_export, options, message, tiny_processor, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        export_model(make_tiny_model("vit"), tmp_path / "x", **options, processor=tiny_processor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_models_and_destinations(no_export, tiny_processor, tmp_path):
+    with pytest.raises(ValueError, match="Linear is of the type None; models of the types clip_hf, clip, siglip"):
+        export_model(torch.nn.Linear(2, 2), tmp_path / "x", processor=tiny_processor)
+    with pytest.raises(TypeError, match="must be the model's processor"):
+        export_model(make_tiny_model("vit"), tmp_path / "x")
+    with pytest.raises(OSError, match="no file or folder"):
+        export_model(tmp_path / "none.pt", tmp_path / "x")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match="is no export"):
+        export_model(make_tiny_model("vit"), mine, processor=tiny_processor)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_full_disk_leaves_nothing(monkeypatch, tiny_processor, tmp_path):
+    def export_towers(model, config, folder):
+        (folder / "image_tower.onnx").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+    with pytest.raises(OSError, match="No space left"):
+        export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_folders_are_refused(exported_folder, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exported_folder("vit", "onnx"), folder)
+    record = (folder / "export.json").read_bytes()
+    (folder / "export.json").unlink()
+    with pytest.raises(ValueError, match=r"has no export\.json"):
+        ClipHFExportedModel.from_pretrained(folder)
+    (folder / "export.json").write_bytes(record)
+    shutil.copy(exported_folder("resnet", "onnx") / "image_tower.onnx", folder)
+    with pytest.raises(ValueError, match=r"image_tower\.onnx in .* of another export"):
+        ClipHFExportedModel.from_pretrained(folder)
+    (folder / "image_tower.onnx").unlink()
+    with pytest.raises(ValueError, match=r"lacks image_tower\.onnx"):
+        ClipHFExportedModel.from_pretrained(folder)
+
+
+def test_models_are_loaded_by_path(tiny_processor, tmp_path):
+    model = make_tiny_model("vit")
+    model.save_pretrained(tmp_path)
+    tiny_processor.save_pretrained(tmp_path)
+    loaded, processor = load_source(tmp_path)
+    assert isinstance(loaded, ClipHFModel) and processor.tokenizer.vocab_size == tiny_processor.tokenizer.vocab_size
+    assert torch.equal(loaded.logit_scale, model.logit_scale)
