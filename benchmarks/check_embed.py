@@ -11,6 +11,7 @@ with 1 if a killed job, or one on Ray with a killed worker, left other bytes tha
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import platform
@@ -112,10 +113,15 @@ def start_job(model: str, source: Path, destination: Path, rows_per_part: int) -
 
 def peak_memory(model: str, source: Path, destination: Path, rows_per_part: int) -> float:
     """MiB that a job had in memory at most."""
-    job = start_job(model, source, destination, rows_per_part)
-    _, status, usage = os.wait4(job.pid, 0)
-    assert status == 0
-    return usage.ru_maxrss / 2**10
+    # Not from `wait4`, which counts what the parent had when it started the job.
+    job, peak = start_job(model, source, destination, rows_per_part), 0
+    while job.poll() is None:
+        with contextlib.suppress(OSError, IndexError):
+            status = Path(f"/proc/{job.pid}/status").read_text()
+            peak = max(peak, int(status.partition("VmHWM:")[2].split()[0]))
+        time.sleep(0.05)
+    assert job.returncode == 0
+    return peak / 2**10
 
 
 def contents(folder: Path) -> dict[str, bytes]:

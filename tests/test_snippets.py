@@ -16,6 +16,7 @@ import json
 import re
 import shlex
 
+import huggingface_hub
 import pytest
 
 from clip_hf.cli import main
@@ -100,6 +101,7 @@ def runnable(kind: str) -> list[str]:
 @pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
 def test_a_page_runs(page, world, tmp_path, monkeypatch):
     use_openmoji(monkeypatch, world.openmoji)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "hf_home"))  # exports are kept there
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)
     run_page(page, run_here, {**NOT_RUN, **ONLY_SLOW})
@@ -108,6 +110,7 @@ def test_a_page_runs(page, world, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", runnable("bash"))
 def test_a_page_runs_in_a_shell(page, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)
     run_page(page, run_in_shell, NOT_RUN)

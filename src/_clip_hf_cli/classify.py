@@ -4,7 +4,7 @@
 
 import argparse
 
-from .evaluate import INFERENCE_DTYPES, add_image_arguments
+from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument
 
 
 _EPILOG = """\
@@ -12,6 +12,7 @@ examples:
   clip-hf classify cat.jpg --model openai/clip-vit-base-patch32 --labels cat dog bird
   clip-hf classify photos --model my_model --labels names.txt --template openai_imagenet --top-k 1
   find . -name "*.jpg" | clip-hf classify - --model RN50.pt --labels indoors outdoors --json > labels.jsonl
+  clip-hf classify photos --model my_model --labels indoors outdoors --runtime openvino --dtype auto
   clip-hf classify photos --model my_model --labels beach sunset people --multi-label --threshold 0.9
 """
 
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work = parser.add_argument_group("encoding")
     work.add_argument("--batch-size", type=_count, default=32, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
+    add_runtime_argument(work)
     work.add_argument(
         "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: as stored)"
     )

@@ -4,7 +4,7 @@
 
 import argparse
 
-from .evaluate import DTYPES, MAX_SKIPPED_SHARE, add_image_arguments
+from .evaluate import INFERENCE_DTYPES, MAX_SKIPPED_SHARE, add_image_arguments, add_runtime_argument
 
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.embedding` has.
@@ -56,8 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
     work.add_argument("--num-threads", type=int, metavar="N", help="threads that prepare images (default: the cores)")
     work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
-    work.add_argument("--dtype", choices=DTYPES, help="type of the weights (default: float32)")
-    work.add_argument("--runtime", help="what runs the model: torch, onnx or openvino (default: as the model is)")
+    add_runtime_argument(work)
+    work.add_argument(
+        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in (default: float32, or as it was exported)"
+    )
     work.add_argument(
         "--ray", type=int, metavar="N", help="run N workers on a Ray cluster (RAY_ADDRESS; default: this machine)"
     )

@@ -12,6 +12,7 @@ IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (
 HIGH_BIT_DEPTH = ("error", "clip", "scale")
 MAX_SKIPPED_SHARE = 0.05
 DTYPES = ("float32", "float16", "bfloat16")
+RUNTIMES = ("torch", "onnx", "openvino")
 INFERENCE_DTYPES = ("auto", *DTYPES)  # auto: what suits the device, see `clip-hf env`
 _EPILOG = """\
 examples:
@@ -20,6 +21,7 @@ examples:
   clip-hf evaluate my_model --data my_photos --templates "a photo of a {}, a type of shoe."
   clip-hf evaluate outputs/demo/vit/last --tasks zero_shot retrieval linear_probe few_shot \\
       --data openmoji openmoji_skin_tones                      offline, what `make demo` trained
+  clip-hf evaluate my_model --data cifar10 --runtime openvino --dtype auto
   clip-hf evaluate open_clip:ViT-B-32/laion2b_s34b_b79k --data cifar100
   torchrun --nproc_per_node 2 -m clip_hf evaluate my_model --data cifar10
 """
@@ -81,14 +83,26 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
     work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
+    add_runtime_argument(work)
     work.add_argument(
-        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: float32)"
+        "--dtype",
+        choices=INFERENCE_DTYPES,
+        help="what to compute in; auto: what is fast here (default: float32, or as it was exported)",
     )
     how = parser.add_argument_group("how")
     how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
     how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
     how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
+
+
+def add_runtime_argument(group: argparse._ArgumentGroup) -> None:
+    """Add the argument that says what runs the model."""
+    group.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        help="what runs the model; it is exported once for onnx and openvino (default: torch, or as it was exported)",
+    )
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

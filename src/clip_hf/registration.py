@@ -67,7 +67,10 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
     def __new__(cls, *args, **kwargs):
         model = kwargs["model"] if "model" in kwargs else args[0]
         # Compare `model_type`, not the class: remote-code models are different classes.
-        ours = getattr(model.config, "model_type", None) == ClipHFConfig.model_type
+        model_type = getattr(model.config, "model_type", None)
+        ours = model_type in (ClipHFConfig.model_type, ClipHFExportedConfig.model_type)
+        if model_type == ClipHFExportedConfig.model_type and kwargs.get("device") is None:
+            kwargs["device"] = "cpu"  # an accelerator would be the default, and exported models run on the processor
         for name, auto_class in (("tokenizer", AutoTokenizer), ("image_processor", AutoImageProcessor)):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(kwargs.get("processor"), name, None) if ours else None

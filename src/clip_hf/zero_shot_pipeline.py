@@ -9,6 +9,16 @@ import torch
 from torch import nn
 
 from .checkpoints.paths import describe_not_found
+from .export.exported_model import ClipHFExportedModel
+from .export.opening import (
+    check_device,
+    check_open_export,
+    check_options,
+    is_exported,
+    open_cached_export,
+    open_exported,
+)
+from .export.runtime_sessions import RUNTIMES
 from .model.checks_clip_hf import unknown_option
 from .model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
 from .model.modeling_clip_hf import ClipHFModel
@@ -28,6 +38,7 @@ def pipeline(
     model: str | os.PathLike | nn.Module,
     processor: Any = None,
     *,
+    runtime: str | None = None,
     dtype: torch.dtype | str | None = None,
     **options: Any,
 ) -> ClipHFZeroShotImageClassificationPipeline:
@@ -39,14 +50,19 @@ def pipeline(
 
     Args:
         model (`str`, `os.PathLike` or `nn.Module`): The name of a CLIP repo on the hub or its folder, stock or saved
-            by us; a file or folder of OpenAI's or open_clip's format (see `clip_hf.checkpoints`); or a model in
-            memory, such as a [`ClipHFModel`], a `CLIPModel` of transformers, or one wrapped by peft.
+            by us; a file or folder of OpenAI's or open_clip's format (see `clip_hf.checkpoints`); a folder of
+            `clip-hf export`; or a model in memory, such as a [`ClipHFModel`], a `CLIPModel` of transformers, or one
+            wrapped by peft.
         processor ([`ClipHFProcessor`], `str` or `os.PathLike`, *optional*): The processor, or its repo or folder. By
             default the one beside the model's weights, also for a model in memory that was loaded from somewhere.
+        runtime (`str`, *optional*): What runs the model: `"torch"`, `"onnx"` or `"openvino"`. By default PyTorch, and
+            an exported folder by that for which it was made. With one of the others, a model that is not exported yet
+            is exported once, in float32, into `clip_hf/exports` below `$HF_HOME`.
         dtype (`torch.dtype` or `str`, *optional*): The dtype to compute in; by default that of the files. `"auto"` is
             the one that suits the device: bfloat16 on a processor that is measured to be faster with it, else float32,
             and on an accelerator the half precision that it has natively. A model in memory keeps its own by default,
-            and is converted in place otherwise, as by `model.to(dtype)`.
+            and is converted in place otherwise, as by `model.to(dtype)`. Exports run in their own precision; those of
+            OpenVINO may run in bfloat16, which `"auto"` picks as above.
         **options: `tokenizer` and `image_processor` in place of the processor's, as objects or as their repo or
             folder; where the files are (`revision`, `token`, `cache_dir`, `local_files_only`, ...); `device_map`, with
             which accelerate places a model that is loaded; and all options of the pipeline: `device`, `batch_size`,
@@ -59,6 +75,7 @@ def pipeline(
         OSError: if there is no such repo, folder or file, or a part is missing in it.
         ValueError: if it is not a CLIP with both towers, has no vocabulary, or an option does not make sense.
         TypeError: if `model` is neither a name nor a model, or there is no such option; before the model is loaded.
+        MissingExtra: if the runtime is not installed.
 
     Example:
 
@@ -75,21 +92,11 @@ def pipeline(
     if model == TASK or options.pop("task", TASK) != TASK:
         raise ValueError(f"The first argument is the model; {TASK!r} is the only task.")
     dtype = options.pop("torch_dtype", None) if dtype is None else dtype  # transformers' name before v5
-    device = options.get("device")
-    if isinstance(device, int):  # as in transformers' pipelines: the number of an accelerator, or -1
-        device = "cpu" if device < 0 else None
-    dtype = parse_inference_dtype(dtype, device)
+    check_options(runtime, dtype, options.get("device"))
     _check_names(options)
-    device_map = options.pop("device_map", None)
-    if isinstance(model, str | os.PathLike):
-        source = model
-        model = _load_model(source, dtype, location if device_map is None else {**location, "device_map": device_map})
-    elif device_map is not None:
-        raise ValueError("`device_map` places a model as it is loaded; this one is in memory. Use `device`.")
-    else:
-        source = getattr(model, "name_or_path", None)
-        _check_model(model)
-        model = model if dtype is None else model.to(dtype)
+    is_name = isinstance(model, str | os.PathLike)
+    source = model if is_name else getattr(model, "name_or_path", None)
+    model = _open_model(model, runtime, dtype, options, location)
     passed = {name: _load_part(name, options.pop(name, None), location) for name in _PARTS}
     if processor is None and None in passed.values():
         if not source:
@@ -107,7 +114,42 @@ def pipeline(
             f"There is no {missing[0].replace('_', ' ')}: the processor is a {type(processor).__name__}. Pass "
             f"`{missing[0]}=...`, or a `ClipHFProcessor`."
         )
+    if runtime in RUNTIMES and not isinstance(model, ClipHFExportedModel):
+        whole = processor if all(part is None for part in passed.values()) else ClipHFProcessor(**parts)
+        model = open_cached_export(model, whole, runtime, dtype, str(source or type(model).__name__))
+    if isinstance(model, ClipHFExportedModel):
+        check_device(options.get("device"))
+        options["device"] = "cpu"
     return ClipHFZeroShotImageClassificationPipeline(model=model, task=TASK, **parts, **options)
+
+
+def _open_model(
+    model: str | os.PathLike | nn.Module,
+    runtime: str | None,
+    dtype: torch.dtype | str | None,
+    options: dict[str, Any],
+    location: dict[str, Any],
+) -> nn.Module:
+    """The model, loaded if it is a name; in its place in memory and in its dtype if PyTorch is to run it."""
+    device_map = options.pop("device_map", None)
+    is_name = isinstance(model, str | os.PathLike)
+    if device_map is not None and not is_name:
+        raise ValueError("`device_map` places a model as it is loaded; this one is in memory. Use `device`.")
+    if isinstance(model, ClipHFExportedModel):
+        check_open_export(model, runtime, dtype)
+        return model
+    if is_name and is_exported(model, **location):
+        return open_exported(model, runtime, dtype, **location)
+    device = options.get("device")
+    if isinstance(device, int):  # as in transformers' pipelines: the number of an accelerator, or -1
+        device = "cpu" if device < 0 else None
+    # An export is made of float32, and computes in `dtype` itself.
+    exports = runtime in RUNTIMES
+    dtype = parse_inference_dtype(torch.float32 if exports and is_name else None if exports else dtype, device)
+    if is_name:
+        return _load_model(model, dtype, location if device_map is None else {**location, "device_map": device_map})
+    _check_model(model)
+    return model if dtype is None else model.to(dtype)
 
 
 def _check_names(options: dict[str, Any]) -> None:

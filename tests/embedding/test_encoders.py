@@ -432,8 +432,8 @@ def test_what_cannot_be_loaded(tmp_path, clip_folder, tiny_processor):
         load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, dtype="int8")
     with pytest.raises(ValueError, match="used as it is"):
         load_dual_encoder(load_dual_encoder(clip_folder), device="cpu")
-    with pytest.raises(ValueError, match="`runtime` is 'onnx'; the only one there is so far is None"):
-        load_dual_encoder(clip_folder, "onnx")
+    with pytest.raises(ValueError, match="`runtime` is 'tensorrt'; it must be one of 'torch', 'onnx', 'openvino'"):
+        load_dual_encoder(clip_folder, "tensorrt")
     with pytest.raises(ValueError, match="passed by its name: `processor=...`"):
         load_dual_encoder(make_tiny_model("vit"), tiny_processor)
 

@@ -222,6 +222,28 @@ def test_a_new_task_is_a_class_and_a_line(models, data, tmp_path, monkeypatch):
     assert result.count == 12 and metrics_of(tmp_path) == {f"ending-{data.name}": {}}
 
 
+def test_results_say_which_runtime_they_were_computed_with(models, exported_folder, data, tmp_path, capsys):
+    """The figures of an export are those of PyTorch, and both can be compared."""
+    exported, results = exported_folder("vit", "onnx"), {}
+    folders = {None: tmp_path / "torch", "onnx": tmp_path / "onnx", "openvino": tmp_path / "openvino"}
+    for runtime, folder in folders.items():
+        model, options = (models["vit"], ()) if runtime is None else (exported, ("--runtime", runtime))
+        assert evaluate(model, "--data", data, "--output-dir", folder, *QUICK, *options) == 0
+        (path,) = folder.glob("zero_shot-*.json")
+        results[runtime] = json.loads(path.read_text())
+    names = {runtime: result["model"] for runtime, result in results.items()}
+    assert names[None] == str(models["vit"])
+    assert names["onnx"] == f"{exported} (onnx, float32)" and names["openvino"] == f"{exported} (openvino, float32)"
+    figures = [result["metrics"] for result in results.values()]
+    assert figures[0] == pytest.approx(figures[1]) and figures[0] == pytest.approx(figures[2])
+    assert evaluate(exported, "--data", data, "--output-dir", folders["onnx"], "--runtime", "openvino") == 1
+    assert f"holds results of {names['onnx']}" in capsys.readouterr().err  # they do not mix
+    assert main(["compare", *map(str, folders.values()), "--output-dir", str(tmp_path / "compared")]) == 0
+    assert "(openvino, float32)" in (tmp_path / "compared" / "comparison.md").read_text()
+    assert evaluate(exported, "--data", data, "--output-dir", tmp_path / "card", *QUICK, "--update-card") == 1
+    assert "clip_hf_exported" in capsys.readouterr().err
+
+
 def test_evaluations_have_one_shape_of_arguments():
     for name in TASKS:
         parameters = inspect.signature(getattr(clip_hf.evaluation, f"evaluate_{name}")).parameters

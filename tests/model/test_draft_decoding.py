@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import clip_hf
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
@@ -80,6 +80,16 @@ def test_drafts_are_near_the_exact_pixels(size, kind):
     image = image.convert({"grey": "L", "CMYK": "CMYK"}.get(kind, "RGB"))
     data = jpeg(image, progressive=kind == "progressive", subsampling=0 if kind == "4:4:4" else 2)
     assert_close(compare(data))
+
+
+def test_files_of_phones_and_editors_are_drafted():
+    image = waves(901, 700)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    with io.BytesIO() as file:
+        image.save(file, "MPO", save_all=True, append_images=[image.rotate(180)], quality=95)
+        several = file.getvalue()
+    for data in (several, jpeg(image, icc_profile=profile), jpeg(image) + b"more" * 1000):
+        assert_close(compare(data))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -239,7 +239,7 @@ MUTATIONS = [
         "embedding/part_worker.py",
         "while row is not None and count < rows_per_part and len(batch) < batch_size:",
         "while row is not None and len(batch) < batch_size:",
-        "embedding/test_embedding_job.py -k 'whole or another'",
+        "embedding/test_embedding_job.py -k size_of_batches",
     ),
     Mutation(
         "options of another job accepted",

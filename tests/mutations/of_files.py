@@ -330,15 +330,15 @@ REGISTRATION = [
     Mutation(
         "the stock pipeline for our models",
         "registration.py",
-        "== ClipHFConfig.model_type\n",
-        "!= ClipHFConfig.model_type\n",
+        "ours = model_type in (",
+        "ours = model_type not in (",
         "test_registration.py -k pipeline_of_a_repo",
     ),
     Mutation(
         "a repo's own code gets the stock pipeline",
         "registration.py",
-        'getattr(model.config, "model_type", None) == ClipHFConfig.model_type',
-        "type(model.config) is ClipHFConfig",
+        "ours = model_type in (ClipHFConfig.model_type, ClipHFExportedConfig.model_type)",
+        "ours = type(model.config) in (ClipHFConfig, ClipHFExportedConfig)",
         "test_registration.py -k told_by_its_type",
     ),
     Mutation(

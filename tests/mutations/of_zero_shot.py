@@ -534,8 +534,8 @@ MUTATIONS = [
     Mutation(
         "texts are as long as the tokenizer allows",
         "model/zero_shot_clip_hf.py",
-        'lengths = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))',
-        'lengths = (getattr(tokenizer, "model_max_length", None),)',
+        '        getattr(getattr(config, "text_config", None), "max_position_embeddings", None),\n',
+        "",
         "model/test_zero_shot_clip_hf.py -k models_context",
     ),
     Mutation(

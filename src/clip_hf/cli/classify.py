@@ -51,6 +51,7 @@ def run(options: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     classifier = pipeline(
         options.model,
+        runtime=options.runtime,
         dtype=options.dtype,
         device=device,
         candidate_labels=labels,

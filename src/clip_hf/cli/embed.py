@@ -18,8 +18,7 @@ from ..embedding import (
     load_dual_encoder,
     ray,
 )
-from ..utils.devices import parse_device
-from ..utils.dtypes import parse_dtype
+from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
 from ..utils.wording import counted
 from .classify import image_paths
@@ -29,8 +28,8 @@ from .image_options import image_options
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; returns the exit status."""
     logging.disable_progress_bar()
-    wanted, device, dtype = embedding_options(options), parse_device(options.device), parse_dtype(options.dtype)
-    loading = {"runtime": options.runtime, "dtype": dtype, "device": device}
+    wanted, device = embedding_options(options), check_encoder_options(options.runtime, options.dtype, options.device)
+    loading = {"runtime": options.runtime, "dtype": options.dtype, "device": device}
     if options.ray is not None:
         source = _paths_on_stdin(True) if options.source == "-" else options.source
         summary = ray.embed(

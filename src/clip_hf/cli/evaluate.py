@@ -9,13 +9,13 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..utils.devices import parse_device
 from ..utils.extras import require_extra
 
 
 require_extra("eval", "`clip-hf evaluate`", "datasets")
 
 from ..embedding import EncodingOptions
+from ..embedding.load_encoder import check_encoder_options
 from ..evaluation import (
     ClassificationOptions,
     EvaluationResult,
@@ -26,7 +26,6 @@ from ..evaluation import (
 )
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
-from ..utils.dtypes import parse_inference_dtype
 from ..utils.processes import start_processes
 from ..utils.wording import safe_name
 from .image_options import image_options
@@ -68,11 +67,12 @@ def evaluate(
 ) -> list[EvaluationResult]:
     """Evaluate one model and print its figures; all processes of a launch call this, the first gets the results."""
     logging.disable_progress_bar()
-    device = parse_device(options.device)
-    dtype = parse_inference_dtype(options.dtype, device)
+    device = check_encoder_options(options.runtime, options.dtype, options.device)
     asked = suite_options(options, output_dir, replace_results)
     with start_processes(options.device) as accelerator:
-        return run_suite(model, asked, device=device, dtype=dtype, accelerator=accelerator)
+        return run_suite(
+            model, asked, runtime=options.runtime, device=device, dtype=options.dtype, accelerator=accelerator
+        )
 
 
 def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) -> Path:
@@ -94,7 +94,8 @@ def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and say where the results are; returns the exit status."""
     # The whole path names the folder, because several trainings may end in folders of the same name.
-    output_dir = options.output_dir or Path("evaluation") / safe_name(options.model)
+    name = "-".join(filter(None, (options.model, options.runtime)))
+    output_dir = options.output_dir or Path("evaluation") / safe_name(name)
     results = evaluate(options.model, options, output_dir)
     if results:
         print(f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side.")

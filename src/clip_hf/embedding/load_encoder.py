@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Any CLIP behind one interface: ours, transformers' dual encoders, open_clip's and sentence-transformers'."""
+"""Any CLIP behind one interface: ours, transformers' dual encoders, exported ones, and those of other libraries."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,16 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
 from .. import checkpoints
 from ..checkpoints.paths import check_exists, describe_not_found
 from ..checkpoints.reading import is_foreign
+from ..export.exported_model import ClipHFExportedModel
+from ..export.opening import (
+    check_device,
+    check_open_export,
+    check_options,
+    is_exported,
+    open_cached_export,
+    open_exported,
+)
+from ..export.runtime_sessions import RUNTIMES
 from ..model.modeling_clip_hf import ClipHFModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model.zero_shot_clip_hf import input_device
@@ -21,6 +31,7 @@ from ..utils.devices import parse_device
 from ..utils.dtypes import AUTO, parse_inference_dtype
 from ..utils.hub import check_hub
 from .dual_encoder import DualEncoder
+from .exported_encoder import ExportedEncoder
 from .open_clip_encoder import OpenClipEncoder, load_open_clip
 from .transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
 
@@ -46,13 +57,17 @@ def load_dual_encoder(
               and tokens; other dual encoders of transformers (SigLIP, ALIGN, AltCLIP, ...) as transformers runs them;
             - `"open_clip:ARCH/PRETRAINED_OR_PATH"`, run by open_clip;
             - `"sentence_transformers:NAME_OR_PATH"`, run by sentence-transformers;
+            - a folder of `clip-hf export`, run by ONNX Runtime or OpenVINO on the processor;
             - a model in memory, with its `processor`;
             - a [`DualEncoder`], which is returned as it is.
-        runtime (`str`, *optional*): What runs the model. The only one so far is PyTorch: leave it `None`.
-        dtype (`torch.dtype` or `str`, *optional*): What to convert the model to, such as `torch.bfloat16`; or
-            `"auto"`, which is bfloat16 on a processor that is measured to be faster with it, else float32, and on an
-            accelerator the half precision that it has natively. By default a model in memory keeps its own dtype, and
-            others are in float32.
+        runtime (`str`, *optional*): What runs the model: `"torch"`, `"onnx"` or `"openvino"`. By default PyTorch, and
+            an exported folder by that for which it was made. With one of the others, a model of ours or of
+            transformers that is not exported yet is exported once, in float32, into `clip_hf/exports` below
+            `$HF_HOME`.
+        dtype (`torch.dtype` or `str`, *optional*): What to compute in, such as `torch.bfloat16`; or `"auto"`, which is
+            bfloat16 on a processor that is measured to be faster with it, else float32, and on an accelerator the half
+            precision that it has natively. By default a model in memory keeps its own dtype, an export runs in the
+            precision that it was made with, and others are in float32. Of the exports OpenVINO's may run in bfloat16.
         device (`str` or `torch.device`, *optional*): Where to put the model. By default a model in memory stays where
             it is, and others go to the accelerator if there is one.
         processor (*optional*): For a model in memory: its processor, or `(image_processor, tokenizer)`; for one of
@@ -66,7 +81,7 @@ def load_dual_encoder(
         ValueError: if it is no dual encoder, lacks weights or cannot be read exactly; if there is no such runtime,
             dtype or device; if a [`DualEncoder`] is given with options.
         OSError: if there is no such file, folder or model, with what to do offline.
-        ImportError: if the library that was named is not installed.
+        ImportError: if the library or the runtime that was named is not installed.
 
     Example:
 
@@ -76,33 +91,91 @@ def load_dual_encoder(
     torch.Size([1, 2])
     ```
     """
-    if runtime is not None:
-        raise ValueError(
-            f"`runtime` is {runtime!r:.80}; the only one there is so far is None, which is PyTorch. (A processor is "
-            "passed by its name: `processor=...`.)"
-        )
     if isinstance(model, DualEncoder):
-        if any(option is not None for option in (processor, device, dtype)):
-            raise ValueError("A DualEncoder is used as it is: give processor, device and dtype where it is made.")
+        if any(option is not None for option in (processor, device, dtype, runtime)):
+            raise ValueError(
+                "A DualEncoder is used as it is: give processor, device, dtype and runtime where it is made."
+            )
         return model
-    device = parse_device(device)
-    if isinstance(model, nn.Module):
-        dtype = parse_inference_dtype(dtype, input_device(model) if device is None and dtype == AUTO else device)
-        encoder = _wrap_model(model, processor)
-    elif isinstance(model, (str, os.PathLike)):
-        if device is None:
-            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        dtype = parse_inference_dtype(dtype, device)
-        encoder = _load_by_name(os.fspath(model), processor, dtype or torch.float32)
-    else:
+    device = check_encoder_options(runtime, dtype, device)
+    in_memory = isinstance(model, nn.Module)
+    if not in_memory and not isinstance(model, (str, os.PathLike)):
         raise TypeError(
             f"`model` must be a name, a path, a model in memory or a DualEncoder; given {type(model).__name__}."
         )
+    if _is_exported(model):
+        return _load_exported(model, processor, runtime, dtype, device)
+    if runtime in RUNTIMES:
+        source = _wrap_model(model, processor) if in_memory else _load_by_name(model, processor, torch.float32)
+        return _export_once(source, runtime, dtype)
+    if in_memory:
+        dtype = parse_inference_dtype(dtype, input_device(model) if device is None and dtype == AUTO else device)
+        encoder = _wrap_model(model, processor)
+    else:
+        if device is None:
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        dtype = parse_inference_dtype(dtype, device)
+        encoder = _load_by_name(model, processor, dtype or torch.float32)
     options = {"device": device, "dtype": dtype}
     options = {name: value for name, value in options.items() if value is not None}
     if options:
         encoder.model.to(**options)
     return encoder
+
+
+def check_encoder_options(
+    runtime: str | None, dtype: torch.dtype | str | None, device: str | torch.device | None
+) -> torch.device | None:
+    """Check the options of [`load_dual_encoder`] before anything is loaded; the errors are its. Returns the device."""
+    if runtime is not None and not isinstance(runtime, str):
+        raise ValueError(f"`runtime` is {runtime!r:.80}. A processor is passed by its name: `processor=...`.")
+    device = parse_device(device)
+    check_options(runtime, dtype, device)
+    return device
+
+
+def _is_exported(model: nn.Module | str | os.PathLike) -> bool:
+    """Whether a model is one of `clip-hf export`."""
+    if isinstance(model, nn.Module):
+        return isinstance(model, ClipHFExportedModel)
+    name = os.fspath(model)
+    return not name.startswith((_OPEN_CLIP, _SENTENCE_TRANSFORMERS)) and is_exported(name)
+
+
+def _load_exported(
+    model: ClipHFExportedModel | str | os.PathLike,
+    processor: Any,
+    runtime: str | None,
+    dtype: torch.dtype | str | None,
+    device: torch.device | None,
+) -> ExportedEncoder:
+    """The encoder of an exported folder, or of one that is open."""
+    check_device(device)
+    if isinstance(model, ClipHFExportedModel):
+        check_open_export(model, runtime, dtype)
+        if processor is None:
+            raise TypeError("An exported model in memory needs its processor: pass `processor=...`.")
+        return ExportedEncoder(model, processor, model.name_or_path)
+    name = os.fspath(model)
+    opened = open_exported(name, runtime, dtype)
+    if processor is None:
+        is_ours = (opened.config.source_config or {}).get("model_type") == "clip_hf"
+        processor = (ClipHFProcessor if is_ours else AutoProcessor).from_pretrained(name)
+    return ExportedEncoder(opened, processor, name)
+
+
+def _export_once(encoder: DualEncoder, runtime: str, dtype: torch.dtype | str | None) -> ExportedEncoder:
+    """The encoder of a model's export in the cache."""
+    if not isinstance(encoder, TransformersEncoder):
+        raise ValueError(
+            f"{encoder.name} is run by another library, which `runtime={runtime!r}` cannot replace. Give the folder "
+            "or the file of its weights, without the library's name."
+        )
+    processor = encoder.processor
+    if isinstance(processor, (tuple, list)):
+        processor = ClipHFProcessor(*processor)
+    exported = open_cached_export(encoder.model, processor, runtime, dtype, encoder.name)
+    return ExportedEncoder(exported, encoder.processor, encoder.name)
 
 
 def _wrap_model(model: nn.Module, processor: Any) -> DualEncoder:
@@ -125,8 +198,9 @@ def _wrap_model(model: nn.Module, processor: Any) -> DualEncoder:
     return TransformersEncoder(model, processor, name)
 
 
-def _load_by_name(name: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
+def _load_by_name(model: str | os.PathLike, processor: Any, dtype: torch.dtype) -> DualEncoder:
     """The encoder of a model by name or path."""
+    name = os.fspath(model)
     if name.startswith(_OPEN_CLIP):
         model, its_processor = load_open_clip(name.removeprefix(_OPEN_CLIP))
         return OpenClipEncoder(model, processor or its_processor, name)

@@ -89,8 +89,9 @@ def run_suite(
     model: Any,
     options: SuiteOptions,
     *,
+    runtime: str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     accelerator: Accelerator | None = None,
     report: Callable[[str], None] = print,
 ) -> list[EvaluationResult]:
@@ -99,9 +100,10 @@ def run_suite(
     Args:
         model ([`DualEncoder`], `nn.Module`, `str` or path): The model; see [`load_dual_encoder`].
         options ([`SuiteOptions`]): What to run.
+        runtime (`str`, *optional*): What runs it: `"torch"`, the default, `"onnx"` or `"openvino"`.
         device (`str` or `torch.device`, *optional*): Where to run it; with an `accelerator`, each process runs on its
             own device.
-        dtype (`torch.dtype`, *optional*): Type of the model's weights.
+        dtype (`torch.dtype` or `str`, *optional*): What to compute in; `"auto"` is what suits the device.
         accelerator (`Accelerator`, *optional*): Accelerator of several processes that share the encoding; all of them
             call this.
         report (callable, *optional*, defaults to `print`): Called with each message.
@@ -115,7 +117,8 @@ def run_suite(
     """
     is_main = accelerator is None or accelerator.is_main_process
     jobs = _plan(options, report if is_main else lambda text: None)
-    encoder = load_dual_encoder(model, device=device if accelerator is None else accelerator.device, dtype=dtype)
+    device = device if accelerator is None else accelerator.device
+    encoder = load_dual_encoder(model, runtime=runtime, device=device, dtype=dtype)
     if not options.replace_results:
         _check_same_model(Path(options.output_dir), encoder.name)
     if options.image_options:

@@ -72,6 +72,8 @@ def _open_onnx(path: Path) -> Session:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait for work must leave the cores to those that prepare the next images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
     def run(output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:

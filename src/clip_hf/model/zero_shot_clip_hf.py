@@ -472,6 +472,8 @@ def _encode_tokens(
     # compute these once.
     order = sorted(range(len(lengths)), key=lambda index: (lengths[index], encoded["input_ids"][index].tolist()))
     device = input_device(model)
+    # Exported models ask for smaller batches.
+    max_tokens_per_batch = min(max_tokens_per_batch, getattr(model, "max_tokens_per_batch", max_tokens_per_batch))
     while order:
         # From the longest down: the first text of a batch is what the others are padded to.
         size = max(1, max_tokens_per_batch // lengths[order[-1]])
@@ -496,8 +498,12 @@ def input_device(model: nn.Module) -> torch.device:
 
 def context_length(model: nn.Module, tokenizer) -> int:
     """The longest text that both model and tokenizer take, in tokens."""
-    config = getattr(getattr(model, "config", None), "text_config", None)
-    lengths = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
+    config = getattr(model, "config", None)
+    lengths = (
+        getattr(getattr(config, "text_config", None), "max_position_embeddings", None),
+        getattr(config, "context_length", None),  # of an exported model, which has no configuration of its text tower
+        getattr(tokenizer, "model_max_length", None),
+    )
     return min(length for length in (*lengths, 2**31 - 1) if length is not None)
 
 

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..model.text_state_clip_hf import tensors_checksum
-
 
 # Keys of configurations that do not decide features.
 _VOLATILE = {
@@ -46,15 +44,9 @@ _TOKENIZER_SETTINGS = (
 _ADAPTERS = {"_active_adapter", "_disable_adapters"}
 
 
-def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Weights and persistent buffers by name."""
     return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
-
-
-def weights_state(model: nn.Module) -> tuple:
-    """A value that changes when weights do; a checksum takes a fraction of the time of [`weights_digest`]."""
-    weights = _tensors(model)
-    kinds = [(name, value.dtype, value.shape, value.is_meta) for name, value in weights.items()]
-    return *kinds, tensors_checksum([value for value in weights.values() if not value.is_meta])
 
 
 def weights_digest(model: nn.Module) -> bytes:
@@ -71,7 +63,7 @@ def weights_digest(model: nn.Module) -> bytes:
 
     # hashlib releases the interpreter lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return hashlib.blake2b(b"".join(pool.map(digest, _tensors(model).items())), digest_size=16).digest()
+        return hashlib.blake2b(b"".join(pool.map(digest, tensors_of(model).items())), digest_size=16).digest()
 
 
 def module_settings(model: nn.Module) -> list:
