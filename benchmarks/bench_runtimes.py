@@ -14,8 +14,8 @@ as strings, the others as padded tokens.
 With `--agreement`: how far trained models in bfloat16 and int8 agree with themselves in float32, on OpenMoji's
 drawings and names. Random weights would say nothing, so it takes the demo's models (`make demo`).
 
-Each side holds a whole model: all of ViT-L/14's take some 25 GB, so choose `--sides` where memory is less. OpenAI's code
-and open_clip are in `.parity` (`make parity-env`).
+Each side holds a whole model: all of ViT-L/14's take some 25 GB, so choose `--sides` where memory is less. OpenAI's
+code and open_clip are in `.parity` (`make parity-env`).
 """
 
 import argparse
