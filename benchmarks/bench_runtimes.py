@@ -14,7 +14,8 @@ as strings, the others as padded tokens.
 With `--agreement`: how far trained models in bfloat16 and int8 agree with themselves in float32, on OpenMoji's
 drawings and names. Random weights would say nothing, so it takes the demo's models (`make demo`).
 
-OpenAI's code and open_clip are in `.parity` (`make parity-env`).
+Each side holds a whole model: all of ViT-L/14's take some 25 GB, so choose `--sides` where memory is less. OpenAI's
+code and open_clip are in `.parity` (`make parity-env`).
 """
 
 import argparse
@@ -130,7 +131,9 @@ def load_openai(folder: Path) -> torch.nn.Module:
     state = torch.jit.load(folder / "openai.pt", map_location="cpu").state_dict()
     for name in ("input_resolution", "context_length", "vocab_size"):
         state.pop(name, None)
-    return references.load_openai_model_module().build_model(dict(state)).float().eval()
+    model = references.load_openai_model_module().build_model(dict(state)).float().eval()
+    model.load_state_dict({name: weight.float() for name, weight in state.items()})  # it was rounded to half precision
+    return model
 
 
 class OpenAIText(torch.nn.Module):
@@ -288,6 +291,9 @@ class Side:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
         )
+
+    def wait(self) -> None:
+        """Return once it is ready; RuntimeError if it cannot be."""
         self._read("ready")
 
     def _read(self, word: str) -> str:
@@ -319,10 +325,12 @@ def compare(architecture: str, sides: list[str], args: argparse.Namespace, folde
     write_inputs(folder, config.vision_config.image_size, processor, args.short, args.long)
     running = {}
     try:
+        running |= {side: Side(side, folder, args.threads) for side in sides}
         for side in sides:
             try:
-                running[side] = Side(side, folder, args.threads)
+                running[side].wait()
             except RuntimeError as error:
+                running.pop(side).end()
                 print(f"left out: {error}")
         for name in args.inputs:
             report(name, running, args, folder)

@@ -110,6 +110,21 @@ def test_modes_of_modules_and_gradients_stay_as_they_are(tiny_processor, images)
     assert weights_digest(model) == weights  # BatchNorm's statistics too
 
 
+def test_a_resnet_that_is_loaded_is_folded_and_one_in_memory_is_not(tmp_path, tiny_processor, images):
+    model = make_tiny_model("resnet")
+    checkpoints.save(model, tiny_processor, tmp_path / "model")
+    encoders = [load_dual_encoder(tmp_path / "model", device="cpu") for _ in range(2)]
+    given = load_dual_encoder(model, processor=tiny_processor)
+    with pytest.raises(ValueError, match="cannot be trained"):
+        encoders[0].model.train()
+    assert model.train().eval() is given.model
+    # Of the folded weights: features of the two ways differ by rounding, so caches keep them apart.
+    assert encoders[0].fingerprint == encoders[1].fingerprint != given.fingerprint
+    features = encoders[0].encode_images(images)
+    assert torch.equal(features, encoders[1].encode_images(images))
+    assert (features - given.encode_images(images)).abs().max() < 1e-6
+
+
 def test_texts_are_encoded_once_and_come_back_in_order(tiny_processor):
     encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
     counted = []

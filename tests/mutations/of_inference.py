@@ -7,6 +7,13 @@ from .mutation import Mutation
 
 MUTATIONS = [
     Mutation(
+        "a model that was given is folded",
+        "embedding/load_encoder.py",
+        "        if isinstance(encoder, ClipHFEncoder):\n            encoder.model.fold_batch_norm()",
+        "    if isinstance(encoder, ClipHFEncoder):\n        encoder.model.fold_batch_norm()",
+        "embedding/test_encoders.py -k folded",
+    ),
+    Mutation(
         "bfloat16 picked where it is emulated",
         "utils/processor.py",
         "if not read_processor().has_bfloat16:",

@@ -116,6 +116,8 @@ def load_dual_encoder(
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         dtype = parse_inference_dtype(dtype, device)
         encoder = _load_by_name(model, processor, dtype or torch.float32)
+        if isinstance(encoder, ClipHFEncoder):
+            encoder.model.fold_batch_norm()  # nobody else has the model
     options = {"device": device, "dtype": dtype}
     options = {name: value for name, value in options.items() if value is not None}
     if options:

@@ -377,7 +377,7 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         Example:
 
         ```python
-        >>> model = ClipHFModel.from_pretrained("me/my-resnet-clip").fold_batch_norm()
+        >>> model = ClipHFModel.from_pretrained("RN50.pt").fold_batch_norm()
         ```
         """
         blocks = [module for module in self.modules() if hasattr(module, "fold_batch_norm_")]
