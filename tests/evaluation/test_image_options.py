@@ -2,6 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How evaluations read image files: backgrounds, orientation, sizes, limits; ours and other libraries' models."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from _clip_hf_cli.evaluate import add_evaluation_arguments
 from clip_hf import ClipHFImageProcessor, ClipHFProcessor
 from clip_hf.cli.evaluate import suite_options
 from clip_hf.embedding.load_encoder import load_dual_encoder
+from clip_hf.embedding.transformers_encoder import ClipHFEncoder
 from clip_hf.evaluation.registry.evaluation_data import (
     CaptionedDataOptions,
     ClassificationOptions,
@@ -81,6 +85,23 @@ def test_large_files_are_drafted(encoder, tmp_path):
     assert encoder.fingerprint == fingerprint and torch.equal(encoder.encode_images(files), exact)
     with pytest.raises(ValueError, match="`draft` is 'yes'; it must be True or False"):
         encoder.set_image_options(draft="yes")
+
+
+def test_images_prepared_in_threads_are_the_same(encoder, monkeypatch):
+    images = [drawing(number) for number in range(5)]
+    expected = encoder.prepare(images)["pixel_values"]
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(encoder.prepare, images).result()["pixel_values"], expected)
+        with pytest.raises(ValueError, match="no file nothing.png"):
+            pool.submit(encoder.prepare, [*images, Path("nothing.png")]).result()
+        if isinstance(encoder, ClipHFEncoder):
+            monkeypatch.setattr(
+                encoder,
+                "image_processor",
+                ClipHFImageProcessor(size=40, crop_size=32, do_pad=True, pad_size={"height": 50, "width": 50}),
+            )
+            padded = pool.submit(encoder.prepare, images).result()["pixel_values"]
+            assert padded.shape == (5, 3, 50, 50) and torch.equal(padded, encoder.prepare(images)["pixel_values"])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

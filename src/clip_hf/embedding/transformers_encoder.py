@@ -6,6 +6,7 @@ import copy
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -140,14 +141,17 @@ class ClipHFEncoder(TransformersEncoder):
         """As in [`DualEncoder`], but our image processor opens the files itself."""
         if not opens_files(self.image_processor):
             return super().prepare(images)
-        if threading.current_thread() is threading.main_thread():
-            return self._process(list(images))
-        # The image processor has threads of its own, which would compete with the caller's.
-        parts = [self._process([image]) for image in images]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _process(self, images: list[Any]) -> dict[str, torch.Tensor]:
-        return dict(self.image_processor(images, return_tensors="pt", image_limits=self.image_limits))
+        processor, images = self.image_processor, list(images)
+        transform = processor.transform(self.image_limits)
+        batch = transform.empty_batch(len(images))
+        is_main = threading.current_thread() is threading.main_thread()
+        if not (is_main or batch is None or processor.do_pad or processor.data_format):
+            # The image processor has threads of its own, which would compete with the caller's.
+            with suppress(ValueError, TypeError):  # the call below names the image
+                for image, pixels in zip(images, batch):
+                    transform.pixels(image, 1, pixels)
+                return {"pixel_values": torch.from_numpy(batch)}
+        return dict(processor(images, return_tensors="pt", image_limits=self.image_limits))
 
     def _image_options(self) -> Any:
         if not opens_files(self.image_processor):
