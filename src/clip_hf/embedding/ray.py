@@ -51,7 +51,7 @@ def embed(
         ValueError, OSError: as in [`clip_hf.embedding.embed`].
         MissingExtra: if Ray is not installed.
     """
-    require_extra("cluster", "clip_hf.embedding.ray", "ray", "ray.data")
+    require_extra("cluster", "clip_hf.embedding.ray", "ray")
     import ray
 
     if isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1:
