@@ -363,7 +363,7 @@ def report(name: str, running: dict[str, Side], args: argparse.Namespace, folder
         print(f"{side:34}{len(features[side]) / own:10.2f} {ratios} {difference:18.1e} {cosine:11.6f}")
 
 
-def report_agreement(paths: list[str], folder: Path, count: int | None) -> None:
+def report_agreement(paths: list[str], sides: list[str], folder: Path, count: int | None) -> None:
     """Cosines and top-1 agreement of exports with float32 in PyTorch, on OpenMoji's drawings and their names."""
     rows = load_openmoji()["train"]
     names = rows.unique("caption")
@@ -373,7 +373,8 @@ def report_agreement(paths: list[str], folder: Path, count: int | None) -> None:
         expected = encoder.encode_images(images), encoder.encode_texts(names)
         best = (expected[0] @ expected[1].T).argmax(dim=1)
         print(f"\n{path}: {len(images)} images, {len(names)} names; minimum and mean cosine")
-        for side, (runtime, precision) in EXPORTS.items():
+        for side in [side for side in EXPORTS if side in sides]:
+            runtime, precision = EXPORTS[side]
             destination = folder / side / Path(path).parent.name
             options = {"images": list(images[:256]), "allow_loss": True} if precision == "int8" else {}
             export_model(encoder.model, destination, runtime, precision, processor=encoder.processor, **options)
@@ -411,7 +412,7 @@ def main() -> None:
     print(", ".join(f"{each} {importlib.metadata.version(each)}" for each in ("onnxruntime", "openvino", "nncf")))
     if args.agreement:
         with tempfile.TemporaryDirectory() as folder:
-            report_agreement(args.models, Path(folder), args.images)
+            report_agreement(args.models, list(args.sides), Path(folder), args.images)
         return
     for architecture in args.towers:
         with tempfile.TemporaryDirectory() as folder:

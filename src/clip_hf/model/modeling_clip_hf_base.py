@@ -373,12 +373,6 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: if a convolution is not a plain one in memory (of peft, quantised, offloaded); the model is
                 then left as it was.
-
-        Example:
-
-        ```python
-        >>> model = ClipHFModel.from_pretrained("RN50.pt").fold_batch_norm()
-        ```
         """
         blocks = [module for module in self.modules() if hasattr(module, "fold_batch_norm_")]
         for block in blocks:
