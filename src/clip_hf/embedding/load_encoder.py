@@ -116,8 +116,9 @@ def load_dual_encoder(
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         dtype = parse_inference_dtype(dtype, device)
         encoder = _load_by_name(model, processor, dtype or torch.float32)
-        if isinstance(encoder, ClipHFEncoder):
-            encoder.model.fold_batch_norm()  # nobody else has the model
+        if isinstance(encoder, ClipHFEncoder) and dtype in (None, torch.float32):
+            # Nobody else has the model. In half precision, folded weights would be rounded once more.
+            encoder.model.fold_batch_norm()
     options = {"device": device, "dtype": dtype}
     options = {name: value for name, value in options.items() if value is not None}
     if options:
