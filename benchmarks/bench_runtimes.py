@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 
@@ -365,7 +366,7 @@ def report(name: str, running: dict[str, Side], args: argparse.Namespace, folder
 
 def report_agreement(paths: list[str], sides: list[str], folder: Path, count: int | None) -> None:
     """Cosines and top-1 agreement of exports with float32 in PyTorch, on OpenMoji's drawings and their names."""
-    rows = load_openmoji()["train"]
+    rows = datasets.concatenate_datasets(list(load_openmoji().values()))
     names = rows.unique("caption")
     images = rows["image"][:count]
     for path in paths:
