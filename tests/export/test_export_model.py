@@ -6,16 +6,19 @@ import errno
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from clip_hf import ClipHFModel
+from clip_hf.embedding import load_dual_encoder
 from clip_hf.export import ClipHFExportedModel, export_model, exporting
 from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
-from clip_hf.export.sources import load_source
+from clip_hf.export.sources import as_exportable, load_source
 from clip_hf.export.tower_inputs import Samples
 from tiny_models import CAPTIONS, make_tiny_model
 
@@ -51,18 +54,28 @@ def test_the_folder_says_what_it_is(exported_folder):
     assert "random ones were compared" in report["notes"][0]
 
 
-def test_the_card_runs_in_onnx_runtime_alone(exported_folder):
+def test_the_card_runs_in_onnx_runtime_alone(exported_folder, tmp_path):
     folder = exported_folder("vit", "onnx")
     card = (folder / "README.md").read_text()
     code = re.search(r"alone\n\n```python\n(.*?)```", card, re.DOTALL)[1]
     assert "clip_hf" not in code
+    image = Image.new("RGB", (80, 64), "teal")
+    image.save(tmp_path / "cat.jpg")
     names: dict = {}
-    exec(code.replace("path/to/this/folder", str(folder)), names)
+    exec(code.replace("path/to/this/folder", str(folder)).replace("cat.jpg", str(tmp_path / "cat.jpg")), names)
     assert names["logits"].shape == (1, 2)
-    np.testing.assert_allclose(np.linalg.norm(names["image_embeds"], axis=-1), 1, atol=1e-5)
-    model = ClipHFExportedModel.from_pretrained(folder)
-    outputs = model(*(torch.from_numpy(names[name]) for name in ("input_ids", "pixel_values")))
-    np.testing.assert_allclose(outputs.logits_per_image.numpy(), names["logits"], atol=1e-4)
+    encoder = load_dual_encoder(folder)
+    images, texts = encoder.encode_images([tmp_path / "cat.jpg"]), encoder.encode_texts(["a cat", "a dog"])
+    np.testing.assert_allclose(names["image_embeds"], images, atol=1e-3)
+    np.testing.assert_allclose(names["text_embeds"], texts, atol=1e-5)
+    np.testing.assert_allclose(names["logits"], encoder.logit_scale * images @ texts.T, atol=1e-2)
+
+
+def test_another_dtype_is_exported_from_a_float32_copy():
+    model = make_tiny_model("resnet").half().train()
+    with as_exportable(model) as source:
+        assert {weight.dtype for weight in source.parameters()} == {torch.float32} and not source.training
+    assert model.dtype == torch.float16 and all(module.training for module in model.modules())
 
 
 @pytest.mark.slow
@@ -152,7 +165,10 @@ def test_what_counts_as_a_loss():
 
 def test_what_is_slower_is_said():
     assert report_of(1.0).notes() == []
-    assert "SLOWER than PyTorch" in report_of(1.0, ratio=0.5).notes()[0]
+    assert "SLOWER than float32 in PyTorch on this processor (0.50 times" in report_of(1.0, ratio=0.5).notes()[0]
+    speed = TowerSpeed("text", 1, 10.0, 20.0, float32_per_second=25.0)
+    (note,) = replace(report_of(1.0, "int8"), speed=(speed,)).notes()
+    assert "text tower at batch 1 is SLOWER than float32 in this runtime (onnx) on this processor (0.80 times" in note
     assert ("times PyTorch, batch 16", "0.50", "") in report_of(1.0, ratio=0.5).rows()
 
 

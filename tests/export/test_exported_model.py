@@ -43,3 +43,26 @@ def test_openvino_runs_onnx_and_not_the_reverse(exported_folder, pixel_values):
     torch.testing.assert_close(*(each.encode_image(pixel_values) for each in towers), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="ONNX Runtime cannot read that"):
         AutoModel.from_pretrained(exported_folder("vit", "openvino"), runtime="onnx")
+
+
+@torch.no_grad()
+def test_texts_that_would_give_other_features_are_refused(exported_folder, text_inputs):
+    exported = ClipHFExportedModel.from_pretrained(exported_folder("vit", "onnx"))
+    ids, mask = text_inputs["input_ids"], text_inputs["attention_mask"]
+    assert torch.equal(exported.encode_text(ids, mask), exported.encode_text(ids))
+    with pytest.raises(ValueError, match=r"texts \[1\] of the batch have no end-of-text token"):
+        exported.encode_text(torch.where(torch.arange(4)[:, None] == 1, 5, ids))
+    with pytest.raises(ValueError, match="padded on the left"):
+        exported.encode_text(ids.flip(1), mask.flip(1))
+    with pytest.raises(ValueError, match="have 25 tokens; this model takes at most 24"):
+        exported.encode_text(ids.new_full((1, 25), 599))
+
+
+def test_options_that_towers_cannot_follow_are_refused(exported_folder, pixel_values):
+    exported = ClipHFExportedModel.from_pretrained(exported_folder("vit", "onnx"))
+    with pytest.raises(TypeError, match="no option 'interpolate_pos_encoding'"):
+        exported.get_image_features(pixel_values, interpolate_pos_encoding=True)
+    with pytest.raises(TypeError, match="no option 'return_loss'"):
+        exported(pixel_values=pixel_values, return_loss=True)
+    with pytest.raises(ValueError, match=r"takes \(batch, 3, 64, 64\)"):
+        exported.encode_image(pixel_values[..., :32])

@@ -37,8 +37,22 @@ MUTATIONS = [
     Mutation(
         "export: towers that are slower are not named",
         "export/parity_report.py",
-        "if each.ratio < 1]",
-        "if each.ratio < 0]",
+        "if rate is not None and each.exported_per_second < rate",
+        "if rate is not None and each.exported_per_second < 0",
         "export/test_export_model.py -k slower",
+    ),
+    Mutation(
+        "export: texts without end are encoded",
+        "export/exported_model.py",
+        "        if without:",
+        "        if False:",
+        "export/test_exported_model.py -k other_features",
+    ),
+    Mutation(
+        "export: padding on the left is taken",
+        "export/exported_model.py",
+        "(attention_mask[:, 1:] > attention_mask[:, :-1])",
+        "(attention_mask[:, 1:] > attention_mask[:, 1:])",
+        "export/test_exported_model.py -k other_features",
     ),
 ]

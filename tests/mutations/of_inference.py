@@ -9,8 +9,8 @@ MUTATIONS = [
     Mutation(
         "a model that was given is folded",
         "embedding/load_encoder.py",
-        "        if isinstance(encoder, ClipHFEncoder):\n            encoder.model.fold_batch_norm()",
-        "    if isinstance(encoder, ClipHFEncoder):\n        encoder.model.fold_batch_norm()",
+        "            encoder.model.fold_batch_norm()\n    options",
+        "            encoder.model.fold_batch_norm()\n    encoder.model.fold_batch_norm()\n    options",
         "embedding/test_encoders.py -k folded",
     ),
     Mutation(

@@ -5,6 +5,8 @@
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..utils.wording import markdown_table
 from .exported_folder import TOWERS, tower_file
 from .exported_model import ClipHFExportedConfig
@@ -41,11 +43,9 @@ _ALONE = {
 ```python
 import numpy as np
 import onnxruntime
-
-images = onnxruntime.InferenceSession("path/to/this/folder/image_tower.onnx")
-texts = onnxruntime.InferenceSession("path/to/this/folder/text_tower.onnx")
-pixel_values = np.zeros((1, 3, {size}, {size}), dtype=np.float32)
-input_ids = np.zeros((2, {length}), dtype=np.int64)
+{inputs}
+images = onnxruntime.InferenceSession(f"{{folder}}/image_tower.onnx")
+texts = onnxruntime.InferenceSession(f"{{folder}}/text_tower.onnx")
 (image_embeds,) = images.run(["image_embeds"], {{"pixel_values": pixel_values}})
 (text_embeds,) = texts.run(["text_embeds"], {{"input_ids": input_ids}})
 logits = {scale:.6g} * image_embeds @ text_embeds.T{bias}
@@ -57,18 +57,38 @@ logits = {scale:.6g} * image_embeds @ text_embeds.T{bias}
 ```python
 import numpy as np
 import openvino
-
+{inputs}
 options = {{"INFERENCE_PRECISION_HINT": "{hint}"}}
-images = openvino.compile_model("path/to/this/folder/image_tower.xml", "CPU", options)
-texts = openvino.compile_model("path/to/this/folder/text_tower.xml", "CPU", options)
-pixel_values = np.zeros((1, 3, {size}, {size}), dtype=np.float32)
-input_ids = np.zeros((2, {length}), dtype=np.int64)
+images = openvino.compile_model(f"{{folder}}/image_tower.xml", "CPU", options)
+texts = openvino.compile_model(f"{{folder}}/text_tower.xml", "CPU", options)
 image_embeds = images({{"pixel_values": pixel_values}})["image_embeds"]
 text_embeds = texts({{"input_ids": input_ids}})["text_embeds"]
 logits = {scale:.6g} * image_embeds @ text_embeds.T{bias}
 ```
 """,
 }
+# Pixels and tokens without clip_hf, equal to the processor's but for rare texts and rounding.
+_PREPARED = """\
+from PIL import Image
+from tokenizers import Tokenizer
+
+folder = "path/to/this/folder"
+tokenizer = Tokenizer.from_file(f"{folder}/tokenizer.json")
+tokenizer.enable_truncation({length})
+tokenizer.enable_padding(pad_id={pad_id}{padding})
+input_ids = np.array([text.ids for text in tokenizer.encode_batch(["a cat", "a dog"])], dtype=np.int64)
+
+image = Image.open("cat.jpg").convert("RGB")
+{resized}
+pixels = (np.asarray(image, dtype=np.float32) / 255 - {mean}) / {std}
+pixel_values = pixels.transpose(2, 0, 1)[None].astype(np.float32)
+"""
+_CROPPED = """\
+scale = {edge} / min(image.size)
+image = image.resize([max({edge}, int(side * scale)) for side in image.size], Image.Resampling.{filter})
+left, top = ((side - {size}) // 2 for side in image.size)
+image = image.crop((left, top, left + {size}, top + {size}))"""
+_SQUASHED = "image = image.resize(({size}, {size}), Image.Resampling.{filter})"
 _INPUTS = """
 | file | name | shape | what |
 |---|---|---|---|
@@ -81,17 +101,17 @@ _INPUTS = """
 
 
 def write_export_card(
-    folder: Path, config: ClipHFExportedConfig, record: dict[str, Any], report: ParityReport
+    folder: Path, config: ClipHFExportedConfig, processor: Any, record: dict[str, Any], report: ParityReport
 ) -> None:
     """Write the README.md of an exported folder."""
-    (folder / "README.md").write_text(_card(config, record, report), encoding="utf-8")
+    (folder / "README.md").write_text(_card(config, processor, record, report), encoding="utf-8")
 
 
-def _card(config: ClipHFExportedConfig, record: dict[str, Any], report: ParityReport) -> str:
+def _card(config: ClipHFExportedConfig, processor: Any, record: dict[str, Any], report: ParityReport) -> str:
     title = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[config.tower_format]
     values = {
         "size": config.image_size,
-        "length": config.context_length,
+        "inputs": _prepared(config, processor),
         "scale": 2.718281828459045**config.logit_scale,
         "bias": "" if config.logit_bias is None else f" + {config.logit_bias:.6g}",
         "width": config.projection_dim,
@@ -115,4 +135,22 @@ def _card(config: ClipHFExportedConfig, record: dict[str, Any], report: ParityRe
             f"Made with {versions}.",
             "",
         ]
+    )
+
+
+def _prepared(config: ClipHFExportedConfig, processor: Any) -> str:
+    """Lines that prepare images and texts as the processor does."""
+    images, tokenizer = processor.image_processor, processor.tokenizer
+    edge = dict(images.size).get("shortest_edge")
+    resized = (_SQUASHED if edge is None else _CROPPED).format(
+        size=config.image_size, edge=edge, filter=Image.Resampling(images.resample).name
+    )
+    return _PREPARED.format(
+        folder="{folder}",
+        length=config.context_length,
+        pad_id=tokenizer.pad_token_id or 0,
+        padding=f", length={config.context_length}" if config.fixed_length else "",
+        resized=resized,
+        mean=list(images.image_mean),
+        std=list(images.image_std),
     )

@@ -18,6 +18,10 @@ from .exported_folder import TOWERS, read_record, tower_file
 from .runtime_sessions import check_precision, check_runtime, open_session
 
 
+# Options that change nothing here.
+_NO_OPTIONS = {"return_dict", "pooled_only", "return_logits"}
+
+
 class ClipHFExportedConfig(PreTrainedConfig):
     """What an exported folder holds.
 
@@ -160,6 +164,7 @@ class ClipHFExportedModel(PreTrainedModel):
 
     def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
         """L2-normalised image embeddings (batch, projection_dim) of `pixel_values` (batch, 3, height, width)."""
+        _check_ignored(kwargs)
         return self._run_images(pixel_values, "image_embeds")
 
     def encode_text(
@@ -167,31 +172,42 @@ class ClipHFExportedModel(PreTrainedModel):
     ) -> torch.Tensor:
         """L2-normalised text embeddings (batch, projection_dim) of `input_ids` (batch, length), padded on the right.
 
-        `attention_mask` is not used, because padding on the right changes nothing.
+        Raises:
+            ValueError: if the texts are too long, or padded on the left by `attention_mask` (padding on the right
+                changes nothing); if a text of a CLIP has no end-of-text token.
         """
+        _check_ignored(kwargs)
         length, longest = input_ids.shape[-1], self.config.context_length
         if length > longest or (self.config.fixed_length and length != longest):
             exactly = "exactly" if self.config.fixed_length else "at most"
             raise ValueError(f"The texts have {length} tokens; this model takes {exactly} {longest}.")
+        self._check_texts(input_ids, attention_mask)
         ids = input_ids.detach().to("cpu", torch.int64).contiguous().numpy()
         return torch.from_numpy(self._text("text_embeds", {"input_ids": ids}))
 
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """As [`ClipHFModel.get_image_features`], but `pooler_output` is normalised."""
-        return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values))
+        return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values, **kwargs))
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
         """As [`ClipHFModel.get_text_features`], but `pooler_output` is normalised."""
-        return BaseModelOutputWithPooling(pooler_output=self.encode_text(input_ids))
+        return BaseModelOutputWithPooling(
+            pooler_output=self.encode_text(input_ids, attention_mask=attention_mask, **kwargs)
+        )
 
     def forward(
-        self, input_ids: torch.Tensor | None = None, pixel_values: torch.Tensor | None = None, **kwargs
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        **kwargs,
     ) -> ClipHFOutput:
         """Embed texts and images and compare each with each, as [`ClipHFModel`] does; there is no loss."""
+        _check_ignored(kwargs)
         images = None if pixel_values is None else self.encode_image(pixel_values)
-        texts = None if input_ids is None else self.encode_text(input_ids)
+        texts = None if input_ids is None else self.encode_text(input_ids, attention_mask)
         if images is None and texts is None:
             raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
         logits = None
@@ -205,6 +221,24 @@ class ClipHFExportedModel(PreTrainedModel):
             image_embeds=images,
         )
 
+    def _check_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
+        """Refuse what would give features of something else: towers that are exported cannot look at values."""
+        if attention_mask is not None and bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
+            raise ValueError(
+                "The texts are padded on the left; an exported model takes padding on the right: set "
+                '`tokenizer.padding_side = "right"`.'
+            )
+        source = self.config.source_config or {}
+        text_config = source.get("text_config") or {}
+        if source.get("model_type") != "clip_hf" or text_config.get("allow_missing_eos"):
+            return
+        without = (input_ids != text_config["eos_token_id"]).all(dim=-1).nonzero().flatten().tolist()
+        if without:
+            raise ValueError(
+                f"The texts {without[:8]} of the batch have no end-of-text token (id {text_config['eos_token_id']}), "
+                "at which CLIP takes a text's features. Tokenize with the tokenizer that was saved with the model."
+            )
+
     def _run_images(self, pixel_values: torch.Tensor, output: str) -> torch.Tensor:
         size = self.config.image_size
         if tuple(pixel_values.shape[1:]) != (3, size, size):
@@ -214,6 +248,16 @@ class ClipHFExportedModel(PreTrainedModel):
             )
         pixels: np.ndarray = pixel_values.detach().to("cpu", torch.float32).contiguous().numpy()
         return torch.from_numpy(self._image(output, {"pixel_values": pixels}))
+
+
+def _check_ignored(options: dict[str, Any]) -> None:
+    """TypeError if an option that an exported model cannot follow asks for something."""
+    asked = [name for name, value in options.items() if name not in _NO_OPTIONS and value not in (None, False)]
+    if asked:
+        raise TypeError(
+            f"An exported model has no option {asked[0]!r}; its towers take `pixel_values` and `input_ids` only. Use "
+            "the model that was exported."
+        )
 
 
 def _precision(config: ClipHFExportedConfig, dtype: torch.dtype | str | None) -> str:

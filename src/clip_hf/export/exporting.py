@@ -98,9 +98,10 @@ def export_model(
         config.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         export_towers(source, config, temporary)
+        in_float32 = _open_in_float32(temporary, config)
         if calibration is not None:
             quantize_towers(temporary, config, calibration)
-        report = _write_report(temporary, source, config, compared, calibration)
+        report = _write_report(temporary, source, processor, (compared, calibration), in_float32)
         if not allow_loss:
             report.check()
     return report
@@ -117,14 +118,24 @@ def check_destination(folder: str | os.PathLike) -> None:
         raise FileExistsError(f"{path} exists and is no export: it is not replaced. Name another folder.")
 
 
+def _open_in_float32(folder: Path, config: ClipHFExportedConfig) -> ClipHFExportedModel | None:
+    """The towers before they are rounded; None where they are not."""
+    if config.precision == "float32":
+        return None
+    write_record(folder, {})
+    plain = ClipHFExportedConfig.from_dict({**config.to_dict(), "precision": "float32"})
+    return ClipHFExportedModel.from_pretrained(folder, config=plain)
+
+
 def _write_report(
     folder: Path,
     model: PreTrainedModel,
-    config: ClipHFExportedConfig,
-    compared: Samples,
-    calibration: Samples | None,
+    processor: Any,
+    samples: tuple[Samples, Samples | None],
+    in_float32: ClipHFExportedModel | None,
 ) -> ParityReport:
     """Compare the towers in a folder with the model, and write `export.json` and the card."""
+    config, (compared, calibration) = ClipHFExportedConfig.from_pretrained(folder), samples
     packages = ("clip_hf", "torch", "transformers", *_MODULES[config.tower_format])
     record = {
         "runtime": config.tower_format,
@@ -136,10 +147,10 @@ def _write_report(
     if config.tower_format == "onnx":
         record["opset"] = _opset(folder)
     write_record(folder, record)
-    report = compare_with_torch(model, ClipHFExportedModel.from_pretrained(folder), compared)
+    report = compare_with_torch(model, ClipHFExportedModel.from_pretrained(folder), compared, in_float32)
     record["report"] = report.to_dict()
     write_record(folder, record)
-    write_export_card(folder, config, record, report)
+    write_export_card(folder, config, processor, record, report)
     return report
 
 

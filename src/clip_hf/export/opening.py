@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Open models in another runtime: an exported folder, or any other model, which is exported once into a cache."""
 
-import copy
 import hashlib
 import json
 import os
@@ -139,7 +138,7 @@ def open_cached_export(
             except ValueError as error:
                 logger.warning(f"{name} is exported again, because {error}")
         logger.warning(f"Exporting {name} for the runtime {runtime!r} once, into {folder}.")
-        export_model(_as_exportable(model), folder, runtime, processor=processor)
+        export_model(model, folder, runtime, processor=processor)
         return open_exported(folder, runtime, dtype)
 
 
@@ -149,9 +148,3 @@ def _key(model: PreTrainedModel, runtime: str) -> str:
     digest = hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)
     digest.update(weights_digest(model))
     return digest.hexdigest()
-
-
-def _as_exportable(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, or a copy of it in float32 on the CPU."""
-    is_plain = all(weight.dtype == torch.float32 and weight.device.type == "cpu" for weight in model.parameters())
-    return model if is_plain else copy.deepcopy(model).to("cpu", torch.float32)

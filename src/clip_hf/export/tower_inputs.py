@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from ..model.image_processing_clip_hf import opens_files
 from ..model.image_reading_clip_hf import open_image
+from ..model.image_transform_clip_hf import turn_upright
 from ..model.prompts_clip_hf import get_prompt_set
 from .exported_model import ClipHFExportedConfig
 
@@ -74,8 +76,10 @@ def default_texts() -> list[str]:
 def _prepare_images(config: ClipHFExportedConfig, processor: Any, images: Sequence[Any]) -> torch.Tensor:
     batches = []
     for first in range(0, len(images), _BATCH):
-        opened = [open_image(image).convert("RGB") for image in images[first : first + _BATCH]]
-        batches.append(processor.image_processor(images=opened, return_tensors="pt")["pixel_values"].float())
+        batch = list(images[first : first + _BATCH])
+        if not opens_files(processor.image_processor):
+            batch = [turn_upright(open_image(image)).convert("RGB") for image in batch]
+        batches.append(processor.image_processor(images=batch, return_tensors="pt")["pixel_values"].float())
     size = config.image_size
     if batches[0].shape[1:] != (3, size, size):
         raise ValueError(
