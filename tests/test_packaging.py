@@ -194,7 +194,7 @@ def test_the_extras_of_setup_cfg_bring_what_is_asked_of_them():
         for line in sections[extra].split("\n"):
             inner = re.match(r"clip_hf\[(.*)\]", line)
             names |= {name for one in inner[1].split(",") for name in packages_of(one)} if inner else {line}
-        return {re.split("[<>=~]", name)[0].lower().replace("-", "_") for name in names}
+        return {re.split(r"[<>=~[]", name)[0].lower().replace("-", "_") for name in names}
 
     installed = {line.split(">")[0] for line in config["options"]["install_requires"].split("\n")}
     calls = 0
