@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from transformers import Trainer, TrainingArguments
 
 from clip_hf import ClipHFForImageClassification, ClipHFModel, ClipHFVisionModelWithProjection
@@ -152,6 +153,76 @@ def test_what_cannot_be_folded_leaves_the_model_whole(pixel_values):
     offloaded = awake("tower").to("meta")
     with pytest.raises(ValueError, match="offloaded"):
         offloaded.fold_batch_norm()
+
+
+def _plain_hook(*_):
+    return None
+
+
+def _without(name):
+    return lambda block: setattr(block.bn3, name, None)
+
+
+ODD_LAYERS = {
+    "hook of a convolution": lambda block: block.conv3.register_forward_hook(_plain_hook),
+    "pre-hook of a convolution": lambda block: block.conv3.register_forward_pre_hook(_plain_hook),
+    "hook of a norm": lambda block: block.bn3.register_forward_hook(_plain_hook),
+    "pre-hook of a norm": lambda block: block.bn3.register_forward_pre_hook(_plain_hook),
+    "backward hook of a norm": lambda block: block.bn3.register_full_backward_hook(_plain_hook),
+    "pruned": lambda block: prune.l1_unstructured(block.conv3, "weight", 0.5),
+    "pruned, then without its hook": lambda block: (
+        prune.l1_unstructured(block.conv3, "weight", 0.5),
+        block.conv3._forward_pre_hooks.clear(),
+    ),
+    "bias": lambda block: setattr(block.conv3, "bias", nn.Parameter(torch.ones(block.conv3.out_channels))),
+    "no gain": _without("weight"),
+    "no shift": _without("bias"),
+    "no mean": _without("running_mean"),
+    "no variance": _without("running_var"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_LAYERS)
+def test_hooks_pruning_and_missing_statistics_are_refused(kind):
+    tower = awake("tower")
+    ODD_LAYERS[kind](tower.encoder.stages[3].blocks[0])
+    state = {name: value.clone() for name, value in tower.state_dict().items()}
+    with pytest.raises(ValueError, match=r"`bn3` or before it is a .* hooked, pruned .* remove hooks"):
+        tower.fold_batch_norm()
+    assert tower.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in tower.state_dict().items())
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_folded_model_refuses_weights_with_batch_norm(kind, strict):
+    model = awake(kind)
+    other = {name: value + 1 for name, value in model.state_dict().items()}
+    model.fold_batch_norm()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for holder, prefix in ((model, ""), (nn.Sequential(model), "0.")):
+        with pytest.raises(ValueError, match=r"cannot load weights .* has folded its BatchNorm"):
+            holder.load_state_dict({prefix + name: value for name, value in other.items()}, strict=strict)
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_folded_model_loads_folded_weights(pixel_values):
+    tower, other = awake("tower"), awake("tower")
+    with torch.no_grad():
+        other.stem.bn1.weight.mul_(2)
+        other.fold_batch_norm()
+        tower.fold_batch_norm().load_state_dict(other.state_dict())
+        assert_close(outputs(tower, pixel_values), outputs(other, pixel_values), 1e-6)
+
+
+def test_hooks_of_what_is_left_of_a_norm_run(pixel_values):
+    tower = awake("tower").fold_batch_norm()
+    seen = []
+    tower.stem.bn2.register_forward_hook(lambda module, inputs, output: seen.append("after"))
+    tower.stem.bn3.register_forward_pre_hook(lambda module, inputs: seen.append("before"))
+    with torch.no_grad():
+        tower(pixel_values)
+    assert seen == ["after", "before"]
 
 
 def test_half_precision_is_rounded_once(pixel_values):

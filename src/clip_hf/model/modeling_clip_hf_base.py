@@ -361,8 +361,8 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         """Fold every BatchNorm into the convolution before it, in place, for faster inference; nothing undoes it.
 
         - Features differ by rounding: about 1e-7 of their size in float32, because the products are made in float64.
-        - The model goes into evaluation mode. From then on `train()` and `save_pretrained` raise a `ValueError`, and
-          the convolutions require no gradients.
+        - The model goes into evaluation mode. From then on `train()`, `save_pretrained` and `load_state_dict` of
+          weights with BatchNorm raise a `ValueError`, and the convolutions require no gradients.
         - The convolutions' weights are stored channels last. Without gradients on a CPU, each convolution then adds
           its bias and the shortcut and applies its ReLU in one pass (oneDNN).
         - A model without BatchNorm, or folded before, stays as it is.
@@ -371,8 +371,8 @@ class ClipHFPreTrainedModel(PreTrainedModel):
             The model itself.
 
         Raises:
-            ValueError: if a convolution is not a plain one in memory (of peft, quantised, offloaded); the model is
-                then left as it was.
+            ValueError: if a convolution or BatchNorm is not a plain one in memory (of peft, quantised, pruned, with
+                hooks, offloaded); the model is then left as it was.
         """
         blocks = [module for module in self.modules() if hasattr(module, "fold_batch_norm_")]
         for block in blocks:
@@ -399,6 +399,13 @@ class ClipHFPreTrainedModel(PreTrainedModel):
         """
         self._check_not_folded("be saved")
         return super().save_pretrained(*args, **kwargs)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # `load_state_dict`, of a wrapper too, calls it before anything of this model is copied.
+        folded = [name for name, module in self.named_modules() if isinstance(module, ClipHFFoldedBatchNorm)]
+        if any(key.startswith(tuple(f"{prefix}{name}." for name in folded)) for key in state_dict):
+            self._check_not_folded("load weights with BatchNorm")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _check_not_folded(self, action: str) -> None:
         if any(isinstance(module, ClipHFFoldedBatchNorm) for module in self.modules()):

@@ -71,6 +71,20 @@ def _recomputable(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     return forward
 
 
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether the layer computes what its class does, with weights in memory, and nobody listens to it."""
+    if type(layer) is not kind or "forward" in vars(layer):
+        return False
+    if any(getattr(layer, f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")):
+        return False
+    tensors = [layer._parameters.get("weight")]  # pruned weights are no parameters
+    if kind is ClipHFBatchNorm2d:
+        tensors += [layer.bias, layer.running_mean, layer.running_var]
+    elif layer.bias is not None:  # ours have none
+        return False
+    return type(tensors[0]) is nn.Parameter and not any(tensor is None or tensor.is_meta for tensor in tensors)
+
+
 class ClipHFConvolutions(nn.Module):
     """Base of the modules whose convolutions `conv`, `conv1`, ... are each followed by a BatchNorm `bn`, `bn1`, ..."""
 
@@ -84,11 +98,12 @@ class ClipHFConvolutions(nn.Module):
         """Raise ValueError unless all convolutions and norms are plain layers with weights in memory."""
         for name, *layers in self.pairs():
             for layer, kind in zip(layers, (nn.Conv2d, ClipHFBatchNorm2d), strict=True):
-                if type(layer) is not kind or layer.weight.is_meta or "forward" in vars(layer):
+                if not _is_plain(layer, kind):
                     raise ValueError(
                         f"`fold_batch_norm` needs plain layers in memory; the one at `{name}` or before it is a "
-                        f"{type(layer).__name__} that is wrapped, replaced or offloaded. Merge adapters "
-                        "(`merge_and_unload()`) and load the model onto one device first."
+                        f"{type(layer).__name__} that is wrapped, replaced, hooked, pruned or offloaded, or lacks "
+                        "weights or statistics. Merge adapters (`merge_and_unload()`), remove hooks, make pruning "
+                        "permanent, and load the model onto one device first."
                     )
 
     @torch.no_grad()
@@ -109,6 +124,7 @@ def _convolve(
     """Convolution, BatchNorm, sum with the residual and ReLU, by one operator where the BatchNorm is folded."""
     inputs = (x,) if residual is None else (x, residual)
     is_folded = isinstance(norm, ClipHFFoldedBatchNorm) and not torch.compiler.is_compiling()
+    is_folded = is_folded and not (norm._forward_hooks or norm._forward_pre_hooks)
     if is_folded and convolutions_fuse() and runs_plainly(conv, nn.Conv2d, *inputs):
         settings = conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
         sums = () if residual is None else ("add", 1.0)
