@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clip_hf.data import data_sources
@@ -84,6 +86,36 @@ def test_a_fingerprint_is_that_of_the_rows_and_not_of_their_place(kind, tmp_path
     (tmp_path / "elsewhere" / "00.png").rename(tmp_path / "elsewhere" / "0.png")
     if kind == "folder":
         assert shard_rows(moved, RowColumns()).fingerprint != before
+
+
+@pytest.mark.parametrize("kind", ["table", "list", "parquet", "paths in parquet", "tar"])
+def test_a_fingerprint_tells_rows_in_another_order_though_sizes_are_the_same(kind, tmp_path):
+    fingerprints, sizes = set(), set()
+    for order in (range(9), reversed(range(9))):
+        rows = [{"image": encoded(image_of(0)), "caption": f"caption {number}"} for number in order]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        path = tmp_path / "data" / {"table": "a.csv", "list": "a.txt", "tar": "a.tar"}.get(kind, "a.parquet")
+        if kind in ("table", "list"):
+            header = "" if kind == "list" else "image,caption\n"
+            path.write_text(header + "".join(f"{row['caption']}.png,c\n" for row in rows))
+        elif kind == "tar":
+            write_tar(path, [{"png": row["image"], "txt": row["caption"].encode()} for row in rows])
+        else:
+            data = rows if kind == "parquet" else [{"image": f"{row['caption']}.png", "caption": "c"} for row in rows]
+            pq.write_table(pa.Table.from_pylist(data), path, compression="none")
+        sizes.add(path.stat().st_size)
+        fingerprints.add(shard_rows(path, RowColumns()).fingerprint)
+    assert len(sizes) == 1 and len(fingerprints) == 2
+
+
+def test_images_in_another_order_within_parquet_are_told_by_the_first(tmp_path):
+    fingerprints = set()
+    for order in ((0, 1, 2), (2, 1, 0)):
+        images = [encoded(image_of(number)).ljust(100_000, b"\0") for number in order]
+        table = pa.table({"image": [{"bytes": image, "path": None} for image in images]})
+        pq.write_table(table, tmp_path / "a.parquet", compression="none", write_statistics=False)
+        fingerprints.add(shard_rows(tmp_path / "a.parquet", RowColumns()).fingerprint)
+    assert len(fingerprints) == 2
 
 
 def test_paths_in_data_lead_where_they_may(tmp_path):
