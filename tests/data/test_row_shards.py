@@ -169,6 +169,34 @@ def test_what_is_needed_must_be_there(tmp_path, monkeypatch):
     assert read_list(make_source("list", tmp_path / "lists", monkeypatch))[0] == "00.png"
 
 
+def test_captions_that_begin_late_are_found(tmp_path):
+    image = encoded(image_of(0))
+    (tmp_path / "folder").mkdir()
+    for number in range(1002):
+        (tmp_path / "folder" / f"{number:04d}.png").write_bytes(image)
+    (tmp_path / "folder" / "other.txt").write_text("beside no image")
+    assert not shard_rows(tmp_path / "folder", RowColumns()).has_captions
+    (tmp_path / "folder" / "1001.txt").write_text("a")
+    assert shard_rows(tmp_path / "folder", RowColumns()).has_captions
+    tar = write_tar(tmp_path / "a.tar", [{"png": image}] * 300 + [{"png": image, "txt": b"a"}])
+    assert not shard_rows(tar, RowColumns()).has_captions
+    assert shard_rows(tar, RowColumns(), captions=True).has_captions
+    later = write_tar(tmp_path / "b.tar", [{"png": image}] * 100 + [{"png": image, "txt": b"a"}])
+    assert shard_rows(later, RowColumns()).has_captions
+
+
+def test_every_parquet_file_must_have_the_columns_that_are_needed(tmp_path):
+    row = {"image": encoded(image_of(0)), "caption": "a"}
+    for name, columns in (("0", ["image"]), ("1", ["image", "caption"])):
+        pq.write_table(pa.Table.from_pylist([row]).select(columns), tmp_path / f"{name}.parquet")
+    assert shard_rows(tmp_path, RowColumns()).has_captions
+    with pytest.raises(ValueError, match="0.parquet has no column 'caption', which other files .* it has 'image'"):
+        shard_rows(tmp_path, RowColumns(), captions=True)
+    pq.write_table(pa.table({"photo": [b""]}), tmp_path / "2.parquet")
+    with pytest.raises(ValueError, match="2.parquet has no column 'image'"):
+        shard_rows(tmp_path, RowColumns())
+
+
 def test_the_bytes_of_a_file_are_those_that_are_decoded(tmp_path):
     data = encoded(image_of(0))
     (tmp_path / "a.png").write_bytes(data)

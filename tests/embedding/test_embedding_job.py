@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from clip_hf.data import row_shards
 from clip_hf.embedding import (
     EmbeddingJob,
     EmbeddingOptions,
@@ -145,6 +146,54 @@ def test_images_with_a_caption_of_a_wrong_type_are_left_out_only_where_captions_
     options = EmbeddingOptions(what="images")
     summary = embed(encoder, tmp_path / "table.jsonl", tmp_path / "images", options=options, encoding=ENCODING)
     assert (summary.rows, summary.texts, summary.bad) == (3, 0, {})
+
+
+def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photos, tmp_path):
+    (photos / "03.txt").write_bytes("café".encode("latin-1"))
+    summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.texts, summary.bad) == (ROWS - 1, ROWS - 1, {"caption not UTF-8": 1})
+    rows = [{"image": "photos/00.png", "caption": "a"}, {"image": "x.png", "caption": 7}]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = EmbeddingOptions(what="texts")
+    tolerant = quiet(max_skipped_share=0.5)
+    embed(encoder, tmp_path / "table.jsonl", tmp_path / "table", options=texts, encoding=tolerant)
+    for folder, row, name, kind in (
+        ("out", "row 3", "03.png", "caption not UTF-8"),
+        ("table", "row 1", "x.png", "caption of a wrong type"),
+    ):
+        line = json.loads((tmp_path / folder / "bad" / "part-00000-00000.jsonl").read_text())
+        assert (line["row"], line["name"], line["kind"]) == (row, name, kind)
+
+
+def test_blanks_among_the_captions_of_an_image_say_nothing(encoder, tmp_path):
+    each = [["x", None], [None, " "], ["", "y", "z"]]
+    data = datasets.Dataset.from_list([{"image": encoded(image_of(0)), "caption": texts} for texts in each])
+    summary = embed(encoder, data, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    (part,) = read_embeddings(tmp_path / "out")
+    assert part.rows["captions"].to_pylist() == [["x"], [], ["y", "z"]] and (summary.rows, summary.bad) == (3, {})
+
+
+def test_parts_come_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "rows").mkdir()
+    for name in ("0-99999", "0-100000", "2-00003", "x-y", "0-00001.old", "0-00007-1"):
+        shard, _, rest = name.partition("-")
+        (tmp_path / "rows" / f"part-{shard.zfill(5) if shard.isdigit() else shard}-{rest}.parquet").touch()
+    names = part_files.PartStore(tmp_path, "npy").names()
+    assert [(name.shard, name.number) for name in names] == [(0, 99999), (0, 100000), (2, 3)]
+
+
+def test_captions_that_come_too_late_to_be_noticed_are_an_error(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(row_shards, "_PEEKED_SAMPLES", 10)
+    samples = [{"png": encoded(image_of(n)), **({"txt": b"a"} if n == 20 else {})} for n in range(ROWS)]
+    write_tar(tmp_path / "a.tar", samples)
+    with pytest.raises(ValueError, match=r"Row 20 of .*a.tar has a caption, though .*--images\) goes on here without"):
+        embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=SMALL, encoding=ENCODING)
+    plain = EmbeddingOptions(rows_per_part=8, dtype="float32", what="images")
+    summary = embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=plain, encoding=ENCODING)
+    assert (summary.rows, summary.texts, summary.timing.rows) == (ROWS, 0, ROWS - 16)
+    both = EmbeddingOptions(rows_per_part=8, what="both")
+    summary = embed(encoder, tmp_path / "a.tar", tmp_path / "both", options=both, encoding=ENCODING)
+    assert (summary.rows, summary.texts) == (ROWS, 1)
 
 
 def test_columns_and_splits_are_chosen_by_name(encoder, tmp_path):

@@ -256,7 +256,7 @@ MUTATIONS = [
     Mutation(
         "captions of a wrong type are called missing",
         "data/texts.py",
-        """return None if is_missing else [f"{_WRONG_CAPTION}{value!r:.80}"]""",
+        """return None if kind == "caption missing" else [f"{_MARKS.get(kind, _MARKS[_WRONG_TYPE])}{value!r:.80}"]""",
         "return None",
         "data/test_tables.py -k wrong_type",
     ),

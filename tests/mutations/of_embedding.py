@@ -283,4 +283,25 @@ MUTATIONS = [
         "pass",
         "data/test_row_shards.py -k another_order",
     ),
+    Mutation(
+        "late captions left out in silence",
+        "embedding/embedding_job.py",
+        "if self.options.what is None and not self.texts and captions:",
+        "if False:",
+        "embedding/test_embedding_job.py -k too_late",
+    ),
+    Mutation(
+        "parts in the order of text",
+        "embedding/part_files.py",
+        "return sorted(names, key=lambda name: (name.shard, name.number))",
+        "return sorted(names, key=str)",
+        "embedding/test_embedding_job.py -k order_of_their_numbers",
+    ),
+    Mutation(
+        "bad captions without their image",
+        "embedding/part_worker.py",
+        "replace(problem, name=row.image)",
+        "problem",
+        "embedding/test_embedding_job.py -k with_their_image",
+    ),
 ]

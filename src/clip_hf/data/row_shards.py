@@ -35,8 +35,8 @@ from .texts import escaped
 
 LIST_ENDING = ".txt"
 """The ending of a file with the path or URL of an image on each line."""
-_PEEKED_IMAGES = 1000  # images of a folder beside which a text is looked for
-_PEEKED_SAMPLES = 16
+# Samples of tars among which a caption is looked for: in any case, and where captions are asked for.
+_PEEKED_SAMPLES, _SEARCHED_SAMPLES = 256, 10_000
 _ROWS_PER_READ = 64
 _DIGESTED_BYTES = 2**16  # of a column of images in each row group of a Parquet file
 _LONGEST_NAME = 4096
@@ -199,7 +199,9 @@ def _shards_of(
         return _folder_shards(rows, columns)
     if kind == "tar":
         return _tar_shards(rows, columns, images, captions, limits)
-    names, made = {"table": _table_shards, "parquet": _parquet_shards}.get(kind, _dataset_shards)(rows, kind, columns)
+    needed = ((columns.image_column, images), (columns.caption_column, captions))
+    make_parquet = partial(_parquet_shards, needed=[name for name, is_needed in needed if is_needed])
+    names, made = {"table": _table_shards, "parquet": make_parquet}.get(kind, _dataset_shards)(rows, kind, columns)
     if images and kind == "table" and columns.image_column not in names and FILE_NAME in names:
         names = [*names, columns.image_column]
     if images:
@@ -222,7 +224,9 @@ def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
         return folder_rows([paths[start:stop]], columns.roles)
 
-    has_texts = any(os.path.isfile(f"{os.path.splitext(path)[0]}.txt") for path in paths[:_PEEKED_IMAGES])
+    listed = ((parent, name) for parent, _, names in os.walk(folder) for name in names)
+    texts = {os.path.join(parent, name) for parent, name in listed if name.endswith(".txt")}
+    has_texts = any(f"{os.path.splitext(path)[0]}.txt" in texts for path in paths)
     names = _names_digest(os.path.relpath(path, folder) for path in paths)
     return [RowShard(os.path.join(folder, ""), len(paths), read)], "folder", has_texts, names
 
@@ -251,11 +255,13 @@ def _names_digest(names: Iterator[str] | Sequence[str]) -> str:
 
 
 def _tar_shards(rows: Rows, columns: RowColumns, images: bool, captions: bool, limits: ImageLimits) -> _Shards:
-    needed = {name: role for name, role in columns.roles.items() if (images if role == "image" else captions)}
-    check_tars(rows.files, needed, limits)
+    check_tars(rows.files, {columns.image_column: "image"} if images else {}, limits)
     shards = [RowShard(tar, None, partial(_read_tar, tar, columns, limits)) for tar in map(_absolute, rows.files)]
-    first = shards[0].read(0, _PEEKED_SAMPLES)
+    samples = (row for shard in shards for row in shard.read(0, None))
+    first = itertools.islice(samples, _SEARCHED_SAMPLES if captions else _PEEKED_SAMPLES)
     has_captions = any(row[columns.caption_column] is not None for row in first)
+    if captions and not has_captions:
+        check_tars(rows.files, {columns.caption_column: "caption"}, limits)
     return shards, "tar", has_captions, list(map(_state_of_tar, rows.files))
 
 
@@ -305,8 +311,8 @@ class _ForwardReader:
                 yield row
 
 
-def _parquet_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
-    shards, names, states = [], [], []
+def _parquet_shards(rows: Rows, kind: str, columns: RowColumns, needed: Sequence[str]) -> _Made:
+    shards, names, states = [], {}, []
     for path in rows.files:
         with _opened(path) as file:
             metadata = pq.read_metadata(file)
@@ -315,9 +321,17 @@ def _parquet_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
         twice = [name for name in set(file_names) if file_names.count(name) > 1]
         if twice:
             raise ValueError(f"{path} has more than one column {twice[0]!r}; rename or remove one of them.")
-        names = names or file_names
+        names[path] = file_names
         shards.append(RowShard(_absolute(path), metadata.num_rows, partial(_read_parquet, path, columns)))
-    return names, (shards, states)
+    for name in needed:
+        lacking = [path for path in rows.files if name not in names[path]]
+        if 0 < len(lacking) < len(names):
+            shown = ", ".join(map(repr, names[lacking[0]]))
+            raise ValueError(
+                f"{lacking[0]} has no column {name!r}, which other files of the source have; it has {shown}. Give the "
+                "files of one kind together, or rename its column."
+            )
+    return list(dict.fromkeys(itertools.chain.from_iterable(names.values()))), (shards, states)
 
 
 def _read_parquet(path: str, columns: RowColumns, start: int, stop: int | None) -> Iterator[dict[str, Any]]:

@@ -318,7 +318,8 @@ class EmbeddingJob:
         goes on with it. So all of the tasks are done when this returns.
 
         Raises:
-            ValueError: if more than `encoding.max_skipped_share` of the rows are bad, or features are not finite.
+            ValueError: if more than `encoding.max_skipped_share` of the rows are bad, features are not finite, or a
+                row has a caption though the first rows had none and `options.what` does not say what to embed.
             OSError: if the destination cannot be written; what is there stays, and the next run goes on.
         """
         missing, wait = self.missing(tasks), 0.0
@@ -406,7 +407,14 @@ class EmbeddingJob:
     def _rows(self, shard: RowShard, start: int, stop: int | None) -> Iterator[tuple[int, Any, Any]]:
         columns, number = self.options.columns, start
         for number, row in enumerate(shard.read(start, stop), start + 1):
-            yield number - 1, row.get(columns.image_column), row.get(columns.caption_column)
+            captions = row.get(columns.caption_column)
+            if self.options.what is None and not self.texts and captions:
+                raise ValueError(
+                    f"Row {number - 1} of {shard.name} has a caption, though the first rows of the source have none, "
+                    'so that only images are embedded here. Say what you want: `what="images"` (--images) goes on '
+                    'here without captions; `what="both"` (--images --texts) embeds them, into another destination.'
+                )
+            yield number - 1, row.get(columns.image_column), captions
         if stop is not None and number != stop:
             raise ValueError(f"{shard.name} has only {number:,} rows now; it had {shard.num_rows:,}. Was it changed?")
 
@@ -421,7 +429,7 @@ class EmbeddingJob:
         is_complete = not self.missing()
         total = {"rows": 0, "texts": 0, "parts": 0, "num_bytes": 0}
         bad: dict[str, int] = {}
-        for name in sorted(self.store.names(), key=lambda name: (name.shard, name.number)):
+        for name in self.store.names():
             record = self._record(name)
             if record is None:
                 continue

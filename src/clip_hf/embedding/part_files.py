@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ MANIFEST, SUMMARY = "manifest.json", "summary.json"
 FILE_FORMATS = ("safetensors", "npy")
 IMAGES, TEXTS = "image_embeddings", "text_embeddings"
 _ROWS, _BAD = "rows", "bad"
+_PART_FILE = re.compile(r"part-([0-9]{5,})-([0-9]{5,})\.parquet")
 _KEY = b"clip_hf"  # of the Parquet file's metadata
 ROW_SCHEMA = pa.schema(
     [
@@ -125,8 +127,10 @@ class PartStore:
 
     def names(self) -> list[PartName]:
         """The parts whose rows are there, in their order."""
-        stems = sorted(path.stem.split("-") for path in (self.folder / _ROWS).glob("part-*-*.parquet"))
-        return [PartName(int(shard), int(number)) for _, shard, number in stems]
+        paths = (self.folder / _ROWS).glob("part-*-*.parquet")
+        found = (match for path in paths if (match := _PART_FILE.fullmatch(path.name)))
+        names = (PartName(int(match[1]), int(match[2])) for match in found)
+        return sorted(names, key=lambda name: (name.shard, name.number))
 
     def read_rows(self, name: PartName) -> pa.Table:
         """The rows of a part, with the columns of `ROW_SCHEMA`."""

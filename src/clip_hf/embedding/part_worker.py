@@ -198,19 +198,28 @@ class PartWorker:
         return replace(row, name=image_name(row.name, self.folder), message=message)
 
     def _captions_of(self, row: PartRow) -> tuple[list[str], SkippedRow | None]:
-        """The captions of a row; what is wrong with them, where that leaves nothing of the row or is no text."""
-        problem = find_caption_problem(row.captions, f"row {row.number}")
+        """The captions of a row; what is wrong with them, where that leaves nothing of the row or is no text.
+
+        Blanks in a list of captions say nothing, so they count only if there is nothing else.
+        """
+        value = row.captions
+        filled = [text for text in value if not _is_blank(text)] if isinstance(value, list | tuple) else None
+        problem = find_caption_problem(filled or value, f"row {row.number}")
         if problem is None:
-            return [row.captions] if isinstance(row.captions, str) else list(row.captions), None
+            return filled or [value], None
         # An image may be without caption; where captions are not embedded, nothing about them matters.
         is_welcome = not self.texts or (self.images and problem.kind in ("caption missing", "caption blank"))
-        return [], None if is_welcome else problem
+        return [], None if is_welcome else replace(problem, name=row.image)
 
     def _encode_texts(self, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.encoder.projection_dim), self.dtype)
         with self.progress.measure("model"):
             return self.encoder.encode_texts(texts).numpy().astype(self.dtype)
+
+
+def _is_blank(text: Any) -> bool:
+    return text is None or (isinstance(text, str) and not text.strip())
 
 
 class _TimedEncoder:
