@@ -12,6 +12,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
@@ -253,7 +255,7 @@ def test_an_interruption_anywhere_changes_nothing(source, encoder, photos, tmp_p
             break
         except Killed:
             assert before <= set(files_in(tmp_path / "out"))
-            store = part_files.PartStore(tmp_path / "out", SMALL.file_format)
+            store = part_files.PartStore(tmp_path / "out", SMALL.file_format, SMALL.rows_per_part)
             assert all(store.find_damage(name) is None for name in store.names())
     assert deaths > 4 and files_in(tmp_path / "out") == files_in(tmp_path / "plain")
 
@@ -412,6 +414,24 @@ def test_a_full_disk_is_said_and_what_was_written_stays(encoder, photos, tmp_pat
     assert files_in(tmp_path / "out") == plain
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_shortage_of_the_process_stops_the_job_and_spoils_no_row(number, encoder, photos, tmp_path, monkeypatch):
+    opened = os.open
+
+    def short(path, *arguments, **keywords):
+        if str(path).endswith("09.png"):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", short)
+    tolerant = quiet(batch_size=4, max_skipped_share=0.5)
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: .* says nothing about the data") as caught:
+        embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=tolerant)
+    assert caught.value.errno == number and not (tmp_path / "out" / "bad").exists()
+    monkeypatch.undo()
+    assert embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=tolerant).bad == {}
+
+
 @pytest.mark.parametrize(
     "values, message",
     [
@@ -465,6 +485,53 @@ def test_a_changed_file_is_found_by_its_digest(tmp_path, plain):
     (tmp_path / "plain" / "manifest.json").write_text('{"format": "another", "version": 1}')
     with pytest.raises(ValueError, match="is of the format 'another', version 1"):
         read_embeddings(tmp_path / "plain")
+
+
+def test_damaged_files_are_named_when_they_are_read(encoder, photos, tmp_path, plain):
+    folder, other = tmp_path / "plain", plain["text_embeddings/part-00000-00002.safetensors"]
+    for file, data, message in (
+        ("image_embeddings/part-00000-00001.safetensors", b"", "is damaged"),
+        ("image_embeddings/part-00000-00001.safetensors", None, "is missing"),
+        ("text_embeddings/part-00000-00001.safetensors", other, "shape"),
+        ("text_embeddings/part-00000-00001.safetensors", b"x" * 100, "is damaged"),
+        ("rows/part-00000-00001.parquet", b"PAR1", "is damaged"),
+    ):
+        (folder / file).unlink() if data is None else (folder / file).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{file} .*{message}.* Remove rows/part-00000-00001.parquet and run"):
+            list(read_embeddings(folder))
+        (folder / file).write_bytes(plain[file])
+    pq.write_table(pa.table({"a": [1]}), folder / "rows" / "part-00000-00001.parquet")
+    with pytest.raises(ValueError, match="part-00000-00001.parquet is damaged .its columns are 'a'"):
+        list(read_embeddings(folder))
+    assert embed(encoder, photos, folder, options=SMALL, encoding=ENCODING).timing.rows == 8
+    assert files_in(folder) == plain
+
+
+@pytest.mark.parametrize("section", ["model", "source", "options"])
+def test_a_manifest_without_its_sections_is_an_error_that_names_it(section, encoder, photos, tmp_path, plain):
+    path = tmp_path / "plain" / "manifest.json"
+    for value in ({}, {section: []}):
+        manifest = json.loads(path.read_text())
+        manifest.pop(section)
+        path.write_text(json.dumps({**manifest, **value}))
+        for action in (
+            lambda: read_embeddings(tmp_path / "plain"),
+            lambda: EmbeddingJob(encoder, photos, tmp_path / "plain", SMALL, ENCODING),
+        ):
+            with pytest.raises(ValueError, match=f"manifest.json is damaged: '{section}' is missing.* Put back a"):
+                action()
+
+
+def test_parts_of_another_size_do_not_count(encoder, photos, tmp_path, plain):
+    finer = EmbeddingOptions(rows_per_part=4, dtype="float32")
+    embed(encoder, photos, tmp_path / "finer", options=finer, encoding=ENCODING)
+    for path in (tmp_path / "finer").rglob("part-*-0000[15].*"):
+        shutil.copy(path, tmp_path / "plain" / path.relative_to(tmp_path / "finer"))
+    with pytest.raises(ValueError, match="part-00000-00001 is not complete, or was made for another number of rows"):
+        list(read_embeddings(tmp_path / "plain"))
+    summary = embed(encoder, photos, tmp_path / "plain", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.parts, summary.timing.rows) == (ROWS, NUM_PARTS, 8)
+    assert all(file == plain[name] for name, file in files_in(tmp_path / "plain").items() if name in plain)
 
 
 def test_a_source_that_lost_rows_meanwhile_is_an_error(encoder, tmp_path):

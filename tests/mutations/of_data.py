@@ -270,8 +270,8 @@ MUTATIONS = [
     Mutation(
         "blank captions used",
         "data/texts.py",
-        "if not is_string or not caption.strip() or not is_utf8(caption):",
-        "if not is_string or not is_utf8(caption):",
+        'return kind if caption.strip() else "caption blank", repr(caption)',
+        "return kind, repr(caption)",
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(

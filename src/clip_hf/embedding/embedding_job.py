@@ -165,7 +165,7 @@ class EmbeddingJob:
         )
         self.texts = needs_texts or (opt.what is None and self.source.has_captions)
         self.given = _absolute_source(source, self.source.kind)
-        self.store = PartStore(self.folder, opt.file_format)
+        self.store = PartStore(self.folder, opt.file_format, opt.rows_per_part)
         self._records: dict[PartName, dict[str, Any]] = {}
         self._write_manifest()
         if opt.retry_bad:

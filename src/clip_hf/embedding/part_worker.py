@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.row_shards import image_name
-from ..data.skips import SkippedRow
+from ..data.skips import SkippedRow, stop_if_exhausted
 from ..data.texts import find_caption_problem
 from ..model.image_reading_clip_hf import IMAGE_FORMATS, fetch_file
 from .dual_encoder import DualEncoder
@@ -156,7 +156,8 @@ class PartWorker:
                 formats = [name for name in IMAGE_FORMATS if name in Image.OPEN]
                 with Image.open(io.BytesIO(data), formats=formats) as header:
                     width, height = header.size
-            except Exception:  # libraries raise whatever they like for damaged files
+            except Exception as error:  # libraries raise whatever they like for damaged files
+                stop_if_exhausted(error, f"the image of row {row.number}")
                 return source
             digest = hashlib.blake2b(data, digest_size=16).hexdigest()
             row.known = {"digest": digest, "bytes": len(data), "width": width, "height": height}
