@@ -348,8 +348,21 @@ def test_too_many_bad_rows_are_an_error_until_they_are_repaired(encoder, damaged
 
 def test_a_source_of_bad_rows_only_is_an_error(encoder, tmp_path):
     (tmp_path / "list.txt").write_text("nowhere.png\n")
-    with pytest.raises(ValueError, match="1 of 1 row cannot be used"):
+    with pytest.raises(ValueError, match=r"No row of .*list.txt can be used \(1 file missing\)\. .*bad lists"):
         embed(encoder, tmp_path / "list.txt", tmp_path / "out", encoding=quiet(max_skipped_share=1.0))
+
+
+def test_rows_whose_location_was_refused_are_tried_again_only_by_retry_bad(encoder, photos, tmp_path):
+    lines = "".join(f"../photos/{number:02d}.png\n" for number in range(3))
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "a.csv").write_text(f"image\n{lines}")
+    rooted = RowColumns(image_root=str(photos))
+    hint = r"\(3 location refused\).* `image_root` .* tried again only with `retry_bad` \(--retry-bad\)"
+    for columns in (RowColumns(), rooted):
+        with pytest.raises(ValueError, match=f"No row of .*{hint}"):
+            embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=EmbeddingOptions(columns=columns))
+    retry = EmbeddingOptions(columns=rooted, retry_bad=True)
+    assert embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=retry).rows == 3
 
 
 def test_what_follows_damage_in_a_tar_is_one_bad_row(encoder, tmp_path):
@@ -473,6 +486,19 @@ def test_a_list_of_paths_is_kept_for_the_next_run(encoder, photos, tmp_path, mon
         embed(encoder, ["02.png"], tmp_path / "out", options=SMALL, encoding=ENCODING)
 
 
+def test_paths_with_odd_characters_are_kept_or_refused(encoder, tmp_path):
+    odd = ["a\rb.png", " c.png", "d .png", "\u2028e.png", "f\x0cg.png"]
+    for name in odd:
+        image_of(0).save(tmp_path / name, format="png")
+    summary = embed(encoder, [tmp_path / name for name in odd], tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.bad) == (len(odd), {})
+    again = embed(encoder, [tmp_path / name for name in odd], tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert again.timing is None
+    for name in ("a.png\r", "a\nb.png", " "):
+        with pytest.raises(ValueError, match="is no path that a list can hold: .* rename the file"):
+            embed(encoder, [tmp_path / "d .png", name], tmp_path / "odd", options=SMALL, encoding=ENCODING)
+
+
 def test_a_changed_file_is_found_by_its_digest(tmp_path, plain):
     folder = read_embeddings(tmp_path / "plain")
     folder.check()
@@ -512,7 +538,7 @@ def test_a_manifest_without_its_sections_is_an_error_that_names_it(section, enco
     path = tmp_path / "plain" / "manifest.json"
     for value in ({}, {section: []}):
         manifest = json.loads(path.read_text())
-        manifest.pop(section)
+        manifest.pop(section, None)
         path.write_text(json.dumps({**manifest, **value}))
         for action in (
             lambda: read_embeddings(tmp_path / "plain"),

@@ -318,4 +318,11 @@ MUTATIONS = [
         "return record if is_whole else None",
         "embedding/test_embedding_job.py -k another_size",
     ),
+    Mutation(
+        "a carriage return divides the paths of a list",
+        "data/row_shards.py",
+        'errors="surrogateescape", newline="\\n") as file:',
+        'errors="surrogateescape") as file:',
+        "embedding/test_embedding_job.py -k odd_characters",
+    ),
 ]

@@ -149,7 +149,7 @@ def shard_rows(
 def read_list(path: str | os.PathLike) -> list[str]:
     """The paths and URLs in a file of one a line; blank lines do not count."""
     check_regular(path)
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return [line.rstrip("\r\n").removeprefix("\ufeff") for line in file if line.strip()]
 
 

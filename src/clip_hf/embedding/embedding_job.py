@@ -201,8 +201,11 @@ class EmbeddingJob:
         for place in map(os.fspath, source):
             is_url = place.partition(":")[0].lower() in URL_SCHEMES
             lines.append(place if is_url else os.path.abspath(place))
-            if "\n" in place or not place.strip():
-                raise ValueError(f"{place!r} is no path that a list can hold.")
+            if "\n" in place or place.endswith("\r") or not place.strip():
+                raise ValueError(
+                    f"{place!r} is no path that a list can hold: lines end in it, or it is blank. Leave it out, or "
+                    "rename the file."
+                )
         if path.is_file():
             if lines and read_list(path) != lines:
                 raise ValueError(f"{path} lists other images than those that were given; give another destination.")
@@ -211,7 +214,7 @@ class EmbeddingJob:
         else:
             with replaced_file(path) as temporary:
                 text = "".join(f"{line}\n" for line in lines)
-                temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+                temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
         return path
 
     def _manifest(self) -> dict[str, Any]:
@@ -455,11 +458,24 @@ class EmbeddingJob:
         share = self.encoding.max_skipped_share
         if count and (rows == 0 or count > max(share * (rows + count), 1 if share else 0)):
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in summary.bad.items())
+            what, advice = f"No row of {self.source.location} can be used ({kinds}).", ""
+            if rows:
+                what = f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
+                what, advice = f"{what}max_skipped_share={share:g} allows.", ", or raise `max_skipped_share`"
             raise ValueError(
-                f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
-                f"max_skipped_share={share:g} allows. {self.folder / 'bad'} lists them. Repair them and run again "
-                "with `retry_bad` (--retry-bad), or raise `max_skipped_share`."
+                f"{what} {self.folder / 'bad'} lists them. Repair them and run again with `retry_bad` "
+                f"(--retry-bad){advice}.{refused_hint(summary)}"
             )
+
+
+def refused_hint(summary: EmbeddingSummary) -> str:
+    """What helps where locations were refused, a sentence after a space; empty if none was."""
+    if "location refused" not in summary.bad:
+        return ""
+    return (
+        " Paths may lead to another folder with `image_root` (--image-root); rows that were left out before are tried "
+        "again only with `retry_bad` (--retry-bad)."
+    )
 
 
 def _absolute_source(source: Any, kind: str) -> Any:
