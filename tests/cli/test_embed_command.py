@@ -64,6 +64,29 @@ def test_paths_come_from_standard_input(folder, tmp_path, monkeypatch, capsys):
     assert part.rows["name"].to_pylist() == [f"{folder}/photos/00.png", f"{folder}/photos/01.png"]
 
 
+def test_blank_lines_of_standard_input_do_not_count_and_odd_names_are_said(folder, tmp_path, monkeypatch, capsys):
+    image_of(0).save(tmp_path / "a.png\r", format="png")
+    arguments = ["embed", f"{folder}/model", "-", f"{tmp_path}/out", *SMALL]
+    lines = f"\n{folder}/photos/00.png\r\n  \n\t\r\n{folder}/photos/01.png".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("2 rows in 1 part")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{tmp_path}/a.png\r\n".encode())))
+    assert main([*arguments[:3], f"{tmp_path}/odd", *SMALL]) == 1
+    assert "a.png\\r' is no path that a list can hold" in capsys.readouterr().err
+
+
+def test_an_image_root_that_comes_later_needs_a_retry(folder, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(f"image\n{folder}/photos/00.png\nb.png\n")
+    image_of(1).save(tmp_path / "b.png")
+    arguments = ["embed", f"{folder}/model", f"{tmp_path}/t.csv", f"{tmp_path}/out", "--max-skipped-share", "1"]
+    for more in ([], ["--image-root", f"{folder}/photos"]):
+        assert main([*arguments, *more]) == 0
+        assert "1 location refused; " in (said := capsys.readouterr().out) and "--retry-bad" in said
+    assert main([*arguments, *more, "--retry-bad"]) == 0
+    assert capsys.readouterr().out.startswith("2 rows in 1 part")
+
+
 @pytest.mark.parametrize("shard", ["4/4", "1", "-1/2", "a/b"])
 def test_a_share_that_is_none_is_refused(shard, folder, tmp_path, capsys):
     assert main(["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/out", f"--shard={shard}"]) == 1

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Images of training pairs: the pixels of inference, and a name for everything that can be wrong."""
 
+import errno
 import os
 import pickle
 import random
@@ -149,3 +150,15 @@ def test_the_path_of_a_pipe_is_named_once(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     problem = ImageReader(processor_of()).read(str(tmp_path / "a.png"), "row 7", random.Random(0))
     assert problem.message.endswith(f"row 7 ({tmp_path}/a.png) cannot be used: it is a pipe or device, not a file.")
+
+
+def test_a_shortage_of_the_process_is_no_fault_of_the_image(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(encoded(image_of(0)))
+
+    def short(*arguments, **keywords):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", short)
+    with pytest.raises(OSError, match="Too many open files: the image of row 7 could not be read") as caught:
+        ImageReader(processor_of()).read(str(tmp_path / "a.png"), "row 7", random.Random(0))
+    assert caught.value.errno == errno.EMFILE

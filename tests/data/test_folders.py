@@ -280,5 +280,5 @@ def test_members_of_such_names_and_texts(streaming, tmp_path):
     first, second = load_pairs(tmp_path / "a.tar", streaming=streaming)
     assert first["caption"] == "red" and first["image"]["path"].endswith(r"0\udcff.png")
     assert first["image"]["bytes"] == encoded(image_of(0))
-    assert find_caption_problem(second["caption"], "row 1").kind == "caption of a wrong type"
+    assert find_caption_problem(second["caption"], "row 1").kind == "caption not UTF-8"
     assert second["image"]["bytes"] == encoded(image_of(1))

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clip_hf.data import data_sources
@@ -86,6 +88,36 @@ def test_a_fingerprint_is_that_of_the_rows_and_not_of_their_place(kind, tmp_path
         assert shard_rows(moved, RowColumns()).fingerprint != before
 
 
+@pytest.mark.parametrize("kind", ["table", "list", "parquet", "paths in parquet", "tar"])
+def test_a_fingerprint_tells_rows_in_another_order_though_sizes_are_the_same(kind, tmp_path):
+    fingerprints, sizes = set(), set()
+    for order in (range(9), reversed(range(9))):
+        rows = [{"image": encoded(image_of(0)), "caption": f"caption {number}"} for number in order]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        path = tmp_path / "data" / {"table": "a.csv", "list": "a.txt", "tar": "a.tar"}.get(kind, "a.parquet")
+        if kind in ("table", "list"):
+            header = "" if kind == "list" else "image,caption\n"
+            path.write_text(header + "".join(f"{row['caption']}.png,c\n" for row in rows))
+        elif kind == "tar":
+            write_tar(path, [{"png": row["image"], "txt": row["caption"].encode()} for row in rows])
+        else:
+            data = rows if kind == "parquet" else [{"image": f"{row['caption']}.png", "caption": "c"} for row in rows]
+            pq.write_table(pa.Table.from_pylist(data), path, compression="none")
+        sizes.add(path.stat().st_size)
+        fingerprints.add(shard_rows(path, RowColumns()).fingerprint)
+    assert len(sizes) == 1 and len(fingerprints) == 2
+
+
+def test_images_in_another_order_within_parquet_are_told_by_the_first(tmp_path):
+    fingerprints = set()
+    for order in ((0, 1, 2), (2, 1, 0)):
+        images = [encoded(image_of(number)).ljust(100_000, b"\0") for number in order]
+        table = pa.table({"image": [{"bytes": image, "path": None} for image in images]})
+        pq.write_table(table, tmp_path / "a.parquet", compression="none", write_statistics=False)
+        fingerprints.add(shard_rows(tmp_path / "a.parquet", RowColumns()).fingerprint)
+    assert len(fingerprints) == 2
+
+
 def test_paths_in_data_lead_where_they_may(tmp_path):
     (tmp_path / "data").mkdir()
     image_of(0).save(tmp_path / "outside.png")
@@ -135,6 +167,34 @@ def test_what_is_needed_must_be_there(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="There is no file"):
         shard_rows(tmp_path / "nowhere.txt", RowColumns())
     assert read_list(make_source("list", tmp_path / "lists", monkeypatch))[0] == "00.png"
+
+
+def test_captions_that_begin_late_are_found(tmp_path):
+    image = encoded(image_of(0))
+    (tmp_path / "folder").mkdir()
+    for number in range(1002):
+        (tmp_path / "folder" / f"{number:04d}.png").write_bytes(image)
+    (tmp_path / "folder" / "other.txt").write_text("beside no image")
+    assert not shard_rows(tmp_path / "folder", RowColumns()).has_captions
+    (tmp_path / "folder" / "1001.txt").write_text("a")
+    assert shard_rows(tmp_path / "folder", RowColumns()).has_captions
+    tar = write_tar(tmp_path / "a.tar", [{"png": image}] * 300 + [{"png": image, "txt": b"a"}])
+    assert not shard_rows(tar, RowColumns()).has_captions
+    assert shard_rows(tar, RowColumns(), captions=True).has_captions
+    later = write_tar(tmp_path / "b.tar", [{"png": image}] * 100 + [{"png": image, "txt": b"a"}])
+    assert shard_rows(later, RowColumns()).has_captions
+
+
+def test_every_parquet_file_must_have_the_columns_that_are_needed(tmp_path):
+    row = {"image": encoded(image_of(0)), "caption": "a"}
+    for name, columns in (("0", ["image"]), ("1", ["image", "caption"])):
+        pq.write_table(pa.Table.from_pylist([row]).select(columns), tmp_path / f"{name}.parquet")
+    assert shard_rows(tmp_path, RowColumns()).has_captions
+    with pytest.raises(ValueError, match="0.parquet has no column 'caption', which other files .* it has 'image'"):
+        shard_rows(tmp_path, RowColumns(), captions=True)
+    pq.write_table(pa.table({"photo": [b""]}), tmp_path / "2.parquet")
+    with pytest.raises(ValueError, match="2.parquet has no column 'image'"):
+        shard_rows(tmp_path, RowColumns())
 
 
 def test_the_bytes_of_a_file_are_those_that_are_decoded(tmp_path):

@@ -4,6 +4,7 @@
 
 import bz2
 import contextlib
+import errno
 import gzip
 import json
 import lzma
@@ -417,3 +418,13 @@ def test_evaluation_reads_the_same_images(tmp_path):
     write_tar(tmp_path / "a.tar", samples)
     data = load_classification(tmp_path / "a.tar", ClassificationOptions(class_names=["a", "b", "c"]))
     assert data.image_column == "image" and all(row["image"]["bytes"] for row in data.data)
+
+
+def test_a_tar_that_this_process_cannot_open_for_now_is_not_damaged(tmp_path, monkeypatch):
+    def short(tar):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    tar = write_tar(tmp_path / "a.tar", [{"png": b"", "txt": b"a"}])
+    monkeypatch.setattr(tars, "_opened", short)
+    with pytest.raises(OSError, match="Too many open files: the tar .* says nothing about the data"):
+        list(tars.tar_rows([tar], {"image": "image"}, whole=True))

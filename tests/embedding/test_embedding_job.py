@@ -12,9 +12,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 
+from clip_hf.data import row_shards
 from clip_hf.embedding import (
     EmbeddingJob,
     EmbeddingOptions,
@@ -147,6 +150,54 @@ def test_images_with_a_caption_of_a_wrong_type_are_left_out_only_where_captions_
     assert (summary.rows, summary.texts, summary.bad) == (3, 0, {})
 
 
+def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photos, tmp_path):
+    (photos / "03.txt").write_bytes("café".encode("latin-1"))
+    summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.texts, summary.bad) == (ROWS - 1, ROWS - 1, {"caption not UTF-8": 1})
+    rows = [{"image": "photos/00.png", "caption": "a"}, {"image": "x.png", "caption": 7}]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = EmbeddingOptions(what="texts")
+    tolerant = quiet(max_skipped_share=0.5)
+    embed(encoder, tmp_path / "table.jsonl", tmp_path / "table", options=texts, encoding=tolerant)
+    for folder, row, name, kind in (
+        ("out", "row 3", "03.png", "caption not UTF-8"),
+        ("table", "row 1", "x.png", "caption of a wrong type"),
+    ):
+        line = json.loads((tmp_path / folder / "bad" / "part-00000-00000.jsonl").read_text())
+        assert (line["row"], line["name"], line["kind"]) == (row, name, kind)
+
+
+def test_blanks_among_the_captions_of_an_image_say_nothing(encoder, tmp_path):
+    each = [["x", None], [None, " "], ["", "y", "z"]]
+    data = datasets.Dataset.from_list([{"image": encoded(image_of(0)), "caption": texts} for texts in each])
+    summary = embed(encoder, data, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    (part,) = read_embeddings(tmp_path / "out")
+    assert part.rows["captions"].to_pylist() == [["x"], [], ["y", "z"]] and (summary.rows, summary.bad) == (3, {})
+
+
+def test_parts_come_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "rows").mkdir()
+    for name in ("0-99999", "0-100000", "2-00003", "x-y", "0-00001.old", "0-00007-1"):
+        shard, _, rest = name.partition("-")
+        (tmp_path / "rows" / f"part-{shard.zfill(5) if shard.isdigit() else shard}-{rest}.parquet").touch()
+    names = part_files.PartStore(tmp_path, "npy").names()
+    assert [(name.shard, name.number) for name in names] == [(0, 99999), (0, 100000), (2, 3)]
+
+
+def test_captions_that_come_too_late_to_be_noticed_are_an_error(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(row_shards, "_PEEKED_SAMPLES", 10)
+    samples = [{"png": encoded(image_of(n)), **({"txt": b"a"} if n == 20 else {})} for n in range(ROWS)]
+    write_tar(tmp_path / "a.tar", samples)
+    with pytest.raises(ValueError, match=r"Row 20 of .*a.tar has a caption, though .*--images\) goes on here without"):
+        embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=SMALL, encoding=ENCODING)
+    plain = EmbeddingOptions(rows_per_part=8, dtype="float32", what="images")
+    summary = embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=plain, encoding=ENCODING)
+    assert (summary.rows, summary.texts, summary.timing.rows) == (ROWS, 0, ROWS - 16)
+    both = EmbeddingOptions(rows_per_part=8, what="both")
+    summary = embed(encoder, tmp_path / "a.tar", tmp_path / "both", options=both, encoding=ENCODING)
+    assert (summary.rows, summary.texts) == (ROWS, 1)
+
+
 def test_columns_and_splits_are_chosen_by_name(encoder, tmp_path):
     for part in ("train", "test"):
         (tmp_path / "data" / part).mkdir(parents=True)
@@ -204,7 +255,7 @@ def test_an_interruption_anywhere_changes_nothing(source, encoder, photos, tmp_p
             break
         except Killed:
             assert before <= set(files_in(tmp_path / "out"))
-            store = part_files.PartStore(tmp_path / "out", SMALL.file_format)
+            store = part_files.PartStore(tmp_path / "out", SMALL.file_format, SMALL.rows_per_part)
             assert all(store.find_damage(name) is None for name in store.names())
     assert deaths > 4 and files_in(tmp_path / "out") == files_in(tmp_path / "plain")
 
@@ -297,8 +348,21 @@ def test_too_many_bad_rows_are_an_error_until_they_are_repaired(encoder, damaged
 
 def test_a_source_of_bad_rows_only_is_an_error(encoder, tmp_path):
     (tmp_path / "list.txt").write_text("nowhere.png\n")
-    with pytest.raises(ValueError, match="1 of 1 row cannot be used"):
+    with pytest.raises(ValueError, match=r"No row of .*list.txt can be used \(1 file missing\)\. .*bad lists"):
         embed(encoder, tmp_path / "list.txt", tmp_path / "out", encoding=quiet(max_skipped_share=1.0))
+
+
+def test_rows_whose_location_was_refused_are_tried_again_only_by_retry_bad(encoder, photos, tmp_path):
+    lines = "".join(f"../photos/{number:02d}.png\n" for number in range(3))
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "a.csv").write_text(f"image\n{lines}")
+    rooted = RowColumns(image_root=str(photos))
+    hint = r"\(3 location refused\).* `image_root` .* tried again only with `retry_bad` \(--retry-bad\)"
+    for columns in (RowColumns(), rooted):
+        with pytest.raises(ValueError, match=f"No row of .*{hint}"):
+            embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=EmbeddingOptions(columns=columns))
+    retry = EmbeddingOptions(columns=rooted, retry_bad=True)
+    assert embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=retry).rows == 3
 
 
 def test_what_follows_damage_in_a_tar_is_one_bad_row(encoder, tmp_path):
@@ -363,6 +427,24 @@ def test_a_full_disk_is_said_and_what_was_written_stays(encoder, photos, tmp_pat
     assert files_in(tmp_path / "out") == plain
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_a_shortage_of_the_process_stops_the_job_and_spoils_no_row(number, encoder, photos, tmp_path, monkeypatch):
+    opened = os.open
+
+    def short(path, *arguments, **keywords):
+        if str(path).endswith("09.png"):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *arguments, **keywords)
+
+    monkeypatch.setattr(os, "open", short)
+    tolerant = quiet(batch_size=4, max_skipped_share=0.5)
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: .* says nothing about the data") as caught:
+        embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=tolerant)
+    assert caught.value.errno == number and not (tmp_path / "out" / "bad").exists()
+    monkeypatch.undo()
+    assert embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=tolerant).bad == {}
+
+
 @pytest.mark.parametrize(
     "values, message",
     [
@@ -404,6 +486,19 @@ def test_a_list_of_paths_is_kept_for_the_next_run(encoder, photos, tmp_path, mon
         embed(encoder, ["02.png"], tmp_path / "out", options=SMALL, encoding=ENCODING)
 
 
+def test_paths_with_odd_characters_are_kept_or_refused(encoder, tmp_path):
+    odd = ["a\rb.png", " c.png", "d .png", "\u2028e.png", "f\x0cg.png"]
+    for name in odd:
+        image_of(0).save(tmp_path / name, format="png")
+    summary = embed(encoder, [tmp_path / name for name in odd], tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.bad) == (len(odd), {})
+    again = embed(encoder, [tmp_path / name for name in odd], tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert again.timing is None
+    for name in ("a.png\r", "a\nb.png", " "):
+        with pytest.raises(ValueError, match="is no path that a list can hold: .* rename the file"):
+            embed(encoder, [tmp_path / "d .png", name], tmp_path / "odd", options=SMALL, encoding=ENCODING)
+
+
 def test_a_changed_file_is_found_by_its_digest(tmp_path, plain):
     folder = read_embeddings(tmp_path / "plain")
     folder.check()
@@ -416,6 +511,53 @@ def test_a_changed_file_is_found_by_its_digest(tmp_path, plain):
     (tmp_path / "plain" / "manifest.json").write_text('{"format": "another", "version": 1}')
     with pytest.raises(ValueError, match="is of the format 'another', version 1"):
         read_embeddings(tmp_path / "plain")
+
+
+def test_damaged_files_are_named_when_they_are_read(encoder, photos, tmp_path, plain):
+    folder, other = tmp_path / "plain", plain["text_embeddings/part-00000-00002.safetensors"]
+    for file, data, message in (
+        ("image_embeddings/part-00000-00001.safetensors", b"", "is damaged"),
+        ("image_embeddings/part-00000-00001.safetensors", None, "is missing"),
+        ("text_embeddings/part-00000-00001.safetensors", other, "shape"),
+        ("text_embeddings/part-00000-00001.safetensors", b"x" * 100, "is damaged"),
+        ("rows/part-00000-00001.parquet", b"PAR1", "is damaged"),
+    ):
+        (folder / file).unlink() if data is None else (folder / file).write_bytes(data)
+        with pytest.raises(ValueError, match=f"{file} .*{message}.* Remove rows/part-00000-00001.parquet and run"):
+            list(read_embeddings(folder))
+        (folder / file).write_bytes(plain[file])
+    pq.write_table(pa.table({"a": [1]}), folder / "rows" / "part-00000-00001.parquet")
+    with pytest.raises(ValueError, match="part-00000-00001.parquet is damaged .its columns are 'a'"):
+        list(read_embeddings(folder))
+    assert embed(encoder, photos, folder, options=SMALL, encoding=ENCODING).timing.rows == 8
+    assert files_in(folder) == plain
+
+
+@pytest.mark.parametrize("section", ["model", "source", "options"])
+def test_a_manifest_without_its_sections_is_an_error_that_names_it(section, encoder, photos, tmp_path, plain):
+    path = tmp_path / "plain" / "manifest.json"
+    for value in ({}, {section: []}):
+        manifest = json.loads(path.read_text())
+        manifest.pop(section, None)
+        path.write_text(json.dumps({**manifest, **value}))
+        for action in (
+            lambda: read_embeddings(tmp_path / "plain"),
+            lambda: EmbeddingJob(encoder, photos, tmp_path / "plain", SMALL, ENCODING),
+        ):
+            with pytest.raises(ValueError, match=f"manifest.json is damaged: '{section}' is missing.* Put back a"):
+                action()
+
+
+def test_parts_of_another_size_do_not_count(encoder, photos, tmp_path, plain):
+    finer = EmbeddingOptions(rows_per_part=4, dtype="float32")
+    embed(encoder, photos, tmp_path / "finer", options=finer, encoding=ENCODING)
+    for path in (tmp_path / "finer").rglob("part-*-0000[15].*"):
+        shutil.copy(path, tmp_path / "plain" / path.relative_to(tmp_path / "finer"))
+    with pytest.raises(ValueError, match="part-00000-00001 is not complete, or was made for another number of rows"):
+        list(read_embeddings(tmp_path / "plain"))
+    summary = embed(encoder, photos, tmp_path / "plain", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.parts, summary.timing.rows) == (ROWS, NUM_PARTS, 8)
+    assert all(file == plain[name] for name, file in files_in(tmp_path / "plain").items() if name in plain)
 
 
 def test_a_source_that_lost_rows_meanwhile_is_an_error(encoder, tmp_path):

@@ -256,7 +256,7 @@ MUTATIONS = [
     Mutation(
         "captions of a wrong type are called missing",
         "data/texts.py",
-        """return None if is_missing else [f"{_WRONG_CAPTION}{value!r:.80}"]""",
+        """return None if kind == "caption missing" else [f"{_MARKS.get(kind, _MARKS[_WRONG_TYPE])}{value!r:.80}"]""",
         "return None",
         "data/test_tables.py -k wrong_type",
     ),
@@ -270,8 +270,8 @@ MUTATIONS = [
     Mutation(
         "blank captions used",
         "data/texts.py",
-        "if not is_string or not caption.strip() or not is_utf8(caption):",
-        "if not is_string or not is_utf8(caption):",
+        'return kind if caption.strip() else "caption blank", repr(caption)',
+        "return kind, repr(caption)",
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(

@@ -94,7 +94,7 @@ def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:
             yield None
         elif argument == "-":
             lines = (line if line is None else _as_path(line) for line in _lines_of_stdin())
-            yield from image_paths(line for line in lines if line not in ("", "-"))
+            yield from image_paths(line for line in lines if line is None or (line.strip() and line != "-"))
         elif os.path.isdir(argument):
             root = Path(argument)
             images = images_in(root)[0]
@@ -104,7 +104,9 @@ def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:
 
 
 def _as_path(line: bytes) -> str:
-    return os.fsdecode(line.removeprefix(codecs.BOM_UTF8)).rstrip("\r\n")
+    path = os.fsdecode(line.removeprefix(codecs.BOM_UTF8)).removesuffix("\n")
+    # A file's name may end in what else ends a line.
+    return path if path.endswith("\r") and os.path.lexists(path) else path.rstrip("\r")
 
 
 def _lines_of_stdin() -> Iterator[bytes | None]:

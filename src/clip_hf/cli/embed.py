@@ -18,6 +18,7 @@ from ..embedding import (
     load_dual_encoder,
     ray,
 )
+from ..embedding.embedding_job import refused_hint
 from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
 from ..utils.wording import counted
@@ -103,7 +104,7 @@ def describe(summary: EmbeddingSummary, destination: str) -> str:
     lines = [f"{counted(summary.rows, 'row')}{texts} in {counted(summary.parts, 'part')} of {destination}."]
     if summary.bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.bad.items())
-        lines.append(f"Left out: {kinds}; {destination}/bad lists them.")
+        lines.append(f"Left out: {kinds}; {destination}/bad lists them.{refused_hint(summary)}")
     if not summary.is_complete:
         lines.append("Parts of other shares are missing; this share is done.")
     if summary.timing is not None:

@@ -13,7 +13,7 @@ from PIL import Image
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits, UnreadableImage, unwrap_source
 from ..model.image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
-from .skips import SkippedRow
+from .skips import SkippedRow, stop_if_exhausted
 
 
 if TYPE_CHECKING:
@@ -130,7 +130,12 @@ def check_not_missing(source: Any) -> None:
 
 
 def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
-    """What `error`, raised by reading the image of `source`, says of the row `where`."""
+    """What `error`, raised by reading the image of `source`, says of the row `where`.
+
+    Raises:
+        OSError: if it says nothing of the row, see `stop_if_exhausted`.
+    """
+    stop_if_exhausted(error, f"the image of {where}")
     name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
     is_name = isinstance(name, str | os.PathLike) and not str(name).startswith(REFUSED)
     name = str(name)[:200] if is_name else ""

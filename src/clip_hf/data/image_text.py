@@ -19,7 +19,7 @@ from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, open_image
 from .decoding import ImageReader, skipped_image
 from .locations import may_have_paths, undecoded
 from .pair_options import PairOptions, row_columns
-from .skips import SkippedRow
+from .skips import SkippedRow, stop_if_exhausted
 from .texts import TextReader, find_caption_problem, stable_id
 
 
@@ -245,6 +245,7 @@ class ImageTextDataset(Dataset):
             try:
                 image = self.images[row][self.options.image_column]
             except Exception as error:  # a damaged file of the dataset itself
+                stop_if_exhausted(error, where)
                 return SkippedRow("row cannot be read", where, f"Row {row} cannot be read: {error}")
         pixels = self.reader.read(image, where, generator, row)
         if isinstance(pixels, SkippedRow):

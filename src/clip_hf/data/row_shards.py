@@ -35,9 +35,10 @@ from .texts import escaped
 
 LIST_ENDING = ".txt"
 """The ending of a file with the path or URL of an image on each line."""
-_PEEKED_IMAGES = 1000  # images of a folder beside which a text is looked for
-_PEEKED_SAMPLES = 16
+# Samples of tars among which a caption is looked for: in any case, and where captions are asked for.
+_PEEKED_SAMPLES, _SEARCHED_SAMPLES = 256, 10_000
 _ROWS_PER_READ = 64
+_DIGESTED_BYTES = 2**16  # of a column of images in each row group of a Parquet file
 _LONGEST_NAME = 4096
 
 _Read = Callable[[int, int | None], Iterator[dict[str, Any]]]
@@ -90,7 +91,10 @@ class ShardedRows:
         folder (`str`): The folder to which the names of images are relative; empty if there is none.
         shards (`tuple[RowShard, ...]`): The rows in their order.
         has_captions (`bool`): Whether rows may have captions.
-        fingerprint (`str`): Changes if rows are added, removed or renamed; contents of images are not read.
+        fingerprint (`str`): The same wherever the data lies. It changes if a table or list changes in any byte; if
+            images of a folder are added, removed or renamed; with the footer, texts, paths and first images of Parquet
+            files; with the size and the time of change of tars; with what `datasets` calls its fingerprint. It does
+            not change with image files, texts beside them, and what the hub streams.
     """
 
     location: str
@@ -145,7 +149,7 @@ def shard_rows(
 def read_list(path: str | os.PathLike) -> list[str]:
     """The paths and URLs in a file of one a line; blank lines do not count."""
     check_regular(path)
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         return [line.rstrip("\r\n").removeprefix("\ufeff") for line in file if line.strip()]
 
 
@@ -195,7 +199,9 @@ def _shards_of(
         return _folder_shards(rows, columns)
     if kind == "tar":
         return _tar_shards(rows, columns, images, captions, limits)
-    names, made = {"table": _table_shards, "parquet": _parquet_shards}.get(kind, _dataset_shards)(rows, kind, columns)
+    needed = ((columns.image_column, images), (columns.caption_column, captions))
+    make_parquet = partial(_parquet_shards, needed=[name for name, is_needed in needed if is_needed])
+    names, made = {"table": _table_shards, "parquet": make_parquet}.get(kind, _dataset_shards)(rows, kind, columns)
     if images and kind == "table" and columns.image_column not in names and FILE_NAME in names:
         names = [*names, columns.image_column]
     if images:
@@ -218,7 +224,9 @@ def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
         return folder_rows([paths[start:stop]], columns.roles)
 
-    has_texts = any(os.path.isfile(f"{os.path.splitext(path)[0]}.txt") for path in paths[:_PEEKED_IMAGES])
+    listed = ((parent, name) for parent, _, names in os.walk(folder) for name in names)
+    texts = {os.path.join(parent, name) for parent, name in listed if name.endswith(".txt")}
+    has_texts = any(f"{os.path.splitext(path)[0]}.txt" in texts for path in paths)
     names = _names_digest(os.path.relpath(path, folder) for path in paths)
     return [RowShard(os.path.join(folder, ""), len(paths), read)], "folder", has_texts, names
 
@@ -247,12 +255,14 @@ def _names_digest(names: Iterator[str] | Sequence[str]) -> str:
 
 
 def _tar_shards(rows: Rows, columns: RowColumns, images: bool, captions: bool, limits: ImageLimits) -> _Shards:
-    needed = {name: role for name, role in columns.roles.items() if (images if role == "image" else captions)}
-    check_tars(rows.files, needed, limits)
+    check_tars(rows.files, {columns.image_column: "image"} if images else {}, limits)
     shards = [RowShard(tar, None, partial(_read_tar, tar, columns, limits)) for tar in map(_absolute, rows.files)]
-    first = shards[0].read(0, _PEEKED_SAMPLES)
+    samples = (row for shard in shards for row in shard.read(0, None))
+    first = itertools.islice(samples, _SEARCHED_SAMPLES if captions else _PEEKED_SAMPLES)
     has_captions = any(row[columns.caption_column] is not None for row in first)
-    return shards, "tar", has_captions, _sizes(rows.files)
+    if captions and not has_captions:
+        check_tars(rows.files, {columns.caption_column: "caption"}, limits)
+    return shards, "tar", has_captions, list(map(_state_of_tar, rows.files))
 
 
 def _read_tar(
@@ -274,7 +284,7 @@ def _table_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
         RowShard(_absolute(table), sum(1 for _ in raw_table_rows(table)), _ForwardReader(table, columns))
         for table in rows.files
     ]
-    return table_columns(rows.files), (shards, _sizes(rows.files))
+    return table_columns(rows.files), (shards, list(map(_digest_of_file, rows.files)))
 
 
 class _ForwardReader:
@@ -301,18 +311,27 @@ class _ForwardReader:
                 yield row
 
 
-def _parquet_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
-    shards, names = [], []
+def _parquet_shards(rows: Rows, kind: str, columns: RowColumns, needed: Sequence[str]) -> _Made:
+    shards, names, states = [], {}, []
     for path in rows.files:
         with _opened(path) as file:
             metadata = pq.read_metadata(file)
+            states.append(_digest_of_parquet(file, metadata, "://" not in path, columns))
         file_names = metadata.schema.to_arrow_schema().names
         twice = [name for name in set(file_names) if file_names.count(name) > 1]
         if twice:
             raise ValueError(f"{path} has more than one column {twice[0]!r}; rename or remove one of them.")
-        names = names or file_names
+        names[path] = file_names
         shards.append(RowShard(_absolute(path), metadata.num_rows, partial(_read_parquet, path, columns)))
-    return names, (shards, _sizes(rows.files))
+    for name in needed:
+        lacking = [path for path in rows.files if name not in names[path]]
+        if 0 < len(lacking) < len(names):
+            shown = ", ".join(map(repr, names[lacking[0]]))
+            raise ValueError(
+                f"{lacking[0]} has no column {name!r}, which other files of the source have; it has {shown}. Give the "
+                "files of one kind together, or rename its column."
+            )
+    return list(dict.fromkeys(itertools.chain.from_iterable(names.values()))), (shards, states)
 
 
 def _read_parquet(path: str, columns: RowColumns, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
@@ -348,8 +367,38 @@ def _absolute(path: str) -> str:
     return path if "://" in path else os.path.abspath(path)
 
 
-def _sizes(files: Sequence[str]) -> list[int | None]:
-    return [os.path.getsize(file) if os.path.isfile(file) else None for file in files]
+def _state_of_tar(tar: str) -> list[int] | None:
+    """Size and time of change of a tar: to read its members takes as long as to read it."""
+    if not os.path.isfile(tar):
+        return None
+    status = os.stat(tar)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _digest_of_file(path: str) -> str | None:
+    if not os.path.isfile(path):
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, hashlib.blake2b).hexdigest()
+
+
+def _digest_of_parquet(file: Any, metadata: pq.FileMetaData, is_near: bool, columns: RowColumns) -> str:
+    """A digest of the footer and, of a file on disk, of the columns that are read; of large values the beginning."""
+    size = file.seek(-8, os.SEEK_END) + 8
+    footer = int.from_bytes(file.read(4), "little")
+    file.seek(size - 8 - footer)
+    digest = hashlib.blake2b(file.read(footer), digest_size=16)
+    for group in range(metadata.num_row_groups if is_near else 0):
+        for index in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(index)
+            if not any(f"{chunk.path_in_schema}.".startswith(f"{name}.") for name in columns.roles):
+                continue
+            start, length = chunk.data_page_offset, chunk.total_compressed_size
+            start = start if chunk.dictionary_page_offset is None else min(start, chunk.dictionary_page_offset)
+            file.seek(start)
+            is_text = metadata.schema.column(index).logical_type.type == "STRING"
+            digest.update(file.read(length if is_text else min(length, _DIGESTED_BYTES)))
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------- datasets and the hub

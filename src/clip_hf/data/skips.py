@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Rows that cannot be used: their problems, their number, and the limit on them."""
 
+import errno
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from ..utils.wording import counted
 # Before this many rows are read, a share says little.
 _MIN_ROWS = 1000
 _EXAMPLES_PER_KIND = 3
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # Places kept for each kind; beyond that only the count is kept.
 _PLACES_PER_KIND = 10_000
 _REMARKS = {
@@ -43,6 +46,25 @@ class SkippedRow:
     def place(self) -> str:
         """The row and its file."""
         return f"{self.where} ({self.name})" if self.name else self.where
+
+
+def stop_if_exhausted(error: BaseException, what: str) -> None:
+    """Raise an `OSError` if `error`, met while `what` was read, comes from a shortage of this process or machine.
+
+    Such an error says nothing about the file, which must not be skipped because of it: too many open files, or no
+    memory left to the system.
+    """
+    seen, cause = set(), error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        for each in (cause, getattr(cause, "reason", None)):  # of urllib
+            if isinstance(each, OSError) and each.errno in _SHORTAGES:
+                raise OSError(
+                    each.errno,
+                    f"{os.strerror(each.errno)}: {what} could not be read for want of resources, so it says nothing "
+                    "about the data. Raise the limit (`ulimit -n`) or use fewer threads or processes, and run again",
+                ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 class SkipCounter:

@@ -17,7 +17,7 @@ from .collator import ImageTextCollator
 from .decoding import ImageReader
 from .image_text import NO_ROWS, check_columns, finish_item, text_length, undecoded_images
 from .pair_options import PairOptions, row_columns
-from .skips import SkippedRow
+from .skips import SkippedRow, stop_if_exhausted
 from .texts import TextReader
 
 
@@ -136,6 +136,7 @@ class _Cursor:
                     self._open()
                 values = next(self._rows, None)
             except Exception as error:  # readers raise many types for damaged files
+                stop_if_exhausted(error, f"shard {shard} of the stream")
                 self._next_shard()
                 message = f"Shard {shard} of the stream cannot be read further; the rest of it is skipped: {error}"
                 logger.warning(message)

@@ -23,6 +23,7 @@ from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLi
 from ..utils.json_files import check_regular
 from .image_folders import describe_left_out, is_hidden
 from .locations import stored_image
+from .skips import stop_if_exhausted
 from .texts import decode_text
 
 
@@ -260,6 +261,7 @@ def tar_samples(
     except Exception as error:  # the readers of tars, of compressions and of networks raise many types
         if sample is not None and not is_cut:
             yield sample
+        stop_if_exhausted(error, f"the tar {tar}")
         reason = str(error).rstrip(".") or type(error).__name__
         raise DamagedTar(f"The tar {tar} is damaged, or cannot be read: {reason}.") from error
     if sample is not None:

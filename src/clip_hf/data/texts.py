@@ -11,8 +11,9 @@ from typing import Any
 from .skips import SkippedRow
 
 
-# Stands in data for a caption of a wrong type, which a column of texts cannot hold.
-_WRONG_CAPTION = "refused:caption of a wrong type\n"
+_WRONG_TYPE, _NOT_UTF8 = "caption of a wrong type", "caption not UTF-8"
+# Stand in data for captions that a column of texts cannot hold.
+_MARKS = {kind: f"refused:{kind}\n" for kind in (_WRONG_TYPE, _NOT_UTF8)}
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -31,7 +32,7 @@ def is_utf8(text: str) -> bool:
 
 
 def decode_text(data: bytes) -> str | bytes:
-    """UTF-8 text, stripped (of a byte order mark, too); other bytes are returned, later a caption of a wrong type."""
+    """UTF-8 text, stripped (of a byte order mark, too); other bytes as they are: `caption not UTF-8`."""
     try:
         return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
@@ -48,8 +49,8 @@ def stored_captions(value: Any) -> list[str] | None:
     captions = [value] if isinstance(value, str) else value
     if isinstance(captions, list) and all(isinstance(text, str) and is_utf8(text) for text in captions):
         return captions
-    is_missing = find_caption_problem(value, "").kind == "caption missing"
-    return None if is_missing else [f"{_WRONG_CAPTION}{value!r:.80}"]
+    kind = find_caption_problem(value, "").kind
+    return None if kind == "caption missing" else [f"{_MARKS.get(kind, _MARKS[_WRONG_TYPE])}{value!r:.80}"]
 
 
 def template_columns(template: str) -> tuple[str, ...]:
@@ -149,19 +150,28 @@ def _is_text(value: Any) -> bool:
 
 def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
     """What is wrong with a caption or a list of captions; None if nothing."""
-    captions = [value] if isinstance(value, str) else value
+    captions = [value] if isinstance(value, str | bytes) else value
     row = where.capitalize()
-    if not isinstance(captions, Sequence) or isinstance(captions, bytes) or len(captions) == 0:
-        kind = "caption missing" if value is None or value == [] else "caption of a wrong type"
+    if not isinstance(captions, Sequence) or len(captions) == 0:
+        kind = "caption missing" if value is None or value == [] else _WRONG_TYPE
         message = f"{row} has no caption but {str(value)[:80]}; it needs a string, or a list of at least one."
         return SkippedRow(kind, where, message)
     for caption in captions:
-        shown, is_string = repr(caption), isinstance(caption, str)
-        if is_string and caption.startswith(_WRONG_CAPTION):
-            shown, is_string = caption.removeprefix(_WRONG_CAPTION), False
-        if not is_string or not caption.strip() or not is_utf8(caption):
-            kind = "caption blank" if is_string and not caption.strip() else "caption of a wrong type"
-            kind = "caption missing" if caption is None else kind
-            message = f"{row} has the caption {shown}; it must be a string that is not blank."
-            return SkippedRow(kind, where, message)
+        kind, shown = _fault_of(caption)
+        if kind:
+            needed = "UTF-8" if kind == _NOT_UTF8 else "a string that is not blank"
+            return SkippedRow(kind, where, f"{row} has the caption {shown}; it must be {needed}.")
     return None
+
+
+def _fault_of(caption: Any) -> tuple[str, str]:
+    """In few words what is wrong with one caption, empty if nothing, and how messages show it."""
+    if isinstance(caption, str):
+        for kind, mark in _MARKS.items():
+            if caption.startswith(mark):
+                return kind, caption.removeprefix(mark)
+        kind = "" if is_utf8(caption) else _NOT_UTF8
+        return kind if caption.strip() else "caption blank", repr(caption)
+    is_other_encoding = isinstance(caption, bytes) and isinstance(decode_text(caption), bytes)
+    kind = "caption missing" if caption is None else _NOT_UTF8 if is_other_encoding else _WRONG_TYPE
+    return kind, f"{caption!r:.80}"

@@ -165,7 +165,7 @@ class EmbeddingJob:
         )
         self.texts = needs_texts or (opt.what is None and self.source.has_captions)
         self.given = _absolute_source(source, self.source.kind)
-        self.store = PartStore(self.folder, opt.file_format)
+        self.store = PartStore(self.folder, opt.file_format, opt.rows_per_part)
         self._records: dict[PartName, dict[str, Any]] = {}
         self._write_manifest()
         if opt.retry_bad:
@@ -201,8 +201,11 @@ class EmbeddingJob:
         for place in map(os.fspath, source):
             is_url = place.partition(":")[0].lower() in URL_SCHEMES
             lines.append(place if is_url else os.path.abspath(place))
-            if "\n" in place or not place.strip():
-                raise ValueError(f"{place!r} is no path that a list can hold.")
+            if "\n" in place or place.endswith("\r") or not place.strip():
+                raise ValueError(
+                    f"{place!r} is no path that a list can hold: lines end in it, or it is blank. Leave it out, or "
+                    "rename the file."
+                )
         if path.is_file():
             if lines and read_list(path) != lines:
                 raise ValueError(f"{path} lists other images than those that were given; give another destination.")
@@ -211,7 +214,7 @@ class EmbeddingJob:
         else:
             with replaced_file(path) as temporary:
                 text = "".join(f"{line}\n" for line in lines)
-                temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+                temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
         return path
 
     def _manifest(self) -> dict[str, Any]:
@@ -318,7 +321,8 @@ class EmbeddingJob:
         goes on with it. So all of the tasks are done when this returns.
 
         Raises:
-            ValueError: if more than `encoding.max_skipped_share` of the rows are bad, or features are not finite.
+            ValueError: if more than `encoding.max_skipped_share` of the rows are bad, features are not finite, or a
+                row has a caption though the first rows had none and `options.what` does not say what to embed.
             OSError: if the destination cannot be written; what is there stays, and the next run goes on.
         """
         missing, wait = self.missing(tasks), 0.0
@@ -406,7 +410,14 @@ class EmbeddingJob:
     def _rows(self, shard: RowShard, start: int, stop: int | None) -> Iterator[tuple[int, Any, Any]]:
         columns, number = self.options.columns, start
         for number, row in enumerate(shard.read(start, stop), start + 1):
-            yield number - 1, row.get(columns.image_column), row.get(columns.caption_column)
+            captions = row.get(columns.caption_column)
+            if self.options.what is None and not self.texts and captions:
+                raise ValueError(
+                    f"Row {number - 1} of {shard.name} has a caption, though the first rows of the source have none, "
+                    'so that only images are embedded here. Say what you want: `what="images"` (--images) goes on '
+                    'here without captions; `what="both"` (--images --texts) embeds them, into another destination.'
+                )
+            yield number - 1, row.get(columns.image_column), captions
         if stop is not None and number != stop:
             raise ValueError(f"{shard.name} has only {number:,} rows now; it had {shard.num_rows:,}. Was it changed?")
 
@@ -421,7 +432,7 @@ class EmbeddingJob:
         is_complete = not self.missing()
         total = {"rows": 0, "texts": 0, "parts": 0, "num_bytes": 0}
         bad: dict[str, int] = {}
-        for name in sorted(self.store.names(), key=lambda name: (name.shard, name.number)):
+        for name in self.store.names():
             record = self._record(name)
             if record is None:
                 continue
@@ -447,11 +458,24 @@ class EmbeddingJob:
         share = self.encoding.max_skipped_share
         if count and (rows == 0 or count > max(share * (rows + count), 1 if share else 0)):
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in summary.bad.items())
+            what, advice = f"No row of {self.source.location} can be used ({kinds}).", ""
+            if rows:
+                what = f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
+                what, advice = f"{what}max_skipped_share={share:g} allows.", ", or raise `max_skipped_share`"
             raise ValueError(
-                f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
-                f"max_skipped_share={share:g} allows. {self.folder / 'bad'} lists them. Repair them and run again "
-                "with `retry_bad` (--retry-bad), or raise `max_skipped_share`."
+                f"{what} {self.folder / 'bad'} lists them. Repair them and run again with `retry_bad` "
+                f"(--retry-bad){advice}.{refused_hint(summary)}"
             )
+
+
+def refused_hint(summary: EmbeddingSummary) -> str:
+    """What helps where locations were refused, a sentence after a space; empty if none was."""
+    if "location refused" not in summary.bad:
+        return ""
+    return (
+        " Paths may lead to another folder with `image_root` (--image-root); rows that were left out before are tried "
+        "again only with `retry_bad` (--retry-bad)."
+    )
 
 
 def _absolute_source(source: Any, kind: str) -> Any:

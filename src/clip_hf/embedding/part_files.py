@@ -2,10 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The files of a folder of embeddings: parts that are written once, checked, and read back."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ..data.skips import SkippedRow
@@ -26,6 +29,10 @@ MANIFEST, SUMMARY = "manifest.json", "summary.json"
 FILE_FORMATS = ("safetensors", "npy")
 IMAGES, TEXTS = "image_embeddings", "text_embeddings"
 _ROWS, _BAD = "rows", "bad"
+_PART_FILE = re.compile(r"part-([0-9]{5,})-([0-9]{5,})\.parquet")
+_RECORD = {"rows": int, "texts": int, "bad": dict, "is_last": bool, "files": dict}
+_SECTIONS = {"model": dict, "source": dict, "options": dict}
+_OPTIONS = {"images": bool, "texts": bool, "file_format": str, "rows_per_part": int}
 _KEY = b"clip_hf"  # of the Parquet file's metadata
 ROW_SCHEMA = pa.schema(
     [
@@ -77,8 +84,8 @@ class PartStore:
     whose rows are there is complete.
     """
 
-    def __init__(self, folder: Path, file_format: str):
-        self.folder, self.file_format = folder, file_format
+    def __init__(self, folder: Path, file_format: str, rows_per_part: int | None = None):
+        self.folder, self.file_format, self.rows_per_part = folder, file_format, rows_per_part
 
     def write(self, name: PartName, content: PartContent) -> dict[str, Any]:
         """Write a part and return its record, see [`PartStore.record`]."""
@@ -98,6 +105,7 @@ class PartStore:
             "texts": sum(len(row["captions"]) for row in content.rows),
             "bad": dict(sorted(kinds.items())),
             "is_last": content.is_last,
+            "rows_per_part": self.rows_per_part,
             "files": {path: {"bytes": len(data), "blake2b": _digest(data)} for path, data in files.items()},
         }
         table = pa.Table.from_pylist(content.rows, ROW_SCHEMA).replace_schema_metadata({_KEY: json.dumps(record)})
@@ -109,14 +117,17 @@ class PartStore:
     def record(self, name: PartName) -> dict[str, Any] | None:
         """What a part's rows say of it: rows, texts, bad rows by kind, its files, and whether it is the last.
 
-        None if the part is not there, or one of its files is missing, damaged in its size, or unreadable.
+        None if the part is not there or was made for another `rows_per_part`, or one of its files is missing, damaged
+        in its size, or unreadable.
         """
         try:
             record = json.loads(pq.read_schema(self._rows_file(name)).metadata[_KEY])
+            _check_values(record, _RECORD)
             sizes = {path: os.path.getsize(self.folder / path) for path in record["files"]}
+            is_whole = all(size == record["files"][path]["bytes"] for path, size in sizes.items())
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
             return None
-        return record if all(size == record["files"][path]["bytes"] for path, size in sizes.items()) else None
+        return record if is_whole and record.get("rows_per_part") == self.rows_per_part else None
 
     def remove(self, name: PartName) -> None:
         """Let a part count as missing."""
@@ -125,23 +136,38 @@ class PartStore:
 
     def names(self) -> list[PartName]:
         """The parts whose rows are there, in their order."""
-        stems = sorted(path.stem.split("-") for path in (self.folder / _ROWS).glob("part-*-*.parquet"))
-        return [PartName(int(shard), int(number)) for _, shard, number in stems]
+        paths = (self.folder / _ROWS).glob("part-*-*.parquet")
+        found = (match for path in paths if (match := _PART_FILE.fullmatch(path.name)))
+        names = (PartName(int(match[1]), int(match[2])) for match in found)
+        return sorted(names, key=lambda name: (name.shard, name.number))
 
     def read_rows(self, name: PartName) -> pa.Table:
-        """The rows of a part, with the columns of `ROW_SCHEMA`."""
-        return pq.read_table(self._rows_file(name)).replace_schema_metadata()
+        """The rows of a part, with the columns of `ROW_SCHEMA`; ValueError if they are damaged."""
+        path = self._rows_file(name)
+        with _naming_damage(path, name):
+            table = pq.read_table(path).replace_schema_metadata()
+            if not table.schema.equals(ROW_SCHEMA):
+                raise ValueError(f"its columns are {', '.join(map(repr, table.column_names))}")
+        return table
 
-    def read_embeddings(self, kind: str, name: PartName) -> np.ndarray:
-        """The embeddings (n, dim) of a part; those in `.npy` are mapped into memory, not read."""
+    def read_embeddings(self, kind: str, name: PartName, count: int) -> np.ndarray:
+        """The `count` embeddings (count, dim) of a part; those in `.npy` are mapped into memory, not read.
+
+        Raises:
+            ValueError: if the file is missing, damaged, or has another number of embeddings.
+        """
         path = self.folder / self._file(kind, name)
-        return np.load(path, mmap_mode="r") if self.file_format == "npy" else load_file(path)["embeddings"]
+        with _naming_damage(path, name):
+            values = np.load(path, mmap_mode="r") if self.file_format == "npy" else load_file(path)["embeddings"]
+            if values.ndim != 2 or len(values) != count:
+                raise ValueError(f"it holds an array of the shape {values.shape} for {count:,} embeddings")
+        return values
 
     def find_damage(self, name: PartName) -> str | None:
         """What is wrong with a part; all its files are read. None if nothing is."""
         record = self.record(name)
         if record is None:
-            return f"{name} is not complete"
+            return f"{name} is not complete, or was made for another number of rows in a part"
         for path, known in record["files"].items():
             if _digest((self.folder / path).read_bytes()) != known["blake2b"]:
                 return f"{path} has changed"
@@ -152,6 +178,28 @@ class PartStore:
 
     def _rows_file(self, name: PartName) -> Path:
         return self.folder / _ROWS / f"{name}.parquet"
+
+
+@contextlib.contextmanager
+def _naming_damage(path: Path, name: PartName) -> Iterator[None]:
+    """Make whatever libraries raise for a damaged or missing file one ValueError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} is missing. {_advice(name)}") from error
+    except (pa.ArrowException, SafetensorError, KeyError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}). {_advice(name)}") from error
+
+
+def _advice(name: PartName) -> str:
+    return f"Remove {_ROWS}/{name}.parquet and run `clip-hf embed` again: it writes the part anew."
+
+
+def _check_values(content: Any, kinds: dict[str, type]) -> None:
+    """ValueError that names the value, if one of `content` is missing or of another type."""
+    for name, kind in kinds.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            raise ValueError(f"{name!r} is missing, or no {kind.__name__}")
 
 
 def _bad_line(row: SkippedRow) -> str:
@@ -206,7 +254,8 @@ class EmbeddingFolder:
 
     Raises:
         OSError: if there is no such folder or manifest.
-        ValueError: if the folder is of another format.
+        ValueError: if the folder is of another format, or its manifest is damaged; in iterating, if a file is missing
+            or damaged.
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -214,7 +263,7 @@ class EmbeddingFolder:
         self.manifest = read_manifest(self.path)
         options = self.manifest["options"]
         self._kinds = [kind for kind, key in ((IMAGES, "images"), (TEXTS, "texts")) if options[key]]
-        self._store = PartStore(self.path, options["file_format"])
+        self._store = PartStore(self.path, options["file_format"], options["rows_per_part"])
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -224,17 +273,23 @@ class EmbeddingFolder:
 
     def __iter__(self) -> Iterator[EmbeddedPart]:
         for name in self._store.names():
-            arrays = {kind: self._store.read_embeddings(kind, name) for kind in self._kinds}
-            yield EmbeddedPart(name, self._store.read_rows(name), arrays.get(IMAGES), arrays.get(TEXTS))
+            if self._store.record(name) is None:
+                # Reading names the file, if one is damaged.
+                self._read(name)
+                raise ValueError(f"{self.path}: {self._store.find_damage(name)}. {_advice(name)}")
+            yield self._read(name)
+
+    def _read(self, name: PartName) -> EmbeddedPart:
+        rows = self._store.read_rows(name)
+        counts = {IMAGES: rows.num_rows, TEXTS: sum(map(len, rows["captions"].to_pylist()))}
+        arrays = {kind: self._store.read_embeddings(kind, name, counts[kind]) for kind in self._kinds}
+        return EmbeddedPart(name, rows, arrays.get(IMAGES), arrays.get(TEXTS))
 
     def check(self) -> None:
         """Read every file and compare it with its digest; a ValueError names the first that differs."""
         for name in self._store.names():
             if problem := self._store.find_damage(name):
-                raise ValueError(
-                    f"{self.path}: {problem}. Remove {_ROWS}/{name}.parquet and run `clip-hf embed` again: it writes "
-                    "the part anew."
-                )
+                raise ValueError(f"{self.path}: {problem}. {_advice(name)}")
 
 
 def read_embeddings(folder: str | os.PathLike) -> EmbeddingFolder:
@@ -257,4 +312,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder / MANIFEST} is of the format {manifest.get('format')!r}, version {manifest.get('version')!r}; "
             f"this version of clip_hf reads {FORMAT_NAME!r}, version {FORMAT_VERSION}."
         )
+    try:
+        _check_values(manifest, _SECTIONS)
+        _check_values(manifest["options"], _OPTIONS)
+        if manifest["options"]["file_format"] not in FILE_FORMATS:
+            raise ValueError(f"'file_format' is {manifest['options']['file_format']!r}")
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / MANIFEST} is damaged: {error}. Put back a copy of it, or embed into a new folder."
+        ) from error
     return manifest

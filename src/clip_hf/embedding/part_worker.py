@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.row_shards import image_name
-from ..data.skips import SkippedRow
+from ..data.skips import SkippedRow, stop_if_exhausted
 from ..data.texts import find_caption_problem
 from ..model.image_reading_clip_hf import IMAGE_FORMATS, fetch_file
 from .dual_encoder import DualEncoder
@@ -156,7 +156,8 @@ class PartWorker:
                 formats = [name for name in IMAGE_FORMATS if name in Image.OPEN]
                 with Image.open(io.BytesIO(data), formats=formats) as header:
                     width, height = header.size
-            except Exception:  # libraries raise whatever they like for damaged files
+            except Exception as error:  # libraries raise whatever they like for damaged files
+                stop_if_exhausted(error, f"the image of row {row.number}")
                 return source
             digest = hashlib.blake2b(data, digest_size=16).hexdigest()
             row.known = {"digest": digest, "bytes": len(data), "width": width, "height": height}
@@ -198,19 +199,28 @@ class PartWorker:
         return replace(row, name=image_name(row.name, self.folder), message=message)
 
     def _captions_of(self, row: PartRow) -> tuple[list[str], SkippedRow | None]:
-        """The captions of a row; what is wrong with them, where that leaves nothing of the row or is no text."""
-        problem = find_caption_problem(row.captions, f"row {row.number}")
+        """The captions of a row; what is wrong with them, where that leaves nothing of the row or is no text.
+
+        Blanks in a list of captions say nothing, so they count only if there is nothing else.
+        """
+        value = row.captions
+        filled = [text for text in value if not _is_blank(text)] if isinstance(value, list | tuple) else None
+        problem = find_caption_problem(filled or value, f"row {row.number}")
         if problem is None:
-            return [row.captions] if isinstance(row.captions, str) else list(row.captions), None
+            return filled or [value], None
         # An image may be without caption; where captions are not embedded, nothing about them matters.
         is_welcome = not self.texts or (self.images and problem.kind in ("caption missing", "caption blank"))
-        return [], None if is_welcome else problem
+        return [], None if is_welcome else replace(problem, name=row.image)
 
     def _encode_texts(self, texts: list[str]) -> np.ndarray:
         if not texts:
             return np.empty((0, self.encoder.projection_dim), self.dtype)
         with self.progress.measure("model"):
             return self.encoder.encode_texts(texts).numpy().astype(self.dtype)
+
+
+def _is_blank(text: Any) -> bool:
+    return text is None or (isinstance(text, str) and not text.strip())
 
 
 class _TimedEncoder:
