@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from clip_hf import ClipHFModel
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.export import ClipHFExportedModel, export_model, exporting
 from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
-from clip_hf.export.sources import as_exportable, load_source
+from clip_hf.export.sources import as_exportable, describe_model, load_source
 from clip_hf.export.tower_inputs import Samples
 from tiny_models import CAPTIONS, make_tiny_model
 
@@ -211,6 +212,42 @@ def test_bad_models_and_destinations(no_export, tiny_processor, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_changed_models_are_refused(no_export, tiny_processor, tmp_path):
+    def refused(model, message):
+        with pytest.raises(ValueError, match=message):
+            export_model(model, tmp_path / "x", processor=tiny_processor)
+        assert not (tmp_path / "x").exists()
+
+    model = make_tiny_model("vit")
+    layer = model.vision_model.encoder.layers[0]
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        handle = register(lambda *args: None)
+        refused(model, "'vision_model.encoder.layers.0' has hooks or a `forward` of its own")
+        handle.remove()
+    layer.forward = layer.forward
+    refused(model, "layers.0' has hooks or a `forward`")
+    del layer.forward
+    model.config.quantization_config = {"bits": 4}
+    refused(model, "quantised")
+    del model.config.quantization_config
+    refused(make_tiny_model("vit").to("meta"), "not in memory")
+    model.config.vision_config.num_channels = 1
+    refused(model, "with 1 channels")
+    model.config.vision_config.num_channels = 3
+    with pytest.raises(_Exported):
+        export_model(model, tmp_path / "x", processor=tiny_processor)
+
+
+def test_hooks_of_transformers_are_no_change():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(text_config=sizes, vision_config={**sizes, "image_size": 32, "patch_size": 16})
+    model = transformers.CLIPModel(config).eval()
+    model.get_image_features(pixel_values=torch.zeros(1, 3, 32, 32), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules())
+    processor = SimpleNamespace(image_processor=None, tokenizer=None, save_pretrained=None)
+    assert describe_model(model, processor, "onnx", "float32").context_length == 77
+
+
 def test_a_full_disk_leaves_nothing(monkeypatch, tiny_processor, tmp_path):
     def export_towers(model, config, folder):
         (folder / "image_tower.onnx").write_bytes(b"half")
@@ -245,3 +282,12 @@ def test_models_are_loaded_by_path(tiny_processor, tmp_path):
     loaded, processor = load_source(tmp_path)
     assert isinstance(loaded, ClipHFModel) and processor.tokenizer.vocab_size == tiny_processor.tokenizer.vocab_size
     assert torch.equal(loaded.logit_scale, model.logit_scale)
+
+
+def test_the_longest_text_is_the_models(exported_folder):
+    """A tokenizer that cuts earlier must not decide what other tokenizers of the cached export may give."""
+    tokenizer = SimpleNamespace(model_max_length=8)
+    processor = SimpleNamespace(image_processor=None, tokenizer=tokenizer, save_pretrained=None)
+    model = make_tiny_model("vit")
+    described = describe_model(model, processor, "onnx", "float32")
+    assert described.context_length == model.config.text_config.max_position_embeddings > 8
