@@ -18,6 +18,7 @@ from PIL import Image
 from clip_hf import ClipHFModel
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.export import ClipHFExportedModel, export_model, exporting
+from clip_hf.export.exported_folder import write_record
 from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
 from clip_hf.export.sources import as_exportable, describe_model, load_source
 from clip_hf.export.tower_inputs import Samples
@@ -259,6 +260,31 @@ def test_a_full_disk_leaves_nothing(monkeypatch, tiny_processor, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_errors_of_libraries_that_write_are_errors_of_the_disk(monkeypatch, tiny_processor, tmp_path):
+    def save_program(graph, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("problem writing element 3")
+
+    monkeypatch.setattr(exporting, "_program", lambda *args: (None, save_program))
+    with pytest.raises(OSError, match=r"image_tower\.onnx could not be written \(problem writing element 3\); "):
+        export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_a_folder_stays(monkeypatch, tiny_processor, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(exporting, "export_towers", lambda *args: None)
+    monkeypatch.setattr(exporting, "_write_report", lambda *args: report_of(1.0))
+    export_model(make_tiny_model("vit"), tmp_path / "link", processor=tiny_processor)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "config.json").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a").touch()
+    (tmp_path / "to_other").symlink_to(tmp_path / "other")
+    with pytest.raises(FileExistsError, match="other exists and is no export"):
+        export_model(make_tiny_model("vit"), tmp_path / "to_other", processor=tiny_processor)
+
+
 def test_damaged_folders_are_refused(exported_folder, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(exported_folder("vit", "onnx"), folder)
@@ -272,6 +298,29 @@ def test_damaged_folders_are_refused(exported_folder, tmp_path):
         ClipHFExportedModel.from_pretrained(folder)
     (folder / "image_tower.onnx").unlink()
     with pytest.raises(ValueError, match=r"lacks image_tower\.onnx"):
+        ClipHFExportedModel.from_pretrained(folder)
+
+
+def test_records_that_describe_no_whole_export_are_refused(exported_folder, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exported_folder("vit", "onnx"), folder)
+    (folder / "image_tower_old").mkdir()
+    ClipHFExportedModel.from_pretrained(folder)
+    record = json.loads((folder / "export.json").read_text())
+    for name in (None, "text_tower.onnx", "config.json"):
+        files = {each: value for each, value in record["files"].items() if each != name}
+        (folder / "export.json").write_text(json.dumps({**record, "files": files if name else None}))
+        with pytest.raises(ValueError, match=r"must describe both towers and config\.json; it has "):
+            ClipHFExportedModel.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "logit_scale": 1.0}))
+    (folder / "export.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"config\.json in .* differ from what"):
+        ClipHFExportedModel.from_pretrained(folder)
+    del config["source_config"]["text_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    write_record(folder, {})
+    with pytest.raises(ValueError, match="no whole `source_config`"):
         ClipHFExportedModel.from_pretrained(folder)
 
 

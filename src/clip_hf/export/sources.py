@@ -88,8 +88,8 @@ def _check_exportable(model: PreTrainedModel) -> None:
     missing = [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing:
         raise ValueError(
-            f"{len(missing)} weights, such as {missing[0]}, are not in memory (offloaded, or on the meta device): load "
-            "the whole model to the CPU."
+            f"{len(missing)} weights, such as {missing[0]}, are not in memory (offloaded, or on the meta device): "
+            "load the whole model to the CPU."
         )
     is_quantised = any(not weight.is_floating_point() for weight in model.parameters())
     is_quantised = is_quantised or any(type(module).__module__.startswith("torch.ao.") for module in model.modules())
