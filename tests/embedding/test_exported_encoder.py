@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Exported models as encoders: the features are those of PyTorch, and what cannot be had is refused at once."""
 
+import pickle
 import re
 import shutil
 import sys
@@ -135,6 +136,13 @@ def test_auto_is_bfloat16_where_it_is_faster(folder, precisions, monkeypatch, pi
     assert precisions == [str(expected).removeprefix("torch.")] * 2
     assert load_dual_encoder(folder, "onnx", "auto").dtype == load_dual_encoder(folder, dtype="auto").dtype
     assert load_dual_encoder(folder, dtype="auto").dtype == torch.float32
+
+
+def test_a_pickled_encoder_opens_its_folder(folder, images):
+    encoder = load_dual_encoder(folder)
+    again = pickle.loads(pickle.dumps(encoder))
+    assert (again.name, again.fingerprint) == (encoder.name, encoder.fingerprint)
+    assert torch.equal(again.encode_images(images), encoder.encode_images(images))
 
 
 def test_an_open_export_is_taken_as_it_is(folder, tiny_processor, images):

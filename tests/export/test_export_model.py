@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from PIL import Image
 from clip_hf import ClipHFModel
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.export import ClipHFExportedModel, export_model, exporting
+from clip_hf.export.exported_folder import write_record
 from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
-from clip_hf.export.sources import as_exportable, load_source
+from clip_hf.export.sources import as_exportable, describe_model, load_source
 from clip_hf.export.tower_inputs import Samples
 from tiny_models import CAPTIONS, make_tiny_model
 
@@ -211,6 +213,42 @@ def test_bad_models_and_destinations(no_export, tiny_processor, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_changed_models_are_refused(no_export, tiny_processor, tmp_path):
+    def refused(model, message):
+        with pytest.raises(ValueError, match=message):
+            export_model(model, tmp_path / "x", processor=tiny_processor)
+        assert not (tmp_path / "x").exists()
+
+    model = make_tiny_model("vit")
+    layer = model.vision_model.encoder.layers[0]
+    for register in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        handle = register(lambda *args: None)
+        refused(model, "'vision_model.encoder.layers.0' has hooks or a `forward` of its own")
+        handle.remove()
+    layer.forward = layer.forward
+    refused(model, "layers.0' has hooks or a `forward`")
+    del layer.forward
+    model.config.quantization_config = {"bits": 4}
+    refused(model, "quantised")
+    del model.config.quantization_config
+    refused(make_tiny_model("vit").to("meta"), "not in memory")
+    model.config.vision_config.num_channels = 1
+    refused(model, "with 1 channels")
+    model.config.vision_config.num_channels = 3
+    with pytest.raises(_Exported):
+        export_model(model, tmp_path / "x", processor=tiny_processor)
+
+
+def test_hooks_of_transformers_are_no_change():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(text_config=sizes, vision_config={**sizes, "image_size": 32, "patch_size": 16})
+    model = transformers.CLIPModel(config).eval()
+    model.get_image_features(pixel_values=torch.zeros(1, 3, 32, 32), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules())
+    processor = SimpleNamespace(image_processor=None, tokenizer=None, save_pretrained=None)
+    assert describe_model(model, processor, "onnx", "float32").context_length == 77
+
+
 def test_a_full_disk_leaves_nothing(monkeypatch, tiny_processor, tmp_path):
     def export_towers(model, config, folder):
         (folder / "image_tower.onnx").write_bytes(b"half")
@@ -220,6 +258,31 @@ def test_a_full_disk_leaves_nothing(monkeypatch, tiny_processor, tmp_path):
     with pytest.raises(OSError, match="No space left"):
         export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
     assert not list(tmp_path.iterdir())
+
+
+def test_errors_of_libraries_that_write_are_errors_of_the_disk(monkeypatch, tiny_processor, tmp_path):
+    def save_program(graph, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("problem writing element 3")
+
+    monkeypatch.setattr(exporting, "_program", lambda *args: (None, save_program))
+    with pytest.raises(OSError, match=r"image_tower\.onnx could not be written \(problem writing element 3\); "):
+        export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_a_folder_stays(monkeypatch, tiny_processor, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    monkeypatch.setattr(exporting, "export_towers", lambda *args: None)
+    monkeypatch.setattr(exporting, "_write_report", lambda *args: report_of(1.0))
+    export_model(make_tiny_model("vit"), tmp_path / "link", processor=tiny_processor)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "config.json").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a").touch()
+    (tmp_path / "to_other").symlink_to(tmp_path / "other")
+    with pytest.raises(FileExistsError, match="other exists and is no export"):
+        export_model(make_tiny_model("vit"), tmp_path / "to_other", processor=tiny_processor)
 
 
 def test_damaged_folders_are_refused(exported_folder, tmp_path):
@@ -238,6 +301,29 @@ def test_damaged_folders_are_refused(exported_folder, tmp_path):
         ClipHFExportedModel.from_pretrained(folder)
 
 
+def test_records_that_describe_no_whole_export_are_refused(exported_folder, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exported_folder("vit", "onnx"), folder)
+    (folder / "image_tower_old").mkdir()
+    ClipHFExportedModel.from_pretrained(folder)
+    record = json.loads((folder / "export.json").read_text())
+    for name in (None, "text_tower.onnx", "config.json"):
+        files = {each: value for each, value in record["files"].items() if each != name}
+        (folder / "export.json").write_text(json.dumps({**record, "files": files if name else None}))
+        with pytest.raises(ValueError, match=r"must describe both towers and config\.json; it has "):
+            ClipHFExportedModel.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "logit_scale": 1.0}))
+    (folder / "export.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"config\.json in .* differ from what"):
+        ClipHFExportedModel.from_pretrained(folder)
+    del config["source_config"]["text_config"]
+    (folder / "config.json").write_text(json.dumps(config))
+    write_record(folder, {})
+    with pytest.raises(ValueError, match="no whole `source_config`"):
+        ClipHFExportedModel.from_pretrained(folder)
+
+
 def test_models_are_loaded_by_path(tiny_processor, tmp_path):
     model = make_tiny_model("vit")
     model.save_pretrained(tmp_path)
@@ -245,3 +331,12 @@ def test_models_are_loaded_by_path(tiny_processor, tmp_path):
     loaded, processor = load_source(tmp_path)
     assert isinstance(loaded, ClipHFModel) and processor.tokenizer.vocab_size == tiny_processor.tokenizer.vocab_size
     assert torch.equal(loaded.logit_scale, model.logit_scale)
+
+
+def test_the_longest_text_is_the_models(exported_folder):
+    """A tokenizer that cuts earlier must not decide what other tokenizers of the cached export may give."""
+    tokenizer = SimpleNamespace(model_max_length=8)
+    processor = SimpleNamespace(image_processor=None, tokenizer=tokenizer, save_pretrained=None)
+    model = make_tiny_model("vit")
+    described = describe_model(model, processor, "onnx", "float32")
+    assert described.context_length == model.config.text_config.max_position_embeddings > 8

@@ -2,6 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Exported towers against the model in PyTorch."""
 
+import pickle
+
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForZeroShotImageClassification
@@ -66,3 +68,39 @@ def test_options_that_towers_cannot_follow_are_refused(exported_folder, pixel_va
         exported(pixel_values=pixel_values, return_loss=True)
     with pytest.raises(ValueError, match=r"takes \(batch, 3, 64, 64\)"):
         exported.encode_image(pixel_values[..., :32])
+
+
+def test_inputs_that_pytorch_refuses_are_refused(runtime, exported_folder, tiny_model, pixel_values, text_inputs):
+    exported = ClipHFExportedModel.from_pretrained(exported_folder("vit", "onnx"), runtime=runtime)
+    ids = text_inputs["input_ids"]
+    for wrong in (pixel_values.to(torch.uint8), pixel_values.bool(), pixel_values.to(torch.complex64)):
+        with pytest.raises(ValueError, match="must be of floats"):
+            exported.encode_image(wrong)
+    for wrong in (ids.float(), ids[0]):
+        with pytest.raises(ValueError, match=r"it must be \(batch, length\) of integers"):
+            exported.encode_text(wrong)
+    with pytest.raises(TypeError, match="must be a tensor"):
+        exported.encode_text(ids.tolist())
+    vocab_size = exported.config.source_config["text_config"]["vocab_size"]
+    for wrong in (-1, vocab_size):
+        changed = ids.clone()
+        changed[0, 1] = wrong
+        with pytest.raises(ValueError, match=f"the model's vocabulary has {vocab_size} ids"):
+            exported.encode_text(changed)
+    with pytest.raises(ValueError, match="must have that of `input_ids`"):
+        exported.encode_text(ids, torch.ones(ids.shape[1]))
+    with pytest.raises(ValueError, match="is 0 everywhere"):
+        exported.encode_text(ids, torch.zeros_like(ids))
+    hides_end = torch.zeros_like(ids)
+    hides_end[:, 0] = 1
+    with pytest.raises(ValueError, match="no end-of-text token"):
+        exported.encode_text(ids, hides_end)
+    with pytest.raises(TypeError, match="no option 'position_ids'"):
+        exported.encode_text(ids, position_ids=torch.arange(ids.shape[1]))
+
+
+def test_a_pickled_model_opens_its_folder(runtime, exported_folder, pixel_values):
+    exported = ClipHFExportedModel.from_pretrained(exported_folder("vit", "onnx"), runtime=runtime)
+    again = pickle.loads(pickle.dumps(exported))
+    assert (again.runtime, again.precision, again.name_or_path) == (runtime, "float32", exported.name_or_path)
+    assert torch.equal(again.encode_image(pixel_values), exported.encode_image(pixel_values))

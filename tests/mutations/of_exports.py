@@ -51,8 +51,29 @@ MUTATIONS = [
     Mutation(
         "export: padding on the left is taken",
         "export/exported_model.py",
-        "(attention_mask[:, 1:] > attention_mask[:, :-1])",
-        "(attention_mask[:, 1:] > attention_mask[:, 1:])",
+        "(seen[:, 1:] > seen[:, :-1])",
+        "(seen[:, 1:] > seen[:, 1:])",
         "export/test_exported_model.py -k other_features",
+    ),
+    Mutation(
+        "export: the mask may hide the end",
+        "export/exported_model.py",
+        "seen & (input_ids ==",
+        "(input_ids ==",
+        "export/test_exported_model.py -k pytorch_refuses",
+    ),
+    Mutation(
+        "export: hooks are taken",
+        "export/sources.py",
+        'if hooks or "forward" in vars(module):',
+        'if "forward" in vars(module):',
+        "export/test_export_model.py -k changed_models",
+    ),
+    Mutation(
+        "export: the configuration may be edited",
+        "export/exported_folder.py",
+        "_DESCRIBED = (*TOWERS, CONFIG_NAME)",
+        "_DESCRIBED = (*TOWERS, CONFIG_NAME + 'x')",
+        "export/test_export_model.py -k whole_export",
     ),
 ]

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import CONFIG_NAME
+
 from ..utils.atomic import replaced_file
 from ..utils.json_files import read_json
 
@@ -18,6 +20,7 @@ FORMAT = 1
 TOWER_ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
 """The ending of a tower's graph in each format."""
 TOWERS = ("image_tower", "text_tower")
+_DESCRIBED = (*TOWERS, CONFIG_NAME)
 
 
 def tower_file(tower: str, runtime: str) -> str:
@@ -26,8 +29,8 @@ def tower_file(tower: str, runtime: str) -> str:
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size in bytes and SHA-256 of each file of the towers, by name."""
-    names = sorted(path.name for path in folder.iterdir() if path.name.startswith(TOWERS))
+    """Size in bytes and SHA-256 of each file of the towers, and of the configuration, by name."""
+    names = sorted(path.name for path in folder.iterdir() if path.name.startswith(_DESCRIBED) and path.is_file())
     # hashlib releases the interpreter lock.
     with ThreadPoolExecutor(4) as pool:
         digests = list(pool.map(lambda name: _sha256(folder / name), names))
@@ -59,11 +62,18 @@ def read_record(folder: Path) -> dict[str, Any]:
             "folder, or export the model again with `clip-hf export`."
         )
     record = read_json(path, dict)
-    files = record.get("files")
-    if record.get("format") != FORMAT or not isinstance(files, dict):
+    if record.get("format") != FORMAT:
         raise ValueError(
             f"{path} is of format {record.get('format')!r}; this version reads {FORMAT}. Export the model again with "
             "`clip-hf export`."
+        )
+    files = record.get("files")
+    graphs = [[tower_file(tower, runtime) for tower in TOWERS] for runtime in TOWER_ENDINGS]
+    if not isinstance(files, dict) or not any(files.keys() >= {*both, CONFIG_NAME} for both in graphs):
+        has = sorted(files) if isinstance(files, dict) else files
+        raise ValueError(
+            f"`files` in {path} must describe both towers and {CONFIG_NAME}; it has {has!r:.200}. Export the model "
+            "again with `clip-hf export`."
         )
     found = describe_files(folder)
     missing = sorted(set(files) - set(found))

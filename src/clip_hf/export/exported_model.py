@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..model.modeling_clip_hf import ClipHFOutput
+from ..model.modeling_clip_hf_base import check_pixel_values, check_tensor
 from .exported_folder import TOWERS, read_record, tower_file
 from .runtime_sessions import check_precision, check_runtime, open_session
 
@@ -81,6 +82,7 @@ class ClipHFExportedModel(PreTrainedModel):
         self.folder, self.runtime = Path(folder), options.pop("runtime", None) or config.tower_format
         self.precision = options.pop("precision", None) or config.precision
         self.record = read_record(self.folder)
+        self._source_text = _source_text(config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale)), requires_grad=False)
         bias = None if config.logit_bias is None else torch.tensor(float(config.logit_bias))
         self.logit_bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
@@ -133,6 +135,10 @@ class ClipHFExportedModel(PreTrainedModel):
         model.name_or_path = config.name_or_path = name
         return (model, {"missing_keys": []}) if kwargs.get("output_loading_info") else model
 
+    def __reduce__(self):
+        # Sessions cannot be pickled; another process opens the folder anew.
+        return _reopen, (str(self.folder), self.runtime, self.precision, self.name_or_path)
+
     def _apply(self, fn, recurse: bool = True):
         moved = fn(self.logit_scale.detach())
         if moved.device.type != "cpu" or moved.dtype != torch.float32:
@@ -173,10 +179,13 @@ class ClipHFExportedModel(PreTrainedModel):
         """L2-normalised text embeddings (batch, projection_dim) of `input_ids` (batch, length), padded on the right.
 
         Raises:
-            ValueError: if the texts are too long, or padded on the left by `attention_mask` (padding on the right
-                changes nothing); if a text of a CLIP has no end-of-text token.
+            ValueError: if `input_ids` are not integers of shape (batch, length), or beyond the vocabulary; if the
+                texts are too long, or `attention_mask` hides more than padding on the right, which changes nothing;
+                if a text of a CLIP has no end-of-text token.
+            TypeError: if they are no tensors.
         """
         _check_ignored(kwargs)
+        self._check_ids(input_ids)
         length, longest = input_ids.shape[-1], self.config.context_length
         if length > longest or (self.config.fixed_length and length != longest):
             exactly = "exactly" if self.config.fixed_length else "at most"
@@ -221,18 +230,46 @@ class ClipHFExportedModel(PreTrainedModel):
             image_embeds=images,
         )
 
+    def _check_ids(self, input_ids: torch.Tensor) -> None:
+        check_tensor("input_ids", input_ids, "the tokenizer: tokenizer(texts, return_tensors='pt')")
+        if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"`input_ids` has the shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}; it must be (batch, "
+                "length) of integers (int64 or int32), as the tokenizer makes it with return_tensors='pt'."
+            )
+        if not input_ids.numel():
+            return
+        low, high = input_ids.aminmax()
+        vocab_size = self._source_text["vocab_size"]
+        if low < 0 or high >= vocab_size:
+            raise ValueError(
+                f"`input_ids` has ids from {low} to {high}; the model's vocabulary has {vocab_size} ids, from 0. Use "
+                "the tokenizer that was saved with the model."
+            )
+
     def _check_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> None:
         """Refuse what would give features of something else: towers that are exported cannot look at values."""
-        if attention_mask is not None and bool((attention_mask[:, 1:] > attention_mask[:, :-1]).any()):
+        seen = torch.ones_like(input_ids, dtype=torch.bool)
+        if attention_mask is not None:
+            check_tensor("attention_mask", attention_mask, "the tokenizer: tokenizer(texts, return_tensors='pt')")
+            if attention_mask.shape != input_ids.shape:
+                raise ValueError(
+                    f"`attention_mask` has the shape {tuple(attention_mask.shape)}; it must have that of `input_ids`, "
+                    f"{tuple(input_ids.shape)}."
+                )
+            seen = attention_mask.bool().to(input_ids.device)
+        if bool((seen[:, 1:] > seen[:, :-1]).any()):
             raise ValueError(
                 "The texts are padded on the left; an exported model takes padding on the right: set "
                 '`tokenizer.padding_side = "right"`.'
             )
-        source = self.config.source_config or {}
-        text_config = source.get("text_config") or {}
-        if source.get("model_type") != "clip_hf" or text_config.get("allow_missing_eos"):
+        if not bool(seen.any(dim=-1).all()):
+            raise ValueError("`attention_mask` is 0 everywhere in a text; it must be 1 at the text's tokens.")
+        text_config = self._source_text
+        if self.config.source_config["model_type"] != "clip_hf" or text_config.get("allow_missing_eos"):
             return
-        without = (input_ids != text_config["eos_token_id"]).all(dim=-1).nonzero().flatten().tolist()
+        is_eos = seen & (input_ids == text_config["eos_token_id"])
+        without = (~is_eos.any(dim=-1)).nonzero().flatten().tolist()
         if without:
             raise ValueError(
                 f"The texts {without[:8]} of the batch have no end-of-text token (id {text_config['eos_token_id']}), "
@@ -241,6 +278,7 @@ class ClipHFExportedModel(PreTrainedModel):
 
     def _run_images(self, pixel_values: torch.Tensor, output: str) -> torch.Tensor:
         size = self.config.image_size
+        check_pixel_values(pixel_values, 3)
         if tuple(pixel_values.shape[1:]) != (3, size, size):
             raise ValueError(
                 f"`pixel_values` have the shape {tuple(pixel_values.shape)}; this model takes (batch, 3, {size}, "
@@ -250,9 +288,31 @@ class ClipHFExportedModel(PreTrainedModel):
         return torch.from_numpy(self._image(output, {"pixel_values": pixels}))
 
 
+def _reopen(folder: str, runtime: str, precision: str, name: str) -> ClipHFExportedModel:
+    model = ClipHFExportedModel.from_pretrained(
+        folder, runtime=runtime, dtype=None if precision == "int8" else precision
+    )
+    model.name_or_path = model.config.name_or_path = name
+    return model
+
+
+def _source_text(config: ClipHFExportedConfig) -> dict[str, Any]:
+    """Configuration of the text tower that was exported; ValueError if the folder's configuration lacks it."""
+    source = config.source_config if isinstance(config.source_config, dict) else {}
+    text_config = source.get("text_config")
+    if "model_type" not in source or not isinstance(text_config, dict) or "vocab_size" not in text_config:
+        raise ValueError(
+            "The export's config.json has no whole `source_config`, the configuration of the model that was exported, "
+            "with `text_config` and its `vocab_size`. Copy the whole folder again, or export the model again."
+        )
+    return text_config
+
+
 def _check_ignored(options: dict[str, Any]) -> None:
     """TypeError if an option that an exported model cannot follow asks for something."""
-    asked = [name for name, value in options.items() if name not in _NO_OPTIONS and value not in (None, False)]
+    asked = [
+        name for name, value in options.items() if name not in _NO_OPTIONS and value is not None and value is not False
+    ]
     if asked:
         raise TypeError(
             f"An exported model has no option {asked[0]!r}; its towers take `pixel_values` and `input_ids` only. Use "

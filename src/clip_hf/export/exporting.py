@@ -3,6 +3,7 @@
 """Export a model's towers for another runtime."""
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def export_model(
     Args:
         model (`PreTrainedModel`, `str` or `os.PathLike`): A model of ours, or transformers' CLIP or SigLIP; or the
             path or name of one. It stays as it is.
-        folder (`str` or `os.PathLike`): Where to write. An export that is there is replaced.
+        folder (`str` or `os.PathLike`): Where to write. An export that is there is replaced; a link to a folder stays,
+            and what it points to is replaced.
         runtime (`str`, *optional*, defaults to `"onnx"`): `"onnx"` or `"openvino"`.
         precision (`str`, *optional*, defaults to `"float32"`): `"float32"`; `"bfloat16"`, OpenVINO's products on
             processors that have it; or `"int8"`, for which weights are rounded by channel.
@@ -83,6 +85,7 @@ def export_model(
     check_runtime(runtime)
     check_precision(runtime, precision)
     require_extra(runtime, f'export_model(runtime="{runtime}")', *_MODULES[runtime])
+    folder = Path(folder).resolve()
     check_destination(folder)
     if precision == "int8" and not images:
         raise ValueError(
@@ -178,10 +181,12 @@ def export_towers(model: PreTrainedModel, config: ClipHFExportedConfig, folder: 
         tower, inputs, axes = towers[name]
         path = folder / tower_file(name, config.tower_format)
         with quiet_exporters():
-            _export(tower.eval(), inputs, {next(iter(inputs)): axes}, path, config.tower_format)
+            program = _program(tower.eval(), inputs, {next(iter(inputs)): axes}, config.tower_format)
+            _save(program, path)
 
 
-def _export(tower: torch.nn.Module, inputs: dict, shapes: dict, path: Path, runtime: str) -> None:
+def _program(tower: torch.nn.Module, inputs: dict, shapes: dict, runtime: str) -> tuple[Any, Any]:
+    """A tower's graph, and what saves it."""
     if runtime == "onnx":
         from transformers.exporters.exporter_onnx import OnnxConfig as Config
         from transformers.exporters.exporter_onnx import OnnxExporter as Exporter
@@ -189,4 +194,18 @@ def _export(tower: torch.nn.Module, inputs: dict, shapes: dict, path: Path, runt
         from transformers.exporters.exporter_openvino import OpenVINOConfig as Config
         from transformers.exporters.exporter_openvino import OpenVINOExporter as Exporter
     exported = Exporter().export(tower, inputs, config=Config(dynamic_shapes=shapes))
-    Exporter.save_program(exported.program, path)
+    return exported.program, Exporter.save_program
+
+
+def _save(program: tuple[Any, Any], path: Path) -> None:
+    graph, save_program = program
+    try:
+        save_program(graph, path)
+    except OSError:
+        raise
+    except Exception as error:  # the libraries raise errors of any kind if the disk is full
+        free = shutil.disk_usage(path.parent).free
+        raise OSError(
+            f"{path.name} could not be written ({error}); {free / 1e6:.0f} MB are free there. Make room, or check the "
+            "limits on the size of files, and export again."
+        ) from error

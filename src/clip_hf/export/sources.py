@@ -49,7 +49,7 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
     """The configuration of a model's export.
 
     Raises:
-        ValueError: if the model is of a type that cannot be exported.
+        ValueError: if the model is of a type that cannot be exported, or is changed in a way that an export lacks.
         TypeError: if the processor lacks a part.
     """
     config = getattr(model, "config", None)
@@ -64,6 +64,7 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
             f"`processor` is {type(processor).__name__}; it must be the model's processor, with `image_processor` and "
             "`tokenizer`: export_model(model, folder, processor=processor)."
         )
+    _check_exportable(model)
     bias = getattr(model, "logit_bias", None)
     width = getattr(config, "projection_dim", None) or config.text_config.projection_size
     return ClipHFExportedConfig(
@@ -71,7 +72,8 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         precision=precision,
         projection_dim=width,
         image_size=config.vision_config.image_size,
-        context_length=min(config.text_config.max_position_embeddings, processor.tokenizer.model_max_length),
+        # Of the model alone: a tokenizer that cuts earlier still does where the export is used.
+        context_length=config.text_config.max_position_embeddings,
         fixed_length=_FIXED_LENGTH[model_type],
         has_projection=model_type == "clip_hf",
         logit_scale=model.logit_scale.item(),
@@ -79,6 +81,35 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         source_config=config.to_dict(),
         architectures=["ClipHFExportedModel"],
     )
+
+
+def _check_exportable(model: PreTrainedModel) -> None:
+    """ValueError if an export of the model would fail, or would not tell it from the model of the same weights."""
+    missing = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} weights, such as {missing[0]}, are not in memory (offloaded, or on the meta device): "
+            "load the whole model to the CPU."
+        )
+    is_quantised = any(not weight.is_floating_point() for weight in model.parameters())
+    is_quantised = is_quantised or any(type(module).__module__.startswith("torch.ao.") for module in model.modules())
+    if is_quantised or getattr(model.config, "quantization_config", None) is not None:
+        raise ValueError('The model is quantised: export the model that it was made of, with precision="int8".')
+    vision = model.config.vision_config
+    if not isinstance(vision.image_size, int) or getattr(vision, "num_channels", 3) != 3:
+        raise ValueError(
+            f"The model takes images of size {vision.image_size} with {getattr(vision, 'num_channels', 3)} channels; "
+            "models of square images with 3 channels can be exported."
+        )
+    for name, module in model.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        # Those of transformers, which collect hidden states when asked to, stay on its models and change nothing.
+        hooks = [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith("transformers.")]
+        if hooks or "forward" in vars(module):
+            raise ValueError(
+                f"The module {name or 'model'!r} has hooks or a `forward` of its own, which an export would not show: "
+                "remove them, or merge what they do into the weights, before the model is exported."
+            )
 
 
 @contextmanager
