@@ -67,9 +67,9 @@ logits = {scale:.6g} * image_embeds @ text_embeds.T{bias}
 ```
 """,
 }
-# Pixels and tokens without clip_hf, equal to the processor's but for rare texts and rounding.
+# Pixels and tokens without clip_hf: the processor's for opaque images of 8 bits and for plain texts.
 _PREPARED = """\
-from PIL import Image
+from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
 folder = "path/to/this/folder"
@@ -78,21 +78,23 @@ tokenizer.enable_truncation({length})
 tokenizer.enable_padding(pad_id={pad_id}{padding})
 input_ids = np.array([text.ids for text in tokenizer.encode_batch(["a cat", "a dog"])], dtype=np.int64)
 
-image = Image.open("cat.jpg").convert("RGB")
+image = {opened}
 {resized}
-pixels = (np.asarray(image, dtype=np.float32) / 255 - {mean}) / {std}
+pixels = (np.asarray(image.convert("RGB"), dtype=np.float32) / 255 - {mean}) / {std}
 pixel_values = pixels.transpose(2, 0, 1)[None].astype(np.float32)
 """
+_OPENED = 'Image.open("cat.jpg")'
+_UPRIGHT = f"ImageOps.exif_transpose({_OPENED})"
 _CROPPED = """\
-scale = {edge} / min(image.size)
-image = image.resize([max({edge}, int(side * scale)) for side in image.size], Image.Resampling.{filter})
-left, top = ((side - {size}) // 2 for side in image.size)
+size = [int({edge} * side / min(image.size)) for side in image.size]
+image = image.resize(size, Image.Resampling.{filter})
+left, top = (round((side - {size}) / 2) for side in image.size)
 image = image.crop((left, top, left + {size}, top + {size}))"""
 _SQUASHED = "image = image.resize(({size}, {size}), Image.Resampling.{filter})"
 _INPUTS = """
 | file | name | shape | what |
 |---|---|---|---|
-| {image_tower} | in: `pixel_values` | (batch, 3, {size}, {size}), float32 | as `preprocessor_config.json` says |
+| {image_tower} | in: `pixel_values` | (batch, 3, {size}, {size}), float32 | as `processor_config.json` says |
 | | out: `image_embeds` | (batch, {width}), float32 | L2-normalised |
 | | out: `pooled_features` | (batch, any), float32 | before the projection, not normalised |
 | {text_tower} | in: `input_ids` | (batch, {text_length}), int64 | of the tokenizer, padded on the right |
@@ -119,7 +121,8 @@ def _card(config: ClipHFExportedConfig, processor: Any, record: dict[str, Any], 
         "text_length": config.context_length if config.fixed_length else f"at most {config.context_length}",
     }
     values |= {tower: tower_file(tower, config.tower_format) for tower in TOWERS}
-    speed = f"Speed is that of {report.threads} threads of {report.processor}." if report.speed else ""
+    speed = f"Speed is that of {report.threads} threads of {report.processor}, " if report.speed else ""
+    speed += "which other programs may have slowed." if speed else ""
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return "\n".join(
         [
@@ -150,6 +153,7 @@ def _prepared(config: ClipHFExportedConfig, processor: Any) -> str:
         length=config.context_length,
         pad_id=tokenizer.pad_token_id or 0,
         padding=f", length={config.context_length}" if config.fixed_length else "",
+        opened=_UPRIGHT if getattr(images, "apply_exif_orientation", False) else _OPENED,
         resized=resized,
         mean=list(images.image_mean),
         std=list(images.image_std),
