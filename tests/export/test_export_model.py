@@ -122,7 +122,7 @@ def test_siglip(tmp_path, images):
         image_processor = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
 
         class tokenizer:
-            model_max_length = 16
+            model_max_length, pad_token_id = 16, 1
 
             def __new__(cls, texts, **options):
                 assert options["padding"] == "max_length"
