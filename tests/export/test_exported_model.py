@@ -3,6 +3,9 @@
 """Exported towers against the model in PyTorch."""
 
 import pickle
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
@@ -104,3 +107,20 @@ def test_a_pickled_model_opens_its_folder(runtime, exported_folder, pixel_values
     again = pickle.loads(pickle.dumps(exported))
     assert (again.runtime, again.precision, again.name_or_path) == (runtime, "float32", exported.name_or_path)
     assert torch.equal(again.encode_image(pixel_values), exported.encode_image(pixel_values))
+
+
+def test_a_signal_after_models_are_freed_ends_nothing(exported_folder):
+    # In a process of its own, because it would end with a segmentation fault.
+    code = """
+        import gc, os, signal, sys
+        from clip_hf.export import ClipHFExportedModel
+        for _ in range(3):
+            ClipHFExportedModel.from_pretrained(sys.argv[1], runtime="openvino")
+            gc.collect()
+        signal.signal(signal.SIGTERM, lambda number, frame: print("received"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("alive")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(exported_folder("vit", "onnx"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.split()) == (0, ["received", "alive"]), done.stderr

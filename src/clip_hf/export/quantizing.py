@@ -12,6 +12,7 @@ from ..utils.processor import read_processor
 from .exported_folder import TOWERS, tower_file
 from .exported_model import ClipHFExportedConfig
 from .quiet_libraries import quiet_exporters
+from .runtime_sessions import kept_signal_stack
 from .tower_inputs import MAX_CALIBRATION, Samples
 
 
@@ -70,7 +71,7 @@ def _quantize_openvino(path: Path, feeds: list[dict[str, torch.Tensor]], is_resn
 
     # Symmetric ranges for ReLU's outputs, too, would waste half of them.
     kind = {"preset": nncf.QuantizationPreset.MIXED} if is_resnet else {"model_type": nncf.ModelType.TRANSFORMER}
-    with quiet_exporters():
+    with quiet_exporters(), kept_signal_stack():
         model = openvino.Core().read_model(path)
         arrays = nncf.Dataset(feeds, lambda feed: {name: tensor.numpy() for name, tensor in feed.items()})
         quantized = nncf.quantize(model, arrays, subset_size=len(feeds), **kind)

@@ -2,9 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Graphs of towers, run by ONNX Runtime or OpenVINO on the processor."""
 
+import ctypes
 import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,28 @@ Session = Callable[[str, dict[str, np.ndarray]], np.ndarray]
 RUNTIMES = ("onnx", "openvino")
 PRECISIONS = ("float32", "bfloat16", "int8")
 _OPENVINO_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def kept_signal_stack() -> Iterator[None]:
+    """Give this thread its stack for signals back when the block ends.
+
+    Each model that OpenVINO compiles on Linux sets one in its own memory, and the one of the model before again when
+    it is freed. That memory may be gone by then, and the next signal, such as Ctrl-C, would end the process.
+    """
+    if not sys.platform.startswith("linux"):
+        yield
+        return
+    library, before = ctypes.CDLL(None), _SignalStack()
+    library.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        library.sigaltstack(ctypes.byref(before), None)
 
 
 def check_runtime(runtime: str) -> None:
@@ -91,7 +116,8 @@ def _open_openvino(path: Path, precision: str) -> Session:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = openvino.Core().compile_model(path, "CPU", options)
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(path, "CPU", options)
     requests = threading.local()  # each serves one call at a time
 
     def run(output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
