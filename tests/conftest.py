@@ -79,6 +79,12 @@ def tiny_processor(tiny_tokenizer) -> ClipHFProcessor:
     return ClipHFProcessor(image_processor, tiny_tokenizer)
 
 
+@pytest.fixture(params=["onnx", "openvino"])
+def runtime(request) -> str:
+    """Each runtime of exported models in turn."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def exported_folder(tiny_processor, tmp_path_factory) -> Callable[[str, str], Path]:
     """A function of tower and runtime: the folder of the tiny model, exported in float32 at the first call."""

@@ -22,11 +22,6 @@ TASK = "zero-shot-image-classification"
 LABELS = ["a cat", "dog", "a map of the whole world", "snow"]
 
 
-@pytest.fixture(params=["onnx", "openvino"])
-def runtime(request) -> str:
-    return request.param
-
-
 @pytest.fixture
 def folder(exported_folder):
     return exported_folder("vit", "onnx")

@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["This is a photo of {}."],
         help="templates with {} for the label, a prompt set or a file (default: This is a photo of {}.)",
     )
-    scores.add_argument("--top-k", type=_count, default=5, help="labels for each image (default: %(default)s)")
+    scores.add_argument("--top-k", type=parse_count, default=5, help="labels for each image (default: %(default)s)")
     scores.add_argument("--threshold", type=_share, metavar="SCORE", help="leave out labels that score less, 0 to 1")
     scores.add_argument(
         "--multi-label", action="store_true", help="score each label by itself: several may fit an image, or none"
     )
     add_image_arguments(parser)
     work = parser.add_argument_group("encoding")
-    work.add_argument("--batch-size", type=_count, default=32, help="images at once (default: %(default)s)")
+    work.add_argument("--batch-size", type=parse_count, default=32, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
     add_runtime_argument(work)
     work.add_argument(
@@ -52,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
+def parse_count(text: str) -> int:
+    """The number in an argument that must be a whole one, at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
     return int(text)

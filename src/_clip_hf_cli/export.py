@@ -4,6 +4,8 @@
 
 import argparse
 
+from .classify import parse_count
+
 
 # tests/cli/test_export_command.py holds that these are what `clip_hf.export` knows.
 RUNTIMES = ("onnx", "openvino")
@@ -42,12 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", nargs="+", metavar="LABEL", help="texts to compare on: words, or one file with a label a line"
     )
     data.add_argument(
-        "--max-images", type=_count, default=256, metavar="N", help="images to use, spread evenly (default: 256)"
+        "--max-images", type=parse_count, default=256, metavar="N", help="images to use, spread evenly (default: 256)"
     )
     data.add_argument("--allow-loss", action="store_true", help="write towers that differ more than is usual, too")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, at least 1")
-    return int(text)

@@ -21,13 +21,7 @@ from clip_hf.utils import devices
 from tiny_models import CAPTIONS, MORE_TEXTS, make_tiny_model
 
 
-RUNTIMES = ("onnx", "openvino")
 TEXTS = [*MORE_TEXTS, "a cat", CAPTIONS[0], "dog", "a cat", "x " * 60]  # of mixed lengths, the last one cut
-
-
-@pytest.fixture(params=RUNTIMES)
-def runtime(request) -> str:
-    return request.param
 
 
 @pytest.fixture

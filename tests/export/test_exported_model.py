@@ -14,11 +14,6 @@ from transformers import AutoModel, AutoModelForZeroShotImageClassification
 from clip_hf.export import ClipHFExportedModel
 
 
-@pytest.fixture(params=["onnx", "openvino"])
-def runtime(request) -> str:
-    return request.param
-
-
 @torch.no_grad()
 def test_features_are_those_of_pytorch(tower, tiny_model, runtime, exported_folder, pixel_values, text_inputs):
     exported = ClipHFExportedModel.from_pretrained(exported_folder(tower, runtime))

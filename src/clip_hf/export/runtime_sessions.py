@@ -88,8 +88,7 @@ def open_session(path: str | os.PathLike, runtime: str, precision: str) -> Sessi
     """
     check_runtime(runtime)
     check_precision(runtime, precision)
-    opened = _open_onnx(Path(path)) if runtime == "onnx" else _open_openvino(Path(path), precision)
-    return opened
+    return _open_onnx(Path(path)) if runtime == "onnx" else _open_openvino(Path(path), precision)
 
 
 def _open_onnx(path: Path) -> Session:
