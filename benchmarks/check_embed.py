@@ -91,7 +91,7 @@ def measure_speed(model: str, runtime: str | None, photos: Path, folder: Path, r
         for batch in batches:
             encoder.encode_images(batch)
         alone.append(sum(len(next(iter(batch.values()))) for batch in batches) / (time.perf_counter() - start))
-        options = EmbeddingOptions(what="images")
+        options = EmbeddingOptions(modalities="images")
         summary = embed(
             encoder, photos, folder / f"speed{number}", options=options, encoding=EncodingOptions(progress=False)
         )
@@ -165,7 +165,7 @@ def run_on_ray(model: str, source: Path, destination: Path, rows_per_part: int) 
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
-    options = EmbeddingOptions(what="images", rows_per_part=rows_per_part)
+    options = EmbeddingOptions(modalities="images", rows_per_part=rows_per_part)
     encoding = EncodingOptions(num_threads=2)
     ray_jobs.embed(model, source, destination, num_workers=2, options=options, encoding=encoding)
     ray.shutdown()

@@ -17,7 +17,7 @@ from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import evaluate as cli_evaluate
 from clip_hf.cli import main
 from clip_hf.embedding import EmbeddingOptions, EncodingOptions
-from clip_hf.embedding.embedding_job import DTYPES
+from clip_hf.embedding.job_options import DTYPES
 from clip_hf.embedding.part_files import FILE_FORMATS
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS

@@ -3,12 +3,10 @@
 """Embedding jobs: what they write, that interruptions and company change nothing, and what they refuse."""
 
 import errno
-import json
 import os
 import shutil
 import threading
 import time
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -16,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in, names_in, sources
 
 from clip_hf.data import row_shards
 from clip_hf.embedding import (
@@ -25,74 +24,14 @@ from clip_hf.embedding import (
     RowColumns,
     embed,
     embedding_job,
-    load_dual_encoder,
     part_files,
     read_embeddings,
 )
 from encoding_inputs import quiet
-from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, write_parquet, write_tar
-from tiny_models import make_tiny_model
-
-
-ROWS = 22
-SMALL = EmbeddingOptions(rows_per_part=8, dtype="float32")
-ENCODING = quiet(batch_size=4)
-NUM_PARTS = 3
-
-
-@pytest.fixture
-def photos(tmp_path) -> Path:
-    """A folder of images with texts."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(ROWS):
-        image_of(number).save(folder / f"{number:02d}.png")
-        (folder / f"{number:02d}.txt").write_text(caption_of(number))
-    return folder
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    """The content of every file of a job but its locks."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "locks"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
-def names_in(folder: Path) -> list[str]:
-    return [name for part in read_embeddings(folder) for name in part.rows["name"].to_pylist()]
-
-
-@pytest.fixture
-def plain(encoder, photos, tmp_path) -> dict[str, bytes]:
-    """What an uninterrupted job of one process writes."""
-    embed(encoder, photos, tmp_path / "plain", options=SMALL, encoding=ENCODING)
-    return files_in(tmp_path / "plain")
+from pair_data import caption_of, encoded, image_of, write_tar
 
 
 # --------------------------------------------------------------------------------------------------- what is written
-
-
-def sources(folder: Path) -> dict:
-    rows = rows_of(range(ROWS))
-    folder.mkdir()
-    for number in range(ROWS):
-        image_of(number).save(folder / f"{number:02d}.png")
-    lines = "".join(f"{number:02d}.png,{caption_of(number)}\n" for number in range(ROWS))
-    (folder / "table.csv").write_text(f"image,caption\n{lines}")
-    (folder / "list.txt").write_text("".join(f"{number:02d}.png\n\n" for number in range(ROWS)))
-    samples = [{"png": encoded(image_of(n)), "txt": caption_of(n).encode()} for n in range(ROWS)]
-    write_tar(folder / "a.tar", samples[:16])
-    write_tar(folder / "b.tar", samples[16:])
-    dataset_of(rows).save_to_disk(str(folder / "saved"))
-    write_parquet(folder / "parquet", rows, 2)
-    return {
-        "table": folder / "table.csv",
-        "list": folder / "list.txt",
-        "paths": [folder / f"{number:02d}.png" for number in range(ROWS)],
-        "tar": f"{folder}/{{a,b}}.tar",
-        "saved": folder / "saved",
-        "memory": dataset_of(rows),
-        "parquet": folder / "parquet",
-    }
 
 
 @pytest.mark.parametrize("kind", ["table", "list", "paths", "tar", "saved", "memory", "parquet"])
@@ -118,7 +57,7 @@ def test_every_kind_of_source_is_embedded(kind, encoder, tmp_path):
 
 
 def test_the_file_format_and_dtype_are_those_asked_for(encoder, photos, tmp_path, plain):
-    options = EmbeddingOptions(rows_per_part=8, file_format="npy", dtype="float16", what="images")
+    options = EmbeddingOptions(rows_per_part=8, file_format="npy", dtype="float16", modalities="images")
     embed(encoder, photos, tmp_path / "out", options=options, encoding=ENCODING)
     for part, other in zip(read_embeddings(tmp_path / "out"), read_embeddings(tmp_path / "plain"), strict=True):
         assert isinstance(part.images, np.memmap) and part.images.dtype == np.float16 and part.texts is None
@@ -132,47 +71,10 @@ def test_every_caption_of_an_image_is_embedded_and_an_image_needs_none(encoder, 
     (part,) = read_embeddings(tmp_path / "out")
     assert part.rows["captions"].to_pylist() == [["a", "b"], [], ["c"]] and (summary.rows, summary.texts) == (3, 3)
     np.testing.assert_allclose(part.texts, encoder.encode_texts(["a", "b", "c"]).numpy(), atol=1e-6)
-    lone = EmbeddingOptions(what="texts")
+    lone = EmbeddingOptions(modalities="texts")
     tolerant = quiet(max_skipped_share=0.5)
     summary = embed(encoder, data, tmp_path / "texts", options=lone, encoding=tolerant)
     assert (summary.rows, summary.texts, summary.bad) == (2, 3, {"caption missing": 1})
-
-
-def test_images_with_a_caption_of_a_wrong_type_are_left_out_only_where_captions_count(encoder, tmp_path):
-    lines = [{"image": f"{n}.png", "caption": caption_of(n) if n else 7} for n in range(3)]
-    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    for number in range(3):
-        image_of(number).save(tmp_path / f"{number}.png")
-    summary = embed(encoder, tmp_path / "table.jsonl", tmp_path / "both", options=SMALL, encoding=ENCODING)
-    assert (summary.rows, summary.texts, summary.bad) == (2, 2, {"caption of a wrong type": 1})
-    options = EmbeddingOptions(what="images")
-    summary = embed(encoder, tmp_path / "table.jsonl", tmp_path / "images", options=options, encoding=ENCODING)
-    assert (summary.rows, summary.texts, summary.bad) == (3, 0, {})
-
-
-def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photos, tmp_path):
-    (photos / "03.txt").write_bytes("café".encode("latin-1"))
-    summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
-    assert (summary.rows, summary.texts, summary.bad) == (ROWS - 1, ROWS - 1, {"caption not UTF-8": 1})
-    rows = [{"image": "photos/00.png", "caption": "a"}, {"image": "x.png", "caption": 7}]
-    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    texts = EmbeddingOptions(what="texts")
-    tolerant = quiet(max_skipped_share=0.5)
-    embed(encoder, tmp_path / "table.jsonl", tmp_path / "table", options=texts, encoding=tolerant)
-    for folder, row, name, kind in (
-        ("out", "row 3", "03.png", "caption not UTF-8"),
-        ("table", "row 1", "x.png", "caption of a wrong type"),
-    ):
-        line = json.loads((tmp_path / folder / "bad" / "part-00000-00000.jsonl").read_text())
-        assert (line["row"], line["name"], line["kind"]) == (row, name, kind)
-
-
-def test_blanks_among_the_captions_of_an_image_say_nothing(encoder, tmp_path):
-    each = [["x", None], [None, " "], ["", "y", "z"]]
-    data = datasets.Dataset.from_list([{"image": encoded(image_of(0)), "caption": texts} for texts in each])
-    summary = embed(encoder, data, tmp_path / "out", options=SMALL, encoding=ENCODING)
-    (part,) = read_embeddings(tmp_path / "out")
-    assert part.rows["captions"].to_pylist() == [["x"], [], ["y", "z"]] and (summary.rows, summary.bad) == (3, {})
 
 
 def test_parts_come_in_the_order_of_their_numbers(tmp_path):
@@ -190,10 +92,10 @@ def test_captions_that_come_too_late_to_be_noticed_are_an_error(encoder, tmp_pat
     write_tar(tmp_path / "a.tar", samples)
     with pytest.raises(ValueError, match=r"Row 20 of .*a.tar has a caption, though .*--images\) goes on here without"):
         embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=SMALL, encoding=ENCODING)
-    plain = EmbeddingOptions(rows_per_part=8, dtype="float32", what="images")
+    plain = EmbeddingOptions(rows_per_part=8, dtype="float32", modalities="images")
     summary = embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=plain, encoding=ENCODING)
     assert (summary.rows, summary.texts, summary.timing.rows) == (ROWS, 0, ROWS - 16)
-    both = EmbeddingOptions(rows_per_part=8, what="both")
+    both = EmbeddingOptions(rows_per_part=8, modalities="both")
     summary = embed(encoder, tmp_path / "a.tar", tmp_path / "both", options=both, encoding=ENCODING)
     assert (summary.rows, summary.texts) == (ROWS, 1)
 
@@ -301,114 +203,7 @@ def test_locks_go_with_an_error(encoder, photos, tmp_path, monkeypatch):
         FileLock(path).acquire(timeout=0).lock.release()
 
 
-def test_the_place_of_data_and_model_does_not_matter(encoder, photos, tmp_path, plain):
-    shutil.copytree(photos, tmp_path / "elsewhere" / "images")
-    embed(encoder, tmp_path / "elsewhere" / "images", tmp_path / "out", options=SMALL, encoding=ENCODING)
-    files = files_in(tmp_path / "out")
-    assert {name for name in plain if files[name] != plain[name]} == {"manifest.json"}  # which names the source
-
-
-# ------------------------------------------------------------------------------------------------------------ bad rows
-
-
-@pytest.fixture
-def damaged(photos) -> Path:
-    (photos / "03.png").write_bytes(encoded(image_of(3))[:-200])
-    (photos / "09.png").write_bytes(b"")
-    return photos
-
-
-def test_bad_rows_are_left_out_and_listed(encoder, damaged, tmp_path):
-    encoding = quiet(batch_size=4, max_skipped_share=0.1)
-    summary = embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=encoding)
-    assert summary.rows == ROWS - 2 and summary.bad == {"file empty": 1, "file truncated": 1}
-    first, second, third = read_embeddings(tmp_path / "out")
-    assert first.rows["row"].to_pylist() == [0, 1, 2, 4, 5, 6, 7] and len(first.images) == len(first.texts) == 7
-    expected = encoder.encode_images([image_of(number) for number in (8, *range(10, 16))]).numpy()
-    np.testing.assert_allclose(second.images, expected, atol=1e-6)
-    line = json.loads((tmp_path / "out" / "bad" / "part-00000-00000.jsonl").read_text())
-    assert (line["row"], line["name"], line["kind"]) == ("row 3", "03.png", "file truncated")
-    assert str(tmp_path) not in line["reason"] and len(third.rows) == 6
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["bad"] == summary.bad
-
-
-def test_too_many_bad_rows_are_an_error_until_they_are_repaired(encoder, damaged, tmp_path):
-    strict = quiet(batch_size=4, max_skipped_share=0.05)
-    with pytest.raises(ValueError, match=r"2 of 22 rows cannot be used \(1 file empty, 1 file truncated\), more than"):
-        embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=strict)
-    assert not (tmp_path / "out" / "summary.json").exists()
-    for number in (3, 9):
-        image_of(number).save(damaged / f"{number:02d}.png")
-    with pytest.raises(ValueError, match="run again with `retry_bad`"):
-        embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=strict)
-    retry = EmbeddingOptions(rows_per_part=8, dtype="float32", retry_bad=True)
-    assert embed(encoder, damaged, tmp_path / "out", options=retry, encoding=strict).timing.rows == 16
-    assert read_embeddings(tmp_path / "out").summary["bad"] == {}
-
-
-def test_a_source_of_bad_rows_only_is_an_error(encoder, tmp_path):
-    (tmp_path / "list.txt").write_text("nowhere.png\n")
-    with pytest.raises(ValueError, match=r"No row of .*list.txt can be used \(1 file missing\)\. .*bad lists"):
-        embed(encoder, tmp_path / "list.txt", tmp_path / "out", encoding=quiet(max_skipped_share=1.0))
-
-
-def test_rows_whose_location_was_refused_are_tried_again_only_by_retry_bad(encoder, photos, tmp_path):
-    lines = "".join(f"../photos/{number:02d}.png\n" for number in range(3))
-    (tmp_path / "table").mkdir()
-    (tmp_path / "table" / "a.csv").write_text(f"image\n{lines}")
-    rooted = RowColumns(image_root=str(photos))
-    hint = r"\(3 location refused\).* `image_root` .* tried again only with `retry_bad` \(--retry-bad\)"
-    for columns in (RowColumns(), rooted):
-        with pytest.raises(ValueError, match=f"No row of .*{hint}"):
-            embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=EmbeddingOptions(columns=columns))
-    retry = EmbeddingOptions(columns=rooted, retry_bad=True)
-    assert embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=retry).rows == 3
-
-
-def test_what_follows_damage_in_a_tar_is_one_bad_row(encoder, tmp_path):
-    samples = [{"png": encoded(image_of(n)), "txt": caption_of(n).encode()} for n in range(ROWS)]
-    write_tar(tmp_path / "a.tar", samples)
-    data = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(data[: len(data) // 2 + 100])
-    summary = embed(
-        encoder, tmp_path / "a.tar", tmp_path / "out", options=SMALL, encoding=quiet(max_skipped_share=0.5)
-    )
-    assert summary.bad == {"file damaged": 1} and 5 < summary.rows < ROWS
-
-
 # ----------------------------------------------------------------------------------------------------- what is refused
-
-
-def test_another_model_source_or_option_is_refused_by_name(encoder, photos, tmp_path, plain, tiny_processor):
-    other = load_dual_encoder(make_tiny_model("vit", seed=1), processor=tiny_processor)
-    finer = EmbeddingOptions(rows_per_part=4, dtype="float32")
-    for arguments, message in (
-        ((other, photos, tmp_path / "plain", SMALL, ENCODING), "model fingerprint is "),
-        ((encoder, photos, tmp_path / "plain", finer, ENCODING), "options rows_per_part is 8 there and 4 now"),
-        ((encoder, photos, tmp_path / "plain", SMALL, quiet(batch_size=8)), "options batch_size is 4 there and 8 now"),
-    ):
-        with pytest.raises(ValueError, match=f"holds embeddings of another job, .*{message}"):
-            EmbeddingJob(*arguments)
-    image_of(99).save(photos / "99.png")
-    with pytest.raises(ValueError, match="source fingerprint is .*source rows is 22 there and 23 now"):
-        EmbeddingJob(encoder, photos, tmp_path / "plain", SMALL, ENCODING)
-    assert files_in(tmp_path / "plain") == plain
-
-
-def test_a_destination_that_would_harm_something_is_refused(encoder, photos, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match="is a file; the destination must be a folder"):
-        EmbeddingJob(encoder, photos, tmp_path / "file")
-    for inside in (photos / "out", photos, photos / "." / "x" / ".." / "out"):
-        with pytest.raises(ValueError, match="lies in the source .*, whose files it would become"):
-            EmbeddingJob(encoder, photos, inside)
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match="is not empty and holds no manifest.json"):
-        EmbeddingJob(encoder, photos, tmp_path / "used")
-    with pytest.raises(OSError):
-        EmbeddingJob(encoder, photos, tmp_path / "file" / "below")
-    EmbeddingJob(encoder, photos, tmp_path / "photos_too")
 
 
 def test_a_full_disk_is_said_and_what_was_written_stays(encoder, photos, tmp_path, plain, monkeypatch):
@@ -445,60 +240,6 @@ def test_a_shortage_of_the_process_stops_the_job_and_spoils_no_row(number, encod
     assert embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=tolerant).bad == {}
 
 
-@pytest.mark.parametrize(
-    "values, message",
-    [
-        ({"what": "video"}, "`what` is 'video'; it must be one of 'images', 'texts', 'both'"),
-        ({"file_format": "hdf5"}, "`file_format` is 'hdf5'; it must be one of 'safetensors', 'npy'"),
-        ({"dtype": "int8"}, "`dtype` is 'int8'; it must be one of 'float16', 'float32'"),
-        ({"rows_per_part": 0}, "`rows_per_part` is 0"),
-        ({"shard": (4, 4)}, "`shard` is 4/4; it must be i/n with i from 0 to n-1"),
-    ],
-)
-def test_options_are_checked(values, message):
-    with pytest.raises(ValueError, match=message):
-        EmbeddingOptions(**values)
-
-
-def test_sources_that_hold_nothing_to_embed_are_refused(encoder, photos, tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty.txt").write_text("\n")
-    image_of(0).save(tmp_path / "one.png")
-    texts = EmbeddingOptions(what="texts")
-    for source, options, message in (
-        (tmp_path / "empty", SMALL, "holds no images, Parquet files, tars or metadata"),
-        (tmp_path / "empty.txt", SMALL, "is empty: it has no rows"),
-        ([], SMALL, "The list of images is empty"),
-        ([tmp_path / "one.png"], texts, "has no captions, so no texts can be embedded"),
-        (tmp_path / "nowhere", SMALL, "There is no file or folder"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            EmbeddingJob(encoder, source, tmp_path / "out", options, ENCODING)
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-
-
-def test_a_list_of_paths_is_kept_for_the_next_run(encoder, photos, tmp_path, monkeypatch):
-    monkeypatch.chdir(photos)
-    embed(encoder, ["00.png", "01.png"], tmp_path / "out", options=SMALL, encoding=ENCODING)
-    assert (tmp_path / "out" / "source.txt").read_text() == f"{photos}/00.png\n{photos}/01.png\n"
-    assert embed(encoder, [], tmp_path / "out", options=SMALL, encoding=ENCODING).timing is None
-    with pytest.raises(ValueError, match="source.txt lists other images"):
-        embed(encoder, ["02.png"], tmp_path / "out", options=SMALL, encoding=ENCODING)
-
-
-def test_paths_with_odd_characters_are_kept_or_refused(encoder, tmp_path):
-    odd = ["a\rb.png", " c.png", "d .png", "\u2028e.png", "f\x0cg.png"]
-    for name in odd:
-        image_of(0).save(tmp_path / name, format="png")
-    summary = embed(encoder, [tmp_path / name for name in odd], tmp_path / "out", options=SMALL, encoding=ENCODING)
-    assert (summary.rows, summary.bad) == (len(odd), {})
-    again = embed(encoder, [tmp_path / name for name in odd], tmp_path / "out", options=SMALL, encoding=ENCODING)
-    assert again.timing is None
-    for name in ("a.png\r", "a\nb.png", " "):
-        with pytest.raises(ValueError, match="is no path that a list can hold: .* rename the file"):
-            embed(encoder, [tmp_path / "d .png", name], tmp_path / "odd", options=SMALL, encoding=ENCODING)
-
-
 def test_a_changed_file_is_found_by_its_digest(tmp_path, plain):
     folder = read_embeddings(tmp_path / "plain")
     folder.check()
@@ -531,21 +272,6 @@ def test_damaged_files_are_named_when_they_are_read(encoder, photos, tmp_path, p
         list(read_embeddings(folder))
     assert embed(encoder, photos, folder, options=SMALL, encoding=ENCODING).timing.rows == 8
     assert files_in(folder) == plain
-
-
-@pytest.mark.parametrize("section", ["model", "source", "options"])
-def test_a_manifest_without_its_sections_is_an_error_that_names_it(section, encoder, photos, tmp_path, plain):
-    path = tmp_path / "plain" / "manifest.json"
-    for value in ({}, {section: []}):
-        manifest = json.loads(path.read_text())
-        manifest.pop(section, None)
-        path.write_text(json.dumps({**manifest, **value}))
-        for action in (
-            lambda: read_embeddings(tmp_path / "plain"),
-            lambda: EmbeddingJob(encoder, photos, tmp_path / "plain", SMALL, ENCODING),
-        ):
-            with pytest.raises(ValueError, match=f"manifest.json is damaged: '{section}' is missing.* Put back a"):
-                action()
 
 
 def test_parts_of_another_size_do_not_count(encoder, photos, tmp_path, plain):

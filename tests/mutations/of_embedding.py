@@ -243,17 +243,17 @@ MUTATIONS = [
     ),
     Mutation(
         "options of another job accepted",
-        "embedding/embedding_job.py",
-        'if name not in ("name", "location") and there != value:',
+        "embedding/job_manifest.py",
+        "if name not in _PLACES and there != value:",
         'if name == "fingerprint" and there != value:',
-        "embedding/test_embedding_job.py -k refused_by_name",
+        "embedding/test_job_manifest.py -k refused_by_name",
     ),
     Mutation(
         "a destination inside the source",
-        "embedding/embedding_job.py",
-        'if os.path.join(os.path.realpath(self.folder), "").startswith(os.path.join(os.path.realpath(source), "")):',
-        "if os.path.realpath(self.folder) == os.path.realpath(source):",
-        "embedding/test_embedding_job.py -k harm",
+        "embedding/job_manifest.py",
+        'if os.path.join(os.path.realpath(folder), "").startswith(os.path.join(os.path.realpath(source), "")):',
+        "if os.path.realpath(folder) == os.path.realpath(source):",
+        "embedding/test_job_manifest.py -k harm",
     ),
     Mutation(
         "rows before a row group skipped twice",
@@ -286,7 +286,7 @@ MUTATIONS = [
     Mutation(
         "late captions left out in silence",
         "embedding/embedding_job.py",
-        "if self.options.what is None and not self.texts and captions:",
+        "if self.options.modalities is None and not self.texts and captions:",
         "if False:",
         "embedding/test_embedding_job.py -k too_late",
     ),
@@ -302,7 +302,7 @@ MUTATIONS = [
         "embedding/part_worker.py",
         "replace(problem, name=row.image)",
         "problem",
-        "embedding/test_embedding_job.py -k with_their_image",
+        "embedding/test_bad_rows_of_jobs.py -k with_their_image",
     ),
     Mutation(
         "too many open files counted as a bad image",
@@ -323,6 +323,6 @@ MUTATIONS = [
         "data/row_shards.py",
         'errors="surrogateescape", newline="\\n") as file:',
         'errors="surrogateescape") as file:',
-        "embedding/test_embedding_job.py -k odd_characters",
+        "embedding/test_job_manifest.py -k odd_characters",
     ),
 ]

@@ -18,7 +18,7 @@ from ..embedding import (
     load_dual_encoder,
     ray,
 )
-from ..embedding.embedding_job import refused_hint
+from ..embedding.job_summary import refused_hint
 from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
 from ..utils.wording import counted
@@ -61,9 +61,9 @@ def run(options: argparse.Namespace) -> int:
 
 def embedding_options(options: argparse.Namespace) -> EmbeddingOptions:
     """Turn the arguments into options of a job."""
-    what = {(True, False): "images", (False, True): "texts", (True, True): "both"}
+    modalities = {(True, False): "images", (False, True): "texts", (True, True): "both"}
     return EmbeddingOptions(
-        what=what.get((options.images, options.texts)),
+        modalities=modalities.get((options.images, options.texts)),
         file_format=options.file_format,
         dtype=options.file_dtype,
         rows_per_part=options.rows_per_part,

@@ -10,11 +10,13 @@ require_extra("train", "clip_hf.embedding", "accelerate", "datasets", "filelock"
 from ..data.row_shards import RowColumns
 from .bulk_encoding import ReadableImages, encode_image_column, encode_readable_images, encode_text_list
 from .dual_encoder import DualEncoder
-from .embedding_job import EmbeddingJob, EmbeddingOptions, EmbeddingSummary, embed
+from .embedding_job import EmbeddingJob, embed
 from .encoding_ahead import FeatureBatch
 from .encoding_options import EncodingOptions
 from .feature_stream import encode_image_stream, encode_text_stream
+from .job_options import EmbeddingOptions
 from .job_progress import JobTiming
+from .job_summary import EmbeddingSummary
 from .load_encoder import load_dual_encoder
 from .part_files import EmbeddedPart, EmbeddingFolder, read_embeddings
 

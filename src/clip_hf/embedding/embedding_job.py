@@ -8,111 +8,33 @@ under its final name is complete.
 """
 
 import errno
-import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
 from filelock import FileLock, Timeout
 
-from ..data.row_shards import LIST_ENDING, RowColumns, RowShard, read_list, shard_rows
+from ..data.row_shards import RowShard, shard_rows
 from ..data.skips import SkipCounter
-from ..model.image_reading_clip_hf import URL_SCHEMES
-from ..utils.atomic import replaced_file
 from ..utils.wording import counted
 from .dual_encoder import DualEncoder
 from .encoding_ahead import check_skips
 from .encoding_options import EncodingOptions
+from .job_manifest import LOCKS, absolute_source, check_destination, claim_folder, describe_job, write_list
+from .job_options import EmbeddingOptions
 from .job_progress import JobProgress, JobTiming
+from .job_summary import EmbeddingSummary, check_bad_rows, summarise, write_summary
 from .load_encoder import load_dual_encoder
-from .part_files import (
-    FILE_FORMATS,
-    FORMAT_NAME,
-    FORMAT_VERSION,
-    MANIFEST,
-    SUMMARY,
-    PartName,
-    PartStore,
-    read_manifest,
-)
+from .part_files import PartName, PartStore
 from .part_worker import Batch, PartEnd, PartWorker, part_batches
 
 
-DTYPES = ("float16", "float32")
-WHAT = ("images", "texts", "both")
-_LOCKS = "locks"
-_LIST = f"source{LIST_ENDING}"
 # Before this many rows, a share of bad ones says little while the job runs.
 _LEAST_ROWS = 1000
 _LONGEST_WAIT = 2.0  # seconds between looks at parts that others have locked
-
-
-@dataclass(frozen=True)
-class EmbeddingOptions:
-    """What an embedding job writes. A job that goes on must have the same options, except `shard` and `retry_bad`.
-
-    Args:
-        what (`str`, *optional*): `"images"`, `"texts"` (the captions) or `"both"`; by default both where the source
-            has captions, else images.
-        file_format (`str`, *optional*, defaults to `"safetensors"`): Files of embeddings: `"safetensors"` or `"npy"`.
-        dtype (`str`, *optional*, defaults to `"float16"`): Their dtype: `"float16"` or `"float32"`.
-        rows_per_part (`int`, *optional*, defaults to 1024): Rows in a part: what a crash may cost, and the size of
-            files.
-        columns ([`RowColumns`], *optional*): Columns and split of the source.
-        shard (`tuple[int, int]`, *optional*): `(i, n)` for the i-th of n jobs that share the parts evenly; i counts
-            from 0. Jobs without it share parts too: each takes what no other has.
-        retry_bad (`bool`, *optional*, defaults to `False`): Whether to embed parts with bad rows again, after the
-            images were repaired or a server is back.
-
-    Raises:
-        ValueError: if a value is not allowed.
-    """
-
-    what: str | None = None
-    file_format: str = FILE_FORMATS[0]
-    dtype: str = DTYPES[0]
-    rows_per_part: int = 1024
-    columns: RowColumns = field(default_factory=RowColumns)
-    shard: tuple[int, int] = (0, 1)
-    retry_bad: bool = False
-
-    def __post_init__(self):
-        for name, allowed in (("what", (None, *WHAT)), ("file_format", FILE_FORMATS), ("dtype", DTYPES)):
-            if getattr(self, name) not in allowed:
-                shown = ", ".join(map(repr, filter(None, allowed)))
-                raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {shown}.")
-        if isinstance(self.rows_per_part, bool) or not isinstance(self.rows_per_part, int) or self.rows_per_part < 1:
-            raise ValueError(f"`rows_per_part` is {self.rows_per_part!r}; it must be an integer of at least 1.")
-        index, count = self.shard
-        if not 0 <= index < count:
-            raise ValueError(f"`shard` is {index}/{count}; it must be i/n with i from 0 to n-1, such as 0/4.")
-
-
-@dataclass(frozen=True)
-class EmbeddingSummary:
-    """What a folder of embeddings holds so far.
-
-    Args:
-        rows (`int`): Rows that were embedded.
-        texts (`int`): Captions that were embedded.
-        bad (`dict[str, int]`): Rows that cannot be used, by kind.
-        parts (`int`): Parts that are written.
-        num_bytes (`int`): Bytes of the embeddings.
-        is_complete (`bool`): Whether all parts are there; with `shard`, those of the other jobs too.
-        timing ([`JobTiming`], *optional*): Where this run's time went; None if nothing was missing.
-    """
-
-    rows: int
-    texts: int
-    bad: dict[str, int]
-    parts: int
-    num_bytes: int
-    is_complete: bool
-    timing: JobTiming | None = None
 
 
 @dataclass(frozen=True)
@@ -155,117 +77,36 @@ class EmbeddingJob:
             encoding or EncodingOptions(),
         )
         self.folder = Path(os.path.abspath(os.path.expanduser(destination)))
-        self._check_destination(source)
-        source = self._written_list(source)
+        check_destination(self.folder, source)
+        source = write_list(self.folder, source)
         opt = self.options
-        self.images = opt.what != "texts"
-        needs_texts = opt.what in ("texts", "both")
+        self.images = opt.modalities != "texts"
+        needs_texts = opt.modalities in ("texts", "both")
         self.source = shard_rows(
             source, opt.columns, images=self.images, captions=needs_texts, limits=encoder.image_limits
         )
-        self.texts = needs_texts or (opt.what is None and self.source.has_captions)
-        self.given = _absolute_source(source, self.source.kind)
+        self.texts = needs_texts or (opt.modalities is None and self.source.has_captions)
+        self.given = absolute_source(source, self.source.kind)
         self.store = PartStore(self.folder, opt.file_format, opt.rows_per_part)
         self._records: dict[PartName, dict[str, Any]] = {}
-        self._write_manifest()
+        claim_folder(self.folder, self._manifest())
         if opt.retry_bad:
             for name in self.store.names():
                 if (record := self._record(name)) and record["bad"]:
                     self.store.remove(name)
                     del self._records[name]
 
-    # ------------------------------------------------------------------------------------------------- what it is
-
-    def _check_destination(self, source: Any) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder} is a file; the destination must be a folder.")
-        if isinstance(source, str | os.PathLike) and os.path.isdir(source):
-            if os.path.join(os.path.realpath(self.folder), "").startswith(os.path.join(os.path.realpath(source), "")):
-                raise ValueError(
-                    f"The destination {self.folder} lies in the source {source}, whose files it would become; give a "
-                    "folder outside."
-                )
-        there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
-        others = [name for name in there - {_LIST, _LOCKS} if not name.startswith(".")]
-        if others and MANIFEST not in there:
-            raise ValueError(
-                f"The destination {self.folder} is not empty and holds no {MANIFEST}: give a new folder, or that of a "
-                "job to go on with."
-            )
-
-    def _written_list(self, source: Any) -> Any:
-        """A list of paths is written to the destination, so that other processes and later runs find it."""
-        if isinstance(source, str | os.PathLike | datasets.Dataset) or not isinstance(source, Sequence):
-            return source
-        path, lines = self.folder / _LIST, []
-        for place in map(os.fspath, source):
-            is_url = place.partition(":")[0].lower() in URL_SCHEMES
-            lines.append(place if is_url else os.path.abspath(place))
-            if "\n" in place or place.endswith("\r") or not place.strip():
-                raise ValueError(
-                    f"{place!r} is no path that a list can hold: lines end in it, or it is blank. Leave it out, or "
-                    "rename the file."
-                )
-        if path.is_file():
-            if lines and read_list(path) != lines:
-                raise ValueError(f"{path} lists other images than those that were given; give another destination.")
-        elif not lines:
-            raise ValueError("The list of images is empty.")
-        else:
-            with replaced_file(path) as temporary:
-                text = "".join(f"{line}\n" for line in lines)
-                temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
-        return path
-
     def _manifest(self) -> dict[str, Any]:
         opt = self.options
-        rows = [shard.num_rows for shard in self.source.shards]
-        return {
-            "format": FORMAT_NAME,
-            "version": FORMAT_VERSION,
-            "model": {
-                "name": self.encoder.name,
-                "fingerprint": self.encoder.fingerprint,
-                "projection_dim": self.encoder.projection_dim,
-            },
-            "source": {
-                "location": self.source.location,
-                "kind": self.source.kind,
-                "fingerprint": self.source.fingerprint,
-                "shards": len(rows),
-                "rows": None if None in rows else sum(rows),
-            },
-            "options": {
-                "images": self.images,
-                "texts": self.texts,
-                "file_format": opt.file_format,
-                "dtype": opt.dtype,
-                "rows_per_part": opt.rows_per_part,
-                "batch_size": self.encoding.batch_size,
-            },
+        options = {
+            "images": self.images,
+            "texts": self.texts,
+            "file_format": opt.file_format,
+            "dtype": opt.dtype,
+            "rows_per_part": opt.rows_per_part,
+            "batch_size": self.encoding.batch_size,
         }
-
-    def _write_manifest(self) -> None:
-        """Write the manifest, or compare the one that is there: ValueError if it is of another job."""
-        expected, path = self._manifest(), self.folder / MANIFEST
-        (self.folder / _LOCKS).mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / _LOCKS / "manifest.lock"):
-            if not path.is_file():
-                with replaced_file(path) as temporary:
-                    temporary.write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
-        found = read_manifest(self.folder)
-        differing = []
-        for section, content in expected.items():
-            for name, value in content.items() if isinstance(content, dict) else ():
-                there = found.get(section, {}).get(name)
-                if name not in ("name", "location") and there != value:
-                    differing.append(f"{section} {name} is {there!r} there and {value!r} now")
-        if differing:
-            raise ValueError(
-                f"{self.folder} holds embeddings of another job, by {found['model'].get('name')} of "
-                f"{found['source'].get('location')}: {'; '.join(differing)}. Give another destination, or the model, "
-                "source and options of that job."
-            )
+        return describe_job(self.encoder, self.source, options)
 
     # ------------------------------------------------------------------------------------------- what there is to do
 
@@ -322,7 +163,7 @@ class EmbeddingJob:
 
         Raises:
             ValueError: if more than `encoding.max_skipped_share` of the rows are bad, features are not finite, or a
-                row has a caption though the first rows had none and `options.what` does not say what to embed.
+                row has a caption though the first rows had none and `options.modalities` does not say what to embed.
             OSError: if the destination cannot be written; what is there stays, and the next run goes on.
         """
         missing, wait = self.missing(tasks), 0.0
@@ -389,7 +230,7 @@ class EmbeddingJob:
     def _claimed(self, tasks: Sequence[JobTask], locks: dict[str, FileLock]) -> Iterator[Batch | PartEnd]:
         """The rows of tasks, each of which is locked before its first row is read."""
         for task in tasks:
-            lock = FileLock(self.folder / _LOCKS / f"{task}.lock")
+            lock = FileLock(self.folder / LOCKS / f"{task}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -411,11 +252,12 @@ class EmbeddingJob:
         columns, number = self.options.columns, start
         for number, row in enumerate(shard.read(start, stop), start + 1):
             captions = row.get(columns.caption_column)
-            if self.options.what is None and not self.texts and captions:
+            if self.options.modalities is None and not self.texts and captions:
                 raise ValueError(
                     f"Row {number - 1} of {shard.name} has a caption, though the first rows of the source have none, "
-                    'so that only images are embedded here. Say what you want: `what="images"` (--images) goes on '
-                    'here without captions; `what="both"` (--images --texts) embeds them, into another destination.'
+                    'so that only images are embedded here. Say what you want: `modalities="images"` (--images) goes '
+                    'on here without captions; `modalities="both"` (--images --texts) embeds them, into another '
+                    "destination."
                 )
             yield number - 1, row.get(columns.image_column), captions
         if stop is not None and number != stop:
@@ -430,62 +272,12 @@ class EmbeddingJob:
             ValueError: if all is there, and more than `encoding.max_skipped_share` of the rows are bad.
         """
         is_complete = not self.missing()
-        total = {"rows": 0, "texts": 0, "parts": 0, "num_bytes": 0}
-        bad: dict[str, int] = {}
-        for name in self.store.names():
-            record = self._record(name)
-            if record is None:
-                continue
-            total["rows"] += record["rows"]
-            total["texts"] += record["texts"] if self.texts else 0
-            total["parts"] += 1
-            total["num_bytes"] += sum(
-                file["bytes"] for path, file in record["files"].items() if not path.startswith("bad/")
-            )
-            for kind, count in record["bad"].items():
-                bad[kind] = bad.get(kind, 0) + count
-        bad = dict(sorted(bad.items()))
-        summary = EmbeddingSummary(**total, bad=bad, is_complete=is_complete, timing=timing)
+        records = filter(None, map(self._record, self.store.names()))
+        summary = summarise(records, texts=self.texts, is_complete=is_complete, timing=timing)
         if is_complete:
-            self._check_bad(summary)
-            content = {name: value for name, value in asdict(summary).items() if name not in ("is_complete", "timing")}
-            with replaced_file(self.folder / SUMMARY) as temporary:
-                temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            check_bad_rows(summary, self.encoding.max_skipped_share, self.source.location, self.folder)
+            write_summary(self.folder, summary)
         return summary
-
-    def _check_bad(self, summary: EmbeddingSummary) -> None:
-        count, rows = sum(summary.bad.values()), summary.rows
-        share = self.encoding.max_skipped_share
-        if count and (rows == 0 or count > max(share * (rows + count), 1 if share else 0)):
-            kinds = ", ".join(f"{number:,} {kind}" for kind, number in summary.bad.items())
-            what, advice = f"No row of {self.source.location} can be used ({kinds}).", ""
-            if rows:
-                what = f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
-                what, advice = f"{what}max_skipped_share={share:g} allows.", ", or raise `max_skipped_share`"
-            raise ValueError(
-                f"{what} {self.folder / 'bad'} lists them. Repair them and run again with `retry_bad` "
-                f"(--retry-bad){advice}.{refused_hint(summary)}"
-            )
-
-
-def refused_hint(summary: EmbeddingSummary) -> str:
-    """What helps where locations were refused, a sentence after a space; empty if none was."""
-    if "location refused" not in summary.bad:
-        return ""
-    return (
-        " Paths may lead to another folder with `image_root` (--image-root); rows that were left out before are tried "
-        "again only with `retry_bad` (--retry-bad)."
-    )
-
-
-def _absolute_source(source: Any, kind: str) -> Any:
-    """A source as a process that started in another folder finds it."""
-    if not isinstance(source, str | os.PathLike):
-        return source
-    text = os.path.expanduser(os.fspath(source))
-    if "://" in text or (kind in ("dataset", "stream") and not os.path.exists(text)):
-        return text
-    return os.path.abspath(text) if os.path.exists(text) else "::".join(map(os.path.abspath, text.split("::")))
 
 
 def _let_go(lock: FileLock) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 from ..utils.extras import require_extra
 from .dual_encoder import DualEncoder
-from .embedding_job import EmbeddingJob, EmbeddingOptions, EmbeddingSummary
+from .embedding_job import EmbeddingJob
 from .encoding_options import EncodingOptions
+from .job_options import EmbeddingOptions
+from .job_summary import EmbeddingSummary
 from .load_encoder import load_dual_encoder
 
 

@@ -1,0 +1,90 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What a folder of embeddings holds so far, and whether too many rows were bad."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..utils.atomic import replaced_file
+from ..utils.wording import counted
+from .job_progress import JobTiming
+from .part_files import SUMMARY
+
+
+@dataclass(frozen=True)
+class EmbeddingSummary:
+    """What a folder of embeddings holds so far.
+
+    Args:
+        rows (`int`): Rows that were embedded.
+        texts (`int`): Captions that were embedded.
+        bad (`dict[str, int]`): Rows that cannot be used, by kind.
+        parts (`int`): Parts that are written.
+        num_bytes (`int`): Bytes of the embeddings.
+        is_complete (`bool`): Whether all parts are there; with `shard`, those of the other jobs too.
+        timing ([`JobTiming`], *optional*): Where this run's time went; None if nothing was missing.
+    """
+
+    rows: int
+    texts: int
+    bad: dict[str, int]
+    parts: int
+    num_bytes: int
+    is_complete: bool
+    timing: JobTiming | None = None
+
+
+def summarise(
+    records: Iterable[dict[str, Any]], *, texts: bool, is_complete: bool, timing: JobTiming | None = None
+) -> EmbeddingSummary:
+    """Add up the records of parts, see `PartStore.record`; captions count only where `texts` are embedded."""
+    total = {"rows": 0, "texts": 0, "parts": 0, "num_bytes": 0}
+    bad: dict[str, int] = {}
+    for record in records:
+        total["rows"] += record["rows"]
+        total["texts"] += record["texts"] if texts else 0
+        total["parts"] += 1
+        total["num_bytes"] += sum(
+            file["bytes"] for path, file in record["files"].items() if not path.startswith("bad/")
+        )
+        for kind, count in record["bad"].items():
+            bad[kind] = bad.get(kind, 0) + count
+    return EmbeddingSummary(**total, bad=dict(sorted(bad.items())), is_complete=is_complete, timing=timing)
+
+
+def write_summary(folder: Path, summary: EmbeddingSummary) -> None:
+    """Write `summary.json`."""
+    content = {name: value for name, value in asdict(summary).items() if name not in ("is_complete", "timing")}
+    with replaced_file(folder / SUMMARY) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location: str, folder: Path) -> None:
+    """ValueError if more than this share of the rows of `location` is bad, or all are. One is always allowed, unless
+    the share is 0.
+    """
+    count, rows = sum(summary.bad.values()), summary.rows
+    if not count or (rows and count <= max(max_skipped_share * (rows + count), 1 if max_skipped_share else 0)):
+        return
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in summary.bad.items())
+    what, advice = f"No row of {location} can be used ({kinds}).", ""
+    if rows:
+        what = f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
+        what, advice = f"{what}max_skipped_share={max_skipped_share:g} allows.", ", or raise `max_skipped_share`"
+    raise ValueError(
+        f"{what} {folder / 'bad'} lists them. Repair them and run again with `retry_bad` (--retry-bad){advice}."
+        f"{refused_hint(summary)}"
+    )
+
+
+def refused_hint(summary: EmbeddingSummary) -> str:
+    """What helps where locations were refused, a sentence after a space; empty if none was."""
+    if "location refused" not in summary.bad:
+        return ""
+    return (
+        " Paths may lead to another folder with `image_root` (--image-root); rows that were left out before are tried "
+        "again only with `retry_bad` (--retry-bad)."
+    )

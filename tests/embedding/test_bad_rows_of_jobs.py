@@ -1,0 +1,114 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Rows that an embedding job cannot use: left out, counted, listed, and embedded again after a repair."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+from job_inputs import ENCODING, ROWS, SMALL
+
+from clip_hf.embedding import (
+    EmbeddingOptions,
+    RowColumns,
+    embed,
+    read_embeddings,
+)
+from encoding_inputs import quiet
+from pair_data import caption_of, encoded, image_of, write_tar
+
+
+def test_bad_rows_are_left_out_and_listed(encoder, damaged, tmp_path):
+    encoding = quiet(batch_size=4, max_skipped_share=0.1)
+    summary = embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=encoding)
+    assert summary.rows == ROWS - 2 and summary.bad == {"file empty": 1, "file truncated": 1}
+    first, second, third = read_embeddings(tmp_path / "out")
+    assert first.rows["row"].to_pylist() == [0, 1, 2, 4, 5, 6, 7] and len(first.images) == len(first.texts) == 7
+    expected = encoder.encode_images([image_of(number) for number in (8, *range(10, 16))]).numpy()
+    np.testing.assert_allclose(second.images, expected, atol=1e-6)
+    line = json.loads((tmp_path / "out" / "bad" / "part-00000-00000.jsonl").read_text())
+    assert (line["row"], line["name"], line["kind"]) == ("row 3", "03.png", "file truncated")
+    assert str(tmp_path) not in line["reason"] and len(third.rows) == 6
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["bad"] == summary.bad
+
+
+def test_too_many_bad_rows_are_an_error_until_they_are_repaired(encoder, damaged, tmp_path):
+    strict = quiet(batch_size=4, max_skipped_share=0.05)
+    with pytest.raises(ValueError, match=r"2 of 22 rows cannot be used \(1 file empty, 1 file truncated\), more than"):
+        embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=strict)
+    assert not (tmp_path / "out" / "summary.json").exists()
+    for number in (3, 9):
+        image_of(number).save(damaged / f"{number:02d}.png")
+    with pytest.raises(ValueError, match="run again with `retry_bad`"):
+        embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=strict)
+    retry = EmbeddingOptions(rows_per_part=8, dtype="float32", retry_bad=True)
+    assert embed(encoder, damaged, tmp_path / "out", options=retry, encoding=strict).timing.rows == 16
+    assert read_embeddings(tmp_path / "out").summary["bad"] == {}
+
+
+def test_a_source_of_bad_rows_only_is_an_error(encoder, tmp_path):
+    (tmp_path / "list.txt").write_text("nowhere.png\n")
+    with pytest.raises(ValueError, match=r"No row of .*list.txt can be used \(1 file missing\)\. .*bad lists"):
+        embed(encoder, tmp_path / "list.txt", tmp_path / "out", encoding=quiet(max_skipped_share=1.0))
+
+
+def test_rows_whose_location_was_refused_are_tried_again_only_by_retry_bad(encoder, photos, tmp_path):
+    lines = "".join(f"../photos/{number:02d}.png\n" for number in range(3))
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "a.csv").write_text(f"image\n{lines}")
+    rooted = RowColumns(image_root=str(photos))
+    hint = r"\(3 location refused\).* `image_root` .* tried again only with `retry_bad` \(--retry-bad\)"
+    for columns in (RowColumns(), rooted):
+        with pytest.raises(ValueError, match=f"No row of .*{hint}"):
+            embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=EmbeddingOptions(columns=columns))
+    retry = EmbeddingOptions(columns=rooted, retry_bad=True)
+    assert embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=retry).rows == 3
+
+
+def test_what_follows_damage_in_a_tar_is_one_bad_row(encoder, tmp_path):
+    samples = [{"png": encoded(image_of(n)), "txt": caption_of(n).encode()} for n in range(ROWS)]
+    write_tar(tmp_path / "a.tar", samples)
+    data = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(data[: len(data) // 2 + 100])
+    summary = embed(
+        encoder, tmp_path / "a.tar", tmp_path / "out", options=SMALL, encoding=quiet(max_skipped_share=0.5)
+    )
+    assert summary.bad == {"file damaged": 1} and 5 < summary.rows < ROWS
+
+
+def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photos, tmp_path):
+    (photos / "03.txt").write_bytes("café".encode("latin-1"))
+    summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.texts, summary.bad) == (ROWS - 1, ROWS - 1, {"caption not UTF-8": 1})
+    rows = [{"image": "photos/00.png", "caption": "a"}, {"image": "x.png", "caption": 7}]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    texts = EmbeddingOptions(modalities="texts")
+    tolerant = quiet(max_skipped_share=0.5)
+    embed(encoder, tmp_path / "table.jsonl", tmp_path / "table", options=texts, encoding=tolerant)
+    for folder, row, name, kind in (
+        ("out", "row 3", "03.png", "caption not UTF-8"),
+        ("table", "row 1", "x.png", "caption of a wrong type"),
+    ):
+        line = json.loads((tmp_path / folder / "bad" / "part-00000-00000.jsonl").read_text())
+        assert (line["row"], line["name"], line["kind"]) == (row, name, kind)
+
+
+def test_images_with_a_caption_of_a_wrong_type_are_left_out_only_where_captions_count(encoder, tmp_path):
+    lines = [{"image": f"{n}.png", "caption": caption_of(n) if n else 7} for n in range(3)]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for number in range(3):
+        image_of(number).save(tmp_path / f"{number}.png")
+    summary = embed(encoder, tmp_path / "table.jsonl", tmp_path / "both", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.texts, summary.bad) == (2, 2, {"caption of a wrong type": 1})
+    options = EmbeddingOptions(modalities="images")
+    summary = embed(encoder, tmp_path / "table.jsonl", tmp_path / "images", options=options, encoding=ENCODING)
+    assert (summary.rows, summary.texts, summary.bad) == (3, 0, {})
+
+
+def test_blanks_among_the_captions_of_an_image_say_nothing(encoder, tmp_path):
+    each = [["x", None], [None, " "], ["", "y", "z"]]
+    data = datasets.Dataset.from_list([{"image": encoded(image_of(0)), "caption": texts} for texts in each])
+    summary = embed(encoder, data, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    (part,) = read_embeddings(tmp_path / "out")
+    assert part.rows["captions"].to_pylist() == [["x"], [], ["y", "z"]] and (summary.rows, summary.bad) == (3, {})
