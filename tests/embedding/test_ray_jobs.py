@@ -2,9 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Embedding jobs on a local Ray cluster: workers that die change nothing, and errors are the plain job's."""
 
+import errno
+import math
 import os
+import pickle
+import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,12 +19,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from job_inputs import files_in
 
 from clip_hf.cli import main
 from clip_hf.embedding import EmbeddingOptions, RowColumns, embed, load_dual_encoder
 from clip_hf.embedding import ray as ray_jobs
+from clip_hf.embedding.ray_workers import WorkerFailure, last_line
+from clip_hf.utils.extras import MissingExtra
 from encoding_inputs import quiet
-from job_inputs import files_in
 from pair_data import image_of
 from tiny_models import make_tiny_model
 
@@ -74,24 +81,30 @@ def few(inputs, tmp_path):
 
 
 class Troubled:
-    """A method of an encoder that fails for one image, in a worker only: `trouble` is an error, or None for death."""
+    """An encoder's method that fails in workers."""
 
-    def __init__(self, method, name: str, trouble: Exception | None):
-        self.method, self.name, self.trouble, self.driver = method, name, trouble, os.getpid()
+    def __init__(self, method):
+        self.method, self.driver = method, os.getpid()
 
-    def __call__(self, images):
-        if os.getpid() != self.driver and any(str(image["path"]).endswith(self.name) for image in images):
-            if self.trouble is not None:
-                raise self.trouble
+    def __call__(self, argument, **options):
+        if os.getpid() != self.driver:
+            self.fail(argument)
+        return self.method(argument, **options)
+
+
+class Deadly(Troubled):
+    """The process dies of one image."""
+
+    def fail(self, images):
+        if any(str(image["path"]).endswith("005.png") for image in images):
             os.kill(os.getpid(), signal.SIGKILL)
-        return self.method(images)
 
 
-def troubled_encoder(inputs, trouble: Exception | None):
-    """An encoder that meets trouble in workers at the sixth image."""
-    encoder = load_dual_encoder(inputs / "model")
-    encoder.prepare = Troubled(encoder.prepare, "005.png", trouble)
-    return encoder
+class Full(Troubled):
+    """The disk is full."""
+
+    def fail(self, inputs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def workers(ray) -> list[int]:
@@ -126,26 +139,148 @@ def test_a_killed_worker_changes_nothing(cluster, one_thread, inputs, tmp_path):
 
 @pytest.mark.slow
 def test_a_part_that_kills_its_workers_is_named(cluster, inputs, few, tmp_path):
-    encoder, options = troubled_encoder(inputs, None), replace(SMALL, rows_per_part=2)
-    with pytest.raises(RuntimeError, match=r"3 workers died over part-00000-00002, rows 4 to 5 of .*few\.txt\. .*exit"):
+    encoder, options = load_dual_encoder(inputs / "model"), replace(SMALL, rows_per_part=2)
+    encoder.prepare = Deadly(encoder.prepare)
+    with pytest.raises(
+        RuntimeError, match=r"3 workers died over part-00000-00002, rows 4 to 5 of .*few\.txt\."
+    ):
         ray_jobs.embed(encoder, few, tmp_path / "out", num_workers=1, options=options, encoding=ENCODING)
     assert len(list((tmp_path / "out").glob("rows/*.parquet"))) >= 2
     assert not workers(cluster)
 
 
 @pytest.mark.slow
-def test_what_a_worker_refuses_is_the_error(cluster, inputs, tmp_path):
-    (tmp_path / "bad").mkdir()
-    for number in range(20):
-        (tmp_path / "bad" / f"{number:03d}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="No row of .* can be used"):
-        ray_jobs.embed(inputs / "model", tmp_path / "bad", tmp_path / "out", num_workers=2, options=SMALL)
+def test_what_a_worker_refuses_is_the_error(cluster, inputs, few, tmp_path):
+    encoder = load_dual_encoder(inputs / "model")
+    encoder.encode_images = Full(encoder.encode_images)
+    with pytest.raises(OSError, match="There is no space left for .*: make room and run this again") as caught:
+        ray_jobs.embed(encoder, few, tmp_path / "out", num_workers=1, options=SMALL)
+    assert caught.value.errno == errno.ENOSPC and "in fail" in str(caught.value.__cause__)
+    assert not workers(cluster)
+    if not torch.accelerator.is_available():
+        with pytest.raises(OSError, match=r"a GPU, but PyTorch .* finds none"):
+            ray_jobs.embed(inputs / "model", few, tmp_path / "gpu", num_workers=1, num_gpus=1)
 
 
 @pytest.mark.slow
 def test_relative_paths_are_found_by_workers_elsewhere(cluster, inputs, tmp_path, monkeypatch):
-    (tmp_path / "t.csv").write_text("image\nphotos/000.png\nphotos/001.png\n")
+    (tmp_path / "t.csv").write_text(f"image\n{inputs}/photos/000.png\n{inputs}/photos/001.png\n")
     monkeypatch.chdir(inputs)
-    options = replace(SMALL, columns=RowColumns(image_root="."))
+    options = replace(SMALL, columns=RowColumns(image_root="photos"))
     summary = ray_jobs.embed("model", f"{tmp_path}/t.csv", tmp_path / "out", num_workers=1, options=options)
-    assert summary.rows == 2, summary
+    assert (summary.rows, summary.bad) == (2, {})
+
+
+@pytest.mark.slow
+def test_a_cluster_without_room_is_refused_at_once(cluster, inputs, few, tmp_path, capsys):
+    for arguments, message in (
+        (["--ray", "3"], "has room for 2 workers of 1 CPU each, not for 3: it has 2 CPU and "),
+        (["--ray", "1", "--ray-cpus", "3"], "has room for 0 workers of 3 CPU each, not for 1: it has 2 CPU and "),
+        (["--ray", "2", "--ray-gpus", "1"], "of 1 CPU and 1 GPU each, not for 2: it has 2 CPU and "),
+    ):
+        assert main(["embed", f"{inputs}/model", str(few), f"{tmp_path}/out", *arguments]) == 1
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_job_ends_its_workers(number, inputs, tmp_path):
+    command = [sys.executable, "-m", "clip_hf", "embed", f"{inputs}/model", f"{inputs}/photos", f"{tmp_path}/out"]
+    options = ["--ray", "1", "--rows-per-part", "1", "--batch-size", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
+    job = subprocess.Popen([*command, *options], env=environment, stderr=subprocess.PIPE, text=True)
+    while job.poll() is None and not list(tmp_path.glob("out/rows/*.parquet")):
+        time.sleep(0.05)
+    job.send_signal(number)
+    said = job.communicate(timeout=60)[1]
+    written = len(list(tmp_path.glob("out/rows/*.parquet")))
+    assert 0 < written < ROWS and "Traceback" not in said, said
+    time.sleep(2)
+    assert len(list(tmp_path.glob("out/rows/*.parquet"))) == written
+
+
+# ---------------------------------------------------------------------------------------------------- without cluster
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left", "out"),
+        OSError("no such model"),
+        MissingExtra("--runtime onnx", "onnx", ["onnxruntime"]),
+        UnicodeDecodeError("utf-8", b"a", 0, 1, "odd"),
+        RuntimeError("out of memory"),
+    ],
+)
+def test_an_error_of_a_worker_is_the_same_here(error, monkeypatch):
+    failure = pickle.loads(pickle.dumps(WorkerFailure.of(error)))
+    assert str(failure.error()) == str(error) and isinstance(error, type(failure.error()))
+    monkeypatch.setattr(platform, "node", lambda: "elsewhere")
+    assert f"On {failure.host}: " in str(failure.error())
+
+
+def test_an_error_of_the_code_keeps_its_trace():
+    try:
+        {}["absent"]
+    except KeyError as error:
+        told = WorkerFailure.of(error).error()
+    assert type(told) is RuntimeError and "in test_an_error_of_the_code" in str(told) and "'absent'" in str(told)
+
+
+def test_ray_errors_come_down_to_a_sentence():
+    text = "The actor died.\n\tpid: 1\nIt is dead. Worker exit detail: End of file. Some common causes include: (1) x"
+    assert last_line(RuntimeError(text)) == "It is dead. Worker exit detail: End of file."
+    assert last_line(RuntimeError("a\n\nModuleNotFoundError: No module named 'clip_hf'\n")).endswith("'clip_hf'.")
+    assert last_line(RuntimeError()) == "RuntimeError."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_workers": 0}, r"`num_workers` \(--ray\) is 0"),
+        ({"num_workers": -1}, "`num_workers`"),
+        ({"num_workers": True}, "`num_workers`"),
+        ({"num_cpus": 0}, r"`num_cpus` \(--ray-cpus\) is 0"),
+        ({"num_cpus": 1.5}, "above 1 a whole number"),
+        ({"num_cpus": math.nan}, "`num_cpus`"),
+        ({"num_cpus": math.inf}, "`num_cpus`"),
+        ({"num_gpus": -1}, "`num_gpus`"),
+        ({"num_gpus": 2}, r"`num_gpus` \(--ray-gpus\) is 2; .*For more GPUs start more workers"),
+        ({"loading": {"device": "cpu"}}, "`device` .* is 'cpu', but a worker's device is what it asks Ray for"),
+        ({"num_gpus": 1, "loading": {"runtime": "onnx"}}, "'onnx', which runs on the processor"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_loaded(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ray_jobs.embed("absent", "absent", tmp_path / "out", **{"num_workers": 1, **arguments})
+
+
+def test_gpus_need_a_model_that_can_go_there(encoder, tmp_path):
+    with pytest.raises(ValueError, match="A DualEncoder stays on its device"):
+        ray_jobs.embed(encoder, "absent", tmp_path / "out", num_workers=1, num_gpus=1)
+    if not torch.accelerator.is_available():
+        with pytest.raises(ValueError, match='`dtype` is "auto", which the GPU decides'):
+            ray_jobs.embed("absent", "absent", tmp_path, num_workers=1, num_gpus=1, loading={"dtype": "auto"})
+
+
+def test_a_cluster_out_of_reach_is_an_error_at_once(inputs, few, tmp_path, monkeypatch, capsys):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        for shown in (address, f"ray://{address}"):
+            monkeypatch.setenv("RAY_ADDRESS", shown)
+            assert main(["embed", f"{inputs}/model", str(few), f"{tmp_path}/out", "--ray", "1"]) == 1
+            said = capsys.readouterr().err.splitlines()[-1]
+            assert f"The Ray cluster {shown} (RAY_ADDRESS) cannot be reached" in said
+
+
+def test_options_of_workers_need_workers(inputs, few, tmp_path, capsys):
+    assert main(["embed", f"{inputs}/model", str(few), f"{tmp_path}/out", "--ray-gpus", "1"]) == 1
+    assert "say how many with --ray" in capsys.readouterr().err
+
+
+def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match="ray is not installed. The extra `cluster`"):
+        ray_jobs.embed("absent", "absent", tmp_path / "out", num_workers=1)
