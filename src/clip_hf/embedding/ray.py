@@ -21,6 +21,7 @@ from .dual_encoder import DualEncoder
 from .embedding_job import EmbeddingJob
 from .encoding_options import EncodingOptions
 from .exported_encoder import ExportedEncoder
+from .job_manifest import settle_dtype
 from .job_options import EmbeddingOptions
 from .job_summary import EmbeddingSummary
 from .ray_workers import Worker, WorkerPool, WorkerSetup, last_line, load_encoder
@@ -76,7 +77,7 @@ def embed(
     import ray
 
     _check_numbers(num_workers, num_cpus, num_gpus)
-    loading = _settle_loading(model, loading, num_gpus)
+    loading = _settle_loading(model, loading, num_gpus, destination)
     is_named = isinstance(model, str | os.PathLike)
     encoder = load_encoder(model, {**loading, "device": "cpu"} if is_named else loading)
     if num_gpus and isinstance(encoder, ExportedEncoder):
@@ -85,10 +86,8 @@ def embed(
         loading["dtype"] = encoder.dtype  # workers on other processors might pick another
     encoding = encoding or EncodingOptions(num_threads=int(max(1, min(8, num_cpus))))
     job = EmbeddingJob(encoder, source, destination, options, encoding)
-    index, count = job.options.shard
-    tasks = dict(enumerate(job.tasks()))
-    missing = set(job.missing(list(tasks.values())[index::count]))
-    tasks = {place: task for place, task in tasks.items() if task in missing}
+    missing = set(job.missing(job.share()))
+    tasks = {place: task for place, task in enumerate(job.tasks()) if task in missing}
     if tasks:
         setup = WorkerSetup(
             folder=os.getcwd(),
@@ -98,8 +97,7 @@ def embed(
             has_gpu=num_gpus > 0,
             source=job.given,
             destination=str(job.folder),
-            # The parts with bad rows were let go above; a worker must not do so again.
-            options=replace(job.options, retry_bad=False),
+            options=job.options,  # with `retry_bad`: the parts that are given to it are embedded again
             encoding=replace(job.encoding, progress=False, accelerator=None),
         )
         with _connected(), job.encoding.progress_bar(encoder.name, "parts", len(tasks)) as bar:
@@ -127,9 +125,13 @@ def _check_numbers(num_workers: int, num_cpus: float, num_gpus: float) -> None:
         )
 
 
-def _settle_loading(model: Any, loading: dict[str, Any] | None, num_gpus: float) -> dict[str, Any]:
+def _settle_loading(
+    model: Any, loading: dict[str, Any] | None, num_gpus: float, destination: str | os.PathLike
+) -> dict[str, Any]:
     """The arguments of [`load_dual_encoder`], without what is None; the errors are those of `embed`."""
     loading = {name: value for name, value in (loading or {}).items() if value is not None}
+    if loading.get("dtype") == AUTO:
+        loading["dtype"] = settle_dtype(AUTO, destination)
     if "device" in loading:
         raise ValueError(
             f"`device` (--device) is {str(loading['device'])!r}, but a worker's device is what it asks Ray for: pass "
