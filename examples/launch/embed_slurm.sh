@@ -40,7 +40,7 @@ python -m clip_hf embed "$@" --shard "$INDEX/$COUNT" --num-threads "${SLURM_CPUS
 EMBEDDING=$!
 
 CODE=0
-wait "$EMBEDDING" || CODE=$?
+((SIGNALLED)) || wait "$EMBEDDING" || CODE=$?
 if ((SIGNALLED)); then
     # The signal ended the first `wait`, unless the embedding was at its end.
     CODE=0
