@@ -24,6 +24,7 @@ from job_inputs import files_in
 from clip_hf.cli import main
 from clip_hf.embedding import EmbeddingOptions, RowColumns, embed, load_dual_encoder
 from clip_hf.embedding import ray as ray_jobs
+from clip_hf.embedding.ray import check_room
 from clip_hf.embedding.ray_workers import WorkerFailure, last_line
 from clip_hf.utils.extras import MissingExtra
 from encoding_inputs import quiet
@@ -247,8 +248,8 @@ def test_ray_errors_come_down_to_a_sentence():
         ({"num_cpus": math.inf}, "`num_cpus`"),
         ({"num_gpus": -1}, "`num_gpus`"),
         ({"num_gpus": 2}, r"`num_gpus` \(--ray-gpus\) is 2; .*For more GPUs start more workers"),
-        ({"loading": {"device": "cpu"}}, "`device` .* is 'cpu', but a worker's device is what it asks Ray for"),
-        ({"num_gpus": 1, "loading": {"runtime": "onnx"}}, "'onnx', which runs on the processor"),
+        ({"device": "cpu"}, "`device` .* is 'cpu', but a worker's device is what it asks Ray for"),
+        ({"num_gpus": 1, "runtime": "onnx"}, "'onnx', which runs on the processor"),
     ],
 )
 def test_arguments_are_checked_before_anything_is_loaded(arguments, message, tmp_path):
@@ -256,12 +257,24 @@ def test_arguments_are_checked_before_anything_is_loaded(arguments, message, tmp
         ray_jobs.embed("absent", "absent", tmp_path / "out", **{"num_workers": 1, **arguments})
 
 
+def test_the_room_of_machines_counts_workers_that_fit():
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    for cpus, gpus, room in ((4, 0, 2), (1, 0.25, 4), (1, 1, 1), (0.1, 0, 110), (9, 0, 0)):
+        check_room(nodes, room, cpus, gpus)
+        with pytest.raises(ValueError, match=f"room for {room} worker"):
+            check_room(nodes, room + 1, cpus, gpus)
+
+
 def test_gpus_need_a_model_that_can_go_there(encoder, tmp_path):
     with pytest.raises(ValueError, match="A DualEncoder stays on its device"):
         ray_jobs.embed(encoder, "absent", tmp_path / "out", num_workers=1, num_gpus=1)
     if not torch.accelerator.is_available():
         with pytest.raises(ValueError, match='`dtype` is "auto", which the GPU decides'):
-            ray_jobs.embed("absent", "absent", tmp_path, num_workers=1, num_gpus=1, loading={"dtype": "auto"})
+            ray_jobs.embed("absent", "absent", tmp_path, num_workers=1, num_gpus=1, dtype="auto")
 
 
 def test_a_cluster_out_of_reach_is_an_error_at_once(inputs, few, tmp_path, monkeypatch, capsys):

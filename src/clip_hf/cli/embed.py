@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
             num_gpus=options.ray_gpus or 0,
             options=wanted,
             encoding=_encoding_options(options, None),
-            loading={**loading, "image_options": image_options(options)},
+            image_options=image_options(options),
+            **loading,
         )
         print(describe(summary, options.destination))
         return 0

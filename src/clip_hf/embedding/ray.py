@@ -40,7 +40,7 @@ def embed(
     num_gpus: float = 0,
     options: EmbeddingOptions | None = None,
     encoding: EncodingOptions | None = None,
-    loading: dict[str, Any] | None = None,
+    **loading: Any,
 ) -> EmbeddingSummary:
     """Embed as [`clip_hf.embedding.embed`] does, with workers on a Ray cluster.
 
@@ -59,8 +59,8 @@ def embed(
             workers on a GPU. The model runs there, without a GPU on the processor.
         encoding ([`EncodingOptions`], *optional*): As in [`clip_hf.embedding.embed`]; by default as many threads read
             and prepare images as a worker has processors, 8 at most.
-        loading (`dict`, *optional*): Further arguments of [`load_dual_encoder`] but `device`, such as
-            `{"dtype": "float16"}`; under `"image_options"` those of [`DualEncoder.set_image_options`].
+        **loading: As in [`clip_hf.embedding.embed`], but without `device`; `image_options` is a dict with arguments of
+            [`DualEncoder.set_image_options`].
 
     Returns:
         [`EmbeddingSummary`]: without timing.
@@ -101,7 +101,7 @@ def embed(
             encoding=replace(job.encoding, progress=False, accelerator=None),
         )
         with _connected(), job.encoding.progress_bar(encoder.name, "parts", len(tasks)) as bar:
-            _check_room(ray.nodes(), num_workers, num_cpus, num_gpus)
+            check_room(ray.nodes(), num_workers, num_cpus, num_gpus)
             actor_class = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0)(Worker)
             stored = _store(setup)
             WorkerPool(job, tasks, lambda: actor_class.remote(stored), bar).run(num_workers)
@@ -126,10 +126,10 @@ def _check_numbers(num_workers: int, num_cpus: float, num_gpus: float) -> None:
 
 
 def _settle_loading(
-    model: Any, loading: dict[str, Any] | None, num_gpus: float, destination: str | os.PathLike
+    model: Any, loading: dict[str, Any], num_gpus: float, destination: str | os.PathLike
 ) -> dict[str, Any]:
     """The arguments of [`load_dual_encoder`], without what is None; the errors are those of `embed`."""
-    loading = {name: value for name, value in (loading or {}).items() if value is not None}
+    loading = {name: value for name, value in loading.items() if value is not None}
     if loading.get("dtype") == AUTO:
         loading["dtype"] = settle_dtype(AUTO, destination)
     if "device" in loading:
@@ -193,7 +193,7 @@ def _check_reachable(address: str) -> None:
         ) from error
 
 
-def _check_room(nodes: Sequence[dict[str, Any]], num_workers: int, num_cpus: float, num_gpus: float) -> None:
+def check_room(nodes: Sequence[dict[str, Any]], num_workers: int, num_cpus: float, num_gpus: float) -> None:
     """ValueError if the machines of a cluster, as `ray.nodes()` gives them, can never hold all workers at once."""
     there = [node["Resources"] for node in nodes if node["Alive"]]
     asked = {name: amount for name, amount in (("CPU", num_cpus), ("GPU", num_gpus)) if amount}
