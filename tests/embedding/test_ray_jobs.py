@@ -154,7 +154,7 @@ def test_a_part_that_kills_its_workers_is_named(cluster, inputs, few, tmp_path):
 def test_what_a_worker_refuses_is_the_error(cluster, inputs, few, tmp_path):
     encoder = load_dual_encoder(inputs / "model")
     encoder.encode_images = Full(encoder.encode_images)
-    with pytest.raises(OSError, match="There is no space left for .*: make room and run this again") as caught:
+    with pytest.raises(OSError, match="No space left on device") as caught:
         ray_jobs.embed(encoder, few, tmp_path / "out", num_workers=1, options=SMALL)
     assert caught.value.errno == errno.ENOSPC and "in fail" in str(caught.value.__cause__)
     assert not workers(cluster)
