@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..data.row_shards import RowShard, shard_rows
 from ..data.skips import SkipCounter
+from ..data.tars import DamagedTar, UnreachableTar
 from ..utils.wording import counted
 from .destination_errors import naming_destination
 from .dual_encoder import DualEncoder
@@ -195,18 +196,20 @@ class EmbeddingJob:
         Raises:
             ValueError: if more than `encoding.max_skipped_share` of the rows are bad, features are not finite, or a
                 row has a caption though the first rows had none and `options.modalities` does not say what to embed.
+            DamagedTar: if a tar cannot be read to its end; the parts of the others are written first.
             OSError: if the destination cannot be written; what is there stays, and the next run goes on.
         """
         missing, wait = self.missing(tasks), 0.0
         if not missing:
             return None
         is_shown = self.encoding.progress and self.encoding.process == 0
+        unread: dict[int, DamagedTar] = {}
         progress = JobProgress(self._rows_of(missing), self.encoding.num_threads, is_shown)
         skips = SkipCounter(self.encoding.max_skipped_share, min_rows=1)
         try:
             while missing:
-                done = self._embed(missing, progress, skips)
-                missing = self.missing(missing)
+                done = self._embed(missing, progress, skips, unread)
+                missing = [task for task in self.missing(missing) if task.shard not in unread]
                 if missing and not done:
                     if not wait:
                         progress.say(f"waiting for {counted(len(missing), 'task')} of other processes")
@@ -214,6 +217,8 @@ class EmbeddingJob:
                     time.sleep(wait)
         finally:
             progress.close()
+        if unread:
+            raise _describe_unread(unread, len(self.source.shards), self.folder)
         return progress.timing()
 
     def _rows_of(self, tasks: Sequence[JobTask]) -> int | None:
@@ -224,8 +229,10 @@ class EmbeddingJob:
             total += min(size, self.source.shards[task.shard].num_rows - task.part * size)
         return total
 
-    def _embed(self, tasks: Sequence[JobTask], progress: JobProgress, skips: SkipCounter) -> int:
-        """Do the tasks that nobody has locked; how many parts that were."""
+    def _embed(
+        self, tasks: Sequence[JobTask], progress: JobProgress, skips: SkipCounter, unread: dict[int, DamagedTar]
+    ) -> int:
+        """Do the tasks that nobody has locked; how many parts that were. Shards that cannot be read are noted."""
         locks: dict[JobTask, FileLock] = {}
         worker = PartWorker(
             self.encoder,
@@ -249,6 +256,7 @@ class EmbeddingJob:
         finally:
             for lock in locks.values():
                 lock.release()
+        unread |= worker.unread
         return written
 
     def _write(self, name: PartName, content: PartContent) -> None:
@@ -335,6 +343,18 @@ class EmbeddingJob:
             check_bad_rows(summary, self.encoding.max_skipped_share, self.source.location, self.folder)
             write_summary(self.folder, summary)
         return summary
+
+
+def _describe_unread(unread: dict[int, DamagedTar], count: int, folder: Path) -> DamagedTar:
+    """The error for tars that could not be read to their end, by their number."""
+    problems = [str(unread[shard]) for shard in sorted(unread)]
+    advice = "Run this again, which goes on with them"
+    if not all(isinstance(problem, UnreachableTar) for problem in unread.values()):
+        advice = "Copy or download them again; a tar that has changed needs a new destination"
+    return DamagedTar(
+        f"{len(unread):,} of {counted(count, 'tar')} could not be read to the end. {' '.join(problems[:3])} What else "
+        f"could be embedded is in {folder}. {advice}."
+    )
 
 
 def _let_go(lock: FileLock) -> None:
