@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -253,13 +254,13 @@ def test_a_folder_that_was_removed_or_given_to_another_job_ends_the_job(encoder,
     monkeypatch.undo()
     other = EmbeddingOptions(rows_per_part=4)
 
-    def replace():
+    def give_away():
         shutil.rmtree(out)
         EmbeddingJob(encoder, photos, out, other, ENCODING)
 
     for count in (1, 3):  # in the middle, and when all is written
         shutil.rmtree(out, ignore_errors=True)
-        after_parts(monkeypatch, count, replace)
+        after_parts(monkeypatch, count, give_away)
         with pytest.raises(ValueError, match="/out belongs to another job since this one began"):
             embed(encoder, photos, out, options=SMALL, encoding=ENCODING)
         monkeypatch.undo()
@@ -299,6 +300,20 @@ def test_lists_of_two_jobs_that_begin_at_once_are_not_mixed(photos, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ file systems
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_needs_shares(number, encoder, photos, tmp_path, plain, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(OSError, match="The file system has no locks: .*/out .* give each job its share .*--shard I/N"):
+        embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    for share in range(2):
+        options = replace(SMALL, shard=(share, 2))
+        embed(encoder, photos, tmp_path / "out", options=options, encoding=ENCODING)
+    assert files_in(tmp_path / "out") == plain
 
 
 @pytest.mark.parametrize(
