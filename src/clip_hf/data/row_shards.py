@@ -29,8 +29,9 @@ from .file_patterns import ending_of
 from .image_folders import folder_rows, images_in
 from .image_text import check_column, undecoded_images
 from .locations import ImagePlaces, stored_image
+from .parquet_files import check_names, naming_damage
 from .parts import parts_in
-from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, naming_damage, open_file, state_of_file
+from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, open_file, state_of_file
 from .tables import FILE_NAME, raw_table_rows, table_columns
 from .tars import DamagedTar, check_ends, check_tars, tar_rows
 from .texts import escaped
@@ -251,10 +252,10 @@ def _shards_of(
     names, made = {"table": _table_shards, "parquet": make_parquet}.get(kind, _dataset_shards)(rows, kind, columns)
     if images and kind == "table" and columns.image_column not in names and FILE_NAME in names:
         names = [*names, columns.image_column]
-    for option, content in _COLUMN_OPTIONS.items():
+    shards, state = made
+    for option, content in _COLUMN_OPTIONS.items() if shards else ():
         if getattr(columns, option) in needed:
             check_column(names, getattr(columns, option), content, option)
-    shards, state = made
     return shards, kind, columns.caption_column in names, state
 
 
@@ -350,11 +351,8 @@ def _parquet_shards(rows: Rows, kind: str, columns: RowColumns, needed: Sequence
             states.append(_digest_of_parquet(file, metadata, "://" not in path, columns))
         schema = metadata.schema.to_arrow_schema()
         _check_images(path, schema, columns.image_column)
-        file_names = schema.names
-        twice = [name for name in set(file_names) if file_names.count(name) > 1]
-        if twice:
-            raise ValueError(f"{path} has more than one column {twice[0]!r}; rename or remove one of them.")
-        names[path] = file_names
+        check_names(path, schema.names)
+        names[path] = schema.names
         shards.append(RowShard(absolute(path), metadata.num_rows, ParquetRanges(absolute(path), columns, metadata)))
     for name in needed:
         lacking = [path for path in rows.files if name not in names[path]]
@@ -415,7 +413,9 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
     is_stream = kind == "stream"
     state = None if is_stream else rows.load(False)._fingerprint
     data = rows.read_dataset(image_column_of, columns.image_root, is_stream)
-    names = data.column_names or list(next(iter(data)))
+    names = data.column_names or list(next(iter(data), ()))
+    if not names:
+        return names, ([], state)
     wanted = [name for name in columns.roles if name in names]
     if data.features is not None:
         data = data.select_columns(wanted)
