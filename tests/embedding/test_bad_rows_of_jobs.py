@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in
 
+from clip_hf import ClipHFImageProcessor
+from clip_hf.data import ImageTextDataset, PairOptions, load_pairs
 from clip_hf.data.tars import DamagedTar
 from clip_hf.embedding import (
     EmbeddingJob,
@@ -23,7 +25,17 @@ from clip_hf.embedding import (
     read_embeddings,
 )
 from encoding_inputs import quiet
-from pair_data import caption_of, encoded, image_of, samples_of, write_tar
+from pair_data import (
+    bad_rows,
+    bad_samples,
+    caption_of,
+    encoded,
+    image_of,
+    rows_of,
+    samples_of,
+    write_parquet,
+    write_tar,
+)
 
 
 def test_bad_rows_are_left_out_and_listed(encoder, damaged, tmp_path):
@@ -168,3 +180,63 @@ def test_blanks_among_the_captions_of_an_image_say_nothing(encoder, tmp_path):
     summary = embed(encoder, data, tmp_path / "out", options=SMALL, encoding=ENCODING)
     (part,) = read_embeddings(tmp_path / "out")
     assert part.rows["captions"].to_pylist() == [["x"], [], ["y", "z"]] and (summary.rows, summary.bad) == (3, {})
+
+
+@pytest.mark.parametrize("source", ["parquet", "tar"])
+def test_a_row_has_the_same_fault_in_a_job_as_in_a_training(source, encoder, tiny_processor, tmp_path, own_cache):
+    good = samples_of(range(ROWS))
+    if source == "tar":
+        write_tar(tmp_path / "a.tar", [*good, *bad_samples().values()])
+    else:
+        write_parquet(tmp_path / "a", [*rows_of(range(ROWS)), *bad_rows().values()])
+    data = tmp_path / ("a.tar" if source == "tar" else "a")
+    options = PairOptions(max_skipped_share=1.0)
+    pairs = ImageTextDataset(load_pairs(data, options=options), tiny_processor.image_processor, options)
+    expected = {row: pairs[row]["skipped"].kind for row in range(len(pairs)) if pairs[row]["skipped"]}
+    assert len(expected) >= 8
+    texts = EmbeddingOptions(rows_per_part=8, modalities="texts")
+    embed(encoder, data, tmp_path / "texts", options=texts, encoding=quiet(max_skipped_share=1.0))
+    embed(encoder, data, tmp_path / "out", options=SMALL, encoding=quiet(max_skipped_share=1.0))
+    found = {}
+    for path in [*(tmp_path / "texts" / "bad").iterdir(), *(tmp_path / "out" / "bad").iterdir()]:
+        for line in map(json.loads, path.read_text().splitlines()):
+            found[int(str(line["row"]).removeprefix("row "))] = line["kind"]
+    assert found == expected
+
+
+@pytest.mark.parametrize("fault", ["refused", "too large"])
+def test_a_text_beside_an_image_that_cannot_be_read_is_a_bad_row(fault, encoder, photos, tmp_path, monkeypatch):
+    opened = builtins.open
+
+    def refuse(path, *arguments, **keywords):
+        if str(path).endswith("03.txt"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, *arguments, **keywords)
+
+    if fault == "refused":
+        monkeypatch.setattr(builtins, "open", refuse)
+    else:
+        (photos / "03.txt").write_bytes(b"a" * (2**24 + 1))
+    summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert (summary.rows, summary.bad) == (ROWS - 1, {"caption cannot be read": 1})
+    line = json.loads((tmp_path / "out" / "bad" / "part-00000-00000.jsonl").read_text())
+    reason = {"refused": "cannot be opened: Permission denied", "too large": "has more than 16,777,216 bytes"}[fault]
+    assert f"Row 3 has the caption of 03.txt, which {reason}; it must be a file that can be read." in line["reason"]
+    data = load_pairs(photos)
+    pairs = ImageTextDataset(data, ClipHFImageProcessor(size=10, crop_size=10), PairOptions(max_skipped_share=0.5))
+    assert {row: problem.kind for row, problem in pairs.bad_rows.items()} == {3: "caption cannot be read"}
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(encoder, photos, tmp_path, monkeypatch):
+    (photos / "more").mkdir()
+    listed = os.scandir
+
+    def refuse(path="."):
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for read in (load_pairs, lambda folder: embed(encoder, folder, tmp_path / "out", encoding=ENCODING)):
+        with pytest.raises(OSError, match="Permission denied: the folder .*more cannot be read, so its files are unk"):
+            read(photos)

@@ -26,7 +26,7 @@ from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits
 from ..utils.json_files import check_regular
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import ending_of
-from .image_folders import folder_rows, images_in
+from .image_folders import folder_rows, images_in, walk
 from .image_text import check_column, undecoded_images
 from .locations import ImagePlaces, stored_image
 from .parquet_files import check_names, naming_damage
@@ -272,7 +272,7 @@ def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
         return folder_rows([paths[start:stop]], columns.roles)
 
-    listed = ((parent, name) for parent, _, names in os.walk(folder) for name in names)
+    listed = ((parent, name) for parent, _, names in walk(folder) for name in names)
     texts = {os.path.join(parent, name) for parent, name in listed if name.endswith(".txt")}
     has_texts = any(f"{os.path.splitext(path)[0]}.txt" in texts for path in paths)
     names = _names_digest(os.path.relpath(path, folder) for path in paths)

@@ -26,7 +26,7 @@ from ..utils.wording import listed
 from .image_folders import describe_left_out, is_hidden
 from .locations import stored_image
 from .skips import stop_if_exhausted
-from .texts import decode_text
+from .texts import MOST_TEXT_BYTES, decode_text
 
 
 logger = logging.get_logger(__name__)
@@ -34,7 +34,6 @@ logger = logging.get_logger(__name__)
 _BLOCK = 2**16  # bytes that are read at once
 # What a header with its extensions (long names, sparse maps) may take.
 _MOST_HEADER_BYTES = 2**16
-_MOST_TEXT_BYTES = 2**24
 _MOST_PADDING = 2**24  # bytes after the end of a compressed tar
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16
@@ -290,7 +289,7 @@ def tar_samples(
                         known.setdefault(place, set()).update(sample.endings)
                     yield sample
                 sample = TarSample()
-                left = {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)}
+                left = {"image": limits.max_bytes, "text": min(limits.max_bytes, MOST_TEXT_BYTES)}
                 if ending not in known.get(next_place, {ending}):
                     sample.apart = os.path.join(*next_place)
             place = next_place
@@ -304,7 +303,7 @@ def tar_samples(
             if member.size > most:
                 sample.problem = (
                     f"its member {member.name[:200]} in the tar has {member.size:,} bytes, more than {most:,}: all "
-                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {_MOST_TEXT_BYTES:,}."
+                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {MOST_TEXT_BYTES:,}."
                 )
                 continue
             left[kind] -= member.size
