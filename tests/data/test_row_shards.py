@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_hf.data import data_sources
 from clip_hf.data.row_shards import RowColumns, image_name, read_list, shard_rows
 from clip_hf.model.image_reading_clip_hf import REFUSED, UnreadableImage, fetch_file, open_image
-from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, write_parquet, write_tar
+from pair_data import as_stream, caption_of, dataset_of, encoded, image_of, rows_of, write_parquet, write_tar
 
 
 ROWS = 13
@@ -45,17 +44,7 @@ def make_source(kind: str, folder: Path, monkeypatch) -> str:
     if kind == "dataset":
         dataset_of(rows_of(range(ROWS))).save_to_disk(str(folder / "saved"))
         return str(folder / "saved")
-    load = datasets.load_dataset
-    monkeypatch.setattr(data_sources, "check_hub", lambda *arguments: None)
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *arguments: ["train"])
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda name, config, split, streaming: load(
-            "parquet", data_files={"train": pattern}, split=split, streaming=streaming
-        ),
-    )
-    return "owner/name"
+    return as_stream(pattern, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", KINDS)

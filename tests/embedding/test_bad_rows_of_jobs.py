@@ -16,6 +16,7 @@ from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in
 
 from clip_hf import ClipHFImageProcessor
 from clip_hf.data import ImageTextDataset, PairOptions, load_pairs
+from clip_hf.data.skips import DamagedFile
 from clip_hf.data.tars import DamagedTar
 from clip_hf.embedding import (
     EmbeddingJob,
@@ -26,6 +27,7 @@ from clip_hf.embedding import (
 )
 from encoding_inputs import quiet
 from pair_data import (
+    as_stream,
     bad_rows,
     bad_samples,
     caption_of,
@@ -103,7 +105,7 @@ def test_a_tar_that_breaks_off_is_no_whole_tar(sample, encoder, tars, tmp_path):
     (tars / "a.tar").write_bytes(cut)
     for _ in range(2):
         with pytest.raises(
-            DamagedTar, match=r"1 of 3 tars could not be read to the end. The tar .*a.tar is damaged.*"
+            DamagedFile, match=r"1 of 3 files could not be read to the end. The tar .*a.tar is damaged"
         ):
             embed(encoder, tars, tmp_path / "out", options=SMALL, encoding=ENCODING)
         names = [f"part-{shard:05d}-{part:05d}" for shard in (1, 2) for part in range(NUM_PARTS)]
@@ -127,7 +129,7 @@ def test_a_tar_that_could_not_be_reached_is_embedded_by_the_next_run(encoder, ta
     monkeypatch.setattr(builtins, "open", refuse)
     job = EmbeddingJob(encoder, tars, tmp_path / "out", SMALL, ENCODING)
     is_lost = True
-    with pytest.raises(DamagedTar, match=r"b.tar cannot be opened: Permission denied.*Run this again, which goes on"):
+    with pytest.raises(DamagedFile, match=r"b.tar cannot be opened: Permission denied.*Run this again, which goes on"):
         job.run()
     is_lost = False
     summary = EmbeddingJob(encoder, tars, tmp_path / "out", SMALL, ENCODING).run()
@@ -240,3 +242,37 @@ def test_a_folder_that_cannot_be_listed_is_not_empty(encoder, photos, tmp_path, 
     for read in (load_pairs, lambda folder: embed(encoder, folder, tmp_path / "out", encoding=ENCODING)):
         with pytest.raises(OSError, match="Permission denied: the folder .*more cannot be read, so its files are unk"):
             read(photos)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "stream"])
+def test_a_file_that_cannot_be_read_further_is_left_to_the_next_run(kind, encoder, tmp_path, monkeypatch, own_cache):
+    write_parquet(tmp_path / "a", rows_of(range(3 * ROWS)), 3)
+    source = tmp_path / "a"
+    if kind == "stream":
+        source = as_stream(f"{source}/*.parquet", monkeypatch)
+    else:
+        damaged = sorted((tmp_path / "a").iterdir())[1]
+        whole = damaged.read_bytes()
+        # The first pages of the first row group, and so the first part.
+        damaged.write_bytes(whole[:4] + b"\xff" * 500 + whole[504:])
+    breaks = kind == "stream"
+    if kind == "stream":
+        iterate = datasets.IterableDataset.__iter__
+
+        def broken(self):
+            for row in iterate(self):
+                if breaks and row["caption"] == caption_of(ROWS + 9):
+                    raise ConnectionError("the hub is gone")
+                yield row
+
+        monkeypatch.setattr(datasets.IterableDataset, "__iter__", broken)
+    message = "hub is gone.* Run this again" if breaks else "00001.parquet is damaged.* Copy or download"
+    with pytest.raises(DamagedFile, match=f"1 of 3 files could not be read to the end. .*{message}"):
+        embed(encoder, source, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    parts = {path.stem for path in (tmp_path / "out" / "rows").iterdir()}
+    everything = {f"part-{shard:05d}-{part:05d}" for shard in range(3) for part in range(NUM_PARTS)}
+    assert everything - parts == ({"part-00001-00001", "part-00001-00002"} if breaks else {"part-00001-00000"})
+    breaks = False
+    if kind == "stream":
+        summary = embed(encoder, source, tmp_path / "out", options=SMALL, encoding=ENCODING)
+        assert summary.is_complete and summary.rows == 3 * ROWS and summary.timing.rows == ROWS - 8

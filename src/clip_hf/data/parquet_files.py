@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from transformers.utils import logging
 
 from ..utils.wording import quoted
-from .skips import stop_if_exhausted
+from .skips import DamagedFile, stop_if_exhausted
 
 
 logger = logging.get_logger(__name__)
@@ -24,14 +24,15 @@ BUFFER_BYTES = 2**20
 
 @contextlib.contextmanager
 def naming_damage(path: str) -> Iterator[None]:
-    """Make whatever pyarrow raises for a damaged Parquet file a `ValueError` that names it."""
+    """Make whatever pyarrow raises for a damaged Parquet file a [`DamagedFile`] that names it."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError) as error:
         stop_if_exhausted(error, path)
         if isinstance(error, OSError) and error.errno is not None:  # not of pyarrow: the file cannot be reached
             raise
-        raise ValueError(f"{path} is damaged, or no Parquet file: {str(error).rstrip('.')}.") from error
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DamagedFile(f"{path} is damaged, or no Parquet file: {reason}.") from error
 
 
 def check_names(path: str, names: Sequence[str]) -> None:
@@ -42,7 +43,7 @@ def check_names(path: str, names: Sequence[str]) -> None:
 
 
 def check_content(files: Sequence[str]) -> None:
-    """Raise a `ValueError` that names the first file on this machine that cannot be read to its end."""
+    """Raise a [`DamagedFile`] that names the first file on this machine that cannot be read to its end."""
     for path in (path for path in files if "://" not in path):
         with naming_damage(path), open(path, "rb") as opened:
             file = pq.ParquetFile(opened, buffer_size=BUFFER_BYTES, pre_buffer=False)

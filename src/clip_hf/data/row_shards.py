@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits
 from ..utils.json_files import check_regular
+from ..utils.wording import counted
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import ending_of
 from .image_folders import folder_rows, images_in, walk
@@ -32,6 +33,7 @@ from .locations import ImagePlaces, stored_image
 from .parquet_files import check_names, naming_damage
 from .parts import parts_in
 from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, open_file, state_of_file
+from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
 from .tables import FILE_NAME, raw_table_rows, table_columns
 from .tars import DamagedTar, check_ends, check_tars, tar_rows
 from .texts import escaped
@@ -151,7 +153,7 @@ def shard_rows(
     Raises:
         ValueError: if there is no such source or split, it is empty, or lacks a column that is needed.
     """
-    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    text = os.path.expanduser(os.fspath(source)) if isinstance(source, str | os.PathLike) else ""
     if ending_of(text) == LIST_ENDING and (os.path.isfile(text) or not os.path.isdir(text)):
         _check_no_columns(columns, f"The list {text}")
         _check_split(columns.split, text, ())
@@ -429,10 +431,23 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
 def _read_dataset(data: datasets.Dataset, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
     stop = len(data) if stop is None else min(stop, len(data))
     for first in range(start, stop, _ROWS_PER_READ):
-        read = data[first : min(first + _ROWS_PER_READ, stop)]
+        try:
+            read = data[first : min(first + _ROWS_PER_READ, stop)]
+        except Exception as error:  # of a damaged file of the dataset, of many types
+            stop_if_exhausted(error, f"row {first}")
+            raise DamagedFile(f"The dataset cannot be read from row {first:,} on: {error}.") from error
         yield from (dict(zip(read, values)) for values in zip(*read.values()))
 
 
 def _read_stream(data: datasets.IterableDataset, index: int, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
     shard = data.shard(data.num_shards, index) if data.num_shards > 1 else data
-    return itertools.islice(iter(shard), start, stop)
+    number = start
+    try:
+        for row in itertools.islice(iter(shard), start, stop):
+            number += 1
+            yield row
+    except Exception as error:  # hub, network and dataset errors have many types
+        stop_if_exhausted(error, f"shard {index} of the stream")
+        raise UnreachableFile(
+            f"Shard {index} of the stream cannot be read further than its first {counted(number, 'row')}: {error}."
+        ) from error

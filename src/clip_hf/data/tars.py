@@ -25,7 +25,7 @@ from ..utils.json_files import check_regular
 from ..utils.wording import listed
 from .image_folders import describe_left_out, is_hidden
 from .locations import stored_image
-from .skips import stop_if_exhausted
+from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
 from .texts import MOST_TEXT_BYTES, decode_text
 
 
@@ -44,11 +44,11 @@ _USUAL = ("txt", "json")  # beside an image, though they may not be read
 _COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
-class DamagedTar(ValueError):
+class DamagedTar(DamagedFile):
     """A tar that cannot be read further: it is cut off or damaged, or no tar."""
 
 
-class UnreachableTar(DamagedTar):
+class UnreachableTar(DamagedTar, UnreachableFile):
     """A tar that may be whole, but cannot be opened, or is remote and broke off."""
 
 
