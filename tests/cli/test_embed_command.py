@@ -51,7 +51,7 @@ def test_the_command_embeds_and_says_what_there_is(folder, tmp_path, capsys):
     assert main(arguments) == 0
     assert capsys.readouterr().out == f"40 rows in 5 parts of {tmp_path}/out.\n"
     assert main([*arguments, "--file-dtype", "float32"]) == 1
-    assert "options dtype is 'float16' there and 'float32' now" in capsys.readouterr().err
+    assert "options dtype (--file-dtype) is 'float16' there and 'float32' now" in capsys.readouterr().err
 
 
 def test_paths_come_from_standard_input(folder, tmp_path, monkeypatch, capsys):
@@ -102,7 +102,7 @@ def test_the_shares_of_an_array_make_up_the_whole(folder, tmp_path, capsys):
         command = command.replace('"${SLURM_CPUS_PER_TASK:-8}"', "2")
         command = command.replace('"$@"', f"{folder}/model {folder}/photos {tmp_path}/out --rows-per-part 8")
         assert main(command.split()) == 0
-        assert ("Parts of other shares are missing" in capsys.readouterr().out) == (task == "0")
+        assert ("2 parts of other shares are missing" in capsys.readouterr().out) == (task == "0")
     assert read_embeddings(tmp_path / "out").summary["rows"] == ROWS
 
 

@@ -2,11 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Rows that an embedding job cannot use: left out, counted, listed, and embedded again after a repair."""
 
-import builtins
-import errno
-import gzip
 import json
-import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -14,28 +12,20 @@ import numpy as np
 import pytest
 from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in
 
-from clip_hf import ClipHFImageProcessor
-from clip_hf.data import ImageTextDataset, PairOptions, load_pairs
-from clip_hf.data.skips import DamagedFile
-from clip_hf.data.tars import DamagedTar
 from clip_hf.embedding import (
     EmbeddingJob,
     EmbeddingOptions,
     RowColumns,
     embed,
+    part_files,
+    part_worker,
     read_embeddings,
 )
 from encoding_inputs import quiet
 from pair_data import (
-    as_stream,
-    bad_rows,
-    bad_samples,
     caption_of,
     encoded,
     image_of,
-    rows_of,
-    samples_of,
-    write_parquet,
     write_tar,
 )
 
@@ -49,7 +39,7 @@ def test_bad_rows_are_left_out_and_listed(encoder, damaged, tmp_path):
     expected = encoder.encode_images([image_of(number) for number in (8, *range(10, 16))]).numpy()
     np.testing.assert_allclose(second.images, expected, atol=1e-6)
     line = json.loads((tmp_path / "out" / "bad" / "part-00000-00000.jsonl").read_text())
-    assert (line["row"], line["name"], line["kind"]) == ("row 3", "03.png", "file truncated")
+    assert (line["row"], line["name"], line["kind"]) == (3, "03.png", "file truncated")
     assert str(tmp_path) not in line["reason"] and len(third.rows) == 6
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["bad"] == summary.bad
 
@@ -87,66 +77,6 @@ def test_rows_whose_location_was_refused_are_tried_again_only_by_retry_bad(encod
     assert embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=retry).rows == 3
 
 
-@pytest.fixture
-def tars(tmp_path) -> Path:
-    """A folder of three tars."""
-    (tmp_path / "tars").mkdir()
-    for number, name in enumerate("abc"):
-        write_tar(tmp_path / "tars" / f"{name}.tar", samples_of(range(number * ROWS, (number + 1) * ROWS)))
-    return tmp_path / "tars"
-
-
-@pytest.mark.parametrize("sample", [0, 5, 8, 16])
-def test_a_tar_that_breaks_off_is_no_whole_tar(sample, encoder, tars, tmp_path):
-    """Its last part is not written; the other tars are embedded all the same."""
-    embed(encoder, tars, tmp_path / "whole", options=SMALL, encoding=ENCODING)
-    data = (tars / "a.tar").read_bytes()
-    cut = gzip.compress(data[: data.index(b"folder.d/%06d.png" % sample)], mtime=0)
-    (tars / "a.tar").write_bytes(cut)
-    for _ in range(2):
-        with pytest.raises(
-            DamagedFile, match=r"1 of 3 files could not be read to the end. The tar .*a.tar is damaged"
-        ):
-            embed(encoder, tars, tmp_path / "out", options=SMALL, encoding=ENCODING)
-        names = [f"part-{shard:05d}-{part:05d}" for shard in (1, 2) for part in range(NUM_PARTS)]
-        # The part before the cut is whole only if a row after it was seen.
-        names += [f"part-00000-{part:05d}" for part in range(max(sample - 1, 0) // 8)]
-        assert sorted(path.stem for path in (tmp_path / "out" / "rows").iterdir()) == sorted(names)
-        assert not (tmp_path / "out" / "bad").exists() and not (tmp_path / "out" / "summary.json").exists()
-        assert not any((tmp_path / "out" / "locks").glob("part*"))
-
-
-def test_a_tar_that_could_not_be_reached_is_embedded_by_the_next_run(encoder, tars, tmp_path, monkeypatch):
-    embed(encoder, tars, tmp_path / "whole", options=SMALL, encoding=ENCODING)
-    opened = builtins.open
-
-    def refuse(path, *arguments, **keywords):
-        if str(path).endswith("b.tar") and is_lost:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return opened(path, *arguments, **keywords)
-
-    is_lost = False
-    monkeypatch.setattr(builtins, "open", refuse)
-    job = EmbeddingJob(encoder, tars, tmp_path / "out", SMALL, ENCODING)
-    is_lost = True
-    with pytest.raises(DamagedFile, match=r"b.tar cannot be opened: Permission denied.*Run this again, which goes on"):
-        job.run()
-    is_lost = False
-    summary = EmbeddingJob(encoder, tars, tmp_path / "out", SMALL, ENCODING).run()
-    assert summary.is_complete and summary.timing.rows == ROWS
-    assert files_in(tmp_path / "out") == files_in(tmp_path / "whole")
-
-
-def test_a_tar_that_is_cut_off_is_found_before_the_job_begins(encoder, tars, tmp_path):
-    data = (tars / "c.tar").read_bytes()
-    (tars / "c.tar").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DamagedTar, match="c.tar is damaged, .*Copy or download them again"):
-        embed(encoder, tars, tmp_path / "out", options=SMALL, encoding=ENCODING)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    (tars / "c.tar").write_bytes(data)
-    assert embed(encoder, tars, tmp_path / "out", options=SMALL, encoding=ENCODING).rows == 3 * ROWS
-
-
 def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photos, tmp_path):
     (photos / "03.txt").write_bytes("café".encode("latin-1"))
     summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
@@ -157,8 +87,8 @@ def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photo
     tolerant = quiet(max_skipped_share=0.5)
     embed(encoder, tmp_path / "table.jsonl", tmp_path / "table", options=texts, encoding=tolerant)
     for folder, row, name, kind in (
-        ("out", "row 3", "03.png", "caption not UTF-8"),
-        ("table", "row 1", "x.png", "caption of a wrong type"),
+        ("out", 3, "03.png", "caption not UTF-8"),
+        ("table", 1, "x.png", "caption of a wrong type"),
     ):
         line = json.loads((tmp_path / folder / "bad" / "part-00000-00000.jsonl").read_text())
         assert (line["row"], line["name"], line["kind"]) == (row, name, kind)
@@ -184,95 +114,127 @@ def test_blanks_among_the_captions_of_an_image_say_nothing(encoder, tmp_path):
     assert part.rows["captions"].to_pylist() == [["x"], [], ["y", "z"]] and (summary.rows, summary.bad) == (3, {})
 
 
-@pytest.mark.parametrize("source", ["parquet", "tar"])
-def test_a_row_has_the_same_fault_in_a_job_as_in_a_training(source, encoder, tiny_processor, tmp_path, own_cache):
-    good = samples_of(range(ROWS))
-    if source == "tar":
-        write_tar(tmp_path / "a.tar", [*good, *bad_samples().values()])
-    else:
-        write_parquet(tmp_path / "a", [*rows_of(range(ROWS)), *bad_rows().values()])
-    data = tmp_path / ("a.tar" if source == "tar" else "a")
-    options = PairOptions(max_skipped_share=1.0)
-    pairs = ImageTextDataset(load_pairs(data, options=options), tiny_processor.image_processor, options)
-    expected = {row: pairs[row]["skipped"].kind for row in range(len(pairs)) if pairs[row]["skipped"]}
-    assert len(expected) >= 8
-    texts = EmbeddingOptions(rows_per_part=8, modalities="texts")
-    embed(encoder, data, tmp_path / "texts", options=texts, encoding=quiet(max_skipped_share=1.0))
-    embed(encoder, data, tmp_path / "out", options=SMALL, encoding=quiet(max_skipped_share=1.0))
-    found = {}
-    for path in [*(tmp_path / "texts" / "bad").iterdir(), *(tmp_path / "out" / "bad").iterdir()]:
-        for line in map(json.loads, path.read_text().splitlines()):
-            found[int(str(line["row"]).removeprefix("row "))] = line["kind"]
-    assert found == expected
+# --------------------------------------------------------------------------------------------- embedding them again
 
 
-@pytest.mark.parametrize("fault", ["refused", "too large"])
-def test_a_text_beside_an_image_that_cannot_be_read_is_a_bad_row(fault, encoder, photos, tmp_path, monkeypatch):
-    opened = builtins.open
-
-    def refuse(path, *arguments, **keywords):
-        if str(path).endswith("03.txt"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return opened(path, *arguments, **keywords)
-
-    if fault == "refused":
-        monkeypatch.setattr(builtins, "open", refuse)
-    else:
-        (photos / "03.txt").write_bytes(b"a" * (2**24 + 1))
-    summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
-    assert (summary.rows, summary.bad) == (ROWS - 1, {"caption cannot be read": 1})
-    line = json.loads((tmp_path / "out" / "bad" / "part-00000-00000.jsonl").read_text())
-    reason = {"refused": "cannot be opened: Permission denied", "too large": "has more than 16,777,216 bytes"}[fault]
-    assert f"Row 3 has the caption of 03.txt, which {reason}; it must be a file that can be read." in line["reason"]
-    data = load_pairs(photos)
-    pairs = ImageTextDataset(data, ClipHFImageProcessor(size=10, crop_size=10), PairOptions(max_skipped_share=0.5))
-    assert {row: problem.kind for row, problem in pairs.bad_rows.items()} == {3: "caption cannot be read"}
+RETRY = EmbeddingOptions(rows_per_part=8, dtype="float32", retry_bad=True)
+TOLERANT = quiet(batch_size=4, max_skipped_share=0.5)
 
 
-def test_a_folder_that_cannot_be_listed_is_not_empty(encoder, photos, tmp_path, monkeypatch):
-    (photos / "more").mkdir()
-    listed = os.scandir
-
-    def refuse(path="."):
-        if str(path).endswith("more"):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return listed(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    for read in (load_pairs, lambda folder: embed(encoder, folder, tmp_path / "out", encoding=ENCODING)):
-        with pytest.raises(OSError, match="Permission denied: the folder .*more cannot be read, so its files are unk"):
-            read(photos)
+def repair(folder: Path) -> None:
+    for number in (3, 9):
+        image_of(number).save(folder / f"{number:02d}.png")
 
 
-@pytest.mark.parametrize("kind", ["parquet", "stream"])
-def test_a_file_that_cannot_be_read_further_is_left_to_the_next_run(kind, encoder, tmp_path, monkeypatch, own_cache):
-    write_parquet(tmp_path / "a", rows_of(range(3 * ROWS)), 3)
-    source = tmp_path / "a"
-    if kind == "stream":
-        source = as_stream(f"{source}/*.parquet", monkeypatch)
-    else:
-        damaged = sorted((tmp_path / "a").iterdir())[1]
-        whole = damaged.read_bytes()
-        # The first pages of the first row group, and so the first part.
-        damaged.write_bytes(whole[:4] + b"\xff" * 500 + whole[504:])
-    breaks = kind == "stream"
-    if kind == "stream":
-        iterate = datasets.IterableDataset.__iter__
+def test_a_retry_that_repairs_nothing_changes_nothing(encoder, damaged, tmp_path):
+    embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=TOLERANT)
+    before = files_in(tmp_path / "out")
+    summary = embed(encoder, damaged, tmp_path / "out", options=RETRY, encoding=TOLERANT)
+    assert (summary.timing.rows, summary.is_complete) == (16, True)
+    assert files_in(tmp_path / "out") == before
 
-        def broken(self):
-            for row in iterate(self):
-                if breaks and row["caption"] == caption_of(ROWS + 9):
-                    raise ConnectionError("the hub is gone")
-                yield row
 
-        monkeypatch.setattr(datasets.IterableDataset, "__iter__", broken)
-    message = "hub is gone.* Run this again" if breaks else "00001.parquet is damaged.* Copy or download"
-    with pytest.raises(DamagedFile, match=f"1 of 3 files could not be read to the end. .*{message}"):
-        embed(encoder, source, tmp_path / "out", options=SMALL, encoding=ENCODING)
-    parts = {path.stem for path in (tmp_path / "out" / "rows").iterdir()}
-    everything = {f"part-{shard:05d}-{part:05d}" for shard in range(3) for part in range(NUM_PARTS)}
-    assert everything - parts == ({"part-00001-00001", "part-00001-00002"} if breaks else {"part-00001-00000"})
-    breaks = False
-    if kind == "stream":
-        summary = embed(encoder, source, tmp_path / "out", options=SMALL, encoding=ENCODING)
-        assert summary.is_complete and summary.rows == 3 * ROWS and summary.timing.rows == ROWS - 8
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("step", ["write", "move"])
+def test_a_crash_in_a_retry_loses_no_part(step, encoder, damaged, tmp_path, monkeypatch):
+    """Die before every file of the new parts is written or moved: the old part or the new one is there at the end."""
+    embed(encoder, damaged, tmp_path / "plain", options=SMALL, encoding=TOLERANT)
+    embed(encoder, damaged, tmp_path / "repaired", options=SMALL, encoding=TOLERANT)
+    repair(damaged)
+    embed(encoder, damaged, tmp_path / "repaired", options=RETRY, encoding=TOLERANT)
+    repaired = files_in(tmp_path / "repaired")
+    name = {"write": "_write_file", "move": "_move_file"}[step]
+    do = getattr(part_files, name)
+    for deaths in range(20):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        shutil.copytree(tmp_path / "plain", tmp_path / "out")
+        left = [deaths]
+
+        def dying(*arguments, left=left):
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            do(*arguments)
+
+        monkeypatch.setattr(part_files, name, dying)
+        try:
+            embed(encoder, damaged, tmp_path / "out", options=RETRY, encoding=TOLERANT)
+            break
+        except Killed:
+            monkeypatch.undo()
+        passes = len(encoder.counted)
+        summary = embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=TOLERANT)
+        assert len(encoder.counted) == passes and summary.is_complete and not list(tmp_path.glob("out/pending/*"))
+        read_embeddings(tmp_path / "out").check()
+        embed(encoder, damaged, tmp_path / "out", options=RETRY, encoding=TOLERANT)
+        assert files_in(tmp_path / "out") == repaired
+    assert deaths == 6  # two parts of three files
+    assert files_in(tmp_path / "out") == repaired
+
+
+def test_a_retry_of_a_share_leaves_the_other_parts_alone(encoder, damaged, tmp_path):
+    embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=TOLERANT)
+    before = files_in(tmp_path / "out")
+    repair(damaged)
+    for share, rows, bad in ((1, 8, {"file truncated": 1}), (0, 8, {})):
+        options = replace(RETRY, shard=(share, 2))
+        summary = embed(encoder, damaged, tmp_path / "out", options=options, encoding=TOLERANT)
+        assert (summary.timing.rows, summary.bad, summary.is_complete) == (rows, bad, True)
+        same = {name for name, data in files_in(tmp_path / "out").items() if before.get(name) == data}
+        assert any("00000-00000" in name for name in same) == bool(share)
+        assert any("00000-00002" in name for name in same)
+
+
+@pytest.mark.parametrize("bad", [(3,), (9,), (3, 9), (21,), (3, 17, 21)])
+def test_a_retry_of_a_tar_reads_only_the_parts_with_bad_rows(bad, encoder, tmp_path, monkeypatch):
+    """Nothing says in advance how many rows a tar has; its images lie elsewhere, so that they can be repaired."""
+    samples = [{"png": encoded(image_of(n)), "txt": caption_of(n).encode()} for n in range(ROWS)]
+    write_tar(tmp_path / "a.tar", samples)
+    embed(encoder, tmp_path / "a.tar", tmp_path / "plain", options=SMALL, encoding=ENCODING)
+    fetch = part_worker.fetch_file
+    refused = [encoded(image_of(n)) for n in bad]
+
+    def fetch_some(source, limits):
+        data = fetch(source, limits)
+        return data[:-60] if data in refused else data
+
+    monkeypatch.setattr(part_worker, "fetch_file", fetch_some)
+    embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=SMALL, encoding=TOLERANT)
+    monkeypatch.undo()
+    names = [f"rows/part-00000-0000{n}.parquet" for n in range(NUM_PARTS)]
+    stamps = [(tmp_path / "out" / name).stat().st_ino for name in names]
+    summary = embed(encoder, tmp_path / "a.tar", tmp_path / "out", options=RETRY, encoding=TOLERANT)
+    parts = {number // 8 for number in bad}
+    changed = {n for n, name in enumerate(names) if (tmp_path / "out" / name).stat().st_ino != stamps[n]}
+    assert changed == parts and summary.timing.rows == sum(6 if part == 2 else 8 for part in parts)
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "plain")
+
+
+def test_a_part_that_another_process_has_embedded_again_is_not_embedded_once_more(encoder, damaged, tmp_path):
+    embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=TOLERANT)
+    jobs = [EmbeddingJob(encoder, damaged, tmp_path / "out", RETRY, TOLERANT) for _ in range(2)]
+    assert jobs[0].run().timing.rows == 16
+    assert jobs[1].run().timing is None
+
+
+def test_the_list_of_bad_rows_goes_with_the_part_that_had_them(encoder, damaged, tmp_path):
+    embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=TOLERANT)
+    repair(damaged)
+    (tmp_path / "out" / "rows" / "part-00000-00000.parquet").unlink()
+    summary = embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=TOLERANT)
+    assert summary.bad == {"file empty": 1}
+    assert [path.name for path in (tmp_path / "out" / "bad").iterdir()] == ["part-00000-00001.jsonl"]
+
+
+def test_bad_rows_are_listed_by_their_numbers_in_order(encoder, tmp_path):
+    """Also where captions are looked at after images."""
+    lines = [{"image": f"{n}.png", "caption": 7 if n == 1 else caption_of(n)} for n in range(4)]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for number in (0, 1, 3):
+        image_of(number).save(tmp_path / f"{number}.png")
+    embed(encoder, tmp_path / "table.jsonl", tmp_path / "out", options=SMALL, encoding=TOLERANT)
+    lines = (tmp_path / "out" / "bad" / "part-00000-00000.jsonl").read_text().splitlines()
+    assert [(line["shard"], line["row"]) for line in map(json.loads, lines)] == [(0, 1), (0, 2)]

@@ -4,9 +4,11 @@
 
 import errno
 import os
+import re
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -82,7 +84,7 @@ def test_parts_come_in_the_order_of_their_numbers(tmp_path):
     for name in ("0-99999", "0-100000", "2-00003", "x-y", "0-00001.old", "0-00007-1"):
         shard, _, rest = name.partition("-")
         (tmp_path / "rows" / f"part-{shard.zfill(5) if shard.isdigit() else shard}-{rest}.parquet").touch()
-    names = part_files.PartStore(tmp_path, "npy").names()
+    names = part_files.PartStore(tmp_path, "npy", "").names()
     assert [(name.shard, name.number) for name in names] == [(0, 99999), (0, 100000), (2, 3)]
 
 
@@ -157,8 +159,7 @@ def test_an_interruption_anywhere_changes_nothing(source, encoder, photos, tmp_p
             break
         except Killed:
             assert before <= set(files_in(tmp_path / "out"))
-            store = part_files.PartStore(tmp_path / "out", SMALL.file_format, SMALL.rows_per_part)
-            assert all(store.find_damage(name) is None for name in store.names())
+            read_embeddings(tmp_path / "out", allow_incomplete=True).check()
     assert deaths > 4 and files_in(tmp_path / "out") == files_in(tmp_path / "plain")
 
 
@@ -215,7 +216,9 @@ def test_a_full_disk_is_said_and_what_was_written_stays(encoder, photos, tmp_pat
         write(path, content)
 
     monkeypatch.setattr(part_files, "_write_file", full)
-    with pytest.raises(OSError, match="There is no space left for .*make room and run this again"):
+    with pytest.raises(
+        OSError, match="There is no space left: .*/out cannot be written .*make room, and run this again"
+    ):
         embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
     monkeypatch.undo()
     assert embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING).timing.rows == 14
@@ -279,11 +282,55 @@ def test_parts_of_another_size_do_not_count(encoder, photos, tmp_path, plain):
     embed(encoder, photos, tmp_path / "finer", options=finer, encoding=ENCODING)
     for path in (tmp_path / "finer").rglob("part-*-0000[15].*"):
         shutil.copy(path, tmp_path / "plain" / path.relative_to(tmp_path / "finer"))
-    with pytest.raises(ValueError, match="part-00000-00001 is not complete, or was made for another number of rows"):
+    with pytest.raises(ValueError, match="part-00000-00001 is not complete, or belongs to another job"):
         list(read_embeddings(tmp_path / "plain"))
     summary = embed(encoder, photos, tmp_path / "plain", options=SMALL, encoding=ENCODING)
     assert (summary.rows, summary.parts, summary.timing.rows) == (ROWS, NUM_PARTS, 8)
     assert all(file == plain[name] for name, file in files_in(tmp_path / "plain").items() if name in plain)
+
+
+def test_only_the_last_part_of_a_shard_says_is_last(encoder, tmp_path):
+    for kind, expected in (("table", [False, False, True]), ("tar", [False, True, True])):
+        job = EmbeddingJob(encoder, sources(tmp_path / kind)[kind], tmp_path / f"{kind}_out", SMALL, ENCODING)
+        job.run()
+        assert [job.store.record(name)["is_last"] for name in job.store.names()] == expected
+
+
+@pytest.mark.parametrize("kind", ["table", "tar"])
+def test_an_incomplete_folder_is_read_only_where_that_is_asked_for(kind, encoder, tmp_path):
+    data, out = sources(tmp_path / "data")[kind], tmp_path / "out"
+    embed(encoder, data, out, options=SMALL, encoding=ENCODING)
+    whole = [part.rows["row"].to_pylist() for part in read_embeddings(out)]
+    assert read_embeddings(out).is_complete
+    folder = read_embeddings(out)
+    last = "part-00000-00002" if kind == "table" else "part-00000-00001"  # of the tar's first shard
+    for name, left in (
+        ("part-00000-00000", whole[1:]),
+        (last, [rows for n, rows in enumerate(whole) if n != int(last[-1])]),
+    ):
+        shutil.copytree(out, tmp_path / "copy")
+        (out / "rows" / f"{name}.parquet").unlink()
+        missing = "1 of 3 parts" if kind == "table" else "parts of 1 of 2 shards"
+        message = (
+            f"/out is not complete: {missing} are missing. Run the same .*`read_embeddings.folder, allow_incomplete"
+        )
+        for action in (lambda: read_embeddings(out), lambda: list(folder), folder.check):
+            with pytest.raises(ValueError, match=message):
+                action()
+        some = read_embeddings(out, allow_incomplete=True)
+        assert not some.is_complete and [part.rows["row"].to_pylist() for part in some] == left
+        some.check()
+        shutil.rmtree(out)
+        (tmp_path / "copy").rename(out)
+
+
+def test_the_columns_of_rows_are_those_of_the_pages(tmp_path, plain):
+    """Numbers are int64 for every kind of source, so that tables of rows of all jobs fit together."""
+    (rows, *_) = (part.rows for part in read_embeddings(tmp_path / "plain"))
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "embed.md").read_text()
+    described = re.findall(r"^\| `(\w+)` \| ([\w ]+) \|", page, re.MULTILINE)
+    kinds = {"int64": pa.int64(), "string": pa.string(), "list of strings": pa.list_(pa.string())}
+    assert [(name, kinds[kind]) for name, kind in described] == [(field.name, field.type) for field in rows.schema]
 
 
 def test_a_source_that_lost_rows_meanwhile_is_an_error(encoder, tmp_path):

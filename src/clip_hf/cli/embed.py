@@ -15,9 +15,9 @@ from ..embedding import (
     EmbeddingSummary,
     EncodingOptions,
     RowColumns,
-    load_dual_encoder,
     ray,
 )
+from ..embedding.embedding_job import load_job_encoder
 from ..embedding.job_summary import refused_hint
 from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
@@ -46,13 +46,15 @@ def run(options: argparse.Namespace) -> int:
         return 0
     with start_processes(options.device) as accelerator:
         loading["device"] = accelerator.device if accelerator is not None and device is None else device
-        encoder = load_dual_encoder(options.model, **loading)
-        encoder.set_image_options(**image_options(options))
         encoding = _encoding_options(options, accelerator)
-        # The first process writes the list of paths, or fails, before the others look.
+        # The first process writes manifest and list of paths, or fails, before the others look.
         with accelerator.main_process_first() if accelerator is not None else nullcontext():
+            encoder = load_job_encoder(options.model, options.destination, **loading)
+            encoder.set_image_options(**image_options(options))
             source = _paths_on_stdin(encoding.process == 0) if options.source == "-" else options.source
             job = EmbeddingJob(encoder, source, options.destination, wanted, encoding)
+        if accelerator is not None:
+            accelerator.wait_for_everyone()  # all know which parts to embed again before the first one is
         summary = job.run()
         if encoding.process == 0:
             print(describe(summary, options.destination))
@@ -106,7 +108,7 @@ def describe(summary: EmbeddingSummary, destination: str) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.bad.items())
         lines.append(f"Left out: {kinds}; {destination}/bad lists them.{refused_hint(summary)}")
     if not summary.is_complete:
-        lines.append("Parts of other shares are missing; this share is done.")
+        lines.append(f"{counted(summary.missing, 'part')} of other shares are missing; this share is done.")
     if summary.timing is not None:
         lines.append(f"{summary.timing}.")
     return "\n".join(lines)

@@ -7,11 +7,10 @@ their numbers; a process takes the next part that is missing and that no other p
 under its final name is complete.
 """
 
-import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,26 @@ from filelock import FileLock, Timeout
 from ..data.row_shards import RowShard, shard_rows
 from ..data.skips import DamagedFile, SkipCounter, UnreachableFile
 from ..utils.wording import counted
+from .destination_errors import naming_destination
 from .dual_encoder import DualEncoder
 from .encoding_ahead import check_skips
 from .encoding_options import EncodingOptions
-from .job_manifest import LOCKS, absolute_source, check_destination, claim_folder, describe_job, write_list
+from .job_manifest import (
+    LOCKS,
+    absolute_source,
+    check_claim,
+    check_destination,
+    claim_folder,
+    describe_job,
+    find_folder,
+    settle_dtype,
+    write_list,
+)
 from .job_options import EmbeddingOptions
 from .job_progress import JobProgress, JobTiming
 from .job_summary import EmbeddingSummary, check_bad_rows, summarise, write_summary
 from .load_encoder import load_dual_encoder
-from .part_files import PartName, PartStore
+from .part_files import PartContent, PartName, PartStore
 from .part_worker import Batch, PartEnd, PartWorker, part_batches
 
 
@@ -71,12 +81,8 @@ class EmbeddingJob:
         options: EmbeddingOptions | None = None,
         encoding: EncodingOptions | None = None,
     ):
-        self.encoder, self.options, self.encoding = (
-            encoder,
-            options or EmbeddingOptions(),
-            encoding or EncodingOptions(),
-        )
-        self.folder = Path(os.path.abspath(os.path.expanduser(destination)))
+        self.encoder, self.folder = encoder, find_folder(destination)
+        self.options, self.encoding = options or EmbeddingOptions(), encoding or EncodingOptions()
         check_destination(self.folder, source)
         source = write_list(self.folder, source)
         opt = self.options
@@ -87,14 +93,16 @@ class EmbeddingJob:
         )
         self.texts = needs_texts or (opt.modalities is None and self.source.has_captions)
         self.given = absolute_source(source, self.source.kind)
-        self.store = PartStore(self.folder, opt.file_format, opt.rows_per_part)
+        self.store = PartStore(self.folder, opt.file_format, claim_folder(self.folder, self._manifest()))
         self._records: dict[PartName, dict[str, Any]] = {}
-        claim_folder(self.folder, self._manifest())
+        # Parts with bad rows to embed again, until their stamp changes: by this process or by another.
+        self._retried: dict[PartName, tuple[int, int]] = {}
         if opt.retry_bad:
+            share = set(self.share())
             for name in self.store.names():
-                if (record := self._record(name)) and record["bad"]:
-                    self.store.remove(name)
-                    del self._records[name]
+                stamp = self.store.stamp(name)  # before the record is read
+                if stamp and self._task_of(name) in share and (record := self._record(name)) and record["bad"]:
+                    self._retried[name] = stamp
 
     def _manifest(self) -> dict[str, Any]:
         opt = self.options
@@ -119,23 +127,47 @@ class EmbeddingJob:
             tasks += [JobTask(index, number) for number in numbers]
         return tasks
 
+    def share(self) -> list[JobTask]:
+        """The tasks of `options.shard`."""
+        index, count = self.options.shard
+        return self.tasks()[index::count]
+
     def missing(self, tasks: Sequence[JobTask] | None = None) -> list[JobTask]:
         """The tasks that are not done, of the given ones or of all."""
-        return [task for task in (self.tasks() if tasks is None else tasks) if not self._is_done(task)]
+        unsettled = {self._task_of(name) for name in self.store.pending()}
+        return [
+            task
+            for task in (self.tasks() if tasks is None else tasks)
+            if task in unsettled or self._wanted_parts(task)
+        ]
 
-    def _is_done(self, task: JobTask) -> bool:
-        return self._first_missing(task) is None
+    def _task_of(self, name: PartName) -> JobTask:
+        is_divided = name.shard < len(self.source.shards) and self.source.shards[name.shard].num_rows is not None
+        return JobTask(name.shard, name.number if is_divided else None)
 
-    def _first_missing(self, task: JobTask) -> int | None:
-        """The first part of a task that is not there; None if all are."""
+    def _wanted_parts(self, task: JobTask) -> list[tuple[int, int | None]]:
+        """The parts of a task to embed: ranges of first and last number, the last one None for the shard's end."""
         if task.part is not None:
-            return task.part if self._record(PartName(task.shard, task.part)) is None else None
-        number = 0
-        while record := self._record(PartName(task.shard, number)):
-            if record["is_last"]:
-                return None
+            return [] if self._is_there(PartName(task.shard, task.part)) else [(task.part, task.part)]
+        wanted, number = [], 0
+        while True:
+            name = PartName(task.shard, number)
+            is_there, record = self._is_there(name), self._record(name)
+            if not is_there:
+                is_end = record is None or record["is_last"]
+                wanted.append((number, None if is_end else number))
+            if record is None or record["is_last"]:
+                return wanted
             number += 1
-        return number
+
+    def _is_there(self, name: PartName) -> bool:
+        """Whether a part is complete, and not to be embedded again."""
+        if name in self._retried:
+            if self.store.stamp(name) == self._retried[name]:
+                return False
+            del self._retried[name]
+            self._records.pop(name, None)
+        return self._record(name) is not None
 
     def _record(self, name: PartName) -> dict[str, Any] | None:
         if name not in self._records:
@@ -149,8 +181,7 @@ class EmbeddingJob:
 
     def run(self) -> EmbeddingSummary:
         """Do what is missing of the share `options.shard`, see [`EmbeddingJob.do`], and [`EmbeddingJob.finish`]."""
-        index, count = self.options.shard
-        tasks = self.tasks()[index::count]
+        tasks = self.share()
         # Processes of one launch begin at different places, so that they seldom find a part locked.
         start = len(tasks) * self.encoding.process // self.encoding.processes
         return self.finish(self.do(tasks[start:] + tasks[:start]))
@@ -183,13 +214,6 @@ class EmbeddingJob:
                         progress.say(f"waiting for {counted(len(missing), 'task')} of other processes")
                     wait = min(max(2 * wait, 0.05), _LONGEST_WAIT)
                     time.sleep(wait)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OSError(
-                    error.errno,
-                    f"There is no space left for {self.folder}. What is there stays: make room and run this again",
-                ) from error
-            raise
         finally:
             progress.close()
         if unread:
@@ -208,7 +232,7 @@ class EmbeddingJob:
         self, tasks: Sequence[JobTask], progress: JobProgress, skips: SkipCounter, unread: dict[int, DamagedFile]
     ) -> int:
         """Do the tasks that nobody has locked; how many parts that were. Shards that cannot be read are noted."""
-        locks: dict[str, FileLock] = {}
+        locks: dict[JobTask, FileLock] = {}
         worker = PartWorker(
             self.encoder,
             self.source.folder,
@@ -221,12 +245,12 @@ class EmbeddingJob:
         written = 0
         try:
             for name, content in worker.embed(self._claimed(tasks, locks)):
-                self._records[name] = self.store.write(name, content)
+                self._write(name, content)
                 written += 1
-                is_divided = self.source.shards[name.shard].num_rows is not None
-                if is_divided or content.is_last:
-                    _let_go(locks.pop(str(JobTask(name.shard, name.number if is_divided else None))))
-                skips.add(content.bad, num_used=len(content.rows))
+                task = self._task_of(name)
+                if task in locks and not self._wanted_parts(task):
+                    _let_go(locks.pop(task))
+                skips.add((row for _, row in content.bad), num_used=len(content.rows))
                 check_skips(skips, max(_LEAST_ROWS, skips.num_used + skips.num_skipped))
         finally:
             for lock in locks.values():
@@ -234,26 +258,49 @@ class EmbeddingJob:
         unread |= worker.unread
         return written
 
-    def _claimed(self, tasks: Sequence[JobTask], locks: dict[str, FileLock]) -> Iterator[Batch | PartEnd]:
+    def _write(self, name: PartName, content: PartContent) -> None:
+        check_claim(self.folder, self.store.job)
+        with naming_destination(self.folder):
+            self._records[name] = self.store.write(name, content)
+        self._retried.pop(name, None)
+
+    def _claimed(self, tasks: Sequence[JobTask], locks: dict[JobTask, FileLock]) -> Iterator[Batch | PartEnd]:
         """The rows of tasks, each of which is locked before its first row is read."""
         for task in tasks:
             lock = FileLock(self.folder / LOCKS / f"{task}.lock")
             try:
-                lock.acquire(timeout=0)
+                with naming_destination(self.folder):
+                    lock.acquire(timeout=0)
             except Timeout:
                 continue
-            first = self._first_missing(task)
-            if first is None:
-                _let_go(lock)
-                continue
-            locks[str(task)] = lock
-            yield from self._batches(task, first)
+            locks[task] = lock
+            self._settle(task)
+            wanted = self._wanted_parts(task)
+            if not wanted:
+                _let_go(locks.pop(task))
+            for first, last in wanted:
+                yield from self._batches(task, first, last)
 
-    def _batches(self, task: JobTask, first: int) -> Iterator[Batch | PartEnd]:
+    def _settle(self, task: JobTask) -> None:
+        """Move parts of a locked task into place whose process died before it did."""
+        for name in self.store.pending():
+            if self._task_of(name) == task:
+                with naming_destination(self.folder):
+                    self.store.settle(name)
+                self._records.pop(name, None)
+
+    def _batches(self, task: JobTask, first: int, last: int | None) -> Iterator[Batch | PartEnd]:
+        """The rows of the parts `first` to `last` of a task."""
         shard, size = self.source.shards[task.shard], self.options.rows_per_part
         stop = None if task.part is None else min((first + 1) * size, shard.num_rows)
         rows = self._rows(shard, first * size, stop)
-        yield from part_batches(task.shard, first, rows, size, self.encoding.batch_size)
+        for batch in part_batches(task.shard, first, rows, size, self.encoding.batch_size):
+            if not isinstance(batch, PartEnd):
+                yield batch
+                continue
+            yield batch if stop is None else replace(batch, is_last=stop == shard.num_rows)
+            if batch.name.number == last:
+                return
 
     def _rows(self, shard: RowShard, start: int, stop: int | None) -> Iterator[tuple[int, Any, Any]]:
         columns, number = self.options.columns, start
@@ -273,15 +320,25 @@ class EmbeddingJob:
     # -------------------------------------------------------------------------------------------------------- the end
 
     def finish(self, timing: JobTiming | None = None) -> EmbeddingSummary:
-        """What is there; if that is all, check the bad rows and write `summary.json`.
+        """Count what lies in the folder; if that is all, check the bad rows and write `summary.json`.
 
         Raises:
-            ValueError: if all is there, and more than `encoding.max_skipped_share` of the rows are bad.
+            FileNotFoundError: if parts of the share `options.shard` or the manifest are gone: something removed them.
+            ValueError: if the manifest is another job's, or if all is there and more than `encoding.max_skipped_share`
+                of the rows are bad.
         """
-        is_complete = not self.missing()
+        check_claim(self.folder, self.store.job)
+        self._records.clear()
+        missing = self.missing()
+        if gone := set(self.share()).intersection(missing):
+            first = next(task for task in missing if task in gone)
+            raise FileNotFoundError(
+                f"{self.folder} lost {counted(len(gone), 'part')} while the job ran, {first} first: something removed "
+                "or damaged files. Run it again, which does what is missing."
+            )
         records = filter(None, map(self._record, self.store.names()))
-        summary = summarise(records, texts=self.texts, is_complete=is_complete, timing=timing)
-        if is_complete:
+        summary = summarise(records, texts=self.texts, missing=len(missing), timing=timing)
+        if summary.is_complete:
             check_bad_rows(summary, self.encoding.max_skipped_share, self.source.location, self.folder)
             write_summary(self.folder, summary)
         return summary
@@ -345,5 +402,24 @@ def embed(
     (24, 24, {})
     ```
     """
-    encoder = load_dual_encoder(model, **loading)
+    encoder = load_job_encoder(model, destination, **loading)
     return EmbeddingJob(encoder, source, destination, options, encoding).run()
+
+
+def load_job_encoder(model: Any, destination: str | os.PathLike, **loading: Any) -> DualEncoder:
+    """Load a model as [`load_dual_encoder`] does; `dtype="auto"` is what it was when the job at `destination` began.
+
+    Raises:
+        ValueError: if the model cannot run in that dtype here.
+    """
+    asked = loading.get("dtype")
+    settled = settle_dtype(asked, destination)
+    try:
+        return load_dual_encoder(model, **{**loading, "dtype": settled})
+    except ValueError as error:
+        if settled == asked:
+            raise
+        raise ValueError(
+            f'The job in {destination} began in {settled}, which `dtype="auto"` (--dtype auto) chose where it began '
+            f"and must stay, but that cannot run here: {error} Go on where it began, or give another destination."
+        ) from error

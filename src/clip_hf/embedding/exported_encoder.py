@@ -29,6 +29,7 @@ class ExportedEncoder(ClipHFEncoder):
 
     def __init__(self, model: ClipHFExportedModel, processor: Any, name: str):
         super().__init__(model, processor, f"{name} ({model.runtime}, {model.precision})")
+        self.runtime = model.runtime
         self.packages = (*self.packages, _PACKAGES[model.runtime])
 
     @property

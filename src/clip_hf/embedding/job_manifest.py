@@ -4,7 +4,8 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,19 @@ from filelock import FileLock
 from ..data.row_shards import LIST_ENDING, ShardedRows, read_list
 from ..model.image_reading_clip_hf import URL_SCHEMES
 from ..utils.atomic import replaced_file
+from ..utils.dtypes import AUTO
+from ..utils.fingerprints import package_version
+from .destination_errors import naming_destination
 from .dual_encoder import DualEncoder
-from .part_files import FORMAT_NAME, FORMAT_VERSION, MANIFEST, read_manifest
+from .part_files import FORMAT_NAME, FORMAT_VERSION, MANIFEST, PLACES, SECTIONS, digest_of_job, read_manifest
 
 
 LOCKS = "locks"
 """The folder of locks in a destination."""
 _LIST = f"source{LIST_ENDING}"
-# They may differ between runs of one job: data and model may have been moved.
-_PLACES = ("name", "location")
+# Flags of `clip-hf embed` that are not called as what they decide.
+_FLAGS = {("model", "dtype"): "--dtype", ("model", "runtime"): "--runtime", ("options", "dtype"): "--file-dtype"}
+_AS_THE_PROCESSOR = "as the image processor says"
 
 
 def check_destination(folder: Path, source: Any) -> None:
@@ -61,15 +66,15 @@ def write_list(folder: Path, source: Any) -> Any:
                 f"{place!r} is no path that a list can hold: lines end in it, or it is blank. Leave it out, or rename "
                 "the file."
             )
-    if path.is_file():
-        if lines and read_list(path) != lines:
-            raise ValueError(f"{path} lists other images than those that were given; give another destination.")
-    elif not lines:
+    if not lines and not path.is_file():
         raise ValueError("The list of images is empty.")
-    else:
-        with replaced_file(path) as temporary:
-            text = "".join(f"{line}\n" for line in lines)
-            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+    with _manifest_lock(folder):  # two jobs with different lists may begin at once
+        if not path.is_file():
+            with replaced_file(path) as temporary:
+                text = "".join(f"{line}\n" for line in lines)
+                temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+    if lines and read_list(path) != lines:
+        raise ValueError(f"{path} lists other images than those that were given; give another destination.")
     return path
 
 
@@ -85,44 +90,113 @@ def absolute_source(source: Any, kind: str) -> Any:
 
 def describe_job(encoder: DualEncoder, source: ShardedRows, options: dict[str, Any]) -> dict[str, Any]:
     """The manifest of a job: all that decides what it writes. `options` are its values under that name."""
-    rows = [shard.num_rows for shard in source.shards]
+    rows, size = [shard.num_rows for shard in source.shards], options["rows_per_part"]
+    is_counted = None not in rows
     return {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
         "model": {
             "name": encoder.name,
+            "runtime": encoder.runtime,
+            "dtype": str(encoder.dtype).removeprefix("torch."),
             "fingerprint": encoder.fingerprint,
             "projection_dim": encoder.projection_dim,
         },
+        "versions": {package: package_version(package) for package in encoder.packages},
+        # What differs from the model's image processor, which the fingerprint describes.
+        "image_options": encoder.image_options,
         "source": {
             "location": source.location,
             "kind": source.kind,
             "fingerprint": source.fingerprint,
             "shards": len(rows),
-            "rows": None if None in rows else sum(rows),
+            "rows": sum(rows) if is_counted else None,
+            "parts": sum(-(-count // size) for count in rows) if is_counted else None,
         },
         "options": options,
     }
 
 
-def claim_folder(folder: Path, expected: dict[str, Any]) -> None:
-    """Write the manifest, or compare the one that is there: ValueError if it is of another job."""
+def claim_folder(folder: Path, expected: dict[str, Any]) -> str:
+    """Write the manifest, or compare the one that is there: ValueError if it is of another job.
+
+    Returns:
+        `str`: The manifest's [`digest_of_job`].
+    """
     path = folder / MANIFEST
-    (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / LOCKS / "manifest.lock"):
+    with _manifest_lock(folder):
         if not path.is_file():
             with replaced_file(path) as temporary:
                 temporary.write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
     found = read_manifest(folder)
-    differing = []
-    for section, content in expected.items():
-        for name, value in content.items() if isinstance(content, dict) else ():
-            there = found.get(section, {}).get(name)
-            if name not in _PLACES and there != value:
-                differing.append(f"{section} {name} is {there!r} there and {value!r} now")
-    if differing:
+    if differing := _differences(found, expected):
         raise ValueError(
             f"{folder} holds embeddings of another job, by {found['model'].get('name')} of "
             f"{found['source'].get('location')}: {'; '.join(differing)}. Give another destination, or the model, "
             "source and options of that job."
         )
+    return digest_of_job(found)
+
+
+def check_claim(folder: Path, digest: str) -> None:
+    """Check that a folder still has the manifest of a running job; `digest` is what [`claim_folder`] returned.
+
+    Raises:
+        FileNotFoundError: if the manifest is gone.
+        ValueError: if it is of another job.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"{folder / MANIFEST} is gone: the destination was removed or emptied while the job ran. Run it again, "
+            "which does what is missing."
+        )
+    if digest_of_job(read_manifest(folder)) != digest:
+        raise ValueError(
+            f"{folder} belongs to another job since this one began: its {MANIFEST} was replaced. Give each job a "
+            "destination of its own."
+        )
+
+
+def settle_dtype(dtype: Any, destination: str | os.PathLike) -> Any:
+    """What `"auto"` was when the job at a destination began; any other dtype, or that of a new job, stays as it is."""
+    folder = find_folder(destination)
+    if dtype != AUTO or not (folder / MANIFEST).is_file():
+        return dtype
+    there = read_manifest(folder)["model"].get("dtype")
+    return None if there == "int8" else there or dtype  # how a model was quantised is no choice of this run
+
+
+def find_folder(destination: str | os.PathLike) -> Path:
+    """The absolute path of a destination."""
+    return Path(os.path.abspath(os.path.expanduser(destination)))
+
+
+@contextmanager
+def _manifest_lock(folder: Path) -> Iterator[None]:
+    with naming_destination(folder):
+        (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCKS / "manifest.lock"):
+            yield
+
+
+def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """What differs between two manifests, each with the option of `clip-hf embed` that decides it.
+
+    The model's fingerprint, which hides what it stands for, is named only where nothing else of the model differs.
+    """
+    differing, is_explained = [], False
+    for section in SECTIONS:
+        names = [name for name in {**expected[section], **found[section]} if name not in PLACES]
+        for name in sorted(names, key="fingerprint".__eq__):
+            old, new = (each[section].get(name) for each in (found, expected))
+            if old == new or (is_explained and (section, name) == ("model", "fingerprint")):
+                continue
+            is_explained = is_explained or section != "source"
+            if section == "image_options":
+                old, new = (_AS_THE_PROCESSOR if value is None else repr(value) for value in (old, new))
+            else:
+                old, new = repr(old), repr(new)
+            is_option = section in ("options", "image_options")
+            flag = _FLAGS.get((section, name)) or (f"--{name.replace('_', '-')}" if is_option else "")
+            differing.append(f"{section} {name}{flag and f' ({flag})'} is {old} there and {new} now")
+    return differing

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..utils.atomic import replaced_file
 from ..utils.wording import counted
+from .destination_errors import naming_destination
 from .job_progress import JobTiming
-from .part_files import SUMMARY
+from .part_files import BAD, SUMMARY
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class EmbeddingSummary:
         bad (`dict[str, int]`): Rows that cannot be used, by kind.
         parts (`int`): Parts that are written.
         num_bytes (`int`): Bytes of the embeddings.
-        is_complete (`bool`): Whether all parts are there; with `shard`, those of the other jobs too.
+        missing (`int`): Parts that are not there, of other shares; of tars and streams, shards with such parts.
         timing ([`JobTiming`], *optional*): Where this run's time went; None if nothing was missing.
     """
 
@@ -33,12 +34,17 @@ class EmbeddingSummary:
     bad: dict[str, int]
     parts: int
     num_bytes: int
-    is_complete: bool
+    missing: int
     timing: JobTiming | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all parts are there; with `shard`, those of the other jobs too."""
+        return not self.missing
 
 
 def summarise(
-    records: Iterable[dict[str, Any]], *, texts: bool, is_complete: bool, timing: JobTiming | None = None
+    records: Iterable[dict[str, Any]], *, texts: bool, missing: int, timing: JobTiming | None = None
 ) -> EmbeddingSummary:
     """Add up the records of parts, see `PartStore.record`; captions count only where `texts` are embedded."""
     total = {"rows": 0, "texts": 0, "parts": 0, "num_bytes": 0}
@@ -48,17 +54,17 @@ def summarise(
         total["texts"] += record["texts"] if texts else 0
         total["parts"] += 1
         total["num_bytes"] += sum(
-            file["bytes"] for path, file in record["files"].items() if not path.startswith("bad/")
+            file["bytes"] for path, file in record["files"].items() if not path.startswith(f"{BAD}/")
         )
         for kind, count in record["bad"].items():
             bad[kind] = bad.get(kind, 0) + count
-    return EmbeddingSummary(**total, bad=dict(sorted(bad.items())), is_complete=is_complete, timing=timing)
+    return EmbeddingSummary(**total, bad=dict(sorted(bad.items())), missing=missing, timing=timing)
 
 
 def write_summary(folder: Path, summary: EmbeddingSummary) -> None:
     """Write `summary.json`."""
-    content = {name: value for name, value in asdict(summary).items() if name not in ("is_complete", "timing")}
-    with replaced_file(folder / SUMMARY) as temporary:
+    content = {name: value for name, value in asdict(summary).items() if name not in ("missing", "timing")}
+    with naming_destination(folder), replaced_file(folder / SUMMARY) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -75,7 +81,7 @@ def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location
         what = f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
         what, advice = f"{what}max_skipped_share={max_skipped_share:g} allows.", ", or raise `max_skipped_share`"
     raise ValueError(
-        f"{what} {folder / 'bad'} lists them. Repair them and run again with `retry_bad` (--retry-bad){advice}."
+        f"{what} {folder / BAD} lists them. Repair them and run again with `retry_bad` (--retry-bad){advice}."
         f"{refused_hint(summary)}"
     )
 

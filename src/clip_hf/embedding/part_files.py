@@ -8,6 +8,8 @@ import io
 import json
 import os
 import re
+import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,29 +22,36 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from ..data.skips import SkippedRow
-from ..utils.atomic import replaced_file
+from ..utils.atomic import replaced_file, replaced_folder, sync
 from ..utils.json_files import read_json
+from ..utils.wording import counted
 
 
 FORMAT_NAME, FORMAT_VERSION = "clip_hf embeddings", 1
 MANIFEST, SUMMARY = "manifest.json", "summary.json"
 FILE_FORMATS = ("safetensors", "npy")
 IMAGES, TEXTS = "image_embeddings", "text_embeddings"
-_ROWS, _BAD = "rows", "bad"
-_PART_FILE = re.compile(r"part-([0-9]{5,})-([0-9]{5,})\.parquet")
-_RECORD = {"rows": int, "texts": int, "bad": dict, "is_last": bool, "files": dict}
-_SECTIONS = {"model": dict, "source": dict, "options": dict}
+BAD = "bad"
+"""The folder that lists the rows that were left out."""
+_ROWS, _PENDING = "rows", "pending"
+_PART = re.compile(r"part-([0-9]{5,})-([0-9]{5,})")
+_RECORD = {"rows": int, "texts": int, "bad": dict, "is_last": bool, "job": str, "files": dict}
+PLACES = ("name", "location")
+"""What of a manifest may differ between runs of one job, because data and model may be moved."""
+SECTIONS = ("versions", "image_options", "model", "source", "options")
+"""The parts of a manifest; `digest_of_job` is of all of them."""
+_SOURCE = {"shards": int, "parts": (int, type(None))}
 _OPTIONS = {"images": bool, "texts": bool, "file_format": str, "rows_per_part": int}
 _KEY = b"clip_hf"  # of the Parquet file's metadata
 ROW_SCHEMA = pa.schema(
     [
-        ("shard", pa.int32()),  # of the source, from 0
+        ("shard", pa.int64()),  # of the source, from 0
         ("row", pa.int64()),  # in its shard, from 0
         ("name", pa.string()),  # path or member of a tar; empty if there is none
         ("digest", pa.string()),  # BLAKE2b of the image file's bytes, 32 hexadecimal digits
         ("bytes", pa.int64()),  # of the image file
-        ("width", pa.int32()),  # as stored, before any EXIF orientation
-        ("height", pa.int32()),
+        ("width", pa.int64()),  # as stored, before any EXIF orientation
+        ("height", pa.int64()),
         ("captions", pa.list_(pa.string())),
     ]
 )
@@ -67,13 +76,13 @@ class PartContent:
         rows (`list[dict]`): The values of each row, by the names in `ROW_SCHEMA`.
         embeddings (`Mapping[str, np.ndarray]`): Arrays (n, dim) by their folder: of images one row each, of texts one
             for each caption, in the order of the rows.
-        bad (`list[SkippedRow]`): Rows that were left out.
+        bad (`Sequence[tuple[int, SkippedRow]]`): Rows that were left out, with their numbers in the shard.
         is_last (`bool`): Whether the shard has no further part.
     """
 
     rows: list[dict[str, Any]]
     embeddings: Mapping[str, np.ndarray]
-    bad: Sequence[SkippedRow]
+    bad: Sequence[tuple[int, SkippedRow]]
     is_last: bool
 
 
@@ -81,69 +90,103 @@ class PartStore:
     """Writes parts and says which ones are there.
 
     A part's Parquet file of rows is written last, with sizes and digests of the other files in its metadata. So a part
-    whose rows are there is complete.
+    whose rows are there is complete. A part that replaces another is first written as a whole to a folder in
+    `pending/`, and moved into place by [`PartStore.settle`], which whoever comes next does after a crash.
+
+    Args:
+        folder (`Path`): The folder of the job.
+        file_format (`str`): Files of embeddings: `"safetensors"` or `"npy"`.
+        job (`str`): Digest of the job's manifest, see [`digest_of_job`]; parts of another job do not count.
     """
 
-    def __init__(self, folder: Path, file_format: str, rows_per_part: int | None = None):
-        self.folder, self.file_format, self.rows_per_part = folder, file_format, rows_per_part
+    def __init__(self, folder: Path, file_format: str, job: str):
+        self.folder, self.file_format, self.job = folder, file_format, job
 
     def write(self, name: PartName, content: PartContent) -> dict[str, Any]:
-        """Write a part and return its record, see [`PartStore.record`]."""
+        """Write a part and return its [`PartStore.record`]; an old part stays until the new one is whole."""
         files = {}
         for kind, values in content.embeddings.items():
             files[self._file(kind, name)] = _as_bytes(values, self.file_format)
         if content.bad:
-            text = "".join(f"{_bad_line(row)}\n" for row in content.bad)
-            files[f"{_BAD}/{name}.jsonl"] = text.encode(errors="backslashreplace")
-        for path, data in files.items():
-            _write_file(self.folder / path, data)
-        kinds: dict[str, int] = {}
-        for row in content.bad:
-            kinds[row.kind] = kinds.get(row.kind, 0) + 1
+            text = "".join(f"{_bad_line(name.shard, number, row)}\n" for number, row in content.bad)
+            files[_bad_file(name)] = text.encode(errors="backslashreplace")
+        kinds = Counter(row.kind for _, row in content.bad)
         record = {
             "rows": len(content.rows),
             "texts": sum(len(row["captions"]) for row in content.rows),
             "bad": dict(sorted(kinds.items())),
             "is_last": content.is_last,
-            "rows_per_part": self.rows_per_part,
+            "job": self.job,
             "files": {path: {"bytes": len(data), "blake2b": _digest(data)} for path, data in files.items()},
         }
         table = pa.Table.from_pylist(content.rows, ROW_SCHEMA).replace_schema_metadata({_KEY: json.dumps(record)})
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        _write_file(self._rows_file(name), buffer.getvalue())
+        old = self.record(name)
+        if old is not None and old["files"] != record["files"]:
+            staged = self._staged(name)
+            with replaced_folder(staged) as temporary:
+                for path, data in {**files, _rows_file(name): buffer.getvalue()}.items():
+                    _write_file(temporary / path, data)
+            self.settle(name)
+            return record
+        if not content.bad:
+            (self.folder / _bad_file(name)).unlink(missing_ok=True)
+        if old is None:
+            for path, data in files.items():
+                _write_file(self.folder / path, data)
+        _write_file(self.folder / _rows_file(name), buffer.getvalue())
         return record
+
+    def settle(self, name: PartName) -> None:
+        """Move a part that is whole in `pending/` into place, if there is one. The caller has the part's lock."""
+        staged, rows = self._staged(name), _rows_file(name)
+        record = _read_record(staged / rows)
+        if record is not None and record["job"] == self.job:
+            for path in record["files"]:
+                if (staged / path).exists():  # else it was moved before a crash
+                    _move_file(staged / path, self.folder / path)
+            if not record["bad"]:
+                (self.folder / _bad_file(name)).unlink(missing_ok=True)
+            _move_file(staged / rows, self.folder / rows)
+        shutil.rmtree(staged, ignore_errors=True)
+        with contextlib.suppress(OSError):  # others are in it, or it is gone
+            staged.parent.rmdir()
+
+    def pending(self) -> list[PartName]:
+        """Parts that a process left in `pending/`, or that one is about to move into place."""
+        return _names_of(self.folder / _PENDING, "")
 
     def record(self, name: PartName) -> dict[str, Any] | None:
         """What a part's rows say of it: rows, texts, bad rows by kind, its files, and whether it is the last.
 
-        None if the part is not there or was made for another `rows_per_part`, or one of its files is missing, damaged
-        in its size, or unreadable.
+        None if the part is not there or of another job, or one of its files is missing, damaged in its size, or
+        unreadable.
         """
-        try:
-            record = json.loads(pq.read_schema(self._rows_file(name)).metadata[_KEY])
-            _check_values(record, _RECORD)
-            sizes = {path: os.path.getsize(self.folder / path) for path in record["files"]}
-            is_whole = all(size == record["files"][path]["bytes"] for path, size in sizes.items())
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        record = _read_record(self.folder / _rows_file(name))
+        if record is None or record["job"] != self.job:
             return None
-        return record if is_whole and record.get("rows_per_part") == self.rows_per_part else None
+        try:
+            sizes = {path: os.path.getsize(self.folder / path) for path in record["files"]}
+        except OSError:
+            return None
+        return record if all(size == record["files"][path]["bytes"] for path, size in sizes.items()) else None
 
-    def remove(self, name: PartName) -> None:
-        """Let a part count as missing."""
-        self._rows_file(name).unlink(missing_ok=True)
-        (self.folder / f"{_BAD}/{name}.jsonl").unlink(missing_ok=True)
+    def stamp(self, name: PartName) -> tuple[int, int] | None:
+        """What changes whenever a part is written, even if its content does not; None if the part is not there."""
+        try:
+            status = (self.folder / _rows_file(name)).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def names(self) -> list[PartName]:
         """The parts whose rows are there, in their order."""
-        paths = (self.folder / _ROWS).glob("part-*-*.parquet")
-        found = (match for path in paths if (match := _PART_FILE.fullmatch(path.name)))
-        names = (PartName(int(match[1]), int(match[2])) for match in found)
-        return sorted(names, key=lambda name: (name.shard, name.number))
+        return _names_of(self.folder / _ROWS, ".parquet")
 
     def read_rows(self, name: PartName) -> pa.Table:
         """The rows of a part, with the columns of `ROW_SCHEMA`; ValueError if they are damaged."""
-        path = self._rows_file(name)
+        path = self.folder / _rows_file(name)
         with _naming_damage(path, name):
             table = pq.read_table(path).replace_schema_metadata()
             if not table.schema.equals(ROW_SCHEMA):
@@ -167,7 +210,7 @@ class PartStore:
         """What is wrong with a part; all its files are read. None if nothing is."""
         record = self.record(name)
         if record is None:
-            return f"{name} is not complete, or was made for another number of rows in a part"
+            return f"{name} is not complete, or belongs to another job"
         for path, known in record["files"].items():
             if _digest((self.folder / path).read_bytes()) != known["blake2b"]:
                 return f"{path} has changed"
@@ -176,8 +219,35 @@ class PartStore:
     def _file(self, kind: str, name: PartName) -> str:
         return f"{kind}/{name}.{self.file_format}"
 
-    def _rows_file(self, name: PartName) -> Path:
-        return self.folder / _ROWS / f"{name}.parquet"
+    def _staged(self, name: PartName) -> Path:
+        return self.folder / _PENDING / str(name)
+
+
+def _rows_file(name: PartName) -> str:
+    return f"{_ROWS}/{name}.parquet"
+
+
+def _bad_file(name: PartName) -> str:
+    return f"{BAD}/{name}.jsonl"
+
+
+def _names_of(folder: Path, ending: str) -> list[PartName]:
+    """The parts that name a file or folder, in the order of their numbers."""
+    found = (_PART.fullmatch(path.name.removesuffix(ending)) for path in folder.glob(f"part-*-*{ending}"))
+    names = (PartName(int(match[1]), int(match[2])) for match in found if match)
+    return sorted(names, key=lambda name: (name.shard, name.number))
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """What a Parquet file of rows says of its part; None if there is none, or it is damaged."""
+    try:
+        record = json.loads(pq.read_schema(path).metadata[_KEY])
+        _check_values(record, _RECORD)
+        for file in record["files"].values():
+            _check_values(file, {"bytes": int, "blake2b": str})
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
+    return record
 
 
 @contextlib.contextmanager
@@ -195,15 +265,15 @@ def _advice(name: PartName) -> str:
     return f"Remove {_ROWS}/{name}.parquet and run `clip-hf embed` again: it writes the part anew."
 
 
-def _check_values(content: Any, kinds: dict[str, type]) -> None:
+def _check_values(content: Any, kinds: dict[str, Any]) -> None:
     """ValueError that names the value, if one of `content` is missing or of another type."""
     for name, kind in kinds.items():
         if not isinstance(content, dict) or not isinstance(content.get(name), kind):
-            raise ValueError(f"{name!r} is missing, or no {kind.__name__}")
+            raise ValueError(f"{name!r} is missing, or of a wrong type")
 
 
-def _bad_line(row: SkippedRow) -> str:
-    line = {"row": row.where, "name": row.name, "kind": row.kind, "reason": row.message}
+def _bad_line(shard: int, number: int, row: SkippedRow) -> str:
+    line = {"shard": shard, "row": number, "name": row.name, "kind": row.kind, "reason": row.message}
     return json.dumps(line, ensure_ascii=False)
 
 
@@ -219,6 +289,12 @@ def _as_bytes(values: np.ndarray, file_format: str) -> bytes:
 def _write_file(path: Path, data: bytes) -> None:
     with replaced_file(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _move_file(path: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
+    os.replace(path, target)
+    sync(target.parent)
 
 
 def _digest(data: bytes) -> str:
@@ -251,28 +327,62 @@ class EmbeddingFolder:
 
     Args:
         folder (`str` or `os.PathLike`): The folder.
+        allow_incomplete (`bool`, *optional*, defaults to `False`): Whether parts may be missing.
 
     Raises:
         OSError: if there is no such folder or manifest.
-        ValueError: if the folder is of another format, or its manifest is damaged; in iterating, if a file is missing
-            or damaged.
+        ValueError: if the folder is of another format, its manifest is damaged, or parts are missing; in iterating, if
+            a file is missing or damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.path = Path(folder)
+    def __init__(self, folder: str | os.PathLike, allow_incomplete: bool = False):
+        self.path, self.allow_incomplete = Path(folder), allow_incomplete
         self.manifest = read_manifest(self.path)
         options = self.manifest["options"]
         self._kinds = [kind for kind, key in ((IMAGES, "images"), (TEXTS, "texts")) if options[key]]
-        self._store = PartStore(self.path, options["file_format"], options["rows_per_part"])
+        self._store = PartStore(self.path, options["file_format"], digest_of_job(self.manifest))
+        self._part_names()
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """Numbers of the whole job; None if it is not complete."""
+        """Numbers of the whole job; None if it did not end."""
         path = self.path / SUMMARY
         return read_json(path, dict) if path.is_file() else None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether all parts are there."""
+        return not self._missing(self._store.names())
+
+    def _missing(self, names: list[PartName]) -> str:
+        """What is missing besides these parts, in a few words; empty if nothing is."""
+        total, num_shards = self.manifest["source"]["parts"], self.manifest["source"]["shards"]
+        if total is not None:
+            return f"{total - len(names):,} of {counted(total, 'part')}" if len(names) < total else ""
+        # Only the last part of a tar, or of a shard of a stream, says that it is the last.
+        numbers: dict[int, list[int]] = {}
+        for name in names:
+            numbers.setdefault(name.shard, []).append(name.number)
+        lacking = num_shards - sum(self._is_whole(shard, there) for shard, there in numbers.items())
+        return f"parts of {lacking:,} of {counted(num_shards, 'shard')}" if lacking else ""
+
+    def _is_whole(self, shard: int, numbers: list[int]) -> bool:
+        """Whether parts with these numbers are all of a shard; iterating names a damaged one."""
+        record = self._store.record(PartName(shard, numbers[-1]))
+        return numbers == list(range(len(numbers))) and (record is None or record["is_last"])
+
+    def _part_names(self) -> list[PartName]:
+        """The parts that are there; ValueError if that is not all of them."""
+        names = self._store.names()
+        if not self.allow_incomplete and (missing := self._missing(names)):
+            raise ValueError(
+                f"{self.path} is not complete: {missing} are missing. Run the same `clip-hf embed` again, which does "
+                "only what is missing, or read what is there with `read_embeddings(folder, allow_incomplete=True)`."
+            )
+        return names
+
     def __iter__(self) -> Iterator[EmbeddedPart]:
-        for name in self._store.names():
+        for name in self._part_names():
             if self._store.record(name) is None:
                 # Reading names the file, if one is damaged.
                 self._read(name)
@@ -287,21 +397,36 @@ class EmbeddingFolder:
 
     def check(self) -> None:
         """Read every file and compare it with its digest; a ValueError names the first that differs."""
-        for name in self._store.names():
+        for name in self._part_names():
             if problem := self._store.find_damage(name):
                 raise ValueError(f"{self.path}: {problem}. {_advice(name)}")
 
 
-def read_embeddings(folder: str | os.PathLike) -> EmbeddingFolder:
+def read_embeddings(folder: str | os.PathLike, *, allow_incomplete: bool = False) -> EmbeddingFolder:
     """Open the embeddings that [`embed`] wrote.
 
     Args:
         folder (`str` or `os.PathLike`): The destination of the job.
+        allow_incomplete (`bool`, *optional*, defaults to `False`): Whether parts may be missing: those that are there
+            are read then, while the job goes on or after it broke off.
 
     Returns:
         [`EmbeddingFolder`]: gives the parts in their order, one at a time.
+
+    Raises:
+        OSError: if there is no such folder or manifest.
+        ValueError: if the folder is of another format, its manifest is damaged, or parts are missing.
     """
-    return EmbeddingFolder(folder)
+    return EmbeddingFolder(folder, allow_incomplete)
+
+
+def digest_of_job(manifest: dict[str, Any]) -> str:
+    """Hexadecimal digest of all in a manifest that decides what is written, without the places of data and model."""
+    described = {
+        section: {name: value for name, value in manifest[section].items() if name not in PLACES}
+        for section in SECTIONS
+    }
+    return _digest(json.dumps(described, sort_keys=True).encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -313,7 +438,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"this version of clip_hf reads {FORMAT_NAME!r}, version {FORMAT_VERSION}."
         )
     try:
-        _check_values(manifest, _SECTIONS)
+        _check_values(manifest, dict.fromkeys(SECTIONS, dict))
+        _check_values(manifest["source"], _SOURCE)
         _check_values(manifest["options"], _OPTIONS)
         if manifest["options"]["file_format"] not in FILE_FORMATS:
             raise ValueError(f"'file_format' is {manifest['options']['file_format']!r}")

@@ -114,7 +114,7 @@ class PartWorker:
         underway: deque[Batch | PartEnd] = deque()
         rows: list[PartRow] = []
         features: list[np.ndarray] = []
-        bad: list[SkippedRow] = []
+        bad: list[tuple[int, SkippedRow]] = []
 
         def noted() -> Iterator[tuple[range, list[PartRow]]]:
             for batch in batches:
@@ -135,10 +135,12 @@ class PartWorker:
         with closing(self._encoded(noted())) as encoded:
             for kept, encoded_features, skipped in encoded:
                 yield from ended()
-                underway.popleft()
+                batch = underway.popleft()
+                read = {row.number for row in kept}
+                left_out = (row.number for row in batch[1] if row.number not in read)
                 rows += kept
                 features += [encoded_features] if kept and encoded_features is not None else []
-                bad += skipped
+                bad += zip(left_out, skipped, strict=True)
                 self.progress.add(len(kept) + len(skipped), len(skipped))
                 yield from ended()
         yield from ended()
@@ -146,7 +148,7 @@ class PartWorker:
     def _encoded(
         self, batches: Iterator[tuple[range, list[PartRow]]]
     ) -> Iterator[tuple[list[PartRow], np.ndarray | None, list[SkippedRow]]]:
-        """For each batch the rows that were read, the features of their images, and the other rows."""
+        """For each batch the rows that were read, the features of their images, and the other rows in their order."""
         if not self.images:
             for _, rows in batches:
                 for row in rows:
@@ -182,7 +184,7 @@ class PartWorker:
             return {"bytes": data, "path": row.image}
 
     def _content(
-        self, end: PartEnd, rows: list[PartRow], features: list[np.ndarray], bad: list[SkippedRow]
+        self, end: PartEnd, rows: list[PartRow], features: list[np.ndarray], bad: list[tuple[int, SkippedRow]]
     ) -> PartContent:
         image_features = np.concatenate(features) if features else np.empty((0, self.encoder.projection_dim), "f4")
         kept, captions = [], []
@@ -192,7 +194,7 @@ class PartWorker:
                 kept.append(index)
                 captions.append(texts)
             else:
-                bad.append(problem)
+                bad.append((row.number, problem))
                 self.progress.bad += 1
         embeddings = {}
         if self.images:
@@ -205,7 +207,7 @@ class PartWorker:
                 for row, texts in zip((rows[index] for index in kept), captions)
             ],
             embeddings,
-            [self._described(row) for row in bad],
+            [(number, self._described(row)) for number, row in sorted(bad, key=lambda each: each[0])],
             end.is_last,
         )
 

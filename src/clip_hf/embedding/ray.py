@@ -65,11 +65,11 @@ def embed(
     if places:
         if not ray.is_initialized():
             ray.init(include_dashboard=False, log_to_driver=False)
-        # The parts with bad rows were let go above; a worker must not do so again.
+        # Workers keep `retry_bad`: they embed the parts with bad rows that they are given again.
         quiet = replace(job.encoding, progress=False, accelerator=None)
         # Workers may start in another folder.
         model = os.path.abspath(model) if isinstance(model, str | os.PathLike) and os.path.exists(model) else model
-        arguments = (model, loading, job.given, str(job.folder), replace(job.options, retry_bad=False), quiet)
+        arguments = (model, loading, job.given, str(job.folder), job.options, quiet)
         _run_workers(places, num_workers, arguments, resources)
     return job.finish()
 

@@ -153,11 +153,13 @@ class ClipHFEncoder(TransformersEncoder):
                 return {"pixel_values": torch.from_numpy(batch)}
         return dict(processor(images, return_tensors="pt", image_limits=self.image_limits))
 
-    def _image_options(self) -> Any:
-        if not opens_files(self.image_processor):
-            return self
-        self.image_processor = copy.copy(self.image_processor)  # the caller's stays as it is
-        return self.image_processor
+    def _file_reader(self) -> Any:
+        return self.image_processor if opens_files(self.image_processor) else self
+
+    def _set_image_option(self, name: str, value: Any) -> None:
+        if opens_files(self.image_processor):
+            self.image_processor = copy.copy(self.image_processor)  # the caller's stays as it is
+        setattr(self._file_reader(), name, value)
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
         if projected:
