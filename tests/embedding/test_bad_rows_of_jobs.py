@@ -2,11 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Rows that an embedding job cannot use: left out, counted, listed, and embedded again after a repair."""
 
-import builtins
-import errno
-import gzip
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +12,6 @@ import numpy as np
 import pytest
 from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in
 
-from clip_hf.data.tars import DamagedTar
 from clip_hf.embedding import (
     EmbeddingJob,
     EmbeddingOptions,
@@ -27,7 +22,12 @@ from clip_hf.embedding import (
     read_embeddings,
 )
 from encoding_inputs import quiet
-from pair_data import caption_of, encoded, image_of, samples_of, write_tar
+from pair_data import (
+    caption_of,
+    encoded,
+    image_of,
+    write_tar,
+)
 
 
 def test_bad_rows_are_left_out_and_listed(encoder, damaged, tmp_path):
@@ -75,66 +75,6 @@ def test_rows_whose_location_was_refused_are_tried_again_only_by_retry_bad(encod
             embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=EmbeddingOptions(columns=columns))
     retry = EmbeddingOptions(columns=rooted, retry_bad=True)
     assert embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=retry).rows == 3
-
-
-@pytest.fixture
-def tars(tmp_path) -> Path:
-    """A folder of three tars."""
-    (tmp_path / "tars").mkdir()
-    for number, name in enumerate("abc"):
-        write_tar(tmp_path / "tars" / f"{name}.tar", samples_of(range(number * ROWS, (number + 1) * ROWS)))
-    return tmp_path / "tars"
-
-
-@pytest.mark.parametrize("sample", [0, 5, 8, 16])
-def test_a_tar_that_breaks_off_is_no_whole_tar(sample, encoder, tars, tmp_path):
-    """Its last part is not written; the other tars are embedded all the same."""
-    embed(encoder, tars, tmp_path / "whole", options=SMALL, encoding=ENCODING)
-    data = (tars / "a.tar").read_bytes()
-    cut = gzip.compress(data[: data.index(b"folder.d/%06d.png" % sample)], mtime=0)
-    (tars / "a.tar").write_bytes(cut)
-    for _ in range(2):
-        with pytest.raises(
-            DamagedTar, match=r"1 of 3 tars could not be read to the end. The tar .*a.tar is damaged.*"
-        ):
-            embed(encoder, tars, tmp_path / "out", options=SMALL, encoding=ENCODING)
-        names = [f"part-{shard:05d}-{part:05d}" for shard in (1, 2) for part in range(NUM_PARTS)]
-        # The part before the cut is whole only if a row after it was seen.
-        names += [f"part-00000-{part:05d}" for part in range(max(sample - 1, 0) // 8)]
-        assert sorted(path.stem for path in (tmp_path / "out" / "rows").iterdir()) == sorted(names)
-        assert not (tmp_path / "out" / "bad").exists() and not (tmp_path / "out" / "summary.json").exists()
-        assert not any((tmp_path / "out" / "locks").glob("part*"))
-
-
-def test_a_tar_that_could_not_be_reached_is_embedded_by_the_next_run(encoder, tars, tmp_path, monkeypatch):
-    embed(encoder, tars, tmp_path / "whole", options=SMALL, encoding=ENCODING)
-    opened = builtins.open
-
-    def refuse(path, *arguments, **keywords):
-        if str(path).endswith("b.tar") and is_lost:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return opened(path, *arguments, **keywords)
-
-    is_lost = False
-    monkeypatch.setattr(builtins, "open", refuse)
-    job = EmbeddingJob(encoder, tars, tmp_path / "out", SMALL, ENCODING)
-    is_lost = True
-    with pytest.raises(DamagedTar, match=r"b.tar cannot be opened: Permission denied.*Run this again, which goes on"):
-        job.run()
-    is_lost = False
-    summary = EmbeddingJob(encoder, tars, tmp_path / "out", SMALL, ENCODING).run()
-    assert summary.is_complete and summary.timing.rows == ROWS
-    assert files_in(tmp_path / "out") == files_in(tmp_path / "whole")
-
-
-def test_a_tar_that_is_cut_off_is_found_before_the_job_begins(encoder, tars, tmp_path):
-    data = (tars / "c.tar").read_bytes()
-    (tars / "c.tar").write_bytes(data[: len(data) // 2])
-    with pytest.raises(DamagedTar, match="c.tar is damaged, .*Copy or download them again"):
-        embed(encoder, tars, tmp_path / "out", options=SMALL, encoding=ENCODING)
-    assert not (tmp_path / "out" / "manifest.json").exists()
-    (tars / "c.tar").write_bytes(data)
-    assert embed(encoder, tars, tmp_path / "out", options=SMALL, encoding=ENCODING).rows == 3 * ROWS
 
 
 def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photos, tmp_path):

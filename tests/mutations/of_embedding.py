@@ -255,20 +255,6 @@ MUTATIONS = [
         "embedding/test_job_manifest.py -k harm",
     ),
     Mutation(
-        "rows before a row group skipped twice",
-        "data/row_shards.py",
-        "skipped = start - first if skipped is None else skipped",
-        "skipped = start",
-        "data/test_row_shards.py",
-    ),
-    Mutation(
-        "tables read from where the last range ended",
-        "data/row_shards.py",
-        "if self._rows is None or start < self._next:",
-        "if self._rows is None:",
-        "data/test_row_shards.py",
-    ),
-    Mutation(
         "a table of the same size taken for the same",
         "data/row_shards.py",
         "(shards, list(map(_digest_of_file, rows.files)))",
@@ -302,13 +288,6 @@ MUTATIONS = [
         "replace(problem, name=row.image)",
         "problem",
         "embedding/test_bad_rows_of_jobs.py -k with_their_image",
-    ),
-    Mutation(
-        "too many open files counted as a bad image",
-        "data/skips.py",
-        "if isinstance(each, OSError) and each.errno in _SHORTAGES:",
-        "if False:",
-        "data/test_decoding.py -k shortage",
     ),
     Mutation(
         "parts of another size count",

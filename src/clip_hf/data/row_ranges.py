@@ -4,7 +4,6 @@
 
 import bisect
 import collections
-import contextlib
 import itertools
 import os
 import weakref
@@ -16,12 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .locations import ImagePlaces
-from .skips import stop_if_exhausted
+from .parquet_files import BUFFER_BYTES, ROWS_PER_READ, naming_damage
 from .tables import table_rows
 
 
-_ROWS_PER_READ = 16  # of Parquet: each may hold an image of many megabytes
-_BUFFER = 2**20  # bytes of a column that are read at once
 _MOST_OPEN = 16  # files
 
 
@@ -47,18 +44,6 @@ def check_unchanged(path: str, state: list[int] | None) -> None:
     """Raise a `ValueError` if a file is no longer as [`state_of_file`] found it."""
     if state_of_file(path) != state:
         raise ValueError(f"{path} has changed since its rows were counted. Run this again, with files that stay.")
-
-
-@contextlib.contextmanager
-def naming_damage(path: str) -> Iterator[None]:
-    """Make whatever pyarrow raises for a damaged Parquet file a `ValueError` that names it."""
-    try:
-        yield
-    except (pa.ArrowException, OSError, EOFError) as error:
-        stop_if_exhausted(error, path)
-        if isinstance(error, OSError) and error.errno is not None:  # not of pyarrow: the file cannot be reached
-            raise
-        raise ValueError(f"{path} is damaged, or no Parquet file: {str(error).rstrip('.')}.") from error
 
 
 class _RowRanges:
@@ -142,12 +127,12 @@ class ParquetRanges(_RowRanges):
 
     def _read_from(self, begin: int) -> Iterator[tuple[pa.RecordBatch, int]]:
         with open_file(self.path) as opened, naming_damage(self.path):
-            file = pq.ParquetFile(opened, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True)
+            file = pq.ParquetFile(opened, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
             if file.metadata.num_rows != self.num_rows:
                 raise ValueError(f"{self.path} has changed: it had {self.num_rows:,} rows. Run this again.")
             wanted = [name for name in self.columns.roles if name in file.schema_arrow.names]
             groups = list(range(self._group_of(begin), len(self.starts)))
-            for batch in file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=wanted) if groups else ():
+            for batch in file.iter_batches(ROWS_PER_READ, row_groups=groups, columns=wanted) if groups else ():
                 yield from ((batch, index) for index in range(batch.num_rows))
 
     def _row_of(self, item: tuple[pa.RecordBatch, int]) -> dict[str, Any]:

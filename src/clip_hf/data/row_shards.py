@@ -24,13 +24,16 @@ import pyarrow.parquet as pq
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits
 from ..utils.json_files import check_regular
+from ..utils.wording import counted
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import ending_of
-from .image_folders import folder_rows, images_in
+from .image_folders import folder_rows, images_in, walk
 from .image_text import check_column, undecoded_images
 from .locations import ImagePlaces, stored_image
+from .parquet_files import check_names, naming_damage
 from .parts import parts_in
-from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, naming_damage, open_file, state_of_file
+from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, open_file, state_of_file
+from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
 from .tables import FILE_NAME, raw_table_rows, table_columns
 from .tars import DamagedTar, check_ends, check_tars, tar_rows
 from .texts import escaped
@@ -150,7 +153,7 @@ def shard_rows(
     Raises:
         ValueError: if there is no such source or split, it is empty, or lacks a column that is needed.
     """
-    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    text = os.path.expanduser(os.fspath(source)) if isinstance(source, str | os.PathLike) else ""
     if ending_of(text) == LIST_ENDING and (os.path.isfile(text) or not os.path.isdir(text)):
         _check_no_columns(columns, f"The list {text}")
         _check_split(columns.split, text, ())
@@ -251,10 +254,10 @@ def _shards_of(
     names, made = {"table": _table_shards, "parquet": make_parquet}.get(kind, _dataset_shards)(rows, kind, columns)
     if images and kind == "table" and columns.image_column not in names and FILE_NAME in names:
         names = [*names, columns.image_column]
-    for option, content in _COLUMN_OPTIONS.items():
+    shards, state = made
+    for option, content in _COLUMN_OPTIONS.items() if shards else ():
         if getattr(columns, option) in needed:
             check_column(names, getattr(columns, option), content, option)
-    shards, state = made
     return shards, kind, columns.caption_column in names, state
 
 
@@ -271,7 +274,7 @@ def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
         return folder_rows([paths[start:stop]], columns.roles)
 
-    listed = ((parent, name) for parent, _, names in os.walk(folder) for name in names)
+    listed = ((parent, name) for parent, _, names in walk(folder) for name in names)
     texts = {os.path.join(parent, name) for parent, name in listed if name.endswith(".txt")}
     has_texts = any(f"{os.path.splitext(path)[0]}.txt" in texts for path in paths)
     names = _names_digest(os.path.relpath(path, folder) for path in paths)
@@ -350,11 +353,8 @@ def _parquet_shards(rows: Rows, kind: str, columns: RowColumns, needed: Sequence
             states.append(_digest_of_parquet(file, metadata, "://" not in path, columns))
         schema = metadata.schema.to_arrow_schema()
         _check_images(path, schema, columns.image_column)
-        file_names = schema.names
-        twice = [name for name in set(file_names) if file_names.count(name) > 1]
-        if twice:
-            raise ValueError(f"{path} has more than one column {twice[0]!r}; rename or remove one of them.")
-        names[path] = file_names
+        check_names(path, schema.names)
+        names[path] = schema.names
         shards.append(RowShard(absolute(path), metadata.num_rows, ParquetRanges(absolute(path), columns, metadata)))
     for name in needed:
         lacking = [path for path in rows.files if name not in names[path]]
@@ -415,7 +415,9 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
     is_stream = kind == "stream"
     state = None if is_stream else rows.load(False)._fingerprint
     data = rows.read_dataset(image_column_of, columns.image_root, is_stream)
-    names = data.column_names or list(next(iter(data)))
+    names = data.column_names or list(next(iter(data), ()))
+    if not names:
+        return names, ([], state)
     wanted = [name for name in columns.roles if name in names]
     if data.features is not None:
         data = data.select_columns(wanted)
@@ -429,10 +431,23 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
 def _read_dataset(data: datasets.Dataset, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
     stop = len(data) if stop is None else min(stop, len(data))
     for first in range(start, stop, _ROWS_PER_READ):
-        read = data[first : min(first + _ROWS_PER_READ, stop)]
+        try:
+            read = data[first : min(first + _ROWS_PER_READ, stop)]
+        except Exception as error:  # of a damaged file of the dataset, of many types
+            stop_if_exhausted(error, f"row {first}")
+            raise DamagedFile(f"The dataset cannot be read from row {first:,} on: {error}.") from error
         yield from (dict(zip(read, values)) for values in zip(*read.values()))
 
 
 def _read_stream(data: datasets.IterableDataset, index: int, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
     shard = data.shard(data.num_shards, index) if data.num_shards > 1 else data
-    return itertools.islice(iter(shard), start, stop)
+    number = start
+    try:
+        for row in itertools.islice(iter(shard), start, stop):
+            number += 1
+            yield row
+    except Exception as error:  # hub, network and dataset errors have many types
+        stop_if_exhausted(error, f"shard {index} of the stream")
+        raise UnreachableFile(
+            f"Shard {index} of the stream cannot be read further than its first {counted(number, 'row')}: {error}."
+        ) from error

@@ -39,6 +39,14 @@ _COUNTS, _TEXTS = {str: int}, {str: [str]}
 _STATE = {"num_used": int, "kinds": _COUNTS, "examples": _TEXTS, "noticed": _COUNTS, "places": _TEXTS}
 
 
+class DamagedFile(ValueError):
+    """A file or shard of data that cannot be read further."""
+
+
+class UnreachableFile(DamagedFile):
+    """A file or shard that may be whole: another try may read it."""
+
+
 @dataclass(frozen=True)
 class SkippedRow:
     """A row that was left out.

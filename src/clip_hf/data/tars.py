@@ -25,8 +25,8 @@ from ..utils.json_files import check_regular
 from ..utils.wording import listed
 from .image_folders import describe_left_out, is_hidden
 from .locations import stored_image
-from .skips import stop_if_exhausted
-from .texts import decode_text
+from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
+from .texts import MOST_TEXT_BYTES, decode_text
 
 
 logger = logging.get_logger(__name__)
@@ -34,7 +34,6 @@ logger = logging.get_logger(__name__)
 _BLOCK = 2**16  # bytes that are read at once
 # What a header with its extensions (long names, sparse maps) may take.
 _MOST_HEADER_BYTES = 2**16
-_MOST_TEXT_BYTES = 2**24
 _MOST_PADDING = 2**24  # bytes after the end of a compressed tar
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16
@@ -45,11 +44,11 @@ _USUAL = ("txt", "json")  # beside an image, though they may not be read
 _COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
-class DamagedTar(ValueError):
+class DamagedTar(DamagedFile):
     """A tar that cannot be read further: it is cut off or damaged, or no tar."""
 
 
-class UnreachableTar(DamagedTar):
+class UnreachableTar(DamagedTar, UnreachableFile):
     """A tar that may be whole, but cannot be opened, or is remote and broke off."""
 
 
@@ -290,7 +289,7 @@ def tar_samples(
                         known.setdefault(place, set()).update(sample.endings)
                     yield sample
                 sample = TarSample()
-                left = {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)}
+                left = {"image": limits.max_bytes, "text": min(limits.max_bytes, MOST_TEXT_BYTES)}
                 if ending not in known.get(next_place, {ending}):
                     sample.apart = os.path.join(*next_place)
             place = next_place
@@ -304,7 +303,7 @@ def tar_samples(
             if member.size > most:
                 sample.problem = (
                     f"its member {member.name[:200]} in the tar has {member.size:,} bytes, more than {most:,}: all "
-                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {_MOST_TEXT_BYTES:,}."
+                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {MOST_TEXT_BYTES:,}."
                 )
                 continue
             left[kind] -= member.size

@@ -17,8 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..data.row_shards import RowShard, shard_rows
-from ..data.skips import SkipCounter
-from ..data.tars import DamagedTar, UnreachableTar
+from ..data.skips import DamagedFile, SkipCounter, UnreachableFile
 from ..utils.wording import counted
 from .destination_errors import NO_LOCKS, naming_destination
 from .dual_encoder import DualEncoder
@@ -196,14 +195,14 @@ class EmbeddingJob:
         Raises:
             ValueError: if more than `encoding.max_skipped_share` of the rows are bad, features are not finite, or a
                 row has a caption though the first rows had none and `options.modalities` does not say what to embed.
-            DamagedTar: if a tar cannot be read to its end; the parts of the others are written first.
+            DamagedFile: if a file cannot be read to its end; the parts of the others are written first.
             OSError: if the destination cannot be written; what is there stays, and the next run goes on.
         """
         missing, wait = self.missing(tasks), 0.0
         if not missing:
             return None
         is_shown = self.encoding.progress and self.encoding.process == 0
-        unread: dict[int, DamagedTar] = {}
+        unread: dict[int, DamagedFile] = {}
         progress = JobProgress(self._rows_of(missing), self.encoding.num_threads, is_shown)
         skips = SkipCounter(self.encoding.max_skipped_share, min_rows=1)
         try:
@@ -231,7 +230,7 @@ class EmbeddingJob:
         return total
 
     def _embed(
-        self, tasks: Sequence[JobTask], progress: JobProgress, skips: SkipCounter, unread: dict[int, DamagedTar]
+        self, tasks: Sequence[JobTask], progress: JobProgress, skips: SkipCounter, unread: dict[int, DamagedFile]
     ) -> int:
         """Do the tasks that nobody has locked; how many parts that were. Shards that cannot be read are noted."""
         locks: dict[JobTask, FileLock] = {}
@@ -353,15 +352,15 @@ class EmbeddingJob:
         return summary
 
 
-def _describe_unread(unread: dict[int, DamagedTar], count: int, folder: Path) -> DamagedTar:
-    """The error for tars that could not be read to their end, by their number."""
+def _describe_unread(unread: dict[int, DamagedFile], count: int, folder: Path) -> DamagedFile:
+    """The error for files that could not be read to their end, by their number."""
     problems = [str(unread[shard]) for shard in sorted(unread)]
     advice = "Run this again, which goes on with them"
-    if not all(isinstance(problem, UnreachableTar) for problem in unread.values()):
-        advice = "Copy or download them again; a tar that has changed needs a new destination"
-    return DamagedTar(
-        f"{len(unread):,} of {counted(count, 'tar')} could not be read to the end. {' '.join(problems[:3])} What else "
-        f"could be embedded is in {folder}. {advice}."
+    if not all(isinstance(problem, UnreachableFile) for problem in unread.values()):
+        advice = "Copy or download them again; a source that has changed needs a new destination"
+    return DamagedFile(
+        f"{len(unread):,} of {counted(count, 'file')} could not be read to the end. {' '.join(problems[:3])} The "
+        f"parts of the others are in {folder}. {advice}."
     )
 
 

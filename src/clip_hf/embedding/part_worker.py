@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.row_shards import image_name
-from ..data.skips import SkippedRow, stop_if_exhausted
-from ..data.tars import DamagedTar
+from ..data.skips import DamagedFile, SkippedRow, stop_if_exhausted
 from ..data.texts import find_caption_problem
 from ..model.image_reading_clip_hf import IMAGE_FORMATS, fetch_file
 from .dual_encoder import DualEncoder
@@ -41,7 +40,7 @@ class PartEnd:
 
     name: PartName
     is_last: bool
-    problem: DamagedTar | None = None
+    problem: DamagedFile | None = None
 
 
 Batch = tuple[PartName, list[PartRow]]
@@ -53,12 +52,12 @@ def part_batches(
     """Divide the rows of a shard (number, image, captions) into parts and batches, by their numbers alone.
 
     The rows are those of the part `first` and of what follows it. A shard without rows has one empty part. The rows
-    of a tar that cannot be read to its end make whole parts, as far as they reach.
+    of a file that cannot be read to its end make whole parts, as far as they reach.
     """
     part = first
     try:
         row = next(rows, None)
-    except DamagedTar as error:
+    except DamagedFile as error:
         yield PartEnd(PartName(shard, part), False, error)
         return
     while True:
@@ -70,7 +69,7 @@ def part_batches(
                 count += 1
                 try:
                     row = next(rows, None)
-                except DamagedTar as error:
+                except DamagedFile as error:
                     yield PartEnd(name, False, error)
                     return
             yield name, batch
@@ -108,7 +107,7 @@ class PartWorker:
     ):
         self.encoder, self.folder, self.images, self.texts = encoder, folder, images, texts
         self.dtype, self.num_threads, self.progress = np.dtype(dtype), num_threads, progress
-        self.unread: dict[int, DamagedTar] = {}
+        self.unread: dict[int, DamagedFile] = {}
 
     def embed(self, batches: Iterable[Batch | PartEnd]) -> Iterator[tuple[PartName, PartContent]]:
         """The content of each part. `batches` is read ahead of the model, across the ends of parts."""
