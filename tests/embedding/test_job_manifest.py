@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from job_inputs import ENCODING, SMALL, files_in
+from job_inputs import ENCODING, SMALL, files_in, sources
 
 from clip_hf.embedding import (
     EmbeddingJob,
     EmbeddingOptions,
+    RowColumns,
     dual_encoder,
     embed,
     embedding_job,
@@ -145,6 +146,33 @@ def test_sources_that_hold_nothing_to_embed_are_refused(encoder, photos, tmp_pat
         with pytest.raises(ValueError, match=message):
             EmbeddingJob(encoder, source, tmp_path / "out", options, ENCODING)
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+KINDS = ["folder", "table", "list", "paths", "tar", "saved", "memory", "parquet"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        (
+            {"image_column": "imgae"},
+            "no column 'imgae'.* (it has|end in) .*image|has n.* columns.* `image_column` out",
+        ),
+        (
+            {"caption_column": "cap"},
+            "no column 'cap'.* (it has|end in) .*caption|has n.* columns.* `caption_column` out",
+        ),
+        ({"split": "tarin"}, "there is no .tarin.|no split `tarin`; it has train"),
+        ({"image_root": "nowhere"}, r"`image_root` \(--image-root\) is 'nowhere', which is no folder"),
+    ],
+)
+def test_misspelt_columns_are_said_before_anything_is_written(columns, message, kind, encoder, photos, tmp_path):
+    data = photos if kind == "folder" else sources(tmp_path / "data")[kind]
+    options = replace(SMALL, columns=RowColumns(**columns))
+    with pytest.raises(ValueError, match=message):
+        EmbeddingJob(encoder, data, tmp_path / "out", options, ENCODING)
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------- what decides the numbers
@@ -284,7 +312,7 @@ def test_lists_of_two_jobs_that_begin_at_once_are_not_mixed(photos, tmp_path):
 
     def begin():
         try:
-            job_manifest.write_list(tmp_path / "out", [photos / "01.png"])
+            job_manifest.write_list(tmp_path / "out", [photos / "01.png"], SMALL)
         except ValueError as error:
             failures.append(error)
 

@@ -229,8 +229,8 @@ MUTATIONS = [
     Mutation(
         "parts are embedded whoever has their lock",
         "embedding/embedding_job.py",
-        "            except Timeout:\n                continue\n",
-        "            except Timeout:\n                pass\n",
+        "                progress.leave(self._rows_of([task]))\n                continue\n",
+        "                progress.leave(self._rows_of([task]))\n",
         "embedding/test_embedding_job.py -k locked",
     ),
     Mutation(

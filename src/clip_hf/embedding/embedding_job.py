@@ -28,6 +28,7 @@ from .job_manifest import (
     absolute_source,
     check_claim,
     check_destination,
+    check_image_root,
     claim_folder,
     describe_job,
     find_folder,
@@ -83,9 +84,10 @@ class EmbeddingJob:
     ):
         self.encoder, self.folder = encoder, find_folder(destination)
         self.options, self.encoding = options or EmbeddingOptions(), encoding or EncodingOptions()
-        check_destination(self.folder, source)
-        source = write_list(self.folder, source)
         opt = self.options
+        check_destination(self.folder, source)
+        check_image_root(opt.columns.image_root)
+        source = write_list(self.folder, source, opt)
         self.images = opt.modalities != "texts"
         needs_texts = opt.modalities in ("texts", "both")
         self.source = shard_rows(
