@@ -63,4 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--ray", type=int, metavar="N", help="run N workers on a Ray cluster (RAY_ADDRESS; default: this machine)"
     )
+    work.add_argument("--ray-cpus", type=float, metavar="N", help="processors of each of these workers (default: 1)")
+    work.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs of each, 0.5 for a half (default: 0)")
     add_skip_argument(add_image_arguments(parser))

@@ -20,7 +20,6 @@ from several_processes import torchrun
 from tiny_models import make_tiny_model
 
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "launch" / "embed_slurm.sh"
 ROWS = 40
 SMALL = ("--rows-per-part", "8", "--batch-size", "4", "--num-threads", "2")
 
@@ -95,15 +94,11 @@ def test_a_share_that_is_none_is_refused(shard, folder, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_shares_of_an_array_make_up_the_whole(folder, tmp_path, capsys):
-    """SLURM's script, as each job of an array runs it."""
-    line = SCRIPT.read_text().partition("exec python -m clip_hf ")[2].replace("\\\n", " ")
+def test_shares_make_up_the_whole(folder, tmp_path, capsys):
     for task in "01":
-        command = line.replace('"$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"', f"{task}/2")
-        command = command.replace('"${SLURM_CPUS_PER_TASK:-8}"', "2")
-        command = command.replace('"$@"', f"{folder}/model {folder}/photos {tmp_path}/out --rows-per-part 8")
-        assert main(command.split()) == 0
-        assert ("2 parts of other shares are missing" in capsys.readouterr().out) == (task == "0")
+        arguments = ["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/out", *SMALL, "--shard", f"{task}/2"]
+        assert main(arguments) == 0
+        assert ("of other shares are missing" in capsys.readouterr().out) == (task == "0")
     assert read_embeddings(tmp_path / "out").summary["rows"] == ROWS
 
 

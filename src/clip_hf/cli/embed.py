@@ -32,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     logging.disable_progress_bar()
     wanted, device = embedding_options(options), check_encoder_options(options.runtime, options.dtype, options.device)
     loading = {"runtime": options.runtime, "dtype": options.dtype, "device": device}
+    if options.ray is None and (options.ray_cpus, options.ray_gpus) != (None, None):
+        raise ValueError("--ray-cpus and --ray-gpus are for workers on Ray: say how many with --ray.")
     if options.ray is not None:
         source = _paths_on_stdin(True) if options.source == "-" else options.source
         summary = ray.embed(
@@ -39,9 +41,12 @@ def run(options: argparse.Namespace) -> int:
             source,
             options.destination,
             num_workers=options.ray,
+            num_cpus=1 if options.ray_cpus is None else options.ray_cpus,
+            num_gpus=options.ray_gpus or 0,
             options=wanted,
             encoding=_encoding_options(options, None),
-            loading={**loading, "image_options": image_options(options)},
+            image_options=image_options(options),
+            **loading,
         )
         print(describe(summary, options.destination))
         return 0
@@ -78,6 +83,8 @@ def embedding_options(options: argparse.Namespace) -> EmbeddingOptions:
 
 def _encoding_options(options: argparse.Namespace, accelerator) -> EncodingOptions:
     threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
+    if options.ray is not None and options.num_threads is None:
+        threads = {"num_threads": int(max(1, min(8, options.ray_cpus or 1)))}  # those of the worker
     return EncodingOptions(
         batch_size=options.batch_size, accelerator=accelerator, max_skipped_share=options.max_skipped_share, **threads
     )
