@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from clip_hf.data import built_in_datasets, openmoji
+from clip_hf.data import built_in_datasets, data_sources, openmoji
 
 
 SIZE = 8  # pixels of a crop
@@ -66,6 +66,21 @@ def write_parquet(folder: Path, rows: list[dict[str, Any]], num_shards: int = 1)
     for shard in range(num_shards):
         whole.shard(num_shards, shard).to_parquet(folder / f"train-{shard:05d}.parquet", batch_size=5)
     return str(folder / "*.parquet")
+
+
+def as_stream(pattern: str, monkeypatch) -> str:
+    """The name of a dataset on the hub, whose only part is the Parquet files of a pattern."""
+    load = datasets.load_dataset
+    monkeypatch.setattr(data_sources, "check_hub", lambda *arguments: None)
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *arguments: ["train"])
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda name, config, split, streaming: load(
+            "parquet", data_files={"train": pattern}, split=split, streaming=streaming
+        ),
+    )
+    return "owner/name"
 
 
 def write_tar(path: Path, samples: list[dict[str, bytes]]) -> str:

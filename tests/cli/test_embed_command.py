@@ -58,7 +58,8 @@ def test_paths_come_from_standard_input(folder, tmp_path, monkeypatch, capsys):
     lines = f"{folder}/photos/00.png\n{tmp_path}/bad.png\n{folder}/photos/01.png\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     assert main(["embed", f"{folder}/model", "-", f"{tmp_path}/out", *SMALL, "--images"]) == 0
-    assert "Left out: 1 file truncated; " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Left out: 1 file truncated; {tmp_path}/out/bad lists them.\n  row 1, {tmp_path}/bad.png: " in said
     (part,) = read_embeddings(tmp_path / "out")
     assert part.rows["name"].to_pylist() == [f"{folder}/photos/00.png", f"{folder}/photos/01.png"]
 

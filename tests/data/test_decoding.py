@@ -152,13 +152,37 @@ def test_the_path_of_a_pipe_is_named_once(tmp_path):
     assert problem.message.endswith(f"row 7 ({tmp_path}/a.png) cannot be used: it is a pipe or device, not a file.")
 
 
-def test_a_shortage_of_the_process_is_no_fault_of_the_image(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EMFILE, "Raise the limit (`ulimit -n`)"),
+        (errno.ENOMEM, "Use fewer threads"),
+        (errno.EIO, "Check the disk"),
+        (errno.ESTALE, "Mount the network drive anew"),
+        (errno.ENOSPC, "Make room on the disk, and run again"),
+        (errno.EDQUOT, "Make room on the disk"),
+    ],
+)
+def test_a_shortage_of_the_machine_is_no_fault_of_the_image(number, advice, tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(encoded(image_of(0)))
 
     def short(*arguments, **keywords):
-        raise OSError(errno.EMFILE, "Too many open files")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "open", short)
-    with pytest.raises(OSError, match="Too many open files: the image of row 7 could not be read") as caught:
+    message = (
+        f"{os.strerror(number)}: the image of row 7 could not be read, which says nothing about the data. {advice}"
+    )
+    with pytest.raises(OSError, match=re.escape(message)) as caught:
         ImageReader(processor_of()).read(str(tmp_path / "a.png"), "row 7", random.Random(0))
-    assert caught.value.errno == errno.EMFILE
+    assert caught.value.errno == number
+
+
+def test_an_error_of_a_server_is_no_fault_of_the_machine(monkeypatch):
+    """`s3fs` and others give all errors of their servers a number of this machine's."""
+
+    def fail(*arguments, **keywords):
+        raise OSError(errno.EIO, "SlowDown") from RuntimeError("SlowDown")
+
+    monkeypatch.setattr("fsspec.open", fail)
+    assert ImageReader(processor_of()).read("s3://bucket/a.png", "row 7", None).kind == "file cannot be read"

@@ -4,6 +4,7 @@
 
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import datasets
@@ -11,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clip_hf.data import data_sources
 from clip_hf.data.row_shards import RowColumns, image_name, read_list, shard_rows
 from clip_hf.model.image_reading_clip_hf import REFUSED, UnreadableImage, fetch_file, open_image
-from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, write_parquet, write_tar
+from pair_data import as_stream, caption_of, dataset_of, encoded, image_of, rows_of, write_parquet, write_tar
 
 
 ROWS = 13
@@ -44,17 +44,7 @@ def make_source(kind: str, folder: Path, monkeypatch) -> str:
     if kind == "dataset":
         dataset_of(rows_of(range(ROWS))).save_to_disk(str(folder / "saved"))
         return str(folder / "saved")
-    load = datasets.load_dataset
-    monkeypatch.setattr(data_sources, "check_hub", lambda *arguments: None)
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *arguments: ["train"])
-    monkeypatch.setattr(
-        datasets,
-        "load_dataset",
-        lambda name, config, split, streaming: load(
-            "parquet", data_files={"train": pattern}, split=split, streaming=streaming
-        ),
-    )
-    return "owner/name"
+    return as_stream(pattern, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,7 +60,7 @@ def test_any_range_of_any_source_can_be_read(kind, tmp_path, monkeypatch, own_ca
         assert [row["caption"] for rows in whole for row in rows] == [caption_of(number) for number in range(ROWS)]
     for shard, rows in zip(found.shards, whole, strict=True):
         assert shard.num_rows == (None if kind in ("tar", "stream") else len(rows))
-        for start, stop in ((0, 3), (3, 5), (5, None), (2, 4), (len(rows) - 1, len(rows)), (1, 1)):
+        for start, stop in ((0, 3), (3, 5), (5, None), (2, 4), (1, 3), (len(rows) - 1, len(rows)), (1, 1)):
             assert list(shard.read(start, stop)) == rows[start:stop]
 
 
@@ -79,7 +69,6 @@ def test_a_fingerprint_is_that_of_the_rows_and_not_of_their_place(kind, tmp_path
     source = make_source(kind, tmp_path / "data", monkeypatch)
     before = shard_rows(source, RowColumns()).fingerprint
     assert shard_rows(source, RowColumns()).fingerprint == before
-    assert kind == "list" or shard_rows(source, RowColumns(caption_column="other")).fingerprint != before
     shutil.copytree(tmp_path / "data", tmp_path / "elsewhere")
     moved = source.replace(str(tmp_path / "data"), str(tmp_path / "elsewhere"))
     assert shard_rows(moved, RowColumns()).fingerprint == before
@@ -155,13 +144,11 @@ def test_what_is_needed_must_be_there(tmp_path, monkeypatch):
     table = make_source("table", tmp_path / "data", monkeypatch)
     with pytest.raises(ValueError, match="no column 'photo'"):
         shard_rows(table, RowColumns(image_column="photo"))
-    shard_rows(table, RowColumns(image_column="photo"), images=False)
-    with pytest.raises(ValueError, match="no column 'text'"):
-        shard_rows(table, RowColumns(caption_column="text"), captions=True)
-    assert not shard_rows(table, RowColumns(caption_column="text")).has_captions
-    tar = make_source("tar", tmp_path / "tars", monkeypatch)
-    with pytest.raises(ValueError, match="no column 'text'"):
-        shard_rows(tar, RowColumns(caption_column="text"), captions=True)
+    only_images = tmp_path / "data" / "images.csv"
+    only_images.write_text("image\n00.png\n")
+    with pytest.raises(ValueError, match="no column 'caption'"):
+        shard_rows(only_images, RowColumns(), captions=True)
+    assert not shard_rows(only_images, RowColumns()).has_captions
     with pytest.raises(ValueError, match="has no splits, so there is no `test`"):
         shard_rows(table, RowColumns(split="test"))
     with pytest.raises(ValueError, match="There is no file"):
@@ -207,3 +194,89 @@ def test_the_bytes_of_a_file_are_those_that_are_decoded(tmp_path):
     for source in (str(tmp_path), "/dev/null", "ftp://x/y.png"):
         with pytest.raises(UnreadableImage):
             fetch_file(source)
+
+
+COLUMNS = {
+    "table": "no column 'imgae'; it has 'image', 'caption'. Did you mean 'image'",
+    "parquet": "no column 'imgae'; it has 'image', 'caption'. Did you mean 'image'",
+    "dataset": "no column 'imgae'; it has 'image', 'caption'. Did you mean 'image'",
+    "stream": "no column 'imgae'; it has 'image', 'caption'. Did you mean 'image'",
+    "tar": "no column 'imgae' in its first samples: their members end in .png, .txt. Name the ending",
+    "folder": "The folder of images .*data has no columns, so there is no column 'imgae'; leave `image_column` out",
+    "list": "The list .*list.txt has no columns, so there is no column 'imgae'; leave `image_column` out",
+}
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_misspelt_column_is_an_error_at_the_start(kind, is_needed, tmp_path, monkeypatch, own_cache):
+    """Also where nothing needs the column: what was named is meant."""
+    source = make_source(kind, tmp_path / "data", monkeypatch)
+    with pytest.raises(ValueError, match=COLUMNS[kind]):
+        shard_rows(source, RowColumns(image_column="imgae"), images=is_needed)
+    message = COLUMNS[kind].replace("imgae", "captoin").replace("mean 'image'", "mean 'caption'")
+    with pytest.raises(ValueError, match=message.replace("image_column", "caption_column")):
+        shard_rows(source, RowColumns(caption_column="captoin"), captions=is_needed and kind not in ("list", "folder"))
+
+
+def test_near_names_of_a_tar_are_endings_and_fields(tmp_path):
+    fields = b'{"recaption": "a"}'
+    tar = write_tar(tmp_path / "a.tar", [{"input.png": encoded(image_of(0)), "json": fields}])
+    for columns, near in (({"image_column": "inputs"}, "input"), ({"caption_column": "recapton"}, "recaption")):
+        with pytest.raises(ValueError, match=f"Did you mean '{near}'"):
+            shard_rows(tar, RowColumns(**columns))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_whole_parts_are_read(kind, tmp_path, monkeypatch, own_cache):
+    """A slice would be the whole, in silence."""
+    source = make_source(kind, tmp_path / "data", monkeypatch)
+    assert shard_rows(source, RowColumns(split="train")).fingerprint
+    for split in ("train[:10%]", "train+train"):
+        with pytest.raises(ValueError, match="whole parts are read here, not slices or sums: name one of train"):
+            shard_rows(source, RowColumns(split=split))
+    with pytest.raises(ValueError, match="no split `test`|there is no `test`"):
+        shard_rows(source, RowColumns(split="test"))
+
+
+def test_columns_are_names(tmp_path):
+    for values, message in (
+        ({"image_column": ""}, "`image_column` is ''"),
+        ({"caption_column": 3}, "`caption_column` is 3; it must be the name"),
+        ({"image_column": "text", "caption_column": "text"}, "are both 'text'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RowColumns(**values)
+
+
+def test_lists_of_paths_from_any_editor(tmp_path):
+    names = [" a b.png", "ü.png", "x\u2028y.png", "c.png", "https://example.org/a b.png"]
+    text = "\ufeff" + "\r\n\n  \r\n".join(names) + "\n\ufeff\n"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert read_list(tmp_path / "a.txt") == names
+    (shard,) = shard_rows(tmp_path / "a.txt", RowColumns()).shards
+    places = [row["image"]["path"] for row in shard.read(0, None)]
+    assert places == [f"{tmp_path}/{name}" for name in names[:-1]] + names[-1:]
+    for encoding in ("utf-16", "utf-16-be"):
+        (tmp_path / "b.txt").write_bytes(("\ufeff" * (encoding == "utf-16-be") + "a.png\nb.png\n").encode(encoding))
+        with pytest.raises(ValueError, match="b.txt is in UTF-16; save it as UTF-8"):
+            read_list(tmp_path / "b.txt")
+    (tmp_path / "c.txt").write_text("\ufeff\n \n")
+    with pytest.raises(ValueError, match="is empty"):
+        shard_rows(tmp_path / "c.txt", RowColumns())
+
+
+def test_a_hundred_thousand_paths_take_no_time(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"folder/{number}.png\n" for number in range(100_000)))
+    started = time.process_time()
+    (shard,) = shard_rows(tmp_path / "a.txt", RowColumns()).shards
+    (last,) = shard.read(99_999, None)
+    assert last["image"]["path"] == f"{tmp_path}/folder/99999.png" and time.process_time() - started < 5
+
+
+def test_a_stream_without_rows_or_columns_is_empty(tmp_path, monkeypatch, own_cache):
+    source = make_source("stream", tmp_path / "data", monkeypatch)
+    empty = datasets.IterableDataset.from_generator(lambda: iter(()))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **keywords: empty)
+    with pytest.raises(ValueError, match="The source owner/name is empty: it has no rows"):
+        shard_rows(source, RowColumns())

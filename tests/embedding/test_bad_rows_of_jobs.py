@@ -22,7 +22,12 @@ from clip_hf.embedding import (
     read_embeddings,
 )
 from encoding_inputs import quiet
-from pair_data import caption_of, encoded, image_of, write_tar
+from pair_data import (
+    caption_of,
+    encoded,
+    image_of,
+    write_tar,
+)
 
 
 def test_bad_rows_are_left_out_and_listed(encoder, damaged, tmp_path):
@@ -70,17 +75,6 @@ def test_rows_whose_location_was_refused_are_tried_again_only_by_retry_bad(encod
             embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=EmbeddingOptions(columns=columns))
     retry = EmbeddingOptions(columns=rooted, retry_bad=True)
     assert embed(encoder, tmp_path / "table" / "a.csv", tmp_path / "out", options=retry).rows == 3
-
-
-def test_what_follows_damage_in_a_tar_is_one_bad_row(encoder, tmp_path):
-    samples = [{"png": encoded(image_of(n)), "txt": caption_of(n).encode()} for n in range(ROWS)]
-    write_tar(tmp_path / "a.tar", samples)
-    data = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(data[: len(data) // 2 + 100])
-    summary = embed(
-        encoder, tmp_path / "a.tar", tmp_path / "out", options=SMALL, encoding=quiet(max_skipped_share=0.5)
-    )
-    assert summary.bad == {"file damaged": 1} and 5 < summary.rows < ROWS
 
 
 def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photos, tmp_path):

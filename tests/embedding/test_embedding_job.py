@@ -337,8 +337,28 @@ def test_a_source_that_lost_rows_meanwhile_is_an_error(encoder, tmp_path):
     data = sources(tmp_path / "data")["table"]
     job = EmbeddingJob(encoder, data, tmp_path / "out", SMALL, ENCODING)
     data.write_text("".join(data.read_text().splitlines(keepends=True)[:12]))
-    with pytest.raises(ValueError, match="table.csv has only 11 rows now; it had 22"):
+    with pytest.raises(ValueError, match="table.csv has changed since its rows were counted"):
         job.run()
+
+
+def test_progress_expects_only_what_other_processes_leave(encoder, photos, tmp_path, capsys, monkeypatch):
+    job = EmbeddingJob(encoder, photos, tmp_path / "out", SMALL, EncodingOptions(batch_size=4, num_threads=1))
+    done = EmbeddingJob(encoder, photos, tmp_path / "out", SMALL, ENCODING)
+    lock = FileLock(tmp_path / "out" / "locks" / "part-00000-00001.lock")
+    claimed = job._claimed
+
+    def claim(*arguments):
+        monkeypatch.undo()  # the first time only
+        done.do(done.tasks()[:1])  # after the job has looked what is missing
+        with lock:
+            yield from claimed(*arguments)
+
+    monkeypatch.setattr(job, "_claimed", claim)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(embedding_job.JobProgress.__init__.__globals__, "_SECONDS_PER_LINE", 0.0)
+        job.do(job.tasks())
+    said = capsys.readouterr().err
+    assert "embed: 6 of 6 rows, " in said and "embed: 14 of 14 rows, " in said
 
 
 def test_progress_says_where_the_time_went(encoder, photos, tmp_path, capsys, monkeypatch):
@@ -347,5 +367,5 @@ def test_progress_says_where_the_time_went(encoder, photos, tmp_path, capsys, mo
     encoding = EncodingOptions(batch_size=4, num_threads=2)
     summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=encoding)
     said = capsys.readouterr().err
-    assert "embed: 22 of 22 rows, 0 bad; " in said and "rows/s; model " in said
+    assert "embed: 22 of 22 rows, 0 bad; " in said and "rows/s; model " in said and "% preparing" in said
     assert 0 < summary.timing.model < 1 and 0 < summary.timing.preparing < 1 and 0 < summary.timing.reading < 1

@@ -229,8 +229,8 @@ MUTATIONS = [
     Mutation(
         "parts are embedded whoever has their lock",
         "embedding/embedding_job.py",
-        "            except Timeout:\n                continue\n",
-        "            except Timeout:\n                pass\n",
+        "                progress.leave(self._rows_of([task]))\n                continue\n",
+        "                progress.leave(self._rows_of([task]))\n",
         "embedding/test_embedding_job.py -k locked",
     ),
     Mutation(
@@ -253,20 +253,6 @@ MUTATIONS = [
         'if os.path.join(os.path.realpath(folder), "").startswith(os.path.join(os.path.realpath(source), "")):',
         "if os.path.realpath(folder) == os.path.realpath(source):",
         "embedding/test_job_manifest.py -k harm",
-    ),
-    Mutation(
-        "rows before a row group skipped twice",
-        "data/row_shards.py",
-        "skipped = start - first if skipped is None else skipped",
-        "skipped = start",
-        "data/test_row_shards.py",
-    ),
-    Mutation(
-        "tables read from where the last range ended",
-        "data/row_shards.py",
-        "if self._rows is None or start < self._next:",
-        "if self._rows is None:",
-        "data/test_row_shards.py",
     ),
     Mutation(
         "a table of the same size taken for the same",
@@ -302,13 +288,6 @@ MUTATIONS = [
         "replace(problem, name=row.image)",
         "problem",
         "embedding/test_bad_rows_of_jobs.py -k with_their_image",
-    ),
-    Mutation(
-        "too many open files counted as a bad image",
-        "data/skips.py",
-        "if isinstance(each, OSError) and each.errno in _SHORTAGES:",
-        "if False:",
-        "data/test_decoding.py -k shortage",
     ),
     Mutation(
         "parts of another size count",

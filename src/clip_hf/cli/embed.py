@@ -18,7 +18,8 @@ from ..embedding import (
     ray,
 )
 from ..embedding.embedding_job import load_job_encoder
-from ..embedding.job_summary import refused_hint
+from ..embedding.job_manifest import find_folder
+from ..embedding.job_summary import first_bad_rows, refused_hint
 from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
 from ..utils.wording import counted
@@ -114,6 +115,7 @@ def describe(summary: EmbeddingSummary, destination: str) -> str:
     if summary.bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.bad.items())
         lines.append(f"Left out: {kinds}; {destination}/bad lists them.{refused_hint(summary)}")
+        lines += (f"  {line}" for line in first_bad_rows(find_folder(destination)))
     if not summary.is_complete:
         lines.append(f"{counted(summary.missing, 'part')} of other shares are missing; this share is done.")
     if summary.timing is not None:

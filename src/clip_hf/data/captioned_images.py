@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import stamp_of
+from .generated_datasets import generate_dataset
 from .image_folders import contiguous_parts, folder_rows, images_in
 from .image_text import check_columns, undecoded_images
 from .pair_options import PairOptions, row_columns
@@ -128,23 +129,34 @@ def _load(source: str, split: str | None, streaming: bool, options: PairOptions)
 def _read(source: DataSource | HubSource, split: str | None, streaming: bool, options: PairOptions) -> Data:
     """The rows of one source that `split` names."""
     if isinstance(source, HubSource):
-        return read_pairs(source.rows(split or "train"), options, streaming)
+        return read_pairs(source.rows(split or "train"), options, streaming, go_on=True)
     if split is None:
         if source.whole is not None:
-            return read_pairs(source.whole, options, streaming)
+            return read_pairs(source.whole, options, streaming, go_on=True)
         split = "train"
     split = parts_in(split, source.location, source.part_names)
     if streaming and split not in (*source.part_names, "train"):
         # A stream cannot be sliced without reading it to its end.
         raise ValueError(f"`split` is {split!r}, but streams have no slices: leave `streaming` out, or name a part.")
-    return read_parts(split, lambda part: read_pairs(source.rows(part), options, streaming))
+    return read_parts(split, lambda part: read_pairs(source.rows(part), options, streaming, go_on=True))
 
 
 # ------------------------------------------------------------------------------------------------- rows of one source
 
 
-def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Data:
-    """Read rows as captioned images; ValueError if they cannot be read, are none, or lack a column of `options`."""
+def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False, go_on: bool = False) -> Data:
+    """Read rows as captioned images.
+
+    Args:
+        rows ([`Rows`]): Where they are.
+        options ([`PairOptions`]): Names the columns.
+        streaming (`bool`, *optional*, defaults to `False`): Whether to read the rows in sequence.
+        go_on (`bool`, *optional*, defaults to `False`): Whether the rest of a damaged tar is one row that cannot be
+            used, as in training; else it is an error. A stream says itself what becomes of it.
+
+    Raises:
+        ValueError: if the rows cannot be read, are none, or lack a column of `options`.
+    """
     if rows.kind in ("dataset", "parquet"):
         return rows.read_dataset(lambda data: options.image_column, options.image_root, streaming)
     roles = row_columns(options)
@@ -160,8 +172,13 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False) -> Dat
         check_tars(files, roles, options.image_limits)
         # `datasets` makes a shard of each item of a list; what reads all tars at once gets a tuple.
         tars = files if streaming else tuple(files)
-        arguments = {"tars": tars, "limits": options.image_limits, "whole": not streaming, **shared}
-        return _from_rows(tar_rows, arguments, streaming)
+        arguments = {
+            "tars": tars,
+            "limits": options.image_limits,
+            "whole": not streaming,
+            "go_on": go_on and not streaming,
+        }
+        return _from_rows(tar_rows, {**arguments, **shared}, streaming)
     for file in files:
         columns = table_columns([file])
         if not columns:
@@ -200,12 +217,7 @@ def _typed(arguments: dict[str, Any], in_memory: bool) -> datasets.Dataset:
     features = datasets.Features({name: kinds.get(role, text) for name, role in arguments["roles"].items()})
     if in_memory:
         return datasets.Dataset.from_list(list(_typed_rows(**arguments)), features=features)
-    try:
-        return datasets.Dataset.from_generator(_typed_rows, features=features, gen_kwargs=arguments)
-    except datasets.exceptions.DatasetGenerationError as error:
-        if isinstance(error.__cause__, ValueError | _ListFound):
-            raise error.__cause__ from None  # which names the line
-        raise
+    return generate_dataset(_typed_rows, features, arguments)
 
 
 def _typed_rows(read: Callable, as_list: bool, roles: dict[str, str], **arguments) -> Iterator[dict[str, Any]]:

@@ -147,9 +147,7 @@ def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
 def _kind_of(error: Exception) -> str:
     if isinstance(error, UnreadableImage):
         return error.kind
-    if isinstance(error, TypeError):
-        return "not an image"
-    return "image too large" if isinstance(error, MemoryError) else "file damaged"
+    return "not an image" if isinstance(error, TypeError) else "file damaged"
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..model.image_reading_clip_hf import check_scheme
 from ..utils.json_files import check_regular
 from ..utils.wording import counted, listed
-from .image_folders import is_hidden
+from .image_folders import is_hidden, walk
 from .parts import table_part
 
 
@@ -143,10 +143,12 @@ def data_files(folder: Path) -> list[str]:
     Hidden files are left out, and metadata that img2dataset writes beside its tars or folders of pictures.
     """
     by_ending: dict[str, list[str]] = {ending: [] for ending in SHARDS}
-    for path in folder.rglob("*"):
-        ending = path.suffix.lower()
-        if ending in by_ending and path.is_file() and not any(map(is_hidden, path.relative_to(folder).parts)):
-            by_ending[ending].append(str(path))
+    for parent, folders, names in walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for path in (Path(parent, name) for name in names if not is_hidden(name)):
+            ending = path.suffix.lower()
+            if ending in by_ending and path.is_file():
+                by_ending[ending].append(str(path))
     all_files = sorted(file for files in by_ending.values() for file in files)
     kept = without_metadata(all_files)
     # And what img2dataset writes beside a folder of pictures `00000`: `00000.parquet`.

@@ -13,7 +13,8 @@ from transformers.utils import logging
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.wording import counted
 from .locations import stored_image
-from .texts import decode_text
+from .skips import stop_if_exhausted
+from .texts import MOST_TEXT_BYTES, decode_text, unreadable_caption
 
 
 logger = logging.get_logger(__name__)
@@ -29,10 +30,23 @@ def is_hidden(name: str) -> bool:
 def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The images of each list of paths, with the text of the `.txt` beside each, if there is one."""
     for path in (path for part in parts for path in part):
-        text = Path(path).with_suffix(".txt")
-        caption = decode_text(text.read_bytes()) if text.is_file() else None
-        values = {"image": stored_image(path), "caption": caption}
+        values = {"image": stored_image(path), "caption": _read_caption(Path(path).with_suffix(".txt"))}
         yield {column: values.get(role) for column, role in roles.items()}
+
+
+def _read_caption(path: Path) -> str | bytes | None:
+    """The text of a file; None if there is none; where it cannot be read, what says so."""
+    try:
+        if not path.is_file():
+            return None
+        with open(path, "rb") as file:
+            data = file.read(MOST_TEXT_BYTES + 1)
+    except OSError as error:
+        stop_if_exhausted(error, f"the text {path}")
+        return unreadable_caption(f"of {path.name}, which cannot be opened: {error.strerror}")
+    if len(data) > MOST_TEXT_BYTES:
+        return unreadable_caption(f"of {path.name}, which has more than {MOST_TEXT_BYTES:,} bytes")
+    return decode_text(data)
 
 
 def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
@@ -78,8 +92,19 @@ def contiguous_parts(items: Sequence[Any], count: int) -> list[list[Any]]:
     return [list(items[part * len(items) // count : (part + 1) * len(items) // count]) for part in range(count)]
 
 
+def walk(folder: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As `os.walk`, but a folder that cannot be read is an `OSError`: it is not empty."""
+
+    def refuse(error: OSError) -> None:
+        raise OSError(
+            error.errno, f"{error.strerror}: the folder {error.filename} cannot be read, so its files are unknown"
+        ) from error
+
+    return os.walk(folder, onerror=refuse)
+
+
 def _files_below(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (Path(parent, name) for name in names if not is_hidden(name))
 

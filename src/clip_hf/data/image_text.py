@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from torch.utils.data import Dataset
 from transformers.utils import logging
 
+from ..model.checks_clip_hf import did_you_mean
 from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, open_image
 from .decoding import ImageReader, skipped_image
 from .locations import may_have_paths, undecoded
@@ -40,8 +41,8 @@ def check_column(column_names: Sequence[str], column: str, content: str, option:
         # pandas writes its index as a column without a name.
         shown = ", ".join(repr(name) if name else "'' (no name)" for name in column_names)
         raise ValueError(
-            f"The dataset has no column {column!r}; it has {shown}. Name the one that holds the {content} "
-            f"(`{option}`)."
+            f"The dataset has no column {column!r}; it has {shown}.{did_you_mean(column, column_names)} Name the one "
+            f"that holds the {content} (`{option}`)."
         )
 
 

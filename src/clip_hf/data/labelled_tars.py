@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .file_patterns import stamp_of
+from .generated_datasets import generate_dataset
 from .tables import PEEKED_ROWS
 from .tars import TarSample, all_samples, is_image
 from .texts import is_utf8
@@ -33,7 +34,7 @@ def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets
     on the columns. What a sample lacks, or has of another type, is None.
 
     Raises:
-        ValueError: if no tar can be read.
+        ValueError: if a tar cannot be read to its end.
     """
     first = list(itertools.islice(all_samples(tars, _is_wanted, limits), PEEKED_ROWS))
     images = {ending for sample in first if (ending := sample.image("image")) is not None}
@@ -46,7 +47,7 @@ def read_tars(tars: list[str], limits: ImageLimits = DEFAULT_LIMITS) -> datasets
     if not first:
         return datasets.Dataset.from_dict({image_column: []}, features=features)
     arguments = {"tars": tuple(tars), "types": types, "image_column": image_column, "limits": limits}
-    return datasets.Dataset.from_generator(_rows, features=features, gen_kwargs={**arguments, "stamp": stamp_of(tars)})
+    return generate_dataset(_rows, features, {**arguments, "stamp": stamp_of(tars)})
 
 
 def _is_wanted(ending: str) -> bool:

@@ -2,12 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The places of images that columns name: every path in data goes through `ImagePlaces`."""
 
-import contextlib
 import functools
 import itertools
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +18,8 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme, refused_location
 from ..utils.json_files import check_regular
+from .generated_datasets import raising_causes
+from .parquet_files import check_content, common_columns
 from .texts import escaped, is_utf8
 
 
@@ -152,10 +152,17 @@ def load_parquet(
 ) -> Any:
     """The rows of Parquet files, with paths in the column `image_column_of(data)` relative to their file's folder."""
 
-    def load(files: Sequence[str]) -> Any:
-        return datasets.load_dataset("parquet", data_files={"part": list(files)}, split="part", streaming=streaming)
+    columns = common_columns(files)
 
-    _check_names(files[0])
+    def load(files: Sequence[str]) -> Any:
+        keywords = {"data_files": {"part": list(files)}, "split": "part", "streaming": streaming}
+        try:
+            with raising_causes():
+                return datasets.load_dataset("parquet", columns=columns, **keywords)
+        except (pa.ArrowException, OSError):
+            check_content(files)
+            raise
+
     if image_column_of is None:
         return load(files)
     if not streaming:
@@ -168,15 +175,6 @@ def load_parquet(
     by_folder = [(folder, load(list(group))) for folder, group in itertools.groupby(files, os.path.dirname)]
     located = [with_locations(data, image_column_of(data), folder, root) for folder, data in by_folder]
     return located[0] if len(located) == 1 else datasets.concatenate_datasets(located)
-
-
-def _check_names(file: str) -> None:
-    """Raise a `ValueError` if a Parquet file has two columns of one name; any other fault shows when it is read."""
-    with contextlib.suppress(pa.ArrowException, OSError):
-        names = pq.read_schema(file).names
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise ValueError(f"{file} has more than one column {twice[0]!r}; rename or remove one of them.")
 
 
 def may_have_paths(feature: Any) -> bool:

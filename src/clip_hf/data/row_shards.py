@@ -6,6 +6,8 @@ The readers are those of `captioned_images`, but captions may be missing, nothin
 where the files can be read from the middle, and rows have numbers that do not depend on who reads them.
 """
 
+import codecs
+import contextlib
 import hashlib
 import itertools
 import json
@@ -17,19 +19,23 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits, refused_location
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits
 from ..utils.json_files import check_regular
+from ..utils.wording import counted
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import ending_of
-from .image_folders import folder_rows, images_in
+from .image_folders import folder_rows, images_in, walk
 from .image_text import check_column, undecoded_images
 from .locations import ImagePlaces, stored_image
-from .parts import no_such_part, parts_in
-from .tables import FILE_NAME, raw_table_rows, table_columns, table_rows
-from .tars import DamagedTar, check_tars, tar_rows
+from .parquet_files import check_names, naming_damage
+from .parts import parts_in
+from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, open_file, state_of_file
+from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
+from .tables import FILE_NAME, raw_table_rows, table_columns
+from .tars import DamagedTar, check_ends, check_tars, tar_rows
 from .texts import escaped
 
 
@@ -40,6 +46,9 @@ _PEEKED_SAMPLES, _SEARCHED_SAMPLES = 256, 10_000
 _ROWS_PER_READ = 64
 _DIGESTED_BYTES = 2**16  # of a column of images in each row group of a Parquet file
 _LONGEST_NAME = 4096
+_UTF_16 = tuple(mark.decode(errors="surrogateescape") for mark in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+_IMAGE_TYPES = (pa.binary(), pa.large_binary(), pa.string(), pa.large_string(), pa.null())
+_COLUMN_OPTIONS = {"image_column": "images", "caption_column": "captions"}  # and what the columns hold
 
 _Read = Callable[[int, int | None], Iterator[dict[str, Any]]]
 
@@ -60,10 +69,29 @@ class RowColumns:
     image_root: str | None = None
     split: str | None = None
 
+    def __post_init__(self):
+        for option in _COLUMN_OPTIONS:
+            value = getattr(self, option)
+            if not isinstance(value, str) or not value:
+                raise ValueError(f"`{option}` is {value!r}; it must be the name of a column.")
+        if self.image_column == self.caption_column:
+            raise ValueError(
+                f"`image_column` and `caption_column` are both {self.image_column!r}; images and captions are in "
+                "columns of their own."
+            )
+
     @property
     def roles(self) -> dict[str, str]:
         """The columns to read and what they hold."""
         return {self.image_column: "image", self.caption_column: "caption"}
+
+    def named(self) -> dict[str, str]:
+        """The options that name another column than the usual one, and the column."""
+        return {
+            option: name
+            for option in _COLUMN_OPTIONS
+            if (name := getattr(self, option)) != getattr(type(self), option)
+        }
 
 
 @dataclass(frozen=True)
@@ -125,10 +153,11 @@ def shard_rows(
     Raises:
         ValueError: if there is no such source or split, it is empty, or lacks a column that is needed.
     """
-    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    text = os.path.expanduser(os.fspath(source)) if isinstance(source, str | os.PathLike) else ""
     if ending_of(text) == LIST_ENDING and (os.path.isfile(text) or not os.path.isdir(text)):
-        found, each = None, [_list_shards(text)]
-        location = text
+        _check_no_columns(columns, f"The list {text}")
+        _check_split(columns.split, text, ())
+        each, location = [_list_shards(text)], text
     else:
         found = find_source(source, labelled=False)
         location = found.location
@@ -150,7 +179,10 @@ def read_list(path: str | os.PathLike) -> list[str]:
     """The paths and URLs in a file of one a line; blank lines do not count."""
     check_regular(path)
     with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        return [line.rstrip("\r\n").removeprefix("\ufeff") for line in file if line.strip()]
+        lines = [line.removeprefix("\ufeff").rstrip("\r\n") for line in file]
+    if lines and lines[0].startswith(_UTF_16):
+        raise ValueError(f"The list {os.fspath(path)} is in UTF-16; save it as UTF-8.")
+    return [line for line in lines if line.strip()]
 
 
 def image_name(image: Any, folder: str) -> str:
@@ -177,10 +209,26 @@ def _chosen(found: DataSource | HubSource, split: str | None) -> list[Rows]:
     """The rows of the split, or of all."""
     if split is None:
         return [found.whole] if found.whole is not None else [found.rows(part) for part in found.part_names]
-    part = parts_in(split, found.location, found.part_names)
-    if found.part_names and part not in found.part_names:
-        raise no_such_part(found.location, split, found.part_names)
-    return [found.rows(part)]
+    return [found.rows(_check_split(split, found.location, found.part_names))]
+
+
+def _check_split(split: str | None, location: str, there: Sequence[str]) -> str | None:
+    """The part of the source that is meant; ValueError if there is none of this name, or a slice is asked for."""
+    if split is None:
+        return None
+    part = parts_in(split, location, there)
+    if part not in (there or ("train",)):
+        raise ValueError(
+            f"`split` is {split!r}, but whole parts are read here, not slices or sums: name one of "
+            f"{', '.join(there) or 'train'}, or leave `split` out for all rows."
+        )
+    return part
+
+
+def _check_no_columns(columns: RowColumns, what: str) -> None:
+    """Raise a `ValueError` if a column is named, though these data have none."""
+    for option, name in columns.named().items():
+        raise ValueError(f"{what} has no columns, so there is no column {name!r}; leave `{option}` out.")
 
 
 _Shards = tuple[list[RowShard], str, bool, Any]  # shards, kind, whether there are captions, what tells them apart
@@ -195,20 +243,21 @@ def _shards_of(
     limits: ImageLimits,
 ) -> _Shards:
     kind = "stream" if isinstance(found, HubSource) else rows.kind
+    # A column that is named must be there, needed or not: else a misspelt one would be left out in silence.
+    images, captions = images or "image_column" in columns.named(), captions or "caption_column" in columns.named()
     if kind == "folder":
         return _folder_shards(rows, columns)
     if kind == "tar":
         return _tar_shards(rows, columns, images, captions, limits)
-    needed = ((columns.image_column, images), (columns.caption_column, captions))
-    make_parquet = partial(_parquet_shards, needed=[name for name, is_needed in needed if is_needed])
+    needed = [name for name, is_needed in zip(columns.roles, (images, captions), strict=True) if is_needed]
+    make_parquet = partial(_parquet_shards, needed=needed)
     names, made = {"table": _table_shards, "parquet": make_parquet}.get(kind, _dataset_shards)(rows, kind, columns)
     if images and kind == "table" and columns.image_column not in names and FILE_NAME in names:
         names = [*names, columns.image_column]
-    if images:
-        check_column(names, columns.image_column, "images", "image_column")
-    if captions:
-        check_column(names, columns.caption_column, "captions", "caption_column")
     shards, state = made
+    for option, content in _COLUMN_OPTIONS.items() if shards else ():
+        if getattr(columns, option) in needed:
+            check_column(names, getattr(columns, option), content, option)
     return shards, kind, columns.caption_column in names, state
 
 
@@ -217,6 +266,7 @@ def _shards_of(
 
 def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     folder = os.path.abspath(rows.folder)
+    _check_no_columns(columns, f"The folder of images {folder}")
     (paths,) = images_in(Path(folder))
     if not paths:
         raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
@@ -224,7 +274,7 @@ def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
         return folder_rows([paths[start:stop]], columns.roles)
 
-    listed = ((parent, name) for parent, _, names in os.walk(folder) for name in names)
+    listed = ((parent, name) for parent, _, names in walk(folder) for name in names)
     texts = {os.path.join(parent, name) for parent, name in listed if name.endswith(".txt")}
     has_texts = any(f"{os.path.splitext(path)[0]}.txt" in texts for path in paths)
     names = _names_digest(os.path.relpath(path, folder) for path in paths)
@@ -256,73 +306,56 @@ def _names_digest(names: Iterator[str] | Sequence[str]) -> str:
 
 def _tar_shards(rows: Rows, columns: RowColumns, images: bool, captions: bool, limits: ImageLimits) -> _Shards:
     check_tars(rows.files, {columns.image_column: "image"} if images else {}, limits)
-    shards = [RowShard(tar, None, partial(_read_tar, tar, columns, limits)) for tar in map(_absolute, rows.files)]
-    samples = (row for shard in shards for row in shard.read(0, None))
-    first = itertools.islice(samples, _SEARCHED_SAMPLES if captions else _PEEKED_SAMPLES)
+    check_ends(rows.files)
+    states = list(map(state_of_file, rows.files))
+    shards = [
+        RowShard(tar, None, partial(_read_tar, tar, state, columns, limits))
+        for tar, state in zip(map(absolute, rows.files), states, strict=True)
+    ]
+    first = itertools.islice(_first_rows(shards), _SEARCHED_SAMPLES if captions else _PEEKED_SAMPLES)
     has_captions = any(row[columns.caption_column] is not None for row in first)
     if captions and not has_captions:
         check_tars(rows.files, {columns.caption_column: "caption"}, limits)
-    return shards, "tar", has_captions, list(map(_state_of_tar, rows.files))
+    return shards, "tar", has_captions, states
 
 
 def _read_tar(
-    tar: str, columns: RowColumns, limits: ImageLimits, start: int, stop: int | None
+    tar: str, state: list[int] | None, columns: RowColumns, limits: ImageLimits, start: int, stop: int | None
 ) -> Iterator[dict[str, Any]]:
-    """The samples of one tar; what cannot be read further is one row whose image is refused."""
-    try:
-        yield from itertools.islice(tar_rows([tar], columns.roles, limits=limits), start, stop)
-    except DamagedTar as error:
-        image = {"bytes": None, "path": refused_location("file damaged", str(error))}
-        yield {columns.image_column: image, columns.caption_column: None}
+    """The samples of one tar; a `DamagedTar` where it cannot be read further, so that no end is taken for its end."""
+    check_unchanged(tar, state)
+    return itertools.islice(tar_rows([tar], columns.roles, limits=limits), start, stop)
+
+
+def _first_rows(shards: Sequence[RowShard]) -> Iterator[dict[str, Any]]:
+    """The rows of tars as far as they can be read; what is wrong with the rest is said when it is embedded."""
+    for shard in shards:
+        with contextlib.suppress(DamagedTar):
+            yield from shard.read(0, None)
 
 
 _Made = tuple[list[str], tuple[list[RowShard], Any]]
 
 
 def _table_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
-    shards = [
-        RowShard(_absolute(table), sum(1 for _ in raw_table_rows(table)), _ForwardReader(table, columns))
-        for table in rows.files
-    ]
+    shards = []
+    for table in map(absolute, rows.files):
+        count = sum(1 for _ in raw_table_rows(table))
+        shards.append(RowShard(table, count, TableRanges(table, columns, count)))
     return table_columns(rows.files), (shards, list(map(_digest_of_file, rows.files)))
-
-
-class _ForwardReader:
-    """Reads ranges of a table's rows; ascending ranges take one pass over the file."""
-
-    def __init__(self, table: str, columns: RowColumns):
-        self.table, self.columns = table, columns
-        self._rows: Iterator[dict[str, Any]] | None = None
-        self._next = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_rows": None}
-
-    def __call__(self, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
-        if self._rows is None or start < self._next:
-            self._rows = table_rows([self.table], self.columns.roles, root=self.columns.image_root)
-            self._next = 0
-        while stop is None or self._next < stop:
-            row = next(self._rows, None)
-            if row is None:
-                return
-            self._next += 1
-            if self._next > start:
-                yield row
 
 
 def _parquet_shards(rows: Rows, kind: str, columns: RowColumns, needed: Sequence[str]) -> _Made:
     shards, names, states = [], {}, []
     for path in rows.files:
-        with _opened(path) as file:
+        with naming_damage(path), open_file(path) as file:
             metadata = pq.read_metadata(file)
             states.append(_digest_of_parquet(file, metadata, "://" not in path, columns))
-        file_names = metadata.schema.to_arrow_schema().names
-        twice = [name for name in set(file_names) if file_names.count(name) > 1]
-        if twice:
-            raise ValueError(f"{path} has more than one column {twice[0]!r}; rename or remove one of them.")
-        names[path] = file_names
-        shards.append(RowShard(_absolute(path), metadata.num_rows, partial(_read_parquet, path, columns)))
+        schema = metadata.schema.to_arrow_schema()
+        _check_images(path, schema, columns.image_column)
+        check_names(path, schema.names)
+        names[path] = schema.names
+        shards.append(RowShard(absolute(path), metadata.num_rows, ParquetRanges(absolute(path), columns, metadata)))
     for name in needed:
         lacking = [path for path in rows.files if name not in names[path]]
         if 0 < len(lacking) < len(names):
@@ -334,45 +367,16 @@ def _parquet_shards(rows: Rows, kind: str, columns: RowColumns, needed: Sequence
     return list(dict.fromkeys(itertools.chain.from_iterable(names.values()))), (shards, states)
 
 
-def _read_parquet(path: str, columns: RowColumns, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
-    """A range of a Parquet file's rows; only the row groups that hold them are read."""
-    locate = ImagePlaces(os.path.dirname(_absolute(path)), columns.image_root)
-    with _opened(path) as opened:
-        file = pq.ParquetFile(opened)
-        wanted = [name for name in columns.roles if name in file.schema_arrow.names]
-        first, groups, skipped = 0, [], None
-        for group in range(file.num_row_groups):
-            end = first + file.metadata.row_group(group).num_rows
-            if end > start and (stop is None or first < stop):
-                groups.append(group)
-                skipped = start - first if skipped is None else skipped
-            first = end
-        batches = file.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=wanted)
-        rows = (row for batch in batches for row in batch.to_pylist())
-        count = None if stop is None else stop - start
-        for row in itertools.islice(rows, skipped, None if count is None else (skipped or 0) + count):
-            image = row.get(columns.image_column)
-            if isinstance(image, str) or image is None:
-                row[columns.image_column] = locate(image)
-            elif isinstance(image, dict) and image.get("bytes") is None:
-                row[columns.image_column] = {**image, "path": locate(image.get("path"))}
-            yield row
-
-
-def _opened(path: str) -> Any:
-    return fsspec.open(path, "rb").open() if "://" in path else open(path, "rb")
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)
-
-
-def _state_of_tar(tar: str) -> list[int] | None:
-    """Size and time of change of a tar: to read its members takes as long as to read it."""
-    if not os.path.isfile(tar):
-        return None
-    status = os.stat(tar)
-    return [status.st_size, status.st_mtime_ns]
+def _check_images(path: str, schema: pa.Schema, column: str) -> None:
+    """Raise a `ValueError` if a column of images has a type that holds no images."""
+    for field in (field for field in schema if field.name == column):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        is_struct = pa.types.is_struct(kind) and {"bytes", "path"} & {inner.name for inner in kind}
+        if not (is_struct or kind in _IMAGE_TYPES):
+            raise ValueError(
+                f"The column {column!r} of {path} holds {field.type}; images are files' bytes, paths, or structs of "
+                "`bytes` and `path`. Name the column of the images with `image_column`."
+            )
 
 
 def _digest_of_file(path: str) -> str | None:
@@ -411,7 +415,9 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
     is_stream = kind == "stream"
     state = None if is_stream else rows.load(False)._fingerprint
     data = rows.read_dataset(image_column_of, columns.image_root, is_stream)
-    names = data.column_names or list(next(iter(data)))
+    names = data.column_names or list(next(iter(data), ()))
+    if not names:
+        return names, ([], state)
     wanted = [name for name in columns.roles if name in names]
     if data.features is not None:
         data = data.select_columns(wanted)
@@ -425,10 +431,23 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
 def _read_dataset(data: datasets.Dataset, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
     stop = len(data) if stop is None else min(stop, len(data))
     for first in range(start, stop, _ROWS_PER_READ):
-        read = data[first : min(first + _ROWS_PER_READ, stop)]
+        try:
+            read = data[first : min(first + _ROWS_PER_READ, stop)]
+        except Exception as error:  # of a damaged file of the dataset, of many types
+            stop_if_exhausted(error, f"row {first}")
+            raise DamagedFile(f"The dataset cannot be read from row {first:,} on: {error}.") from error
         yield from (dict(zip(read, values)) for values in zip(*read.values()))
 
 
 def _read_stream(data: datasets.IterableDataset, index: int, start: int, stop: int | None) -> Iterator[dict[str, Any]]:
     shard = data.shard(data.num_shards, index) if data.num_shards > 1 else data
-    return itertools.islice(iter(shard), start, stop)
+    number = start
+    try:
+        for row in itertools.islice(iter(shard), start, stop):
+            number += 1
+            yield row
+    except Exception as error:  # hub, network and dataset errors have many types
+        stop_if_exhausted(error, f"shard {index} of the stream")
+        raise UnreachableFile(
+            f"Shard {index} of the stream cannot be read further than its first {counted(number, 'row')}: {error}."
+        ) from error

@@ -15,7 +15,20 @@ from ..utils.wording import counted
 # Before this many rows are read, a share says little.
 _MIN_ROWS = 1000
 _EXAMPLES_PER_KIND = 3
-_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_FILES, _SPACE = "Raise the limit (`ulimit -n`) or use fewer threads or processes", "Make room on the disk"
+# What a process lacks, and what to do.
+_SHORTAGES = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.ENOMEM: "Use fewer threads or processes, or lower the limits of images (`ImageLimits`)",
+}
+# What is wrong with its disks.
+_FAULTS = {
+    errno.EIO: "Check the disk or the network drive",
+    errno.ESTALE: "Mount the network drive anew",
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+}
 # Places kept for each kind; beyond that only the count is kept.
 _PLACES_PER_KIND = 10_000
 _REMARKS = {
@@ -24,6 +37,14 @@ _REMARKS = {
 }
 _COUNTS, _TEXTS = {str: int}, {str: [str]}
 _STATE = {"num_used": int, "kinds": _COUNTS, "examples": _TEXTS, "noticed": _COUNTS, "places": _TEXTS}
+
+
+class DamagedFile(ValueError):
+    """A file or shard of data that cannot be read further."""
+
+
+class UnreachableFile(DamagedFile):
+    """A file or shard that may be whole: another try may read it."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +70,24 @@ class SkippedRow:
 
 
 def stop_if_exhausted(error: BaseException, what: str) -> None:
-    """Raise an `OSError` if `error`, met while `what` was read, comes from a shortage of this process or machine.
+    """Raise an `OSError` if `error`, met while `what` was read, comes from this process or machine.
 
-    Such an error says nothing about the file, which must not be skipped because of it: too many open files, or no
-    memory left to the system.
+    Such an error says nothing about the file, which must not be skipped because of it: too many open files, no memory,
+    a full or failing disk.
     """
     seen, cause = set(), error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         for each in (cause, getattr(cause, "reason", None)):  # of urllib
-            if isinstance(each, OSError) and each.errno in _SHORTAGES:
+            number = errno.ENOMEM if isinstance(each, MemoryError) else getattr(each, "errno", None)
+            # Clients of object stores give their servers' errors such numbers, and the cause.
+            is_fault = number in _FAULTS and each.__cause__ is None
+            if isinstance(each, OSError | MemoryError) and (number in _SHORTAGES or is_fault):
+                advice = _FAULTS.get(number) or _SHORTAGES[number]
                 raise OSError(
-                    each.errno,
-                    f"{os.strerror(each.errno)}: {what} could not be read for want of resources, so it says nothing "
-                    "about the data. Raise the limit (`ulimit -n`) or use fewer threads or processes, and run again",
+                    number,
+                    f"{os.strerror(number)}: {what} could not be read, which says nothing about the data. {advice}, "
+                    "and run again",
                 ) from error
         cause = cause.__cause__ or cause.__context__
 

@@ -19,12 +19,14 @@ from typing import Any
 import fsspec
 from transformers.utils import logging
 
+from ..model.checks_clip_hf import did_you_mean
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
 from ..utils.json_files import check_regular
+from ..utils.wording import listed
 from .image_folders import describe_left_out, is_hidden
 from .locations import stored_image
-from .skips import stop_if_exhausted
-from .texts import decode_text
+from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
+from .texts import MOST_TEXT_BYTES, decode_text
 
 
 logger = logging.get_logger(__name__)
@@ -32,7 +34,7 @@ logger = logging.get_logger(__name__)
 _BLOCK = 2**16  # bytes that are read at once
 # What a header with its extensions (long names, sparse maps) may take.
 _MOST_HEADER_BYTES = 2**16
-_MOST_TEXT_BYTES = 2**24
+_MOST_PADDING = 2**24  # bytes after the end of a compressed tar
 _MOST_ENDINGS = 1000
 _PEEKED_SAMPLES = 16
 # Samples of a tar that are remembered, to notice samples that come again.
@@ -42,8 +44,12 @@ _USUAL = ("txt", "json")  # beside an image, though they may not be read
 _COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
-class DamagedTar(ValueError):
-    """A tar that cannot be read further."""
+class DamagedTar(DamagedFile):
+    """A tar that cannot be read further: it is cut off or damaged, or no tar."""
+
+
+class UnreachableTar(DamagedTar, UnreachableFile):
+    """A tar that may be whole, but cannot be opened, or is remote and broke off."""
 
 
 @dataclass
@@ -109,6 +115,7 @@ def tar_rows(
     stamp: str = "",
     limits: ImageLimits = DEFAULT_LIMITS,
     whole: bool = False,
+    go_on: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """The samples of tars (paths, or URLs that `fsspec` opens) as rows.
 
@@ -117,13 +124,16 @@ def tar_rows(
         roles (`dict[str, str]`): The columns to make, see `row_columns`, and [`TarSample`] for where they are.
         stamp (`str`, *optional*): Not used; it makes a cache differ where a file changed.
         limits ([`ImageLimits`], *optional*): A sample of more than `max_bytes` is a row whose image is refused.
-        whole (`bool`, *optional*, defaults to `False`): Whether this call reads all tars: then the rest of a damaged
-            one is such a row too, and the log says what was left out.
+        whole (`bool`, *optional*, defaults to `False`): Whether this call reads all tars, so that the log says what
+            was left out.
+        go_on (`bool`, *optional*, defaults to `False`): Whether the rest of a damaged tar is such a row too, and the
+            next tar is read.
 
     Raises:
-        DamagedTar: without `whole`, or if no tar can be read.
+        DamagedTar: if a tar cannot be read to its end; with `go_on` only an `UnreachableTar`, or if no tar can be
+            read.
     """
-    for sample in all_samples(tars, _wanted(roles), limits, whole):
+    for sample in all_samples(tars, _wanted(roles), limits, whole, go_on):
         yield {column: sample.value(column, role) for column, role in roles.items()}
 
 
@@ -133,7 +143,11 @@ def _wanted(roles: dict[str, str]) -> Callable[[str], bool]:
 
 
 def all_samples(
-    tars: Sequence[str], is_wanted: Callable[[str], bool], limits: ImageLimits = DEFAULT_LIMITS, whole: bool = True
+    tars: Sequence[str],
+    is_wanted: Callable[[str], bool],
+    limits: ImageLimits = DEFAULT_LIMITS,
+    whole: bool = True,
+    go_on: bool = False,
 ) -> Iterator[TarSample]:
     """The samples of several tars, see `tar_rows` and `tar_samples`."""
     left_out: Counter[str] = Counter()
@@ -148,7 +162,8 @@ def all_samples(
                 left_out.update(ending for ending in endings if ending in left_out or len(left_out) < _MOST_ENDINGS)
                 yield sample
         except DamagedTar as error:
-            if not whole or (count == 0 and tar == tars[-1]):
+            # A tar that is whole elsewhere must not be missing from what is kept of it here.
+            if not go_on or isinstance(error, UnreachableTar) or (count == 0 and tar == tars[-1]):
                 raise
             count += 1
             logger.warning(f"{error} What comes before is used.")
@@ -195,9 +210,17 @@ def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits =
         )
     raise ValueError(
         f"The tar {tar} has no column {column!r} in its first samples: their members end in {endings[:500]}"
-        f"{f', with the fields {fields[:500]} of .json' if fields else ''}. Name the ending or field that holds the "
-        f"{content}."
+        f"{f', with the fields {fields[:500]} of .json' if fields else ''}."
+        f"{did_you_mean(column, _names_in(samples, role))} Name the ending or field that holds the {content}."
     )
+
+
+def _names_in(samples: Sequence[TarSample], role: str) -> list[str]:
+    """Names that a column of this role may have in the samples."""
+    endings = (ending for sample in samples for ending in sample.endings if is_image(ending) == (role == "image"))
+    names = [name for ending in endings for name in (ending, ending.rpartition(".")[0])]
+    fields = [] if role == "image" else [name for sample in samples for name in sample.fields()]
+    return list(dict.fromkeys(name for name in (*names, *fields) if name))
 
 
 def _first_apart(tar: str, limits: ImageLimits) -> str | None:
@@ -206,6 +229,34 @@ def _first_apart(tar: str, limits: ImageLimits) -> str | None:
         return next((sample.apart for sample in tar_samples(tar, lambda ending: False, limits) if sample.apart), None)
     except DamagedTar:
         return None
+
+
+def check_ends(tars: Sequence[str]) -> None:
+    """Raise a `DamagedTar` that names the tars on this machine that are cut off, as far as their ends show it.
+
+    Only the ends are read, so that nothing is said of compressed and remote tars.
+    """
+    problems = [problem for tar in tars if (problem := _problem_at_end(tar)) is not None]
+    if problems:
+        others = f" The same holds for {listed([tar for tar, _ in problems[1:]], 20)}." if problems[1:] else ""
+        raise type(problems[0][1])(f"{problems[0][1]}{others} Copy or download them again.")
+
+
+def _problem_at_end(tar: str) -> tuple[str, DamagedTar] | None:
+    if "://" in tar and not os.path.exists(tar):
+        return None
+    with contextlib.suppress(_CannotOpen), _opened_raw(tar) as file:
+        start = file.read(6)
+        file.seek(max(file.seek(0, os.SEEK_END) - tarfile.BLOCKSIZE, 0))
+        if start.startswith(tuple(_COMPRESSIONS)) or (start and not any(file.read(tarfile.BLOCKSIZE))):
+            return None
+    try:
+        # A whole tar may have something behind its end; only reading it tells.
+        for _ in tar_samples(tar, lambda ending: False):
+            pass
+    except DamagedTar as error:
+        return tar, error
+    return None
 
 
 # ------------------------------------------------------------------------------------------------------------- members
@@ -221,9 +272,10 @@ def tar_samples(
     together, 16 MiB for all its texts. The tar may be compressed by gzip, bzip2 or xz.
 
     Raises:
-        DamagedTar: after the samples that could be read.
+        DamagedTar: after the samples that could be read, the last of which may lack members; also where the tar ends
+            without the blocks that end one. An `UnreachableTar` if another try may succeed.
     """
-    sample, place, left, is_cut = None, None, {}, False
+    sample, place, left, is_cut, member = None, None, {}, False, None
     known: dict[tuple[str, str], set[str]] = {}
     try:
         for archive, member in _members(tar):
@@ -237,7 +289,7 @@ def tar_samples(
                         known.setdefault(place, set()).update(sample.endings)
                     yield sample
                 sample = TarSample()
-                left = {"image": limits.max_bytes, "text": min(limits.max_bytes, _MOST_TEXT_BYTES)}
+                left = {"image": limits.max_bytes, "text": min(limits.max_bytes, MOST_TEXT_BYTES)}
                 if ending not in known.get(next_place, {ending}):
                     sample.apart = os.path.join(*next_place)
             place = next_place
@@ -251,7 +303,7 @@ def tar_samples(
             if member.size > most:
                 sample.problem = (
                     f"its member {member.name[:200]} in the tar has {member.size:,} bytes, more than {most:,}: all "
-                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {_MOST_TEXT_BYTES:,}."
+                    f"images of a sample may have {limits.max_bytes:,} (`max_bytes`), all texts {MOST_TEXT_BYTES:,}."
                 )
                 continue
             left[kind] -= member.size
@@ -263,7 +315,13 @@ def tar_samples(
             yield sample
         stop_if_exhausted(error, f"the tar {tar}")
         reason = str(error).rstrip(".") or type(error).__name__
-        raise DamagedTar(f"The tar {tar} is damaged, or cannot be read: {reason}.") from error
+        where = (
+            "" if member is None else f", after the member {member.name[:200]} at byte {member.offset:,} of the tar"
+        )
+        if isinstance(error, _CannotOpen):
+            raise UnreachableTar(f"The tar {tar} cannot be opened: {reason}.") from error
+        kind = DamagedTar if os.path.isfile(tar) else UnreachableTar
+        raise kind(f"The tar {tar} is damaged, or cannot be read: {reason}{where}.") from error
     if sample is not None:
         yield sample
 
@@ -286,8 +344,10 @@ class _Header(tarfile.TarInfo):
         """Read a header."""
         try:
             member = super().frombuf(buf, encoding, errors)
-        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):
+        except tarfile.EOFHeaderError:
             raise
+        except tarfile.EmptyHeaderError as error:
+            raise DamagedTar("it lacks the blocks of zeros that end a tar, so it is cut off") from error
         except tarfile.HeaderError as error:
             raise DamagedTar(str(error)) from error
         if member.size < 0:
@@ -328,18 +388,36 @@ def _members(tar: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
                 archive.members.clear()
                 archive.fileobj.seek(archive.offset)
                 source.left = _MOST_HEADER_BYTES
+        _read_to_end(file)
+
+
+def _read_to_end(file: Any) -> None:
+    """Read what follows the end of a tar, because a compressed file's checksum comes last."""
+    left = _MOST_PADDING if not isinstance(file, io.BufferedReader) else 0
+    while left > 0 and (data := file.read(_BLOCK)):
+        left -= len(data)
+
+
+class _CannotOpen(Exception):
+    """Why a tar cannot be opened."""
 
 
 @contextlib.contextmanager
 def _opened(tar: str) -> Iterator[Any]:
     """The tar's bytes, decompressed a little at a time: tarfile itself would take what a block of bombs holds."""
-    if os.path.isfile(tar):
-        opening = open(tar, "rb", buffering=0)
-    else:
-        check_regular(tar)
-        check_scheme(tar)
-        opening = fsspec.open(tar, "rb")
-    with opening as raw, io.BufferedReader(raw, _BLOCK) as file:
+    with _opened_raw(tar) as raw, io.BufferedReader(raw, _BLOCK) as file:
         start = file.peek(6)
         decompress = next((opener for magic, opener in _COMPRESSIONS.items() if start.startswith(magic)), None)
         yield file if decompress is None else decompress(file)
+
+
+def _opened_raw(tar: str) -> Any:
+    try:
+        if "://" in tar and not os.path.exists(tar):
+            check_scheme(tar)
+            return fsspec.open(tar, "rb").open()
+        check_regular(tar)
+        return open(tar, "rb", buffering=0)
+    except Exception as error:  # file systems raise types of their own
+        stop_if_exhausted(error, f"the tar {tar}")
+        raise _CannotOpen(getattr(error, "strerror", None) or str(error) or type(error).__name__) from error

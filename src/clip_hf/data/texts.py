@@ -11,9 +11,11 @@ from typing import Any
 from .skips import SkippedRow
 
 
-_WRONG_TYPE, _NOT_UTF8 = "caption of a wrong type", "caption not UTF-8"
+MOST_TEXT_BYTES = 2**24
+"""The most bytes that a text beside an image may have, and all texts of a sample of a tar together."""
+_WRONG_TYPE, _NOT_UTF8, _UNREADABLE = "caption of a wrong type", "caption not UTF-8", "caption cannot be read"
 # Stand in data for captions that a column of texts cannot hold.
-_MARKS = {kind: f"refused:{kind}\n" for kind in (_WRONG_TYPE, _NOT_UTF8)}
+_MARKS = {kind: f"refused:{kind}\n" for kind in (_WRONG_TYPE, _NOT_UTF8, _UNREADABLE)}
 _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -37,6 +39,13 @@ def decode_text(data: bytes) -> str | bytes:
         return data.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         return data
+
+
+def unreadable_caption(what: str) -> str:
+    """What stands for a caption that cannot be read: [`find_caption_problem`] says that the row has the caption
+    `what`.
+    """
+    return f"{_MARKS[_UNREADABLE]}{escaped(what)}"
 
 
 def escaped(text: str) -> str:
@@ -159,7 +168,9 @@ def find_caption_problem(value: Any, where: str) -> SkippedRow | None:
     for caption in captions:
         kind, shown = _fault_of(caption)
         if kind:
-            needed = "UTF-8" if kind == _NOT_UTF8 else "a string that is not blank"
+            needed = {_NOT_UTF8: "UTF-8", _UNREADABLE: "a file that can be read"}.get(
+                kind, "a string that is not blank"
+            )
             return SkippedRow(kind, where, f"{row} has the caption {shown}; it must be {needed}.")
     return None
 

@@ -17,9 +17,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..data.row_shards import RowShard, shard_rows
-from ..data.skips import SkipCounter
+from ..data.skips import DamagedFile, SkipCounter, UnreachableFile
 from ..utils.wording import counted
-from .destination_errors import naming_destination
+from .destination_errors import NO_LOCKS, naming_destination
 from .dual_encoder import DualEncoder
 from .encoding_ahead import check_skips
 from .encoding_options import EncodingOptions
@@ -28,6 +28,7 @@ from .job_manifest import (
     absolute_source,
     check_claim,
     check_destination,
+    check_image_root,
     claim_folder,
     describe_job,
     find_folder,
@@ -83,9 +84,10 @@ class EmbeddingJob:
     ):
         self.encoder, self.folder = encoder, find_folder(destination)
         self.options, self.encoding = options or EmbeddingOptions(), encoding or EncodingOptions()
-        check_destination(self.folder, source)
-        source = write_list(self.folder, source)
         opt = self.options
+        check_destination(self.folder, source)
+        check_image_root(opt.columns.image_root)
+        source = write_list(self.folder, source, opt)
         self.images = opt.modalities != "texts"
         needs_texts = opt.modalities in ("texts", "both")
         self.source = shard_rows(
@@ -195,18 +197,21 @@ class EmbeddingJob:
         Raises:
             ValueError: if more than `encoding.max_skipped_share` of the rows are bad, features are not finite, or a
                 row has a caption though the first rows had none and `options.modalities` does not say what to embed.
+            DamagedFile: if a file cannot be read to its end; the parts of the others are written first.
             OSError: if the destination cannot be written; what is there stays, and the next run goes on.
         """
         missing, wait = self.missing(tasks), 0.0
         if not missing:
             return None
         is_shown = self.encoding.progress and self.encoding.process == 0
+        unread: dict[int, DamagedFile] = {}
         progress = JobProgress(self._rows_of(missing), self.encoding.num_threads, is_shown)
         skips = SkipCounter(self.encoding.max_skipped_share, min_rows=1)
         try:
             while missing:
-                done = self._embed(missing, progress, skips)
-                missing = self.missing(missing)
+                done = self._embed(missing, progress, skips, unread)
+                missing = [task for task in self.missing(missing) if task.shard not in unread]
+                progress.expect(self._rows_of(missing))
                 if missing and not done:
                     if not wait:
                         progress.say(f"waiting for {counted(len(missing), 'task')} of other processes")
@@ -214,6 +219,8 @@ class EmbeddingJob:
                     time.sleep(wait)
         finally:
             progress.close()
+        if unread:
+            raise _describe_unread(unread, len(self.source.shards), self.folder)
         return progress.timing()
 
     def _rows_of(self, tasks: Sequence[JobTask]) -> int | None:
@@ -224,8 +231,10 @@ class EmbeddingJob:
             total += min(size, self.source.shards[task.shard].num_rows - task.part * size)
         return total
 
-    def _embed(self, tasks: Sequence[JobTask], progress: JobProgress, skips: SkipCounter) -> int:
-        """Do the tasks that nobody has locked; how many parts that were."""
+    def _embed(
+        self, tasks: Sequence[JobTask], progress: JobProgress, skips: SkipCounter, unread: dict[int, DamagedFile]
+    ) -> int:
+        """Do the tasks that nobody has locked; how many parts that were. Shards that cannot be read are noted."""
         locks: dict[JobTask, FileLock] = {}
         worker = PartWorker(
             self.encoder,
@@ -238,7 +247,7 @@ class EmbeddingJob:
         )
         written = 0
         try:
-            for name, content in worker.embed(self._claimed(tasks, locks)):
+            for name, content in worker.embed(self._claimed(tasks, locks, progress)):
                 self._write(name, content)
                 written += 1
                 task = self._task_of(name)
@@ -249,6 +258,7 @@ class EmbeddingJob:
         finally:
             for lock in locks.values():
                 lock.release()
+        unread |= worker.unread
         return written
 
     def _write(self, name: PartName, content: PartContent) -> None:
@@ -257,7 +267,9 @@ class EmbeddingJob:
             self._records[name] = self.store.write(name, content)
         self._retried.pop(name, None)
 
-    def _claimed(self, tasks: Sequence[JobTask], locks: dict[JobTask, FileLock]) -> Iterator[Batch | PartEnd]:
+    def _claimed(
+        self, tasks: Sequence[JobTask], locks: dict[JobTask, FileLock], progress: JobProgress
+    ) -> Iterator[Batch | PartEnd]:
         """The rows of tasks, each of which is locked before its first row is read."""
         for task in tasks:
             lock = FileLock(self.folder / LOCKS / f"{task}.lock")
@@ -265,11 +277,16 @@ class EmbeddingJob:
                 with naming_destination(self.folder):
                     lock.acquire(timeout=0)
             except Timeout:
+                progress.leave(self._rows_of([task]))
                 continue
+            except OSError as error:
+                if error.errno not in NO_LOCKS or self.options.shard[1] == 1:  # shares have no part in common
+                    raise
             locks[task] = lock
             self._settle(task)
             wanted = self._wanted_parts(task)
             if not wanted:
+                progress.leave(self._rows_of([task]))
                 _let_go(locks.pop(task))
             for first, last in wanted:
                 yield from self._batches(task, first, last)
@@ -335,6 +352,18 @@ class EmbeddingJob:
             check_bad_rows(summary, self.encoding.max_skipped_share, self.source.location, self.folder)
             write_summary(self.folder, summary)
         return summary
+
+
+def _describe_unread(unread: dict[int, DamagedFile], count: int, folder: Path) -> DamagedFile:
+    """The error for files that could not be read to their end, by their number."""
+    problems = [str(unread[shard]) for shard in sorted(unread)]
+    advice = "Run this again, which goes on with them"
+    if not all(isinstance(problem, UnreachableFile) for problem in unread.values()):
+        advice = "Copy or download them again; a source that has changed needs a new destination"
+    return DamagedFile(
+        f"{len(unread):,} of {counted(count, 'file')} could not be read to the end. {' '.join(problems[:3])} The "
+        f"parts of the others are in {folder}. {advice}."
+    )
 
 
 def _let_go(lock: FileLock) -> None:

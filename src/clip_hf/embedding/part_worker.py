@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.row_shards import image_name
-from ..data.skips import SkippedRow, stop_if_exhausted
+from ..data.skips import DamagedFile, SkippedRow, stop_if_exhausted
 from ..data.texts import find_caption_problem
 from ..model.image_reading_clip_hf import IMAGE_FORMATS, fetch_file
 from .dual_encoder import DualEncoder
@@ -36,10 +36,11 @@ class PartRow:
 
 @dataclass(frozen=True)
 class PartEnd:
-    """Comes after the batches of a part."""
+    """Comes after the batches of a part; with a `problem` instead of its last rows, and then the part is not made."""
 
     name: PartName
     is_last: bool
+    problem: DamagedFile | None = None
 
 
 Batch = tuple[PartName, list[PartRow]]
@@ -50,9 +51,15 @@ def part_batches(
 ) -> Iterator[Batch | PartEnd]:
     """Divide the rows of a shard (number, image, captions) into parts and batches, by their numbers alone.
 
-    The rows are those of the part `first` and of what follows it. A shard without rows has one empty part.
+    The rows are those of the part `first` and of what follows it. A shard without rows has one empty part. The rows
+    of a file that cannot be read to its end make whole parts, as far as they reach.
     """
-    part, row = first, next(rows, None)
+    part = first
+    try:
+        row = next(rows, None)
+    except DamagedFile as error:
+        yield PartEnd(PartName(shard, part), False, error)
+        return
     while True:
         name, count = PartName(shard, part), 0
         while row is not None and count < rows_per_part:
@@ -60,7 +67,11 @@ def part_batches(
             while row is not None and count < rows_per_part and len(batch) < batch_size:
                 batch.append(PartRow(*row))
                 count += 1
-                row = next(rows, None)
+                try:
+                    row = next(rows, None)
+                except DamagedFile as error:
+                    yield PartEnd(name, False, error)
+                    return
             yield name, batch
         yield PartEnd(name, row is None)
         if row is None:
@@ -79,6 +90,8 @@ class PartWorker:
         dtype (`str`): Of the embeddings: `"float16"` or `"float32"`.
         num_threads (`int`): Threads that read and prepare images.
         progress ([`JobProgress`]): Counts rows and measures time.
+
+    `unread` holds, by their number, the shards that could not be read to their end, and why.
     """
 
     def __init__(
@@ -94,6 +107,7 @@ class PartWorker:
     ):
         self.encoder, self.folder, self.images, self.texts = encoder, folder, images, texts
         self.dtype, self.num_threads, self.progress = np.dtype(dtype), num_threads, progress
+        self.unread: dict[int, DamagedFile] = {}
 
     def embed(self, batches: Iterable[Batch | PartEnd]) -> Iterator[tuple[PartName, PartContent]]:
         """The content of each part. `batches` is read ahead of the model, across the ends of parts."""
@@ -112,9 +126,11 @@ class PartWorker:
             nonlocal rows, features, bad
             while underway and isinstance(underway[0], PartEnd):
                 end = underway.popleft()
-                content = self._content(end, rows, features, bad)
+                if end.problem is None:
+                    yield end.name, self._content(end, rows, features, bad)
+                else:
+                    self.unread[end.name.shard] = end.problem
                 rows, features, bad = [], [], []
-                yield end.name, content
 
         with closing(self._encoded(noted())) as encoded:
             for kept, encoded_features, skipped in encoded:
