@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Embedding jobs on a Ray cluster: the same parts by the same worker, in actors that are replaced when they die."""
+"""Embedding jobs on a Ray cluster: the same parts by the same worker, by Ray Data's actors."""
 
 import math
 import os
@@ -24,7 +24,7 @@ from .exported_encoder import ExportedEncoder
 from .job_manifest import settle_dtype
 from .job_options import EmbeddingOptions
 from .job_summary import EmbeddingSummary
-from .ray_workers import Worker, WorkerPool, WorkerSetup, last_line, load_encoder
+from .ray_workers import WorkerSetup, last_line, load_encoder, run_workers
 
 
 _CONNECTION_TIMEOUT = 10.0  # seconds
@@ -102,9 +102,8 @@ def embed(
         )
         with _connected(), job.encoding.progress_bar(encoder.name, "parts", len(tasks)) as bar:
             check_room(ray.nodes(), num_workers, num_cpus, num_gpus)
-            actor_class = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0)(Worker)
-            stored = _store(setup)
-            WorkerPool(job, tasks, lambda: actor_class.remote(stored), bar).run(num_workers)
+            room = {"num_workers": num_workers, "num_cpus": num_cpus, "num_gpus": num_gpus}
+            run_workers(job, tasks, _store(setup), bar, **room)
     return job.finish()
 
 

@@ -1,13 +1,15 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Workers of an embedding job on a Ray cluster: actors that hold the model, and the pool that replaces dead ones."""
+"""Workers of an embedding job on a Ray cluster: Ray Data's actors, which hold the model."""
 
+import logging
 import os
+import pickle
 import platform
-import sys
+import tempfile
 import traceback
-from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +17,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..utils.wording import counted
 from .dual_encoder import DualEncoder
 from .embedding_job import EmbeddingJob, JobTask
 from .encoding_options import EncodingOptions
+from .job_manifest import LOCKS
 from .job_options import EmbeddingOptions
 from .load_encoder import load_dual_encoder
 
@@ -26,8 +28,7 @@ from .load_encoder import load_dual_encoder
 # Tasks in one call of a worker, which reads ahead over their ends.
 _MOST_TASKS_PER_CALL = 8
 _CALLS_PER_WORKER = 8  # at least, so that workers end at about the same time
-_MOST_DEATHS = 3  # of workers, over one task or while they load the model
-_START_TIMEOUT = 60.0  # seconds without any answer until a line says that workers have not started
+_MOST_DEATHS = 3  # of workers, over one call
 # What a user may be able to do something about, the more special kinds first.
 _USER_ERRORS = (OSError, ImportError, ValueError, TypeError, RuntimeError)
 
@@ -115,142 +116,99 @@ class WorkerFailure:
 
 
 class Worker:
-    """An actor: it loads the model, and does the tasks at some places of the job's list."""
+    """An actor of Ray Data: it loads the model once, and does the tasks at some places of the job's list."""
 
-    def __init__(self, setup: WorkerSetup):
-        # The model is loaded later, because of an actor that fails here Ray tells no more than a text.
-        self.setup = setup
+    def __init__(self, stored: Any):
+        # The model is loaded in the first call, which is counted: Ray Data replaces dead workers for ever.
+        self.stored, self.job = stored, None
 
-    def load(self) -> WorkerFailure | None:
-        """Load the model; returns what went wrong."""
-        try:
-            self.job = self.setup.job()
-        except Exception as error:
-            return WorkerFailure.of(error)
-        return None
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Do the tasks at `item["places"]`, unless too many workers died over them.
 
-    def do(self, places: list[int]) -> WorkerFailure | None:
-        """Do the tasks at these places; returns what went wrong."""
-        try:
-            tasks = self.job.tasks()
-            self.job.do([tasks[place] for place in places])
-        except Exception as error:
-            return WorkerFailure.of(error)
-        return None
+        Returns:
+            `dict`: these places; `deaths`, how many workers died over them; `failure`, what went wrong, pickled.
+        """
+        import ray
+
+        with open(item["tries"], "a") as file:
+            file.write("+")
+        deaths, failure = os.path.getsize(item["tries"]) - 1, b""
+        if deaths < _MOST_DEATHS:
+            try:
+                if self.job is None:
+                    self.job = ray.get(self.stored).job()
+                tasks = self.job.tasks()
+                self.job.do([tasks[place] for place in item["places"]])
+            except Exception as error:
+                failure = pickle.dumps(WorkerFailure.of(error))
+        return {"places": item["places"], "deaths": deaths, "failure": failure}
 
 
-class WorkerPool:
-    """Workers that share the tasks of a job.
+def run_workers(
+    job: EmbeddingJob,
+    tasks: dict[int, JobTask],
+    stored: Any,
+    bar: tqdm,
+    *,
+    num_workers: int,
+    num_cpus: float,
+    num_gpus: float,
+) -> None:
+    """Do tasks, given by their places, in workers of Ray Data; `stored` is Ray's reference of their [`WorkerSetup`].
 
-    - A worker that dies is replaced. What was missing of its call is done again, each task by itself.
-    - Three workers that die over the same task, or in a row while they load the model, are an error.
-    - In the end, and after any error or interruption, all workers are ended.
-
-    Args:
-        job ([`EmbeddingJob`]): The job.
-        tasks (`dict[int, JobTask]`): What is missing, by its place among all tasks.
-        start (`Callable`): Starts a [`Worker`] as an actor.
-        bar (`tqdm`): Counts the tasks.
+    A worker that dies is replaced, and what it was doing is done again, until three workers died over it.
     """
+    import ray
 
-    def __init__(self, job: EmbeddingJob, tasks: dict[int, JobTask], start: Callable[[], Any], bar: tqdm):
-        self.job, self.tasks, self.start, self.bar = job, tasks, start, bar
-        self._waiting: deque[list[int]] = deque()
-        # By the reference of a call: the actor, and the places of the call, None while it loads the model.
-        self._running: dict[Any, tuple[Any, list[int] | None]] = {}
-        self._idle: list[Any] = []
-        self._deaths: Counter[int] = Counter()
-        self._failed_starts = 0
+    places = list(tasks)
+    size = max(1, min(_MOST_TASKS_PER_CALL, len(places) // (num_workers * _CALLS_PER_WORKER)))
+    with tempfile.TemporaryDirectory(prefix="ray-", dir=job.folder / LOCKS) as tries, _quiet_ray_data():
+        calls = [
+            {"places": places[start : start + size], "tries": f"{tries}/{start}"}
+            for start in range(0, len(places), size)
+        ]
+        results = ray.data.from_items(calls, override_num_blocks=len(calls)).map(
+            Worker,
+            fn_constructor_args=(stored,),
+            compute=ray.data.ActorPoolStrategy(size=min(num_workers, len(calls)), max_tasks_in_flight_per_actor=1),
+            num_cpus=num_cpus,
+            num_gpus=num_gpus or None,
+        )
+        for result in results.iter_rows():
+            if result["failure"]:
+                raise pickle.loads(result["failure"]).error()
+            if result["deaths"] >= _MOST_DEATHS:
+                raise RuntimeError(_say_deaths(job, [tasks[place] for place in result["places"]]))
+            bar.update(len(result["places"]))
 
-    def run(self, num_workers: int) -> None:
-        """Do all tasks; the errors are those of [`clip_hf.embedding.ray.embed`]."""
-        import ray
 
-        places = list(self.tasks)
-        size = max(1, min(_MOST_TASKS_PER_CALL, len(places) // (num_workers * _CALLS_PER_WORKER)))
-        self._waiting.extend(places[start : start + size] for start in range(0, len(places), size))
-        timeout: float | None = _START_TIMEOUT
-        try:
-            for _ in range(min(num_workers, len(self._waiting))):
-                self._start_worker()
-            while self._running:
-                ended, _ = ray.wait(list(self._running), timeout=timeout)
-                if not ended:
-                    timeout = None
-                    self._say_who_is_missing()
-                for reference in ended:
-                    self._take(reference)
-                while self._idle and self._waiting:
-                    worker, places = self._idle.pop(), self._waiting.popleft()
-                    self._running[worker.do.remote(places)] = (worker, places)
-        finally:
-            for worker in [*self._idle, *(worker for worker, _ in self._running.values())]:
-                ray.kill(worker)
+def _say_deaths(job: EmbeddingJob, tasks: list[JobTask]) -> str:
+    task = next((task for task in tasks if job.missing([task])), tasks[0])
+    shard, rows = job.source.shards[task.shard], ""
+    if task.part is not None:
+        start = task.part * job.options.rows_per_part
+        rows = f"rows {start} to {min(start + job.options.rows_per_part, shard.num_rows) - 1} of "
+    return (
+        f"{_MOST_DEATHS} workers died over {task}, {rows}{shard.name}, or while they loaded the model. What is "
+        "embedded stays. If memory ran out, use a smaller `batch_size`, fewer threads or fewer workers, and run this "
+        "again."
+    )
 
-    def _start_worker(self) -> None:
-        worker = self.start()
-        self._running[worker.load.remote()] = (worker, None)
 
-    def _take(self, reference: Any) -> None:
-        """Take the result of a call; its errors are raised."""
-        import ray
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """No bars and no lines of Ray Data's own: the job's bar counts parts, and errors are raised."""
+    import ray
 
-        worker, places = self._running.pop(reference)
-        try:
-            failure = ray.get(reference)
-        except ray.exceptions.RayActorError as error:
-            ray.kill(worker)  # it may only be out of reach
-            self._note_death(places, last_line(error))
-            if len(self._waiting) > len(self._idle):
-                self._start_worker()
-            return
-        self._idle.append(worker)
-        if failure is not None:
-            raise failure.error()
-        if places is None:
-            self._failed_starts = 0
-        else:
-            self.bar.update(len(places))
-
-    def _note_death(self, places: list[int] | None, reason: str) -> None:
-        """Put back what a worker left undone; RuntimeError if it is the third to die over that."""
-        if places is None:
-            self._failed_starts += 1
-            if self._failed_starts == _MOST_DEATHS:
-                raise RuntimeError(
-                    f"{_MOST_DEATHS} workers in a row died before they had the model. {reason} Do all machines have "
-                    "clip_hf and enough memory?"
-                )
-            return
-        left = [place for place in places if self.job.missing([self.tasks[place]])]
-        self.bar.update(len(places) - len(left))
-        if len(places) == 1 and left:
-            (place,) = left
-            self._deaths[place] += 1
-            if self._deaths[place] == _MOST_DEATHS:
-                raise RuntimeError(
-                    f"{_MOST_DEATHS} workers died over {self._described(self.tasks[place])}. {reason} What is "
-                    "embedded stays. If memory ran out, use a smaller `batch_size`, fewer threads or fewer workers, "
-                    "and run this again."
-                )
-        self._waiting.extendleft([place] for place in reversed(left))
-
-    def _described(self, task: JobTask) -> str:
-        shard, size = self.job.source.shards[task.shard], self.job.options.rows_per_part
-        if task.part is None:
-            return f"{task}, {shard.name}"
-        start = task.part * size
-        return f"{task}, rows {start} to {min(start + size, shard.num_rows) - 1} of {shard.name}"
-
-    def _say_who_is_missing(self) -> None:
-        count = sum(places is None for _, places in self._running.values())
-        if count and self.job.encoding.progress and sys.stderr is not None:
-            are = "is" if count == 1 else "are"
-            tqdm.write(
-                f"embed: {counted(count, 'worker')} {are} not ready after {_START_TIMEOUT:.0f} seconds; other jobs of "
-                "the cluster may hold what they ask for",
-                file=sys.stderr,
-            )
+    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    shown, level = context.enable_progress_bars, logger.level
+    context.enable_progress_bars = False
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = shown
+        logger.setLevel(level)
 
 
 def last_line(error: BaseException) -> str:
