@@ -70,4 +70,18 @@ MUTATIONS = [
         "if False:",
         "utils/test_processes.py -k how_it_was_launched",
     ),
+    Mutation(
+        "threads for cores that the scheduler gave to others",
+        "embedding/encoding_options.py",
+        "default_factory=lambda: min(8, count_cores())",
+        "default_factory=lambda: min(8, os.cpu_count() or 1)",
+        "embedding/test_bulk_encoding.py -k threads_are_as_many",
+    ),
+    Mutation(
+        "a share that is no number",
+        "embedding/encoding_options.py",
+        "if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:",
+        "if not 0 <= share <= 1:",
+        "embedding/test_bulk_encoding.py -k bad_arguments",
+    ),
 ]

@@ -30,7 +30,9 @@ from .image_options import image_options
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; returns the exit status."""
     logging.disable_progress_bar()
-    wanted, device = embedding_options(options), check_encoder_options(options.runtime, options.dtype, options.device)
+    wanted, device = embedding_options(options), options.device
+    if options.ray is None:
+        device = check_encoder_options(options.runtime, options.dtype, device)
     loading = {"runtime": options.runtime, "dtype": options.dtype, "device": device}
     if options.ray is None and (options.ray_cpus, options.ray_gpus) != (None, None):
         raise ValueError("--ray-cpus and --ray-gpus are for workers on Ray: say how many with --ray.")
