@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from clip_hf.cli import main
-from clip_hf.embedding import read_embeddings
+from clip_hf.embedding import part_files, read_embeddings
 from pair_data import encoded, image_of
 from several_processes import torchrun
 from tiny_models import make_tiny_model
@@ -51,6 +51,22 @@ def test_the_command_embeds_and_says_what_there_is(folder, tmp_path, capsys):
     assert capsys.readouterr().out == f"40 rows in 5 parts of {tmp_path}/out.\n"
     assert main([*arguments, "--file-dtype", "float32"]) == 1
     assert "options dtype (--file-dtype) is 'float16' there and 'float32' now" in capsys.readouterr().err
+
+
+def test_the_command_fails_where_parts_are_gone_in_the_end(folder, tmp_path, monkeypatch, capsys):
+    write = part_files.PartStore.write
+
+    def forgetful(store, name, content):
+        record = write(store, name, content)
+        (tmp_path / "out" / "rows" / "part-00000-00000.parquet").unlink(missing_ok=True)
+        return record
+
+    monkeypatch.setattr(part_files.PartStore, "write", forgetful)
+    arguments = ["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/out", *SMALL]
+    assert main(arguments) == 1
+    assert f"{tmp_path}/out lost 1 part while the job ran, part-00000-00000 first" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(arguments) == 0
 
 
 def test_paths_come_from_standard_input(folder, tmp_path, monkeypatch, capsys):

@@ -53,7 +53,7 @@ DAMAGED = {
     "cut in a member": (lambda whole: whole[:3000], "unexpected end of data, after the member .*png at byte 2,048"),
     "cut after gzip": (lambda whole: gzip.compress(whole)[:-500], "end-of-stream"),
     "cut in the padding of gzip": (lambda whole: gzip.compress(whole, compresslevel=0)[:-10], "end-of-stream"),
-    "of a wrong checksum": (spoilt, "CRC check failed"),
+    "of a wrong checksum": (lambda whole: spoilt(whole + bytes(2**17)), "CRC check failed"),
     "a page": (lambda whole: b"<html>404 not found</html>" * 40, "invalid header"),
 }
 

@@ -320,6 +320,7 @@ def test_an_incomplete_folder_is_read_only_where_that_is_asked_for(kind, encoder
         some = read_embeddings(out, allow_incomplete=True)
         assert not some.is_complete and [part.rows["row"].to_pylist() for part in some] == left
         some.check()
+        assert some.summary is None
         shutil.rmtree(out)
         (tmp_path / "copy").rename(out)
 

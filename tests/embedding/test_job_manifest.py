@@ -79,6 +79,12 @@ def test_a_destination_that_would_harm_something_is_refused(encoder, photos, tmp
     EmbeddingJob(encoder, photos, tmp_path / "photos_too")
 
 
+@pytest.mark.parametrize("destination", ["", " ", "s3://bucket/embedded"])
+def test_a_destination_that_is_no_folder_of_this_machine_is_refused(destination, encoder, photos):
+    with pytest.raises(ValueError, match=f"The destination is '{destination}'; it must be a folder on a disk"):
+        EmbeddingJob(encoder, photos, destination, SMALL, ENCODING)
+
+
 def test_a_list_of_paths_is_kept_for_the_next_run(encoder, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     embed(encoder, ["00.png", "01.png"], tmp_path / "out", options=SMALL, encoding=ENCODING)
@@ -123,7 +129,9 @@ def test_a_manifest_without_its_sections_is_an_error_that_names_it(section, enco
         ({"file_format": "hdf5"}, "`file_format` is 'hdf5'; it must be one of 'safetensors', 'npy'"),
         ({"dtype": "int8"}, "`dtype` is 'int8'; it must be one of 'float16', 'float32'"),
         ({"rows_per_part": 0}, "`rows_per_part` is 0"),
-        ({"shard": (4, 4)}, "`shard` is 4/4; it must be i/n with i from 0 to n-1"),
+        ({"shard": (4, 4)}, r"`shard` is 4/4; it must be \(i, n\) with i from 0 to n-1"),
+        ({"shard": "0/4"}, "`shard` is '0/4'; it must be"),
+        ({"shard": (0, 4.0)}, "`shard` is 0/4.0; it must be"),
     ],
 )
 def test_options_are_checked(values, message):
@@ -253,6 +261,10 @@ def test_auto_that_cannot_stay_is_an_error_that_says_so(model, photos, tmp_path,
     monkeypatch.setattr(embedding_job, "load_dual_encoder", refuse)
     with pytest.raises(ValueError, match="began in float32, which .* cannot run here: There is no float32 here. Go"):
         embed(model, photos, tmp_path / "out", options=SMALL, encoding=ENCODING, dtype="auto")
+    monkeypatch.setattr(embedding_job, "load_dual_encoder", load_dual_encoder)
+    with pytest.raises(ValueError, match="^A DualEncoder is used as it is"):
+        embed(load_dual_encoder(model), photos, tmp_path / "out", options=SMALL, encoding=ENCODING, dtype="auto")
+    monkeypatch.setattr(embedding_job, "load_dual_encoder", refuse)
     with pytest.raises(ValueError, match="^There is no auto here.$"):
         embed(model, photos, tmp_path / "new", options=SMALL, encoding=ENCODING, dtype="auto")
 

@@ -217,6 +217,7 @@ def test_an_interrupted_job_ends_its_workers(number, inputs, tmp_path):
 def test_an_error_of_a_worker_is_the_same_here(error, monkeypatch):
     failure = pickle.loads(pickle.dumps(WorkerFailure.of(error)))
     assert str(failure.error()) == str(error) and isinstance(error, type(failure.error()))
+    assert getattr(failure.error(), "errno", None) == getattr(error, "errno", None)
     monkeypatch.setattr(platform, "node", lambda: "elsewhere")
     assert f"On {failure.host}: " in str(failure.error())
 

@@ -224,10 +224,11 @@ MUTATIONS = [
         "embedding/test_damaged_sources_of_jobs.py -k beside",
     ),
     Mutation(
-        "the last part of a tar that breaks off is written",
+        "a tar that breaks off is at its end",
         "embedding/part_worker.py",
-        "if end.problem is None:",
-        "if True:",
+        "                except DamagedFile as error:\n                    yield PartEnd(name, False, error)\n"
+        "                    return\n",
+        "                except DamagedFile:\n                    row = None\n",
         "embedding/test_damaged_sources_of_jobs.py -k breaks_off",
     ),
     Mutation(

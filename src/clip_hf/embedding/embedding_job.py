@@ -423,7 +423,7 @@ def load_job_encoder(model: Any, destination: str | os.PathLike, **loading: Any)
         ValueError: if the model cannot run in that dtype here.
     """
     asked = loading.get("dtype")
-    settled = settle_dtype(asked, destination)
+    settled = asked if isinstance(model, DualEncoder) else settle_dtype(asked, destination)
     try:
         return load_dual_encoder(model, **{**loading, "dtype": settled})
     except ValueError as error:

@@ -184,7 +184,13 @@ def settle_dtype(dtype: Any, destination: str | os.PathLike) -> Any:
 
 
 def find_folder(destination: str | os.PathLike) -> Path:
-    """The absolute path of a destination."""
+    """The absolute path of a destination; ValueError if it is no folder of this machine's file systems."""
+    text = os.fspath(destination)
+    if not text.strip() or "://" in text:
+        raise ValueError(
+            f"The destination is {text!r}; it must be a folder on a disk or network drive of this machine. Copy the "
+            "folder elsewhere when the job is done."
+        )
     return Path(os.path.abspath(os.path.expanduser(destination)))
 
 
