@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,8 @@ from clip_hf.evaluation import (
     subset_classes,
 )
 from clip_hf.evaluation.tasks import robustness
+from clip_hf.evaluation.tasks.zero_shot import EqualClassesWarning
+from clip_hf.utils.wording import safe_name
 from several_processes import run_processes
 from tiny_models import make_tiny_model
 
@@ -242,6 +245,64 @@ def test_results_say_which_runtime_they_were_computed_with(models, exported_fold
     assert "(openvino, float32)" in (tmp_path / "compared" / "comparison.md").read_text()
     assert evaluate(exported, "--data", data, "--output-dir", tmp_path / "card", *QUICK, "--update-card") == 1
     assert "clip_hf_exported" in capsys.readouterr().err
+
+
+def test_results_say_half_precision_and_how_images_were_read(models, data, tiny_processor, tmp_path, capsys):
+    """In the file, the table, the card and the comparison; plain float32 says nothing."""
+    model = tmp_path / "model"
+    checkpoints.save(make_tiny_model("vit"), tiny_processor, model)
+    half = ("--dtype", "bfloat16", "--device", "cpu", "--background-color", "white", "--draft")
+    for name, options in (("full", ("--background-color", "255,255,255")), ("half", half), ("plain", ())):
+        arguments = ("--data", data, "--output-dir", tmp_path / name, *QUICK, "--update-card")
+        assert evaluate(model, *arguments, *options) == 0
+        assert (f"{model} (torch, bfloat16) on" in capsys.readouterr().out) == (name == "half")
+    contents = {name: json.loads(next((tmp_path / name).glob("zero*.json")).read_text()) for name in ("half", "plain")}
+    assert contents["half"]["model"] == f"{model} (torch, bfloat16)" and contents["plain"]["model"] == str(model)
+    assert (contents["half"]["runtime"], contents["half"]["dtype"]) == ("torch", "bfloat16")
+    assert contents["half"]["image_options"] == {"background_color": [255, 255, 255], "draft": True}
+    assert (contents["plain"]["dtype"], contents["plain"]["image_options"]) == ("float32", {})
+    for page in (tmp_path / "half").glob("zero*.md"):
+        assert "Image files were read with background_color 255,255,255, draft." in page.read_text()
+    card = (model / "README.md").read_text()
+    for ending in ("", " (torch, bfloat16, background_color 255,255,255, draft)", " (background_color 255,255,255)"):
+        assert f"| zero_shot top1{ending} |" in card  # three results that do not replace each other
+
+    folders = [str(tmp_path / name) for name in ("plain", "half", "full")]
+    assert main(["compare", *folders, "--output-dir", str(tmp_path / "compared")]) == 0
+    out, name = capsys.readouterr().out, f"zero_shot on {data.name} (test)"
+    plain, first = "images read as its image processor says", "images read with background_color 255,255,255"
+    note = f"Settings differ in {name}: {folders[0]}: torch, float32, {plain}; {folders[1]}: torch, bfloat16, {first}"
+    assert note in out and note in (tmp_path / "compared" / "comparison.md").read_text()
+    assert main(["compare", folders[0], folders[0], "--output-dir", str(tmp_path / "same")]) == 0
+    assert "Settings differ" not in capsys.readouterr().out
+    assert evaluate(model, "--data", data, "--output-dir", tmp_path / "plain", "--dtype", "bfloat16") == 1
+    assert f"holds results of {model}; those of {model} (torch, bfloat16) would mix" in capsys.readouterr().err
+
+
+def test_the_default_folder_names_runtime_and_precision(models, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for options in ((), ("--dtype", "bfloat16"), ("--dtype", "bfloat16", "--runtime", "torch")):
+        assert evaluate(models["vit"], "--data", data, *QUICK, "--device", "cpu", *options) == 0
+    name = safe_name(str(models["vit"]))
+    found = sorted(path.name for path in (tmp_path / "evaluation").iterdir())
+    assert found == [name, f"{name}-bfloat16", f"{name}-torch-bfloat16"]
+
+
+def test_classes_that_are_one_are_said_once(models, pairs, tmp_path, capsys):
+    """A run of several tasks on data with two such classes."""
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "CAT", "dog")):
+            (tmp_path / "data" / split / f"a {name}").mkdir(parents=True)
+            for image in range(2):
+                drawing("red", 10 * number + image).save(tmp_path / "data" / split / f"a {name}" / f"{image}.png")
+    arguments = ("--tasks", "zero_shot", "few_shot", "--data", tmp_path / "data", "--output-dir", tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EqualClassesWarning)
+        assert evaluate(models["vit"], *arguments, *QUICK, "--shots", "1") == 0
+    done = capsys.readouterr()
+    assert (done.out + done.err).count("'a CAT' = 'a cat'") == 1
+    for task in ("zero_shot", "few_shot"):
+        assert "'a CAT' = 'a cat'" in (tmp_path / "out" / f"{task}-data-test.md").read_text()
 
 
 def test_evaluations_have_one_shape_of_arguments():

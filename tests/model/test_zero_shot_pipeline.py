@@ -180,11 +180,11 @@ def test_stock_models_need_what_they_needed(stock_repo, tmp_path, images):  # no
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda folder: 3, TypeError, "`model` is 3, a int; it must be a hub name, a path, or a model in memory"),
+        (lambda folder: 3, TypeError, "`model` is 3, an int; it must be a hub name, a path, or a model in memory"),
         (lambda folder: None, TypeError, "`model` is None"),
         (lambda folder: TASK, ValueError, "The first argument is the model"),
-        (lambda folder: torch.nn.Linear(2, 2), ValueError, "A Linear is not a CLIP with an image and a text tower"),
-        (lambda folder: make_tiny_model("vit").text_model, ValueError, "A ClipHFTextModel is not a CLIP"),
+        (lambda folder: torch.nn.Linear(2, 2), ValueError, "is a Linear, which is not a CLIP with an image"),
+        (lambda folder: make_tiny_model("vit").text_model, ValueError, "is a ClipHFTextModel, which is not a CLIP"),
         (lambda folder: folder / "missing", OSError, "missing"),
         (lambda folder: folder / "classifier", ValueError, "lacks 55 of the weights.*a fixed set of classes"),
         (lambda folder: folder / "siglip", ValueError, "type 'siglip', which is not a CLIP"),

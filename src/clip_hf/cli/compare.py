@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..evaluation import fit_scaling
 from ..evaluation.comparison import ENDINGS, compare_results, load_results
+from ..utils.terminal_tables import wrap_lines
 from ..utils.wording import counted, safe_name
 from .evaluate import evaluate
 
@@ -29,13 +30,13 @@ def run(options: argparse.Namespace) -> int:
     comparison = compare_results(folders, options.names, options.resamples, options.seed)
     print(f"\n{comparison.terminal_tables()}")
     if comparison.left_out:
-        print(f"\nOnly one model has: {', '.join(comparison.left_out)}.")
+        print(wrap_lines(f"\nOnly one model has: {', '.join(comparison.left_out)}."))
     paths = comparison.save(output_dir)
     if options.compute:
         scaling = _scaling(folders, comparison.models, options)
         print(f"\n{scaling.terminal_table()}")
         paths += scaling.save(output_dir, "scaling")
-    print(f"\nWritten: {', '.join(str(path) for path in paths)}")
+    print(wrap_lines(f"\nWritten: {', '.join(str(path) for path in paths)}"))
     return 0
 
 

@@ -27,6 +27,7 @@ from ..evaluation import (
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
 from ..utils.processes import start_processes
+from ..utils.terminal_tables import wrap_lines
 from ..utils.wording import safe_name
 from .image_options import image_options
 
@@ -94,11 +95,12 @@ def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and say where the results are; returns the exit status."""
     # The whole path names the folder, because several trainings may end in folders of the same name.
-    name = "-".join(filter(None, (options.model, options.runtime)))
+    name = "-".join(filter(None, (options.model, options.runtime, options.dtype)))
     output_dir = options.output_dir or Path("evaluation") / safe_name(name)
     results = evaluate(options.model, options, output_dir)
     if results:
-        print(f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side.")
+        where = f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side."
+        print(wrap_lines(where))
         if options.update_card:
             print(f"Updated {update_card(options.model, results)}.")
     return 0

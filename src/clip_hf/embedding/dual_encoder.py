@@ -30,6 +30,7 @@ from ..utils.fingerprints import (
 
 # Images in one pass of `encode_images`.
 _BATCH_SIZE = 64
+_IMAGE_OPTIONS = ("background_color", "apply_exif_orientation", "high_bit_depth", "draft")
 
 
 class NotFiniteError(ValueError):
@@ -53,8 +54,11 @@ class DualEncoder(ABC):
     Args:
         model (`nn.Module`): The model, on its device and in its dtype.
         processor: Prepares its inputs; each class says which kinds it takes.
-        name (`str`): The model's name in results.
+        name (`str`): The model's name or path, as it was given.
     """
+
+    runtime: str = "torch"
+    """What runs the model: `"torch"`, `"onnx"` or `"openvino"`."""
 
     packages: tuple[str, ...] = ("clip_hf", "pillow")
     """Packages whose versions may change pixels, tokens or features."""
@@ -65,8 +69,9 @@ class DualEncoder(ABC):
     image_limits: ImageLimits = DEFAULT_LIMITS
 
     def __init__(self, model: nn.Module, processor: Any, name: str):
-        self.model, self.processor, self.name = model, processor, name
+        self.model, self.processor, self.given_name = model, processor, name
         self._weights: tuple[Any, bytes] | None = None
+        self._replaced_options: dict[str, Any] = {}  # what the image processor itself says
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, device={str(self.device)!r}, dtype={self.dtype})"
@@ -75,6 +80,30 @@ class DualEncoder(ABC):
         # Without memoised values, so that `datasets` sees the same encoder before and after its use.
         state = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}
         return {**state, "_weights": None}
+
+    @property
+    def name(self) -> str:
+        """The model's name in results: as it was given, with runtime and precision unless PyTorch runs it in float32,
+        as in `"my_model (torch, bfloat16)"`.
+        """
+        precision = str(self.dtype).removeprefix("torch.")
+        if (self.runtime, precision) == ("torch", "float32"):
+            return self.given_name
+        return f"{self.given_name.rstrip('/')} ({self.runtime}, {precision})"
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """The options of [`set_image_options`] that differ from what the model's image processor says, by name.
+
+        Limits are none of them, because they change no pixel; and drafts always differ, because no model has them.
+        """
+        reader, own = self._file_reader(), {**self._replaced_options, "draft": False}
+        values = {name: getattr(reader, name, None) for name in _IMAGE_OPTIONS}
+        return {
+            name: _plain_option(name, value)
+            for name, value in values.items()
+            if _plain_option(name, value) != _plain_option(name, own.get(name, value))
+        }
 
     @property
     def device(self) -> torch.device:
@@ -168,13 +197,17 @@ class DualEncoder(ABC):
         options = {"background_color": color, "apply_exif_orientation": apply_exif_orientation}
         for name, value in {**options, "high_bit_depth": high_bit_depth, "draft": draft}.items():
             if value is not None:
-                setattr(self._image_options(), name, value)
+                self._replaced_options.setdefault(name, getattr(self._file_reader(), name))
+                self._set_image_option(name, value)
         if image_limits is not None:
             self.image_limits = image_limits
 
-    def _image_options(self) -> Any:
+    def _file_reader(self) -> Any:
         """The object with `background_color`, `apply_exif_orientation`, `high_bit_depth` and `draft`."""
         return self
+
+    def _set_image_option(self, name: str, value: Any) -> None:
+        setattr(self, name, value)
 
     def _size_rule(self) -> Mapping[str, int] | None:
         """To what images are resized, such as `{"shortest_edge": 224}`; None if that is unknown."""
@@ -264,6 +297,10 @@ class DualEncoder(ABC):
                 raise NotFiniteError(batch[row], f"text {batch[row]} ({texts[batch[row]]!r:.80})")
             yield batch, features
 
+    def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each text as the model gets it, cut to its length: texts of the same ones are one to it."""
+        return self._token_ids(check_texts(texts))
+
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Features of texts; repeated ones are encoded once. Arguments and errors as in [`text_batches`].
 
@@ -313,6 +350,16 @@ class DualEncoder(ABC):
     @abstractmethod
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """[`text_batches`] without checks, run in evaluation mode; features need not be normalised."""
+
+    @abstractmethod
+    def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """[`token_ids`] without checks."""
+
+
+def _plain_option(name: str, value: Any) -> Any:
+    """An option of images as JSON has it; what Pillow does with 16 bits has a name."""
+    value = list(value) if isinstance(value, (list, tuple)) else value
+    return "clip" if name == "high_bit_depth" and value is None else value
 
 
 def check_texts(texts: Iterable[str], first: int = 0) -> list[str]:

@@ -28,7 +28,8 @@ class ExportedEncoder(ClipHFEncoder):
     """
 
     def __init__(self, model: ClipHFExportedModel, processor: Any, name: str):
-        super().__init__(model, processor, f"{name} ({model.runtime}, {model.precision})")
+        super().__init__(model, processor, name)
+        self.runtime = model.runtime
         self.packages = (*self.packages, _PACKAGES[model.runtime])
 
     @property

@@ -3,6 +3,7 @@
 """Several evaluations of one model on several datasets: what `clip-hf evaluate` runs."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from .tasks.few_shot import FewShotTask
 from .tasks.linear_probe import LinearProbeTask
 from .tasks.retrieval import RetrievalTask
 from .tasks.robustness import RobustnessTask
-from .tasks.zero_shot import ZeroShotTask
+from .tasks.zero_shot import EqualClassesWarning, ZeroShotTask
 
 
 TASKS: dict[str, EvaluationTask] = {
@@ -137,12 +138,15 @@ def run_suite(
             return []
     if options.replace_results:
         _remove_results(Path(options.output_dir))
-    results = []
+    results, said = [], set()
     for job in jobs:
         staged = replace(options, encoding=replace(encoding, stage=job.task.name))
-        result = job.task.run(encoder, job.parts, staged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EqualClassesWarning)  # the result's notes say it
+            result = job.task.run(encoder, job.parts, staged)
         result.save(options.output_dir)
-        report(f"\n{result.terminal_table()}")
+        report(f"\n{result.terminal_table(left_out=said)}")
+        said.update(result.notes)
         results.append(result)
     _write_summary(results, Path(options.output_dir))
     return results

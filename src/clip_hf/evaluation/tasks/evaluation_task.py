@@ -112,5 +112,5 @@ class EvaluationTask(ABC):
             settings ([`TaskSettings`]): Bootstrap, encoding and the like.
 
         Returns:
-            [`EvaluationResult`]
+            [`EvaluationResult`]: with what [`EvaluationResult.record_encoder`] takes over.
         """
