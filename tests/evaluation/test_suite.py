@@ -43,9 +43,11 @@ from clip_hf.evaluation import (
 )
 from clip_hf.evaluation.tasks import robustness
 from clip_hf.evaluation.tasks.zero_shot import EqualClassesWarning
+from clip_hf.export import export_model
+from clip_hf.utils.processor import read_processor
 from clip_hf.utils.wording import safe_name
 from several_processes import run_processes
-from tiny_models import make_tiny_model
+from tiny_models import as_transformers_clip, make_tiny_model
 
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220)}
@@ -243,8 +245,9 @@ def test_results_say_which_runtime_they_were_computed_with(models, exported_fold
     assert f"holds results of {names['onnx']}" in capsys.readouterr().err  # they do not mix
     assert main(["compare", *map(str, folders.values()), "--output-dir", str(tmp_path / "compared")]) == 0
     assert "(openvino, float32)" in (tmp_path / "compared" / "comparison.md").read_text()
-    assert evaluate(exported, "--data", data, "--output-dir", tmp_path / "card", *QUICK, "--update-card") == 1
-    assert "clip_hf_exported" in capsys.readouterr().err
+    for model, message in ((exported, "is an export, whose card"), (data, "is no folder with a model of ours")):
+        assert evaluate(model, "--data", data, "--output-dir", tmp_path / "card", "--update-card") == 1
+        assert message in capsys.readouterr().err and not (tmp_path / "card").exists()  # before anything is done
 
 
 def test_results_say_half_precision_and_how_images_were_read(models, data, tiny_processor, tmp_path, capsys):
@@ -277,6 +280,34 @@ def test_results_say_half_precision_and_how_images_were_read(models, data, tiny_
     assert "Settings differ" not in capsys.readouterr().out
     assert evaluate(model, "--data", data, "--output-dir", tmp_path / "plain", "--dtype", "bfloat16") == 1
     assert f"holds results of {model}; those of {model} (torch, bfloat16) would mix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_every_task_with_an_export(models, exported_folder, data, pairs, tmp_path, runtime):
+    """The figures are PyTorch's but for rounding, which may swap two images."""
+    arguments = ("--tasks", *LABEL_TASKS, "retrieval", "--data", data, pairs, *QUICK)
+    exported, dtype = exported_folder("vit", runtime), ("--dtype", "auto")
+    if read_processor().has_bfloat16 and runtime == "openvino":
+        dtype = ("--dtype", "float32")
+    for model, name, options in ((models["vit"], "torch", ()), (exported, "exported", dtype)):
+        assert evaluate(model, *arguments, "--output-dir", tmp_path / name, *options) == 0
+    found, expected = metrics_of(tmp_path / "exported"), metrics_of(tmp_path / "torch")
+    assert found.keys() == expected.keys() and len(found) == 4
+    for name, metrics in expected.items():
+        metric = next(metric for metric in ("top1", "zero_shot", "image_to_text_R@1") if metric in metrics)
+        assert found[name][metric] == pytest.approx(metrics[metric], abs=0.1), name
+    content = json.loads((tmp_path / "exported" / f"linear_probe-{data.name}-test.json").read_text())
+    assert (content["runtime"], content["model"]) == (runtime, f"{exported} ({runtime}, float32)")
+
+
+def test_a_probe_needs_features_that_the_model_gives(data, tiny_processor, tmp_path, capsys):
+    """Exports of transformers' models have none before the projection; the other tasks run."""
+    export_model(as_transformers_clip(make_tiny_model("vit")), tmp_path / "model", "onnx", processor=tiny_processor)
+    arguments = ("--data", data, "--output-dir", tmp_path / "out", *QUICK)
+    assert evaluate(tmp_path / "model", "--tasks", "few_shot", "linear_probe", *arguments) == 1
+    assert "The task linear_probe cannot be run." in (error := capsys.readouterr().err)
+    assert "gives no features before the projection" in error and not list((tmp_path / "out").glob("*.json"))
+    assert evaluate(tmp_path / "model", "--tasks", "few_shot", *arguments) == 0
 
 
 def test_the_default_folder_names_runtime_and_precision(models, data, tmp_path, monkeypatch, capsys):

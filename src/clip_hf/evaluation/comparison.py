@@ -286,10 +286,10 @@ def compare_results(
 
 def _setting_of(result: dict[str, Any], names_say_precision: bool) -> str:
     """How a model was run, as far as its name does not say it, and how image files were read."""
-    precision = {name: result.get(name, "unknown") for name in ("runtime", "dtype")}
+    precision = setting_text(result.get("runtime", ""), result.get("dtype", "")) or "precision unknown"
     options = setting_text(image_options=result.get("image_options"))
     reading = f"images read with {options}" if options else "images read as its image processor says"
-    return reading if names_say_precision else f"{setting_text(**precision)}, {reading}"
+    return reading if names_say_precision else f"{precision}, {reading}"
 
 
 def _setting_notes(names: Sequence[str], settings: dict[tuple, tuple[str | None, ...]]) -> list[str]:

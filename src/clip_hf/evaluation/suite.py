@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from ..embedding.bulk_encoding import encode_readable_images
+from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
 from ..utils.wording import markdown_table
@@ -124,6 +126,7 @@ def run_suite(
         _check_same_model(Path(options.output_dir), encoder.name)
     if options.image_options:
         encoder.set_image_options(**options.image_options)
+    _check_features(jobs, encoder)
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     options = replace(options, encoding=encoding)
     if accelerator is not None:
@@ -206,6 +209,16 @@ def _check_names(jobs: list[_Job]) -> None:
                     f"{first} and {job.sources[0]} are both called {part.name!r} ({part.split}): the results of one "
                     "would replace those of the other. Rename one, or evaluate each into an --output-dir of its own."
                 )
+
+
+def _check_features(jobs: Sequence[_Job], encoder: DualEncoder) -> None:
+    """Refuse a task, before anything is encoded, whose features the model does not give."""
+    for task in {job.task.name: job.task for job in jobs}.values():
+        if not task.projected:
+            try:
+                encoder.encode_images([Image.new("RGB", (64, 64))], projected=False)
+            except ValueError as error:
+                raise ValueError(f"The task {task.name} cannot be run. {error}") from error
 
 
 def _check_same_model(folder: Path, name: str) -> None:

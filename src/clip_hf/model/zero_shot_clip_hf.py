@@ -69,7 +69,7 @@ def warn_of_one_label(labels: Sequence[str | int]) -> None:
     if len(several) > 1:
         _warn_once(
             f"There is one label only, {_short(str(labels[0]))}, which is the answer for every image. Did you mean "
-            f"several? Pass them one by one: labels {several!r}, on a command line {shlex.join(several)}."
+            f"several? Pass {several!r}, or on the command line `--labels {shlex.join(several)}`."
         )
 
 

@@ -484,6 +484,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise
     # MemoryError for a false size; zipfile, zlib, struct and numpy raise types of their own.
     except Exception as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path.name} holds Python objects, which no evaluation writes") from error
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
     for name in arrays:
         if name in ("targets", "predictions", "image_of_text") or name.endswith("ranks"):
