@@ -310,6 +310,33 @@ def test_a_probe_needs_features_that_the_model_gives(data, tiny_processor, tmp_p
     assert evaluate(tmp_path / "model", "--tasks", "few_shot", *arguments) == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "zero_shot", "zero_shot"), "`tasks` names something twice"),
+        (("--resamples", "-1"), "`resamples` is -1"),
+        (("--shots", "1", "0"), "`shots` are [1, 0]"),
+        (("--few-shot-seeds", "0"), "`few_shot_seeds` 0; give at least one of each"),
+        (("--output-dir", __file__), "is a file; give a folder for the results"),
+    ],
+)
+def test_bad_options_are_found_before_anything_is_loaded(data, tmp_path, capsys, arguments, message):
+    assert evaluate(tmp_path / "nothing", "--data", data, "--output-dir", tmp_path / "out", *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--compute", "1", "2"), "Given 2 models; a line needs three or more"),
+        (("--names", "a", "a"), "--names has a name twice: a, a"),
+    ],
+)
+def test_bad_options_of_compare_are_found_before_anything_is_evaluated(tmp_path, capsys, arguments, message):
+    assert main(["compare", "a", "b", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_the_default_folder_names_runtime_and_precision(models, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for options in ((), ("--dtype", "bfloat16"), ("--dtype", "bfloat16", "--runtime", "torch")):

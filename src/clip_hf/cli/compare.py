@@ -20,6 +20,10 @@ def run(options: argparse.Namespace) -> int:
         if values is not None and len(values) != len(options.models):
             values, models = counted(len(values), "value"), counted(len(options.models), "model")
             raise ValueError(f"{name} has {values} for {models}; give one for each.")
+    if options.names and len(set(options.names)) < len(options.names):
+        raise ValueError(f"--names has a name twice: {', '.join(options.names)}.")
+    if options.compute:
+        fit_scaling(options.compute, [0.5] * len(options.compute))  # of a bad amount, raises now
     output_dir = Path(options.output_dir)
     folders = [_folder_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
     if not options.overwrite:

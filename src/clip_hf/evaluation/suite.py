@@ -58,7 +58,8 @@ class SuiteOptions(TaskSettings):
         data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds: See [`TaskSettings`].
 
     Raises:
-        ValueError: if a task is unknown, there are no data, or the seed is below 0.
+        ValueError: if a task is unknown or named twice, there are no data, or as [`TaskSettings`] does.
+        NotADirectoryError: if `output_dir` is a file.
     """
 
     tasks: Sequence[str]
@@ -77,6 +78,10 @@ class SuiteOptions(TaskSettings):
             raise ValueError("`data` is empty; name one or more data to evaluate on.")
         if len(set(self.data)) < len(self.data):
             raise ValueError(f"`data` names something twice: {', '.join(self.data)}.")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"`tasks` names something twice: {', '.join(self.tasks)}.")
+        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+            raise NotADirectoryError(f"{self.output_dir} is a file; give a folder for the results (--output-dir).")
 
 
 @dataclass
