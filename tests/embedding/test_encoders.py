@@ -259,13 +259,15 @@ def test_texts_of_equal_tokens_are_one(kind, siglip, clip_folder, tiny_processor
     """What differs in case only, and what differs past the context length."""
     long = "a cat " * CONTEXT_LENGTH
     texts = [f"{long} one", "a cat", "A CAT", "a dog", f"{long} two", long]
-    if kind == "siglip":
-        encoder = load_dual_encoder(siglip[0], processor=siglip[1])
+    if kind == "siglip":  # with a tokenizer that cuts only what it is asked to cut
+        tokenizer = CLIPProcessor.from_pretrained(clip_folder).tokenizer
+        encoder = load_dual_encoder(siglip[0], processor=(siglip[1].image_processor, tokenizer))
     else:
         prefix = {"ours": "", "sentence_transformers": "sentence_transformers:"}[kind]
         encoder = load_dual_encoder(f"{prefix}{clip_folder}")
     encoder.encode_texts(texts[:1] * 3)  # leaves settings behind in the tokenizer
     tokens = encoder.token_ids(texts)
+    assert encoder.token_ids(texts[1:2]) == tokens[1:2]  # alone as among others
     assert tokens[0] == tokens[4] == tokens[5] and tokens[1] == tokens[2] and len(set(tokens)) == 3
     features = encoder.encode_texts(texts)
     for first, second in itertools.combinations(range(len(texts)), 2):
