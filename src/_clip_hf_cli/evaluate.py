@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", help="folder, file or hub name; open_clip:ARCH/PRETRAINED, sentence_transformers:NAME"
     )
-    parser.add_argument("--output-dir", help="folder for the results (default: evaluation/MODEL)")
+    parser.add_argument(
+        "--output-dir", help="folder for the results (default: evaluation/MODEL, with --runtime and --dtype if given)"
+    )
     parser.add_argument("--update-card", action="store_true", help="put the figures into the model card of MODEL")
 
 

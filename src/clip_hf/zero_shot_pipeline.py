@@ -19,7 +19,7 @@ from .export.opening import (
     open_exported,
 )
 from .export.runtime_sessions import RUNTIMES
-from .model.checks_clip_hf import unknown_option
+from .model.checks_clip_hf import type_of, unknown_option
 from .model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
 from .model.modeling_clip_hf import ClipHFModel
 from .model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
@@ -111,7 +111,7 @@ def pipeline(
     missing = [name for name, part in parts.items() if part is None]
     if missing:
         raise ValueError(
-            f"There is no {missing[0].replace('_', ' ')}: the processor is a {type(processor).__name__}. Pass "
+            f"There is no {missing[0].replace('_', ' ')}: the processor is {type_of(processor)}. Pass "
             f"`{missing[0]}=...`, or a `ClipHFProcessor`."
         )
     if runtime in RUNTIMES and not isinstance(model, ClipHFExportedModel):
@@ -188,11 +188,11 @@ def _load_model(source: str | os.PathLike, dtype: torch.dtype | None, location: 
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"`model` is {model!r:.60}, a {type(model).__name__}; it must be a hub name, a path, or a model in memory."
+            f"`model` is {model!r:.60}, {type_of(model)}; it must be a hub name, a path, or a model in memory."
         )
     towers = ("get_text_features", "get_image_features")
     if not all(hasattr(model, name) for name in (*towers, "config")):
         raise ValueError(
-            f"A {type(model).__name__} is not a CLIP with an image and a text tower: it needs `config`, "
+            f"`model` is {type_of(model)}, which is not a CLIP with an image and a text tower: it needs `config`, "
             f"{' and '.join(f'`{name}`' for name in towers)}, as `ClipHFModel` and transformers' `CLIPModel` have."
         )

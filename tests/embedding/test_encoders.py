@@ -3,6 +3,7 @@
 """One interface for models of every library: the features are those that each library gives by itself."""
 
 import hashlib
+import itertools
 import sys
 import time
 from types import SimpleNamespace
@@ -251,6 +252,36 @@ def test_sentence_transformers_clip(clip_folder, even_images, prefix):
     assert_close(encoder.encode_images(even_images, projected=False), expected, atol=1e-5)
     assert (encoder.projection_dim, encoder.logit_scale) == (16, pytest.approx(ours.logit_scale))
     assert len(encoder.fingerprint) == 32
+
+
+@pytest.mark.parametrize("kind", ["ours", "siglip", "sentence_transformers"])
+def test_texts_of_equal_tokens_are_one(kind, siglip, clip_folder, tiny_processor):
+    """What differs in case only, and what differs past the context length."""
+    long = "a cat " * CONTEXT_LENGTH
+    texts = [f"{long} one", "a cat", "A CAT", "a dog", f"{long} two", long]
+    if kind == "siglip":  # with a tokenizer that cuts only what it is asked to cut
+        tokenizer = CLIPProcessor.from_pretrained(clip_folder).tokenizer
+        encoder = load_dual_encoder(siglip[0], processor=(siglip[1].image_processor, tokenizer))
+    else:
+        prefix = {"ours": "", "sentence_transformers": "sentence_transformers:"}[kind]
+        encoder = load_dual_encoder(f"{prefix}{clip_folder}")
+    encoder.encode_texts(texts[:1] * 3)  # leaves settings behind in the tokenizer
+    tokens = encoder.token_ids(texts)
+    assert encoder.token_ids(texts[1:2]) == tokens[1:2]  # alone as among others
+    assert tokens[0] == tokens[4] == tokens[5] and tokens[1] == tokens[2] and len(set(tokens)) == 3
+    features = encoder.encode_texts(texts)
+    for first, second in itertools.combinations(range(len(texts)), 2):
+        near = torch.dist(features[first], features[second]) < 1e-5
+        assert near == (tokens[first] == tokens[second]), (texts[first], texts[second])
+    with pytest.raises(TypeError, match="not one string"):
+        encoder.token_ids("a cat")
+
+
+def test_names_say_what_is_not_plain_float32(clip_folder, tiny_processor):
+    encoder = load_dual_encoder(f"{clip_folder}/", device="cpu")
+    assert encoder.name == f"{clip_folder}/"
+    encoder.model.to(torch.bfloat16)
+    assert encoder.name == f"{clip_folder} (torch, bfloat16)" and encoder.given_name == f"{clip_folder}/"
 
 
 @pytest.mark.parametrize("kind", ["clip_hf", "openai", "open_clip", "transformers"])

@@ -301,6 +301,44 @@ def test_a_damaged_file_is_named(tmp_path, ranks):
         load_results(folder)
 
 
+def test_results_of_another_version_or_with_an_entry_taken_out_are_refused(tmp_path):
+    """Each entry that reading needs; those that came later may be missing."""
+    (tmp_path / "a").mkdir()
+    content = json.loads(saved("a", {"top1": 0.5}))
+    for name in ("split", "words", "chance", "details", "skipped", "intervals"):
+        older = {key: value for key, value in content.items() if key != name}
+        (tmp_path / "a" / "t.json").write_text(json.dumps(older))
+        message = (
+            f"t.json cannot be read: it has no `{name}`: it was edited, or written by a version .* Evaluate again"
+        )
+        with pytest.raises(ValueError, match=message):
+            load_results(tmp_path / "a")
+    (tmp_path / "a" / "t.json").write_text(json.dumps(content))
+    assert load_results(tmp_path / "a")[0]["metrics"] == {"top1": 0.5}
+
+
+def test_arrays_of_python_objects_are_refused(tmp_path):
+    folder = written(tmp_path / "a", {"top1": 0.5}, {"ranks": np.array([{"a": 1}], object)})
+    with pytest.raises(ValueError, match="t.npz holds Python objects, which no evaluation writes"):
+        load_results(folder)
+
+
+@pytest.mark.parametrize("given", [None, ["full", "half"]])
+def test_other_settings_are_said_once_for_all_results(tmp_path, given):
+    """Precision only where the names do not say it."""
+    for name, more in (("a", {}), ("b", {"image_options": {"draft": True}, "dtype": "bfloat16", "runtime": "torch"})):
+        folder = written(tmp_path / name, {"top1": 0.5}, {}, **more)
+        (folder / "u.json").write_text(saved(name, {"top1": 0.5}, task="u", **more))
+    comparison = compare_results([tmp_path / "a", tmp_path / "b"], given)
+    (note,) = comparison.notes
+    assert note.startswith("Settings differ in t on d (test), u on d (test): ") and "Differences may" in note
+    precision = ("precision unknown, ", "torch, bfloat16, ") if given else ("", "")
+    assert f": {precision[0]}images read as its image processor says; " in note
+    assert f": {precision[1]}images read with draft." in note
+    assert comparison.table().endswith(note) and note in comparison.terminal_tables()
+    assert compare_results([tmp_path / "a", tmp_path / "a"]).notes == []
+
+
 # ---------------------------------------------------------------------------------------------------- damaged results
 
 
@@ -355,6 +393,9 @@ WRONG_ENTRIES = {
     "skipped": [None, [], {"test": 3}, {"test": {"images": "x"}}],
     "details": [None, "x", {"class_names": 3}, {"num_images": "x"}],
     "model": [None, {}],
+    "image_options": [None, [], "draft"],
+    "runtime": [None, 3],
+    "dtype": [None, []],
 }
 
 

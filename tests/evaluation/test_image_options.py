@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How evaluations read image files: backgrounds, orientation, sizes, limits; ours and other libraries' models."""
 
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from clip_hf.evaluation.registry.evaluation_data import (
     load_classification,
     load_retrieval,
 )
+from clip_hf.model.image_processing_clip_hf import opens_files
 from clip_hf.model.image_reading_clip_hf import ImageLimits
 from clip_hf.model.image_transform_clip_hf import parse_color
 from test_same_pixels import exif
@@ -67,6 +69,33 @@ def test_a_background_is_put_behind_drawings(encoder, monkeypatch):
     assert getattr(image_processor, "background_color", None) is None  # the caller's is as it was
     with pytest.raises(ValueError, match="'sky' is not a colour; it must be a name"):
         encoder.set_image_options(background_color="sky")
+
+
+def test_changed_options_are_told(encoder):
+    """Only what differs from the image processor's own; the options are set one after the other, as by a user."""
+    own = encoder.image_options
+    encoder.set_image_options(background_color="white", apply_exif_orientation=False)
+    assert encoder.image_options == {**own, "background_color": [255, 255, 255], "apply_exif_orientation": False}
+    before = encoder.image_options
+    encoder.set_image_options(apply_exif_orientation=True, high_bit_depth="scale", draft=True)
+    assert encoder.image_options == {"background_color": [255, 255, 255], "high_bit_depth": "scale", "draft": True}
+    encoder.set_image_options(high_bit_depth="clip", draft=False)
+    # What Pillow does is the default of other libraries' models, and ours refuse.
+    ours = isinstance(encoder, ClipHFEncoder) and opens_files(encoder.image_processor)
+    assert encoder.image_options.get("high_bit_depth") == ("clip" if ours else None)
+    assert "draft" not in encoder.image_options and before["apply_exif_orientation"] is False
+
+
+def test_a_model_with_a_background_of_its_own_has_no_changed_options(tiny_tokenizer):
+    image_processor = ClipHFImageProcessor(size=IMAGE_SIZE, crop_size=IMAGE_SIZE, background_color=[255, 255, 255])
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=ClipHFProcessor(image_processor, tiny_tokenizer))
+    encoder.set_image_options(background_color="white", high_bit_depth="error")
+    assert encoder.image_options == {}
+    encoder.set_image_options(background_color="navy")
+    encoder.set_image_options(background_color="red")
+    assert encoder.image_options == {"background_color": [255, 0, 0]}
+    encoder.set_image_options(background_color="white")
+    assert encoder.image_options == {} and pickle.loads(pickle.dumps(encoder)).image_options == {}
 
 
 def test_large_files_are_drafted(encoder, tmp_path):

@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,12 @@ from clip_hf.evaluation import (
     subset_classes,
 )
 from clip_hf.evaluation.tasks import robustness
+from clip_hf.evaluation.tasks.zero_shot import EqualClassesWarning
+from clip_hf.export import export_model
+from clip_hf.utils.processor import read_processor
+from clip_hf.utils.wording import safe_name
 from several_processes import run_processes
-from tiny_models import make_tiny_model
+from tiny_models import as_transformers_clip, make_tiny_model
 
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 60, 220)}
@@ -240,8 +245,122 @@ def test_results_say_which_runtime_they_were_computed_with(models, exported_fold
     assert f"holds results of {names['onnx']}" in capsys.readouterr().err  # they do not mix
     assert main(["compare", *map(str, folders.values()), "--output-dir", str(tmp_path / "compared")]) == 0
     assert "(openvino, float32)" in (tmp_path / "compared" / "comparison.md").read_text()
-    assert evaluate(exported, "--data", data, "--output-dir", tmp_path / "card", *QUICK, "--update-card") == 1
-    assert "clip_hf_exported" in capsys.readouterr().err
+    for model, message in ((exported, "is an export, whose card"), (data, "is no folder with a model of ours")):
+        assert evaluate(model, "--data", data, "--output-dir", tmp_path / "card", "--update-card") == 1
+        assert message in capsys.readouterr().err and not (tmp_path / "card").exists()  # before anything is done
+
+
+def test_results_say_half_precision_and_how_images_were_read(models, data, tiny_processor, tmp_path, capsys):
+    """In the file, the table, the card and the comparison; plain float32 says nothing."""
+    model = tmp_path / "model"
+    checkpoints.save(make_tiny_model("vit"), tiny_processor, model)
+    half = ("--dtype", "bfloat16", "--device", "cpu", "--background-color", "white", "--draft")
+    for name, options in (("full", ("--background-color", "255,255,255")), ("half", half), ("plain", ())):
+        arguments = ("--data", data, "--output-dir", tmp_path / name, *QUICK, "--update-card")
+        assert evaluate(model, *arguments, *options) == 0
+        assert (f"{model} (torch, bfloat16) on" in capsys.readouterr().out) == (name == "half")
+    contents = {name: json.loads(next((tmp_path / name).glob("zero*.json")).read_text()) for name in ("half", "plain")}
+    assert contents["half"]["model"] == f"{model} (torch, bfloat16)" and contents["plain"]["model"] == str(model)
+    assert (contents["half"]["runtime"], contents["half"]["dtype"]) == ("torch", "bfloat16")
+    assert contents["half"]["image_options"] == {"background_color": [255, 255, 255], "draft": True}
+    assert (contents["plain"]["dtype"], contents["plain"]["image_options"]) == ("float32", {})
+    for page in (tmp_path / "half").glob("zero*.md"):
+        assert "Image files were read with background_color 255,255,255, draft." in page.read_text()
+    card = (model / "README.md").read_text()
+    for ending in ("", " (torch, bfloat16, background_color 255,255,255, draft)", " (background_color 255,255,255)"):
+        assert f"| zero_shot top1{ending} |" in card  # three results that do not replace each other
+
+    folders = [str(tmp_path / name) for name in ("plain", "half", "full")]
+    assert main(["compare", *folders, "--output-dir", str(tmp_path / "compared")]) == 0
+    out, name = capsys.readouterr().out, f"zero_shot on {data.name} (test)"
+    plain, first = "images read as its image processor says", "images read with background_color 255,255,255"
+    note = f"Settings differ in {name}: {folders[0]}: torch, float32, {plain}; {folders[1]}: torch, bfloat16, {first}"
+    assert note in out and note in (tmp_path / "compared" / "comparison.md").read_text()
+    assert main(["compare", folders[0], folders[0], "--output-dir", str(tmp_path / "same")]) == 0
+    assert "Settings differ" not in capsys.readouterr().out
+    assert evaluate(model, "--data", data, "--output-dir", tmp_path / "plain", "--dtype", "bfloat16") == 1
+    assert f"holds results of {model}; those of {model} (torch, bfloat16) would mix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_every_task_with_an_export(models, exported_folder, data, pairs, tmp_path, runtime):
+    """The figures are PyTorch's but for rounding, which may swap two images."""
+    arguments = ("--tasks", *LABEL_TASKS, "retrieval", "--data", data, pairs, *QUICK)
+    exported, dtype = exported_folder("vit", runtime), ("--dtype", "auto")
+    if read_processor().has_bfloat16 and runtime == "openvino":
+        dtype = ("--dtype", "float32")
+    for model, name, options in ((models["vit"], "torch", ()), (exported, "exported", dtype)):
+        assert evaluate(model, *arguments, "--output-dir", tmp_path / name, *options) == 0
+    found, expected = metrics_of(tmp_path / "exported"), metrics_of(tmp_path / "torch")
+    assert found.keys() == expected.keys() and len(found) == 4
+    for name, metrics in expected.items():
+        metric = next(metric for metric in ("top1", "zero_shot", "image_to_text_R@1") if metric in metrics)
+        assert found[name][metric] == pytest.approx(metrics[metric], abs=0.1), name
+    content = json.loads((tmp_path / "exported" / f"linear_probe-{data.name}-test.json").read_text())
+    assert (content["runtime"], content["model"]) == (runtime, f"{exported} ({runtime}, float32)")
+
+
+def test_a_probe_needs_features_that_the_model_gives(data, tiny_processor, tmp_path, capsys):
+    """Exports of transformers' models have none before the projection; the other tasks run."""
+    export_model(as_transformers_clip(make_tiny_model("vit")), tmp_path / "model", "onnx", processor=tiny_processor)
+    arguments = ("--data", data, "--output-dir", tmp_path / "out", *QUICK)
+    assert evaluate(tmp_path / "model", "--tasks", "few_shot", "linear_probe", *arguments) == 1
+    assert "The task linear_probe cannot be run." in (error := capsys.readouterr().err)
+    assert "gives no features before the projection" in error and not list((tmp_path / "out").glob("*.json"))
+    assert evaluate(tmp_path / "model", "--tasks", "few_shot", *arguments) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tasks", "zero_shot", "zero_shot"), "`tasks` names something twice"),
+        (("--resamples", "-1"), "`resamples` is -1"),
+        (("--shots", "1", "0"), "`shots` are [1, 0]"),
+        (("--few-shot-seeds", "0"), "`few_shot_seeds` 0; give at least one of each"),
+        (("--output-dir", __file__), "is a file; give a folder for the results"),
+    ],
+)
+def test_bad_options_are_found_before_anything_is_loaded(data, tmp_path, capsys, arguments, message):
+    assert evaluate(tmp_path / "nothing", "--data", data, "--output-dir", tmp_path / "out", *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--compute", "1", "2"), "Given 2 models; a line needs three or more"),
+        (("--names", "a", "a"), "--names has a name twice: a, a"),
+    ],
+)
+def test_bad_options_of_compare_are_found_before_anything_is_evaluated(tmp_path, capsys, arguments, message):
+    assert main(["compare", "a", "b", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_default_folder_names_runtime_and_precision(models, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for options in ((), ("--dtype", "bfloat16"), ("--dtype", "bfloat16", "--runtime", "torch")):
+        assert evaluate(models["vit"], "--data", data, *QUICK, "--device", "cpu", *options) == 0
+    name = safe_name(str(models["vit"]))
+    found = sorted(path.name for path in (tmp_path / "evaluation").iterdir())
+    assert found == [name, f"{name}-bfloat16", f"{name}-torch-bfloat16"]
+
+
+def test_classes_that_are_one_are_said_once(models, pairs, tmp_path, capsys):
+    """A run of several tasks on data with two such classes."""
+    for split in ("train", "test"):
+        for number, name in enumerate(("cat", "CAT", "dog")):
+            (tmp_path / "data" / split / f"a {name}").mkdir(parents=True)
+            for image in range(2):
+                drawing("red", 10 * number + image).save(tmp_path / "data" / split / f"a {name}" / f"{image}.png")
+    arguments = ("--tasks", "zero_shot", "few_shot", "--data", tmp_path / "data", "--output-dir", tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", EqualClassesWarning)
+        assert evaluate(models["vit"], *arguments, *QUICK, "--shots", "1") == 0
+    done = capsys.readouterr()
+    assert (done.out + done.err).count("'a CAT' = 'a cat'") == 1
+    for task in ("zero_shot", "few_shot"):
+        assert "'a CAT' = 'a cat'" in (tmp_path / "out" / f"{task}-data-test.md").read_text()
 
 
 def test_evaluations_have_one_shape_of_arguments():

@@ -544,7 +544,7 @@ def test_the_same_lazily_opened_image_may_come_often(pipe, images, tmp_path, num
         ({"candidate_labels": ["cat", True]}, TypeError, "Label 1 is True, a bool"),
         ({"candidate_labels": np.array([["cat"]])}, TypeError, "Label 0 is array"),
         ({"candidate_labels": np.array([])}, ValueError, "There are no labels"),
-        ({"candidate_labels": 3}, TypeError, "must be a list of strings; given a int"),
+        ({"candidate_labels": 3}, TypeError, "must be a list of strings; given an int"),
         ({"hypothesis_template": "a photo"}, ValueError, "does not say where the label goes"),
         ({"hypothesis_template": []}, ValueError, "The list of templates is empty"),
         ({"hypothesis_template": {"cat": ["a cat"]}}, ValueError, "no prompts for 3 of the labels"),

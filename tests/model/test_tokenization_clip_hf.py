@@ -501,7 +501,7 @@ def test_special_tokens_can_have_other_names(corpus):
     ("text", "options", "error", "message"),
     [
         (None, {}, ValueError, "specify either `text` or `text_target`"),
-        (3, {}, TypeError, "`text` must be a string or a list of strings; given a int, 3"),
+        (3, {}, TypeError, "`text` must be a string or a list of strings; given an int, 3"),
         (b"a", {}, TypeError, "given a bytes, b'a'"),
         ({"a": 1}, {}, TypeError, "given a dict"),
         (np.array(["a"]), {}, TypeError, "given a ndarray"),
@@ -525,5 +525,5 @@ def test_bad_input_is_refused(tokenizer, text, options, error, message):
 
 
 def test_encode_refuses_bad_input(tokenizer):
-    with pytest.raises(TypeError, match="given a int, 5"):
+    with pytest.raises(TypeError, match="given an int, 5"):
         tokenizer.encode(5)

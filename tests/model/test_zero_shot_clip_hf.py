@@ -374,7 +374,7 @@ def test_bad_labels(model, tiny_processor, labels, error, message):
         ("a {", ValueError, "'a {' has unbalanced braces"),
         ("a {c}", ValueError, "has the placeholder {c}; only {} and {label} are filled"),
         (["a {}", 3], TypeError, "3 among the templates must be a string"),
-        (3, TypeError, "The templates must be a string or a list of strings; given 3, a int"),
+        (3, TypeError, "The templates must be a string or a list of strings; given 3, an int"),
         (b"a {}", TypeError, "given b'a {}', a bytes"),
         ({"cat": ["a cat"]}, ValueError, r"no prompts for 2 of the labels: \['dog"),
         ({"cat": []}, ValueError, "The list of prompts of 'cat' is empty"),

@@ -22,8 +22,10 @@ from clip_hf import (
     ClipHFModel,
     ClipHFTokenizer,
     ClipHFZeroShotImageClassificationPipeline,
+    build_text_classifier,
     checkpoints,
 )
+from clip_hf.model import zero_shot_clip_hf
 from test_registration import stock_repo, stock_tokenizer, tiny_siglip  # noqa: F401
 from tiny_models import CONTEXT_LENGTH, IMAGE_SIZE, make_tiny_model
 
@@ -180,11 +182,11 @@ def test_stock_models_need_what_they_needed(stock_repo, tmp_path, images):  # no
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda folder: 3, TypeError, "`model` is 3, a int; it must be a hub name, a path, or a model in memory"),
+        (lambda folder: 3, TypeError, "`model` is 3, an int; it must be a hub name, a path, or a model in memory"),
         (lambda folder: None, TypeError, "`model` is None"),
         (lambda folder: TASK, ValueError, "The first argument is the model"),
-        (lambda folder: torch.nn.Linear(2, 2), ValueError, "A Linear is not a CLIP with an image and a text tower"),
-        (lambda folder: make_tiny_model("vit").text_model, ValueError, "A ClipHFTextModel is not a CLIP"),
+        (lambda folder: torch.nn.Linear(2, 2), ValueError, "is a Linear, which is not a CLIP with an image"),
+        (lambda folder: make_tiny_model("vit").text_model, ValueError, "is a ClipHFTextModel, which is not a CLIP"),
         (lambda folder: folder / "missing", OSError, "missing"),
         (lambda folder: folder / "classifier", ValueError, "lacks 55 of the weights.*a fixed set of classes"),
         (lambda folder: folder / "siglip", ValueError, "type 'siglip', which is not a CLIP"),
@@ -271,6 +273,30 @@ def test_a_generator_of_labels(pipe, images):
     assert_same(pipe(images, (label for label in LABELS)), pipe(images, LABELS))
     given = iter(LABELS)
     assert_same(make_pipe(pipe.model, pipe, candidate_labels=given)(images), pipe(images, LABELS))
+
+
+def test_labels_passed_as_one_are_said(model, tiny_processor, images, caplog):
+    pipe = make_pipe(model, tiny_processor)
+    assert pipe(images[0], ["red, light blue"]) == [{"score": 1.0, "label": "red, light blue"}]
+    (message,) = caplog.messages
+    assert message.startswith("There is one label only, 'red, light blue', which is the answer for every image.")
+    assert message.endswith("Pass ['red', 'light blue'], or on the command line `--labels red 'light blue'`.")
+    caplog.clear()
+    for labels in (["red, blue", "green"], ["red"], ["red,"], [7]):
+        pipe(images[0], labels)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_warnings_are_said_once_and_by_the_first_process(model, tiny_processor, caplog, monkeypatch, rank):
+    """As of a training, each of whose processes encodes the labels again after every epoch."""
+    zero_shot_clip_hf.logger.warning_once.cache_clear()
+    if rank is not None:
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    for _ in range(2):
+        build_text_classifier(model, tiny_processor, ["bird", "Bird", "bee " * CONTEXT_LENGTH])
+    assert len(caplog.messages) == (0 if rank == 1 else 2)
 
 
 def test_labels_that_the_model_cannot_tell_apart_are_said(model, tiny_processor, images, caplog):

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Faults in the choice of a dtype, and in exported models behind encoders and pipelines."""
+"""Faults in the choice of a dtype, in exported models behind encoders and pipelines, and in warnings of labels."""
 
 from .mutation import Mutation
 
@@ -93,8 +93,8 @@ MUTATIONS = [
     Mutation(
         "features after the projection for linear probes",
         "embedding/exported_encoder.py",
-        "run = self.model.encode_image if projected else self.model.pooled_image_features",
-        "run = self.model.encode_image",
+        'return self.model.pooled_image_features(inputs["pixel_values"])',
+        'return self.model.encode_image(inputs["pixel_values"])',
         "embedding/test_exported_encoder.py -k features_are_those",
     ),
     Mutation(
@@ -103,5 +103,33 @@ MUTATIONS = [
         'min(max_tokens_per_batch, getattr(model, "max_tokens_per_batch", max_tokens_per_batch))',
         "max_tokens_per_batch",
         "embedding/test_exported_encoder.py -k small_batches",
+    ),
+    Mutation(
+        "every process says which labels are one",
+        "model/zero_shot_clip_hf.py",
+        "    if is_first:\n        logger.warning_once",
+        "    if True:\n        logger.warning_once",
+        "model/test_zero_shot_pipeline.py -k said_once",
+    ),
+    Mutation(
+        "labels that are one are said at every encoding",
+        "model/zero_shot_clip_hf.py",
+        "logger.warning_once(message)",
+        "logger.warning(message)",
+        "model/test_zero_shot_pipeline.py -k said_once",
+    ),
+    Mutation(
+        "labels passed as one are not said",
+        "model/pipeline_clip_hf.py",
+        '            warn_of_one_label(forward["labels"])\n',
+        "",
+        "model/test_zero_shot_pipeline.py -k passed_as_one",
+    ),
+    Mutation(
+        "a label that ends with a comma is several",
+        "model/zero_shot_clip_hf.py",
+        "    if len(several) > 1:\n",
+        '    if "," in str(labels[0]):\n',
+        "model/test_zero_shot_pipeline.py -k passed_as_one",
     ),
 ]

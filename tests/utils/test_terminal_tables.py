@@ -7,7 +7,7 @@ import pty
 import subprocess
 import sys
 
-from clip_hf.utils.terminal_tables import draw_table
+from clip_hf.utils.terminal_tables import draw_table, wrap_lines
 
 
 COLUMNS = ("metric", "value", "note [x]")
@@ -24,10 +24,13 @@ def test_a_pipe_gets_aligned_text_that_is_never_wrapped():
     assert "\n".join(lines).isascii() and "\x1b" not in "\n".join(lines)
 
 
-def test_a_terminal_gets_bold_and_no_line_beyond_its_width():
-    program = f"from clip_hf.utils.terminal_tables import draw_table; print(draw_table('T', {COLUMNS}, {ROWS}))"
+LINES = f"A sentence of more than sixty signs, with a path: {'/path-of-folders' * 6}/x.\n\nAnother one."
+
+
+def shown_on_a_terminal(program: str, width: int) -> str:
+    """What a Python program that ends with `print` shows on a terminal of this width."""
     reading, writing = pty.openpty()
-    environment = os.environ | {"COLUMNS": "60", "TERM": "xterm"}
+    environment = os.environ | {"COLUMNS": str(width), "TERM": "xterm"}
     subprocess.run([sys.executable, "-c", program], stdout=writing, env=environment, check=True)
     os.close(writing)
     shown = b""
@@ -39,7 +42,22 @@ def test_a_terminal_gets_bold_and_no_line_beyond_its_width():
         if not part:
             break
     os.close(reading)
-    text = shown.decode().replace("\r\n", "\n")
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_gets_bold_and_no_line_beyond_its_width():
+    program = f"from clip_hf.utils.terminal_tables import draw_table; print(draw_table('T', {COLUMNS}, {ROWS}))"
+    text = shown_on_a_terminal(program, 60)
     assert "\x1b[1m" in text and "─" in text
     plain = text.replace("\x1b[1m", "").replace("\x1b[0m", "")
     assert max(map(len, plain.splitlines())) <= 60 and plain.count("c") == 90 + "metric note".count("c")
+
+
+def test_lines_break_at_the_width_of_a_terminal_and_not_in_a_path():
+    assert wrap_lines(LINES) == LINES  # of a pipe
+    text = shown_on_a_terminal(
+        f"from clip_hf.utils.terminal_tables import wrap_lines; print(wrap_lines({LINES!r}))", 60
+    )
+    first, *rest = text.splitlines()
+    assert first == "A sentence of more than sixty signs, with a path:"
+    assert rest == [f"{'/path-of-folders' * 6}/x.", "", "Another one."]

@@ -30,6 +30,7 @@ from typing import BinaryIO, NoReturn
 
 import torch
 
+from ..model.checks_clip_hf import type_of
 from .stored_tensor import StoredTensor
 
 
@@ -512,7 +513,7 @@ class _PickleReader:
 def _short(value: object) -> str:
     """A value from the file for a message: without control characters, and not too long."""
     if not isinstance(value, str | int | float | None):
-        return f"a {type(value).__name__}"
+        return type_of(value)
     if isinstance(value, int) and value.bit_length() > 64:
         return f"a number of {value.bit_length()} bits"
     text = repr(value)

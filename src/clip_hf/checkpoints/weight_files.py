@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..model.checks_clip_hf import type_of
 from ..utils.json_files import read_json
 from ..utils.wording import listed
 from .safe_torchscript import check_archive, is_zip, read_torchscript
@@ -171,7 +172,7 @@ def _reason(error: Exception) -> str:
 
 def _tensors_of(state_dict: Any, path: Path) -> dict[str, StoredTensor]:
     if not isinstance(state_dict, Mapping):
-        raise ValueError(f"{path} holds a {type(state_dict).__name__} instead of tensors by name.")
+        raise ValueError(f"{path} holds {type_of(state_dict)} instead of tensors by name.")
     others = [str(name) for name, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     if others or not state_dict:
         what = f"besides tensors {listed(others)}" if others else "nothing"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..evaluation import fit_scaling
 from ..evaluation.comparison import ENDINGS, compare_results, load_results
+from ..utils.terminal_tables import wrap_lines
 from ..utils.wording import counted, safe_name
 from .evaluate import evaluate
 
@@ -19,6 +20,10 @@ def run(options: argparse.Namespace) -> int:
         if values is not None and len(values) != len(options.models):
             values, models = counted(len(values), "value"), counted(len(options.models), "model")
             raise ValueError(f"{name} has {values} for {models}; give one for each.")
+    if options.names and len(set(options.names)) < len(options.names):
+        raise ValueError(f"--names has a name twice: {', '.join(options.names)}.")
+    if options.compute:
+        fit_scaling(options.compute, [0.5] * len(options.compute))  # of a bad amount, raises now
     output_dir = Path(options.output_dir)
     folders = [_folder_of(model, place, options, output_dir) for place, model in enumerate(options.models)]
     if not options.overwrite:
@@ -29,13 +34,13 @@ def run(options: argparse.Namespace) -> int:
     comparison = compare_results(folders, options.names, options.resamples, options.seed)
     print(f"\n{comparison.terminal_tables()}")
     if comparison.left_out:
-        print(f"\nOnly one model has: {', '.join(comparison.left_out)}.")
+        print(wrap_lines(f"\nOnly one model has: {', '.join(comparison.left_out)}."))
     paths = comparison.save(output_dir)
     if options.compute:
         scaling = _scaling(folders, comparison.models, options)
         print(f"\n{scaling.terminal_table()}")
         paths += scaling.save(output_dir, "scaling")
-    print(f"\nWritten: {', '.join(str(path) for path in paths)}")
+    print(wrap_lines(f"\nWritten: {', '.join(str(path) for path in paths)}"))
     return 0
 
 

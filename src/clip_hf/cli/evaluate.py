@@ -24,9 +24,11 @@ from ..evaluation import (
     load_templates,
     run_suite,
 )
+from ..export.opening import is_exported
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model_card import ModelCardDetails, write_model_card
 from ..utils.processes import start_processes
+from ..utils.terminal_tables import wrap_lines
 from ..utils.wording import safe_name
 from .image_options import image_options
 
@@ -80,25 +82,38 @@ def update_card(folder: str | os.PathLike, results: Sequence[EvaluationResult]) 
 
     `folder` is one of our models'; any other is a `ValueError`. Returns the card's path.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} is no folder with a model of ours, so it has no card to update; the results are in their own "
-            "files."
-        )
-    config = ClipHFConfig.from_pretrained(folder)
+    config = _config_beside_card(folder)
     details = ModelCardDetails(eval_results=[figure for result in results for figure in result.eval_results()])
     return write_model_card(folder, config, details=details)
 
 
+def _config_beside_card(folder: str | os.PathLike) -> ClipHFConfig:
+    """The configuration of one of our models' folders; any other has no card that can be updated."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} is no folder with a model of ours, so it has no card to update. Leave out --update-card; the "
+            "results get files of their own."
+        )
+    if is_exported(folder):
+        raise ValueError(
+            f"{folder} is an export, whose card is that of the exported model and stays. Leave out --update-card, or "
+            "evaluate the model itself with --runtime, which puts the figures into its card."
+        )
+    return ClipHFConfig.from_pretrained(folder)
+
+
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and say where the results are; returns the exit status."""
+    if options.update_card:
+        _config_beside_card(options.model)  # now, not after the evaluation
     # The whole path names the folder, because several trainings may end in folders of the same name.
-    name = "-".join(filter(None, (options.model, options.runtime)))
+    name = "-".join(filter(None, (options.model, options.runtime, options.dtype)))
     output_dir = options.output_dir or Path("evaluation") / safe_name(name)
     results = evaluate(options.model, options, output_dir)
     if results:
-        print(f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side.")
+        where = f"\nThe results are in {Path(output_dir).resolve()}; `clip-hf compare` puts such folders side by side."
+        print(wrap_lines(where))
         if options.update_card:
             print(f"Updated {update_card(options.model, results)}.")
     return 0

@@ -14,6 +14,7 @@ from itertools import islice, pairwise
 import numpy as np
 import torch
 
+from ..model.checks_clip_hf import type_of
 from ..utils.extras import require_extra
 
 
@@ -324,7 +325,7 @@ def _rounding(dim: int, dtype: torch.dtype) -> float:
 
 def _check_embeddings(embeddings: np.ndarray | torch.Tensor, threshold: float, chunk_size: int) -> None:
     if not isinstance(embeddings, np.ndarray | torch.Tensor):
-        raise TypeError(f"`embeddings` is a {type(embeddings).__name__}; it must be an array or a tensor.")
+        raise TypeError(f"`embeddings` is {type_of(embeddings)}; it must be an array or a tensor.")
     if embeddings.ndim != 2:
         raise ValueError(f"`embeddings` has the shape {tuple(embeddings.shape)}; it must be (rows, dim).")
     if not 0.0 < threshold <= 1.0:

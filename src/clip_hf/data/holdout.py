@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
+from ..model.checks_clip_hf import type_of
 from .image_text import check_columns, undecoded_images
 from .pair_options import PairOptions
 from .texts import stable_id
@@ -48,7 +49,7 @@ def hold_out(
     """
     options = options or PairOptions()
     if not isinstance(data, datasets.Dataset):
-        raise TypeError(f"A share can be held out of a `datasets.Dataset`, not of a {type(data).__name__}.")
+        raise TypeError(f"A share can be held out of a `datasets.Dataset`, not of {type_of(data)}.")
     if not 0.0 < share < 1.0:
         raise ValueError(f"`share` is {share}; it must be greater than 0 and less than 1.")
     check_columns(data.column_names, options)

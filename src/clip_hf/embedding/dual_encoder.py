@@ -54,7 +54,7 @@ class DualEncoder(ABC):
     Args:
         model (`nn.Module`): The model, on its device and in its dtype.
         processor: Prepares its inputs; each class says which kinds it takes.
-        name (`str`): The model's name in results.
+        name (`str`): The model's name or path, as it was given.
     """
 
     runtime: str = "torch"
@@ -69,7 +69,7 @@ class DualEncoder(ABC):
     image_limits: ImageLimits = DEFAULT_LIMITS
 
     def __init__(self, model: nn.Module, processor: Any, name: str):
-        self.model, self.processor, self.name = model, processor, name
+        self.model, self.processor, self.given_name = model, processor, name
         self._weights: tuple[Any, bytes] | None = None
         self._replaced_options: dict[str, Any] = {}  # what the image processor itself says
 
@@ -80,6 +80,16 @@ class DualEncoder(ABC):
         # Without memoised values, so that `datasets` sees the same encoder before and after its use.
         state = {k: v for k, v in vars(self).items() if not isinstance(getattr(type(self), k, None), cached_property)}
         return {**state, "_weights": None}
+
+    @property
+    def name(self) -> str:
+        """The model's name in results: as it was given, with runtime and precision unless PyTorch runs it in float32,
+        as in `"my_model (torch, bfloat16)"`.
+        """
+        precision = str(self.dtype).removeprefix("torch.")
+        if (self.runtime, precision) == ("torch", "float32"):
+            return self.given_name
+        return f"{self.given_name.rstrip('/')} ({self.runtime}, {precision})"
 
     @property
     def image_options(self) -> dict[str, Any]:
@@ -287,6 +297,10 @@ class DualEncoder(ABC):
                 raise NotFiniteError(batch[row], f"text {batch[row]} ({texts[batch[row]]!r:.80})")
             yield batch, features
 
+    def token_ids(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """The tokens of each text as the model gets it, cut to its length: texts of the same ones are one to it."""
+        return self._token_ids(check_texts(texts))
+
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Features of texts; repeated ones are encoded once. Arguments and errors as in [`text_batches`].
 
@@ -336,6 +350,10 @@ class DualEncoder(ABC):
     @abstractmethod
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """[`text_batches`] without checks, run in evaluation mode; features need not be normalised."""
+
+    @abstractmethod
+    def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
+        """[`token_ids`] without checks."""
 
 
 def _plain_option(name: str, value: Any) -> Any:

@@ -28,7 +28,7 @@ class ExportedEncoder(ClipHFEncoder):
     """
 
     def __init__(self, model: ClipHFExportedModel, processor: Any, name: str):
-        super().__init__(model, processor, f"{name} ({model.runtime}, {model.precision})")
+        super().__init__(model, processor, name)
         self.runtime = model.runtime
         self.packages = (*self.packages, _PACKAGES[model.runtime])
 
@@ -50,8 +50,15 @@ class ExportedEncoder(ClipHFEncoder):
         return self.model.config.fixed_length
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
-        run = self.model.encode_image if projected else self.model.pooled_image_features
-        return run(inputs["pixel_values"])
+        if projected:
+            return self.model.encode_image(inputs["pixel_values"])
+        source = (self.model.config.source_config or {}).get("model_type")
+        if not self.model.config.has_projection and source != "siglip":  # SigLIP's images are not projected
+            raise ValueError(
+                f"{self.name} gives no features before the projection, because its export was made of transformers' "
+                "model in memory. Export the folder or the file of the weights: `clip-hf export FOLDER`."
+            )
+        return self.model.pooled_image_features(inputs["pixel_values"])
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
         if self.depends_on_padding:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..data.locations import undecoded
 from ..data.skips import SkipCounter
+from ..model.checks_clip_hf import type_of
 from .dual_encoder import DualEncoder, check_texts
 from .encoding_ahead import FeatureBatch, check_skips, encode_ahead, finish_skips
 from .encoding_options import EncodingOptions
@@ -139,7 +140,7 @@ def _check_stream(
 ) -> tuple[EncodingOptions, Callable[[Any], Any] | None]:
     """Check the arguments of a stream; returns the options, and the function that gets what to encode."""
     if isinstance(items, (str, bytes, bytearray, memoryview)) or not hasattr(items, "__iter__"):
-        raise TypeError(f"`{what}` must be an iterable of {what}; given {items!r:.80}, a {type(items).__name__}.")
+        raise TypeError(f"`{what}` must be an iterable of {what}; given {items!r:.80}, {type_of(items)}.")
     options = options or EncodingOptions()
     if options.cache_dir is not None:
         raise ValueError(

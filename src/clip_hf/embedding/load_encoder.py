@@ -171,14 +171,14 @@ def _export_once(encoder: DualEncoder, runtime: str, dtype: torch.dtype | str | 
     """The encoder of a model's export in the cache."""
     if not isinstance(encoder, TransformersEncoder):
         raise ValueError(
-            f"{encoder.name} is run by another library, which `runtime={runtime!r}` cannot replace. Give the folder "
-            "or the file of its weights, without the library's name."
+            f"{encoder.given_name} is run by another library, which `runtime={runtime!r}` cannot replace. Give the "
+            "folder or the file of its weights, without the library's name."
         )
     processor = encoder.processor
     if isinstance(processor, (tuple, list)):
         processor = ClipHFProcessor(*processor)
-    exported = open_cached_export(encoder.model, processor, runtime, dtype, encoder.name)
-    return ExportedEncoder(exported, encoder.processor, encoder.name)
+    exported = open_cached_export(encoder.model, processor, runtime, dtype, encoder.given_name)
+    return ExportedEncoder(exported, encoder.processor, encoder.given_name)
 
 
 def _wrap_model(model: nn.Module, processor: Any) -> DualEncoder:

@@ -112,6 +112,9 @@ class OpenClipEncoder(DualEncoder):
             token_ids = self.tokenizer(texts[start : start + size])
             yield list(range(start, start + len(token_ids))), self.model.encode_text(token_ids.to(self.device))
 
+    def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
+        return [tuple(ids) for ids in self.tokenizer(texts).tolist()]
+
 
 def _identity(weight: torch.Tensor, size: int) -> torch.Tensor:
     return torch.eye(size, dtype=weight.dtype, device=weight.device)

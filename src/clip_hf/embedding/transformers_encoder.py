@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ..model.checks_clip_hf import type_of
 from ..model.image_processing_clip_hf import opens_files
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH, context_length, encode_in_batches, eval_mode
 from ..utils.fingerprints import plain_config, tokenizer_digest
@@ -42,7 +43,7 @@ class TransformersEncoder(DualEncoder):
         for method in ("get_image_features", "get_text_features"):
             if not callable(getattr(model, method, None)):
                 raise TypeError(
-                    f"{name} is a {type(model).__name__}, which has no `{method}`: it does not embed images and texts "
+                    f"{name} is {type_of(model)}, which has no `{method}`: it does not embed images and texts "
                     "in one space. Models such as CLIP, SigLIP, ALIGN, AltCLIP and ChineseCLIP do."
                 )
         super().__init__(model, processor, name)
@@ -101,6 +102,10 @@ class TransformersEncoder(DualEncoder):
             inputs = dict(self.tokenizer(texts[start : start + size], **padded))
             features = self._text_features(**move_inputs(inputs, self.device, torch.float32))
             yield list(range(start, start + len(features))), features
+
+    def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
+        length = self._full_length if self.depends_on_padding else context_length(self.model, self.tokenizer)
+        return [tuple(ids) for ids in self.tokenizer(texts, truncation=True, max_length=length)["input_ids"]]
 
     @property
     def _full_length(self) -> int:
@@ -229,6 +234,11 @@ class SentenceTransformersEncoder(DualEncoder):
         for start in range(0, len(order), 256):
             batch = order[start : start + 256]
             yield batch, self._text_features([texts[index] for index in batch])
+
+    def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
+        inputs = self.model.preprocess(texts)
+        mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+        return [tuple(ids[kept.bool()].tolist()) for ids, kept in zip(inputs["input_ids"], mask)]
 
     @cached_property
     def depends_on_padding(self) -> bool:

@@ -16,8 +16,8 @@ import numpy as np
 from ..utils.atomic import replaced_file
 from ..utils.figures import COLOURS, WIDTH, new_figure, save_figure
 from ..utils.json_files import read_json
-from ..utils.terminal_tables import draw_table
-from ..utils.wording import counted, markdown_table
+from ..utils.terminal_tables import draw_table, wrap_lines
+from ..utils.wording import counted, listed, markdown_table
 from .numerics.bootstrap import percentile_interval, resampled_interval
 from .numerics.statistics import (
     ROW_VALUES,
@@ -36,6 +36,7 @@ from .tasks.evaluation_result import (
     format_metric,
     is_result,
     read_result,
+    setting_text,
 )
 
 
@@ -96,21 +97,24 @@ class Comparison:
         models (`list[str]`): Names of the models; differences are to the first.
         metrics (`list[ComparedMetric]`): Metrics that at least two of the models have.
         left_out (`list[str]`): Names of results that only one model has.
+        notes (`list[str]`): What a reader of the differences should know: that image files were read with other
+            options, or models run in another precision that their names do not say.
     """
 
     models: list[str]
     metrics: list[ComparedMetric]
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """All metrics as a Markdown table; a difference is bold if its interval does not hold 0."""
+        """All metrics as a Markdown table, and the notes; a difference is bold if its interval does not hold 0."""
         rows = [
             (row.task, f"{row.data} ({row.split})", row.metric, *self._cells(row, "**{}**")) for row in self.metrics
         ]
-        return markdown_table(("task", "data", "metric", *self._columns()), rows)
+        return "\n\n".join([markdown_table(("task", "data", "metric", *self._columns()), rows), *self.notes])
 
     def terminal_tables(self) -> str:
-        """All metrics for a terminal, one table for each task and data."""
+        """All metrics for a terminal, one table for each task and data, and the notes."""
         tables = [
             draw_table(
                 f"{task}: {data}", ["metric", *self._columns()], [[row.metric, *self._cells(row)] for row in rows]
@@ -118,7 +122,8 @@ class Comparison:
             for (task, data), rows in _grouped(self.metrics).items()
         ]
         explained = "* The 95% interval of the difference does not hold 0."
-        return "\n\n".join([*tables, *([explained] if any(" *" in table for table in tables) else [])])
+        below = [*([explained] if any(" *" in table for table in tables) else []), *self.notes]
+        return "\n\n".join([*tables, *map(wrap_lines, below)])
 
     def figure(self) -> "Figure | None":
         """Each task's metrics as points with their intervals; each model has a colour and a marker.
@@ -253,14 +258,16 @@ def compare_results(
         raise ValueError(f"There are {counted(len(names), 'name')} for {counted(len(folders), 'folder')}.")
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
+    names_say_precision = names == [results[0]["model"] for results in loaded]
     by_key = [{(result["task"], result["data"], result["split"]): result for result in results} for results in loaded]
-    metrics, left_out = [], []
+    metrics, left_out, settings = [], [], {}
     for key in dict.fromkeys(key for results in by_key for key in results):
         compared = [results.get(key) for results in by_key]
         if sum(result is not None for result in compared) < 2:
             left_out.append(" ".join(key))
             continue
         _check_same_data(key, names, compared)
+        settings[key] = tuple(result and _setting_of(result, names_say_precision) for result in compared)
         for metric in dict.fromkeys(name for result in compared if result for name in result["metrics"]):
             if metric not in _SETTINGS:
                 metrics.append(_compare(key, metric, compared, resamples, seed))
@@ -274,7 +281,29 @@ def compare_results(
             + "; ".join(f"{name} has {', '.join(map(' '.join, results))}" for name, results in zip(names, by_key))
             + "."
         )
-    return Comparison(names, metrics, left_out)
+    return Comparison(names, metrics, left_out, _setting_notes(names, settings))
+
+
+def _setting_of(result: dict[str, Any], names_say_precision: bool) -> str:
+    """How a model was run, as far as its name does not say it, and how image files were read."""
+    precision = setting_text(result.get("runtime", ""), result.get("dtype", "")) or "precision unknown"
+    options = setting_text(image_options=result.get("image_options"))
+    reading = f"images read with {options}" if options else "images read as its image processor says"
+    return reading if names_say_precision else f"{precision}, {reading}"
+
+
+def _setting_notes(names: Sequence[str], settings: dict[tuple, tuple[str | None, ...]]) -> list[str]:
+    """Say once, of all results to which it applies, that models were run or images read in different ways."""
+    where: dict[tuple[str | None, ...], list[str]] = {}
+    for (task, data, split), of_models in settings.items():
+        if len({setting for setting in of_models if setting}) > 1:
+            where.setdefault(of_models, []).append(f"{task} on {data} ({split})")
+    return [
+        f"Settings differ in {listed(results)}: "
+        + "; ".join(f"{name}: {setting}" for name, setting in zip(names, of_models) if setting)
+        + ". Differences may come from that."
+        for of_models, results in where.items()
+    ]
 
 
 def _check_same_data(key: tuple, names: Sequence[str], compared: list[dict | None]) -> None:

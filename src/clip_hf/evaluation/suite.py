@@ -3,6 +3,7 @@
 """Several evaluations of one model on several datasets: what `clip-hf evaluate` runs."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 
 from ..embedding.bulk_encoding import encode_readable_images
+from ..embedding.dual_encoder import DualEncoder
 from ..embedding.load_encoder import load_dual_encoder
 from ..utils.atomic import replaced_file
 from ..utils.wording import markdown_table
@@ -22,7 +25,7 @@ from .tasks.few_shot import FewShotTask
 from .tasks.linear_probe import LinearProbeTask
 from .tasks.retrieval import RetrievalTask
 from .tasks.robustness import RobustnessTask
-from .tasks.zero_shot import ZeroShotTask
+from .tasks.zero_shot import EqualClassesWarning, ZeroShotTask
 
 
 TASKS: dict[str, EvaluationTask] = {
@@ -55,7 +58,8 @@ class SuiteOptions(TaskSettings):
         data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds: See [`TaskSettings`].
 
     Raises:
-        ValueError: if a task is unknown, there are no data, or the seed is below 0.
+        ValueError: if a task is unknown or named twice, there are no data, or as [`TaskSettings`] does.
+        NotADirectoryError: if `output_dir` is a file.
     """
 
     tasks: Sequence[str]
@@ -74,6 +78,10 @@ class SuiteOptions(TaskSettings):
             raise ValueError("`data` is empty; name one or more data to evaluate on.")
         if len(set(self.data)) < len(self.data):
             raise ValueError(f"`data` names something twice: {', '.join(self.data)}.")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"`tasks` names something twice: {', '.join(self.tasks)}.")
+        if Path(self.output_dir).exists() and not Path(self.output_dir).is_dir():
+            raise NotADirectoryError(f"{self.output_dir} is a file; give a folder for the results (--output-dir).")
 
 
 @dataclass
@@ -123,6 +131,7 @@ def run_suite(
         _check_same_model(Path(options.output_dir), encoder.name)
     if options.image_options:
         encoder.set_image_options(**options.image_options)
+    _check_features(jobs, encoder)
     encoding = replace(options.encoding, cache_dir=options.cache_dir or Path(options.output_dir) / "features")
     options = replace(options, encoding=encoding)
     if accelerator is not None:
@@ -137,12 +146,15 @@ def run_suite(
             return []
     if options.replace_results:
         _remove_results(Path(options.output_dir))
-    results = []
+    results, said = [], set()
     for job in jobs:
         staged = replace(options, encoding=replace(encoding, stage=job.task.name))
-        result = job.task.run(encoder, job.parts, staged)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EqualClassesWarning)  # the result's notes say it
+            result = job.task.run(encoder, job.parts, staged)
         result.save(options.output_dir)
-        report(f"\n{result.terminal_table()}")
+        report(f"\n{result.terminal_table(left_out=said)}")
+        said.update(result.notes)
         results.append(result)
     _write_summary(results, Path(options.output_dir))
     return results
@@ -202,6 +214,16 @@ def _check_names(jobs: list[_Job]) -> None:
                     f"{first} and {job.sources[0]} are both called {part.name!r} ({part.split}): the results of one "
                     "would replace those of the other. Rename one, or evaluate each into an --output-dir of its own."
                 )
+
+
+def _check_features(jobs: Sequence[_Job], encoder: DualEncoder) -> None:
+    """Refuse a task, before anything is encoded, whose features the model does not give."""
+    for task in {job.task.name: job.task for job in jobs}.values():
+        if not task.projected:
+            try:
+                encoder.encode_images([Image.new("RGB", (64, 64))], projected=False)
+            except ValueError as error:
+                raise ValueError(f"The task {task.name} cannot be run. {error}") from error
 
 
 def _check_same_model(folder: Path, name: str) -> None:

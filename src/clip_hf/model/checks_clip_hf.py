@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Checks of single configuration values, and the hint for a misspelled name that all messages share."""
+"""Checks of single configuration values, and the words for types and misspelled names that all messages share."""
 
 import difflib
 import math
@@ -59,6 +59,16 @@ def require_probability(config: PreTrainedConfig, name: str) -> None:
     value = getattr(config, name)
     if not 0.0 <= value < 1.0:
         raise ValueError(f"`{name}` is {value}; it must be at least 0 and less than 1.")
+
+
+def with_article(name: str) -> str:
+    """Return a type's name with its article, for a message: `"a str"`, `"an int"`."""
+    return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"
+
+
+def type_of(value: object) -> str:
+    """Return the name of a value's type with its article."""
+    return with_article(type(value).__name__)
 
 
 def near_names(name: object, known: Iterable[str], count: int = 1, cutoff: float = 0.6) -> list[str]:

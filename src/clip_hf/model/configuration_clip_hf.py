@@ -22,6 +22,7 @@ from .checks_clip_hf import (
     require_heads,
     require_probability,
     require_sizes,
+    type_of,
     unknown_option,
 )
 
@@ -217,7 +218,7 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
         convertible = _TRANSFORMERS_MODEL_TYPES.get(config.model_type) in cls._classes()
         cure = f" Convert it: {cls.__name__}.from_dict(config.to_dict())." if convertible else ""
         raise ValueError(
-            f"{user} needs a {cls.__name__}, not a {type(config).__name__} (of type {config.model_type!r}).{cure}"
+            f"{user} needs a {cls.__name__}, not {type_of(config)} (of type {config.model_type!r}).{cure}"
         )
 
 

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import TransformersKwargs
 
-from .checks_clip_hf import did_you_mean
+from .checks_clip_hf import did_you_mean, type_of
 from .configuration_clip_hf import ClipHFConfig
 from .linear_clip_hf import apply_linear
 
@@ -194,7 +194,7 @@ def check_tensor(name: str, value, maker: str) -> None:
         raise ValueError(f"`{name}` is missing. It comes from {maker}.")
     if not isinstance(value, torch.Tensor | torch.fx.Proxy):
         cure = "Pass its entries by name, `**inputs`" if hasattr(value, "keys") else f"It comes from {maker}"
-        raise TypeError(f"`{name}` is a {type(value).__name__}; it must be a tensor. {cure}.")
+        raise TypeError(f"`{name}` is {type_of(value)}; it must be a tensor. {cure}.")
 
 
 def check_pixel_values(pixel_values: torch.Tensor | None, num_channels: int) -> None:

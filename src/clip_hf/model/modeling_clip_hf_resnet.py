@@ -15,6 +15,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .checks_clip_hf import type_of
 from .configuration_clip_hf import ClipHFResNetConfig
 from .linear_clip_hf import convolutions_fuse, runs_plainly
 from .modeling_clip_hf_base import (
@@ -100,8 +101,8 @@ class ClipHFConvolutions(nn.Module):
             for layer, kind in zip(layers, (nn.Conv2d, ClipHFBatchNorm2d), strict=True):
                 if not _is_plain(layer, kind):
                     raise ValueError(
-                        f"`fold_batch_norm` needs plain layers in memory; the one at `{name}` or before it is a "
-                        f"{type(layer).__name__} that is wrapped, replaced, hooked, pruned or offloaded, or lacks "
+                        f"`fold_batch_norm` needs plain layers in memory; the one at `{name}` or before it is "
+                        f"{type_of(layer)} that is wrapped, replaced, hooked, pruned or offloaded, or lacks "
                         "weights or statistics. Merge adapters (`merge_and_unload()`), remove hooks, make pruning "
                         "permanent, and load the model onto one device first."
                     )

@@ -23,7 +23,15 @@ from .image_processing_clip_hf import is_unset, opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import turn_upright
 from .processing_clip_hf import ClipHFProcessor
-from .zero_shot_clip_hf import TextClassifierCache, check_labels, check_templates, evaluated, features, prompts_for
+from .zero_shot_clip_hf import (
+    TextClassifierCache,
+    check_labels,
+    check_templates,
+    evaluated,
+    features,
+    prompts_for,
+    warn_of_one_label,
+)
 
 
 DEFAULT_TEMPLATE = "This is a photo of {}."  # the stock pipeline's
@@ -196,6 +204,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             labels = options["candidate_labels"]
             # Results are in the order of their scores, so that the order of a set does not matter.
             forward["labels"] = check_labels(list(labels) if isinstance(labels, (set, frozenset)) else labels)
+            warn_of_one_label(forward["labels"])
         if "hypothesis_template" in options:
             forward["templates"] = check_templates(options["hypothesis_template"])
         if "background" in options:

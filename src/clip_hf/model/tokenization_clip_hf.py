@@ -36,6 +36,7 @@ from .bpe_clip_hf import (
     normalize_nfc,
     read_merges,
 )
+from .checks_clip_hf import type_of
 from .configuration_clip_hf import ClearFileErrors
 
 
@@ -105,9 +106,7 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
             raise TypeError(f"With is_split_into_words=True, `{name}` must be a list of words; given {text[:60]!r}.")
         return
     if not isinstance(text, (list, tuple)):
-        raise TypeError(
-            f"`{name}` must be a string or a list of strings; given a {type(text).__name__}, {text!r:.60}."
-        )
+        raise TypeError(f"`{name}` must be a string or a list of strings; given {type_of(text)}, {text!r:.60}.")
     if not text and not is_split_into_words:
         raise ValueError(f"`{name}` is an empty list: pass at least one string (the empty string is allowed).")
     nested = is_split_into_words and any(isinstance(item, (list, tuple)) for item in text)
@@ -132,7 +131,7 @@ def _check_text(text: Any, name: str, is_split_into_words: bool) -> None:
 def _check_strings(items: Iterable, name: str) -> None:
     for index, item in enumerate(items):
         if not isinstance(item, str):
-            raise TypeError(f"`{name}[{index}]` must be a string; given a {type(item).__name__}, {item!r:.60}.")
+            raise TypeError(f"`{name}[{index}]` must be a string; given {type_of(item)}, {item!r:.60}.")
 
 
 def _to_tensor(rows: list[list[int]], tensor_type: str) -> Any:

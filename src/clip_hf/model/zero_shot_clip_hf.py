@@ -7,6 +7,7 @@ Shapes: P prompts without repetition, L labels, `dim` the width of the shared em
 
 import copy
 import json
+import shlex
 import threading
 import weakref
 from collections import Counter, OrderedDict, deque
@@ -20,9 +21,11 @@ from types import MemberDescriptorType, MethodType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers.utils import logging
 
+from .checks_clip_hf import type_of
 from .prompts_clip_hf import PROMPT_SETS, get_prompt_set
 from .text_state_clip_hf import rows_checksum, text_state
 
@@ -45,21 +48,29 @@ def check_labels(labels: Iterable[str | int]) -> list[str | int]:
         near = [label.strip() for label in labels.split(",")]
         raise TypeError(f"Labels must be a list of strings, not one string: given {labels!r}, pass {near!r}.")
     if isinstance(labels, (bytes, bytearray, Mapping, set, frozenset)) or not hasattr(labels, "__iter__"):
-        raise TypeError(f"Labels must be a list of strings; given a {type(labels).__name__}.")
+        raise TypeError(f"Labels must be a list of strings; given {type_of(labels)}.")
     labels = list(labels)
     if not labels:
         raise ValueError("There are no labels: pass a list of at least one string.")
     for index, label in enumerate(labels):
         if isinstance(label, bool) or not isinstance(label, (str, Integral)):
-            raise TypeError(
-                f"Label {index} is {label!r}, a {type(label).__name__}; labels must be strings or whole numbers."
-            )
+            raise TypeError(f"Label {index} is {label!r}, {type_of(label)}; labels must be strings or whole numbers.")
         if isinstance(label, str) and not label.strip():
             raise ValueError(f"Label {index} is blank ({label!r}).")
     repeated = [label for label, count in Counter(labels).items() if count > 1]
     if repeated:
         raise ValueError(f"Labels must differ from each other; these occur more than once: {repeated[:10]}.")
     return [label if isinstance(label, str) else int(label) for label in labels]
+
+
+def warn_of_one_label(labels: Sequence[str | int]) -> None:
+    """Warn if the only label has commas: it may be several that were passed as one, as by `--labels red,blue`."""
+    several = [part.strip() for part in str(labels[0]).split(",") if part.strip()] if len(labels) == 1 else []
+    if len(several) > 1:
+        _warn_once(
+            f"There is one label only, {_short(str(labels[0]))}, which is the answer for every image. Did you mean "
+            f"several? Pass {several!r}, or on the command line `--labels {shlex.join(several)}`."
+        )
 
 
 def check_templates(templates) -> tuple[str, ...] | dict[str, tuple[str, ...]]:
@@ -126,8 +137,8 @@ def _check_list(templates, what: str, needs_placeholder: bool) -> tuple[str, ...
     templates = (templates,) if isinstance(templates, str) else templates
     if isinstance(templates, bytes) or not isinstance(templates, Sequence):
         raise TypeError(
-            f"{what[0].upper()}{what[1:]} must be a string or a list of strings; given {templates!r}, a "
-            f"{type(templates).__name__}."
+            f"{what[0].upper()}{what[1:]} must be a string or a list of strings; given {templates!r}, "
+            f"{type_of(templates)}."
         )
     if not templates:
         raise ValueError(f"The list of {what.removeprefix('the ')} is empty.")
@@ -381,6 +392,13 @@ def _build(
     return classifier
 
 
+def _warn_once(message: str) -> None:
+    """Warn once in a program: not in each process, nor at each call of a training that encodes its labels again."""
+    is_first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    if is_first:
+        logger.warning_once(message)
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:40]} ... {text[-15:]}")
 
@@ -396,7 +414,7 @@ def _say_what_is_cut(tokenizer, ids: dict[str, list[int]], limit: int) -> None:
         text, length = cut[0]
         more = f", and so {'is' if len(cut) == 2 else 'are'} {len(cut) - 1:,} more of the {len(ids):,} prompts"
         more = "" if len(cut) == 1 else more
-        logger.warning(
+        _warn_once(
             f"The prompt {_short(text)} has {length} tokens, but at most {limit} fit: it is cut{more}. Shorten it, or "
             "pass tokenizer_kwargs={'truncation': True} to cut without this warning."
         )
@@ -410,7 +428,7 @@ def _say_what_is_alike(labels: list, keys: list[list]) -> None:
     alike = [group for group in groups.values() if len(group) > 1]
     if alike:
         shown = "; ".join(", ".join(_short(str(label)) for label in group[:5]) for group in alike[:5])
-        logger.warning(
+        _warn_once(
             f"The model cannot tell these labels apart, because the token ids of their prompts are the same: {shown}. "
             "Tokenizers of CLIP ignore case and cut what is too long: choose labels that differ in words, early on."
         )

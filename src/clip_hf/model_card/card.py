@@ -23,7 +23,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id, yaml_dump
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ..model.checks_clip_hf import unknown_option
+from ..model.checks_clip_hf import type_of, unknown_option
 from ..model.configuration_clip_hf import ClipHFConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
@@ -139,7 +139,7 @@ class ModelCardDetails:
             if not isinstance(value, (list, tuple)) or not all(isinstance(item, kind) for item in value):
                 raise TypeError(f"`{name}` is {value!r:.200}; it must be a list of `{kind.__name__}`.")
         if not isinstance(self.training, dict):
-            raise TypeError(f"`training` is a {type(self.training).__name__}; it must be a dict of settings.")
+            raise TypeError(f"`training` is {type_of(self.training)}; it must be a dict of settings.")
         if self.license is not None and not _LICENCE_NAME.fullmatch(self.license):
             raise ValueError(
                 f"`license` is {self.license!r}; it must be an identifier of the hub in small letters, such as 'mit', "
@@ -254,7 +254,7 @@ def _public(details: ModelCardDetails) -> ModelCardDetails:
 def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> None:
     # Compare `model_type`, not the class: remote-code configs are different classes.
     if getattr(config, "model_type", None) != ClipHFConfig.model_type:
-        raise TypeError(f"`config` is a {type(config).__name__}; a model card needs a whole CLIP's ClipHFConfig.")
+        raise TypeError(f"`config` is {type_of(config)}; a model card needs a whole CLIP's ClipHFConfig.")
     if "ClipHFForImageClassification" in (config.architectures or []):
         raise ValueError(
             "The configuration is of a ClipHFForImageClassification, which has a fixed set of classes; this card is "

@@ -26,6 +26,7 @@ from accelerate import Accelerator, DistributedType
 from accelerate.utils import load
 from torch.distributed.fsdp import StateDictType
 
+from ..model.checks_clip_hf import type_of
 from ..utils.atomic import sync
 from ..utils.saved_states import check_kinds
 
@@ -129,7 +130,7 @@ def _check_no_code(path: Path) -> None:
             # Mapped, so that tensors are not read. `load` is what Accelerate reads its files with.
             content = load(path / name, map_location="cpu", weights_only=True, mmap=True)
             if not isinstance(content, dict):
-                raise TypeError(f"it holds a {type(content).__name__} instead of a dict")
+                raise TypeError(f"it holds {type_of(content)} instead of a dict")
             if _RANDOM_STATES.fullmatch(name):
                 _check_random_states(content)
         except Exception as error:  # a pickle may fail in any way

@@ -17,7 +17,7 @@ from _clip_hf_cli import Parser
 from _clip_hf_cli.train import TrainingFields, add_arguments, is_none
 
 from ..data import Augmentation, PairOptions
-from ..model.checks_clip_hf import unknown_option
+from ..model.checks_clip_hf import type_of, unknown_option
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.image_transform_clip_hf import parse_color
 from ..utils.json_files import read_text
@@ -144,7 +144,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise ValueError(f"The recipe {path} is nested too deeply; it must be `option: value` lines.") from error
     recipe = {} if recipe is None else recipe
     if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path} is a {type(recipe).__name__}; it must be `option: value` lines.")
+        raise ValueError(f"The recipe {path} is {type_of(recipe)}; it must be `option: value` lines.")
     types = typing.get_type_hints(TrainingOptions)
     for key, value in recipe.items():
         if key not in types:

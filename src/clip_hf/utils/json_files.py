@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ..model.checks_clip_hf import type_of, with_article
+
 
 def check_regular(path: str | os.PathLike) -> None:
     """Raise a `ValueError` for a pipe or device, which may block for ever."""
@@ -52,5 +54,5 @@ def read_json(
     except ValueError as error:
         raise ValueError(f"{what} is no JSON file ({error}). Copy or download it again.") from error
     if not isinstance(content, kind):
-        raise ValueError(f"{what} holds a {type(content).__name__}; it must hold a {kind.__name__}.")
+        raise ValueError(f"{what} holds {type_of(content)}; it must hold {with_article(kind.__name__)}.")
     return content

@@ -5,6 +5,7 @@
 import io
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD, Box
@@ -42,6 +43,15 @@ def draw_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     console.print(Text(title, style="bold"))
     console.print(table)
     return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())
+
+
+def wrap_lines(text: str) -> str:
+    """Break lines between words where standard output is a terminal, at its width; else the text as it is."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    options = {"width": width, "break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    return "\n".join(textwrap.fill(line, **options) for line in text.split("\n"))
 
 
 def _is_figure(cell: str) -> bool:

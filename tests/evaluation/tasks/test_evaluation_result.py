@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What every result writes: files that any program reads, whole or not at all, and figures for a card."""
 
+import copy
 import json
+import pickle
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,6 +87,24 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(result, tmp_path, monk
     with pytest.raises(ZeroDivisionError):
         result.save(tmp_path)
     assert {path: path.read_bytes() for path in sorted(tmp_path.iterdir())} == dict(sorted(before.items()))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def test_a_result_can_be_copied_and_pickled(result, duplicate):
+    again = duplicate(result)
+    drop = [{**one.to_dict(), "environment": None} for one in (again, result)]
+    assert drop[0] == drop[1] and again.arrays["ranks"].tolist() == [0, 1, 2]
+
+
+def test_figures_for_a_card_name_what_was_changed(result):
+    assert {figure.metric_name for figure in result.eval_results()} == {"measured top1", "measured median_rank"}
+    result.runtime, result.dtype = "onnx", "int8"
+    result.image_options = {"apply_exif_orientation": False, "high_bit_depth": "scale"}
+    setting = "(onnx, int8, no apply_exif_orientation, high_bit_depth scale)"
+    assert result.eval_results()[0].metric_name == f"measured top1 {setting}"
+    assert "Image files were read with no apply_exif_orientation, high_bit_depth scale." in result.table()
+    result.image_options = {}
+    assert result.eval_results()[0].metric_name == "measured top1 (onnx, int8)" and "Image files" not in result.table()
 
 
 def test_figures_for_a_card(result):

@@ -369,8 +369,9 @@ def evaluate_label_probe(
         data=name,
         split=split,
     )
+    result.record_encoder(encoder)
     result.skipped = {} if images.skipped is None else {split: images.skipped}
-    result.notes = class_notes(encoder, classifier, labels, f"{name} ({split})")
+    result.notes = class_notes(encoder, labels, options.templates, f"{name} ({split})")
     return result
 
 

@@ -5,7 +5,7 @@
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,10 +18,12 @@ from huggingface_hub import EvalResult
 
 from _clip_hf_cli import VERSION
 
+from ...embedding.dual_encoder import DualEncoder
+from ...model.checks_clip_hf import with_article
 from ...utils.atomic import replaced_file
 from ...utils.figures import save_figure
 from ...utils.json_files import read_json
-from ...utils.terminal_tables import draw_table
+from ...utils.terminal_tables import draw_table, wrap_lines
 from ...utils.wording import HUB_TASKS, INTERVAL, markdown_table, safe_name, table_cell
 from .display_names import model_label, task_label
 
@@ -43,7 +45,10 @@ _ENTRIES |= dict.fromkeys(("metrics", "intervals", "words", "chance", "skipped",
 ROUNDING = 1e-6
 """How far a saved figure may be from what its data give."""
 # Fields that stand at the top of the JSON.
-_AT_THE_TOP = ("model", "data", "split", "chance", "majority_class", "skipped", "notes")
+_AT_THE_TOP = (
+    *("model", "runtime", "dtype", "image_options"),
+    *("data", "split", "chance", "majority_class", "skipped", "notes"),
+)
 
 
 @dataclass(kw_only=True, repr=False)
@@ -53,7 +58,8 @@ class EvaluationResult:
     A subclass is a `dataclass` with `repr=False`, so that it prints as its first headline figures.
 
     Args:
-        model (`str`): Name of the model that was evaluated.
+        model (`str`): Name of the model that was evaluated, with runtime and precision unless PyTorch ran it in
+            float32.
         data (`str`): Name of the data.
         split (`str`): The split of the data, such as `"test"`.
         chance (`dict[str, float]`): What guessing gives, by the name of the headline figure, where it is known.
@@ -63,6 +69,10 @@ class EvaluationResult:
             their kinds, and the first of each kind.
         notes (`list[str]`): What a reader of the figures should know, such as classes that the model cannot tell
             apart.
+        runtime (`str`): What ran the model: `"torch"`, `"onnx"` or `"openvino"`.
+        dtype (`str`): What it computed in, such as `"float32"` or `"int8"`.
+        image_options (`dict`): How image files were read, where that is not as the model's image processor says, see
+            [`DualEncoder.set_image_options`].
     """
 
     task: ClassVar[str] = ""
@@ -81,6 +91,14 @@ class EvaluationResult:
     majority_class: float | None = None
     skipped: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    runtime: str = "torch"
+    dtype: str = "float32"
+    image_options: dict[str, Any] = field(default_factory=dict)
+
+    def record_encoder(self, encoder: DualEncoder) -> None:
+        """Take over how a model was run: name, runtime, dtype and changed options of images."""
+        self.model, self.runtime, self.image_options = encoder.name, encoder.runtime, encoder.image_options
+        self.dtype = str(encoder.dtype).removeprefix("torch.")
 
     def __repr__(self) -> str:
         lines = [self._title()]
@@ -145,12 +163,20 @@ class EvaluationResult:
         }
 
     def table(self) -> str:
-        """The headline figures as a Markdown table, with what guessing gives if that is known; below it, the notes."""
-        return "\n\n".join([markdown_table(*self._shown_columns()), *self.notes])
+        """The headline figures as a Markdown table, with what guessing gives if that is known; below it, how image
+        files were read, if that was changed, and the notes.
+        """
+        return "\n\n".join([markdown_table(*self._shown_columns()), *self._image_notes(), *self.notes])
 
-    def terminal_table(self) -> str:
-        """The same table for a terminal, under a line that names task, model and data."""
-        return "\n\n".join([draw_table(self._title(), *self._shown_columns()), *self.notes])
+    def terminal_table(self, left_out: Container[str] = ()) -> str:
+        """The same table for a terminal, under a line that names task, model and data; notes may be left out."""
+        notes = [note for note in (*self._image_notes(), *self.notes) if note not in left_out]
+        return "\n\n".join([draw_table(self._title(), *self._shown_columns()), *map(wrap_lines, notes)])
+
+    def _image_notes(self) -> list[str]:
+        if not self.image_options:
+            return []
+        return [f"Image files were read with {setting_text(image_options=self.image_options)}."]
 
     def _shown_columns(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         columns = ("metric", "value", self.margin_heading, "chance")[: 4 if self.chance else 3]
@@ -195,8 +221,13 @@ class EvaluationResult:
         """The headline figures for the `model-index` of a model card; shares as percentages.
 
         A 95% interval, where there is one, is in `metric_args["interval_95"]`: its two ends.
+        Runtime and precision, unless PyTorch ran the model in float32, and changed options of images are in the
+        metric's name: they make other figures.
         """
         intervals = self.intervals
+        precision = {} if _is_plain(self.runtime, self.dtype) else {"runtime": self.runtime, "dtype": self.dtype}
+        setting = setting_text(**precision, image_options=self.image_options)
+        ending = f" ({setting})" if setting else ""
         return [
             EvalResult(
                 task_type=self.task_type,
@@ -204,7 +235,7 @@ class EvaluationResult:
                 dataset_name=self.data,
                 dataset_split=self.split,
                 metric_type=name,
-                metric_name=f"{self.task} {name}",
+                metric_name=f"{self.task} {name}{ending}",
                 metric_value=round(float(value) * _scale(name), _DECIMALS),
                 metric_args=_interval_of(name, intervals.get(name)),
             )
@@ -300,6 +331,19 @@ def points_text(share: float) -> str:
     return text.lstrip("+-") if float(text) == 0 else text  # no "-0.00"
 
 
+def setting_text(runtime: str = "", dtype: str = "", image_options: Mapping[str, Any] | None = None) -> str:
+    """How a model was run and image files were read, for a line: `"onnx, int8, background_color 255,255,255"`."""
+    parts = [part for part in (runtime, dtype) if part]
+    for name, value in (image_options or {}).items():
+        shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+        parts.append(name if value is True else f"no {name}" if value is False else f"{name} {shown}")
+    return ", ".join(parts)
+
+
+def _is_plain(runtime: str, dtype: str) -> bool:
+    return (runtime, dtype) == ("torch", "float32")
+
+
 def majority_share(targets: np.ndarray) -> float:
     """Share of the images that have the most frequent class; targets are int64 (n,) or bool (n, c)."""
     counts = targets.sum(axis=0) if targets.ndim == 2 else np.bincount(targets)
@@ -366,9 +410,12 @@ def read_result(path: Path) -> dict[str, Any] | None:
     content = read_json(path)
     if not is_result(content):
         return None
+    missing = [name for name in _ENTRIES if name not in content]
+    if missing:
+        raise ValueError(f"it has no `{missing[0]}`: it was edited, or written by a version of clip_hf without it")
     for name, kind in _ENTRIES.items():
-        if not isinstance(content.get(name), kind):
-            raise ValueError(f"`{name}` is {content.get(name)!r:.80}; it must be a {kind.__name__}")
+        if not isinstance(content[name], kind):
+            raise ValueError(f"`{name}` is {content[name]!r:.80}; it must be {with_article(kind.__name__)}")
     _check_parts(content)
     majority = ("majority_class", content.get("majority_class"))
     for name, value in [*content["metrics"].items(), *content["chance"].items(), majority]:
@@ -390,6 +437,8 @@ def _check_parts(content: dict[str, Any]) -> None:
     names = details.get("class_names") or []
     fits = {
         "notes": isinstance(notes, list) and _are(str, notes),
+        "image_options": isinstance(content.get("image_options", {}), dict),
+        **{name: isinstance(content.get(name, ""), str) for name in ("runtime", "dtype")},
         "words": _are(str, content["words"].values()),
         "skipped": all(
             isinstance(part, dict) and type(part.get("images")) is int for part in content["skipped"].values()
@@ -435,6 +484,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise
     # MemoryError for a false size; zipfile, zlib, struct and numpy raise types of their own.
     except Exception as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path.name} holds Python objects, which no evaluation writes") from error
         raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
     for name in arrays:
         if name in ("targets", "predictions", "image_of_text") or name.endswith("ranks"):

@@ -50,7 +50,7 @@ class TaskSettings:
         few_shot_seeds (`int`, *optional*, defaults to 3): Few-shot: number of draws for each number of examples.
 
     Raises:
-        ValueError: if the seed is below 0.
+        ValueError: if the seed or `resamples` is below 0, or there are no shots or draws.
     """
 
     data_options: ClassificationOptions = field(default_factory=ClassificationOptions)
@@ -64,6 +64,13 @@ class TaskSettings:
     def __post_init__(self):
         if self.seed < 0:
             raise ValueError(f"`seed` is {self.seed}; it must be 0 or more.")
+        if self.resamples < 0:
+            raise ValueError(f"`resamples` is {self.resamples}; it must be 0 or more.")
+        if not self.shots or min(self.shots) < 1 or self.few_shot_seeds < 1:
+            raise ValueError(
+                f"`shots` are {list(self.shots)} and `few_shot_seeds` {self.few_shot_seeds}; give at least one of "
+                "each, shots from 1."
+            )
 
 
 class EvaluationTask(ABC):
@@ -112,5 +119,5 @@ class EvaluationTask(ABC):
             settings ([`TaskSettings`]): Bootstrap, encoding and the like.
 
         Returns:
-            [`EvaluationResult`]
+            [`EvaluationResult`]: with what [`EvaluationResult.record_encoder`] takes over.
         """

@@ -380,8 +380,9 @@ def evaluate_few_shot(
         split=test.split,
     )
     result = few_shot(*arrays, text_classifier=classifier, options=options)
+    result.record_encoder(encoder)
     result.skipped = skipped
-    result.notes = class_notes(encoder, classifier, test.class_names, f"{test.name} ({test.split})")
+    result.notes = class_notes(encoder, test.class_names, test.templates, f"{test.name} ({test.split})")
     return result
 
 

@@ -327,6 +327,7 @@ def evaluate_linear_probe(
     arrays, skipped = encode_splits(encoder, parts, names, projected=False, options=options.encoding)
     options = replace(options, model=encoder.name, data=test.name, split=test.split)
     result = linear_probe(*arrays, metric=test.metric, options=options)
+    result.record_encoder(encoder)
     result.skipped = skipped
     return result
 

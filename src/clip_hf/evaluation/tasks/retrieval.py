@@ -203,7 +203,7 @@ def evaluate_retrieval(
         block_shape=options.block_shape,
         device=encoder.device,
     )
-    return RetrievalResult(
+    result = RetrievalResult(
         model=encoder.name,
         data=data.name,
         split=data.split,
@@ -220,6 +220,8 @@ def evaluate_retrieval(
         image_of_text=image_of_text,
         text_ids=text_ids,
     )
+    result.record_encoder(encoder)
+    return result
 
 
 class RetrievalTask(EvaluationTask):

@@ -401,6 +401,7 @@ def evaluate_robustness(
         seed=options.seed,
     )
     result.skipped = {name: left for name, zero_shot in results.items() for left in zero_shot.skipped.values()}
+    result.record_encoder(encoder)
     result.notes = [note for zero_shot in results.values() for note in zero_shot.notes]
     return result
 

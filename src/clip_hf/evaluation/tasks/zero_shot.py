@@ -45,8 +45,6 @@ _CURVE = 20
 _SHOWN_NOTES = 5
 # Share of the images from which one predicted class is that of nearly all.
 _NEARLY_ALL = 0.9
-# Distance of unit vectors up to which two texts count as one, by the model's dtype: ten times what rounding does.
-_SAME_TEXT = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.int8: 3e-2}
 _PAPER_PROMPT = "a photo of a {}."
 _GAINS = {"one_prompt": "ensemble_gain", "class_name": "prompt_gain"}
 
@@ -271,7 +269,7 @@ def evaluate_zero_shot(
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
     classifiers = _classifiers(encoder, unique, kinds, options.encoding)
     places = _places(data.class_names)
-    notes = class_notes(encoder, classifiers["prompts"][places], data.class_names, f"{data.name} ({data.split})")
+    notes = class_notes(encoder, data.class_names, templates, f"{data.name} ({data.split})")
     data, images, skipped = encode_labelled(encoder, data, options=options.encoding)
     by_kind = {}
     for name, classifier in classifiers.items():
@@ -280,7 +278,7 @@ def evaluate_zero_shot(
         by_kind[name] = _classify(scores, data, metric, options, is_main=name == "prompts")
     main = by_kind["prompts"]
     notes += _collapse_notes(main, data.class_names, f"{data.name} ({data.split})")
-    return ZeroShotResult(
+    result = ZeroShotResult(
         model=encoder.name,
         data=data.name,
         split=data.split,
@@ -303,15 +301,28 @@ def evaluate_zero_shot(
         ranks=main.ranks,
         other_ranks={name: figures.ranks for name, figures in by_kind.items() if name != "prompts"},
     )
+    result.record_encoder(encoder)
+    return result
 
 
-def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[str], where: str) -> list[str]:
-    """Say, and warn, which classes have the same name or text embedding, so that the model cannot tell them apart."""
+class EqualClassesWarning(UserWarning):
+    """Classes of a dataset are one to the model, by their names or by the tokens of their prompts."""
+
+
+def class_notes(encoder: DualEncoder, class_names: Sequence[str], templates: Any, where: str) -> list[str]:
+    """Say, and warn, which classes the model cannot tell apart: those of one name, and of prompts of the same tokens.
+
+    Features are not compared: rounding parts equal ones, and brings different ones together in half precision.
+    """
     names: dict[str, int] = Counter(class_names)
     twice = [f"{name!r} ({count} times)" for name, count in names.items() if count > 1]
-    place = {name: index for index, name in reversed(list(enumerate(class_names)))}
-    distance = _SAME_TEXT.get(encoder.dtype, _SAME_TEXT[torch.float32])
-    groups = [[class_names[row] for row in group] for group in _same_rows(embeds, sorted(place.values()), distance)]
+    prompts = prompts_for(list(names), templates)
+    texts = list(dict.fromkeys(text for own_prompts in prompts for text in own_prompts))
+    tokens = dict(zip(texts, encoder.token_ids(texts)))
+    by_tokens: dict[tuple, list[str]] = {}
+    for name, own_prompts in zip(names, prompts):
+        by_tokens.setdefault(tuple(sorted(tokens[text] for text in own_prompts)), []).append(name)
+    groups = [group for group in by_tokens.values() if len(group) > 1]
     notes = []
     if twice:
         notes.append(
@@ -321,12 +332,12 @@ def class_notes(encoder: DualEncoder, embeds: np.ndarray, class_names: Sequence[
     if groups:
         shown = listed([" = ".join(map(repr, group)) for group in groups], _SHOWN_NOTES)
         notes.append(
-            f"Classes of {where} have the same text embedding, so the model cannot tell them apart: {shown}. Their "
-            "prompts differ only in what the tokenizer ignores (such as case) or cuts off (past the context length); "
-            "give other class names."
+            f"Prompts of classes of {where} have the same tokens, so the model cannot tell them apart: {shown}. They "
+            "differ only in what the tokenizer ignores (such as case), does not know, or cuts off (past the context "
+            "length); give other class names."
         )
     for note in notes:
-        warnings.warn(note, stacklevel=3)
+        warnings.warn(note, EqualClassesWarning, stacklevel=3)
     return notes
 
 
@@ -344,27 +355,6 @@ def _collapse_notes(figures: "_Classified", class_names: Sequence[str], where: s
         f"whose images have {num_true:,}: {class_names[predicted[counts.argmax()]]!r} to {format_metric('', share)} "
         "of the images. A narrow interval then says that its answers hardly differ, not that they are good."
     ]
-
-
-def _same_rows(embeds: np.ndarray, rows: list[int], distance: float) -> list[list[int]]:
-    """Groups of two or more of these rows that are equal but for rounding: no farther apart than `distance`."""
-    points = embeds[rows].astype(np.float64)
-    left, groups = np.ones(len(rows), bool), []
-    # Equal rows are neighbours in any projection, so only near ones must be compared.
-    direction = np.random.default_rng(0).normal(size=points.shape[1])
-    direction /= np.linalg.norm(direction)
-    heights = points @ direction
-    order = np.argsort(heights, kind="stable")
-    for start, first in enumerate(order):
-        if not left[first]:
-            continue
-        end = np.searchsorted(heights[order], heights[first] + distance, side="right")
-        near = order[start:end]
-        near = near[left[near] & (np.linalg.norm(points[near] - points[first], axis=1) <= distance)]
-        if len(near) > 1:
-            left[near] = False
-            groups.append(sorted(rows[index] for index in near))
-    return sorted(groups)
 
 
 class ZeroShotTask(EvaluationTask):
