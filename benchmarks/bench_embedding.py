@@ -2,11 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """From a folder of JPEG files to embeddings, with a ViT-B/32 of random weights, the same on all sides.
 
+Sides whose packages are not installed are left out, and a line says so.
+
 - Ours: `encode_image_stream` over `load_dual_encoder`, exact and drafted, in PyTorch and in each `--runtime`.
-- sentence-transformers: `SentenceTransformer(folder).encode(images, batch_size=...)`.
+- sentence-transformers (`pip install sentence-transformers`; the extra `dev` has it):
+  `SentenceTransformer(folder).encode(images, batch_size=...)`.
 - clip-retrieval inference: its pins (numpy below 2, pyarrow below 16, open_clip below 3) exclude the versions here,
   so these are its pieces, as its `reader.py` and `mapper.py` have them: a DataLoader whose workers, one a core, open
   each file and apply open_clip's transform, two batches ahead; `encode_image`, L2-normalised, as float16 in numpy.
+  They need open_clip alone (`make parity-env`).
 - open_clip without workers: the same in one process.
 
 Half of the files are scikit-learn's photographs, half OpenMoji's drawings, enlarged. All sides take turns; figures are
@@ -17,13 +21,14 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import partial
+from importlib import import_module
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from sentence_transformers import SentenceTransformer
 from torch.utils.data import DataLoader, Dataset
 
 from bench_image_processor import medians, print_machine
@@ -32,7 +37,7 @@ from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProce
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.data import load_openmoji
 from clip_hf.embedding import EncodingOptions, encode_image_stream, load_dual_encoder
-from references import load_open_clip
+from references import load_open_clip, optional_peer
 
 
 def save_images(folder: Path, count: int, size: int) -> list[str]:
@@ -80,10 +85,6 @@ def load_sides(folder: Path, paths: list[str], batch_size: int, runtimes: list[s
     processor = ClipHFProcessor(ClipHFImageProcessor(), ClipHFTokenizer.from_bpe_file(OPENAI_MERGES))
     for format in ("clip_hf", "transformers", "open_clip"):
         checkpoints.save(model, processor, folder / format, format=format)
-    open_clip = load_open_clip()
-    theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder / 'open_clip'}")
-    theirs.eval()
-    sentences = SentenceTransformer(str(folder / "transformers"), device="cpu")
     options = EncodingOptions(batch_size=batch_size, progress=False)
 
     def ours(runtime: str | None, draft: bool) -> Callable[[], np.ndarray]:
@@ -95,19 +96,27 @@ def load_sides(folder: Path, paths: list[str], batch_size: int, runtimes: list[s
 
         return encode
 
-    def with_sentence_transformers() -> np.ndarray:
-        images = [Image.open(path) for path in paths]
-        return sentences.encode(images, batch_size=batch_size, normalize_embeddings=True)
-
-    return {
+    sides = {
         "clip_hf": ours(None, draft=False),
         "clip_hf, draft": ours(None, draft=True),
         **{f"clip_hf, {name}": ours(name, draft=False) for name in runtimes},
         **{f"clip_hf, {name}, draft": ours(name, draft=True) for name in runtimes},
-        "sentence-transformers": with_sentence_transformers,
-        "clip-retrieval's pieces": lambda: with_open_clip(theirs, transform, paths, os.cpu_count(), batch_size),
-        "open_clip, no workers": lambda: with_open_clip(theirs, transform, paths, 0, batch_size),
     }
+    package = optional_peer(
+        "sentence-transformers", partial(import_module, "sentence_transformers"), "pip install sentence-transformers"
+    )
+    if package is not None:
+        sentences = package.SentenceTransformer(str(folder / "transformers"), device="cpu")
+        sides["sentence-transformers"] = lambda: sentences.encode(
+            [Image.open(path) for path in paths], batch_size=batch_size, normalize_embeddings=True
+        )
+    open_clip = optional_peer("open_clip", load_open_clip, "make parity-env")
+    if open_clip is not None:
+        theirs, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder / 'open_clip'}")
+        theirs.eval()
+        for name, workers in (("clip-retrieval's pieces", os.cpu_count()), ("open_clip, no workers", 0)):
+            sides[name] = partial(with_open_clip, theirs, transform, paths, workers, batch_size)
+    return sides
 
 
 def main() -> None:
@@ -120,7 +129,8 @@ def main() -> None:
     parser.add_argument("--runtime", nargs="*", default=[], metavar="NAME", help="such as onnx and openvino")
     arguments = parser.parse_args()
     print_machine()
-    print(", ".join(f"{name} {version(name)}" for name in ("sentence-transformers", "pillow")))
+    installed = {each.metadata["Name"]: each.version for each in distributions()}
+    print(", ".join(f"{name} {installed.get(name, '-')}" for name in ("sentence-transformers", "pillow")))
     print(f"{os.cpu_count()} workers, threads as torch has them")
     threads = torch.get_num_threads()
     for size in arguments.sizes:

@@ -10,6 +10,9 @@
     features and the zero-shot top-1 of these models on OpenMoji's 300 held-out drawings, enlarged to 600 and 1,000
     pixels, among all 3,953 names.
 
+OpenAI's code and torchvision come from `make parity-env`, hf-processors-rs from `pip install hf-processors-rs`.
+Without the last its sides are left out, and a line says so.
+
 The photographs are scikit-learn's two, mirrored and repeated up to the size: a pixel has the detail of a camera's.
 """
 
@@ -20,10 +23,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import distributions
 from pathlib import Path
+from types import ModuleType
 
-import hf_processors_rs
 import numpy as np
 import torch
 from PIL import Image
@@ -35,7 +39,7 @@ from clip_hf import ClipHFImageProcessor
 from clip_hf.data import load_openmoji
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.model import image_transform_clip_hf
-from references import load_torchvision, openai_transform
+from references import load_torchvision, openai_transform, optional_peer
 
 
 SIZES = ((4000, 3000, 4), (1280, 960, 8), (640, 480, 16), (224, 224, 32))
@@ -62,14 +66,15 @@ def save_photographs(folder: Path, width: int, height: int, count: int) -> list[
     return list(map(str, paths))
 
 
-def load_rust_processor(backend: str) -> hf_processors_rs.ImageProcessor:
-    """hf-processors-rs's processor with the configuration of OpenAI's models."""
+def rust_side(package: ModuleType, backend: str) -> Side:
+    """hf-processors-rs's processor with the configuration of OpenAI's models, on as many threads as torch has."""
     with tempfile.TemporaryDirectory() as folder:
         CLIPImageProcessorPil().save_pretrained(folder)
         file = Path(folder, "preprocessor_config.json")
         config = {**json.loads(file.read_text()), "image_processor_type": "CLIPImageProcessor"}
         file.write_text(json.dumps(config))
-        return hf_processors_rs.AutoImageProcessor.from_pretrained(folder, backend=backend)
+        processor = package.AutoImageProcessor.from_pretrained(folder, backend=backend)
+    return lambda paths: processor(paths, num_threads=torch.get_num_threads())
 
 
 def tensor_transform() -> Side:
@@ -93,14 +98,14 @@ def sides() -> dict[str, Side]:
     def with_openai(paths: list[str]) -> torch.Tensor:
         return torch.stack([openai(Image.open(path)) for path in paths])
 
-    def in_rust(processor: hf_processors_rs.ImageProcessor, paths: list[str]) -> np.ndarray:
-        return processor(paths, num_threads=torch.get_num_threads())
-
+    rust = optional_peer(
+        "hf-processors-rs", partial(import_module, "hf_processors_rs"), "pip install hf-processors-rs"
+    )
+    backends = () if rust is None else ("pil", "torchvision")
     return {
         "ours": lambda paths: ours(paths, return_tensors="pt").pixel_values,
         "ours, draft": lambda paths: ours(paths, return_tensors="pt", draft=True).pixel_values,
-        "rs, pil": partial(in_rust, load_rust_processor("pil")),
-        "rs, torchvision": partial(in_rust, load_rust_processor("torchvision")),
+        **{f"rs, {backend}": rust_side(rust, backend) for backend in backends},
         "HF PIL": lambda paths: stock([Image.open(path) for path in paths], return_tensors="pt").pixel_values,
         "OpenAI": with_openai,
         "torchvision": tensor_transform(),
@@ -113,9 +118,8 @@ def differences(pixels: np.ndarray | torch.Tensor, exact: torch.Tensor) -> np.nd
     return ((torch.as_tensor(np.asarray(pixels)) - exact).abs() * std).numpy()
 
 
-def measure(paths: list[str], repeats: int, threads: int) -> None:
+def measure(everyone: dict[str, Side], paths: list[str], repeats: int, threads: int) -> None:
     """Print a table for files of one size."""
-    everyone = sides()
     runs = {
         (name, count): (lambda side=side: side(paths)) for name, side in everyone.items() for count in {1, threads}
     }
@@ -195,15 +199,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=[], metavar="FOLDER", help="models whose features to compare")
     arguments = parser.parse_args()
     print_machine()
-    print(f"hf-processors-rs {version('hf-processors-rs')}")
-    threads = torch.get_num_threads()
+    installed = {each.metadata["Name"]: each.version for each in distributions()}
+    print(f"hf-processors-rs {installed.get('hf-processors-rs', '-')}")
+    threads, everyone = torch.get_num_threads(), sides()
     with tempfile.TemporaryDirectory() as folder:
         files = {f"{w}x{h}": save_photographs(Path(folder), w, h, count) for w, h, count in SIZES}
         for size, paths in files.items():
             print(f"\n{size}, {len(paths)} files of {Path(paths[0]).stat().st_size / 1e3:,.0f} and more kB:")
             print("images/s with one thread and with all; the better over ours; differences of pixels (0 to 255)")
             print(f"{'':16} {'1 thread':>9} {f'{threads} threads':>9} {'ratio':>9} {'mean':>9} {'p99':>6} {'max':>6}")
-            measure(paths, arguments.repeats, threads)
+            measure(everyone, paths, arguments.repeats, threads)
         if arguments.factors:
             torch.set_num_threads(threads)
             compare_factors(files)

@@ -2,7 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Loaders for the code that clip_hf is compared with: OpenAI's CLIP, torchvision's transforms and open_clip.
 
-They live in the folder `.parity` at the root of the checkout, which `make parity-env` fills. The folder is never left
+They live in the folder `.parity` at the root of the checkout, which `make parity-env` fills. A benchmark that can do
+without one of them asks for it by [`optional_peer`]. The folder is never left
 on `sys.path`: an importable torchvision makes transformers choose other image processors, and a comparison must not
 change what it measures. It is on `sys.path` only while a loader imports, and transformers is asked first, so that its
 cached answer to "is torchvision there?" stays no.
@@ -15,6 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import is_torchvision_available, is_torchvision_v2_available
 
@@ -42,6 +44,25 @@ def parity_path(*parts: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: run `make parity-env` to install the references.")
     return path
+
+
+def optional_peer(name: str, load: Callable[[], Any], install: str) -> Any | None:
+    """A peer that a benchmark can do without.
+
+    Args:
+        name: What to call it.
+        load: Imports and returns it.
+        install: The command that installs it.
+
+    Returns:
+        What `load` returns; None if the peer is not installed, which a line says.
+    """
+    try:
+        return load()
+    except (ImportError, FileNotFoundError) as error:
+        reason = str(error).partition("\n")[0]
+        print(f"{name} is left out ({reason}). To compare with it: {install}", flush=True)
+        return None
 
 
 def load_openai_model_module() -> types.ModuleType:

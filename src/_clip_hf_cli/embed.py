@@ -4,7 +4,7 @@
 
 import argparse
 
-from .evaluate import INFERENCE_DTYPES, MAX_SKIPPED_SHARE, add_image_arguments, add_runtime_argument
+from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
 
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.embedding` has.
@@ -63,11 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--ray", type=int, metavar="N", help="run N workers on a Ray cluster (RAY_ADDRESS; default: this machine)"
     )
-    pictures = add_image_arguments(parser)
-    pictures.add_argument(
-        "--max-skipped-share",
-        type=float,
-        default=MAX_SKIPPED_SHARE,
-        metavar="SHARE",
-        help="bad rows are left out; more than this share is an error (default: %(default)s)",
-    )
+    work.add_argument("--ray-cpus", type=float, metavar="N", help="processors of each of these workers (default: 1)")
+    work.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs of each, 0.5 for a half (default: 0)")
+    add_skip_argument(add_image_arguments(parser))

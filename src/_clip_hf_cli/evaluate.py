@@ -63,14 +63,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--metric", choices=METRICS, help="headline metric of classification")
     data.add_argument("--limit", type=int, help="use only this many rows, to try things out")
     pictures = add_image_arguments(parser)
-    pictures.add_argument(
-        "--max-skipped-share",
-        type=float,
-        default=MAX_SKIPPED_SHARE,
-        metavar="SHARE",
-        help="unreadable images are skipped; more than one and more than this share is an error "
-        "(default: %(default)s)",
-    )
+    add_skip_argument(pictures)
     pictures.add_argument(
         "--min-image-size", type=int, metavar="PIXELS", help="leave out images whose shorter edge has fewer pixels"
     )
@@ -94,6 +87,18 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
     how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
     how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
+
+
+def add_skip_argument(group: argparse._ArgumentGroup) -> None:
+    """Add the argument that says how many rows may be left out."""
+    group.add_argument(
+        "--max-skipped-share",
+        type=float,
+        default=MAX_SKIPPED_SHARE,
+        metavar="SHARE",
+        help="rows that cannot be used are left out; more than one, and more than this share, is an error; with 0 one "
+        "is (default: %(default)s)",
+    )
 
 
 def add_runtime_argument(group: argparse._ArgumentGroup) -> None:

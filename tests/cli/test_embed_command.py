@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from clip_hf.cli import main
-from clip_hf.embedding import read_embeddings
+from clip_hf.embedding import part_files, read_embeddings
 from pair_data import encoded, image_of
 from several_processes import torchrun
 from tiny_models import make_tiny_model
 
 
-SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "launch" / "embed_slurm.sh"
 ROWS = 40
 SMALL = ("--rows-per-part", "8", "--batch-size", "4", "--num-threads", "2")
 
@@ -54,12 +53,29 @@ def test_the_command_embeds_and_says_what_there_is(folder, tmp_path, capsys):
     assert "options dtype (--file-dtype) is 'float16' there and 'float32' now" in capsys.readouterr().err
 
 
+def test_the_command_fails_where_parts_are_gone_in_the_end(folder, tmp_path, monkeypatch, capsys):
+    write = part_files.PartStore.write
+
+    def forgetful(store, name, content):
+        record = write(store, name, content)
+        (tmp_path / "out" / "rows" / "part-00000-00000.parquet").unlink(missing_ok=True)
+        return record
+
+    monkeypatch.setattr(part_files.PartStore, "write", forgetful)
+    arguments = ["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/out", *SMALL]
+    assert main(arguments) == 1
+    assert f"{tmp_path}/out lost 1 part while the job ran, part-00000-00000 first" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(arguments) == 0
+
+
 def test_paths_come_from_standard_input(folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.png").write_bytes(encoded(image_of(0))[:-50])
     lines = f"{folder}/photos/00.png\n{tmp_path}/bad.png\n{folder}/photos/01.png\n".encode()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     assert main(["embed", f"{folder}/model", "-", f"{tmp_path}/out", *SMALL, "--images"]) == 0
-    assert "Left out: 1 file truncated; " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Left out: 1 file truncated; {tmp_path}/out/bad lists them.\n  row 1, {tmp_path}/bad.png: " in said
     (part,) = read_embeddings(tmp_path / "out")
     assert part.rows["name"].to_pylist() == [f"{folder}/photos/00.png", f"{folder}/photos/01.png"]
 
@@ -94,15 +110,11 @@ def test_a_share_that_is_none_is_refused(shard, folder, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_shares_of_an_array_make_up_the_whole(folder, tmp_path, capsys):
-    """SLURM's script, as each job of an array runs it."""
-    line = SCRIPT.read_text().partition("exec python -m clip_hf ")[2].replace("\\\n", " ")
+def test_shares_make_up_the_whole(folder, tmp_path, capsys):
     for task in "01":
-        command = line.replace('"$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT"', f"{task}/2")
-        command = command.replace('"${SLURM_CPUS_PER_TASK:-8}"', "2")
-        command = command.replace('"$@"', f"{folder}/model {folder}/photos {tmp_path}/out --rows-per-part 8")
-        assert main(command.split()) == 0
-        assert ("2 parts of other shares are missing" in capsys.readouterr().out) == (task == "0")
+        arguments = ["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/out", *SMALL, "--shard", f"{task}/2"]
+        assert main(arguments) == 0
+        assert ("of other shares are missing" in capsys.readouterr().out) == (task == "0")
     assert read_embeddings(tmp_path / "out").summary["rows"] == ROWS
 
 

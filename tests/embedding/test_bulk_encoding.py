@@ -246,6 +246,15 @@ def test_bad_arguments(encoder, data):
     for bad in (0, True, 2.0):
         with pytest.raises(ValueError, match="`batch_size` is"):
             EncodingOptions(batch_size=bad)
+    for bad in (-0.1, 1.1, float("nan"), "5%", None, True):
+        with pytest.raises(ValueError, match="`max_skipped_share` is .*; it must be a share, 0 to 1"):
+            EncodingOptions(max_skipped_share=bad)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(3, 3), (64, 8)])
+def test_threads_are_as_many_as_the_cores_of_the_process(cores, threads, monkeypatch):
+    monkeypatch.setattr("clip_hf.utils.processor.os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    assert EncodingOptions().num_threads == threads
 
 
 def test_texts_are_encoded_once_and_cached(encoder, tmp_path):

@@ -320,6 +320,7 @@ def test_an_incomplete_folder_is_read_only_where_that_is_asked_for(kind, encoder
         some = read_embeddings(out, allow_incomplete=True)
         assert not some.is_complete and [part.rows["row"].to_pylist() for part in some] == left
         some.check()
+        assert some.summary is None
         shutil.rmtree(out)
         (tmp_path / "copy").rename(out)
 
@@ -341,11 +342,31 @@ def test_a_source_that_lost_rows_meanwhile_is_an_error(encoder, tmp_path):
         job.run()
 
 
+def test_progress_expects_only_what_other_processes_leave(encoder, photos, tmp_path, capsys, monkeypatch):
+    job = EmbeddingJob(encoder, photos, tmp_path / "out", SMALL, EncodingOptions(batch_size=4, num_threads=1))
+    done = EmbeddingJob(encoder, photos, tmp_path / "out", SMALL, ENCODING)
+    lock = FileLock(tmp_path / "out" / "locks" / "part-00000-00001.lock")
+    claimed = job._claimed
+
+    def claim(*arguments):
+        monkeypatch.undo()  # the first time only
+        done.do(done.tasks()[:1])  # after the job has looked what is missing
+        with lock:
+            yield from claimed(*arguments)
+
+    monkeypatch.setattr(job, "_claimed", claim)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(embedding_job.JobProgress.__init__.__globals__, "_SECONDS_PER_LINE", 0.0)
+        job.do(job.tasks())
+    said = capsys.readouterr().err
+    assert "embed: 6 of 6 rows, " in said and "embed: 14 of 14 rows, " in said
+
+
 def test_progress_says_where_the_time_went(encoder, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(embedding_job.JobProgress.__init__.__globals__["tqdm"], "monitor_interval", 0)
     monkeypatch.setitem(embedding_job.JobProgress.__init__.__globals__, "_SECONDS_PER_LINE", 0.0)
     encoding = EncodingOptions(batch_size=4, num_threads=2)
     summary = embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=encoding)
     said = capsys.readouterr().err
-    assert "embed: 22 of 22 rows, 0 bad; " in said and "rows/s; model " in said
+    assert "embed: 22 of 22 rows, 0 bad; " in said and "rows/s; model " in said and "% preparing" in said
     assert 0 < summary.timing.model < 1 and 0 < summary.timing.preparing < 1 and 0 < summary.timing.reading < 1

@@ -8,16 +8,18 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
-from job_inputs import ENCODING, SMALL, files_in
+from job_inputs import ENCODING, SMALL, files_in, sources
 
 from clip_hf.embedding import (
     EmbeddingJob,
     EmbeddingOptions,
+    RowColumns,
     dual_encoder,
     embed,
     embedding_job,
@@ -77,6 +79,12 @@ def test_a_destination_that_would_harm_something_is_refused(encoder, photos, tmp
     EmbeddingJob(encoder, photos, tmp_path / "photos_too")
 
 
+@pytest.mark.parametrize("destination", ["", " ", "s3://bucket/embedded"])
+def test_a_destination_that_is_no_folder_of_this_machine_is_refused(destination, encoder, photos):
+    with pytest.raises(ValueError, match=f"The destination is '{destination}'; it must be a folder on a disk"):
+        EmbeddingJob(encoder, photos, destination, SMALL, ENCODING)
+
+
 def test_a_list_of_paths_is_kept_for_the_next_run(encoder, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(photos)
     embed(encoder, ["00.png", "01.png"], tmp_path / "out", options=SMALL, encoding=ENCODING)
@@ -121,7 +129,9 @@ def test_a_manifest_without_its_sections_is_an_error_that_names_it(section, enco
         ({"file_format": "hdf5"}, "`file_format` is 'hdf5'; it must be one of 'safetensors', 'npy'"),
         ({"dtype": "int8"}, "`dtype` is 'int8'; it must be one of 'float16', 'float32'"),
         ({"rows_per_part": 0}, "`rows_per_part` is 0"),
-        ({"shard": (4, 4)}, "`shard` is 4/4; it must be i/n with i from 0 to n-1"),
+        ({"shard": (4, 4)}, r"`shard` is 4/4; it must be \(i, n\) with i from 0 to n-1"),
+        ({"shard": "0/4"}, "`shard` is '0/4'; it must be"),
+        ({"shard": (0, 4.0)}, "`shard` is 0/4.0; it must be"),
     ],
 )
 def test_options_are_checked(values, message):
@@ -144,6 +154,33 @@ def test_sources_that_hold_nothing_to_embed_are_refused(encoder, photos, tmp_pat
         with pytest.raises(ValueError, match=message):
             EmbeddingJob(encoder, source, tmp_path / "out", options, ENCODING)
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+KINDS = ["folder", "table", "list", "paths", "tar", "saved", "memory", "parquet"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "columns, message",
+    [
+        (
+            {"image_column": "imgae"},
+            "no column 'imgae'.* (it has|end in) .*image|has n.* columns.* `image_column` out",
+        ),
+        (
+            {"caption_column": "cap"},
+            "no column 'cap'.* (it has|end in) .*caption|has n.* columns.* `caption_column` out",
+        ),
+        ({"split": "tarin"}, "there is no .tarin.|no split `tarin`; it has train"),
+        ({"image_root": "nowhere"}, r"`image_root` \(--image-root\) is 'nowhere', which is no folder"),
+    ],
+)
+def test_misspelt_columns_are_said_before_anything_is_written(columns, message, kind, encoder, photos, tmp_path):
+    data = photos if kind == "folder" else sources(tmp_path / "data")[kind]
+    options = replace(SMALL, columns=RowColumns(**columns))
+    with pytest.raises(ValueError, match=message):
+        EmbeddingJob(encoder, data, tmp_path / "out", options, ENCODING)
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------- what decides the numbers
@@ -224,6 +261,10 @@ def test_auto_that_cannot_stay_is_an_error_that_says_so(model, photos, tmp_path,
     monkeypatch.setattr(embedding_job, "load_dual_encoder", refuse)
     with pytest.raises(ValueError, match="began in float32, which .* cannot run here: There is no float32 here. Go"):
         embed(model, photos, tmp_path / "out", options=SMALL, encoding=ENCODING, dtype="auto")
+    monkeypatch.setattr(embedding_job, "load_dual_encoder", load_dual_encoder)
+    with pytest.raises(ValueError, match="^A DualEncoder is used as it is"):
+        embed(load_dual_encoder(model), photos, tmp_path / "out", options=SMALL, encoding=ENCODING, dtype="auto")
+    monkeypatch.setattr(embedding_job, "load_dual_encoder", refuse)
     with pytest.raises(ValueError, match="^There is no auto here.$"):
         embed(model, photos, tmp_path / "new", options=SMALL, encoding=ENCODING, dtype="auto")
 
@@ -253,13 +294,13 @@ def test_a_folder_that_was_removed_or_given_to_another_job_ends_the_job(encoder,
     monkeypatch.undo()
     other = EmbeddingOptions(rows_per_part=4)
 
-    def replace():
+    def give_away():
         shutil.rmtree(out)
         EmbeddingJob(encoder, photos, out, other, ENCODING)
 
     for count in (1, 3):  # in the middle, and when all is written
         shutil.rmtree(out, ignore_errors=True)
-        after_parts(monkeypatch, count, replace)
+        after_parts(monkeypatch, count, give_away)
         with pytest.raises(ValueError, match="/out belongs to another job since this one began"):
             embed(encoder, photos, out, options=SMALL, encoding=ENCODING)
         monkeypatch.undo()
@@ -283,7 +324,7 @@ def test_lists_of_two_jobs_that_begin_at_once_are_not_mixed(photos, tmp_path):
 
     def begin():
         try:
-            job_manifest.write_list(tmp_path / "out", [photos / "01.png"])
+            job_manifest.write_list(tmp_path / "out", [photos / "01.png"], SMALL)
         except ValueError as error:
             failures.append(error)
 
@@ -299,6 +340,20 @@ def test_lists_of_two_jobs_that_begin_at_once_are_not_mixed(photos, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ file systems
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_needs_shares(number, encoder, photos, tmp_path, plain, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(OSError, match="The file system has no locks: .*/out .* give each job its share .*--shard I/N"):
+        embed(encoder, photos, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    for share in range(2):
+        options = replace(SMALL, shard=(share, 2))
+        embed(encoder, photos, tmp_path / "out", options=options, encoding=ENCODING)
+    assert files_in(tmp_path / "out") == plain
 
 
 @pytest.mark.parametrize(

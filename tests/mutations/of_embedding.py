@@ -229,8 +229,8 @@ MUTATIONS = [
     Mutation(
         "parts are embedded whoever has their lock",
         "embedding/embedding_job.py",
-        "            except Timeout:\n                continue\n",
-        "            except Timeout:\n                pass\n",
+        "                progress.leave(self._rows_of([task]))\n                continue\n",
+        "                progress.leave(self._rows_of([task]))\n",
         "embedding/test_embedding_job.py -k locked",
     ),
     Mutation(
@@ -403,5 +403,47 @@ MUTATIONS = [
         "replace(batch, is_last=stop == shard.num_rows)",
         "batch",
         "embedding/test_embedding_job.py -k is_last",
+    ),
+    Mutation(
+        "a summary of parts that are gone",
+        "embedding/part_files.py",
+        "if path.is_file() and self.is_complete else None",
+        "if path.is_file() else None",
+        "embedding/test_embedding_job.py -k incomplete",
+    ),
+    Mutation(
+        "an image root that is not there",
+        "embedding/job_manifest.py",
+        "if folder is not None and not os.path.isdir(folder):",
+        "if False:",
+        "embedding/test_job_manifest.py -k misspelt",
+    ),
+    Mutation(
+        "parts of other processes stay in the bar",
+        "embedding/job_progress.py",
+        "self._set_total(self.total - rows)",
+        "pass",
+        "embedding/test_embedding_job.py -k other_processes_leave",
+    ),
+    Mutation(
+        "shares wait for locks that there are not",
+        "embedding/embedding_job.py",
+        "if error.errno not in NO_LOCKS or self.options.shard[1] == 1:",
+        "if True:",
+        "embedding/test_job_manifest.py -k needs_shares",
+    ),
+    Mutation(
+        "the list of bad rows outlives its part",
+        "embedding/part_files.py",
+        "        if not content.bad:\n            (self.folder / _bad_file(name)).unlink(missing_ok=True)\n",
+        "",
+        "embedding/test_bad_rows_of_jobs.py -k goes_with_the_part",
+    ),
+    Mutation(
+        "bad rows in the order in which they were noticed",
+        "embedding/part_worker.py",
+        "in sorted(bad, key=lambda each: each[0])]",
+        "in bad]",
+        "embedding/test_bad_rows_of_jobs.py -k numbers_in_order",
     ),
 ]

@@ -517,8 +517,8 @@ MUTATIONS = [
     Mutation(
         "a launch of one process is not noticed",
         "utils/processes.py",
-        "if launched is None and processes == 1 and by_accelerate",
-        "if launched is not None and processes == 1 and by_accelerate",
+        'if "WORLD_SIZE" not in os.environ and {"ACCELERATE_USE_CPU", "MASTER_ADDR"}',
+        'if "WORLD_SIZE" in os.environ and {"ACCELERATE_USE_CPU", "MASTER_ADDR"}',
         "utils/test_processes.py",
     ),
     Mutation(

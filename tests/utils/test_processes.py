@@ -2,11 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Several processes: errors that all raise together, and launches whose processes do not know each other."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from accelerate import Accelerator
 
-from clip_hf.utils.processes import SharedOutcome, check_launch, join_processes
+from clip_hf.utils.processes import SharedOutcome, check_launch, join_processes, start_processes
 from several_processes import run_processes
 
 
@@ -58,6 +60,26 @@ def test_a_launch_without_its_addresses_is_refused_before_the_processes_look_for
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="WORLD_SIZE is 2, but RANK and MASTER_ADDR are not set"):
         join_processes(cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ACCELERATE_USE_CPU": "True", "MASTER_ADDR": "127.0.0.1"}, "starts one process"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two'; it must be the number"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0'"),
+        ({"WORLD_SIZE": ""}, None),
+        ({"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1"}, None),
+    ],
+)
+def test_a_command_alone_looks_at_how_it_was_launched(monkeypatch, environment, message):
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "ACCELERATE_USE_CPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with nullcontext() if message is None else pytest.raises(RuntimeError, match=message):
+        with start_processes() as accelerator:
+            assert accelerator is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from ..embedding import (
     ray,
 )
 from ..embedding.embedding_job import load_job_encoder
-from ..embedding.job_summary import refused_hint
+from ..embedding.job_manifest import find_folder
+from ..embedding.job_summary import first_bad_rows, refused_hint
 from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
 from ..utils.wording import counted
@@ -29,8 +30,12 @@ from .image_options import image_options
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; returns the exit status."""
     logging.disable_progress_bar()
-    wanted, device = embedding_options(options), check_encoder_options(options.runtime, options.dtype, options.device)
+    wanted, device = embedding_options(options), options.device
+    if options.ray is None:
+        device = check_encoder_options(options.runtime, options.dtype, device)
     loading = {"runtime": options.runtime, "dtype": options.dtype, "device": device}
+    if options.ray is None and (options.ray_cpus, options.ray_gpus) != (None, None):
+        raise ValueError("--ray-cpus and --ray-gpus are for workers on Ray: say how many with --ray.")
     if options.ray is not None:
         source = _paths_on_stdin(True) if options.source == "-" else options.source
         summary = ray.embed(
@@ -38,9 +43,12 @@ def run(options: argparse.Namespace) -> int:
             source,
             options.destination,
             num_workers=options.ray,
+            num_cpus=1 if options.ray_cpus is None else options.ray_cpus,
+            num_gpus=options.ray_gpus or 0,
             options=wanted,
             encoding=_encoding_options(options, None),
-            loading={**loading, "image_options": image_options(options)},
+            image_options=image_options(options),
+            **loading,
         )
         print(describe(summary, options.destination))
         return 0
@@ -77,6 +85,8 @@ def embedding_options(options: argparse.Namespace) -> EmbeddingOptions:
 
 def _encoding_options(options: argparse.Namespace, accelerator) -> EncodingOptions:
     threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
+    if options.ray is not None and options.num_threads is None:
+        threads = {"num_threads": int(max(1, min(8, options.ray_cpus or 1)))}  # those of the worker
     return EncodingOptions(
         batch_size=options.batch_size, accelerator=accelerator, max_skipped_share=options.max_skipped_share, **threads
     )
@@ -107,6 +117,7 @@ def describe(summary: EmbeddingSummary, destination: str) -> str:
     if summary.bad:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in summary.bad.items())
         lines.append(f"Left out: {kinds}; {destination}/bad lists them.{refused_hint(summary)}")
+        lines += (f"  {line}" for line in first_bad_rows(find_folder(destination)))
     if not summary.is_complete:
         lines.append(f"{counted(summary.missing, 'part')} of other shares are missing; this share is done.")
     if summary.timing is not None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 
 _FILES = ("Too many files are open", "raise the limit (`ulimit -n`) or use fewer threads or processes")
+_LOCKS = ("The file system has no locks", "give each job its share (`shard`, --shard I/N), which needs none")
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)
+"""Numbers of the errors of a file system without locks."""
 _ACCESS = ("This user must not write", "change the permissions of the folder or give another destination")
 # By the number of the error: what is wrong, and what helps.
 _CAUSES = {
@@ -22,6 +25,7 @@ _CAUSES = {
     errno.ENFILE: _FILES,
     errno.EIO: ("The disk or file server fails", "check it"),
     errno.ESTALE: ("The file server lost a file", "check it"),
+    **dict.fromkeys(NO_LOCKS, _LOCKS),
     errno.ENAMETOOLONG: ("A file's name would be too long", "give a destination with a shorter path"),
 }
 

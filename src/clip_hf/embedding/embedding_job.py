@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from ..data.row_shards import RowShard, shard_rows
 from ..data.skips import DamagedFile, SkipCounter, UnreachableFile
 from ..utils.wording import counted
-from .destination_errors import naming_destination
+from .destination_errors import NO_LOCKS, naming_destination
 from .dual_encoder import DualEncoder
 from .encoding_ahead import check_skips
 from .encoding_options import EncodingOptions
@@ -28,6 +28,7 @@ from .job_manifest import (
     absolute_source,
     check_claim,
     check_destination,
+    check_image_root,
     claim_folder,
     describe_job,
     find_folder,
@@ -83,9 +84,10 @@ class EmbeddingJob:
     ):
         self.encoder, self.folder = encoder, find_folder(destination)
         self.options, self.encoding = options or EmbeddingOptions(), encoding or EncodingOptions()
-        check_destination(self.folder, source)
-        source = write_list(self.folder, source)
         opt = self.options
+        check_destination(self.folder, source)
+        check_image_root(opt.columns.image_root)
+        source = write_list(self.folder, source, opt)
         self.images = opt.modalities != "texts"
         needs_texts = opt.modalities in ("texts", "both")
         self.source = shard_rows(
@@ -209,6 +211,7 @@ class EmbeddingJob:
             while missing:
                 done = self._embed(missing, progress, skips, unread)
                 missing = [task for task in self.missing(missing) if task.shard not in unread]
+                progress.expect(self._rows_of(missing))
                 if missing and not done:
                     if not wait:
                         progress.say(f"waiting for {counted(len(missing), 'task')} of other processes")
@@ -244,7 +247,7 @@ class EmbeddingJob:
         )
         written = 0
         try:
-            for name, content in worker.embed(self._claimed(tasks, locks)):
+            for name, content in worker.embed(self._claimed(tasks, locks, progress)):
                 self._write(name, content)
                 written += 1
                 task = self._task_of(name)
@@ -264,7 +267,9 @@ class EmbeddingJob:
             self._records[name] = self.store.write(name, content)
         self._retried.pop(name, None)
 
-    def _claimed(self, tasks: Sequence[JobTask], locks: dict[JobTask, FileLock]) -> Iterator[Batch | PartEnd]:
+    def _claimed(
+        self, tasks: Sequence[JobTask], locks: dict[JobTask, FileLock], progress: JobProgress
+    ) -> Iterator[Batch | PartEnd]:
         """The rows of tasks, each of which is locked before its first row is read."""
         for task in tasks:
             lock = FileLock(self.folder / LOCKS / f"{task}.lock")
@@ -272,11 +277,16 @@ class EmbeddingJob:
                 with naming_destination(self.folder):
                     lock.acquire(timeout=0)
             except Timeout:
+                progress.leave(self._rows_of([task]))
                 continue
+            except OSError as error:
+                if error.errno not in NO_LOCKS or self.options.shard[1] == 1:  # shares have no part in common
+                    raise
             locks[task] = lock
             self._settle(task)
             wanted = self._wanted_parts(task)
             if not wanted:
+                progress.leave(self._rows_of([task]))
                 _let_go(locks.pop(task))
             for first, last in wanted:
                 yield from self._batches(task, first, last)
@@ -413,7 +423,7 @@ def load_job_encoder(model: Any, destination: str | os.PathLike, **loading: Any)
         ValueError: if the model cannot run in that dtype here.
     """
     asked = loading.get("dtype")
-    settled = settle_dtype(asked, destination)
+    settled = asked if isinstance(model, DualEncoder) else settle_dtype(asked, destination)
     try:
         return load_dual_encoder(model, **{**loading, "dtype": settled})
     except ValueError as error:

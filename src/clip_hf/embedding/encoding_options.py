@@ -4,9 +4,12 @@
 
 import os
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
+
+from ..utils.processor import count_cores
 
 
 if TYPE_CHECKING:
@@ -19,8 +22,8 @@ class EncodingOptions:
 
     Args:
         batch_size (`int`, *optional*, defaults to 64): Images in one pass of the model.
-        num_threads (`int`, *optional*): Threads that read and prepare images while the model runs; by default the
-            processor's cores, 8 at most.
+        num_threads (`int`, *optional*): Threads that read and prepare images while the model runs; by default as many
+            as there are cores for this process, 8 at most.
         cache_dir (`str` or `os.PathLike`, *optional*): Where features are kept, so that they are computed once and an
             interrupted run resumes. Without it nothing is written. Streams have no cache.
         accelerator (`accelerate.Accelerator`, *optional*): This process's, where several share the work. Every process
@@ -38,7 +41,7 @@ class EncodingOptions:
     """
 
     batch_size: int = 64
-    num_threads: int = field(default_factory=lambda: min(8, os.cpu_count() or 1))
+    num_threads: int = field(default_factory=lambda: min(8, count_cores()))
     cache_dir: str | os.PathLike | None = None
     accelerator: "Accelerator | None" = None
     progress: bool = True
@@ -46,8 +49,9 @@ class EncodingOptions:
     max_skipped_share: float = 0.05
 
     def __post_init__(self):
-        if not 0 <= self.max_skipped_share <= 1:
-            raise ValueError(f"`max_skipped_share` is {self.max_skipped_share}; it must be a share, 0 to 1.")
+        share = self.max_skipped_share
+        if isinstance(share, bool) or not isinstance(share, Real) or not 0 <= share <= 1:
+            raise ValueError(f"`max_skipped_share` is {share!r}; it must be a share, 0 to 1.")
         for name in ("batch_size", "num_threads"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

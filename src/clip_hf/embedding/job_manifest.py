@@ -17,8 +17,9 @@ from ..model.image_reading_clip_hf import URL_SCHEMES
 from ..utils.atomic import replaced_file
 from ..utils.dtypes import AUTO
 from ..utils.fingerprints import package_version
-from .destination_errors import naming_destination
+from .destination_errors import NO_LOCKS, naming_destination
 from .dual_encoder import DualEncoder
+from .job_options import EmbeddingOptions
 from .part_files import FORMAT_NAME, FORMAT_VERSION, MANIFEST, PLACES, SECTIONS, digest_of_job, read_manifest
 
 
@@ -49,14 +50,30 @@ def check_destination(folder: Path, source: Any) -> None:
         )
 
 
-def write_list(folder: Path, source: Any) -> Any:
+def check_image_root(folder: str | None) -> None:
+    """ValueError if the second folder that image paths may lead to is not there: all of them would be refused."""
+    if folder is not None and not os.path.isdir(folder):
+        raise ValueError(f"`image_root` (--image-root) is {folder!r}, which is no folder.")
+
+
+def write_list(folder: Path, source: Any, options: EmbeddingOptions) -> Any:
     """Write a source that is a list of paths to the destination, where other processes and later runs find it.
 
     Returns:
         The file, or `source` itself if it is no list.
+
+    Raises:
+        ValueError: if the options ask for what a list has not, a path cannot be in one, or another list is there.
     """
     if isinstance(source, str | os.PathLike | datasets.Dataset) or not isinstance(source, Sequence):
         return source
+    for option, value in (options.columns.named() | {"split": options.columns.split}).items():
+        if value is not None:
+            raise ValueError(
+                f"A list of paths has neither columns nor parts, so there is no {value!r}: leave `{option}` out."
+            )
+    if options.modalities in ("texts", "both"):
+        raise ValueError("A list of paths has no captions, so no texts can be embedded: leave them out.")
     path, lines = folder / _LIST, []
     for place in map(os.fspath, source):
         is_url = place.partition(":")[0].lower() in URL_SCHEMES
@@ -167,7 +184,13 @@ def settle_dtype(dtype: Any, destination: str | os.PathLike) -> Any:
 
 
 def find_folder(destination: str | os.PathLike) -> Path:
-    """The absolute path of a destination."""
+    """The absolute path of a destination; ValueError if it is no folder of this machine's file systems."""
+    text = os.fspath(destination)
+    if not text.strip() or "://" in text:
+        raise ValueError(
+            f"The destination is {text!r}; it must be a folder on a disk or network drive of this machine. Copy the "
+            "folder elsewhere when the job is done."
+        )
     return Path(os.path.abspath(os.path.expanduser(destination)))
 
 
@@ -175,8 +198,16 @@ def find_folder(destination: str | os.PathLike) -> Path:
 def _manifest_lock(folder: Path) -> Iterator[None]:
     with naming_destination(folder):
         (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCKS / "manifest.lock"):
+        lock = FileLock(folder / LOCKS / "manifest.lock")
+        try:
+            lock.acquire()
+        except OSError as error:
+            if error.errno not in NO_LOCKS:  # without, what is there afterwards is compared all the same
+                raise
+        try:
             yield
+        finally:
+            lock.release()
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ class EmbeddingOptions:
 
     Raises:
         ValueError: if a value is not allowed.
+        TypeError: if `columns` is no [`RowColumns`].
     """
 
     modalities: str | None = None
@@ -48,6 +49,9 @@ class EmbeddingOptions:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {shown}.")
         if isinstance(self.rows_per_part, bool) or not isinstance(self.rows_per_part, int) or self.rows_per_part < 1:
             raise ValueError(f"`rows_per_part` is {self.rows_per_part!r}; it must be an integer of at least 1.")
-        index, count = self.shard
-        if not 0 <= index < count:
-            raise ValueError(f"`shard` is {index}/{count}; it must be i/n with i from 0 to n-1, such as 0/4.")
+        if not isinstance(self.columns, RowColumns):
+            raise TypeError(f"`columns` is {self.columns!r:.80}; it must be `RowColumns(...)`.")
+        pair = self.shard if isinstance(self.shard, tuple | list) else ()
+        if [type(number) for number in pair] != [int, int] or not 0 <= pair[0] < pair[1]:
+            shown = "/".join(map(str, pair)) if len(pair) == 2 else repr(self.shard)
+            raise ValueError(f"`shard` is {shown}; it must be (i, n) with i from 0 to n-1, such as 0/4.")

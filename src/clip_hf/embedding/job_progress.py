@@ -38,11 +38,15 @@ class JobTiming:
         """Rows a second over the whole run."""
         return self.rows / self.seconds if self.seconds else 0.0
 
-    def __str__(self) -> str:
+    @property
+    def shares(self) -> str:
+        """Where the time went, in a few words."""
         return (
-            f"{self.rows_per_second:.1f} rows/s; model {self.model:.0%} of the time, threads {self.reading:.0%} "
-            f"reading, {self.preparing:.0%} preparing"
+            f"model {self.model:.0%} of the time, threads {self.reading:.0%} reading, {self.preparing:.0%} preparing"
         )
+
+    def __str__(self) -> str:
+        return f"{self.rows_per_second:.1f} rows/s; {self.shares}"
 
 
 class JobProgress:
@@ -86,11 +90,25 @@ class JobProgress:
         self._bar.update(rows)
         if not self._bar.disable:
             timing = self.timing()
-            self._bar.set_postfix_str(f"{self.bad} bad, model {timing.model:.0%}", refresh=False)
+            self._bar.set_postfix_str(f"{self.bad:,} bad, {timing.shares}", refresh=False)
         elif time.monotonic() - self._last_line > _SECONDS_PER_LINE:
             self._last_line = time.monotonic()
             total = "" if self.total is None else f" of {self.total:,}"
             self.say(f"{self.rows:,}{total} rows, {self.bad:,} bad; {self.timing()}")
+
+    def leave(self, rows: int | None) -> None:
+        """Expect fewer rows, because other processes do them; None if nobody knows how many."""
+        if self.total is not None and rows is not None:
+            self._set_total(self.total - rows)
+
+    def expect(self, rows: int | None) -> None:
+        """Expect this many more rows; None if nobody knows how many."""
+        if rows is not None:
+            self._set_total(self.rows + rows)
+
+    def _set_total(self, total: int) -> None:
+        self.total = self._bar.total = total
+        self._bar.refresh()
 
     def say(self, text: str) -> None:
         """Write a line on standard error, where anything is shown."""

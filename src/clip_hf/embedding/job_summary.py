@@ -86,6 +86,20 @@ def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location
     )
 
 
+def first_bad_rows(folder: Path, limit: int = 3) -> list[str]:
+    """The first lines of `bad/` for people, such as `"row 3, 03.png: ..."`; with the shard after the first."""
+    lines = []
+    for path in sorted((folder / BAD).glob("part-*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            for line in map(json.loads, file):
+                shard = f"shard {line['shard']} " if line["shard"] else ""
+                name = f", {line['name']}" if line["name"] else ""
+                lines.append(f"{shard}row {line['row']}{name}: {line['reason']}")
+                if len(lines) == limit:
+                    return lines
+    return lines
+
+
 def refused_hint(summary: EmbeddingSummary) -> str:
     """What helps where locations were refused, a sentence after a space; empty if none was."""
     if "location refused" not in summary.bad:

@@ -345,9 +345,9 @@ class EmbeddingFolder:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """Numbers of the whole job; None if it did not end."""
+        """Numbers of the whole job; None if it did not end, or parts are missing."""
         path = self.path / SUMMARY
-        return read_json(path, dict) if path.is_file() else None
+        return read_json(path, dict) if path.is_file() and self.is_complete else None
 
     @property
     def is_complete(self) -> bool:

@@ -62,9 +62,9 @@ def join_processes(cpu: bool = False, **options: Any) -> Accelerator:
         RuntimeError: if the processes that were launched do not know each other.
     """
     # Checked first, because processes that look for each other give up only after half an hour.
-    launched = os.environ.get("WORLD_SIZE", "1")
+    launched = _num_launched()
     missing = [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]
-    if launched != "1" and missing:
+    if launched not in (None, 1) and missing:
         raise RuntimeError(
             f"WORLD_SIZE is {launched}, but {' and '.join(missing)} are not set. Start several processes with "
             "`torchrun` or `accelerate launch`, or unset WORLD_SIZE to run one."
@@ -81,7 +81,8 @@ def start_processes(device: str | None = None) -> Iterator[Accelerator | None]:
 
     Yields `None` to a process that was started alone. With the device `"cpu"` the processes stay off accelerators.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _num_launched() in (None, 1):
+        _check_launched_by_accelerate()
         yield None
         return
     accelerator = join_processes(cpu=device == "cpu")
@@ -116,8 +117,8 @@ def check_launch(accelerator: Accelerator) -> None:
     Raises:
         RuntimeError: if the environment speaks of more processes than `accelerator` has, with the command to use.
     """
-    launched, processes = os.environ.get("WORLD_SIZE"), accelerator.num_processes
-    if launched is not None and launched.isdigit() and int(launched) != processes:
+    launched, processes = _num_launched(), accelerator.num_processes
+    if launched not in (None, processes):
         raise RuntimeError(
             f"WORLD_SIZE is {launched}, but Accelerate runs {processes} process(es): each would work by itself. On a "
             "machine without a GPU create the Accelerator with cpu=True (--cpu); otherwise unset WORLD_SIZE and RANK."
@@ -125,9 +126,24 @@ def check_launch(accelerator: Accelerator) -> None:
     rank = os.environ.get("RANK")
     if launched is not None and rank is not None and rank.isdigit() and int(rank) != accelerator.process_index:
         raise RuntimeError(f"RANK is {rank}, but this is process {accelerator.process_index} to Accelerate.")
-    # `accelerate launch --cpu --num_processes 2` names a master, starts one process and says nothing of the other.
-    by_accelerate = {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys()
-    if launched is None and processes == 1 and by_accelerate:
+    if processes == 1:
+        _check_launched_by_accelerate()
+
+
+def _num_launched() -> int | None:
+    """How many processes the environment speaks of; None if it does not. RuntimeError if that is no number."""
+    text = os.environ.get("WORLD_SIZE", "").strip()
+    if text and (not text.isdecimal() or int(text) < 1):
+        raise RuntimeError(f"WORLD_SIZE is {text!r}; it must be the number of processes of a launch, or unset.")
+    return int(text) if text else None
+
+
+def _check_launched_by_accelerate() -> None:
+    """RuntimeError for the single process of `accelerate launch --cpu --num_processes 2`.
+
+    It names a master, starts one process and says nothing of the other.
+    """
+    if "WORLD_SIZE" not in os.environ and {"ACCELERATE_USE_CPU", "MASTER_ADDR"} <= os.environ.keys():
         raise RuntimeError(
             "`accelerate launch --cpu` starts one process, whatever --num_processes is. Start several on a CPU with "
             "`torchrun --nproc_per_node 2 ...`, one with `python` or --num_processes 1."

@@ -78,7 +78,7 @@ def read_processor() -> ProcessorInfo:
         features = dict.fromkeys(_FEATURES)
     name = fields.get("model name") or capabilities.get("cpu_name") or platform.processor() or "unknown"
     vendor = fields.get("vendor_id") or fields.get("cpu implementer") or "unknown"
-    return ProcessorInfo(str(name), vendor, _count_cores(), features)
+    return ProcessorInfo(str(name), vendor, count_cores(), features)
 
 
 def _read_cpu_info() -> dict[str, str]:
@@ -94,7 +94,8 @@ def _read_cpu_info() -> dict[str, str]:
     return fields
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
+    """The cores that this process may use, of which a scheduler may allow fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
