@@ -93,9 +93,11 @@ def contiguous_parts(items: Sequence[Any], count: int) -> list[list[Any]]:
 
 
 def walk(folder: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, but a folder that cannot be read is an `OSError`: it is not empty."""
+    """As `os.walk`, but a folder that is there and cannot be read is an `OSError`: it is not empty."""
 
     def refuse(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # a class of other parts
+            return
         raise OSError(
             error.errno, f"{error.strerror}: the folder {error.filename} cannot be read, so its files are unknown"
         ) from error
