@@ -100,9 +100,10 @@ def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
     )
     assert all(module.training == training for module, training in before)
     assert 0.8 < report.images.cosine_min < 0.9999999  # they are int8
-    assert (report.images.count, report.texts.count) == (20, 5) and len(report.speed) == 4
+    calibrating = 20 if tower == "resnet" else 0
+    assert (report.images.count, report.texts.count) == (40 - calibrating, 5) and len(report.speed) == 4
     record = json.loads((tmp_path / "int8" / "export.json").read_text())
-    assert record["calibration"]["images"] == 20
+    assert (record["calibration"] or {"images": 0})["images"] == calibrating
     exported = ClipHFExportedModel.from_pretrained(tmp_path / "int8")
     assert exported.precision == "int8"
     with pytest.raises(ValueError, match="int8 towers run as they are"):
@@ -269,7 +270,9 @@ def test_errors_of_libraries_that_write_are_errors_of_the_disk(monkeypatch, tiny
         raise RuntimeError("problem writing element 3")
 
     monkeypatch.setattr(exporting, "_program", lambda *args: (None, save_program))
-    with pytest.raises(OSError, match=r"image_tower\.onnx could not be written \(problem writing element 3\); "):
+    with pytest.raises(
+        OSError, match=rf"image_tower\.onnx could not be written in {tmp_path} \(problem writing element 3\)"
+    ):
         export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
     assert not list(tmp_path.iterdir())
 

@@ -165,7 +165,7 @@ def compare_with_torch(
     }
     inputs = {"image": images, "text": texts}
     features = {name: [_in_batches(side, inputs[name]) for side in sides[name]] for name in sides}
-    parity = {name: _parity(*both) for name, both in features.items()}
+    parity = {name: measure_parity(*both) for name, both in features.items()}
     nearest = [(features["image"][side] @ features["text"][side].T).argmax(dim=-1) for side in range(2)]
     if in_float32 is not None:
         sides["image"].append(in_float32.encode_image)
@@ -188,7 +188,8 @@ def _in_batches(run: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tenso
     return torch.cat([run(batch) for batch in inputs.split(_BATCH)])
 
 
-def _parity(reference: torch.Tensor, features: torch.Tensor) -> FeatureParity:
+def measure_parity(reference: torch.Tensor, features: torch.Tensor) -> FeatureParity:
+    """Compare features (n, dim) with those of the reference, row by row."""
     cosines = (reference.double() * features.double()).sum(dim=-1)
     cosines /= reference.double().norm(dim=-1) * features.double().norm(dim=-1)
     return FeatureParity(len(cosines), cosines.min().item(), cosines.mean().item())

@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Images and texts as inputs of towers: those that are compared, and those that calibrate int8."""
+"""Images and texts as inputs of towers: those that are compared, and images that calibrate int8."""
 
 import hashlib
 from collections.abc import Sequence
@@ -43,12 +43,10 @@ class Samples:
         return replace(self, pixel_values=rest), calibration
 
     def describe(self) -> dict[str, Any]:
-        """Numbers and digests, which do not tell what the images show."""
+        """The number of images and their digest, which does not tell what they show."""
         return {
             "images": len(self.pixel_values),
             "images_sha256": hashlib.sha256(self.pixel_values.numpy().tobytes()).hexdigest(),
-            "texts": len(self.input_ids),
-            "texts_sha256": hashlib.sha256(self.input_ids.numpy().tobytes()).hexdigest(),
         }
 
 
