@@ -153,4 +153,18 @@ MUTATIONS = [
         "if False:",
         "export/test_program_files.py -k other_kinds",
     ),
+    Mutation(
+        "export: images that cannot be read are passed on",
+        "cli/export.py",
+        "if isinstance(pixels, SkippedRow):",
+        "if False:",
+        "cli/test_export_command.py -k cannot_be_read",
+    ),
+    Mutation(
+        "export: without any image that can be read, random ones are taken",
+        "cli/export.py",
+        "    if not readable:\n",
+        "    if False:\n",
+        "cli/test_export_command.py -k cannot_be_read",
+    ),
 ]
