@@ -178,6 +178,13 @@ def test_bad_options(no_export, options, message, tiny_processor, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("name", "single"), [("images", "cat.jpg"), ("texts", "a cat")])
+def test_single_images_and_texts_are_no_lists(no_export, name, single, tiny_processor, tmp_path):
+    with pytest.raises(TypeError, match=rf"`{name}` is '{single}'; it must be a list, such as \['{single}'\]"):
+        export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor, **{name: single})
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_models_and_destinations(no_export, tiny_processor, tmp_path):
     with pytest.raises(ValueError, match="Linear is of the type None; models of the types clip_hf, clip, siglip"):
         export_model(torch.nn.Linear(2, 2), tmp_path / "x", processor=tiny_processor)

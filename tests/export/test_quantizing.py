@@ -119,3 +119,13 @@ def test_towers_that_are_open_can_be_replaced(exported_folder, tmp_path):
         file.seek(0)
         assert file.read() == content
     assert (session("image_embeds", {"pixel_values": PIXELS[:2].numpy()}) == before).all()
+
+
+@pytest.mark.slow
+def test_openvino_runs_int8_towers_of_onnx(int8_folder):
+    path = int8_folder("vit", "onnx") / "image_tower.onnx"
+    features = [
+        torch.from_numpy(open_session(path, runtime, "int8")("image_embeds", {"pixel_values": PIXELS.numpy()}))
+        for runtime in ("onnx", "openvino")
+    ]
+    assert measure_parity(*features).cosine_min > 0.999

@@ -167,4 +167,11 @@ MUTATIONS = [
         "    if False:\n",
         "cli/test_export_command.py -k cannot_be_read",
     ),
+    Mutation(
+        "export: a single path is a list of letters",
+        "export/tower_inputs.py",
+        "if isinstance(items, (str, bytes, os.PathLike)):",
+        "if False:",
+        "export/test_export_model.py -k no_lists",
+    ),
 ]

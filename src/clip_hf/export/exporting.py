@@ -69,6 +69,7 @@ def export_model(
     Raises:
         ValueError: if the model cannot be exported, the runtime or the processor lacks the precision, int8 has no
             images, or features differ too much. What is at `folder` is then unchanged, as after any other error.
+        TypeError: if `images` or `texts` are a single one, not several.
         FileExistsError: if there is something at `folder` that is no export.
         MissingExtra: if the runtime is not installed.
         OSError: if the model is not found, or there is not enough room.

@@ -110,9 +110,14 @@ class ParityReport:
                 f"The {self.precision} towers differ from PyTorch: the least cosine is {self.images.cosine_min:.6f} "
                 f"of {self.images.count} images and {self.texts.cosine_min:.6f} of {self.texts.count} texts, where "
                 f"{allowed} is asked for (mean {self.images.cosine_mean:.6f} and {self.texts.cosine_mean:.6f}, "
-                f"{self.top1_agreement:.1%} the same answers). Nothing was written. Use another precision, calibrate "
-                "on more images, or accept it with `allow_loss=True` (`--allow-loss`)."
+                f"{self.top1_agreement:.1%} the same answers). Nothing was written. {self._cures()} or accept it with "
+                "`allow_loss=True` (`--allow-loss`)."
             )
+
+    def _cures(self) -> str:
+        if self.precision == "float32":
+            return "Export for another runtime,"
+        return "Use float32," if self.precision == "bfloat16" else "Use float32, calibrate a ResNet on more images,"
 
     def notes(self) -> list[str]:
         """What a user should know besides the figures, in sentences."""

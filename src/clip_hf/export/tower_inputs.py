@@ -3,6 +3,7 @@
 """Images and texts as inputs of towers: those that are compared, and images that calibrate int8."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,8 +58,12 @@ def prepare_samples(
 
     Raises:
         UnreadableImage: if an image cannot be read.
+        TypeError: if `images` or `texts` are a single one, not several.
         ValueError: if the processor makes images of another size than the model's.
     """
+    for name, items in (("images", images), ("texts", texts)):
+        if isinstance(items, (str, bytes, os.PathLike)):
+            raise TypeError(f"`{name}` is {items!r:.80}; it must be a list, such as [{items!r:.80}].")
     return Samples(
         _prepare_images(config, processor, images) if images else _random_images(config.image_size),
         _prepare_texts(config, processor, texts or default_texts()),
