@@ -12,7 +12,8 @@ own, because threads of one runtime spin and slow the others down; they are time
 as strings, the others as padded tokens.
 
 With `--agreement`: how far trained models in bfloat16 and int8 agree with themselves in float32, on OpenMoji's
-drawings and names. Random weights would say nothing, so it takes the demo's models (`make demo`).
+drawings and names; drawings that calibrate int8 are not compared. Random weights would say nothing, so it takes the
+demo's models (`make demo`).
 
 Each side holds a whole model: all of ViT-L/14's take some 25 GB, so choose `--sides` where memory is less. OpenAI's
 code and open_clip are in `.parity` (`make parity-env`).
@@ -40,6 +41,7 @@ from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.data import load_openmoji
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.export import export_model
+from clip_hf.export.runtime_sessions import check_precision
 from clip_hf.model import linear_clip_hf
 
 
@@ -55,6 +57,7 @@ BEFORE, COMPILED, BY_HAND = "ours, before", "ours, torch.compile", "OpenAI's, by
 OTHERS = ("transformers", "open_clip", "OpenAI's", "OpenAI's, channels last")
 SIDES = (BEFORE, "ours", COMPILED, *EXPORTS, BY_HAND + "ONNX Runtime", BY_HAND + "OpenVINO", *OTHERS)
 TEXTS_PER_BATCH = 64
+CALIBRATING = 256  # images that are given to exports in int8
 Encoders = dict[str, Callable[[np.ndarray], np.ndarray]]
 
 
@@ -70,6 +73,18 @@ def random_model(architecture: str) -> ClipHFModel:
         with torch.no_grad():
             model.vision_model.train()(torch.randn(4, 3, size, size))
     return model.eval()
+
+
+def runnable(sides: list[str]) -> list[str]:
+    """The sides without the exports in a precision that this processor lacks, which are printed."""
+    kept = []
+    for side in sides:
+        try:
+            check_precision(*EXPORTS.get(side, ("onnx", "float32")))
+            kept.append(side)
+        except ValueError as error:
+            print(f"left out: {side}: {error}")
+    return kept
 
 
 def has_side(side: str, architecture: str) -> bool:
@@ -111,7 +126,7 @@ def write_models(architecture: str, folder: Path, sides: list[str]) -> None:
         if side in sides:
             options = {}
             if precision == "int8":
-                images = images or load_openmoji()["train"].select(range(256))["image"]
+                images = images or load_openmoji()["train"].select(range(CALIBRATING))["image"]
                 options = {"images": list(images), "allow_loss": True}
             export_model(model, folder / side, runtime, precision, processor=processor, **options)
             print_sizes(side, folder / side)
@@ -368,7 +383,10 @@ def report_agreement(paths: list[str], sides: list[str], folder: Path, count: in
     """Cosines and top-1 agreement of exports with float32 in PyTorch, on OpenMoji's drawings and their names."""
     rows = datasets.concatenate_datasets(list(load_openmoji().values()))
     names = rows.unique("caption")
-    images = rows["image"][:count]
+    # Spread evenly, because the drawings are sorted by subject.
+    calibrating = set(range(0, len(rows), len(rows) // CALIBRATING))
+    images = rows.select([place for place in range(len(rows)) if place not in calibrating][:count])["image"][:]
+    calibration = rows.select(sorted(calibrating))["image"][:]
     for path in paths:
         encoder = load_dual_encoder(path, device="cpu")
         expected = encoder.encode_images(images), encoder.encode_texts(names)
@@ -377,7 +395,7 @@ def report_agreement(paths: list[str], sides: list[str], folder: Path, count: in
         for side in [side for side in EXPORTS if side in sides]:
             runtime, precision = EXPORTS[side]
             destination = folder / side / Path(path).parent.name
-            options = {"images": list(images[:256]), "allow_loss": True} if precision == "int8" else {}
+            options = {"images": calibration, "allow_loss": True} if precision == "int8" else {}
             export_model(encoder.model, destination, runtime, precision, processor=encoder.processor, **options)
             other = load_dual_encoder(destination)
             actual = other.encode_images(images), other.encode_texts(names)
@@ -411,13 +429,14 @@ def main() -> None:
         return
     print_machine()
     print(", ".join(f"{each} {importlib.metadata.version(each)}" for each in ("onnxruntime", "openvino", "nncf")))
+    sides = runnable(args.sides)
     if args.agreement:
         with tempfile.TemporaryDirectory() as folder:
-            report_agreement(args.models, list(args.sides), Path(folder), args.images)
+            report_agreement(args.models, sides, Path(folder), args.images)
         return
     for architecture in args.towers:
         with tempfile.TemporaryDirectory() as folder:
-            compare(architecture, list(args.sides), args, Path(folder))
+            compare(architecture, sides, args, Path(folder))
 
 
 if __name__ == "__main__":

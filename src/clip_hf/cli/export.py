@@ -12,12 +12,16 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..data import SkippedRow
+from ..data.decoding import ImageReader
 from ..data.image_folders import images_in
 from ..data.openmoji import load_openmoji
 from ..export import ParityReport, export_model
 from ..export.exporting import check_destination
+from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.extras import MissingExtra
 from ..utils.terminal_tables import draw_table
+from ..utils.wording import counted, listed
 from .classify import read_labels
 
 
@@ -51,7 +55,7 @@ def _data(options: argparse.Namespace) -> tuple[Sequence[Any] | None, Sequence[s
         paths = [Path(path) for path in images_in(folder)[0]]
         if not paths:
             raise ValueError(f"--images {folder}: there is no image in this folder.")
-        return _spread(paths, options.max_images), labels
+        return _readable(_spread(paths, options.max_images), folder), labels
     try:
         drawings = load_openmoji()["train"]
     except MissingExtra as error:
@@ -59,6 +63,25 @@ def _data(options: argparse.Namespace) -> tuple[Sequence[Any] | None, Sequence[s
         return None, labels
     rows = drawings.select(_spread(range(len(drawings)), options.max_images))
     return rows["image"][:], labels or list(dict.fromkeys(rows["caption"][:]))
+
+
+def _readable(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """The images that can be read, as jobs and evaluations read them; the others are named on standard error."""
+    reader = ImageReader(ClipHFImageProcessor())
+    readable, left_out = [], []
+    for place, path in enumerate(paths):
+        pixels = reader.read(path, f"image {place}", None)
+        if isinstance(pixels, SkippedRow):
+            left_out.append(f"{path.relative_to(folder.absolute())} ({pixels.kind})")
+        else:
+            readable.append(path)
+    if not readable:
+        raise ValueError(f"--images {folder}: no image can be read: {listed(left_out)}.")
+    if left_out:
+        verb = "is" if len(left_out) == 1 else "are"
+        count = f"{counted(len(left_out), 'image')} cannot be read and {verb} left out"
+        print(f"clip-hf export: {count}: {listed(left_out)}.", file=sys.stderr)
+    return readable
 
 
 def _spread(items: Sequence[Any], most: int) -> list[Any]:

@@ -3,7 +3,6 @@
 """Export a model's towers for another runtime."""
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from .export_card import write_export_card
 from .exported_folder import RECORD, TOWERS, tower_file, write_record
 from .exported_model import ClipHFExportedConfig, ClipHFExportedModel
 from .parity_report import ParityReport, compare_with_torch
-from .quantizing import quantize_towers
+from .program_files import write_program
+from .quantizing import needs_calibration, quantize_towers
 from .quiet_libraries import quiet_exporters
 from .runtime_sessions import check_precision, check_runtime
 from .sources import as_exportable, describe_model, load_source
@@ -56,8 +56,9 @@ def export_model(
         processor (*optional*): The model's processor, with `image_processor` and `tokenizer`; needed for a model in
             memory.
         images (`Sequence`, *optional*): Images such as the model will see: paths, or whatever
-            [`open_image`](zero_shot.md) reads. Int8 needs them: every other one, 128 at most, calibrates the towers,
-            and the rest are compared. Without any, eight random ones are compared, and speed is not measured.
+            [`open_image`](zero_shot.md) reads. Int8 needs them; every other one, 128 at most, calibrates a ResNet's
+            convolutions, and the rest are compared. Without any, eight random ones are compared, and speed is not
+            measured.
         texts (`Sequence[str]`, *optional*): Labels or captions to compare; by default a few prompts.
         allow_loss (`bool`, *optional*, defaults to `False`): Whether to write an export whose features differ by more
             than [`MIN_COSINE`] allows, too.
@@ -68,6 +69,7 @@ def export_model(
     Raises:
         ValueError: if the model cannot be exported, the runtime or the processor lacks the precision, int8 has no
             images, or features differ too much. What is at `folder` is then unchanged, as after any other error.
+        TypeError: if `images` or `texts` are a single one, not several.
         FileExistsError: if there is something at `folder` that is no export.
         MissingExtra: if the runtime is not installed.
         OSError: if the model is not found, or there is not enough room.
@@ -89,20 +91,20 @@ def export_model(
     check_destination(folder)
     if precision == "int8" and not images:
         raise ValueError(
-            "int8 towers are calibrated on images such as they will see, and none are given: pass some hundred as "
-            "`images` (`--images FOLDER`)."
+            "int8 towers are compared, and a ResNet's calibrated, on images as they will see, but there are none: "
+            "pass some hundred as `images` (`--images FOLDER`)."
         )
     if isinstance(model, (str, os.PathLike)):
         model, processor = load_source(model, processor)
     config = describe_model(model, processor, runtime, precision)
     samples = prepare_samples(config, processor, images, texts)
-    compared, calibration = samples.split() if precision == "int8" else (samples, None)
+    compared, calibration = samples.split() if needs_calibration(config) else (samples, None)
     with replaced_folder(folder) as temporary, as_exportable(model) as source:
         config.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         export_towers(source, config, temporary)
         in_float32 = _open_in_float32(temporary, config)
-        if calibration is not None:
+        if precision == "int8":
             quantize_towers(temporary, config, calibration)
         report = _write_report(temporary, source, processor, (compared, calibration), in_float32)
         if not allow_loss:
@@ -177,12 +179,14 @@ def export_towers(model: PreTrainedModel, config: ClipHFExportedConfig, folder: 
             {0: dynamic} if config.fixed_length else {0: dynamic, 1: dynamic},
         ),
     }
+    parts = {"image_tower": model.vision_model, "text_tower": model.text_model}
     for name in TOWERS:
         tower, inputs, axes = towers[name]
         path = folder / tower_file(name, config.tower_format)
+        num_bytes = sum(weight.nbytes for weight in parts[name].parameters())
         with quiet_exporters():
-            program = _program(tower.eval(), inputs, {next(iter(inputs)): axes}, config.tower_format)
-            _save(program, path)
+            program, save_program = _program(tower.eval(), inputs, {next(iter(inputs)): axes}, config.tower_format)
+            write_program(save_program, program, path, num_bytes)
 
 
 def _program(tower: torch.nn.Module, inputs: dict, shapes: dict, runtime: str) -> tuple[Any, Any]:
@@ -195,17 +199,3 @@ def _program(tower: torch.nn.Module, inputs: dict, shapes: dict, runtime: str) -
         from transformers.exporters.exporter_openvino import OpenVINOExporter as Exporter
     exported = Exporter().export(tower, inputs, config=Config(dynamic_shapes=shapes))
     return exported.program, Exporter.save_program
-
-
-def _save(program: tuple[Any, Any], path: Path) -> None:
-    graph, save_program = program
-    try:
-        save_program(graph, path)
-    except OSError:
-        raise
-    except Exception as error:  # the libraries raise errors of any kind if the disk is full
-        free = shutil.disk_usage(path.parent).free
-        raise OSError(
-            f"{path.name} could not be written ({error}); {free / 1e6:.0f} MB are free there. Make room, or check the "
-            "limits on the size of files, and export again."
-        ) from error

@@ -21,6 +21,10 @@ MIN_COSINE = {"float32": 0.99999, "bfloat16": 0.999, "int8": 0.99}
 """The least cosine of an image's or text's features with those of PyTorch that an export may have, by precision."""
 _BATCH = 16
 _SPEED_BATCHES = (1, 16)
+# At less than this share of another side's speed a tower is called slower; noise must not.
+_CLEARLY_SLOWER = 0.95
+# Timings are no measurement if the middle half of them spans more than this share of their median.
+_MAX_SPREAD = 0.25
 _ROUNDS = 5
 _PAUSE = 0.1
 _MAX_SECONDS = 20.0
@@ -48,21 +52,24 @@ class TowerSpeed:
     Args:
         tower (`str`): `"image"` or `"text"`.
         batch_size (`int`): Images or texts at once.
-        torch_per_second (`float`): Images or texts a second in PyTorch, float32.
-        exported_per_second (`float`): The same in the runtime.
-        float32_per_second (`float`, *optional*): The same of float32 towers in the runtime, where the export is in
-            another precision.
+        torch_per_second (`float`, *optional*): Images or texts a second in PyTorch, float32; None if its timings
+            scatter too much to say.
+        exported_per_second (`float`, *optional*): The same in the runtime.
+        float32_per_second (`float`, *optional*): The same of float32 towers in the runtime; None, too, where the
+            export is in float32 itself.
     """
 
     tower: str
     batch_size: int
-    torch_per_second: float
-    exported_per_second: float
+    torch_per_second: float | None
+    exported_per_second: float | None
     float32_per_second: float | None = None
 
     @property
-    def ratio(self) -> float:
-        """How many times as fast as PyTorch the export is."""
+    def ratio(self) -> float | None:
+        """How many times as fast as PyTorch the export is; None where a speed is missing."""
+        if self.exported_per_second is None or self.torch_per_second is None:
+            return None
         return self.exported_per_second / self.torch_per_second
 
 
@@ -103,21 +110,35 @@ class ParityReport:
                 f"The {self.precision} towers differ from PyTorch: the least cosine is {self.images.cosine_min:.6f} "
                 f"of {self.images.count} images and {self.texts.cosine_min:.6f} of {self.texts.count} texts, where "
                 f"{allowed} is asked for (mean {self.images.cosine_mean:.6f} and {self.texts.cosine_mean:.6f}, "
-                f"{self.top1_agreement:.1%} the same answers). Nothing was written. Use another precision, calibrate "
-                "on more images, or accept it with `allow_loss=True` (`--allow-loss`)."
+                f"{self.top1_agreement:.1%} the same answers). Nothing was written. {self._cures()} or accept it with "
+                "`allow_loss=True` (`--allow-loss`)."
             )
+
+    def _cures(self) -> str:
+        if self.precision == "float32":
+            return "Export for another runtime,"
+        return "Use float32," if self.precision == "bfloat16" else "Use float32, calibrate a ResNet on more images,"
 
     def notes(self) -> list[str]:
         """What a user should know besides the figures, in sentences."""
-        notes = []
+        notes, scattered = [], []
         for each in self.speed:
-            rates = {"PyTorch": each.torch_per_second, f"this runtime ({self.runtime})": each.float32_per_second}
+            rates = {"PyTorch": each.torch_per_second}
+            if self.precision != "float32":
+                rates[f"this runtime ({self.runtime})"] = each.float32_per_second
+            own, tower = each.exported_per_second, f"{each.tower} tower at batch {each.batch_size}"
             notes += [
-                f"The {each.tower} tower at batch {each.batch_size} is SLOWER than float32 in {side} on this "
-                f"processor ({each.exported_per_second / rate:.2f} times its speed)."
+                f"The {tower} is SLOWER than float32 in {side} on this processor ({own / rate:.2f} times its speed)."
                 for side, rate in rates.items()
-                if rate is not None and each.exported_per_second < rate
+                if own is not None and rate is not None and own < _CLEARLY_SLOWER * rate
             ]
+            scattered += [f"{tower}, float32 in {side}" for side, rate in rates.items() if rate is None]
+            scattered += [f"{tower}, exported"] if own is None else []
+        if scattered:
+            notes.append(
+                f"Speeds whose timings scatter by more than {_MAX_SPREAD:.0%}, as they do while other programs are "
+                f"running, are left out: {'; '.join(scattered)}. Export again on an idle machine to have them."
+            )
         if not self.speed:
             notes.append("No images were given: random ones were compared, and speed was not measured.")
         return notes
@@ -139,10 +160,11 @@ class ParityReport:
         for batch_size in dict.fromkeys(each.batch_size for each in self.speed):
             speeds = {each.tower: each for each in self.speed if each.batch_size == batch_size}
             sides = [speeds.get(tower) for tower in ("image", "text")]
-            rates = (f"{each.exported_per_second:.1f}" if each else "" for each in sides)
-            rows.append((f"a second, batch {batch_size}", *rates))
-            ratios = (f"{each.ratio:.2f}" if each else "" for each in sides)
-            rows.append((f"times PyTorch, batch {batch_size}", *ratios))
+            rates = [each.exported_per_second if each else None for each in sides]
+            ratios = [each.ratio if each else None for each in sides]
+            rows.append((f"a second, batch {batch_size}", *("" if rate is None else f"{rate:.1f}" for rate in rates)))
+            times = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+            rows.append((f"times PyTorch, batch {batch_size}", *times))
         return rows
 
 
@@ -165,7 +187,7 @@ def compare_with_torch(
     }
     inputs = {"image": images, "text": texts}
     features = {name: [_in_batches(side, inputs[name]) for side in sides[name]] for name in sides}
-    parity = {name: _parity(*both) for name, both in features.items()}
+    parity = {name: measure_parity(*both) for name, both in features.items()}
     nearest = [(features["image"][side] @ features["text"][side].T).argmax(dim=-1) for side in range(2)]
     if in_float32 is not None:
         sides["image"].append(in_float32.encode_image)
@@ -178,7 +200,7 @@ def compare_with_torch(
         texts=parity["text"],
         top1_agreement=(nearest[0] == nearest[1]).float().mean().item(),
         data=f"{'given' if samples.given else 'random'} images, {len(texts)} texts",
-        speed=tuple(TowerSpeed(name, size, *_speeds(sides[name], inputs[name], size)) for name, size in timed),
+        speed=tuple(TowerSpeed(name, size, *measure_speeds(sides[name], inputs[name], size)) for name, size in timed),
         processor=read_processor().name,
         threads=torch.get_num_threads(),
     )
@@ -188,16 +210,18 @@ def _in_batches(run: Callable[[torch.Tensor], torch.Tensor], inputs: torch.Tenso
     return torch.cat([run(batch) for batch in inputs.split(_BATCH)])
 
 
-def _parity(reference: torch.Tensor, features: torch.Tensor) -> FeatureParity:
+def measure_parity(reference: torch.Tensor, features: torch.Tensor) -> FeatureParity:
+    """Compare features (n, dim) with those of the reference, row by row."""
     cosines = (reference.double() * features.double()).sum(dim=-1)
     cosines /= reference.double().norm(dim=-1) * features.double().norm(dim=-1)
     return FeatureParity(len(cosines), cosines.min().item(), cosines.mean().item())
 
 
-def _speeds(sides: list[Callable], inputs: torch.Tensor, batch_size: int) -> list[float]:
+def measure_speeds(sides: list[Callable], inputs: torch.Tensor, batch_size: int) -> list[float | None]:
     """Inputs a second of each side, by the median of several rounds in which the sides take turns.
 
-    Before each turn there is a pause and an untimed pass, because threads of the side before may still wait for work.
+    None for a side whose timings scatter. Before each turn there is a pause and an untimed pass, because threads of
+    the side before may still wait for work.
     """
     batch = inputs.repeat(-(-batch_size // len(inputs)), *[1] * (inputs.ndim - 1))[:batch_size]
     seconds: list[list[float]] = [[] for _ in sides]
@@ -211,4 +235,12 @@ def _speeds(sides: list[Callable], inputs: torch.Tensor, batch_size: int) -> lis
             times.append(time.perf_counter() - start)
         if time.perf_counter() - begun > _MAX_SECONDS:
             break
-    return [batch_size / statistics.median(times) for times in seconds]
+    return [None if _scatters(times) else batch_size / statistics.median(times) for times in seconds]
+
+
+def _scatters(seconds: list[float]) -> bool:
+    """Whether timings differ too much for their median to say anything. A single one, of a slow tower, is taken."""
+    if len(seconds) < 2:
+        return False
+    lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
+    return upper - lower > _MAX_SPREAD * median

@@ -1,8 +1,9 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Images and texts as inputs of towers: those that are compared, and those that calibrate int8."""
+"""Images and texts as inputs of towers: those that are compared, and images that calibrate int8."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,12 +44,10 @@ class Samples:
         return replace(self, pixel_values=rest), calibration
 
     def describe(self) -> dict[str, Any]:
-        """Numbers and digests, which do not tell what the images show."""
+        """The number of images and their digest, which does not tell what they show."""
         return {
             "images": len(self.pixel_values),
             "images_sha256": hashlib.sha256(self.pixel_values.numpy().tobytes()).hexdigest(),
-            "texts": len(self.input_ids),
-            "texts_sha256": hashlib.sha256(self.input_ids.numpy().tobytes()).hexdigest(),
         }
 
 
@@ -59,8 +58,12 @@ def prepare_samples(
 
     Raises:
         UnreadableImage: if an image cannot be read.
+        TypeError: if `images` or `texts` are a single one, not several.
         ValueError: if the processor makes images of another size than the model's.
     """
+    for name, items in (("images", images), ("texts", texts)):
+        if isinstance(items, (str, bytes, os.PathLike)):
+            raise TypeError(f"`{name}` is {items!r:.80}; it must be a list, such as [{items!r:.80}].")
     return Samples(
         _prepare_images(config, processor, images) if images else _random_images(config.image_size),
         _prepare_texts(config, processor, texts or default_texts()),
