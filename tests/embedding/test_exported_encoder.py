@@ -16,7 +16,7 @@ from torch import nn
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.embedding import EncodingOptions, encode_text_list, load_dual_encoder
 from clip_hf.embedding.exported_encoder import ExportedEncoder
-from clip_hf.export import exported_model, opening, runtime_sessions
+from clip_hf.export import exported_model, opening, runtime_sessions, runtimes
 from clip_hf.utils import devices
 from tiny_models import CAPTIONS, MORE_TEXTS, make_tiny_model
 
@@ -39,7 +39,7 @@ def precisions(monkeypatch) -> list[str]:
         opened.append(precision)
         return runtime_sessions.open_session(path, runtime, "float32")
 
-    monkeypatch.setattr(runtime_sessions, "read_processor", lambda: SimpleNamespace(has_bfloat16=True))
+    monkeypatch.setattr(runtimes, "read_processor", lambda: SimpleNamespace(has_bfloat16=True))
     monkeypatch.setattr(exported_model, "open_session", open_session)
     return opened
 
@@ -208,7 +208,7 @@ def load_nothing(*args, **kwargs):
         ({"runtime": "onnx", "dtype": "int9"}, "`dtype` is 'int9'; it must be a floating dtype"),
         ({"runtime": "onnx", "dtype": "bfloat16"}, "ONNX Runtime does not compute in bfloat16"),
         ({"runtime": "openvino", "dtype": "float16"}, "must be one of float32, bfloat16"),
-        ({"runtime": "onnx", "device": "cuda"}, "`device` is 'cuda', but exported models run on the processor"),
+        ({"runtime": "onnx", "device": "cuda"}, "Exported models run on the processor only; `device` is 'cuda'"),
     ],
 )
 def test_options_are_checked_before_anything_is_loaded(tiny_processor, monkeypatch, options, message):
@@ -224,7 +224,7 @@ def test_options_are_checked_before_anything_is_loaded(tiny_processor, monkeypat
 
 def test_a_processor_without_bfloat16_is_told(folder, monkeypatch):
     old = SimpleNamespace(has_bfloat16=False, describe=lambda: "a Pentium (none of the features)")
-    monkeypatch.setattr(runtime_sessions, "read_processor", lambda: old)
+    monkeypatch.setattr(runtimes, "read_processor", lambda: old)
     with pytest.raises(ValueError, match="This processor, a Pentium"):
         load_dual_encoder(folder, "openvino", "bfloat16")
 
@@ -245,7 +245,7 @@ def test_pytorch_does_not_run_an_export(folder, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     assert devices.parse_device("cuda") == torch.device("cuda")
     assert load_dual_encoder(folder).device.type == "cpu"  # although there is an accelerator
-    with pytest.raises(ValueError, match="`device` is 'cuda', but exported models run on the processor"):
+    with pytest.raises(ValueError, match="Exported models run on the processor only; `device` is 'cuda'"):
         load_dual_encoder(folder, device="cuda")
 
 

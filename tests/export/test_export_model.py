@@ -20,7 +20,7 @@ from clip_hf.embedding import load_dual_encoder
 from clip_hf.export import ClipHFExportedModel, export_model, exporting
 from clip_hf.export.exported_folder import write_record
 from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
-from clip_hf.export.sources import as_exportable, describe_model, load_source
+from clip_hf.export.sources import as_exportable, describe_model
 from clip_hf.export.tower_inputs import Samples
 from tiny_models import CAPTIONS, make_tiny_model
 
@@ -325,15 +325,6 @@ def test_records_that_describe_no_whole_export_are_refused(exported_folder, tmp_
     write_record(folder, {})
     with pytest.raises(ValueError, match="no whole `source_config`"):
         ClipHFExportedModel.from_pretrained(folder)
-
-
-def test_models_are_loaded_by_path(tiny_processor, tmp_path):
-    model = make_tiny_model("vit")
-    model.save_pretrained(tmp_path)
-    tiny_processor.save_pretrained(tmp_path)
-    loaded, processor = load_source(tmp_path)
-    assert isinstance(loaded, ClipHFModel) and processor.tokenizer.vocab_size == tiny_processor.tokenizer.vocab_size
-    assert torch.equal(loaded.logit_scale, model.logit_scale)
 
 
 def test_the_longest_text_is_the_models(exported_folder):

@@ -14,6 +14,7 @@ import torch
 
 from _clip_hf_cli import VERSION
 
+from ..export.runtimes import RUNTIMES, TORCH
 from ..utils.dtypes import pick_dtype
 from ..utils.processor import read_processor, time_products
 from ..utils.terminal_tables import draw_table
@@ -35,7 +36,7 @@ _PACKAGES = (
     "ray",
 )
 # Each runtime and the module that runs it.
-_RUNTIMES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+_RUNTIMES = {TORCH: "torch", **{name: runtime.module for name, runtime in RUNTIMES.items()}}
 
 
 def run(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The model card of an exported folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..utils.wording import markdown_table
 from .exported_folder import TOWERS, tower_file
 from .exported_model import ClipHFExportedConfig
 from .parity_report import ParityReport
+from .runtimes import RUNTIMES
 
 
 _HEADER = """\
@@ -58,7 +60,7 @@ logits = {scale:.6g} * image_embeds @ text_embeds.T{bias}
 import numpy as np
 import openvino
 {inputs}
-options = {{"INFERENCE_PRECISION_HINT": "{hint}"}}
+options = {options}
 images = openvino.compile_model(f"{{folder}}/image_tower.xml", "CPU", options)
 texts = openvino.compile_model(f"{{folder}}/text_tower.xml", "CPU", options)
 image_embeds = images({{"pixel_values": pixel_values}})["image_embeds"]
@@ -110,14 +112,14 @@ def write_export_card(
 
 
 def _card(config: ClipHFExportedConfig, processor: Any, record: dict[str, Any], report: ParityReport) -> str:
-    title = {"onnx": "ONNX Runtime", "openvino": "OpenVINO"}[config.tower_format]
+    title = RUNTIMES[config.tower_format].title
     values = {
         "size": config.image_size,
         "inputs": _prepared(config, processor),
         "scale": 2.718281828459045**config.logit_scale,
         "bias": "" if config.logit_bias is None else f" + {config.logit_bias:.6g}",
         "width": config.projection_dim,
-        "hint": "bf16" if config.precision == "bfloat16" else "f32",
+        "options": json.dumps(RUNTIMES[config.tower_format].options[config.precision]),
         "text_length": config.context_length if config.fixed_length else f"at most {config.context_length}",
     }
     values |= {tower: tower_file(tower, config.tower_format) for tower in TOWERS}

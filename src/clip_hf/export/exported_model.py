@@ -16,11 +16,18 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..model.modeling_clip_hf import ClipHFOutput
 from ..model.modeling_clip_hf_base import check_pixel_values, check_tensor
 from .exported_folder import TOWERS, read_record, tower_file
-from .runtime_sessions import check_precision, check_runtime, open_session
+from .runtime_sessions import open_session
+from .runtimes import RUNTIMES, check_precision, check_runtime
 
 
-# Options that change nothing here.
+# Options of calls that change nothing here.
 _NO_OPTIONS = {"return_dict", "pooled_only", "return_logits"}
+# Options of `from_pretrained` for the hub, and those that say how weights are read, of which there are none.
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+_LOADING_OPTIONS = {
+    *("config", "output_loading_info", "trust_remote_code", "code_revision", "low_cpu_mem_usage", "use_safetensors"),
+    *("weights_only", "adapter_kwargs", "_from_auto", "_from_pipeline", "_commit_hash", "variant"),
+}
 
 
 class ClipHFExportedConfig(PreTrainedConfig):
@@ -83,9 +90,8 @@ class ClipHFExportedModel(PreTrainedModel):
         self.precision = options.pop("precision", None) or config.precision
         self.record = read_record(self.folder)
         self._source_text = _source_text(config)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale)), requires_grad=False)
-        bias = None if config.logit_bias is None else torch.tensor(float(config.logit_bias))
-        self.logit_bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.logit_scale = _parameter(config.logit_scale)
+        self.logit_bias = None if config.logit_bias is None else _parameter(config.logit_bias)
         self._image, self._text = (
             open_session(self.folder / tower_file(tower, config.tower_format), self.runtime, self.precision)
             for tower in TOWERS
@@ -109,25 +115,41 @@ class ClipHFExportedModel(PreTrainedModel):
                 default that for which it was made.
             dtype (`torch.dtype` or `str`, *optional*): `bfloat16` or `float32`: the precision of OpenVINO's products
                 in towers of one of these; by default that of the export.
-            **kwargs: Of the other options of transformers, those of the hub count (`revision`, `token`, `cache_dir`,
-                `local_files_only`), and `config`.
+            **kwargs: Of transformers' other options `subfolder`, those of the hub (`revision`, `token`, `cache_dir`,
+                `local_files_only`, `force_download`), `config`, and `torch_dtype`, another name of `dtype`.
+                `device_map` may be the processor or `"auto"`.
 
         Raises:
-            ValueError: if the folder is no whole export, or there is no such runtime or precision here.
+            ValueError: if the folder is no whole export, or there is no such runtime or precision here; if another
+                device is asked for, or `quantization_config`.
+            TypeError: if there is no such option.
+            OSError: if there is no such folder or repo.
             MissingExtra: if the runtime is not installed.
         """
-        name = os.fspath(pretrained_model_name_or_path)
-        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if kwargs.get(key)}
-        folder = name if os.path.isdir(name) else snapshot_download(name, **hub)
+        name, subfolder = os.fspath(pretrained_model_name_or_path), kwargs.pop("subfolder", None) or ""
+        torch_dtype = kwargs.pop("torch_dtype", None)
+        dtype = torch_dtype if dtype is None else dtype
+        _check_loading(kwargs)
+        folder = name
+        if not os.path.isdir(name):
+            hub = {key: kwargs[key] for key in _HUB_OPTIONS if kwargs.get(key)}
+            folder = snapshot_download(name, allow_patterns=f"{subfolder}/*" if subfolder else None, **hub)
+        folder = os.path.join(folder, subfolder)
         config = kwargs.get("config")
         if not isinstance(config, ClipHFExportedConfig):
             config = ClipHFExportedConfig.from_pretrained(folder)
+        if config.tower_format not in RUNTIMES:
+            raise ValueError(
+                f"`tower_format` in the config.json of {name} is {config.tower_format!r:.80}; it must be "
+                f"{' or '.join(map(repr, RUNTIMES))}. Copy the whole folder again, or export the model again."
+            )
         runtime = runtime or config.tower_format
         check_runtime(runtime)
-        if (config.tower_format, runtime) == ("openvino", "onnx"):
+        if config.tower_format not in RUNTIMES[runtime].formats:
+            made_for = RUNTIMES[config.tower_format].title
             raise ValueError(
-                f"{name} was exported for OpenVINO, and ONNX Runtime cannot read that. Leave out `runtime`, or export "
-                'the model with runtime="onnx", which OpenVINO reads too.'
+                f"{name} was exported for {made_for}, and {RUNTIMES[runtime].title} cannot read that. Leave out "
+                f'`runtime`, or export the model with runtime="{runtime}".'
             )
         precision = _precision(config, dtype)
         check_precision(runtime, precision)
@@ -140,11 +162,15 @@ class ClipHFExportedModel(PreTrainedModel):
         return _reopen, (str(self.folder), self.runtime, self.precision, self.name_or_path)
 
     def _apply(self, fn, recurse: bool = True):
-        moved = fn(self.logit_scale.detach())
-        if moved.device.type != "cpu" or moved.dtype != torch.float32:
+        try:
+            moved = fn(self.logit_scale.detach())
+            asked = f"{moved.dtype} on {moved.device}"
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch's, if there is no such device
+            moved, asked = None, f"another device, which failed ({str(error).splitlines()[0]})"
+        if moved is None or moved.device.type != "cpu" or moved.dtype != torch.float32:
             raise ValueError(
-                f"An exported model runs on the CPU and gives float32; {moved.dtype} on {moved.device} was asked for. "
-                "Load the model that was exported for that."
+                f"Exported models run on the processor only, and give float32; asked for was {asked}. Load the model "
+                "that was exported for that."
             )
         return self
 
@@ -221,8 +247,9 @@ class ClipHFExportedModel(PreTrainedModel):
             raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
         logits = None
         if images is not None and texts is not None:
-            logits = images @ texts.T * self.logit_scale.exp()
-            logits = logits if self.logit_bias is None else logits + self.logit_bias
+            with torch.autocast("cpu", enabled=False):
+                logits = images @ texts.T * self.logit_scale.exp()
+                logits = logits if self.logit_bias is None else logits + self.logit_bias
         return ClipHFOutput(
             logits_per_image=logits,
             logits_per_text=None if logits is None else logits.T,
@@ -286,6 +313,40 @@ class ClipHFExportedModel(PreTrainedModel):
             )
         pixels: np.ndarray = pixel_values.detach().to("cpu", torch.float32).contiguous().numpy()
         return torch.from_numpy(self._image(output, {"pixel_values": pixels}))
+
+
+def check_device(device: torch.device | str | int | None) -> None:
+    """ValueError if an exported model cannot run on a device, which may be the number of an accelerator."""
+    is_processor = device < 0 if isinstance(device, int) else str(device).partition(":")[0] == "cpu"
+    if device is not None and not is_processor:
+        raise ValueError(
+            f"Exported models run on the processor only; `device` is {str(device)!r}. Leave it out, or run the model "
+            "that was exported in PyTorch."
+        )
+
+
+def _parameter(value: float) -> nn.Parameter:
+    # Here and in float32, whatever PyTorch's defaults are.
+    return nn.Parameter(torch.tensor(float(value), dtype=torch.float32, device="cpu"), requires_grad=False)
+
+
+def _check_loading(options: dict[str, Any]) -> None:
+    """Refuse the options of `from_pretrained` that ask for something that an exported model does not do."""
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    if "quantization_config" in options or options.get("load_in_8bit") or options.get("load_in_4bit"):
+        raise ValueError(
+            'An exported model is not quantised as it is loaded: export it with precision="int8" (`clip-hf export '
+            "--precision int8`)."
+        )
+    device_map = options.pop("device_map", None)
+    for device in device_map.values() if isinstance(device_map, dict) else [device_map]:
+        check_device(None if device == "auto" else device)
+    unknown = [name for name in options if name not in (*_LOADING_OPTIONS, *_HUB_OPTIONS)]
+    if unknown:
+        raise TypeError(
+            f"An exported model has no option {unknown[0]!r}; it is opened with `runtime` and `dtype`, and where it "
+            f"is: subfolder, {', '.join(_HUB_OPTIONS)}."
+        )
 
 
 def _reopen(folder: str, runtime: str, precision: str, name: str) -> ClipHFExportedModel:

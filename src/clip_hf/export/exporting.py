@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..checkpoints.dual_models import load_dual_model
 from ..utils.atomic import clear_leftovers, replaced_folder
 from ..utils.extras import require_extra
 from ..utils.fingerprints import package_version, weights_digest
@@ -20,13 +21,10 @@ from .exported_model import ClipHFExportedConfig, ClipHFExportedModel
 from .parity_report import ParityReport, compare_with_torch
 from .quantizing import quantize_towers
 from .quiet_libraries import quiet_exporters
-from .runtime_sessions import check_precision, check_runtime
-from .sources import as_exportable, describe_model, load_source
+from .runtimes import RUNTIMES, check_precision, check_runtime
+from .sources import as_exportable, describe_model
 from .tower_inputs import Samples, prepare_samples
 from .towers import ImageTower, TextTower
-
-
-_MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino", "nncf")}
 
 
 def export_model(
@@ -84,7 +82,7 @@ def export_model(
     """
     check_runtime(runtime)
     check_precision(runtime, precision)
-    require_extra(runtime, f'export_model(runtime="{runtime}")', *_MODULES[runtime])
+    require_extra(runtime, f'export_model(runtime="{runtime}")', *RUNTIMES[runtime].modules)
     folder = Path(folder).resolve()
     check_destination(folder)
     if precision == "int8" and not images:
@@ -93,7 +91,7 @@ def export_model(
             "`images` (`--images FOLDER`)."
         )
     if isinstance(model, (str, os.PathLike)):
-        model, processor = load_source(model, processor)
+        model, processor = load_dual_model(model, torch.float32, processor)
     config = describe_model(model, processor, runtime, precision)
     samples = prepare_samples(config, processor, images, texts)
     compared, calibration = samples.split() if precision == "int8" else (samples, None)
@@ -139,7 +137,7 @@ def _write_report(
 ) -> ParityReport:
     """Compare the towers in a folder with the model, and write `export.json` and the card."""
     config, (compared, calibration) = ClipHFExportedConfig.from_pretrained(folder), samples
-    packages = ("clip_hf", "torch", "transformers", *_MODULES[config.tower_format])
+    packages = ("clip_hf", "torch", "transformers", *RUNTIMES[config.tower_format].modules)
     record = {
         "runtime": config.tower_format,
         "precision": config.precision,

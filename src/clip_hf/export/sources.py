@@ -1,48 +1,21 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The models that can be exported: how they are loaded, and what an export must know of them."""
+"""The models that can be exported, and what an export must know of them."""
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..checkpoints.paths import check_exists
-from ..checkpoints.reading import is_foreign, lacks_config
-from ..checkpoints.saving import load
-from ..model.modeling_clip_hf import ClipHFModel
-from ..model.processing_clip_hf import ClipHFProcessor
 from .exported_model import ClipHFExportedConfig
 
 
 # Whether padding changes features, by model type. A text with padding on the right has the features of the text alone
 # in CLIP, whose attention is causal; SigLIP was trained with padding to full length.
 _FIXED_LENGTH = {"clip_hf": False, "clip": False, "siglip": True}
-
-
-def load_source(name: str | os.PathLike, processor: Any = None) -> tuple[PreTrainedModel, Any]:
-    """The float32 model of a path or name, and its processor unless one is given.
-
-    Raises:
-        ValueError: if it lacks weights, or its files cannot be read exactly.
-        OSError: if there is no such file, folder or model.
-    """
-    if is_foreign(name) or lacks_config(name):
-        model, its_processor = load(name, dtype=torch.float32)
-        return model, its_processor if processor is None else processor
-    check_exists(name)
-    model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    ours = model_type in ("clip", "clip_hf")
-    model, info = (ClipHFModel if ours else AutoModel).from_pretrained(
-        name, dtype=torch.float32, output_loading_info=True
-    )
-    if info.get("missing_keys"):
-        raise ValueError(f"{name} lacks {len(info['missing_keys'])} of the model's weights; both towers are needed.")
-    return model, processor or (ClipHFProcessor if ours else AutoProcessor).from_pretrained(name)
 
 
 def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precision: str) -> ClipHFExportedConfig:

@@ -76,12 +76,15 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
 
     def __init__(self, **kwargs):
         self._classifiers = TextClassifierCache()
+        # Compare names, because a repo's own code has another class than ours.
+        model_type = kwargs["model"].config.model_type
+        if model_type == "clip_hf_exported" and kwargs.get("device") is None:
+            kwargs["device"] = "cpu"  # where exported models run; transformers would take an accelerator
         super().__init__(**kwargs)
         if self.tokenizer is None or self.image_processor is None:
             raise ValueError("The pipeline needs a tokenizer and an image processor, or a processor with both.")
         has_bias = getattr(self.model, "logit_bias", None) is not None
-        # Compare names, because a repo's own code has another class than ours.
-        if has_bias and self.model.config.model_type != "clip_hf":
+        if has_bias and model_type not in ("clip_hf", "clip_hf_exported"):
             raise ValueError(
                 f"{type(self.model).__name__} scores with a sigmoid and a bias, as SigLIP does; use transformers' "
                 "ZeroShotImageClassificationPipeline."

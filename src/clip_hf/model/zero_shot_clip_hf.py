@@ -459,6 +459,8 @@ def _tokenize(
     model: nn.Module, tokenizer, texts: Sequence[str], tokenizer_kwargs: dict | None
 ) -> dict[str, list[list[int]]]:
     options = {"truncation": True, "max_length": context_length(model, tokenizer), **(tokenizer_kwargs or {})}
+    if getattr(getattr(model, "config", None), "fixed_length", False):  # of an exported SigLIP
+        options["padding"] = "max_length"
     return dict(tokenizer(list(texts), **options))
 
 
