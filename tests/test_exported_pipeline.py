@@ -60,6 +60,26 @@ def test_transformers_pipeline_gives_ours(folder, images, expected):
     assert_same(exported(images, candidate_labels=LABELS, batch_size=2, num_workers=1), expected)
 
 
+def test_an_accelerator_is_left_alone(folder, images, expected, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    for make in (clip_hf.pipeline, lambda model, **options: pipeline(TASK, model=str(model), **options)):
+        for options in ({}, {"device": "cpu"}, {"device": -1}, {"device_map": "auto"}):
+            exported = make(folder, **options)
+            assert exported.device.type == exported.model.device.type == "cpu"
+        assert_same(exported(images, candidate_labels=LABELS), expected)
+        with pytest.raises(ValueError, match="^Exported models run on the processor only"):
+            make(folder, device="cuda")
+
+
+def test_autocast_and_defaults_of_pytorch_change_nothing(folder, images):
+    expected = clip_hf.pipeline(folder)(images, LABELS)
+    for setting in (torch.autocast("cpu", torch.bfloat16), torch.device("meta")):
+        with setting:
+            assert clip_hf.pipeline(folder)(images, LABELS) == expected
+
+
 def test_labels_are_encoded_once(folder, images, monkeypatch):
     exported = clip_hf.pipeline(folder)
     encode_text, calls = exported.model.encode_text, []

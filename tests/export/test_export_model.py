@@ -263,6 +263,18 @@ def test_a_full_disk_leaves_nothing(monkeypatch, tiny_processor, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_appears_at_the_destination_meanwhile_stays(monkeypatch, tiny_processor, tmp_path):
+    def export_towers(*args):
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / "thesis.tex").write_text("x")
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+    monkeypatch.setattr(exporting, "_write_report", lambda *args: report_of(1.0))
+    with pytest.raises(FileExistsError, match="x exists and is no export"):
+        export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "thesis.tex"]
+
+
 def test_errors_of_libraries_that_write_are_errors_of_the_disk(monkeypatch, tiny_processor, tmp_path):
     def save_program(graph, path):
         path.write_bytes(b"half")

@@ -60,6 +60,23 @@ def load_dual_model(
     return model, processor
 
 
+def read_config(name: str | os.PathLike, **location: Any) -> dict[str, Any]:
+    """The content of a model's config.json.
+
+    Raises:
+        ValueError: if it is no object of JSON.
+        OSError: if there is none, or it is no JSON at all.
+        HFValidationError: if `name` is neither a path nor possible on the hub.
+    """
+    try:
+        config, _ = PreTrainedConfig.get_config_dict(name, **location)
+    except TypeError:  # transformers', of `null`
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"The config.json of {name} holds no object of JSON. Copy or download it again.")
+    return config
+
+
 def _check_processor(name: str, processor: Any) -> Any:
     if not all(hasattr(processor, part) for part in ("tokenizer", "image_processor")):
         raise ValueError(
@@ -75,12 +92,11 @@ def _read_model_type(name: str) -> str | None:
     try:
         if not is_here:
             check_hub(name)
-        config, _ = PreTrainedConfig.get_config_dict(name)
+        return read_config(name).get("model_type")
     except (OSError, HFValidationError) as error:
         if is_here:
             raise
         raise OSError(describe_not_found(name, error)) from error
-    return config.get("model_type")
 
 
 def _check_is_dual(name: str) -> None:

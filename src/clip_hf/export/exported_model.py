@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..checkpoints.dual_models import read_config
 from ..model.modeling_clip_hf import ClipHFOutput
 from ..model.modeling_clip_hf_base import check_pixel_values, check_tensor
 from .exported_folder import TOWERS, read_record, tower_file
@@ -28,6 +29,8 @@ _LOADING_OPTIONS = {
     *("config", "output_loading_info", "trust_remote_code", "code_revision", "low_cpu_mem_usage", "use_safetensors"),
     *("weights_only", "adapter_kwargs", "_from_auto", "_from_pipeline", "_commit_hash", "variant"),
 }
+# Values of `device_map` that leave the place to the model.
+_AUTOMATIC_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 class ClipHFExportedConfig(PreTrainedConfig):
@@ -117,7 +120,7 @@ class ClipHFExportedModel(PreTrainedModel):
                 in towers of one of these; by default that of the export.
             **kwargs: Of transformers' other options `subfolder`, those of the hub (`revision`, `token`, `cache_dir`,
                 `local_files_only`, `force_download`), `config`, and `torch_dtype`, another name of `dtype`.
-                `device_map` may be the processor or `"auto"`.
+                `device_map` may name the processor, or be `"auto"`.
 
         Raises:
             ValueError: if the folder is no whole export, or there is no such runtime or precision here; if another
@@ -134,10 +137,10 @@ class ClipHFExportedModel(PreTrainedModel):
         if not os.path.isdir(name):
             hub = {key: kwargs[key] for key in _HUB_OPTIONS if kwargs.get(key)}
             folder = snapshot_download(name, allow_patterns=f"{subfolder}/*" if subfolder else None, **hub)
-        folder = os.path.join(folder, subfolder)
+        folder = os.path.join(folder, subfolder) if subfolder else folder
         config = kwargs.get("config")
         if not isinstance(config, ClipHFExportedConfig):
-            config = ClipHFExportedConfig.from_pretrained(folder)
+            config = ClipHFExportedConfig.from_dict(read_config(folder))
         if config.tower_format not in RUNTIMES:
             raise ValueError(
                 f"`tower_format` in the config.json of {name} is {config.tower_format!r:.80}; it must be "
@@ -340,7 +343,7 @@ def _check_loading(options: dict[str, Any]) -> None:
         )
     device_map = options.pop("device_map", None)
     for device in device_map.values() if isinstance(device_map, dict) else [device_map]:
-        check_device(None if device == "auto" else device)
+        check_device(None if device in _AUTOMATIC_MAPS else device)
     unknown = [name for name in options if name not in (*_LOADING_OPTIONS, *_HUB_OPTIONS)]
     if unknown:
         raise TypeError(

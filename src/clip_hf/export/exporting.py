@@ -95,7 +95,7 @@ def export_model(
     config = describe_model(model, processor, runtime, precision)
     samples = prepare_samples(config, processor, images, texts)
     compared, calibration = samples.split() if precision == "int8" else (samples, None)
-    with replaced_folder(folder) as temporary, as_exportable(model) as source:
+    with replaced_folder(folder, check_destination) as temporary, as_exportable(model) as source:
         config.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         export_towers(source, config, temporary)

@@ -13,9 +13,10 @@ from filelock import FileLock  # torch depends on it
 from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from torch import nn
-from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
 from transformers.utils import logging
 
+from ..checkpoints.dual_models import read_config
 from ..checkpoints.reading import is_foreign
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..utils.atomic import clear_leftovers, remove_folder
@@ -105,10 +106,9 @@ def is_exported(name: str | os.PathLike, **location: Any) -> bool:
     try:
         if not os.path.exists(name):
             check_hub(os.fspath(name))
-        config, _ = PreTrainedConfig.get_config_dict(name, **location)
+        return read_config(name, **location).get("model_type") == ClipHFExportedConfig.model_type
     except (OSError, HFValidationError):
         return False  # whoever loads it says why
-    return config.get("model_type") == ClipHFExportedConfig.model_type
 
 
 def _open(
@@ -165,9 +165,9 @@ def open_cached_export(
             return _open(folder, runtime, dtype)
     except (OSError, NotImplementedError) as error:  # the second is filelock's, of file systems without locks
         raise OSError(
-            f"{name} could not be exported for the runtime {runtime!r} into {folder.parent}: {error} Set HF_HOME to a "
-            f"folder with room that you may write to; or export the model with `clip-hf export MODEL FOLDER --runtime "
-            f"{runtime}`, and give FOLDER in the model's place."
+            f"{name} could not be exported for the runtime {runtime!r} into {folder.parent}: "
+            f"{str(error).rstrip('.')}. Set HF_HOME to a folder with room that you may write to; or export the model "
+            f"with `clip-hf export MODEL FOLDER --runtime {runtime}`, and give FOLDER in the model's place."
         ) from error
 
 

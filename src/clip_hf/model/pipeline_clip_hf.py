@@ -283,7 +283,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         pixel_values = model_inputs["pixel_values"]
         image_embeds = features(evaluated(self.model), "image", pixel_values=pixel_values)  # (batch, dim)
         classifier = torch.cat(classifiers).to(image_embeds)  # (labels [+ 1], dim)
-        cosines = image_embeds @ classifier.T
+        with torch.autocast(image_embeds.device.type, enabled=False):  # half precision would merge similar scores
+            cosines = image_embeds @ classifier.T
         if function_to_apply == "cosine":
             return {"scores": cosines}
         # A model with a bias was trained to tell for each label by itself.

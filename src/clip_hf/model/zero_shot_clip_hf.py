@@ -468,7 +468,7 @@ def _tokenize(
 def _encode_tokens(
     model: nn.Module, tokenizer, tokens: dict[str, list[list[int]]], max_tokens_per_batch: int
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokens.items()}
+    encoded = {key: [torch.as_tensor(row, device="cpu") for row in rows] for key, rows in tokens.items()}
     lengths = [len(ids) for ids in encoded["input_ids"]]
     # Sorted by length to pad little, then by tokens so that texts with equal beginnings share a batch: towers of ours
     # compute these once.
