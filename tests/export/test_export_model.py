@@ -109,36 +109,6 @@ def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
         ClipHFExportedModel.from_pretrained(tmp_path / "int8", dtype="float32")
 
 
-@pytest.mark.slow
-def test_siglip(tmp_path, images):
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.SiglipConfig(
-        text_config={**sizes, "vocab_size": 600, "max_position_embeddings": 16, "projection_size": 32},
-        vision_config={**sizes, "image_size": 32, "patch_size": 16},
-    )
-    model = transformers.SiglipModel(config).eval()
-
-    class Processor:
-        image_processor = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
-
-        class tokenizer:
-            model_max_length, pad_token_id = 16, 1
-
-            def __new__(cls, texts, **options):
-                assert options["padding"] == "max_length"
-                return {"input_ids": torch.arange(len(texts) * 16).reshape(-1, 16) % 600}
-
-        def save_pretrained(self, folder):
-            self.image_processor.save_pretrained(folder)
-
-    report = export_model(model, tmp_path / "siglip", processor=Processor(), images=images, texts=["a", "b"])
-    assert min(report.images.cosine_min, report.texts.cosine_min) > 0.99999
-    exported = ClipHFExportedModel.from_pretrained(tmp_path / "siglip")
-    assert exported.logit_bias is not None
-    with pytest.raises(ValueError, match="exactly 16"):
-        exported.encode_text(torch.zeros(1, 5, dtype=torch.int64))
-
-
 def test_a_loss_is_refused_and_nothing_is_written(monkeypatch, exported_folder, tiny_processor, tmp_path):
     source, folder = exported_folder("vit", "onnx"), tmp_path / "export"
     shutil.copytree(source, folder)

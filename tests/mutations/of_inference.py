@@ -36,7 +36,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the last core's features",
-        "utils/processor.py",
+        "model/linear_clip_hf.py",
         "fields.setdefault(name.strip().lower(), value.strip())",
         "fields[name.strip().lower()] = value.strip()",
         "utils/test_processor.py -k x86",

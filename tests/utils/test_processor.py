@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from clip_hf.model import linear_clip_hf
 from clip_hf.utils import dtypes, processor
 from clip_hf.utils.dtypes import parse_dtype, parse_inference_dtype, pick_dtype
 from clip_hf.utils.processor import ProcessorInfo, ProductTimes, picks_bfloat16, read_processor, time_products
@@ -36,7 +37,7 @@ def machine(tmp_path, monkeypatch) -> Callable[..., ProcessorInfo]:
         if text is not None:
             path.write_text(text)
         known = SimpleNamespace() if capabilities is None else SimpleNamespace(get_capabilities=lambda: capabilities)
-        monkeypatch.setattr(processor, "_CPU_INFO", path)
+        monkeypatch.setattr(linear_clip_hf, "Path", lambda name: path if name == "/proc/cpuinfo" else None)
         monkeypatch.setattr(processor, "torch", SimpleNamespace(cpu=known))
         monkeypatch.setattr(processor.platform, "processor", lambda: "")
         return read_processor.__wrapped__()

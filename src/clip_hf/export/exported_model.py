@@ -288,6 +288,11 @@ class ClipHFExportedModel(PreTrainedModel):
                     f"{tuple(input_ids.shape)}."
                 )
             seen = attention_mask.bool().to(input_ids.device)
+        if self.config.fixed_length and not bool(seen.all()):
+            raise ValueError(
+                "`attention_mask` hides padding, which this model's features depend on: leave it out, as the "
+                "tokenizers of SigLIP do."
+            )
         if bool((seen[:, 1:] > seen[:, :-1]).any()):
             raise ValueError(
                 "The texts are padded on the left; an exported model takes padding on the right: set "

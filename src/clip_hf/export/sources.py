@@ -27,6 +27,8 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
+    if model_type == ClipHFExportedConfig.model_type:
+        raise ValueError(f"{model.name_or_path} is exported already: name the model that it was made of.")
     if model_type not in _FIXED_LENGTH:
         raise ValueError(
             f"{type(model).__name__} is of the type {model_type!r}; models of the types {', '.join(_FIXED_LENGTH)} "
@@ -36,6 +38,11 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         raise TypeError(
             f"`processor` is {type(processor).__name__}; it must be the model's processor, with `image_processor` and "
             "`tokenizer`: export_model(model, folder, processor=processor)."
+        )
+    if _FIXED_LENGTH[model_type] and "attention_mask" in getattr(processor.tokenizer, "model_input_names", ()):
+        raise ValueError(
+            f"The tokenizer gives an `attention_mask`, which hides the padding that an exported {model_type} sees. "
+            'Load it with `from_pretrained(..., model_input_names=["input_ids"])`, as tokenizers of SigLIP are made.'
         )
     _check_exportable(model)
     bias = getattr(model, "logit_bias", None)

@@ -8,13 +8,13 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from ..model.linear_clip_hf import read_cpu_info
 
-_CPU_INFO = Path("/proc/cpuinfo")
+
 # Our names of features; what Linux calls them, for x86 and ARM; and what PyTorch does.
 _FEATURES = {
     "avx2": (("avx2",), ("avx2",)),
@@ -65,7 +65,7 @@ class ProcessorInfo:
 @functools.cache
 def read_processor() -> ProcessorInfo:
     """The processor of this machine: from Linux's `/proc/cpuinfo`, elsewhere as far as PyTorch knows it."""
-    fields = _read_cpu_info()
+    fields = read_cpu_info()
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     flags = set((fields.get("flags") or fields.get("features") or "").split())
     if flags:
@@ -79,19 +79,6 @@ def read_processor() -> ProcessorInfo:
     name = fields.get("model name") or capabilities.get("cpu_name") or platform.processor() or "unknown"
     vendor = fields.get("vendor_id") or fields.get("cpu implementer") or "unknown"
     return ProcessorInfo(str(name), vendor, _count_cores(), features)
-
-
-def _read_cpu_info() -> dict[str, str]:
-    """The fields of the first core, with names in lower case; empty on other systems."""
-    fields: dict[str, str] = {}
-    try:
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, colon, value = line.partition(":")
-            if colon:
-                fields.setdefault(name.strip().lower(), value.strip())
-    except OSError:
-        pass
-    return fields
 
 
 def _count_cores() -> int:
