@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from transformers import pipeline
 
 import clip_hf
@@ -64,6 +65,7 @@ def test_an_accelerator_is_left_alone(folder, images, expected, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(transformers.pipelines.base, "is_torch_cuda_available", lambda: True)
     for make in (clip_hf.pipeline, lambda model, **options: pipeline(TASK, model=str(model), **options)):
         for options in ({}, {"device": "cpu"}, {"device": -1}, {"device_map": "auto"}):
             exported = make(folder, **options)

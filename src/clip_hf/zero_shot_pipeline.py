@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .checkpoints.paths import describe_not_found
+from .export.exported_model import AUTOMATIC_MAPS
 from .export.opening import check_options, load_export_processor, open_cached_export, open_if_exported
 from .export.runtimes import RUNTIMES
 from .model.checks_clip_hf import unknown_option
@@ -127,8 +128,7 @@ def _open_model(
 ) -> nn.Module:
     """The model, loaded if it is a name, in its dtype; in float32 if an export is to be made of it."""
     is_name = isinstance(model, str | os.PathLike)
-    if isinstance(device, int):  # as in transformers' pipelines: the number of an accelerator, or -1
-        device = "cpu" if device < 0 else None
+    device = _named_device(device, loading.get("device_map"))
     # An export is made of float32, and computes in `dtype` itself.
     exports = runtime in RUNTIMES
     dtype = parse_inference_dtype(torch.float32 if exports and is_name else None if exports else dtype, device)
@@ -136,6 +136,15 @@ def _open_model(
         return _load_model(model, dtype, loading)
     _check_model(model)
     return model if dtype is None else model.to(dtype)
+
+
+def _named_device(device: Any, device_map: Any) -> torch.device | str | None:
+    """The device that a user names; None where it is the accelerator, if there is one."""
+    if device is None and device_map is not None:
+        device = next(iter(device_map.values()), None) if isinstance(device_map, dict) else device_map
+    if isinstance(device, int):  # as in transformers' pipelines: the number of an accelerator, or -1
+        return "cpu" if device < 0 else None
+    return None if device in AUTOMATIC_MAPS else device
 
 
 def _check_names(options: dict[str, Any]) -> None:

@@ -17,12 +17,14 @@ from PIL import ExifTags, Image
 
 from clip_hf import ClipHFModel
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.export import ClipHFExportedModel, export_model, exporting
+from clip_hf.export import ClipHFExportedConfig, ClipHFExportedModel, export_model, exporting
+from clip_hf.export.export_card import write_export_card
 from clip_hf.export.exported_folder import write_record
 from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
 from clip_hf.export.sources import as_exportable, describe_model
 from clip_hf.export.tower_inputs import Samples
-from tiny_models import CAPTIONS, make_tiny_model
+from clip_hf.export.towers import ImageTower
+from tiny_models import CAPTIONS, as_transformers_clip, make_tiny_model
 
 
 class _Exported(Exception):
@@ -56,24 +58,93 @@ def test_the_folder_says_what_it_is(exported_folder):
     assert "random ones were compared" in report["notes"][0]
 
 
-def test_the_card_runs_in_onnx_runtime_alone(exported_folder, tmp_path):
-    folder = exported_folder("vit", "onnx")
+def run_card(folder, image, texts: list[str]) -> dict:
+    """The variables after the code of a folder's card for its runtime alone has run on an image and texts."""
     card = (folder / "README.md").read_text()
     code = re.search(r"alone\n\n```python\n(.*?)```", card, re.DOTALL)[1]
     assert "clip_hf" not in code
+    names: dict = {}
+    code = code.replace("path/to/this/folder", str(folder)).replace("cat.jpg", str(image))
+    exec(code.replace('["a cat", "a dog"]', repr(texts)), names)
+    return names
+
+
+def test_the_card_runs_in_its_runtime_alone(exported_folder, runtime, tmp_path):
+    folder, texts = exported_folder("vit", runtime), ["a cat", "a dog", "a map of the whole world " * 20]
     # The crop lies between two pixels, and the file is turned.
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.fromarray(pixels).resize((93, 71), Image.Resampling.BICUBIC).save(tmp_path / "cat.jpg", exif=exif)
-    names: dict = {}
-    exec(code.replace("path/to/this/folder", str(folder)).replace("cat.jpg", str(tmp_path / "cat.jpg")), names)
-    assert names["logits"].shape == (1, 2)
+    names = run_card(folder, tmp_path / "cat.jpg", texts)
     encoder = load_dual_encoder(folder)
-    images, texts = encoder.encode_images([tmp_path / "cat.jpg"]), encoder.encode_texts(["a cat", "a dog"])
-    np.testing.assert_allclose(names["image_embeds"], images, atol=1e-5)
-    np.testing.assert_allclose(names["text_embeds"], texts, atol=1e-5)
-    np.testing.assert_allclose(names["logits"], encoder.logit_scale * images @ texts.T, atol=1e-4)
+    image_embeds, text_embeds = encoder.encode_images([tmp_path / "cat.jpg"]), encoder.encode_texts(texts)
+    np.testing.assert_allclose(names["image_embeds"], image_embeds, atol=1e-5)
+    np.testing.assert_allclose(names["text_embeds"], text_embeds, atol=1e-5)
+    np.testing.assert_allclose(names["logits"], encoder.logit_scale * image_embeds @ text_embeds.T, atol=1e-4)
+    card = (folder / "README.md").read_text()
+    assert "| `pooled_features` | (batch, 32), float32 | before the projection" in card.replace("out: ", "")
+    assert encoder.encode_images([tmp_path / "cat.jpg"], projected=False).shape == (1, 32)
+    assert "Compared on random images and 16 default prompts, as no texts were given." in card
+    assert "They do not clean texts, which the tokenizer" in card and "are clipped to white" in card
+
+
+@pytest.mark.parametrize("color", [None, "white", [200, 30, 90]])
+@pytest.mark.parametrize("options", [{}, {"size": {"height": 64, "width": 64}}, {"size": 80, "resample": 2}])
+def test_the_card_prepares_transparent_images_as_the_processor(
+    exported_folder, tiny_processor, tmp_path, color, options
+):
+    folder = tmp_path / "export"
+    shutil.copytree(exported_folder("vit", "onnx"), folder)
+    image_processor = type(tiny_processor.image_processor)(
+        **{"size": 64, "crop_size": 64, **options}, background_color=color
+    )
+    processor = type(tiny_processor)(image_processor, tiny_processor.tokenizer)
+    record = json.loads((folder / "export.json").read_text())
+    write_export_card(folder, ClipHFExportedConfig.from_pretrained(folder), processor, record, report_of(1.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 4), np.uint8)
+    drawing = Image.fromarray(pixels).resize((93, 70), Image.Resampling.BICUBIC)
+    for name, image in {
+        "rgba.png": drawing,
+        "la.png": drawing.convert("LA"),
+        "rgb.png": drawing.convert("RGB"),
+        "palette.png": drawing.convert("RGB").quantize(8),
+        "transparent_palette.png": drawing.convert("RGB").quantize(8),
+    }.items():
+        saving = {"transparency": 3} if name == "transparent_palette.png" else {}
+        image.save(tmp_path / name, **saving)
+        found = run_card(folder, tmp_path / name, ["a cat"])["pixel_values"]
+        expected = image_processor([tmp_path / name], return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+
+
+def test_the_card_writes_no_lines_that_would_be_wrong(exported_folder, tiny_processor, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exported_folder("vit", "onnx"), folder)
+    (folder / "tokenizer.json").unlink()
+    record, config = json.loads((folder / "export.json").read_text()), ClipHFExportedConfig.from_pretrained(folder)
+    for options in ({"do_normalize": False}, {"rescale_factor": 1.0}, {"size": {"max_height": 64, "max_width": 64}}):
+        image_processor = type(tiny_processor.image_processor)(**{"size": 64, "crop_size": 64, **options})
+        processor = type(tiny_processor)(image_processor, tiny_processor.tokenizer)
+        write_export_card(folder, config, processor, record, report_of(1.0))
+        card = (folder / "README.md").read_text()
+        assert "pixel_values = ...  # (images, 3, 64, 64), float32, as `processor_config.json` says" in card
+        assert "input_ids = ...  # (texts, length), int64, of the tokenizer in the folder" in card
+        assert "import Image" not in card and "import Tokenizer" not in card
+
+
+def test_pooled_features_are_those_before_the_projection(pixel_values):
+    """Of transformers' CLIP as of ours."""
+    tiny_model = make_tiny_model("vit")
+    expected = tiny_model.vision_model(pixel_values).pooler_output
+    for model in (tiny_model, as_transformers_clip(tiny_model)):
+        with torch.no_grad():
+            towers = ImageTower(model)(pixel_values)
+            embeds = model.get_image_features(pixel_values=pixel_values).pooler_output
+        torch.testing.assert_close(towers["pooled_features"], expected.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(towers["image_embeds"], torch.nn.functional.normalize(embeds), atol=1e-5, rtol=1e-5)
+        processor = SimpleNamespace(image_processor=None, tokenizer=None, save_pretrained=None)
+        assert describe_model(model, processor, "onnx", "float32").has_projection
 
 
 def test_another_dtype_is_exported_from_a_float32_copy():

@@ -29,8 +29,8 @@ _LOADING_OPTIONS = {
     *("config", "output_loading_info", "trust_remote_code", "code_revision", "low_cpu_mem_usage", "use_safetensors"),
     *("weights_only", "adapter_kwargs", "_from_auto", "_from_pipeline", "_commit_hash", "variant"),
 }
-# Values of `device_map` that leave the place to the model.
-_AUTOMATIC_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+AUTOMATIC_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Values of `device_map` that name no device."""
 
 
 class ClipHFExportedConfig(PreTrainedConfig):
@@ -43,7 +43,8 @@ class ClipHFExportedConfig(PreTrainedConfig):
         image_size (`int`): Height and width of the images, in pixels.
         context_length (`int`): The longest text, in tokens.
         fixed_length (`bool`): Whether every text must have `context_length` tokens, as SigLIP's.
-        has_projection (`bool`): Whether the features before the image tower's projection can be had.
+        has_projection (`bool`): Whether `pooled_features` are those before a projection of the image tower; without
+            one they are the features before they are normalised.
         logit_scale (`float`): Logarithm of the factor of the cosines.
         logit_bias (`float`, *optional*): Term added to the scaled cosines.
         source_config (`dict`): The configuration of the model that was exported.
@@ -194,7 +195,7 @@ class ClipHFExportedModel(PreTrainedModel):
         raise ValueError(f"An exported model is saved by copying its folder, {self.folder}.")
 
     def pooled_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features before the image tower's projection (batch, dim), not normalised."""
+        """Features before the image tower's projection, if it has one (batch, dim), not normalised."""
         return self._run_images(pixel_values, "pooled_features")
 
     def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -348,7 +349,7 @@ def _check_loading(options: dict[str, Any]) -> None:
         )
     device_map = options.pop("device_map", None)
     for device in device_map.values() if isinstance(device_map, dict) else [device_map]:
-        check_device(None if device in _AUTOMATIC_MAPS else device)
+        check_device(None if device in AUTOMATIC_MAPS else device)
     unknown = [name for name in options if name not in (*_LOADING_OPTIONS, *_HUB_OPTIONS)]
     if unknown:
         raise TypeError(

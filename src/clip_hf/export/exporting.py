@@ -148,7 +148,9 @@ def _write_report(
     if config.tower_format == "onnx":
         record["opset"] = _opset(folder)
     write_record(folder, record)
-    report = compare_with_torch(model, ClipHFExportedModel.from_pretrained(folder), compared, in_float32)
+    exported = ClipHFExportedModel.from_pretrained(folder)
+    record["pooled_dim"] = exported.pooled_image_features(compared.pixel_values[:1]).shape[-1]
+    report = compare_with_torch(model, exported, compared, in_float32)
     record["report"] = report.to_dict()
     write_record(folder, record)
     write_export_card(folder, config, processor, record, report)

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .exported_model import ClipHFExportedConfig
+from .towers import WITH_PROJECTION
 
 
 # Whether padding changes features, by model type. A text with padding on the right has the features of the text alone
@@ -55,7 +56,7 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         # Of the model alone: a tokenizer that cuts earlier still does where the export is used.
         context_length=config.text_config.max_position_embeddings,
         fixed_length=_FIXED_LENGTH[model_type],
-        has_projection=model_type == "clip_hf",
+        has_projection=model_type in WITH_PROJECTION,
         logit_scale=model.logit_scale.item(),
         logit_bias=None if bias is None else bias.item(),
         source_config=config.to_dict(),
