@@ -30,8 +30,8 @@ MUTATIONS = [
     Mutation(
         "the last time counts instead of the least",
         "utils/processor.py",
-        "best[dtype] = min(best[dtype], time.perf_counter() - start)",
-        "best[dtype] = time.perf_counter() - start",
+        "best[dtype] = min(best[dtype], seconds)",
+        "best[dtype] = seconds",
         "utils/test_processor.py -k least_of_several",
     ),
     Mutation(
@@ -72,8 +72,8 @@ MUTATIONS = [
     Mutation(
         "auto is bfloat16 in every runtime",
         "export/opening.py",
-        '(runtime or config.tower_format) == "openvino" and config.precision',
-        "config.precision",
+        'return "bfloat16" if "bfloat16" in RUNTIMES[runtime].options and picks',
+        'return "bfloat16" if picks',
         "embedding/test_exported_encoder.py -k auto_is_bfloat16",
     ),
     Mutation(
@@ -250,5 +250,19 @@ MUTATIONS = [
         "    if device is None and device_map is not None:",
         "    if False:",
         "model/test_zero_shot_pipeline.py -k suits_the_device",
+    ),
+    Mutation(
+        "a busy machine is measured nine times",
+        "utils/processor.py",
+        "since_better = 0 if seconds < _BETTER * best[dtype] else since_better",
+        "since_better = since_better",
+        "utils/test_processor.py -k least_of_several",
+    ),
+    Mutation(
+        "a busy machine is measured without end",
+        "utils/processor.py",
+        "_MAX_SECONDS = 0.5",
+        "_MAX_SECONDS = 5.0",
+        "utils/test_processor.py -k half_a_second",
     ),
 ]

@@ -105,11 +105,11 @@ def test_bfloat16_must_be_native_and_clearly_faster(monkeypatch):
 
 
 def let_products_take(monkeypatch, seconds: dict[torch.dtype, float], quiet: int) -> list[torch.dtype]:
-    """Let products take so long, and half a second more in all repetitions but one; returns the list of calls."""
+    """Let products take so long, and 5 ms more in all repetitions but one; returns the list of calls."""
     now, calls = [0.0], []
 
     def product(inputs: torch.Tensor, _) -> None:
-        now[0] += seconds[inputs.dtype] + (0 if len(calls) // 2 == quiet else 0.5)
+        now[0] += seconds[inputs.dtype] + (0 if len(calls) // 2 == quiet else 5e-3)
         calls.append(inputs.dtype)
 
     monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=lambda: now[0]))
@@ -122,7 +122,14 @@ def test_the_least_of_several_times_counts(monkeypatch):
     calls = let_products_take(monkeypatch, {torch.float32: 2e-3, torch.bfloat16: 1e-3}, quiet=5)
     times = time_products.__wrapped__()
     assert times.float32 == pytest.approx(2e-3) and times.bfloat16 == pytest.approx(1e-3)
-    assert calls == [torch.float32, torch.bfloat16] * 10
+    # One to set things up, five until they are quiet, and as many as must show that they become no less.
+    assert calls == [torch.float32, torch.bfloat16] * (1 + 5 + 9)
+
+
+def test_a_busy_machine_is_measured_for_half_a_second(monkeypatch):
+    calls = let_products_take(monkeypatch, {torch.float32: 0.03, torch.bfloat16: 0.01}, quiet=99)
+    times = time_products.__wrapped__()
+    assert times.float32 > 2 * times.bfloat16 and 20 < len(calls) < 24
 
 
 def test_emulated_bfloat16_is_given_up(monkeypatch):

@@ -92,6 +92,11 @@ def open_if_exported(
     return _open(model, runtime, dtype, **location)
 
 
+def pick_precision(runtime: str) -> str | None:
+    """What `dtype="auto"` is in a runtime: `"bfloat16"` if it has that and it is faster here; None is the export's."""
+    return "bfloat16" if "bfloat16" in RUNTIMES[runtime].options and picks_bfloat16() else None
+
+
 def load_export_processor(model: ClipHFExportedModel) -> Any:
     """The processor in an exported model's folder: ours for a model of ours, else transformers'."""
     is_ours = model.config.source_config["model_type"] == "clip_hf"
@@ -121,8 +126,7 @@ def _open(
         )
     config = ClipHFExportedConfig.from_pretrained(name, **location)
     if dtype == AUTO:
-        may_pick = (runtime or config.tower_format) == "openvino" and config.precision != "int8"
-        dtype = torch.bfloat16 if may_pick and picks_bfloat16() else None
+        dtype = None if config.precision == "int8" else pick_precision(runtime or config.tower_format)
     return ClipHFExportedModel.from_pretrained(name, config=config, runtime=runtime, dtype=dtype, **location)
 
 
