@@ -242,6 +242,18 @@ def test_bad_options(no_export, options, message, tiny_processor, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_of_pytorch_do_not_reach_the_towers(monkeypatch, tiny_processor, tmp_path):
+    def export_towers(*args):
+        assert not torch.is_autocast_enabled("cpu") and torch.zeros(1).device.type == "cpu"
+        raise _Exported
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+    for setting in (torch.autocast("cpu", torch.bfloat16), torch.device("meta")):
+        model = make_tiny_model("vit")
+        with setting, pytest.raises(_Exported):
+            export_model(model, tmp_path / "x", processor=tiny_processor)
+
+
 def test_bad_models_and_destinations(no_export, tiny_processor, tmp_path):
     with pytest.raises(ValueError, match="Linear is of the type None; models of the types clip_hf, clip, siglip"):
         export_model(torch.nn.Linear(2, 2), tmp_path / "x", processor=tiny_processor)

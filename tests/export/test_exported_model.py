@@ -48,6 +48,14 @@ def test_logits_are_those_of_pytorch(tower, tiny_model, exported_folder, pixel_v
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)
 
 
+def test_outputs_may_be_tuples(exported_folder, pixel_values, text_inputs):
+    exported = ClipHFExportedModel.from_pretrained(exported_folder("vit", "onnx"))
+    whole = exported(text_inputs["input_ids"], pixel_values)
+    logits, *_ = exported(text_inputs["input_ids"], pixel_values, return_dict=False)
+    (embeds,) = exported.get_image_features(pixel_values, return_dict=False)
+    assert torch.equal(logits, whole.logits_per_image) and torch.equal(embeds, whole.image_embeds)
+
+
 def test_openvino_runs_onnx_and_not_the_reverse(exported_folder, pixel_values):
     towers = [AutoModel.from_pretrained(exported_folder("vit", "onnx"), runtime=each) for each in ("onnx", "openvino")]
     assert [each.runtime for each in towers] == ["onnx", "openvino"]
@@ -85,7 +93,7 @@ def test_inputs_that_pytorch_refuses_are_refused(runtime, exported_folder, tiny_
     for wrong in (pixel_values.to(torch.uint8), pixel_values.bool(), pixel_values.to(torch.complex64)):
         with pytest.raises(ValueError, match="must be of floats"):
             exported.encode_image(wrong)
-    for wrong in (ids.float(), ids[0]):
+    for wrong in (ids.float(), ids[0], ids[:, :0]):
         with pytest.raises(ValueError, match=r"it must be \(batch, length\) of integers"):
             exported.encode_text(wrong)
     with pytest.raises(TypeError, match="must be a tensor"):

@@ -265,4 +265,18 @@ MUTATIONS = [
         "_MAX_SECONDS = 5.0",
         "utils/test_processor.py -k half_a_second",
     ),
+    Mutation(
+        "a user's autocast is exported",
+        "export/exporting.py",
+        'with torch.autocast("cpu", enabled=False), torch.device("cpu"):',
+        'with torch.device("cpu"):',
+        "export/test_export_model.py -k settings_of_pytorch",
+    ),
+    Mutation(
+        "a user's default device is exported",
+        "export/exporting.py",
+        'with torch.autocast("cpu", enabled=False), torch.device("cpu"):',
+        'with torch.autocast("cpu", enabled=False):',
+        "export/test_export_model.py -k settings_of_pytorch",
+    ),
 ]

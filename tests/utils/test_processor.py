@@ -126,10 +126,18 @@ def test_the_least_of_several_times_counts(monkeypatch):
     assert calls == [torch.float32, torch.bfloat16] * (1 + 5 + 9)
 
 
-def test_a_busy_machine_is_measured_for_half_a_second(monkeypatch):
-    calls = let_products_take(monkeypatch, {torch.float32: 0.03, torch.bfloat16: 0.01}, quiet=99)
+def test_a_machine_that_gets_ever_less_busy_is_measured_for_half_a_second(monkeypatch):
+    now, calls = [0.0], []
+
+    def product(inputs: torch.Tensor, _) -> None:
+        calls.append(inputs.dtype)
+        now[0] += 0.04 * 0.97 ** len(calls)
+
+    monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(processor, "nn", SimpleNamespace(functional=SimpleNamespace(linear=product)))
+    monkeypatch.setattr(processor, "_BETTER", 1.0)
     times = time_products.__wrapped__()
-    assert times.float32 > 2 * times.bfloat16 and 20 < len(calls) < 24
+    assert 0.5 < now[0] < 0.7 and times.bfloat16 == pytest.approx(0.04 * 0.97 ** len(calls))
 
 
 def test_emulated_bfloat16_is_given_up(monkeypatch):

@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
 
 from ..checkpoints.dual_models import read_config
 from ..model.modeling_clip_hf import ClipHFOutput
@@ -22,7 +23,7 @@ from .runtimes import RUNTIMES, check_precision, check_runtime
 
 
 # Options of calls that change nothing here.
-_NO_OPTIONS = {"return_dict", "pooled_only", "return_logits"}
+_NO_OPTIONS = {"pooled_only", "return_logits"}
 # Options of `from_pretrained` for the hub, and those that say how weights are read, of which there are none.
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 _LOADING_OPTIONS = {
@@ -224,10 +225,12 @@ class ClipHFExportedModel(PreTrainedModel):
         ids = input_ids.detach().to("cpu", torch.int64).contiguous().numpy()
         return torch.from_numpy(self._text("text_embeds", {"input_ids": ids}))
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """As [`ClipHFModel.get_image_features`], but `pooler_output` is normalised."""
         return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values, **kwargs))
 
+    @can_return_tuple
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -236,6 +239,7 @@ class ClipHFExportedModel(PreTrainedModel):
             pooler_output=self.encode_text(input_ids, attention_mask=attention_mask, **kwargs)
         )
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -263,10 +267,11 @@ class ClipHFExportedModel(PreTrainedModel):
 
     def _check_ids(self, input_ids: torch.Tensor) -> None:
         check_tensor("input_ids", input_ids, "the tokenizer: tokenizer(texts, return_tensors='pt')")
-        if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64):
+        if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64) or input_ids.shape[1] == 0:
             raise ValueError(
                 f"`input_ids` has the shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}; it must be (batch, "
-                "length) of integers (int64 or int32), as the tokenizer makes it with return_tensors='pt'."
+                "length) of integers (int64 or int32), at least one a text, as the tokenizer makes it with "
+                "return_tensors='pt'."
             )
         if not input_ids.numel():
             return

@@ -4,7 +4,8 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ from .tower_inputs import Samples, prepare_samples
 from .towers import ImageTower, TextTower
 
 
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Keep a user's autocast and default device out of the towers."""
+    with torch.autocast("cpu", enabled=False), torch.device("cpu"):
+        yield
+
+
+@_plain_torch()
 def export_model(
     model: PreTrainedModel | str | os.PathLike,
     folder: str | os.PathLike,
