@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from transformers import pipeline
 
 import clip_hf
 from clip_hf import ClipHFModel, ClipHFZeroShotImageClassificationPipeline
 from clip_hf.cli import main
-from clip_hf.export import ClipHFExportedModel, exported_model, opening, runtime_sessions
+from clip_hf.export import ClipHFExportedModel, exported_model, opening, runtime_sessions, runtimes
 from tiny_models import as_transformers_clip, make_tiny_model
 
 
@@ -60,6 +61,27 @@ def test_transformers_pipeline_gives_ours(folder, images, expected):
     assert_same(exported(images, candidate_labels=LABELS, batch_size=2, num_workers=1), expected)
 
 
+def test_an_accelerator_is_left_alone(folder, images, expected, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(transformers.pipelines.base, "is_torch_cuda_available", lambda: True)
+    for make in (clip_hf.pipeline, lambda model, **options: pipeline(TASK, model=str(model), **options)):
+        for options in ({}, {"device": "cpu"}, {"device": -1}, {"device_map": "auto"}):
+            exported = make(folder, **options)
+            assert exported.device.type == exported.model.device.type == "cpu"
+        assert_same(exported(images, candidate_labels=LABELS), expected)
+        with pytest.raises(ValueError, match="^Exported models run on the processor only"):
+            make(folder, device="cuda")
+
+
+def test_autocast_and_defaults_of_pytorch_change_nothing(folder, images):
+    expected = clip_hf.pipeline(folder)(images, LABELS)
+    for setting in (torch.autocast("cpu", torch.bfloat16), torch.device("meta")):
+        with setting:
+            assert clip_hf.pipeline(folder)(images, LABELS) == expected
+
+
 def test_labels_are_encoded_once(folder, images, monkeypatch):
     exported = clip_hf.pipeline(folder)
     encode_text, calls = exported.model.encode_text, []
@@ -103,7 +125,7 @@ def test_auto_is_bfloat16_where_it_is_faster(folder, monkeypatch, picks):
         opened.append(precision)
         return runtime_sessions.open_session(path, runtime, "float32")
 
-    monkeypatch.setattr(runtime_sessions, "read_processor", lambda: SimpleNamespace(has_bfloat16=True))
+    monkeypatch.setattr(runtimes, "read_processor", lambda: SimpleNamespace(has_bfloat16=True))
     monkeypatch.setattr(exported_model, "open_session", open_session)
     monkeypatch.setattr(opening, "picks_bfloat16", lambda: picks)
     clip_hf.pipeline(folder, runtime="openvino", dtype="auto")
@@ -132,8 +154,8 @@ def test_the_command_classifies_with_a_runtime(folder, images, expected, tmp_pat
     [
         ({"runtime": "tensorrt"}, "`runtime` is 'tensorrt'; it must be one of 'torch', 'onnx', 'openvino', or None"),
         ({"runtime": "onnx", "dtype": "bfloat16"}, "ONNX Runtime does not compute in bfloat16"),
-        ({"runtime": "onnx", "device": "cuda"}, "`device` is 'cuda', but exported models run on the processor"),
-        ({"runtime": "onnx", "device": 0}, "`device` is '0', but exported models run on the processor"),
+        ({"runtime": "onnx", "device": "cuda"}, "Exported models run on the processor only; `device` is 'cuda'"),
+        ({"runtime": "onnx", "device": 0}, "Exported models run on the processor only; `device` is '0'"),
     ],
 )
 def test_options_are_checked_before_anything_is_loaded(tiny_processor, monkeypatch, options, message):
@@ -146,7 +168,7 @@ def test_options_are_checked_before_anything_is_loaded(tiny_processor, monkeypat
 def test_what_an_export_cannot_do(folder, tiny_processor, exported_folder):
     with pytest.raises(ValueError, match="is an exported model, which PyTorch does not run"):
         clip_hf.pipeline(folder, runtime="torch")
-    with pytest.raises(ValueError, match="`device` is 'cuda', but exported models run on the processor"):
+    with pytest.raises(ValueError, match="Exported models run on the processor only; `device` is 'cuda'"):
         clip_hf.pipeline(folder, device="cuda")
     opened = ClipHFExportedModel.from_pretrained(folder)
     assert clip_hf.pipeline(opened, tiny_processor).model is clip_hf.pipeline(opened).model is opened

@@ -9,16 +9,9 @@ import torch
 from torch import nn
 
 from .checkpoints.paths import describe_not_found
-from .export.exported_model import ClipHFExportedModel
-from .export.opening import (
-    check_device,
-    check_open_export,
-    check_options,
-    is_exported,
-    open_cached_export,
-    open_exported,
-)
-from .export.runtime_sessions import RUNTIMES
+from .export.exported_model import AUTOMATIC_MAPS
+from .export.opening import check_options, load_export_processor, open_cached_export, open_if_exported
+from .export.runtimes import RUNTIMES
 from .model.checks_clip_hf import type_of, unknown_option
 from .model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
 from .model.modeling_clip_hf import ClipHFModel
@@ -96,7 +89,13 @@ def pipeline(
     _check_names(options)
     is_name = isinstance(model, str | os.PathLike)
     source = model if is_name else getattr(model, "name_or_path", None)
-    model = _open_model(model, runtime, dtype, options, location)
+    device_map = options.pop("device_map", None)
+    if device_map is not None and not is_name:
+        raise ValueError("`device_map` places a model as it is loaded; this one is in memory. Use `device`.")
+    loading = location if device_map is None else {**location, "device_map": device_map}
+    exported = open_if_exported(model, runtime, dtype, options.get("device"), **loading)
+    if exported is None:
+        model = _open_model(model, runtime, dtype, options.get("device"), loading)
     passed = {name: _load_part(name, options.pop(name, None), location) for name in _PARTS}
     if processor is None and None in passed.values():
         if not source:
@@ -104,7 +103,7 @@ def pipeline(
                 f"The {type(model).__name__} was not loaded from anywhere, so its processor is unknown: pass "
                 "`processor=...`, or `tokenizer=...` and `image_processor=...`."
             )
-        processor = source
+        processor = source if exported is None else load_export_processor(exported)
     if isinstance(processor, str | os.PathLike):
         processor = ClipHFProcessor.from_pretrained(processor, **location)
     parts = {name: getattr(processor, name, None) if part is None else part for name, part in passed.items()}
@@ -114,42 +113,38 @@ def pipeline(
             f"There is no {missing[0].replace('_', ' ')}: the processor is {type_of(processor)}. Pass "
             f"`{missing[0]}=...`, or a `ClipHFProcessor`."
         )
-    if runtime in RUNTIMES and not isinstance(model, ClipHFExportedModel):
+    if exported is None and runtime in RUNTIMES:
         whole = processor if all(part is None for part in passed.values()) else ClipHFProcessor(**parts)
-        model = open_cached_export(model, whole, runtime, dtype, str(source or type(model).__name__))
-    if isinstance(model, ClipHFExportedModel):
-        check_device(options.get("device"))
-        options["device"] = "cpu"
-    return ClipHFZeroShotImageClassificationPipeline(model=model, task=TASK, **parts, **options)
+        exported = open_cached_export(model, whole, runtime, dtype, str(source or type(model).__name__))
+    return ClipHFZeroShotImageClassificationPipeline(model=exported or model, task=TASK, **parts, **options)
 
 
 def _open_model(
     model: str | os.PathLike | nn.Module,
     runtime: str | None,
     dtype: torch.dtype | str | None,
-    options: dict[str, Any],
-    location: dict[str, Any],
+    device: torch.device | str | int | None,
+    loading: dict[str, Any],
 ) -> nn.Module:
-    """The model, loaded if it is a name; in its place in memory and in its dtype if PyTorch is to run it."""
-    device_map = options.pop("device_map", None)
+    """The model, loaded if it is a name, in its dtype; in float32 if an export is to be made of it."""
     is_name = isinstance(model, str | os.PathLike)
-    if device_map is not None and not is_name:
-        raise ValueError("`device_map` places a model as it is loaded; this one is in memory. Use `device`.")
-    if isinstance(model, ClipHFExportedModel):
-        check_open_export(model, runtime, dtype)
-        return model
-    if is_name and is_exported(model, **location):
-        return open_exported(model, runtime, dtype, **location)
-    device = options.get("device")
-    if isinstance(device, int):  # as in transformers' pipelines: the number of an accelerator, or -1
-        device = "cpu" if device < 0 else None
+    device = _named_device(device, loading.get("device_map"))
     # An export is made of float32, and computes in `dtype` itself.
     exports = runtime in RUNTIMES
     dtype = parse_inference_dtype(torch.float32 if exports and is_name else None if exports else dtype, device)
     if is_name:
-        return _load_model(model, dtype, location if device_map is None else {**location, "device_map": device_map})
+        return _load_model(model, dtype, loading)
     _check_model(model)
     return model if dtype is None else model.to(dtype)
+
+
+def _named_device(device: Any, device_map: Any) -> torch.device | str | None:
+    """The device that a user names; None where it is the accelerator, if there is one."""
+    if device is None and device_map is not None:
+        device = next(iter(device_map.values()), None) if isinstance(device_map, dict) else device_map
+    if isinstance(device, int):  # as in transformers' pipelines: the number of an accelerator, or -1
+        return "cpu" if device < 0 else None
+    return None if device in AUTOMATIC_MAPS else device
 
 
 def _check_names(options: dict[str, Any]) -> None:

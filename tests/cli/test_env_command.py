@@ -12,7 +12,10 @@ import pytest
 import torch
 
 from clip_hf.cli import env, main
+from clip_hf.embedding import load_dual_encoder
+from clip_hf.export import opening
 from clip_hf.utils.processor import ProductTimes
+from tiny_models import make_tiny_model
 
 
 @pytest.fixture
@@ -26,6 +29,7 @@ def processor(monkeypatch):
         monkeypatch.setattr(env, "read_processor", lambda: info)
         monkeypatch.setattr(env, "time_products", lambda: ProductTimes(3e-3, 1e-3))
         monkeypatch.setattr(env, "pick_dtype", lambda device: torch.bfloat16 if has_bfloat16 else torch.float32)
+        monkeypatch.setattr(opening, "picks_bfloat16", lambda: has_bfloat16)
 
     return set_bfloat16
 
@@ -44,15 +48,28 @@ def test_json_and_the_tables_say_the_same(capsys):
     assert facts["machine"]["processor"] in shown
 
 
+def test_what_is_shown_is_what_an_encoder_takes(exported_folder, tiny_processor, capsys):
+    """On this machine, whatever it is."""
+    assert main(["env", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["dtype_auto"]
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor, dtype="auto", device="cpu")
+    assert str(encoder.dtype) == f"torch.{shown['cpu']}"
+    for runtime in ("onnx", "openvino"):
+        exported = load_dual_encoder(exported_folder("vit", "onnx"), runtime, "auto")
+        assert str(exported.dtype) == f"torch.{shown[runtime]}" and exported.name.endswith(f", {shown[runtime]})")
+
+
 def test_the_choice_is_shown_with_its_reason(processor, capsys):
     processor(True)
     assert env.describe_environment()["dtype_auto"] == {
         "cpu": "bfloat16",
+        "onnx": "float32",
+        "openvino": "bfloat16",
         "cpu_because": "a layer takes 1.00 ms in bfloat16, 3.00 ms in float32",
     }
     processor(False)
     chosen = env.describe_environment()["dtype_auto"]
-    assert chosen["cpu"] == "float32" and "no native bfloat16" in chosen["cpu_because"]
+    assert chosen["cpu"] == chosen["openvino"] == "float32" and "no native bfloat16" in chosen["cpu_because"]
     assert main(["env"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split() == ["avx2", "-"] for line in lines)

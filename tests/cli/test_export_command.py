@@ -11,7 +11,7 @@ import _clip_hf_cli.export
 from clip_hf.cli import export as cli_export
 from clip_hf.cli import main
 from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed
-from clip_hf.export.runtime_sessions import PRECISIONS, RUNTIMES
+from clip_hf.export.runtimes import PRECISIONS, RUNTIMES
 from clip_hf.utils.extras import MissingExtra
 
 
@@ -40,7 +40,7 @@ def photos(images, tmp_path):
 
 
 def test_choices_are_those_of_the_library():
-    assert _clip_hf_cli.export.RUNTIMES == RUNTIMES and _clip_hf_cli.export.PRECISIONS == PRECISIONS
+    assert _clip_hf_cli.export.RUNTIMES == tuple(RUNTIMES) and _clip_hf_cli.export.PRECISIONS == PRECISIONS
 
 
 def test_images_and_labels_are_passed_on(calls, photos, tmp_path, capsys):

@@ -123,7 +123,7 @@ def test_a_resnet_that_is_loaded_is_folded_and_one_in_memory_is_not(tmp_path, ti
     assert encoders[0].fingerprint == encoders[1].fingerprint != given.fingerprint
     features = encoders[0].encode_images(images)
     assert torch.equal(features, encoders[1].encode_images(images))
-    assert (features - given.encode_images(images)).abs().max() < 1e-6
+    assert (features - given.encode_images(images)).abs().max() < 1e-5  # rounding of float32, over some 50 layers
 
 
 def test_texts_are_encoded_once_and_come_back_in_order(tiny_processor):

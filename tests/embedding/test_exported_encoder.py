@@ -4,7 +4,6 @@
 
 import pickle
 import re
-import shutil
 import sys
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ from torch import nn
 from clip_hf import ClipHFModel, checkpoints
 from clip_hf.embedding import EncodingOptions, encode_text_list, load_dual_encoder
 from clip_hf.embedding.exported_encoder import ExportedEncoder
-from clip_hf.export import exported_model, opening, runtime_sessions
+from clip_hf.export import exported_model, opening, runtime_sessions, runtimes
 from clip_hf.utils import devices
 from tiny_models import CAPTIONS, MORE_TEXTS, make_tiny_model
 
@@ -39,7 +38,7 @@ def precisions(monkeypatch) -> list[str]:
         opened.append(precision)
         return runtime_sessions.open_session(path, runtime, "float32")
 
-    monkeypatch.setattr(runtime_sessions, "read_processor", lambda: SimpleNamespace(has_bfloat16=True))
+    monkeypatch.setattr(runtimes, "read_processor", lambda: SimpleNamespace(has_bfloat16=True))
     monkeypatch.setattr(exported_model, "open_session", open_session)
     return opened
 
@@ -150,50 +149,6 @@ def test_an_open_export_is_taken_as_it_is(folder, tiny_processor, images):
             load_dual_encoder(first.model, processor=tiny_processor, **options)
 
 
-# -------------------------------------------------------------------------------------------------- the cached export
-
-
-@pytest.fixture
-def cached(tmp_path, exported_folder, monkeypatch) -> list:
-    """A cache in a folder of the test; exports are copies of those of the session. The list has an item for each."""
-    made = []
-
-    def copy(model, folder, runtime, *, processor):
-        assert hasattr(processor, "save_pretrained")
-        made.append(runtime)
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(exported_folder("vit", runtime), folder)
-
-    monkeypatch.setattr(opening.constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(opening, "export_model", copy)
-    return made
-
-
-def test_a_model_is_exported_once(cached, tiny_processor, images, tmp_path, caplog):
-    model = make_tiny_model("vit")
-    ours = load_dual_encoder(model, processor=tiny_processor)
-    exported = load_dual_encoder(model, "onnx", processor=tiny_processor)
-    assert exported.name == "ClipHFModel (onnx, float32)"
-    assert distance(exported.encode_images(images), ours.encode_images(images)) < 1e-5
-    model.save_pretrained(tmp_path / "model")
-    tiny_processor.save_pretrained(tmp_path / "model")
-    again = load_dual_encoder(tmp_path / "model", "onnx")  # the same weights
-    assert cached == ["onnx"] and again.name == f"{tmp_path / 'model'} (onnx, float32)"
-    (folder,) = (path for path in (tmp_path / "home" / "clip_hf" / "exports").iterdir() if path.is_dir())
-    with torch.no_grad():
-        model.logit_scale += 1
-    load_dual_encoder(model, "onnx", processor=(tiny_processor.image_processor, tiny_processor.tokenizer))
-    assert cached == ["onnx", "onnx"]
-    (folder / "text_tower.onnx").write_bytes(b"damaged")
-    mended = load_dual_encoder(tmp_path / "model", "onnx")
-    assert cached == ["onnx"] * 3 and torch.equal(mended.encode_texts(TEXTS), again.encode_texts(TEXTS))
-
-
-def test_the_processor_given_counts(cached, tiny_processor):
-    processor = type(tiny_processor)(tiny_processor.image_processor, tiny_processor.tokenizer)
-    assert load_dual_encoder(make_tiny_model("vit"), "onnx", processor=processor).processor is processor
-
-
 # ---------------------------------------------------------------------------------------------------------- bad input
 
 
@@ -208,7 +163,7 @@ def load_nothing(*args, **kwargs):
         ({"runtime": "onnx", "dtype": "int9"}, "`dtype` is 'int9'; it must be a floating dtype"),
         ({"runtime": "onnx", "dtype": "bfloat16"}, "ONNX Runtime does not compute in bfloat16"),
         ({"runtime": "openvino", "dtype": "float16"}, "must be one of float32, bfloat16"),
-        ({"runtime": "onnx", "device": "cuda"}, "`device` is 'cuda', but exported models run on the processor"),
+        ({"runtime": "onnx", "device": "cuda"}, "Exported models run on the processor only; `device` is 'cuda'"),
     ],
 )
 def test_options_are_checked_before_anything_is_loaded(tiny_processor, monkeypatch, options, message):
@@ -224,7 +179,7 @@ def test_options_are_checked_before_anything_is_loaded(tiny_processor, monkeypat
 
 def test_a_processor_without_bfloat16_is_told(folder, monkeypatch):
     old = SimpleNamespace(has_bfloat16=False, describe=lambda: "a Pentium (none of the features)")
-    monkeypatch.setattr(runtime_sessions, "read_processor", lambda: old)
+    monkeypatch.setattr(runtimes, "read_processor", lambda: old)
     with pytest.raises(ValueError, match="This processor, a Pentium"):
         load_dual_encoder(folder, "openvino", "bfloat16")
 
@@ -240,12 +195,15 @@ def test_a_runtime_that_is_not_installed_names_its_extra(folder, tiny_processor,
 def test_pytorch_does_not_run_an_export(folder, monkeypatch):
     with pytest.raises(ValueError, match="is an exported model, which PyTorch does not run"):
         load_dual_encoder(folder, "torch")
+    for device in ("cuda", "xpu:1", "gpu"):  # not only where there is one
+        with pytest.raises(ValueError, match=f"^Exported models run on the processor only; `device` is '{device}'"):
+            load_dual_encoder(folder, device=device)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
     assert devices.parse_device("cuda") == torch.device("cuda")
     assert load_dual_encoder(folder).device.type == "cpu"  # although there is an accelerator
-    with pytest.raises(ValueError, match="`device` is 'cuda', but exported models run on the processor"):
+    with pytest.raises(ValueError, match="Exported models run on the processor only; `device` is 'cuda'"):
         load_dual_encoder(folder, device="cuda")
 
 

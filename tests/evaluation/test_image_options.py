@@ -148,6 +148,7 @@ def test_pictures_are_upright(encoder, orientation, tmp_path):
 def test_images_of_16_bits(encoder, tmp_path):
     values = np.random.default_rng(0).integers(9000, 65536, (40, 40), dtype=np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
+    encoder.set_image_options(high_bit_depth="error")
     path, before = str(tmp_path / "a.png"), encoder.fingerprint
     eight = Image.fromarray(np.rint(values / 257).astype(np.uint8))
     white = Image.fromarray(np.full((40, 40), 255, np.uint8))

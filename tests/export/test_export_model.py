@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from export_reports import report_of
 from PIL import ExifTags, Image
 
 from clip_hf import ClipHFModel
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.export import ClipHFExportedModel, export_model, exporting
+from clip_hf.export import ClipHFExportedConfig, ClipHFExportedModel, export_model, exporting
+from clip_hf.export.export_card import write_export_card
 from clip_hf.export.exported_folder import write_record
-from clip_hf.export.sources import as_exportable, describe_model, load_source
+from clip_hf.export.sources import as_exportable, describe_model
 from clip_hf.export.tower_inputs import Samples
-from tiny_models import CAPTIONS, make_tiny_model
+from clip_hf.export.towers import ImageTower
+from tiny_models import CAPTIONS, as_transformers_clip, make_tiny_model
 
 
 class _Exported(Exception):
@@ -49,24 +52,93 @@ def test_the_folder_says_what_it_is(exported_folder):
     assert "random ones were compared" in report["notes"][0]
 
 
-def test_the_card_runs_in_onnx_runtime_alone(exported_folder, tmp_path):
-    folder = exported_folder("vit", "onnx")
+def run_card(folder, image, texts: list[str]) -> dict:
+    """The variables after the code of a folder's card for its runtime alone has run on an image and texts."""
     card = (folder / "README.md").read_text()
     code = re.search(r"alone\n\n```python\n(.*?)```", card, re.DOTALL)[1]
     assert "clip_hf" not in code
+    names: dict = {}
+    code = code.replace("path/to/this/folder", str(folder)).replace("cat.jpg", str(image))
+    exec(code.replace('["a cat", "a dog"]', repr(texts)), names)
+    return names
+
+
+def test_the_card_runs_in_its_runtime_alone(exported_folder, runtime, tmp_path):
+    folder, texts = exported_folder("vit", runtime), ["a cat", "a dog", "a map of the whole world " * 20]
     # The crop lies between two pixels, and the file is turned.
     pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.fromarray(pixels).resize((93, 71), Image.Resampling.BICUBIC).save(tmp_path / "cat.jpg", exif=exif)
-    names: dict = {}
-    exec(code.replace("path/to/this/folder", str(folder)).replace("cat.jpg", str(tmp_path / "cat.jpg")), names)
-    assert names["logits"].shape == (1, 2)
+    names = run_card(folder, tmp_path / "cat.jpg", texts)
     encoder = load_dual_encoder(folder)
-    images, texts = encoder.encode_images([tmp_path / "cat.jpg"]), encoder.encode_texts(["a cat", "a dog"])
-    np.testing.assert_allclose(names["image_embeds"], images, atol=1e-5)
-    np.testing.assert_allclose(names["text_embeds"], texts, atol=1e-5)
-    np.testing.assert_allclose(names["logits"], encoder.logit_scale * images @ texts.T, atol=1e-4)
+    image_embeds, text_embeds = encoder.encode_images([tmp_path / "cat.jpg"]), encoder.encode_texts(texts)
+    np.testing.assert_allclose(names["image_embeds"], image_embeds, atol=1e-5)
+    np.testing.assert_allclose(names["text_embeds"], text_embeds, atol=1e-5)
+    np.testing.assert_allclose(names["logits"], encoder.logit_scale * image_embeds @ text_embeds.T, atol=1e-4)
+    card = (folder / "README.md").read_text()
+    assert "| `pooled_features` | (batch, 32), float32 | before the projection" in card.replace("out: ", "")
+    assert encoder.encode_images([tmp_path / "cat.jpg"], projected=False).shape == (1, 32)
+    assert "Compared on random images and 16 default prompts, as no texts were given." in card
+    assert "They do not clean texts, which the tokenizer" in card and "are clipped to white" in card
+
+
+@pytest.mark.parametrize("color", [None, "white", [200, 30, 90]])
+@pytest.mark.parametrize("options", [{}, {"size": {"height": 64, "width": 64}}, {"size": 80, "resample": 2}])
+def test_the_card_prepares_transparent_images_as_the_processor(
+    exported_folder, tiny_processor, tmp_path, color, options
+):
+    folder = tmp_path / "export"
+    shutil.copytree(exported_folder("vit", "onnx"), folder)
+    image_processor = type(tiny_processor.image_processor)(
+        **{"size": 64, "crop_size": 64, **options}, background_color=color
+    )
+    processor = type(tiny_processor)(image_processor, tiny_processor.tokenizer)
+    record = json.loads((folder / "export.json").read_text())
+    write_export_card(folder, ClipHFExportedConfig.from_pretrained(folder), processor, record, report_of(1.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 4), np.uint8)
+    drawing = Image.fromarray(pixels).resize((93, 70), Image.Resampling.BICUBIC)
+    for name, image in {
+        "rgba.png": drawing,
+        "la.png": drawing.convert("LA"),
+        "rgb.png": drawing.convert("RGB"),
+        "palette.png": drawing.convert("RGB").quantize(8),
+        "transparent_palette.png": drawing.convert("RGB").quantize(8),
+    }.items():
+        saving = {"transparency": 3} if name == "transparent_palette.png" else {}
+        image.save(tmp_path / name, **saving)
+        found = run_card(folder, tmp_path / name, ["a cat"])["pixel_values"]
+        expected = image_processor([tmp_path / name], return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=name)
+
+
+def test_the_card_writes_no_lines_that_would_be_wrong(exported_folder, tiny_processor, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exported_folder("vit", "onnx"), folder)
+    (folder / "tokenizer.json").unlink()
+    record, config = json.loads((folder / "export.json").read_text()), ClipHFExportedConfig.from_pretrained(folder)
+    for options in ({"do_normalize": False}, {"rescale_factor": 1.0}, {"size": {"max_height": 64, "max_width": 64}}):
+        image_processor = type(tiny_processor.image_processor)(**{"size": 64, "crop_size": 64, **options})
+        processor = type(tiny_processor)(image_processor, tiny_processor.tokenizer)
+        write_export_card(folder, config, processor, record, report_of(1.0))
+        card = (folder / "README.md").read_text()
+        assert "pixel_values = ...  # (images, 3, 64, 64), float32, as `processor_config.json` says" in card
+        assert "input_ids = ...  # (texts, length), int64, of the tokenizer in the folder" in card
+        assert "import Image" not in card and "import Tokenizer" not in card
+
+
+def test_pooled_features_are_those_before_the_projection(pixel_values):
+    """Of transformers' CLIP as of ours."""
+    tiny_model = make_tiny_model("vit")
+    expected = tiny_model.vision_model(pixel_values).pooler_output
+    for model in (tiny_model, as_transformers_clip(tiny_model)):
+        with torch.no_grad():
+            towers = ImageTower(model)(pixel_values)
+            embeds = model.get_image_features(pixel_values=pixel_values).pooler_output
+        torch.testing.assert_close(towers["pooled_features"], expected.detach(), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(towers["image_embeds"], torch.nn.functional.normalize(embeds), atol=1e-5, rtol=1e-5)
+        processor = SimpleNamespace(image_processor=None, tokenizer=None, save_pretrained=None)
+        assert describe_model(model, processor, "onnx", "float32").has_projection
 
 
 def test_another_dtype_is_exported_from_a_float32_copy():
@@ -101,36 +173,6 @@ def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
     assert exported.precision == "int8"
     with pytest.raises(ValueError, match="int8 towers run as they are"):
         ClipHFExportedModel.from_pretrained(tmp_path / "int8", dtype="float32")
-
-
-@pytest.mark.slow
-def test_siglip(tmp_path, images):
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = transformers.SiglipConfig(
-        text_config={**sizes, "vocab_size": 600, "max_position_embeddings": 16, "projection_size": 32},
-        vision_config={**sizes, "image_size": 32, "patch_size": 16},
-    )
-    model = transformers.SiglipModel(config).eval()
-
-    class Processor:
-        image_processor = transformers.SiglipImageProcessorPil(size={"height": 32, "width": 32})
-
-        class tokenizer:
-            model_max_length, pad_token_id = 16, 1
-
-            def __new__(cls, texts, **options):
-                assert options["padding"] == "max_length"
-                return {"input_ids": torch.arange(len(texts) * 16).reshape(-1, 16) % 600}
-
-        def save_pretrained(self, folder):
-            self.image_processor.save_pretrained(folder)
-
-    report = export_model(model, tmp_path / "siglip", processor=Processor(), images=images, texts=["a", "b"])
-    assert min(report.images.cosine_min, report.texts.cosine_min) > 0.99999
-    exported = ClipHFExportedModel.from_pretrained(tmp_path / "siglip")
-    assert exported.logit_bias is not None
-    with pytest.raises(ValueError, match="exactly 16"):
-        exported.encode_text(torch.zeros(1, 5, dtype=torch.int64))
 
 
 def test_a_loss_is_refused_and_nothing_is_written(monkeypatch, exported_folder, tiny_processor, tmp_path):
@@ -183,6 +225,18 @@ def test_single_images_and_texts_are_no_lists(no_export, name, single, tiny_proc
     with pytest.raises(TypeError, match=rf"`{name}` is '{single}'; it must be a list, such as \['{single}'\]"):
         export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor, **{name: single})
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_of_pytorch_do_not_reach_the_towers(monkeypatch, tiny_processor, tmp_path):
+    def export_towers(*args):
+        assert not torch.is_autocast_enabled("cpu") and torch.zeros(1).device.type == "cpu"
+        raise _Exported
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+    for setting in (torch.autocast("cpu", torch.bfloat16), torch.device("meta")):
+        model = make_tiny_model("vit")
+        with setting, pytest.raises(_Exported):
+            export_model(model, tmp_path / "x", processor=tiny_processor)
 
 
 def test_bad_models_and_destinations(no_export, tiny_processor, tmp_path):
@@ -245,6 +299,18 @@ def test_a_full_disk_leaves_nothing(monkeypatch, tiny_processor, tmp_path):
     with pytest.raises(OSError, match="No space left"):
         export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_appears_at_the_destination_meanwhile_stays(monkeypatch, tiny_processor, tmp_path):
+    def export_towers(*args):
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x" / "thesis.tex").write_text("x")
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+    monkeypatch.setattr(exporting, "_write_report", lambda *args: report_of(1.0))
+    with pytest.raises(FileExistsError, match="x exists and is no export"):
+        export_model(make_tiny_model("vit"), tmp_path / "x", processor=tiny_processor)
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "thesis.tex"]
 
 
 def test_errors_of_libraries_that_write_are_errors_of_the_disk(monkeypatch, tiny_processor, tmp_path):
@@ -311,15 +377,6 @@ def test_records_that_describe_no_whole_export_are_refused(exported_folder, tmp_
     write_record(folder, {})
     with pytest.raises(ValueError, match="no whole `source_config`"):
         ClipHFExportedModel.from_pretrained(folder)
-
-
-def test_models_are_loaded_by_path(tiny_processor, tmp_path):
-    model = make_tiny_model("vit")
-    model.save_pretrained(tmp_path)
-    tiny_processor.save_pretrained(tmp_path)
-    loaded, processor = load_source(tmp_path)
-    assert isinstance(loaded, ClipHFModel) and processor.tokenizer.vocab_size == tiny_processor.tokenizer.vocab_size
-    assert torch.equal(loaded.logit_scale, model.logit_scale)
 
 
 def test_the_longest_text_is_the_models(exported_folder):

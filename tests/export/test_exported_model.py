@@ -6,12 +6,23 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForZeroShotImageClassification
 
 from clip_hf.export import ClipHFExportedModel
+
+
+@contextmanager
+def half_by_default() -> Iterator[None]:
+    torch.set_default_dtype(torch.float16)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @torch.no_grad()
@@ -35,6 +46,14 @@ def test_logits_are_those_of_pytorch(tower, tiny_model, exported_folder, pixel_v
     logits = exported(input_ids=text_inputs["input_ids"], pixel_values=pixel_values).logits_per_image
     expected = tiny_model(**text_inputs, pixel_values=pixel_values).logits_per_image
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_outputs_may_be_tuples(exported_folder, pixel_values, text_inputs):
+    exported = ClipHFExportedModel.from_pretrained(exported_folder("vit", "onnx"))
+    whole = exported(text_inputs["input_ids"], pixel_values)
+    logits, *_ = exported(text_inputs["input_ids"], pixel_values, return_dict=False)
+    (embeds,) = exported.get_image_features(pixel_values, return_dict=False)
+    assert torch.equal(logits, whole.logits_per_image) and torch.equal(embeds, whole.image_embeds)
 
 
 def test_openvino_runs_onnx_and_not_the_reverse(exported_folder, pixel_values):
@@ -74,7 +93,7 @@ def test_inputs_that_pytorch_refuses_are_refused(runtime, exported_folder, tiny_
     for wrong in (pixel_values.to(torch.uint8), pixel_values.bool(), pixel_values.to(torch.complex64)):
         with pytest.raises(ValueError, match="must be of floats"):
             exported.encode_image(wrong)
-    for wrong in (ids.float(), ids[0]):
+    for wrong in (ids.float(), ids[0], ids[:, :0]):
         with pytest.raises(ValueError, match=r"it must be \(batch, length\) of integers"):
             exported.encode_text(wrong)
     with pytest.raises(TypeError, match="must be a tensor"):
@@ -95,6 +114,59 @@ def test_inputs_that_pytorch_refuses_are_refused(runtime, exported_folder, tiny_
         exported.encode_text(ids, hides_end)
     with pytest.raises(TypeError, match="no option 'position_ids'"):
         exported.encode_text(ids, position_ids=torch.arange(ids.shape[1]))
+
+
+@pytest.mark.parametrize("loader", [ClipHFExportedModel, AutoModel])
+def test_options_of_transformers_work_or_are_refused(loader, exported_folder):
+    folder = exported_folder("vit", "onnx")
+    opened = loader.from_pretrained(folder.parent, subfolder=folder.name)
+    assert opened.folder == folder and loader.from_pretrained(folder, torch_dtype="float32").precision == "float32"
+    for place in ("auto", "cpu", {"": "cpu"}, None):
+        assert loader.from_pretrained(folder, device_map=place).device.type == "cpu"
+    for place in ("cuda", 0, {"": 0}, {"visual": "cpu", "": "cuda:1"}):
+        with pytest.raises(ValueError, match="^Exported models run on the processor only; `device` is "):
+            loader.from_pretrained(folder, device_map=place)
+    with pytest.raises(ValueError, match="ONNX Runtime does not compute in bfloat16"):
+        loader.from_pretrained(folder, torch_dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r'not quantised as it is loaded: export it with precision="int8"'):
+        loader.from_pretrained(folder, quantization_config={"load_in_8bit": True})
+    with pytest.raises(TypeError, match="has no option 'max_memory'; it is opened with `runtime` and `dtype`"):
+        loader.from_pretrained(folder, max_memory={0: "1GB"})
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda model: model.to("cuda"),
+        lambda model: model.cuda(),
+        lambda model: model.to("meta"),
+        lambda model: model.to(torch.float16),
+        lambda model: model.half(),
+        lambda model: model.bfloat16(),
+        lambda model: model.double(),
+    ],
+)
+def test_it_stays_on_the_processor_and_in_float32(exported_folder, move):
+    model = ClipHFExportedModel.from_pretrained(exported_folder("vit", "onnx"))
+    with pytest.raises(ValueError, match="^Exported models run on the processor only, and give float32; asked for"):
+        move(model)
+    assert model.to("cpu", torch.float32).float().cpu().eval() is model and model.device.type == "cpu"
+    with pytest.raises(ValueError, match="cannot be trained"):
+        model.train()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [lambda: torch.device("meta"), lambda: torch.autocast("cpu", torch.bfloat16), half_by_default],
+    ids=["default device", "autocast", "default dtype"],
+)
+def test_settings_of_pytorch_change_nothing(setting, exported_folder, pixel_values, text_inputs):
+    folder = exported_folder("vit", "onnx")
+    expected = ClipHFExportedModel.from_pretrained(folder)(text_inputs["input_ids"], pixel_values)
+    with setting():
+        output = ClipHFExportedModel.from_pretrained(folder)(text_inputs["input_ids"], pixel_values)
+    for name in ("logits_per_image", "text_embeds", "image_embeds"):
+        assert output[name].dtype == torch.float32 and torch.equal(output[name], expected[name])
 
 
 def test_a_pickled_model_opens_its_folder(runtime, exported_folder, pixel_values):

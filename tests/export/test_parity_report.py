@@ -7,14 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from export_reports import report_of
 
 from clip_hf.export import parity_report
-from clip_hf.export.parity_report import FeatureParity, ParityReport, TowerSpeed, measure_speeds
-
-
-def report_of(cosine: float, precision: str = "float32", ratio: float = 2.0) -> ParityReport:
-    parity, speed = FeatureParity(3, cosine, cosine), TowerSpeed("image", 16, 10.0, 10.0 * ratio)
-    return ParityReport("onnx", precision, parity, parity, 1.0, "given images", (speed,), "Pentium", 2)
+from clip_hf.export.parity_report import TowerSpeed, measure_speeds
 
 
 def test_what_counts_as_a_loss():

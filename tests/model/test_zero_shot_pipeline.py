@@ -414,6 +414,13 @@ def test_auto_is_what_suits_the_device(model, tiny_processor, tmp_path, monkeypa
         for source in (tmp_path, make_tiny_model("vit")):
             pipe = clip_hf.pipeline(source, tiny_processor, dtype="auto", device=device)
             assert (pipe.model.dtype, asked.pop()) == (dtype, "cpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    for device_map in ("cpu", {"": "cpu"}):
+        assert clip_hf.pipeline(tmp_path, tiny_processor, dtype="auto", device_map=device_map).model.dtype == dtype
+        assert asked.pop() == "cpu"
+    clip_hf.pipeline(tmp_path, tiny_processor, dtype="auto")
+    assert asked == ["cuda"]
 
 
 def test_parts_may_be_named_by_their_folder(model, tiny_processor, images, tmp_path):

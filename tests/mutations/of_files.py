@@ -86,8 +86,8 @@ ATOMIC = [
     Mutation(
         "a folder gets its name before its files are on the disk",
         "utils/atomic.py",
-        "        sync_folder(temporary)\n        move_into_place",
-        "        move_into_place",
+        "        sync_folder(temporary)\n        if check",
+        "        if check",
         "utils/test_atomic.py -k on_the_disk",
     ),
     Mutation(

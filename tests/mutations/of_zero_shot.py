@@ -163,8 +163,8 @@ MUTATIONS = [
     Mutation(
         "SigLIP is taken for ours",
         "model/pipeline_clip_hf.py",
-        'if has_bias and self.model.config.model_type != "clip_hf":',
-        'if has_bias and self.model.config.model_type == "clip":',
+        'if has_bias and model_type not in ("clip_hf", "clip_hf_exported"):',
+        'if has_bias and model_type == "clip":',
         "model/test_pipeline_clip_hf.py -k siglip",
     ),
     Mutation(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from clip_hf.model import linear_clip_hf
 from clip_hf.utils import dtypes, processor
 from clip_hf.utils.dtypes import parse_dtype, parse_inference_dtype, pick_dtype
 from clip_hf.utils.processor import ProcessorInfo, ProductTimes, picks_bfloat16, read_processor, time_products
@@ -36,7 +37,7 @@ def machine(tmp_path, monkeypatch) -> Callable[..., ProcessorInfo]:
         if text is not None:
             path.write_text(text)
         known = SimpleNamespace() if capabilities is None else SimpleNamespace(get_capabilities=lambda: capabilities)
-        monkeypatch.setattr(processor, "_CPU_INFO", path)
+        monkeypatch.setattr(linear_clip_hf, "Path", lambda name: path if name == "/proc/cpuinfo" else None)
         monkeypatch.setattr(processor, "torch", SimpleNamespace(cpu=known))
         monkeypatch.setattr(processor.platform, "processor", lambda: "")
         return read_processor.__wrapped__()
@@ -104,11 +105,11 @@ def test_bfloat16_must_be_native_and_clearly_faster(monkeypatch):
 
 
 def let_products_take(monkeypatch, seconds: dict[torch.dtype, float], quiet: int) -> list[torch.dtype]:
-    """Let products take so long, and half a second more in all repetitions but one; returns the list of calls."""
+    """Let products take so long, and 5 ms more in all repetitions but one; returns the list of calls."""
     now, calls = [0.0], []
 
     def product(inputs: torch.Tensor, _) -> None:
-        now[0] += seconds[inputs.dtype] + (0 if len(calls) // 2 == quiet else 0.5)
+        now[0] += seconds[inputs.dtype] + (0 if len(calls) // 2 == quiet else 5e-3)
         calls.append(inputs.dtype)
 
     monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=lambda: now[0]))
@@ -121,7 +122,22 @@ def test_the_least_of_several_times_counts(monkeypatch):
     calls = let_products_take(monkeypatch, {torch.float32: 2e-3, torch.bfloat16: 1e-3}, quiet=5)
     times = time_products.__wrapped__()
     assert times.float32 == pytest.approx(2e-3) and times.bfloat16 == pytest.approx(1e-3)
-    assert calls == [torch.float32, torch.bfloat16] * 10
+    # One to set things up, five until they are quiet, and as many as must show that they become no less.
+    assert calls == [torch.float32, torch.bfloat16] * (1 + 5 + 9)
+
+
+def test_a_machine_that_gets_ever_less_busy_is_measured_for_half_a_second(monkeypatch):
+    now, calls = [0.0], []
+
+    def product(inputs: torch.Tensor, _) -> None:
+        calls.append(inputs.dtype)
+        now[0] += 0.04 * 0.97 ** len(calls)
+
+    monkeypatch.setattr(processor, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(processor, "nn", SimpleNamespace(functional=SimpleNamespace(linear=product)))
+    monkeypatch.setattr(processor, "_BETTER", 1.0)
+    times = time_products.__wrapped__()
+    assert 0.5 < now[0] < 0.7 and times.bfloat16 == pytest.approx(0.04 * 0.97 ** len(calls))
 
 
 def test_emulated_bfloat16_is_given_up(monkeypatch):

@@ -14,6 +14,8 @@ import torch
 
 from _clip_hf_cli import VERSION
 
+from ..export.opening import pick_precision
+from ..export.runtimes import RUNTIMES, TORCH
 from ..utils.dtypes import pick_dtype
 from ..utils.processor import read_processor, time_products
 from ..utils.terminal_tables import draw_table
@@ -35,7 +37,7 @@ _PACKAGES = (
     "ray",
 )
 # Each runtime and the module that runs it.
-_RUNTIMES = {"torch": "torch", "onnx": "onnxruntime", "openvino": "openvino"}
+_RUNTIMES = {TORCH: "torch", **{name: runtime.module for name, runtime in RUNTIMES.items()}}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -72,7 +74,7 @@ def describe_environment() -> dict[str, dict[str, Any]]:
             "onednn": torch.backends.mkldnn.is_available(),
         },
         "dtype_auto": _automatic_dtypes(),
-        "runtimes": {name: _is_installed(module) for name, module in _RUNTIMES.items()},
+        "runtimes": _installed_runtimes(),
         "versions": {
             "clip_hf": VERSION,
             "python": platform.python_version(),
@@ -82,8 +84,10 @@ def describe_environment() -> dict[str, dict[str, Any]]:
 
 
 def _automatic_dtypes() -> dict[str, Any]:
-    """What `dtype="auto"` picks for each kind of device here, and why."""
+    """What `dtype="auto"` picks here: for each kind of device in PyTorch, for float32 exports in each runtime; why."""
     facts: dict[str, Any] = {"cpu": str(pick_dtype("cpu")).removeprefix("torch.")}
+    installed = _installed_runtimes()
+    facts |= {runtime: pick_precision(runtime) or "float32" for runtime in RUNTIMES if installed[runtime]}
     if read_processor().has_bfloat16:
         times = time_products()
         facts["cpu_because"] = (
@@ -95,6 +99,10 @@ def _automatic_dtypes() -> dict[str, Any]:
         kind = torch.accelerator.current_accelerator().type
         facts[kind] = str(pick_dtype(kind)).removeprefix("torch.")
     return facts
+
+
+def _installed_runtimes() -> dict[str, bool]:
+    return {name: _is_installed(module) for name, module in _RUNTIMES.items()}
 
 
 def _memory() -> float | None:

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from ..export.exported_model import ClipHFExportedModel
+from ..export.runtimes import RUNTIMES
 from ..utils.fingerprints import plain_config
 from .transformers_encoder import ClipHFEncoder, TransformersEncoder
 
 
-# The package that each runtime is.
-_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
@@ -30,7 +29,7 @@ class ExportedEncoder(ClipHFEncoder):
     def __init__(self, model: ClipHFExportedModel, processor: Any, name: str):
         super().__init__(model, processor, name)
         self.runtime = model.runtime
-        self.packages = (*self.packages, _PACKAGES[model.runtime])
+        self.packages = (*self.packages, RUNTIMES[model.runtime].module)
 
     @property
     def dtype(self) -> torch.dtype:

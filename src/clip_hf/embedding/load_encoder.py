@@ -9,27 +9,16 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig
 
-from .. import checkpoints
-from ..checkpoints.paths import check_exists, describe_not_found
-from ..checkpoints.reading import is_foreign
+from ..checkpoints.dual_models import load_dual_model
+from ..checkpoints.paths import describe_not_found
 from ..export.exported_model import ClipHFExportedModel
-from ..export.opening import (
-    check_device,
-    check_open_export,
-    check_options,
-    is_exported,
-    open_cached_export,
-    open_exported,
-)
-from ..export.runtime_sessions import RUNTIMES
-from ..model.modeling_clip_hf import ClipHFModel
+from ..export.opening import check_options, load_export_processor, open_cached_export, open_if_exported
+from ..export.runtimes import RUNTIMES
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model.zero_shot_clip_hf import input_device
 from ..utils.devices import parse_device
 from ..utils.dtypes import AUTO, parse_inference_dtype
-from ..utils.hub import check_hub
 from .dual_encoder import DualEncoder
 from .exported_encoder import ExportedEncoder
 from .open_clip_encoder import OpenClipEncoder, load_open_clip
@@ -97,14 +86,16 @@ def load_dual_encoder(
                 "A DualEncoder is used as it is: give processor, device, dtype and runtime where it is made."
             )
         return model
-    device = check_encoder_options(runtime, dtype, device)
+    _check_runtime_and_dtype(runtime, dtype, device)
     in_memory = isinstance(model, nn.Module)
     if not in_memory and not isinstance(model, (str, os.PathLike)):
         raise TypeError(
             f"`model` must be a name, a path, a model in memory or a DualEncoder; given {type(model).__name__}."
         )
-    if _is_exported(model):
-        return _load_exported(model, processor, runtime, dtype, device)
+    exported = open_if_exported(model, runtime, dtype, device)
+    if exported is not None:
+        return _wrap_export(exported, processor, in_memory)
+    device = parse_device(device)
     if runtime in RUNTIMES:
         source = _wrap_model(model, processor) if in_memory else _load_by_name(model, processor, torch.float32)
         return _export_once(source, runtime, dtype)
@@ -130,41 +121,24 @@ def check_encoder_options(
     runtime: str | None, dtype: torch.dtype | str | None, device: str | torch.device | None
 ) -> torch.device | None:
     """Check the options of [`load_dual_encoder`] before anything is loaded; the errors are its. Returns the device."""
+    _check_runtime_and_dtype(runtime, dtype, device)
+    return parse_device(device)
+
+
+def _check_runtime_and_dtype(
+    runtime: str | None, dtype: torch.dtype | str | None, device: str | torch.device | None
+) -> None:
     if runtime is not None and not isinstance(runtime, str):
         raise ValueError(f"`runtime` is {runtime!r:.80}. A processor is passed by its name: `processor=...`.")
-    device = parse_device(device)
     check_options(runtime, dtype, device)
-    return device
 
 
-def _is_exported(model: nn.Module | str | os.PathLike) -> bool:
-    """Whether a model is one of `clip-hf export`."""
-    if isinstance(model, nn.Module):
-        return isinstance(model, ClipHFExportedModel)
-    name = os.fspath(model)
-    return not name.startswith((_OPEN_CLIP, _SENTENCE_TRANSFORMERS)) and is_exported(name)
-
-
-def _load_exported(
-    model: ClipHFExportedModel | str | os.PathLike,
-    processor: Any,
-    runtime: str | None,
-    dtype: torch.dtype | str | None,
-    device: torch.device | None,
-) -> ExportedEncoder:
-    """The encoder of an exported folder, or of one that is open."""
-    check_device(device)
-    if isinstance(model, ClipHFExportedModel):
-        check_open_export(model, runtime, dtype)
-        if processor is None:
-            raise TypeError("An exported model in memory needs its processor: pass `processor=...`.")
-        return ExportedEncoder(model, processor, model.name_or_path)
-    name = os.fspath(model)
-    opened = open_exported(name, runtime, dtype)
+def _wrap_export(model: ClipHFExportedModel, processor: Any, in_memory: bool) -> ExportedEncoder:
     if processor is None:
-        is_ours = (opened.config.source_config or {}).get("model_type") == "clip_hf"
-        processor = (ClipHFProcessor if is_ours else AutoProcessor).from_pretrained(name)
-    return ExportedEncoder(opened, processor, name)
+        if in_memory:
+            raise TypeError("An exported model in memory needs its processor: pass `processor=...`.")
+        processor = load_export_processor(model)
+    return ExportedEncoder(model, processor, model.name_or_path)
 
 
 def _export_once(encoder: DualEncoder, runtime: str, dtype: torch.dtype | str | None) -> ExportedEncoder:
@@ -181,10 +155,12 @@ def _export_once(encoder: DualEncoder, runtime: str, dtype: torch.dtype | str | 
     return ExportedEncoder(exported, encoder.processor, encoder.given_name)
 
 
-def _wrap_model(model: nn.Module, processor: Any) -> DualEncoder:
+def _wrap_model(model: nn.Module, processor: Any, name: str | None = None) -> DualEncoder:
     """The encoder of a model in memory."""
     config = getattr(model, "config", None)
-    name = getattr(model, "name_or_path", None) or getattr(config, "name_or_path", None) or type(model).__name__
+    name = (
+        name or getattr(model, "name_or_path", None) or getattr(config, "name_or_path", None) or type(model).__name__
+    )
     if type(model).__name__ == "SentenceTransformer":
         return SentenceTransformersEncoder(model, processor, type(model).__name__)
     is_open_clip = all(hasattr(model, part) for part in ("visual", "encode_image", "encode_text"))
@@ -210,65 +186,18 @@ def _load_by_name(model: str | os.PathLike, processor: Any, dtype: torch.dtype) 
     if name.startswith(_SENTENCE_TRANSFORMERS):
         return _load_sentence_transformers(name.removeprefix(_SENTENCE_TRANSFORMERS), processor, name)
     path = Path(name)
-    is_folder = path.is_dir()
-    if is_folder and (path / "modules.json").is_file() and not (path / "config.json").is_file():
+    if (path / "modules.json").is_file() and not (path / "config.json").is_file():
         return _load_sentence_transformers(name, processor, name)
-    if is_foreign(name) or (is_folder and not (path / "config.json").is_file()):
-        return _load_checkpoint(name, processor, dtype)
-    check_exists(name)
     try:
-        if not is_folder:
-            check_hub(name)
-        config, _ = PreTrainedConfig.get_config_dict(name)
-    except (OSError, HFValidationError) as error:
-        if is_folder:
+        model, processor = load_dual_model(name, dtype, processor)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or path.exists():
             raise
         raise OSError(
-            f"{describe_not_found(name, error)} What is published for other libraries only is named "
-            f"open_clip:hf-hub:{name} or sentence_transformers:{name}."
+            f"{error} What is published for other libraries only is named open_clip:hf-hub:{name} or "
+            f"sentence_transformers:{name}."
         ) from error
-    return _load_transformers(name, config.get("model_type"), processor, dtype)
-
-
-def _load_checkpoint(path: str, processor: Any, dtype: torch.dtype) -> DualEncoder:
-    model, its_processor = checkpoints.load(path, dtype=dtype)
-    processor = its_processor if processor is None else processor
-    if not isinstance(processor, tuple) and not all(
-        hasattr(processor, part) for part in ("tokenizer", "image_processor")
-    ):
-        raise ValueError(
-            f"{path} does not say how images and texts are prepared. Load it with `clip_hf.checkpoints.load`, whose "
-            "options `preprocess` and `merges` say it, and pass model and processor."
-        )
-    return ClipHFEncoder(model, processor, path)
-
-
-def _load_transformers(name: str, model_type: str | None, processor: Any, dtype: torch.dtype) -> DualEncoder:
-    if model_type in ("clip", "clip_hf"):
-        encoder_class, model_class, processor_class = ClipHFEncoder, ClipHFModel, ClipHFProcessor
-    else:
-        _check_is_dual(name)
-        encoder_class, model_class, processor_class = TransformersEncoder, AutoModel, AutoProcessor
-    processor = processor_class.from_pretrained(name) if processor is None else processor
-    model, info = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True)
-    missing = sorted(info.get("missing_keys", ()))
-    if missing:
-        raise ValueError(
-            f"{name} lacks {len(missing)} of the model's weights ({', '.join(missing[:4])}, ...): random ones would "
-            "take their place. Both towers with their projections are needed."
-        )
-    return encoder_class(model, processor, name)
-
-
-def _check_is_dual(name: str) -> None:
-    config = AutoConfig.from_pretrained(name)
-    model_class = AutoModel._model_mapping.get(type(config), None)
-    classes = model_class if isinstance(model_class, (tuple, list)) else (model_class,)
-    if not any(hasattr(each, "get_image_features") and hasattr(each, "get_text_features") for each in classes):
-        raise ValueError(
-            f"{name} is a model of type {config.model_type!r}, which does not embed images and texts in one space. "
-            "Models such as CLIP, SigLIP, ALIGN, AltCLIP and ChineseCLIP do."
-        )
+    return _wrap_model(model, processor, name)
 
 
 def _load_sentence_transformers(path: str, processor: Any, name: str) -> DualEncoder:

@@ -12,20 +12,19 @@ from transformers.utils import CONFIG_NAME
 
 from ..utils.atomic import replaced_file
 from ..utils.json_files import read_json
+from .runtimes import RUNTIMES
 
 
 RECORD = "export.json"
 """The name of the record."""
 FORMAT = 1
-TOWER_ENDINGS = {"onnx": ".onnx", "openvino": ".xml"}
-"""The ending of a tower's graph in each format."""
 TOWERS = ("image_tower", "text_tower")
 _DESCRIBED = (*TOWERS, CONFIG_NAME)
 
 
 def tower_file(tower: str, runtime: str) -> str:
     """The name of a tower's graph; its weights lie beside it."""
-    return f"{tower}{TOWER_ENDINGS[runtime]}"
+    return f"{tower}{RUNTIMES[runtime].ending}"
 
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
@@ -68,7 +67,7 @@ def read_record(folder: Path) -> dict[str, Any]:
             "`clip-hf export`."
         )
     files = record.get("files")
-    graphs = [[tower_file(tower, runtime) for tower in TOWERS] for runtime in TOWER_ENDINGS]
+    graphs = [[tower_file(tower, runtime) for tower in TOWERS] for runtime in RUNTIMES]
     if not isinstance(files, dict) or not any(files.keys() >= {*both, CONFIG_NAME} for both in graphs):
         has = sorted(files) if isinstance(files, dict) else files
         raise ValueError(

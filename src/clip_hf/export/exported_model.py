@@ -12,15 +12,26 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import can_return_tuple
 
+from ..checkpoints.dual_models import read_config
 from ..model.modeling_clip_hf import ClipHFOutput
 from ..model.modeling_clip_hf_base import check_pixel_values, check_tensor
 from .exported_folder import TOWERS, read_record, tower_file
-from .runtime_sessions import check_precision, check_runtime, open_session
+from .runtime_sessions import open_session
+from .runtimes import RUNTIMES, check_precision, check_runtime
 
 
-# Options that change nothing here.
-_NO_OPTIONS = {"return_dict", "pooled_only", "return_logits"}
+# Options of calls that change nothing here.
+_NO_OPTIONS = {"pooled_only", "return_logits"}
+# Options of `from_pretrained` for the hub, and those that say how weights are read, of which there are none.
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
+_LOADING_OPTIONS = {
+    *("config", "output_loading_info", "trust_remote_code", "code_revision", "low_cpu_mem_usage", "use_safetensors"),
+    *("weights_only", "adapter_kwargs", "_from_auto", "_from_pipeline", "_commit_hash", "variant"),
+}
+AUTOMATIC_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Values of `device_map` that name no device."""
 
 
 class ClipHFExportedConfig(PreTrainedConfig):
@@ -33,7 +44,8 @@ class ClipHFExportedConfig(PreTrainedConfig):
         image_size (`int`): Height and width of the images, in pixels.
         context_length (`int`): The longest text, in tokens.
         fixed_length (`bool`): Whether every text must have `context_length` tokens, as SigLIP's.
-        has_projection (`bool`): Whether the features before the image tower's projection can be had.
+        has_projection (`bool`): Whether `pooled_features` are those before a projection of the image tower; without
+            one they are the features before they are normalised.
         logit_scale (`float`): Logarithm of the factor of the cosines.
         logit_bias (`float`, *optional*): Term added to the scaled cosines.
         source_config (`dict`): The configuration of the model that was exported.
@@ -83,9 +95,8 @@ class ClipHFExportedModel(PreTrainedModel):
         self.precision = options.pop("precision", None) or config.precision
         self.record = read_record(self.folder)
         self._source_text = _source_text(config)
-        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale)), requires_grad=False)
-        bias = None if config.logit_bias is None else torch.tensor(float(config.logit_bias))
-        self.logit_bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.logit_scale = _parameter(config.logit_scale)
+        self.logit_bias = None if config.logit_bias is None else _parameter(config.logit_bias)
         self._image, self._text = (
             open_session(self.folder / tower_file(tower, config.tower_format), self.runtime, self.precision)
             for tower in TOWERS
@@ -109,25 +120,41 @@ class ClipHFExportedModel(PreTrainedModel):
                 default that for which it was made.
             dtype (`torch.dtype` or `str`, *optional*): `bfloat16` or `float32`: the precision of OpenVINO's products
                 in towers of one of these; by default that of the export.
-            **kwargs: Of the other options of transformers, those of the hub count (`revision`, `token`, `cache_dir`,
-                `local_files_only`), and `config`.
+            **kwargs: Of transformers' other options `subfolder`, those of the hub (`revision`, `token`, `cache_dir`,
+                `local_files_only`, `force_download`), `config`, and `torch_dtype`, another name of `dtype`.
+                `device_map` may name the processor, or be `"auto"`.
 
         Raises:
-            ValueError: if the folder is no whole export, or there is no such runtime or precision here.
+            ValueError: if the folder is no whole export, or there is no such runtime or precision here; if another
+                device is asked for, or `quantization_config`.
+            TypeError: if there is no such option.
+            OSError: if there is no such folder or repo.
             MissingExtra: if the runtime is not installed.
         """
-        name = os.fspath(pretrained_model_name_or_path)
-        hub = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "local_files_only") if kwargs.get(key)}
-        folder = name if os.path.isdir(name) else snapshot_download(name, **hub)
+        name, subfolder = os.fspath(pretrained_model_name_or_path), kwargs.pop("subfolder", None) or ""
+        torch_dtype = kwargs.pop("torch_dtype", None)
+        dtype = torch_dtype if dtype is None else dtype
+        _check_loading(kwargs)
+        folder = name
+        if not os.path.isdir(name):
+            hub = {key: kwargs[key] for key in _HUB_OPTIONS if kwargs.get(key)}
+            folder = snapshot_download(name, allow_patterns=f"{subfolder}/*" if subfolder else None, **hub)
+        folder = os.path.join(folder, subfolder) if subfolder else folder
         config = kwargs.get("config")
         if not isinstance(config, ClipHFExportedConfig):
-            config = ClipHFExportedConfig.from_pretrained(folder)
+            config = ClipHFExportedConfig.from_dict(read_config(folder))
+        if config.tower_format not in RUNTIMES:
+            raise ValueError(
+                f"`tower_format` in the config.json of {name} is {config.tower_format!r:.80}; it must be "
+                f"{' or '.join(map(repr, RUNTIMES))}. Copy the whole folder again, or export the model again."
+            )
         runtime = runtime or config.tower_format
         check_runtime(runtime)
-        if (config.tower_format, runtime) == ("openvino", "onnx"):
+        if config.tower_format not in RUNTIMES[runtime].formats:
+            made_for = RUNTIMES[config.tower_format].title
             raise ValueError(
-                f"{name} was exported for OpenVINO, and ONNX Runtime cannot read that. Leave out `runtime`, or export "
-                'the model with runtime="onnx", which OpenVINO reads too.'
+                f"{name} was exported for {made_for}, and {RUNTIMES[runtime].title} cannot read that. Leave out "
+                f'`runtime`, or export the model with runtime="{runtime}".'
             )
         precision = _precision(config, dtype)
         check_precision(runtime, precision)
@@ -140,11 +167,15 @@ class ClipHFExportedModel(PreTrainedModel):
         return _reopen, (str(self.folder), self.runtime, self.precision, self.name_or_path)
 
     def _apply(self, fn, recurse: bool = True):
-        moved = fn(self.logit_scale.detach())
-        if moved.device.type != "cpu" or moved.dtype != torch.float32:
+        try:
+            moved = fn(self.logit_scale.detach())
+            asked = f"{moved.dtype} on {moved.device}"
+        except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch's, if there is no such device
+            moved, asked = None, f"another device, which failed ({str(error).splitlines()[0]})"
+        if moved is None or moved.device.type != "cpu" or moved.dtype != torch.float32:
             raise ValueError(
-                f"An exported model runs on the CPU and gives float32; {moved.dtype} on {moved.device} was asked for. "
-                "Load the model that was exported for that."
+                f"Exported models run on the processor only, and give float32; asked for was {asked}. Load the model "
+                "that was exported for that."
             )
         return self
 
@@ -165,7 +196,7 @@ class ClipHFExportedModel(PreTrainedModel):
         raise ValueError(f"An exported model is saved by copying its folder, {self.folder}.")
 
     def pooled_image_features(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Features before the image tower's projection (batch, dim), not normalised."""
+        """Features before the image tower's projection, if it has one (batch, dim), not normalised."""
         return self._run_images(pixel_values, "pooled_features")
 
     def encode_image(self, pixel_values: torch.Tensor, **kwargs) -> torch.Tensor:
@@ -194,10 +225,12 @@ class ClipHFExportedModel(PreTrainedModel):
         ids = input_ids.detach().to("cpu", torch.int64).contiguous().numpy()
         return torch.from_numpy(self._text("text_embeds", {"input_ids": ids}))
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """As [`ClipHFModel.get_image_features`], but `pooler_output` is normalised."""
         return BaseModelOutputWithPooling(pooler_output=self.encode_image(pixel_values, **kwargs))
 
+    @can_return_tuple
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -206,6 +239,7 @@ class ClipHFExportedModel(PreTrainedModel):
             pooler_output=self.encode_text(input_ids, attention_mask=attention_mask, **kwargs)
         )
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -221,8 +255,9 @@ class ClipHFExportedModel(PreTrainedModel):
             raise ValueError("Both `input_ids` and `pixel_values` are missing; give texts, images, or both.")
         logits = None
         if images is not None and texts is not None:
-            logits = images @ texts.T * self.logit_scale.exp()
-            logits = logits if self.logit_bias is None else logits + self.logit_bias
+            with torch.autocast("cpu", enabled=False):
+                logits = images @ texts.T * self.logit_scale.exp()
+                logits = logits if self.logit_bias is None else logits + self.logit_bias
         return ClipHFOutput(
             logits_per_image=logits,
             logits_per_text=None if logits is None else logits.T,
@@ -232,10 +267,11 @@ class ClipHFExportedModel(PreTrainedModel):
 
     def _check_ids(self, input_ids: torch.Tensor) -> None:
         check_tensor("input_ids", input_ids, "the tokenizer: tokenizer(texts, return_tensors='pt')")
-        if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64):
+        if input_ids.ndim != 2 or input_ids.dtype not in (torch.int32, torch.int64) or input_ids.shape[1] == 0:
             raise ValueError(
                 f"`input_ids` has the shape {tuple(input_ids.shape)} and dtype {input_ids.dtype}; it must be (batch, "
-                "length) of integers (int64 or int32), as the tokenizer makes it with return_tensors='pt'."
+                "length) of integers (int64 or int32), at least one a text, as the tokenizer makes it with "
+                "return_tensors='pt'."
             )
         if not input_ids.numel():
             return
@@ -258,6 +294,11 @@ class ClipHFExportedModel(PreTrainedModel):
                     f"{tuple(input_ids.shape)}."
                 )
             seen = attention_mask.bool().to(input_ids.device)
+        if self.config.fixed_length and not bool(seen.all()):
+            raise ValueError(
+                "`attention_mask` hides padding, which this model's features depend on: leave it out, as the "
+                "tokenizers of SigLIP do."
+            )
         if bool((seen[:, 1:] > seen[:, :-1]).any()):
             raise ValueError(
                 "The texts are padded on the left; an exported model takes padding on the right: set "
@@ -286,6 +327,40 @@ class ClipHFExportedModel(PreTrainedModel):
             )
         pixels: np.ndarray = pixel_values.detach().to("cpu", torch.float32).contiguous().numpy()
         return torch.from_numpy(self._image(output, {"pixel_values": pixels}))
+
+
+def check_device(device: torch.device | str | int | None) -> None:
+    """ValueError if an exported model cannot run on a device, which may be the number of an accelerator."""
+    is_processor = device < 0 if isinstance(device, int) else str(device).partition(":")[0] == "cpu"
+    if device is not None and not is_processor:
+        raise ValueError(
+            f"Exported models run on the processor only; `device` is {str(device)!r}. Leave it out, or run the model "
+            "that was exported in PyTorch."
+        )
+
+
+def _parameter(value: float) -> nn.Parameter:
+    # Here and in float32, whatever PyTorch's defaults are.
+    return nn.Parameter(torch.tensor(float(value), dtype=torch.float32, device="cpu"), requires_grad=False)
+
+
+def _check_loading(options: dict[str, Any]) -> None:
+    """Refuse the options of `from_pretrained` that ask for something that an exported model does not do."""
+    options = {name: value for name, value in options.items() if value is not None and value is not False}
+    if "quantization_config" in options or options.get("load_in_8bit") or options.get("load_in_4bit"):
+        raise ValueError(
+            'An exported model is not quantised as it is loaded: export it with precision="int8" (`clip-hf export '
+            "--precision int8`)."
+        )
+    device_map = options.pop("device_map", None)
+    for device in device_map.values() if isinstance(device_map, dict) else [device_map]:
+        check_device(None if device in AUTOMATIC_MAPS else device)
+    unknown = [name for name in options if name not in (*_LOADING_OPTIONS, *_HUB_OPTIONS)]
+    if unknown:
+        raise TypeError(
+            f"An exported model has no option {unknown[0]!r}; it is opened with `runtime` and `dtype`, and where it "
+            f"is: subfolder, {', '.join(_HUB_OPTIONS)}."
+        )
 
 
 def _reopen(folder: str, runtime: str, precision: str, name: str) -> ClipHFExportedModel:

@@ -3,13 +3,15 @@
 """Export a model's towers for another runtime."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from ..checkpoints.dual_models import load_dual_model
 from ..utils.atomic import clear_leftovers, replaced_folder
 from ..utils.extras import require_extra
 from ..utils.fingerprints import package_version, weights_digest
@@ -20,15 +22,20 @@ from .parity_report import ParityReport, compare_with_torch
 from .program_files import write_program
 from .quantizing import needs_calibration, quantize_towers
 from .quiet_libraries import quiet_exporters
-from .runtime_sessions import check_precision, check_runtime
-from .sources import as_exportable, describe_model, load_source
+from .runtimes import RUNTIMES, check_precision, check_runtime
+from .sources import as_exportable, describe_model
 from .tower_inputs import Samples, prepare_samples
 from .towers import ImageTower, TextTower
 
 
-_MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "openvino": ("openvino", "nncf")}
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Keep a user's autocast and default device out of the towers."""
+    with torch.autocast("cpu", enabled=False), torch.device("cpu"):
+        yield
 
 
+@_plain_torch()
 def export_model(
     model: PreTrainedModel | str | os.PathLike,
     folder: str | os.PathLike,
@@ -86,7 +93,7 @@ def export_model(
     """
     check_runtime(runtime)
     check_precision(runtime, precision)
-    require_extra(runtime, f'export_model(runtime="{runtime}")', *_MODULES[runtime])
+    require_extra(runtime, f'export_model(runtime="{runtime}")', *RUNTIMES[runtime].modules)
     folder = Path(folder).resolve()
     check_destination(folder)
     if precision == "int8" and not images:
@@ -95,11 +102,11 @@ def export_model(
             "pass some hundred as `images` (`--images FOLDER`)."
         )
     if isinstance(model, (str, os.PathLike)):
-        model, processor = load_source(model, processor)
+        model, processor = load_dual_model(model, torch.float32, processor)
     config = describe_model(model, processor, runtime, precision)
     samples = prepare_samples(config, processor, images, texts)
     compared, calibration = samples.split() if needs_calibration(config) else (samples, None)
-    with replaced_folder(folder) as temporary, as_exportable(model) as source:
+    with replaced_folder(folder, check_destination) as temporary, as_exportable(model) as source:
         config.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         export_towers(source, config, temporary)
@@ -141,7 +148,7 @@ def _write_report(
 ) -> ParityReport:
     """Compare the towers in a folder with the model, and write `export.json` and the card."""
     config, (compared, calibration) = ClipHFExportedConfig.from_pretrained(folder), samples
-    packages = ("clip_hf", "torch", "transformers", *_MODULES[config.tower_format])
+    packages = ("clip_hf", "torch", "transformers", *RUNTIMES[config.tower_format].modules)
     record = {
         "runtime": config.tower_format,
         "precision": config.precision,
@@ -152,7 +159,9 @@ def _write_report(
     if config.tower_format == "onnx":
         record["opset"] = _opset(folder)
     write_record(folder, record)
-    report = compare_with_torch(model, ClipHFExportedModel.from_pretrained(folder), compared, in_float32)
+    exported = ClipHFExportedModel.from_pretrained(folder)
+    record["pooled_dim"] = exported.pooled_image_features(compared.pixel_values[:1]).shape[-1]
+    report = compare_with_torch(model, exported, compared, in_float32)
     record["report"] = report.to_dict()
     write_record(folder, record)
     write_export_card(folder, config, processor, record, report)

@@ -199,7 +199,8 @@ def compare_with_torch(
         images=parity["image"],
         texts=parity["text"],
         top1_agreement=(nearest[0] == nearest[1]).float().mean().item(),
-        data=f"{'given' if samples.given else 'random'} images, {len(texts)} texts",
+        data=f"{'given' if samples.given else 'random'} images and {len(texts)} "
+        f"{'given texts' if samples.given_texts else 'default prompts, as no texts were given'}",
         speed=tuple(TowerSpeed(name, size, *measure_speeds(sides[name], inputs[name], size)) for name, size in timed),
         processor=read_processor().name,
         threads=torch.get_num_threads(),

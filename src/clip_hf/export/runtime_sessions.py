@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..utils.extras import require_extra
-from ..utils.processor import read_processor
+from .runtimes import RUNTIMES, check_precision, check_runtime
 
 
 Session = Callable[[str, dict[str, np.ndarray]], np.ndarray]
 """Runs a graph: `session(output_name, inputs)` -> the output. Several threads may call it at once."""
-RUNTIMES = ("onnx", "openvino")
-PRECISIONS = ("float32", "bfloat16", "int8")
-_OPENVINO_HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
 class _SignalStack(ctypes.Structure):
@@ -45,40 +41,6 @@ def kept_signal_stack() -> Iterator[None]:
         yield
     finally:
         library.sigaltstack(ctypes.byref(before), None)
-
-
-def check_runtime(runtime: str) -> None:
-    """
-    Raises:
-        ValueError: if there is no such runtime.
-        MissingExtra: if it is not installed.
-    """
-    if runtime not in RUNTIMES:
-        raise ValueError(f"`runtime` is {runtime!r:.80}; it must be {' or '.join(map(repr, RUNTIMES))}.")
-    modules = {"onnx": "onnxruntime", "openvino": "openvino"}
-    require_extra(runtime, f'runtime="{runtime}"', modules[runtime])
-
-
-def check_precision(runtime: str, precision: str) -> None:
-    """
-    Raises:
-        ValueError: if there is no such precision, or neither the runtime nor the processor has it.
-    """
-    if precision not in PRECISIONS:
-        raise ValueError(f"`precision` is {precision!r:.80}; it must be one of {', '.join(PRECISIONS)}.")
-    if precision != "bfloat16":
-        return
-    if runtime == "onnx":
-        raise ValueError(
-            'ONNX Runtime does not compute in bfloat16 on processors. Use runtime="openvino", or precision="int8" or '
-            '"float32".'
-        )
-    processor = read_processor()
-    if not processor.has_bfloat16:
-        raise ValueError(
-            f"This processor, {processor.describe()}, does not multiply bfloat16 itself (avx512_bf16, amx_bf16 or "
-            'arm_bf16), and would be many times slower with it than with float32. Use precision="int8" or "float32".'
-        )
 
 
 def open_session(path: str | os.PathLike, runtime: str, precision: str) -> Session:
@@ -109,9 +71,8 @@ def _open_onnx(path: Path) -> Session:
 def _open_openvino(path: Path, precision: str) -> Session:
     import openvino
 
-    # OpenVINO's own choice is bfloat16 where the processor has it.
     options = {
-        "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
+        **RUNTIMES["openvino"].options[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -1,48 +1,22 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The models that can be exported: how they are loaded, and what an export must know of them."""
+"""The models that can be exported, and what an export must know of them."""
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ..checkpoints.paths import check_exists
-from ..checkpoints.reading import is_foreign, lacks_config
-from ..checkpoints.saving import load
-from ..model.modeling_clip_hf import ClipHFModel
-from ..model.processing_clip_hf import ClipHFProcessor
 from .exported_model import ClipHFExportedConfig
+from .towers import WITH_PROJECTION
 
 
 # Whether padding changes features, by model type. A text with padding on the right has the features of the text alone
 # in CLIP, whose attention is causal; SigLIP was trained with padding to full length.
 _FIXED_LENGTH = {"clip_hf": False, "clip": False, "siglip": True}
-
-
-def load_source(name: str | os.PathLike, processor: Any = None) -> tuple[PreTrainedModel, Any]:
-    """The float32 model of a path or name, and its processor unless one is given.
-
-    Raises:
-        ValueError: if it lacks weights, or its files cannot be read exactly.
-        OSError: if there is no such file, folder or model.
-    """
-    if is_foreign(name) or lacks_config(name):
-        model, its_processor = load(name, dtype=torch.float32)
-        return model, its_processor if processor is None else processor
-    check_exists(name)
-    model_type = PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-    ours = model_type in ("clip", "clip_hf")
-    model, info = (ClipHFModel if ours else AutoModel).from_pretrained(
-        name, dtype=torch.float32, output_loading_info=True
-    )
-    if info.get("missing_keys"):
-        raise ValueError(f"{name} lacks {len(info['missing_keys'])} of the model's weights; both towers are needed.")
-    return model, processor or (ClipHFProcessor if ours else AutoProcessor).from_pretrained(name)
 
 
 def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precision: str) -> ClipHFExportedConfig:
@@ -54,6 +28,8 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
     """
     config = getattr(model, "config", None)
     model_type = getattr(config, "model_type", None)
+    if model_type == ClipHFExportedConfig.model_type:
+        raise ValueError(f"{model.name_or_path} is exported already: name the model that it was made of.")
     if model_type not in _FIXED_LENGTH:
         raise ValueError(
             f"{type(model).__name__} is of the type {model_type!r}; models of the types {', '.join(_FIXED_LENGTH)} "
@@ -63,6 +39,11 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         raise TypeError(
             f"`processor` is {type(processor).__name__}; it must be the model's processor, with `image_processor` and "
             "`tokenizer`: export_model(model, folder, processor=processor)."
+        )
+    if _FIXED_LENGTH[model_type] and "attention_mask" in getattr(processor.tokenizer, "model_input_names", ()):
+        raise ValueError(
+            f"The tokenizer gives an `attention_mask`, which hides the padding that an exported {model_type} sees. "
+            'Load it with `from_pretrained(..., model_input_names=["input_ids"])`, as tokenizers of SigLIP are made.'
         )
     _check_exportable(model)
     bias = getattr(model, "logit_bias", None)
@@ -75,7 +56,7 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         # Of the model alone: a tokenizer that cuts earlier still does where the export is used.
         context_length=config.text_config.max_position_embeddings,
         fixed_length=_FIXED_LENGTH[model_type],
-        has_projection=model_type == "clip_hf",
+        has_projection=model_type in WITH_PROJECTION,
         logit_scale=model.logit_scale.item(),
         logit_bias=None if bias is None else bias.item(),
         source_config=config.to_dict(),

@@ -31,11 +31,13 @@ class Samples:
         pixel_values (`torch.Tensor`): The images, float32.
         input_ids (`torch.Tensor`): The texts, int64, padded on the right.
         given (`bool`): Whether the images are a user's, not random.
+        given_texts (`bool`, *optional*, defaults to `True`): Whether the texts are a user's, not the default prompts.
     """
 
     pixel_values: torch.Tensor
     input_ids: torch.Tensor
     given: bool
+    given_texts: bool = True
 
     def split(self) -> tuple["Samples", "Samples"]:
         """Those to compare, and those to calibrate with: every other image. A single image does both."""
@@ -68,6 +70,7 @@ def prepare_samples(
         _prepare_images(config, processor, images) if images else _random_images(config.image_size),
         _prepare_texts(config, processor, texts or default_texts()),
         given=bool(images),
+        given_texts=bool(texts),
     )
 
 

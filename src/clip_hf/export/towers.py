@@ -7,6 +7,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
+WITH_PROJECTION = ("clip_hf", "clip")
+"""Types of models whose image tower ends with a projection."""
+
+
 class ImageTower(nn.Module):
     """Images of shape (batch, 3, height, width) to `image_embeds` and `pooled_features`."""
 
@@ -20,8 +24,9 @@ class ImageTower(nn.Module):
             `dict`: `image_embeds` (batch, projection_dim), L2-normalised; `pooled_features` (batch, dim), those
             before the projection, not normalised, where the model has a projection, else before normalisation.
         """
-        if self.model.config.model_type == "clip_hf":
-            pooled = self.model.vision_model(pixel_values, pooled_only=True).pooler_output
+        if self.model.config.model_type in WITH_PROJECTION:
+            options = {"pooled_only": True} if self.model.config.model_type == "clip_hf" else {}
+            pooled = self.model.vision_model(pixel_values, **options).pooler_output
             features = self.model.visual_projection(pooled)
         else:
             features = pooled = _features(self.model.get_image_features(pixel_values=pixel_values))

@@ -34,13 +34,25 @@ def mkl_is_slower() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _maker() in _OTHER_MAKERS
 
 
+def read_cpu_info() -> dict[str, str]:
+    """Return Linux's fields of the first core by name, in lower case; empty on other systems."""
+    fields: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, colon, value = line.partition(":")
+            if colon:
+                fields.setdefault(name.strip().lower(), value.strip())
+    except OSError:
+        pass
+    return fields
+
+
 def _maker() -> str:
     """Return the x86 processor's vendor id, or "" if it cannot be found out."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
-    except OSError:
-        return platform.processor().rpartition(", ")[2]  # Windows: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD"
+    fields = read_cpu_info()
+    if fields:
+        return fields.get("vendor_id", "")
+    return platform.processor().rpartition(", ")[2]  # Windows: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD"
 
 
 @functools.cache

@@ -84,12 +84,15 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
 
     def __init__(self, **kwargs):
         self._classifiers = TextClassifierCache()
+        # Compare names, because a repo's own code has another class than ours.
+        model_type = kwargs["model"].config.model_type
+        if model_type == "clip_hf_exported" and kwargs.get("device") is None:
+            kwargs["device"] = "cpu"  # where exported models run; transformers would take an accelerator
         super().__init__(**kwargs)
         if self.tokenizer is None or self.image_processor is None:
             raise ValueError("The pipeline needs a tokenizer and an image processor, or a processor with both.")
         has_bias = getattr(self.model, "logit_bias", None) is not None
-        # Compare names, because a repo's own code has another class than ours.
-        if has_bias and self.model.config.model_type != "clip_hf":
+        if has_bias and model_type not in ("clip_hf", "clip_hf_exported"):
             raise ValueError(
                 f"{type(self.model).__name__} scores with a sigmoid and a bias, as SigLIP does; use transformers' "
                 "ZeroShotImageClassificationPipeline."
@@ -289,7 +292,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         pixel_values = model_inputs["pixel_values"]
         image_embeds = features(evaluated(self.model), "image", pixel_values=pixel_values)  # (batch, dim)
         classifier = torch.cat(classifiers).to(image_embeds)  # (labels [+ 1], dim)
-        cosines = image_embeds @ classifier.T
+        with torch.autocast(image_embeds.device.type, enabled=False):  # half precision would merge similar scores
+            cosines = image_embeds @ classifier.T
         if function_to_apply == "cosine":
             return {"scores": cosines}
         # A model with a bias was trained to tell for each label by itself.

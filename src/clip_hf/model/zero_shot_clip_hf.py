@@ -477,6 +477,8 @@ def _tokenize(
     model: nn.Module, tokenizer, texts: Sequence[str], tokenizer_kwargs: dict | None
 ) -> dict[str, list[list[int]]]:
     options = {"truncation": True, "max_length": context_length(model, tokenizer), **(tokenizer_kwargs or {})}
+    if getattr(getattr(model, "config", None), "fixed_length", False):  # of an exported SigLIP
+        options["padding"] = "max_length"
     return dict(tokenizer(list(texts), **options))
 
 
@@ -484,7 +486,7 @@ def _tokenize(
 def _encode_tokens(
     model: nn.Module, tokenizer, tokens: dict[str, list[list[int]]], max_tokens_per_batch: int
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    encoded = {key: [torch.as_tensor(row) for row in rows] for key, rows in tokens.items()}
+    encoded = {key: [torch.as_tensor(row, device="cpu") for row in rows] for key, rows in tokens.items()}
     lengths = [len(ids) for ids in encoded["input_ids"]]
     # Sorted by length to pad little, then by tokens so that texts with equal beginnings share a batch: towers of ours
     # compute these once.

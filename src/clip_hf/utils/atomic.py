@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -169,7 +169,7 @@ def _is_abandoned(leftover: Path, machine: str, process: int) -> bool:
 
 
 @contextmanager
-def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
+def replaced_folder(folder: str | os.PathLike, check: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """Yield an empty folder to write into; it replaces `folder` when the block ends without an error.
 
     After an error the old `folder` is unchanged. The same holds if the process dies; if it died between the two
@@ -177,6 +177,8 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
 
     Args:
         folder (`str` or `os.PathLike`): Folder to make or to replace.
+        check (`Callable`, *optional*): Called with `folder` right before it is replaced; raises if what is there by
+            then must stay.
 
     Raises:
         NotADirectoryError: if `folder` is a file.
@@ -190,6 +192,8 @@ def replaced_folder(folder: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         sync_folder(temporary)
+        if check is not None:
+            check(folder)
         move_into_place(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -8,13 +8,13 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
+from ..model.linear_clip_hf import read_cpu_info
 
-_CPU_INFO = Path("/proc/cpuinfo")
+
 # Our names of features; what Linux calls them, for x86 and ARM; and what PyTorch does.
 _FEATURES = {
     "avx2": (("avx2",), ("avx2",)),
@@ -28,9 +28,10 @@ _NATIVE_BFLOAT16 = ("avx512_bf16", "amx_bf16", "arm_bf16")
 # A layer of ViT-B/32 and its input: (rows, in, out). Some 2 ms a product on a core of 2020.
 _LAYER = (64, 768, 2048)
 _REPETITIONS = 9
+_BETTER = 0.9
+_MAX_SECONDS = 0.5
 # bfloat16 loses digits, so it must win clearly; and noise must not decide.
 _CLEARLY_FASTER = 1.3
-_HOPELESS = 10
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ProcessorInfo:
 @functools.cache
 def read_processor() -> ProcessorInfo:
     """The processor of this machine: from Linux's `/proc/cpuinfo`, elsewhere as far as PyTorch knows it."""
-    fields = _read_cpu_info()
+    fields = read_cpu_info()
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     flags = set((fields.get("flags") or fields.get("features") or "").split())
     if flags:
@@ -79,19 +80,6 @@ def read_processor() -> ProcessorInfo:
     name = fields.get("model name") or capabilities.get("cpu_name") or platform.processor() or "unknown"
     vendor = fields.get("vendor_id") or fields.get("cpu implementer") or "unknown"
     return ProcessorInfo(str(name), vendor, count_cores(), features)
-
-
-def _read_cpu_info() -> dict[str, str]:
-    """The fields of the first core, with names in lower case; empty on other systems."""
-    fields: dict[str, str] = {}
-    try:
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, colon, value = line.partition(":")
-            if colon:
-                fields.setdefault(name.strip().lower(), value.strip())
-    except OSError:
-        pass
-    return fields
 
 
 def count_cores() -> int:
@@ -111,21 +99,27 @@ class ProductTimes:
 def time_products() -> ProductTimes:
     """Measure a linear layer in float32 and bfloat16, in turns, with the process's number of threads.
 
-    It takes some 30 ms where bfloat16 is native, and is done once in a process. Each time is the least of several,
-    because whatever else runs on the machine can only lengthen it.
+    It takes some 30 ms where bfloat16 is native, up to half a second on a busy machine, and is done once in a process.
+    Each time is the least of several, because whatever else runs on the machine can only lengthen it. There are more
+    of them as long as one of the two becomes less.
     """
     rows, width, out = _LAYER
     best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
     with torch.inference_mode():
         operands = {dtype: [torch.ones(size, width, dtype=dtype) for size in (rows, out)] for dtype in best}
-        for repetition in range(_REPETITIONS + 1):
+        for pair in operands.values():
+            nn.functional.linear(*pair)  # the first one also sets things up
+        begun, since_better = time.perf_counter(), 0
+        while since_better < _REPETITIONS:
+            since_better += 1
             for dtype, pair in operands.items():
                 start = time.perf_counter()
                 nn.functional.linear(*pair)
-                if repetition:  # the first one also sets things up
-                    best[dtype] = min(best[dtype], time.perf_counter() - start)
-            if repetition and best[torch.bfloat16] > _HOPELESS * best[torch.float32]:
-                break  # emulated, so each product takes a second
+                seconds = time.perf_counter() - start
+                since_better = 0 if seconds < _BETTER * best[dtype] else since_better
+                best[dtype] = min(best[dtype], seconds)
+            if time.perf_counter() - begun > _MAX_SECONDS:  # emulated, or on a busy machine
+                break
     return ProductTimes(best[torch.float32], best[torch.bfloat16])
 
 
