@@ -81,14 +81,16 @@ def test_a_cache_hit_does_not_call_the_model(encoder, data, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("what", ["weights", "image", "kind", "rows", "order"])
-def test_what_decides_features_has_a_cache_of_its_own(encoder, tmp_path, what):
+@pytest.mark.parametrize("what", ["weights", "image", "kind", "rows", "order", "batches"])
+def test_what_decides_features_has_a_cache_of_its_own(encoder, monkeypatch, tmp_path, what):
     options, data = quiet(cache_dir=tmp_path / "cache"), make_data(5)
+    monkeypatch.setattr(encoder, "depends_on_batch", what == "batches")
     encode_image_column(encoder, data, options=options)
     encoder.counted.clear()
     if what == "weights":
         with torch.no_grad():
             encoder.model.visual_projection.weight += 0.01
+    options = quiet(cache_dir=tmp_path / "cache", batch_size=3) if what == "batches" else options
     data = {"image": make_data(5, {3: png(99)}), "rows": make_data(4), "order": data.select([1, 0, 2, 3, 4])}.get(
         what, data
     )

@@ -7,6 +7,13 @@ from .mutation import Mutation
 
 MUTATIONS = [
     Mutation(
+        "features that depend on their batch are kept for all batch sizes",
+        "embedding/bulk_encoding.py",
+        "if encoder.depends_on_batch else",
+        "if False else",
+        "embedding/test_bulk_encoding.py -k cache_of_its_own",
+    ),
+    Mutation(
         "time of change not in the key",
         "embedding/bulk_encoding.py",
         "{status.st_size} {status.st_mtime_ns}",

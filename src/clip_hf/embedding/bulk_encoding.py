@@ -137,6 +137,7 @@ def _encode_images(
         images = _undecoded_column(data, column)
         if options.cache_dir is not None:
             kind = "image" if projected else "image before projection"
+            kind += f" in batches of {options.batch_size}" if encoder.depends_on_batch else ""
             identity = FeatureIdentity(encoder.fingerprint, images_fingerprint(images, column), kind, len(images))
     shared.gather()
 

@@ -59,6 +59,8 @@ class DualEncoder(ABC):
 
     runtime: str = "torch"
     """What runs the model: `"torch"`, `"onnx"` or `"openvino"`."""
+    depends_on_batch: bool = False
+    """Whether features change, by more than rounding, with what else is in their batch."""
 
     packages: tuple[str, ...] = ("clip_hf", "pillow")
     """Packages whose versions may change pixels, tokens or features."""

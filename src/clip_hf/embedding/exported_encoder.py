@@ -23,12 +23,14 @@ class ExportedEncoder(ClipHFEncoder):
       were computed with.
     - Its fingerprint is that of the towers' files, the runtime with its version, and the precision: features in a
       cache are never those of PyTorch or of another precision.
+    - ONNX Runtime's int8 products have one range for a whole batch, so features depend on it (`depends_on_batch`).
     - Texts are padded to the longest of their batch, or, if features depend on the padding (SigLIP), to full length.
     """
 
     def __init__(self, model: ClipHFExportedModel, processor: Any, name: str):
         super().__init__(model, processor, name)
         self.runtime = model.runtime
+        self.depends_on_batch = (model.runtime, model.precision) == ("onnx", "int8")
         self.packages = (*self.packages, RUNTIMES[model.runtime].module)
 
     @property
