@@ -72,6 +72,23 @@ def test_a_model_is_exported_once(cached, home, tiny_processor, images, tmp_path
     assert cached == ["onnx"] * 3 and torch.equal(mended.encode_texts(TEXTS), again.encode_texts(TEXTS))
 
 
+def test_hooks_are_refused_though_the_plain_model_was_exported(cached, tiny_processor):
+    model = make_tiny_model("vit")
+    load_dual_encoder(model, "onnx", processor=tiny_processor)
+    model.visual_projection.register_forward_hook(lambda module, args, output: output.roll(1, -1))
+    with pytest.raises(ValueError, match=r"'visual_projection' has hooks or a `forward` of its own \(forward_hook "):
+        load_dual_encoder(model, "onnx", processor=tiny_processor)
+    assert cached == ["onnx"]
+
+
+def test_buffers_that_are_not_saved_count(cached, tiny_processor):
+    model = make_tiny_model("vit")
+    for sign in (1.0, 1.0, -1.0):
+        model.visual_projection.register_buffer("sign", torch.tensor(sign), persistent=False)
+        load_dual_encoder(model, "onnx", processor=tiny_processor)
+    assert cached == ["onnx"] * 2
+
+
 def test_the_processor_given_counts(cached, tiny_processor):
     processor = type(tiny_processor)(tiny_processor.image_processor, tiny_processor.tokenizer)
     assert load_dual_encoder(make_tiny_model("vit"), "onnx", processor=processor).processor is processor

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """One interface for models of every library: the features are those that each library gives by itself."""
 
+import functools
 import hashlib
 import itertools
 import sys
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import AlignDevicesHook, ModelHook, add_hook_to_module, remove_hook_from_module
 from PIL import Image
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -40,6 +42,7 @@ from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFTokenizer, checkpoints
 from clip_hf.embedding.dual_encoder import DualEncoder, NotFiniteError
 from clip_hf.embedding.load_encoder import load_dual_encoder
 from clip_hf.embedding.transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
+from clip_hf.training.freezing import freeze
 from clip_hf.utils import dtypes
 from clip_hf.utils.fingerprints import tokenizer_digest, weights_digest
 from tiny_models import CAPTIONS, CONTEXT_LENGTH, IMAGE_SIZE, VOCAB_SIZE, make_tiny_model, tiny_config
@@ -364,6 +367,58 @@ def test_fingerprint_is_that_of_weights_settings_and_processing(tmp_path, tiny_p
     model.visual_projection.weight.data[0, 1] += 1e-3  # a single value
     others.append(encoder.fingerprint)
     assert len({fingerprint, *others}) == 7
+
+
+class _Doubling(ModelHook):
+    def post_forward(self, module, output):
+        return 2 * output
+
+
+def test_hooks_and_methods_of_a_modules_own_are_in_the_fingerprint(tiny_processor):
+    def roll(module, args, output=None):
+        return (args[0] if output is None else output).roll(1, -1)
+
+    model = make_tiny_model("vit")
+    encoder, layer = load_dual_encoder(model, processor=tiny_processor), model.visual_projection
+    fingerprint, others = encoder.fingerprint, []
+    for register in (
+        layer.register_forward_hook,
+        layer.register_forward_pre_hook,
+        model.text_projection.register_forward_hook,
+        nn.modules.module.register_module_forward_hook,
+    ):
+        handle = register(roll)
+        others.append(encoder.fingerprint)
+        handle.remove()
+    with_another = layer.register_forward_hook(lambda module, args, output: -output)
+    others.append(encoder.fingerprint)
+    with_another.remove()
+    layer.forward = functools.partial(roll, layer)
+    others.append(encoder.fingerprint)
+    del layer.forward
+    add_hook_to_module(layer, _Doubling())
+    others.append(encoder.fingerprint)
+    remove_hook_from_module(layer)
+    for value in (1.0, -1.0):
+        layer.register_buffer("sign", torch.tensor(value), persistent=False)
+        others.append(encoder.fingerprint)
+    del layer.sign
+    assert encoder.fingerprint == fingerprint and len({fingerprint, *others}) == 1 + len(others)
+
+
+def test_what_changes_nothing_is_not_in_the_fingerprint(tiny_processor, pixel_values):
+    model = make_tiny_model("vit")
+    encoder = load_dual_encoder(model, processor=tiny_processor)
+    fingerprint = encoder.fingerprint
+    model.vision_model(pixel_values, output_hidden_states=True)
+    freeze(model, ["vision_tower"])
+    add_hook_to_module(model.visual_projection, AlignDevicesHook("cpu"), append=True)
+    add_hook_to_module(model.visual_projection, AlignDevicesHook("cpu"), append=True)
+    assert any(module._forward_hooks for module in model.modules()) and "forward" in vars(model.visual_projection)
+    assert any(module._forward_pre_hooks for module in model.modules())
+    assert encoder.fingerprint == fingerprint
+    remove_hook_from_module(model.visual_projection)
+    assert "forward" in vars(model.visual_projection) and encoder.fingerprint == fingerprint
 
 
 def test_what_decides_tokens_is_in_the_fingerprint(tmp_path, tiny_processor):

@@ -162,7 +162,8 @@ def load_nothing(*args, **kwargs):
         ({"runtime": "tensorrt"}, "`runtime` is 'tensorrt'; it must be one of 'torch', 'onnx', 'openvino', or None"),
         ({"runtime": "onnx", "dtype": "int9"}, "`dtype` is 'int9'; it must be a floating dtype"),
         ({"runtime": "onnx", "dtype": "bfloat16"}, "ONNX Runtime does not compute in bfloat16"),
-        ({"runtime": "openvino", "dtype": "float16"}, "must be one of float32, bfloat16"),
+        ({"runtime": "onnx", "dtype": torch.bfloat16}, "or the dtype float32."),
+        ({"runtime": "openvino", "dtype": "float16"}, "`dtype` is 'float16'; it must be one of float32, bfloat16."),
         ({"runtime": "onnx", "device": "cuda"}, "Exported models run on the processor only; `device` is 'cuda'"),
     ],
 )

@@ -6,6 +6,9 @@ import errno
 import json
 import re
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -266,8 +269,11 @@ def test_changed_models_are_refused(no_export, tiny_processor, tmp_path):
         handle = register(lambda *args: None)
         refused(model, "'vision_model.encoder.layers.0' has hooks or a `forward` of its own")
         handle.remove()
-    layer.forward = layer.forward
-    refused(model, "layers.0' has hooks or a `forward`")
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *args: None)
+    refused(model, "'model' has hooks or a `forward` of its own")
+    handle.remove()
+    layer.forward = lambda x: x
+    refused(model, r"layers.0' has hooks or a `forward` of its own \(forward .*<lambda>\)")
     del layer.forward
     model.config.quantization_config = {"bits": 4}
     refused(model, "quantised")
@@ -278,6 +284,36 @@ def test_changed_models_are_refused(no_export, tiny_processor, tmp_path):
     model.config.vision_config.num_channels = 3
     with pytest.raises(_Exported):
         export_model(model, tmp_path / "x", processor=tiny_processor)
+
+
+def test_threads_export_one_after_the_other(monkeypatch, tiny_processor, tmp_path):
+    model, is_exporting = make_tiny_model("vit"), threading.Lock()
+
+    def export_towers(*args):
+        assert is_exporting.acquire(blocking=False)
+        time.sleep(0.2)
+        is_exporting.release()
+        raise _Exported
+
+    def export(name):
+        with pytest.raises(_Exported):
+            export_model(model, tmp_path / name, processor=tiny_processor)
+
+    monkeypatch.setattr(exporting, "export_towers", export_towers)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(export, "ab")) == [None, None]
+
+
+@pytest.mark.slow
+def test_threads_export_for_both_runtimes(tiny_processor, tmp_path):
+    model = make_tiny_model("vit")
+
+    def export(runtime):
+        return export_model(model, tmp_path / runtime, runtime, processor=tiny_processor)
+
+    with ThreadPoolExecutor(2) as pool:
+        for report in pool.map(export, ("onnx", "openvino")):
+            assert min(report.images.cosine_min, report.texts.cosine_min) > 0.99999
 
 
 def test_hooks_of_transformers_are_no_change():

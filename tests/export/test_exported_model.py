@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Exported towers against the model in PyTorch."""
 
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ import torch
 from transformers import AutoModel, AutoModelForZeroShotImageClassification
 
 from clip_hf.export import ClipHFExportedModel
+from clip_hf.export.exported_folder import write_record
 
 
 @contextmanager
@@ -75,6 +78,39 @@ def test_texts_that_would_give_other_features_are_refused(exported_folder, text_
         exported.encode_text(ids.flip(1), mask.flip(1))
     with pytest.raises(ValueError, match="have 25 tokens; this model takes at most 24"):
         exported.encode_text(ids.new_full((1, 25), 599))
+
+
+def open_with(folder, model_type: str, **text_options) -> ClipHFExportedModel:
+    """An export as if it were made of another type of model, with other options of the text tower."""
+    config = json.loads((folder / "config.json").read_text())
+    config["source_config"]["model_type"] = model_type
+    config["source_config"]["text_config"].update(text_options)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_record(folder, {})
+    return ClipHFExportedModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("model_type", "eos_token_id"), [("clip_hf", 599), ("clip", 599), ("clip", 2)])
+def test_a_mask_may_hide_only_what_is_after_the_end(exported_folder, text_inputs, tmp_path, model_type, eos_token_id):
+    """In transformers' first configurations of CLIP, id 2 stands for the largest id of a text."""
+    shutil.copytree(exported_folder("vit", "onnx"), tmp_path / "export")
+    exported = open_with(tmp_path / "export", model_type, eos_token_id=eos_token_id)
+    ids, mask = text_inputs["input_ids"], text_inputs["attention_mask"]
+    assert torch.equal(exported.encode_text(ids, mask), exported.encode_text(ids))
+    for tokens in (1, 4, 6):  # of seven, with the end
+        hiding = mask.clone()
+        hiding[1, tokens:] = 0
+        with pytest.raises(ValueError, match=r"texts \[1\] of .* no end-of-text token .* `attention_mask` hides it"):
+            exported.encode_text(ids, hiding)
+
+
+def test_texts_that_may_lack_their_end_are_taken_whole(exported_folder, text_inputs, tmp_path):
+    shutil.copytree(exported_folder("vit", "onnx"), tmp_path / "export")
+    exported = open_with(tmp_path / "export", "clip_hf", allow_missing_eos=True)
+    ids, mask = text_inputs["input_ids"].clamp(max=597), text_inputs["attention_mask"]
+    assert exported.encode_text(ids, torch.ones_like(mask)).shape == (4, 16)
+    with pytest.raises(ValueError, match=r"texts \[1, 2, 3\] of .* `attention_mask` hides it"):
+        exported.encode_text(ids, mask)
 
 
 def test_options_that_towers_cannot_follow_are_refused(exported_folder, pixel_values):

@@ -119,6 +119,20 @@ MUTATIONS = [
         "embedding/test_encoders.py -k in_the_fingerprint",
     ),
     Mutation(
+        "hooks missing from the fingerprint",
+        "embedding/dual_encoder.py",
+        "return [*described, overrides] if overrides else described",
+        "return described",
+        "embedding/test_encoders.py -k in_the_fingerprint",
+    ),
+    Mutation(
+        "buffers that are not saved missing from the fingerprint",
+        "utils/fingerprints.py",
+        "for name, value in buffers if name not in saved",
+        "for name, value in buffers if False",
+        "embedding/test_encoders.py -k in_the_fingerprint",
+    ),
+    Mutation(
         "draft missing from the fingerprint",
         "embedding/dual_encoder.py",
         '            *filter(None, [self.draft and "draft"]),\n',

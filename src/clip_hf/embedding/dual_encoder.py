@@ -20,6 +20,7 @@ from ..model.image_transform_clip_hf import HIGH_BIT_DEPTH, draft_edge, open_upr
 from ..model.text_state_clip_hf import tensors_checksum
 from ..model.zero_shot_clip_hf import eval_mode, input_device
 from ..utils.fingerprints import (
+    find_overrides,
     module_settings,
     package_version,
     plain_config,
@@ -135,8 +136,9 @@ class DualEncoder(ABC):
     @property
     def fingerprint(self) -> str:
         """Hexadecimal digest of all that decides features: weights, configuration, processing, dtype and versions of
-        libraries, but not the model's path or device. It is computed on each access; weights are digested again only
-        if they have changed.
+        libraries, but not the model's path or device. Hooks, and `forward`s put in the place of a class's, count by
+        their qualified names, not by what they do. It is computed on each access; weights are digested again only if
+        they have changed.
         """
         described = [
             type(self).__name__,
@@ -325,7 +327,9 @@ class DualEncoder(ABC):
 
     def _described_model(self) -> list:
         """All that decides features besides weights and inputs, as JSON."""
-        return [module_settings(self.model), plain_config(getattr(self.model, "config", None))]
+        overrides = [each for each in find_overrides(self.model) if each[1] != "placement"]
+        described = [module_settings(self.model), plain_config(getattr(self.model, "config", None))]
+        return [*described, overrides] if overrides else described
 
     def _digested_weights(self) -> bytes:
         """Digest of the weights; they are read again only if they have changed."""

@@ -157,7 +157,7 @@ class ClipHFExportedModel(PreTrainedModel):
                 f'`runtime`, or export the model with runtime="{runtime}".'
             )
         precision = _precision(config, dtype)
-        check_precision(runtime, precision)
+        check_precision(runtime, precision, "precision" if dtype is None else "dtype")
         model = cls(config, folder, runtime=runtime, precision=precision)
         model.name_or_path = config.name_or_path = name
         return (model, {"missing_keys": []}) if kwargs.get("output_loading_info") else model
@@ -212,7 +212,7 @@ class ClipHFExportedModel(PreTrainedModel):
         Raises:
             ValueError: if `input_ids` are not integers of shape (batch, length), or beyond the vocabulary; if the
                 texts are too long, or `attention_mask` hides more than padding on the right, which changes nothing;
-                if a text of a CLIP has no end-of-text token.
+                if a text of a CLIP has no end-of-text token, or its mask hides that.
             TypeError: if they are no tensors.
         """
         _check_ignored(kwargs)
@@ -306,15 +306,27 @@ class ClipHFExportedModel(PreTrainedModel):
             )
         if not bool(seen.any(dim=-1).all()):
             raise ValueError("`attention_mask` is 0 everywhere in a text; it must be 1 at the text's tokens.")
-        text_config = self._source_text
-        if self.config.source_config["model_type"] != "clip_hf" or text_config.get("allow_missing_eos"):
-            return
-        is_eos = seen & (input_ids == text_config["eos_token_id"])
-        without = (~is_eos.any(dim=-1)).nonzero().flatten().tolist()
+        if not self.config.fixed_length:
+            self._check_ends(input_ids, seen)
+
+    def _check_ends(self, input_ids: torch.Tensor, seen: torch.Tensor) -> None:
+        """Refuse texts whose features the model takes at another token than a tower, which gets no mask."""
+        text_config, model_type = self._source_text, self.config.source_config["model_type"]
+        end = text_config.get("eos_token_id")
+        if (model_type, end) == ("clip", 2):  # transformers' first configurations of CLIP: the largest id is the end
+            is_end = input_ids == input_ids.amax(dim=-1, keepdim=True)
+        else:
+            is_end = input_ids == end
+        first_end = is_end.int().argmax(dim=-1, keepdim=True)  # (batch, 1)
+        is_seen = is_end.any(dim=-1) & seen.gather(1, first_end)[:, 0]
+        if text_config.get("allow_missing_eos"):
+            is_seen |= seen.all(dim=-1)  # the last token is then the end
+        without = (~is_seen).nonzero().flatten().tolist()
         if without:
             raise ValueError(
-                f"The texts {without[:8]} of the batch have no end-of-text token (id {text_config['eos_token_id']}), "
-                "at which CLIP takes a text's features. Tokenize with the tokenizer that was saved with the model."
+                f"The texts {without[:8]} of the batch have no end-of-text token (id {end}), at which CLIP takes a "
+                "text's features, or `attention_mask` hides it. Tokenize with the tokenizer that was saved with the "
+                "model."
             )
 
     def _run_images(self, pixel_values: torch.Tensor, output: str) -> torch.Tensor:

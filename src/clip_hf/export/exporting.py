@@ -3,6 +3,7 @@
 """Export a model's towers for another runtime."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +29,19 @@ from .tower_inputs import Samples, prepare_samples
 from .towers import ImageTower, TextTower
 
 
+# `torch.export` replaces functions of PyTorch for all threads, so another export, or the comparison after one, would
+# fail meanwhile.
+_EXPORTING = threading.RLock()
+
+
 @contextmanager
-def _plain_torch() -> Iterator[None]:
-    """Keep a user's autocast and default device out of the towers."""
-    with torch.autocast("cpu", enabled=False), torch.device("cpu"):
+def _alone_in_plain_torch() -> Iterator[None]:
+    """Keep other threads' exports, and a user's autocast and default device, out of the towers."""
+    with _EXPORTING, torch.autocast("cpu", enabled=False), torch.device("cpu"):
         yield
 
 
-@_plain_torch()
+@_alone_in_plain_torch()
 def export_model(
     model: PreTrainedModel | str | os.PathLike,
     folder: str | os.PathLike,
@@ -51,6 +57,9 @@ def export_model(
 
     [`ClipHFExportedModel`] opens the folder, which also holds configuration, processor, `export.json` (versions, files
     with their SHA-256, this report) and a model card; its `.onnx` files run in ONNX Runtime without clip_hf.
+
+    While a model is exported, no other thread of the process may run models: `torch.export` replaces functions of
+    PyTorch for all of them. Exports of several threads wait for each other. A server exports before it starts.
 
     Args:
         model (`PreTrainedModel`, `str` or `os.PathLike`): A model of ours, or transformers' CLIP or SigLIP; or the

@@ -28,6 +28,7 @@ from .exported_folder import RECORD
 from .exported_model import ClipHFExportedConfig, ClipHFExportedModel, check_device
 from .exporting import export_model
 from .runtimes import RUNTIMES, TORCH, check_precision, check_runtime
+from .sources import check_exportable
 
 
 logger = logging.get_logger(__name__)
@@ -53,7 +54,7 @@ def check_options(
     if runtime in RUNTIMES:
         check_runtime(runtime)
         if dtype is not None and dtype != AUTO:
-            check_precision(runtime, str(parse_dtype(dtype)).removeprefix("torch."))
+            check_precision(runtime, str(parse_dtype(dtype)).removeprefix("torch."), "dtype")
         check_device(device)
 
 
@@ -135,9 +136,9 @@ def open_cached_export(
 ) -> ClipHFExportedModel:
     """Export a model in float32, unless that was done before, and open the export.
 
-    Exports lie in `clip_hf/exports` below `$HF_HOME`, each under a digest of weights, configuration, runtime and
-    versions. A damaged one is made again. Several processes may call this at once: one exports, the others wait. An
-    export that is there needs no right to write.
+    Exports lie in `clip_hf/exports` below `$HF_HOME`, each under a digest of weights, buffers, configuration, runtime
+    and versions. A damaged one is made again. Several processes may call this at once: one exports, the others wait.
+    An export that is there needs no right to write.
 
     Args:
         model (`PreTrainedModel`): The model; it stays as it is.
@@ -150,6 +151,7 @@ def open_cached_export(
         ValueError: if the model cannot be exported.
         OSError: if there is no room, or no right to write, with what to do.
     """
+    check_exportable(model)  # the key does not tell a model with hooks from the one without
     folder = Path(constants.HF_HOME) / "clip_hf" / "exports" / _key(model, runtime)
     found, _ = _open_entry(folder, runtime, dtype)
     if found is not None:

@@ -13,6 +13,7 @@ from ..utils.processor import read_processor
 TORCH = "torch"
 """PyTorch by name, in the place of a runtime."""
 PRECISIONS = ("float32", "bfloat16", "int8")
+_DTYPES = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -82,24 +83,28 @@ def check_runtime(runtime: str) -> None:
     require_extra(runtime, f'runtime="{runtime}"', RUNTIMES[runtime].module)
 
 
-def check_precision(runtime: str, precision: str) -> None:
-    """
+def check_precision(runtime: str, precision: str, option: str = "precision") -> None:
+    """Check the `precision` of an export, or, with `option="dtype"`, what to compute in.
+
     Raises:
         ValueError: if there is no such precision, or the runtime or the processor does not have it.
     """
+    known = PRECISIONS if option == "precision" else _DTYPES
     if precision not in PRECISIONS:
-        raise ValueError(f"`precision` is {precision!r:.80}; it must be one of {', '.join(PRECISIONS)}.")
+        raise ValueError(f"`{option}` is {precision!r:.80}; it must be one of {', '.join(known)}.")
     if precision not in RUNTIMES[runtime].options:
         others = [name for name, other in RUNTIMES.items() if precision in other.options]
+        own = [name for name in known if name in RUNTIMES[runtime].options]
         raise ValueError(
             f"{RUNTIMES[runtime].title} does not compute in {precision} on processors. Use "
-            f'runtime="{others[0]}", or the precision {" or ".join(RUNTIMES[runtime].options)}.'
+            f'runtime="{others[0]}", or the {option} {" or ".join(own)}.'
         )
     if precision != "bfloat16":
         return
     processor = read_processor()
     if not processor.has_bfloat16:
+        cure = '"int8" or "float32"' if option == "precision" else '"float32"'
         raise ValueError(
             f"This processor, {processor.describe()}, does not multiply bfloat16 itself (avx512_bf16, amx_bf16 or "
-            'arm_bf16), and would be many times slower with it than with float32. Use precision="int8" or "float32".'
+            f"arm_bf16), and would be many times slower with it than with float32. Use {option}={cure}."
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..utils.fingerprints import find_overrides
 from .exported_model import ClipHFExportedConfig
 from .towers import WITH_PROJECTION
 
@@ -26,15 +27,8 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
         ValueError: if the model is of a type that cannot be exported, or is changed in a way that an export lacks.
         TypeError: if the processor lacks a part.
     """
-    config = getattr(model, "config", None)
-    model_type = getattr(config, "model_type", None)
-    if model_type == ClipHFExportedConfig.model_type:
-        raise ValueError(f"{model.name_or_path} is exported already: name the model that it was made of.")
-    if model_type not in _FIXED_LENGTH:
-        raise ValueError(
-            f"{type(model).__name__} is of the type {model_type!r}; models of the types {', '.join(_FIXED_LENGTH)} "
-            "can be exported."
-        )
+    check_exportable(model)
+    config, model_type = model.config, model.config.model_type
     if not all(hasattr(processor, part) for part in ("image_processor", "tokenizer", "save_pretrained")):
         raise TypeError(
             f"`processor` is {type(processor).__name__}; it must be the model's processor, with `image_processor` and "
@@ -45,7 +39,6 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
             f"The tokenizer gives an `attention_mask`, which hides the padding that an exported {model_type} sees. "
             'Load it with `from_pretrained(..., model_input_names=["input_ids"])`, as tokenizers of SigLIP are made.'
         )
-    _check_exportable(model)
     bias = getattr(model, "logit_bias", None)
     width = getattr(config, "projection_dim", None) or config.text_config.projection_size
     return ClipHFExportedConfig(
@@ -64,8 +57,21 @@ def describe_model(model: PreTrainedModel, processor: Any, runtime: str, precisi
     )
 
 
-def _check_exportable(model: PreTrainedModel) -> None:
-    """ValueError if an export of the model would fail, or would not tell it from the model of the same weights."""
+def check_exportable(model: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: if the model is of a type that cannot be exported, or an export of it would fail, or would not tell
+            it from the model of the same weights.
+    """
+    config = getattr(model, "config", None)
+    model_type = getattr(config, "model_type", None)
+    if model_type == ClipHFExportedConfig.model_type:
+        raise ValueError(f"{model.name_or_path} is exported already: name the model that it was made of.")
+    if model_type not in _FIXED_LENGTH:
+        raise ValueError(
+            f"{type(model).__name__} is of the type {model_type!r}; models of the types {', '.join(_FIXED_LENGTH)} "
+            "can be exported."
+        )
     missing = [name for name, weight in model.named_parameters() if weight.is_meta]
     if missing:
         raise ValueError(
@@ -82,15 +88,13 @@ def _check_exportable(model: PreTrainedModel) -> None:
             f"The model takes images of size {vision.image_size} with {getattr(vision, 'num_channels', 3)} channels; "
             "models of square images with 3 channels can be exported."
         )
-    for name, module in model.named_modules():
-        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        # Those of transformers, which collect hidden states when asked to, stay on its models and change nothing.
-        hooks = [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith("transformers.")]
-        if hooks or "forward" in vars(module):
-            raise ValueError(
-                f"The module {name or 'model'!r} has hooks or a `forward` of its own, which an export would not show: "
-                "remove them, or merge what they do into the weights, before the model is exported."
-            )
+    overrides = find_overrides(model)
+    if overrides:
+        path, kind, function = overrides[0]
+        raise ValueError(
+            f"The module {path or 'model'!r} has hooks or a `forward` of its own ({kind} {function}), which an export "
+            "would not show: remove them, or merge what they do into the weights, before the model is exported."
+        )
 
 
 @contextmanager

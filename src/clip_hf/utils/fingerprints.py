@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Digests of what decides a model's features: weights, settings of modules, configuration, tokenizer, versions."""
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -42,15 +43,21 @@ _TOKENIZER_SETTINGS = (
 )
 # Attributes that say which of peft's adapters are active.
 _ADAPTERS = {"_active_adapter", "_disable_adapters"}
+# Where functions come from that change nothing in evaluation mode.
+_HARMLESS = ("transformers.", "clip_hf.training.freezing.")
+# accelerate's classes of hooks that only move tensors between devices.
+_PLACING = {f"accelerate.hooks.{name}" for name in ("ModelHook", "AlignDevicesHook", "CpuOffload")}
 
 
 def tensors_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Weights and persistent buffers by name."""
-    return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    """Weights and buffers by name, also buffers that are not saved with the model."""
+    saved = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+    buffers = model.named_buffers(remove_duplicate=False)
+    return {**saved, **{name: value for name, value in buffers if name not in saved}}
 
 
 def weights_digest(model: nn.Module) -> bytes:
-    """Digest of names, dtypes, shapes and bytes of all weights and persistent buffers; all must be in memory."""
+    """Digest of names, dtypes, shapes and bytes of all weights and buffers; all must be in memory."""
 
     def digest(item: tuple[str, torch.Tensor]) -> bytes:
         name, tensor = item
@@ -80,6 +87,55 @@ def module_settings(model: nn.Module) -> list:
         ]
         for name, module in model.named_modules()
     ]
+
+
+def find_overrides(model: nn.Module) -> list[tuple[str, str, str]]:
+    """What changes a model's modules from outside, in the order of the modules.
+
+    What changes nothing in evaluation mode is left out: transformers' hooks, which collect hidden states when asked
+    to, and ours, which keep frozen parts in that mode.
+
+    Returns:
+        `list[tuple[str, str, str]]`: a module's path ("" is the model, or every module of PyTorch); `"forward_hook"`,
+        `"forward_pre_hook"`, `"forward"` (a method in the place of the class's) or `"placement"` (a `forward` of
+        accelerate's that only moves tensors between devices); and the qualified name of the function.
+    """
+    owners = [("", torch.nn.modules.module, "_global"), *((path, each, "") for path, each in model.named_modules())]
+    found = [
+        (path, kind, _qualified_name(hook))
+        for path, owner, prefix in owners
+        for kind in ("forward_pre_hook", "forward_hook")
+        for hook in getattr(owner, f"{prefix}_{kind}s").values()
+    ]
+    found = [each for each in found if not each[2].startswith(_HARMLESS)]
+    for path, module in model.named_modules():
+        forward = vars(module).get("forward")
+        if forward is not None and not _is_method_of(forward, module):
+            kind = "placement" if _only_places(forward, module) else "forward"
+            found.append((path, kind, _qualified_name(forward)))
+    return found
+
+
+def _qualified_name(function: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _is_method_of(forward: Any, module: nn.Module) -> bool:
+    """Whether a `forward` is the one of the module's class, which accelerate leaves where its own was."""
+    is_bound = getattr(forward, "__self__", None) is module
+    return is_bound and getattr(forward, "__func__", None) is type(module).forward
+
+
+def _only_places(forward: Any, module: nn.Module) -> bool:
+    hook = getattr(module, "_hf_hook", None)
+    return (
+        _qualified_name(forward).startswith("accelerate.hooks.")
+        and all(_qualified_name(type(each)) in _PLACING for each in getattr(hook, "hooks", [hook]))
+        and _is_method_of(getattr(module, "_old_forward", None), module)
+    )
 
 
 def _is_plain(value: Any) -> bool:
