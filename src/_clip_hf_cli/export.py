@@ -38,10 +38,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     data = parser.add_argument_group("comparison and calibration")
     data.add_argument(
-        "--images", metavar="FOLDER", help="images such as the model will see (default: OpenMoji's drawings, if there)"
+        "--images",
+        metavar="FOLDER",
+        help="images such as the model will see (default: OpenMoji's drawings, with the extra demo)",
     )
     data.add_argument(
-        "--labels", nargs="+", metavar="LABEL", help="texts to compare on: words, or one file with a label a line"
+        "--labels",
+        nargs="+",
+        metavar="LABEL",
+        help="texts to compare on: words, or one file with a label a line (default: prompts; of drawings their names)",
     )
     data.add_argument(
         "--max-images", type=parse_count, default=256, metavar="N", help="images to use, spread evenly (default: 256)"

@@ -75,7 +75,8 @@ def test_paths_come_from_standard_input(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     assert main(["embed", f"{folder}/model", "-", f"{tmp_path}/out", *SMALL, "--images"]) == 0
     said = capsys.readouterr().out
-    assert f"Left out: 1 file truncated; {tmp_path}/out/bad lists them.\n  row 1, {tmp_path}/bad.png: " in said
+    left_out = f"Left out: 1 file truncated; {tmp_path}/out/bad lists them.\n  The image of row 1 ("
+    assert f"{left_out}{tmp_path}/bad.png) cannot be used: " in said and said.count("bad.png") == 1
     (part,) = read_embeddings(tmp_path / "out")
     assert part.rows["name"].to_pylist() == [f"{folder}/photos/00.png", f"{folder}/photos/01.png"]
 

@@ -5,6 +5,7 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
 
 import _clip_hf_cli.export
@@ -50,6 +51,7 @@ def test_images_and_labels_are_passed_on(calls, photos, tmp_path, capsys):
     assert calls[0]["texts"] == ["cat", "dog"] and calls[0]["allow_loss"] is True
     shown = capsys.readouterr().out
     assert "least cosine" in shown and "0.995000" in shown and "SLOWER" in shown
+    assert "Compared on given images." in shown and "data_names" not in calls[0]
     assert main(line) == 1
     assert main([*line, "--overwrite"]) == 0
 
@@ -90,6 +92,17 @@ def test_images_that_cannot_be_read_are_left_out(calls, photos, tmp_path, capsys
     assert main(["export", "m", str(tmp_path / "other"), "--images", str(photos)]) == 1
     assert "no image can be read: 0.png (file truncated), " in capsys.readouterr().err
     assert len(calls) == 1
+
+
+def test_drawings_are_called_so(calls, images, monkeypatch, tmp_path):
+    rows = {"image": images, "caption": ["a", "b", "a", "c", "d"]}
+    monkeypatch.setattr(cli_export, "load_openmoji", lambda: {"train": datasets.Dataset.from_dict(rows)})
+    line = ["export", "m", str(tmp_path / "out"), "--precision", "int8", "--overwrite"]
+    assert main(line) == 0
+    assert len(calls[0]["images"]) == 5 and calls[0]["texts"] == ["a", "b", "c", "d"]
+    assert calls[0]["data_names"] == ("drawings of OpenMoji", "of their names")
+    assert main([*line, "--labels", "cat", "dog"]) == 0
+    assert calls[1]["data_names"] == ("drawings of OpenMoji", "given texts")
 
 
 def test_without_openmoji(calls, monkeypatch, tmp_path, capsys):

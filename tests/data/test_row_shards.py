@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clip_hf.data.row_shards import RowColumns, image_name, read_list, shard_rows
-from clip_hf.model.image_reading_clip_hf import REFUSED, UnreadableImage, fetch_file, open_image
+from clip_hf.model.image_reading_clip_hf import REFUSED, UnreadableImage, fetch_file, open_image, refused_location
 from pair_data import as_stream, caption_of, dataset_of, encoded, image_of, rows_of, write_parquet, write_tar
 
 
@@ -133,6 +133,8 @@ def test_names_are_relative_to_the_data(tmp_path):
         (f"{folder}more/b.png", f"{folder}more/b.png"),
         ("https://example.org/a.png", "https://example.org/a.png"),
         (f"{REFUSED}file damaged\nno.", ""),
+        (refused_location("file name not UTF-8", "no.", f"{folder}/a: b.png"), "a: b.png"),
+        (f"{REFUSED}../caf\udce9: b\n.png", "../caf\\udce9: b\n.png"),
         ("data:image/png;base64,aaaa", ""),
         ("caf\udce9.png", "caf\\udce9.png"),
         (None, ""),
@@ -202,8 +204,8 @@ COLUMNS = {
     "dataset": "no column 'imgae'; it has 'image', 'caption'. Did you mean 'image'",
     "stream": "no column 'imgae'; it has 'image', 'caption'. Did you mean 'image'",
     "tar": "no column 'imgae' in its first samples: their members end in .png, .txt. Name the ending",
-    "folder": "The folder of images .*data has no columns, so there is no column 'imgae'; leave `image_column` out",
-    "list": "The list .*list.txt has no columns, so there is no column 'imgae'; leave `image_column` out",
+    "folder": "The folder of images .*data has no columns, so there is no column 'imgae'; leave `image_column` .* out",
+    "list": "The list .*list.txt has no columns, so there is no column 'imgae'; leave `image_column` .* out",
 }
 
 
@@ -237,6 +239,14 @@ def test_only_whole_parts_are_read(kind, tmp_path, monkeypatch, own_cache):
             shard_rows(source, RowColumns(split=split))
     with pytest.raises(ValueError, match="no split `test`|there is no `test`"):
         shard_rows(source, RowColumns(split="test"))
+
+
+def test_a_single_image_is_no_source(tmp_path):
+    image_of(0).save(tmp_path / "photo.png")
+    (tmp_path / "a.csv").write_text("image\nphoto.png\n")
+    for source in (tmp_path / "photo.png", str(tmp_path / "*")):
+        with pytest.raises(ValueError, match=r"photo.png is no .* \.txt. For images, give their folder, or a list"):
+            shard_rows(source, RowColumns())
 
 
 def test_columns_are_names(tmp_path):

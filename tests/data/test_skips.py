@@ -35,8 +35,8 @@ def test_too_many_stop_the_training_once_enough_rows_were_read():
         counter.check()
     assert str(error.value) == (
         "21 of 100 rows (21.00%) were skipped: 20 not an image, 1 file empty. That is more than max_skipped_share=0.1 "
-        "allows. Row 0 is a not an image. Row 0 is a file empty. Repair the data, or raise `max_skipped_share` to "
-        "go on with the rest."
+        "allows. Row 0 is a not an image. Row 0 is a file empty. Repair the data, or raise `max_skipped_share` "
+        "(--max-skipped-share) to go on with the rest."
     )
     counter.add([], 200)
     counter.check()

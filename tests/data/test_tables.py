@@ -126,16 +126,39 @@ def test_ragged_lines_are_named(ending, delimiter, tmp_path, warnings):
 
 
 def test_what_is_not_utf_8_is_named(tmp_path, warnings):
-    table = "image,caption\na.png,a café\nb.png,a cat\n"
+    table = "image,caption,title\na.png,a café,x\nb.png,a cat,é\né.png,a cow,y\n"
     (tmp_path / "latin.csv").write_bytes(table.encode("latin-1"))
-    assert both_ways(tmp_path / "latin.csv") == [None, "a cat"]
-    rows = [{"image": "a.png", "caption": text} for text in ("a cat", "half a \ud83d", "a dog")]
+    captions = ("a cat", ["half a \ud83d"], "a dog")
+    rows = [{"image": "a.png", "caption": text, "title": text[0], "\ud83d": 1} for text in captions]
     (tmp_path / "half.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert both_ways(tmp_path / "half.jsonl") == ["a cat", None, "a dog"]
-    assert ["Line 2 of" in text and "is not UTF-8" in text for text in warnings] == [True] * len(warnings)
+    options = PairOptions(templates=["{} {title}"])
+    for streaming in (False, True):
+        first, second, third = load_pairs(tmp_path / "latin.csv", streaming=streaming, options=options)
+        assert find_caption_problem(first["caption"], "row 0").kind == "caption not UTF-8"
+        assert (first["image"]["path"], first["title"]) == (f"{tmp_path}/a.png", "x")
+        assert (second["caption"], second["title"]) == ("a cat", None)
+        with pytest.raises(UnreadableImage, match="is not UTF-8; rename the file"):
+            open_image(third["image"])
+        assert third["caption"] == "a cow"
+        kinds = [
+            find_caption_problem(row["caption"], "")
+            for row in load_pairs(tmp_path / "half.jsonl", streaming=streaming)
+        ]
+        assert [kind and kind.kind for kind in kinds] == [None, "caption not UTF-8", None]
+    assert {text.partition(" of ")[0] for text in warnings} == {"Line 1", "Line 2"}
+    assert all("is not UTF-8" in text for text in warnings)
     (tmp_path / "utf16.csv").write_bytes(table.encode("utf-16"))
     with pytest.raises(ValueError, match="utf16.csv is not UTF-8; save it as UTF-8"):
         load_pairs(tmp_path / "utf16.csv")
+
+
+def test_a_table_is_named_alike_however_it_is_given(tmp_path, warnings, monkeypatch):
+    """So that `warning_once` says it once."""
+    (tmp_path / "a.csv").write_bytes("image,caption\na.png,a café\nb.png,a\n".encode("latin-1"))
+    monkeypatch.chdir(tmp_path)
+    for path in ("a.csv", tmp_path / "a.csv"):
+        list(raw_table_rows(str(path)))
+    assert warnings[0] == warnings[1] and f"Line 2 of {tmp_path}/a.csv is not UTF-8" in warnings[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------- JSON

@@ -21,6 +21,7 @@ from clip_hf.embedding import (
     part_worker,
     read_embeddings,
 )
+from clip_hf.embedding.job_summary import first_bad_rows
 from encoding_inputs import quiet
 from pair_data import (
     caption_of,
@@ -92,6 +93,27 @@ def test_captions_that_cannot_be_used_are_listed_with_their_image(encoder, photo
     ):
         line = json.loads((tmp_path / folder / "bad" / "part-00000-00000.jsonl").read_text())
         assert (line["row"], line["name"], line["kind"]) == (row, name, kind)
+
+
+def test_what_is_wrong_with_rows_of_a_table_is_called_so_and_named(encoder, tmp_path):
+    """The name is there also where the location is refused or is not UTF-8."""
+    for number in range(5):
+        image_of(number).save(tmp_path / f"{number}.png")
+    table = "image,caption\n0.png,a\n1.png,café\n../x: y.png,b\né.png,c\n"
+    (tmp_path / "table.csv").write_bytes(table.encode("latin-1"))
+    tolerant = quiet(max_skipped_share=1.0)
+    summary = embed(encoder, tmp_path / "table.csv", tmp_path / "out", options=SMALL, encoding=tolerant)
+    assert (summary.rows, summary.texts) == (1, 1)
+    lines = map(json.loads, (tmp_path / "out" / "bad" / "part-00000-00000.jsonl").read_text().splitlines())
+    assert [(line["row"], line["name"], line["kind"]) for line in lines] == [
+        (1, "1.png", "caption not UTF-8"),
+        (2, "../x: y.png", "location refused"),
+        (3, "\\udce9.png", "file name not UTF-8"),
+    ]
+    caption, refused, not_utf8 = first_bad_rows(tmp_path / "out")
+    assert caption.startswith("1.png: Row 1 has the caption 'caf")
+    assert refused.startswith("The image of row 2 cannot be used: its path '../x: y.png' is not used: ")
+    assert not_utf8 == "The image of row 3 cannot be used: the path \\udce9.png is not UTF-8; rename the file."
 
 
 def test_images_with_a_caption_of_a_wrong_type_are_left_out_only_where_captions_count(encoder, tmp_path):

@@ -165,11 +165,11 @@ KINDS = ["folder", "table", "list", "paths", "tar", "saved", "memory", "parquet"
     [
         (
             {"image_column": "imgae"},
-            "no column 'imgae'.* (it has|end in) .*image|has n.* columns.* `image_column` out",
+            r"no column 'imgae'.* (it has|end in) .*image|has n.* columns.* `image_column` \(--image-column\) out",
         ),
         (
             {"caption_column": "cap"},
-            "no column 'cap'.* (it has|end in) .*caption|has n.* columns.* `caption_column` out",
+            r"no column 'cap'.* (it has|end in) .*caption|has n.* columns.* `caption_column` \(--caption-column\) out",
         ),
         ({"split": "tarin"}, "there is no .tarin.|no split `tarin`; it has train"),
         ({"image_root": "nowhere"}, r"`image_root` \(--image-root\) is 'nowhere', which is no folder"),

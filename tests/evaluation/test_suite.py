@@ -534,8 +534,11 @@ def test_error_against_compute(tmp_path, capsys):
     [
         ([], "nothing to evaluate on: name it with --data"),
         (["--data", "fodo101"], "fodo101"),
-        (["--data", "{data}", "--tasks", "retrieval"], "None of the data fit the task 'retrieval'"),
-        (["--data", "{data}", "{pairs}"], "No task fits the data "),
+        (
+            ["--data", "{data}", "--tasks", "retrieval"],
+            r"None of the data fit the task 'retrieval'(.|\n)*or add data that fit it to `data` \(--data\)",
+        ),
+        (["--data", "{data}", "{pairs}"], r"No task fits the data (.|\n)*or add a task that fits them to `tasks`"),
         (["--data", "{data}", "--seed", "-1"], "`seed` is -1; it must be 0 or more"),
         (["--data", "{data}", "{data}"], "names something twice"),
         (["--data", "{data}", "--tasks", "robustness"], "needs ImageNet and at least one of its variants"),

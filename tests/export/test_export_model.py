@@ -24,7 +24,7 @@ from clip_hf.export import ClipHFExportedConfig, ClipHFExportedModel, export_mod
 from clip_hf.export.export_card import write_export_card
 from clip_hf.export.exported_folder import write_record
 from clip_hf.export.sources import as_exportable, describe_model
-from clip_hf.export.tower_inputs import Samples
+from clip_hf.export.tower_inputs import Samples, prepare_samples
 from clip_hf.export.towers import ImageTower
 from tiny_models import CAPTIONS, as_transformers_clip, make_tiny_model
 
@@ -82,7 +82,7 @@ def test_the_card_runs_in_its_runtime_alone(exported_folder, runtime, tmp_path):
     card = (folder / "README.md").read_text()
     assert "| `pooled_features` | (batch, 32), float32 | before the projection" in card.replace("out: ", "")
     assert encoder.encode_images([tmp_path / "cat.jpg"], projected=False).shape == (1, 32)
-    assert "Compared on random images and 16 default prompts, as no texts were given." in card
+    assert "Compared on 8 random images and 16 default prompts, as no texts were given." in card
     assert "They do not clean texts, which the tokenizer" in card and "are clipped to white" in card
 
 
@@ -164,6 +164,7 @@ def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
         processor=tiny_processor,
         images=turned,
         texts=CAPTIONS,
+        data_names=("turned drawings", "of their names"),
         allow_loss=True,  # a tiny random ResNet, whose few channels differ much, loses several hundredths
     )
     assert all(module.training == training for module, training in before)
@@ -172,6 +173,11 @@ def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
     assert (report.images.count, report.texts.count) == (40 - calibrating, 5) and len(report.speed) == 4
     record = json.loads((tmp_path / "int8" / "export.json").read_text())
     assert (record["calibration"] or {"images": 0})["images"] == calibrating
+    data = f"{40 - calibrating} turned drawings and 5 of their names"
+    assert report.data == record["report"]["data"] == data
+    card = (tmp_path / "int8" / "README.md").read_text()
+    assert f"Compared on {data}." in card
+    assert ("Calibrated on 20 turned drawings." in card) == (tower == "resnet")
     exported = ClipHFExportedModel.from_pretrained(tmp_path / "int8")
     assert exported.precision == "int8"
     with pytest.raises(ValueError, match="int8 towers run as they are"):
@@ -197,6 +203,18 @@ def test_a_loss_is_refused_and_nothing_is_written(monkeypatch, exported_folder, 
     report = export_model(other, folder, processor=tiny_processor, allow_loss=True)
     assert report.images.cosine_min < 0.999
     assert json.loads((folder / "export.json").read_text())["report"]["images"]["cosine_min"] < 0.999
+
+
+def test_the_report_names_what_was_compared(exported_folder, tiny_processor, images):
+    config = ClipHFExportedConfig.from_pretrained(exported_folder("vit", "onnx"))
+    names = ("drawings", "of their names")
+    for data, expected in (
+        ((images, CAPTIONS, names), "5 drawings and 5 of their names"),
+        ((images[:2], None, names), "2 drawings and 16 default prompts, as no texts were given"),
+        ((None, CAPTIONS, names), "8 random images and 5 of their names"),
+        ((images, CAPTIONS), "5 given images and 5 given texts"),
+    ):
+        assert prepare_samples(config, tiny_processor, *data).in_words() == expected
 
 
 def test_calibrating_images_are_not_compared():

@@ -61,6 +61,11 @@ def test_timings_that_scatter_are_no_speed(monkeypatch):
     assert timed(monkeypatch, steady, one_late, scattered) == [2.0, 2.0, None]
 
 
+def test_the_fastest_round_counts_if_others_do_not_scatter_from_it(monkeypatch):
+    """Other programs only lengthen a pass: a side that they slow in all rounds but one must not look slow."""
+    assert timed(monkeypatch, [2.4, 2.4, 2.0, 2.4, 2.4], [9.0, 9.0, 9.0, 2.0, 9.0]) == [2.0, None]
+
+
 def test_a_single_round_is_taken(monkeypatch):
     speeds = timed(monkeypatch, [2000.0])
     assert speeds == [4 / 2000]
@@ -72,12 +77,11 @@ def test_what_scatters_is_left_out_and_said():
     report = replace(report, speed=(slow, TowerSpeed("text", 16, 1.0, None, None)))
     slower, left_out = report.notes()
     assert "image tower at batch 16 is SLOWER than float32 in this runtime (onnx)" in slower
-    assert "scatter by more than 25%, as they do while other programs are running, are left out: image" in left_out
-    for each in (
-        "image tower at batch 16, float32 in PyTorch",
-        "text tower at batch 16, float32 in this runtime (onnx)",
-    ):
-        assert each in left_out
-    assert "text tower at batch 16, exported. " in left_out
-    assert ("a second, batch 16", "8.0", "") in report.rows() and ("times PyTorch, batch 16", "", "") in report.rows()
+    assert left_out == (
+        "Speeds whose timings scattered by more than 25% are left out; export on an idle machine to have them."
+    )
+    assert report.rows()[4:] == [("a second, batch 16", "8.0", "")]  # no row of blanks
     assert [each["ratio"] for each in report.to_dict()["speed"]] == [None, None]
+    for name in ("torch_per_second", "exported_per_second", "float32_per_second"):
+        speed = replace(TowerSpeed("text", 1, 9.0, 9.0, 9.0), **{name: None})
+        assert replace(report, speed=(speed,)).notes() == [left_out]

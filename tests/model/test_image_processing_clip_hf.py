@@ -409,7 +409,8 @@ def test_16_bits_are_refused_clipped_or_scaled(mode):
     dtype = {"I": "<i4", "F": "<f4", "I;16B": ">u2"}.get(mode, "<u2")
     image = Image.frombytes(mode, (24, 30), values.astype(dtype).tobytes())
     processor = processor_of(16)
-    with pytest.raises(ValueError, match=r"Image 1: the values go from .* do not fit 8 bits.*high_bit_depth='scale'"):
+    cure = r"`high_bit_depth='scale'` \(--high-bit-depth scale\)"
+    with pytest.raises(ValueError, match=f"Image 1: the values go from .* do not fit 8 bits.*{cure}"):
         processor([make_image("RGB", (9, 9)), image])
     np.testing.assert_array_equal(pixels_of(processor, image, high_bit_depth="clip"), plain_pixels(image, 16))
     if mode == "F":  # floats stand for 0 to 1, whatever their values

@@ -496,10 +496,10 @@ CHANGED_DATA = [
     (
         lambda rows: rows.rename_column("caption", "text"),
         {},
-        r"no column 'caption'; it has 'image', 'text'\..*captions \(`caption_column`",
+        r"no column 'caption'; it has 'image', 'text'\..*captions with `caption_column`",
     ),
     (lambda rows: rows.rename_column("image", "picture"), {}, "no column 'image'; it has 'picture', 'caption'"),
-    (lambda rows: rows, {"templates": ["{title}"]}, r"'title'; it has 'image', 'caption'\..*\(`templates`"),
+    (lambda rows: rows, {"templates": ["{title}"]}, r"'title'; it has 'image', 'caption'\..*with `templates`"),
     (lambda rows: rows.select([]), {}, "dataset .* is empty"),
     (lambda rows: rows.map(lambda row: {"caption": None}), {}, "No row has a text: the column 'caption' must"),
     (lambda rows: rows.map(lambda row: {"caption": []}), {}, "No row has a text: the column 'caption' must"),

@@ -18,6 +18,7 @@ from ..data.image_folders import images_in
 from ..data.openmoji import load_openmoji
 from ..export import ParityReport, export_model
 from ..export.exporting import check_destination
+from ..export.tower_inputs import GIVEN
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.extras import MissingExtra
 from ..utils.terminal_tables import draw_table
@@ -31,22 +32,21 @@ def run(options: argparse.Namespace) -> int:
     check_destination(options.destination)
     if os.path.exists(options.destination) and not options.overwrite:
         raise FileExistsError(f"{options.destination} exists. Name another folder, or replace it with --overwrite.")
-    images, texts = _data(options)
+    data = _find_data(options)
     report = export_model(
         options.model,
         options.destination,
         options.runtime,
         options.precision,
-        images=images,
-        texts=texts,
         allow_loss=options.allow_loss,
+        **data,
     )
     print(json.dumps(report.to_dict()) if options.json else _describe(report, Path(options.destination)))
     return 0
 
 
-def _data(options: argparse.Namespace) -> tuple[Sequence[Any] | None, Sequence[str] | None]:
-    """The images and texts to compare on."""
+def _find_data(options: argparse.Namespace) -> dict[str, Any]:
+    """The images and texts to compare on, and what they are, as `export_model` takes them."""
     labels = None if options.labels is None else read_labels(options.labels)
     if options.images is not None:
         folder = Path(options.images)
@@ -55,14 +55,18 @@ def _data(options: argparse.Namespace) -> tuple[Sequence[Any] | None, Sequence[s
         paths = [Path(path) for path in images_in(folder)[0]]
         if not paths:
             raise ValueError(f"--images {folder}: there is no image in this folder.")
-        return _readable(_spread(paths, options.max_images), folder), labels
+        return {"images": _readable(_spread(paths, options.max_images), folder), "texts": labels}
     try:
         drawings = load_openmoji()["train"]
     except MissingExtra as error:
         print(f"clip-hf export: no images to compare on ({error}) Give some with --images FOLDER.", file=sys.stderr)
-        return None, labels
+        return {"images": None, "texts": labels}
     rows = drawings.select(_spread(range(len(drawings)), options.max_images))
-    return rows["image"][:], labels or list(dict.fromkeys(rows["caption"][:]))
+    return {
+        "images": rows["image"][:],
+        "texts": labels or list(dict.fromkeys(rows["caption"][:])),
+        "data_names": ("drawings of OpenMoji", GIVEN[1] if labels else "of their names"),
+    }
 
 
 def _readable(paths: Sequence[Path], folder: Path) -> list[Path]:
@@ -94,4 +98,4 @@ def _describe(report: ParityReport, folder: Path) -> str:
     size = sum(path.stat().st_size for path in folder.iterdir())
     title = f"{folder}: {report.runtime}, {report.precision}, {size / 1e6:,.0f} MB, against PyTorch in float32"
     columns = ("", "images", "texts")
-    return "\n".join([draw_table(title, columns, report.rows()), *report.notes()])
+    return "\n".join([draw_table(title, columns, report.rows()), f"Compared on {report.data}.", *report.notes()])

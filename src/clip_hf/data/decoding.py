@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits, UnreadableImage, unwrap_source
+from ..model.image_reading_clip_hf import (
+    DEFAULT_LIMITS,
+    REFUSED,
+    ImageLimits,
+    UnreadableImage,
+    refused_name,
+    unwrap_source,
+)
 from ..model.image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
 from .skips import SkippedRow, stop_if_exhausted
+from .texts import escaped
 
 
 if TYPE_CHECKING:
@@ -136,9 +144,12 @@ def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
         OSError: if it says nothing of the row, see `stop_if_exhausted`.
     """
     stop_if_exhausted(error, f"the image of {where}")
-    name = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
-    is_name = isinstance(name, str | os.PathLike) and not str(name).startswith(REFUSED)
-    name = str(name)[:200] if is_name else ""
+    path = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
+    path = str(path) if isinstance(path, str | os.PathLike) else ""
+    if path.startswith(REFUSED):  # for a reason that names it
+        message = f"The image of {where} cannot be used: {error}"
+        return SkippedRow(_kind_of(error), where, message, escaped(refused_name(path))[:200])
+    name = path[:200]
     reason = str(error).replace(f"{name} is ", "it is ") if name else str(error)
     message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
     return SkippedRow(_kind_of(error), where, message, name)

@@ -32,7 +32,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".json")
 SHARDS = (".parquet", ".tar")
 """Endings of files that hold images themselves, and that may be remote."""
 # Raised when the same files give other rows than before.
-_RECIPE_VERSION = "2"
+_RECIPE_VERSION = "3"
 
 
 def files_of(source: str) -> list[str]:

@@ -42,7 +42,7 @@ def check_column(column_names: Sequence[str], column: str, content: str, option:
         shown = ", ".join(repr(name) if name else "'' (no name)" for name in column_names)
         raise ValueError(
             f"The dataset has no column {column!r}; it has {shown}.{did_you_mean(column, column_names)} Name the one "
-            f"that holds the {content} (`{option}`)."
+            f"that holds the {content} with `{option}` (--{option.replace('_', '-')})."
         )
 
 
@@ -135,7 +135,7 @@ def _refused(location: str, where: str) -> SkippedRow:
     try:
         open_image(location)
     except UnreadableImage as error:
-        return skipped_image(error, None, where)
+        return skipped_image(error, location, where)
     raise AssertionError("a refused location was opened")
 
 
@@ -234,7 +234,7 @@ class ImageTextDataset(Dataset):
         if len(self.bad_rows) == total or share > options.max_skipped_share:
             raise ValueError(
                 f"{problem} That is more than max_skipped_share={options.max_skipped_share:g} allows; repair or "
-                "remove these rows, or raise `max_skipped_share`."
+                "remove these rows, or raise `max_skipped_share` (--max-skipped-share)."
             )
         logger.warning(f"{problem} They are skipped.")
 

@@ -67,8 +67,12 @@ class ImagePlaces:
 def stored_image(path: str, data: bytes | None = None) -> dict[str, Any]:
     """An image as a column of images takes it; a path that is not UTF-8 makes one that is refused when read."""
     if data is None and not is_utf8(path):
-        message = f"the path {escaped(path)} is not UTF-8; rename the file."
-        return {"bytes": None, "path": refused_location("file name not UTF-8", message)}
+        name = escaped(path)
+        message = f"the path {name} is not UTF-8; rename the file."
+        return {
+            "bytes": None,
+            "path": refused_location("file name not UTF-8", message, name.replace("\n", "\\n")),
+        }
     return {"bytes": data, "path": escaped(path)}
 
 

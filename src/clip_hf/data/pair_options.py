@@ -81,8 +81,8 @@ class PairOptions:
         texts = TextReader(self.templates, self.caption_column)
         if self.image_column in texts.columns:
             raise ValueError(
-                f"The column {self.image_column!r} is both that of the images and a text; change `image_column`, "
-                "`caption_column` or `templates`."
+                f"The column {self.image_column!r} is both that of the images and a text; change `image_column` "
+                "(--image-column), `caption_column` (--caption-column) or `templates` (--templates)."
             )
         if not 0 <= self.token_dropout < 1:
             raise ValueError(f"`token_dropout` is {self.token_dropout}; it must be at least 0 and less than 1.")

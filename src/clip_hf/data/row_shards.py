@@ -22,10 +22,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, REFUSED, ImageLimits, refused_name
 from ..utils.json_files import check_regular
 from ..utils.wording import counted
-from .data_sources import Data, DataSource, HubSource, Rows, find_source
+from .data_sources import KNOWN_ENDINGS, Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import ending_of
 from .image_folders import folder_rows, images_in, walk
 from .image_text import check_column, undecoded_images
@@ -76,8 +76,8 @@ class RowColumns:
                 raise ValueError(f"`{option}` is {value!r}; it must be the name of a column.")
         if self.image_column == self.caption_column:
             raise ValueError(
-                f"`image_column` and `caption_column` are both {self.image_column!r}; images and captions are in "
-                "columns of their own."
+                f"`image_column` (--image-column) and `caption_column` (--caption-column) are both "
+                f"{self.image_column!r}; images and captions are in columns of their own."
             )
 
     @property
@@ -188,8 +188,9 @@ def read_list(path: str | os.PathLike) -> list[str]:
 def image_name(image: Any, folder: str) -> str:
     """What rows call their image: its path, relative to `folder` if it is below, the member of a tar, or a URL."""
     name = image.get("path") if isinstance(image, dict) else image
-    if not isinstance(name, str) or name.startswith((REFUSED, "data:")):
+    if not isinstance(name, str) or name.startswith("data:"):
         return ""
+    name = refused_name(name) if name.startswith(REFUSED) else name
     return escaped(_relative(name, folder))[:_LONGEST_NAME]
 
 
@@ -228,7 +229,18 @@ def _check_split(split: str | None, location: str, there: Sequence[str]) -> str 
 def _check_no_columns(columns: RowColumns, what: str) -> None:
     """Raise a `ValueError` if a column is named, though these data have none."""
     for option, name in columns.named().items():
-        raise ValueError(f"{what} has no columns, so there is no column {name!r}; leave `{option}` out.")
+        flag = f"--{option.replace('_', '-')}"
+        raise ValueError(f"{what} has no columns, so there is no column {name!r}; leave `{option}` ({flag}) out.")
+
+
+def _check_endings(files: Sequence[str]) -> None:
+    """Raise a `ValueError` for a file that holds no rows, such as an image."""
+    other = next((file for file in files if ending_of(file) not in KNOWN_ENDINGS), None)
+    if other is not None:
+        raise ValueError(
+            f"{other} is no kind of file that can be read; there are {', '.join((*KNOWN_ENDINGS, LIST_ENDING))}. For "
+            f"images, give their folder, or a list of their paths ({LIST_ENDING})."
+        )
 
 
 _Shards = tuple[list[RowShard], str, bool, Any]  # shards, kind, whether there are captions, what tells them apart
@@ -242,6 +254,7 @@ def _shards_of(
     captions: bool,
     limits: ImageLimits,
 ) -> _Shards:
+    _check_endings(rows.files)
     kind = "stream" if isinstance(found, HubSource) else rows.kind
     # A column that is named must be there, needed or not: else a misspelt one would be left out in silence.
     images, captions = images or "image_column" in columns.named(), captions or "caption_column" in columns.named()
@@ -375,7 +388,7 @@ def _check_images(path: str, schema: pa.Schema, column: str) -> None:
         if not (is_struct or kind in _IMAGE_TYPES):
             raise ValueError(
                 f"The column {column!r} of {path} holds {field.type}; images are files' bytes, paths, or structs of "
-                "`bytes` and `path`. Name the column of the images with `image_column`."
+                "`bytes` and `path`. Name the column of the images with `image_column` (--image-column)."
             )
 
 

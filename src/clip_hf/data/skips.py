@@ -150,7 +150,8 @@ class SkipCounter:
             examples = " ".join(self.examples[kind][0] for kind, _ in self.kinds.most_common(3))
             raise ValueError(
                 f"{self.summary()} That is more than max_skipped_share={self.max_skipped_share:g} allows. "
-                f"{examples} Repair the data, or raise `max_skipped_share` to go on with the rest."
+                f"{examples} Repair the data, or raise `max_skipped_share` (--max-skipped-share) to go on with the "
+                "rest."
             )
 
     def summary(self) -> str:

@@ -27,6 +27,7 @@ FILE_NAME = "file_name"
 PEEKED_ROWS = 100
 """Rows by which the columns of data, and their types, are told."""
 _LARGEST_FIELD = 2**27  # characters; Python's own limit is 128k
+_NOT_UTF8 = "is not UTF-8"
 # Where a quoted text has more lines, a quote is missing.
 _MOST_LINES = 20
 _LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({'|'.join(sorted(IMAGE_ENDINGS))})\s*$", re.IGNORECASE)
@@ -35,8 +36,8 @@ _LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({'|'.join(sorted(IMAGE_ENDINGS))})\s*$"
 def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
     """The rows of a table as they are; the path's ending says its kind. `.json` is a list of objects, or JSON Lines.
 
-    A line that is no row (JSON that is no object, more fields than columns, not UTF-8) is a row without values, and
-    the first such line is logged.
+    A line that is no row (JSON that is no object, more fields than columns) is a row without values; in one that is
+    not UTF-8, texts may have lone surrogates. The first such line is logged.
 
     Raises:
         ValueError: if the file cannot be divided into rows; the message names the line.
@@ -56,8 +57,8 @@ def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
             if problem and not is_logged:
                 is_logged = True
                 logger.warning_once(
-                    f"{line} of {table} {problem}. Rows that lack a needed value are skipped and counted; further "
-                    "lines of this table are not named."
+                    f"{line} of {os.path.abspath(table)} {problem}. Rows that lack a needed value are skipped and "
+                    "counted; further lines of this table are not named."
                 )
             yield row
 
@@ -67,8 +68,9 @@ def table_rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of tables, with images where [`ImagePlaces`] says they are, below the table's folder or `root`.
 
-    `roles` are the columns to make, see `row_columns`; the image's path may also be in a column `file_name`. `stamp`
-    is not used: it makes a cache differ where a file changed.
+    `roles` are the columns to make, see `row_columns`; the image's path may also be in a column `file_name`. What is
+    not UTF-8 stays in images and captions, which are checked when they are used; elsewhere it is None. `stamp` is not
+    used: it makes a cache differ where a file changed.
     """
     for table in tables:
         location_of = ImagePlaces(os.path.dirname(os.path.abspath(table)), root)
@@ -80,6 +82,8 @@ def table_rows(
                     value = value if column in fields else fields.get(FILE_NAME)
                     location = location_of(value)
                     value = None if location is None else stored_image(location)
+                elif role != "caption" and not _can_be_stored(value):
+                    value = None
                 row[column] = value
             yield row
 
@@ -105,13 +109,12 @@ def _separated_rows(file: TextIO, table: str) -> _Numbered:
     _check_header(names, table)
     for number, fields in records:
         line = f"Line {number}"
-        if not is_utf8("".join(fields)):
-            yield line, {}, "is not UTF-8"
-        elif any(fields[len(names) :]):
+        if any(fields[len(names) :]):
             yield line, {}, f"has {len(fields)} fields, more than the {len(names)} columns (a text not in quotes?)"
-        else:
-            problem = f"has {len(fields)} fields for {len(names)} columns" if len(fields) < len(names) else None
-            yield line, dict(itertools.zip_longest(names, fields[: len(names)])), problem
+            continue
+        problem = f"has {len(fields)} fields for {len(names)} columns" if len(fields) < len(names) else None
+        problem = problem if is_utf8("".join(fields)) else _NOT_UTF8
+        yield line, dict(itertools.zip_longest(names, fields[: len(names)])), problem
 
 
 def _check_header(names: list[str], table: str) -> None:
@@ -231,7 +234,7 @@ def _listed_rows(file: TextIO, table: str) -> _Numbered:
         raise ValueError(f"The table {table} begins as a list of rows, but is no JSON: {error}.") from error
     for number, row in enumerate(rows):
         problem = _object_problem(row, True)
-        yield f"Row {number}", {} if problem else row, problem
+        yield f"Row {number}", _values_of(row, problem), problem
 
 
 def _json_lines(file: TextIO, table: str) -> _Numbered:
@@ -239,6 +242,7 @@ def _json_lines(file: TextIO, table: str) -> _Numbered:
         line = line.removeprefix("\ufeff").strip()
         if not line:
             continue
+        row = None
         try:
             row = json.loads(line, object_pairs_hook=_object)
             problem = _object_problem(row, not line.isascii() or "\\u" in line)
@@ -250,7 +254,7 @@ def _json_lines(file: TextIO, table: str) -> _Numbered:
             raise ValueError(
                 f"Line 1 of {table} {problem}. A table in JSON is a list of objects, or has an object on each line."
             )
-        yield f"Line {number}", {} if problem else row, problem
+        yield f"Line {number}", _values_of(row, problem), problem
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -268,4 +272,21 @@ def _object_problem(row: Any, may_have_surrogates: bool) -> str | None:
         has_texts = not may_have_surrogates or is_utf8(json.dumps(row, ensure_ascii=False))
     except RecursionError:
         return "is nested too deeply"
-    return None if has_texts else "is not UTF-8"
+    return None if has_texts else _NOT_UTF8
+
+
+def _values_of(row: Any, problem: str | None) -> dict[str, Any]:
+    """The values of a row that may have a problem; columns whose names are not UTF-8 are none."""
+    if problem == _NOT_UTF8:
+        return {name: value for name, value in row.items() if is_utf8(name)}
+    return {} if problem else row
+
+
+def _can_be_stored(value: Any) -> bool:
+    """Whether all texts in a value are UTF-8."""
+    if not isinstance(value, list | dict):
+        return not isinstance(value, str) or is_utf8(value)
+    try:
+        return is_utf8(json.dumps(value, ensure_ascii=False))
+    except RecursionError:
+        return False

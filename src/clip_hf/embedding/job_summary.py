@@ -79,7 +79,8 @@ def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location
     what, advice = f"No row of {location} can be used ({kinds}).", ""
     if rows:
         what = f"{count:,} of {counted(rows + count, 'row')} cannot be used ({kinds}), more than "
-        what, advice = f"{what}max_skipped_share={max_skipped_share:g} allows.", ", or raise `max_skipped_share`"
+        what = f"{what}max_skipped_share={max_skipped_share:g} allows."
+        advice = ", or raise `max_skipped_share` (--max-skipped-share)"
     raise ValueError(
         f"{what} {folder / BAD} lists them. Repair them and run again with `retry_bad` (--retry-bad){advice}."
         f"{refused_hint(summary)}"
@@ -87,14 +88,15 @@ def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location
 
 
 def first_bad_rows(folder: Path, limit: int = 3) -> list[str]:
-    """The first lines of `bad/` for people, such as `"row 3, 03.png: ..."`; with the shard after the first."""
+    """The first reasons in `bad/`, for people, with the file where they do not name it, and a shard but the first."""
     lines = []
     for path in sorted((folder / BAD).glob("part-*.jsonl")):
         with open(path, encoding="utf-8") as file:
             for line in map(json.loads, file):
-                shard = f"shard {line['shard']} " if line["shard"] else ""
-                name = f", {line['name']}" if line["name"] else ""
-                lines.append(f"{shard}row {line['row']}{name}: {line['reason']}")
+                reason, name = line["reason"], repr(line["name"])[1:-1]
+                begin = f"shard {line['shard']}: " if line["shard"] else ""
+                begin += "" if line["name"] in reason or name in reason else f"{name}: "
+                lines.append(f"{begin}{reason}")
                 if len(lines) == limit:
                     return lines
     return lines

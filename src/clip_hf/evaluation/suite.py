@@ -187,9 +187,19 @@ def _plan(options: SuiteOptions, report: Callable[[str], None]) -> list[_Job]:
 
 def _check_all_used(options: SuiteOptions, jobs: list[_Job], reasons: list[tuple[str, tuple[str, ...], str]]) -> None:
     """Refuse a task that no source fits, and a source that fits no task."""
-    for message, asked, used in (
-        ("None of the data fit the task", options.tasks, {job.task.name for job in jobs}),
-        ("No task fits the data", options.data, {source for job in jobs for source in job.sources}),
+    for message, cure, asked, used in (
+        (
+            "None of the data fit the task",
+            "Leave it out of `tasks` (--tasks), or add data that fit it to `data` (--data).",
+            options.tasks,
+            {job.task.name for job in jobs},
+        ),
+        (
+            "No task fits the data",
+            "Leave them out of `data` (--data), or add a task that fits them to `tasks` (--tasks).",
+            options.data,
+            {source for job in jobs for source in job.sources},
+        ),
     ):
         for name in asked:
             if name not in used:
@@ -198,7 +208,7 @@ def _check_all_used(options: SuiteOptions, jobs: list[_Job], reasons: list[tuple
                     for task, sources, reason in reasons
                     if name == task or name in sources
                 )
-                raise ValueError(f"{message} {name!r}.\n{why}")
+                raise ValueError(f"{message} {name!r}.\n{why}\n{cure}")
 
 
 def _check_names(jobs: list[_Job]) -> None:

@@ -133,8 +133,11 @@ def _card(
         "text_length": config.context_length if config.fixed_length else f"at most {config.context_length}",
     }
     values |= {tower: tower_file(tower, config.tower_format) for tower in TOWERS}
-    speed = f"Speed is that of {report.threads} threads of {report.processor}, " if report.speed else ""
+    is_timed = any(each.exported_per_second for each in report.speed)
+    speed = f"Speed is that of {report.threads} threads of {report.processor}, " if is_timed else ""
     speed += "which other programs may have slowed." if speed else ""
+    calibration = record["calibration"]
+    calibrated = "" if calibration is None else "Calibrated on {images:,} {data}.".format(**calibration)
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     return "\n".join(
         [
@@ -147,7 +150,7 @@ def _card(
             "",
             markdown_table(("", "images", "texts"), report.rows()),
             "",
-            " ".join([f"Compared on {report.data}.", speed, *report.notes()]).strip(),
+            " ".join(filter(None, [f"Compared on {report.data}.", calibrated, speed, *report.notes()])),
             "",
             f"Made with {versions}.",
             "",

@@ -23,7 +23,7 @@ _BATCH = 16
 _SPEED_BATCHES = (1, 16)
 # At less than this share of another side's speed a tower is called slower; noise must not.
 _CLEARLY_SLOWER = 0.95
-# Timings are no measurement if the middle half of them spans more than this share of their median.
+# Timings are no measurement if their median is longer than the shortest by more than this share.
 _MAX_SPREAD = 0.25
 _ROUNDS = 5
 _PAUSE = 0.1
@@ -47,7 +47,7 @@ class FeatureParity:
 
 @dataclass(frozen=True)
 class TowerSpeed:
-    """Speed of a tower here, at a batch size.
+    """Speed of a tower here, at a batch size: that of the fastest of several rounds.
 
     Args:
         tower (`str`): `"image"` or `"text"`.
@@ -121,7 +121,7 @@ class ParityReport:
 
     def notes(self) -> list[str]:
         """What a user should know besides the figures, in sentences."""
-        notes, scattered = [], []
+        notes, scattered = [], False
         for each in self.speed:
             rates = {"PyTorch": each.torch_per_second}
             if self.precision != "float32":
@@ -132,12 +132,11 @@ class ParityReport:
                 for side, rate in rates.items()
                 if own is not None and rate is not None and own < _CLEARLY_SLOWER * rate
             ]
-            scattered += [f"{tower}, float32 in {side}" for side, rate in rates.items() if rate is None]
-            scattered += [f"{tower}, exported"] if own is None else []
+            scattered |= None in (own, *rates.values())
         if scattered:
             notes.append(
-                f"Speeds whose timings scatter by more than {_MAX_SPREAD:.0%}, as they do while other programs are "
-                f"running, are left out: {'; '.join(scattered)}. Export again on an idle machine to have them."
+                f"Speeds whose timings scattered by more than {_MAX_SPREAD:.0%} are left out; export on an idle "
+                "machine to have them."
             )
         if not self.speed:
             notes.append("No images were given: random ones were compared, and speed was not measured.")
@@ -162,9 +161,10 @@ class ParityReport:
             sides = [speeds.get(tower) for tower in ("image", "text")]
             rates = [each.exported_per_second if each else None for each in sides]
             ratios = [each.ratio if each else None for each in sides]
-            rows.append((f"a second, batch {batch_size}", *("" if rate is None else f"{rate:.1f}" for rate in rates)))
-            times = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
-            rows.append((f"times PyTorch, batch {batch_size}", *times))
+            for name, values, digits in (("a second", rates, 1), ("times PyTorch", ratios, 2)):
+                cells = ("" if value is None else f"{value:.{digits}f}" for value in values)
+                if any(value is not None for value in values):
+                    rows.append((f"{name}, batch {batch_size}", *cells))
         return rows
 
 
@@ -199,8 +199,7 @@ def compare_with_torch(
         images=parity["image"],
         texts=parity["text"],
         top1_agreement=(nearest[0] == nearest[1]).float().mean().item(),
-        data=f"{'given' if samples.given else 'random'} images and {len(texts)} "
-        f"{'given texts' if samples.given_texts else 'default prompts, as no texts were given'}",
+        data=samples.in_words(),
         speed=tuple(TowerSpeed(name, size, *measure_speeds(sides[name], inputs[name], size)) for name, size in timed),
         processor=read_processor().name,
         threads=torch.get_num_threads(),
@@ -219,10 +218,11 @@ def measure_parity(reference: torch.Tensor, features: torch.Tensor) -> FeaturePa
 
 
 def measure_speeds(sides: list[Callable], inputs: torch.Tensor, batch_size: int) -> list[float | None]:
-    """Inputs a second of each side, by the median of several rounds in which the sides take turns.
+    """Inputs a second of each side, by the fastest of several rounds in which the sides take turns.
 
-    None for a side whose timings scatter. Before each turn there is a pause and an untimed pass, because threads of
-    the side before may still wait for work.
+    Other programs only lengthen a pass, so the fastest is the nearest to an idle machine's; None for a side whose
+    other timings do not confirm it. Before each turn there is a pause and an untimed pass, because threads of the
+    side before may still wait for work.
     """
     batch = inputs.repeat(-(-batch_size // len(inputs)), *[1] * (inputs.ndim - 1))[:batch_size]
     seconds: list[list[float]] = [[] for _ in sides]
@@ -236,12 +236,9 @@ def measure_speeds(sides: list[Callable], inputs: torch.Tensor, batch_size: int)
             times.append(time.perf_counter() - start)
         if time.perf_counter() - begun > _MAX_SECONDS:
             break
-    return [None if _scatters(times) else batch_size / statistics.median(times) for times in seconds]
+    return [None if _scatters(times) else batch_size / min(times) for times in seconds]
 
 
 def _scatters(seconds: list[float]) -> bool:
-    """Whether timings differ too much for their median to say anything. A single one, of a slow tower, is taken."""
-    if len(seconds) < 2:
-        return False
-    lower, median, upper = statistics.quantiles(seconds, n=4, method="inclusive")
-    return upper - lower > _MAX_SPREAD * median
+    """Whether timings differ too much for the shortest to say anything. A single one, of a slow tower, is taken."""
+    return statistics.median(seconds) > (1 + _MAX_SPREAD) * min(seconds)

@@ -33,7 +33,7 @@ def needs_calibration(config: ClipHFExportedConfig) -> bool:
 def quantize_towers(folder: Path, config: ClipHFExportedConfig, calibration: Samples | None) -> None:
     """Replace the float32 towers of a folder by int8 ones: weights rounded by channel, in both runtimes alike.
 
-    - Products of layers take the ranges of their inputs from each input, so they need no calibration.
+    - Products of layers take the ranges of their inputs as they come, so they need no calibration.
     - Convolutions of a ResNet have ranges from calibration. Those of the stem and the shortcuts stay float32, because
       every block's features pass through them; so do the patches of a ViT.
     """

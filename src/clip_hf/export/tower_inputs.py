@@ -19,6 +19,8 @@ from .exported_model import ClipHFExportedConfig
 
 MAX_CALIBRATION = 128
 """Images that calibrate int8 at most; more hardly change the ranges."""
+GIVEN = ("given images", "given texts")
+"""What reports call a user's images and texts."""
 _RANDOM_IMAGES = 8
 _BATCH = 16
 
@@ -30,14 +32,16 @@ class Samples:
     Args:
         pixel_values (`torch.Tensor`): The images, float32.
         input_ids (`torch.Tensor`): The texts, int64, padded on the right.
-        given (`bool`): Whether the images are a user's, not random.
-        given_texts (`bool`, *optional*, defaults to `True`): Whether the texts are a user's, not the default prompts.
+        given (`bool`): Whether the images were given, not random.
+        images_are (`str`, *optional*, defaults to `"given images"`): What the images are, in the plural.
+        texts_are (`str`, *optional*, defaults to `"given texts"`): The same of the texts.
     """
 
     pixel_values: torch.Tensor
     input_ids: torch.Tensor
     given: bool
-    given_texts: bool = True
+    images_are: str = GIVEN[0]
+    texts_are: str = GIVEN[1]
 
     def split(self) -> tuple["Samples", "Samples"]:
         """Those to compare, and those to calibrate with: every other image. A single image does both."""
@@ -45,18 +49,27 @@ class Samples:
         rest = self.pixel_values[1::2] if len(self.pixel_values) > 1 else self.pixel_values
         return replace(self, pixel_values=rest), calibration
 
+    def in_words(self) -> str:
+        """How many images and texts these are, and what."""
+        return f"{len(self.pixel_values):,} {self.images_are} and {len(self.input_ids):,} {self.texts_are}"
+
     def describe(self) -> dict[str, Any]:
-        """The number of images and their digest, which does not tell what they show."""
+        """The number of images, what they are, and their digest, which does not tell what they show."""
         return {
             "images": len(self.pixel_values),
+            "data": self.images_are,
             "images_sha256": hashlib.sha256(self.pixel_values.numpy().tobytes()).hexdigest(),
         }
 
 
 def prepare_samples(
-    config: ClipHFExportedConfig, processor: Any, images: Sequence[Any] | None, texts: Sequence[str] | None
+    config: ClipHFExportedConfig,
+    processor: Any,
+    images: Sequence[Any] | None,
+    texts: Sequence[str] | None,
+    data_names: tuple[str, str] = GIVEN,
 ) -> Samples:
-    """Prepare a user's images and texts; without any, random pixels, and prompts that come with clip_hf.
+    """Prepare images and texts, which reports call `data_names`; without any, random pixels and clip_hf's prompts.
 
     Raises:
         UnreadableImage: if an image cannot be read.
@@ -70,7 +83,8 @@ def prepare_samples(
         _prepare_images(config, processor, images) if images else _random_images(config.image_size),
         _prepare_texts(config, processor, texts or default_texts()),
         given=bool(images),
-        given_texts=bool(texts),
+        images_are=data_names[0] if images else "random images",
+        texts_are=data_names[1] if texts else "default prompts, as no texts were given",
     )
 
 

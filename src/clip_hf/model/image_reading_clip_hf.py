@@ -140,13 +140,13 @@ def check_scheme(text: str) -> str | None:
     if scheme == "data":
         return scheme
     if scheme == "refused":
-        kind, _, message = text.removeprefix(REFUSED).partition("\n")
-        if message and kind in _REFUSED_KINDS:
+        kind, name, message = _split_refused(text)
+        if message:
             raise UnreadableImage(kind, message)
         raise UnreadableImage(
             "location refused",
-            f"its path {text.removeprefix(REFUSED)[:200]!r} is not used: a path in data must lead to a file in the "
-            "data's own folder or below `image_root`, or be a URL.",
+            f"its path {name[:200]!r} is not used: a path in data must lead to a file in the data's own folder or "
+            "below `image_root` (--image-root), or be a URL.",
         )
     if "::" in text or (scheme is not None and scheme not in URL_SCHEMES):
         raise UnreadableImage(
@@ -157,10 +157,26 @@ def check_scheme(text: str) -> str | None:
     return scheme
 
 
-def refused_location(kind: str, message: str) -> str:
-    """A location that stands for an unusable image: reading it raises [`UnreadableImage`] with this message."""
-    assert kind in _REFUSED_KINDS
-    return f"{REFUSED}{kind}\n{message}"
+def refused_location(kind: str, message: str, name: str = "") -> str:
+    """A location that stands for an unusable image: reading it raises [`UnreadableImage`] with this message.
+
+    `name`, without line breaks, is that of the file.
+    """
+    assert kind in _REFUSED_KINDS and "\n" not in name
+    return f"{REFUSED}{kind}{f': {name}' if name else ''}\n{message}"
+
+
+def refused_name(location: str) -> str:
+    """The file that a location beginning with `REFUSED` names; empty if it names none."""
+    return _split_refused(location)[1]
+
+
+def _split_refused(location: str) -> tuple[str, str, str]:
+    """Kind, name and message of what `refused_location` gave; of another location its path is the name."""
+    path = location.removeprefix(REFUSED)
+    head, _, message = path.partition("\n")
+    kind, _, name = head.partition(": ")
+    return (kind, name, message) if message and kind in _REFUSED_KINDS else ("", path, "")
 
 
 # ------------------------------------------------------------------------------------------------------------- opening

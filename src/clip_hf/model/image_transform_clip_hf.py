@@ -129,8 +129,8 @@ def reduce_bit_depth(values: np.ndarray, policy: str) -> np.ndarray | None:
     raise UnreadableImage(
         "more than 8 bits",
         f"the values go from {low:.6g} to {high:.6g}, which do not fit 8 bits: OpenAI's transform would clip them to "
-        f"0 to 255, turning most of the image {effect}. Pass high_bit_depth='scale' to scale 16 bits (or floats from "
-        "0 to 1) to 8, or 'clip' for OpenAI's pixels.",
+        f"0 to 255, turning most of the image {effect}. Pass `high_bit_depth='scale'` (--high-bit-depth scale) to "
+        "scale 16 bits (or floats from 0 to 1) to 8, or 'clip' for OpenAI's pixels.",
     )
 
 

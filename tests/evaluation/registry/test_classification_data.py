@@ -316,8 +316,11 @@ def test_openmoji_skin_tones():
     ("options", "message"),
     [
         ({"split": "dev"}, "no split `dev`; it has train, test"),
-        ({"image_column": "picture"}, r"no column 'picture'; it has 'image', 'label'.*\(`image_column`\)"),
-        ({"label_column": "class"}, r"no column 'class'.*\(`label_column`\)"),
+        (
+            {"image_column": "picture"},
+            r"no column 'picture'; it has 'image', 'label'.*`image_column` \(--image-c",
+        ),
+        ({"label_column": "class"}, r"no column 'class'.*with `label_column` \(--label-column\)"),
         ({"class_names": ["cat", "dog"]}, "2 class names, but the column 'label' is a ClassLabel of 3"),
         ({"class_names": ["cat", "dog", "owl", "eel"]}, "4 class names, but the column 'label' is a ClassLabel of 3"),
         ({"class_names": "cat"}, "neither a file"),

@@ -393,9 +393,10 @@ def _find_column(
         return typed[0]
     column = next((name for name in _USUAL_COLUMNS[content] if name in (typed or data.column_names)), None)
     if column is None:
+        kind = content.removesuffix("s")
         raise ValueError(
             f"Which column holds the {content} cannot be told; there are {', '.join(map(repr, data.column_names))}. "
-            f"Name it with `{content.removesuffix('s')}_column`."
+            f"Name it with `{kind}_column` (--{kind}-column)."
         )
     return column
 
