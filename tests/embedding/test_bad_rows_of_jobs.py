@@ -190,6 +190,7 @@ def test_a_crash_in_a_retry_loses_no_part(step, encoder, damaged, tmp_path, monk
         passes = len(encoder.counted)
         summary = embed(encoder, damaged, tmp_path / "out", options=SMALL, encoding=TOLERANT)
         assert len(encoder.counted) == passes and summary.is_complete and not list(tmp_path.glob("out/pending/*"))
+        assert summary.timing is None  # nothing ran whose speed could be told
         read_embeddings(tmp_path / "out").check()
         embed(encoder, damaged, tmp_path / "out", options=RETRY, encoding=TOLERANT)
         assert files_in(tmp_path / "out") == repaired

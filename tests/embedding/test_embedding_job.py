@@ -79,15 +79,6 @@ def test_every_caption_of_an_image_is_embedded_and_an_image_needs_none(encoder, 
     assert (summary.rows, summary.texts, summary.bad) == (2, 3, {"caption missing": 1})
 
 
-def test_parts_come_in_the_order_of_their_numbers(tmp_path):
-    (tmp_path / "rows").mkdir()
-    for name in ("0-99999", "0-100000", "2-00003", "x-y", "0-00001.old", "0-00007-1"):
-        shard, _, rest = name.partition("-")
-        (tmp_path / "rows" / f"part-{shard.zfill(5) if shard.isdigit() else shard}-{rest}.parquet").touch()
-    names = part_files.PartStore(tmp_path, "npy", "").names()
-    assert [(name.shard, name.number) for name in names] == [(0, 99999), (0, 100000), (2, 3)]
-
-
 def test_captions_that_come_too_late_to_be_noticed_are_an_error(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr(row_shards, "_PEEKED_SAMPLES", 10)
     samples = [{"png": encoded(image_of(n)), **({"txt": b"a"} if n == 20 else {})} for n in range(ROWS)]

@@ -79,6 +79,15 @@ def test_a_destination_that_would_harm_something_is_refused(encoder, photos, tmp
     EmbeddingJob(encoder, photos, tmp_path / "photos_too")
 
 
+def test_a_destination_behind_a_link_to_nothing_is_refused(encoder, photos, tmp_path):
+    (tmp_path / "link").symlink_to("nowhere")
+    for destination in (tmp_path / "link", tmp_path / "link" / "below"):
+        with pytest.raises(FileNotFoundError, match="/link is a link to nowhere, which is not there, .* give another"):
+            EmbeddingJob(encoder, photos, destination, SMALL, ENCODING)
+    (tmp_path / "nowhere").mkdir()
+    assert embed(encoder, photos, tmp_path / "link", options=SMALL, encoding=ENCODING).is_complete
+
+
 @pytest.mark.parametrize("destination", ["", " ", "s3://bucket/embedded"])
 def test_a_destination_that_is_no_folder_of_this_machine_is_refused(destination, encoder, photos):
     with pytest.raises(ValueError, match=f"The destination is '{destination}'; it must be a folder on a disk"):
@@ -340,6 +349,29 @@ def test_lists_of_two_jobs_that_begin_at_once_are_not_mixed(photos, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ file systems
+
+
+def test_a_job_that_is_done_writes_nothing(encoder, photos, tmp_path, monkeypatch):
+    """So the folder may be read-only."""
+
+    def refuse(*arguments, **keywords):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def times():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "out", *(tmp_path / "out").rglob("*"))}
+
+    paths = sorted(photos.glob("*.png"))
+    summary = embed(encoder, paths, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    shutil.rmtree(tmp_path / "out" / "locks")
+    before = times()
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(os, "mkdir", refuse)
+    again = embed(encoder, paths, tmp_path / "out", options=SMALL, encoding=ENCODING)
+    assert again == replace(summary, timing=None) and times() == before
+    monkeypatch.undo()
+    (tmp_path / "out" / "rows" / "part-00000-00001.parquet").unlink()
+    assert embed(encoder, paths, tmp_path / "out", options=SMALL, encoding=ENCODING).timing.rows == 8
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

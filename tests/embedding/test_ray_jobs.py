@@ -24,6 +24,7 @@ from job_inputs import files_in
 from clip_hf.cli import main
 from clip_hf.embedding import EmbeddingOptions, RowColumns, embed, load_dual_encoder
 from clip_hf.embedding import ray as ray_jobs
+from clip_hf.embedding.job_progress import JobTiming, combine_timings
 from clip_hf.embedding.ray import check_room
 from clip_hf.embedding.ray_workers import WorkerFailure, last_line
 from clip_hf.utils.extras import MissingExtra
@@ -134,6 +135,7 @@ def test_a_killed_worker_changes_nothing(cluster, one_thread, inputs, tmp_path):
     thread.join(60)
     assert len(killed) == 1
     assert summary.is_complete and (summary.rows, summary.parts) == (plain.rows, plain.parts) == (ROWS, ROWS // 4)
+    assert ROWS // 2 < summary.timing.rows <= ROWS and 0 < summary.timing.model < 1
     # A killed process leaves the file that it was writing, under a hidden name.
     there = {path: data for path, data in files_in(tmp_path / "out").items() if "/." not in path}
     assert there == files_in(tmp_path / "plain")
@@ -228,6 +230,14 @@ def test_an_error_of_the_code_keeps_its_trace():
     except KeyError as error:
         told = WorkerFailure.of(error).error()
     assert type(told) is RuntimeError and "in test_an_error_of_the_code" in str(told) and "'absent'" in str(told)
+
+
+def test_the_timing_of_workers_is_that_of_the_slowest_and_of_the_work_of_all():
+    one, two = JobTiming(2.0, 10, 1.0, 0.5, 0.0), JobTiming(6.0, 30, 0.5, 0.1, 0.2)
+    both = combine_timings({"a": [one, two], "b": [one]})
+    assert (both.seconds, both.rows, both.rows_per_second) == (8.0, 50, 6.25)
+    assert (both.model, both.reading, both.preparing) == pytest.approx((0.7, 0.26, 0.12))
+    assert combine_timings({}) is None
 
 
 def test_ray_errors_come_down_to_a_sentence():

@@ -235,8 +235,8 @@ MUTATIONS = [
         "embedding/part_files.py",
         "        if old is None:\n            for path, data in files.items():\n"
         "                _write_file(self.folder / path, data)\n"
-        "        _write_file(self.folder / _rows_file(name), buffer.getvalue())\n",
-        "        _write_file(self.folder / _rows_file(name), buffer.getvalue())\n"
+        "        _write_file(self.folder / _rows_file(name), rows)\n",
+        "        _write_file(self.folder / _rows_file(name), rows)\n"
         "        for path, data in files.items():\n            _write_file(self.folder / path, data)\n",
         "embedding/test_embedding_job.py",
     ),
@@ -301,7 +301,7 @@ MUTATIONS = [
         "embedding/part_files.py",
         "return sorted(names, key=lambda name: (name.shard, name.number))",
         "return sorted(names, key=str)",
-        "embedding/test_embedding_job.py -k order_of_their_numbers",
+        "embedding/test_part_files.py -k order_of_their_numbers",
     ),
     Mutation(
         "bad captions without their image",
@@ -413,10 +413,44 @@ MUTATIONS = [
     Mutation(
         "an incomplete folder read in silence",
         "embedding/part_files.py",
-        "if not self.allow_incomplete and (missing := self._missing(names)):",
+        "if missing and not self.allow_incomplete:",
         "if False:",
         "embedding/test_embedding_job.py -k incomplete",
-        more={"{missing} are missing": "parts are missing"},
+    ),
+    Mutation(
+        "rows under another part's name",
+        "embedding/part_files.py",
+        'return record if record["part"] == str(name) else None',
+        "return record",
+        "embedding/test_part_files.py -k another_name",
+    ),
+    Mutation(
+        "rows in no digest",
+        "embedding/part_files.py",
+        'if _digest_of_rows(self.read_rows(name)) != record["content"]:',
+        "if False:",
+        "embedding/test_part_files.py -k other_rows",
+    ),
+    Mutation(
+        "records in no digest",
+        "embedding/part_files.py",
+        "if metadata[_DIGEST_KEY] != _digest(metadata[_KEY]).encode():",
+        "if False:",
+        "embedding/test_part_files.py -k record_that_was_changed",
+    ),
+    Mutation(
+        "pages of rows read whatever their checksum",
+        "embedding/part_files.py",
+        "pq.read_table(path, page_checksum_verification=True)",
+        "pq.read_table(path)",
+        "embedding/test_part_files.py -k flipped",
+    ),
+    Mutation(
+        "a part too many makes up for one that is missing",
+        "embedding/part_files.py",
+        "if name.shard < num_shards and (total is None or name.number < total):",
+        "if name.shard < num_shards:",
+        "embedding/test_part_files.py -k too_many",
     ),
     Mutation(
         "every part is its shard's last",

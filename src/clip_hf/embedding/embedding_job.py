@@ -189,7 +189,7 @@ class EmbeddingJob:
         return self.finish(self.do(tasks[start:] + tasks[:start]))
 
     def do(self, tasks: Sequence[JobTask]) -> JobTiming | None:
-        """Do what is missing of the tasks, and return where the time went; None if nothing was.
+        """Do what is missing of the tasks, and return where the time went; None if nothing was to be embedded.
 
         Tasks that other processes have locked are left to them; if one of these ends before its work is done, this one
         goes on with it. So all of the tasks are done when this returns.
@@ -221,7 +221,7 @@ class EmbeddingJob:
             progress.close()
         if unread:
             raise _describe_unread(unread, len(self.source.shards), self.folder)
-        return progress.timing()
+        return progress.timing() if progress.rows else None
 
     def _rows_of(self, tasks: Sequence[JobTask]) -> int | None:
         size, total = self.options.rows_per_part, 0
@@ -275,6 +275,7 @@ class EmbeddingJob:
             lock = FileLock(self.folder / LOCKS / f"{task}.lock")
             try:
                 with naming_destination(self.folder):
+                    (self.folder / LOCKS).mkdir(parents=True, exist_ok=True)
                     lock.acquire(timeout=0)
             except Timeout:
                 progress.leave(self._rows_of([task]))

@@ -32,7 +32,13 @@ _AS_THE_PROCESSOR = "as the image processor says"
 
 
 def check_destination(folder: Path, source: Any) -> None:
-    """ValueError or NotADirectoryError if a job must not write to a folder; its manifest is not looked at."""
+    """ValueError or OSError if a job must not or cannot write to a folder; its manifest is not looked at."""
+    for path in (folder, *folder.parents):
+        if path.is_symlink() and not path.exists():
+            raise FileNotFoundError(
+                f"{path} is a link to {os.readlink(path)}, which is not there, so {folder} cannot be the destination: "
+                "make the folder that the link names, remove the link, or give another destination."
+            )
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; the destination must be a folder.")
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
@@ -85,11 +91,8 @@ def write_list(folder: Path, source: Any, options: EmbeddingOptions) -> Any:
             )
     if not lines and not path.is_file():
         raise ValueError("The list of images is empty.")
-    with _manifest_lock(folder):  # two jobs with different lists may begin at once
-        if not path.is_file():
-            with replaced_file(path) as temporary:
-                text = "".join(f"{line}\n" for line in lines)
-                temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="\n")
+    text = "".join(f"{line}\n" for line in lines)
+    _write_once(path, text.encode(errors="surrogateescape"))  # two jobs with different lists may begin at once
     if lines and read_list(path) != lines:
         raise ValueError(f"{path} lists other images than those that were given; give another destination.")
     return path
@@ -140,11 +143,7 @@ def claim_folder(folder: Path, expected: dict[str, Any]) -> str:
     Returns:
         `str`: The manifest's [`digest_of_job`].
     """
-    path = folder / MANIFEST
-    with _manifest_lock(folder):
-        if not path.is_file():
-            with replaced_file(path) as temporary:
-                temporary.write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+    _write_once(folder / MANIFEST, f"{json.dumps(expected, indent=1)}\n".encode())
     found = read_manifest(folder)
     if differing := _differences(found, expected):
         raise ValueError(
@@ -192,6 +191,16 @@ def find_folder(destination: str | os.PathLike) -> Path:
             "folder elsewhere when the job is done."
         )
     return Path(os.path.abspath(os.path.expanduser(destination)))
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    """Write a file of a destination that is not there yet. A folder that has it may be read-only."""
+    if path.is_file():
+        return
+    with _manifest_lock(path.parent):
+        if not path.is_file():  # nor did another process write it meanwhile
+            with replaced_file(path) as temporary:
+                temporary.write_bytes(data)
 
 
 @contextmanager

@@ -5,7 +5,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,6 +47,26 @@ class JobTiming:
 
     def __str__(self) -> str:
         return f"{self.rows_per_second:.1f} rows/s; {self.shares}"
+
+
+def combine_timings(runs: Mapping[str, Sequence[JobTiming]]) -> JobTiming | None:
+    """The timing of workers that ran side by side, each with its runs one after another.
+
+    The seconds are those of the worker that took longest, the shares those of all workers' time. None if there are no
+    runs.
+    """
+    timings = [timing for of_worker in runs.values() for timing in of_worker]
+    if not timings:
+        return None
+    worked = sum(timing.seconds for timing in timings)
+    return JobTiming(
+        max(sum(timing.seconds for timing in of_worker) for of_worker in runs.values()),
+        sum(timing.rows for timing in timings),
+        *(
+            sum(getattr(timing, step) * timing.seconds for timing in timings) / worked
+            for step in ("model", "reading", "preparing")
+        ),
+    )
 
 
 class JobProgress:

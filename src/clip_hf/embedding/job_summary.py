@@ -26,7 +26,7 @@ class EmbeddingSummary:
         parts (`int`): Parts that are written.
         num_bytes (`int`): Bytes of the embeddings.
         missing (`int`): Parts that are not there, of other shares; of tars and streams, shards with such parts.
-        timing ([`JobTiming`], *optional*): Where this run's time went; None if nothing was missing.
+        timing ([`JobTiming`], *optional*): Where this run's time went; None if it embedded nothing.
     """
 
     rows: int
@@ -62,10 +62,13 @@ def summarise(
 
 
 def write_summary(folder: Path, summary: EmbeddingSummary) -> None:
-    """Write `summary.json`."""
+    """Write `summary.json`, unless it is there as it should be."""
     content = {name: value for name, value in asdict(summary).items() if name not in ("missing", "timing")}
-    with naming_destination(folder), replaced_file(folder / SUMMARY) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    data, path = f"{json.dumps(content, indent=1)}\n".encode(), folder / SUMMARY
+    if path.is_file() and path.read_bytes() == data:
+        return  # nothing is written where nothing changes: the folder may be read-only
+    with naming_destination(folder), replaced_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def check_bad_rows(summary: EmbeddingSummary, max_skipped_share: float, location: str, folder: Path) -> None:

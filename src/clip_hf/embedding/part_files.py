@@ -34,15 +34,26 @@ IMAGES, TEXTS = "image_embeddings", "text_embeddings"
 BAD = "bad"
 """The folder that lists the rows that were left out."""
 _ROWS, _PENDING = "rows", "pending"
-_PART = re.compile(r"part-([0-9]{5,})-([0-9]{5,})")
-_RECORD = {"rows": int, "texts": int, "bad": dict, "is_last": bool, "job": str, "files": dict}
+_NUMBER = "([0-9]{5}|[1-9][0-9]{5,})"  # one way to write each
+_PART = re.compile(f"part-{_NUMBER}-{_NUMBER}")
+_RECORD = {
+    "part": str,
+    "rows": int,
+    "texts": int,
+    "bad": dict,
+    "is_last": bool,
+    "job": str,
+    "files": dict,
+    "content": str,
+}
 PLACES = ("name", "location")
 """What of a manifest may differ between runs of one job, because data and model may be moved."""
 SECTIONS = ("versions", "image_options", "model", "source", "options")
 """The parts of a manifest; `digest_of_job` is of all of them."""
 _SOURCE = {"shards": int, "parts": (int, type(None))}
 _OPTIONS = {"images": bool, "texts": bool, "file_format": str, "rows_per_part": int}
-_KEY = b"clip_hf"  # of the Parquet file's metadata
+# Of the Parquet file's metadata: the record of its part, and the digest of that.
+_KEY, _DIGEST_KEY = b"clip_hf", b"clip_hf_digest"
 ROW_SCHEMA = pa.schema(
     [
         ("shard", pa.int64()),  # of the source, from 0
@@ -89,9 +100,10 @@ class PartContent:
 class PartStore:
     """Writes parts and says which ones are there.
 
-    A part's Parquet file of rows is written last, with sizes and digests of the other files in its metadata. So a part
-    whose rows are there is complete. A part that replaces another is first written as a whole to a folder in
-    `pending/`, and moved into place by [`PartStore.settle`], which whoever comes next does after a crash.
+    A part's Parquet file of rows is written last. Its metadata hold the part's record, with sizes and digests of the
+    other files and a digest of the rows. So a part whose rows are there is complete. A part that replaces another is
+    first written as a whole to a folder in `pending/`, and moved into place by [`PartStore.settle`], which whoever
+    comes next does after a crash.
 
     Args:
         folder (`Path`): The folder of the job.
@@ -111,22 +123,23 @@ class PartStore:
             text = "".join(f"{_bad_line(name.shard, number, row)}\n" for number, row in content.bad)
             files[_bad_file(name)] = text.encode(errors="backslashreplace")
         kinds = Counter(row.kind for _, row in content.bad)
+        table = pa.Table.from_pylist(content.rows, ROW_SCHEMA)
         record = {
+            "part": str(name),
             "rows": len(content.rows),
             "texts": sum(len(row["captions"]) for row in content.rows),
             "bad": dict(sorted(kinds.items())),
             "is_last": content.is_last,
             "job": self.job,
             "files": {path: {"bytes": len(data), "blake2b": _digest(data)} for path, data in files.items()},
+            "content": _digest_of_rows(table),
         }
-        table = pa.Table.from_pylist(content.rows, ROW_SCHEMA).replace_schema_metadata({_KEY: json.dumps(record)})
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        rows = _as_parquet(table, record)
         old = self.record(name)
         if old is not None and old["files"] != record["files"]:
             staged = self._staged(name)
             with replaced_folder(staged) as temporary:
-                for path, data in {**files, _rows_file(name): buffer.getvalue()}.items():
+                for path, data in {**files, _rows_file(name): rows}.items():
                     _write_file(temporary / path, data)
             self.settle(name)
             return record
@@ -135,13 +148,13 @@ class PartStore:
         if old is None:
             for path, data in files.items():
                 _write_file(self.folder / path, data)
-        _write_file(self.folder / _rows_file(name), buffer.getvalue())
+        _write_file(self.folder / _rows_file(name), rows)
         return record
 
     def settle(self, name: PartName) -> None:
         """Move a part that is whole in `pending/` into place, if there is one. The caller has the part's lock."""
         staged, rows = self._staged(name), _rows_file(name)
-        record = _read_record(staged / rows)
+        record = _read_record(staged / rows, name)
         if record is not None and record["job"] == self.job:
             for path in record["files"]:
                 if (staged / path).exists():  # else it was moved before a crash
@@ -160,10 +173,10 @@ class PartStore:
     def record(self, name: PartName) -> dict[str, Any] | None:
         """What a part's rows say of it: rows, texts, bad rows by kind, its files, and whether it is the last.
 
-        None if the part is not there or of another job, or one of its files is missing, damaged in its size, or
-        unreadable.
+        None if the part is not there, its rows are another's under its name or of another job, or one of its files is
+        missing, damaged in its size, or unreadable.
         """
-        record = _read_record(self.folder / _rows_file(name))
+        record = _read_record(self.folder / _rows_file(name), name)
         if record is None or record["job"] != self.job:
             return None
         try:
@@ -188,7 +201,7 @@ class PartStore:
         """The rows of a part, with the columns of `ROW_SCHEMA`; ValueError if they are damaged."""
         path = self.folder / _rows_file(name)
         with _naming_damage(path, name):
-            table = pq.read_table(path).replace_schema_metadata()
+            table = pq.read_table(path, page_checksum_verification=True).replace_schema_metadata()
             if not table.schema.equals(ROW_SCHEMA):
                 raise ValueError(f"its columns are {', '.join(map(repr, table.column_names))}")
         return table
@@ -207,10 +220,16 @@ class PartStore:
         return values
 
     def find_damage(self, name: PartName) -> str | None:
-        """What is wrong with a part; all its files are read. None if nothing is."""
+        """What is wrong with a part; all its files are read. None if nothing is.
+
+        Raises:
+            ValueError: if its rows are damaged; it names the file.
+        """
         record = self.record(name)
         if record is None:
-            return f"{name} is not complete, or belongs to another job"
+            return f"{name} is not complete, or belongs to another job or place"
+        if _digest_of_rows(self.read_rows(name)) != record["content"]:
+            return f"{_rows_file(name)} has changed"
         for path, known in record["files"].items():
             if _digest((self.folder / path).read_bytes()) != known["blake2b"]:
                 return f"{path} has changed"
@@ -238,16 +257,19 @@ def _names_of(folder: Path, ending: str) -> list[PartName]:
     return sorted(names, key=lambda name: (name.shard, name.number))
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
-    """What a Parquet file of rows says of its part; None if there is none, or it is damaged."""
+def _read_record(path: Path, name: PartName) -> dict[str, Any] | None:
+    """What a Parquet file of rows says of its part; None if there is none, it is damaged, or of another part."""
     try:
-        record = json.loads(pq.read_schema(path).metadata[_KEY])
+        metadata = pq.read_schema(path).metadata
+        if metadata[_DIGEST_KEY] != _digest(metadata[_KEY]).encode():
+            return None
+        record = json.loads(metadata[_KEY])
         _check_values(record, _RECORD)
         for file in record["files"].values():
             _check_values(file, {"bytes": int, "blake2b": str})
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None
-    return record
+    return record if record["part"] == str(name) else None
 
 
 @contextlib.contextmanager
@@ -257,7 +279,9 @@ def _naming_damage(path: Path, name: PartName) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing. {_advice(name)}") from error
-    except (pa.ArrowException, SafetensorError, KeyError, ValueError, EOFError) as error:
+    except (pa.ArrowException, SafetensorError, KeyError, ValueError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk; pyarrow's own have no number
+            raise
         raise ValueError(f"{path} is damaged ({error}). {_advice(name)}") from error
 
 
@@ -275,6 +299,13 @@ def _check_values(content: Any, kinds: dict[str, Any]) -> None:
 def _bad_line(shard: int, number: int, row: SkippedRow) -> str:
     line = {"shard": shard, "row": number, "name": row.name, "kind": row.kind, "reason": row.message}
     return json.dumps(line, ensure_ascii=False)
+
+
+def _as_parquet(table: pa.Table, record: dict[str, Any]) -> bytes:
+    text, buffer = json.dumps(record), io.BytesIO()
+    table = table.replace_schema_metadata({_KEY: text, _DIGEST_KEY: _digest(text.encode())})
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
 
 
 def _as_bytes(values: np.ndarray, file_format: str) -> bytes:
@@ -299,6 +330,15 @@ def _move_file(path: Path, target: Path) -> None:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _digest_of_rows(table: pa.Table) -> str:
+    """Digest of the values of rows; the same for every Parquet file that holds them."""
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in table.to_batches(max_chunksize=1024):
+        for row in batch.to_pylist():
+            digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------------- reading back
@@ -352,29 +392,50 @@ class EmbeddingFolder:
     @property
     def is_complete(self) -> bool:
         """Whether all parts are there."""
-        return not self._missing(self._store.names())
+        return not self._find_parts()[1]
 
-    def _missing(self, names: list[PartName]) -> str:
-        """What is missing besides these parts, in a few words; empty if nothing is."""
+    def __repr__(self) -> str:
+        (names, missing), summary = self._find_parts(), self.summary
+        rows = f"{summary['rows']:,} rows, " if summary else ""
+        lacking = f"; {missing} are missing" if missing else ""
+        dim = self.manifest["model"].get("projection_dim")
+        return f"<{type(self).__name__} {self.path}: {rows}dim {dim}, {counted(len(names), 'part')}{lacking}>"
+
+    def _find_parts(self) -> tuple[list[PartName], str]:
+        """The parts that are there, and what is missing besides them in a few words; empty if nothing is."""
         total, num_shards = self.manifest["source"]["parts"], self.manifest["source"]["shards"]
-        if total is not None:
-            return f"{total - len(names):,} of {counted(total, 'part')}" if len(names) < total else ""
-        # Only the last part of a tar, or of a shard of a stream, says that it is the last.
-        numbers: dict[int, list[int]] = {}
-        for name in names:
-            numbers.setdefault(name.shard, []).append(name.number)
-        lacking = num_shards - sum(self._is_whole(shard, there) for shard, there in numbers.items())
-        return f"parts of {lacking:,} of {counted(num_shards, 'shard')}" if lacking else ""
+        numbers: dict[int, list[int]] = {shard: [] for shard in range(num_shards)}
+        for name in self._store.names():
+            if name.shard < num_shards and (total is None or name.number < total):
+                numbers[name.shard].append(name.number)
+        names, lacking = [], 0
+        for shard, there in numbers.items():
+            there, is_whole = self._parts_of_shard(shard, there)
+            names += [PartName(shard, number) for number in there]
+            # Where rows were counted, a shard without rows has no part; else it has an empty one.
+            lacking += not is_whole and (bool(there) or total is None)
+        if total is not None and len(names) < total:
+            return names, f"{total - len(names):,} of {counted(total, 'part')}"
+        return names, f"parts of {lacking:,} of {counted(num_shards, 'shard')}" if lacking else ""
 
-    def _is_whole(self, shard: int, numbers: list[int]) -> bool:
-        """Whether parts with these numbers are all of a shard; iterating names a damaged one."""
-        record = self._store.record(PartName(shard, numbers[-1]))
-        return numbers == list(range(len(numbers))) and (record is None or record["is_last"])
+    def _parts_of_shard(self, shard: int, numbers: list[int]) -> tuple[list[int], bool]:
+        """Of the parts with these numbers, those of the shard, and whether they are all of it.
+
+        Only the last part of a shard says that it is the last; what lies behind it is not the shard's. A damaged one
+        at the end counts as the last, so that iterating names it.
+        """
+        run = [number for place, number in enumerate(numbers) if number == place]
+        for number in reversed(run):
+            record = self._store.record(PartName(shard, number))
+            if record is not None:
+                is_damaged = number < run[-1]
+                return (run[: number + 1], True) if record["is_last"] else (numbers, is_damaged and run == numbers)
+        return numbers, bool(run) and run == numbers
 
     def _part_names(self) -> list[PartName]:
         """The parts that are there; ValueError if that is not all of them."""
-        names = self._store.names()
-        if not self.allow_incomplete and (missing := self._missing(names)):
+        names, missing = self._find_parts()
+        if missing and not self.allow_incomplete:
             raise ValueError(
                 f"{self.path} is not complete: {missing} are missing. Run the same `clip-hf embed` again, which does "
                 "only what is missing, or read what is there with `read_embeddings(folder, allow_incomplete=True)`."

@@ -63,7 +63,7 @@ def embed(
             [`DualEncoder.set_image_options`].
 
     Returns:
-        [`EmbeddingSummary`]: without timing.
+        [`EmbeddingSummary`]: its timing is that of all workers together, without those that died.
 
     Raises:
         ValueError, OSError, ImportError: as in [`clip_hf.embedding.embed`], on any machine of the cluster.
@@ -87,7 +87,7 @@ def embed(
     encoding = encoding or EncodingOptions(num_threads=int(max(1, min(8, num_cpus))))
     job = EmbeddingJob(encoder, source, destination, options, encoding)
     missing = set(job.missing(job.share()))
-    tasks = {place: task for place, task in enumerate(job.tasks()) if task in missing}
+    tasks, timing = {place: task for place, task in enumerate(job.tasks()) if task in missing}, None
     if tasks:
         setup = WorkerSetup(
             folder=os.getcwd(),
@@ -103,8 +103,8 @@ def embed(
         with _connected(), job.encoding.progress_bar(encoder.name, "parts", len(tasks)) as bar:
             check_room(ray.nodes(), num_workers, num_cpus, num_gpus)
             room = {"num_workers": num_workers, "num_cpus": num_cpus, "num_gpus": num_gpus}
-            run_workers(job, tasks, _store(setup), bar, **room)
-    return job.finish()
+            timing = run_workers(job, tasks, _store(setup), bar, **room)
+    return job.finish(timing)
 
 
 # ------------------------------------------------------------------------------------------------- before the workers

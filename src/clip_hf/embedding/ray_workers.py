@@ -22,6 +22,7 @@ from .embedding_job import EmbeddingJob, JobTask
 from .encoding_options import EncodingOptions
 from .job_manifest import LOCKS
 from .job_options import EmbeddingOptions
+from .job_progress import JobTiming, combine_timings
 from .load_encoder import load_dual_encoder
 
 
@@ -126,22 +127,30 @@ class Worker:
         """Do the tasks at `item["places"]`, unless too many workers died over them.
 
         Returns:
-            `dict`: these places; `deaths`, how many workers died over them; `failure`, what went wrong, pickled.
+            `dict`: these places; `worker`, a name of this process; `deaths`, how many workers died over them;
+            `timing`, where the time went, and `failure`, what went wrong, both pickled.
         """
         import ray
 
         with open(item["tries"], "a") as file:
             file.write("+")
-        deaths, failure = os.path.getsize(item["tries"]) - 1, b""
+        deaths, failure, timing = os.path.getsize(item["tries"]) - 1, b"", None
         if deaths < _MOST_DEATHS:
             try:
                 if self.job is None:
                     self.job = ray.get(self.stored).job()
                 tasks = self.job.tasks()
-                self.job.do([tasks[place] for place in item["places"]])
+                timing = self.job.do([tasks[place] for place in item["places"]])
             except Exception as error:
                 failure = pickle.dumps(WorkerFailure.of(error))
-        return {"places": item["places"], "deaths": deaths, "failure": failure}
+        worker = f"{platform.node()} {os.getpid()}"
+        return {
+            "places": item["places"],
+            "worker": worker,
+            "deaths": deaths,
+            "timing": pickle.dumps(timing),
+            "failure": failure,
+        }
 
 
 def run_workers(
@@ -153,13 +162,18 @@ def run_workers(
     num_workers: int,
     num_cpus: float,
     num_gpus: float,
-) -> None:
+) -> JobTiming | None:
     """Do tasks, given by their places, in workers of Ray Data; `stored` is Ray's reference of their [`WorkerSetup`].
 
     A worker that dies is replaced, and what it was doing is done again, until three workers died over it.
+
+    Returns:
+        [`JobTiming`] of all workers, without what those that died did; None if they embedded nothing.
     """
     import ray
 
+    runs: dict[str, list[JobTiming]] = {}
+    (job.folder / LOCKS).mkdir(parents=True, exist_ok=True)
     places = list(tasks)
     size = max(1, min(_MOST_TASKS_PER_CALL, len(places) // (num_workers * _CALLS_PER_WORKER)))
     with tempfile.TemporaryDirectory(prefix="ray-", dir=job.folder / LOCKS) as tries, _quiet_ray_data():
@@ -179,7 +193,10 @@ def run_workers(
                 raise pickle.loads(result["failure"]).error()
             if result["deaths"] >= _MOST_DEATHS:
                 raise RuntimeError(_say_deaths(job, [tasks[place] for place in result["places"]]))
+            if (timing := pickle.loads(result["timing"])) is not None:
+                runs.setdefault(result["worker"], []).append(timing)
             bar.update(len(result["places"]))
+    return combine_timings(runs)
 
 
 def _say_deaths(job: EmbeddingJob, tasks: list[JobTask]) -> str:
