@@ -71,8 +71,9 @@ def test_an_accelerator_is_left_alone(folder, images, expected, monkeypatch):
             exported = make(folder, **options)
             assert exported.device.type == exported.model.device.type == "cpu"
         assert_same(exported(images, candidate_labels=LABELS), expected)
-        with pytest.raises(ValueError, match="^Exported models run on the processor only"):
-            make(folder, device="cuda")
+        for device in ("cuda", 0, torch.device("cuda")):
+            with pytest.raises(ValueError, match="^Exported models run on the processor only"):
+                make(folder, device=device)
 
 
 def test_autocast_and_defaults_of_pytorch_change_nothing(folder, images):
@@ -170,6 +171,8 @@ def test_what_an_export_cannot_do(folder, tiny_processor, exported_folder):
         clip_hf.pipeline(folder, runtime="torch")
     with pytest.raises(ValueError, match="Exported models run on the processor only; `device` is 'cuda'"):
         clip_hf.pipeline(folder, device="cuda")
+    with pytest.raises(ValueError, match="Exported models run on the processor only; `device` is '0'"):
+        pipeline(TASK, model=str(folder), device=0)
     opened = ClipHFExportedModel.from_pretrained(folder)
     assert clip_hf.pipeline(opened, tiny_processor).model is clip_hf.pipeline(opened).model is opened
     for options in ({"runtime": "openvino"}, {"dtype": torch.float32}):

@@ -23,7 +23,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
 from .checkpoints.saving import from_pretrained, processor_from_pretrained
-from .export.exported_model import ClipHFExportedConfig, ClipHFExportedModel
+from .export.exported_model import ClipHFExportedConfig, ClipHFExportedModel, check_device
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
 from .model.modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
@@ -69,8 +69,10 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
         # Compare `model_type`, not the class: remote-code models are different classes.
         model_type = getattr(model.config, "model_type", None)
         ours = model_type in (ClipHFConfig.model_type, ClipHFExportedConfig.model_type)
-        if model_type == ClipHFExportedConfig.model_type and kwargs.get("device") is None:
-            kwargs["device"] = "cpu"  # an accelerator would be the default, and exported models run on the processor
+        if model_type == ClipHFExportedConfig.model_type:
+            check_device(kwargs.get("device"))
+            if kwargs.get("device") is None:
+                kwargs["device"] = "cpu"  # where exported models run; an accelerator would be the default
         for name, auto_class in (("tokenizer", AutoTokenizer), ("image_processor", AutoImageProcessor)):
             if kwargs.get(name) is None:
                 kwargs[name] = getattr(kwargs.get("processor"), name, None) if ours else None

@@ -296,15 +296,15 @@ MUTATIONS = [
     Mutation(
         "a user's autocast is exported",
         "export/exporting.py",
-        'with torch.autocast("cpu", enabled=False), torch.device("cpu"):',
-        'with torch.device("cpu"):',
+        'with _EXPORTING, torch.autocast("cpu", enabled=False), torch.device("cpu"):',
+        'with _EXPORTING, torch.device("cpu"):',
         "export/test_export_model.py -k settings_of_pytorch",
     ),
     Mutation(
         "a user's default device is exported",
         "export/exporting.py",
-        'with torch.autocast("cpu", enabled=False), torch.device("cpu"):',
-        'with torch.autocast("cpu", enabled=False):',
+        'with _EXPORTING, torch.autocast("cpu", enabled=False), torch.device("cpu"):',
+        'with _EXPORTING, torch.autocast("cpu", enabled=False):',
         "export/test_export_model.py -k settings_of_pytorch",
     ),
 ]
