@@ -51,7 +51,7 @@ def test_images_and_labels_are_passed_on(calls, photos, tmp_path, capsys):
     assert calls[0]["texts"] == ["cat", "dog"] and calls[0]["allow_loss"] is True
     shown = capsys.readouterr().out
     assert "least cosine" in shown and "0.995000" in shown and "SLOWER" in shown
-    assert "Compared on given images." in shown and "data_names" not in calls[0]
+    assert "Compared on given images." in shown
     assert main(line) == 1
     assert main([*line, "--overwrite"]) == 0
 
@@ -100,9 +100,9 @@ def test_drawings_are_called_so(calls, images, monkeypatch, tmp_path):
     line = ["export", "m", str(tmp_path / "out"), "--precision", "int8", "--overwrite"]
     assert main(line) == 0
     assert len(calls[0]["images"]) == 5 and calls[0]["texts"] == ["a", "b", "c", "d"]
-    assert calls[0]["data_names"] == ("drawings of OpenMoji", "of their names")
+    assert (calls[0]["images"].name, calls[0]["texts"].name) == ("drawings of OpenMoji", "of their names")
     assert main([*line, "--labels", "cat", "dog"]) == 0
-    assert calls[1]["data_names"] == ("drawings of OpenMoji", "given texts")
+    assert calls[1]["images"].name == "drawings of OpenMoji" and calls[1]["texts"] == ["cat", "dog"]
 
 
 def test_without_openmoji(calls, monkeypatch, tmp_path, capsys):

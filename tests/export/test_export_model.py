@@ -24,7 +24,7 @@ from clip_hf.export import ClipHFExportedConfig, ClipHFExportedModel, export_mod
 from clip_hf.export.export_card import write_export_card
 from clip_hf.export.exported_folder import write_record
 from clip_hf.export.sources import as_exportable, describe_model
-from clip_hf.export.tower_inputs import Samples, prepare_samples
+from clip_hf.export.tower_inputs import NamedItems, Samples, prepare_samples
 from clip_hf.export.towers import ImageTower
 from tiny_models import CAPTIONS, as_transformers_clip, make_tiny_model
 
@@ -162,9 +162,8 @@ def test_int8(tower, tiny_model, runtime, tiny_processor, images, tmp_path):
         runtime,
         "int8",
         processor=tiny_processor,
-        images=turned,
-        texts=CAPTIONS,
-        data_names=("turned drawings", "of their names"),
+        images=NamedItems(turned, "turned drawings"),
+        texts=NamedItems(CAPTIONS, "of their names"),
         allow_loss=True,  # a tiny random ResNet, whose few channels differ much, loses several hundredths
     )
     assert all(module.training == training for module, training in before)
@@ -207,11 +206,11 @@ def test_a_loss_is_refused_and_nothing_is_written(monkeypatch, exported_folder, 
 
 def test_the_report_names_what_was_compared(exported_folder, tiny_processor, images):
     config = ClipHFExportedConfig.from_pretrained(exported_folder("vit", "onnx"))
-    names = ("drawings", "of their names")
+    drawings, names = NamedItems(images, "drawings"), NamedItems(CAPTIONS, "of their names")
     for data, expected in (
-        ((images, CAPTIONS, names), "5 drawings and 5 of their names"),
-        ((images[:2], None, names), "2 drawings and 16 default prompts, as no texts were given"),
-        ((None, CAPTIONS, names), "8 random images and 5 of their names"),
+        ((drawings, names), "5 drawings and 5 of their names"),
+        ((drawings, None), "5 drawings and 16 default prompts, as no texts were given"),
+        ((None, names), "8 random images and 5 of their names"),
         ((images, CAPTIONS), "5 given images and 5 given texts"),
     ):
         assert prepare_samples(config, tiny_processor, *data).in_words() == expected

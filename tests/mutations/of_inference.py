@@ -268,8 +268,8 @@ MUTATIONS = [
     Mutation(
         "default prompts count as given",
         "export/tower_inputs.py",
-        'texts_are=data_names[1] if texts else "default prompts, as no texts were given",',
-        "texts_are=data_names[1],",
+        'texts_are=_name_of(texts, "given texts") if texts else "default prompts, as no texts were given",',
+        'texts_are=_name_of(texts, "given texts"),',
         "export/test_export_model.py -k card_runs",
     ),
     Mutation(

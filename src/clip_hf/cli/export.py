@@ -18,7 +18,7 @@ from ..data.image_folders import images_in
 from ..data.openmoji import load_openmoji
 from ..export import ParityReport, export_model
 from ..export.exporting import check_destination
-from ..export.tower_inputs import GIVEN
+from ..export.tower_inputs import NamedItems
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..utils.extras import MissingExtra
 from ..utils.terminal_tables import draw_table
@@ -32,21 +32,22 @@ def run(options: argparse.Namespace) -> int:
     check_destination(options.destination)
     if os.path.exists(options.destination) and not options.overwrite:
         raise FileExistsError(f"{options.destination} exists. Name another folder, or replace it with --overwrite.")
-    data = _find_data(options)
+    images, texts = _data(options)
     report = export_model(
         options.model,
         options.destination,
         options.runtime,
         options.precision,
+        images=images,
+        texts=texts,
         allow_loss=options.allow_loss,
-        **data,
     )
     print(json.dumps(report.to_dict()) if options.json else _describe(report, Path(options.destination)))
     return 0
 
 
-def _find_data(options: argparse.Namespace) -> dict[str, Any]:
-    """The images and texts to compare on, and what they are, as `export_model` takes them."""
+def _data(options: argparse.Namespace) -> tuple[Sequence[Any] | None, Sequence[str] | None]:
+    """The images and texts to compare on."""
     labels = None if options.labels is None else read_labels(options.labels)
     if options.images is not None:
         folder = Path(options.images)
@@ -55,18 +56,15 @@ def _find_data(options: argparse.Namespace) -> dict[str, Any]:
         paths = [Path(path) for path in images_in(folder)[0]]
         if not paths:
             raise ValueError(f"--images {folder}: there is no image in this folder.")
-        return {"images": _readable(_spread(paths, options.max_images), folder), "texts": labels}
+        return _readable(_spread(paths, options.max_images), folder), labels
     try:
         drawings = load_openmoji()["train"]
     except MissingExtra as error:
         print(f"clip-hf export: no images to compare on ({error}) Give some with --images FOLDER.", file=sys.stderr)
-        return {"images": None, "texts": labels}
+        return None, labels
     rows = drawings.select(_spread(range(len(drawings)), options.max_images))
-    return {
-        "images": rows["image"][:],
-        "texts": labels or list(dict.fromkeys(rows["caption"][:])),
-        "data_names": ("drawings of OpenMoji", GIVEN[1] if labels else "of their names"),
-    }
+    names = NamedItems(dict.fromkeys(rows["caption"][:]), "of their names")
+    return NamedItems(rows["image"][:], "drawings of OpenMoji"), labels or names
 
 
 def _readable(paths: Sequence[Path], folder: Path) -> list[Path]:

@@ -76,7 +76,8 @@ def write_list(folder: Path, source: Any, options: EmbeddingOptions) -> Any:
     for option, value in (options.columns.named() | {"split": options.columns.split}).items():
         if value is not None:
             raise ValueError(
-                f"A list of paths has neither columns nor parts, so there is no {value!r}: leave `{option}` out."
+                f"A list of paths has neither columns nor parts, so there is no {value!r}: leave `{option}` "
+                f"(--{option.replace('_', '-')}) out."
             )
     if options.modalities in ("texts", "both"):
         raise ValueError("A list of paths has no captions, so no texts can be embedded: leave them out.")

@@ -25,7 +25,7 @@ from .quantizing import needs_calibration, quantize_towers
 from .quiet_libraries import quiet_exporters
 from .runtimes import RUNTIMES, check_precision, check_runtime
 from .sources import as_exportable, describe_model
-from .tower_inputs import GIVEN, Samples, prepare_samples
+from .tower_inputs import Samples, prepare_samples
 from .towers import ImageTower, TextTower
 
 
@@ -51,7 +51,6 @@ def export_model(
     processor: Any = None,
     images: Sequence[Any] | None = None,
     texts: Sequence[str] | None = None,
-    data_names: tuple[str, str] = GIVEN,
     allow_loss: bool = False,
 ) -> ParityReport:
     """Export both towers of a CLIP or SigLIP into a folder, once they are shown to compute what PyTorch does.
@@ -77,8 +76,6 @@ def export_model(
             convolutions, and the rest are compared. Without any, eight random ones are compared, and speed is not
             measured.
         texts (`Sequence[str]`, *optional*): Labels or captions to compare; by default a few prompts.
-        data_names (`tuple[str, str]`, *optional*, defaults to `("given images", "given texts")`): What report and card
-            call `images` and `texts`.
         allow_loss (`bool`, *optional*, defaults to `False`): Whether to write an export whose features differ by more
             than [`MIN_COSINE`] allows, too.
 
@@ -116,7 +113,7 @@ def export_model(
     if isinstance(model, (str, os.PathLike)):
         model, processor = load_dual_model(model, torch.float32, processor)
     config = describe_model(model, processor, runtime, precision)
-    samples = prepare_samples(config, processor, images, texts, data_names)
+    samples = prepare_samples(config, processor, images, texts)
     compared, calibration = samples.split() if needs_calibration(config) else (samples, None)
     with replaced_folder(folder, check_destination) as temporary, as_exportable(model) as source:
         config.save_pretrained(temporary)

@@ -4,7 +4,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,16 @@ from .exported_model import ClipHFExportedConfig
 
 MAX_CALIBRATION = 128
 """Images that calibrate int8 at most; more hardly change the ranges."""
-GIVEN = ("given images", "given texts")
-"""What reports call a user's images and texts."""
 _RANDOM_IMAGES = 8
 _BATCH = 16
+
+
+class NamedItems(list):
+    """Images or texts that reports call by a name in the plural, such as `"drawings"`."""
+
+    def __init__(self, items: Iterable[Any], name: str):
+        super().__init__(items)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,8 @@ class Samples:
     pixel_values: torch.Tensor
     input_ids: torch.Tensor
     given: bool
-    images_are: str = GIVEN[0]
-    texts_are: str = GIVEN[1]
+    images_are: str = "given images"
+    texts_are: str = "given texts"
 
     def split(self) -> tuple["Samples", "Samples"]:
         """Those to compare, and those to calibrate with: every other image. A single image does both."""
@@ -63,13 +69,9 @@ class Samples:
 
 
 def prepare_samples(
-    config: ClipHFExportedConfig,
-    processor: Any,
-    images: Sequence[Any] | None,
-    texts: Sequence[str] | None,
-    data_names: tuple[str, str] = GIVEN,
+    config: ClipHFExportedConfig, processor: Any, images: Sequence[Any] | None, texts: Sequence[str] | None
 ) -> Samples:
-    """Prepare images and texts, which reports call `data_names`; without any, random pixels and clip_hf's prompts.
+    """Prepare images and texts, which may be [`NamedItems`]; without any, random pixels and clip_hf's prompts.
 
     Raises:
         UnreadableImage: if an image cannot be read.
@@ -83,9 +85,13 @@ def prepare_samples(
         _prepare_images(config, processor, images) if images else _random_images(config.image_size),
         _prepare_texts(config, processor, texts or default_texts()),
         given=bool(images),
-        images_are=data_names[0] if images else "random images",
-        texts_are=data_names[1] if texts else "default prompts, as no texts were given",
+        images_are=_name_of(images, "given images") if images else "random images",
+        texts_are=_name_of(texts, "given texts") if texts else "default prompts, as no texts were given",
     )
+
+
+def _name_of(items: Sequence[Any], other: str) -> str:
+    return items.name if isinstance(items, NamedItems) else other
 
 
 def default_texts() -> list[str]:
