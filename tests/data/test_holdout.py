@@ -109,7 +109,7 @@ def test_rows_without_anything_and_streams():
     rows = [{"image": None, "caption": None}, *rows_of(range(30))]
     train, held_out = hold_out(dataset_of(rows), 0.3)
     assert len(train) + len(held_out) == 31
-    with pytest.raises(TypeError, match="held out of a `datasets.Dataset`, not of a IterableDataset"):
+    with pytest.raises(TypeError, match="held out of a `datasets.Dataset`, not of an IterableDataset"):
         hold_out(numbered(30).to_iterable_dataset(), 0.1)
 
 
