@@ -43,7 +43,7 @@ from clip_hf.evaluation import (
 )
 from clip_hf.evaluation.tasks import robustness
 from clip_hf.evaluation.tasks.zero_shot import EqualClassesWarning
-from clip_hf.export import export_model
+from clip_hf.export import ClipHFExportedModel, export_model
 from clip_hf.utils.processor import read_processor
 from clip_hf.utils.wording import safe_name
 from several_processes import run_processes
@@ -300,10 +300,19 @@ def test_every_task_with_an_export(models, exported_folder, data, pairs, tmp_pat
     assert (content["runtime"], content["model"]) == (runtime, f"{exported} ({runtime}, float32)")
 
 
-def test_a_probe_needs_features_that_the_model_gives(data, tiny_processor, tmp_path, capsys):
-    """Exports of transformers' models have none before the projection; the other tasks run."""
+def test_a_probe_needs_features_that_the_model_gives(data, monkeypatch, tiny_processor, tmp_path, capsys):
+    """An export has those before the projection. Of a model without, the other tasks run."""
     export_model(as_transformers_clip(make_tiny_model("vit")), tmp_path / "model", "onnx", processor=tiny_processor)
     arguments = ("--data", data, "--output-dir", tmp_path / "out", *QUICK)
+    assert (
+        evaluate(tmp_path / "model", "--tasks", "linear_probe", "--data", data, *QUICK[:2], "--output-dir", tmp_path)
+        == 0
+    )
+
+    def refuse(self, pixel_values):
+        raise ValueError("The tower gives no features before the projection.")
+
+    monkeypatch.setattr(ClipHFExportedModel, "pooled_image_features", refuse)
     assert evaluate(tmp_path / "model", "--tasks", "few_shot", "linear_probe", *arguments) == 1
     assert "The task linear_probe cannot be run." in (error := capsys.readouterr().err)
     assert "gives no features before the projection" in error and not list((tmp_path / "out").glob("*.json"))

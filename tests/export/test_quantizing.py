@@ -13,7 +13,7 @@ from clip_hf.export import ClipHFExportedConfig
 from clip_hf.export.exported_folder import TOWERS, tower_file
 from clip_hf.export.parity_report import measure_parity
 from clip_hf.export.quantizing import needs_calibration, quantize_towers
-from clip_hf.export.runtime_sessions import open_session
+from clip_hf.export.runtime_sessions import kept_signal_stack, open_session
 from clip_hf.export.tower_inputs import Samples
 from tiny_models import make_tiny_model
 
@@ -96,7 +96,8 @@ def test_stem_and_shortcuts_stay_float32_in_openvino(int8_folder):
 def test_openvino_alone_takes_ranges_from_inputs(int8_folder):
     """The option is in the file: whoever opens it needs to know nothing."""
     path = int8_folder("vit", "openvino") / "image_tower.xml"
-    compiled = openvino.Core().compile_model(path, "CPU")
+    with kept_signal_stack():
+        compiled = openvino.Core().compile_model(path, "CPU")
     assert int(compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE")) == 128
     constants = [node for node in openvino.Core().read_model(path).get_ops() if node.get_type_name() == "Constant"]
     weights = {

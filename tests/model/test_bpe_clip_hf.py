@@ -252,10 +252,10 @@ def test_a_small_corpus_gives_a_small_vocabulary(caplog):
     [
         (["a"], 513, ValueError, "at least 514 .* given 513"),
         (["a"], "600", ValueError, "at least 514 .* given '600'"),
-        ("a text", 600, TypeError, "iterable of strings; given a str"),
-        (None, 600, TypeError, "iterable of strings; given a NoneType"),
-        (["a", None], 600, TypeError, "Text 1 is None, a NoneType"),
-        ([["a"]], 600, TypeError, "Text 0 is .*, a list"),
+        ("a text", 600, TypeError, "iterable of strings; given .a text., of type str"),
+        (None, 600, TypeError, "iterable of strings; given None, of type NoneType"),
+        (["a", None], 600, TypeError, "Text 1 is None, of type NoneType"),
+        ([["a"]], 600, TypeError, "Text 0 is .*, of type list"),
         ([], 600, ValueError, "no texts"),
     ],
 )

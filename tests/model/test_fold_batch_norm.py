@@ -147,7 +147,7 @@ def test_what_cannot_be_folded_leaves_the_model_whole(pixel_values):
     last = tower.encoder.stages[3].blocks[0]
     last.conv3 = OtherConvolution(last.conv3.in_channels, last.conv3.out_channels, 1, bias=False)
     keys = tower.state_dict().keys()
-    with pytest.raises(ValueError, match=r"`bn3` or before it is a OtherConvolution .* Merge adapters"):
+    with pytest.raises(ValueError, match=r"`bn3` or before it is an OtherConvolution .* Merge adapters"):
         tower.fold_batch_norm()
     assert tower.state_dict().keys() == keys
     offloaded = awake("tower").to("meta")

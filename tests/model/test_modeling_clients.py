@@ -115,7 +115,7 @@ NO_TENSOR = {
 def test_what_is_no_tensor_is_a_type_error_that_says_what_makes_one(name, tower, value):
     call, takes = callables(tower)[name]
     value = NO_TENSOR[value]
-    maker = rf"`{takes[0]}` is a {type(value).__name__}; it must be a tensor.*processor\("
+    maker = rf"`{takes[0]}` is an? {type(value).__name__}; it must be a tensor.*processor\("
     with pytest.raises(TypeError, match=maker):
         call(**{takes[0]: value})
 

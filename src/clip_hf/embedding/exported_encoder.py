@@ -53,12 +53,6 @@ class ExportedEncoder(ClipHFEncoder):
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
         if projected:
             return self.model.encode_image(inputs["pixel_values"])
-        source = (self.model.config.source_config or {}).get("model_type")
-        if not self.model.config.has_projection and source != "siglip":  # SigLIP's images are not projected
-            raise ValueError(
-                f"{self.name} gives no features before the projection, because its export was made of transformers' "
-                "model in memory. Export the folder or the file of the weights: `clip-hf export FOLDER`."
-            )
         return self.model.pooled_image_features(inputs["pixel_values"])
 
     def _text_batches(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:

@@ -34,8 +34,6 @@ from tokenizers import NormalizedString, PreTokenizedString, Regex, Tokenizer, d
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from .checks_clip_hf import type_of
-
 
 # Guarded because transformers refuses a whole repo, model included, if a package that its files import is missing.
 try:
@@ -280,7 +278,7 @@ def learn_merges(texts: Iterable[str], clean: Callable[[str], str], num_merges: 
         ValueError: if there are no texts.
     """
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
-        raise TypeError(f"texts must be an iterable of strings; given {type_of(texts)}, {texts!r:.60}.")
+        raise TypeError(f"texts must be an iterable of strings; given {texts!r:.60}, of type {type(texts).__name__}.")
     counts = _count_words(texts, clean)
     # The trainer breaks ties by id. As special tokens, all base symbols have fixed ids, so that ties do not depend on
     # the order of the corpus. The margin makes up for the merges skipped below.
@@ -309,7 +307,7 @@ def _count_words(texts: Iterable[str], clean: Callable[[str], str]) -> Counter:
     index = -1
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"Text {index} is {text!r:.60}, {type_of(text)}; all texts must be strings.")
+            raise TypeError(f"Text {index} is {text!r:.60}, of type {type(text).__name__}; all texts must be strings.")
         counts.update(split_words(clean(text)))
     if index < 0:
         raise ValueError("There are no texts to learn merges from.")
