@@ -1,14 +1,17 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What the tests of encoding share: different images by their numbers, datasets of them, and counted passes."""
+"""What the tests of encoding share: images by their numbers, datasets and folders of them, and counted passes."""
 
 import io
+from pathlib import Path
 
 import datasets
 import numpy as np
 from PIL import Image
 
 from clip_hf.embedding import EncodingOptions
+from pair_data import image_of
+from tiny_models import make_tiny_model
 
 
 ROWS = 70  # three parts: 32, 32 and 6 rows
@@ -42,3 +45,13 @@ def count_images(model) -> list[int]:
 
 def quiet(**kwargs) -> EncodingOptions:
     return EncodingOptions(**{"progress": False, "batch_size": 16, "num_threads": 2, **kwargs})
+
+
+def write_model_and_photos(folder: Path, processor, count: int) -> Path:
+    """Write a tiny model with its processor to `model`, and images to `photos`, whose names are their numbers."""
+    make_tiny_model("vit").save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    (folder / "photos").mkdir()
+    for number in range(count):
+        image_of(number).save(folder / "photos" / f"{number:0{len(str(count))}d}.png")
+    return folder

@@ -15,9 +15,9 @@ import pytest
 
 from clip_hf.cli import main
 from clip_hf.embedding import part_files, read_embeddings
+from encoding_inputs import write_model_and_photos
 from pair_data import encoded, image_of
 from several_processes import torchrun
-from tiny_models import make_tiny_model
 
 
 ROWS = 40
@@ -27,13 +27,7 @@ SMALL = ("--rows-per-part", "8", "--batch-size", "4", "--num-threads", "2")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_processor) -> Path:
     """A folder with `model`, and images in `photos`."""
-    folder = tmp_path_factory.mktemp("embed")
-    make_tiny_model("vit").save_pretrained(folder / "model")
-    tiny_processor.save_pretrained(folder / "model")
-    (folder / "photos").mkdir()
-    for number in range(ROWS):
-        image_of(number).save(folder / "photos" / f"{number:02d}.png")
-    return folder
+    return write_model_and_photos(tmp_path_factory.mktemp("embed"), tiny_processor, ROWS)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from job_inputs import files_in
 
-from pair_data import image_of
-from tiny_models import make_tiny_model
+from encoding_inputs import write_model_and_photos
 
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "launch" / "embed_slurm.sh"
@@ -32,13 +31,7 @@ exit "${STATUS:-0}"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_processor) -> Path:
     """A folder with `model`, and images in `photos`."""
-    folder = tmp_path_factory.mktemp("launches")
-    make_tiny_model("vit").save_pretrained(folder / "model")
-    tiny_processor.save_pretrained(folder / "model")
-    (folder / "photos").mkdir()
-    for number in range(ROWS):
-        image_of(number).save(folder / "photos" / f"{number:02d}.png")
-    return folder
+    return write_model_and_photos(tmp_path_factory.mktemp("launches"), tiny_processor, ROWS)
 
 
 @pytest.fixture

@@ -28,9 +28,7 @@ from clip_hf.embedding.job_progress import JobTiming, combine_timings
 from clip_hf.embedding.ray import check_room
 from clip_hf.embedding.ray_workers import WorkerFailure, last_line
 from clip_hf.utils.extras import MissingExtra
-from encoding_inputs import quiet
-from pair_data import image_of
-from tiny_models import make_tiny_model
+from encoding_inputs import quiet, write_model_and_photos
 
 
 SMALL = EmbeddingOptions(rows_per_part=4)
@@ -65,13 +63,7 @@ def one_thread():
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory, tiny_processor):
     """A folder with `model`, and images in `photos`."""
-    folder = tmp_path_factory.mktemp("inputs")
-    make_tiny_model("vit").save_pretrained(folder / "model")
-    tiny_processor.save_pretrained(folder / "model")
-    (folder / "photos").mkdir()
-    for number in range(ROWS):
-        image_of(number).save(folder / "photos" / f"{number:03d}.png")
-    return folder
+    return write_model_and_photos(tmp_path_factory.mktemp("inputs"), tiny_processor, ROWS)
 
 
 @pytest.fixture

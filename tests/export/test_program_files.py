@@ -2,10 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Graphs that cannot be written, because a disk is full or files may not be so long."""
 
-import resource
 import shutil
 import tempfile
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,17 +12,8 @@ from clip_hf.export.exporting import export_towers
 from clip_hf.export.program_files import needing_room, write_program
 from clip_hf.export.quantizing import quantize_towers
 from clip_hf.export.sources import describe_model
+from file_limits import longest_file
 from tiny_models import make_tiny_model
-
-
-@contextmanager
-def longest_file(num_bytes):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture

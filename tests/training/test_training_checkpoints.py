@@ -8,14 +8,12 @@ import json
 import os
 import pickle
 import random
-import resource
 import shutil
 import subprocess
 import sys
 import warnings
 import zipfile
 from collections import OrderedDict
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from torch import nn
 from clip_hf.training.checkpoint_files import foreign_names, names_in, pickles_among, sha256_of_manifest
 from clip_hf.training.training_checkpoints import Checkpoints, Restored
 from clip_hf.utils.atomic import set_aside
+from file_limits import longest_file
 from several_processes import run_processes
 
 
@@ -523,20 +522,10 @@ def test_a_file_that_the_manifest_leaves_out_is_not_read(training, checkpoints):
         assert checkpoints.restore(training.accelerator).step == 1
 
 
-@contextmanager
-def small_files(size: int):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("size", [100, 2000, 5000])
 def test_a_full_disk_leaves_the_one_before(training, checkpoints, size):
     training.save(checkpoints, 1)
-    with small_files(size), pytest.raises(OSError, match="step 2 could not be written in .*untouched"):
+    with longest_file(size), pytest.raises(OSError, match="step 2 could not be written in .*untouched"):
         training.save(checkpoints, 2)
     assert names(checkpoints) == ["step_00000001"]
     assert checkpoints.restore(training.accelerator).step == 1
@@ -578,7 +567,7 @@ def _two_processes(rank: int, folder: Path) -> dict:
     results["same_weights"] = all(torch.equal(value, weights[name]) for name, value in other.weights().items())
     # The disk is full for one process only.
     try:
-        with small_files(100 if rank == 1 else 10**9):
+        with longest_file(100 if rank == 1 else 10**9):
             training.save(checkpoints, 4)
     except OSError as error:
         results["error"] = str(error)

@@ -86,7 +86,7 @@ def embedding_options(options: argparse.Namespace) -> EmbeddingOptions:
 def _encoding_options(options: argparse.Namespace, accelerator) -> EncodingOptions:
     threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
     if options.ray is not None and options.num_threads is None:
-        threads = {"num_threads": int(max(1, min(8, options.ray_cpus or 1)))}  # those of the worker
+        threads = {"num_threads": ray.count_threads(options.ray_cpus or 1)}
     return EncodingOptions(
         batch_size=options.batch_size, accelerator=accelerator, max_skipped_share=options.max_skipped_share, **threads
     )

@@ -84,7 +84,7 @@ def embed(
         raise ValueError(f"{encoder.name} runs on the processor only: leave out `num_gpus` (--ray-gpus).")
     if loading.get("dtype") == AUTO and encoder.dtype.is_floating_point:
         loading["dtype"] = encoder.dtype  # workers on other processors might pick another
-    encoding = encoding or EncodingOptions(num_threads=int(max(1, min(8, num_cpus))))
+    encoding = encoding or EncodingOptions(num_threads=count_threads(num_cpus))
     job = EmbeddingJob(encoder, source, destination, options, encoding)
     missing = set(job.missing(job.share()))
     tasks, timing = {place: task for place, task in enumerate(job.tasks()) if task in missing}, None
@@ -105,6 +105,11 @@ def embed(
             room = {"num_workers": num_workers, "num_cpus": num_cpus, "num_gpus": num_gpus}
             timing = run_workers(job, tasks, _store(setup), bar, **room)
     return job.finish(timing)
+
+
+def count_threads(num_cpus: float) -> int:
+    """How many threads read and prepare the images of a worker that has so many processors, unless it is told."""
+    return int(max(1, min(8, num_cpus)))
 
 
 # ------------------------------------------------------------------------------------------------- before the workers
