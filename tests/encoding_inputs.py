@@ -1,6 +1,7 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""What the tests of encoding share: images by their numbers, datasets and folders of them, and counted passes."""
+"""What the tests of encoding share: images by their numbers, datasets and folders of them, counted
+passes, and the files of a job."""
 
 import io
 from pathlib import Path
@@ -55,3 +56,10 @@ def write_model_and_photos(folder: Path, processor, count: int) -> Path:
     for number in range(count):
         image_of(number).save(folder / "photos" / f"{number:0{len(str(count))}d}.png")
     return folder
+
+
+def files_in(folder: Path, *, with_hidden: bool = True) -> dict[str, bytes]:
+    """The content of every file of a job but its locks; the hidden ones are what a killed process was writing."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "locks"]
+    kept = [path for path in paths if with_hidden or not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in kept}

@@ -15,7 +15,7 @@ import pytest
 
 from clip_hf.cli import main
 from clip_hf.embedding import part_files, read_embeddings
-from encoding_inputs import write_model_and_photos
+from encoding_inputs import files_in, write_model_and_photos
 from pair_data import encoded, image_of
 from several_processes import torchrun
 
@@ -28,12 +28,6 @@ SMALL = ("--rows-per-part", "8", "--batch-size", "4", "--num-threads", "2")
 def folder(tmp_path_factory, tiny_processor) -> Path:
     """A folder with `model`, and images in `photos`."""
     return write_model_and_photos(tmp_path_factory.mktemp("embed"), tiny_processor, ROWS)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a job but its locks, and temporary files that a killed process left."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "locks"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if not path.name.startswith(".")}
 
 
 def test_the_command_embeds_and_says_what_there_is(folder, tmp_path, capsys):
@@ -118,7 +112,7 @@ def test_processes_of_a_launch_share_the_work(folder, tmp_path):
     assert main(["embed", f"{folder}/model", f"{folder}/photos", f"{tmp_path}/plain", *SMALL]) == 0
     done = torchrun("-m", "clip_hf", "embed", folder / "model", folder / "photos", tmp_path / "out", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+    assert files_in(tmp_path / "out", with_hidden=False) == files_in(tmp_path / "plain")
 
 
 @pytest.mark.slow
@@ -138,4 +132,4 @@ def test_kills_change_nothing(folder, tmp_path):
         kills += job.wait() == -signal.SIGKILL
     subprocess.run([*command, f"{tmp_path}/out", *options], env=environment, check=True, capture_output=True)
     assert kills
-    assert contents(tmp_path / "out") == contents(tmp_path / "plain")
+    assert files_in(tmp_path / "out", with_hidden=False) == files_in(tmp_path / "plain")

@@ -5,10 +5,10 @@
 from pathlib import Path
 
 import pytest
-from job_inputs import ENCODING, ROWS, SMALL, files_in
+from job_inputs import ENCODING, ROWS, SMALL
 
 from clip_hf.embedding import embed, load_dual_encoder
-from encoding_inputs import count_images
+from encoding_inputs import count_images, files_in
 from pair_data import caption_of, encoded, image_of
 from tiny_models import make_tiny_model
 

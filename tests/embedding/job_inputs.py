@@ -15,12 +15,6 @@ ENCODING = quiet(batch_size=4)
 NUM_PARTS = 3
 
 
-def files_in(folder: Path) -> dict[str, bytes]:
-    """The content of every file of a job but its locks."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "locks"]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 def names_in(folder: Path) -> list[str]:
     return [name for part in read_embeddings(folder) for name in part.rows["name"].to_pylist()]
 

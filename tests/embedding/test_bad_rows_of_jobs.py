@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in
+from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL
 
 from clip_hf.embedding import (
     EmbeddingJob,
@@ -22,7 +22,7 @@ from clip_hf.embedding import (
     read_embeddings,
 )
 from clip_hf.embedding.job_summary import first_bad_rows
-from encoding_inputs import quiet
+from encoding_inputs import files_in, quiet
 from pair_data import (
     caption_of,
     encoded,

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import datasets
 import pytest
-from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in
+from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL
 
 from clip_hf import ClipHFImageProcessor
 from clip_hf.data import ImageTextDataset, PairOptions, load_pairs
 from clip_hf.data.skips import DamagedFile
 from clip_hf.data.tars import DamagedTar
 from clip_hf.embedding import EmbeddingJob, EmbeddingOptions, embed
-from encoding_inputs import quiet
+from encoding_inputs import files_in, quiet
 from pair_data import as_stream, bad_rows, bad_samples, caption_of, rows_of, samples_of, write_parquet, write_tar
 
 

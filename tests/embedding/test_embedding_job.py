@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
-from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, files_in, names_in, sources
+from job_inputs import ENCODING, NUM_PARTS, ROWS, SMALL, names_in, sources
 
 from clip_hf.data import row_shards
 from clip_hf.embedding import (
@@ -29,7 +29,7 @@ from clip_hf.embedding import (
     part_files,
     read_embeddings,
 )
-from encoding_inputs import quiet
+from encoding_inputs import files_in, quiet
 from pair_data import caption_of, encoded, image_of, write_tar
 
 

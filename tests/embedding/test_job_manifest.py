@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from job_inputs import ENCODING, SMALL, files_in, sources
+from job_inputs import ENCODING, SMALL, sources
 
 from clip_hf.embedding import (
     EmbeddingJob,
@@ -29,7 +29,7 @@ from clip_hf.embedding import (
     read_embeddings,
 )
 from clip_hf.utils import dtypes
-from encoding_inputs import quiet
+from encoding_inputs import files_in, quiet
 from pair_data import image_of
 from tiny_models import make_tiny_model
 

@@ -72,9 +72,9 @@ MUTATIONS = [
     ),
     Mutation(
         "threads for cores that the scheduler gave to others",
-        "embedding/encoding_options.py",
-        "default_factory=lambda: min(8, count_cores())",
-        "default_factory=lambda: min(8, os.cpu_count() or 1)",
+        "utils/processor.py",
+        "min(8, count_cores() if",
+        "min(8, os.cpu_count() or 1 if",
         "embedding/test_bulk_encoding.py -k threads_are_as_many",
     ),
     Mutation(

@@ -23,6 +23,7 @@ from ..evaluation import load_class_names, load_templates
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
 from ..utils.devices import parse_device
+from ..utils.processor import count_threads
 from ..utils.terminal_tables import draw_table
 from ..zero_shot_pipeline import pipeline
 from .image_options import image_options
@@ -30,7 +31,6 @@ from .image_options import image_options
 
 # One `--labels` like this is a source of labels, not a label, and so is a file.
 _LABEL_SOURCE = re.compile(r".*\.(txt|json)|.*\.json#.*|clip_benchmark:.*", re.IGNORECASE | re.DOTALL)
-_READERS = min(8, os.cpu_count() or 1)  # threads
 _BAR_WIDTH = 20
 _PAUSE = 0.1  # seconds without a line on standard input
 # What would end a line or a field of the output, or steer a terminal; and the backslash, which begins an escape.
@@ -191,7 +191,7 @@ def classify_images(
             else:
                 yield path, _predictions(classifier, next(results), shaping)
 
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+    with ThreadPoolExecutor(count_threads(), thread_name_prefix="read") as pool:
         batch: list[tuple[str, Any]] = []
         for next_paths in _batches(paths, batch_size):
             next_batch = [(path, pool.submit(read, path)) for path in next_paths]

@@ -22,6 +22,7 @@ from ..embedding.job_manifest import find_folder
 from ..embedding.job_summary import first_bad_rows, refused_hint
 from ..embedding.load_encoder import check_encoder_options
 from ..utils.processes import start_processes
+from ..utils.processor import count_threads
 from ..utils.wording import counted
 from .classify import image_paths
 from .image_options import image_options
@@ -86,7 +87,7 @@ def embedding_options(options: argparse.Namespace) -> EmbeddingOptions:
 def _encoding_options(options: argparse.Namespace, accelerator) -> EncodingOptions:
     threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
     if options.ray is not None and options.num_threads is None:
-        threads = {"num_threads": ray.count_threads(options.ray_cpus or 1)}
+        threads = {"num_threads": count_threads(options.ray_cpus or 1)}
     return EncodingOptions(
         batch_size=options.batch_size, accelerator=accelerator, max_skipped_share=options.max_skipped_share, **threads
     )

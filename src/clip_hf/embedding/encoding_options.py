@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
-from ..utils.processor import count_cores
+from ..utils.processor import count_threads
 
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class EncodingOptions:
     """
 
     batch_size: int = 64
-    num_threads: int = field(default_factory=lambda: min(8, count_cores()))
+    num_threads: int = field(default_factory=count_threads)
     cache_dir: str | os.PathLike | None = None
     accelerator: "Accelerator | None" = None
     progress: bool = True

@@ -16,6 +16,7 @@ import torch
 from ..export.runtime_sessions import RUNTIMES
 from ..utils.dtypes import AUTO, parse_inference_dtype
 from ..utils.extras import require_extra
+from ..utils.processor import count_threads
 from ..utils.wording import counted
 from .dual_encoder import DualEncoder
 from .embedding_job import EmbeddingJob
@@ -105,11 +106,6 @@ def embed(
             room = {"num_workers": num_workers, "num_cpus": num_cpus, "num_gpus": num_gpus}
             timing = run_workers(job, tasks, _store(setup), bar, **room)
     return job.finish(timing)
-
-
-def count_threads(num_cpus: float) -> int:
-    """How many threads read and prepare the images of a worker that has so many processors, unless it is told."""
-    return int(max(1, min(8, num_cpus)))
 
 
 # ------------------------------------------------------------------------------------------------- before the workers

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from .processor import count_threads
 
 
 # Keys of configurations that do not decide features.
@@ -69,7 +70,7 @@ def weights_digest(model: nn.Module) -> bytes:
         return result.digest()
 
     # hashlib releases the interpreter lock.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(count_threads()) as pool:
         return hashlib.blake2b(b"".join(pool.map(digest, tensors_of(model).items())), digest_size=16).digest()
 
 

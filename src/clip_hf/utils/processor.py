@@ -87,6 +87,11 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def count_threads(num_cores: float | None = None) -> int:
+    """How many threads read files for so many cores, or for all that this process may use: one each, 8 at most."""
+    return int(max(1, min(8, count_cores() if num_cores is None else num_cores)))
+
+
 @dataclass(frozen=True)
 class ProductTimes:
     """Seconds that the product of a layer takes, the best of several."""
