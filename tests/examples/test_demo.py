@@ -3,14 +3,17 @@
 """The demo, in its shortest form."""
 
 import json
+from types import SimpleNamespace
 
 from PIL import Image
 from transformers import pipeline
 
 import demo
+from several_processes import process_server
 
 
-def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, capsys):
+def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "multiprocessing", SimpleNamespace(get_context=lambda method: process_server()))
     tiny_data.save_to_disk(tmp_path / "data")
     results = demo.main(["--quick", "--dataset", str(tmp_path / "data"), "--output-dir", str(tmp_path / "demo")])
     printed = capsys.readouterr().out
