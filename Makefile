@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 # More arguments for the mutations (`make test-mutations MUTATIONS_ARGS="--only loss"`).
 MUTATIONS_ARGS ?=
-# Test processes. With more than one, each gets one torch thread.
+# Test processes. With more than one, each gets one torch thread, and neighbouring tests, which share what they set up.
 TEST_JOBS ?= 1
 ifneq ($(TEST_JOBS),1)
-TEST_JOBS_ARGS := -n $(TEST_JOBS)
+TEST_JOBS_ARGS := -n $(TEST_JOBS) --dist worksteal
 test test-slow: export OMP_NUM_THREADS = 1
 endif
 

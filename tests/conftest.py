@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from filelock import FileLock
 from PIL import Image
 
 from clip_hf import ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
@@ -49,6 +50,16 @@ def fresh_accelerate() -> Iterator[None]:
 def own_cache(tmp_path, monkeypatch) -> None:
     """What `datasets` keeps of what a test reads goes with the test."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def undrawn_plots(monkeypatch) -> None:
+    """Plots are made and saved, but as one point each: drawing them takes longer than evaluating a tiny model."""
+
+    def save_point(figure, path, **options) -> None:
+        Image.new("L", (1, 1)).save(path, "PNG")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_point)
 
 
 @pytest.fixture(params=TOWERS)
@@ -87,13 +98,22 @@ def runtime(request) -> str:
 
 @pytest.fixture(scope="session")
 def exported_folder(tiny_processor, tmp_path_factory) -> Callable[[str, str], Path]:
-    """A function of tower and runtime: the folder of the tiny model, exported in float32 at the first call."""
+    """A function of tower and runtime: the folder of the tiny model, exported in float32 at the first call.
+
+    The processes of one run share the folders, because an export takes seconds.
+    """
     from clip_hf.export import export_model
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     @functools.cache
     def exported(tower: str, runtime: str) -> Path:
-        folder = tmp_path_factory.mktemp("exports") / f"{tower}-{runtime}"
-        export_model(make_tiny_model(tower), folder, runtime, processor=tiny_processor)
+        folder = base / "exports" / f"{tower}-{runtime}"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                export_model(make_tiny_model(tower), folder, runtime, processor=tiny_processor)
         return folder
 
     return exported
