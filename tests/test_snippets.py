@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Every fenced block of README, docs and examples runs, page by page, as a reader would run it from top to bottom.
 
-The fast test runs all of it in one process, with fewer of OpenMoji's drawings; the slow one runs the commands in a
-shell, with their launchers. Trainings are of one step. `NOT_RUN` lists what neither runs; that is checked as far as it
-can be.
+The fast test runs all of it in one process, with fewer of OpenMoji's drawings and without drawing plots; the slow
+one runs the commands in a shell, with their launchers. Trainings are of one step. `NOT_RUN` lists what neither runs;
+that is checked as far as it can be.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ def runnable(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
-def test_a_page_runs(page, world, tmp_path, monkeypatch):
+def test_a_page_runs(page, world, tmp_path, monkeypatch, undrawn_plots):
     use_openmoji(monkeypatch, world.openmoji)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "hf_home"))  # exports are kept there
     world.enter(PAGES[page], tmp_path)

@@ -95,6 +95,13 @@ def models(tiny_processor, tmp_path_factory) -> dict[str, Path]:
     return folders
 
 
+@pytest.fixture(autouse=True)
+def plots(request) -> None:
+    """Are drawn in one test, and in those of each task."""
+    if request.function is not test_every_task_from_one_command:
+        request.getfixturevalue("undrawn_plots")
+
+
 QUICK = ("--resamples", "50", "--shots", "1", "2", "--few-shot-seeds", "2")
 LABEL_TASKS = ("zero_shot", "linear_probe", "few_shot")
 

@@ -31,7 +31,7 @@ def test_both_directions_are_printed_and_written(arguments, tiny_data, tmp_path,
     assert stem.with_suffix(".png").stat().st_size > 1000
 
 
-def test_features_are_kept_and_the_template_is_used(arguments, tmp_path):
+def test_features_are_kept_and_the_template_is_used(arguments, tmp_path, undrawn_plots):
     first, again = main(arguments), main(arguments)
     assert first.metrics == again.metrics
     assert any((tmp_path / "out" / "features").iterdir())
@@ -40,7 +40,7 @@ def test_features_are_kept_and_the_template_is_used(arguments, tmp_path):
     assert (other.text_to_image_ranks != first.text_to_image_ranks).any()
 
 
-def test_limit(arguments):
+def test_limit(arguments, undrawn_plots):
     assert main([*arguments, "--limit", "5"]).num_images == 5
 
 

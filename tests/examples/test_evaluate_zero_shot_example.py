@@ -24,7 +24,7 @@ def test_digits_are_classified_offline(arguments, tmp_path, capsys):
     assert (tmp_path / "out" / "features").is_dir()
 
 
-def test_other_prompts(arguments):
+def test_other_prompts(arguments, undrawn_plots):
     first = main(arguments)
     other = main([*arguments, "--templates", "the digit {}", "{} as handwriting"])
     assert (first.num_prompts, other.num_prompts) == (1, 2)

@@ -10,7 +10,7 @@ from PIL import Image
 from linear_probe import main
 
 
-def test_digits_are_probed_offline(model_folder, tmp_path, capsys):
+def test_digits_are_probed_offline(model_folder, tmp_path, capsys, undrawn_plots):
     out = tmp_path / "out"
     arguments = ["--model", str(model_folder), "--data", "digits", "--limit", "150", "--output-dir", str(out)]
     result = main(arguments)
