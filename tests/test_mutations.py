@@ -18,14 +18,20 @@ def test_there_are_enough():
     assert len({(one.file, one.name) for one in mutations}) == len(mutations)
 
 
-@pytest.mark.parametrize("mutation", all_mutations(), ids=lambda one: f"{one.file}-{one.name}")
-def test_a_mutation_fits_the_source(mutation):
-    content = (SOURCE / mutation.file).read_text(encoding="utf-8")
-    mutated = mutation.mutate(content)
-    assert mutated != content
-    compile(mutated, mutation.file, "exec")
-    files = [word for word in shlex.split(mutation.tests) if ".py" in word]
-    assert files and all((TESTS / file.partition("::")[0]).is_file() for file in files)
+@pytest.mark.parametrize("file", sorted({one.file for one in all_mutations()}))
+def test_the_mutations_of_a_file_fit_it(file):
+    content = (SOURCE / file).read_text(encoding="utf-8")
+    for mutation in all_mutations():
+        if mutation.file == file:
+            mutated = mutation.mutate(content)
+            assert mutated != content, mutation.name
+            compile(mutated, file, "exec")
+
+
+def test_the_tests_of_mutations_are_there():
+    for mutation in all_mutations():
+        files = [word for word in shlex.split(mutation.tests) if ".py" in word]
+        assert files and all((TESTS / file.partition("::")[0]).is_file() for file in files), mutation.name
 
 
 def test_a_text_that_is_not_there_as_often_is_an_error():

@@ -262,7 +262,6 @@ PUBLIC_NAMES = {
         "train",
     ],
 }
-EVERY_NAME = [f"{module}.{name}" for module, names in PUBLIC_NAMES.items() for name in names]
 VERSION = "clip_hf.__version__"
 
 
@@ -270,11 +269,6 @@ def public(qualified_name: str) -> object:
     """The object of a name such as `clip_hf.data.load_openmoji`."""
     module, _, name = qualified_name.rpartition(".")
     return getattr(importlib.import_module(module), name)
-
-
-CALLABLES = [name for name in EVERY_NAME if callable(public(name))]
-CLASSES = [name for name in CALLABLES if inspect.isclass(public(name))]
-FUNCTIONS = [name for name in CALLABLES if name not in CLASSES]
 
 
 def public_members(public_class: type) -> Iterator[tuple[str, Callable | property]]:
@@ -324,48 +318,59 @@ def test_the_public_names_are_frozen(module):
     assert sorted(PUBLIC_NAMES[module]) == PUBLIC_NAMES[module]
 
 
-@pytest.mark.parametrize("name", EVERY_NAME)
-def test_every_public_name_is_in_the_reference(name):
+@pytest.fixture(params=PUBLIC_NAMES)
+def items(request) -> dict[str, object]:
+    """The public objects of each module in turn, by their qualified names."""
+    names = [f"{request.param}.{name}" for name in PUBLIC_NAMES[request.param]]
+    return {name: public(name) for name in names}
+
+
+@pytest.fixture
+def callables(items) -> dict[str, Callable]:
+    return {name: item for name, item in items.items() if callable(item)}
+
+
+def test_every_public_name_is_in_the_reference(items):
     text = "".join(page.read_text(encoding="utf-8") for page in sorted(REFERENCE.glob("*.md")))
-    entry = f"`{name}`" if name == VERSION else f"\n::: {name}\n"
-    assert entry in text, f"docs/reference has no {entry.strip()}"
+    entries = [f"`{name}`" if name == VERSION else f"\n::: {name}\n" for name in items]
+    assert [entry.strip() for entry in entries if entry not in text] == [], "docs/reference lacks them"
 
 
-@pytest.mark.parametrize("name", CALLABLES)
-def test_every_public_name_has_a_docstring(name):
-    assert (public(name).__doc__ or "").strip()
+def test_every_public_name_has_a_docstring(callables):
+    assert [name for name, item in callables.items() if not (item.__doc__ or "").strip()] == []
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_every_public_method_has_a_docstring(name):
-    assert missing_docstrings(public(name)) == []
+def test_every_public_method_has_a_docstring(callables):
+    classes = [item for item in callables.values() if inspect.isclass(item)]
+    assert [name for item in classes for name in missing_docstrings(item)] == []
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_parameter_of_a_public_function_is_documented(name):
-    assert undocumented_parameters(public(name)) == []
+def test_every_parameter_of_a_public_function_is_documented(callables):
+    functions = {name: item for name, item in callables.items() if not inspect.isclass(item)}
+    assert [(name, lacks) for name, item in functions.items() for lacks in undocumented_parameters(item)] == []
 
 
-@pytest.mark.parametrize("name", CALLABLES)
-def test_every_documented_parameter_exists(name):
-    item = public(name)
-    if inspect.isclass(item):
-        methods = {member_name: member for member_name, member in public_members(item) if inspect.isfunction(member)}
-        unknown = {member_name: unknown_parameters(member) for member_name, member in methods.items()}
-        assert not {member_name: names for member_name, names in unknown.items() if names}
-    assert unknown_parameters(item) == []
+def test_every_documented_parameter_exists(callables):
+    methods = {
+        f"{name}: {member_name}": member
+        for name, item in callables.items()
+        if inspect.isclass(item)
+        for member_name, member in public_members(item)
+        if inspect.isfunction(member)
+    }
+    items = {**callables, **methods}
+    assert [(name, unknown) for name, item in items.items() for unknown in unknown_parameters(item)] == []
 
 
 # Of a function, which no file names: `clip_hf.pipeline` is to be found by who looks for `transformers.pipeline`.
 SHARED_ON_PURPOSE = ("clip_hf.pipeline",)
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY_NAME if name not in (VERSION, *SHARED_ON_PURPOSE)])
-def test_no_public_class_has_the_name_of_one_of_transformers(name):
+def test_no_public_class_has_the_name_of_one_of_transformers(items):
     # Auto classes resolve processors and tokenizers by class name: a shared name would reload as transformers' own.
     # `clip_hf.pipeline` is called like transformers' on purpose, and is a function.
-    name = name.rpartition(".")[2]
-    assert name == "pipeline" or not hasattr(transformers, name)
+    names = [name for name in items if name not in (VERSION, *SHARED_ON_PURPOSE)]
+    assert [name for name in names if hasattr(transformers, name.rpartition(".")[2])] == []
 
 
 def test_the_docstring_checks_find_what_is_wrong():
