@@ -371,7 +371,8 @@ def test_an_empty_path_is_no_folder(model, folder, capsys):
 )
 def test_a_closed_stream_is_one_line(model, folder, arguments, closed, message):
     options = ["--model", str(model), "--labels", *LABELS] if arguments[0] == "classify" else []
-    command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "clip_hf", *arguments, *options]
+    code = "import sys; from _clip_hf_cli import main; sys.exit(main())"  # as `clip-hf` is installed
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", code, *arguments, *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", message)
 

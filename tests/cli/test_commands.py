@@ -3,6 +3,7 @@
 """The command `clip-hf` as a whole: what it lists, what it imports, and what it says of a wrong command line."""
 
 import re
+import runpy
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -249,8 +250,9 @@ finally:
     assert done.stdout.endswith("imported: []\n"), done.stdout + done.stderr
 
 
-def test_the_package_is_a_program():
-    done = subprocess.run(
-        [sys.executable, "-m", "clip_hf", "--version"], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "clip_hf 0.1.0\n"), done.stderr
+def test_the_package_is_a_program(monkeypatch, capsys):
+    """In this process; `test_it_is_a_module_for_launchers` starts one."""
+    monkeypatch.setattr(sys, "argv", ["clip_hf", "--version"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("clip_hf", run_name="__main__")
+    assert (stop.value.code, capsys.readouterr().out) == (0, "clip_hf 0.1.0\n")

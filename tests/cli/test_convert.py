@@ -315,6 +315,7 @@ def test_the_program_is_declared():
     assert getattr(importlib.import_module(module), name) is main
 
 
+@pytest.mark.slow
 def test_the_program_runs(folder, tmp_path):
     code = "import sys; from clip_hf.cli import main; sys.exit(main())"
     arguments = [sys.executable, "-c", code, "convert", str(tmp_path / "nothing"), str(tmp_path / "a")]
