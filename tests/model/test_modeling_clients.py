@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What other people's code calls and reads on a CLIP, against transformers' model with the same weights."""
 
+import functools
 import io
 import itertools
 
@@ -60,8 +61,9 @@ def tolerance(request, both) -> dict[str, float]:
 # Arguments -----------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def callables(tower: str) -> dict:
-    """Every method that takes inputs, with the names of the inputs it takes."""
+    """Every method that takes inputs, with the names of the inputs it takes; the models are not to be changed."""
     model = make_tiny_model(tower)
     texts, images = ("input_ids", "attention_mask"), ("pixel_values",)
     heads = ClipHFTextModelWithProjection(model.config.text_config), ClipHFForImageClassification(model.config)
