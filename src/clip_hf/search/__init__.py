@@ -6,3 +6,8 @@ from ..utils.extras import require_extra
 
 
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
+
+from .background_texts import load_background_texts
+
+
+__all__ = ["load_background_texts"]
