@@ -134,7 +134,7 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-# ------------------------------------------------------------------------------------------------ reading and inserting
+# ----------------------------------------------------------------------------------------------- reading and inserting
 
 
 @dataclass
@@ -224,8 +224,8 @@ def _parse(data: bytes, path: Path) -> _Sidecar:
                 raise ValueError(f"its {name} has no rdf:Bag")
     except (ValueError, expat.ExpatError) as error:
         raise ValueError(
-            f"The sidecar {os.fspath(path)!r} is no XMP that tags can be added to: {error}. It was left as it is; move "
-            "it away, and a new one is written."
+            f"The sidecar {os.fspath(path)!r} is no XMP that tags can be added to: {error}. It was left as it is; "
+            "move it away, and a new one is written."
         ) from error
     return sidecar
 
