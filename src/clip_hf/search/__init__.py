@@ -8,6 +8,28 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .background_texts import load_background_texts
+from .contradiction import contradiction_score, contradiction_scores
+from .label_thresholds import LabelThreshold, LabelThresholds, fit_threshold
+from .labelled_samples import LabelledSample, read_labelled_sample
+from .tagging import LabelScorer, ModerationLabels, PictureTags, load_moderation_labels, tag_rows
+from .xmp_sidecars import add_tags, read_tags, sidecar_path
 
 
-__all__ = ["load_background_texts"]
+__all__ = [
+    "LabelScorer",
+    "LabelThreshold",
+    "LabelThresholds",
+    "LabelledSample",
+    "ModerationLabels",
+    "PictureTags",
+    "add_tags",
+    "contradiction_score",
+    "contradiction_scores",
+    "fit_threshold",
+    "load_background_texts",
+    "load_moderation_labels",
+    "read_labelled_sample",
+    "read_tags",
+    "sidecar_path",
+    "tag_rows",
+]

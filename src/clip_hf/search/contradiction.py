@@ -19,8 +19,8 @@ def contradiction_score(
 ) -> float:
     """The probability that a text does not describe an image, against alternatives.
 
-    It is 1 minus the softmax probability of the text among itself and the alternatives. With a scale of ln 3, a text of
-    cosine 1 and one alternative of cosine 0, that is `1 - 3 / (3 + 1) = 0.25`.
+    It is 1 minus the softmax probability of the text among itself and the alternatives. With a scale of ln 3, a text
+    of cosine 1 and one alternative of cosine 0, that is `1 - 3 / (3 + 1) = 0.25`.
 
     What it says depends on the alternatives. Against the everyday captions of the default, it tells whether the text
     fits at all; for "a red car" on a picture of a blue car, give the alternatives that it must beat: `["a blue car",

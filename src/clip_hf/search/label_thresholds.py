@@ -5,11 +5,10 @@
 Shapes: n pictures of the sample, L labels.
 """
 
-import difflib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -85,8 +84,8 @@ def fit_threshold(
 ) -> float | None:
     """The lowest threshold whose precision on a sample reaches the target with a margin.
 
-    The pictures from a threshold on count as tagged. Among all scores of the sample that is the lowest one at which the
-    lower end of the Wilson interval of the share of right ones among them, see [`wilson_lower_bound`], is at least
+    The pictures from a threshold on count as tagged. Among all scores of the sample that is the lowest one at which
+    the lower end of the Wilson interval of the share of right ones among them, see [`wilson_lower_bound`], is at least
     `precision`. A lower threshold finds more, so it is also the one of the highest recall.
 
     Args:
@@ -152,8 +151,8 @@ class LabelThresholds:
         """Fit a threshold for each label, and measure by cross-validation what it promises.
 
         - The threshold is that of [`fit_threshold`] on the whole sample.
-        - `tagged` and `right` are counted over 5 folds, each tagged by a threshold that was fitted on the others. Folds
-          are drawn once, with a fixed seed.
+        - `tagged` and `right` are counted over 5 folds, each tagged by a threshold that was fitted on the others. The
+          folds are drawn with a fixed seed.
         - A label with fewer pictures than [`fewest_examples`] has the threshold `fallback`.
 
         Args:
@@ -204,13 +203,10 @@ class LabelThresholds:
                 "on a sample that has these labels, too (--calibrate)."
             )
         if scorer.model["fingerprint"] != self.model["fingerprint"]:
-            (name, fingerprint), (other, others) = (
-                (each["name"], each["fingerprint"]) for each in (self.model, scorer.model)
-            )
             raise ValueError(
-                f"The thresholds were fitted for the model {name} (fingerprint {fingerprint[:12]}); {other} has the "
-                f"fingerprint {others[:12]}: other weights, another dtype, other options of images or other versions "
-                "of libraries. Thresholds fit the scores of one model only: fit them again (--calibrate)."
+                f"The thresholds were fitted for {_shown(self.model)}; this is {_shown(scorer.model)}: other weights, "
+                "another dtype, other options of images or other versions of libraries. Thresholds fit the scores of "
+                "one model only: fit them again (--calibrate)."
             )
         if scorer.background != self.background:
             raise ValueError(
@@ -252,11 +248,17 @@ class LabelThresholds:
                 raise ValueError("labels and prompts do not fit each other")
             background = tuple(map(str, content.pop("background")))
             content["model"] = {name: str(content["model"][name]) for name in ("name", "fingerprint")}
-            return cls(labels=labels, prompts=prompts, background=background, **content)
+            numbers = {name: float(content.pop(name)) for name in ("precision", "confidence")}
+            content["pictures"] = int(content["pictures"])
+            return cls(labels=labels, prompts=prompts, background=background, **numbers, **content)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)} holds no thresholds that `clip-hf tag --calibrate` wrote: {error}."
             ) from error
+
+
+def _shown(model: Mapping[str, str]) -> str:
+    return f"{model['name']} (fingerprint {model['fingerprint'][:12]})"
 
 
 @dataclass(frozen=True)
@@ -291,29 +293,3 @@ def _read_threshold(entry: dict[str, Any]) -> LabelThreshold:
     if threshold.kind not in _KINDS or math.isnan(threshold.threshold):
         raise ValueError(f"{entry!r:.100} is no threshold")
     return threshold
-
-
-def label_matrix(labels_of: Sequence[Sequence[str]], labels: Sequence[str], where: str) -> np.ndarray:
-    """Which picture has which label, bool (n, L).
-
-    Args:
-        labels_of (`Sequence[Sequence[str]]`): The labels of each picture.
-        labels (`Sequence[str]`): All labels.
-        where (`str`): What to call the sample in messages.
-
-    Raises:
-        ValueError: if a picture has a label that is none of them.
-    """
-    place: Mapping[str, int] = {label: index for index, label in enumerate(labels)}
-    unknown = list(dict.fromkeys(label for own in labels_of for label in own if label not in place))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], list(place), n=1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"{where} has {counted(len(unknown), 'label')} that --labels lacks: {quoted(unknown)}.{meant} Its pictures "
-            "may have any of --labels, or none; add those that are missing, or take them out of the sample."
-        )
-    matrix = np.zeros((len(labels_of), len(labels)), bool)
-    for row, own in enumerate(labels_of):
-        matrix[row, [place[label] for label in own]] = True
-    return matrix

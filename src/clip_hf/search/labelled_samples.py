@@ -2,15 +2,19 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Pictures with their labels, to fit thresholds on: a folder for each label, or a table."""
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..data.image_folders import images_in, is_hidden
 from ..data.locations import ImagePlaces
 from ..data.tables import FILE_NAME, raw_table_rows
+from ..utils.wording import counted, quoted
 
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
@@ -31,6 +35,26 @@ class LabelledSample:
     name: str
     pictures: tuple[str, ...]
     labels: tuple[tuple[str, ...], ...]
+
+    def matrix(self, labels: Sequence[str]) -> np.ndarray:
+        """Which picture has which of these labels, bool (pictures, labels).
+
+        Raises:
+            ValueError: if a picture has a label that is none of them.
+        """
+        place = {label: index for index, label in enumerate(labels)}
+        unknown = list(dict.fromkeys(label for own in self.labels for label in own if label not in place))
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], list(place), n=1)
+            meant = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"The labelled sample {self.name} has {counted(len(unknown), 'label')} that --labels lacks: "
+                f"{quoted(unknown)}.{meant} Add what is missing to --labels, or take it out of the sample."
+            )
+        matrix = np.zeros((len(self.labels), len(labels)), bool)
+        for row, own in enumerate(self.labels):
+            matrix[row, [place[label] for label in own]] = True
+        return matrix
 
 
 def read_labelled_sample(source: str | os.PathLike) -> LabelledSample:
