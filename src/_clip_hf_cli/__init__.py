@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import classify, compare, convert, embed, env, evaluate, export, train
+from . import classify, compare, convert, embed, env, evaluate, export, tag, train
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
@@ -29,6 +29,7 @@ _COMMANDS = {
     "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
     "compare": (compare, "compare evaluated models side by side"),
     "embed": (embed, "embed any number of images and captions into a folder, and go on after any interruption"),
+    "tag": (tag, "tag pictures with the labels that fit, into a table, JSON or XMP sidecars"),
     "export": (export, "export a model for ONNX Runtime or OpenVINO, in float32, bfloat16 or int8"),
     "env": (env, "print the machine, the versions, and what --dtype auto picks"),
 }

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         num_images += 1
         if isinstance(outcome, Exception):
             num_failed += 1
-            print(f"clip-hf classify: {_printable(path)}: {outcome}", file=sys.stderr, flush=True)
+            print(f"clip-hf classify: {printable(path)}: {outcome}", file=sys.stderr, flush=True)
         elif text := _as_json(path, outcome) if options.json else _as_text(path, outcome):
             print(text, flush=True)
     if not num_images:
@@ -229,7 +229,7 @@ def _as_text(path: str, predictions: Predictions) -> str:
 
     For an image of which no label reaches the threshold, a pipe gets the empty string.
     """
-    path, shown = _printable(path), [(_printable(entry["label"]), entry["score"]) for entry in predictions]
+    path, shown = printable(path), [(printable(entry["label"]), entry["score"]) for entry in predictions]
     if not sys.stdout.isatty():
         return "\n".join(f"{path}\t{label}\t{score:.6f}" for label, score in shown)
     cells = [(label, f"{score:.1%}", "█" * round(score * _BAR_WIDTH)) for label, score in shown]
@@ -237,7 +237,7 @@ def _as_text(path: str, predictions: Predictions) -> str:
     return _encodable(table)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text in one line, with control characters and backslashes escaped as in C: `\\t`, `\\n`, `\\x1b`, `\\\\`."""
     return _encodable(_ESCAPED.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
 

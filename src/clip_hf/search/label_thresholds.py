@@ -190,18 +190,22 @@ class LabelThresholds:
             confidence=confidence,
         )
 
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise a `ValueError` if one of the labels has no threshold."""
+        missing = [label for label in labels if label not in self.labels]
+        if missing:
+            raise ValueError(
+                f"There are no thresholds for the labels {quoted(missing)}, but for {quoted(self.labels)}. Fit them "
+                "on a sample that has these labels, too (--calibrate)."
+            )
+
     def of(self, scorer: LabelScorer) -> list[float]:
         """The thresholds of a scorer's labels, in their order.
 
         Raises:
             ValueError: if the scorer has another model, background or prompts, or a label without a threshold.
         """
-        missing = [label for label in scorer.labels if label not in self.labels]
-        if missing:
-            raise ValueError(
-                f"There are no thresholds for the labels {quoted(missing)}, but for {quoted(self.labels)}. Fit them "
-                "on a sample that has these labels, too (--calibrate)."
-            )
+        self.check_labels(scorer.labels)
         if scorer.model["fingerprint"] != self.model["fingerprint"]:
             raise ValueError(
                 f"The thresholds were fitted for {_shown(self.model)}; this is {_shown(scorer.model)}: other weights, "
