@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the subcommand's parser its arguments."""
     parser.description = (
         "Tag pictures with those of your labels that fit, each by itself: one picture may get several, or none.\n"
-        "A folder is embedded once: its index, which `clip-hf search` uses too, lies beside it. Pictures are only read."
+        "A folder is embedded once: its index, which `clip-hf search` uses too, lies beside it. Pictures are read,\n"
+        "never written."
     )
     parser.epilog = _EPILOG
     parser.add_argument("source", metavar="SOURCE", help="folder, table, Parquet, tars, output of embed, or an index")
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="the labels, one file with a label a line, or moderation (a set that comes with clip_hf; read its limits)",
+        help="the labels, one file with a label a line, or moderation: a set that comes with clip_hf; read its limits",
     )
     parser.add_argument("--template", nargs="+", help="as in classify (default: This is a photo of {}.)")
     thresholds = parser.add_argument_group(
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--xmp",
         action="store_true",
-        help="write labels into XMP sidecars beside the pictures, as keywords (dc:subject)",
+        help="write the labels into XMP sidecars beside the pictures, as keywords",
     )
     output.add_argument(
         "--xmp-style",

@@ -92,7 +92,7 @@ def add_tags(picture: str | os.PathLike, tags: Sequence[str], style: str = "appe
 
     Args:
         picture (`str` or `os.PathLike`): The picture.
-        tags (`Sequence[str]`): Its tags. In `lr:hierarchicalSubject`, where `|` parts the levels of a hierarchy, a tag
+        tags (`Sequence[str]`): Its tags, without blanks around them. In `lr:hierarchicalSubject`, where `|` parts the levels of a hierarchy, a tag
             has `/` instead.
         style (`str`, *optional*, defaults to `"append"`): The sidecar's name, see [`sidecar_path`].
 
@@ -105,6 +105,7 @@ def add_tags(picture: str | os.PathLike, tags: Sequence[str], style: str = "appe
         OSError: if it cannot be read or written.
     """
     path = Path(os.path.realpath(sidecar_path(picture, style)))
+    tags = [tag for tag in map(str.strip, tags) if tag]
     check_sidecars([picture], tags, style)
     is_new = not path.exists()
     before = _EMPTY if is_new else _read(path)
