@@ -8,11 +8,19 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .embedding_index import EmbeddingIndex
+from .folder_index import FolderRefresh, refresh_folder_index
+from .index_places import default_index_folder
+from .index_sources import SourceIndex, open_source_index
 from .row_filters import parse_filter, parse_filters
 
 
 __all__ = [
     "EmbeddingIndex",
+    "FolderRefresh",
+    "SourceIndex",
+    "default_index_folder",
+    "open_source_index",
     "parse_filter",
     "parse_filters",
+    "refresh_folder_index",
 ]
