@@ -31,7 +31,6 @@ HOSTILE = [
     "<!-- no comment -->",
     "&lt;",
     "Žluťoučký 🐈",
-    "  ",
     "%s {}",
 ]
 OTHERS = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
@@ -85,7 +84,7 @@ def test_hostile_labels_stay_what_they_are(tmp_path):
     assert tags_of(path, "lr")[-2:] == ["/", "x/y"]  # there, | parts the levels of a hierarchy
 
 
-@pytest.mark.parametrize("label", ["a\nb", "a\tb", "\x00", "\x1b[31m", "\ud800", "\ufffe", "\x7f\x85\x1f"])
+@pytest.mark.parametrize("label", ["a\nb", "a\tb", "\x00", "\x1b[31m", "\ud800", "\ufffe", "a\x1fb"])
 def test_what_xml_cannot_hold_is_refused_before_anything_is_written(label, tmp_path):
     with pytest.raises(ValueError, match="line break or a character that XMP cannot hold"):
         add_tags(tmp_path / "a.jpg", ["dog", label])

@@ -9,27 +9,40 @@ require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .background_texts import load_background_texts
 from .contradiction import contradiction_score, contradiction_scores
+from .embedding_index import EmbeddingIndex
+from .folder_index import FolderRefresh, refresh_folder_index
+from .index_places import default_index_folder
+from .index_sources import SourceIndex, open_source_index
 from .label_thresholds import LabelThreshold, LabelThresholds, fit_threshold
 from .labelled_samples import LabelledSample, read_labelled_sample
+from .row_filters import parse_filter, parse_filters
 from .tagging import LabelScorer, ModerationLabels, PictureTags, load_moderation_labels, tag_rows
 from .xmp_sidecars import add_tags, read_tags, sidecar_path
 
 
 __all__ = [
+    "EmbeddingIndex",
+    "FolderRefresh",
     "LabelScorer",
     "LabelThreshold",
     "LabelThresholds",
     "LabelledSample",
     "ModerationLabels",
     "PictureTags",
+    "SourceIndex",
     "add_tags",
     "contradiction_score",
     "contradiction_scores",
+    "default_index_folder",
     "fit_threshold",
     "load_background_texts",
     "load_moderation_labels",
+    "open_source_index",
+    "parse_filter",
+    "parse_filters",
     "read_labelled_sample",
     "read_tags",
+    "refresh_folder_index",
     "sidecar_path",
     "tag_rows",
 ]

@@ -94,7 +94,7 @@ class LabelScorer:
         self.encoder = encoder
         self.labels = tuple(map(str, check_labels(labels)))
         self.prompts = tuple(map(tuple, prompts_for(self.labels, templates)))
-        self.background = tuple(load_background_texts() if background is None else background)
+        self.background = tuple(dict.fromkeys(load_background_texts() if background is None else background))
         self._rivals = find_rivals(self.labels, self.background)  # (L, B)
         self._label_embeds = ensemble_prompts(self.prompts, encoder.text_batches).numpy()  # (L, dim)
         self._background_embeds = encoder.encode_texts(self.background).numpy()  # (B, dim)

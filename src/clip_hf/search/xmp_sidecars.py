@@ -92,8 +92,8 @@ def add_tags(picture: str | os.PathLike, tags: Sequence[str], style: str = "appe
 
     Args:
         picture (`str` or `os.PathLike`): The picture.
-        tags (`Sequence[str]`): Its tags, without blanks around them. In `lr:hierarchicalSubject`, where `|` parts the levels of a hierarchy, a tag
-            has `/` instead.
+        tags (`Sequence[str]`): Its tags, without blanks around them. In
+            `lr:hierarchicalSubject`, where `|` parts the levels of a hierarchy, a tag has `/` instead.
         style (`str`, *optional*, defaults to `"append"`): The sidecar's name, see [`sidecar_path`].
 
     Returns:
