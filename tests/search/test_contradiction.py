@@ -43,9 +43,8 @@ def test_many_are_as_each_alone():
     images, texts = [X, Y, X + Y, -X], ["a dog", "a dog", "a wolf", "a cat"]
     scores = contradiction_scores(ENCODER, images, texts, alternatives=texts)
     assert scores.shape == (4,) and scores.dtype == np.float64
-    alone = [
-        contradiction_score(ENCODER, *pair, alternatives=["a dog", "a cat", "a wolf"]) for pair in zip(images, texts)
-    ]
+    others = ["a dog", "a cat", "a wolf"]
+    alone = [contradiction_score(ENCODER, *pair, alternatives=others) for pair in zip(images, texts)]
     np.testing.assert_allclose(scores, alone, rtol=1e-6)
     embeds = ENCODER.encode_images(images).numpy()
     np.testing.assert_allclose(contradiction_scores(ENCODER, embeds, texts, alternatives=texts), scores, rtol=1e-6)

@@ -2,13 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Indexes of folders: what has changed is embedded, nothing else is read."""
 
-import os
-
-import numpy as np
 import pytest
 
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.search import EmbeddingIndex, refresh_folder_index
+from clip_hf.search import refresh_folder_index
 from encoding_inputs import count_images, quiet
 from pair_data import image_of
 from tiny_models import make_tiny_model
@@ -38,6 +35,7 @@ def refresh(encoder, photos):
     def run(**options):
         encoder.counted.clear()
         return refresh_folder_index(encoder, photos, f"{photos}.clip-index", encoding=quiet(batch_size=4, **options))
+
     return run
 
 

@@ -64,13 +64,13 @@ def run(options: argparse.Namespace) -> int:
     )
     _report_refresh(source)
     tagged = list(tag_rows(scorer, thresholds, source.index.scan(_BATCH_ROWS)))
-    pictures = [_picture_path(source, tags) for tags in tagged]
+    pictures = _picture_names(source)
     if options.xmp:
-        _check_sidecars(tagged, pictures, labels, options)
+        _check_sidecars(tagged, pictures, options)
     if options.jsonl:
         _write_jsonl(options.jsonl, tagged, pictures)
     failed = _write_sidecars(tagged, pictures, options.xmp_style) if options.xmp else 0
-    print(describe_tags(tagged, labels, thresholds))
+    print(describe_tags(pictures, tagged, labels, thresholds))
     return 1 if failed else 0
 
 
@@ -148,28 +148,35 @@ def _report_refresh(source: SourceIndex) -> None:
         print(f"clip-hf tag: {printable(row.message)}", file=sys.stderr)
 
 
-def _picture_path(source: SourceIndex, tags: PictureTags) -> str | None:
-    """The absolute path of a picture that is a file of its own; None for others."""
-    picture = source.picture(tags.id)
-    is_file = isinstance(picture, str | os.PathLike) and "://" not in os.fspath(picture)
-    return os.path.abspath(picture) if is_file else None
+def _picture_names(source: SourceIndex) -> list[str]:
+    """What the pictures of an index are called, in its order: paths from the root where they are files."""
+    table = source.index.metadata()
+    column = "path" if "path" in table.column_names else "name"
+    names = table[column].to_pylist() if column in table.column_names else [None] * len(source.index)
+    folder = "" if source.folder is None else os.path.abspath(source.folder)
+    return [_place(folder, name, key) for name, key in zip(names, source.index.ids().tolist(), strict=True)]
+
+
+def _place(folder: str, name: str | bytes | None, key: int | str) -> str:
+    if not name:
+        return str(key)
+    name = os.fsdecode(name)
+    return name if "://" in name or not (folder or os.path.isabs(name)) else os.path.join(folder, name)
 
 
 # -------------------------------------------------------------------------------------------------------------- output
 
 
-def _check_sidecars(
-    tagged: Sequence[PictureTags],
-    pictures: Sequence[str | None],
-    labels: Sequence[str],
-    options: argparse.Namespace,
-) -> None:
-    if None in pictures:
+def _check_sidecars(tagged: Sequence[PictureTags], pictures: Sequence[str], options: argparse.Namespace) -> None:
+    """Refuse to write sidecars if not all can be written."""
+    with_labels = [name for name, tags in zip(pictures, tagged) if tags.labels]
+    no_files = [name for name in with_labels if not (os.path.isabs(name) and os.path.lexists(name))]
+    if no_files:
         raise ValueError(
-            f"--xmp writes beside pictures that are files; {quoted([tagged[pictures.index(None)].id])} of "
-            f"{options.source} is none. Use --jsonl."
+            f"--xmp writes beside pictures that are files, which {quoted(no_files)} of {options.source} "
+            f"{'is' if len(no_files) == 1 else 'are'} not. Use --jsonl."
         )
-    check_sidecars([path for path, tags in zip(pictures, tagged) if tags.labels], labels, options.xmp_style)
+    check_sidecars(with_labels, dict.fromkeys(label for tags in tagged for label in tags.labels), options.xmp_style)
 
 
 def _write_sidecars(tagged: Sequence[PictureTags], pictures: Sequence[str], style: str) -> int:
@@ -187,12 +194,11 @@ def _write_sidecars(tagged: Sequence[PictureTags], pictures: Sequence[str], styl
     return failed
 
 
-def _write_jsonl(file: str, tagged: Sequence[PictureTags], pictures: Sequence[str | None]) -> None:
+def _write_jsonl(file: str, tagged: Sequence[PictureTags], pictures: Sequence[str]) -> None:
     """A line for each picture: `{"image": path, "labels": [...], "scores": [...]}`. The file is whole or not there."""
     with replaced_file(file) as temporary, open(temporary, "w", encoding="utf-8") as lines:
-        for path, tags in zip(pictures, tagged):
-            image = tags.id if path is None else path
-            row = {"image": image, "labels": tags.labels, "scores": [round(score, 6) for score in tags.scores]}
+        for name, tags in zip(pictures, tagged):
+            row = {"image": name, "labels": tags.labels, "scores": [round(score, 6) for score in tags.scores]}
             lines.write(json.dumps(row, allow_nan=False) + "\n")
 
 
@@ -213,7 +219,9 @@ def _cells(threshold: LabelThreshold) -> tuple[str, ...]:
     return f"{threshold.examples:,}", value, f"{threshold.tagged:,}", f"{threshold.right:,}", *shares, note
 
 
-def describe_tags(tagged: Sequence[PictureTags], labels: Sequence[str], thresholds: Sequence[float]) -> str:
+def describe_tags(
+    pictures: Sequence[str], tagged: Sequence[PictureTags], labels: Sequence[str], thresholds: Sequence[float]
+) -> str:
     """How many pictures have each label, and the first pictures with theirs."""
     counts = Counter(label for tags in tagged for label in tags.labels)
     rows = [
@@ -224,9 +232,11 @@ def describe_tags(tagged: Sequence[PictureTags], labels: Sequence[str], threshol
     title = f"{counted(len(tagged), 'picture')}, {bare:,} without a label"
     parts = [draw_table(title, ("label", "pictures", "threshold"), rows)]
     shown = [
-        (printable(str(tags.id)), ", ".join(f"{printable(label)} {score:.2f}" for label, score in zip(*pairs)))
-        for tags in tagged[:_SHOWN_PICTURES]
-        if (pairs := (tags.labels, tags.scores))
+        (
+            printable(name),
+            ", ".join(f"{printable(label)} {score:.2f}" for label, score in zip(tags.labels, tags.scores)),
+        )
+        for name, tags in zip(pictures[:_SHOWN_PICTURES], tagged)
     ]
     more = len(tagged) - _SHOWN_PICTURES
     title = "Pictures" if more <= 0 else f"The first {_SHOWN_PICTURES} pictures ({more:,} more: --jsonl)"
