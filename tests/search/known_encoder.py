@@ -21,7 +21,7 @@ class KnownEncoder(DualEncoder):
     logit_scale = property(lambda self: self.scale)
 
     def text_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        vectors = torch.tensor([self.table[text] for text in texts], dtype=torch.float32)
+        vectors = torch.tensor(np.array([self.table[text] for text in texts]), dtype=torch.float32)
         for row in reversed(range(len(texts))):  # in an order of its own, as models have one
             yield [row], torch.nn.functional.normalize(vectors[row : row + 1], dim=-1)
 

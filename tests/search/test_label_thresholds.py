@@ -55,7 +55,8 @@ def test_the_threshold_is_the_lowest_that_reaches_the_target():
     order = np.random.default_rng(0).permutation(100)
     assert fit_threshold(scores[order], has_label[order]) == threshold
     # More confidence takes more margin.
-    assert fit_threshold(scores, has_label, 0.9, 0.99) > threshold
+    assert fit_threshold(scores, has_label, 0.9, 0.92) > threshold
+    assert fit_threshold(scores, has_label, 0.9, 0.99) is None
 
 
 def test_pictures_of_one_score_are_tagged_together():
@@ -254,7 +255,7 @@ def test_a_folder_for_each_label(tmp_path):
         ("s.tsv", "labels\timage\ndog;cat\ta.png\n\t/b/c.png\nbird\ta.png\n"),
         (
             "s.jsonl",
-            '{"image": "a.png", "labels": ["dog", "cat", "bird"], "scores": [1]}\n\n{"image": "/b/c.png", "labels": []}',
+            '{"image": "a.png", "labels": ["dog", "cat", "bird"], "x": 1}\n\n{"image": "/b/c.png", "labels": []}',
         ),
         ("s.JSON", '[{"file_name": "a.png", "labels": "dog;cat;;bird"}, {"file_name": "/b/c.png", "labels": null}]'),
     ],

@@ -233,10 +233,10 @@ def describe_tags(
     parts = [draw_table(title, ("label", "pictures", "threshold"), rows)]
     shown = [
         (
-            printable(name),
-            ", ".join(f"{printable(label)} {score:.2f}" for label, score in zip(tags.labels, tags.scores)),
+            printable(each.id if isinstance(each.id, str) else name),
+            ", ".join(f"{printable(label)} {score:.2f}" for label, score in zip(each.labels, each.scores)),
         )
-        for name, tags in zip(pictures[:_SHOWN_PICTURES], tagged)
+        for name, each in zip(pictures[:_SHOWN_PICTURES], tagged)
     ]
     more = len(tagged) - _SHOWN_PICTURES
     title = "Pictures" if more <= 0 else f"The first {_SHOWN_PICTURES} pictures ({more:,} more: --jsonl)"
