@@ -114,7 +114,7 @@ def _read_labels(values: Sequence[str]) -> list[str]:
     repeated = [label for label, count in counts.items() if count > 1]
     if repeated:
         print(
-            f"clip-hf tag: {counted(len(repeated), 'label')} occurred more than once and counts once: "
+            f"clip-hf tag: {counted(len(repeated), 'label')} occurred more than once; each counts once: "
             f"{quoted(repeated)}",
             file=sys.stderr,
         )
