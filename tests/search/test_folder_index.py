@@ -84,7 +84,7 @@ def touch(path: Path, seconds: int = 100) -> None:
     os.utime(path, (time.time() + seconds, time.time() + seconds))
 
 
-# ----------------------------------------------------------------------------------------------------- what has changed
+# ---------------------------------------------------------------------------------------------------- what has changed
 
 
 def test_first_run_and_nothing_changed(refresh, opened, photos):
@@ -262,7 +262,7 @@ def test_compacted_when_it_is_worth_it(refresh, photos, monkeypatch):
     assert sorted(rows_of(result.index)) == sorted([*NAMES[4:], "500.png", "501.png"])
 
 
-# ------------------------------------------------------------------------------------------------------------ file names
+# ---------------------------------------------------------------------------------------------------------- file names
 
 
 def test_names_of_every_kind_are_different_rows(refresh, photos, encoder):
@@ -301,7 +301,7 @@ def test_hidden_files_and_videos_are_left_out_with_a_word(refresh, photos, caplo
     assert f"1 file in {photos} was left out, by ending: 1 .mp4." in caplog.text
 
 
-# ------------------------------------------------------------------------------------------------------ unreadable files
+# ---------------------------------------------------------------------------------------------------- unreadable files
 
 
 def test_unreadable_pictures_are_remembered_until_they_change(refresh, photos, opened, caplog):
@@ -418,7 +418,7 @@ def test_a_file_that_changes_while_it_is_read_is_left_to_the_next_run(refresh, p
     assert numbers(refresh()) == {"added": 1, "unchanged": ROWS - 1, "read": 1, "embedded": 1}
 
 
-# ------------------------------------------------------------------------------------------------- folders that are gone
+# ----------------------------------------------------------------------------------------------- folders that are gone
 
 
 def test_a_folder_that_is_gone_or_empty_never_empties_its_index(refresh, photos, tmp_path):
@@ -476,7 +476,7 @@ def test_a_subfolder_that_cannot_be_read_is_not_empty(refresh, photos, monkeypat
     assert rows_of(EmbeddingIndex.open(f"{photos}.clip-index")) == before
 
 
-# -------------------------------------------------------------------------------------------------------- other indexes
+# ------------------------------------------------------------------------------------------------------- other indexes
 
 
 def test_another_model_is_refused_and_built_anew_on_demand(refresh, encoder, photos, tiny_processor):
@@ -563,7 +563,7 @@ def test_a_folder_that_is_no_index_is_not_written_to(encoder, photos, tmp_path):
     assert [path.name for path in (tmp_path / "documents").iterdir()] == ["letter.txt"]
 
 
-# ------------------------------------------------------------------------------------------------- processes and crashes
+# ----------------------------------------------------------------------------------------------- processes and crashes
 
 
 def test_a_second_process_waits_for_the_first(refresh, photos, caplog):

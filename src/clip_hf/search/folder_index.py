@@ -6,9 +6,9 @@ A file whose name, size and time of change are those of its row is not opened. O
 digest that is known brings its vector along, so renamed, copied and touched files are not embedded. Every 1,024
 pictures are one commit; a run that is killed loses at most that.
 
-Vectors are rounded to float16 as `clip-hf embed` rounds them. Models whose features depend on their batch
-(`DualEncoder.depends_on_batch`: quantised ones) give a picture slightly different vectors as the only new one and among
-others; its vector then stays the one of the run that saw it first.
+Vectors are rounded to float16 as `clip-hf embed` rounds them. A model whose features depend on their batch
+(`DualEncoder.depends_on_batch`: a quantised one) gives a picture another vector alone than among others; the index
+keeps that of the run which saw it first.
 """
 
 import itertools

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 MODALITIES = ("images", "texts")
 INDEX_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index"}
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
 
 def check_over(over: str) -> str:
