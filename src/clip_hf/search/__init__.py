@@ -6,3 +6,11 @@ from ..utils.extras import require_extra
 
 
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
+from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
+
+
+__all__ = [
+    "SheetGroup",
+    "SheetItem",
+    "write_contact_sheet",
+]
