@@ -6,6 +6,7 @@ from ..utils.extras import require_extra
 
 
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
+
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 
 
