@@ -8,6 +8,16 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .background_texts import load_background_texts
+from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
+from .queries import QueryTerm, encode_query, parse_query
 
 
-__all__ = ["load_background_texts"]
+__all__ = [
+    "QueryTerm",
+    "SheetGroup",
+    "SheetItem",
+    "encode_query",
+    "load_background_texts",
+    "parse_query",
+    "write_contact_sheet",
+]
