@@ -8,10 +8,15 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
+from .embedding_index import EmbeddingIndex
+from .row_filters import parse_filter, parse_filters
 
 
 __all__ = [
+    "EmbeddingIndex",
     "SheetGroup",
     "SheetItem",
+    "parse_filter",
+    "parse_filters",
     "write_contact_sheet",
 ]
