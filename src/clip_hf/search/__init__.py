@@ -9,15 +9,20 @@ require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
+from .embedding_index import EmbeddingIndex
 from .queries import QueryTerm, encode_query, parse_query
+from .row_filters import parse_filter, parse_filters
 
 
 __all__ = [
+    "EmbeddingIndex",
     "QueryTerm",
     "SheetGroup",
     "SheetItem",
     "encode_query",
     "load_background_texts",
+    "parse_filter",
+    "parse_filters",
     "parse_query",
     "write_contact_sheet",
 ]
