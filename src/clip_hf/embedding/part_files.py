@@ -394,6 +394,12 @@ class EmbeddingFolder:
         """Whether all parts are there."""
         return not self._find_parts()[1]
 
+    @property
+    def stamp(self) -> str:
+        """Hexadecimal digest that changes whenever a part is written, or the job is another; no file is read."""
+        stamps = [self._store.job, *([str(name), *(self._store.stamp(name) or ())] for name in self._store.names())]
+        return _digest(json.dumps(stamps).encode())
+
     def __repr__(self) -> str:
         (names, missing), summary = self._find_parts(), self.summary
         rows = f"{summary['rows']:,} rows, " if summary else ""
