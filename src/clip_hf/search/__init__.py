@@ -10,13 +10,19 @@ require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .embedding_index import EmbeddingIndex
+from .no_match import NoMatch
 from .queries import QueryTerm, encode_query, parse_query
 from .row_filters import parse_filter, parse_filters
+from .search_results import Searcher, SearchHit, SearchResults
 
 
 __all__ = [
     "EmbeddingIndex",
+    "NoMatch",
     "QueryTerm",
+    "SearchHit",
+    "SearchResults",
+    "Searcher",
     "SheetGroup",
     "SheetItem",
     "encode_query",

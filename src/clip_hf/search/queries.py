@@ -75,7 +75,7 @@ def parse_query(tokens: Sequence[str]) -> list[QueryTerm]:
         match = _SIGN.match(token)
         if match is not None:
             if pending is not None:
-                raise ValueError(f"The query has '{pending}' right before '{match[1]}': a term is missing between them.")
+                raise ValueError(f"The query has '{pending}' right before '{match[1]}': a term is missing there.")
             pending, token = match[1], token[match.end() :]
             if not token:
                 continue
