@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--over",
         choices=MODALITIES,
         default=MODALITIES[0],
-        help="what to find: images or texts (default: %(default)s)",
+        help="what to find (default: %(default)s)",
     )
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="write JSON, one object a line for each hit")
@@ -107,9 +107,7 @@ def _add_index_arguments(parser: argparse.ArgumentParser) -> None:
     index.add_argument(
         "--approximate", choices=APPROXIMATE_KINDS, help="search an approximate index, whose recall is measured"
     )
-    index.add_argument(
-        "--store", metavar="URL", help="keep and search the rows in a database: postgresql://... , milvus"
-    )
+    index.add_argument("--store", metavar="URL", help="search a database, which gets the rows first: postgresql://...")
     index.add_argument("--split", help="part of a table or dataset (default: all)")
     index.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
     index.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")

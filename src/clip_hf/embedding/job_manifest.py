@@ -236,9 +236,7 @@ def _manifest_lock(folder: Path) -> Iterator[None]:
             lock.release()
 
 
-def find_differences(
-    found: dict[str, Any], expected: dict[str, Any], sections: Sequence[str] = SECTIONS
-) -> list[str]:
+def find_differences(found: dict[str, Any], expected: dict[str, Any], sections: Sequence[str] = SECTIONS) -> list[str]:
     """What differs between these sections of two manifests, each with the option that decides it.
 
     The model's fingerprint, which hides what it stands for, is named only where nothing else of the model differs.

@@ -10,6 +10,9 @@ require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .embedding_index import EmbeddingIndex
+from .folder_index import FolderRefresh, refresh_folder_index
+from .index_places import default_index_folder
+from .index_sources import SourceIndex, open_source_index
 from .no_match import NoMatch
 from .queries import QueryTerm, encode_query, parse_query
 from .row_filters import parse_filter, parse_filters
@@ -18,6 +21,7 @@ from .search_results import Searcher, SearchHit, SearchResults
 
 __all__ = [
     "EmbeddingIndex",
+    "FolderRefresh",
     "NoMatch",
     "QueryTerm",
     "SearchHit",
@@ -25,10 +29,14 @@ __all__ = [
     "Searcher",
     "SheetGroup",
     "SheetItem",
+    "SourceIndex",
+    "default_index_folder",
     "encode_query",
     "load_background_texts",
+    "open_source_index",
     "parse_filter",
     "parse_filters",
     "parse_query",
+    "refresh_folder_index",
     "write_contact_sheet",
 ]

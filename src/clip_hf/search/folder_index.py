@@ -11,9 +11,11 @@ Vectors are rounded to float16 as `clip-hf embed` rounds them. Models whose feat
 others; its vector then stays the one of the run that saw it first.
 """
 
+import itertools
 import os
 import re
 import time
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -29,15 +31,22 @@ from ..data.image_folders import images_in
 from ..data.skips import SkipCounter, SkippedRow, stop_if_exhausted
 from ..data.texts import escaped, is_utf8
 from ..embedding.dual_encoder import DualEncoder
-from ..embedding.encoding_ahead import encode_ahead, run_ahead, skip_examples
+from ..embedding.encoding_ahead import FeatureBatch, encode_ahead, run_ahead, skip_examples
 from ..embedding.encoding_options import EncodingOptions
 from ..embedding.part_worker import describe_file
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS, fetch_file
-from ..utils.atomic import move_into_place, remove_folder, sync_folder
+from ..model.image_reading_clip_hf import IMAGE_ENDINGS, UnreadableImage, fetch_file
 from ..utils.wording import counted
 from .embedding_index import EmbeddingIndex
-from .index_places import check_description, check_index_folder, default_index_folder, describe_index, is_index
-from .index_places import locked_index
+from .index_places import (
+    INDEX_ENDINGS,
+    OtherIndexError,
+    build_beside,
+    check_description,
+    check_index_folder,
+    describe_index,
+    is_index,
+    locked_index,
+)
 from .index_segments import IndexManifest
 from .unreadable_files import FileState, UnreadableFiles
 
@@ -102,7 +111,9 @@ class FolderRefresh:
             "left out": len(self.skipped),
         }
         changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing has changed"
-        return f"{counted(len(self.index), 'picture')} of {escaped(str(self.folder))} ({changes}; {self.seconds:.1f} s)."
+        return (
+            f"{counted(len(self.index), 'picture')} of {escaped(str(self.folder))} ({changes}; {self.seconds:.1f} s)."
+        )
 
 
 def refresh_folder_index(
@@ -155,17 +166,10 @@ def rebuild_folder_index(
     run that was killed goes on.
     """
     folder, index_folder = _absolute(folder), _absolute(index_folder)
-    fresh = index_folder.with_name(f".{index_folder.name}.rebuild")
+    encoding = encoding or EncodingOptions()
     with locked_index(index_folder):
         check_index_folder(index_folder, folder)
-        if fresh.exists():
-            try:
-                _check_same(EmbeddingIndex.open(fresh), encoder, folder, index_folder)
-            except (OSError, ValueError):
-                remove_folder(fresh)
-        refresh = _refresh(encoder, folder, fresh, index_folder, encoding or EncodingOptions())
-        sync_folder(fresh)
-        move_into_place(fresh, index_folder)
+        refresh = build_beside(index_folder, lambda fresh: _refresh(encoder, folder, fresh, index_folder, encoding))
         return replace(refresh, index=EmbeddingIndex.open(index_folder))
 
 
@@ -184,20 +188,24 @@ def row_id(name: str) -> str:
 
 
 def _description(encoder: DualEncoder, folder: Path) -> dict[str, Any]:
-    return describe_index(encoder, {"location": escaped(str(folder)), "kind": "folder"}, "images")
+    return describe_index(
+        encoder, {"location": escaped(str(folder)), "kind": "folder", "folder": escaped(str(folder))}, "images"
+    )
 
 
-def _check_same(index: EmbeddingIndex, encoder: DualEncoder, folder: Path, index_folder: Path) -> None:
-    """ValueError if an index is not that of this folder by this encoder. Folder and index may be moved together."""
-    expected = _description(encoder, folder)
+def _check_same(index: EmbeddingIndex, expected: dict[str, Any], index_folder: Path) -> None:
+    """OtherIndexError if an index is not the one that is described; the folder and its index may be moved together."""
     check_description(index, expected)
     there, given = index.description.get("source", {}), expected["source"]
-    is_beside = index_folder.parent == folder.parent and index_folder == default_index_folder(folder)
-    if there.get("kind") != "folder" or (there != given and not is_beside):
-        raise ValueError(
+    if there == given:
+        return
+    is_beside = str(index_folder) == given["location"] + INDEX_ENDINGS["images"]
+    if there.get("kind") != given["kind"] or not is_beside:
+        raise OtherIndexError(
             f"{index_folder} is the index of {there.get('location', 'something else')}, not of {given['location']}. "
             "Name another folder for the index (--index), or build it anew (--rebuild)."
         )
+    index.change(description=expected)
 
 
 def _refresh(
@@ -205,11 +213,11 @@ def _refresh(
 ) -> FolderRefresh:
     """Bring the index in `index_folder` up to date, which messages call `final_folder`."""
     start = time.monotonic()
-    files = _list_files(folder)
+    files, described = _list_files(folder), _description(encoder, folder)
     index = None
     if is_index(index_folder):
         index = EmbeddingIndex.open(index_folder)
-        _check_same(index, encoder, folder, final_folder)
+        _check_same(index, described, final_folder)
     if not files:
         if index is not None and len(index):
             raise OSError(
@@ -218,14 +226,20 @@ def _refresh(
             )
         raise ValueError(f"{folder} holds no pictures; their endings are {', '.join(sorted(IMAGE_ENDINGS))}.")
     if index is None:
-        described = _description(encoder, folder)
         index = EmbeddingIndex.create(
             index_folder, encoder.projection_dim, id_type=str, columns=FOLDER_SCHEMA, description=described
         )
     work = _FolderWork(encoder, folder, files, index, encoding)
     work.run()
-    _compact(index)
+    _compact_if_worth_it(index)
     return FolderRefresh(index, folder, seconds=time.monotonic() - start, **work.counts())
+
+
+def _compact_if_worth_it(index: EmbeddingIndex) -> None:
+    segments = IndexManifest.read(index.folder).segments
+    stored, removed = (sum(getattr(segment, name) for segment in segments) for name in ("rows", "removed"))
+    if removed > _MOST_REMOVED * stored or len(segments) > _MOST_SEGMENTS:
+        index.compact()
 
 
 def _list_files(folder: Path) -> dict[str, FileState]:
@@ -257,8 +271,7 @@ def _check_there(folder: Path, files: dict[str, FileState]) -> None:
     ends = [os.path.join(folder, name) for name in (*ends[:1], *ends[-1:])]
     if not folder.is_dir() or (ends and not any(map(os.path.lexists, ends))):
         raise FileNotFoundError(
-            f"{folder} vanished while it was read. What was read before is in the index, and no row was removed: run "
-            "this again when the folder is back."
+            f"{folder} vanished while it was read. Its index keeps all rows: run this again when the folder is back."
         )
 
 
@@ -272,9 +285,28 @@ class _Picture:
     known: dict[str, Any] = field(default_factory=dict)  # digest, bytes, width and height
     problem: SkippedRow | None = None  # why its bytes are not there
 
+    @property
+    def digest(self) -> str | None:
+        """Of its bytes; None where even the header of the file is damaged."""
+        return self.known.get("digest")
+
+    def take_data(self) -> dict[str, Any]:
+        """The file as the encoder reads it; its bytes are given once."""
+        data, self.data = self.data, None
+        return {"bytes": data, "path": self.id}
+
+    def left_out(self, skipped: SkippedRow) -> SkippedRow:
+        """Why it is left out, in words that name the file and no row."""
+        message = skipped.message.replace(f"The image of {skipped.where} ({skipped.name})", self.id, 1)
+        return SkippedRow(skipped.kind, "picture", message, self.id)
+
 
 class _FolderWork:
-    """Brings an index up to date. All but `_read` runs in the caller's thread."""
+    """Brings an index up to date. All but `_read` runs in the caller's thread.
+
+    Pictures that the model must see are divided into batches by their order alone, and a commit takes whole batches, so
+    that a run which goes on after a crash gives the model the same batches as one that was not interrupted.
+    """
 
     def __init__(
         self,
@@ -287,63 +319,202 @@ class _FolderWork:
         self.encoder, self.folder, self.files, self.index, self.encoding = encoder, folder, files, index, encoding
         table = index.metadata()
         columns = (table[name].to_pylist() for name in ("bytes", "modified", "digest"))
-        self.rows = dict(zip(index.ids().tolist(), zip(*columns), strict=True)) if len(index) else {}
-        self.old_digests = {id_: digest for id_, (*_, digest) in self.rows.items()}
-        self.unreadable = UnreadableFiles(index.folder, encoder)
-        # Where the vector of a digest is: in the index, under this id; here, removed from it or not yet in it; or on
-        # its way through the model, for these pictures.
-        self.ids = {digest: id_ for id_, digest in self.old_digests.items()}
+        self.rows = dict(zip(index.ids().tolist(), zip(*columns), strict=True))
+        self.digests = {id_: digest for id_, (*_, digest) in self.rows.items()}
+        self.known_digests = frozenset(self.digests.values())
+        # Where the vector of a digest is: in the index, under this id; held here, because its row is gone or not yet
+        # there; or on its way through the model, for these pictures.
+        self.ids = {digest: id_ for id_, digest in self.digests.items()}
         self.held: dict[str, np.ndarray] = {}
         self.fresh: dict[str, np.ndarray] = {}
         self.expected: dict[str, list[_Picture]] = {}
+        self.underway: deque[list[_Picture]] = deque()
         self.ready: list[_Picture] = []
-        self.broken: list[str] = []  # rows whose file has become unreadable
-        self.skipped: list[SkippedRow] = []
+        self.unreadable = UnreadableFiles(index.folder, encoder)
         self.skips = SkipCounter(encoding.max_skipped_share)
-        self.read = self.embedded = self.added = self.edited = 0
-        self.copied: list[str] = []  # digests of files of new names
+        self.skipped: list[SkippedRow] = []
         self.gone = [id_ for id_ in self.rows if id_ not in files]
+        self.broken: list[str] = []  # rows whose file cannot be read any more
+        self.copied: Counter[str] = Counter()  # digests of files with new names
+        self.read = self.embedded = self.added = self.edited = 0
 
     def run(self) -> None:
         """Do all that there is to do."""
         todo = [_Picture(id_, state) for id_, state in self.files.items() if self._is_new(id_, state)]
+        threads = self.encoding.num_threads
         with self.encoding.progress_bar(escaped(self.folder.name), "pictures", len(todo)) as self.bar:
-            encoded = encode_ahead(
-                self.encoder,
-                self._batches(todo),
-                _take_data,
-                projected=True,
-                num_threads=self.encoding.num_threads,
-            )
+            batches = self._batches(todo)
+            encoded = encode_ahead(self.encoder, batches, _Picture.take_data, projected=True, num_threads=threads)
             with closing(encoded):
                 for batch in encoded:
-                    self.embedded += len(batch.items)
-                    for picture, vector in zip(batch.items, batch.features, strict=True):
-                        self._arrive(picture.known["digest"], vector)
-                    for skipped in batch.skipped:
-                        self._fail(skipped)
+                    self._take(batch)
                     self._commit_if_due()
-        # No row of this folder is removed unless it is there now.
-        if self.gone or self.broken:
-            _check_there(self.folder, self.files)
-        self._commit(self.gone)
+        self._commit(last=True)
         self.skipped += self.unreadable.remembered(self.files)
-        self._say_skipped(bool(todo))
+        if not len(self.index):
+            raise ValueError(f"No picture of {self.folder} can be read: {self.skipped[0].message}")
+        if self.skips.num_skipped:
+            shown = " ".join(skip_examples(self.skips))
+            logger.warning(f"Pictures of {escaped(str(self.folder))} are left out. {self.skips.summary()} {shown}")
 
     def counts(self) -> dict[str, Any]:
         """The numbers of a [`FolderRefresh`]."""
-        moved = list(self.copied)
-        for id_ in self.gone:  # each file that is gone may be one that has a new name
-            if self.old_digests[id_] in moved:
-                moved.remove(self.old_digests[id_])
-        removed = len(self.gone) - (len(self.copied) - len(moved)) + len(self.removed_unreadable)
+        # Each file that is gone may be the one that has a new name now.
+        moved = self.copied & Counter(self.digests[id_] for id_ in self.gone)
+        renamed = self.copied.total()
         return {
             "added": self.added,
-            "renamed": len(self.copied),
+            "renamed": renamed,
             "edited": self.edited,
-            "removed": removed,
-            "unchanged": len(self.index) - self.added - len(self.copied) - self.edited,
+            "removed": len(self.gone) + len(self.broken) - moved.total(),
+            "unchanged": len(self.index) - self.added - renamed - self.edited,
             "skipped": self.skipped,
             "read": self.read,
             "embedded": self.embedded,
         }
+
+    # --------------------------------------------------------------------------------------------------------- reading
+
+    def _is_new(self, id_: str, state: FileState) -> bool:
+        row = self.rows.get(id_)
+        if row is None:
+            return not self.unreadable.is_known(id_, state)
+        return row[:2] != (state.bytes, state.modified)
+
+    def _batches(self, todo: list[_Picture]) -> Iterator[tuple[range, list[_Picture]]]:
+        """Batches of the pictures that the model must see; the others are settled on the way."""
+        size, start, batch = self.encoding.batch_size, 0, []
+        chunks = ((todo[first : first + _FILES_PER_READ],) for first in range(0, len(todo), _FILES_PER_READ))
+        with closing(run_ahead(self._read, chunks, self.encoding.num_threads)) as read:
+            for picture in itertools.chain.from_iterable(read):
+                self.read += 1
+                if picture.problem is not None:
+                    self._leave_out([picture], picture.problem)
+                elif self._needs_model(picture):
+                    batch.append(picture)
+                    if len(batch) == size:
+                        self.underway.append(batch)
+                        yield range(start, start + size), batch
+                        start, batch = start + size, []
+                self._commit_if_due()
+        if batch:
+            self.underway.append(batch)
+            yield range(start, start + len(batch)), batch
+
+    def _read(self, pictures: list[_Picture]) -> list[_Picture]:
+        """Read files, each in the state that is noted of it."""
+        for picture in pictures:
+            path = Path(self.folder, picture.state.name)
+            try:
+                picture.state = FileState.of(path, picture.state.name)
+                picture.data = fetch_file(path, self.encoder.image_limits)
+                if FileState.of(path, picture.state.name) != picture.state:
+                    raise UnreadableImage("file changed", "it changed while it was read; the next run reads it.")
+            except (OSError, UnreadableImage) as error:
+                picture.data = None
+                if isinstance(error, FileNotFoundError):
+                    _check_there(self.folder, self.files)
+                    error = UnreadableImage("file missing", "it is gone.")
+                problem = skipped_image(error, picture.id, "it")
+                picture.problem = picture.left_out(problem)
+                continue
+            try:
+                picture.known = describe_file(picture.data)
+            except Exception as error:  # the encoder says what is wrong
+                stop_if_exhausted(error, f"the picture {picture.id}")
+        return pictures
+
+    def _needs_model(self, picture: _Picture) -> bool:
+        digest = picture.digest
+        if digest in self.expected:
+            self.expected[digest].append(picture)
+            picture.data = None
+        elif digest is not None and any(digest in each for each in (self.ids, self.held, self.fresh)):
+            self._settle(picture)
+        else:
+            if digest is not None:
+                self.expected[digest] = [picture]
+            return True
+        return False
+
+    # -------------------------------------------------------------------------------------------------------- settling
+
+    def _take(self, batch: FeatureBatch) -> None:
+        """Settle the pictures of a batch that has passed the model, and those of the same content."""
+        pictures = self.underway.popleft()
+        self.embedded += len(batch.items)
+        for picture, vector in zip(batch.items, batch.features, strict=True):
+            self.fresh[picture.digest] = vector
+            for each in self.expected.pop(picture.digest):
+                self._settle(each)
+        read = set(map(id, batch.items))
+        failed = (picture for picture in pictures if id(picture) not in read)
+        for picture, skipped in zip(failed, batch.skipped, strict=True):
+            same = self.expected.pop(picture.digest, [picture])
+            self._leave_out(same, picture.left_out(skipped), is_content=True)
+
+    def _settle(self, picture: _Picture) -> None:
+        """The vector of a picture is known."""
+        picture.data = None
+        self.ready.append(picture)
+        self.unreadable.forget(picture.id)
+        self.bar.update()
+        if picture.id in self.rows:
+            self.edited += picture.digest != self.digests[picture.id]
+        elif picture.digest in self.known_digests:
+            self.copied[picture.digest] += 1
+        else:
+            self.added += 1
+
+    def _leave_out(self, pictures: Sequence[_Picture], problem: SkippedRow, is_content: bool = False) -> None:
+        """Pictures that cannot be read. What is wrong with their content is remembered until it changes."""
+        for picture in pictures:
+            picture.data = None
+            self.bar.update()
+            own = replace(problem, name=picture.id)
+            self.skips.add([own], num_used=0)
+            if not is_content:
+                self.skipped.append(own)
+                continue
+            self.unreadable.add(picture.id, picture.state, own)
+            if picture.id in self.rows:
+                self.broken.append(picture.id)
+
+    def _commit_if_due(self) -> None:
+        if len(self.ready) >= _COMMIT_PICTURES:
+            self._commit()
+
+    def _commit(self, last: bool = False) -> None:
+        """Write what is ready; with the last of it, remove what is gone."""
+        ready, self.ready = self.ready, []
+        removed = [*self.gone, *self.broken] if last else []
+        if removed:
+            _check_there(self.folder, self.files)  # no row goes with a folder that went
+        if ready or removed:
+            vectors = self._vectors(ready)
+            replaced = [picture.id for picture in ready if picture.id in self.digests]
+            for id_, vector in zip(replaced, self.index.vectors(replaced), strict=True):
+                self.held[self.digests[id_]] = vector
+                self.ids.pop(self.digests[id_], None)
+            rows = [{**picture.known, **picture.state.columns(picture.id)} for picture in ready]
+            table = pa.Table.from_pylist(rows, FOLDER_SCHEMA)
+            ids = [picture.id for picture in ready]
+            self.index.change(add=(vectors, ids, table) if ready else None, remove=[*replaced, *removed])
+            for picture in ready:
+                self.digests[picture.id] = picture.digest
+                self.ids[picture.digest] = picture.id
+            self.fresh.clear()
+        self.unreadable.write(self.files)
+        self.skips.add([], num_used=len(ready))
+        self.skips.check()
+
+    def _vectors(self, ready: list[_Picture]) -> np.ndarray:
+        """(n, dim) float16, as `clip-hf embed` rounds them."""
+        stored = list({p.digest for p in ready} - self.held.keys() - self.fresh.keys())
+        known = {
+            **dict(zip(stored, self.index.vectors([self.ids[digest] for digest in stored]), strict=True)),
+            **self.held,
+            **self.fresh,
+        }
+        vectors = [known[picture.digest] for picture in ready]
+        return np.array(vectors, np.float16).reshape(len(vectors), self.index.dim)

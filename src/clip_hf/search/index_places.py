@@ -4,10 +4,10 @@
 
 import errno
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 from transformers.utils import logging
@@ -18,14 +18,16 @@ from ..embedding.destination_errors import NO_LOCKS
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.job_manifest import describe_encoder, find_differences
 from ..embedding.part_files import SECTIONS
+from ..utils.atomic import move_into_place, remove_folder, sync_folder
 from .embedding_index import EmbeddingIndex
 from .index_segments import MANIFEST
 
 
 logger = logging.get_logger(__name__)
+T = TypeVar("T")
 
 MODALITIES = ("images", "texts")
-_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index"}
+INDEX_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index"}
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
 
 
@@ -56,7 +58,7 @@ def default_index_folder(source: Any, over: str = "images") -> Path:
     if not text.strip() or "://" in text or "::" in text or not path.name or not path.parent.is_dir():
         shown = escaped(repr(source)[:80])
         raise ValueError(f"There is no place beside {shown} for its index; name a folder for it (--index).")
-    return path.with_name(path.name + _ENDINGS[over])
+    return path.with_name(path.name + INDEX_ENDINGS[over])
 
 
 def is_index(folder: Path) -> bool:
@@ -65,7 +67,7 @@ def is_index(folder: Path) -> bool:
 
 
 def check_index_folder(index_folder: Path, source: Path | None = None) -> None:
-    """ValueError if an index must not be written to a folder: it holds something else, or shows up in the source."""
+    """ValueError if an index must not be written to a folder: it holds something else, or lies among the pictures."""
     if index_folder.exists() and not is_index(index_folder):
         if not index_folder.is_dir() or any(index_folder.iterdir()):
             raise ValueError(
@@ -74,17 +76,16 @@ def check_index_folder(index_folder: Path, source: Path | None = None) -> None:
             )
     if source is None:
         return
-    with suppress(ValueError):
-        below = Path(os.path.realpath(index_folder)).relative_to(os.path.realpath(source))
-        if not any(map(is_hidden, below.parts)):
-            raise IndexInside(
-                f"The index {index_folder} would lie among the pictures of {source}; name a folder outside (--index), "
-                "or one whose name begins with a dot."
-            )
+    real, folder = Path(os.path.realpath(index_folder)), os.path.realpath(source)
+    if real.is_relative_to(folder) and not any(map(is_hidden, real.relative_to(folder).parts)):
+        raise ValueError(
+            f"The index {index_folder} would lie among the pictures of {source}; name a folder outside (--index), or "
+            "one whose name begins with a dot."
+        )
 
 
-class IndexInside(OSError):
-    """An index would lie in its source, where its own files would be found."""
+class OtherIndexError(ValueError):
+    """An index is of another model, source or kind than the one that is meant."""
 
 
 @contextmanager
@@ -121,31 +122,59 @@ def locked_index(index_folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def build_beside(index_folder: Path, build: Callable[[Path], T]) -> T:
+    """Build an index anew beside an old one, which it replaces when it is whole; the caller has the index's lock.
+
+    Args:
+        index_folder (`Path`): The index.
+        build (`Callable`): Builds it in the folder that it is given, or goes on with what a killed run left there; an
+            `OtherIndexError` says that this was for something else.
+
+    Returns:
+        What `build` returns.
+    """
+    fresh = index_folder.with_name(f".{index_folder.name}.rebuild")
+    try:
+        result = build(fresh)
+    except OtherIndexError:
+        if not fresh.exists():
+            raise
+        remove_folder(fresh)
+        result = build(fresh)
+    sync_folder(fresh)
+    move_into_place(fresh, index_folder)
+    return result
+
+
 def describe_index(encoder: DualEncoder, source: Mapping[str, Any], over: str) -> dict[str, Any]:
     """The description of an index: the model, its image options, the source, and whether it is over images or texts."""
     return {**describe_encoder(encoder), "source": dict(source), "over": over}
 
 
+def differences_of(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
+    """In what two descriptions differ: model, its versions and image options, and what they are over."""
+    described = [{**each, "options": {"over": each.get("over")}} for each in (found, expected)]
+    return find_differences(*described, [section for section in SECTIONS if section != "source"])
+
+
 def check_description(index: EmbeddingIndex, expected: Mapping[str, Any]) -> None:
-    """ValueError if an index is of another model, other image options, or over something else than `expected`.
+    """OtherIndexError if an index is of another model, other image options, or over something else than `expected`.
 
     An index that somebody built from vectors alone says nothing of these; then its width must be the model's.
     """
-    found = index.description
+    found, width = index.description, expected["model"]["projection_dim"]
     if "model" in found:
-        described = [
-            {**dict.fromkeys(SECTIONS, {}), **each, "options": {"over": each.get("over")}}
-            for each in (found, expected)
-        ]
-        sections = [section for section in SECTIONS if section != "source"]
-        differing = find_differences(*described, sections)
+        differing = differences_of(found, expected)
     else:
-        width = expected["model"]["projection_dim"]
         differing = [] if index.dim == width else [f"its width is {index.dim} there and {width} now"]
     if differing:
-        there = found.get("model", {}).get("name", "an unknown model")
-        raise ValueError(
-            f"The index {index.folder} is by {there}, and this model is {expected['model']['name']}: "
+        raise OtherIndexError(
+            f"The index {index.folder} is by {model_name(found)}, and this model is {model_name(expected)}: "
             f"{'; '.join(differing)}. Use the model and options of the index, name another folder (--index), or build "
             "it anew (--rebuild)."
         )
+
+
+def model_name(description: Mapping[str, Any]) -> str:
+    """The name of the model in a description."""
+    return description.get("model", {}).get("name", "an unknown model")

@@ -2,9 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """When nothing fits a query: its hits are compared with what queries for nothing get from the same index.
 
-A search always has a best hit, and its cosine says little: the level differs from model to model and from collection to
-collection, and the best of more pictures is higher. So the score that counts as fitting is measured on the index itself
-with *stand-ins*: queries made like the user's, with the same signs and weights, which nothing in the index answers.
+A search always has a best hit, and its cosine says little: the level differs from model to model and from collection
+to collection, and the best of more pictures is higher. So the score that counts as fitting is measured on the index
+itself with *stand-ins*: queries made like the user's, with the same signs and weights, which nothing there answers.
 
 - A text's stand-ins are mixed captions, the beginning of one and the end of another ("a volcano with the rain"). Whole
   captions would not do: a collection of photos holds many of the things that everyday captions describe.
@@ -40,7 +40,7 @@ _FILE = "no_match.npz"
 
 
 def mix_captions(captions: Sequence[str], rounds: int = _ROUNDS) -> list[str]:
-    """Captions of nothing: the first half of each, and the second half of another one; always the same ones.
+    """Captions of nothing: the beginning of each and the end of another, a half or more; always the same ones.
 
     Args:
         captions (`Sequence[str]`): At least two captions.
@@ -54,7 +54,7 @@ def mix_captions(captions: Sequence[str], rounds: int = _ROUNDS) -> list[str]:
         order = generator.sample(captions, len(captions))
         for first, second in zip(order, [*order[1:], order[0]]):
             begin, end = first.split(), second.split()
-            mixed.append(" ".join([*begin[: (len(begin) + 1) // 2], *end[len(end) // 2 :]]))
+            mixed.append(" ".join([*begin[: len(begin) // 2 + 1], *end[len(end) // 2 :]]))
     return mixed
 
 
@@ -154,7 +154,7 @@ class NoMatch:
     def _load(self) -> None:
         """Take what an earlier run kept, if it is of this model and these captions."""
         try:
-            with np.load(self.index.folder / _FILE, allow_pickle=False) as kept:
+            with open(self.index.folder / _FILE, "rb") as file, np.load(file, allow_pickle=False) as kept:
                 if str(kept["key"]) == self._key and kept["features"].shape == (len(self._texts), self.index.dim):
                     self._features = kept["features"]
                     self._best = {int(kept["generation"]): kept["best"]}
