@@ -12,7 +12,7 @@ from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argumen
 
 
 STARTED = time.perf_counter()
-"""When the command started; importing torch comes after."""
+"""When `clip-hf` started, before anything that takes long is imported."""
 # tests/cli/test_commands.py holds that these are what `clip_hf.search` has.
 MODALITIES = ("images", "texts")
 APPROXIMATE_KINDS = ("hnsw", "ivfpq")

@@ -19,6 +19,7 @@ from _clip_hf_cli.search import DEFAULT_MODEL, STARTED
 from ..data.texts import escaped
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.load_encoder import check_encoder_options
+from ..embedding.part_files import FORMAT_NAME, MANIFEST
 from ..model.image_reading_clip_hf import open_image
 from ..search import (
     EmbeddingIndex,
@@ -38,6 +39,7 @@ from ..search.folder_index import FOLDER_SCHEMA
 from ..search.index_places import is_index
 from ..search.search_results import check_limits
 from ..search.terminal_pictures import draw_pictures, picture_protocol
+from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
 from .image_options import image_options
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if columns is not None:
         parse_filters(options.filter, columns)
     encoder = _load_encoder(options, index, images, device)
-    seconds = {"import and model": time.perf_counter() - STARTED}
+    seconds = {"start and model": time.perf_counter() - STARTED}
     started = time.perf_counter()
     source = open_source_index(
         options.source,
@@ -115,22 +117,28 @@ def _load_encoder(
 ) -> DualEncoder:
     """The model that is named, else that of the index with its precision and image options."""
     name, runtime, dtype = options.model, options.runtime, options.dtype
-    model = {} if index is None else index.description.get("model", {})
-    if name is None and index is not None:
+    described = _describe_embedded(options.source) if index is None else index.description
+    if name is None and (index is not None or described):
+        model = described.get("model")
         if not model:
             raise ValueError(f"The index {index.folder} does not say which model made it: name it with --model.")
         name = model["name"].removesuffix(f" ({model['runtime']}, {model['dtype']})")
         runtime, dtype = runtime or model["runtime"], dtype or model["dtype"]
-        images = {
-            **images,
-            **{key: value for key, value in index.description.get("image_options", {}).items() if images[key] is None},
-        }
+        stored = described.get("image_options", {})
+        images |= {key: value for key, value in stored.items() if images[key] is None}
     name = name or DEFAULT_MODEL
     logging.disable_progress_bar()
     # The whole path, so that the index names its model wherever the next command is started.
     encoder = load_dual_encoder(os.path.abspath(name) if os.path.exists(name) else name, runtime, dtype, device)
     encoder.set_image_options(**images)
     return encoder
+
+
+def _describe_embedded(source: str) -> dict[str, Any]:
+    """The manifest of a folder that `clip-hf embed` wrote; empty for other sources."""
+    path = Path(source).expanduser() / MANIFEST
+    manifest = read_json(path, dict) if path.is_file() else {}
+    return manifest if manifest.get("format") == FORMAT_NAME else {}
 
 
 def _encoding_options(options: argparse.Namespace) -> EncodingOptions:
