@@ -32,8 +32,9 @@ from ..search.xmp_sidecars import add_tags, check_sidecars
 from ..utils.atomic import replaced_file
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted, quoted
-from .classify import printable, read_labels
+from .classify import read_labels
 from .image_options import image_options
+from .terminal_text import printable
 
 
 # Pictures in the table; --jsonl has all.

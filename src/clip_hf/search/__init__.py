@@ -8,6 +8,7 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .background_texts import load_background_texts
+from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .contradiction import contradiction_score, contradiction_scores
 from .embedding_index import EmbeddingIndex
 from .folder_index import FolderRefresh, refresh_folder_index
@@ -15,7 +16,10 @@ from .index_places import default_index_folder
 from .index_sources import SourceIndex, open_source_index
 from .label_thresholds import LabelThreshold, LabelThresholds, fit_threshold
 from .labelled_samples import LabelledSample, read_labelled_sample
+from .no_match import NoMatch
+from .queries import QueryTerm, encode_query, parse_query
 from .row_filters import parse_filter, parse_filters
+from .search_results import Searcher, SearchHit, SearchResults
 from .tagging import LabelScorer, ModerationLabels, PictureTags, load_moderation_labels, tag_rows
 from .xmp_sidecars import add_tags, read_tags, sidecar_path
 
@@ -28,21 +32,31 @@ __all__ = [
     "LabelThresholds",
     "LabelledSample",
     "ModerationLabels",
+    "NoMatch",
     "PictureTags",
+    "QueryTerm",
+    "SearchHit",
+    "SearchResults",
+    "Searcher",
+    "SheetGroup",
+    "SheetItem",
     "SourceIndex",
     "add_tags",
     "contradiction_score",
     "contradiction_scores",
     "default_index_folder",
+    "encode_query",
     "fit_threshold",
     "load_background_texts",
     "load_moderation_labels",
     "open_source_index",
     "parse_filter",
     "parse_filters",
+    "parse_query",
     "read_labelled_sample",
     "read_tags",
     "refresh_folder_index",
     "sidecar_path",
     "tag_rows",
+    "write_contact_sheet",
 ]
