@@ -5,7 +5,7 @@
 import argparse
 
 from .classify import parse_count, parse_share
-from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument
+from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
 
 
 # tests/cli/test_tag_command.py holds that these are what `clip_hf.search` has.
@@ -79,8 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="name of a sidecar: append: photo.jpg.xmp (darktable, digiKam, Immich); replace: photo.xmp (Lightroom) "
         "(default: append)",
     )
-    add_index_arguments(parser)
-    add_image_arguments(parser)
+    index = parser.add_argument_group("index")
+    index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
+    index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
+    add_skip_argument(add_image_arguments(parser))
     work = parser.add_argument_group("encoding")
     work.add_argument("--batch-size", type=parse_count, default=64, help="images at once (default: %(default)s)")
     work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
@@ -88,10 +90,3 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument(
         "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: as stored)"
     )
-
-
-def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that say where the index of a source is."""
-    index = parser.add_argument_group("index")
-    index.add_argument("--index", metavar="FOLDER", help="the source's index (default: beside it, SOURCE.clip-index)")
-    index.add_argument("--rebuild", action="store_true", help="build the index anew")

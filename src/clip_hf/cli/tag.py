@@ -49,10 +49,12 @@ def run(options: argparse.Namespace) -> int:
     labels, templates, background = _label_set(options, fitted)
     sample = read_labelled_sample(options.calibrate) if options.calibrate else None
     has_label = sample.matrix(labels) if sample else None
-    encoder = load_dual_encoder(options.model, options.runtime, options.dtype, options.device)
+    # The whole path, so that the index names its model wherever the next command is started.
+    name = os.path.abspath(options.model) if os.path.exists(options.model) else options.model
+    encoder = load_dual_encoder(name, options.runtime, options.dtype, options.device)
     encoder.set_image_options(**image_options(options))
     scorer = LabelScorer(encoder, labels, templates, background)
-    encoding = EncodingOptions(batch_size=options.batch_size)
+    encoding = EncodingOptions(batch_size=options.batch_size, max_skipped_share=options.max_skipped_share)
     default = TAG_THRESHOLD if options.threshold is None else options.threshold
     if sample:
         fitted = _fit(scorer, sample.pictures, has_label, options, encoding)
