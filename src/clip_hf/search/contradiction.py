@@ -46,7 +46,7 @@ def contradiction_score(
     ```python
     >>> from clip_hf.search import contradiction_score
 
-    >>> contradiction_score("openai/clip-vit-base-patch32", "dog.jpg", "a dog on a beach")
+    >>> score = contradiction_score("openai/clip-vit-base-patch32", "cat.jpg", "a dog on a beach")
     ```
     """
     scores = contradiction_scores(model, [image], [text], alternatives=alternatives, processor=processor)

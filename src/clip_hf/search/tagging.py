@@ -80,7 +80,7 @@ class LabelScorer:
 
     >>> encoder = load_dual_encoder("openai/clip-vit-base-patch32")
     >>> scorer = LabelScorer(encoder, ["dog", "beach"])
-    >>> scorer.score(encoder.encode_images(["dog.jpg"]).numpy())  # (1, 2)
+    >>> scores = scorer.score(encoder.encode_images(["cat.jpg"]).numpy())  # (1, 2)
     ```
     """
 
