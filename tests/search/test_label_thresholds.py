@@ -112,9 +112,9 @@ def test_new_pictures_keep_the_promise(precision):
                 right = (tagged & truth)[:, place].sum()
                 kept.append(right / tagged[:, place].sum() >= precision)
                 found.append((right / tagged[:, place].sum(), right / truth[:, place].sum()))
-                promised.append((threshold.precision or precision, threshold.recall))
-    assert len(kept) > 70
-    assert np.mean(kept) >= 0.8  # 0.9 for one cut; the lowest of many is a little less sure
+                promised.append((threshold.precision, threshold.recall))
+    assert len(kept) > 60
+    assert np.mean(kept) >= 0.85  # 0.9 for one cut; the lowest of many is a little less sure
     np.testing.assert_allclose(np.mean(promised, axis=0), np.mean(found, axis=0), atol=0.08)
 
 

@@ -41,10 +41,11 @@ class LabelThreshold:
     Args:
         threshold (`float`): The score from which on a picture gets the label; infinite where none does.
         kind (`str`): `"fitted"`; `"too few examples"`, where the threshold is the one that was given for such labels;
-            or `"target not reached"`, where no threshold has the precision, and no picture gets the label.
+            or `"target not reached"`, where no threshold has the precision, or none that was cross-validated, and no
+            picture gets the label.
         examples (`int`): Pictures of the sample that have the label.
         tagged, right (`int`): Pictures of the sample that got the label from a threshold fitted without them, and how
-            many of these have it; 0 unless fitted.
+            many of these have it.
     """
 
     threshold: float
@@ -154,6 +155,7 @@ class LabelThresholds:
         - `tagged` and `right` are counted over 5 folds, each tagged by a threshold that was fitted on the others. The
           folds are drawn with a fixed seed.
         - A label with fewer pictures than [`fewest_examples`] has the threshold `fallback`.
+        - A label whose cross-validated precision is below the target has none: no picture gets it.
 
         Args:
             scorer ([`LabelScorer`]): The labels.
@@ -288,7 +290,10 @@ def _fit_label(scores: np.ndarray, has_label: np.ndarray, target: _Target) -> La
         others, own = folds != fold, folds == fold
         without = fit_threshold(scores[others], has_label[others], target.precision, target.confidence)
         tagged[own] = scores[own] >= (math.inf if without is None else without)
-    return LabelThreshold(threshold, _FITTED, examples, int(tagged.sum()), int((tagged & has_label).sum()))
+    count, right = int(tagged.sum()), int((tagged & has_label).sum())
+    if right < target.precision * count or not count:
+        return LabelThreshold(math.inf, _NEVER, examples, count, right)
+    return LabelThreshold(threshold, _FITTED, examples, count, right)
 
 
 def _read_threshold(entry: dict[str, Any]) -> LabelThreshold:
