@@ -38,6 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the labels, one file with a label a line, or moderation: a set that comes with clip_hf; read its limits",
     )
     parser.add_argument("--template", nargs="+", help="as in classify (default: This is a photo of {}.)")
+    _add_threshold_arguments(parser)
+    _add_output_arguments(parser)
+    index = parser.add_argument_group("index")
+    index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
+    index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
+    add_skip_argument(add_image_arguments(parser))
+    work = parser.add_argument_group("encoding")
+    work.add_argument("--batch-size", type=parse_count, default=64, help="images at once (default: %(default)s)")
+    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
+    add_runtime_argument(work)
+    work.add_argument(
+        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: as stored)"
+    )
+
+
+def _add_threshold_arguments(parser: argparse.ArgumentParser) -> None:
     thresholds = parser.add_argument_group(
         "thresholds",
         "a label's score is its probability against captions of everyday pictures; a picture gets a label from a "
@@ -65,6 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     thresholds.add_argument(
         "--thresholds", metavar="FILE", help="JSON file of thresholds: written after --calibrate, else read"
     )
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output", "besides the tables on standard output")
     output.add_argument("--jsonl", metavar="FILE", help="write a JSON object a line for each picture")
     output.add_argument(
@@ -78,15 +97,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="append",
         help="name of a sidecar: append: photo.jpg.xmp (darktable, digiKam, Immich); replace: photo.xmp (Lightroom) "
         "(default: append)",
-    )
-    index = parser.add_argument_group("index")
-    index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
-    index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
-    add_skip_argument(add_image_arguments(parser))
-    work = parser.add_argument_group("encoding")
-    work.add_argument("--batch-size", type=parse_count, default=64, help="images at once (default: %(default)s)")
-    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
-    add_runtime_argument(work)
-    work.add_argument(
-        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: as stored)"
     )

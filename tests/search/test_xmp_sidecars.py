@@ -81,6 +81,9 @@ def test_hostile_labels_stay_what_they_are(tmp_path):
     assert tags_of(path) == tags_of(path, "lr") == HOSTILE
     assert add_tags(tmp_path / "a.jpg", ["|", "x|y"]) == path
     assert tags_of(path)[-2:] == ["|", "x|y"]
+    add_tags(tmp_path / "b.jpg", ["first"])
+    path_of_b = add_tags(tmp_path / "b.jpg", HOSTILE)
+    assert tags_of(path_of_b) == tags_of(path_of_b, "lr") == ["first", *HOSTILE]
     assert tags_of(path, "lr")[-2:] == ["/", "x/y"]  # there, | parts the levels of a hierarchy
 
 
