@@ -138,7 +138,7 @@ def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str])
         if action is None:
             if re.match(r"-[^\s\d.]", argument) and not argument.startswith("--"):
                 parser.error(
-                    f"unknown option {argument}. To search for what is unlike a text, write - {argument[1:]!r}"
+                    f"unknown option {argument}. For what is unlike a text, write - {argument[1:]!r}"
                 )
             (options if argument.startswith("--") else words).append(argument)
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clip_hf.cli.search
 from clip_hf.cli import main
@@ -187,7 +188,9 @@ def test_json_has_all_of_a_hit(photos, search):
     assert [record["rank"] for record in records] == [1, 2]
     assert [record["id"] for record in records] == names
     assert [record["path"] for record in records] == [str(photos / "photos" / name) for name in names]
-    assert all(record["metadata"]["width"] == 40 for record in records)
+    for record in records:
+        with Image.open(record["path"]) as image:
+            assert (record["metadata"]["width"], record["metadata"]["height"]) == image.size
 
 
 def test_where_nothing_fits(photos, search, monkeypatch):

@@ -20,7 +20,7 @@ from ..data.texts import escaped
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.load_encoder import check_encoder_options
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
-from ..model.image_reading_clip_hf import open_image
+from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
 from ..search import (
     EmbeddingIndex,
     QueryTerm,
@@ -52,9 +52,7 @@ def run(options: argparse.Namespace) -> int:
     check_limits(options.threshold, options.no_match)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     images = image_options(options)
-    for term in terms:
-        if term.image is not None:
-            open_image(term.image, images["image_limits"])  # before the model is loaded
+    check_images(terms, images["image_limits"])
     folder, index = _find_index(options)
     columns = _known_columns(options.source, index)
     if columns is not None:
@@ -89,6 +87,16 @@ def run(options: argparse.Namespace) -> int:
     _show(results, options, terms)
     print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
     return 0
+
+
+def check_images(terms: Sequence[QueryTerm], limits: ImageLimits) -> None:
+    """Raise a `ValueError` that names a picture of a query that cannot be read, before a model is loaded."""
+    for term in terms:
+        if term.image is not None:
+            try:
+                open_image(term.image, limits)
+            except UnreadableImage as error:
+                raise ValueError(f"The query's image {escaped(str(term.image))}: {error}") from error
 
 
 # ----------------------------------------------------------------------------------------------------------- the index
