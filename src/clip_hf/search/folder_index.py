@@ -3,12 +3,12 @@
 """Indexes of folders of pictures that are brought up to date by what has changed alone.
 
 A file whose name, size and time of change are those of its row is not opened. Of any other the bytes are digested; a
-digest that is known brings its vector along, so that renamed, copied and touched files are not embedded. Every 1,024
-pictures the index takes what there is in one commit; a run that is killed loses at most that.
+digest that is known brings its vector along, so renamed, copied and touched files are not embedded. Every 1,024
+pictures are one commit; a run that is killed loses at most that.
 
-Vectors are rounded to float16 as `clip-hf embed` rounds them. Models whose features depend on their batch
-(`DualEncoder.depends_on_batch`: quantised ones) give a picture slightly different vectors as the only new one and among
-others; its vector then stays the one of the run that saw it first.
+Vectors are rounded to float16 as `clip-hf embed` rounds them. A model whose features depend on their batch
+(`DualEncoder.depends_on_batch`: a quantised one) gives a picture another vector alone than among others; the index
+keeps that of the run which saw it first.
 """
 
 import itertools
@@ -304,8 +304,8 @@ class _Picture:
 class _FolderWork:
     """Brings an index up to date. All but `_read` runs in the caller's thread.
 
-    Pictures that the model must see are divided into batches by their order alone, and a commit takes whole batches, so
-    that a run which goes on after a crash gives the model the same batches as one that was not interrupted.
+    Pictures that the model must see are divided into batches by their order alone, and a commit takes whole batches.
+    So a run that goes on after a crash gives the model the same batches as one that was not interrupted.
     """
 
     def __init__(

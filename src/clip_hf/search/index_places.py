@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 MODALITIES = ("images", "texts")
 INDEX_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index"}
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
 
 def check_over(over: str) -> str:
@@ -147,7 +147,7 @@ def build_beside(index_folder: Path, build: Callable[[Path], T]) -> T:
 
 
 def describe_index(encoder: DualEncoder, source: Mapping[str, Any], over: str) -> dict[str, Any]:
-    """The description of an index: the model, its image options, the source, and whether it is over images or texts."""
+    """The description of an index: the model, its image options, the source, and what it is over."""
     return {**describe_encoder(encoder), "source": dict(source), "over": over}
 
 

@@ -20,6 +20,7 @@ from ..embedding.encoding_options import EncodingOptions
 from ..embedding.job_manifest import OtherJobError
 from ..embedding.job_options import EmbeddingOptions
 from ..embedding.part_files import FORMAT_NAME, IMAGES, MANIFEST, ROW_SCHEMA, TEXTS, EmbeddingFolder
+from ..utils.atomic import remove_folder
 from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
 from .folder_index import FolderRefresh, rebuild_folder_index, refresh_folder_index
@@ -73,7 +74,7 @@ class SourceIndex:
         Raises:
             ValueError: if there is no such id.
         """
-        (row,) = self.index.metadata([id_]).to_pylist()
+        row = next(iter(self.index.metadata([id_]).to_pylist()), {})  # an index may have no columns
         name = os.fsdecode(row["path"]) if row.get("path") is not None else row.get("name")
         if name and "\0" not in name and "://" not in name and (self.folder is not None or os.path.isabs(name)):
             path = Path(self.folder or "", name)
@@ -212,7 +213,8 @@ def _open_job(
 ) -> SourceIndex:
     """The index of a source that is embedded into its folder `embedded`."""
     described = describe_index(encoder, {"kind": "rows"}, over)
-    if is_index(place):
+    is_new = not is_index(place)
+    if not is_new:
         _check_filled(EmbeddingIndex.open(place), described)
     else:
         # So that the folder is known to be an index, even if the embedding does not come to its end.
@@ -224,6 +226,10 @@ def _open_job(
             f"{place} is the index of another state of its source, or of another one: {'; '.join(error.differences)}. "
             "Name another folder for the index (--index), or build it anew (--rebuild)."
         ) from error
+    except (OSError, TypeError, ValueError):  # a source that cannot be used
+        if is_new:
+            remove_folder(place)
+        raise
     job.run()
     embedded = EmbeddingFolder(place / EMBEDDED)
     rows = job.source
