@@ -203,7 +203,7 @@ def test_two_files_that_exchanged_their_names(refresh, photos):
 def test_a_ring_of_exchanged_names_over_several_commits(refresh, photos, monkeypatch):
     # Each row's old vector is needed by a later commit, after the row itself has gone.
     before = rows_of(refresh().index)
-    monkeypatch.setattr(folder_index, "_COMMIT_PICTURES", 1)
+    monkeypatch.setattr(folder_index, "COMMIT_PICTURES", 1)
     names = sorted(NAMES)
     contents = [(photos / name).read_bytes() for name in names]
     for name, content in zip(names, [contents[-1], *contents[:-1]], strict=True):
@@ -501,7 +501,7 @@ def test_other_image_options_are_refused(refresh, encoder):
 
 def test_an_old_index_stays_until_the_new_one_is_whole(refresh, encoder, photos, monkeypatch):
     before = rows_of(refresh().index)
-    monkeypatch.setattr(folder_index, "_COMMIT_PICTURES", 4)
+    monkeypatch.setattr(folder_index, "COMMIT_PICTURES", 4)
     index_folder, taken = f"{photos}.clip-index", folder_index._FolderWork._take
 
     def fail(self, batch):
@@ -586,7 +586,7 @@ def test_a_second_process_waits_for_the_first(refresh, photos, caplog):
 def test_after_a_crash_the_next_run_goes_on_with_the_same_batches(refresh, encoder, photos, monkeypatch, point, count):
     for number in range(3):  # batches are divided as if these were not there
         shutil.copy(photos / "00.png", photos / f"{number}copy.png")
-    monkeypatch.setattr(folder_index, "_COMMIT_PICTURES", 4)
+    monkeypatch.setattr(folder_index, "COMMIT_PICTURES", 4)
     whole = refresh_folder_index(encoder, photos, photos.parent / "whole", encoding=quiet(batch_size=4)).index
     change, encode, calls = EmbeddingIndex.change, type(encoder)._encode_prepared, []
 
