@@ -64,7 +64,8 @@ FOLDER_SCHEMA = pa.schema(
         ("height", pa.int64()),
     ]
 )
-_COMMIT_PICTURES = 1024
+COMMIT_PICTURES = 1024
+"""Pictures in a commit: what a crash may cost."""
 _FILES_PER_READ = 16
 # Compact when more than this share of the stored rows is removed, or there are more segments than this.
 _MOST_REMOVED, _MOST_SEGMENTS = 0.25, 32
@@ -481,7 +482,7 @@ class _FolderWork:
                 self.broken.append(picture.id)
 
     def _commit_if_due(self) -> None:
-        if len(self.ready) >= _COMMIT_PICTURES:
+        if len(self.ready) >= COMMIT_PICTURES:
             self._commit()
 
     def _commit(self, last: bool = False) -> None:
