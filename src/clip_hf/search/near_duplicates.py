@@ -21,7 +21,7 @@ from .row_codes import row_norms
 
 _BLOCK = (256, 1024)  # rows and columns of a product, which then lies in the cache
 _READ_ROWS = 16384
-_SAMPLE_ROWS = 2048
+_SAMPLE_ROWS = 4096
 _WIDTHS = (16, 32, 64, 128, 256)
 # Scoring a pair in float64 takes as long as this many columns of a product for one pair.
 _COLUMNS_PER_SCORE = 200_000
@@ -148,15 +148,18 @@ def _build_heads(rows: _StoredRows, firsts: np.ndarray, threshold: float) -> np.
     """Heads and tails of rows, (d, width + 1) float32: their products are upper bounds of cosines."""
     sample = np.unique(np.linspace(0, len(firsts) - 1, min(len(firsts), _SAMPLE_ROWS)).astype(np.int64))
     units = np.concatenate([np.empty((0, rows.dim)), *rows.read_units(firsts[sample])])
-    _, directions = np.linalg.eigh(units.T @ units)
+    # The work is estimated with other rows than the directions, which suit their own rows better than the rest.
+    is_fitted = np.arange(len(units)) % 4 > 0
+    _, directions = np.linalg.eigh(units[is_fitted].T @ units[is_fitted])
     directions = directions[:, ::-1]
-    pairs = np.triu_indices(len(units), 1)
-    is_far = (units @ units.T)[pairs] < threshold
+    others = units[~is_fitted]
+    pairs = np.triu_indices(len(others), 1)
+    is_far = (others @ others.T)[pairs] < threshold
 
     def cost(width: int) -> float:
-        heads = _split(units, directions[:, :width])
+        heads = _split(others, directions[:, :width])
         scored = ((heads @ heads.T)[pairs] >= threshold) & is_far
-        return width + _COLUMNS_PER_SCORE * float(scored.mean()) if len(scored) else width
+        return width + _COLUMNS_PER_SCORE * scored.sum() / max(1, len(scored))
 
     width = min([*(width for width in _WIDTHS if width < rows.dim), rows.dim], key=cost)
     parts = [_split(part, directions[:, :width]) for part in rows.read_units(firsts)]
