@@ -9,14 +9,22 @@ require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .embedding_index import EmbeddingIndex
+from .folder_index import FolderRefresh, refresh_folder_index
+from .index_places import default_index_folder
+from .index_sources import SourceIndex, open_source_index
 from .row_filters import parse_filter, parse_filters
 
 
 __all__ = [
     "EmbeddingIndex",
+    "FolderRefresh",
     "SheetGroup",
     "SheetItem",
+    "SourceIndex",
+    "default_index_folder",
+    "open_source_index",
     "parse_filter",
     "parse_filters",
+    "refresh_folder_index",
     "write_contact_sheet",
 ]
