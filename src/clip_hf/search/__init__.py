@@ -12,16 +12,19 @@ from .embedding_index import EmbeddingIndex
 from .folder_index import FolderRefresh, refresh_folder_index
 from .index_places import default_index_folder
 from .index_sources import SourceIndex, open_source_index
+from .near_duplicates import DuplicateGroup, find_near_duplicates
 from .row_filters import parse_filter, parse_filters
 
 
 __all__ = [
+    "DuplicateGroup",
     "EmbeddingIndex",
     "FolderRefresh",
     "SheetGroup",
     "SheetItem",
     "SourceIndex",
     "default_index_folder",
+    "find_near_duplicates",
     "open_source_index",
     "parse_filter",
     "parse_filters",

@@ -16,7 +16,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .embedding_index import EmbeddingIndex
-from .row_codes import row_norms
+from .index_segments import rows_at
+from .row_codes import row_lengths
 
 
 _BLOCK = (256, 1024)  # rows and columns of a product, which then lies in the cache
@@ -93,7 +94,7 @@ def find_near_duplicates(index: EmbeddingIndex, threshold: float, *, progress: b
 
 def pair_cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Cosines (n,) of rows (n, dim) float64 with rows (n, dim) or (1, dim); each depends on its own pair alone."""
-    cosines = (left * right).sum(axis=1) / (row_norms(left) * row_norms(right))
+    cosines = (left * right).sum(axis=1) / (row_lengths(left) * row_lengths(right))
     return np.minimum(cosines, 1.0)
 
 
@@ -105,29 +106,25 @@ class _StoredRows:
 
     def __init__(self, index: EmbeddingIndex):
         self.dim = index.dim
-        self._segments = list(index.segments)
-        kept = [np.setdiff1d(np.arange(len(segment)), segment.removed) for segment in self._segments]
-        self._places = kept
-        self._ends = np.cumsum([0, *map(len, kept)])
+        self._segments = index.segments
+        starts = np.cumsum([0, *map(len, self._segments)])
+        removed = [start + segment.removed for start, segment in zip(starts, self._segments)]
+        self._places = np.delete(np.arange(starts[-1]), np.concatenate([np.empty(0, np.int64), *removed]))
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._places)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Rows (n, dim) float64 of the lengths they are stored with."""
-        rows = np.empty((len(numbers), self.dim))
-        owners = np.searchsorted(self._ends, numbers, side="right") - 1
-        for owner in np.unique(owners):
-            mine = owners == owner
-            places = self._places[owner][numbers[mine] - self._ends[owner]]
-            rows[mine] = self._segments[owner].rows[places]
-        return rows
+        if not len(numbers):
+            return np.empty((0, self.dim))
+        return rows_at(self._segments, self._places[numbers]).astype(np.float64)
 
     def read_units(self, numbers: np.ndarray) -> Iterator[np.ndarray]:
         """Unit rows float64, in blocks."""
         for start in range(0, len(numbers), _READ_ROWS):
             rows = self.read(numbers[start : start + _READ_ROWS])
-            yield rows / row_norms(rows)[:, None]
+            yield rows / row_lengths(rows)[:, None]
 
 
 def _find_equal_rows(rows: _StoredRows) -> tuple[np.ndarray, np.ndarray]:
