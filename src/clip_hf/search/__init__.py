@@ -13,6 +13,7 @@ from .embedding_index import EmbeddingIndex
 from .folder_index import FolderRefresh, refresh_folder_index
 from .index_places import default_index_folder
 from .index_sources import SourceIndex, open_source_index
+from .near_duplicates import DuplicateGroup, find_near_duplicates
 from .no_match import NoMatch
 from .queries import QueryTerm, encode_query, parse_query
 from .row_filters import parse_filter, parse_filters
@@ -20,6 +21,7 @@ from .search_results import Searcher, SearchHit, SearchResults
 
 
 __all__ = [
+    "DuplicateGroup",
     "EmbeddingIndex",
     "FolderRefresh",
     "NoMatch",
@@ -32,6 +34,7 @@ __all__ = [
     "SourceIndex",
     "default_index_folder",
     "encode_query",
+    "find_near_duplicates",
     "load_background_texts",
     "open_source_index",
     "parse_filter",
