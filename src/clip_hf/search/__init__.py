@@ -6,3 +6,13 @@ from ..utils.extras import require_extra
 
 
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
+
+from .embedding_index import EmbeddingIndex
+from .row_filters import parse_filter, parse_filters
+
+
+__all__ = [
+    "EmbeddingIndex",
+    "parse_filter",
+    "parse_filters",
+]
