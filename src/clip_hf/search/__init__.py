@@ -9,10 +9,16 @@ require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .embedding_index import EmbeddingIndex
 from .row_filters import parse_filter, parse_filters
+from .store_base import VectorStore
+from .vector_store import StoreSync, open_store, sync_store
 
 
 __all__ = [
     "EmbeddingIndex",
+    "StoreSync",
+    "VectorStore",
+    "open_store",
     "parse_filter",
     "parse_filters",
+    "sync_store",
 ]

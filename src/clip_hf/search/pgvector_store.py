@@ -10,17 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from ..utils.extras import require_extra
-from .store_base import (
-    DIGEST,
-    EMBEDDING,
-    ID,
-    KEY,
-    PLACE,
-    Candidates,
-    StoreLayout,
-    StoreRows,
-    VectorStore,
-)
+from .index_segments import ID
+from .store_base import DIGEST, EMBEDDING, KEY, PLACE, Candidates, StoreLayout, StoreRows, VectorStore
 from .store_filters import Condition
 from .store_urls import StoreUrl
 
@@ -65,7 +56,8 @@ class PgVectorStore(VectorStore):
 
         self.name, self._table_name = url.name, url.table
         self._table = sql.Identifier(url.table)
-        options = {"connect_timeout": _CONNECT_SECONDS, "application_name": "clip_hf"} | url.connection
+        options = {"connect_timeout": _CONNECT_SECONDS, "application_name": "clip_hf", "dbname": url.path.strip("/")}
+        options |= url.connection
         with self._explained():
             self._connection = psycopg.connect(**options, autocommit=True)
         try:
@@ -106,9 +98,7 @@ class PgVectorStore(VectorStore):
         own = f'{KEY} text COLLATE "C" PRIMARY KEY, {PLACE} int8 NOT NULL, {DIGEST} text NOT NULL'
         own += f", {EMBEDDING} vector({layout.dim}) NOT NULL"
         with self._explained(), self._connection.transaction():
-            self._connection.execute(
-                sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION))
-            )
+            self._connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION)))
             statements = ["CREATE TABLE {table} ({own}, {columns})", "COMMENT ON TABLE {table} IS {comment}"]
             if layout.dim <= _MOST_INLINE_DIM:
                 # Beside the row, not in a second table that a scan would look into for each row.
@@ -132,8 +122,8 @@ class PgVectorStore(VectorStore):
         layout = self._made_layout()
         names = [KEY, PLACE, DIGEST, EMBEDDING, *layout.schema.names]
         types = ["text", "int8", "text", "vector", *(_TYPES[field.type][0] for field in layout.schema)]
-        metadata = [rows.metadata[name].to_pylist() for name in layout.columns.names]
-        self._refuse_nul(rows, dict(zip(layout.columns.names, metadata, strict=True)))
+        metadata = {name: rows.table[name].to_pylist() for name in layout.schema.names}
+        _refuse_nul(metadata)
         copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
             self._table, sql.SQL(", ").join(map(sql.Identifier, names))
         )
@@ -141,19 +131,9 @@ class PgVectorStore(VectorStore):
             cursor.execute(self._delete(), [rows.keys])
             with cursor.copy(copy) as writer:
                 writer.set_types(types)
-                for row in zip(rows.keys, rows.places, rows.digests, rows.vectors, rows.ids, *metadata, strict=True):
+                own = rows.keys, rows.places, rows.digests, rows.vectors
+                for row in zip(*own, *metadata.values(), strict=True):
                     writer.write_row(row)
-
-    @staticmethod
-    def _refuse_nul(rows: StoreRows, metadata: dict[str, list]) -> None:
-        for name, values in {ID: rows.ids, **metadata}.items():
-            for row_id, value in zip(rows.ids, values, strict=True):
-                texts = value if isinstance(value, list) else [value]
-                if any(isinstance(text, str) and "\0" in text for text in texts):
-                    raise ValueError(
-                        f"The {name} of row {row_id!r} has a NUL character, which PostgreSQL's texts cannot hold. "
-                        "Remove it."
-                    )
 
     def _delete(self) -> Any:
         from psycopg import sql
@@ -264,8 +244,8 @@ class PgVectorStore(VectorStore):
             if isinstance(error, errors.InsufficientPrivilege):
                 kind = PermissionError
                 cure = (
-                    f"An administrator must run CREATE EXTENSION {EXTENSION} once in this database, and GRANT this user "
-                    "CREATE on the schema."
+                    f"An administrator must run CREATE EXTENSION {EXTENSION} once in this database, and GRANT this "
+                    "user CREATE on the schema."
                 )
             elif EXTENSION in message and isinstance(error, errors.UndefinedFile | errors.FeatureNotSupported):
                 cure = "Install pgvector on the server: https://github.com/pgvector/pgvector."
@@ -296,3 +276,14 @@ def _sql_condition(condition: Condition) -> tuple[Any, Any]:
         return sql.SQL(test).format(column), condition.value
     sign = {"~": "LIKE", "!=": "<>"}.get(condition.sign, condition.sign)
     return sql.SQL(f"{{}} {sign} %s").format(column), condition.value
+
+
+def _refuse_nul(columns: dict[str, list]) -> None:
+    for name, values in columns.items():
+        for row_id, value in zip(columns[ID], values, strict=True):
+            texts = value if isinstance(value, list) else [value]
+            if any(isinstance(text, str) and "\0" in text for text in texts):
+                raise ValueError(
+                    f"The column {name!r} of row {row_id!r} has a NUL character, which texts of PostgreSQL cannot hold. "
+                    "Remove it."
+                )

@@ -18,20 +18,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..utils.wording import listed
 from .exact_scan import cosines
+from .index_segments import ID, ID_TYPES
 from .row_codes import normalise_rows
 from .row_filters import parse_filters, rows_that_match
 from .store_filters import Condition, parse_conditions
 
 
-KEY, ID, PLACE, DIGEST, EMBEDDING = "_key", "id", "_place", "_digest", "embedding"
-RESERVED = (KEY, ID, PLACE, DIGEST, EMBEDDING)
+KEY, PLACE, DIGEST, EMBEDDING = "_key", "_place", "_digest", "embedding"
+RESERVED = (KEY, PLACE, DIGEST, EMBEDDING)
 """Columns of every store; metadata cannot have these names."""
-_ID_TYPES = {"int": pa.int64(), "str": pa.string()}
 _COLUMN_TYPES = {
-    str(kind): kind
-    for kind in (pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.binary(), pa.list_(pa.string()))
+    str(kind): kind for kind in (pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.binary(), pa.list_(pa.string()))
 }
 _FORMAT = 1
 _MARGIN = 16
@@ -61,7 +59,7 @@ class StoreLayout:
     @property
     def schema(self) -> pa.Schema:
         """The id, then the metadata."""
-        return pa.schema([pa.field(ID, _ID_TYPES[self.id_type]), *self.columns])
+        return pa.schema([pa.field(ID, ID_TYPES[self.id_type]), *self.columns])
 
     @property
     def model(self) -> dict[str, Any]:
@@ -135,23 +133,26 @@ class StoreRows:
     """Rows for a store.
 
     Args:
-        ids (`Sequence[int]` or `Sequence[str]`): The index's ids.
-        vectors (`np.ndarray`): (n, dim) float32, as the index has them.
-        metadata (`pa.Table`): n rows of the layout's columns.
-        digests (`Sequence[str]`): 32 hexadecimal digits each; two rows that differ in any value have different ones.
+        vectors (`np.ndarray`): (n, dim) float32, as the index stores them.
+        table (`pa.Table`): Ids and metadata, n rows of the layout's schema.
+        digests (`Sequence[str]`): 32 hexadecimal digits each; rows that differ in any value have different ones.
         places (`Sequence[int]`): Their order among equal scores.
     """
 
-    ids: Sequence[int] | Sequence[str]
     vectors: np.ndarray
-    metadata: pa.Table
+    table: pa.Table
     digests: Sequence[str]
     places: Sequence[int]
 
     @cached_property
+    def ids(self) -> list[int] | list[str]:
+        """Their ids."""
+        return self.table[ID].to_pylist()
+
+    @cached_property
     def keys(self) -> list[str]:
         """Their primary keys."""
-        return [row_key(row_id) for row_id in self.ids]
+        return list(map(row_key, self.ids))
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,8 @@ class VectorStore(ABC):
     layout: StoreLayout | None
     most_candidates: int | None = None
     """The most rows that the database returns for a query."""
+    can_scan: bool = True
+    """Whether the database can score all rows now."""
 
     def __enter__(self) -> "VectorStore":
         return self
@@ -255,7 +258,7 @@ class VectorStore(ABC):
         """
         layout = self._made_layout()
         queries = np.asarray(vectors)
-        _check_queries(queries, layout.dim, k)
+        _check_queries(queries, layout.dim, k, self.most_candidates or k)
         unit = normalise_rows(np.atleast_2d(queries), what="query")
         conditions = parse_conditions(filters, layout.schema)
         where = parse_filters(filters, layout.schema)
@@ -276,14 +279,14 @@ class VectorStore(ABC):
             answers = self._nearest(queries[pending].astype(np.float32), limit, filters[0], exact)
             for number, answer in zip(pending, answers, strict=True):
                 scores, ids, is_certain = self._rank(queries[number], answer, k, filters[1])
-                if is_certain or len(answer.ids) < limit if exact else len(ids) == k:
+                if is_certain or len(answer.ids) < limit if exact else len(ids) == k or not self.can_scan:
                     found[number] = scores, ids
             if not exact:
                 break
             if len(found) < len(queries) and limit == self.most_candidates:
                 raise ValueError(
-                    f"{self.name} returns at most {limit:,} rows, and the {k} best that meet the filters cannot be told "
-                    "from them with certainty. Ask for fewer, use other filters, or search the index itself."
+                    f"{self.name} returns at most {limit:,} rows, and the {k} best that meet the filters cannot be "
+                    "told from them with certainty. Ask for fewer, use other filters, or search the index itself."
                 )
             limit = self._capped(4 * limit)
         if not exact:
@@ -316,18 +319,19 @@ def rounding_bound(dim: int) -> float:
     """How far a cosine of `dim` products may lie from the exact one if a database computes it in float32.
 
     With u = 2**-24, a sum of `dim` products in any order is off by at most dim * u / (1 - dim * u) of the product of
-    the lengths (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). The cosine has such a sum, and half of two
-    such relative errors in the lengths; rounding the query, the lengths, the quotient and the distance adds less than 10 u.
+    the lengths (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). The cosine has such a sum, and half of
+    two such errors in the squared lengths; rounding the query, the lengths, the quotient and the distance adds less
+    than 10 u.
     """
     unit = 2.0**-24
     return 2 * (dim + 5) * unit / (1 - (dim + 5) * unit)
 
 
-def _check_queries(queries: np.ndarray, dim: int, k: int) -> None:
+def _check_queries(queries: np.ndarray, dim: int, k: int, most: int) -> None:
     if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"`k` is {k!r}; it must be a whole number.")
-    if k < 1:
-        raise ValueError(f"`k` is {k}; it must be at least 1.")
+    if not 1 <= k <= most:
+        raise ValueError(f"`k` is {k}; it must be at least 1{f', and at most {most:,} here' if k > most else ''}.")
     if not np.issubdtype(queries.dtype, np.floating):
         raise TypeError(f"The queries are of type {queries.dtype}; they must be floating-point numbers.")
     if queries.ndim not in (1, 2) or queries.shape[-1] != dim:

@@ -68,4 +68,6 @@ class StoreUrl:
             "password": parts.password and unquote(parts.password),
             **parameters,
         }
-        return cls(scheme, name, table, {key: value for key, value in connection.items() if value}, unquote(parts.path))
+        return cls(
+            scheme, name, table, {key: value for key, value in connection.items() if value}, unquote(parts.path)
+        )
