@@ -115,7 +115,7 @@ class MilvusStore(VectorStore):
         from pymilvus import MilvusClient
 
         index = MilvusClient.prepare_index_params()
-        index.add_index(EMBEDDING, index_type=kind, metric_type="COSINE", params=parameters)
+        index.add_index(EMBEDDING, index_name=EMBEDDING, index_type=kind, metric_type="COSINE", params=parameters)
         return index
 
     def upsert(self, rows: StoreRows) -> None:
@@ -165,6 +165,7 @@ class MilvusStore(VectorStore):
                 f"{self.name} has an HNSW index, which may miss rows. Search with exact=False, or search the index."
             )
         fields = list(dict.fromkeys([ID, *(condition.column for condition in conditions)]))
+        parameters = {} if self._is_flat else {"ef": max(self.ef_search, limit)}
         with self._explained():
             answers = self._client.search(
                 self._collection,
@@ -172,7 +173,10 @@ class MilvusStore(VectorStore):
                 filter=" and ".join(filter(None, map(_milvus_condition, conditions))),
                 limit=limit,
                 output_fields=[PLACE, EMBEDDING, *fields],
-                search_params={"metric_type": "COSINE", "params": {} if self._is_flat else {"ef": 2 * limit}},
+                search_params={
+                    "metric_type": "COSINE",
+                    "params": parameters,
+                },
                 timeout=_SECONDS,
             )
         return [self._candidates(answer, fields) for answer in answers]
@@ -211,12 +215,13 @@ class MilvusStore(VectorStore):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Errors of the client as ours, in one line that says what to do; its own log says them a second time."""
+        """Errors of the client as ours, in one line that says what to do; what it logs says the same at length."""
         from pymilvus import MilvusException
 
-        logger = logging.getLogger("pymilvus")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)
+        loggers = [logging.getLogger(name) for name in ("pymilvus", "grpc._server")]
+        levels = [logger.level for logger in loggers]
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         try:
             yield
         except MilvusException as error:
@@ -231,7 +236,8 @@ class MilvusStore(VectorStore):
                 kind, cure = PermissionError, "Check MILVUS_TOKEN, and the rights of its user."
             raise kind(f"{self.name}: {message}. {cure}") from error
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _client_options(url: StoreUrl) -> dict[str, str]:
@@ -261,7 +267,7 @@ def _check_texts(name: str, values: Sequence[Any], ids: Sequence[int | str]) -> 
             )
         if any(isinstance(item, str) and len(item.encode()) > _MOST_TEXT_BYTES for item in items):
             raise ValueError(
-                f"The {name} of row {str(row_id)[:80]!r} has over {_MOST_TEXT_BYTES:,} bytes, the most that Milvus takes. "
+                f"The {name} of row {str(row_id)[:80]!r} has over {_MOST_TEXT_BYTES:,} bytes, too many for Milvus. "
                 "Shorten it, or leave the column out."
             )
 

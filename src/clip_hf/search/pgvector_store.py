@@ -185,10 +185,11 @@ class PgVectorStore(VectorStore):
             if exact:
                 cursor.execute("SET LOCAL enable_indexscan = off")
             else:
-                ef_search = max(40, min(_MOST_EF_SEARCH, 2 * limit))
+                ef_search = min(_MOST_EF_SEARCH, max(self.ef_search, limit))
                 cursor.execute(sql.SQL("SET LOCAL hnsw.ef_search = {}").format(sql.Literal(ef_search)))
             for query in queries:
-                found = cursor.execute(statement, [query, *values, limit]).fetchall()
+                # A prepared plan would keep the index scan that another search was allowed.
+                found = cursor.execute(statement, [query, *values, limit], prepare=False).fetchall()
                 distances, ids, places, vectors, *columns = zip(*found, strict=True) if found else ((), (), (), ())
                 schema = self.layout.schema
                 table = {
@@ -284,6 +285,6 @@ def _refuse_nul(columns: dict[str, list]) -> None:
             texts = value if isinstance(value, list) else [value]
             if any(isinstance(text, str) and "\0" in text for text in texts):
                 raise ValueError(
-                    f"The column {name!r} of row {row_id!r} has a NUL character, which texts of PostgreSQL cannot hold. "
+                    f"The column {name!r} of row {row_id!r} has a NUL character, which PostgreSQL does not take. "
                     "Remove it."
                 )

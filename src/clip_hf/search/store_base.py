@@ -186,6 +186,8 @@ class VectorStore(ABC):
     """The most rows that the database returns for a query."""
     can_scan: bool = True
     """Whether the database can score all rows now."""
+    ef_search: int = 100
+    """How many candidates a search in the HNSW index keeps: more find more, and take longer. May be set."""
 
     def __enter__(self) -> "VectorStore":
         return self
@@ -247,7 +249,8 @@ class VectorStore(ABC):
             k (`int`): How many rows to find.
             filters (`Sequence[str]`): Conditions that rows must meet, as [`parse_filter`] reads them.
             exact (`bool`): Whether the result must be that of a scan of all rows. Otherwise the HNSW index of
-                [`create_hnsw`] answers; it may miss rows. Where it finds fewer than `k`, a scan answers.
+                [`create_hnsw`] answers; it may miss rows. Where it finds fewer than `k`, a scan answers in PostgreSQL;
+                Milvus is asked for more, as far as it can.
 
         Returns:
             `tuple`: float64 scores (q, m), best first, and ids (q, m), int64 or object; m is `k`, or the number of
@@ -277,21 +280,20 @@ class VectorStore(ABC):
         limit = self._capped(k + _MARGIN)
         while pending := [number for number in range(len(queries)) if number not in found]:
             answers = self._nearest(queries[pending].astype(np.float32), limit, filters[0], exact)
+            is_last = limit == self.most_candidates
             for number, answer in zip(pending, answers, strict=True):
                 scores, ids, is_certain = self._rank(queries[number], answer, k, filters[1])
-                if is_certain or len(answer.ids) < limit if exact else len(ids) == k or not self.can_scan:
+                if (is_certain or len(answer.ids) < limit) if exact else (len(ids) == k or is_last):
                     found[number] = scores, ids
-            if not exact:
-                break
-            if len(found) < len(queries) and limit == self.most_candidates:
+            if exact and is_last and len(found) < len(queries):
                 raise ValueError(
                     f"{self.name} returns at most {limit:,} rows, and the {k} best that meet the filters cannot be "
                     "told from them with certainty. Ask for fewer, use other filters, or search the index itself."
                 )
-            limit = self._capped(4 * limit)
-        if not exact:
-            short = [number for number in range(len(queries)) if number not in found]
-            found |= zip(short, self._search_rows(queries[short], k, filters, exact=True), strict=True)
+            if self.can_scan and not exact:
+                exact = True
+            else:
+                limit = self._capped(4 * limit)
         return [found[number] for number in range(len(queries))]
 
     @staticmethod
