@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from ..utils.atomic import replaced_folder
 from ..utils.wording import counted, quoted
-from .exact_scan import scan_exactly
+from .exact_scan import SearchStatistics, scan_with_codes
 from .index_segments import (
     BLOCK_ROWS,
     DTYPES,
@@ -28,13 +28,14 @@ from .index_segments import (
     IndexManifest,
     Segment,
     delete_leftovers,
+    rows_at,
     schema_of,
     schema_text,
     table_schema,
     write_removed,
     write_segment,
 )
-from .row_codes import normalise_rows, row_norms
+from .row_codes import normalise_rows, row_lengths
 from .row_filters import rows_that_match
 
 
@@ -60,6 +61,7 @@ class EmbeddingIndex:
         columns (`pa.Schema`): The metadata's columns, without the id.
         description (`dict`): The caller's own, of JSON values.
         generation (`int`): Grows with every commit. What is derived from an index stores it to know that it is stale.
+        last_search (`SearchStatistics`): How much of the last search's work the codes spared.
     """
 
     folder: Path
@@ -69,6 +71,7 @@ class EmbeddingIndex:
     columns: pa.Schema
     description: dict[str, Any]
     generation: int
+    last_search: SearchStatistics | None = None
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(os.path.abspath(folder))
@@ -351,7 +354,7 @@ class EmbeddingIndex:
             matches = rows_that_match(self._table, where)
             keep = matches if keep is None else keep & matches
         count = int(self._starts[-1] if keep is None else np.count_nonzero(keep))
-        scores, places = scan_exactly(self._segments, queries, min(int(k), count), keep)
+        scores, places, self.last_search = scan_with_codes(self._segments, queries, min(int(k), count), keep)
         ids = self._ids_at(places.ravel()).reshape(places.shape)
         return (scores[0], ids[0]) if single else (scores, ids)
 
@@ -373,12 +376,7 @@ class EmbeddingIndex:
             ValueError: if an id is not there.
         """
         places = self._places(ids)
-        vectors = np.empty((len(places), self.dim), np.float32)
-        owners = np.searchsorted(self._starts, places, side="right") - 1
-        for number in np.unique(owners):
-            mine = owners == number
-            vectors[mine] = _unit(self._segments[number].rows[places[mine] - self._starts[number]])
-        return vectors
+        return _unit(rows_at(self._segments, places)) if len(places) else np.empty((0, self.dim), np.float32)
 
     def metadata(self, ids: Sequence[int] | Sequence[str] | np.ndarray | pa.Array | None = None) -> pa.Table:
         """The metadata of rows, without the ids.
@@ -577,4 +575,4 @@ def _to_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     rows = rows.astype(np.float64)
-    return (rows / row_norms(rows)[:, None]).astype(np.float32)
+    return (rows / row_lengths(rows)[:, None]).astype(np.float32)

@@ -12,7 +12,7 @@ import base64
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,17 @@ class Segment:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def rows_at(segments: Sequence[Segment], places: np.ndarray) -> np.ndarray:
+    """Rows (n, dim) as they are stored, by their places in all segments."""
+    starts = np.cumsum([0, *map(len, segments)])
+    owners = np.searchsorted(starts, places, side="right") - 1
+    rows = np.empty((len(places), segments[0].rows.shape[1]), segments[0].rows.dtype)
+    for number in np.unique(owners):
+        mine = owners == number
+        rows[mine] = segments[number].rows[places[mine] - starts[number]]
+    return rows
 
 
 def write_segment(
