@@ -18,6 +18,8 @@ from .no_match import NoMatch
 from .queries import QueryTerm, encode_query, parse_query
 from .row_filters import parse_filter, parse_filters
 from .search_results import Searcher, SearchHit, SearchResults
+from .store_base import VectorStore
+from .vector_store import StoreSync, open_store, sync_store
 
 
 __all__ = [
@@ -32,14 +34,18 @@ __all__ = [
     "SheetGroup",
     "SheetItem",
     "SourceIndex",
+    "StoreSync",
+    "VectorStore",
     "default_index_folder",
     "encode_query",
     "find_near_duplicates",
     "load_background_texts",
     "open_source_index",
+    "open_store",
     "parse_filter",
     "parse_filters",
     "parse_query",
     "refresh_folder_index",
+    "sync_store",
     "write_contact_sheet",
 ]

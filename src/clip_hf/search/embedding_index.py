@@ -272,7 +272,7 @@ class EmbeddingIndex:
     def compact(self) -> None:
         """Write the rows that are not removed as one segment, in one commit. Readers keep what they have open."""
         with self._writing() as manifest:
-            compacted, _ = write_segment(self.folder, replace(manifest, segments=()), self._stored_parts())
+            compacted, _ = write_segment(self.folder, replace(manifest, segments=()), self.stored_parts())
             self._commit(compacted)
 
     @contextmanager
@@ -411,11 +411,11 @@ class EmbeddingIndex:
         """
         if batch_rows < 1:
             raise ValueError(f"`batch_rows` is {batch_rows}; it must be at least 1.")
-        for rows, table in self._stored_parts(batch_rows):
+        for rows, table in self.stored_parts(batch_rows):
             yield _to_numpy(table[ID]), _unit(rows)
 
-    def _stored_parts(self, batch_rows: int = BLOCK_ROWS) -> Iterator[tuple[np.ndarray, pa.Table]]:
-        """Rows as they are stored and their tables, without the removed ones."""
+    def stored_parts(self, batch_rows: int = BLOCK_ROWS) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """Rows (n, dim) as they are stored, and their tables with `"id"` and metadata, without the removed ones."""
         for start, segment in zip(self._starts, self._segments, strict=False):
             for first in range(0, len(segment), batch_rows):
                 rows, table = segment.rows[first : first + batch_rows], segment.table.slice(first, batch_rows)

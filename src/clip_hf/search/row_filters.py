@@ -24,7 +24,8 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-_FILTER = re.compile(r"\s*(.+?)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+FILTER = re.compile(r"\s*(.+?)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+"""A filter: its column, its operator and its value."""
 _END = "\\x00"  # between the texts of a list that are joined to be searched
 
 
@@ -48,7 +49,7 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     Raises:
         ValueError: if this is no filter, there is no such column, or the value is not of the column's type.
     """
-    match = _FILTER.fullmatch(text)
+    match = FILTER.fullmatch(text)
     if match is None:
         raise ValueError(
             f"{text!r} is no filter. Write it as column, one of = != < <= > >= ~, and value: 'width>=800'."
