@@ -25,7 +25,7 @@ from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
 from clip_hf.utils.extras import MissingExtra
 
 
-COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "export", "env")
+COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "search", "export", "env")
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -92,6 +92,7 @@ COMMAND_LINES = {
     "evaluate": ["m"],
     "compare": ["a", "b"],
     "embed": ["m", "source", "destination"],
+    "search": ["photos"],
     "export": ["m", "destination"],
     "env": [],
 }
