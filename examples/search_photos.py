@@ -4,7 +4,7 @@
 Find photos by what they show: by a text, by another photo, and by a photo and a text together.
 
     python examples/search_photos.py
-    python examples/search_photos.py --photos ~/Pictures --model openai/clip-vit-base-patch32 --query "a dog on a beach"
+    python examples/search_photos.py --photos ~/Pictures --model openai/clip-vit-base-patch32 --query "a beach"
 
 The index lies beside the photos' contact sheet in `--output-dir`. Run it again after adding, renaming or removing
 photos: only new ones are embedded. `clip-hf search` does the same in a shell.

@@ -12,6 +12,7 @@ import pytest
 import _clip_hf_cli.convert
 import _clip_hf_cli.embed
 import _clip_hf_cli.evaluate
+import _clip_hf_cli.search
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import evaluate as cli_evaluate
@@ -22,6 +23,8 @@ from clip_hf.embedding.part_files import FILE_FORMATS
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
+from clip_hf.search.index_places import MODALITIES
+from clip_hf.search.no_match import DEFAULT_SHARE
 from clip_hf.utils.extras import MissingExtra
 
 
@@ -222,6 +225,8 @@ def test_the_choices_are_those_of_the_library():
     assert _clip_hf_cli.embed.FILE_FORMATS == FILE_FORMATS
     assert _clip_hf_cli.embed.FILE_DTYPES == DTYPES
     assert _clip_hf_cli.embed.ROWS_PER_PART == EmbeddingOptions().rows_per_part
+    assert _clip_hf_cli.search.MODALITIES == MODALITIES
+    assert _clip_hf_cli.search.NO_MATCH_SHARE == DEFAULT_SHARE
     assert _clip_hf_cli.convert.FORMATS == FORMATS
     assert list(_clip_hf_cli.convert.TOWERS) == list(TOWERS)
 

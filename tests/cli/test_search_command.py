@@ -135,6 +135,7 @@ def test_wrong_command_lines(arguments, message, search, capsys):
     [
         (["photos", "-", "people"], "only terms with a minus"),
         (["photos", "a", "--filter", "widht>3"], "Did you mean 'width'?"),
+        (["unindexed", "a", "--filter", "widht>3"], "Did you mean 'width'?"),
         (["photos", "./missing.png"], "./missing.png is not there"),
         (["photos", "./bad.png"], "bad.png"),
         (["photos", "a", "--threshold", "2"], "must be a cosine"),
@@ -146,6 +147,7 @@ def test_wrong_command_lines(arguments, message, search, capsys):
 )
 def test_what_is_wrong_is_said_before_the_model_is_loaded(arguments, message, photos, search, no_model):
     (photos / "bad.png").write_bytes(b"no picture")
+    shutil.copytree(photos / "photos", photos / "unindexed")
     (photos / "damaged").mkdir()
     (photos / "damaged.clip-index").mkdir()
     (photos / "damaged.clip-index" / "index.json").write_text("{}")

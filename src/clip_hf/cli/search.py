@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from transformers.utils import logging
 
 from _clip_hf_cli.search import DEFAULT_MODEL, STARTED
@@ -37,6 +36,7 @@ from ..search import (
 )
 from ..search.folder_index import FOLDER_SCHEMA
 from ..search.index_places import is_index
+from ..search.index_sources import is_folder_of_pictures
 from ..search.search_results import check_limits
 from ..search.terminal_pictures import draw_pictures, picture_protocol
 from ..utils.json_files import read_json
@@ -54,9 +54,7 @@ def run(options: argparse.Namespace) -> int:
     images = image_options(options)
     check_images(terms, images["image_limits"])
     folder, index = _find_index(options)
-    columns = _known_columns(options.source, index)
-    if columns is not None:
-        parse_filters(options.filter, columns)
+    _check_filters(options, folder, index)
     encoder = _load_encoder(options, index, images, device)
     seconds = {"start and model": time.perf_counter() - STARTED}
     started = time.perf_counter()
@@ -66,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         index_folder=folder,
         over=options.over,
         rebuild=options.rebuild,
-        columns=RowColumns(options.image_column, options.caption_column, options.image_root, options.split),
+        columns=_row_columns(options),
         encoding=_encoding_options(options),
     )
     seconds["index"] = time.perf_counter() - started
@@ -113,11 +111,13 @@ def _find_index(options: argparse.Namespace) -> tuple[Path | None, EmbeddingInde
     return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None
 
 
-def _known_columns(source: str, index: EmbeddingIndex | None) -> pa.Schema | None:
-    """The columns that a filter may name, where they are known before the index is there."""
+def _check_filters(options: argparse.Namespace, folder: Path | None, index: EmbeddingIndex | None) -> None:
+    """Raise a `ValueError` for a wrong filter where the columns are known before the index is there."""
+    columns = _row_columns(options)
     if index is not None:
-        return index.filter_columns
-    return pa.schema([("id", pa.string()), *FOLDER_SCHEMA]) if os.path.isdir(source) else None
+        parse_filters(options.filter, index.filter_columns)
+    elif options.filter and folder is not None and is_folder_of_pictures(Path(options.source), folder, columns):
+        parse_filters(options.filter, FOLDER_SCHEMA.insert(0, FOLDER_SCHEMA.field("name").with_name("id")))
 
 
 def _load_encoder(
@@ -147,6 +147,10 @@ def _describe_embedded(source: str) -> dict[str, Any]:
     path = Path(source).expanduser() / MANIFEST
     manifest = read_json(path, dict) if path.is_file() else {}
     return manifest if manifest.get("format") == FORMAT_NAME else {}
+
+
+def _row_columns(options: argparse.Namespace) -> RowColumns:
+    return RowColumns(options.image_column, options.caption_column, options.image_root, options.split)
 
 
 def _encoding_options(options: argparse.Namespace) -> EncodingOptions:
