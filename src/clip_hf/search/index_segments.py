@@ -31,7 +31,7 @@ DTYPES = ("float16", "float32")
 ID_TYPES = {"int": pa.int64(), "str": pa.string()}
 ID = "id"
 _ROWS, _CODES, _BOUNDS, _TABLE = "rows.bin", "codes.bin", "bounds.bin", "table.arrow"
-BLOCK_ROWS = 16384
+BLOCK_ROWS = 4096
 """So many rows are read or written at a time."""
 
 
