@@ -8,6 +8,7 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
+from .duplicate_report import DuplicateReport, run_duplicates, undo_moves
 from .embedding_index import EmbeddingIndex
 from .folder_index import FolderRefresh, refresh_folder_index
 from .index_places import default_index_folder
@@ -18,6 +19,7 @@ from .row_filters import parse_filter, parse_filters
 
 __all__ = [
     "DuplicateGroup",
+    "DuplicateReport",
     "EmbeddingIndex",
     "FolderRefresh",
     "SheetGroup",
@@ -29,5 +31,7 @@ __all__ = [
     "parse_filter",
     "parse_filters",
     "refresh_folder_index",
+    "run_duplicates",
+    "undo_moves",
     "write_contact_sheet",
 ]
