@@ -9,6 +9,7 @@ require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
+from .duplicate_report import DuplicateReport, run_duplicates, undo_moves
 from .embedding_index import EmbeddingIndex
 from .folder_index import FolderRefresh, refresh_folder_index
 from .index_places import default_index_folder
@@ -24,6 +25,7 @@ from .vector_store import StoreSync, open_store, sync_store
 
 __all__ = [
     "DuplicateGroup",
+    "DuplicateReport",
     "EmbeddingIndex",
     "FolderRefresh",
     "NoMatch",
@@ -46,6 +48,8 @@ __all__ = [
     "parse_filters",
     "parse_query",
     "refresh_folder_index",
+    "run_duplicates",
     "sync_store",
+    "undo_moves",
     "write_contact_sheet",
 ]

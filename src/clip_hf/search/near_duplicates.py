@@ -2,10 +2,11 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Near-duplicates of an index: all pairs of rows with a high cosine, without the matrix of all cosines.
 
-A cosine is bounded from above by fewer values than the rows have. Let `h` be a row's coordinates along a few directions
-(its head) and `t` the length of what is left (its tail). By Cauchy and Schwarz, `a . b <= h_a . h_b + t_a * t_b`, which
-is one product of rows with `t` as one more value. The directions are those in which a sample of the rows varies most, as
-many as make the work least. Pairs whose bound reaches the threshold are scored in float64, which decides.
+A cosine is bounded from above by fewer values than the rows have. Let `h` be a row's coordinates along a few
+directions (its head) and `t` the length of what is left (its tail). By Cauchy and Schwarz, `a . b <= h_a . h_b + t_a *
+t_b`, which is one product of rows with `t` as one more value. The directions are those in which a sample of the rows
+varies most, as many as make the work least. Pairs whose bound reaches the threshold are scored in float64, which
+decides.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .embedding_index import EmbeddingIndex
+from .exact_scan import score_rows
 from .index_segments import rows_at
 from .row_codes import row_lengths
 
@@ -94,8 +96,7 @@ def find_near_duplicates(index: EmbeddingIndex, threshold: float, *, progress: b
 
 def pair_cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Cosines (n,) of rows (n, dim) float64 with rows (n, dim) or (1, dim); each depends on its own pair alone."""
-    cosines = (left * right).sum(axis=1) / (row_lengths(left) * row_lengths(right))
-    return np.minimum(cosines, 1.0)
+    return np.minimum(score_rows(left, right / row_lengths(right)[:, None]), 1.0)
 
 
 # --------------------------------------------------------------------------------------------------------------- rows
@@ -280,7 +281,8 @@ def _describe_groups(index: EmbeddingIndex, rows: _StoredRows, members: list[np.
         ]
         cosines = np.concatenate(to_kept)
         nearest = np.argsort(-cosines, kind="stable")
-        groups.append(DuplicateGroup(ids[own][kept], ids[own][others][nearest].tolist(), cosines[nearest]))
+        kept_id, *other_ids = ids[own][[kept, *others[nearest]]].tolist()
+        groups.append(DuplicateGroup(kept_id, other_ids, cosines[nearest]))
     return groups
 
 
