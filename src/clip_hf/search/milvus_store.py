@@ -136,6 +136,10 @@ class MilvusStore(VectorStore):
         with self._explained():
             self._client.delete(self._collection, ids=list(keys), timeout=_SECONDS)
 
+    def flush(self) -> None:
+        with self._explained():
+            self._client.flush(self._collection)
+
     def rows(self) -> Iterator[list[tuple[str, str, int]]]:
         self._made_layout()
         fields = [KEY, DIGEST, PLACE]
@@ -200,8 +204,8 @@ class MilvusStore(VectorStore):
 
     def create_hnsw(self, m: int = 16, ef_construction: int = 64) -> None:
         self._made_layout()
+        self.flush()
         with self._explained():
-            self._client.flush(self._collection)
             self._client.release_collection(self._collection)
             self._client.drop_index(self._collection, EMBEDDING)
             parameters = self._index_parameters("HNSW", M=m, efConstruction=ef_construction)
@@ -229,11 +233,11 @@ class MilvusStore(VectorStore):
             kind, cure = OSError, "Look into the server's log."
             if "Open local milvus failed" in message:
                 kind, cure = ConnectionError, "Another process has it open, or the folder cannot be written."
+            elif any(word in message.lower() for word in ("auth check", "unauthenticated", "permission")):
+                kind, cure = PermissionError, "Check MILVUS_TOKEN, and the rights of its user."
             elif "connect" in message.lower() or "unavailable" in message.lower():
                 kind = ConnectionError
                 cure = "Check that the server runs and the address. What it confirmed stays; run again to go on."
-            elif "auth" in message.lower() or "permission" in message.lower():
-                kind, cure = PermissionError, "Check MILVUS_TOKEN, and the rights of its user."
             raise kind(f"{self.name}: {message}. {cure}") from error
         finally:
             for logger, level in zip(loggers, levels, strict=True):

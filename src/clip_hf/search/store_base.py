@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .exact_scan import cosines
+from .exact_scan import score_rows
 from .index_segments import ID, ID_TYPES
 from .row_codes import normalise_rows
 from .row_filters import parse_filters, rows_that_match
@@ -212,6 +212,9 @@ class VectorStore(ABC):
     def delete(self, keys: Sequence[str]) -> None:
         """Delete rows by key; keys that are not there do not matter."""
 
+    def flush(self) -> None:
+        """Do what a database needs after many changes, to be safe and quick; nothing by default."""
+
     @abstractmethod
     def rows(self) -> Iterator[list[tuple[str, str, int]]]:
         """Keys, digests and places of all rows, in batches, in any order."""
@@ -299,7 +302,7 @@ class VectorStore(ABC):
     @staticmethod
     def _rank(query: np.ndarray, answer: Candidates, k: int, where: Any) -> tuple[np.ndarray, list, bool]:
         """The scores and ids of the best `k` candidates, and whether no row that is not among them can be better."""
-        scores = cosines(answer.vectors, query)
+        scores = score_rows(answer.vectors, query)
         order = np.lexsort((answer.places, -scores))
         if where is not None:
             order = order[rows_that_match(answer.columns, where)[order]]

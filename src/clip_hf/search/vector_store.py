@@ -120,6 +120,8 @@ def sync_store(
     gone = list(stored)
     for first in range(0, len(gone), batch_rows):
         store.delete(gone[first : first + batch_rows])
+    if gone or counts["added"] or counts["changed"]:
+        store.flush()
     return StoreSync(**counts, removed=len(gone), seconds=time.perf_counter() - started)
 
 
