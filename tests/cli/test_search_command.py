@@ -15,7 +15,7 @@ from PIL import Image
 import clip_hf.cli.search
 from clip_hf.cli import main
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.search import EmbeddingIndex, NoMatch, encode_query, parse_query
+from clip_hf.search import EmbeddingIndex, NoMatch, StoreSync, encode_query, parse_query
 from encoding_inputs import write_model_and_photos
 
 
@@ -254,3 +254,56 @@ def test_an_index_of_vectors_alone_needs_the_model(photos, search):
     status, _, err = search("vectors", "a dog")
     assert status == 1 and "name it with --model" in err
     assert len(search("vectors", "a dog", "--model", "model")[1]) == 3
+
+
+def test_duplicates_are_reported_and_moved(photos, search):
+    shutil.copy("photos/1.png", "photos/copy of 1.png")
+    status, lines, _ = search("photos", "--duplicates", "0.9999", "--json", "--html", "groups.html")
+    (group,) = map(json.loads, lines)
+    assert status == 0
+    assert {group["kept"]["id"], *(each["id"] for each in group["others"])} == {"1.png", "copy of 1.png"}
+    assert Path("groups.html").read_text().count("<img") == 2
+    assert search("photos", "--duplicates=0.9999", "--move-duplicates", "moved")[1][0].startswith("1 group ")
+    assert len(list(Path("moved").rglob("*.png"))) == 1
+    assert len(list(Path("photos").iterdir())) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos", "--duplicates", "--", "a"], "leave out the query"),
+        (["photos", "--duplicates", "1.5"], "1 at most"),
+        (["photos", "--duplicates", "--over", "texts"], "--over texts"),
+        (["photos", "--move-duplicates", "moved"], "give both"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, message, photos, search, no_model):
+    status, _, err = search(*arguments)
+    assert status == 1 and message in err
+
+
+def test_a_store_is_brought_up_to_date_and_searched(photos, search, monkeypatch):
+    class Store:
+        name = "a database"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            events.append("closed")
+
+        def search(self, vector, k, filters):
+            events.append(("searched", k, filters))
+            return np.array([0.25]), np.array(["3.png"], dtype=object)
+
+    events, store = [], Store()
+    monkeypatch.setattr(clip_hf.cli.search, "open_store", lambda url: events.append(url) or store)
+    monkeypatch.setattr(
+        clip_hf.cli.search,
+        "sync_store",
+        lambda index, to: events.append(("synced", len(index), to)) or StoreSync(8, 0, 0, 0, 1.0),
+    )
+    status, lines, err = search("photos", "a dog", "--store", "postgresql://host/db", "--filter", "width>0")
+    assert (status, lines) == (0, ["0.250000\tphotos/3.png"])
+    assert events == ["postgresql://host/db", ("synced", COUNT, store), ("searched", 10, ["width>0"]), "closed"]
+    assert "8 rows in a database (8 added, 0 changed, 0 removed)" in err

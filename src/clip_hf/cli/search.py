@@ -6,8 +6,10 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +30,21 @@ from ..search import (
     SearchResults,
     SheetGroup,
     SheetItem,
+    SourceIndex,
+    VectorStore,
     default_index_folder,
     open_source_index,
+    open_store,
     parse_filters,
     parse_query,
+    run_duplicates,
+    sync_store,
     write_contact_sheet,
 )
 from ..search.folder_index import FOLDER_SCHEMA
 from ..search.index_places import is_index
 from ..search.index_sources import is_folder_of_pictures
-from ..search.search_results import check_limits
+from ..search.search_results import FindRows, check_limits
 from ..search.terminal_pictures import draw_pictures, picture_protocol
 from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
@@ -49,42 +56,87 @@ from .terminal_text import encodable, json_line, printable
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 0, also where nothing fits."""
     terms = parse_query(options.query) if options.query else []
-    check_limits(options.threshold, options.no_match)
+    _check_options(options, terms)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     images = image_options(options)
     check_images(terms, images["image_limits"])
     folder, index = _find_index(options)
     _check_filters(options, folder, index)
-    encoder = _load_encoder(options, index, images, device)
-    seconds = {"start and model": time.perf_counter() - STARTED}
-    started = time.perf_counter()
-    source = open_source_index(
-        options.source,
-        encoder,
-        index_folder=folder,
-        over=options.over,
-        rebuild=options.rebuild,
-        columns=_row_columns(options),
-        encoding=_encoding_options(options),
-    )
-    seconds["index"] = time.perf_counter() - started
-    if source.refresh is not None:
-        print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
-    if not terms:
-        print(printable(f"{counted(len(source.index), 'row')} in {escaped(str(source.index.folder))}"))
-        return 0
-    results = Searcher(encoder, source).search(
-        terms,
-        options.top_k,
-        threshold=options.threshold,
-        where=parse_filters(options.filter, source.index.filter_columns),
-        no_match=options.no_match,
-    )
+    with open_store(options.store) if options.store else nullcontext() as store:
+        encoder = _load_encoder(options, index, images, device)
+        seconds = {"start and model": time.perf_counter() - STARTED}
+        started = time.perf_counter()
+        source = open_source_index(
+            options.source,
+            encoder,
+            index_folder=folder,
+            over=options.over,
+            rebuild=options.rebuild,
+            columns=_row_columns(options),
+            encoding=_encoding_options(options),
+        )
+        seconds["index"] = time.perf_counter() - started
+        if source.refresh is not None:
+            print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
+        if options.duplicates is not None:
+            _find_duplicates(options, source)
+            return 0
+        find = None if store is None else _store_finder(options, source.index, store, seconds)
+        if not terms:
+            print(printable(f"{counted(len(source.index), 'row')} in {escaped(str(source.index.folder))}"))
+            return 0
+        results = Searcher(encoder, source, find=find).search(
+            terms,
+            options.top_k,
+            threshold=options.threshold,
+            where=parse_filters(options.filter, source.index.filter_columns),
+            no_match=options.no_match,
+        )
     seconds |= results.seconds
     seconds["to the answer"] = time.perf_counter() - STARTED
     _show(results, options, terms)
     print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
     return 0
+
+
+def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
+    """Raise a `ValueError` for options that do not go together, or are out of range."""
+    check_limits(options.threshold, options.no_match)
+    if options.duplicates is not None and (terms or options.over == "texts"):
+        raise ValueError("--duplicates compares pictures with each other: leave out the query, and --over texts.")
+    if options.duplicates is not None and not 0 < options.duplicates <= 1:
+        raise ValueError(f"--duplicates is {options.duplicates:g}; it must be a cosine above 0, 1 at most.")
+    if options.move_duplicates is not None and options.duplicates is None:
+        raise ValueError("--move-duplicates says where to move what --duplicates finds: give both.")
+
+
+def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> None:
+    """Report near-duplicates: JSON lines or text on standard output, and a contact sheet if one is named."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = os.path.join(folder, "groups.jsonl") if options.json else None
+        report = run_duplicates(
+            source,
+            options.duplicates,
+            json_file=lines,
+            html_file=options.html,
+            move_to=options.move_duplicates,
+            progress=True,
+        )
+        if lines is not None:
+            with open(lines, encoding="ascii") as file:
+                shutil.copyfileobj(file, sys.stdout)
+    print(encodable(report.summary()), file=sys.stderr if options.json else sys.stdout)
+
+
+def _store_finder(
+    options: argparse.Namespace, index: EmbeddingIndex, store: VectorStore, seconds: dict[str, float]
+) -> FindRows:
+    """Bring a database up to date with the index, and return what searches it."""
+    synced = sync_store(index, store)
+    seconds["store"] = synced.seconds
+    counts = f"{synced.added:,} added, {synced.changed:,} changed, {synced.removed:,} removed"
+    print(f"clip-hf search: {counted(len(index), 'row')} in {store.name} ({counts}).", file=sys.stderr)
+    return lambda vector, k, where: store.search(vector, k, filters=options.filter)
 
 
 def check_images(terms: Sequence[QueryTerm], limits: ImageLimits) -> None:
