@@ -8,11 +8,13 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .embedding_index import EmbeddingIndex
+from .exact_scan import SearchStatistics
 from .row_filters import parse_filter, parse_filters
 
 
 __all__ = [
     "EmbeddingIndex",
+    "SearchStatistics",
     "parse_filter",
     "parse_filters",
 ]
