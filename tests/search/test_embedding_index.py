@@ -234,7 +234,11 @@ def test_many_small_commits_make_few_segments(tmp_path, vectors, monkeypatch):
         (lambda index, v, t: index.add(v[:2], ["x", "x"], t[:2]), ValueError, "more than once: 'x'"),
         (lambda index, v, t: index.add(v[:2], ["x"], t[:2]), ValueError, "2 vectors and 1 ids"),
         (lambda index, v, t: index.add(v[:1], ["x"], t[:2]), ValueError, "1 vector and 2 rows of metadata"),
-        (lambda index, v, t: index.add(v[:2], [1, 2], t[:2]), TypeError, "whole numbers; those of this index are texts"),
+        (
+            lambda index, v, t: index.add(v[:2], [1, 2], t[:2]),
+            TypeError,
+            "whole numbers; those of this index are texts",
+        ),
         (lambda index, v, t: index.add(v[:2], [1, "x"], t[:2]), TypeError, "`ids` must be all"),
         (lambda index, v, t: index.add(v[:1], [1.5], t[:1]), TypeError, "`ids` are of type double"),
         (lambda index, v, t: index.add(v[:1], None, t[:1]), ValueError, "are texts; give `ids`"),

@@ -11,6 +11,7 @@ from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .duplicate_report import DuplicateReport, run_duplicates, undo_moves
 from .embedding_index import EmbeddingIndex
+from .exact_scan import SearchStatistics
 from .folder_index import FolderRefresh, refresh_folder_index
 from .index_places import default_index_folder
 from .index_sources import SourceIndex, open_source_index
@@ -32,6 +33,7 @@ __all__ = [
     "QueryTerm",
     "SearchHit",
     "SearchResults",
+    "SearchStatistics",
     "Searcher",
     "SheetGroup",
     "SheetItem",
