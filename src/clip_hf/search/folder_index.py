@@ -496,7 +496,6 @@ class _FolderWork:
             replaced = [picture.id for picture in ready if picture.id in self.digests]
             for id_, vector in zip(replaced, self.index.vectors(replaced), strict=True):
                 self.held[self.digests[id_]] = vector
-                self.ids.pop(self.digests[id_], None)
             rows = [{**picture.known, **picture.state.columns(picture.id)} for picture in ready]
             table = pa.Table.from_pylist(rows, FOLDER_SCHEMA)
             ids = [picture.id for picture in ready]
