@@ -249,7 +249,7 @@ def test_all_at_once_is_one_commit(refresh, photos):
     assert result.describe().startswith(sentence)
 
 
-def test_compacted_when_it_is_worth_it(refresh, photos, monkeypatch):
+def test_compacted_when_it_is_worth_it(refresh, photos):
     refresh()
     for number in range(3):  # a quarter: not yet
         (photos / NAMES[number]).unlink()
@@ -258,12 +258,7 @@ def test_compacted_when_it_is_worth_it(refresh, photos, monkeypatch):
     result = refresh()
     (segment,) = IndexManifest.read(result.index.folder).segments
     assert (segment.rows, segment.removed) == (ROWS - 4, 0)
-    monkeypatch.setattr(folder_index, "_MOST_SEGMENTS", 2)
-    for number, segments in ((500, 2), (501, 1)):
-        image_of(number).save(photos / f"{number}.png")
-        result = refresh()
-        assert len(IndexManifest.read(result.index.folder).segments) == segments
-    assert sorted(rows_of(result.index)) == sorted([*NAMES[4:], "500.png", "501.png"])
+    assert sorted(rows_of(result.index)) == sorted(NAMES[4:])
 
 
 # ---------------------------------------------------------------------------------------------------------- file names
