@@ -5,11 +5,11 @@
     python benchmarks/check_search.py --files 20000 --kills 20
 
 Makes small JPEGs of drawings, all different, and a small CLIP of random weights, so that reading and bookkeeping
-count, not the model. Prints a table: the first run, nothing changed, 100 files added, renamed, edited, removed, touched
-(only their time of change), each with seconds, files that were opened, and pictures that passed the model. Then it
-kills (SIGKILL) a process that builds the index at random moments, and starts it again, and compares what is there each
-time with the uninterrupted index. Exits with 1 if a count is wrong, a row differs in a bit, or nothing was killed. Try
-it with few:
+count, not the model. Prints a table: the first run, nothing changed, 100 files added, renamed, edited, removed and
+touched (only their time of change), each with seconds, files that were opened, and pictures that passed the model.
+Then it kills (SIGKILL) a process that builds the index at random moments, and starts it again, and compares what is
+there each time with the uninterrupted index. Exits with 1 if a count is wrong, a row differs in a bit, or nothing was
+killed. Try it with few:
 
     python benchmarks/check_search.py --files 300 --kills 3 --commit 32
 """
