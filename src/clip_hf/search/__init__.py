@@ -7,6 +7,7 @@ from ..utils.extras import require_extra
 
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
+from .approximate_index import ApproximateIndex, Effort, Recall
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .duplicate_report import DuplicateReport, run_duplicates, undo_moves
 from .embedding_index import EmbeddingIndex
@@ -18,10 +19,13 @@ from .row_filters import parse_filter, parse_filters
 
 
 __all__ = [
+    "ApproximateIndex",
     "DuplicateGroup",
     "DuplicateReport",
+    "Effort",
     "EmbeddingIndex",
     "FolderRefresh",
+    "Recall",
     "SheetGroup",
     "SheetItem",
     "SourceIndex",
