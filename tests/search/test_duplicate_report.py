@@ -119,7 +119,7 @@ def test_nothing_is_overwritten(source, tmp_path):
 
 
 @pytest.mark.parametrize("other_file_system", [False, True])
-@pytest.mark.parametrize("moment", range(12))
+@pytest.mark.parametrize("moment", [0, 1, 2, 3, 5, 8])
 def test_a_crash_leaves_every_picture_in_one_place(source, tmp_path, monkeypatch, moment, other_file_system):
     before, away = pictures_in(source.folder), tmp_path / "away"
     left = moment

@@ -7,6 +7,7 @@ from ..utils.extras import require_extra
 
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
+from .approximate_index import ApproximateIndex, Effort, Recall
 from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .duplicate_report import DuplicateReport, run_duplicates, undo_moves
@@ -25,12 +26,15 @@ from .vector_store import StoreSync, open_store, sync_store
 
 
 __all__ = [
+    "ApproximateIndex",
     "DuplicateGroup",
     "DuplicateReport",
+    "Effort",
     "EmbeddingIndex",
     "FolderRefresh",
     "NoMatch",
     "QueryTerm",
+    "Recall",
     "SearchHit",
     "SearchResults",
     "SearchStatistics",

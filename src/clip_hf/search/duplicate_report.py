@@ -201,11 +201,11 @@ def _move_group(source: SourceIndex, group: DuplicateGroup, report: DuplicateRep
     rows = dict(zip(ids, source.index.metadata(ids).to_pylist()))
     paths = {id_: source.folder / os.fsdecode(row["path"]) for id_, row in rows.items()}
     if any(path.is_symlink() for path in paths.values()):
-        report.stayed += [(str(paths[id_]), "its group has symbolic links") for id_ in group.others]
+        report.stayed.extend((str(paths[id_]), "its group has symbolic links") for id_ in group.others)
         return
     if _has_changed(paths[group.kept], rows[group.kept]):
         reason = f"the picture to keep, {paths[group.kept]}, is gone or changed since the index saw it"
-        report.stayed += [(str(paths[id_]), reason) for id_ in group.others]
+        report.stayed.extend((str(paths[id_]), reason) for id_ in group.others)
         return
     for id_ in group.others:
         if _has_changed(paths[id_], rows[id_]):

@@ -74,7 +74,7 @@ def find_near_duplicates(index: EmbeddingIndex, threshold: float, *, progress: b
     """
     if not 0.0 < threshold <= 1.0:
         raise ValueError(f"`threshold` is {threshold}; it must be a cosine greater than 0 and at most 1.")
-    rows = _StoredRows(index)
+    rows = StoredRows(index)
     firsts, copies = _find_equal_rows(rows)
     heads = _build_heads(rows, firsts, threshold)
     components = _Components(len(firsts))
@@ -102,7 +102,7 @@ def pair_cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------------------------------- rows
 
 
-class _StoredRows:
+class StoredRows:
     """The rows of an index as they are stored, by number: 0 to n - 1 without the removed ones."""
 
     def __init__(self, index: EmbeddingIndex):
@@ -128,7 +128,7 @@ class _StoredRows:
             yield rows / row_lengths(rows)[:, None]
 
 
-def _find_equal_rows(rows: _StoredRows) -> tuple[np.ndarray, np.ndarray]:
+def _find_equal_rows(rows: StoredRows) -> tuple[np.ndarray, np.ndarray]:
     """The first of each set of equal rows, in order, and which of them each row equals: int64 (d,) and (n,)."""
     digests = np.empty(len(rows), "S16")
     for start in range(0, len(rows), _READ_ROWS):
@@ -142,7 +142,7 @@ def _find_equal_rows(rows: _StoredRows) -> tuple[np.ndarray, np.ndarray]:
     return firsts[order], ranks[copies]
 
 
-def _build_heads(rows: _StoredRows, firsts: np.ndarray, threshold: float) -> np.ndarray:
+def _build_heads(rows: StoredRows, firsts: np.ndarray, threshold: float) -> np.ndarray:
     """Heads and tails of rows, (d, width + 1) float32: their products are upper bounds of cosines."""
     sample = np.unique(np.linspace(0, len(firsts) - 1, min(len(firsts), _SAMPLE_ROWS)).astype(np.int64))
     units = np.concatenate([np.empty((0, rows.dim)), *rows.read_units(firsts[sample])])
@@ -210,7 +210,7 @@ class _Components:
 
 
 def _connect(
-    rows: _StoredRows,
+    rows: StoredRows,
     firsts: np.ndarray,
     heads: np.ndarray,
     threshold: float,
@@ -232,7 +232,7 @@ def _connect(
 
 
 def _connect_pairs(
-    rows: _StoredRows, firsts: np.ndarray, pairs: np.ndarray, threshold: float, components: _Components
+    rows: StoredRows, firsts: np.ndarray, pairs: np.ndarray, threshold: float, components: _Components
 ) -> None:
     """Score pairs (2, n), and connect those that reach the threshold.
 
@@ -262,7 +262,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------------- groups
 
 
-def _describe_groups(index: EmbeddingIndex, rows: _StoredRows, members: list[np.ndarray]) -> list[DuplicateGroup]:
+def _describe_groups(index: EmbeddingIndex, rows: StoredRows, members: list[np.ndarray]) -> list[DuplicateGroup]:
     """Groups of row numbers with their best first."""
     if not members:
         return []
