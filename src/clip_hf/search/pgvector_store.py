@@ -26,7 +26,6 @@ _TYPES = {
     pa.list_(pa.string()): ("text[]", ' COLLATE "C"'),
 }
 _MOST_DIM = 16_000  # of pgvector's type vector
-_MOST_INLINE_DIM = 1_500  # a row that must not leave its page of 8 KiB
 _MOST_HNSW_DIM = 2_000
 _MOST_EF_SEARCH = 1_000
 _CONNECT_SECONDS = 10
@@ -99,10 +98,11 @@ class PgVectorStore(VectorStore):
         own += f", {EMBEDDING} vector({layout.dim}) NOT NULL"
         with self._explained(), self._connection.transaction():
             self._connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION)))
-            statements = ["CREATE TABLE {table} ({own}, {columns})", "COMMENT ON TABLE {table} IS {comment}"]
-            if layout.dim <= _MOST_INLINE_DIM:
-                # Beside the row, not in a second table that a scan would look into for each row.
-                statements.append("ALTER TABLE {table} ALTER COLUMN {embedding} SET STORAGE PLAIN")
+            statements = [
+                # Vectors lie in the rows, not in a second table that a scan would look into for each of them.
+                "CREATE TABLE {table} ({own}, {columns}) WITH (toast_tuple_target = 8160)",
+                "COMMENT ON TABLE {table} IS {comment}",
+            ]
             for statement in statements:
                 self._connection.execute(
                     sql.SQL(statement).format(
@@ -110,7 +110,6 @@ class PgVectorStore(VectorStore):
                         own=sql.SQL(own),
                         columns=sql.SQL(", ").join(columns),
                         comment=sql.Literal(layout.to_json()),
-                        embedding=sql.Identifier(EMBEDDING),
                     )
                 )
         self._register()
