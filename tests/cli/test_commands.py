@@ -23,6 +23,8 @@ from clip_hf.embedding.part_files import FILE_FORMATS
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
+from clip_hf.search.approximate_index import KINDS
+from clip_hf.search.duplicate_report import DEFAULT_THRESHOLD
 from clip_hf.search.index_places import MODALITIES
 from clip_hf.search.no_match import DEFAULT_SHARE
 from clip_hf.utils.extras import MissingExtra
@@ -226,6 +228,8 @@ def test_the_choices_are_those_of_the_library():
     assert _clip_hf_cli.embed.FILE_DTYPES == DTYPES
     assert _clip_hf_cli.embed.ROWS_PER_PART == EmbeddingOptions().rows_per_part
     assert _clip_hf_cli.search.MODALITIES == MODALITIES
+    assert _clip_hf_cli.search.APPROXIMATE_KINDS == KINDS
+    assert _clip_hf_cli.search.DUPLICATE_COSINE == DEFAULT_THRESHOLD
     assert _clip_hf_cli.search.NO_MATCH_SHARE == DEFAULT_SHARE
     assert _clip_hf_cli.convert.FORMATS == FORMATS
     assert list(_clip_hf_cli.convert.TOWERS) == list(TOWERS)

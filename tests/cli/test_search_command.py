@@ -271,6 +271,7 @@ def test_duplicates_are_reported_and_moved(photos, search):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["photos", "a", "--approximate", "hnsw", "--filter", "width>3"], "leave out --filter"),
         (["photos", "--duplicates", "--", "a"], "leave out the query"),
         (["photos", "--duplicates", "1.5"], "1 at most"),
         (["photos", "--duplicates", "--over", "texts"], "--over texts"),
@@ -307,3 +308,34 @@ def test_a_store_is_brought_up_to_date_and_searched(photos, search, monkeypatch)
     assert (status, lines) == (0, ["0.250000\tphotos/3.png"])
     assert events == ["postgresql://host/db", ("synced", COUNT, store), ("searched", 10, ["width>0"]), "closed"]
     assert "8 rows in a database (8 added, 0 changed, 0 removed)" in err
+
+
+def test_an_approximate_index_is_built_once_for_a_state_of_the_index(photos, search, monkeypatch):
+    class Approximate:
+        def __init__(self, index):
+            self.index = index
+
+        def __str__(self):
+            return "recall 0.99"
+
+        def search(self, vector, k):
+            return np.array([0.5]), np.array(["7.png"], dtype=object)
+
+        @classmethod
+        def open(cls, index, kind):
+            if not built:
+                raise FileNotFoundError("none yet")
+            return cls(index)
+
+        @classmethod
+        def build(cls, index, texts, *, kind):
+            built.append((len(index), texts.shape, kind))
+            return cls(index)
+
+    built = []
+    monkeypatch.setattr(clip_hf.cli.search, "ApproximateIndex", Approximate)
+    for _ in range(2):
+        status, lines, err = search("photos", "a dog", "--approximate", "ivfpq")
+        assert (status, lines) == (0, ["0.500000\tphotos/7.png"])
+        assert "clip-hf search: recall 0.99" in err
+    assert built == [(COUNT, (370, 16), "ivfpq")]

@@ -23,6 +23,7 @@ from ..embedding.load_encoder import check_encoder_options
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
 from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
 from ..search import (
+    ApproximateIndex,
     EmbeddingIndex,
     QueryTerm,
     Searcher,
@@ -33,6 +34,7 @@ from ..search import (
     SourceIndex,
     VectorStore,
     default_index_folder,
+    load_background_texts,
     open_source_index,
     open_store,
     parse_filters,
@@ -46,6 +48,7 @@ from ..search.index_places import is_index
 from ..search.index_sources import is_folder_of_pictures
 from ..search.search_results import FindRows, check_limits
 from ..search.terminal_pictures import draw_pictures, picture_protocol
+from ..utils.extras import require_extra
 from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
@@ -82,6 +85,8 @@ def run(options: argparse.Namespace) -> int:
             _find_duplicates(options, source)
             return 0
         find = None if store is None else _store_finder(options, source.index, store, seconds)
+        if options.approximate is not None:
+            find = _approximate_finder(options.approximate, encoder, source.index, seconds)
         if not terms:
             print(printable(f"{counted(len(source.index), 'row')} in {escaped(str(source.index.folder))}"))
             return 0
@@ -102,6 +107,10 @@ def run(options: argparse.Namespace) -> int:
 def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
     """Raise a `ValueError` for options that do not go together, or are out of range."""
     check_limits(options.threshold, options.no_match)
+    if options.approximate is not None:
+        if options.filter or options.store:
+            raise ValueError("--approximate has no filters and no database: leave out --filter and --store, or it.")
+        require_extra("search", "--approximate", "faiss")
     if options.duplicates is not None and (terms or options.over == "texts"):
         raise ValueError("--duplicates compares pictures with each other: leave out the query, and --over texts.")
     if options.duplicates is not None and not 0 < options.duplicates <= 1:
@@ -137,6 +146,18 @@ def _store_finder(
     counts = f"{synced.added:,} added, {synced.changed:,} changed, {synced.removed:,} removed"
     print(f"clip-hf search: {counted(len(index), 'row')} in {store.name} ({counts}).", file=sys.stderr)
     return lambda vector, k, where: store.search(vector, k, filters=options.filter)
+
+
+def _approximate_finder(kind: str, encoder: DualEncoder, index: EmbeddingIndex, seconds: dict[str, float]) -> FindRows:
+    """Open the approximate index, or build it where it is missing, damaged or of other rows; it says its recall."""
+    started = time.perf_counter()
+    try:
+        approximate = ApproximateIndex.open(index, kind)
+    except (FileNotFoundError, ValueError):
+        approximate = ApproximateIndex.build(index, encoder.encode_texts(load_background_texts()).numpy(), kind=kind)
+    seconds["approximate index"] = time.perf_counter() - started
+    print(f"clip-hf search: {approximate}", file=sys.stderr)
+    return lambda vector, k, where: approximate.search(vector, k)
 
 
 def check_images(terms: Sequence[QueryTerm], limits: ImageLimits) -> None:
