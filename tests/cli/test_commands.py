@@ -119,7 +119,8 @@ def test_options_may_have_hyphens_or_underscores(name, monkeypatch):
     options = [action for action in parser._actions if re.search(r"[_-]", action.dest)]
     assert options
     for action in options:
-        listed = [option for option in action.option_strings if not option.startswith("--no-")]
+        negations = [f"--no-{option.removeprefix('--')}" for option in action.option_strings]
+        listed = [option for option in action.option_strings if option not in negations]
         assert len(listed) == 1  # the help shows one spelling
         words = listed[0].removeprefix("--").replace("_", "-").split("-")
         value = next((choice for choice in action.choices or () if choice != action.default), "1")

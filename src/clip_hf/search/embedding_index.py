@@ -324,6 +324,11 @@ class EmbeddingIndex:
         """The columns that a filter may name: the id and the metadata's."""
         return self._table.schema
 
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments with the rows as they are stored, in order, as this object has them mapped."""
+        return tuple(self._segments)
+
     def search(
         self, vectors: np.ndarray, k: int = 10, *, where: pc.Expression | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
