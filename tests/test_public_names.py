@@ -218,6 +218,12 @@ PUBLIC_NAMES = {
         "update_model_card",
         "write_model_card",
     ],
+    "clip_hf.search": [
+        "EmbeddingIndex",
+        "SearchStatistics",
+        "parse_filter",
+        "parse_filters",
+    ],
     "clip_hf.training": [
         "AveragedWeights",
         "Checkpoints",

@@ -8,6 +8,7 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .embedding_index import EmbeddingIndex
+from .exact_scan import SearchStatistics
 from .folder_index import FolderRefresh, refresh_folder_index
 from .index_places import default_index_folder
 from .index_sources import SourceIndex, open_source_index
@@ -17,6 +18,7 @@ from .row_filters import parse_filter, parse_filters
 __all__ = [
     "EmbeddingIndex",
     "FolderRefresh",
+    "SearchStatistics",
     "SourceIndex",
     "default_index_folder",
     "open_source_index",

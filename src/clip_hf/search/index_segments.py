@@ -3,9 +3,9 @@
 """Files of an index: segments that are written once and memory-mapped, and the manifest that says which ones count.
 
 A segment is a folder `segments/<number>` of rows (n, dim) little-endian, their int8 codes and bounds (see
-`row_codes.py`), and an Arrow table of ids and metadata. A file of removed places lies beside them, written anew under a new
-name when more rows are removed. Replacing the manifest `index.json` is what commits: files that it does not name do not
-count, and the next writer deletes them.
+`row_codes.py`), and an Arrow table of ids and metadata. A file of removed places lies beside them; when more rows are
+removed, it is written anew under a new name. Replacing the manifest `index.json` is what commits: files that it does
+not name do not count, and the next writer deletes them.
 """
 
 import base64
