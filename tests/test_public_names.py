@@ -220,9 +220,14 @@ PUBLIC_NAMES = {
     ],
     "clip_hf.search": [
         "EmbeddingIndex",
+        "FolderRefresh",
         "SearchStatistics",
+        "SourceIndex",
+        "default_index_folder",
+        "open_source_index",
         "parse_filter",
         "parse_filters",
+        "refresh_folder_index",
     ],
     "clip_hf.training": [
         "AveragedWeights",
