@@ -145,7 +145,7 @@ def test_a_picture_needs_pictures_to_compare_with(count, over, tmp_path):
         NoMatch(TextVectors(), index).lowest_score([QueryTerm(1, image="a.png")])
 
 
-# ------------------------------------------------------------------------------------------------- what is kept on disk
+# ------------------------------------------------------------------------------------------------ what is kept on disk
 
 
 def lowest_score(index: EmbeddingIndex, encoder: TextVectors) -> float:
