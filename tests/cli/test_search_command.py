@@ -237,7 +237,7 @@ def test_thumbnails_are_off_in_a_pipe_unless_asked_for(photos, search):
 def test_texts_of_a_table(photos, search):
     Path("captions.csv").write_text("caption\na red dog\na blue fish\n")
     arguments = ("captions.csv", "a red dog", "--over", "texts", "--model", "model")
-    assert search(*arguments)[1][0] == "1.000000\ta red dog"
+    assert search(*arguments, "--thumbnails")[1][0] == "1.000000\ta red dog"
     # The second time, the index says which model.
     record = json.loads(search(*arguments[:4], "--json", "--top-k", "1")[1][0])
     assert (record["metadata"]["caption"], pytest.approx(1, abs=1e-3)) == ("a red dog", record["score"])

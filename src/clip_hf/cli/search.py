@@ -266,7 +266,8 @@ def _as_text(hits: Sequence[SearchHit], query: str, options: argparse.Namespace)
     names = [printable(_name(hit)) for hit in hits]
     is_terminal = sys.stdout.isatty()
     pictures = ""
-    if options.thumbnails or (options.thumbnails is None and is_terminal and _has_colours()):
+    is_wanted = options.thumbnails or (options.thumbnails is None and is_terminal and _has_colours())
+    if is_wanted and any(hit.picture is not None for hit in hits):
         labels = [f"{hit.rank}  {hit.score:.3f}" for hit in hits]
         width = shutil.get_terminal_size().columns
         pictures = draw_pictures([hit.picture for hit in hits], labels, width, picture_protocol()) + "\n\n"
