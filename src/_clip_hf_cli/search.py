@@ -17,7 +17,7 @@ STARTED = time.perf_counter()
 MODALITIES = ("images", "texts")
 APPROXIMATE_KINDS = ("hnsw", "ivfpq")
 NO_MATCH_SHARE = 0.05
-DUPLICATE_COSINE = 0.94
+DUPLICATE_COSINE = 0.95
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _EPILOG = """\
 examples:
@@ -26,7 +26,7 @@ examples:
   clip-hf search photos "a receipt" --no-match --filter "width>=800" --json
   clip-hf search captions.csv ./cat.jpg --over texts --model my_model
   clip-hf search photos                                  only bring the index up to date
-  clip-hf search photos --duplicates 0.96 --html duplicates.html
+  clip-hf search photos --duplicates 0.97 --html duplicates.html
 """
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
 
@@ -137,13 +137,11 @@ def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str])
         action = _find_option(parser, argument)
         if action is None:
             if re.match(r"-[^\s\d.]", argument) and not argument.startswith("--"):
-                parser.error(
-                    f"unknown option {argument}. To search for what is unlike a text, write - {argument[1:]!r}"
-                )
+                parser.error(f"unknown option {argument}. For what is unlike a text, write - {argument[1:]!r}")
             (options if argument.startswith("--") else words).append(argument)
             continue
         takes_next = action.nargs is None or (action.nargs == "?" and given and _NUMBER.fullmatch(given[0]))
-        if takes_next and given and "=" not in argument:
+        if takes_next and given and "=" not in argument and not given[0].startswith("--"):
             argument = f"{argument}={given.pop(0)}"
         options.append(argument)
     return [*options, "--", *words]

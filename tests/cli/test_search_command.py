@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clip_hf.cli.search
 from clip_hf.cli import main
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.search import EmbeddingIndex, NoMatch, encode_query, parse_query
+from clip_hf.search import EmbeddingIndex, NoMatch, StoreSync, encode_query, parse_query
 from encoding_inputs import write_model_and_photos
 
 
@@ -134,6 +135,7 @@ def test_wrong_command_lines(arguments, message, search, capsys):
     [
         (["photos", "-", "people"], "only terms with a minus"),
         (["photos", "a", "--filter", "widht>3"], "Did you mean 'width'?"),
+        (["unindexed", "a", "--filter", "widht>3"], "Did you mean 'width'?"),
         (["photos", "./missing.png"], "./missing.png is not there"),
         (["photos", "./bad.png"], "bad.png"),
         (["photos", "a", "--threshold", "2"], "must be a cosine"),
@@ -145,6 +147,7 @@ def test_wrong_command_lines(arguments, message, search, capsys):
 )
 def test_what_is_wrong_is_said_before_the_model_is_loaded(arguments, message, photos, search, no_model):
     (photos / "bad.png").write_bytes(b"no picture")
+    shutil.copytree(photos / "photos", photos / "unindexed")
     (photos / "damaged").mkdir()
     (photos / "damaged.clip-index").mkdir()
     (photos / "damaged.clip-index" / "index.json").write_text("{}")
@@ -187,7 +190,9 @@ def test_json_has_all_of_a_hit(photos, search):
     assert [record["rank"] for record in records] == [1, 2]
     assert [record["id"] for record in records] == names
     assert [record["path"] for record in records] == [str(photos / "photos" / name) for name in names]
-    assert all(record["metadata"]["width"] == 40 for record in records)
+    for record in records:
+        with Image.open(record["path"]) as image:
+            assert (record["metadata"]["width"], record["metadata"]["height"]) == image.size
 
 
 def test_where_nothing_fits(photos, search, monkeypatch):
@@ -232,7 +237,7 @@ def test_thumbnails_are_off_in_a_pipe_unless_asked_for(photos, search):
 def test_texts_of_a_table(photos, search):
     Path("captions.csv").write_text("caption\na red dog\na blue fish\n")
     arguments = ("captions.csv", "a red dog", "--over", "texts", "--model", "model")
-    assert search(*arguments)[1][0] == "1.000000\ta red dog"
+    assert search(*arguments, "--thumbnails")[1][0] == "1.000000\ta red dog"
     # The second time, the index says which model.
     record = json.loads(search(*arguments[:4], "--json", "--top-k", "1")[1][0])
     assert (record["metadata"]["caption"], pytest.approx(1, abs=1e-3)) == ("a red dog", record["score"])
@@ -249,3 +254,88 @@ def test_an_index_of_vectors_alone_needs_the_model(photos, search):
     status, _, err = search("vectors", "a dog")
     assert status == 1 and "name it with --model" in err
     assert len(search("vectors", "a dog", "--model", "model")[1]) == 3
+
+
+def test_duplicates_are_reported_and_moved(photos, search):
+    shutil.copy("photos/1.png", "photos/copy of 1.png")
+    status, lines, _ = search("photos", "--duplicates", "0.9999", "--json", "--html", "groups.html")
+    (group,) = map(json.loads, lines)
+    assert status == 0
+    assert {group["kept"]["id"], *(each["id"] for each in group["others"])} == {"1.png", "copy of 1.png"}
+    assert Path("groups.html").read_text().count("<img") == 2
+    assert search("photos", "--duplicates=0.9999", "--move-duplicates", "moved")[1][0].startswith("1 group ")
+    assert len(list(Path("moved").rglob("*.png"))) == 1
+    assert len(list(Path("photos").iterdir())) == COUNT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos", "a", "--approximate", "hnsw", "--filter", "width>3"], "leave out --filter"),
+        (["photos", "--duplicates", "--", "a"], "leave out the query"),
+        (["photos", "--duplicates", "1.5"], "1 at most"),
+        (["photos", "--duplicates", "--over", "texts"], "--over texts"),
+        (["photos", "--move-duplicates", "moved"], "give both"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments, message, photos, search, no_model):
+    status, _, err = search(*arguments)
+    assert status == 1 and message in err
+
+
+def test_a_store_is_brought_up_to_date_and_searched(photos, search, monkeypatch):
+    class Store:
+        name = "a database"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            events.append("closed")
+
+        def search(self, vector, k, filters):
+            events.append(("searched", k, filters))
+            return np.array([0.25]), np.array(["3.png"], dtype=object)
+
+    events, store = [], Store()
+    monkeypatch.setattr(clip_hf.cli.search, "open_store", lambda url: events.append(url) or store)
+    monkeypatch.setattr(
+        clip_hf.cli.search,
+        "sync_store",
+        lambda index, to: events.append(("synced", len(index), to)) or StoreSync(8, 0, 0, 0, 1.0),
+    )
+    status, lines, err = search("photos", "a dog", "--store", "postgresql://host/db", "--filter", "width>0")
+    assert (status, lines) == (0, ["0.250000\tphotos/3.png"])
+    assert events == ["postgresql://host/db", ("synced", COUNT, store), ("searched", 10, ["width>0"]), "closed"]
+    assert "8 rows in a database (8 added, 0 changed, 0 removed)" in err
+
+
+def test_an_approximate_index_is_built_once_for_a_state_of_the_index(photos, search, monkeypatch):
+    class Approximate:
+        def __init__(self, index):
+            self.index = index
+
+        def __str__(self):
+            return "recall 0.99"
+
+        def search(self, vector, k):
+            return np.array([0.5]), np.array(["7.png"], dtype=object)
+
+        @classmethod
+        def open(cls, index, kind):
+            if not built:
+                raise FileNotFoundError("none yet")
+            return cls(index)
+
+        @classmethod
+        def build(cls, index, texts, *, kind):
+            built.append((len(index), texts.shape, kind))
+            return cls(index)
+
+    built = []
+    monkeypatch.setattr(clip_hf.cli.search, "ApproximateIndex", Approximate)
+    for _ in range(2):
+        status, lines, err = search("photos", "a dog", "--approximate", "ivfpq")
+        assert (status, lines) == (0, ["0.500000\tphotos/7.png"])
+        assert "clip-hf search: recall 0.99" in err
+    assert built == [(COUNT, (370, 16), "ivfpq")]

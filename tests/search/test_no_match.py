@@ -145,7 +145,7 @@ def test_a_picture_needs_pictures_to_compare_with(count, over, tmp_path):
         NoMatch(TextVectors(), index).lowest_score([QueryTerm(1, image="a.png")])
 
 
-# -------------------------------------------------------------------------------------------------- what is kept on disk
+# ------------------------------------------------------------------------------------------------ what is kept on disk
 
 
 def lowest_score(index: EmbeddingIndex, encoder: TextVectors) -> float:
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_written_anew(index, caplog):
     assert again.encoded == 0
 
 
-# ------------------------------------------------------------------------------------------------------- what it is for
+# ------------------------------------------------------------------------------------------------------ what it is for
 
 
 def test_a_text_that_is_there_fits_and_others_do_not(tmp_path):

@@ -6,12 +6,13 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from transformers.utils import logging
 
 from _clip_hf_cli.search import DEFAULT_MODEL, STARTED
@@ -20,8 +21,9 @@ from ..data.texts import escaped
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.load_encoder import check_encoder_options
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
-from ..model.image_reading_clip_hf import open_image
+from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
 from ..search import (
+    ApproximateIndex,
     EmbeddingIndex,
     QueryTerm,
     Searcher,
@@ -29,16 +31,24 @@ from ..search import (
     SearchResults,
     SheetGroup,
     SheetItem,
+    SourceIndex,
+    VectorStore,
     default_index_folder,
+    load_background_texts,
     open_source_index,
+    open_store,
     parse_filters,
     parse_query,
+    run_duplicates,
+    sync_store,
     write_contact_sheet,
 )
 from ..search.folder_index import FOLDER_SCHEMA
 from ..search.index_places import is_index
-from ..search.search_results import check_limits
+from ..search.index_sources import is_folder_of_pictures
+from ..search.search_results import FindRows, check_limits
 from ..search.terminal_pictures import draw_pictures, picture_protocol
+from ..utils.extras import require_extra
 from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
@@ -49,46 +59,115 @@ from .terminal_text import encodable, json_line, printable
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 0, also where nothing fits."""
     terms = parse_query(options.query) if options.query else []
-    check_limits(options.threshold, options.no_match)
+    _check_options(options, terms)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     images = image_options(options)
-    for term in terms:
-        if term.image is not None:
-            open_image(term.image, images["image_limits"])  # before the model is loaded
+    check_images(terms, images["image_limits"])
     folder, index = _find_index(options)
-    columns = _known_columns(options.source, index)
-    if columns is not None:
-        parse_filters(options.filter, columns)
-    encoder = _load_encoder(options, index, images, device)
-    seconds = {"start and model": time.perf_counter() - STARTED}
-    started = time.perf_counter()
-    source = open_source_index(
-        options.source,
-        encoder,
-        index_folder=folder,
-        over=options.over,
-        rebuild=options.rebuild,
-        columns=RowColumns(options.image_column, options.caption_column, options.image_root, options.split),
-        encoding=_encoding_options(options),
-    )
-    seconds["index"] = time.perf_counter() - started
-    if source.refresh is not None:
-        print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
-    if not terms:
-        print(printable(f"{counted(len(source.index), 'row')} in {escaped(str(source.index.folder))}"))
-        return 0
-    results = Searcher(encoder, source).search(
-        terms,
-        options.top_k,
-        threshold=options.threshold,
-        where=parse_filters(options.filter, source.index.filter_columns),
-        no_match=options.no_match,
-    )
+    _check_filters(options, folder, index)
+    with open_store(options.store) if options.store else nullcontext() as store:
+        encoder = _load_encoder(options, index, images, device)
+        seconds = {"start and model": time.perf_counter() - STARTED}
+        started = time.perf_counter()
+        source = open_source_index(
+            options.source,
+            encoder,
+            index_folder=folder,
+            over=options.over,
+            rebuild=options.rebuild,
+            columns=_row_columns(options),
+            encoding=_encoding_options(options),
+        )
+        seconds["index"] = time.perf_counter() - started
+        if source.refresh is not None:
+            print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
+        if options.duplicates is not None:
+            _find_duplicates(options, source)
+            return 0
+        find = None if store is None else _store_finder(options, source.index, store, seconds)
+        if options.approximate is not None:
+            find = _approximate_finder(options.approximate, encoder, source.index, seconds)
+        if not terms:
+            print(printable(f"{counted(len(source.index), 'row')} in {escaped(str(source.index.folder))}"))
+            return 0
+        results = Searcher(encoder, source, find=find).search(
+            terms,
+            options.top_k,
+            threshold=options.threshold,
+            where=parse_filters(options.filter, source.index.filter_columns),
+            no_match=options.no_match,
+        )
     seconds |= results.seconds
     seconds["to the answer"] = time.perf_counter() - STARTED
     _show(results, options, terms)
     print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
     return 0
+
+
+def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
+    """Raise a `ValueError` for options that do not go together, or are out of range."""
+    check_limits(options.threshold, options.no_match)
+    if options.approximate is not None:
+        if options.filter or options.store:
+            raise ValueError("--approximate has no filters and no database: leave out --filter and --store, or it.")
+        require_extra("search", "--approximate", "faiss")
+    if options.duplicates is not None and (terms or options.over == "texts"):
+        raise ValueError("--duplicates compares pictures with each other: leave out the query, and --over texts.")
+    if options.duplicates is not None and not 0 < options.duplicates <= 1:
+        raise ValueError(f"--duplicates is {options.duplicates:g}; it must be a cosine above 0, 1 at most.")
+    if options.move_duplicates is not None and options.duplicates is None:
+        raise ValueError("--move-duplicates says where to move what --duplicates finds: give both.")
+
+
+def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> None:
+    """Report near-duplicates: JSON lines or text on standard output, and a contact sheet if one is named."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = os.path.join(folder, "groups.jsonl") if options.json else None
+        report = run_duplicates(
+            source,
+            options.duplicates,
+            json_file=lines,
+            html_file=options.html,
+            move_to=options.move_duplicates,
+            progress=True,
+        )
+        if lines is not None:
+            with open(lines, encoding="ascii") as file:
+                shutil.copyfileobj(file, sys.stdout)
+    print(encodable(report.summary()), file=sys.stderr if options.json else sys.stdout)
+
+
+def _store_finder(
+    options: argparse.Namespace, index: EmbeddingIndex, store: VectorStore, seconds: dict[str, float]
+) -> FindRows:
+    """Bring a database up to date with the index, and return what searches it."""
+    synced = sync_store(index, store)
+    seconds["store"] = synced.seconds
+    counts = f"{synced.added:,} added, {synced.changed:,} changed, {synced.removed:,} removed"
+    print(f"clip-hf search: {counted(len(index), 'row')} in {store.name} ({counts}).", file=sys.stderr)
+    return lambda vector, k, where: store.search(vector, k, filters=options.filter)
+
+
+def _approximate_finder(kind: str, encoder: DualEncoder, index: EmbeddingIndex, seconds: dict[str, float]) -> FindRows:
+    """Open the approximate index, or build it where it is missing, damaged or of other rows; it says its recall."""
+    started = time.perf_counter()
+    try:
+        approximate = ApproximateIndex.open(index, kind)
+    except (FileNotFoundError, ValueError):
+        approximate = ApproximateIndex.build(index, encoder.encode_texts(load_background_texts()).numpy(), kind=kind)
+    seconds["approximate index"] = time.perf_counter() - started
+    print(f"clip-hf search: {approximate}", file=sys.stderr)
+    return lambda vector, k, where: approximate.search(vector, k)
+
+
+def check_images(terms: Sequence[QueryTerm], limits: ImageLimits) -> None:
+    """Raise a `ValueError` that names a picture of a query that cannot be read, before a model is loaded."""
+    for term in terms:
+        if term.image is not None:
+            try:
+                open_image(term.image, limits)
+            except UnreadableImage as error:
+                raise ValueError(f"The query's image {escaped(str(term.image))}: {error}") from error
 
 
 # ----------------------------------------------------------------------------------------------------------- the index
@@ -105,11 +184,13 @@ def _find_index(options: argparse.Namespace) -> tuple[Path | None, EmbeddingInde
     return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None
 
 
-def _known_columns(source: str, index: EmbeddingIndex | None) -> pa.Schema | None:
-    """The columns that a filter may name, where they are known before the index is there."""
+def _check_filters(options: argparse.Namespace, folder: Path | None, index: EmbeddingIndex | None) -> None:
+    """Raise a `ValueError` for a wrong filter where the columns are known before the index is there."""
+    columns = _row_columns(options)
     if index is not None:
-        return index.filter_columns
-    return pa.schema([("id", pa.string()), *FOLDER_SCHEMA]) if os.path.isdir(source) else None
+        parse_filters(options.filter, index.filter_columns)
+    elif options.filter and folder is not None and is_folder_of_pictures(Path(options.source), folder, columns):
+        parse_filters(options.filter, FOLDER_SCHEMA.insert(0, FOLDER_SCHEMA.field("name").with_name("id")))
 
 
 def _load_encoder(
@@ -139,6 +220,10 @@ def _describe_embedded(source: str) -> dict[str, Any]:
     path = Path(source).expanduser() / MANIFEST
     manifest = read_json(path, dict) if path.is_file() else {}
     return manifest if manifest.get("format") == FORMAT_NAME else {}
+
+
+def _row_columns(options: argparse.Namespace) -> RowColumns:
+    return RowColumns(options.image_column, options.caption_column, options.image_root, options.split)
 
 
 def _encoding_options(options: argparse.Namespace) -> EncodingOptions:
@@ -181,7 +266,8 @@ def _as_text(hits: Sequence[SearchHit], query: str, options: argparse.Namespace)
     names = [printable(_name(hit)) for hit in hits]
     is_terminal = sys.stdout.isatty()
     pictures = ""
-    if options.thumbnails or (options.thumbnails is None and is_terminal and _has_colours()):
+    is_wanted = options.thumbnails or (options.thumbnails is None and is_terminal and _has_colours())
+    if is_wanted and any(hit.picture is not None for hit in hits):
         labels = [f"{hit.rank}  {hit.score:.3f}" for hit in hits]
         width = shutil.get_terminal_size().columns
         pictures = draw_pictures([hit.picture for hit in hits], labels, width, picture_protocol()) + "\n\n"

@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The rows with the highest cosines, exactly: a pass over int8 codes, and float64 for what it cannot rule out.
 
-The first pass reads every row's code. `row_codes.py` proves between which bounds a cosine then lies. A row can be ruled
-out if its upper bound is below the k-th best lower bound so far. The rows that are left are scored in float64 from what is
+The first pass reads every row's code; `row_codes.py` proves between which bounds a cosine then lies. A row is out
+if its upper bound is below the k-th best lower bound so far. The rows that are left are scored in float64 from what is
 stored, so codes decide how long a search takes and never what it finds.
 """
 
@@ -91,7 +91,7 @@ def scan_with_codes(
         group = slice(first, first + _QUERIES_AT_A_TIME)
         codes = encode_queries(queries[group], 2 if len(queries[group]) <= _TWO_LEVELS_UP_TO else 1)
         candidates = _Candidates(segments, queries[group], codes, k)
-        for chunk in _chunks(segments, len(codes.codes), keep):
+        for chunk in _chunks(segments, _chunk_rows(codes), keep):
             candidates.take(chunk)
         scores[group], places[group] = candidates.finish()
         rescored += candidates.rescored
@@ -106,11 +106,15 @@ class _Chunk:
     dropped: np.ndarray | None  # of the m rows, those that do not count
 
 
-def _chunks(segments: Sequence[Segment], columns: int, keep: np.ndarray | None) -> Iterator[_Chunk]:
-    """The codes of all rows that count, and of a few others beside them."""
+def _chunk_rows(codes: QueryCodes) -> int:
+    columns, dim = codes.codes.shape
+    return max(1, min(_CHUNK_BYTES // dim, _CHUNK_PRODUCTS // columns))
+
+
+def _chunks(segments: Sequence[Segment], step: int, keep: np.ndarray | None) -> Iterator[_Chunk]:
+    """The codes of all rows that count, and of a few others beside them, `step` rows at a time."""
     start = 0
     for segment in segments:
-        step = max(1, min(_CHUNK_BYTES // segment.codes.shape[1], _CHUNK_PRODUCTS // columns))
         for first in range(0, len(segment), step):
             codes, bounds = segment.codes[first : first + step], segment.bounds[first : first + step]
             places, dropped = np.arange(start + first, start + first + len(codes)), None
@@ -128,8 +132,8 @@ def _chunks(segments: Sequence[Segment], columns: int, keep: np.ndarray | None) 
 class _Candidates:
     """Pairs of a query and a row that may be among the query's k best, with bounds of their scores.
 
-    A pair that is scored has its score as both bounds. There are never many more than `_MOST_PAIRS` pairs, because pairs are
-    scored early if codes cannot tell them apart, as with many equal rows; of scored ones, k for each query are kept.
+    A pair that is scored has its score as both bounds. There are never many more than `_MOST_PAIRS` pairs: if codes
+    cannot tell them apart, as with many equal rows, they are scored early, and k for each query are kept.
     """
 
     def __init__(self, segments: Sequence[Segment], queries: np.ndarray, codes: QueryCodes, k: int):
@@ -138,11 +142,15 @@ class _Candidates:
         self.rescored = 0
         self._pairs = np.empty(0, _PAIR)
         self._new: list[np.ndarray] = []
+        shape = (_chunk_rows(codes), len(codes.codes))
+        self._sums, self._products = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
+        self._mask = np.empty((len(self._sums), len(queries)), bool)
 
     def take(self, chunk: _Chunk) -> None:
         """Add the pairs of a chunk that the thresholds do not rule out."""
-        count = len(self.queries)
-        products = multiply_codes(_as_tensor(chunk.codes), torch.from_numpy(self.codes.codes)).to(torch.float32)
+        count, rows = len(self.queries), len(chunk.codes)
+        products = self._products[:rows]
+        multiply_codes(_as_tensor(chunk.codes), torch.from_numpy(self.codes.codes), self._sums[:rows], products)
         products.mul_(torch.from_numpy(chunk.bounds[:, :1].copy())).mul_(torch.from_numpy(self.codes.scales))
         for level in range(count, products.shape[1], count):
             products[:, :count] += products[:, level : level + count]
@@ -155,13 +163,13 @@ class _Candidates:
             lower = middles.numpy() - self.codes.widths(errors[:, None], every)
             kth_best = np.partition(lower, len(lower) - self.k, axis=0)[len(lower) - self.k]
             self.thresholds = np.maximum(self.thresholds, kth_best)
-        least = np.nextafter((self.thresholds - self.codes.widths(errors.max(), every)).astype(np.float32), -np.inf)
-        columns = np.flatnonzero(middles.amax(0).numpy() >= least)
-        if not columns.size:
+        least = (self.thresholds - self.codes.widths(errors.max(), every)).astype(np.float32)
+        least = np.maximum(np.nextafter(least, -np.inf), np.finfo(np.float32).min)  # above what does not count
+        hits = np.flatnonzero(np.greater_equal(middles.numpy(), least, out=self._mask[:rows]))
+        if not hits.size:
             return
-        middles = middles.numpy()[:, columns]
-        rows, which = np.nonzero((middles >= least[columns]) & (middles > -np.inf))
-        middle, columns = middles[rows, which].astype(np.float64), columns[which]
+        rows, columns = np.divmod(hits, count)
+        middle = middles.numpy()[rows, columns].astype(np.float64)
         width = self.codes.widths(errors[rows], columns)
         pairs = np.empty(len(rows), _PAIR)
         pairs["query"], pairs["place"], pairs["scored"] = columns, chunk.places[rows], False
@@ -210,18 +218,18 @@ class _Candidates:
 # --------------------------------------------------------------------------------------------------------- the kernel
 
 
-def multiply_codes(rows: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
-    """The products (n, q) of int8 codes (n, dim) and (q, dim), exact whole numbers of whatever type.
+def multiply_codes(rows: torch.Tensor, queries: torch.Tensor, sums: torch.Tensor, products: torch.Tensor) -> None:
+    """Write products of int8 codes (n, dim) and (q, dim) to `products` (n, q) float32: exact sums, rounded once.
 
-    `torch._int_mm` reads int8 at the speed of memory. It is checked first, because it may be missing or wrong on some
-    machines: without VNNI sums of two products may not fit, and torch 2.13 is wrong if `dim` is 1.
+    `torch._int_mm` reads int8 at the speed of memory, and writes to `sums` (n, q) int32. It is checked first, because
+    it may be missing or wrong: without VNNI sums of two products may not fit, and torch 2.13 is wrong if `dim` is 1.
     """
     dim = rows.shape[1]
     if _int_mm_is_right(dim):
-        return torch._int_mm(rows, queries.T)
-    # Whole numbers are exact in float32 below 2**24 and in float64 below 2**53.
-    dtype = torch.float32 if LARGEST_CODE**2 * dim < 2**24 else torch.float64
-    return rows.to(dtype) @ queries.to(dtype).T
+        products.copy_(torch._int_mm(rows, queries.T, out=sums))
+    else:  # whole numbers are exact in float32 below 2**24 and in float64 below 2**53
+        dtype = torch.float32 if LARGEST_CODE**2 * dim < 2**24 else torch.float64
+        products.copy_(rows.to(dtype) @ queries.to(dtype).T)
 
 
 @functools.cache
@@ -237,7 +245,8 @@ def _int_mm_is_right(dim: int) -> bool:
         for count in (1, 2, 9, 33):
             for some, others in ((rows, rows[:count]), (rows[:count], rows)):
                 expected = numbers[: len(some)] @ numbers[: len(others)].T
-                if not np.array_equal(torch._int_mm(some, others.T).numpy(), expected):
+                sums = torch.empty(expected.shape, dtype=torch.int32)
+                if not np.array_equal(torch._int_mm(some, others.T, out=sums).numpy(), expected):
                     raise RuntimeError("its sums are wrong")
     except (AttributeError, RuntimeError) as error:
         logger.warning_once(

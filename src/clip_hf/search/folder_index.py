@@ -64,10 +64,11 @@ FOLDER_SCHEMA = pa.schema(
         ("height", pa.int64()),
     ]
 )
-_COMMIT_PICTURES = 1024
+COMMIT_PICTURES = 1024
+"""Pictures in a commit: what a crash may cost."""
 _FILES_PER_READ = 16
-# Compact when more than this share of the stored rows is removed, or there are more segments than this.
-_MOST_REMOVED, _MOST_SEGMENTS = 0.25, 32
+_MOST_REMOVED = 0.25
+"""Above this share of removed rows an index is compacted; small commits are merged by the index itself."""
 _LOOKS_ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
 
 
@@ -238,7 +239,7 @@ def _refresh(
 def _compact_if_worth_it(index: EmbeddingIndex) -> None:
     segments = IndexManifest.read(index.folder).segments
     stored, removed = (sum(getattr(segment, name) for segment in segments) for name in ("rows", "removed"))
-    if removed > _MOST_REMOVED * stored or len(segments) > _MOST_SEGMENTS:
+    if removed > _MOST_REMOVED * stored:
         index.compact()
 
 
@@ -481,7 +482,7 @@ class _FolderWork:
                 self.broken.append(picture.id)
 
     def _commit_if_due(self) -> None:
-        if len(self.ready) >= _COMMIT_PICTURES:
+        if len(self.ready) >= COMMIT_PICTURES:
             self._commit()
 
     def _commit(self, last: bool = False) -> None:
@@ -495,7 +496,6 @@ class _FolderWork:
             replaced = [picture.id for picture in ready if picture.id in self.digests]
             for id_, vector in zip(replaced, self.index.vectors(replaced), strict=True):
                 self.held[self.digests[id_]] = vector
-                self.ids.pop(self.digests[id_], None)
             rows = [{**picture.known, **picture.state.columns(picture.id)} for picture in ready]
             table = pa.Table.from_pylist(rows, FOLDER_SCHEMA)
             ids = [picture.id for picture in ready]

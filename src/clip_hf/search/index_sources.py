@@ -74,7 +74,7 @@ class SourceIndex:
         Raises:
             ValueError: if there is no such id.
         """
-        (row,) = self.index.metadata([id_]).to_pylist()
+        row = next(iter(self.index.metadata([id_]).to_pylist()), {})  # an index may have no columns
         name = os.fsdecode(row["path"]) if row.get("path") is not None else row.get("name")
         if name and "\0" not in name and "://" not in name and (self.folder is not None or os.path.isabs(name)):
             path = Path(self.folder or "", name)
@@ -134,7 +134,7 @@ def open_source_index(
     if path is not None and _is_embedded(path):
         check_no_columns(columns, f"The folder of embeddings {path}")
         return _open_embedded(path, encoder, place, over, rebuild)
-    if path is not None and over == "images" and _is_pictures(path, place, columns):
+    if path is not None and over == "images" and is_folder_of_pictures(path, place, columns):
         check_no_columns(columns, f"The folder of images {path}")
         bring_up_to_date = rebuild_folder_index if rebuild else refresh_folder_index
         refresh = bring_up_to_date(encoder, path, place, encoding=encoding)
@@ -157,7 +157,7 @@ def _is_embedded(path: Path) -> bool:
         return False
 
 
-def _is_pictures(path: Path, index_folder: Path, columns: RowColumns) -> bool:
+def is_folder_of_pictures(path: Path, index_folder: Path, columns: RowColumns) -> bool:
     """Whether a source is a folder of pictures. If it was one, it is one that is gone or empty now."""
     if not path.exists() and is_index(index_folder):
         source = EmbeddingIndex.open(index_folder).description.get("source", {})
