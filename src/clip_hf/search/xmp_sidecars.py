@@ -55,7 +55,14 @@ _EMPTY = f"""\
 
 
 def sidecar_path(picture: str | os.PathLike, style: str = "append") -> Path:
-    """The sidecar of a picture: `photo.jpg.xmp` for the style `"append"`, `photo.xmp` for `"replace"`.
+    """The sidecar of a picture.
+
+    Args:
+        picture (`str` or `os.PathLike`): The picture.
+        style (`str`, *optional*, defaults to `"append"`): `"append"` for `photo.jpg.xmp`, `"replace"` for `photo.xmp`.
+
+    Returns:
+        `Path` beside the picture, whether or not it is there.
 
     Raises:
         ValueError: if there is no such style.
@@ -121,6 +128,12 @@ def add_tags(picture: str | os.PathLike, tags: Sequence[str], style: str = "appe
 
 def read_tags(sidecar: str | os.PathLike) -> list[str]:
     """The tags in a sidecar's `dc:subject`, in their order.
+
+    Args:
+        sidecar (`str` or `os.PathLike`): The sidecar.
+
+    Returns:
+        `list[str]`: the tags, without blanks around them.
 
     Raises:
         ValueError, OSError: as in [`add_tags`].
