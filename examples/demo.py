@@ -5,7 +5,8 @@ The whole of CLIP in a few minutes on a laptop: `make demo`.
 
 The demo renders the OpenMoji dataset and trains a ResNet and a ViT CLIP on it from scratch. Then it classifies
 held-out drawings among the names of all drawings, with one prompt and with a prompt ensemble, through
-`pipeline("zero-shot-image-classification")`. Models, accuracies and pictures stay in a folder.
+`pipeline("zero-shot-image-classification")`, and searches them by text. Models, accuracies and pictures stay in a
+folder.
 """
 
 import argparse
@@ -31,12 +32,15 @@ from transformers import pipeline
 from transformers.utils import logging
 
 import clip_hf  # noqa: F401  (registers the models with transformers)
-from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES
+from clip_hf.data import ATTRIBUTION, OPENMOJI_TEMPLATES, replaced_folder
+from clip_hf.embedding import load_dual_encoder
 from clip_hf.evaluation import plot_predictions, plot_similarities
+from clip_hf.search import Searcher, SheetGroup, SheetItem, open_source_index, parse_query, write_contact_sheet
 from clip_hf.training import TrainingOptions, load_training_data, parse_options, plot_training, train
 from clip_hf.utils.failures import reported_failures
 from clip_hf.utils.figures import save_figure
 from clip_hf.utils.terminal_tables import draw_table
+from clip_hf.utils.wording import safe_name
 
 
 TOWERS = {"ResNet": "demo_resnet.yaml", "ViT": "demo.yaml"}
@@ -126,6 +130,24 @@ def draw_pictures(
         save_figure(figure, output_dir / f"{name}.png")
 
 
+def search(output_dir: Path, images: Sequence[Image.Image], names: Sequence[str], query: str) -> None:
+    """Write drawings to a folder, index it, and search it by a text as `clip-hf search` does."""
+    folder = output_dir / "drawings"
+    with replaced_folder(folder) as temporary:
+        for image, name in zip(images, names):
+            image.save(temporary / f"{safe_name(name)}.png")
+    encoder = load_dual_encoder(output_dir / "vit" / "last")
+    source = open_source_index(folder, encoder, rebuild=True)
+    hits = Searcher(encoder, source).search(parse_query([query]), SHOWN).hits
+    print("\n" + draw_table(query, ("score", "drawing"), [(f"{hit.score:.3f}", hit.id) for hit in hits]))
+    sheet = output_dir / "search.html"
+    items = [SheetItem(hit.picture, [hit.id, f"score {hit.score:.3f}"]) for hit in hits]
+    write_contact_sheet(
+        sheet, f"{query}: the most similar of {len(images)} drawings", [SheetGroup(ATTRIBUTION, items)]
+    )
+    print(f"   The drawings themselves: {sheet}")
+
+
 def tower_options(recipe: str, folder: Path, arguments: argparse.Namespace) -> TrainingOptions:
     """The options of a recipe; the demo's command line overrules them."""
     path = Path(__file__).parent / "recipes" / recipe
@@ -163,9 +185,13 @@ def print_places(output_dir: Path, seconds: dict[str, float]) -> None:
         ("predictions.png", "held-out drawings and the names that each model finds most probable"),
         ("similarities.png", "cosines of held-out drawings and captions"),
         ("losses.png", "loss and temperature during training"),
+        ("search.html", "what the search found, as a contact sheet"),
+        ("drawings", "the held-out drawings, with their index beside them"),
         ("results.json", "the accuracies above"),
     ):
         print(f"  {name:18}{content}")
+    print("\nTo search them for something else:")
+    print(f'  $ clip-hf search {output_dir / "drawings"} "a waving hand"')
     print("\nTo classify an image of your own:")
     print("  >>> import clip_hf")
     print("  >>> from transformers import pipeline")
@@ -209,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> dict:
             predictions[tower] = classify(classifiers[tower], images, names)
     with stage("Pictures", seconds):
         draw_pictures(output_dir, images[:SHOWN], answers[:SHOWN], classifiers, predictions, logs)
+
+    with stage("Searching: the held-out drawings by a text, with the saved ViT", seconds):
+        search(output_dir, images, answers, answers[0])
 
     results = {
         tower: {prompts: accuracies(found, answers) for prompts, found in by_prompts.items()}

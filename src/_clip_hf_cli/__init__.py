@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import classify, compare, convert, embed, env, evaluate, export, train
+from . import classify, compare, convert, embed, env, evaluate, export, search, tag, train
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
@@ -29,6 +29,8 @@ _COMMANDS = {
     "evaluate": (evaluate, "evaluate a model: zero-shot, retrieval, linear probe, few-shot, robustness"),
     "compare": (compare, "compare evaluated models side by side"),
     "embed": (embed, "embed any number of images and captions into a folder, and go on after any interruption"),
+    "search": (search, "find pictures or texts by text and by picture, and near-duplicates"),
+    "tag": (tag, "tag pictures with the labels that fit, into a table, JSON or XMP sidecars"),
     "export": (export, "export a model for ONNX Runtime or OpenVINO, in float32, bfloat16 or int8"),
     "env": (env, "print the machine, the versions, and what --dtype auto picks"),
 }
@@ -119,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     parsers.get(arguments[0], parser).check_options(arguments)
+    if arguments[0] == "search":
+        arguments = ["search", *search.arrange_arguments(parsers["search"], arguments[1:])]
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.error("name a command")

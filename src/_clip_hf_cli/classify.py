@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="templates with {} for the label, a prompt set or a file (default: This is a photo of {}.)",
     )
     scores.add_argument("--top-k", type=parse_count, default=5, help="labels for each image (default: %(default)s)")
-    scores.add_argument("--threshold", type=_share, metavar="SCORE", help="leave out labels that score less, 0 to 1")
+    scores.add_argument(
+        "--threshold", type=parse_share, metavar="SCORE", help="leave out labels that score less, 0 to 1"
+    )
     scores.add_argument(
         "--multi-label", action="store_true", help="score each label by itself: several may fit an image, or none"
     )
@@ -59,7 +61,8 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def parse_share(text: str) -> float:
+    """The number in an argument that must be a share, 0 to 1."""
     try:
         value = float(text)
     except ValueError:

@@ -13,6 +13,7 @@ import pytest
 import _clip_hf_cli.convert
 import _clip_hf_cli.embed
 import _clip_hf_cli.evaluate
+import _clip_hf_cli.search
 from clip_hf import ImageLimits
 from clip_hf.checkpoints import FORMATS, TOWERS
 from clip_hf.cli import evaluate as cli_evaluate
@@ -23,10 +24,14 @@ from clip_hf.embedding.part_files import FILE_FORMATS
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
+from clip_hf.search.approximate_index import KINDS
+from clip_hf.search.duplicate_report import DEFAULT_THRESHOLD
+from clip_hf.search.index_places import MODALITIES
+from clip_hf.search.no_match import DEFAULT_SHARE
 from clip_hf.utils.extras import MissingExtra
 
 
-COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "export", "env")
+COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "search", "export", "env")
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -93,6 +98,7 @@ COMMAND_LINES = {
     "evaluate": ["m"],
     "compare": ["a", "b"],
     "embed": ["m", "source", "destination"],
+    "search": ["photos"],
     "export": ["m", "destination"],
     "env": [],
 }
@@ -114,7 +120,8 @@ def test_options_may_have_hyphens_or_underscores(name, monkeypatch):
     options = [action for action in parser._actions if re.search(r"[_-]", action.dest)]
     assert options
     for action in options:
-        listed = [option for option in action.option_strings if not option.startswith("--no-")]
+        negations = [f"--no-{option.removeprefix('--')}" for option in action.option_strings]
+        listed = [option for option in action.option_strings if option not in negations]
         assert len(listed) == 1  # the help shows one spelling
         words = listed[0].removeprefix("--").replace("_", "-").split("-")
         value = next((choice for choice in action.choices or () if choice != action.default), "1")
@@ -222,6 +229,10 @@ def test_the_choices_are_those_of_the_library():
     assert _clip_hf_cli.embed.FILE_FORMATS == FILE_FORMATS
     assert _clip_hf_cli.embed.FILE_DTYPES == DTYPES
     assert _clip_hf_cli.embed.ROWS_PER_PART == EmbeddingOptions().rows_per_part
+    assert _clip_hf_cli.search.MODALITIES == MODALITIES
+    assert _clip_hf_cli.search.APPROXIMATE_KINDS == KINDS
+    assert _clip_hf_cli.search.DUPLICATE_COSINE == DEFAULT_THRESHOLD
+    assert _clip_hf_cli.search.NO_MATCH_SHARE == DEFAULT_SHARE
     assert _clip_hf_cli.convert.FORMATS == FORMATS
     assert list(_clip_hf_cli.convert.TOWERS) == list(TOWERS)
 

@@ -5,6 +5,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 from PIL import Image
 from transformers import pipeline
 
@@ -30,6 +31,9 @@ def test_quick_demo_leaves_models_pictures_and_figures(tiny_data, tmp_path, caps
     assert json.loads((tmp_path / "demo" / "results.json").read_text())["accuracy"] == results
     assert "CC BY-SA 4.0" in printed
     assert "chance" in printed and "5.00%" in printed  # one of twenty names
+    first = tiny_data["test"][int(np.random.default_rng(0).permutation(len(tiny_data["test"]))[0])]["caption"]
+    assert f"\n{first}\n" in printed  # the title of the hits
+    assert (tmp_path / "demo" / "search.html").read_text().count("<img") == min(demo.SHOWN, len(tiny_data["test"]))
     classifier = pipeline("zero-shot-image-classification", model=str(tmp_path / "demo" / "vit" / "last"))
     found = classifier(tiny_data["test"][0]["image"], candidate_labels=["red", "blue"])
     assert abs(sum(entry["score"] for entry in found) - 1) < 1e-5

@@ -5,7 +5,6 @@
 import argparse
 import codecs
 import io
-import json
 import os
 import re
 import select
@@ -27,14 +26,13 @@ from ..utils.processor import count_threads
 from ..utils.terminal_tables import draw_table
 from ..zero_shot_pipeline import pipeline
 from .image_options import image_options
+from .terminal_text import encodable, json_line, printable
 
 
 # One `--labels` like this is a source of labels, not a label, and so is a file.
 _LABEL_SOURCE = re.compile(r".*\.(txt|json)|.*\.json#.*|clip_benchmark:.*", re.IGNORECASE | re.DOTALL)
 _BAR_WIDTH = 20
 _PAUSE = 0.1  # seconds without a line on standard input
-# What would end a line or a field of the output, or steer a terminal; and the backslash, which begins an escape.
-_ESCAPED = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Predictions = list[dict[str, Any]]
 
@@ -68,8 +66,10 @@ def run(options: argparse.Namespace) -> int:
         num_images += 1
         if isinstance(outcome, Exception):
             num_failed += 1
-            print(f"clip-hf classify: {_printable(path)}: {outcome}", file=sys.stderr, flush=True)
-        elif text := _as_json(path, outcome) if options.json else _as_text(path, outcome):
+            print(f"clip-hf classify: {printable(path)}: {outcome}", file=sys.stderr, flush=True)
+        elif options.json:
+            print(json_line({"image": path, "predictions": outcome}), flush=True)
+        elif text := _as_text(path, outcome):
             print(text, flush=True)
     if not num_images:
         raise ValueError("No image was named.")
@@ -217,32 +217,14 @@ def _predictions(
     return classifier.postprocess({"scores": scores}, **shaping)
 
 
-def _as_json(path: str, predictions: Predictions) -> str:
-    line = {"image": path, "predictions": predictions}
-    text = json.dumps(line, allow_nan=False, ensure_ascii=False)
-    # Escaped where standard output has no character for some of it, such as the bytes of a path that is not UTF-8.
-    return text if _encodable(text) == text else json.dumps(line, allow_nan=False)
-
-
 def _as_text(path: str, predictions: Predictions) -> str:
     """A table for a terminal; for a pipe one line a label: path, label and score, with tabs between and none inside.
 
     For an image of which no label reaches the threshold, a pipe gets the empty string.
     """
-    path, shown = _printable(path), [(_printable(entry["label"]), entry["score"]) for entry in predictions]
+    path, shown = printable(path), [(printable(entry["label"]), entry["score"]) for entry in predictions]
     if not sys.stdout.isatty():
         return "\n".join(f"{path}\t{label}\t{score:.6f}" for label, score in shown)
     cells = [(label, f"{score:.1%}", "█" * round(score * _BAR_WIDTH)) for label, score in shown]
     table = draw_table(path, ("label", "score", ""), cells or [("no label reaches the threshold", "", "")])
-    return _encodable(table)
-
-
-def _printable(text: str) -> str:
-    """The text in one line, with control characters and backslashes escaped as in C: `\\t`, `\\n`, `\\x1b`, `\\\\`."""
-    return _encodable(_ESCAPED.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
-
-
-def _encodable(text: str) -> str:
-    """The text without what standard output has no character for, such as the bytes of a path that is not UTF-8."""
-    encoding = sys.stdout.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return encodable(table)

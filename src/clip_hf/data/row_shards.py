@@ -155,7 +155,7 @@ def shard_rows(
     """
     text = os.path.expanduser(os.fspath(source)) if isinstance(source, str | os.PathLike) else ""
     if ending_of(text) == LIST_ENDING and (os.path.isfile(text) or not os.path.isdir(text)):
-        _check_no_columns(columns, f"The list {text}")
+        check_no_columns(columns, f"The list {text}")
         _check_split(columns.split, text, ())
         each, location = [_list_shards(text)], text
     else:
@@ -168,7 +168,7 @@ def shard_rows(
     kind, has_captions = each[0][1], any(has for _, _, has, _ in each)
     if captions and not has_captions:
         raise ValueError(f"The source {location} has no captions, so no texts can be embedded: leave them out.")
-    folder = _folder_of(location)
+    folder = folder_of(location)
     names = [[_relative(shard.name, folder), shard.num_rows] for shard in shards]
     described = [kind, asdict(columns) | {"image_root": None}, names, [state for *_, state in each]]
     digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(errors="surrogatepass"), digest_size=16)
@@ -198,7 +198,7 @@ def _relative(name: str, folder: str) -> str:
     return name.removeprefix(os.path.join(folder, "")) if folder else name
 
 
-def _folder_of(location: str) -> str:
+def folder_of(location: str) -> str:
     """The folder of data on disk, absolute; empty for other data."""
     if location == "given" or "://" in location:
         return ""
@@ -226,7 +226,7 @@ def _check_split(split: str | None, location: str, there: Sequence[str]) -> str 
     return part
 
 
-def _check_no_columns(columns: RowColumns, what: str) -> None:
+def check_no_columns(columns: RowColumns, what: str) -> None:
     """Raise a `ValueError` if a column is named, though these data have none."""
     for option, name in columns.named().items():
         flag = f"--{option.replace('_', '-')}"
@@ -279,7 +279,7 @@ def _shards_of(
 
 def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     folder = os.path.abspath(rows.folder)
-    _check_no_columns(columns, f"The folder of images {folder}")
+    check_no_columns(columns, f"The folder of images {folder}")
     (paths,) = images_in(Path(folder))
     if not paths:
         raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")

@@ -54,7 +54,7 @@ def encode_ahead(
         sources = items if get_image is None else [get_image(item) for item in items]
         return places, items, *_prepare_readable(encoder, places, sources, may_skip)
 
-    with closing(_run_ahead(prepare, batches, num_threads)) as prepared:
+    with closing(run_ahead(prepare, batches, num_threads)) as prepared:
         for places, items, inputs, skipped in prepared:
             kept = [index for index in range(len(items)) if index not in skipped]
             features = np.empty((0, 0), np.float32)
@@ -68,7 +68,7 @@ def encode_ahead(
             yield FeatureBatch(read, [items[index] for index in kept], features, list(skipped.values()))
 
 
-def _run_ahead(prepare: Callable[..., tuple], batches: Iterable[tuple], num_threads: int) -> Iterator[tuple]:
+def run_ahead(prepare: Callable[..., tuple], batches: Iterable[tuple], num_threads: int) -> Iterator[tuple]:
     """What `prepare` makes of each batch; threads prepare at most `num_threads` batches after it.
 
     An error of `batches` comes after what was read before it.

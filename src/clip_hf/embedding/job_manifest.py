@@ -109,13 +109,17 @@ def absolute_source(source: Any, kind: str) -> Any:
     return os.path.abspath(text) if os.path.exists(text) else "::".join(map(os.path.abspath, text.split("::")))
 
 
-def describe_job(encoder: DualEncoder, source: ShardedRows, options: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a job: all that decides what it writes. `options` are its values under that name."""
-    rows, size = [shard.num_rows for shard in source.shards], options["rows_per_part"]
-    is_counted = None not in rows
+class OtherJobError(ValueError):
+    """A folder belongs to another job; `differences` say in what the two differ."""
+
+    def __init__(self, message: str, differences: list[str]):
+        super().__init__(message)
+        self.differences = differences
+
+
+def describe_encoder(encoder: DualEncoder) -> dict[str, Any]:
+    """The sections of a manifest that say which encoder made the features, and how it reads images."""
     return {
-        "format": FORMAT_NAME,
-        "version": FORMAT_VERSION,
         "model": {
             "name": encoder.name,
             "runtime": encoder.runtime,
@@ -126,6 +130,17 @@ def describe_job(encoder: DualEncoder, source: ShardedRows, options: dict[str, A
         "versions": {package: package_version(package) for package in encoder.packages},
         # What differs from the model's image processor, which the fingerprint describes.
         "image_options": encoder.image_options,
+    }
+
+
+def describe_job(encoder: DualEncoder, source: ShardedRows, options: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a job: all that decides what it writes. `options` are its values under that name."""
+    rows, size = [shard.num_rows for shard in source.shards], options["rows_per_part"]
+    is_counted = None not in rows
+    return {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        **describe_encoder(encoder),
         "source": {
             "location": source.location,
             "kind": source.kind,
@@ -146,11 +161,12 @@ def claim_folder(folder: Path, expected: dict[str, Any]) -> str:
     """
     _write_once(folder / MANIFEST, f"{json.dumps(expected, indent=1)}\n".encode())
     found = read_manifest(folder)
-    if differing := _differences(found, expected):
-        raise ValueError(
+    if differing := find_differences(found, expected):
+        raise OtherJobError(
             f"{folder} holds embeddings of another job, by {found['model'].get('name')} of "
             f"{found['source'].get('location')}: {'; '.join(differing)}. Give another destination, or the model, "
-            "source and options of that job."
+            "source and options of that job.",
+            differing,
         )
     return digest_of_job(found)
 
@@ -220,13 +236,13 @@ def _manifest_lock(folder: Path) -> Iterator[None]:
             lock.release()
 
 
-def _differences(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
-    """What differs between two manifests, each with the option of `clip-hf embed` that decides it.
+def find_differences(found: dict[str, Any], expected: dict[str, Any], sections: Sequence[str] = SECTIONS) -> list[str]:
+    """What differs between these sections of two manifests, each with the option that decides it.
 
     The model's fingerprint, which hides what it stands for, is named only where nothing else of the model differs.
     """
     differing, is_explained = [], False
-    for section in SECTIONS:
+    for section in sections:
         names = [name for name in {**expected[section], **found[section]} if name not in PLACES]
         for name in sorted(names, key="fingerprint".__eq__):
             old, new = (each[section].get(name) for each in (found, expected))

@@ -394,6 +394,16 @@ class EmbeddingFolder:
         """Whether all parts are there."""
         return not self._find_parts()[1]
 
+    @property
+    def stamp(self) -> str:
+        """Hexadecimal digest that changes whenever a part is written, or the job is another; no file is read."""
+        stamps = [self._store.job, *([str(name), *(self._store.stamp(name) or ())] for name in self._store.names())]
+        return _digest(json.dumps(stamps).encode())
+
+    def rows(self) -> pa.Table:
+        """The rows of all parts in order, as [`EmbeddedPart`] has them; no embedding is read."""
+        return pa.concat_tables([ROW_SCHEMA.empty_table(), *map(self._store.read_rows, self._part_names())])
+
     def __repr__(self) -> str:
         (names, missing), summary = self._find_parts(), self.summary
         rows = f"{summary['rows']:,} rows, " if summary else ""

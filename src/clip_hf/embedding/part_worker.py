@@ -79,6 +79,18 @@ def part_batches(
         part += 1
 
 
+def describe_file(data: bytes) -> dict[str, Any]:
+    """The digest, bytes, width and height of an image file, as rows hold them; its pixels are not decoded.
+
+    Raises:
+        Exception: of any type, if Pillow cannot read the file's header.
+    """
+    with Image.open(io.BytesIO(data), formats=[name for name in IMAGE_FORMATS if name in Image.OPEN]) as header:
+        width, height = header.size
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return {"digest": digest, "bytes": len(data), "width": width, "height": height}
+
+
 class PartWorker:
     """Turns batches of rows into the contents of parts.
 
@@ -171,14 +183,10 @@ class PartWorker:
                 data = fetch_file(source, self.encoder.image_limits)
                 if not isinstance(data, bytes):
                     return source
-                formats = [name for name in IMAGE_FORMATS if name in Image.OPEN]
-                with Image.open(io.BytesIO(data), formats=formats) as header:
-                    width, height = header.size
+                row.known = describe_file(data)
             except Exception as error:  # libraries raise whatever they like for damaged files
                 stop_if_exhausted(error, f"the image of row {row.number}")
                 return source
-            digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-            row.known = {"digest": digest, "bytes": len(data), "width": width, "height": height}
             path = source.get("path") if isinstance(source, dict) else source
             row.image = path if isinstance(path, str | os.PathLike) else ""
             return {"bytes": data, "path": row.image}

@@ -1,0 +1,155 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The arguments of `clip-hf search`."""
+
+import argparse
+import re
+import time
+from collections.abc import Sequence
+
+from .classify import parse_count
+from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
+
+
+STARTED = time.perf_counter()
+"""When `clip-hf` started, before anything that takes long is imported."""
+# tests/cli/test_commands.py holds that these are what `clip_hf.search` has.
+MODALITIES = ("images", "texts")
+APPROXIMATE_KINDS = ("hnsw", "ivfpq")
+NO_MATCH_SHARE = 0.05
+DUPLICATE_COSINE = 0.95
+DEFAULT_MODEL = "openai/clip-vit-base-patch32"
+_EPILOG = """\
+examples:
+  clip-hf search photos a dog on a beach
+  clip-hf search photos "a beach" + dog.jpg - "0.5*people" --top-k 20 --html hits.html
+  clip-hf search photos "a receipt" --no-match --filter "width>=800" --json
+  clip-hf search captions.csv ./cat.jpg --over texts --model my_model
+  clip-hf search photos                                  only bring the index up to date
+  clip-hf search photos --duplicates 0.97 --html duplicates.html
+"""
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the subcommand's parser its arguments."""
+    parser.description = (
+        "Find pictures, or texts, by a text, by a picture, or by several of both. The index of SOURCE is built\n"
+        "beside it the first time, and brought up to date by what has changed since."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="folder of pictures, table, Parquet, tars, output of `clip-hf embed`, or an index",
+    )
+    parser.add_argument(
+        "query",
+        nargs="*",
+        metavar="QUERY",
+        help="texts and paths of pictures, joined by + and -, each with a weight if you like: 0.5*people",
+    )
+    parser.add_argument(
+        "--model", help=f"any CLIP, as for `clip-hf embed` (default: that of the index, else {DEFAULT_MODEL})"
+    )
+    hits = parser.add_argument_group("hits")
+    hits.add_argument("--top-k", type=parse_count, default=10, help="the most hits (default: %(default)s)")
+    hits.add_argument("--threshold", type=float, metavar="COSINE", help="leave out hits with a lower score")
+    hits.add_argument(
+        "--no-match",
+        type=float,
+        nargs="?",
+        const=NO_MATCH_SHARE,
+        metavar="SHARE",
+        help="leave out hits that fit no better than chance, and say so if nothing fits; SHARE of the queries for "
+        "what is not there get an answer (default without a number: %(const)s)",
+    )
+    hits.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="EXPR",
+        help='rows to search, such as "width>=800" or "name~holiday/*.jpg"; several must all hold',
+    )
+    hits.add_argument(
+        "--over",
+        choices=MODALITIES,
+        default=MODALITIES[0],
+        help="what to find (default: %(default)s)",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="write JSON, one object a line for each hit")
+    output.add_argument("--html", metavar="FILE", help="write the hits with thumbnails to an HTML file, too")
+    output.add_argument(
+        "--thumbnails",
+        action=argparse.BooleanOptionalAction,
+        help="show the pictures in the terminal (default: where it has colours)",
+    )
+    _add_index_arguments(parser)
+    duplicates = parser.add_argument_group("near-duplicates, instead of a query")
+    duplicates.add_argument(
+        "--duplicates",
+        type=float,
+        nargs="?",
+        const=DUPLICATE_COSINE,
+        metavar="COSINE",
+        help="group pictures whose cosine is at least this, and say which of each group to keep (default without a "
+        "number: %(const)s)",
+    )
+    duplicates.add_argument("--move-duplicates", metavar="FOLDER", help="move the others there; nothing is deleted")
+    add_skip_argument(add_image_arguments(parser))
+
+
+def _add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    index = parser.add_argument_group("index")
+    index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
+    index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
+    index.add_argument(
+        "--approximate", choices=APPROXIMATE_KINDS, help="search an approximate index, whose recall is measured"
+    )
+    index.add_argument("--store", metavar="URL", help="search a database, which gets the rows first: postgresql://...")
+    index.add_argument("--split", help="part of a table or dataset (default: all)")
+    index.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
+    index.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")
+    index.add_argument("--image-root", metavar="FOLDER", help="folder that paths in data may lead to (/: any)")
+    work = parser.add_argument_group("encoding")
+    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
+    work.add_argument("--num-threads", type=int, metavar="N", help="threads that prepare images (default: the cores)")
+    work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
+    add_runtime_argument(work)
+    work.add_argument(
+        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in (default: that of the index, else float32)"
+    )
+
+
+def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Put options first and SOURCE and QUERY behind `--`, so that options may stand anywhere among the words.
+
+    argparse would take `-` and `- people` for options, and ends the list of words at the first option.
+    """
+    options, words = [], []
+    given = list(arguments)
+    while given:
+        argument = given.pop(0)
+        if argument == "--":
+            words += given
+            break
+        action = _find_option(parser, argument)
+        if action is None:
+            if re.match(r"-[^\s\d.]", argument) and not argument.startswith("--"):
+                parser.error(f"unknown option {argument}. For what is unlike a text, write - {argument[1:]!r}")
+            (options if argument.startswith("--") else words).append(argument)
+            continue
+        takes_next = action.nargs is None or (action.nargs == "?" and given and _NUMBER.fullmatch(given[0]))
+        if takes_next and given and "=" not in argument and not given[0].startswith("--"):
+            argument = f"{argument}={given.pop(0)}"
+        options.append(argument)
+    return [*options, "--", *words]
+
+
+def _find_option(parser: argparse.ArgumentParser, argument: str) -> argparse.Action | None:
+    """The action of an option, which may be shortened; None for other arguments."""
+    known, name = parser._option_string_actions, argument.partition("=")[0].replace("_", "-")
+    if name in known:
+        return known[name]
+    return next((known[option] for option in known if name.startswith("--") and option.startswith(name)), None)

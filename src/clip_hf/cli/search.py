@@ -1,0 +1,308 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""`clip-hf search`: pictures and texts by text, by picture, or by several of both."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from _clip_hf_cli.search import DEFAULT_MODEL, STARTED
+
+from ..data.texts import escaped
+from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
+from ..embedding.load_encoder import check_encoder_options
+from ..embedding.part_files import FORMAT_NAME, MANIFEST
+from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
+from ..search import (
+    ApproximateIndex,
+    EmbeddingIndex,
+    QueryTerm,
+    Searcher,
+    SearchHit,
+    SearchResults,
+    SheetGroup,
+    SheetItem,
+    SourceIndex,
+    VectorStore,
+    default_index_folder,
+    load_background_texts,
+    open_source_index,
+    open_store,
+    parse_filters,
+    parse_query,
+    run_duplicates,
+    sync_store,
+    write_contact_sheet,
+)
+from ..search.folder_index import FOLDER_SCHEMA
+from ..search.index_places import is_index
+from ..search.index_sources import is_folder_of_pictures
+from ..search.search_results import FindRows, check_limits
+from ..search.terminal_pictures import draw_pictures, picture_protocol
+from ..utils.extras import require_extra
+from ..utils.json_files import read_json
+from ..utils.terminal_tables import draw_table
+from ..utils.wording import counted
+from .image_options import image_options
+from .terminal_text import encodable, json_line, printable
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the arguments ask for; the exit status is 0, also where nothing fits."""
+    terms = parse_query(options.query) if options.query else []
+    _check_options(options, terms)
+    device = check_encoder_options(options.runtime, options.dtype, options.device)
+    images = image_options(options)
+    check_images(terms, images["image_limits"])
+    folder, index = _find_index(options)
+    _check_filters(options, folder, index)
+    with open_store(options.store) if options.store else nullcontext() as store:
+        encoder = _load_encoder(options, index, images, device)
+        seconds = {"start and model": time.perf_counter() - STARTED}
+        started = time.perf_counter()
+        source = open_source_index(
+            options.source,
+            encoder,
+            index_folder=folder,
+            over=options.over,
+            rebuild=options.rebuild,
+            columns=_row_columns(options),
+            encoding=_encoding_options(options),
+        )
+        seconds["index"] = time.perf_counter() - started
+        if source.refresh is not None:
+            print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
+        if options.duplicates is not None:
+            _find_duplicates(options, source)
+            return 0
+        find = None if store is None else _store_finder(options, source.index, store, seconds)
+        if options.approximate is not None:
+            find = _approximate_finder(options.approximate, encoder, source.index, seconds)
+        if not terms:
+            print(printable(f"{counted(len(source.index), 'row')} in {escaped(str(source.index.folder))}"))
+            return 0
+        results = Searcher(encoder, source, find=find).search(
+            terms,
+            options.top_k,
+            threshold=options.threshold,
+            where=parse_filters(options.filter, source.index.filter_columns),
+            no_match=options.no_match,
+        )
+    seconds |= results.seconds
+    seconds["to the answer"] = time.perf_counter() - STARTED
+    _show(results, options, terms)
+    print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
+    return 0
+
+
+def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
+    """Raise a `ValueError` for options that do not go together, or are out of range."""
+    check_limits(options.threshold, options.no_match)
+    if options.approximate is not None:
+        if options.filter or options.store:
+            raise ValueError("--approximate has no filters and no database: leave out --filter and --store, or it.")
+        require_extra("search", "--approximate", "faiss")
+    if options.duplicates is not None and (terms or options.over == "texts"):
+        raise ValueError("--duplicates compares pictures with each other: leave out the query, and --over texts.")
+    if options.duplicates is not None and not 0 < options.duplicates <= 1:
+        raise ValueError(f"--duplicates is {options.duplicates:g}; it must be a cosine above 0, 1 at most.")
+    if options.move_duplicates is not None and options.duplicates is None:
+        raise ValueError("--move-duplicates says where to move what --duplicates finds: give both.")
+
+
+def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> None:
+    """Report near-duplicates: JSON lines or text on standard output, and a contact sheet if one is named."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = os.path.join(folder, "groups.jsonl") if options.json else None
+        report = run_duplicates(
+            source,
+            options.duplicates,
+            json_file=lines,
+            html_file=options.html,
+            move_to=options.move_duplicates,
+            progress=True,
+        )
+        if lines is not None:
+            with open(lines, encoding="ascii") as file:
+                shutil.copyfileobj(file, sys.stdout)
+    print(encodable(report.summary()), file=sys.stderr if options.json else sys.stdout)
+
+
+def _store_finder(
+    options: argparse.Namespace, index: EmbeddingIndex, store: VectorStore, seconds: dict[str, float]
+) -> FindRows:
+    """Bring a database up to date with the index, and return what searches it."""
+    synced = sync_store(index, store)
+    seconds["store"] = synced.seconds
+    counts = f"{synced.added:,} added, {synced.changed:,} changed, {synced.removed:,} removed"
+    print(f"clip-hf search: {counted(len(index), 'row')} in {store.name} ({counts}).", file=sys.stderr)
+    return lambda vector, k, where: store.search(vector, k, filters=options.filter)
+
+
+def _approximate_finder(kind: str, encoder: DualEncoder, index: EmbeddingIndex, seconds: dict[str, float]) -> FindRows:
+    """Open the approximate index, or build it where it is missing, damaged or of other rows; it says its recall."""
+    started = time.perf_counter()
+    try:
+        approximate = ApproximateIndex.open(index, kind)
+    except (FileNotFoundError, ValueError):
+        approximate = ApproximateIndex.build(index, encoder.encode_texts(load_background_texts()).numpy(), kind=kind)
+    seconds["approximate index"] = time.perf_counter() - started
+    print(f"clip-hf search: {approximate}", file=sys.stderr)
+    return lambda vector, k, where: approximate.search(vector, k)
+
+
+def check_images(terms: Sequence[QueryTerm], limits: ImageLimits) -> None:
+    """Raise a `ValueError` that names a picture of a query that cannot be read, before a model is loaded."""
+    for term in terms:
+        if term.image is not None:
+            try:
+                open_image(term.image, limits)
+            except UnreadableImage as error:
+                raise ValueError(f"The query's image {escaped(str(term.image))}: {error}") from error
+
+
+# ----------------------------------------------------------------------------------------------------------- the index
+
+
+def _find_index(options: argparse.Namespace) -> tuple[Path | None, EmbeddingIndex | None]:
+    """The folder of the index that is named or lies beside the source, and the index if it is there to be used."""
+    source = Path(options.source).expanduser()
+    if is_index(source):
+        if options.index is not None:
+            raise ValueError("SOURCE is an index itself: leave out --index.")
+        return None, EmbeddingIndex.open(source)
+    folder = default_index_folder(options.source, options.over) if options.index is None else Path(options.index)
+    return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None
+
+
+def _check_filters(options: argparse.Namespace, folder: Path | None, index: EmbeddingIndex | None) -> None:
+    """Raise a `ValueError` for a wrong filter where the columns are known before the index is there."""
+    columns = _row_columns(options)
+    if index is not None:
+        parse_filters(options.filter, index.filter_columns)
+    elif options.filter and folder is not None and is_folder_of_pictures(Path(options.source), folder, columns):
+        parse_filters(options.filter, FOLDER_SCHEMA.insert(0, FOLDER_SCHEMA.field("name").with_name("id")))
+
+
+def _load_encoder(
+    options: argparse.Namespace, index: EmbeddingIndex | None, images: dict[str, Any], device: Any
+) -> DualEncoder:
+    """The model that is named, else that of the index with its precision and image options."""
+    name, runtime, dtype = options.model, options.runtime, options.dtype
+    described = _describe_embedded(options.source) if index is None else index.description
+    if name is None and (index is not None or described):
+        model = described.get("model")
+        if not model:
+            raise ValueError(f"The index {index.folder} does not say which model made it: name it with --model.")
+        name = model["name"].removesuffix(f" ({model['runtime']}, {model['dtype']})")
+        runtime, dtype = runtime or model["runtime"], dtype or model["dtype"]
+        stored = described.get("image_options", {})
+        images |= {key: value for key, value in stored.items() if images[key] is None}
+    name = name or DEFAULT_MODEL
+    logging.disable_progress_bar()
+    # The whole path, so that the index names its model wherever the next command is started.
+    encoder = load_dual_encoder(os.path.abspath(name) if os.path.exists(name) else name, runtime, dtype, device)
+    encoder.set_image_options(**images)
+    return encoder
+
+
+def _describe_embedded(source: str) -> dict[str, Any]:
+    """The manifest of a folder that `clip-hf embed` wrote; empty for other sources."""
+    path = Path(source).expanduser() / MANIFEST
+    manifest = read_json(path, dict) if path.is_file() else {}
+    return manifest if manifest.get("format") == FORMAT_NAME else {}
+
+
+def _row_columns(options: argparse.Namespace) -> RowColumns:
+    return RowColumns(options.image_column, options.caption_column, options.image_root, options.split)
+
+
+def _encoding_options(options: argparse.Namespace) -> EncodingOptions:
+    threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
+    return EncodingOptions(batch_size=options.batch_size, max_skipped_share=options.max_skipped_share, **threads)
+
+
+# ---------------------------------------------------------------------------------------------------------- the output
+
+
+def _show(results: SearchResults, options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
+    query = describe_query(terms)
+    if not results.hits:
+        print(encodable(_nothing(results, options)), file=sys.stderr if options.json else sys.stdout)
+    elif options.json:
+        for hit in results.hits:
+            print(json_line(_as_record(hit)))
+    else:
+        print(encodable(_as_text(results.hits, query, options)))
+    sys.stdout.flush()
+    if options.html:
+        items = [SheetItem(hit.picture, [_name(hit), f"{hit.rank}. score {hit.score:.4f}"]) for hit in results.hits]
+        group = SheetGroup(_nothing(results, options) if not items else "", items)
+        write_contact_sheet(options.html, f"{query} in {escaped(options.source)}", [group])
+        print(f"clip-hf search: wrote {options.html}", file=sys.stderr)
+
+
+def _nothing(results: SearchResults, options: argparse.Namespace) -> str:
+    """Why there are no hits, in a sentence."""
+    source = printable(options.source)
+    if results.best_score is None:
+        return f"{source} has no rows" + (" that pass the filter." if options.filter else ".")
+    needed = [] if results.lowest_score is None else [f"a fit takes more than {results.lowest_score:.3f}"]
+    needed += [] if options.threshold is None else [f"the threshold is {options.threshold:g}"]
+    return f"Nothing in {source} fits: the best score is {results.best_score:.3f}, and {', and '.join(needed)}."
+
+
+def _as_text(hits: Sequence[SearchHit], query: str, options: argparse.Namespace) -> str:
+    """A table for a terminal; for a pipe one line a hit: score and name, with a tab between and none inside."""
+    names = [printable(_name(hit)) for hit in hits]
+    is_terminal = sys.stdout.isatty()
+    pictures = ""
+    is_wanted = options.thumbnails or (options.thumbnails is None and is_terminal and _has_colours())
+    if is_wanted and any(hit.picture is not None for hit in hits):
+        labels = [f"{hit.rank}  {hit.score:.3f}" for hit in hits]
+        width = shutil.get_terminal_size().columns
+        pictures = draw_pictures([hit.picture for hit in hits], labels, width, picture_protocol()) + "\n\n"
+    if not is_terminal:
+        return pictures + "\n".join(f"{hit.score:.6f}\t{name}" for hit, name in zip(hits, names))
+    rows = [(str(hit.rank), f"{hit.score:.4f}", name) for hit, name in zip(hits, names)]
+    return pictures + draw_table(printable(query), ("", "score", "name"), rows)
+
+
+def _has_colours() -> bool:
+    return "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") not in ("dumb", "vt100")
+
+
+def describe_query(terms: Sequence[QueryTerm]) -> str:
+    """The query as it was understood, such as `a beach + dog.jpg - 0.5*people`."""
+    shown = []
+    for term in terms:
+        sign = "-" if term.weight < 0 else "+"
+        weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}*"
+        shown += [sign, weight + (escaped(str(term.image)) if term.text is None else term.text)]
+    return " ".join(shown).removeprefix("+ ")
+
+
+def _name(hit: SearchHit) -> str:
+    """What names a hit: the path of its picture, else its text, else its name or id."""
+    if isinstance(hit.picture, str | os.PathLike):
+        path = os.fsdecode(hit.picture)
+        below = os.path.relpath(path)
+        return escaped(path if below.startswith("..") else below)
+    named = (hit.metadata.get(column) for column in ("caption", "text", "name"))
+    return str(next((value for value in named if value), hit.id))
+
+
+def _as_record(hit: SearchHit) -> dict[str, Any]:
+    record = {"rank": hit.rank, "score": hit.score, "id": hit.id}
+    if isinstance(hit.picture, str | os.PathLike):
+        record["path"] = escaped(os.path.abspath(os.fsdecode(hit.picture)))
+    return {**record, "metadata": hit.metadata}

@@ -1,0 +1,294 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The index of any source: a folder of pictures, tables, Parquet files, tars, datasets, embeddings, or an index."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..data.data_sources import find_source
+from ..data.row_shards import RowColumns, ShardedRows, check_no_columns, folder_of
+from ..embedding.dual_encoder import DualEncoder
+from ..embedding.embedding_job import EmbeddingJob
+from ..embedding.encoding_options import EncodingOptions
+from ..embedding.job_manifest import OtherJobError
+from ..embedding.job_options import EmbeddingOptions
+from ..embedding.part_files import FORMAT_NAME, IMAGES, MANIFEST, ROW_SCHEMA, TEXTS, EmbeddingFolder
+from ..utils.atomic import remove_folder
+from ..utils.json_files import read_json
+from .embedding_index import EmbeddingIndex
+from .folder_index import FolderRefresh, rebuild_folder_index, refresh_folder_index
+from .index_places import (
+    INDEX_ENDINGS,
+    OtherIndexError,
+    build_beside,
+    check_description,
+    check_index_folder,
+    check_over,
+    default_index_folder,
+    describe_index,
+    differences_of,
+    is_index,
+    locked_index,
+    model_name,
+)
+
+
+EMBEDDED = "embedded"
+"""The folder in an index that holds the embeddings of its source."""
+_KINDS = {"images": IMAGES, "texts": TEXTS}
+_READ_IN_ORDER = ("tar", "stream")  # a row in the middle costs all before it
+_IMAGE_COLUMNS = ("name", "digest", "bytes", "width", "height")
+_PLACE_COLUMNS = ("shard", "row")
+
+
+@dataclass(frozen=True)
+class SourceIndex:
+    """The index of a source.
+
+    Args:
+        index (`EmbeddingIndex`): The index.
+        refresh (`FolderRefresh`, *optional*): What bringing it up to date did, for a folder of pictures.
+        folder (`Path`, *optional*): The folder to which names of pictures are relative, if there is one.
+        rows (`ShardedRows`, *optional*): The source's rows, if pictures that are no files can be read from them.
+        image_column (`str`, *optional*, defaults to `"image"`): Their column of images.
+    """
+
+    index: EmbeddingIndex
+    refresh: FolderRefresh | None = None
+    folder: Path | None = None
+    rows: ShardedRows | None = None
+    image_column: str = "image"
+
+    def picture(self, id_: int | str) -> Path | bytes | None:
+        """The picture of a row as `open_image` takes it: a file or its bytes.
+
+        None where it is not at hand: members of tars, rows of streams, URLs, and files that are gone.
+
+        Raises:
+            ValueError: if there is no such id.
+        """
+        row = next(iter(self.index.metadata([id_]).to_pylist()), {})  # an index may have no columns
+        name = os.fsdecode(row["path"]) if row.get("path") is not None else row.get("name")
+        if name and "\0" not in name and "://" not in name and (self.folder is not None or os.path.isabs(name)):
+            path = Path(self.folder or "", name)
+            if path.is_file():
+                return path
+        if self.rows is None or self.rows.kind in _READ_IN_ORDER:
+            return None
+        read = self.rows.shards[row["shard"]].read(row["row"], row["row"] + 1)
+        image = next(iter(read), {}).get(self.image_column)
+        image = image.get("bytes") if isinstance(image, dict) else image
+        return image if isinstance(image, bytes) else None
+
+
+def open_source_index(
+    source: Any,
+    encoder: DualEncoder,
+    *,
+    index_folder: str | os.PathLike | None = None,
+    over: str = "images",
+    rebuild: bool = False,
+    columns: RowColumns | None = None,
+    encoding: EncodingOptions | None = None,
+) -> SourceIndex:
+    """Open the index of a source; build it, or bring it up to date, before.
+
+    - An index is opened as it is.
+    - The index of a folder of pictures is brought up to date, see [`refresh_folder_index`].
+    - The index of what `clip-hf embed` wrote is built from it, anew whenever its parts have changed.
+    - Any other source is embedded into the folder `embedded` of the index, which resumes, and must not change.
+
+    Args:
+        source: An index, what [`embed`] wrote, or what [`embed`] takes: a folder, table, Parquet files, tars, a
+            dataset, a list of paths.
+        encoder (`DualEncoder`): The model.
+        index_folder (`str` or `os.PathLike`, *optional*): The index; by default [`default_index_folder`].
+        over (`str`, *optional*, defaults to `"images"`): What has a row each: `"images"`, or `"texts"` for captions.
+        rebuild (`bool`, *optional*, defaults to `False`): Whether to build the index anew; the old one stays until
+            the new one is whole.
+        columns (`RowColumns`, *optional*): Columns and split of a source that has them.
+        encoding (`EncodingOptions`, *optional*): Batches, threads, progress, and how many pictures may be unreadable.
+
+    Returns:
+        [`SourceIndex`]: rows of images have the columns `name`, `digest`, `bytes`, `width` and `height`, and where the
+        source may have captions `captions`; rows of texts `caption` instead.
+
+    Raises:
+        OSError: if the source is gone or the index cannot be written; it stays as it is.
+        ValueError: if the index is of another model, source or kind, or the source cannot be used.
+    """
+    check_over(over)
+    columns, encoding = columns or RowColumns(), encoding or EncodingOptions()
+    path = Path(os.path.abspath(os.path.expanduser(source))) if isinstance(source, str | os.PathLike) else None
+    if path is not None and is_index(path):
+        return _open_as_it_is(path, encoder, over, rebuild)
+    place = Path(os.path.abspath(os.path.expanduser(index_folder))) if index_folder else None
+    place = place or default_index_folder(source, over)
+    if path is not None and _is_embedded(path):
+        check_no_columns(columns, f"The folder of embeddings {path}")
+        return _open_embedded(path, encoder, place, over, rebuild)
+    if path is not None and over == "images" and is_folder_of_pictures(path, place, columns):
+        check_no_columns(columns, f"The folder of images {path}")
+        bring_up_to_date = rebuild_folder_index if rebuild else refresh_folder_index
+        refresh = bring_up_to_date(encoder, path, place, encoding=encoding)
+        return SourceIndex(refresh.index, refresh, path)
+    with locked_index(place):
+        check_index_folder(place)
+        if not rebuild:
+            return _open_job(source, encoder, place, over, columns, encoding)
+        built = build_beside(place, lambda fresh: _open_job(source, encoder, fresh, over, columns, encoding))
+        return replace(built, index=EmbeddingIndex.open(place))
+
+
+def _is_embedded(path: Path) -> bool:
+    """Whether a folder is one that `clip-hf embed` wrote."""
+    if not (path / MANIFEST).is_file():
+        return False
+    try:
+        return read_json(path / MANIFEST, dict).get("format") == FORMAT_NAME
+    except ValueError:
+        return False
+
+
+def is_folder_of_pictures(path: Path, index_folder: Path, columns: RowColumns) -> bool:
+    """Whether a source is a folder of pictures. If it was one, it is one that is gone or empty now."""
+    if not path.exists() and is_index(index_folder):
+        source = EmbeddingIndex.open(index_folder).description.get("source", {})
+        return source.get("kind") == "folder"
+    if not path.is_dir() or columns.split is not None:
+        return False
+    found = find_source(path, labelled=False)
+    parts = [found.whole] if found.whole is not None else map(found.rows, found.part_names)
+    return all(part.kind == "folder" for part in parts)
+
+
+def _open_as_it_is(path: Path, encoder: DualEncoder, over: str, rebuild: bool) -> SourceIndex:
+    if rebuild:
+        raise ValueError(f"{path} is an index; to build it anew, give its source (and the index with --index).")
+    index = EmbeddingIndex.open(path)
+    source = index.description.get("source", {})
+    check_description(index, describe_index(encoder, source, over))
+    folder = source.get("folder") or None
+    if folder is None or not os.path.isdir(folder):
+        # Source and index may have been moved together.
+        beside = str(path).removesuffix(INDEX_ENDINGS[over])
+        folder = beside if os.path.isdir(beside) else folder
+    return SourceIndex(index, folder=None if folder is None else Path(folder))
+
+
+# ---------------------------------------------------------------------------------------------------------- embeddings
+
+
+def _open_embedded(path: Path, encoder: DualEncoder, place: Path, over: str, rebuild: bool) -> SourceIndex:
+    """The index beside what `clip-hf embed` wrote."""
+    embedded = EmbeddingFolder(path)
+    location = embedded.manifest["source"].get("location")
+    folder = folder_of(location) if isinstance(location, str) else ""
+    source = {"location": str(path), "kind": EMBEDDED, "folder": folder, "stamp": embedded.stamp}
+    described = describe_index(encoder, source, over)
+    made = {**embedded.manifest, "over": over}
+    if differing := differences_of(made, described):
+        raise OtherIndexError(
+            f"{path} was embedded by {model_name(made)}, and this model is {model_name(described)}: "
+            f"{'; '.join(differing)}. Use the model and image options of that job, or embed the source again."
+        )
+    with locked_index(place):
+        check_index_folder(place)
+        if rebuild:
+            build_beside(place, lambda fresh: _fill(fresh, embedded, described))
+        else:
+            _fill(place, embedded, described)
+        return SourceIndex(EmbeddingIndex.open(place), folder=Path(folder) if folder else None)
+
+
+def _open_job(
+    source: Any, encoder: DualEncoder, place: Path, over: str, columns: RowColumns, encoding: EncodingOptions
+) -> SourceIndex:
+    """The index of a source that is embedded into its folder `embedded`."""
+    described = describe_index(encoder, {"kind": "rows"}, over)
+    is_new = not is_index(place)
+    if not is_new:
+        _check_filled(EmbeddingIndex.open(place), described)
+    else:
+        # So that the folder is known to be an index, even if the embedding does not come to its end.
+        _create(place, encoder.projection_dim, described)
+    try:
+        job = EmbeddingJob(encoder, source, place / EMBEDDED, EmbeddingOptions(over, columns=columns), encoding)
+    except OtherJobError as error:
+        raise OtherIndexError(
+            f"{place} is the index of another state of its source, or of another one: {'; '.join(error.differences)}. "
+            "Name another folder for the index (--index), or build it anew (--rebuild)."
+        ) from error
+    except (OSError, TypeError, ValueError):  # a source that cannot be used
+        if is_new:
+            remove_folder(place)
+        raise
+    job.run()
+    embedded = EmbeddingFolder(place / EMBEDDED)
+    rows = job.source
+    source = {"location": rows.location, "kind": "rows", "folder": rows.folder, "stamp": embedded.stamp}
+    index = _fill(place, embedded, {**described, "source": source})
+    return SourceIndex(index, None, Path(rows.folder) if rows.folder else None, rows, columns.image_column)
+
+
+def _fill(place: Path, embedded: EmbeddingFolder, described: dict[str, Any]) -> EmbeddingIndex:
+    """The index of embeddings; in one commit, all rows are replaced if the parts have changed since it was filled."""
+    kind = _KINDS[described["over"]]
+    if not embedded.manifest["options"][described["over"]]:
+        raise ValueError(f"{embedded.path} holds no embeddings of {described['over']}; it was made without (--over).")
+    width, dtype = described["model"]["projection_dim"], embedded.manifest["options"].get("dtype", "float16")
+    index = EmbeddingIndex.open(place) if is_index(place) else _create(place, width, described, dtype)
+    _check_filled(index, described)
+    if index.description["source"]["stamp"] == described["source"]["stamp"]:
+        return index
+    table = _describe_rows(embedded.rows(), kind)
+
+    def vectors() -> Iterator[np.ndarray]:
+        for part in embedded:
+            values = part.images if kind == IMAGES else part.texts
+            if len(values):
+                yield values
+
+    ids = pa.array(range(table.num_rows), pa.int64())
+    index.change(add=(vectors(), ids, table), remove=index.ids(), description=described)
+    return index
+
+
+def _check_filled(index: EmbeddingIndex, described: dict[str, Any]) -> None:
+    """OtherIndexError if an index is not of embeddings of this kind; whether the source is the same, a job knows."""
+    check_description(index, described)
+    there, source = index.description.get("source", {}), described["source"]
+    is_same = "stamp" in there and there.get("kind") == source["kind"]
+    if is_same and source["kind"] == EMBEDDED and there.get("location") != source["location"]:
+        is_same = index.folder == default_index_folder(source["location"], described["over"])  # moved together
+    if not is_same:
+        raise OtherIndexError(
+            f"{index.folder} is the index of {there.get('location', 'something else')}, not of "
+            f"{source.get('location', 'this source')}. Name another folder for the index (--index), or build it anew "
+            "(--rebuild)."
+        )
+
+
+def _create(place: Path, width: int, described: dict[str, Any], dtype: str = "float16") -> EmbeddingIndex:
+    empty = _describe_rows(ROW_SCHEMA.empty_table(), _KINDS[described["over"]])
+    without_stamp = {**described, "source": {**described["source"], "stamp": ""}}
+    return EmbeddingIndex.create(
+        place, width, dtype=dtype, id_type=int, columns=empty.schema, description=without_stamp
+    )
+
+
+def _describe_rows(rows: pa.Table, kind: str) -> pa.Table:
+    """The metadata of rows of an index: of images as they are, of texts a row for each caption."""
+    described = rows.select([*_IMAGE_COLUMNS, *_PLACE_COLUMNS])
+    if kind == IMAGES:
+        return described.append_column("captions", rows["captions"])
+    captions = rows["captions"].combine_chunks()
+    owners = pc.list_parent_indices(captions)
+    return described.take(owners).append_column("caption", pc.list_flatten(captions))

@@ -1,0 +1,132 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Filters on the columns of an index: `width>=800`, `name~holiday/*.jpg`."""
+
+import functools
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import acero
+
+from ..model.checks_clip_hf import did_you_mean
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+FILTER = re.compile(r"\s*([^=!<>~]+?)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+"""A filter: its column, its operator and its value."""
+_END = "\\x00"  # between the texts of a list that are joined to be searched
+
+
+def parse_filters(texts: Sequence[str], columns: pa.Schema) -> pc.Expression | None:
+    """Parse several filters, which must all hold; None if there are none. See [`parse_filter`]."""
+    filters = [parse_filter(text, columns) for text in texts]
+    return functools.reduce(operator.and_, filters) if filters else None
+
+
+def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
+    """Parse a filter `column OP value`, for `where` of [`EmbeddingIndex.search`].
+
+    OP is `=`, `!=`, `<`, `<=`, `>`, `>=`, or `~`: the text matches a pattern with `*`, `?` and `[a-z]`, in which upper
+    and lower case differ. A list of texts (captions) has `=`, `!=` and `~`; one of its texts must match, or with `!=`
+    none. A row without a value in the column passes no filter.
+
+    Args:
+        text (`str`): For example `"width>=800"`, `"name~holiday/*.jpg"`, `"caption=a dog"`.
+        columns (`pa.Schema`): The columns and their types, for example [`EmbeddingIndex.filter_columns`].
+
+    Raises:
+        ValueError: if this is no filter, there is no such column, or the value is not of the column's type.
+    """
+    match = FILTER.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is no filter. Write it as column, one of = != < <= > >= ~, and value: 'width>=800'."
+        )
+    name, sign, value = match.groups()
+    if name not in columns.names:
+        raise ValueError(
+            f"The filter {text!r} is about the column {name!r}, which is not there. The columns are "
+            f"{', '.join(columns.names) or 'none'}.{did_you_mean(name, columns.names)}"
+        )
+    kind, column = columns.field(name).type, pc.field(name)
+    if pa.types.is_dictionary(kind):
+        kind, column = kind.value_type, column.cast(kind.value_type)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    is_text = _is_text(kind.value_type if is_list else kind)
+    if is_list and not (is_text and sign in ("=", "!=", "~")):
+        raise ValueError(
+            f"The filter {text!r}: {name!r} holds lists ({kind}). Lists of texts have = != ~, others none."
+        )
+    if sign == "~" and not is_text:
+        raise ValueError(f"The filter {text!r}: ~ is for texts, and {name!r} holds {kind}. Use = != < <= > >=.")
+    if is_list:
+        return _match_any(column, sign, value)
+    if sign == "~":
+        return pc.match_substring_regex(column, f"(?s)\\A{_regex(value)}\\z")
+    try:
+        return _COMPARISONS[sign](column, pc.scalar(pa.scalar(value).cast(kind)))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(f"The filter {text!r}: {value!r} is no value of {name!r}, which holds {kind}.") from error
+
+
+def rows_that_match(table: pa.Table, where: pc.Expression) -> np.ndarray:
+    """Which rows of a table a filter keeps, (n,) bool; rows for which it has no value are not kept.
+
+    Raises:
+        TypeError: if `where` is no expression, or not one that is true or false.
+        ValueError: if it names a column that is not there, or does not fit the columns' types.
+    """
+    if not isinstance(where, pc.Expression):
+        raise TypeError(f"`where` is {where!r}; it must be a pyarrow.compute.Expression, see parse_filter.")
+    plan = [
+        acero.Declaration("table_source", acero.TableSourceNodeOptions(table)),
+        acero.Declaration("project", acero.ProjectNodeOptions([where], ["keep"])),
+    ]
+    try:
+        kept = acero.Declaration.from_sequence(plan).to_table(use_threads=False)["keep"]
+    except (pa.ArrowException, KeyError) as error:
+        columns = ", ".join(f"{field.name} ({field.type})" for field in table.schema)
+        raise ValueError(f"`where` does not fit the columns, which are {columns}: {error}") from error
+    if not pa.types.is_boolean(kept.type):
+        raise TypeError(f"`where` gives values of type {kept.type}; it must be true or false for each row.")
+    return pc.fill_null(kept, False).to_numpy()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _match_any(column: pc.Expression, sign: str, value: str) -> pc.Expression:
+    pattern = _regex(value) if sign == "~" else re.escape(value)
+    found = pc.match_substring_regex(pc.binary_join(column, "\0"), f"(?s)(\\A|{_END}){pattern}({_END}|\\z)")
+    found = found & (pc.list_value_length(column) > 0)  # no texts look like one empty text when they are joined
+    return ~found if sign == "!=" else found
+
+
+def _regex(pattern: str) -> str:
+    """A pattern with `*`, `?` and `[a-z]` as a regular expression."""
+    parts = re.split(r"(\*|\?|\[!?\]?[^]]*\])", pattern)
+    return "".join(map(_regex_of, parts))
+
+
+def _regex_of(part: str) -> str:
+    if part in ("*", "?"):
+        return f"[^{_END}]" + part.replace("?", "")
+    if re.fullmatch(r"\[.+\]", part, re.DOTALL):
+        inner = part[1:-1]
+        negated, inner = inner.startswith("!"), inner.removeprefix("!")
+        escaped = re.sub(r"([\[\]^\\])", r"\\\1", inner)
+        return f"[^{_END}{escaped}]" if negated else f"[{escaped}]"
+    return re.escape(part)

@@ -1,0 +1,156 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Faults in the indexes of folders and of other sources."""
+
+from .mutation import Mutation
+
+
+MUTATIONS = [
+    Mutation(
+        "files are read though nothing has changed",
+        "search/folder_index.py",
+        "return row[:2] != (state.bytes, state.modified)",
+        "return True",
+        "search/test_folder_index.py -k first_run",
+    ),
+    Mutation(
+        "another size at the same time is no change",
+        "search/folder_index.py",
+        "return row[:2] != (state.bytes, state.modified)",
+        "return row[1] != state.modified",
+        "search/test_folder_index.py -k same_time",
+    ),
+    Mutation(
+        "renamed files are embedded",
+        "search/folder_index.py",
+        "any(digest in each for each in (self.ids, self.held, self.fresh))",
+        "any(digest in each for each in (self.held, self.fresh))",
+        "search/test_folder_index.py -k renamed_keeps",
+    ),
+    Mutation(
+        "the same picture twice among new files is embedded twice",
+        "search/folder_index.py",
+        "        if digest in self.expected:\n",
+        "        if False:\n",
+        "search/test_folder_index.py -k twice_among",
+    ),
+    Mutation(
+        "vectors of rows that are replaced are lost",
+        "search/folder_index.py",
+        "self.held[self.digests[id_]] = vector",
+        "pass",
+        "search/test_folder_index.py -k ring",
+    ),
+    Mutation(
+        "an empty folder empties its index",
+        "search/folder_index.py",
+        "        if index is not None and len(index):\n            raise OSError(",
+        "        if False:\n            raise OSError(",
+        "search/test_folder_index.py -k gone_or_empty",
+    ),
+    Mutation(
+        "rows go with a folder that vanishes in the middle",
+        "search/folder_index.py",
+        "if not folder.is_dir() or (ends and not any(map(os.path.lexists, ends))):",
+        "if not folder.is_dir():",
+        "search/test_folder_index.py -k vanishes",
+    ),
+    Mutation(
+        "a file that changed while it was read counts",
+        "search/folder_index.py",
+        "if FileState.of(path, picture.state.name) != picture.state:",
+        "if not FileState.of(path, picture.state.name):",
+        "search/test_folder_index.py -k changes_while",
+    ),
+    Mutation(
+        "two file names share an id",
+        "search/folder_index.py",
+        "if is_utf8(name) and not _LOOKS_ESCAPED.search(name):",
+        "if is_utf8(name):",
+        "search/test_folder_index.py -k 'every_kind or need_an_escape'",
+    ),
+    Mutation(
+        "unreadable pictures are tried at each run",
+        "search/unreadable_files.py",
+        "return self.files.get(id_, ())[:2] == [state.bytes, state.modified]",
+        "return False",
+        "search/test_folder_index.py -k remembered_until",
+    ),
+    Mutation(
+        "unreadable pictures are never tried again",
+        "search/unreadable_files.py",
+        "return self.files.get(id_, ())[:2] == [state.bytes, state.modified]",
+        "return id_ in self.files",
+        "search/test_folder_index.py -k remembered_until",
+    ),
+    Mutation(
+        "other limits do not try unreadable pictures again",
+        "search/unreadable_files.py",
+        'if content["reader"] == self.reader:',
+        "if True:",
+        "search/test_folder_index.py -k other_limits",
+    ),
+    Mutation(
+        "a picture that became unreadable keeps its row",
+        "search/folder_index.py",
+        "removed = [*self.gone, *self.broken] if last else []",
+        "removed = self.gone if last else []",
+        "search/test_folder_index.py -k becomes_unreadable",
+    ),
+    Mutation(
+        "an index is never compacted",
+        "search/folder_index.py",
+        "if removed > _MOST_REMOVED * stored:",
+        "if False:",
+        "search/test_folder_index.py -k compacted",
+    ),
+    Mutation(
+        "another model's index is used",
+        "search/index_places.py",
+        "        differing = differences_of(found, expected)\n    else",
+        "        differing = []\n    else",
+        "search/test_folder_index.py -k another_model",
+    ),
+    Mutation(
+        "the index of another folder is used",
+        "search/folder_index.py",
+        'if there.get("kind") != given["kind"] or not is_beside:',
+        'if there.get("kind") != given["kind"]:',
+        "search/test_folder_index.py -k another_folder",
+    ),
+    Mutation(
+        "a folder that is no index is replaced",
+        "search/index_places.py",
+        "if not index_folder.is_dir() or any(index_folder.iterdir()):",
+        "if not index_folder.is_dir():",
+        "search/test_folder_index.py -k no_index_is_not_written",
+    ),
+    Mutation(
+        "parts that were written again are not noticed",
+        "embedding/part_files.py",
+        "[str(name), *(self._store.stamp(name) or ())]",
+        "[str(name)]",
+        "search/test_index_sources.py -k parts_come",
+    ),
+    Mutation(
+        "each caption has the row of the first",
+        "search/index_sources.py",
+        "described.take(owners)",
+        "described.slice(0, len(owners))",
+        "search/test_index_sources.py -k texts_of_what",
+    ),
+    Mutation(
+        "pictures of another row",
+        "search/index_sources.py",
+        '.read(row["row"], row["row"] + 1)',
+        ".read(0, 1)",
+        "search/test_index_sources.py -k embedded_once",
+    ),
+    Mutation(
+        "an unusable source leaves an empty index",
+        "search/index_sources.py",
+        "        if is_new:\n            remove_folder(place)\n        raise\n",
+        "        raise\n",
+        "search/test_index_sources.py -k misspelt",
+    ),
+]
