@@ -77,6 +77,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=MODALITIES[0],
         help="what to find (default: %(default)s)",
     )
+    _add_output_arguments(parser)
+    _add_index_arguments(parser)
+    add_skip_argument(add_image_arguments(parser))
+
+
+def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="write JSON, one object a line for each hit")
     output.add_argument("--html", metavar="FILE", help="write the hits with thumbnails to an HTML file, too")
@@ -85,7 +91,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="show the pictures in the terminal (default: where it has colours)",
     )
-    _add_index_arguments(parser)
     duplicates = parser.add_argument_group("near-duplicates, instead of a query")
     duplicates.add_argument(
         "--duplicates",
@@ -97,7 +102,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "number: %(const)s)",
     )
     duplicates.add_argument("--move-duplicates", metavar="FOLDER", help="move the others there; nothing is deleted")
-    add_skip_argument(add_image_arguments(parser))
 
 
 def _add_index_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,6 +22,3 @@ def load_background_texts() -> tuple[str, ...]:
     """
     themes = read_json(Path(__file__).with_name("background_texts.json"), dict)
     return tuple(text for texts in themes.values() for text in texts)
-
-
-__all__ = ["load_background_texts"]

@@ -181,6 +181,3 @@ def check_share(share: float) -> None:
 def _best_scores(index: EmbeddingIndex, queries: np.ndarray, where: pc.Expression | None) -> np.ndarray:
     scores, _ = index.search(queries, 1, where=where)
     return scores[:, 0] if scores.shape[1] else np.empty(0)
-
-
-__all__ = ["DEFAULT_SHARE", "NoMatch", "check_share", "mix_captions"]

@@ -181,6 +181,3 @@ def encode_query(encoder: DualEncoder, terms: Sequence[QueryTerm]) -> np.ndarray
     """
     check_terms(terms)
     return combine_terms([term.weight for term in terms], encode_terms(encoder, terms))
-
-
-__all__ = ["QueryTerm", "check_terms", "combine_terms", "encode_query", "encode_terms", "parse_query"]

@@ -167,6 +167,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return escaped(os.fsdecode(value))
     return value if value is None or isinstance(value, bool | int | float | str | list | dict) else str(value)
-
-
-__all__ = ["FindRows", "SearchHit", "SearchResults", "Searcher", "Source", "check_limits"]

@@ -105,6 +105,3 @@ def _png(image: Image.Image) -> str:
 
 
 _SHOW = {"blocks": _as_blocks, "kitty": _as_kitty, "iterm2": _as_iterm2}
-
-
-__all__ = ["draw_pictures", "picture_protocol"]
