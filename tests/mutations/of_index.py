@@ -71,14 +71,6 @@ MUTATIONS = [
         "search/test_exact_scan.py -k kernel",
     ),
     Mutation(
-        "one more rounding of sums than float32 holds",
-        "search/exact_scan.py",
-        "LARGEST_CODE**2 * dim < 2**24 else torch.float64",
-        "True else torch.float64",
-        "search/test_exact_scan.py -k 'kernel or 32_bits'",
-        survives="products of codes are rounded to float32 in the end, and BLAS sums whole numbers in blocks",
-    ),
-    Mutation(
         "a missing file is not read again",
         "search/embedding_index.py",
         "if IndexManifest.read(self.folder).generation == manifest.generation:",
