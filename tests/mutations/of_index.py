@@ -31,7 +31,7 @@ MUTATIONS = [
         "rows and queries are not rotated",
         "search/row_codes.py",
         "_rotate(_unit(",
-        "((_unit(",
+        "np.array(_unit(",
         "search/test_exact_scan.py -k dominates",
         times=2,
     ),
