@@ -116,7 +116,8 @@ def faiss_index(folder: Path, dim: int, kind: str) -> Search:
         index.train(rows[:1000].astype(np.float32) * scale)
     for block in blocks_of(rows):
         index.add(np.clip(block * scale, -127, 127) if scale != 1 else block)
-    return lambda queries: index.search(queries, K)[1]
+    # The signed quantizer may round queries to whole numbers as well.
+    return lambda queries: index.search(queries * np.float32(scale), K)[1]
 
 
 def usearch_scan(folder: Path, dim: int, dtype: str) -> Search:
