@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 
 from bench_image_processor import print_machine
@@ -40,11 +41,11 @@ def synthetic(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
 def openmoji(model: str) -> tuple[np.ndarray, np.ndarray]:
     """Features of the drawings, and of 500 of their captions."""
     encoder, data = load_dual_encoder(model), load_openmoji()
-    rows = [row for part in data.values() for row in part]
+    drawings = datasets.concatenate_datasets(list(data.values()))
     options = EncodingOptions(batch_size=64, progress=True)
-    images = encode_image_column(encoder, [row["image"] for row in rows], encoding=options)
-    captions = np.random.default_rng(0).choice([row["caption"] for row in rows], 500, replace=False).tolist()
-    texts = encode_text_list(encoder, captions, encoding=options)
+    images = encode_image_column(encoder, drawings, options=options)
+    captions = np.random.default_rng(0).choice(drawings["caption"][:], 500, replace=False).tolist()
+    texts = encode_text_list(encoder, captions, options=options)
     return np.asarray(images, np.float32), np.asarray(texts, np.float32)
 
 
@@ -73,9 +74,14 @@ def measure(name: str, images: np.ndarray, texts: np.ndarray) -> None:
                     continue
                 seconds = time.perf_counter() - start
                 ours, exact = (median_milliseconds(search, texts[:100]) for search in (built.search, index.search))
-                recalls = [f"{r.recall:.3f} ({r.interval_95[0]:.3f} to {r.interval_95[1]:.3f})" for r in (built.text_recall, built.image_recall)]
+                recalls = [
+                    f"{r.recall:.3f} ({r.interval_95[0]:.3f} to {r.interval_95[1]:.3f})"
+                    for r in (built.text_recall, built.image_recall)
+                ]
                 effort = f"{built.effort.breadth}, {built.effort.candidates}"
-                print(f"| {kind} | {least} | {' | '.join(recalls)} | {effort} | {seconds:.1f} | {ours:.2f} | {exact:.2f} |")
+                print(
+                    f"| {kind} | {least} | {' | '.join(recalls)} | {effort} | {seconds:.1f} | {ours:.2f} | {exact:.2f} |"
+                )
 
 
 def main() -> None:

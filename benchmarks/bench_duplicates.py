@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import datasets
 import numpy as np
 from PIL import Image
 
@@ -75,7 +76,9 @@ def measure_join(rows: int, dim: int, planted: int, plain_rows: int, threshold: 
     for top in range(0, len(units), 2048):
         np.flatnonzero(units[top : top + 2048] @ units[top:].T >= threshold)
     plain = (time.perf_counter() - start) * (rows / len(units)) ** 2
-    print(f"all products in float32, scaled from {len(units):,} rows: {plain:.1f} s, {plain / seconds:.1f} times as long")
+    print(
+        f"all products in float32, scaled from {len(units):,} rows: {plain:.1f} s, {plain / seconds:.1f} times as long"
+    )
 
 
 def measure_copies(model: str, copies: int) -> None:
@@ -92,7 +95,9 @@ def measure_copies(model: str, copies: int) -> None:
             kinds.append(kind)
             owners.append(origins[number])
     options = EncodingOptions(batch_size=64, progress=True)
-    vectors = np.asarray(encode_image_column(encoder, images, encoding=options), dtype=np.float32)
+    vectors = np.asarray(
+        encode_image_column(encoder, datasets.Dataset.from_dict({"image": images}), options=options), dtype=np.float32
+    )
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddingIndex.build(Path(folder, "index"), vectors)
         print(f"\n{len(drawings):,} drawings, {copies:,} copies of each kind, {model}\n")

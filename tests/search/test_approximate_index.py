@@ -26,7 +26,9 @@ def texts(count: int = 60) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> EmbeddingIndex:
-    index = EmbeddingIndex.build(tmp_path_factory.mktemp("index") / "index", images(), [f"row {n}" for n in range(ROWS)])
+    index = EmbeddingIndex.build(
+        tmp_path_factory.mktemp("index") / "index", images(), [f"row {n}" for n in range(ROWS)]
+    )
     index.remove([f"row {n}" for n in range(0, 100, 7)])
     return index
 
@@ -87,13 +89,15 @@ def test_a_query_with_too_few_candidates_is_searched_exactly(index, approximate,
 def test_a_low_recall_of_one_modality_is_refused(index, kind, tmp_path, monkeypatch, caplog):
     search = ApproximateIndex._search
 
-    def lose_texts(self, units, k, effort):
-        scores, ids = search(self, units, k, effort)
+    def lose_texts(self, queries, k, effort):
+        scores, ids = search(self, queries, k, effort)
         return (scores - 0.1 if k == module.MEASURED_K else scores), ids
 
     monkeypatch.setattr(ApproximateIndex, "_search", lose_texts)
     monkeypatch.setattr(module, "_MOST_QUERIES", 20)
-    with pytest.raises(ValueError, match=r"recall@10 of text queries 0\..*less than min_recall=0.95.*lower `min_recall`"):
+    with pytest.raises(
+        ValueError, match=r"recall@10 of text queries 0\..*less than min_recall=0.95.*lower `min_recall`"
+    ):
         ApproximateIndex.build(index, texts(), kind=kind, folder=tmp_path / "place")
     assert not (tmp_path / "place").exists()
     built = ApproximateIndex.build(index, texts(), kind=kind, folder=tmp_path / "place", min_recall=0.0)

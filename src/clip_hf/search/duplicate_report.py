@@ -184,7 +184,9 @@ def _sheet_group(source: SourceIndex, number: int, group: DuplicateGroup) -> She
 
 def _check_target(source: SourceIndex, target: Path) -> None:
     if source.folder is None or "path" not in source.index.columns.names:
-        raise ValueError("Only pictures of a folder can be moved, not rows of tables or archives. Leave `move_to` out.")
+        raise ValueError(
+            "Only pictures of a folder can be moved, not rows of tables or archives. Leave `move_to` out."
+        )
     inside = os.path.realpath(target), os.path.realpath(source.folder)
     if os.path.commonpath(inside) == inside[1]:
         names = Path(inside[0]).relative_to(inside[1]).parts
