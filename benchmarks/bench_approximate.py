@@ -6,8 +6,8 @@
   puts them; both vary most in a few directions.
 - With `--model FOLDER`: OpenMoji's drawings; the texts are their captions.
 
-Each kind is built once with `min_recall=0` at its least effort, which shows what one gets without asking, and once with
-0.95. Times are medians of single queries, which take turns with the exact search.
+Each kind is built once with `min_recall=0` at its least effort, which shows what one gets without asking, and once
+with 0.95. Times are medians of single queries, which take turns with the exact search.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import numpy as np
 from bench_image_processor import print_machine
 from clip_hf.data import load_openmoji
 from clip_hf.embedding import EncodingOptions, encode_image_column, encode_text_list, load_dual_encoder
-from clip_hf.search import ApproximateIndex, EmbeddingIndex
+from clip_hf.search import ApproximateIndex, EmbeddingIndex, Recall
 
 
 KINDS = ("hnsw", "ivfpq")
@@ -58,6 +58,11 @@ def median_milliseconds(search, queries: np.ndarray) -> float:
     return 1000 * float(np.median(times))
 
 
+def short(recall: Recall) -> str:
+    low, high = recall.interval_95
+    return f"{recall.recall:.3f} ({low:.3f} to {high:.3f})"
+
+
 def measure(name: str, images: np.ndarray, texts: np.ndarray) -> None:
     print(f"\n{name}: {len(images):,} rows of {images.shape[1]} values, {len(texts):,} texts\n")
     print("| kind | asked for | text recall@10 | image recall@10 | effort | build, s | ms a query | exact, ms |")
@@ -74,14 +79,9 @@ def measure(name: str, images: np.ndarray, texts: np.ndarray) -> None:
                     continue
                 seconds = time.perf_counter() - start
                 ours, exact = (median_milliseconds(search, texts[:100]) for search in (built.search, index.search))
-                recalls = [
-                    f"{r.recall:.3f} ({r.interval_95[0]:.3f} to {r.interval_95[1]:.3f})"
-                    for r in (built.text_recall, built.image_recall)
-                ]
+                recalls = f"{short(built.text_recall)} | {short(built.image_recall)}"
                 effort = f"{built.effort.breadth}, {built.effort.candidates}"
-                print(
-                    f"| {kind} | {least} | {' | '.join(recalls)} | {effort} | {seconds:.1f} | {ours:.2f} | {exact:.2f} |"
-                )
+                print(f"| {kind} | {least} | {recalls} | {effort} | {seconds:.1f} | {ours:.2f} | {exact:.2f} |")
 
 
 def main() -> None:

@@ -2,13 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Near-duplicates: time and memory of the join, and precision and recall on drawings with planted copies.
 
-- Without `--model`: `--rows` random unit vectors, as many copies with noise planted among them as `--planted` says. The
-  components that come back are compared with those that were planted. Beside it the plain way, a product of all rows
+- Without `--model`: `--rows` random unit vectors, as many copies with noise planted among them as `--planted` says.
+  The components that come back are compared with those that were planted. Beside it the plain way, a product of all rows
   in float32, block by block, on `--plain-rows` of them, with the time scaled to all by the square.
 - With `--model FOLDER`: OpenMoji's drawings, and of `--copies` of them a copy of each kind: half the size, JPEG of
   quality 30, another colour balance. For each threshold and kind: recall, the share of copies that are in one group
-  with their drawing. Precision: the share of pairs (kept, other) in which both come from one drawing. Drawings of equal
-  pixels that OpenMoji itself has count as one drawing.
+  with their drawing. Precision: the share of pairs (kept, other) in which both come from one drawing. Drawings of
+  equal pixels that OpenMoji itself has count as one drawing.
 """
 
 import argparse
@@ -76,9 +76,8 @@ def measure_join(rows: int, dim: int, planted: int, plain_rows: int, threshold: 
     for top in range(0, len(units), 2048):
         np.flatnonzero(units[top : top + 2048] @ units[top:].T >= threshold)
     plain = (time.perf_counter() - start) * (rows / len(units)) ** 2
-    print(
-        f"all products in float32, scaled from {len(units):,} rows: {plain:.1f} s, {plain / seconds:.1f} times as long"
-    )
+    ratio = plain / seconds
+    print(f"all products in float32, scaled from {len(units):,} rows: {plain:.1f} s, {ratio:.1f} times as long")
 
 
 def measure_copies(model: str, copies: int) -> None:
@@ -95,9 +94,8 @@ def measure_copies(model: str, copies: int) -> None:
             kinds.append(kind)
             owners.append(origins[number])
     options = EncodingOptions(batch_size=64, progress=True)
-    vectors = np.asarray(
-        encode_image_column(encoder, datasets.Dataset.from_dict({"image": images}), options=options), dtype=np.float32
-    )
+    data = datasets.Dataset.from_dict({"image": images})
+    vectors = encode_image_column(encoder, data, options=options)
     with tempfile.TemporaryDirectory() as folder:
         index = EmbeddingIndex.build(Path(folder, "index"), vectors)
         print(f"\n{len(drawings):,} drawings, {copies:,} copies of each kind, {model}\n")

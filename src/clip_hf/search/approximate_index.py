@@ -250,7 +250,8 @@ class ApproximateIndex:
         images = next(self._rows.read_units(own))
         exact_texts, _ = self.index.search(texts, MEASURED_K)
         exact_images, _ = _without(*self.index.search(images, MEASURED_K + 1), self._ids[own])
-        for self.effort in _efforts(self.kind, len(self._rows), getattr(self._index, "nlist", 0)):
+        for effort in _efforts(self.kind, len(self._rows), getattr(self._index, "nlist", 0)):
+            self.effort = effort
             scores, _ = self._search(texts, MEASURED_K, self.effort)
             self.text_recall = _recall(scores, exact_texts)
             scores, _ = _without(*self._search(images, MEASURED_K + 1, self.effort), self._ids[own])
