@@ -3,8 +3,8 @@
 """Near-duplicates: time and memory of the join, and precision and recall on drawings with planted copies.
 
 - Without `--model`: `--rows` random unit vectors, as many copies with noise planted among them as `--planted` says.
-  The components that come back are compared with those that were planted. Beside it the plain way, a product of all rows
-  in float32, block by block, on `--plain-rows` of them, with the time scaled to all by the square.
+  The components that come back are compared with those that were planted. Beside it the plain way, a product of all
+  rows in float32, block by block, on `--plain-rows` of them, with the time scaled to all by the square.
 - With `--model FOLDER`: OpenMoji's drawings, and of `--copies` of them a copy of each kind: half the size, JPEG of
   quality 30, another colour balance. For each threshold and kind: recall, the share of copies that are in one group
   with their drawing. Precision: the share of pairs (kept, other) in which both come from one drawing. Drawings of
