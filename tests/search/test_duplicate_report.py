@@ -35,7 +35,7 @@ PICTURES = [
 def write_source(tmp_path: Path) -> SourceIndex:
     folder = tmp_path / "photos"
     rows = []
-    for name, width, vector in PICTURES:
+    for name, width, _ in PICTURES:
         path = folder / os.fsdecode(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         colour = tuple(hashlib.sha256(name).digest()[:3])

@@ -423,7 +423,8 @@ def deduplicate(
     Rows are taken in order. A row is dropped if its cosine with an earlier kept row is at least `threshold`; so no two
     kept rows are that near, and each dropped row is near to a kept one. Rows are compared in blocks: the time grows
     with rows times kept rows, the memory with the kept rows and `chunk_size` squared. The result is that of float64
-    and does not depend on `chunk_size`.
+    and does not depend on `chunk_size`. `clip_hf.search.find_near_duplicates` groups instead: rows that a chain of
+    near-duplicates connects belong together, however far its ends are apart.
 
     Args:
         embeddings (`np.ndarray` or `torch.Tensor` of shape `(rows, dim)`): Embeddings of any length and floating type;

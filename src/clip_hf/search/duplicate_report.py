@@ -25,8 +25,8 @@ from .near_duplicates import DuplicateGroup, find_near_duplicates
 
 
 DEFAULT_THRESHOLD = 0.95
-"""Cosine of near-duplicates. Copies that were resized or compressed anew are above it with CLIP models; clip-retrieval
-uses 0.94. It depends on the model: look at the report."""
+"""Cosine of near-duplicates, near the 0.94 that clip-retrieval uses. What is right depends on the model: look at the
+report, and see `benchmarks/bench_duplicates.py --model`."""
 MOVES = "moves.jsonl"
 """The log in the folder to which pictures are moved."""
 
@@ -184,7 +184,7 @@ def _sheet_group(source: SourceIndex, number: int, group: DuplicateGroup) -> She
 
 def _check_target(source: SourceIndex, target: Path) -> None:
     if source.folder is None or "path" not in source.index.columns.names:
-        raise ValueError("Only pictures of a folder can be moved, not rows of tables or archives. Leave `move_to` out.")
+        raise ValueError("Only pictures of a folder can be moved, not rows of tables or tars. Leave `move_to` out.")
     inside = os.path.realpath(target), os.path.realpath(source.folder)
     if os.path.commonpath(inside) == inside[1]:
         names = Path(inside[0]).relative_to(inside[1]).parts

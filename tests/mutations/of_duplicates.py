@@ -1,0 +1,104 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Faults in near-duplicates, their report and moves, contact sheets, and the approximate index."""
+
+from .mutation import Mutation
+
+
+MUTATIONS = [
+    Mutation(
+        "tails left out of the bounds",
+        "search/near_duplicates.py",
+        "return np.concatenate([heads, tails[:, None]], axis=1)",
+        "return np.concatenate([heads, 0 * tails[:, None]], axis=1)",
+        "search/test_near_duplicates.py",
+    ),
+    Mutation(
+        "pairs above the diagonal only in the first block of columns",
+        "search/near_duplicates.py",
+        "for start in range(top, len(heads), _BLOCK[1]):",
+        "for start in range(top, top + 1, _BLOCK[1]):",
+        "search/test_near_duplicates.py -k whole_matrix",
+    ),
+    Mutation(
+        "a threshold of one misses copies",
+        "search/near_duplicates.py",
+        "limit, at_once = threshold - (rows.dim + 8) * np.finfo(np.float64).eps, 1",
+        "limit, at_once = threshold + 1e-9, 1",
+        "search/test_near_duplicates.py",
+    ),
+    Mutation(
+        "fewest bytes are kept",
+        "search/near_duplicates.py",
+        "order = np.lexsort((ids[own], -sizes[own], -pixels[own]))",
+        "order = np.lexsort((ids[own], sizes[own], -pixels[own]))",
+        "search/test_near_duplicates.py -k best_picture",
+    ),
+    Mutation(
+        "a pair a row, but not a column, comes first",
+        "search/near_duplicates.py",
+        "is_next = (_ranks(pairs[0]) < at_once) | (_ranks(pairs[1]) < at_once)",
+        "is_next = _ranks(pairs[0]) < at_once",
+        "search/test_near_duplicates.py -k nearly_equal",
+    ),
+    Mutation(
+        "a move is logged after it happened",
+        "search/duplicate_report.py",
+        """        _log_move(report.move_to, paths[id_], new)
+        _move(paths[id_], new)
+""",
+        """        _move(paths[id_], new)
+        _log_move(report.move_to, new, new)
+""",
+        "search/test_duplicate_report.py",
+    ),
+    Mutation(
+        "a picture is moved although the best is gone",
+        "search/duplicate_report.py",
+        "if _has_changed(paths[group.kept], rows[group.kept]):",
+        "if False:",
+        "search/test_duplicate_report.py -k best_is_gone",
+    ),
+    Mutation(
+        "a copy is not compared",
+        "search/duplicate_report.py",
+        "if _digest(temporary) != _digest(old):",
+        "if False:",
+        "search/test_duplicate_report.py -k differs",
+    ),
+    Mutation(
+        "names are not escaped",
+        "search/contact_sheet.py",
+        "return escape(printable(text), quote=True)",
+        "return printable(text)",
+        "search/test_contact_sheet.py",
+    ),
+    Mutation(
+        "transparency is not put on white",
+        "search/contact_sheet.py",
+        '"scale", _WHITE, draft_edge',
+        '"scale", None, draft_edge',
+        "search/test_contact_sheet.py",
+    ),
+    Mutation(
+        "the recall of texts is not held to the limit",
+        "search/approximate_index.py",
+        "        if min(self.text_recall.recall, self.image_recall.recall) < min_recall:\n            other",
+        "        if self.image_recall.recall < min_recall:\n            other",
+        "search/test_approximate_index.py -k low_recall",
+    ),
+    Mutation(
+        "a file is read whatever its digest",
+        "search/approximate_index.py",
+        'if _digest_file(place / _FILE) != manifest["digest"]:',
+        "if False:",
+        "search/test_approximate_index.py -k damaged",
+    ),
+    Mutation(
+        "padding becomes the last row",
+        "search/approximate_index.py",
+        "numbers = np.unique(numbers[numbers >= 0])",
+        "numbers = np.unique(numbers)",
+        "search/test_approximate_index.py",
+    ),
+]
