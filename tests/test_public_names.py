@@ -218,6 +218,16 @@ PUBLIC_NAMES = {
         "update_model_card",
         "write_model_card",
     ],
+    "clip_hf.search": [
+        "EmbeddingIndex",
+        "SearchStatistics",
+        "StoreSync",
+        "VectorStore",
+        "open_store",
+        "parse_filter",
+        "parse_filters",
+        "sync_store",
+    ],
     "clip_hf.training": [
         "AveragedWeights",
         "Checkpoints",

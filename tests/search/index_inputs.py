@@ -15,8 +15,12 @@ KINDS = {
     "opposite": lambda rng, n, dim: rng.normal(size=dim) * rng.choice([-1.0, 1.0], size=(n, 1)),
     "one-hot": lambda rng, n, dim: np.eye(dim)[rng.integers(0, dim, n)] * rng.choice([-1.0, 1.0], size=(n, 1)),
     "one value dominates": lambda rng, n, dim: rng.normal(size=(n, dim)) + 100 * np.eye(dim)[rng.integers(dim)],
-    "huge and tiny": lambda rng, n, dim: rng.normal(size=(n, dim)) * 10.0 ** rng.choice([-300, -40, 0, 40, 300], (n, 1)),
-    "float16 limits": lambda rng, n, dim: rng.choice([65504.0, -65504.0, 6e-8, -6e-8, 1.0], (n, dim)).astype("float16"),
+    "huge and tiny": lambda rng, n, dim: (
+        rng.normal(size=(n, dim)) * 10.0 ** rng.choice([-300, -40, 0, 40, 300], (n, 1))
+    ),
+    "float16 limits": lambda rng, n, dim: rng.choice([65504.0, -65504.0, 6e-8, -6e-8, 1.0], (n, dim)).astype(
+        "float16"
+    ),
     "few values": lambda rng, n, dim: rng.integers(0, 2, (n, dim)) + 1.0 * np.eye(dim)[0],
 }
 """Rows (n, dim) by name."""

@@ -19,7 +19,7 @@ def small_limits(monkeypatch):
     monkeypatch.setattr(exact_scan, "_QUERIES_AT_A_TIME", 12)
     monkeypatch.setattr(exact_scan, "_FEW_PAIRS", 50)
     monkeypatch.setattr(exact_scan, "_MOST_PAIRS", 150)
-    monkeypatch.setattr(exact_scan, "_SCORED_VALUES", 500)
+    monkeypatch.setattr(exact_scan, "_SCORED_VALUES", 5000)
 
 
 def hard_case(kind: str, seed: int) -> tuple[list[SegmentInMemory], np.ndarray, int, np.ndarray | None]:

@@ -109,7 +109,9 @@ def test_rows_of_any_length_are_normalised(dtype, rng):
     assert normalise_rows(np.array([[0.0, 5e-324, 0.0]])).tolist() == [[0, 1, 0]]
 
 
-@pytest.mark.parametrize(("bad", "fault"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite"), (0.0, "zeros")])
+@pytest.mark.parametrize(
+    ("bad", "fault"), [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite"), (0.0, "zeros")]
+)
 def test_the_first_row_without_a_direction_is_named(bad, fault, rng):
     rows = rng.normal(size=(6, 3))
     rows[[2, 4]] = np.nan

@@ -8,6 +8,7 @@ from ..utils.extras import require_extra
 require_extra("train", "clip_hf.search", "datasets", "filelock", "pyarrow")
 
 from .embedding_index import EmbeddingIndex
+from .exact_scan import SearchStatistics
 from .row_filters import parse_filter, parse_filters
 from .store_base import VectorStore
 from .vector_store import StoreSync, open_store, sync_store
@@ -15,6 +16,7 @@ from .vector_store import StoreSync, open_store, sync_store
 
 __all__ = [
     "EmbeddingIndex",
+    "SearchStatistics",
     "StoreSync",
     "VectorStore",
     "open_store",

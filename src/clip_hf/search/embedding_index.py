@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """An exact index of embeddings: a folder of memory-mapped segments that is changed by atomic commits."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from .index_segments import (
     SEGMENTS,
     IndexManifest,
     Segment,
+    SegmentRecord,
     delete_leftovers,
     rows_at,
     schema_of,
@@ -40,6 +42,7 @@ from .row_filters import rows_that_match
 
 
 Rows = tuple[Any, Any, pa.Table | None]
+_MOST_SEGMENTS = 16
 
 
 class EmbeddingIndex:
@@ -87,7 +90,7 @@ class EmbeddingIndex:
             except FileNotFoundError as error:
                 if IndexManifest.read(self.folder).generation == manifest.generation:
                     raise ValueError(
-                        f"{error.filename} is missing, but {MANIFEST} names it. Build the index again, or copy it anew."
+                        f"{error.filename} is missing, but {MANIFEST} names it. Build the index again."
                     ) from error
         self._manifest = manifest
         self.dim, self.dtype, self.generation = manifest.dim, manifest.dtype, manifest.generation
@@ -205,7 +208,7 @@ class EmbeddingIndex:
         ids: Sequence[int] | Sequence[str] | np.ndarray | pa.Array | None = None,
         metadata: pa.Table | None = None,
     ) -> None:
-        """Add rows in one commit.
+        """Add rows in one commit. Small segments are merged on the way.
 
         Args:
             vectors (`np.ndarray` or `Iterable[np.ndarray]`): Rows (n, dim), as for [`EmbeddingIndex.build`].
@@ -262,9 +265,13 @@ class EmbeddingIndex:
             if add is not None:
                 vectors, ids, metadata = add
                 ids = self._new_ids(ids, keep)
-                parts = _parts(manifest, (_blocks(vectors),), ids, metadata)
-                manifest, count = write_segment(self.folder, manifest, parts)
-                next_id = _next_id(next_id, ids, count)
+                first = _first_to_merge(self._manifest.segments)
+                merged = {record.number for record in self._manifest.segments[first:]}
+                stay = tuple(record for record in manifest.segments if record.number not in merged)
+                new = _parts(manifest, (_blocks(vectors),), ids, metadata)
+                parts = itertools.chain(self._stored_parts(keep, first), new)
+                manifest, count = write_segment(self.folder, replace(manifest, segments=stay), parts)
+                next_id = _next_id(next_id, ids, count - self._count(keep, first))
             if description is not None:
                 manifest = replace(manifest, description=_json_copy(description))
             self._commit(replace(manifest, next_id=next_id))
@@ -272,7 +279,7 @@ class EmbeddingIndex:
     def compact(self) -> None:
         """Write the rows that are not removed as one segment, in one commit. Readers keep what they have open."""
         with self._writing() as manifest:
-            compacted, _ = write_segment(self.folder, replace(manifest, segments=()), self.stored_parts())
+            compacted, _ = write_segment(self.folder, replace(manifest, segments=()), self._stored_parts(self._keep))
             self._commit(compacted)
 
     @contextmanager
@@ -310,7 +317,7 @@ class EmbeddingIndex:
 
     def __len__(self) -> int:
         """Number of rows that are not removed."""
-        return int(self._starts[-1] if self._keep is None else np.count_nonzero(self._keep))
+        return self._count(self._keep)
 
     @property
     def filter_columns(self) -> pa.Schema:
@@ -353,7 +360,7 @@ class EmbeddingIndex:
         if where is not None:
             matches = rows_that_match(self._table, where)
             keep = matches if keep is None else keep & matches
-        count = int(self._starts[-1] if keep is None else np.count_nonzero(keep))
+        count = self._count(keep)
         scores, places, self.last_search = scan_with_codes(self._segments, queries, min(int(k), count), keep)
         ids = self._ids_at(places.ravel()).reshape(places.shape)
         return (scores[0], ids[0]) if single else (scores, ids)
@@ -406,19 +413,29 @@ class EmbeddingIndex:
         """
         if batch_rows < 1:
             raise ValueError(f"`batch_rows` is {batch_rows}; it must be at least 1.")
-        for rows, table in self.stored_parts(batch_rows):
+        for rows, table in self._stored_parts(self._keep, batch_rows=batch_rows):
             yield _to_numpy(table[ID]), _unit(rows)
 
     def stored_parts(self, batch_rows: int = BLOCK_ROWS) -> Iterator[tuple[np.ndarray, pa.Table]]:
         """Rows (n, dim) as they are stored, and their tables with `"id"` and metadata, without the removed ones."""
-        for start, segment in zip(self._starts, self._segments, strict=False):
+        return self._stored_parts(self._keep, batch_rows=batch_rows)
+
+    def _stored_parts(
+        self, keep: np.ndarray | None, first_segment: int = 0, batch_rows: int = BLOCK_ROWS
+    ) -> Iterator[tuple[np.ndarray, pa.Table]]:
+        """Rows as they are stored and their tables, without the removed ones."""
+        for start, segment in list(zip(self._starts, self._segments, strict=False))[first_segment:]:
             for first in range(0, len(segment), batch_rows):
                 rows, table = segment.rows[first : first + batch_rows], segment.table.slice(first, batch_rows)
-                if segment.removed.size:
-                    keep = self._keep[start + first : start + first + len(rows)]
-                    rows, table = rows[keep], table.filter(pa.array(keep))
+                if keep is not None:
+                    kept = keep[start + first : start + first + len(rows)]
+                    rows, table = rows[kept], table.filter(pa.array(kept))
                 if len(rows):
                     yield rows, table
+
+    def _count(self, keep: np.ndarray | None, first_segment: int = 0) -> int:
+        start = self._starts[first_segment]
+        return int(self._starts[-1] - start if keep is None else np.count_nonzero(keep[start:]))
 
     def _places(self, ids: Any) -> np.ndarray:
         """The places (n,) int64 of ids, in their order."""
@@ -450,6 +467,18 @@ def _refuse_content(folder: Path) -> None:
         raise FileExistsError(
             f"{folder} is not empty. Give another folder, remove this one, or open the index that is there."
         )
+
+
+def _first_to_merge(records: Sequence[SegmentRecord]) -> int:
+    """The first of the last segments that the next one takes in, so that many small commits make few segments.
+
+    A segment is merged with those after it if they have half as many rows: each row is written a few times only.
+    """
+    first, rows = len(records), BLOCK_ROWS
+    while len(records) >= _MOST_SEGMENTS and first and records[first - 1].rows <= 2 * rows:
+        first -= 1
+        rows += records[first].rows
+    return first
 
 
 def _new_manifest(

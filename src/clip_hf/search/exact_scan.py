@@ -2,8 +2,8 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The rows with the highest cosines, exactly: a pass over int8 codes, and float64 for what it cannot rule out.
 
-The first pass reads every row's code. `row_codes.py` proves between which bounds a cosine then lies. A row can be ruled
-out if its upper bound is below the k-th best lower bound so far. The rows that are left are scored in float64 from what is
+The first pass reads every row's code; `row_codes.py` proves between which bounds a cosine then lies. A row is out
+if its upper bound is below the k-th best lower bound so far. The rows that are left are scored in float64 from what is
 stored, so codes decide how long a search takes and never what it finds.
 """
 
@@ -132,8 +132,8 @@ def _chunks(segments: Sequence[Segment], step: int, keep: np.ndarray | None) -> 
 class _Candidates:
     """Pairs of a query and a row that may be among the query's k best, with bounds of their scores.
 
-    A pair that is scored has its score as both bounds. There are never many more than `_MOST_PAIRS` pairs, because pairs are
-    scored early if codes cannot tell them apart, as with many equal rows; of scored ones, k for each query are kept.
+    A pair that is scored has its score as both bounds. There are never many more than `_MOST_PAIRS` pairs: if codes
+    cannot tell them apart, as with many equal rows, they are scored early, and k for each query are kept.
     """
 
     def __init__(self, segments: Sequence[Segment], queries: np.ndarray, codes: QueryCodes, k: int):
@@ -219,10 +219,10 @@ class _Candidates:
 
 
 def multiply_codes(rows: torch.Tensor, queries: torch.Tensor, sums: torch.Tensor, products: torch.Tensor) -> None:
-    """Write the products of int8 codes (n, dim) and (q, dim) to `products` (n, q) float32: exact sums, rounded once.
+    """Write products of int8 codes (n, dim) and (q, dim) to `products` (n, q) float32: exact sums, rounded once.
 
-    `torch._int_mm` reads int8 at the speed of memory, and writes to `sums` (n, q) int32. It is checked first, because it
-    may be missing or wrong: without VNNI sums of two products may not fit, and torch 2.13 is wrong where `dim` is 1.
+    `torch._int_mm` reads int8 at the speed of memory, and writes to `sums` (n, q) int32. It is checked first, because
+    it may be missing or wrong: without VNNI sums of two products may not fit, and torch 2.13 is wrong if `dim` is 1.
     """
     dim = rows.shape[1]
     if _int_mm_is_right(dim):

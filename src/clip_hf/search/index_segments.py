@@ -3,9 +3,9 @@
 """Files of an index: segments that are written once and memory-mapped, and the manifest that says which ones count.
 
 A segment is a folder `segments/<number>` of rows (n, dim) little-endian, their int8 codes and bounds (see
-`row_codes.py`), and an Arrow table of ids and metadata. A file of removed places lies beside them, written anew under a new
-name when more rows are removed. Replacing the manifest `index.json` is what commits: files that it does not name do not
-count, and the next writer deletes them.
+`row_codes.py`), and an Arrow table of ids and metadata. A file of removed places lies beside them; when more rows are
+removed, it is written anew under a new name. Replacing the manifest `index.json` is what commits: files that it does
+not name do not count, and the next writer deletes them.
 """
 
 import base64
@@ -13,8 +13,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from types import GenericAlias
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ DTYPES = ("float16", "float32")
 ID_TYPES = {"int": pa.int64(), "str": pa.string()}
 ID = "id"
 _ROWS, _CODES, _BOUNDS, _TABLE = "rows.bin", "codes.bin", "bounds.bin", "table.arrow"
-BLOCK_ROWS = 16384
+BLOCK_ROWS = 4096
 """So many rows are read or written at a time."""
 
 
@@ -97,9 +98,11 @@ class IndexManifest:
         try:
             records = tuple(SegmentRecord(**record) for record in content.pop("segments"))
             manifest = cls(**content, segments=records)
-            for value, kind in zip(asdict(manifest).values(), (int, str, str, str, dict, int, int, int), strict=False):
-                if not isinstance(value, kind):
-                    raise TypeError(f"{value!r} is no {kind.__name__}")
+            for part in (manifest, *records):
+                for part_field in fields(part):
+                    kind = part_field.type.__origin__ if isinstance(part_field.type, GenericAlias) else part_field.type
+                    if not isinstance(getattr(part, part_field.name), kind):
+                        raise TypeError(f"`{part_field.name}` is {getattr(part, part_field.name)!r}")
             if manifest.dtype not in DTYPES or manifest.id_type not in ID_TYPES:
                 raise ValueError(f"type {manifest.dtype!r} of rows, {manifest.id_type!r} of ids")
             pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest.columns)))

@@ -2,20 +2,21 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """int8 codes of unit vectors, the lengths of their errors, and the bounds of cosines that follow.
 
-The code of a unit vector `u` is `s * c`: whole numbers `c` from -127 to 127 and a float32 `s`. `u` is rotated first, by
-an orthogonal `R` that is always the same, so that no large value makes the others' codes coarse. Rotations leave
-cosines as they are. With each code lies `e`, at least the length of `R u - s * c`.
+The code of a unit vector `u` is `s * c`: whole numbers `c` from -127 to 127 and a float32 `s`. `u` is rotated first,
+by an orthogonal `R` that is always the same, so that one large value does not make the codes of the others coarse.
+Rotations leave cosines as they are. With each code lies `e`, at least the length of `R u - s * c`.
 
-**Bound.** Let `q` be a unit query with the code `d`, not whole numbers now but the sum of its levels, and `f` at least the
-length of `R q - d`. Then
+**Bound.** Let `q` be a unit query with the code `d`, scaled and with its levels summed, and `f` at least the length of
+`R q - d`. Then
 
     <q, u> - <d, s c> = <R q, R u - s c> + <R q - d, s c>,
 
 so `<q, u>` is within `e + f (1 + e)` of `<d, s c>`, because `R q` has length 1 and `s c` at most `1 + e`.
 
-**Rounding.** `e` and `f` hold what float32 arithmetic adds to them (`_rounding_of_codes`). Whole-number products are exact.
-Turning them into float32, scaling and adding them up are five roundings, each at most 2**-24 of `(1 + e) |d|`, where `|d|`
-sums the lengths of the levels; `QueryCodes.widths` adds three times that, and the roundings of the float64 score.
+**Rounding.** `e` and `f` hold what float32 arithmetic adds to them (`_rounding_of_codes`). Whole numbers' products are
+exact. To turn them into float32, scale them and add them up are five roundings, each at most 2**-24 of `(1 + e) |d|`,
+where `|d|` sums the lengths of the levels. `QueryCodes.widths` adds three times that and more, which also covers the
+roundings of the float64 score.
 """
 
 import functools
@@ -168,8 +169,8 @@ def _rotate(rows: np.ndarray) -> np.ndarray:
 def _rounding_of_codes(dim: int) -> float:
     """What float32 arithmetic adds to the length of an error at most.
 
-    A unit vector's product with a Hadamard matrix of size `m` over `sqrt(m)` is off by at most `m * sqrt(m)` roundings:
-    each value by `m` times the sum of magnitudes, which is at most `sqrt(m)`. All else is below 16 roundings.
+    The product of a unit vector and a Hadamard matrix of size `m`, over `sqrt(m)`, is off by at most `m * sqrt(m)`
+    roundings: each value by `m` times the sum of magnitudes, at most `sqrt(m)`. All else is below 16 roundings.
     """
     a, b = _sides(dim)
     return _UNIT_ROUNDING * (2 * (a * math.sqrt(a) + b * math.sqrt(b)) + 16) * 1.01

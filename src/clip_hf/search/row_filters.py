@@ -24,7 +24,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-FILTER = re.compile(r"\s*(.+?)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+FILTER = re.compile(r"\s*([^=!<>~]+?)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
 """A filter: its column, its operator and its value."""
 _END = "\\x00"  # between the texts of a list that are joined to be searched
 
@@ -38,9 +38,9 @@ def parse_filters(texts: Sequence[str], columns: pa.Schema) -> pc.Expression | N
 def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     """Parse a filter `column OP value`, for `where` of [`EmbeddingIndex.search`].
 
-    OP is `=`, `!=`, `<`, `<=`, `>`, `>=`, or `~`: the text matches a pattern with `*`, `?` and `[a-z]`, in which upper and
-    lower case differ. A list of texts (captions) has `=`, `!=` and `~`; one of its texts must match, or with `!=` none.
-    A row without a value in the column passes no filter.
+    OP is `=`, `!=`, `<`, `<=`, `>`, `>=`, or `~`: the text matches a pattern with `*`, `?` and `[a-z]`, in which upper
+    and lower case differ. A list of texts (captions) has `=`, `!=` and `~`; one of its texts must match, or with `!=`
+    none. A row without a value in the column passes no filter.
 
     Args:
         text (`str`): For example `"width>=800"`, `"name~holiday/*.jpg"`, `"caption=a dog"`.
