@@ -395,6 +395,15 @@ def test_an_exact_search_does_not_use_hnsw(postgres, tmp_path):
         check_same(index, store, queries)
 
 
+def test_tables_of_similar_names_have_their_own_hnsw(postgres, tmp_path):
+    index = build(tmp_path / "index", random_rows(5))
+    for table in ("t" * 62 + "1", "t" * 62 + "2"):
+        with open_store(postgres.url(table)) as store:
+            sync(index, store)
+            store.create_hnsw()
+    assert postgres.run("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'ttt%hnsw'") == [(2,)]
+
+
 def test_nul_is_named_and_nothing_is_written(postgres, tmp_path):
     table = pa.table({"caption": ["a", "b\0c", "d"]})
     index = build(tmp_path / "index", random_rows(3), metadata=table)
@@ -541,6 +550,17 @@ def test_values_that_milvus_cannot_keep_are_named(milvus, tmp_path, column, valu
     with pytest.raises(ValueError, match=message):
         sync(index, milvus)
     assert len(milvus) == 0
+
+
+def test_a_milvus_that_goes_away_is_named(tmp_path):
+    index = build(tmp_path / "index", random_rows(5))
+    with open_store(f"milvus://{tmp_path}/vectors.db?collection=photos") as store:
+        sync(index, store)
+        server_manager_instance.release_server(f"{tmp_path}/vectors.db")
+        for work in (lambda: store.search(random_rows(1)), lambda: sync(index, store), lambda: len(store)):
+            with pytest.raises(ConnectionError, match="Check that the server runs.*run again to go on") as caught:
+                work()
+            assert "\n" not in str(caught.value)
 
 
 COPY = """
