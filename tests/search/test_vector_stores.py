@@ -14,6 +14,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 from store_servers import PASSWORD_USER, PostgresServer, fork, wait_until
 
 from clip_hf.search import EmbeddingIndex, VectorStore, open_store, parse_filters, pgvector_store, sync_store
@@ -164,6 +165,9 @@ FILTERS = [
     ["name~holiday/*1.jpg"],
     ["name~holiday/?%*"],
     ["name~*[!a-z]line*"],
+    ["name~*back\\slash*"],
+    ['name~*a"b*'],
+    ["name~*new\nline*"],
     ["captions=a dog"],
     ["captions!=a dog"],
     ["captions~*[%é]*"],

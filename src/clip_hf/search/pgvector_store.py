@@ -144,6 +144,12 @@ class PgVectorStore(VectorStore):
         with self._explained(), self._connection.transaction():
             self._connection.execute(self._delete(), [list(keys)])
 
+    def flush(self) -> None:
+        from psycopg import sql
+
+        with self._explained():
+            self._connection.execute(sql.SQL("ANALYZE {}").format(self._table))
+
     def rows(self) -> Iterator[list[tuple[str, str, int]]]:
         from psycopg import sql
 
