@@ -74,7 +74,7 @@ def test_a_score_depends_on_its_own_row_alone(rng):
 def test_codes_spare_nearly_all_scores(rng, queries):
     segments = [SegmentInMemory(rng.normal(size=(20000, 64)), "float16")]
     vectors = normalise_rows(rng.normal(size=(queries, 64)))
-    scores, places, statistics = scan_with_codes(segments, vectors, 10)
+    _, places, statistics = scan_with_codes(segments, vectors, 10)
     assert (statistics.queries, statistics.rows) == (queries, 20000)
     assert 10 * queries <= statistics.rescored
     assert statistics.share_rescored < 0.003
@@ -93,7 +93,7 @@ def test_equal_rows_are_scored_in_bounded_memory(rng, small_limits, monkeypatch)
     monkeypatch.setattr(
         exact_scan._Candidates, "_settle", lambda self: (settle(self), longest.append(len(self._pairs)))
     )
-    scores, places, statistics = scan_with_codes(segments, normalise_rows(np.ones((2, 3))), 7)
+    _, places, statistics = scan_with_codes(segments, normalise_rows(np.ones((2, 3))), 7)
     assert places.tolist() == [list(range(7))] * 2
     assert statistics.rescored == 10000
     assert max(longest) < 150 + 2 * 128
@@ -104,7 +104,7 @@ def test_rows_that_do_not_count_raise_no_threshold(rng):
     query = normalise_rows(vectors[:1])
     keep = score_rows(normalise_rows(vectors), query[0]) < 0.1
     for some in (keep, keep & (np.arange(1000) % 7 == 0)):  # most rows count, or few
-        scores, places, _ = scan_with_codes([SegmentInMemory(vectors, "float32")], query, 20, some)
+        _, places, _ = scan_with_codes([SegmentInMemory(vectors, "float32")], query, 20, some)
         assert np.array_equal(places, scan_exactly([SegmentInMemory(vectors, "float32")], query, 20, some)[1])
         assert some[places].all()
 

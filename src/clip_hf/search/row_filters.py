@@ -30,7 +30,15 @@ _END = "\\x00"  # between the texts of a list that are joined to be searched
 
 
 def parse_filters(texts: Sequence[str], columns: pa.Schema) -> pc.Expression | None:
-    """Parse several filters, which must all hold; None if there are none. See [`parse_filter`]."""
+    """Parse several filters, which must all hold; None if there are none.
+
+    Args:
+        texts (`Sequence[str]`): Filters as [`parse_filter`] takes them.
+        columns (`pa.Schema`): The columns and their types.
+
+    Raises:
+        ValueError: if one is no filter, there is no such column, or a value is not of the column's type.
+    """
     filters = [parse_filter(text, columns) for text in texts]
     return functools.reduce(operator.and_, filters) if filters else None
 
