@@ -44,6 +44,7 @@ NOT_RUN = {
     "make": "builds environments, trains for minutes, or runs these very tests",
     ".venv/bin/python benchmarks/": "measures for minutes",
     "sbatch": "needs SLURM",
+    "clip-hf search my_photos a dog on a beach --store": "needs a server",
     "torchrun --nnodes 2": "needs two nodes of eight GPUs",
     "accelerate launch --config_file examples/launch/multi_gpu.yaml --num_processes 8": "needs eight GPUs",
     "accelerate launch --num_processes 8 -m clip_hf evaluate": "needs eight GPUs",

@@ -14,6 +14,7 @@ import numpy as np
 import psycopg
 import pyarrow as pa
 import pytest
+from milvus_lite.server_manager import server_manager_instance
 from store_servers import PASSWORD_USER, PostgresServer, fork, wait_until
 
 from clip_hf.search import EmbeddingIndex, VectorStore, open_store, parse_filters, pgvector_store, sync_store
@@ -164,6 +165,9 @@ FILTERS = [
     ["name~holiday/*1.jpg"],
     ["name~holiday/?%*"],
     ["name~*[!a-z]line*"],
+    ["name~*back\\slash*"],
+    ['name~*a"b*'],
+    ["name~*new\nline*"],
     ["captions=a dog"],
     ["captions!=a dog"],
     ["captions~*[%é]*"],
@@ -232,12 +236,18 @@ def test_only_changes_are_sent(store, tmp_path, monkeypatch):
     assert sync(index, store, batch_rows=64) == (300, 0, 0, 0)
     sent = remember_upserts(store, monkeypatch)
     assert sync(index, store, batch_rows=64) == (0, 0, 0, 300)
+    # The last row keeps its place in the order, so only what it holds tells that it changed.
+    for sign, name in ((-1, "same"), (-1, "newer name"), (1, "newer name")):
+        last = table.slice(299, 1).set_column(0, "name", pa.array([name]))
+        index.change(remove=[299], add=(sign * vectors[299:], [299], last))
+        assert sync(index, store, batch_rows=64) == (0, 1, 0, 299)
+    check_same(index, store, vectors[299:], 20, ["name=newer name"])
     edited = table.slice(10, 2).set_column(0, "name", pa.array(["new name", None]))
     index.change(remove=[5, 10, 11], add=(-vectors[[5]], [5], table.slice(5, 1)))  # another picture
     index.add(vectors[[10, 11]], [10, 11], edited)  # other metadata
     index.change(remove=[20, 299], add=(vectors[:1], [1000], table.slice(20, 1)))
     assert sync(index, store, batch_rows=64) == (1, 3, 2, 295)
-    assert sent == [5, 10, 11, 1000]
+    assert sent == [299, 299, 299, 5, 10, 11, 1000]
     assert len(store) == len(index) == 299
     check_same(index, store, vectors[[0, 5, 10]], 20)
     check_same(index, store, vectors[[0, 5, 10]], 20, ["name=new name"])
@@ -395,6 +405,15 @@ def test_an_exact_search_does_not_use_hnsw(postgres, tmp_path):
         check_same(index, store, queries)
 
 
+def test_tables_of_similar_names_have_their_own_hnsw(postgres, tmp_path):
+    index = build(tmp_path / "index", random_rows(5))
+    for table in ("t" * 62 + "1", "t" * 62 + "2"):
+        with open_store(postgres.url(table)) as store:
+            sync(index, store)
+            store.create_hnsw()
+    assert postgres.run("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'ttt%hnsw'") == [(2,)]
+
+
 def test_nul_is_named_and_nothing_is_written(postgres, tmp_path):
     table = pa.table({"caption": ["a", "b\0c", "d"]})
     index = build(tmp_path / "index", random_rows(3), metadata=table)
@@ -541,6 +560,17 @@ def test_values_that_milvus_cannot_keep_are_named(milvus, tmp_path, column, valu
     with pytest.raises(ValueError, match=message):
         sync(index, milvus)
     assert len(milvus) == 0
+
+
+def test_a_milvus_that_goes_away_is_named(tmp_path):
+    index = build(tmp_path / "index", random_rows(5))
+    with open_store(f"milvus://{tmp_path}/vectors.db?collection=photos") as store:
+        sync(index, store)
+        server_manager_instance.release_server(f"{tmp_path}/vectors.db")
+        for work in (lambda: store.search(random_rows(1)), lambda: sync(index, store), lambda: len(store)):
+            with pytest.raises(ConnectionError, match="Check that the server runs.*run again to go on") as caught:
+                work()
+            assert "\n" not in str(caught.value)
 
 
 COPY = """

@@ -39,7 +39,7 @@ class MilvusStore(VectorStore):
 
     Args:
         url ([`StoreUrl`]): `milvus://host:19530?collection=photos`, or `milvus:///folder/vectors.db?collection=photos`
-            for Milvus Lite, which one process opens at a time.
+            for Milvus Lite; a process that opens it has it until it ends.
 
     Raises:
         MissingExtra: if the extra `milvus` is not installed.

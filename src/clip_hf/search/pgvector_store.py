@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from ..utils.extras import require_extra
 from .index_segments import ID
-from .store_base import DIGEST, EMBEDDING, KEY, PLACE, Candidates, StoreLayout, StoreRows, VectorStore
+from .store_base import DIGEST, EMBEDDING, KEY, PLACE, Candidates, StoreLayout, StoreRows, VectorStore, row_key
 from .store_filters import Condition
 from .store_urls import StoreUrl
 
@@ -144,6 +144,12 @@ class PgVectorStore(VectorStore):
         with self._explained(), self._connection.transaction():
             self._connection.execute(self._delete(), [list(keys)])
 
+    def flush(self) -> None:
+        from psycopg import sql
+
+        with self._explained():
+            self._connection.execute(sql.SQL("ANALYZE {}").format(self._table))
+
     def rows(self) -> Iterator[list[tuple[str, str, int]]]:
         from psycopg import sql
 
@@ -212,7 +218,7 @@ class PgVectorStore(VectorStore):
         layout = self._made_layout()
         if layout.dim > _MOST_HNSW_DIM:
             raise ValueError(f"The vectors have {layout.dim:,} values; pgvector indexes at most {_MOST_HNSW_DIM:,}.")
-        name = f"{self._table_name[:50]}_hnsw"
+        name = f"{self._table_name[:40]}_{row_key(self._table_name)[:8]}_hnsw"  # at most 63 bytes
         with self._explained(), self._connection.transaction():
             self._connection.execute(sql.SQL("DROP INDEX IF EXISTS {}").format(sql.Identifier(name)))
             self._connection.execute(

@@ -212,8 +212,9 @@ class VectorStore(ABC):
     def delete(self, keys: Sequence[str]) -> None:
         """Delete rows by key; keys that are not there do not matter."""
 
+    @abstractmethod
     def flush(self) -> None:
-        """Do what a database needs after many changes, to be safe and quick; nothing by default."""
+        """Do what the database needs after many changes to search quickly."""
 
     @abstractmethod
     def rows(self) -> Iterator[list[tuple[str, str, int]]]:

@@ -32,7 +32,8 @@ def open_store(url: str) -> VectorStore:
               `PGPASSWORD` or `~/.pgpass`; further parameters are libpq's (`sslmode=require`).
             - `milvus://host:19530?collection=photos`: a Milvus server; `&tls=true` for https, `&database=name`. The
               token or `user:password` comes from `MILVUS_TOKEN`.
-            - `milvus:///folder/vectors.db?collection=photos`: Milvus Lite in a folder, for one process at a time.
+            - `milvus:///folder/vectors.db?collection=photos`: Milvus Lite in a folder; a process that opens it has it
+              until it ends.
 
     Returns:
         [`VectorStore`]: The store. The table may not be there yet; [`sync_store`] makes it.
