@@ -152,7 +152,7 @@ def attempt(name, function, *args, **kwargs):
     except ImportError as error:
         found[name] = f"{{type(error).__name__}} {{error.name}}: {{error}}"
 
-for part in ("data", "training", "embedding", "evaluation", "data.tars", "evaluation.registry.evaluation_data"):
+for part in ("data", "training", "embedding", "search", "evaluation", "data.tars", "evaluation.registry.evaluation_data"):
     attempt(part, importlib.import_module, f"clip_hf.{{part}}")
 attempt("metric", metrics.load, "clip_score")
 for example in {examples}:
@@ -167,7 +167,8 @@ print(json.dumps(found))
     found = json.loads(done.stdout)
     extra_of = {
         **dict.fromkeys(
-            ["data", "training", "embedding", "data.tars", "curate.py", "train_clip.py", "train_with_trainer.py"],
+            ["data", "training", "embedding", "search", "data.tars", "curate.py", "search_photos.py", "train_clip.py"]
+            + ["train_with_trainer.py"],
             "train",
         ),
         **dict.fromkeys(["evaluation", "evaluation.registry.evaluation_data", "metric"], "eval"),

