@@ -4,7 +4,7 @@
 
 All sides search the same float16 rows, those that our index stores. Each runs in a process of its own, so that its
 memory can be told: what it holds beyond the page cache, and its peak with mapped files. Times are medians of several
-searches, so files come from the page cache as far as it holds them. `recall@10` is against a float64 scan.
+searches (of one if it is very slow), so files come from the page cache as far as it holds them. `recall@10` is against a float64 scan.
 
 - Ours: `EmbeddingIndex.search`, memory-mapped.
 - numpy: float16 blocks turned into float32, products by BLAS, memory-mapped.
@@ -36,6 +36,7 @@ from clip_hf.utils.wording import markdown_table
 
 
 K, BATCH, BLOCK = 10, 64, 65536
+_LONGEST = 15  # seconds of one measurement, after which no round begins; a single one counts as it is
 Search = Callable[[np.ndarray], np.ndarray]
 
 
@@ -182,13 +183,12 @@ def measure(side: str, folder: Path, dim: int, repeats: int) -> dict[str, object
     seconds, shares, held = {}, {}, 0.0
     for name, some in (("one", queries[:1]), ("batch", queries)):
         times = []
-        for repeat in range(repeats + 1):
+        while len(times) <= repeats and sum(times) < _LONGEST:
             start = time.perf_counter()
             found = search(some)
+            times.append(time.perf_counter() - start)
             held = max(held, memory_mib()[0])
-            if repeat:  # the first round warms up
-                times.append(time.perf_counter() - start)
-        seconds[name] = statistics.median(times)
+        seconds[name] = statistics.median(times[1:] or times)  # the first round warms up
         if hasattr(search, "index"):
             shares[name] = search.index.last_search.share_rescored
     held_mib, peak_mib = held - before, memory_mib()[1]
