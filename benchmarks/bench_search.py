@@ -4,7 +4,8 @@
 
 All sides search the same float16 rows, those that our index stores. Each runs in a process of its own, so that its
 memory can be told: what it holds beyond the page cache, and its peak with mapped files. Times are medians of several
-searches (of one if it is very slow), so files come from the page cache as far as it holds them. `recall@10` is against a float64 scan.
+searches (of one if it is very slow), so files come from the page cache as far as it holds them. `recall@10` is against
+a float64 scan.
 
 - Ours: `EmbeddingIndex.search`, memory-mapped.
 - numpy: float16 blocks turned into float32, products by BLAS, memory-mapped.

@@ -152,7 +152,8 @@ def attempt(name, function, *args, **kwargs):
     except ImportError as error:
         found[name] = f"{{type(error).__name__}} {{error.name}}: {{error}}"
 
-for part in ("data", "training", "embedding", "search", "evaluation", "data.tars", "evaluation.registry.evaluation_data"):
+parts = ["data", "training", "embedding", "search", "evaluation", "data.tars", "evaluation.registry.evaluation_data"]
+for part in parts:
     attempt(part, importlib.import_module, f"clip_hf.{{part}}")
 attempt("metric", metrics.load, "clip_score")
 for example in {examples}:

@@ -49,9 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="QUERY",
         help="texts and paths of pictures, joined by + and -, each with a weight if you like: 0.5*people",
     )
-    parser.add_argument(
-        "--model", help=f"any CLIP, as for `clip-hf embed` (default: that of the index, else {DEFAULT_MODEL})"
-    )
     hits = parser.add_argument_group("hits")
     hits.add_argument("--top-k", type=parse_count, default=10, help="the most hits (default: %(default)s)")
     hits.add_argument("--threshold", type=float, metavar="COSINE", help="leave out hits with a lower score")
@@ -61,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=NO_MATCH_SHARE,
         metavar="SHARE",
-        help="leave out hits that fit no better than chance, and say so if nothing fits; SHARE of the queries for "
-        "what is not there get an answer (default without a number: %(const)s)",
+        help="leave out hits that fit no better than made-up captions do, and say so if nothing fits; SHARE of such "
+        "captions get an answer, and more of real queries that are near (default without a number: %(const)s)",
     )
     hits.add_argument(
         "--filter",
@@ -78,8 +75,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to find (default: %(default)s)",
     )
     _add_output_arguments(parser)
-    _add_index_arguments(parser)
-    add_skip_argument(add_image_arguments(parser))
 
 
 def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +86,11 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="show the pictures in the terminal (default: where it has colours)",
     )
+    index = add_source_arguments(parser)
+    index.add_argument(
+        "--approximate", choices=APPROXIMATE_KINDS, help="search an approximate index, whose recall is measured"
+    )
+    index.add_argument("--store", metavar="URL", help="search a database, which gets the rows first: postgresql://...")
     duplicates = parser.add_argument_group("near-duplicates, instead of a query")
     duplicates.add_argument(
         "--duplicates",
@@ -104,26 +104,30 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     duplicates.add_argument("--move-duplicates", metavar="FOLDER", help="move the others there; nothing is deleted")
 
 
-def _add_index_arguments(parser: argparse.ArgumentParser) -> None:
+def add_source_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Give the parser of a command that reads an index its source's arguments; returns the group of the index."""
+    parser.add_argument(
+        "--model", help=f"any CLIP, as for `clip-hf embed` (default: that of the index, else {DEFAULT_MODEL})"
+    )
     index = parser.add_argument_group("index")
     index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
     index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
-    index.add_argument(
-        "--approximate", choices=APPROXIMATE_KINDS, help="search an approximate index, whose recall is measured"
-    )
-    index.add_argument("--store", metavar="URL", help="search a database, which gets the rows first: postgresql://...")
     index.add_argument("--split", help="part of a table or dataset (default: all)")
     index.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
     index.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")
     index.add_argument("--image-root", metavar="FOLDER", help="folder that paths in data may lead to (/: any)")
     work = parser.add_argument_group("encoding")
-    work.add_argument("--batch-size", type=int, default=64, help="images at once (default: %(default)s)")
-    work.add_argument("--num-threads", type=int, metavar="N", help="threads that prepare images (default: the cores)")
+    work.add_argument("--batch-size", type=parse_count, default=64, help="images at once (default: %(default)s)")
+    work.add_argument(
+        "--num-threads", type=parse_count, metavar="N", help="threads that prepare images (default: the cores)"
+    )
     work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
     add_runtime_argument(work)
     work.add_argument(
         "--dtype", choices=INFERENCE_DTYPES, help="what to compute in (default: that of the index, else float32)"
     )
+    add_skip_argument(add_image_arguments(parser))
+    return index
 
 
 def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:

@@ -4,8 +4,8 @@
 
 import argparse
 
-from .classify import parse_count, parse_share
-from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
+from .classify import parse_share
+from .search import add_source_arguments
 
 
 # tests/cli/test_tag_command.py holds that these are what `clip_hf.search` has.
@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     parser.add_argument("source", metavar="SOURCE", help="folder, table, Parquet, tars, output of embed, or an index")
-    parser.add_argument("--model", required=True, help="folder, file or hub name of a CLIP of any format")
     parser.add_argument(
         "--labels",
         nargs="+",
@@ -40,17 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", nargs="+", help="as in classify (default: This is a photo of {}.)")
     _add_threshold_arguments(parser)
     _add_output_arguments(parser)
-    index = parser.add_argument_group("index")
-    index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
-    index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
-    add_skip_argument(add_image_arguments(parser))
-    work = parser.add_argument_group("encoding")
-    work.add_argument("--batch-size", type=parse_count, default=64, help="images at once (default: %(default)s)")
-    work.add_argument("--device", help="such as cuda or cpu (default: the best there is)")
-    add_runtime_argument(work)
-    work.add_argument(
-        "--dtype", choices=INFERENCE_DTYPES, help="what to compute in; auto: what is fast here (default: as stored)"
-    )
+    add_source_arguments(parser)
 
 
 def _add_threshold_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import clip_hf.cli.indexed_sources
 import clip_hf.cli.search
 from clip_hf.cli import main
 from clip_hf.embedding import load_dual_encoder
@@ -58,7 +59,7 @@ def no_model(monkeypatch) -> None:
     def refuse(*args, **kwargs):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(clip_hf.cli.search, "load_dual_encoder", refuse)
+    monkeypatch.setattr(clip_hf.cli.indexed_sources, "load_dual_encoder", refuse)
 
 
 def expected(folder: Path, tokens: list[str]) -> list[str]:

@@ -64,7 +64,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the index's image options are forgotten",
-        "cli/search.py",
+        "cli/indexed_sources.py",
         "images |= {",
         "images = images or {",
         "cli/test_search_command.py -k image_options",

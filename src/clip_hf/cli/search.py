@@ -13,14 +13,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from transformers.utils import logging
-
-from _clip_hf_cli.search import DEFAULT_MODEL, STARTED
+from _clip_hf_cli.search import STARTED
 
 from ..data.texts import escaped
-from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
+from ..embedding import DualEncoder
 from ..embedding.load_encoder import check_encoder_options
-from ..embedding.part_files import FORMAT_NAME, MANIFEST
 from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
 from ..search import (
     ApproximateIndex,
@@ -33,9 +30,7 @@ from ..search import (
     SheetItem,
     SourceIndex,
     VectorStore,
-    default_index_folder,
     load_background_texts,
-    open_source_index,
     open_store,
     parse_filters,
     parse_query,
@@ -44,15 +39,14 @@ from ..search import (
     write_contact_sheet,
 )
 from ..search.folder_index import FOLDER_SCHEMA
-from ..search.index_places import is_index
 from ..search.index_sources import is_folder_of_pictures
 from ..search.search_results import FindRows, check_limits
 from ..search.terminal_pictures import draw_pictures, picture_protocol
 from ..utils.extras import require_extra
-from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
 from .image_options import image_options
+from .indexed_sources import find_index, load_index_encoder, open_index, row_columns
 from .terminal_text import encodable, json_line, printable
 
 
@@ -61,23 +55,14 @@ def run(options: argparse.Namespace) -> int:
     terms = parse_query(options.query) if options.query else []
     _check_options(options, terms)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
-    images = image_options(options)
-    check_images(terms, images["image_limits"])
-    folder, index = _find_index(options)
+    check_images(terms, image_options(options)["image_limits"])
+    folder, index = find_index(options, options.over)
     _check_filters(options, folder, index)
     with open_store(options.store) if options.store else nullcontext() as store:
-        encoder = _load_encoder(options, index, images, device)
+        encoder = load_index_encoder(options, index, device)
         seconds = {"start and model": time.perf_counter() - STARTED}
         started = time.perf_counter()
-        source = open_source_index(
-            options.source,
-            encoder,
-            index_folder=folder,
-            over=options.over,
-            rebuild=options.rebuild,
-            columns=_row_columns(options),
-            encoding=_encoding_options(options),
-        )
+        source = open_index(options, encoder, folder, options.over)
         seconds["index"] = time.perf_counter() - started
         if source.refresh is not None:
             print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
@@ -173,62 +158,13 @@ def check_images(terms: Sequence[QueryTerm], limits: ImageLimits) -> None:
 # ----------------------------------------------------------------------------------------------------------- the index
 
 
-def _find_index(options: argparse.Namespace) -> tuple[Path | None, EmbeddingIndex | None]:
-    """The folder of the index that is named or lies beside the source, and the index if it is there to be used."""
-    source = Path(options.source).expanduser()
-    if is_index(source):
-        if options.index is not None:
-            raise ValueError("SOURCE is an index itself: leave out --index.")
-        return None, EmbeddingIndex.open(source)
-    folder = default_index_folder(options.source, options.over) if options.index is None else Path(options.index)
-    return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None
-
-
 def _check_filters(options: argparse.Namespace, folder: Path | None, index: EmbeddingIndex | None) -> None:
     """Raise a `ValueError` for a wrong filter where the columns are known before the index is there."""
-    columns = _row_columns(options)
+    columns = row_columns(options)
     if index is not None:
         parse_filters(options.filter, index.filter_columns)
     elif options.filter and folder is not None and is_folder_of_pictures(Path(options.source), folder, columns):
         parse_filters(options.filter, FOLDER_SCHEMA.insert(0, FOLDER_SCHEMA.field("name").with_name("id")))
-
-
-def _load_encoder(
-    options: argparse.Namespace, index: EmbeddingIndex | None, images: dict[str, Any], device: Any
-) -> DualEncoder:
-    """The model that is named, else that of the index with its precision and image options."""
-    name, runtime, dtype = options.model, options.runtime, options.dtype
-    described = _describe_embedded(options.source) if index is None else index.description
-    if name is None and (index is not None or described):
-        model = described.get("model")
-        if not model:
-            raise ValueError(f"The index {index.folder} does not say which model made it: name it with --model.")
-        name = model["name"].removesuffix(f" ({model['runtime']}, {model['dtype']})")
-        runtime, dtype = runtime or model["runtime"], dtype or model["dtype"]
-        stored = described.get("image_options", {})
-        images |= {key: value for key, value in stored.items() if images[key] is None}
-    name = name or DEFAULT_MODEL
-    logging.disable_progress_bar()
-    # The whole path, so that the index names its model wherever the next command is started.
-    encoder = load_dual_encoder(os.path.abspath(name) if os.path.exists(name) else name, runtime, dtype, device)
-    encoder.set_image_options(**images)
-    return encoder
-
-
-def _describe_embedded(source: str) -> dict[str, Any]:
-    """The manifest of a folder that `clip-hf embed` wrote; empty for other sources."""
-    path = Path(source).expanduser() / MANIFEST
-    manifest = read_json(path, dict) if path.is_file() else {}
-    return manifest if manifest.get("format") == FORMAT_NAME else {}
-
-
-def _row_columns(options: argparse.Namespace) -> RowColumns:
-    return RowColumns(options.image_column, options.caption_column, options.image_root, options.split)
-
-
-def _encoding_options(options: argparse.Namespace) -> EncodingOptions:
-    threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
-    return EncodingOptions(batch_size=options.batch_size, max_skipped_share=options.max_skipped_share, **threads)
 
 
 # ---------------------------------------------------------------------------------------------------------- the output

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers.utils import logging
 
-from ..embedding import EncodingOptions, encode_image_stream, load_dual_encoder
+from ..embedding import EncodingOptions, encode_image_stream
+from ..embedding.load_encoder import check_encoder_options
 from ..evaluation import load_templates
 from ..search.background_texts import load_background_texts
-from ..search.index_sources import SourceIndex, open_source_index
+from ..search.index_sources import SourceIndex
 from ..search.label_thresholds import PRECISION, LabelThreshold, LabelThresholds
 from ..search.labelled_samples import read_labelled_sample
 from ..search.tagging import (
@@ -33,7 +33,7 @@ from ..utils.atomic import replaced_file
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted, quoted
 from .classify import read_labels
-from .image_options import image_options
+from .indexed_sources import find_index, load_index_encoder, open_index
 from .terminal_text import printable
 
 
@@ -44,15 +44,13 @@ _BATCH_ROWS = 4096
 
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 1 where a sidecar could not be written."""
-    logging.disable_progress_bar()
     fitted = _check_options(options)
     labels, templates, background = _label_set(options, fitted)
+    device = check_encoder_options(options.runtime, options.dtype, options.device)
+    folder, index = find_index(options)
     sample = read_labelled_sample(options.calibrate) if options.calibrate else None
     has_label = sample.matrix(labels) if sample else None
-    # The whole path, so that the index names its model wherever the next command is started.
-    name = os.path.abspath(options.model) if os.path.exists(options.model) else options.model
-    encoder = load_dual_encoder(name, options.runtime, options.dtype, options.device)
-    encoder.set_image_options(**image_options(options))
+    encoder = load_index_encoder(options, index, device)
     scorer = LabelScorer(encoder, labels, templates, background)
     encoding = EncodingOptions(batch_size=options.batch_size, max_skipped_share=options.max_skipped_share)
     default = TAG_THRESHOLD if options.threshold is None else options.threshold
@@ -62,9 +60,7 @@ def run(options: argparse.Namespace) -> int:
     thresholds = [default] * len(labels) if fitted is None else fitted.of(scorer)
     if sample and options.thresholds:
         fitted.save(options.thresholds)
-    source = open_source_index(
-        options.source, encoder, index_folder=options.index, rebuild=options.rebuild, encoding=encoding
-    )
+    source = open_index(options, encoder, folder)
     _report_refresh(source)
     tagged = list(tag_rows(scorer, thresholds, source.index.scan(_BATCH_ROWS)))
     pictures = _picture_names(source)

@@ -1,0 +1,89 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What `clip-hf search` and `clip-hf tag` do alike: find the index of a source, load its model, and open it."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from _clip_hf_cli.search import DEFAULT_MODEL
+
+from ..data.built_in_datasets import BUILT_IN_DATASETS
+from ..data.data_sources import find_source
+from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
+from ..embedding.part_files import FORMAT_NAME, MANIFEST
+from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_source_index
+from ..search.index_places import is_index
+from ..utils.json_files import read_json
+from .image_options import image_options
+
+
+def find_index(options: argparse.Namespace, over: str = "images") -> tuple[Path | None, EmbeddingIndex | None]:
+    """The folder of the index that is named or lies beside the source, and the index if it is there to be used.
+
+    Raises:
+        OSError, ValueError: if there is no such source, the index is damaged, or the options do not go together.
+    """
+    source = Path(options.source).expanduser()
+    if is_index(source):
+        if options.index is not None:
+            raise ValueError("SOURCE is an index itself: leave out --index.")
+        return None, EmbeddingIndex.open(source)
+    folder = default_index_folder(options.source, over) if options.index is None else Path(options.index)
+    if not (is_index(folder) or source.exists() or options.source in BUILT_IN_DATASETS):
+        find_source(options.source, labelled=False)  # raises if there is nothing of this name
+    return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None
+
+
+def load_index_encoder(options: argparse.Namespace, index: EmbeddingIndex | None, device: Any) -> DualEncoder:
+    """The model that is named, else that of the index with its precision and image options."""
+    images = image_options(options)
+    name, runtime, dtype = options.model, options.runtime, options.dtype
+    described = _describe_embedded(options.source) if index is None else index.description
+    if name is None and (index is not None or described):
+        model = described.get("model")
+        if not model:
+            raise ValueError(f"The index {index.folder} does not say which model made it: name it with --model.")
+        name = model["name"].removesuffix(f" ({model['runtime']}, {model['dtype']})")
+        runtime, dtype = runtime or model["runtime"], dtype or model["dtype"]
+        stored = described.get("image_options", {})
+        images |= {key: value for key, value in stored.items() if images[key] is None}
+    name = name or DEFAULT_MODEL
+    logging.disable_progress_bar()
+    # The whole path, so that the index names its model wherever the next command is started.
+    encoder = load_dual_encoder(os.path.abspath(name) if os.path.exists(name) else name, runtime, dtype, device)
+    encoder.set_image_options(**images)
+    return encoder
+
+
+def _describe_embedded(source: str) -> dict[str, Any]:
+    """The manifest of a folder that `clip-hf embed` wrote; empty for other sources."""
+    path = Path(source).expanduser() / MANIFEST
+    manifest = read_json(path, dict) if path.is_file() else {}
+    return manifest if manifest.get("format") == FORMAT_NAME else {}
+
+
+def row_columns(options: argparse.Namespace) -> RowColumns:
+    """The columns of a source that has some."""
+    return RowColumns(options.image_column, options.caption_column, options.image_root, options.split)
+
+
+def open_index(
+    options: argparse.Namespace, encoder: DualEncoder, folder: Path | None, over: str = "images"
+) -> SourceIndex:
+    """Open the index of the source, as [`open_source_index`] does."""
+    threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
+    return open_source_index(
+        options.source,
+        encoder,
+        index_folder=folder,
+        over=over,
+        rebuild=options.rebuild,
+        columns=row_columns(options),
+        encoding=EncodingOptions(
+            batch_size=options.batch_size, max_skipped_share=options.max_skipped_share, **threads
+        ),
+    )
