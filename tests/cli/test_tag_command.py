@@ -105,6 +105,17 @@ def test_a_folder_is_embedded_once(tag, folder, monkeypatch):
     assert tag("photos", "--labels", "cat", "--index", "elsewhere")[0] == 0 and (folder / "elsewhere").is_dir()
 
 
+def test_the_model_is_that_of_the_index(tag, folder, capsys):
+    _, with_model, _ = tag("photos", "--labels", *LABELS)
+    assert main(["tag", "photos", "--labels", *LABELS]) == 0
+    assert capsys.readouterr().out == with_model
+
+
+def test_a_source_that_is_not_there_is_told_before_a_model_is_loaded(folder, capsys):
+    assert main(["tag", "photoz", "--labels", "cat", "--model", "no/such-model"]) == 1
+    assert "photoz" in capsys.readouterr().err
+
+
 def test_an_unreadable_picture_is_named_and_left_out(tag, folder):
     (folder / "photos" / "broken\n.png").write_bytes(b"no picture")
     (folder / "photos" / "empty.png").write_bytes(b"")
