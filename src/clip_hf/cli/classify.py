@@ -77,9 +77,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def read_labels(values: list[str]) -> list[str]:
-    """The labels of `--labels`: the values themselves, or what is in the one file that they name."""
+    """The labels of `--labels`: the values themselves, or what is in the one file that they name.
+
+    Raises:
+        ValueError: if a file is named among other values.
+    """
     if len(values) == 1 and (_LABEL_SOURCE.fullmatch(values[0]) or os.path.isfile(values[0])):
         return load_class_names(values[0])
+    sources = [value for value in values if _LABEL_SOURCE.fullmatch(value)]
+    if sources:
+        raise ValueError(
+            f"Give labels, or one file of labels alone; among the {len(values)} values given {quoted(sources)} "
+            f"{'is a file' if len(sources) == 1 else 'are files'}. Put all labels into one file."
+        )
     return values
 
 

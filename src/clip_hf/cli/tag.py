@@ -30,16 +30,20 @@ from ..search.tagging import (
 )
 from ..search.xmp_sidecars import add_tags, check_sidecars
 from ..utils.atomic import replaced_file
-from ..utils.terminal_tables import draw_table
+from ..utils.terminal_tables import draw_table, wrap_lines
 from ..utils.wording import counted, quoted
 from .classify import read_labels
 from .indexed_sources import find_index, load_index_encoder, open_index
-from .terminal_text import printable
+from .terminal_text import encodable, printable
 
 
 # Pictures in the table; --jsonl has all.
 _SHOWN_PICTURES = 100
 _BATCH_ROWS = 4096
+_PROMISE = (
+    "Of all labels, at most about {:.0%} get a threshold whose precision is below the target, on pictures like the "
+    "sample; a label that barely got one (few tagged) is the likeliest."
+)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -56,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     default = TAG_THRESHOLD if options.threshold is None else options.threshold
     if sample:
         fitted = _fit(scorer, sample.pictures, has_label, options, encoding)
-        print(describe_thresholds(fitted, sample.name), end="\n\n")
+        print(encodable(describe_thresholds(fitted, sample.name)), end="\n\n")
     thresholds = [default] * len(labels) if fitted is None else fitted.of(scorer)
     if sample and options.thresholds:
         fitted.save(options.thresholds)
@@ -69,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if options.jsonl:
         _write_jsonl(options.jsonl, tagged, pictures)
     failed = _write_sidecars(tagged, pictures, options.xmp_style) if options.xmp else 0
-    print(describe_tags(pictures, tagged, labels, thresholds))
+    print(encodable(describe_tags(pictures, tagged, labels, thresholds)))
     return 1 if failed else 0
 
 
@@ -78,6 +82,8 @@ def _check_options(options: argparse.Namespace) -> LabelThresholds | None:
     reads = options.thresholds is not None and options.calibrate is None
     if options.calibrate is None and options.precision is not None:
         raise ValueError("--precision is what --calibrate aims at: name a labelled sample with --calibrate.")
+    if options.precision in (0, 1):
+        raise ValueError(f"--precision is {options.precision:g}; it must be above 0 and below 1, such as {PRECISION}.")
     if reads and options.threshold is not None:
         raise ValueError("--thresholds has a threshold for each label; leave --threshold out.")
     if options.labels is None and not reads:
@@ -109,6 +115,11 @@ def _read_labels(values: Sequence[str]) -> list[str]:
     """The labels, each once; what occurs more than once is said."""
     if values == [MODERATION]:
         return list(load_moderation_labels().labels)
+    if MODERATION in values:
+        raise ValueError(
+            f"{MODERATION} is a set of labels that comes with clip_hf and goes alone: tag with it by itself, or name "
+            "other labels only."
+        )
     counts = Counter(label.strip() for label in read_labels(values))
     repeated = [label for label, count in counts.items() if count > 1]
     if repeated:
@@ -142,7 +153,7 @@ def _fit(
 def _report_refresh(source: SourceIndex) -> None:
     if source.refresh is None:
         return
-    print(source.refresh.describe(), file=sys.stderr)
+    print(encodable(source.refresh.describe()), file=sys.stderr)
     for row in source.refresh.skipped:
         print(f"clip-hf tag: {printable(row.message)}", file=sys.stderr)
 
@@ -202,13 +213,14 @@ def _write_jsonl(file: str, tagged: Sequence[PictureTags], pictures: Sequence[st
 
 
 def describe_thresholds(fitted: LabelThresholds, sample: str) -> str:
-    """The thresholds as a table, with what they promise, and which labels have none of their own."""
+    """The thresholds as a table, which labels have none of their own, and what is promised."""
     rows = [(printable(label), *_cells(threshold)) for label, threshold in fitted.labels.items()]
     title = (
         f"Thresholds for a precision of {fitted.precision:g}, fitted on {counted(fitted.pictures, 'picture')} of "
-        f"{printable(sample)}; precision and recall are cross-validated"
+        f"{printable(sample)}; precision and recall are cross-validated estimates"
     )
-    return draw_table(title, ("label", "pictures", "threshold", "tagged", "right", "precision", "recall", ""), rows)
+    table = draw_table(title, ("label", "pictures", "threshold", "tagged", "right", "precision", "recall", ""), rows)
+    return f"{table}\n{wrap_lines(_PROMISE.format(1 - fitted.confidence))}"
 
 
 def _cells(threshold: LabelThreshold) -> tuple[str, ...]:

@@ -11,7 +11,11 @@ from ..embedding import DualEncoder, load_dual_encoder
 from ..embedding.dual_encoder import check_texts
 from ..utils.wording import quoted
 from .background_texts import load_background_texts
-from .tagging import score_against
+from .tagging import check_image_embeds, score_against
+
+
+# As many pairs at once as have few enough cosines with the alternatives for memory.
+_COSINES = 2**20
 
 
 def contradiction_score(
@@ -74,7 +78,8 @@ def contradiction_scores(
         `np.ndarray` of shape (n,), float64, 0 to 1.
 
     Raises:
-        TypeError, ValueError: as in [`contradiction_score`], or if there are not as many texts as images.
+        TypeError, ValueError: as in [`contradiction_score`]; if there are not as many texts as images; or if embeddings
+            are of another width than the model's, or hold NaN or an infinite number.
     """
     encoder: DualEncoder = load_dual_encoder(model, processor=processor)
     texts = check_texts(texts)
@@ -85,12 +90,17 @@ def contradiction_scores(
     if alone:
         raise ValueError(f"The only alternative to {quoted(alone)} is the text itself; give another one.")
     embeds = images if isinstance(images, np.ndarray) else encoder.encode_images(images).numpy()
-    embeds = embeds.astype(np.float64)
     place = {text: index for index, text in enumerate(dict.fromkeys([*texts, *others]))}
     text_embeds = encoder.encode_texts(list(place)).numpy()  # each different text is encoded once
-    own = text_embeds[[place[text] for text in texts]]
-    cosines = np.einsum("nd,nd->n", embeds, own)  # (n,)
-    background = embeds @ text_embeds[[place[text] for text in others]].T  # (n, B)
-    is_rival = np.array([[other != text for other in others] for text in texts])  # (n, B)
-    background = np.where(is_rival, background, -np.inf)
-    return 1 - score_against(cosines[:, None], background, np.ones((1, len(others)), bool), encoder.logit_scale)[:, 0]
+    embeds = check_image_embeds(embeds, text_embeds.shape[1])
+    own = np.array([place[text] for text in texts])  # (n,)
+    other = np.array([place[text] for text in others])  # (B,)
+    counts = np.ones((1, len(others)), bool)
+    scores = np.empty(len(texts))
+    step = max(1, _COSINES // len(others))
+    for rows in (slice(first, first + step) for first in range(0, len(texts), step)):
+        cosines = np.einsum("nd,nd->n", embeds[rows], text_embeds[own[rows]])
+        background = embeds[rows] @ text_embeds[other].T
+        background[own[rows, None] == other] = -np.inf  # a text is no alternative to itself
+        scores[rows] = 1 - score_against(cosines[:, None], background, counts, encoder.logit_scale)[:, 0]
+    return scores

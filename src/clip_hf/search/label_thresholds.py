@@ -1,6 +1,11 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Thresholds of labels, fitted on a labelled sample, with the precision and recall that they promise.
+"""Thresholds of labels, fitted on a labelled sample, with their cross-validated precision and recall.
+
+What is promised is about all labels together, those that get no threshold among them: at most about one in ten
+(1 - confidence) gets a threshold whose true precision is below the target, for pictures like the sample. Nothing is
+promised about those that got one: among labels that the model can hardly tell, few get a threshold, and most of these
+got it by chance. Cross-validated figures are estimates.
 
 Shapes: n pictures of the sample, L labels.
 """
@@ -24,7 +29,7 @@ from .tagging import TAG_THRESHOLD, LabelScorer
 PRECISION = 0.9
 """The precision that thresholds are fitted for, unless told otherwise."""
 CONFIDENCE = 0.9
-"""How sure the fitted thresholds are of it, for each label by itself."""
+"""Share of the labels, about and at least, that get no threshold below it; see the module."""
 
 _FITTED, _FALLBACK, _NEVER = "fitted", "too few examples", "target not reached"
 _KINDS = (_FITTED, _FALLBACK, _NEVER)
@@ -36,7 +41,7 @@ _MOST_BYTES = 2**26
 
 @dataclass(frozen=True)
 class LabelThreshold:
-    """The threshold of one label, and what it promises.
+    """The threshold of one label, and what was found by cross-validation.
 
     Args:
         threshold (`float`): The score from which on a picture gets the label; infinite where none does.
@@ -83,11 +88,12 @@ def wilson_lower_bound(right: Any, count: Any, confidence: float = CONFIDENCE) -
 def fit_threshold(
     scores: np.ndarray, has_label: np.ndarray, precision: float = PRECISION, confidence: float = CONFIDENCE
 ) -> float | None:
-    """The lowest threshold whose precision on a sample reaches the target with a margin.
+    """The lowest threshold down to which the precision on a sample reaches the target with a margin.
 
-    The pictures from a threshold on count as tagged. Among all scores of the sample that is the lowest one at which
-    the lower end of the Wilson interval of the share of right ones among them, see [`wilson_lower_bound`], is at least
-    `precision`. A lower threshold finds more, so it is also the one of the highest recall.
+    A score of the sample reaches it if, among the pictures of this score and above, the lower end of the Wilson
+    interval of the share of right ones, see [`wilson_lower_bound`], is at least `precision`. From the highest score
+    that does, the threshold goes down as long as each score does. It stops before the first that fails: the lowest of
+    all that reach it would find more, but one among many reaches it by chance.
 
     Args:
         scores (`np.ndarray` of shape (n,)): The label's scores.
@@ -102,8 +108,12 @@ def fit_threshold(
     counts = np.arange(1, len(scores) + 1)
     # Pictures of one score are tagged together.
     is_cut = np.append(scores[:-1] != scores[1:], True)
-    reaches = np.flatnonzero(is_cut & (wilson_lower_bound(right, counts, confidence) >= precision))
-    return float(scores[reaches[-1]]) if len(reaches) else None
+    cuts = scores[is_cut]
+    reaches = wilson_lower_bound(right, counts, confidence)[is_cut] >= precision
+    if not reaches.any():
+        return None
+    fails = np.flatnonzero(~reaches[reaches.argmax() :])
+    return float(cuts[reaches.argmax() + fails[0] - 1] if len(fails) else cuts[-1])
 
 
 def fewest_examples(precision: float = PRECISION, confidence: float = CONFIDENCE) -> int:
@@ -127,7 +137,7 @@ class LabelThresholds:
         background (`tuple[str, ...]`): The texts that labels are measured against.
         model (`dict[str, str]`): The model's `"name"` and `"fingerprint"`.
         pictures (`int`): Pictures of the sample.
-        precision, confidence (`float`): The target, and how sure the thresholds are of it.
+        precision, confidence (`float`): The target, and the margin's confidence.
     """
 
     labels: dict[str, LabelThreshold]
@@ -149,7 +159,10 @@ class LabelThresholds:
         confidence: float = CONFIDENCE,
         fallback: float = TAG_THRESHOLD,
     ) -> "LabelThresholds":
-        """Fit a threshold for each label, and measure by cross-validation what it promises.
+        """Fit a threshold for each label, and estimate by cross-validation what it finds.
+
+        At most about one label in ten (1 - `confidence`), of all that are given, gets a threshold whose true precision
+        is below the target; those that barely got one are the likeliest.
 
         - The threshold is that of [`fit_threshold`] on the whole sample.
         - `tagged` and `right` are counted over 5 folds, each tagged by a threshold that was fitted on the others. The
@@ -254,9 +267,8 @@ class LabelThresholds:
                 raise ValueError("labels and prompts do not fit each other")
             background = tuple(map(str, content.pop("background")))
             content["model"] = {name: str(content["model"][name]) for name in ("name", "fingerprint")}
-            numbers = {name: float(content.pop(name)) for name in ("precision", "confidence")}
-            content["pictures"] = int(content["pictures"])
-            return cls(labels=labels, prompts=prompts, background=background, **numbers, **content)
+            _check_numbers(content, shares=("precision", "confidence"), counts=("pictures",))
+            return cls(labels=labels, prompts=prompts, background=background, **content)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{os.fspath(path)} holds no thresholds that `clip-hf tag --calibrate` wrote: {error}."
@@ -264,7 +276,7 @@ class LabelThresholds:
 
 
 def _shown(model: Mapping[str, str]) -> str:
-    return f"{model['name']} (fingerprint {model['fingerprint'][:12]})"
+    return f"{model['name']!r} (fingerprint {model['fingerprint'][:12]!r})"
 
 
 @dataclass(frozen=True)
@@ -297,8 +309,16 @@ def _fit_label(scores: np.ndarray, has_label: np.ndarray, target: _Target) -> La
 
 
 def _read_threshold(entry: dict[str, Any]) -> LabelThreshold:
-    value = entry["threshold"]
-    threshold = LabelThreshold(**{**entry, "threshold": math.inf if value is None else float(value)})
-    if threshold.kind not in _KINDS or math.isnan(threshold.threshold):
+    never = entry["kind"] == _NEVER
+    _check_numbers(entry, shares=() if never else ("threshold",), counts=("examples", "tagged", "right"))
+    if entry["kind"] not in _KINDS or never != (entry["threshold"] is None) or entry["right"] > entry["tagged"]:
         raise ValueError(f"{entry!r:.100} is no threshold")
-    return threshold
+    return LabelThreshold(**{**entry, "threshold": math.inf if never else float(entry["threshold"])})
+
+
+def _check_numbers(content: Mapping[str, Any], shares: Sequence[str], counts: Sequence[str]) -> None:
+    for name in (*shares, *counts):
+        value, is_share = content[name], name in shares
+        kinds = (int, float) if is_share else (int,)
+        if type(value) not in kinds or not 0 <= value <= (1 if is_share else 2**53):
+            raise ValueError(f"{name} is {value!r:.80}; it must be {'a share' if is_share else 'a count'}")

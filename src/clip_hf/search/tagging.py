@@ -113,10 +113,26 @@ class LabelScorer:
 
         Returns:
             `np.ndarray` of shape (n, L), float64, 0 to 1.
+
+        Raises:
+            ValueError: if the embeddings are of another shape, or hold NaN or an infinite number.
         """
-        image_embeds = np.asarray(image_embeds, np.float64)
+        image_embeds = check_image_embeds(image_embeds, self._label_embeds.shape[1])
         cosines, background = image_embeds @ self._label_embeds.T, image_embeds @ self._background_embeds.T
         return score_against(cosines, background, self._rivals, self._scale)
+
+
+def check_image_embeds(image_embeds: np.ndarray, dim: int) -> np.ndarray:
+    """The embeddings in float64; a ValueError if they are not of shape (n, dim), or not finite."""
+    image_embeds = np.asarray(image_embeds, np.float64)
+    if image_embeds.ndim != 2 or image_embeds.shape[1] != dim:
+        raise ValueError(
+            f"The embeddings of pictures have the shape {image_embeds.shape}; this model's have (n, {dim})."
+        )
+    finite = np.isfinite(image_embeds).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"The embedding of picture {finite.argmin()} holds NaN or an infinite number.")
+    return image_embeds
 
 
 def find_rivals(labels: Sequence[str], background: Sequence[str]) -> np.ndarray:
@@ -125,8 +141,13 @@ def find_rivals(labels: Sequence[str], background: Sequence[str]) -> np.ndarray:
     Raises:
         ValueError: if a label has no alternative.
     """
-    words = [_words(text) for text in background]
-    rivals = np.array([[not _words(label) <= text for text in words] for label in labels])
+    places: dict[str, set[int]] = {}
+    for place, text in enumerate(background):
+        for word in _words(text):
+            places.setdefault(word, set()).add(place)
+    rivals = np.ones((len(labels), len(background)), bool)
+    for row, label in zip(rivals, labels):
+        row[list(set.intersection(*(places.get(word, set()) for word in _words(label))))] = False
     alone = [label for label, row in zip(labels, rivals) if not row.any()]
     if alone:
         raise ValueError(

@@ -36,7 +36,10 @@ _PROPERTIES = {
 _ONLY_IF_THERE = ("digiKam:TagsList",)
 # expat's name of each, with the name of the property.
 _NAMES = {f"{namespace} {name.partition(':')[2]}": name for name, (namespace, _, _) in _PROPERTIES.items()}
+_DESCRIPTION, _ITEM, _VALUE = f"{_RDF} Description", f"{_RDF} li", f"{_RDF} value"
 _LISTS = (f"{_RDF} Bag", f"{_RDF} Seq")
+# Names of encodings that are UTF-8, or ASCII, which is UTF-8 as well; each with that in which tags are inserted.
+_ENCODINGS = {"utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "ascii", "ascii": "ascii"}
 # Larger ones hold no tags that a person chose; darktable's with long histories have some hundred KB.
 _MOST_BYTES = 2**24
 _DEEPEST = 100
@@ -161,21 +164,27 @@ class _Element:
 
 @dataclass
 class _TagList:
-    """One of the lists of tags: its property and its rdf:Bag, where the file has them, and its items."""
+    """One of the picture's lists of tags: its rdf:Bag, its items, and what a property without rdf:Bag has instead."""
 
-    has_property: bool = False
     bag: _Element | None = None
     items: list[str] = field(default_factory=list)
+    empty: _Element | None = None
+    is_other: bool = False
 
 
 class _Sidecar:
-    """What must be known of a sidecar to insert tags; expat's offsets are those of the bytes."""
+    """What must be known of a sidecar to insert tags; expat's offsets are those of the bytes.
+
+    The picture's lists are the properties of the rdf:Descriptions that lie in the rdf:RDF itself: a structure deeper
+    inside, such as a region or an ingredient, may have a dc:subject of its own.
+    """
 
     def __init__(self) -> None:
         self.rdf: _Element | None = None
-        self.about = ""
+        self.abouts: list[str] = []
         self.lists = {name: _TagList() for name in _PROPERTIES}
         self._stack: list[tuple[str, _Element]] = []
+        self._rdf_depth = 0
         self._item: list[str] | None = None
         self._parser = expat.ParserCreate("utf-8", " ")
         self._parser.buffer_text = True
@@ -190,9 +199,12 @@ class _Sidecar:
     def _refuse_doctype(self, *_: object) -> None:
         raise ValueError("it declares a document type, which XMP has not and which may name entities")
 
-    def _tag_list(self) -> _TagList | None:
-        """The list whose property is the innermost element's parent."""
-        return self.lists.get(_NAMES.get(self._stack[-2][0], "")) if len(self._stack) > 1 else None
+    def _in_description(self) -> list[str]:
+        """The names of the open elements in one of the picture's rdf:Descriptions, from this on; else none."""
+        if self.rdf is None or self.rdf.end >= 0:
+            return []
+        names = [name for name, _ in self._stack[self._rdf_depth :]]
+        return names if names[:1] == [_DESCRIPTION] else []
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         if len(self._stack) >= _DEEPEST:
@@ -200,41 +212,57 @@ class _Sidecar:
         element = _Element(self._parser.CurrentByteIndex)
         self._stack.append((name, element))
         if name == f"{_RDF} RDF" and self.rdf is None:
-            self.rdf = element
-        elif name == f"{_RDF} Description":
-            self.about = self.about or attributes.get(f"{_RDF} about", "")
-        elif name in _LISTS and (tags := self._tag_list()) is not None:
-            tags.bag = element
-        elif name == f"{_RDF} li":
-            self._item = []
-        for property_name in (_NAMES[each] for each in (name, *attributes) if each in _NAMES):
-            self.lists[property_name].has_property = True
+            self.rdf, self._rdf_depth = element, len(self._stack)
+        path = self._in_description()
+        if len(path) == 1:
+            self.abouts.append(attributes.get(f"{_RDF} about", ""))
+            for each in _NAMES.keys() & attributes:
+                self.lists[_NAMES[each]].is_other = True
+        elif len(path) > 1 and path[1] in _NAMES:
+            self._start_in_list(self.lists[_NAMES[path[1]]], path[2:], element, attributes)
+
+    def _start_in_list(
+        self, tags: _TagList, path: Sequence[str], element: _Element, attributes: Mapping[str, str]
+    ) -> None:
+        if not path and not attributes:
+            tags.empty = element
+        elif len(path) == 1 and path[0] in _LISTS:
+            tags.bag = tags.bag or element
+        elif len(path) == 2 and path[0] in _LISTS and path[1] == _ITEM:
+            self._item = [attributes.get(_VALUE, "")]
+        elif len(path) < 2:
+            tags.is_other = True
 
     def _end(self, name: str) -> None:
+        path = self._in_description()
+        if self._item is not None and len(path) == 4:
+            if item := "".join(self._item).strip():
+                self.lists[_NAMES[path[1]]].items.append(item)
+            self._item = None
         _, element = self._stack.pop()
         element.end = self._parser.CurrentByteIndex
-        if name == f"{_RDF} li" and self._item is not None:
-            tags = self._tag_list()
-            if tags is not None and self._stack[-1][0] in _LISTS:
-                tags.items.append("".join(self._item).strip())
-            self._item = None
 
     def _text(self, text: str) -> None:
-        if self._item is not None:
+        path = self._in_description()
+        # The text of an item with qualifiers is in an rdf:value.
+        if self._item is not None and (len(path) == 4 or path[-1] == _VALUE):
             self._item.append(text)
+        elif len(path) == 2 and path[1] in _NAMES and text.strip():
+            self.lists[_NAMES[path[1]]].is_other = True
 
 
 def _parse(data: bytes, path: Path) -> _Sidecar:
     sidecar = _Sidecar()
     try:
-        declared = re.match(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*encoding\s*=\s*["']([^"']*)""", data)
-        if data[:2] in (b"\xff\xfe", b"\xfe\xff") or (declared and declared[1].lower() not in (b"utf-8", b"us-ascii")):
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4] or _declared_encoding(data) not in _ENCODINGS:
             raise ValueError("it is not in UTF-8")
         sidecar.parse(data)
         if sidecar.rdf is None:
             raise ValueError("it has no rdf:RDF")
+        if len(set(sidecar.abouts)) > 1:
+            raise ValueError(f"its rdf:Descriptions are about different things: {quoted(sorted(set(sidecar.abouts)))}")
         for name, tags in sidecar.lists.items():
-            if tags.has_property and tags.bag is None:
+            if tags.is_other and tags.bag is None:
                 raise ValueError(f"its {name} has no rdf:Bag")
     except (ValueError, expat.ExpatError) as error:
         raise ValueError(
@@ -242,6 +270,11 @@ def _parse(data: bytes, path: Path) -> _Sidecar:
             "move it away, and a new one is written."
         ) from error
     return sidecar
+
+
+def _declared_encoding(data: bytes) -> str:
+    declared = re.match(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*encoding\s*=\s*["']([^"']*)""", data)
+    return declared[1].decode("latin-1").lower() if declared else "utf-8"
 
 
 def _insert(data: bytes, tags: Sequence[str], path: Path) -> bytes:
@@ -262,14 +295,23 @@ def _insert(data: bytes, tags: Sequence[str], path: Path) -> bytes:
         missing = [tag for tag in dict.fromkeys(wanted) if tag not in known]
         if tag_list.bag is not None:
             rdf = _prefix_at(data, tag_list.bag.start)
-            insertions.append((tag_list.bag, "".join(f"<{rdf}li>{escape(tag)}</{rdf}li>\n" for tag in missing)))
+            insertions.append((tag_list.bag, _items(rdf, missing)))
+        elif missing and tag_list.empty is not None:
+            bag = f'<rdf:Bag xmlns:rdf="{_RDF}">\n{_items("rdf:", missing)}</rdf:Bag>'
+            insertions.append((tag_list.empty, bag))
         elif missing:
             new_lists[name] = missing
     if new_lists:
-        insertions.append((sidecar.rdf, _description(_prefix_at(data, sidecar.rdf.start), sidecar.about, new_lists)))
+        about = sidecar.abouts[0] if sidecar.abouts else ""
+        insertions.append((sidecar.rdf, _description(_prefix_at(data, sidecar.rdf.start), about, new_lists)))
+    encoding = _ENCODINGS[_declared_encoding(data)]
     for element, text in sorted(insertions, key=lambda insertion: insertion[0].end, reverse=True):
-        data = _insert_into(data, element, text.encode())
+        data = _insert_into(data, element, text.encode(encoding, "xmlcharrefreplace"))
     return data
+
+
+def _items(rdf: str, tags: Iterable[str]) -> str:
+    return "".join(f"<{rdf}li>{escape(tag)}</{rdf}li>\n" for tag in tags)
 
 
 def _description(rdf: str, about: str, lists: Mapping[str, Sequence[str]]) -> str:

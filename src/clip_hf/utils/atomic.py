@@ -24,6 +24,7 @@ from pathlib import Path
 
 _WRITTEN, _ASIDE, _REMOVED = "tmp", "aside", "removed"
 _LEFTOVER = re.compile(rf"\.([0-9a-f]{{8}})-(\d{{1,9}})-[0-9a-f]{{12}}\.({_WRITTEN}|{_ASIDE}|{_REMOVED})")
+_LONGEST_NAME = 200
 # After this many seconds without a change, files of a process on another machine count as abandoned.
 _LONG_AGO = 24 * 3600.0
 
@@ -37,7 +38,13 @@ def _machine() -> str:
 
 def _beside(path: Path, ending: str) -> Path:
     # In the same parent, because only a rename within one file system is a single step.
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.{ending}")
+    return path.with_name(f"{_prefix(path)}.{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:12]}.{ending}")
+
+
+def _prefix(path: Path) -> str:
+    name = os.fsencode(path.name)
+    # File systems take 255 bytes, and about 40 come behind this.
+    return f".{path.name}" if len(name) <= _LONGEST_NAME else f".{hashlib.sha256(name).hexdigest()}"
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -143,7 +150,7 @@ def _leftovers_of(path: Path, every_owner: bool) -> dict[str, list[Path]]:
     leftovers: dict[str, list[Path]] = {_WRITTEN: [], _ASIDE: [], _REMOVED: []}
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(path.parent) as entries:
         for entry in entries:
-            prefix = f".{path.name}"
+            prefix = _prefix(path)
             match = _LEFTOVER.fullmatch(entry.name[len(prefix) :]) if entry.name.startswith(prefix) else None
             if match and (every_owner or _is_abandoned(Path(entry.path), match[1], int(match[2]))):
                 leftovers[match[3]].append(Path(entry.path))
