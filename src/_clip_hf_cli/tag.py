@@ -14,9 +14,9 @@ PRECISION = 0.9
 _EPILOG = """\
 examples:
   clip-hf tag photos --model openai/clip-vit-base-patch32 --labels dog beach "birthday cake"
-  clip-hf tag photos --model my_model --labels labels.txt --jsonl tags.jsonl --xmp
-  clip-hf tag photos --model my_model --labels labels.txt --calibrate sample.csv --thresholds thresholds.json
-  clip-hf tag photos --model my_model --thresholds thresholds.json --xmp
+  clip-hf tag photos --labels labels.txt --jsonl tags.jsonl --xmp
+  clip-hf tag photos --labels labels.txt --calibrate sample.csv --thresholds thresholds.json
+  clip-hf tag photos --thresholds thresholds.json --xmp
   clip-hf tag uploads --model my_model --labels moderation --jsonl to_look_at.jsonl
 """
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="the labels, one file with a label a line, or moderation: a set that comes with clip_hf; read its limits",
+        help="the labels, or one file with a label a line, or moderation: a set that comes with clip_hf; read its limits",
     )
     parser.add_argument("--template", nargs="+", help="as in classify (default: This is a photo of {}.)")
     _add_threshold_arguments(parser)

@@ -3,6 +3,7 @@
 """The command `clip-hf tag` on folders and other sources: what it writes, what it refuses, what it embeds again."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -152,6 +153,18 @@ def test_bytes_that_are_not_utf8_in_a_name(tag, folder):
     assert str(folder / name) in read_labelled_sample(folder / "t.jsonl").pictures
 
 
+class AsciiTerminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_that_has_only_ascii(tag, folder, monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", AsciiTerminal(written, encoding="ascii", write_through=True))
+    assert tag("photos", "--labels", "café", "--threshold", 0)[0] == 0
+    assert b"6 pictures, 0 without a label" in written.getvalue() and b"caf\\xe9" in written.getvalue()
+
+
 # ---------------------------------------------------------------------------------------------------------- thresholds
 
 
@@ -196,6 +209,7 @@ def test_thresholds_are_fitted_reported_saved_and_used_again(tag, made, folder, 
     assert ["dogs in the snow", "30", "-", "0", "0", "-", "-", "target not reached"] in cells
     assert ["number seven", "3", "0.5", "0", "0", "-", "-", "too few examples"] in cells
     assert "Thresholds for a precision of 0.9, fitted on 60 pictures" in out and "never" in out
+    assert "Of all labels, at most about 10% get a threshold whose precision is clearly below the target" in out
     expected = scores_of(made, sorted((folder / "photos").iterdir()))[:, 0] >= cat.threshold
     assert ["cat" in row["labels"] for row in lines_of(folder / "a.jsonl")] == expected.tolist()
     # Labels and prompts come from the file.
@@ -266,6 +280,17 @@ def test_moderation(tag, folder):
     [
         (["photos"], "Name labels (--labels), or a file of thresholds"),
         (["photos", "--labels", "cat", "--precision", "0.8"], "--precision is what --calibrate aims at"),
+        (
+            ["photos", "--labels", "cat", "--calibrate", "s", "--precision", "1"],
+            "--precision is 1; it must be above 0",
+        ),
+        (
+            ["photos", "--labels", "cat", "--calibrate", "s", "--precision", "0"],
+            "--precision is 0; it must be above 0",
+        ),
+        (["photos", "--labels", "moderation", "cat"], "moderation is a set of labels"),
+        (["photos", "--labels", "cat", "a.txt"], "among the 2 values given 'a.txt' is a file"),
+        (["photos", "--labels", "a.txt", "b.json"], "among the 2 values given 'a.txt', 'b.json' are files"),
         (["photos", "--thresholds", "t.json", "--threshold", "0.5"], "leave --threshold out"),
         (["photos", "--thresholds", "none.json"], "none.json is not there"),
         (["photos", "--labels", "cat", "--calibrate", "none"], "must be a folder with a subfolder for each label"),
@@ -274,7 +299,9 @@ def test_moderation(tag, folder):
         (["photos", "--labels", "a\tb", "--threshold", "0", "--xmp"], "a character that XMP cannot hold"),
     ],
 )
-def test_what_is_refused(arguments, message, tag, folder):
+def test_what_is_refused(arguments, message, tag, folder, monkeypatch):
+    if "--xmp" not in arguments and "--template" not in arguments:
+        monkeypatch.setattr("clip_hf.cli.tag.load_index_encoder", lambda *_: pytest.fail("a model was loaded"))
     status, out, err = tag(*arguments)
     assert status == 1 and message in err and out == ""
     assert not list(folder.glob("**/*.xmp"))

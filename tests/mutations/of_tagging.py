@@ -9,8 +9,8 @@ MUTATIONS = [
     Mutation(
         "captions with the label's words compete with it",
         "search/tagging.py",
-        "[not _words(label) <= text for text in words]",
-        "[True for text in words]",
+        "row[list(set.intersection(*(places.get(word, set()) for word in _words(label))))] = False",
+        "pass",
         "search/test_tagging.py",
     ),
     Mutation(
@@ -44,8 +44,15 @@ MUTATIONS = [
     Mutation(
         "thresholds without a margin",
         "search/label_thresholds.py",
-        "wilson_lower_bound(right, counts, confidence) >= precision",
-        "right / counts >= precision",
+        "wilson_lower_bound(right, counts, confidence)[is_cut] >= precision",
+        "(right / counts)[is_cut] >= precision",
+        "search/test_label_thresholds.py",
+    ),
+    Mutation(
+        "the lowest of all scores that reach the target",
+        "search/label_thresholds.py",
+        "fails = np.flatnonzero(~reaches[reaches.argmax() :])",
+        "fails = np.flatnonzero(~reaches[np.flatnonzero(reaches)[-1] :]) + np.flatnonzero(reaches)[-1] - reaches.argmax()",
         "search/test_label_thresholds.py",
     ),
     Mutation(
@@ -72,9 +79,23 @@ MUTATIONS = [
     Mutation(
         "tags are not escaped",
         "search/xmp_sidecars.py",
-        '"".join(f"<{rdf}li>{escape(tag)}</{rdf}li>\\n" for tag in missing)',
-        '"".join(f"<{rdf}li>{tag}</{rdf}li>\\n" for tag in missing)',
+        '"".join(f"<{rdf}li>{escape(tag)}</{rdf}li>\\n" for tag in tags)',
+        '"".join(f"<{rdf}li>{tag}</{rdf}li>\\n" for tag in tags)',
         "search/test_xmp_sidecars.py",
+    ),
+    Mutation(
+        "lists at any depth are the picture's",
+        "search/xmp_sidecars.py",
+        "names = [name for name, _ in self._stack[self._rdf_depth :]]",
+        "names = [_DESCRIPTION, *[name for name, _ in self._stack[self._rdf_depth :]][-3:]]",
+        "search/test_xmp_sidecars.py",
+    ),
+    Mutation(
+        "characters that the declared encoding lacks",
+        "search/xmp_sidecars.py",
+        'encoding = "utf-8" if _declared_encoding(data) == "utf-8" else "ascii"',
+        'encoding = "utf-8"',
+        "search/test_xmp_sidecars.py -k names_of_encodings",
     ),
     Mutation(
         "a document type is read",
@@ -93,8 +114,8 @@ MUTATIONS = [
     Mutation(
         "the text is one of its alternatives",
         "search/contradiction.py",
-        "np.where(is_rival, background, -np.inf)",
-        "np.where(True, background, -np.inf)",
+        "background[own[rows, None] == other] = -np.inf",
+        "pass",
         "search/test_contradiction.py",
     ),
 ]

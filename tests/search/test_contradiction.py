@@ -52,6 +52,28 @@ def test_many_are_as_each_alone():
         contradiction_scores(ENCODER, images, ["a dog"])
 
 
+def test_many_pairs_are_scored_in_parts_of_all_lengths(monkeypatch):
+    images, texts = np.tile(np.array([X, Y, -X]), (3, 1)), ["a dog", "a wolf", "a cat"] * 3
+    whole = contradiction_scores(ENCODER, images, texts, alternatives=texts)
+    for cosines in (1, 6, 12):  # 1, 2 and 4 pairs at once
+        monkeypatch.setattr("clip_hf.search.contradiction._COSINES", cosines)
+        assert contradiction_scores(ENCODER, images, texts, alternatives=texts).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize(
+    "embeds, message",
+    [
+        (np.ones((2, 3)), r"the shape \(2, 3\); this model's have \(n, 2\)"),
+        (np.ones(2), r"the shape \(2,\); this model's"),
+        (np.array([X, [0, np.nan]]), "picture 1 holds NaN or an infinite number"),
+        (np.array([[np.inf, 0], X]), "picture 0 holds NaN"),
+    ],
+)
+def test_embeddings_that_are_not_the_models(embeds, message):
+    with pytest.raises(ValueError, match=message):
+        contradiction_scores(ENCODER, embeds, ["a dog"] * len(embeds), alternatives=["a cat"])
+
+
 def test_a_model_against_its_own_softmax(tiny_processor, images):
     model = make_tiny_model("vit")
     encoder = load_dual_encoder(model, processor=tiny_processor)

@@ -87,6 +87,10 @@ def test_labels_do_not_compete():
     assert scores[1, 0] == pytest.approx(plain_score(1 / math.sqrt(2), [0, 1 / math.sqrt(2)], math.log(3)))
 
 
+def words_of(text: str) -> set[str]:
+    return set("".join(char if char.isalnum() else " " for char in text.casefold()).split()) or {text}
+
+
 def test_a_caption_with_the_words_of_a_label_is_no_alternative_to_it():
     background = ["a tree", "a dog in the grass"]
     assert find_rivals(["dog", "DOG in a", "grass dog", "do", "tree grass", "!"], background).tolist() == [
@@ -97,6 +101,12 @@ def test_a_caption_with_the_words_of_a_label_is_no_alternative_to_it():
         [True, True],
         [True, True],
     ]
+    # As the definition says, for texts of all kinds.
+    words, generator = ["a", "b", "C", "!", "d-e", "?"], np.random.default_rng(0)
+    texts = [" ".join(generator.choice(words, size)) for size in generator.integers(1, 4, 60)]
+    labels, others = texts[:20], [*texts[20:], "z"]
+    expected = [[not words_of(label) <= words_of(text) for text in others] for label in labels]
+    assert find_rivals(labels, others).tolist() == expected
     scores = scorer(["dog", "cat"], background).score(X[None])
     assert scores[0, 0] == pytest.approx(3 / (3 + 1))
     assert scores[0, 1] == pytest.approx(1 / (1 + 1 + 3))
@@ -129,6 +139,14 @@ def test_bad_labels_and_templates(labels, templates, error, message):
     with pytest.raises(error) as raised:
         scorer(labels, ["a road"], templates=templates)
     assert message in str(raised.value)
+
+
+def test_embeddings_that_are_not_the_models():
+    own = scorer(["dog"], ["a road"])
+    with pytest.raises(ValueError, match=r"the shape \(1, 2\); this model's have \(n, 3\)"):
+        own.score(np.ones((1, 2)))
+    with pytest.raises(ValueError, match="picture 1 holds NaN"):
+        own.score(np.array([X, X * np.nan]))
 
 
 def test_one_label_and_whole_numbers():

@@ -175,6 +175,95 @@ def test_lists_of_other_programs(tmp_path):
     assert tags_of(path, "digiKam") == ["place/beach", "dog", "1|2"]
 
 
+DC = 'xmlns:dc="http://purl.org/dc/elements/1.1/"'
+OTHER_BAG = SUBJECT.format("<rdf:Bag><rdf:li>of another</rdf:li></rdf:Bag>")
+NESTED = [
+    f"<z:Pantry><rdf:Bag><rdf:li><rdf:Description>{OTHER_BAG}</rdf:Description></rdf:li></rdf:Bag></z:Pantry>",
+    f'<z:Pantry><rdf:Bag><rdf:li rdf:parseType="Resource">{OTHER_BAG}</rdf:li></rdf:Bag></z:Pantry>',
+    f'<z:Region rdf:parseType="Resource"><z:Extensions rdf:parseType="Resource">{OTHER_BAG}</z:Extensions></z:Region>',
+    f"<z:Region>{OTHER_BAG}</z:Region>",
+    f'<z:Pantry><rdf:Description {DC} dc:subject="of another"/></z:Pantry>',
+]
+
+
+@pytest.mark.parametrize("nested", NESTED)
+@pytest.mark.parametrize("before, after", [("", ""), ("{}", ""), ("", "{}")])
+def test_lists_in_a_structure_are_not_the_pictures(nested, before, after, tmp_path):
+    """Such as those of an ingredient or of a region with a face."""
+    own = SUBJECT.format("<rdf:Bag><rdf:li>tree</rdf:li></rdf:Bag>")
+    path = write_others(tmp_path, before.format(nested) + own + after.format(nested))
+    add_tags(tmp_path / "a.jpg", ["dog"])
+    assert read_tags(path) == ["tree", "dog"] and tags_of(path, "lr") == ["tree", "dog"]
+    text = path.read_text(encoding="utf-8")
+    assert "tree</rdf:li><rdf:li>dog</rdf:li>" in text and text.count(nested) == len(before + after) // 2
+    # Without a list of its own the picture gets one.
+    path.write_text(OTHERS.replace("{subject}", nested), encoding="utf-8")
+    assert read_tags(path) == []
+    add_tags(tmp_path / "a.jpg", ["of another"])
+    assert read_tags(path) == tags_of(path, "lr") == ["of another"]
+    assert nested in path.read_text(encoding="utf-8")
+
+
+def test_a_list_of_another_kind_of_element_is_not_the_pictures(tmp_path):
+    path = write_others(tmp_path)
+    content = path.read_text(encoding="utf-8")
+    thing = f"<z:Thing xmlns:z='http://example.org/z/'>{OTHER_BAG}</z:Thing>"
+    outside = f"<z:Thing xmlns:z='http://example.org/z/'>{OTHER_BAG}</z:Thing>".replace("rdf:", "z:")
+    path.write_text(content.replace("</rdf:RDF>", f"{thing}</rdf:RDF>{outside}"), encoding="utf-8")
+    assert read_tags(path) == []
+
+
+@pytest.mark.parametrize(
+    "items, expected",
+    [
+        ("<rdf:li rdf:parseType='Resource'><rdf:value>tree</rdf:value><z:by>Ann</z:by></rdf:li>", ["tree"]),
+        ("<rdf:li><rdf:Description><rdf:value>tree</rdf:value></rdf:Description></rdf:li>", ["tree"]),
+        ("<rdf:li rdf:value='tree'/><rdf:li/><rdf:li> </rdf:li>", ["tree"]),
+        ("<rdf:li><z:x><rdf:Bag><rdf:li>of another</rdf:li></rdf:Bag></z:x></rdf:li><rdf:li>tree</rdf:li>", ["tree"]),
+        ("<z:li>of another</z:li><rdf:li><![CDATA[tr]]>e<!-- x -->e</rdf:li>", ["tree"]),
+    ],
+)
+def test_items_of_all_forms(items, expected, tmp_path):
+    path = write_others(tmp_path, SUBJECT.format(f"<rdf:Bag>{items}</rdf:Bag>"))
+    assert read_tags(path) == expected
+    add_tags(tmp_path / "a.jpg", ["tree", "dog"])
+    assert read_tags(path) == tags_of(path, "lr") == [*expected, "dog"]
+
+
+@pytest.mark.parametrize("subject", [SUBJECT.format(""), SUBJECT.format(" \n"), f"<dc:subject {DC} />"])
+def test_an_empty_property_gets_a_list(subject, tmp_path):
+    path = write_others(tmp_path, subject)
+    add_tags(tmp_path / "a.jpg", ["dog", "a & b"])
+    assert tags_of(path) == tags_of(path, "lr") == read_tags(path) == ["dog", "a & b"]
+
+
+def test_an_empty_property_where_rdf_has_no_prefix(tmp_path):
+    path = tmp_path / "a.jpg.xmp"
+    subject = "<subject xmlns='http://purl.org/dc/elements/1.1/'/>"
+    path.write_text(f"<RDF xmlns='{RDF}'><Description>{subject}</Description></RDF>")
+    add_tags(tmp_path / "a.jpg", ["dog"])
+    assert tags_of(path) == tags_of(path, "lr") == read_tags(path) == ["dog"]
+
+
+@pytest.mark.parametrize("declared", ["US-ASCII", "ascii", "UTF8", "utf-8"])
+def test_names_of_encodings(declared, tmp_path):
+    """Another reader, which takes the name at its word, reads the tags."""
+    path = write_others(tmp_path, SUBJECT.format("<rdf:Bag/>"))
+    text = path.read_text(encoding="utf-8").replace("\ufeff", "")
+    path.write_text(f'<?xml version="1.0" encoding="{declared}"?>{text}', encoding="utf-8")
+    add_tags(tmp_path / "a.jpg", HOSTILE)
+    assert tags_of(path) == tags_of(path, "lr") == read_tags(path) == HOSTILE
+    assert ("🐈".encode() in path.read_bytes()) == (declared == "utf-8")
+
+
+@pytest.mark.parametrize("length, style", [(230, "append"), (247, "append"), (251, "replace")])
+def test_long_names(length, style, tmp_path):
+    picture = tmp_path / f"{'n' * length}.jpg"
+    path = add_tags(picture, ["dog"], style)
+    add_tags(picture, ["cat"], style)
+    assert read_tags(path) == ["dog", "cat"] and os.listdir(tmp_path) == [path.name]
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -184,6 +273,19 @@ def test_lists_of_other_programs(tmp_path):
         (b"<a/>", "it has no rdf:RDF"),
         (b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>\xff</x:xmpmeta>", "not well-formed"),
         (OTHERS.encode("utf-16"), "it is not in UTF-8"),
+        (OTHERS.encode("utf-16-be"), "it is not in UTF-8"),
+        (OTHERS.encode("utf-16-le"), "it is not in UTF-8"),
+        (
+            OTHERS.replace("{subject}", "")
+            .replace("</rdf:RDF>", '<rdf:Description rdf:about="uuid:2"/></rdf:RDF>')
+            .encode(),
+            """its rdf:Descriptions are about different things: 'uuid:1 "x"', 'uuid:2'""",
+        ),
+        (OTHERS.replace("{subject}", SUBJECT.format("<rdf:Alt/>")).encode(), "its dc:subject has no rdf:Bag"),
+        (
+            OTHERS.replace("{subject}", f"<dc:subject {DC} rdf:nodeID='n'/>").encode(),
+            "its dc:subject has no rdf:Bag",
+        ),
         (b'<?xml version="1.0" encoding="latin-1"?><a/>', "it is not in UTF-8"),
         (b'<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>', "declares a document type"),
         (b'<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;&b;&b;">]><a>&c;</a>', "declares a document type"),

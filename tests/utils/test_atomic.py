@@ -254,6 +254,25 @@ def test_the_next_writer_clears_up(replaced, tmp_path):
         (temporary / "new" if replaced is replaced_folder else temporary).write_text("new")
 
 
+@pytest.mark.parametrize("name", ["n" * 255, "n" * 201, "語" * 85, "n" * 200])
+def test_long_names(name, tmp_path):
+    """A temporary name fits into 255 bytes, and the next writer knows it."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with replaced_file(tmp_path / name) as temporary:
+        temporary.write_text("new")
+        assert len(os.fsencode(temporary.name)) <= 255
+        own = f"-{os.getpid()}-"
+        assert own in temporary.name
+        leftover = temporary.with_name(temporary.name.replace(own, f"-{dead.pid}-"))
+        leftover.write_text("old")
+    with replaced_folder(tmp_path / f"{name[:-1]}x") as other:  # another name does not
+        assert other.name.partition("-")[0] != temporary.name.partition("-")[0]
+    assert leftover.exists()
+    clear_leftovers(tmp_path / name)
+    assert not leftover.exists() and (tmp_path / name).read_text() == "new"
+
+
 def test_of_several_that_were_set_aside_the_last_is_put_back(tmp_path):
     for name in ("a", "b", "c"):
         (tmp_path / "folder").mkdir()

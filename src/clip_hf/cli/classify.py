@@ -24,6 +24,7 @@ from ..model.zero_shot_clip_hf import check_labels, prompts_for
 from ..utils.devices import parse_device
 from ..utils.processor import count_threads
 from ..utils.terminal_tables import draw_table
+from ..utils.wording import quoted
 from ..zero_shot_pipeline import pipeline
 from .image_options import image_options
 from .terminal_text import encodable, json_line, printable

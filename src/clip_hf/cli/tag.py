@@ -41,8 +41,8 @@ from .terminal_text import encodable, printable
 _SHOWN_PICTURES = 100
 _BATCH_ROWS = 4096
 _PROMISE = (
-    "Of all labels, at most about {:.0%} get a threshold whose precision is below the target, on pictures like the "
-    "sample; a label that barely got one (few tagged) is the likeliest."
+    "Of all labels, at most about {:.0%} get a threshold whose precision is clearly below the target, on pictures "
+    "like the sample; a label that barely got one (few tagged) is the likeliest."
 )
 
 

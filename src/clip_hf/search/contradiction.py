@@ -78,8 +78,8 @@ def contradiction_scores(
         `np.ndarray` of shape (n,), float64, 0 to 1.
 
     Raises:
-        TypeError, ValueError: as in [`contradiction_score`]; if there are not as many texts as images; or if embeddings
-            are of another width than the model's, or hold NaN or an infinite number.
+        TypeError, ValueError: as in [`contradiction_score`]; if there are not as many texts as images; or if
+            embeddings are of another width than the model's, or hold NaN or an infinite number.
     """
     encoder: DualEncoder = load_dual_encoder(model, processor=processor)
     texts = check_texts(texts)

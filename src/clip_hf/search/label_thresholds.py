@@ -3,9 +3,10 @@
 """Thresholds of labels, fitted on a labelled sample, with their cross-validated precision and recall.
 
 What is promised is about all labels together, those that get no threshold among them: at most about one in ten
-(1 - confidence) gets a threshold whose true precision is below the target, for pictures like the sample. Nothing is
-promised about those that got one: among labels that the model can hardly tell, few get a threshold, and most of these
-got it by chance. Cross-validated figures are estimates.
+(1 - confidence) gets a threshold whose true precision is clearly below the target, for pictures like the sample.
+Nothing is promised about those that got one: among labels that the model can hardly tell, few get a threshold, and
+most of these got it by chance. A label that stays just under the target at all scores (0.89 for 0.9) gets one more
+often. Cross-validated figures are estimates.
 
 Shapes: n pictures of the sample, L labels.
 """
@@ -29,7 +30,7 @@ from .tagging import TAG_THRESHOLD, LabelScorer
 PRECISION = 0.9
 """The precision that thresholds are fitted for, unless told otherwise."""
 CONFIDENCE = 0.9
-"""Share of the labels, about and at least, that get no threshold below it; see the module."""
+"""The confidence of the margin: the share of labels, about, that get no threshold clearly below the target."""
 
 _FITTED, _FALLBACK, _NEVER = "fitted", "too few examples", "target not reached"
 _KINDS = (_FITTED, _FALLBACK, _NEVER)
@@ -162,7 +163,7 @@ class LabelThresholds:
         """Fit a threshold for each label, and estimate by cross-validation what it finds.
 
         At most about one label in ten (1 - `confidence`), of all that are given, gets a threshold whose true precision
-        is below the target; those that barely got one are the likeliest.
+        is clearly below the target; those that barely got one are the likeliest.
 
         - The threshold is that of [`fit_threshold`] on the whole sample.
         - `tagged` and `right` are counted over 5 folds, each tagged by a threshold that was fitted on the others. The

@@ -38,8 +38,8 @@ _ONLY_IF_THERE = ("digiKam:TagsList",)
 _NAMES = {f"{namespace} {name.partition(':')[2]}": name for name, (namespace, _, _) in _PROPERTIES.items()}
 _DESCRIPTION, _ITEM, _VALUE = f"{_RDF} Description", f"{_RDF} li", f"{_RDF} value"
 _LISTS = (f"{_RDF} Bag", f"{_RDF} Seq")
-# Names of encodings that are UTF-8, or ASCII, which is UTF-8 as well; each with that in which tags are inserted.
-_ENCODINGS = {"utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "ascii", "ascii": "ascii"}
+# Only under the first name may tags have characters other than ASCII's: not every reader knows the second.
+_ENCODINGS = ("utf-8", "utf8", "us-ascii", "ascii")
 # Larger ones hold no tags that a person chose; darktable's with long histories have some hundred KB.
 _MOST_BYTES = 2**24
 _DEEPEST = 100
@@ -304,7 +304,7 @@ def _insert(data: bytes, tags: Sequence[str], path: Path) -> bytes:
     if new_lists:
         about = sidecar.abouts[0] if sidecar.abouts else ""
         insertions.append((sidecar.rdf, _description(_prefix_at(data, sidecar.rdf.start), about, new_lists)))
-    encoding = _ENCODINGS[_declared_encoding(data)]
+    encoding = "utf-8" if _declared_encoding(data) == "utf-8" else "ascii"
     for element, text in sorted(insertions, key=lambda insertion: insertion[0].end, reverse=True):
         data = _insert_into(data, element, text.encode(encoding, "xmlcharrefreplace"))
     return data
