@@ -1,9 +1,9 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Tags of OpenMoji's drawings: what fitted thresholds promise and what is found, XMP read by exiftool, contradictions.
+"""Tags of OpenMoji's drawings: fitted thresholds, validated and found, XMP read by exiftool, contradictions.
 
 - Thresholds: the skin tones as labels. They are fitted on one half of the drawings and tag the other; for each tone
-  the cross-validated promise stands beside what is found, and beside the default threshold without any sample. Once on
+  what was cross-validated stands beside what is found, and beside the default threshold without any sample. Once on
   all drawings, most of which a model trained on OpenMoji has seen, and once on the 300 that the split holds out.
 - XMP: a sidecar for every fourth drawing, half of them in what exiftool wrote before; exiftool (Debian:
   `apt-get install libimage-exiftool-perl`) must read back every label, and what it wrote itself.
@@ -54,10 +54,10 @@ def print_thresholds(
     for place, (label, threshold) in enumerate(fitted.labels.items()):
         found = _shares(scores[:, place] >= threshold.threshold, truth[:, place])
         default = _shares(scores[:, place] >= 0.5, truth[:, place])
-        promised = tuple(map(_show, (threshold.precision, threshold.recall)))
+        validated = tuple(map(_show, (threshold.precision, threshold.recall)))
         counts = f"{threshold.examples}", f"{truth[:, place].sum()}", f"{threshold.threshold:.3g}"
-        rows.append((label, *counts, *promised, *map(_show, found), *map(_show, default), threshold.kind))
-    columns = ("label", "fitted on", "tested on", "threshold", "promised P", "R", "found P", "R", "at 0.5 P", "R", "")
+        rows.append((label, *counts, *validated, *map(_show, found), *map(_show, default), threshold.kind))
+    columns = ("label", "fitted on", "tested on", "threshold", "validated P", "R", "found P", "R", "at 0.5 P", "R", "")
     print(draw_table(f"{title}: {len(sample)} and {len(rest)} drawings, target {precision:g}", columns, rows), "\n")
 
 

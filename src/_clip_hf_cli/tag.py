@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         nargs="+",
         metavar="LABEL",
-        help="the labels, or one file with a label a line, or moderation: a set that comes with clip_hf; read its limits",
+        help="labels, or one file with a label a line, or moderation: a set that comes with clip_hf; read its limits",
     )
     parser.add_argument("--template", nargs="+", help="as in classify (default: This is a photo of {}.)")
     _add_threshold_arguments(parser)

@@ -51,12 +51,12 @@ MUTATIONS = [
     Mutation(
         "the lowest of all scores that reach the target",
         "search/label_thresholds.py",
-        "fails = np.flatnonzero(~reaches[reaches.argmax() :])",
-        "fails = np.flatnonzero(~reaches[np.flatnonzero(reaches)[-1] :]) + np.flatnonzero(reaches)[-1] - reaches.argmax()",
+        "cuts[reaches.argmax() + fails[0] - 1] if len(fails) else cuts[-1]",
+        "cuts[reaches][-1]",
         "search/test_label_thresholds.py",
     ),
     Mutation(
-        "promises on what the threshold was fitted on",
+        "figures of what the threshold was fitted on",
         "search/label_thresholds.py",
         "fit_threshold(scores[others], has_label[others], target.precision, target.confidence)",
         "threshold",

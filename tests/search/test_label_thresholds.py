@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Thresholds from labelled samples: the rule, what they promise on new pictures, their file, and the samples."""
+"""Thresholds from labelled samples: the rule, what they find on new pictures, their file, and the samples."""
 
 import json
 import math
@@ -135,9 +135,9 @@ def test_few_labels_that_never_reach_the_target_get_a_threshold(pictures):
 
 
 @pytest.mark.parametrize("precision", [0.7, 0.9])
-def test_new_pictures_keep_the_promise(precision):
-    """Over 40 samples: precision at least the target nearly always, and what is promised on average."""
-    own, kept, promised, found = scorer(), [], [], []
+def test_new_pictures_are_as_cross_validated(precision):
+    """Over 40 samples: precision at least the target nearly always, and what was estimated on average."""
+    own, kept, validated, found = scorer(), [], [], []
     for seed in range(40):
         sample, has_label = draw_pictures(300, 0.2, seed)
         fitted = LabelThresholds.fit(own, sample, has_label, precision=precision)
@@ -148,13 +148,13 @@ def test_new_pictures_keep_the_promise(precision):
                 right = (tagged & truth)[:, place].sum()
                 kept.append(right / tagged[:, place].sum() >= precision)
                 found.append((right / tagged[:, place].sum(), right / truth[:, place].sum()))
-                promised.append((threshold.precision, threshold.recall))
+                validated.append((threshold.precision, threshold.recall))
     assert len(kept) > 60
     assert np.mean(kept) >= 0.85  # nearly all of these labels get a threshold, and few of all are below the target
-    np.testing.assert_allclose(np.mean(promised, axis=0), np.mean(found, axis=0), atol=0.08)
+    np.testing.assert_allclose(np.mean(validated, axis=0), np.mean(found, axis=0), atol=0.08)
 
 
-def test_promises_are_made_on_pictures_that_the_threshold_did_not_see():
+def test_figures_are_those_of_pictures_that_the_threshold_did_not_see():
     """Scores that are all different and random: on what it saw, a threshold may look good by chance."""
     generator = np.random.default_rng(0)
     embeds = generator.normal(size=(200, 3))
