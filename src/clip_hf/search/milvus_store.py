@@ -231,7 +231,7 @@ class MilvusStore(VectorStore):
         """Errors of the client as ours, in one line that says what to do; what it logs says the same at length."""
         from pymilvus import MilvusException
 
-        loggers = [logging.getLogger(name) for name in ("pymilvus", "grpc._server")]
+        loggers = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite", "grpc._server")]
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
@@ -241,7 +241,7 @@ class MilvusStore(VectorStore):
             message = " ".join(str(error.message).split())
             kind, cure = OSError, "Look into the server's log."
             if "Open local milvus failed" in message:
-                kind, cure = ConnectionError, "Another process has it open, or the folder cannot be written."
+                kind, cure = ConnectionError, "Another process has it open, or it is no folder, or cannot be written."
             elif any(word in message.lower() for word in ("auth check", "unauthenticated", "permission")):
                 kind, cure = PermissionError, "Check MILVUS_TOKEN, and the rights of its user."
             elif "connect" in message.lower() or "unavailable" in message.lower():
