@@ -179,7 +179,7 @@ def _check_same(wanted: StoreLayout, found: StoreLayout, name: str) -> None:
     if wanted.source != found.source:
         raise ValueError(
             f"{name} holds the rows of {printable(found.source)}, and the index is of {printable(wanted.source)}; a "
-            "copy would replace them all. Choose another table or collection; if the source was moved, remove that one."
+            "copy would replace them all. Choose another table or collection; if the source moved, remove that one."
         )
 
 
