@@ -6,6 +6,8 @@ from .mutation import Mutation
 
 
 TESTS = "search/test_vector_stores.py -m 'not slow' -k"
+URLS = "search/test_store_urls.py -k"
+LAYOUTS = "search/test_store_layouts.py"
 
 MUTATIONS = [
     Mutation(
@@ -20,7 +22,7 @@ MUTATIONS = [
         "search/store_base.py",
         "return 2 * (dim + 5) * unit / (1 - (dim + 5) * unit)",
         "return unit",
-        f"{TESTS} below_the_bound",
+        f"{LAYOUTS} -k below_the_bound",
     ),
     Mutation(
         "ties in any order",
@@ -81,7 +83,7 @@ MUTATIONS = [
     Mutation(
         "rows of another model are mixed in",
         "search/vector_store.py",
-        'if wanted.model.get("fingerprint") != found.model.get("fingerprint"):',
+        "if _identity(wanted) != _identity(found):",
         "if False:",
         f"{TESTS} another_index",
     ),
@@ -104,7 +106,7 @@ MUTATIONS = [
         "search/store_urls.py",
         'name = f"{scheme}://{user}{host}{parts.path}?{parameter}={table}"',
         'name = f"{scheme}://{parts.netloc}{parts.path}?{parameter}={table}"',
-        f"{TESTS} 'passwords or is_down'",
+        f"{URLS} 'passwords or is_down'",
     ),
     Mutation(
         "quotes of Milvus' strings are not escaped",
@@ -112,5 +114,89 @@ MUTATIONS = [
         """('"', '\\\\"'), """,
         "",
         f"{TESTS} filters_are",
+    ),
+    Mutation(
+        "the end of a password is taken for a path",
+        "search/store_urls.py",
+        'if parts.fragment or "@" in url.partition("://")[2].removeprefix(parts.netloc):',
+        "if False:",
+        f"{URLS} bad_addresses",
+    ),
+    Mutation(
+        "rows of another source are replaced",
+        "search/vector_store.py",
+        "if wanted.source != found.source:",
+        "if False:",
+        f"{TESTS} one_source",
+    ),
+    Mutation(
+        "indexes without a source are all one",
+        "search/vector_store.py",
+        "str(location or index.folder)",
+        "str(location)",
+        f"{TESTS} one_source",
+    ),
+    Mutation(
+        "models without a fingerprint are all one",
+        "search/vector_store.py",
+        'layout.model.get("fingerprint") or layout.model',
+        'layout.model.get("fingerprint")',
+        f"{TESTS} differ_by_name",
+    ),
+    Mutation(
+        "a percent sign in a name begins a parameter",
+        "search/pgvector_store.py",
+        'name.replace("%", "%%")',
+        "name",
+        f"{TESTS} names_that_databases_use",
+    ),
+    Mutation(
+        "no number differs from NaN",
+        "search/pgvector_store.py",
+        'if sign == "<>" and value != value:',
+        "if False:",
+        f"{TESTS} nan_and_infinity",
+    ),
+    Mutation(
+        "an address sets what programs set",
+        "search/pgvector_store.py",
+        "conninfo.make_conninfo(**options)",
+        "**options",
+        f"{URLS} bad_addresses",
+    ),
+    Mutation(
+        "two copies write at once",
+        "search/vector_store.py",
+        "with store.writing():",
+        "if True:",
+        f"{TESTS} second_copy_waits",
+    ),
+    Mutation(
+        "a copy does not see the table that another made",
+        "search/pgvector_store.py",
+        "self.layout = self._read_layout()  # the other one may have made the table",
+        "pass",
+        f"{TESTS} second_copy_waits",
+    ),
+    Mutation(
+        "words of Milvus' expressions are names of fields",
+        "search/milvus_store.py",
+        'return column if column == ID else f"metadata_{column}"',
+        "return column",
+        f"{TESTS} names_that_databases_use",
+    ),
+    Mutation(
+        "looking for a folder of Milvus Lite makes it",
+        "search/milvus_store.py",
+        'if "host" not in url.connection and not os.path.lexists(url.path):',
+        "if False:",
+        f"{URLS} makes_no_folder",
+    ),
+    Mutation(
+        "a damaged layout is taken",
+        "search/store_base.py",
+        "if layout.dim < 1 or layout.id_type not in ID_TYPES:",
+        "if False:",
+        LAYOUTS,
     ),
 ]

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ _SECONDS = 60
 class MilvusStore(VectorStore):
     """A collection of Milvus with the fields id, `embedding` and the metadata.
 
+    - The field of a column `width` is `metadata_width`, because Milvus cannot filter by `like`, `in`, `null` and more.
     - A batch is one request, which Milvus keeps or loses as a whole. There are no transactions of several requests.
     - An exact search needs the index FLAT, which a new collection has. Milvus has one index for a field: after
       [`create_hnsw`] only searches with `exact=False` are possible.
@@ -52,19 +54,24 @@ class MilvusStore(VectorStore):
 
     def __init__(self, url: StoreUrl):
         require_extra("milvus", "A store in Milvus", "pymilvus")
-        from pymilvus import MilvusClient
-
         self.name, self._collection = url.name, url.table
-        options = _client_options(url)
+        self._options = _client_options(url)
+        self.layout, self._is_flat = None, True
+        if "host" not in url.connection and not os.path.lexists(url.path):
+            return  # Milvus Lite makes a folder that is not there; `create` may
         with self._explained():
-            self._client = MilvusClient(**options, timeout=_SECONDS)
-            self.layout, self._is_flat = None, True
             if self._client.has_collection(self._collection):
                 properties = self._client.describe_collection(self._collection)["properties"]
                 self.layout = StoreLayout.from_json(properties.get(_PROPERTY), f"The collection of {self.name}")
                 index = self._client.describe_index(self._collection, EMBEDDING) or {}
                 self._is_flat = index.get("index_type") == "FLAT"
                 self._client.load_collection(self._collection)
+
+    @cached_property
+    def _client(self) -> Any:
+        from pymilvus import MilvusClient
+
+        return MilvusClient(**self._options, timeout=_SECONDS)
 
     @property
     def can_scan(self) -> bool:
@@ -95,11 +102,12 @@ class MilvusStore(VectorStore):
         schema.add_field(DIGEST, DataType.VARCHAR, max_length=32)
         schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=layout.dim)
         for field in layout.schema:
-            if not (field.name.isascii() and field.name.isidentifier() and len(field.name) <= 255):
+            name = _field_name(field.name)
+            if not (name.isascii() and name.isidentifier() and len(name) <= 255):
                 raise ValueError(
-                    f"Milvus takes names of letters, digits and _, at most 255; rename the column {field.name!r}."
+                    f"Milvus takes names of letters, digits and _, at most 240; rename the column {field.name!r}."
                 )
-            schema.add_field(field.name, nullable=field.name != ID, **types[field.type])
+            schema.add_field(name, nullable=field.name != ID, **types[field.type])
         with self._explained():
             self._client.create_collection(
                 self._collection,
@@ -126,7 +134,7 @@ class MilvusStore(VectorStore):
             if field.type == pa.binary():
                 values = [value and value.hex() for value in values]
             _check_texts(field.name, values, rows.ids)
-            columns[field.name] = values
+            columns[_field_name(field.name)] = values
         data = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         with self._explained():
             self._client.upsert(self._collection, data, timeout=_SECONDS)
@@ -176,7 +184,7 @@ class MilvusStore(VectorStore):
                 data=list(queries),
                 filter=" and ".join(filter(None, map(_milvus_condition, conditions))),
                 limit=limit,
-                output_fields=[PLACE, EMBEDDING, *fields],
+                output_fields=[PLACE, EMBEDDING, *map(_field_name, fields)],
                 search_params={
                     "metric_type": "COSINE",
                     "params": parameters,
@@ -189,7 +197,7 @@ class MilvusStore(VectorStore):
         rows = [hit["entity"] for hit in answer]
         columns = {}
         for name in fields:
-            kind, values = self.layout.schema.field(name).type, [row.get(name) for row in rows]
+            kind, values = self.layout.schema.field(name).type, [row.get(_field_name(name)) for row in rows]
             if kind == pa.binary():
                 values = [value if value is None else bytes.fromhex(value) for value in values]
             columns[name] = pa.array([value if value is None else _plain(value) for value in values], kind)
@@ -214,15 +222,16 @@ class MilvusStore(VectorStore):
         self._is_flat = False
 
     def close(self) -> None:
-        with self._explained():
-            self._client.close()
+        if "_client" in self.__dict__:
+            with self._explained():
+                self._client.close()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Errors of the client as ours, in one line that says what to do; what it logs says the same at length."""
         from pymilvus import MilvusException
 
-        loggers = [logging.getLogger(name) for name in ("pymilvus", "grpc._server")]
+        loggers = [logging.getLogger(name) for name in ("pymilvus", "milvus_lite", "grpc._server")]
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
@@ -232,7 +241,7 @@ class MilvusStore(VectorStore):
             message = " ".join(str(error.message).split())
             kind, cure = OSError, "Look into the server's log."
             if "Open local milvus failed" in message:
-                kind, cure = ConnectionError, "Another process has it open, or the folder cannot be written."
+                kind, cure = ConnectionError, "Another process has it open, or it is no folder, or cannot be written."
             elif any(word in message.lower() for word in ("auth check", "unauthenticated", "permission")):
                 kind, cure = PermissionError, "Check MILVUS_TOKEN, and the rights of its user."
             elif "connect" in message.lower() or "unavailable" in message.lower():
@@ -257,9 +266,18 @@ def _client_options(url: StoreUrl) -> dict[str, str]:
             raise ValueError(
                 f"The address {url.name} has no host and no folder that ends in .db. Write {FORMS['milvus']}."
             )
+        if not Path(url.path).parent.is_dir():
+            raise ValueError(f"There is no folder {Path(url.path).parent}, where {url.name} would lie. Make it first.")
         return {"uri": url.path}
+    if url.path.strip("/"):
+        raise ValueError(f"The address {url.name} has a path behind its host. Write {FORMS['milvus']}.")
     token = f"{user}:{password}" if user else os.environ.get("MILVUS_TOKEN", "")
     return {"uri": f"http{'s' if tls == 'true' else ''}://{host}:{port}", "token": token, "db_name": database}
+
+
+def _field_name(column: str) -> str:
+    """The field of a column of the index; whatever the column is called, it is no word of Milvus' expressions."""
+    return column if column == ID else f"metadata_{column}"
 
 
 def _check_texts(name: str, values: Sequence[Any], ids: Sequence[int | str]) -> None:
@@ -282,7 +300,7 @@ def _plain(value: Any) -> Any:
 
 def _milvus_condition(condition: Condition) -> str:
     """A condition in Milvus' language; empty where it has none, because the search applies filters itself."""
-    name, sign, value = condition.column, condition.sign, condition.value
+    name, sign, value = _field_name(condition.column), condition.sign, condition.value
     if condition.is_list:
         test = f"array_contains({name}, {_literal(value)})"
         return {"=": test, "!=": f"not {test}"}.get(sign, "")

@@ -2,12 +2,14 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Vectors in PostgreSQL, with the extension pgvector."""
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from transformers.utils import logging
 
 from ..utils.extras import require_extra
 from .index_segments import ID
@@ -15,6 +17,8 @@ from .store_base import DIGEST, EMBEDDING, KEY, PLACE, Candidates, StoreLayout, 
 from .store_filters import Condition
 from .store_urls import StoreUrl
 
+
+logger = logging.get_logger(__name__)
 
 EXTENSION = "vector"
 _TYPES = {
@@ -35,6 +39,7 @@ class PgVectorStore(VectorStore):
     """A table of PostgreSQL with the columns id, `embedding` (pgvector's `vector`) and the metadata.
 
     - Each call of [`upsert`] and [`delete`] is one transaction, and so is [`create`].
+    - A copy holds an advisory lock of the table's name; another one waits for it.
     - An exact search is a scan of the table, which PostgreSQL may share among its processes.
 
     Args:
@@ -51,14 +56,15 @@ class PgVectorStore(VectorStore):
     def __init__(self, url: StoreUrl):
         require_extra("postgres", "A store in PostgreSQL", "psycopg", "pgvector")
         import psycopg
-        from psycopg import sql
+        from psycopg import conninfo, sql
 
         self.name, self._table_name = url.name, url.table
         self._table = sql.Identifier(url.table)
         options = {"connect_timeout": _CONNECT_SECONDS, "application_name": "clip_hf", "dbname": url.path.strip("/")}
         options |= url.connection
         with self._explained():
-            self._connection = psycopg.connect(**options, autocommit=True)
+            # `make_conninfo` takes libpq's parameters alone; those of psycopg are for programs.
+            self._connection = psycopg.connect(conninfo.make_conninfo(**options), autocommit=True)
         try:
             self.layout = self._read_layout()
         except BaseException:
@@ -90,14 +96,16 @@ class PgVectorStore(VectorStore):
             raise ValueError(f"The vectors have {layout.dim:,} values; pgvector takes {_MOST_DIM:,}.")
         columns = []
         for field in layout.schema:
-            if len(field.name.encode()) > 63 or "\0" in field.name:
-                raise ValueError(f"PostgreSQL takes names of at most 63 bytes; rename the column {field.name!r}.")
+            if not 1 <= len(field.name.encode()) <= 63 or "\0" in field.name:
+                raise ValueError(f"PostgreSQL takes names of 1 to 63 bytes; rename the column {field.name!r}.")
             kind, collation = _TYPES[field.type]
             columns.append(sql.SQL("{} {}{}").format(sql.Identifier(field.name), sql.SQL(kind), sql.SQL(collation)))
         own = f'{KEY} text COLLATE "C" PRIMARY KEY, {PLACE} int8 NOT NULL, {DIGEST} text NOT NULL'
         own += f", {EMBEDDING} vector({layout.dim}) NOT NULL"
-        with self._explained(), self._connection.transaction():
-            self._connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION)))
+        with self._explained("GRANT this user CREATE on the schema."), self._connection.transaction():
+            with self._explained(f"An administrator must run CREATE EXTENSION {EXTENSION} once in this database."):
+                extension = sql.SQL("CREATE EXTENSION IF NOT EXISTS {}").format(sql.Identifier(EXTENSION))
+                self._connection.execute(extension)
             statements = [
                 # Vectors lie in the rows, not in a second table that a scan would look into for each of them.
                 "CREATE TABLE {table} ({own}, {columns}) WITH (toast_tuple_target = 8160)",
@@ -114,6 +122,22 @@ class PgVectorStore(VectorStore):
                 )
         self._register()
         self.layout = layout
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        import psycopg
+
+        lock = [int(row_key(self._table_name)[:16], 16) - 2**63]
+        with self._explained():
+            if not self._connection.execute("SELECT pg_try_advisory_lock(%s)", lock).fetchone()[0]:
+                logger.warning(f"Another program copies an index into {self.name}; waiting for it.")
+                self._connection.execute("SELECT pg_advisory_lock(%s)", lock)
+        try:
+            self.layout = self._read_layout()  # the other one may have made the table
+            yield
+        finally:
+            with suppress(psycopg.Error):  # a connection that is lost has no locks
+                self._connection.execute("SELECT pg_advisory_unlock(%s)", lock)
 
     def upsert(self, rows: StoreRows) -> None:
         from psycopg import sql
@@ -177,11 +201,11 @@ class PgVectorStore(VectorStore):
         fields = list(dict.fromkeys(condition.column for condition in conditions))
         parts, values = zip(*map(_sql_condition, conditions), strict=True) if conditions else ((), ())
         statement = sql.SQL(
-            "SELECT {embedding} <=> %b AS _distance, {own}{columns} FROM {table}{where} ORDER BY _distance LIMIT %s"
+            "SELECT {embedding} <=> %b, {own}{columns} FROM {table}{where} ORDER BY 1 LIMIT %s"
         ).format(
             embedding=sql.Identifier(EMBEDDING),
             own=sql.SQL(", ").join(map(sql.Identifier, (ID, PLACE, EMBEDDING))),
-            columns=sql.SQL("").join(sql.SQL(", {}").format(sql.Identifier(name)) for name in fields),
+            columns=sql.SQL("").join(sql.SQL(", {}").format(_identifier(name)) for name in fields),
             table=self._table,
             where=sql.SQL(" WHERE " if parts else "") + sql.SQL(" AND ").join(parts),
         )
@@ -237,7 +261,7 @@ class PgVectorStore(VectorStore):
         self._connection.close()
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, cure_if_denied: str = "GRANT this user the rights on the table.") -> Iterator[None]:
         """Errors of the driver as ours, in one line that says what to do."""
         import psycopg
         from psycopg import errors
@@ -248,11 +272,11 @@ class PgVectorStore(VectorStore):
             message = " ".join(str(error).split())
             kind, cure = OSError, "Look into the server's log."
             if isinstance(error, errors.InsufficientPrivilege):
-                kind = PermissionError
-                cure = (
-                    f"An administrator must run CREATE EXTENSION {EXTENSION} once in this database, and GRANT this "
-                    "user CREATE on the schema."
-                )
+                kind, cure = PermissionError, cure_if_denied
+            elif isinstance(error, errors.DuplicateColumn | errors.TooManyColumns):
+                kind, cure = ValueError, "Rename such columns of the index, or leave them out."
+            elif isinstance(error, errors.UndefinedColumn | errors.UndefinedTable):
+                kind, cure = ValueError, "Another program changed the table. Remove it, and copy the index again."
             elif EXTENSION in message and isinstance(error, errors.UndefinedFile | errors.FeatureNotSupported):
                 cure = "Install pgvector on the server: https://github.com/pgvector/pgvector."
             elif isinstance(error, errors.UniqueViolation):
@@ -261,18 +285,28 @@ class PgVectorStore(VectorStore):
                 "authentication failed" in message or "no password supplied" in message
             ):
                 kind, cure = PermissionError, "Check the user, and the password in PGPASSWORD or ~/.pgpass."
+            elif isinstance(error, psycopg.OperationalError) and "does not exist" in message:
+                kind, cure = ConnectionError, "The server runs; check the database and the user in the address."
             elif isinstance(error, psycopg.OperationalError):
                 kind = ConnectionError
                 cure = "Check that the server runs and the address. What was committed stays; run again to go on."
             elif isinstance(error, psycopg.ProgrammingError) and not error.sqlstate:
                 kind, cure = ValueError, "Check the address."
-            raise kind(f"{self.name}: {message} {cure}") from error
+            stop = "" if message.endswith((".", "?")) else "."
+            raise kind(f"{self.name}: {message}{stop} {cure}") from error
+
+
+def _identifier(name: str) -> Any:
+    """A column in a statement with parameters, which begin with %."""
+    from psycopg import sql
+
+    return sql.Identifier(name.replace("%", "%%"))
 
 
 def _sql_condition(condition: Condition) -> tuple[Any, Any]:
     from psycopg import sql
 
-    column = sql.Identifier(condition.column)
+    column = _identifier(condition.column)
     if condition.is_list:
         test = {
             "=": "%s = ANY({})",
@@ -280,8 +314,10 @@ def _sql_condition(condition: Condition) -> tuple[Any, Any]:
             "~": "EXISTS (SELECT 1 FROM unnest({}) AS _item WHERE _item LIKE %s)",
         }[condition.sign]
         return sql.SQL(test).format(column), condition.value
-    sign = {"~": "LIKE", "!=": "<>"}.get(condition.sign, condition.sign)
-    return sql.SQL(f"{{}} {sign} %s").format(column), condition.value
+    sign, value = {"~": "LIKE", "!=": "<>"}.get(condition.sign, condition.sign), condition.value
+    if sign == "<>" and value != value:
+        sign, value = ">=", -math.inf  # all numbers differ from NaN; in PostgreSQL it equals itself, and is above all
+    return sql.SQL(f"{{}} {sign} %s").format(column), value
 
 
 def _refuse_nul(columns: dict[str, list]) -> None:

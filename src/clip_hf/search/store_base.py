@@ -11,6 +11,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -49,12 +50,14 @@ class StoreLayout:
         id_type (`str`): `"int"` or `"str"`.
         columns (`pa.Schema`): The metadata, in the types that stores have; see [`stored_columns`].
         description (`dict`): The index's description: JSON, with the model.
+        source (`str`): Where the rows come from; a store has those of one source.
     """
 
     dim: int
     id_type: str
     columns: pa.Schema
     description: dict[str, Any]
+    source: str
 
     @property
     def schema(self) -> pa.Schema:
@@ -64,13 +67,14 @@ class StoreLayout:
     @property
     def model(self) -> dict[str, Any]:
         """What the description says of the model."""
-        return self.description.get("model") or {}
+        model = self.description.get("model") or {}
+        return model if isinstance(model, dict) else {"name": model}
 
     def to_json(self) -> str:
         """The layout as text for the database."""
         columns = {column.name: str(column.type).replace("item: ", "") for column in self.columns}
         content = {"clip_hf": "vectors", "format": _FORMAT, "dim": self.dim, "id_type": self.id_type}
-        return json.dumps(content | {"columns": columns, "description": self.description})
+        return json.dumps(content | {"columns": columns, "description": self.description, "source": self.source})
 
     @classmethod
     def from_json(cls, text: str | None, where: str) -> "StoreLayout":
@@ -84,11 +88,18 @@ class StoreLayout:
             content = json.loads(text or "")
             if content["clip_hf"] != "vectors" or content["format"] != _FORMAT:
                 raise ValueError(f"format {content['format']}")
+            for name, kind in (("dim", int), ("columns", dict), ("description", dict), ("source", str)):
+                if type(content[name]) is not kind:
+                    raise TypeError(f"{name} is no {kind.__name__}")
             columns = pa.schema([pa.field(name, names[kind]) for name, kind in content["columns"].items()])
-            return cls(content["dim"], content["id_type"], columns, content["description"])
+            layout = cls(content["dim"], content["id_type"], columns, content["description"], content["source"])
+            if layout.dim < 1 or layout.id_type not in ID_TYPES:
+                raise ValueError(f"dim {layout.dim}, ids {layout.id_type}")
+            return layout
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{where} exists, but clip_hf {_FORMAT} did not make it. Choose another name, or remove it."
+                f"{where} exists, but clip_hf did not make it, or its description (format {_FORMAT}) was changed. "
+                "Choose another name, or remove it and copy the index again."
             ) from error
 
 
@@ -199,6 +210,10 @@ class VectorStore(ABC):
     def description(self) -> dict[str, Any] | None:
         """The description of the index whose rows are here, with its model; None before [`create`]."""
         return self.layout.description if self.layout else None
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Keep other copies out of this store meanwhile, where the database can: PostgreSQL; they wait."""
+        return nullcontext()
 
     @abstractmethod
     def create(self, layout: StoreLayout) -> None:

@@ -51,6 +51,12 @@ class StoreUrl:
             port, parameters = parts.port, dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
         except ValueError:
             raise ValueError(f"The address of a store cannot be read. Write {FORMS[scheme]}.") from None
+        if parts.fragment or "@" in url.partition("://")[2].removeprefix(parts.netloc):
+            # The end of a password, if it has one of / ? #; nothing of it is shown.
+            raise ValueError(
+                f"The address of a store has # or, behind its host, @. Write {FORMS[scheme]}, and in users, passwords "
+                "and values @ as %40, / as %2F, ? as %3F, # as %23."
+            )
         parameter = _TABLE_PARAMETERS[scheme]
         table = parameters.pop(parameter, "")
         host = f"{parts.hostname or ''}{f':{port}' if port else ''}"

@@ -6,11 +6,13 @@ import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from .contact_sheet import printable
 from .embedding_index import EmbeddingIndex
 from .index_segments import ID
 from .milvus_store import MilvusStore
@@ -74,7 +76,11 @@ def sync_store(
 
     Rows are compared by their ids and by a digest of vector and metadata, so only what is new or changed is sent. Rows
     are written in batches, and removed at the end. If it is interrupted, the store holds whole batches, and the next
-    run goes on from there. Only one program at a time may write to a store.
+    run goes on from there. In PostgreSQL a second copy into the same table waits for the first; in Milvus only one
+    program at a time may write to a collection.
+
+    A store has the rows of one index. Which one, says the location in `index.description["source"]`, or without it the
+    folder of the index.
 
     Args:
         index ([`EmbeddingIndex`]): The index.
@@ -86,15 +92,30 @@ def sync_store(
         [`StoreSync`]: The numbers of rows.
 
     Raises:
-        ValueError: if the store has rows of another model, dimension, or with other columns.
+        ValueError: if the store has rows of another source, model, dimension, or with other columns.
     """
     if batch_rows < 1:
         raise ValueError(f"`batch_rows` is {batch_rows}; it must be at least 1.")
     started = time.perf_counter()
-    layout = StoreLayout(index.dim, index.id_type.__name__, stored_columns(index.columns), index.description)
-    if store.layout is None:
-        store.create(layout)
-    _check_same(layout, store.layout, store.name)
+    source = index.description.get("source")
+    location = source.get("location") if isinstance(source, dict) else source
+    layout = StoreLayout(
+        index.dim,
+        index.id_type.__name__,
+        stored_columns(index.columns),
+        index.description,
+        str(location or index.folder),
+    )
+    with store.writing():
+        if store.layout is None:
+            store.create(layout)
+        _check_same(layout, store.layout, store.name)
+        counts = _copy_rows(index, store, batch_rows, progress)
+    return StoreSync(**counts, seconds=time.perf_counter() - started)
+
+
+def _copy_rows(index: EmbeddingIndex, store: VectorStore, batch_rows: int, progress: bool) -> dict[str, int]:
+    """Send what is new or changed, delete what is gone; returns the numbers of rows for [`StoreSync`]."""
     # By key: 16 bytes of digest and the place. A million rows take about 200 MB.
     stored = {key: (bytes.fromhex(digest), place) for batch in store.rows() for key, digest, place in batch}
     counts = {"added": 0, "changed": 0, "unchanged": 0}
@@ -102,7 +123,7 @@ def sync_store(
     with tqdm(
         total=len(index), unit=" rows", desc=f"copying to {store.name}", leave=False, disable=not progress
     ) as bar:
-        for vectors, table, digests in _stored_rows(index, layout, batch_rows):
+        for vectors, table, digests in _stored_rows(index, store.layout, batch_rows):
             numbers, places = [], []
             for number, (row_id, digest) in enumerate(zip(table[ID].to_pylist(), digests, strict=True)):
                 old_digest, old_place = stored.pop(row_key(row_id), (None, -1))
@@ -123,7 +144,7 @@ def sync_store(
         store.delete(gone[first : first + batch_rows])
     if gone or counts["added"] or counts["changed"]:
         store.flush()
-    return StoreSync(**counts, removed=len(gone), seconds=time.perf_counter() - started)
+    return counts | {"removed": len(gone)}
 
 
 def _stored_rows(
@@ -143,7 +164,7 @@ def _stored_rows(
 
 def _check_same(wanted: StoreLayout, found: StoreLayout, name: str) -> None:
     cure = "Choose another table or collection for this index, or remove that one."
-    if wanted.model.get("fingerprint") != found.model.get("fingerprint"):
+    if _identity(wanted) != _identity(found):
         raise ValueError(
             f"{name} holds vectors of the model {_model_name(found)}, and the index those of {_model_name(wanted)}. "
             f"Their cosines mean nothing together. {cure}"
@@ -155,11 +176,22 @@ def _check_same(wanted: StoreLayout, found: StoreLayout, name: str) -> None:
     ):
         if ours != theirs:
             raise ValueError(f"{name} has {what.format(theirs)}, and the index {what.format(ours)}. {cure}")
+    if wanted.source != found.source:
+        raise ValueError(
+            f"{name} holds the rows of {printable(found.source)}, and the index is of {printable(wanted.source)}; a "
+            "copy would replace them all. Choose another table or collection; if the source moved, remove that one."
+        )
+
+
+def _identity(layout: StoreLayout) -> Any:
+    return layout.model.get("fingerprint") or layout.model
 
 
 def _model_name(layout: StoreLayout) -> str:
     model = layout.model
-    return f"{model['name']} ({str(model.get('fingerprint'))[:12]})" if "name" in model else "without a name"
+    if "name" not in model:
+        return "without a name"
+    return printable(f"{model['name']} ({str(model.get('fingerprint'))[:12]})")
 
 
 def _column_names(layout: StoreLayout) -> str:
