@@ -84,8 +84,8 @@ class ApproximateIndex:
 
     - Candidates are scored in float64 from the stored rows, so scores are those of the exact search, and results are
       never padded: a query with too few candidates is searched exactly.
-    - Its effort was raised until recall@10 reached `min_recall` for text and for image queries: every other one of them.
-      The recall that it says was measured with the rest, which the effort does not suit better than new queries.
+    - Its effort was raised until recall@10 reached `min_recall` for text and for image queries, half of those there
+      are. The recall that it says was measured with the other half, which the effort suits no better than new queries.
     - It belongs to one generation of one index, and is refused for another.
 
     Use [`ApproximateIndex.build`] or [`ApproximateIndex.open`].
@@ -125,8 +125,8 @@ class ApproximateIndex:
                 hundreds. The effort is found with the first, third, ..., the recall is measured with the others. Image
                 queries are rows of the index, which do not find themselves.
             kind (`str`, *optional*, defaults to `"hnsw"`): `"hnsw"` or `"ivfpq"`.
-            min_recall (`float`, *optional*, defaults to 0.95): Least recall@10 of both in the queries with which the effort
-                is found, 0 to 1.
+            min_recall (`float`, *optional*, defaults to 0.95): Least recall@10 of both, in the queries with which the
+                effort is found, 0 to 1.
             folder (`str` or `os.PathLike`, *optional*): Where to write it; by default beside the index.
             seed (`int`, *optional*, defaults to 0): Seed of the sampled image queries and training rows.
 
@@ -278,9 +278,9 @@ class ApproximateIndex:
         if reached < min_recall:
             other = next(kind for kind in KINDS if kind != self.kind)
             raise ValueError(
-                f"{self} With the most effort there is, it found {reached:.4f} of the results in the queries of one "
-                f"modality with which the effort is found, less than min_recall={min_recall:g}. Use the exact search or "
-                f"the kind {other!r}, or pass a lower `min_recall` to accept it."
+                f"{self} That is the most effort there is; where it was chosen, recall was {reached:.4f}, less than "
+                f"min_recall={min_recall:g}. Use the exact search or the kind {other!r}, or pass a lower `min_recall` "
+                "to accept it."
             )
 
     def _write(self, place: Path) -> None:
