@@ -7,7 +7,8 @@
 - With `--model FOLDER`: OpenMoji's drawings; the texts are their captions.
 
 Each kind is built once with `min_recall=0` at its least effort, which shows what one gets without asking, and once
-with 0.95. Times are medians of single queries, which take turns with the exact search.
+with 0.95. The effort is found with one half of the queries, and the recall is that of the other half. Times are
+medians of single queries, which take turns with the exact search.
 """
 
 import argparse

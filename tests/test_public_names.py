@@ -242,6 +242,7 @@ PUBLIC_NAMES = {
         "SheetItem",
         "SourceIndex",
         "StoreSync",
+        "UndoneMoves",
         "VectorStore",
         "add_tags",
         "contradiction_score",

@@ -269,6 +269,18 @@ def test_duplicates_are_reported_and_moved(photos, search):
     assert len(list(Path("photos").iterdir())) == COUNT
 
 
+def test_a_duplicate_that_cannot_be_moved_is_told_by_the_exit_status(photos, search):
+    for name in ("photos/sub", "moved"):
+        Path(name).mkdir()
+    shutil.copy("photos/1.png", "photos/sub/copy.png")
+    shutil.copy("photos/2.png", "photos/copy of 2.png")
+    Path("moved/sub").touch()  # in the way of the folder
+    status, lines, _ = search("photos", "--duplicates=0.9999", "--move-duplicates", "moved")
+    assert status == 1 and lines[1].startswith("Moved 1 picture to ")
+    assert re.fullmatch(r"Not moved: .*sub/copy.png: .*File exists: .*moved/sub'", lines[2])
+    assert "To undo them: python -c " in lines[3] and Path("photos/sub/copy.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

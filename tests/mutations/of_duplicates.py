@@ -43,14 +43,65 @@ MUTATIONS = [
     ),
     Mutation(
         "a move is logged after it happened",
+        "search/picture_moves.py",
+        """            _log_move(self._folder, _Move(old, new, old.stat().st_size))
+            try:
+                _move(old, new)
+""",
+        """            try:
+                _move(old, new)
+                _log_move(self._folder, _Move(old, new, new.stat().st_size))
+""",
+        "search/test_picture_moves.py -k any_step",
+    ),
+    Mutation(
+        "what a crash left in both places is moved with a number",
+        "search/picture_moves.py",
+        "if self._begun.get(new) == old and _are_copies(old, new):",
+        "if False:",
+        "search/test_picture_moves.py -k any_step",
+    ),
+    Mutation(
+        "an equal file that was there before counts as moved",
+        "search/picture_moves.py",
+        "if self._begun.get(new) == old and _are_copies(old, new):",
+        "if _are_copies(old, new):",
+        "search/test_picture_moves.py -k overwritten",
+    ),
+    Mutation(
+        "a log takes files from elsewhere",
+        "search/picture_moves.py",
+        ' and ".." not in old.parts + new.parts',
+        "",
+        "search/test_picture_moves.py -k is_no_move",
+    ),
+    Mutation(
+        "a log puts files elsewhere",
+        "search/picture_moves.py",
+        "if not _is_inside(move.old, pictures):",
+        "if False:",
+        "search/test_picture_moves.py -k nothing_elsewhere",
+    ),
+    Mutation(
+        "a file is its own copy",
+        "search/picture_moves.py",
+        "return status.st_nlink > 1 and os.path.realpath(left) != os.path.realpath(right)",
+        "return True",
+        "search/test_picture_moves.py -k own_copy",
+    ),
+    Mutation(
+        "copies that a crash cut stay",
+        "search/picture_moves.py",
+        "            _temporary(path).unlink()\n",
+        "            pass\n",
+        "search/test_picture_moves.py -k any_step",
+    ),
+    Mutation(
+        "reports name the old places of moved pictures",
         "search/duplicate_report.py",
-        """        _log_move(report.move_to, paths[id_], new)
-        _move(paths[id_], new)
-""",
-        """        _move(paths[id_], new)
-        _log_move(report.move_to, new, new)
-""",
-        "search/test_duplicate_report.py",
+        'picture = places.get(item["id"]) or source.picture(item["id"])',
+        'picture = source.picture(item["id"])',
+        "search/test_duplicate_report.py -k after_the_move",
     ),
     Mutation(
         "a picture is moved although the best is gone",
@@ -61,10 +112,10 @@ MUTATIONS = [
     ),
     Mutation(
         "a copy is not compared",
-        "search/duplicate_report.py",
+        "search/picture_moves.py",
         "if _digest(temporary) != _digest(old):",
         "if False:",
-        "search/test_duplicate_report.py -k differs",
+        "search/test_picture_moves.py -k differs",
     ),
     Mutation(
         "names are not escaped",
@@ -83,9 +134,16 @@ MUTATIONS = [
     Mutation(
         "the recall of texts is not held to the limit",
         "search/approximate_index.py",
-        "        if min(self.text_recall.recall, self.image_recall.recall) < min_recall:\n            other",
-        "        if self.image_recall.recall < min_recall:\n            other",
+        "reached = min(found.recall for found in recalls(slice(0, None, 2)))",
+        "reached = recalls(slice(0, None, 2))[1].recall",
         "search/test_approximate_index.py -k low_recall",
+    ),
+    Mutation(
+        "the recall is that of the queries with which the effort was found",
+        "search/approximate_index.py",
+        "recalls(slice(1, None, 2))",
+        "recalls(slice(0, None, 2))",
+        "search/test_approximate_index.py -k as_measured",
     ),
     Mutation(
         "a file is read whatever its digest",

@@ -40,11 +40,12 @@ def approximate(request, index) -> ApproximateIndex:
 
 
 def test_scores_are_exact_and_the_recall_is_as_measured(index, approximate):
-    scores, ids = approximate.search(texts(), 10)
-    exact_scores, exact_ids = index.search(texts(), 10)
+    """In the half of the queries with which the effort was not found."""
+    scores, ids = approximate.search(texts()[1::2], 10)
+    exact_scores, exact_ids = index.search(texts()[1::2], 10)
     found = [len(set(row) & set(exact)) / 10 for row, exact in zip(ids.tolist(), exact_ids.tolist())]
-    assert np.mean(found) == pytest.approx(approximate.text_recall.recall) and 0.9 <= np.mean(found)
-    assert approximate.text_recall.queries == 60 and approximate.image_recall.queries == 100
+    assert np.mean(found) == pytest.approx(approximate.text_recall.recall) and 0.85 <= np.mean(found)
+    assert approximate.text_recall.queries == 30 and approximate.image_recall.queries == 50
     by_query = [dict(zip(*row)) for row in zip(exact_ids.tolist(), exact_scores.tolist())]
     for query, row, row_scores in zip(by_query, ids.tolist(), scores.tolist()):
         assert all(score == query.get(id_, score) for id_, score in zip(row, row_scores))
@@ -57,7 +58,7 @@ def test_image_queries_do_not_find_themselves(index, approximate):
     assert module._without(scores, ids, np.array(["a"], dtype=object))[0].tolist() == [[0.5, 0.4]]
     assert module._without(scores, ids, np.array(["b"], dtype=object))[0].tolist() == [[1.0, 0.4]]
     assert module._without(scores, ids, np.array(["z"], dtype=object))[0].tolist() == [[1.0, 0.5]]
-    assert 0.9 <= approximate.image_recall.recall <= 1
+    assert 0.85 <= approximate.image_recall.recall <= 1
 
 
 def test_it_opens_as_it_was_built(index, approximate):
@@ -166,6 +167,8 @@ def test_bad_input(index, approximate, tmp_path):
         ApproximateIndex.build(index, texts(), kind="lsh")
     with pytest.raises(ValueError, match=r"`min_recall` is 2"):
         ApproximateIndex.build(index, texts(), min_recall=2)
+    with pytest.raises(ValueError, match=r"\(queries, 16\), with 2 or more"):
+        ApproximateIndex.build(index, texts()[:1])
     with pytest.raises(ValueError, match=r"\(queries, 16\)"):
         ApproximateIndex.build(index, texts()[:, :8])
     with pytest.raises(ValueError, match=r"text query 1 .*NaN"):

@@ -1,11 +1,13 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Reports of near-duplicates, and moves that lose nothing, whatever happens in the middle."""
+"""Reports of near-duplicates, and what is moved and what stays."""
 
 import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,7 @@ import pytest
 from PIL import Image
 
 from clip_hf.data.texts import escaped
-from clip_hf.search import EmbeddingIndex, SourceIndex, run_duplicates, undo_moves
-from clip_hf.search import duplicate_report as module
+from clip_hf.search import EmbeddingIndex, SourceIndex, UndoneMoves, run_duplicates, undo_moves
 from clip_hf.search.folder_index import FOLDER_SCHEMA
 
 
@@ -30,6 +31,7 @@ PICTURES = [
     (b"two\nlines.png", 13, 2),
     (b"a.png", 14, 2),
 ]
+MOVED = [b"sub/small.png", b"sub/deep/caf\xe9.png", b"two\nlines.png"]
 
 
 def write_source(tmp_path: Path) -> SourceIndex:
@@ -95,87 +97,53 @@ def test_all_but_the_best_move_and_come_back(source, tmp_path):
     moved = pictures_in(tmp_path / "away")
     assert moved == {name: before[name] for name in before.keys() - {b"big.png", b"alone.png", b"a.png"}}
     assert len(report.moved) == 3 and "Moved 3 pictures" in report.summary()
-    # What the summary says is a command that works.
+    # What the summary says is a command that works, and prints what it did.
     command = report.summary().partition("python -c ")[2]
-    subprocess.run(f"{sys.executable} -c {command}", shell=True, check=True)
+    run = subprocess.run(f"{sys.executable} -c {command}", shell=True, check=True, capture_output=True, text=True)
+    assert run.stdout.startswith("Moved 3 pictures back, left 0.\nBack: ")
     assert pictures_in(source.folder) == before and pictures_in(tmp_path / "away") == {}
-    assert undo_moves(tmp_path / "away") == []
+    assert undo_moves(tmp_path / "away", source.folder) == UndoneMoves()
 
 
-def test_nothing_is_overwritten(source, tmp_path):
+def test_reports_name_pictures_where_they_are_after_the_move(source, tmp_path):
     away = tmp_path / "away"
-    (away / "sub").mkdir(parents=True)
-    (away / "sub" / "small.png").write_bytes(b"mine")
-    (away / "sub" / "small-2.png").symlink_to("nowhere")
-    before = pictures_in(source.folder)
-    run_duplicates(source, 0.9, move_to=away)
-    assert (away / "sub" / "small.png").read_bytes() == b"mine"
-    assert (away / "sub" / "small-2.png").is_symlink()
-    assert (away / "sub" / "small-3.png").read_bytes() == before[b"sub/small.png"]
-    (source.folder / "sub" / "small.png").write_bytes(b"new")
-    back = undo_moves(away)
-    assert len(back) == 2 and (source.folder / "sub" / "small.png").read_bytes() == b"new"
-    assert (away / "sub" / "small-3.png").read_bytes() == before[b"sub/small.png"]
+    run_duplicates(source, 0.9, json_file=tmp_path / "a.jsonl", html_file=tmp_path / "a.html", move_to=away)
+    groups = list(map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines()))
+    paths = [picture["path"] for group in groups for picture in [group["kept"], *group["others"]]]
+    assert sorted(paths) == sorted(
+        [*(str(source.folder / name) for name in ("big.png", "a.png"))]
+        + [os.fsdecode(os.fsencode(away) + b"/" + name) for name in MOVED]
+    )
+    page = (tmp_path / "a.html").read_text()
+    links = re.findall('href="([^"]*)"', page)
+    assert sorted(links) == sorted(Path(path).as_uri() for path in paths) and page.count("<img") == 5
 
 
-@pytest.mark.parametrize("other_file_system", [False, True])
-@pytest.mark.parametrize("moment", [0, 1, 2, 3, 5, 8])
-def test_a_crash_leaves_every_picture_in_one_place(source, tmp_path, monkeypatch, moment, other_file_system):
-    before, away = pictures_in(source.folder), tmp_path / "away"
-    left = moment
-
-    def crash_at_the_moment():
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-
-    replace, log_move, reserve, copy = os.replace, module._log_move, module._reserve, module.shutil.copy2
-
-    def watch(function):
-        def watched(*args):
-            crash_at_the_moment()
-            return function(*args)
-
-        return watched
-
-    def replace_here(old, new):
-        crash_at_the_moment()
-        if other_file_system and Path(old).suffix == ".png" and Path(old).parent != Path(new).parent:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        replace(old, new)
-
-    monkeypatch.setattr(module, "_log_move", watch(log_move))
-    monkeypatch.setattr(module, "_reserve", watch(reserve))
-    monkeypatch.setattr(module.shutil, "copy2", watch(copy))
-    monkeypatch.setattr(os, "replace", replace_here)
-    try:
-        run_duplicates(source, 0.9, move_to=away)
-    except KeyboardInterrupt:
-        pass
-    monkeypatch.undo()
-    here, there = pictures_in(source.folder), pictures_in(away)
-    assert sorted([*here.values(), *(data for data in there.values() if data)]) == sorted(before.values())
-    if (away / "moves.jsonl").exists():
-        undo_moves(away)
-    assert pictures_in(source.folder) == before
-    run_duplicates(source, 0.9, move_to=away)
-    assert set(pictures_in(source.folder)) == {b"big.png", b"alone.png", b"a.png"}
-
-
-def test_a_copy_that_differs_is_not_trusted(source, tmp_path, monkeypatch):
-    before, replace = pictures_in(source.folder), os.replace
+def test_a_picture_that_cannot_be_moved_does_not_end_the_run(source, tmp_path, monkeypatch):
+    before, link = pictures_in(source.folder), os.link
 
     def refuse(old, new):
-        if Path(old).parent != Path(new).parent and Path(old).suffix == ".png":
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        replace(old, new)
+        if Path(old).name == "small.png":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        link(old, new)
 
-    monkeypatch.setattr(os, "replace", refuse)
-    monkeypatch.setattr(module.shutil, "copy2", lambda old, new: Path(new).write_bytes(b"other"))
-    with pytest.raises(OSError, match="differs from it"):
-        run_duplicates(source, 0.9, move_to=tmp_path / "away")
-    assert pictures_in(source.folder) == before and pictures_in(tmp_path / "away") == {}
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copy2", refuse)
+    report = run_duplicates(source, 0.9, html_file=tmp_path / "a.html", move_to=tmp_path / "away")
+    small = str(source.folder / "sub" / "small.png")
+    assert report.errors == [(small, "[Errno 13] Permission denied")] and len(report.moved) == 2
+    lines = report.summary().splitlines()
+    assert lines[1].startswith("Moved 2 pictures to ")
+    assert lines[2] == f"Not moved: {small}: [Errno 13] Permission denied"
+    assert "To undo them: python -c " in lines[3]
+    assert pictures_in(source.folder)[b"sub/small.png"] == before[b"sub/small.png"]
+    assert (tmp_path / "a.html").read_text().count("<img") == 5
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_moves(source, tmp_path):
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(OSError, match=r"is a folder(.|\n)*Moved 3 pictures to(.|\n)*To undo them: python -c"):
+        run_duplicates(source, 0.9, html_file=tmp_path / "folder.html", move_to=tmp_path / "away")
 
 
 def test_pictures_that_changed_and_groups_with_links_stay(source, tmp_path):
@@ -193,20 +161,18 @@ def test_pictures_that_changed_and_groups_with_links_stay(source, tmp_path):
     assert report.summary().count("Not moved: ") == 3
 
 
+def test_pictures_below_a_link_stay(source, tmp_path):
+    (source.folder / "sub").rename(tmp_path / "elsewhere")
+    (source.folder / "sub").symlink_to(tmp_path / "elsewhere")
+    report = run_duplicates(source, 0.9, move_to=tmp_path / "away")
+    assert report.moved == [] and {reason for _, reason in report.stayed} == {"its group has symbolic links"}
+
+
 def test_nothing_moves_where_the_best_is_gone(source, tmp_path):
     (source.folder / "big.png").unlink()
     report = run_duplicates(source, 0.9, move_to=tmp_path / "away")
     assert (source.folder / "sub" / "small.png").exists() and len(report.moved) == 2
     assert "the picture to keep" in report.stayed[0][1]
-
-
-def test_a_line_that_a_crash_cut_hides_no_other(source, tmp_path):
-    before, away = pictures_in(source.folder), tmp_path / "away"
-    away.mkdir()
-    (away / "moves.jsonl").write_text('{"from": "/photo')
-    run_duplicates(source, 0.9, move_to=away)
-    undo_moves(away)
-    assert pictures_in(source.folder) == before
 
 
 def test_what_cannot_be_moved(source, tmp_path):
@@ -215,7 +181,7 @@ def test_what_cannot_be_moved(source, tmp_path):
     with pytest.raises(ValueError, match="Only pictures of a folder"):
         run_duplicates(SourceIndex(source.index), move_to=tmp_path / "away")
     with pytest.raises(FileNotFoundError, match=r"no moves.jsonl"):
-        undo_moves(tmp_path)
+        undo_moves(tmp_path, source.folder)
     run_duplicates(source, 0.9, move_to=source.folder / ".away")  # hidden: no search looks there
     assert len(pictures_in(source.folder / ".away")) == 3
 

@@ -51,7 +51,8 @@ from .terminal_text import encodable, json_line, printable
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do what the arguments ask for; the exit status is 0, also where nothing fits."""
+    """Do what the arguments ask for; the exit status is 0, also where nothing fits, and 1 where a picture
+    could not be moved."""
     terms = parse_query(options.query) if options.query else []
     _check_options(options, terms)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
@@ -67,8 +68,7 @@ def run(options: argparse.Namespace) -> int:
         if source.refresh is not None:
             print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
         if options.duplicates is not None:
-            _find_duplicates(options, source)
-            return 0
+            return _find_duplicates(options, source)
         find = None if store is None else _store_finder(options, source.index, store, seconds)
         if options.approximate is not None:
             find = _approximate_finder(options.approximate, encoder, source.index, seconds)
@@ -104,7 +104,7 @@ def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> N
         raise ValueError("--move-duplicates says where to move what --duplicates finds: give both.")
 
 
-def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> None:
+def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> int:
     """Report near-duplicates: JSON lines or text on standard output, and a contact sheet if one is named."""
     with tempfile.TemporaryDirectory() as folder:
         lines = os.path.join(folder, "groups.jsonl") if options.json else None
@@ -120,6 +120,7 @@ def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> None:
             with open(lines, encoding="ascii") as file:
                 shutil.copyfileobj(file, sys.stdout)
     print(encodable(report.summary()), file=sys.stderr if options.json else sys.stdout)
+    return 1 if report.errors else 0
 
 
 def _store_finder(

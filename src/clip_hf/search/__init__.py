@@ -11,7 +11,7 @@ from .approximate_index import ApproximateIndex, Effort, Recall
 from .background_texts import load_background_texts
 from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .contradiction import contradiction_score, contradiction_scores
-from .duplicate_report import DuplicateReport, run_duplicates, undo_moves
+from .duplicate_report import DuplicateReport, run_duplicates
 from .embedding_index import EmbeddingIndex
 from .exact_scan import SearchStatistics
 from .folder_index import FolderRefresh, refresh_folder_index
@@ -21,6 +21,7 @@ from .label_thresholds import LabelThreshold, LabelThresholds, fit_threshold
 from .labelled_samples import LabelledSample, read_labelled_sample
 from .near_duplicates import DuplicateGroup, find_near_duplicates
 from .no_match import NoMatch
+from .picture_moves import UndoneMoves, undo_moves
 from .queries import QueryTerm, encode_query, parse_query
 from .row_filters import parse_filter, parse_filters
 from .search_results import Searcher, SearchHit, SearchResults
@@ -54,6 +55,7 @@ __all__ = [
     "SheetItem",
     "SourceIndex",
     "StoreSync",
+    "UndoneMoves",
     "VectorStore",
     "add_tags",
     "contradiction_score",
