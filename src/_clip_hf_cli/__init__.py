@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import classify, compare, convert, embed, env, evaluate, export, search, tag, train
+from .control_characters import escape_controls
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
@@ -139,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in ("clip_hf", "_clip_hf_cli"):
             raise  # a fault of the code, not a package that is not installed
         # What a user can do something about; a trace would bury it.
-        print(f"clip-hf {options.command}: {error}", file=sys.stderr)
+        print(escape_controls(f"clip-hf {options.command}: {error}"), file=sys.stderr)
         return 1
 
 
