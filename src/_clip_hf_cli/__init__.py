@@ -8,7 +8,9 @@ A subcommand's work is `run` in the module of its name in `clip_hf.cli`.
 """
 
 import argparse
+import atexit
 import difflib
+import gc
 import importlib
 import os
 import re
@@ -111,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         print("clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.", file=sys.stderr)
         return 1
+    # At its end, Python looks for cycles among all objects of PyTorch, which takes a second or more.
+    atexit.register(gc.freeze)
     parser = Parser(prog="clip-hf", description="CLIP as the paper describes it, as a Hugging Face library.")
     parser.add_argument("--version", action="version", version=f"clip_hf {VERSION}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")

@@ -68,7 +68,7 @@ def parse_query(tokens: Sequence[str], source: str | os.PathLike | None = None) 
 
     Args:
         tokens (`Sequence[str]`): The arguments.
-        source (`str` or `os.PathLike`, *optional*): A folder whose files are proposed, too, where a picture is missing.
+        source (`str` or `os.PathLike`, *optional*): A folder whose files are proposed if a picture is missing.
 
     Returns:
         `list[QueryTerm]`: the terms in their order.
@@ -159,9 +159,8 @@ def _image_path(word: str, source: str | os.PathLike | None) -> Path | None:
     if path.is_file():
         return path
     what = "is a folder, not a picture" if path.is_dir() else "is not there"
-    near = path.parent if str(path.parent) != "." or word.startswith("./") else Path()
-    known = [str(file) for folder in (near, source) if folder is not None for file in _files_in(Path(folder))]
-    by_name = {os.path.basename(file).lower(): file for file in reversed(known)}
+    known = [str(file) for folder in (source, path.parent) if folder is not None for file in _files_in(Path(folder))]
+    by_name = {os.path.basename(file): file for file in known}
     nearest = [by_name[name] for name in near_names(path.name, by_name)]
     meant = f" Did you mean {escaped(nearest[0])}?" if nearest else ""
     raise FileNotFoundError(f"The query's image {escaped(word)} {what}.{meant}")
