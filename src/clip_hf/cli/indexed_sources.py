@@ -12,7 +12,7 @@ from transformers.utils import logging
 from _clip_hf_cli.search import DEFAULT_MODEL
 
 from ..data.built_in_datasets import BUILT_IN_DATASETS
-from ..data.data_sources import find_source
+from ..data.data_sources import KNOWN_ENDINGS, find_source
 from ..data.file_patterns import ending_of
 from ..data.row_shards import LIST_ENDING, shard_rows
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
@@ -44,9 +44,10 @@ def _check_source(options: argparse.Namespace, path: Path, over: str) -> None:
     """Raise a `ValueError` for a source that is not there, is of no kind that can be read, or has no captions."""
     if options.source in BUILT_IN_DATASETS or (path / MANIFEST).is_file():
         return
-    if not path.exists() or (path.is_file() and ending_of(str(path)) != LIST_ENDING):
+    is_other_file = path.is_file() and ending_of(str(path)) not in (*KNOWN_ENDINGS, LIST_ENDING)
+    if not path.exists():
         find_source(options.source, labelled=False)
-    elif path.is_dir() and over == "texts":
+    elif is_other_file or (path.is_dir() and over == "texts"):
         shard_rows(options.source, row_columns(options), images=False, captions=True)
 
 

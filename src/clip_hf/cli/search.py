@@ -275,7 +275,7 @@ def _name(hit: SearchHit) -> str:
 
 
 def _is_missing(hit: SearchHit) -> bool:
-    return isinstance(hit.picture, str | os.PathLike) and not os.path.exists(hit.picture)
+    return hit.picture is None and "path" in hit.metadata  # a row of a folder
 
 
 def _as_record(hit: SearchHit) -> dict[str, Any]:
