@@ -8,7 +8,9 @@ A subcommand's work is `run` in the module of its name in `clip_hf.cli`.
 """
 
 import argparse
+import atexit
 import difflib
+import gc
 import importlib
 import os
 import re
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import classify, compare, convert, embed, env, evaluate, export, search, tag, train
+from .control_characters import escape_controls
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
@@ -110,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if sys.stdout is None:
         print("clip-hf: standard output is closed; lead it somewhere, such as to /dev/null.", file=sys.stderr)
         return 1
+    # At its end, Python looks for cycles among all objects of PyTorch, which takes a second or more.
+    atexit.register(gc.freeze)
     parser = Parser(prog="clip-hf", description="CLIP as the paper describes it, as a Hugging Face library.")
     parser.add_argument("--version", action="version", version=f"clip_hf {VERSION}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
@@ -139,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in ("clip_hf", "_clip_hf_cli"):
             raise  # a fault of the code, not a package that is not installed
         # What a user can do something about; a trace would bury it.
-        print(f"clip-hf {options.command}: {error}", file=sys.stderr)
+        print(escape_controls(f"clip-hf {options.command}: {error}"), file=sys.stderr)
         return 1
 
 

@@ -3,6 +3,8 @@
 """The arguments of `clip-hf search`."""
 
 import argparse
+import math
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -11,13 +13,25 @@ from .classify import parse_count
 from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
 
 
-STARTED = time.perf_counter()
-"""When `clip-hf` started, before anything that takes long is imported."""
+def _process_start() -> float:
+    """When this process started, on the clock of `time.perf_counter`; now, where the system does not tell."""
+    now = time.perf_counter()
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])  # after boot
+        return now - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+    except (OSError, AttributeError, ValueError, IndexError):
+        return now
+
+
+STARTED = _process_start()
+"""When `clip-hf` started, before anything was imported."""
 # tests/cli/test_commands.py holds that these are what `clip_hf.search` has.
 MODALITIES = ("images", "texts")
 APPROXIMATE_KINDS = ("hnsw", "ivfpq")
 NO_MATCH_SHARE = 0.05
 DUPLICATE_COSINE = 0.95
+TOP_K = 10
 DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 _EPILOG = """\
 examples:
@@ -28,7 +42,8 @@ examples:
   clip-hf search photos                                  only bring the index up to date
   clip-hf search photos --duplicates 0.97 --html duplicates.html
 """
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)")
+# What was meant for a number, unlike the whole numbers of `101 dalmatians`.
+_NEAR_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?%?", re.IGNORECASE)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,11 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts and paths of pictures, joined by + and -, each with a weight if you like: 0.5*people",
     )
     hits = parser.add_argument_group("hits")
-    hits.add_argument("--top-k", type=parse_count, default=10, help="the most hits (default: %(default)s)")
+    hits.add_argument("--top-k", type=parse_count, help=f"the most hits (default: {TOP_K})")
     hits.add_argument("--threshold", type=float, metavar="COSINE", help="leave out hits with a lower score")
     hits.add_argument(
         "--no-match",
-        type=float,
+        type=parse_no_match,
         nargs="?",
         const=NO_MATCH_SHARE,
         metavar="SHARE",
@@ -94,7 +109,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
     duplicates = parser.add_argument_group("near-duplicates, instead of a query")
     duplicates.add_argument(
         "--duplicates",
-        type=float,
+        type=parse_duplicate_cosine,
         nargs="?",
         const=DUPLICATE_COSINE,
         metavar="COSINE",
@@ -130,6 +145,29 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     return index
 
 
+def parse_no_match(text: str) -> float:
+    """The number in an argument that must be a share for `--no-match`."""
+    value = _parse_float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a share, more than 0 and less than 1, such as 0.05")
+    return value
+
+
+def parse_duplicate_cosine(text: str) -> float:
+    """The number in an argument that must be a cosine for `--duplicates`."""
+    value = _parse_float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a cosine above 0, 1 at most, such as 0.95")
+    return value
+
+
+def _parse_float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
     """Put options first and SOURCE and QUERY behind `--`, so that options may stand anywhere among the words.
 
@@ -148,11 +186,25 @@ def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str])
                 parser.error(f"unknown option {argument}. For what is unlike a text, write - {argument[1:]!r}")
             (options if argument.startswith("--") else words).append(argument)
             continue
-        takes_next = action.nargs is None or (action.nargs == "?" and given and _NUMBER.fullmatch(given[0]))
+        takes_next = action.nargs is None or (action.nargs == "?" and _is_value(parser, action, argument, given))
         if takes_next and given and "=" not in argument and not given[0].startswith("--"):
             argument = f"{argument}={given.pop(0)}"
         options.append(argument)
     return [*options, "--", *words]
+
+
+def _is_value(parser: argparse.ArgumentParser, action: argparse.Action, name: str, given: Sequence[str]) -> bool:
+    """Whether the next argument is the value of an option that may have none; an error if it was meant as one."""
+    if not given or "=" in name:
+        return False
+    try:
+        action.type(given[0])
+    except argparse.ArgumentTypeError as error:
+        is_word = given[0].isdecimal() and int(given[0]) > 0
+        if is_word or not _NEAR_NUMBER.fullmatch(given[0]):
+            return False
+        parser.error(f"argument {name}: {error}. Words of the query may stand before {name}.")
+    return True
 
 
 def _find_option(parser: argparse.ArgumentParser, argument: str) -> argparse.Action | None:

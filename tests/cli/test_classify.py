@@ -407,8 +407,8 @@ def test_scores_that_are_not_finite_are_no_answer(model, folder, capsys, tmp_pat
         ),
         (["--template", "{}", "clip_benchmark:vtab/pets"], LABELS, 1, "pets' holds prompts of its own and must stand"),
         ([], ["cat", "cat"], 1, "occur more than once: ['cat']"),
-        ([], ["names.txt"], 1, "names.txt"),
-        ([], ["names.TXT"], 1, "'names.TXT' are neither a file .txt or .json"),
+        ([], ["names.TXT"], 1, "The file of labels names.TXT is not there."),
+        ([], ["nowhere/names.json"], 1, "The file of labels nowhere/names.json is not there."),
         ([], ["photos/a.png"], 1, "'photos/a.png' are neither a file .txt or .json"),
         ([], ["mine.json#pets"], 1, "'mine.json#pets' are neither a file .txt or .json"),
     ],
@@ -418,6 +418,12 @@ def test_bad_options_fail_before_the_model_is_loaded(folder, capsys, monkeypatch
     done = run(capsys, "model", "photos/a.png", *arguments, labels=labels)
     assert (done.status, done.out) == (status, "")
     assert message in done.err
+
+
+def test_a_misspelt_file_of_labels(folder, capsys):
+    (folder.parent / "labels.txt").write_text("cat\ndog\n")
+    done = run(capsys, "model", "photos/a.png", labels=["lables.txt"])
+    assert done.status == 1 and "lables.txt is not there. Did you mean 'labels.txt'?" in done.err
 
 
 def test_a_mapping_of_prompts_must_have_every_label(folder, capsys, monkeypatch, tmp_path):

@@ -125,6 +125,7 @@ def test_options_may_have_hyphens_or_underscores(name, monkeypatch):
         assert len(listed) == 1  # the help shows one spelling
         words = listed[0].removeprefix("--").replace("_", "-").split("-")
         value = next((choice for choice in action.choices or () if choice != action.default), "1")
+        value = "0.5" if action.dest == "no_match" else value  # which is more than 0 and less than 1
         values = [] if action.nargs == 0 else [value]
         for separator in "_-":
             spelled = f"--{separator.join(words)}"

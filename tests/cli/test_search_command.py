@@ -99,6 +99,7 @@ def test_hits_are_those_of_a_plain_search(tokens, photos, search):
         ["photos", "--top-k=2", "a", "--no-match", "0.9", "beach", "-1*people", "--filter", "width>0"],
         ["--top_k", "2", "--", "photos", "a beach", "-", "people"],
         ["photos", "--thresh", "-1", "a", "beach", "- people", "--top-k", "2"],
+        ["photos", "--top-k", "2", "a beach - people"],
     ],
 )
 def test_options_and_signs_stand_anywhere(arguments, photos, search, monkeypatch):
@@ -116,11 +117,40 @@ def test_options_and_signs_stand_anywhere(arguments, photos, search, monkeypatch
 
 
 @pytest.mark.parametrize(
+    ("arguments", "query", "share"),
+    [
+        (["cats", "--no-match", "1e-2"], ["cats"], 0.01),
+        (["--no-match", ".05", "cats"], ["cats"], 0.05),
+        (["--no-match", "101", "dalmatians"], ["101", "dalmatians"], 0.05),
+        (["--no-match", "2", "dogs"], ["2", "dogs"], 0.05),
+        (["--no-match=0.1", "2", "dogs"], ["2", "dogs"], 0.1),
+        (["--no-match", "-0.5*dog", "+", "cat"], ["-0.5*dog", "+", "cat"], 0.05),
+    ],
+)
+def test_a_number_behind_an_option_that_needs_none(arguments, query, share, monkeypatch):
+    asked = []
+    monkeypatch.setattr(clip_hf.cli.search, "run", lambda options: asked.append(options) or 0)
+    assert main(["search", "photos", *arguments]) == 0
+    assert (asked[0].query, asked[0].no_match) == (query, share)
+
+
+def test_the_query_is_shown_as_it_was_understood(photos, search):
+    err = search("photos", "a", "beach", "+ photos/3.png - 0.5 * people\x1b", "--top-k", "1")[2]
+    assert err.startswith("clip-hf search: query: a beach + photos/3.png - 0.5*people\\x1b\n")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["photos", "-people"], "unknown option -people. For what is unlike a text, write - 'people'"),
         (["photos", "a", "--tresh", "3"], "Did you mean --threshold?"),
         (["photos", "a", "--top-k", "0"], "at least 1"),
+        (["photos", "a", "--no-match", "5%"], "argument --no-match: '5%' must be a share"),
+        (["photos", "a", "--no-match", "0,05"], "'0,05' must be a share"),
+        (["photos", "a", "--no-match", "0"], "more than 0"),
+        (["photos", "a", "--no-match=2"], "less than 1"),
+        (["photos", "--duplicates", "1.5"], "1 at most"),
+        (["photos", "--duplicates", "97%"], "'97%' must be a cosine"),
         ([], "required: SOURCE"),
     ],
 )
@@ -140,10 +170,19 @@ def test_wrong_command_lines(arguments, message, search, capsys):
         (["photos", "./missing.png"], "./missing.png is not there"),
         (["photos", "./bad.png"], "bad.png"),
         (["photos", "a", "--threshold", "2"], "must be a cosine"),
-        (["photos", "a", "--no-match", "0"], "more than 0"),
         (["photos", "a", "--device", "toaster"], "toaster"),
         (["photos.clip-index", "a", "--index", "other"], "leave out --index"),
         (["damaged", "a"], "index.json"),
+        (["bad.png", "a"], "bad.png is no kind of file that can be read"),
+        (["unindexed", "a", "--over", "texts"], "has no captions"),
+        (["photos", "dgo.png"], "dgo.png is not there"),
+        (["photos", "7.png"], "Did you mean photos/7.png?"),
+        (["photos", "a", "--html", "photos"], "--html is the folder photos"),
+        (["photos", "a", "--html", "new/hits.html"], "There is no folder"),
+        (["photos", "--duplicates", "--html", "photos"], "--html is the folder photos"),
+        (["photos", "--json", "--filter", "width>0"], "There is no query, and --filter, --json would do nothing"),
+        (["photos", "--top-k", "10"], "--top-k would do nothing"),
+        (["photos", "--duplicates", "--no-match"], "--duplicates has no query, and --no-match would do nothing"),
     ],
 )
 def test_what_is_wrong_is_said_before_the_model_is_loaded(arguments, message, photos, search, no_model):
@@ -216,7 +255,17 @@ def test_names_that_would_break_the_output(photos, search):
     name = b"a\nb\t\xff.png"
     shutil.copy("photos/0.png", os.fsdecode(os.path.join(b"photos", name)))
     lines = search("photos", "./photos/0.png", "--top-k", "2")[1]
-    assert sorted(line.split("\t")[1] for line in lines) == ["photos/0.png", r"photos/a\nb\t\\udcff.png"]
+    assert sorted(line.split("\t")[1] for line in lines) == ["photos/0.png", r"photos/a\nb\t\udcff.png"]
+
+
+def test_names_cannot_steer_the_terminal_through_messages(photos, search, caplog):
+    Path("photos/bad\x1b]0;x\a\u202e.png").write_bytes(b"no picture")
+    Path("photos/c.e\x1bf").write_bytes(b"")
+    search("photos", "a", "--top-k", "1")
+    err = caplog.text
+    assert r"bad\x1b]0;x\x07\u202e.png" in err and r".e\x1bf" in err and not re.search(r"[\x1b\a\u202e]", err)
+    status, _, err = search("photos\x1b", "a")
+    assert status == 1 and r"photos\x1b" in err and "\x1b" not in err
 
 
 def test_the_contact_sheet(photos, search):
@@ -229,10 +278,34 @@ def test_the_contact_sheet(photos, search):
     assert names == [f"photos/{name}" for name in expected(photos, ["a dog <b>"])[:3]]
 
 
-def test_thumbnails_are_off_in_a_pipe_unless_asked_for(photos, search):
+def test_the_contact_sheet_is_written_for_a_reader_that_has_enough(photos, monkeypatch):
+    def refuse(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(clip_hf.cli.search, "_as_text", refuse)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    assert main(["search", "photos", "a dog", "--html", "hits.html", "--top-k", "3"]) == 1
+    assert Path("hits.html").read_text().count("<img") == 3
+
+
+def test_pictures_that_are_gone_are_counted(photos, search):
+    search("photos", "--index", "index", "--model", "model")
+    assert "not where they were" not in search("index", "a dog")[2]
+    os.rename("photos/3.png", "3.png")
+    lines, err = search("index", "a dog")[1:]
+    assert len(lines) == COUNT and f"the pictures of 1 of {COUNT} hits are not where" in err
+
+
+def test_thumbnails_are_off_in_a_pipe_unless_asked_for(photos, search, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b" not in "".join(search("photos", "a dog")[1])
     lines = search("photos", "a dog", "--thumbnails", "--top-k", "1")[1]
     assert "▀" in lines[0] and "\t" in lines[-1]
+    assert re.match(r"1 -?0\.\d{3} \d\.png", lines[10])
+    monkeypatch.setenv("NO_COLOR", "1")
+    status, lines, err = search("photos", "a dog", "--thumbnails", "--top-k", "1")
+    assert (status, len(lines)) == (0, 1) and "no thumbnails: this output has no colours" in err
 
 
 def test_texts_of_a_table(photos, search):
@@ -286,7 +359,6 @@ def test_a_duplicate_that_cannot_be_moved_is_told_by_the_exit_status(photos, sea
     [
         (["photos", "a", "--approximate", "hnsw", "--filter", "width>3"], "leave out --filter"),
         (["photos", "--duplicates", "--", "a"], "leave out the query"),
-        (["photos", "--duplicates", "1.5"], "1 at most"),
         (["photos", "--duplicates", "--over", "texts"], "--over texts"),
         (["photos", "--move-duplicates", "moved"], "give both"),
     ],
@@ -347,8 +419,8 @@ def test_an_approximate_index_is_built_once_for_a_state_of_the_index(photos, sea
 
     built = []
     monkeypatch.setattr(clip_hf.cli.search, "ApproximateIndex", Approximate)
-    for _ in range(2):
+    for says_recall in (False, True):  # `build` logs it
         status, lines, err = search("photos", "a dog", "--approximate", "ivfpq")
         assert (status, lines) == (0, ["0.500000\tphotos/7.png"])
-        assert "clip-hf search: recall 0.99" in err
+        assert ("clip-hf search: recall 0.99" in err) == says_recall
     assert built == [(COUNT, (370, 16), "ivfpq")]

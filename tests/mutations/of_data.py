@@ -595,8 +595,8 @@ MUTATIONS = [
     Mutation(
         "skipped rows: files not named",
         "data/skips.py",
-        'return f"{self.where} ({self.name})" if self.name else self.where',
-        "return self.where",
+        'f"{self.where} ({self.name})" if self.name else self.where',
+        "self.where",
         "data/test_skips.py -k told_apart",
     ),
     Mutation(

@@ -141,8 +141,28 @@ def test_a_share_is_between_0_and_1(share, index):
 @pytest.mark.parametrize(("count", "over"), [(1, "images"), (5, "texts")])
 def test_a_picture_needs_pictures_to_compare_with(count, over, tmp_path):
     index = make_index(tmp_path / "index", np.stack([unit(seed) for seed in range(count)]), over=over)
-    with pytest.raises(ValueError, match="fewer than two pictures"):
+    with pytest.raises(ValueError, match="fewer than two different pictures"):
         NoMatch(TextVectors(), index).lowest_score([QueryTerm(1, image="a.png")])
+
+
+def test_stand_ins_that_cancel_are_left_out(tmp_path):
+    rows = np.stack([unit(seed) for seed in range(6)])
+    index = make_index(tmp_path / "index", rows[[0, 1, 1, 2, 3, 4, 5]], over="images")  # two copies in a row
+    terms = [QueryTerm(1, image="a.png"), QueryTerm(-1, image="b.png")]
+    lowest = NoMatch(TextVectors(), index).lowest_score(terms, 0.4)
+    stored = index.vectors(index.ids())
+    best = []
+    for first, second in zip(stored, np.roll(stored, 1, axis=0)):
+        if not np.array_equal(first, second):
+            scores = stored @ ((first - second) / np.linalg.norm(first - second))
+            best.append(
+                np.delete(scores, [n for n, row in enumerate(stored) if max(row @ first, row @ second) > 0.98]).max()
+            )
+    assert len(best) == 6 and lowest == pytest.approx(sorted(best)[-3], abs=1e-6)
+
+    copies = make_index(tmp_path / "copies", rows[[0, 0, 0]], over="images")
+    with pytest.raises(ValueError, match="fewer than two different pictures"):
+        NoMatch(TextVectors(), copies).lowest_score(terms)
 
 
 # ------------------------------------------------------------------------------------------------ what is kept on disk

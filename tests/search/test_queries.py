@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Queries: which terms a command line has, and their weighted sum."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from tiny_models import make_tiny_model
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch) -> Path:
-    """The working folder, with `dog.png` and `a text.txt`."""
-    draw("red", "cross").save(tmp_path / "dog.png")
+    """The working folder, with `dog.png`, `a - b.png` and `notes.txt`."""
+    for name in ("dog.png", "a - b.png"):
+        draw("red", "cross").save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("a text")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -50,12 +52,20 @@ DOG = Path("dog.png")
         (["-", "people", "+", "a", "beach"], [text("people", -1), text("a beach")]),
         ([".5*dog.png"], [QueryTerm(0.5, image=DOG)]),
         (["./dog.png"], [QueryTerm(1, image=Path("./dog.png"))]),
+        # Quoted or not, a sign between blanks joins terms.
+        (["a beach - people + 2*dog.png"], [text("a beach"), text("people", -1), QueryTerm(2, image=DOG)]),
+        (["a beach", "- 0.5 * people"], [text("a beach"), text("people", -0.5)]),
+        (["1e3*cat"], [text("cat", 1000)]),
+        (["a", "\u2013", "b", "\u2014", "c", "\u2212", "d"], [text("a"), text("b", -1), text("c", -1), text("d", -1)]),
+        (["./a - b.png"], [QueryTerm(1, image=Path("a - b.png"))]),
+        (["- a - b.png", "+", "a"], [QueryTerm(-1, image=Path("a - b.png")), text("a")]),
+        (["./notes.txt"], [QueryTerm(1, image=Path("notes.txt"))]),  # opening it says that it is no picture
         # Texts, though something in them looks like a sign, a weight, or a picture.
-        (["a + b"], [text("a + b")]),
         (["semi-dry", "3", "*", "4"], [text("semi-dry 3 * 4")]),
-        (["cat.png"], [text("cat.png")]),
+        (["a", "b*c"], [text("a b*c")]),
+        (["the", "cat.png"], [text("the cat.png")]),
         (["notes.txt"], [text("notes.txt")]),
-        (["+1"], [text("+1")]),
+        (["a", "+1"], [text("a +1")]),
     ],
 )
 def test_the_terms_of_a_command_line(tokens, terms, photos):
@@ -78,7 +88,15 @@ def test_a_picture_in_the_home_folder(photos, monkeypatch):
         (["-", "people"], "only terms with a minus"),
         (["- people", "- dogs"], "only terms with a minus"),
         (["0*people"], "weight 0"),
-        (["9" * 400 + "*people"], "weight inf"),
+        (["9" * 400 + "*people"], "a finite number other than 0"),
+        (["nan*people"], "weight nan must be a finite number"),
+        (["0.5", "*", "people"], "needs quotes"),
+        (["0,5*people"], "weight 0,5 is no number"),
+        (["50%*people"], "weight 50% is no number"),
+        (["a", "+dog"], "'\\+dog' begins with a sign: put a blank behind it"),
+        (["a", "-dog"], "'-dog' begins with a sign"),
+        (["like", "file:///x/dog.png"], "URL file://"),
+        (["data:image/png;base64,xx"], "URL"),
         (["+"], r"ends with '\+'"),
         (["a", "-"], "ends with '-'"),
         (["a", "+", "-", "b"], r"'\+' right before '-'"),
@@ -92,10 +110,33 @@ def test_no_query(tokens, message, photos):
         parse_query(tokens)
 
 
-@pytest.mark.parametrize("token", ["./cat.png", "/nowhere/cat.jpg", "~/cat.webp", "../cat.PNG"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        "./cat.png",
+        "/nowhere/cat.jpg",
+        "~/cat.webp",
+        "../cat.PNG",
+        "cat.png",
+        "sub/cat.jpg",
+        "./notes",
+        "~nobody/dog.png",
+    ],
+)
 def test_a_picture_that_is_missing_is_no_text(token, photos):
     with pytest.raises(FileNotFoundError, match="is not there"):
         parse_query([token])
+
+
+def test_a_missing_picture_is_proposed_from_here_and_from_the_source(photos):
+    (photos / "album").mkdir()
+    shutil.copy("dog.png", "album/cat.png")
+    with pytest.raises(FileNotFoundError, match=r"dgo.png is not there. Did you mean dog.png\?"):
+        parse_query(["dgo.png"])
+    with pytest.raises(FileNotFoundError, match=r"Did you mean album/cat.png\?"):
+        parse_query(["cat.png"], "album")
+    with pytest.raises(FileNotFoundError, match="./album is a folder"):
+        parse_query(["./album"])
 
 
 def test_a_term_is_a_text_or_an_image():
@@ -132,7 +173,8 @@ def test_terms_that_cancel(encoder):
 
 def test_a_large_weight_does_not_drown_in_rounding():
     rows = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1).numpy()
-    np.testing.assert_allclose(combine_terms([1e6, 1e6], rows), combine_terms([1, 1], rows), atol=1e-6)
+    for weight in (1e6, 1e308, 1e-300):
+        np.testing.assert_allclose(combine_terms([weight, weight], rows), combine_terms([1, 1], rows), atol=1e-6)
 
 
 def test_a_query_of_the_library_is_checked_too(encoder):

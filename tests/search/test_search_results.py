@@ -2,6 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Answers of a searcher: which hits, in which order, with what, and none where nothing fits."""
 
+import datetime
+import decimal
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +123,27 @@ def test_another_finder_takes_the_place_of_the_index(searcher):
     other = Searcher(searcher.encoder, searcher.source, find=find)
     assert [(hit.id, hit.score, hit.metadata["width"]) for hit in other.search(TERMS, 7).hits] == [("c", 0.5, 2)]
     assert asked == [((16,), 7, None)]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (float("nan"), None),
+        ([float("inf"), 0.5], [None, 0.5]),
+        (datetime.datetime(2026, 1, 2, 3), "2026-01-02T03:00:00"),
+        ([datetime.date(2026, 1, 2)], ["2026-01-02"]),
+        ({"a": datetime.time(1, 2), "b": [b"x\xff"]}, {"a": "01:02:00", "b": ["x\\udcff"]}),
+        (decimal.Decimal("1.50"), "1.50"),
+        (True, True),
+    ],
+)
+def test_metadata_is_what_json_has(value, shown, encoder, tmp_path):
+    rows, table = np.eye(1, 16, dtype=np.float32), pa.table({"c": pa.array([value])})
+    index = EmbeddingIndex.build(tmp_path / "index", rows, metadata=table)
+    searcher = Searcher(encoder, SimpleNamespace(index=index, picture=lambda id_: None))
+    metadata = searcher.search(TERMS).hits[0].metadata
+    assert metadata == {"c": shown}
+    json.dumps(metadata, allow_nan=False)
 
 
 def test_rows_without_metadata(encoder, tmp_path):

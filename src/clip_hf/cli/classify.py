@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
+from ..model.checks_clip_hf import did_you_mean
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
 from ..utils.devices import parse_device
@@ -81,17 +82,23 @@ def read_labels(values: list[str]) -> list[str]:
     """The labels of `--labels`: the values themselves, or what is in the one file that they name.
 
     Raises:
+        OSError: if that file is not there.
         ValueError: if a file is named among other values.
     """
-    if len(values) == 1 and (_LABEL_SOURCE.fullmatch(values[0]) or os.path.isfile(values[0])):
-        return load_class_names(values[0])
     sources = [value for value in values if _LABEL_SOURCE.fullmatch(value)]
-    if sources:
+    if len(values) > 1 and sources:
         raise ValueError(
             f"Give labels, or one file of labels alone; among the {len(values)} values given {quoted(sources)} "
             f"{'is a file' if len(sources) == 1 else 'are files'}. Put all labels into one file."
         )
-    return values
+    if len(values) != 1 or not (sources or os.path.isfile(values[0])):
+        return values
+    path = Path(values[0])
+    if path.suffix.lower() in (".txt", ".json") and not path.exists():
+        folder = path.parent
+        files = [file.name for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+        raise FileNotFoundError(f"The file of labels {values[0]} is not there.{did_you_mean(path.name, files)}")
+    return load_class_names(values[0])
 
 
 def image_paths(arguments: Iterable[str | None]) -> Iterator[str | None]:

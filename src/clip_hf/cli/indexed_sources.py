@@ -12,7 +12,9 @@ from transformers.utils import logging
 from _clip_hf_cli.search import DEFAULT_MODEL
 
 from ..data.built_in_datasets import BUILT_IN_DATASETS
-from ..data.data_sources import find_source
+from ..data.data_sources import KNOWN_ENDINGS, find_source
+from ..data.file_patterns import ending_of
+from ..data.row_shards import LIST_ENDING, shard_rows
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
 from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_source_index
@@ -33,9 +35,20 @@ def find_index(options: argparse.Namespace, over: str = "images") -> tuple[Path 
             raise ValueError("SOURCE is an index itself: leave out --index.")
         return None, EmbeddingIndex.open(source)
     folder = default_index_folder(options.source, over) if options.index is None else Path(options.index)
-    if not (is_index(folder) or source.exists() or options.source in BUILT_IN_DATASETS):
-        find_source(options.source, labelled=False)  # raises if there is nothing of this name
+    if not is_index(folder):
+        _check_source(options, source, over)
     return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None
+
+
+def _check_source(options: argparse.Namespace, path: Path, over: str) -> None:
+    """Raise a `ValueError` for a source that is not there, is of no kind that can be read, or has no captions."""
+    if options.source in BUILT_IN_DATASETS or (path / MANIFEST).is_file():
+        return
+    is_other_file = path.is_file() and ending_of(str(path)) not in (*KNOWN_ENDINGS, LIST_ENDING)
+    if not path.exists():
+        find_source(options.source, labelled=False)
+    elif is_other_file or (path.is_dir() and over == "texts"):
+        shard_rows(options.source, row_columns(options), images=False, captions=True)
 
 
 def load_index_encoder(options: argparse.Namespace, index: EmbeddingIndex | None, device: Any) -> DualEncoder:

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from _clip_hf_cli.search import STARTED
+from _clip_hf_cli.search import STARTED, TOP_K
 
 from ..data.texts import escaped
 from ..embedding import DualEncoder
@@ -41,7 +41,7 @@ from ..search import (
 from ..search.folder_index import FOLDER_SCHEMA
 from ..search.index_sources import is_folder_of_pictures
 from ..search.search_results import FindRows, check_limits
-from ..search.terminal_pictures import draw_pictures, picture_protocol
+from ..search.terminal_pictures import BLOCK, draw_pictures, picture_protocol
 from ..utils.extras import require_extra
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
@@ -53,8 +53,10 @@ from .terminal_text import encodable, json_line, printable
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 0, also where nothing fits, and 1 where a picture
     could not be moved."""
-    terms = parse_query(options.query) if options.query else []
+    terms = parse_query(options.query, options.source) if options.query else []
     _check_options(options, terms)
+    if terms:
+        print(f"clip-hf search: query: {printable(describe_query(terms))}", file=sys.stderr)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     check_images(terms, image_options(options)["image_limits"])
     folder, index = find_index(options, options.over)
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             return 0
         results = Searcher(encoder, source, find=find).search(
             terms,
-            options.top_k,
+            options.top_k or TOP_K,
             threshold=options.threshold,
             where=parse_filters(options.filter, source.index.filter_columns),
             no_match=options.no_match,
@@ -92,16 +94,37 @@ def run(options: argparse.Namespace) -> int:
 def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
     """Raise a `ValueError` for options that do not go together, or are out of range."""
     check_limits(options.threshold, options.no_match)
+    if not terms:
+        _check_unused(options)
+    if options.html is not None:
+        _check_output(options.html)
     if options.approximate is not None:
         if options.filter or options.store:
             raise ValueError("--approximate has no filters and no database: leave out --filter and --store, or it.")
         require_extra("search", "--approximate", "faiss")
     if options.duplicates is not None and (terms or options.over == "texts"):
         raise ValueError("--duplicates compares pictures with each other: leave out the query, and --over texts.")
-    if options.duplicates is not None and not 0 < options.duplicates <= 1:
-        raise ValueError(f"--duplicates is {options.duplicates:g}; it must be a cosine above 0, 1 at most.")
     if options.move_duplicates is not None and options.duplicates is None:
         raise ValueError("--move-duplicates says where to move what --duplicates finds: give both.")
+
+
+def _check_unused(options: argparse.Namespace) -> None:
+    """Raise a `ValueError` that names what is only for a query, where there is none."""
+    names = ["top_k", "threshold", "no_match", "filter", "thumbnails"]
+    names += ["json", "html"] if options.duplicates is None else ["approximate", "store"]
+    unused = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) not in (None, [], False)]
+    if unused:
+        what = "There is no query" if options.duplicates is None else "--duplicates has no query"
+        raise ValueError(f"{what}, and {', '.join(unused)} would do nothing without: leave out, or name one.")
+
+
+def _check_output(file: str) -> None:
+    """Raise an `OSError` for a file that cannot be written where its name says."""
+    folder = os.path.dirname(os.path.abspath(file))
+    if os.path.isdir(file):
+        raise IsADirectoryError(f"--html is the folder {escaped(file)}; name a file.")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"There is no folder {escaped(folder)} for the file of --html: make it first.")
 
 
 def _find_duplicates(options: argparse.Namespace, source: SourceIndex) -> int:
@@ -139,10 +162,11 @@ def _approximate_finder(kind: str, encoder: DualEncoder, index: EmbeddingIndex, 
     started = time.perf_counter()
     try:
         approximate = ApproximateIndex.open(index, kind)
+        print(f"clip-hf search: {approximate}", file=sys.stderr)
     except (FileNotFoundError, ValueError):
+        # It logs what it measures.
         approximate = ApproximateIndex.build(index, encoder.encode_texts(load_background_texts()).numpy(), kind=kind)
     seconds["approximate index"] = time.perf_counter() - started
-    print(f"clip-hf search: {approximate}", file=sys.stderr)
     return lambda vector, k, where: approximate.search(vector, k)
 
 
@@ -173,19 +197,28 @@ def _check_filters(options: argparse.Namespace, folder: Path | None, index: Embe
 
 def _show(results: SearchResults, options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
     query = describe_query(terms)
+    if options.html:  # first: whoever reads the output may have enough of it
+        _write_sheet(results, options, query)
+    missing = sum(map(_is_missing, results.hits))
+    if missing:
+        what = f"{missing:,} of {counted(len(results.hits), 'hit')}"
+        print(f"clip-hf search: the pictures of {what} are not where they were indexed.", file=sys.stderr)
     if not results.hits:
         print(encodable(_nothing(results, options)), file=sys.stderr if options.json else sys.stdout)
     elif options.json:
-        for hit in results.hits:
-            print(json_line(_as_record(hit)))
+        print("\n".join(json_line(_as_record(hit)) for hit in results.hits))
     else:
         print(encodable(_as_text(results.hits, query, options)))
     sys.stdout.flush()
-    if options.html:
-        items = [SheetItem(hit.picture, [_name(hit), f"{hit.rank}. score {hit.score:.4f}"]) for hit in results.hits]
-        group = SheetGroup(_nothing(results, options) if not items else "", items)
-        write_contact_sheet(options.html, f"{query} in {escaped(options.source)}", [group])
-        print(f"clip-hf search: wrote {options.html}", file=sys.stderr)
+
+
+def _write_sheet(results: SearchResults, options: argparse.Namespace, query: str) -> None:
+    items = [
+        SheetItem(hit.picture, [escaped(_name(hit)), f"{hit.rank}. score {hit.score:.4f}"]) for hit in results.hits
+    ]
+    group = SheetGroup(_nothing(results, options) if not items else "", items)
+    write_contact_sheet(options.html, f"{escaped(query)} in {escaped(options.source)}", [group])
+    print(f"clip-hf search: wrote {printable(options.html)}", file=sys.stderr)
 
 
 def _nothing(results: SearchResults, options: argparse.Namespace) -> str:
@@ -203,11 +236,15 @@ def _as_text(hits: Sequence[SearchHit], query: str, options: argparse.Namespace)
     names = [printable(_name(hit)) for hit in hits]
     is_terminal = sys.stdout.isatty()
     pictures = ""
-    is_wanted = options.thumbnails or (options.thumbnails is None and is_terminal and _has_colours())
+    protocol = picture_protocol()
+    can_show = _has_colours() and (protocol != "blocks" or encodable(BLOCK) == BLOCK)
+    if options.thumbnails and not can_show:
+        print("clip-hf search: no thumbnails: this output has no colours, or no character for them.", file=sys.stderr)
+    is_wanted = can_show and (is_terminal if options.thumbnails is None else options.thumbnails)
     if is_wanted and any(hit.picture is not None for hit in hits):
-        labels = [f"{hit.rank}  {hit.score:.3f}" for hit in hits]
+        labels = [f"{hit.rank} {hit.score:.3f} {os.path.basename(name)}" for hit, name in zip(hits, names)]
         width = shutil.get_terminal_size().columns
-        pictures = draw_pictures([hit.picture for hit in hits], labels, width, picture_protocol()) + "\n\n"
+        pictures = draw_pictures([hit.picture for hit in hits], labels, width, protocol) + "\n\n"
     if not is_terminal:
         return pictures + "\n".join(f"{hit.score:.6f}\t{name}" for hit, name in zip(hits, names))
     rows = [(str(hit.rank), f"{hit.score:.4f}", name) for hit, name in zip(hits, names)]
@@ -224,7 +261,7 @@ def describe_query(terms: Sequence[QueryTerm]) -> str:
     for term in terms:
         sign = "-" if term.weight < 0 else "+"
         weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}*"
-        shown += [sign, weight + (escaped(str(term.image)) if term.text is None else term.text)]
+        shown += [sign, weight + (str(term.image) if term.text is None else term.text)]
     return " ".join(shown).removeprefix("+ ")
 
 
@@ -233,9 +270,13 @@ def _name(hit: SearchHit) -> str:
     if isinstance(hit.picture, str | os.PathLike):
         path = os.fsdecode(hit.picture)
         below = os.path.relpath(path)
-        return escaped(path if below.startswith("..") else below)
+        return path if below.startswith("..") else below
     named = (hit.metadata.get(column) for column in ("caption", "text", "name"))
     return str(next((value for value in named if value), hit.id))
+
+
+def _is_missing(hit: SearchHit) -> bool:
+    return hit.picture is None and "path" in hit.metadata  # a row of a folder
 
 
 def _as_record(hit: SearchHit) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _report_refresh(source: SourceIndex) -> None:
         return
     print(encodable(source.refresh.describe()), file=sys.stderr)
     for row in source.refresh.skipped:
-        print(f"clip-hf tag: {printable(row.message)}", file=sys.stderr)
+        print(f"clip-hf tag: {row.message}", file=sys.stderr)
 
 
 def _picture_names(source: SourceIndex) -> list[str]:

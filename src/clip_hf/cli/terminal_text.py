@@ -7,14 +7,15 @@ import re
 import sys
 from typing import Any
 
+from _clip_hf_cli.control_characters import CONTROLS, escape_character
 
-# What would end a line or a field of the output, or steer a terminal; and the backslash, which begins an escape.
-_ESCAPED = re.compile(r"[\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+_ESCAPED = re.compile(rf"[\\{CONTROLS}]")  # with the backslash, which begins an escape
 
 
 def printable(text: str) -> str:
     """The text in one line, with control characters and backslashes escaped as in C: `\\t`, `\\n`, `\\x1b`, `\\\\`."""
-    return encodable(_ESCAPED.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
+    return encodable(_ESCAPED.sub(escape_character, text))
 
 
 def encodable(text: str) -> str:

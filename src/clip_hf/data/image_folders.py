@@ -10,6 +10,8 @@ from typing import Any
 
 from transformers.utils import logging
 
+from _clip_hf_cli.control_characters import escape_controls
+
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.wording import counted
 from .locations import stored_image
@@ -83,7 +85,7 @@ def describe_left_out(left_out: Counter[str], noun: str, where: str, reason: str
     """How many files or members of each ending were not read, and why."""
     counts = ", ".join(f"{n:,} {f'.{ending}' if ending else 'without'}" for ending, n in left_out.most_common(20))
     verb = "was" if left_out.total() == 1 else "were"
-    return f"{counted(left_out.total(), noun)} {where} {verb} left out, {reason}: {counts}."
+    return escape_controls(f"{counted(left_out.total(), noun)} {where} {verb} left out, {reason}: {counts}.")
 
 
 def contiguous_parts(items: Sequence[Any], count: int) -> list[list[Any]]:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from _clip_hf_cli.control_characters import escape_controls
+
 from ..utils.saved_states import check_kinds
 from ..utils.wording import counted
 
@@ -63,10 +65,14 @@ class SkippedRow:
     message: str
     name: str = ""
 
+    def __post_init__(self):
+        # Names of files may steer the terminal that a message goes to.
+        object.__setattr__(self, "message", escape_controls(self.message))
+
     @property
     def place(self) -> str:
         """The row and its file."""
-        return f"{self.where} ({self.name})" if self.name else self.where
+        return escape_controls(f"{self.where} ({self.name})" if self.name else self.where)
 
 
 def stop_if_exhausted(error: BaseException, what: str) -> None:

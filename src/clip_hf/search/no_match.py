@@ -37,6 +37,10 @@ NEAR_COPY = 0.98
 _ROUNDS = 2  # mixed captions for each caption
 _NEIGHBOURS = 8  # rows looked at, to find one that is no near-copy
 _FILE = "no_match.npz"
+_NO_STAND_INS = (
+    "--no-match compares a query's picture with pictures of the index, which has texts, or fewer than two different "
+    "pictures. Leave it out, or use --threshold."
+)
 
 
 def mix_captions(captions: Sequence[str], rounds: int = _ROUNDS) -> list[str]:
@@ -120,10 +124,7 @@ class NoMatch:
         """The best score of each stand-in of a query with pictures or several terms, near-copies aside."""
         has_images = any(term.image is not None for term in terms)
         if has_images and (self.index.description.get("over") == "texts" or len(self.index) < 2):
-            raise ValueError(
-                "--no-match compares a query's picture with pictures of the index, which has texts, or fewer than two "
-                "pictures. Leave it out, or use --threshold."
-            )
+            raise ValueError(_NO_STAND_INS)
         texts = self._text_features() if any(term.text is not None for term in terms) else None
         count = min(len(self.index), len(self._texts)) if has_images else len(self._texts)
         images = self._own_rows(count) if has_images else None
@@ -135,6 +136,10 @@ class NoMatch:
             ]
         )
         queries = combine_terms([term.weight for term in terms], rows)
+        is_left = ~np.isnan(queries).any(1)  # copies of a picture cancel each other
+        if not is_left.any():
+            raise ValueError(_NO_STAND_INS)
+        rows, queries = rows[:, is_left], queries[is_left]
         if images is None:
             return _best_scores(self.index, queries, where)
         used = rows[[place for place, term in enumerate(terms) if term.image is not None]]

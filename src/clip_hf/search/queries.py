@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Queries: texts and pictures, added and subtracted with weights."""
 
+import itertools
 import math
 import os
 import re
@@ -13,13 +14,20 @@ import numpy as np
 
 from ..data.texts import escaped, is_utf8
 from ..embedding.dual_encoder import DualEncoder
+from ..model.checks_clip_hf import near_names
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 
 
+# The signs; dashes and the minus of typography are what a text editor makes of `-`.
+_SIGNS = "+\\-\u2013\u2014\u2212"
 # A sign stands alone, before a blank, or before a weight: `-`, `- people`, `-0.5*people`.
-_SIGN = re.compile(r"([+-])(?:\s+|$|(?=(?:\d+\.?\d*|\.\d+)\*))")
-_WEIGHT = re.compile(r"(\d+\.?\d*|\.\d+)\*")
-_URL = re.compile(r"https?://", re.IGNORECASE)
+_SIGN = re.compile(rf"([{_SIGNS}])(?:\s+|$|(?=[\d.][^\s*]*\*))")
+_SIGN_BETWEEN = re.compile(rf"\s+(?=[{_SIGNS}](?:\s|$))")
+_SIGN_AT_WORD = re.compile(rf"([{_SIGNS}])[^\s\d]")
+_WEIGHT = re.compile(r"\s*([^\s*]+)\s*\*\s*(.*)", re.DOTALL)
+_LIKE_A_NUMBER = re.compile(r"[\d.,/%]*\d[\d.,/%]*")
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://|\bdata:\w+/", re.IGNORECASE)
+_PATH = re.compile(r"\.{0,2}/|~[^\s/]*/")
 # A sum of unit vectors shorter than this share of its weights has no direction but rounding.
 _SHORTEST = 1e-4
 
@@ -46,39 +54,42 @@ class QueryTerm:
         if self.text is not None and not (self.text.strip() and is_utf8(self.text)):
             raise ValueError(f"The text '{escaped(self.text):.80}' is blank or not UTF-8; a query needs words.")
         if not math.isfinite(self.weight) or self.weight == 0:
-            raise ValueError(f"The weight {self.weight:g} of a query's term must be a number that is not 0.")
+            raise ValueError(f"The weight {self.weight:g} of a query's term must be a finite number other than 0.")
 
 
-def parse_query(tokens: Sequence[str]) -> list[QueryTerm]:
+def parse_query(tokens: Sequence[str], source: str | os.PathLike | None = None) -> list[QueryTerm]:
     """Read a query as a shell passes it: `"a beach" + dog.jpg - "0.5*people"`.
 
-    - `+` and `-` join terms. They stand alone, or begin a token before a blank or a weight; words without a sign
-      between them are one text, so `a dog on a beach` needs no quotes.
+    - `+` and `-` (or a dash) join terms. They stand between blanks, in quotes or not, or begin a token before a blank
+      or a weight; words without a sign between them are one text, so `a dog on a beach` needs no quotes.
     - A number and `*` at the beginning of a term are its weight, 1 by default.
-    - A term is a picture if it has the ending of one and there is such a file, or if it also begins with `./`, `../`,
-      `/` or `~`; all others are texts.
+    - A term is a picture if it begins with `./`, `../`, `/` or `~/`, or is one word with the ending of a picture, and
+      there must be such a file then; all others are texts.
 
     Args:
         tokens (`Sequence[str]`): The arguments.
+        source (`str` or `os.PathLike`, *optional*): A folder whose files are proposed if a picture is missing.
 
     Returns:
         `list[QueryTerm]`: the terms in their order.
 
     Raises:
-        ValueError: if there is no term, a sign has no term, a text is blank, a weight is 0, all terms have a minus, or
-            a picture stands beside words without a sign.
+        ValueError: if there is no term, a sign has no term, a text is blank, a weight is no finite number or 0, all
+            terms have a minus, a term is a URL, or a picture stands beside words without a sign.
         FileNotFoundError: if there is no such picture.
     """
     groups: list[tuple[float, list[str]]] = []
     pending: str | None = None
-    for token in tokens:
+    for token in itertools.chain.from_iterable(map(_split_at_signs, tokens)):
         match = _SIGN.match(token)
         if match is not None:
             if pending is not None:
                 raise ValueError(f"The query has '{pending}' right before '{match[1]}': a term is missing there.")
-            pending, token = match[1], token[match.end() :]
+            pending, token = "+" if match[1] == "+" else "-", token[match.end() :]
             if not token:
                 continue
+        elif pending is None and _SIGN_AT_WORD.match(token):
+            raise ValueError(f"{escaped(token)!r:.80} begins with a sign: put a blank behind it, '{token[0]} ...'.")
         if pending is not None or not groups:
             groups.append((-1.0 if pending == "-" else 1.0, []))
             pending = None
@@ -87,9 +98,15 @@ def parse_query(tokens: Sequence[str]) -> list[QueryTerm]:
         raise ValueError(f"The query ends with '{pending}': put a text or an image behind it.")
     if not groups:
         raise ValueError("The query is empty: give a text or the path of an image.")
-    terms = [_parse_term(sign, words) for sign, words in groups]
+    terms = [_parse_term(sign, words, source) for sign, words in groups]
     check_terms(terms)
     return terms
+
+
+def _split_at_signs(token: str) -> list[str]:
+    """The terms in a quoted token `a beach - people`, each with its sign; a path is kept whole."""
+    path = _SIGN.sub("", token, count=1)
+    return [token] if _PATH.match(path) or os.path.isfile(path) else _SIGN_BETWEEN.split(token)
 
 
 def check_terms(terms: Sequence[QueryTerm]) -> None:
@@ -103,31 +120,61 @@ def check_terms(terms: Sequence[QueryTerm]) -> None:
         )
 
 
-def _parse_term(sign: float, words: list[str]) -> QueryTerm:
-    match = _WEIGHT.match(words[0])
-    weight = float(match[1]) if match else 1.0
-    words = [words[0][match.end() :] if match else words[0], *words[1:]]
-    paths = [path for path in map(_image_path, words) if path is not None]
-    if paths and len(words) > 1:
-        raise ValueError(f"The image {escaped(str(paths[0]))} stands beside words: put + or - between them.")
-    if paths:
-        return QueryTerm(sign * weight, image=paths[0])
-    if _URL.match(words[0]):
-        raise ValueError(f"{escaped(words[0])} is a URL; a query fetches nothing. Download the picture first.")
+def _parse_term(sign: float, words: list[str], source: str | os.PathLike | None) -> QueryTerm:
+    weight, words[0] = _split_weight(words[0], " ".join(words))
+    words = [word for word in words if word] or [""]
+    if match := _URL.search(" ".join(words)):
+        raise ValueError(f"The query has the URL {match[0]}...; it fetches nothing. Download the picture first.")
+    if len(words) == 1 and (path := _image_path(words[0], source)) is not None:
+        return QueryTerm(sign * weight, image=path)
+    for word in words:
+        if _PATH.match(word) or (_has_image_ending(word) and os.path.isfile(word)):
+            raise ValueError(f"The image {escaped(word)} stands beside words: put + or - between them.")
     return QueryTerm(sign * weight, text=" ".join(words).strip())
 
 
-def _image_path(word: str) -> Path | None:
-    """The picture that a word names; None for a text."""
-    if os.path.splitext(word)[1].lower().lstrip(".") not in IMAGE_ENDINGS:
+def _split_weight(word: str, term: str) -> tuple[float, str]:
+    """The weight at the beginning of a term, and the rest of its first word."""
+    match = _WEIGHT.fullmatch(word)
+    if match is None:
+        if (spread := _WEIGHT.fullmatch(term)) and _LIKE_A_NUMBER.fullmatch(spread[1]):
+            raise ValueError(f"The weight in {escaped(term)!r:.80} needs quotes around its term: '{spread[1]}*...'.")
+        return 1.0, word
+    try:
+        weight = float(match[1])
+    except ValueError:
+        if _LIKE_A_NUMBER.fullmatch(match[1]):
+            raise ValueError(f"The weight {match[1]} is no number: write it as in 0.5*people.") from None
+        return 1.0, word
+    if not math.isfinite(weight) or weight == 0:
+        raise ValueError(f"The weight {match[1]:.80} must be a finite number other than 0.")
+    return weight, match[2]
+
+
+def _image_path(word: str, source: str | os.PathLike | None) -> Path | None:
+    """The picture that a word names, which must be there; None for a text."""
+    if not _PATH.match(word) and (not _has_image_ending(word) or (" " in word and not os.path.isfile(word))):
         return None
-    is_path = word.startswith(("./", "../", "/", "~"))
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))
     if path.is_file():
         return path
-    if is_path:
-        raise FileNotFoundError(f"The query's image {escaped(word)} is not there, or is no file.")
-    return None
+    what = "is a folder, not a picture" if path.is_dir() else "is not there"
+    known = [str(file) for folder in (source, path.parent) if folder is not None for file in _files_in(Path(folder))]
+    by_name = {os.path.basename(file): file for file in known}
+    nearest = [by_name[name] for name in near_names(path.name, by_name)]
+    meant = f" Did you mean {escaped(nearest[0])}?" if nearest else ""
+    raise FileNotFoundError(f"The query's image {escaped(word)} {what}.{meant}")
+
+
+def _has_image_ending(word: str) -> bool:
+    return os.path.splitext(word)[1].lower().lstrip(".") in IMAGE_ENDINGS
+
+
+def _files_in(folder: Path) -> list[Path]:
+    try:
+        return [file for file in folder.iterdir() if _has_image_ending(file.name)]
+    except OSError:
+        return []
 
 
 def encode_terms(encoder: DualEncoder, terms: Sequence[QueryTerm]) -> np.ndarray:
@@ -154,16 +201,13 @@ def combine_terms(weights: Sequence[float], rows: np.ndarray) -> np.ndarray:
         rows (`np.ndarray` of shape (terms, ..., dim)): Their embeddings, of length 1.
 
     Returns:
-        `np.ndarray` of shape (..., dim), float32.
-
-    Raises:
-        ValueError: if the terms cancel, so that nothing is left.
+        `np.ndarray` of shape (..., dim), float32; not a number where the terms cancel, so that nothing is left.
     """
-    total = np.tensordot(np.asarray(weights, np.float64), rows.astype(np.float64), axes=1)
+    weights = np.asarray(weights, np.float64)
+    weights = weights / np.abs(weights).max()  # the largest numbers would overflow
+    total = np.tensordot(weights, rows.astype(np.float64), axes=1)
     norms = np.linalg.norm(total, axis=-1, keepdims=True)
-    if (norms < _SHORTEST * np.abs(weights).sum()).any():
-        raise ValueError("The terms of the query cancel: nothing is left to look for. Change a weight or a term.")
-    return (total / norms).astype(np.float32)
+    return (total / np.where(norms < _SHORTEST * np.abs(weights).sum(), np.nan, norms)).astype(np.float32)
 
 
 def encode_query(encoder: DualEncoder, terms: Sequence[QueryTerm]) -> np.ndarray:
@@ -180,4 +224,7 @@ def encode_query(encoder: DualEncoder, terms: Sequence[QueryTerm]) -> np.ndarray
         ValueError: if there are no terms or only negative ones, an image cannot be read, or the terms cancel.
     """
     check_terms(terms)
-    return combine_terms([term.weight for term in terms], encode_terms(encoder, terms))
+    query = combine_terms([term.weight for term in terms], encode_terms(encoder, terms))
+    if np.isnan(query).any():
+        raise ValueError("The terms of the query cancel: nothing is left to look for. Change a weight or a term.")
+    return query

@@ -24,8 +24,8 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-FILTER = re.compile(r"\s*([^=!<>~]+?)\s*(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
-"""A filter: its column, its operator and its value."""
+FILTER = re.compile(r"\s*([^=!<>~]+?)\s*(?:=(?==))?(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+"""A filter: its column, its operator and its value; `==` is `=`."""
 _END = "\\x00"  # between the texts of a list that are joined to be searched
 
 
@@ -78,7 +78,10 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
             f"The filter {text!r}: {name!r} holds lists ({kind}). Lists of texts have = != ~, others none."
         )
     if sign == "~" and not is_text:
-        raise ValueError(f"The filter {text!r}: ~ is for texts, and {name!r} holds {kind}. Use = != < <= > >=.")
+        texts = ", ".join(field.name for field in columns if _is_text(field.type)) or "none"
+        raise ValueError(
+            f"The filter {text!r}: ~ is for texts, and {name!r} holds {kind}. Use = != < <= > >=. Texts are: {texts}."
+        )
     if is_list:
         return _match_any(column, sign, value)
     if sign == "~":
@@ -86,7 +89,10 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     try:
         return _COMPARISONS[sign](column, pc.scalar(pa.scalar(value).cast(kind)))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ValueError(f"The filter {text!r}: {value!r} is no value of {name!r}, which holds {kind}.") from error
+        hint = _as_nanoseconds(value) if pa.types.is_integer(kind) else ""
+        raise ValueError(
+            f"The filter {text!r}: {value!r} is no value of {name!r}, which holds {kind}.{hint}"
+        ) from error
 
 
 def rows_that_match(table: pa.Table, where: pc.Expression) -> np.ndarray:
@@ -110,6 +116,15 @@ def rows_that_match(table: pa.Table, where: pc.Expression) -> np.ndarray:
     if not pa.types.is_boolean(kept.type):
         raise TypeError(f"`where` gives values of type {kept.type}; it must be true or false for each row.")
     return pc.fill_null(kept, False).to_numpy()
+
+
+def _as_nanoseconds(value: str) -> str:
+    """How a date is written for a column of nanoseconds, as a sentence; empty for other values."""
+    try:
+        nanoseconds = pa.scalar(value).cast(pa.timestamp("ns")).value
+    except pa.ArrowInvalid:
+        return ""
+    return f" In nanoseconds since 1970 (UTC), as times of files are, that is {nanoseconds}."
 
 
 def _is_text(kind: pa.DataType) -> bool:

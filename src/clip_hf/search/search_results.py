@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Answers to queries: hits with their metadata and pictures, and whether they fit at all."""
 
+import datetime
 import math
 import os
 import time
@@ -163,7 +164,15 @@ def check_limits(threshold: float | None, no_match: float | None) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it; the bytes of a path become text."""
+    """A value as JSON has it: bytes and dates as text, and None for numbers that are not finite."""
     if isinstance(value, bytes):
         return escaped(os.fsdecode(value))
-    return value if value is None or isinstance(value, bool | int | float | str | list | dict) else str(value)
+    if isinstance(value, list | tuple):  # a map's entries are pairs
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
+from rich.cells import set_cell_size
 from rich.color import Color
 from rich.console import Console
 from rich.segment import Segment, Segments
@@ -18,6 +19,8 @@ from ..model.image_reading_clip_hf import DEFAULT_LIMITS, UnreadableImage
 from ..model.image_transform_clip_hf import DRAFT_FACTOR, open_upright, to_rgb
 
 
+BLOCK = "▀"
+"""The character of coloured half blocks."""
 _COLUMNS, _LINES = 20, 10  # of one picture; a character is about twice as high as wide
 _GAP = 2  # columns between pictures
 _PIXELS_PER_COLUMN = 10  # where pictures are shown as such
@@ -57,7 +60,7 @@ def draw_pictures(pictures: Sequence[Any], labels: Sequence[str], width: int, pr
                 left = place * (_COLUMNS + _GAP) * scale + (_COLUMNS * scale - thumbnail.width) // 2
                 row.paste(thumbnail, (left, (_COLUMNS * scale - thumbnail.height) // 2))
         rows.append(_SHOW[protocol](row, columns))
-        rows.append("".join(label[:_COLUMNS].ljust(_COLUMNS + _GAP) for label in labels[part]).rstrip())
+        rows.append((" " * _GAP).join(set_cell_size(label, _COLUMNS) for label in labels[part]).rstrip())
     return "\n".join(rows)
 
 
@@ -77,7 +80,7 @@ def _as_blocks(image: Image.Image, columns: int) -> str:
     pixels, lines = image.load(), []
     for line in range(_LINES):
         colours = [[Color.from_rgb(*pixels[column, 2 * line + half]) for half in (0, 1)] for column in range(columns)]
-        lines += [Segment("▀", Style(color=upper, bgcolor=lower)) for upper, lower in colours] + [Segment.line()]
+        lines += [Segment(BLOCK, Style(color=upper, bgcolor=lower)) for upper, lower in colours] + [Segment.line()]
     console = Console(file=io.StringIO(), force_terminal=True, width=columns + 1, legacy_windows=False)
     console.print(Segments(lines), end="", soft_wrap=True)
     return console.file.getvalue().rstrip("\n")
