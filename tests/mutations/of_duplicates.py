@@ -120,8 +120,8 @@ MUTATIONS = [
     Mutation(
         "names are not escaped",
         "search/contact_sheet.py",
-        "return escape(printable(text), quote=True)",
-        "return printable(text)",
+        "return escape(escape_name(text), quote=True)",
+        "return escape_name(text)",
         "search/test_contact_sheet.py",
     ),
     Mutation(

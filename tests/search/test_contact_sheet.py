@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from clip_hf.search import SheetGroup, SheetItem, write_contact_sheet
-from clip_hf.search import contact_sheet as sheets
+from clip_hf.utils.wording import escape_name
 from odd_images import make_image
 
 
@@ -113,17 +113,17 @@ def test_hostile_names_are_text_and_their_links_lead_to_the_file(tmp_path, name)
     save(path)
     sheet = write(tmp_path, SheetItem(path, [path.name]), title=path.name)
     assert {"script", "svg"}.isdisjoint(sheet.tags) and sheet.tags.count("img") == 1
-    assert sheet.texts.count(sheets.printable(path.name)) == 3  # title, heading, caption
+    assert sheet.texts.count(escape_name(path.name)) == 3  # title, heading, caption
     (link,) = sheet.links
     assert link.isascii() and urlsplit(link).scheme == "file"
     assert os.path.samefile(unquote_to_bytes(urlsplit(link).path), path)
 
 
-def test_printable_texts():
-    assert sheets.printable("a\nb\tc") == r"a\nb\tc"
-    assert sheets.printable(os.fsdecode(b"caf\xe9")) == r"caf\udce9"
-    assert sheets.printable("café 家") == "café 家"
-    assert sheets.printable("\u202e") == r"\u202e"
+def test_names_on_one_line():
+    assert escape_name("a\nb\tc") == r"a\nb\tc"
+    assert escape_name(os.fsdecode(b"caf\xe9")) == r"caf\udce9"
+    assert escape_name("café 家") == "café 家"
+    assert escape_name("\u202e") == r"\u202e"
 
 
 def test_pictures_that_cannot_be_read_have_placeholders_with_the_reason(tmp_path):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data.skips import stop_if_exhausted
-from ..data.texts import escaped
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, UnreadableImage, check_scheme
 from ..model.image_transform_clip_hf import DRAFT_FACTOR, open_upright, to_rgb
 from ..utils.atomic import replaced_file
+from ..utils.wording import escape_name
 
 
 _EDGE = 200  # pixels
@@ -106,16 +106,8 @@ def write_contact_sheet(path: str | os.PathLike, title: str, groups: Iterable[Sh
         file.write("</body>\n</html>\n")
 
 
-def printable(text: str) -> str:
-    """The text on one line: escapes for bytes that are no UTF-8, and for characters that break or turn a line."""
-    return "".join(
-        char if char.isprintable() or char == "\u200d" else char.encode("unicode_escape").decode()
-        for char in escaped(text)
-    )
-
-
 def _as_html(text: str) -> str:
-    return escape(printable(text), quote=True)
+    return escape(escape_name(text), quote=True)
 
 
 def _figure(item: SheetItem) -> Iterator[str]:

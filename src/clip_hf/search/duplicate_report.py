@@ -13,8 +13,8 @@ from typing import Any
 
 from ..data.image_folders import is_hidden
 from ..utils.atomic import replaced_file
-from ..utils.wording import counted
-from .contact_sheet import SheetGroup, SheetItem, printable, write_contact_sheet
+from ..utils.wording import counted, escape_name
+from .contact_sheet import SheetGroup, SheetItem, write_contact_sheet
 from .index_sources import SourceIndex
 from .near_duplicates import DuplicateGroup, find_near_duplicates
 from .picture_moves import MOVES, PictureMover
@@ -55,9 +55,9 @@ class DuplicateReport:
             f"{counted(others, 'picture')} beside the best of each group."
         ]
         if self.move_to is not None:
-            lines.append(f"Moved {counted(len(self.moved), 'picture')} to {printable(str(self.move_to))}.")
+            lines.append(f"Moved {counted(len(self.moved), 'picture')} to {escape_name(str(self.move_to))}.")
             left = self.stayed + self.errors
-            lines += [f"Not moved: {printable(name)}: {printable(reason)}" for name, reason in left]
+            lines += [f"Not moved: {escape_name(name)}: {escape_name(reason)}" for name, reason in left]
         if self.moved:
             call = f"print(undo_moves({str(self.move_to)!a}, {str(self.folder)!a}))"
             command = shlex.quote(f"from clip_hf.search import undo_moves; {call}")

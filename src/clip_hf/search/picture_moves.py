@@ -20,8 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..utils.atomic import sync
-from ..utils.wording import counted
-from .contact_sheet import printable
+from ..utils.wording import counted, escape_name
 
 
 MOVES = "moves.jsonl"
@@ -43,8 +42,8 @@ class UndoneMoves:
 
     def __str__(self) -> str:
         lines = [f"Moved {counted(len(self.back), 'picture')} back, left {len(self.left):,}."]
-        lines += [f"Back: {printable(str(path))}" for path in self.back]
-        lines += [f"Left: {printable(str(path))}: {printable(reason)}" for path, reason in self.left]
+        lines += [f"Back: {escape_name(str(path))}" for path in self.back]
+        lines += [f"Left: {escape_name(str(path))}: {escape_name(reason)}" for path, reason in self.left]
         return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from .contact_sheet import printable
+from ..utils.wording import escape_name
 from .embedding_index import EmbeddingIndex
 from .index_segments import ID
 from .milvus_store import MilvusStore
@@ -178,7 +178,7 @@ def _check_same(wanted: StoreLayout, found: StoreLayout, name: str) -> None:
             raise ValueError(f"{name} has {what.format(theirs)}, and the index {what.format(ours)}. {cure}")
     if wanted.source != found.source:
         raise ValueError(
-            f"{name} holds the rows of {printable(found.source)}, and the index is of {printable(wanted.source)}; a "
+            f"{name} holds the rows of {escape_name(found.source)}, and the index is of {escape_name(wanted.source)}; a "
             "copy would replace them all. Choose another table or collection; if the source moved, remove that one."
         )
 
@@ -191,7 +191,7 @@ def _model_name(layout: StoreLayout) -> str:
     model = layout.model
     if "name" not in model:
         return "without a name"
-    return printable(f"{model['name']} ({str(model.get('fingerprint'))[:12]})")
+    return escape_name(f"{model['name']} ({str(model.get('fingerprint'))[:12]})")
 
 
 def _column_names(layout: StoreLayout) -> str:

@@ -48,6 +48,14 @@ def table_cell(text: Any) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
+def escape_name(name: str) -> str:
+    """A name on one line: escapes for bytes that are not UTF-8, and for characters that break, hide or turn a line."""
+    return "".join(
+        char if char.isprintable() or char == "\u200d" else char.encode("unicode_escape").decode()
+        for char in name.encode(errors="backslashreplace").decode()
+    )
+
+
 def safe_name(name: str) -> str:
     """Replace what does not belong in a file's name: `"me/my clip:1"` becomes `"me_my_clip_1"`."""
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in name).strip("._") or "_"
