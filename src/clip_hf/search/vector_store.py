@@ -178,8 +178,8 @@ def _check_same(wanted: StoreLayout, found: StoreLayout, name: str) -> None:
             raise ValueError(f"{name} has {what.format(theirs)}, and the index {what.format(ours)}. {cure}")
     if wanted.source != found.source:
         raise ValueError(
-            f"{name} holds the rows of {escape_name(found.source)}, and the index is of {escape_name(wanted.source)}; a "
-            "copy would replace them all. Choose another table or collection; if the source moved, remove that one."
+            f"{name} holds the rows of {escape_name(found.source)}, and the index is of {escape_name(wanted.source)}; "
+            "a copy would replace them all. Choose another table or collection; if the source moved, remove that one."
         )
 
 
