@@ -35,7 +35,7 @@ _IMAGE_OPTIONS = ("background_color", "apply_exif_orientation", "high_bit_depth"
 
 
 class NotFiniteError(ValueError):
-    """Features hold NaN or infinite values; `row` is the first row that does. `features` are all, where they are known."""
+    """Features hold NaN or infinite values; `row` is the first row that does, and of images, `features` are all."""
 
     def __init__(self, row: int, what: str, features: torch.Tensor | None = None):
         super().__init__(

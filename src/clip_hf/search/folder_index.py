@@ -504,7 +504,9 @@ class _FolderWork:
             raise NotFiniteError(0, f"{batch.items[0].id} and all others so far")
         for picture, vector, is_whole in zip(batch.items, batch.features, has_numbers, strict=True):
             if not is_whole:
-                problem = SkippedRow("no numbers", "picture", f"{picture.id} cannot be used: {_NO_NUMBERS}", picture.id)
+                problem = SkippedRow(
+                    "no numbers", "picture", f"{picture.id} cannot be used: {_NO_NUMBERS}", picture.id
+                )
                 self._leave_out(self.expected.pop(picture.digest), problem, is_content=True)
                 continue
             self.fresh[picture.digest] = vector

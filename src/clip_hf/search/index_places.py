@@ -152,8 +152,8 @@ def naming_index(index_folder: Path) -> Iterator[None]:
 def locked_index(index_folder: Path) -> Iterator[None]:
     """Let one process at a time bring an index up to date; the others wait, and say so.
 
-    What killed processes left is settled before: a rebuild that had set the old index aside, but not yet put the new one
-    there, is undone. An index that the user has removed does not come back.
+    What killed processes left is settled before: a rebuild that had set the old index aside, but not yet put the new
+    one there, is undone. An index that the user has removed does not come back.
 
     Raises:
         OSError: if there is no place for the index; it names the option that says another one.

@@ -82,15 +82,17 @@ class SourceIndex:
         name = os.fsdecode(row["path"]) if is_below else row.get("name")
         if name and "\0" not in name and "://" not in name and not (is_below and os.path.isabs(name)):
             is_inside = os.path.isabs(name) or ".." not in Path(name).parts
-            is_known = self.folder is not None or self.rows is not None or os.path.isabs(name)
             path = Path(self.folder or "", name)
-            if is_inside and is_known and os.path.isfile(path):
+            if is_inside and (self.folder is not None or os.path.isabs(name)) and os.path.isfile(path):
                 return path
         if self.rows is None or self.rows.kind in _READ_IN_ORDER:
             return None
         read = self.rows.shards[row["shard"]].read(row["row"], row["row"] + 1)
         image = next(iter(read), {}).get(self.image_column)
-        image = image.get("bytes") if isinstance(image, dict) else image
+        if isinstance(image, dict):
+            image = image.get("path") if image.get("bytes") is None else image["bytes"]
+        if isinstance(image, str):  # of a dataset in memory, relative to the working directory
+            return Path(image) if os.path.isfile(image) else None
         return image if isinstance(image, bytes) else None
 
 

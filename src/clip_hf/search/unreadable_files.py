@@ -21,7 +21,6 @@ from ..utils.json_files import read_json
 from .index_places import UNREADABLE
 
 
-
 @dataclass(frozen=True)
 class FileState:
     """What the file system says of a file.
@@ -73,7 +72,12 @@ class UnreadableFiles:
                 }
         except FileNotFoundError:
             pass
-        except (KeyError, OverflowError, TypeError, ValueError):  # damaged: the files are tried again, and it is written anew
+        except (
+            KeyError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ):  # damaged: the files are tried again
             pass
         self._written = dict(self.files)
 
