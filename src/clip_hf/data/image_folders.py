@@ -140,7 +140,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
     for parent, folders, names in walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (Path(parent, name) for name in names if not is_hidden(name))
-        yield from (path for path in (Path(parent, name) for name in folders) if path.is_symlink())
+        yield from (path for path in (Path(parent, name) for name in folders) if os.path.islink(path))
 
 
 def _ending(path: Path) -> str:
