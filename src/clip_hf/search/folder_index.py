@@ -58,7 +58,7 @@ from .index_places import (
     real_source,
     section_of,
 )
-from .index_segments import IndexManifest
+from .index_segments import SEGMENTS, IndexManifest
 from .unreadable_files import FileState, UnreadableFiles
 
 
@@ -388,7 +388,9 @@ class _FolderWork:
     def run(self) -> None:
         """Do all that there is to do."""
         todo = [_Picture(id_, state) for id_, state in self.files.items() if self._is_new(id_, state)]
-        threads = self.encoding.num_threads
+        threads, place = self.encoding.num_threads, self.index.folder
+        if todo and not (os.access(place, os.W_OK) and os.access(place / SEGMENTS, os.W_OK)):  # known before the work
+            raise UnwritableIndex(errno.EACCES, f"{os.strerror(errno.EACCES)}: the index {place} cannot be written")
         with self.encoding.progress_bar(escaped(self.folder.name), "pictures", len(todo)) as self.bar:
             batches = self._batches(todo)
             encoded = encode_ahead(
@@ -399,10 +401,10 @@ class _FolderWork:
                     for batch in encoded:
                         self._take(batch)
                         self._commit_if_due()
+                self._commit(last=True)
             except BaseException:
                 self._keep_what_is_ready()
                 raise
-        self._commit(last=True)
         self.skipped += self.unreadable.remembered(self.files)
         if not len(self.index):
             raise ValueError(f"No picture of {self.folder} can be read: {self.skipped[0].message}")
