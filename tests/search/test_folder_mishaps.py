@@ -408,8 +408,9 @@ def test_an_index_that_may_not_be_written_is_searched_as_it_was(
 
 
 def test_nothing_is_embedded_for_an_index_that_may_not_be_written(refresh, encoder, photos, monkeypatch):
-    refresh()
+    counted = count_images(encoder.model)
+    assert refresh().embedded == sum(counted) == ROWS
+    counted.clear()
     image_of(9).save(photos / "new.png")
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("segments"))
-    counted = count_images(encoder.model)
     assert refresh().stale == "Permission denied" and not counted
