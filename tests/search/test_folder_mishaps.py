@@ -100,6 +100,14 @@ def test_what_lies_where_an_index_is_built_is_not_removed(refresh, rebuild, plac
     assert (beside / "thesis.txt").read_text() == "years of work" and ids_of(place) == NAMES
 
 
+def test_a_damaged_index_says_so_and_may_be_built_anew(refresh, rebuild, place):
+    refresh()
+    (place / "index.json").write_text("{")
+    with pytest.raises(ValueError, match="index.json is no JSON file"):
+        refresh()
+    assert rebuild().embedded == ROWS and ids_of(place) == NAMES
+
+
 def test_pictures_beside_an_index_json_are_a_folder_of_pictures(encoder, photos, place):
     (photos / "index.json").write_text('{"title": "gallery"}')
     assert len(open_source_index(photos, encoder, encoding=quiet()).index) == ROWS and ids_of(place) == NAMES

@@ -92,7 +92,7 @@ def is_index(folder: Path) -> bool:
     try:
         return read_json(folder / MANIFEST, dict).get("format") == FORMAT_NAME
     except ValueError:
-        return False
+        return os.path.isdir(folder / SEGMENTS)  # a damaged one, which says so when it is opened
 
 
 def _remove_index(folder: Path) -> None:
