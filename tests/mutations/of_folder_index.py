@@ -121,7 +121,7 @@ MUTATIONS = [
     Mutation(
         "a folder that is no index is replaced",
         "search/index_places.py",
-        "if not index_folder.is_dir() or any(index_folder.iterdir()):",
+        "if names or not index_folder.is_dir():",
         "if not index_folder.is_dir():",
         "search/test_folder_index.py -k no_index_is_not_written",
     ),

@@ -74,7 +74,7 @@ def test_a_folder_with_an_index_json_of_another_program_is_not_replaced(encoder,
     (site / "index.json").write_text(manifest)
     (site / "thesis.txt").write_text("years of work")
     for is_rebuild in (False, True):
-        with pytest.raises(ValueError, match="site is no index, and not empty.*--index"):
+        with pytest.raises(ValueError, match=r"site is no index, and not empty \(index.json, thesis.txt\).*--index"):
             open_source_index(photos, encoder, index_folder=site, rebuild=is_rebuild, encoding=quiet())
     assert {path.name: path.read_text() for path in site.iterdir()} == {
         "index.json": manifest,

@@ -16,7 +16,7 @@ from ..data.data_sources import find_source
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
 from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_source_index
-from ..search.index_places import is_index
+from ..search.index_places import check_index_folder, is_index
 from ..utils.json_files import read_json
 from .image_options import image_options
 
@@ -33,6 +33,7 @@ def find_index(options: argparse.Namespace, over: str = "images") -> tuple[Path 
             raise ValueError("SOURCE is an index itself: leave out --index.")
         return None, EmbeddingIndex.open(source)
     folder = default_index_folder(options.source, over) if options.index is None else Path(options.index)
+    check_index_folder(folder)
     if not (is_index(folder) or source.exists() or options.source in BUILT_IN_DATASETS):
         find_source(options.source, labelled=False)  # raises if there is nothing of this name
     return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None

@@ -114,10 +114,12 @@ def _check_only_index(folder: Path) -> None:
 def check_index_folder(index_folder: Path, source: Path | None = None) -> None:
     """ValueError if an index must not be written to a folder: it holds something else, or lies among the pictures."""
     if os.path.lexists(index_folder) and not is_index(index_folder):
-        if not index_folder.is_dir() or any(index_folder.iterdir()):
+        names = sorted(os.listdir(index_folder)) if index_folder.is_dir() else []
+        if names or not index_folder.is_dir():
+            holds = f" ({escaped(', '.join(names)):.200})" if names else ""
             raise ValueError(
-                f"{index_folder} is no index, and not empty; nothing is written there. Name another folder for the "
-                "index (--index)."
+                f"{index_folder} is no index, and not empty{holds}; nothing is written there. Name another folder for "
+                "the index (--index)."
             )
     if source is None:
         return
