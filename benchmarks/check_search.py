@@ -7,19 +7,19 @@
 Makes small JPEGs of drawings, all different, and a small CLIP of random weights, so that reading and bookkeeping
 count, not the model. Prints a table: the first run, nothing changed, 100 files added, renamed, edited, removed and
 touched (only their time of change), each with seconds, files that were opened, and pictures that passed the model.
-Then it kills (SIGKILL) a process that builds the index at random moments, and starts it again, and compares what is
-there each time with the uninterrupted index. Exits with 1 if a count is wrong, a row differs in a bit, or nothing was
-killed. Try it with few:
+Then it kills (SIGKILL) a process that builds the index at random moments, and starts it again: a fork, so that no time
+goes into loading libraries and model. It compares what is there each time with the uninterrupted index. Exits with 1
+if a count is wrong, a row differs in a bit, or nothing was killed. Try it with few:
 
     python benchmarks/check_search.py --files 300 --kills 3 --commit 32
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,16 +29,16 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from check_embed import ONE_THREAD, describe_machine
+from check_embed import describe_machine
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.embedding import DualEncoder, EncodingOptions, load_dual_encoder
 from clip_hf.search import EmbeddingIndex, FolderRefresh, folder_index, refresh_folder_index
-from clip_hf.utils.terminal_tables import draw_table
 
 
 SIZE = 64  # pixels of the model's pictures
 FILES_PER_FOLDER = 1000
+TIME_STEP = folder_index.TIME_STEP / 1e9 + 0.1  # seconds; younger files are read again
 
 
 def write_picture(path: Path, number: int) -> None:
@@ -129,18 +129,24 @@ def measure_changes(encoder: DualEncoder, photos: Path, index_folder: Path, file
     """Print the table; how many rows of it are wrong."""
     counted = ("added", "renamed", "edited", "removed", "unchanged", "read", "embedded")
     steps = changes(photos, files, min(100, files // 10))
-    rows, faults = [], 0
+    line, faults = "{:<16} {:>9} {:>12} {:>19}   {}", 0
+    print(
+        f"Index of {files:,} files",
+        line.format("run", "seconds", "files read", "pictures embedded", "counts"),
+        sep="\n",
+    )
     first = ("first run", lambda: None, {"added": files, "read": files, "embedded": files})
     for name, change, expected in (first, *steps):
         change()
+        time.sleep(TIME_STEP)
         result = refresh(encoder, photos, index_folder)
         found = {each: getattr(result, each) for each in counted if getattr(result, each)}
         is_right = found == expected and not result.skipped
         faults += not is_right
         shown = "as expected" if is_right else f"WRONG: {found}, not {expected}"
-        rows.append((name, f"{result.seconds:.2f}", f"{result.read:,}", f"{result.embedded:,}", shown))
-    columns = ("run", "seconds", "files read", "pictures embedded", "counts")
-    print(draw_table(f"Index of {files:,} files", columns, rows), flush=True)
+        print(
+            line.format(name, f"{result.seconds:.2f}", f"{result.read:,}", f"{result.embedded:,}", shown), flush=True
+        )
     return faults
 
 
@@ -148,44 +154,50 @@ def measure_changes(encoder: DualEncoder, photos: Path, index_folder: Path, file
 
 
 def rows_of(index_folder: Path) -> dict[str, tuple]:
-    """All that the index holds of each picture, its vector as bytes; none if there is no index."""
+    """What the index holds of each picture but when it was read, its vector as bytes; none if there is no index."""
     if not index_folder.exists():
         return {}
     index = EmbeddingIndex.open(index_folder)
     ids = index.ids().tolist()
-    metadata = (tuple(row.values()) for row in index.metadata().to_pylist())
+    metadata = (tuple(row.values()) for row in index.metadata().drop_columns("read").to_pylist())
     return {id_: (row.tobytes(), known) for id_, row, known in zip(ids, index.vectors(ids), metadata, strict=True)}
 
 
-def start_build(model: str, photos: Path, index_folder: Path, commit: int) -> subprocess.Popen:
-    """A process that builds the index, or goes on with it; its model is loaded when this returns."""
-    command = [sys.executable, __file__, "--build", model, str(photos), str(index_folder), "--commit", str(commit)]
-    process = subprocess.Popen(command, env=ONE_THREAD, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
+def start_build(encoder: DualEncoder, photos: Path, index_folder: Path) -> multiprocessing.Process:
+    """A process that builds the index, or goes on with it."""
+    process = multiprocessing.get_context("fork").Process(target=refresh, args=(encoder, photos, index_folder))
+    process.start()
     return process
 
 
-def kill_often(encoder: DualEncoder, model: str, folder: Path, options: argparse.Namespace) -> int:
+def kill_often(encoder: DualEncoder, folder: Path, options: argparse.Namespace) -> int:
     """Kill a build at random moments, compare what is there with the whole, and let it end; how many faults."""
     photos = folder / "photos"
     built = refresh(encoder, photos, folder / "whole.clip-index")
-    whole, longest = rows_of(built.index.folder), 2 * built.seconds / min(options.kills, 10)
+    whole, idle = rows_of(built.index.folder), refresh(encoder, photos, built.index.folder).seconds
+    # On average, the kills take the time of one build, and some of them see a commit.
+    longest = 2 * idle + 2 * built.seconds * max(1 / options.kills, options.commit / len(whole))
     draw, killed, faults, ends, lost = random.Random(0), 0, 0, 0, []
     index_folder = folder / "killed.clip-index"
-    for _ in range(options.kills):
+    for number in range(options.kills):
         before = len(rows_of(index_folder))
-        process = start_build(model, photos, index_folder, options.commit)
+        process = start_build(encoder, photos, index_folder)
         time.sleep(draw.uniform(0, longest))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
         rows = rows_of(index_folder)
-        faults += not rows.items() <= whole.items() or len(rows) < before
+        is_fault = not rows.items() <= whole.items() or len(rows) < before
+        faults += is_fault
         lost.append(len(rows) - before)
+        print(f"kill {number + 1}: {len(rows):,} rows, {'NOT CONSISTENT' if is_fault else 'consistent'}", flush=True)
         if len(rows) == len(whole):
             ends += 1
             shutil.rmtree(index_folder)
     there = len(rows_of(index_folder))
-    assert start_build(model, photos, index_folder, options.commit).wait() == 0
+    last = start_build(encoder, photos, index_folder)
+    last.join()
+    assert last.exitcode == 0
     same = rows_of(index_folder) == whole
     leftovers = [path.name for path in folder.iterdir() if path.name.startswith(".") and path.suffix != ".lock"]
     print(
@@ -207,16 +219,9 @@ def main() -> int:
     parser.add_argument(
         "--commit", type=int, default=folder_index.COMMIT_PICTURES, help="pictures in a commit (default: %(default)s)"
     )
-    parser.add_argument("--build", nargs=3, metavar=("MODEL", "PHOTOS", "INDEX"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder_index.COMMIT_PICTURES = options.commit
     torch.set_num_threads(1)  # equal bits need as many threads
-    if options.build:
-        model, photos, index_folder = options.build
-        encoder = load_dual_encoder(model, device="cpu")
-        print("ready", flush=True)
-        refresh(encoder, Path(photos), Path(index_folder))
-        return 0
     folder = Path(options.folder or tempfile.mkdtemp(prefix="check_search_"))
     try:
         print(describe_machine(), flush=True)
@@ -224,7 +229,7 @@ def main() -> int:
         write_pictures(folder / "photos", range(options.files))
         encoder = load_dual_encoder(model, device="cpu")
         faults = measure_changes(encoder, folder / "photos", folder / "photos.clip-index", options.files)
-        faults += kill_often(encoder, model, folder, options)
+        faults += kill_often(encoder, folder, options)
     finally:
         if not options.folder:
             shutil.rmtree(folder, ignore_errors=True)

@@ -61,7 +61,7 @@ def test_files_that_are_left_out_are_counted_by_ending(tmp_path, warnings):
     os.mkfifo(tmp_path / "f.png")
     assert len(load_pairs(tmp_path)) == 1
     no_file, by_ending = sorted(warnings)
-    assert no_file == f"1 file in {tmp_path} was left out, because they are no regular files: 1 .png."
+    assert no_file == f"1 file in {tmp_path} was left out, for being no regular file: 1 .png."
     assert by_ending.startswith(f"5 files in {tmp_path} were left out, by ending: 2 .txt,")
     assert all(text in by_ending for text in ("1 .mp4", "1 without", "1 .eps"))
 

@@ -38,6 +38,12 @@ def encoder(tiny_processor):
     return encoder
 
 
+@pytest.fixture(autouse=True)
+def no_recent_files(monkeypatch):
+    """Files that were just written count like old ones."""
+    monkeypatch.setattr(folder_index, "TIME_STEP", -1)
+
+
 @pytest.fixture
 def photos(tmp_path) -> Path:
     folder = tmp_path / "photos"
@@ -108,6 +114,7 @@ def test_rows_hold_what_is_known_of_the_files(refresh, photos):
     assert index.ids().tolist() == sorted(NAMES)
     (row,) = index.metadata(["sub/03.png"]).to_pylist()
     status = (photos / "sub/03.png").stat()
+    assert 0 <= time.time_ns() - row.pop("read") < 60e9
     assert row == {
         "name": "sub/03.png",
         "path": b"sub/03.png",

@@ -18,7 +18,7 @@ from ..data.row_shards import LIST_ENDING, shard_rows
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
 from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_source_index
-from ..search.index_places import is_index
+from ..search.index_places import check_index_folder, is_index, section_of
 from ..utils.json_files import read_json
 from .image_options import image_options
 
@@ -35,6 +35,7 @@ def find_index(options: argparse.Namespace, over: str = "images") -> tuple[Path 
             raise ValueError("SOURCE is an index itself: leave out --index.")
         return None, EmbeddingIndex.open(source)
     folder = default_index_folder(options.source, over) if options.index is None else Path(options.index)
+    check_index_folder(folder)
     if not is_index(folder):
         _check_source(options, source, over)
     return folder, EmbeddingIndex.open(folder) if is_index(folder) and not options.rebuild else None
@@ -57,13 +58,13 @@ def load_index_encoder(options: argparse.Namespace, index: EmbeddingIndex | None
     name, runtime, dtype = options.model, options.runtime, options.dtype
     described = _describe_embedded(options.source) if index is None else index.description
     if name is None and (index is not None or described):
-        model = described.get("model")
-        if not model:
-            raise ValueError(f"The index {index.folder} does not say which model made it: name it with --model.")
-        name = model["name"].removesuffix(f" ({model['runtime']}, {model['dtype']})")
+        model = section_of(described, "model")
+        if not {"name", "runtime", "dtype"} <= model.keys():
+            raise ValueError(f"The index of {options.source} does not say which model made it: name it with --model.")
+        name = str(model["name"]).removesuffix(f" ({model['runtime']}, {model['dtype']})")
         runtime, dtype = runtime or model["runtime"], dtype or model["dtype"]
-        stored = described.get("image_options", {})
-        images |= {key: value for key, value in stored.items() if images[key] is None}
+        stored = section_of(described, "image_options")
+        images |= {key: value for key, value in stored.items() if images.get(key) is None}
     name = name or DEFAULT_MODEL
     logging.disable_progress_bar()
     # The whole path, so that the index names its model wherever the next command is started.

@@ -2,7 +2,9 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Folders of images: which files count, and the text beside each; images are not decoded."""
 
+import errno
 import os
+import stat
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.wording import counted
 from .locations import stored_image
 from .skips import stop_if_exhausted
-from .texts import MOST_TEXT_BYTES, decode_text, unreadable_caption
+from .texts import MOST_TEXT_BYTES, decode_text, escaped, unreadable_caption
 
 
 logger = logging.get_logger(__name__)
@@ -55,21 +57,24 @@ def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     """The image files in each folder and its subfolders, sorted; hidden ones do not count.
 
     The log counts other files by reason and ending, except texts and JSON beside an image of the same name; those of
-    the folder `beside` the others, too.
+    the folder `beside` the others, too. Links to folders are not followed, but counted.
+
+    Raises:
+        OSError: if what is in a folder cannot be known.
     """
     images_by_folder: list[list[str]] = []
     left_out: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for folder in folders:
         paths = [path.absolute() for path in _files_below(folder)]
-        images = sorted(str(path) for path in paths if _ending(path) in IMAGE_ENDINGS and path.is_file())
+        images = sorted(str(path) for path in paths if _ending(path) in IMAGE_ENDINGS and _is_file(path))
         images_by_folder.append(images)
         known = {*images, *(f"{os.path.splitext(image)[0]}.{ending}" for image in images for ending in _SIDECARS)}
         for path in (path for path in paths if str(path) not in known):
-            left_out["by ending" if path.is_file() else "because they are no regular files"][_ending(path)] += 1
+            left_out[_reason(path)][_ending(path)] += 1
     if beside is not None:
         names = [path for path in beside.iterdir() if not path.is_dir() and not is_hidden(path.name)]
         if names:
-            left_out["because they lie beside the class folders"].update(map(_ending, names))
+            left_out["for lying beside the class folders"].update(map(_ending, names))
     for reason, endings in left_out.items():
         where = f"in {beside or ', '.join(map(str, folders))}"
         logger.warning(describe_left_out(endings, "file", where, reason))
@@ -78,7 +83,24 @@ def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
 
 def has_images(folder: Path) -> bool:
     """Whether there is an image file in the folder or its subfolders."""
-    return any(_ending(path) in IMAGE_ENDINGS and path.is_file() for path in _files_below(folder))
+    return any(_ending(path) in IMAGE_ENDINGS and _is_file(path) for path in _files_below(folder))
+
+
+def _is_file(path: Path) -> bool:
+    """Whether this is a regular file; OSError if that cannot be known."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+            return False
+        raise _unknown_files(error, str(path.parent)) from error
+
+
+def _reason(path: Path) -> str:
+    """Why a file, or a link to a folder, is left out."""
+    if _is_file(path):
+        return "by ending"
+    return "for being a link to a folder" if os.path.isdir(path) else "for being no regular file"
 
 
 def describe_left_out(left_out: Counter[str], noun: str, where: str, reason: str = "by ending") -> str:
@@ -95,22 +117,32 @@ def contiguous_parts(items: Sequence[Any], count: int) -> list[list[Any]]:
 
 
 def walk(folder: str | os.PathLike) -> Iterator[tuple[str, list[str], list[str]]]:
-    """As `os.walk`, but a folder that is there and cannot be read is an `OSError`: it is not empty."""
+    """As `os.walk`, but a folder that is there and cannot be read is an `OSError`: it is not empty.
+
+    One whose path is too long for the system is left out, and named.
+    """
 
     def refuse(error: OSError) -> None:
         if isinstance(error, FileNotFoundError):  # a class of other parts
             return
-        raise OSError(
-            error.errno, f"{error.strerror}: the folder {error.filename} cannot be read, so its files are unknown"
-        ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            logger.warning(f"The folder {escaped(str(error.filename))} is left out: its path is too long.")
+            return
+        raise _unknown_files(error, error.filename) from error
 
     return os.walk(folder, onerror=refuse)
 
 
+def _unknown_files(error: OSError, folder: str) -> OSError:
+    return OSError(error.errno, f"{error.strerror}: the folder {folder} cannot be read, so its files are unknown")
+
+
 def _files_below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its subfolders, and links to folders."""
     for parent, folders, names in walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
         yield from (Path(parent, name) for name in names if not is_hidden(name))
+        yield from (path for path in (Path(parent, name) for name in folders) if os.path.islink(path))
 
 
 def _ending(path: Path) -> str:

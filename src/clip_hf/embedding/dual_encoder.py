@@ -35,14 +35,14 @@ _IMAGE_OPTIONS = ("background_color", "apply_exif_orientation", "high_bit_depth"
 
 
 class NotFiniteError(ValueError):
-    """Features hold NaN or infinite values; `row` is the first row that does."""
+    """Features hold NaN or infinite values; `row` is the first row that does, and of images, `features` are all."""
 
-    def __init__(self, row: int, what: str):
+    def __init__(self, row: int, what: str, features: torch.Tensor | None = None):
         super().__init__(
             f"The features of {what} hold NaN or infinite values: the model's weights are damaged, or they overflow "
             "in half precision; in that case use float32."
         )
-        self.row = row
+        self.row, self.features = row, features
 
 
 class DualEncoder(ABC):
@@ -272,7 +272,7 @@ class DualEncoder(ABC):
         features = self._finish(features, projected)
         row = first_not_finite(features)
         if row is not None:
-            raise NotFiniteError(first + row, f"image {first + row}")
+            raise NotFiniteError(first + row, f"image {first + row}", features)
         return features
 
     def text_batches(self, texts: Sequence[str]) -> Iterator[tuple[list[int], torch.Tensor]]:

@@ -43,11 +43,13 @@ def encode_ahead(
     projected: bool,
     num_threads: int,
     may_skip: bool = True,
+    may_be_nan: bool = False,
 ) -> Iterator[FeatureBatch]:
     """Encode batches, each the places of its items and the items, while threads prepare at most `num_threads` more.
 
     Batches are read in the caller's thread, images and `get_image` in the others. Without `may_skip`, an image that
     cannot be read is a ValueError. Where no image of a batch can be read, its features have the shape (0, 0).
+    `NotFiniteError` says that the model gives NaN or infinite values; with `may_be_nan`, they are among the features.
     """
 
     def prepare(places: Sequence[int], items: list[Any]) -> tuple:
@@ -62,8 +64,11 @@ def encode_ahead(
                 try:
                     features = encoder.encode_images(inputs, projected=projected).numpy()
                 except NotFiniteError as error:
-                    row = places[kept[error.row]]
-                    raise NotFiniteError(row, f"the image of row {row}") from error
+                    if may_be_nan:
+                        features = error.features.numpy()
+                    else:
+                        row = places[kept[error.row]]
+                        raise NotFiniteError(row, f"the image of row {row}") from error
             read = np.array([places[index] for index in kept], np.int64)
             yield FeatureBatch(read, [items[index] for index in kept], features, list(skipped.values()))
 

@@ -190,8 +190,9 @@ def _move_group(
     paths = {id_: report.folder / name for id_, name in names.items()}
     root = os.path.realpath(report.folder)
     places: dict[int | str, Path] = {}
-    if any(os.path.realpath(paths[id_]) != os.path.join(root, names[id_]) for id_ in ids):
-        report.stayed.extend((str(paths[id_]), "its group has symbolic links") for id_ in group.others)
+    if any(os.path.isabs(names[id_]) or os.path.realpath(paths[id_]) != os.path.join(root, names[id_]) for id_ in ids):
+        reason = "its group has symbolic links, or pictures outside the folder"
+        report.stayed.extend((str(paths[id_]), reason) for id_ in group.others)
         return places
     if _has_changed(paths[group.kept], rows[group.kept]):
         reason = f"the picture to keep, {paths[group.kept]}, is gone or changed since the index saw it"

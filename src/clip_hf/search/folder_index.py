@@ -4,20 +4,25 @@
 
 A file whose name, size and time of change are those of its row is not opened. Of any other the bytes are digested; a
 digest that is known brings its vector along, so renamed, copied and touched files are not embedded. Every 1,024
-pictures are one commit; a run that is killed loses at most that.
+pictures, or every 20 seconds, there is a commit; a run that is killed loses at most what came after the last one.
+
+File systems note times in steps of up to 2 seconds. A file that was written so shortly before it was read may be
+written again without another time, so the next run digests it again, as git does. The time of change is believed
+otherwise: a program that writes a file of the same size and sets its old time goes unnoticed.
 
 Vectors are rounded to float16 as `clip-hf embed` rounds them. A model whose features depend on their batch
 (`DualEncoder.depends_on_batch`: a quantised one) gives a picture another vector alone than among others; the index
 keeps that of the run which saw it first.
 """
 
+import errno
 import itertools
 import os
 import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,28 +31,36 @@ import numpy as np
 import pyarrow as pa
 from transformers.utils import logging
 
+from _clip_hf_cli.control_characters import escape_controls
+
 from ..data.decoding import skipped_image
 from ..data.image_folders import images_in
 from ..data.skips import SkipCounter, SkippedRow, stop_if_exhausted
 from ..data.texts import escaped, is_utf8
-from ..embedding.dual_encoder import DualEncoder
+from ..embedding.dual_encoder import DualEncoder, NotFiniteError
 from ..embedding.encoding_ahead import FeatureBatch, encode_ahead, run_ahead, skip_examples
 from ..embedding.encoding_options import EncodingOptions
 from ..embedding.part_worker import describe_file
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS, UnreadableImage, fetch_file
-from ..utils.wording import counted
+from ..utils.wording import counted, escape_name
 from .embedding_index import EmbeddingIndex
 from .index_places import (
     INDEX_ENDINGS,
     OtherIndexError,
+    UnwritableIndex,
     build_beside,
     check_description,
     check_index_folder,
     describe_index,
+    drop_rebuild,
     is_index,
     locked_index,
+    naming_index,
+    real_index,
+    real_source,
+    section_of,
 )
-from .index_segments import IndexManifest
+from .index_segments import SEGMENTS, IndexManifest
 from .unreadable_files import FileState, UnreadableFiles
 
 
@@ -60,13 +73,18 @@ FOLDER_SCHEMA = pa.schema(
         ("digest", pa.string()),  # BLAKE2b of the file's bytes, 32 hexadecimal digits
         ("bytes", pa.int64()),
         ("modified", pa.int64()),  # nanoseconds
+        ("read", pa.int64()),  # nanoseconds
         ("width", pa.int64()),  # as stored, before any EXIF orientation
         ("height", pa.int64()),
     ]
 )
 COMMIT_PICTURES = 1024
-"""Pictures in a commit: what a crash may cost."""
+"""Pictures in a commit, unless it takes longer than this many seconds to embed them: what a crash may cost."""
+COMMIT_SECONDS = 20.0
+TIME_STEP = 2_000_000_000
+"""Nanoseconds: the largest step in which file systems note times."""
 _FILES_PER_READ = 16
+_NO_NUMBERS = "the model gives no numbers for it (NaN, infinite values or zeros)."
 _MOST_REMOVED = 0.25
 """Above this share of removed rows an index is compacted; small commits are merged by the index itself."""
 _LOOKS_ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
@@ -88,6 +106,8 @@ class FolderRefresh:
         read (`int`): Files that were opened.
         embedded (`int`): Pictures that passed the model.
         seconds (`float`): Time that it took.
+        stale (`str`, *optional*): Why the index could not be written, so that it is as it was. The other counts are 0
+            then.
     """
 
     index: EmbeddingIndex
@@ -101,9 +121,13 @@ class FolderRefresh:
     read: int
     embedded: int
     seconds: float
+    stale: str | None = None
 
     def describe(self) -> str:
         """One sentence: how many pictures there are, and what has changed."""
+        pictures = f"{counted(len(self.index), 'picture')} of {escaped(str(self.folder))}"
+        if self.stale is not None:
+            return f"{pictures}. The index cannot be brought up to date ({self.stale}): searching it as it was."
         counts = {
             "added": self.added,
             "renamed or copied": self.renamed,
@@ -112,9 +136,7 @@ class FolderRefresh:
             "left out": len(self.skipped),
         }
         changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing has changed"
-        return (
-            f"{counted(len(self.index), 'picture')} of {escaped(str(self.folder))} ({changes}; {self.seconds:.1f} s)."
-        )
+        return f"{pictures} ({changes}; {self.seconds:.1f} s)."
 
 
 def refresh_folder_index(
@@ -128,12 +150,15 @@ def refresh_folder_index(
 
     - Only new content is embedded; files of known name, size and time of change are not even opened.
     - Which files count is as in training and `clip-hf embed`: image endings, nothing hidden; the log counts others.
-    - Every 1,024 pictures are one commit. Run it again after a crash: it goes on from there.
+    - Every 1,024 pictures, or every 20 seconds, there is a commit. Run it again after a crash: it goes on from there.
     - A second process waits for the first.
+    - An index that is there, but may not be written by this user, is opened as it is; the result says so.
+    - Pictures for which the model gives no numbers (NaN or zeros) are left out as unreadable ones are.
 
     Args:
         encoder (`DualEncoder`): The model.
-        folder (`str` or `os.PathLike`): The pictures, in any depth.
+        folder (`str` or `os.PathLike`): The pictures, in any depth. A link to the folder is the same; links to
+            folders in it are not followed.
         index_folder (`str` or `os.PathLike`): The index, one row a picture. Its id is the path relative to `folder`,
             in which bytes that are not UTF-8 are escaped.
         encoding (`EncodingOptions`, *optional*): Batches, threads, progress, and the share of unreadable pictures that
@@ -144,14 +169,28 @@ def refresh_folder_index(
 
     Raises:
         OSError: if the folder cannot be read, is gone, or is empty though the index has rows (a drive that is not
-            mounted), or the index cannot be written. The index stays as it is.
+            mounted), or there is no index and none can be written. The index stays as it is.
         ValueError: if there is no picture, none can be read, or too many cannot; or if the index is of another model,
             other image options or another folder.
     """
-    folder, index_folder = _absolute(folder), _absolute(index_folder)
-    with locked_index(index_folder):
-        check_index_folder(index_folder, folder)
-        return _refresh(encoder, folder, index_folder, index_folder, encoding or EncodingOptions())
+    folder, index_folder = real_source(folder), real_index(index_folder)
+    try:
+        with locked_index(index_folder):
+            check_index_folder(index_folder, folder)
+            refresh = _refresh(encoder, folder, index_folder, index_folder, encoding or EncodingOptions())
+            drop_rebuild(refresh.index)
+            return refresh
+    except UnwritableIndex as error:
+        if not is_index(index_folder):
+            raise
+        return _open_stale(encoder, folder, index_folder, os.strerror(error.errno))
+
+
+def _open_stale(encoder: DualEncoder, folder: Path, index_folder: Path, reason: str) -> FolderRefresh:
+    """The index as it was."""
+    index = EmbeddingIndex.open(index_folder)
+    _check_same(index, _description(encoder, folder), index_folder)
+    return FolderRefresh(index, folder, 0, 0, 0, 0, len(index), [], 0, 0, 0.0, reason)
 
 
 def rebuild_folder_index(
@@ -166,16 +205,12 @@ def rebuild_folder_index(
     Arguments, result and errors are those of [`refresh_folder_index`], but no index is refused because of its model. A
     run that was killed goes on.
     """
-    folder, index_folder = _absolute(folder), _absolute(index_folder)
+    folder, index_folder = real_source(folder), real_index(index_folder)
     encoding = encoding or EncodingOptions()
     with locked_index(index_folder):
         check_index_folder(index_folder, folder)
         refresh = build_beside(index_folder, lambda fresh: _refresh(encoder, folder, fresh, index_folder, encoding))
         return replace(refresh, index=EmbeddingIndex.open(index_folder))
-
-
-def _absolute(folder: str | os.PathLike) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(folder)))
 
 
 def row_id(name: str) -> str:
@@ -194,19 +229,23 @@ def _description(encoder: DualEncoder, folder: Path) -> dict[str, Any]:
     )
 
 
-def _check_same(index: EmbeddingIndex, expected: dict[str, Any], index_folder: Path) -> None:
-    """OtherIndexError if an index is not the one that is described; the folder and its index may be moved together."""
+def _check_same(index: EmbeddingIndex, expected: dict[str, Any], index_folder: Path) -> bool:
+    """Whether an index is the one that is described, and not one that was moved together with its folder.
+
+    Raises:
+        OtherIndexError: if it is neither.
+    """
     check_description(index, expected)
-    there, given = index.description.get("source", {}), expected["source"]
+    there, given = section_of(index.description, "source"), expected["source"]
     if there == given:
-        return
+        return True
     is_beside = str(index_folder) == given["location"] + INDEX_ENDINGS["images"]
     if there.get("kind") != given["kind"] or not is_beside:
         raise OtherIndexError(
             f"{index_folder} is the index of {there.get('location', 'something else')}, not of {given['location']}. "
             "Name another folder for the index (--index), or build it anew (--rebuild)."
         )
-    index.change(description=expected)
+    return False
 
 
 def _refresh(
@@ -218,7 +257,9 @@ def _refresh(
     index = None
     if is_index(index_folder):
         index = EmbeddingIndex.open(index_folder)
-        _check_same(index, described, final_folder)
+        if not _check_same(index, described, final_folder):
+            with naming_index(final_folder):
+                index.change(description=described)
     if not files:
         if index is not None and len(index):
             raise OSError(
@@ -227,9 +268,10 @@ def _refresh(
             )
         raise ValueError(f"{folder} holds no pictures; their endings are {', '.join(sorted(IMAGE_ENDINGS))}.")
     if index is None:
-        index = EmbeddingIndex.create(
-            index_folder, encoder.projection_dim, id_type=str, columns=FOLDER_SCHEMA, description=described
-        )
+        with naming_index(final_folder):
+            index = EmbeddingIndex.create(
+                index_folder, encoder.projection_dim, id_type=str, columns=FOLDER_SCHEMA, description=described
+            )
     work = _FolderWork(encoder, folder, files, index, encoding)
     work.run()
     _compact_if_worth_it(index)
@@ -240,7 +282,10 @@ def _compact_if_worth_it(index: EmbeddingIndex) -> None:
     segments = IndexManifest.read(index.folder).segments
     stored, removed = (sum(getattr(segment, name) for segment in segments) for name in ("rows", "removed"))
     if removed > _MOST_REMOVED * stored:
-        index.compact()
+        try:
+            index.compact()
+        except OSError as error:  # all rows are there
+            logger.warning(f"The index {index.folder} is not compacted: {error}.")
 
 
 def _list_files(folder: Path) -> dict[str, FileState]:
@@ -260,8 +305,9 @@ def _list_files(folder: Path) -> dict[str, FileState]:
     for path in paths:
         try:
             files[row_id(path[start:])] = FileState.of(path, path[start:])
-        except FileNotFoundError:
-            continue
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                raise
     _check_there(folder, files)
     return files
 
@@ -284,6 +330,7 @@ class _Picture:
     state: FileState
     data: bytes | None = None
     known: dict[str, Any] = field(default_factory=dict)  # digest, bytes, width and height
+    read: int = 0  # when, in nanoseconds
     problem: SkippedRow | None = None  # why its bytes are not there
 
     @property
@@ -298,7 +345,8 @@ class _Picture:
 
     def left_out(self, skipped: SkippedRow) -> SkippedRow:
         """Why it is left out, in words that name the file and no row."""
-        message = skipped.message.replace(f"The image of {skipped.where} ({skipped.name})", self.id, 1)
+        named = escape_controls(f"The image of {skipped.where} ({skipped.name})")
+        message = skipped.message.replace(named, escape_name(self.id), 1)
         return SkippedRow(skipped.kind, "picture", message, self.id)
 
 
@@ -319,9 +367,10 @@ class _FolderWork:
     ):
         self.encoder, self.folder, self.files, self.index, self.encoding = encoder, folder, files, index, encoding
         table = index.metadata()
-        columns = (table[name].to_pylist() for name in ("bytes", "modified", "digest"))
+        columns = (table[name].to_pylist() for name in ("path", "bytes", "modified", "read", "digest"))
         self.rows = dict(zip(index.ids().tolist(), zip(*columns), strict=True))
         self.digests = {id_: digest for id_, (*_, digest) in self.rows.items()}
+        self.num_before, self.last_commit = len(index), time.monotonic()
         self.known_digests = frozenset(self.digests.values())
         # Where the vector of a digest is: in the index, under this id; held here, because its row is gone or not yet
         # there; or on its way through the model, for these pictures.
@@ -342,15 +391,23 @@ class _FolderWork:
     def run(self) -> None:
         """Do all that there is to do."""
         todo = [_Picture(id_, state) for id_, state in self.files.items() if self._is_new(id_, state)]
-        threads = self.encoding.num_threads
+        threads, place = self.encoding.num_threads, self.index.folder
+        if todo and not (os.access(place, os.W_OK) and os.access(place / SEGMENTS, os.W_OK)):  # known before the work
+            raise UnwritableIndex(errno.EACCES, f"{os.strerror(errno.EACCES)}: the index {place} cannot be written")
         with self.encoding.progress_bar(escaped(self.folder.name), "pictures", len(todo)) as self.bar:
             batches = self._batches(todo)
-            encoded = encode_ahead(self.encoder, batches, _Picture.take_data, projected=True, num_threads=threads)
-            with closing(encoded):
-                for batch in encoded:
-                    self._take(batch)
-                    self._commit_if_due()
-        self._commit(last=True)
+            encoded = encode_ahead(
+                self.encoder, batches, _Picture.take_data, projected=True, num_threads=threads, may_be_nan=True
+            )
+            try:
+                with closing(encoded):
+                    for batch in encoded:
+                        self._take(batch)
+                        self._commit_if_due()
+                self._commit(last=True)
+            except BaseException:
+                self._keep_what_is_ready()
+                raise
         self.skipped += self.unreadable.remembered(self.files)
         if not len(self.index):
             raise ValueError(f"No picture of {self.folder} can be read: {self.skipped[0].message}")
@@ -380,7 +437,10 @@ class _FolderWork:
         row = self.rows.get(id_)
         if row is None:
             return not self.unreadable.is_known(id_, state)
-        return row[:2] != (state.bytes, state.modified)
+        path, size, modified, read, _ = row
+        if (path, size, modified) != (os.fsencode(state.name), state.bytes, state.modified):
+            return True
+        return abs(read - modified) <= TIME_STEP
 
     def _batches(self, todo: list[_Picture]) -> Iterator[tuple[range, list[_Picture]]]:
         """Batches of the pictures that the model must see; the others are settled on the way."""
@@ -405,7 +465,7 @@ class _FolderWork:
     def _read(self, pictures: list[_Picture]) -> list[_Picture]:
         """Read files, each in the state that is noted of it."""
         for picture in pictures:
-            path = Path(self.folder, picture.state.name)
+            path, picture.read = Path(self.folder, picture.state.name), time.time_ns()
             try:
                 picture.state = FileState.of(path, picture.state.name)
                 picture.data = fetch_file(path, self.encoder.image_limits)
@@ -444,7 +504,16 @@ class _FolderWork:
         """Settle the pictures of a batch that has passed the model, and those of the same content."""
         pictures = self.underway.popleft()
         self.embedded += len(batch.items)
-        for picture, vector in zip(batch.items, batch.features, strict=True):
+        has_numbers = np.isfinite(batch.features).all(axis=1) & batch.features.any(axis=1)
+        if len(batch.items) > 1 and not has_numbers.any() and not (len(self.index) or self.ready):
+            raise NotFiniteError(0, f"{batch.items[0].id} and all others so far")
+        for picture, vector, is_whole in zip(batch.items, batch.features, has_numbers, strict=True):
+            if not is_whole:
+                problem = SkippedRow(
+                    "no numbers", "picture", f"{picture.id} cannot be used: {_NO_NUMBERS}", picture.id
+                )
+                self._leave_out(self.expected.pop(picture.digest), problem, is_content=True)
+                continue
             self.fresh[picture.digest] = vector
             for each in self.expected.pop(picture.digest):
                 self._settle(each)
@@ -482,8 +551,20 @@ class _FolderWork:
                 self.broken.append(picture.id)
 
     def _commit_if_due(self) -> None:
-        if len(self.ready) >= COMMIT_PICTURES:
+        is_time = self.ready and time.monotonic() - self.last_commit >= COMMIT_SECONDS
+        if is_time or len(self.ready) >= COMMIT_PICTURES:
             self._commit()
+
+    def _keep_what_is_ready(self) -> None:
+        """After an error or Ctrl-C: commit the batches that are whole, and say how many pictures are kept."""
+        with suppress(Exception):  # the error that came first tells more
+            self._commit()
+        kept = len(self.index) - self.num_before
+        if kept > 0:
+            logger.warning(
+                f"Stopped. {counted(kept, 'new picture')} of {escaped(str(self.folder))} stay in the index, and the "
+                "next run goes on from there."
+            )
 
     def _commit(self, last: bool = False) -> None:
         """Write what is ready; with the last of it, remove what is gone."""
@@ -496,15 +577,18 @@ class _FolderWork:
             replaced = [picture.id for picture in ready if picture.id in self.digests]
             for id_, vector in zip(replaced, self.index.vectors(replaced), strict=True):
                 self.held[self.digests[id_]] = vector
-            rows = [{**picture.known, **picture.state.columns(picture.id)} for picture in ready]
+            rows = [{**each.known, **each.state.columns(each.id), "read": each.read} for each in ready]
             table = pa.Table.from_pylist(rows, FOLDER_SCHEMA)
             ids = [picture.id for picture in ready]
-            self.index.change(add=(vectors, ids, table) if ready else None, remove=[*replaced, *removed])
+            with naming_index(self.index.folder):
+                self.index.change(add=(vectors, ids, table) if ready else None, remove=[*replaced, *removed])
             for picture in ready:
                 self.digests[picture.id] = picture.digest
                 self.ids[picture.digest] = picture.id
             self.fresh.clear()
-        self.unreadable.write(self.files)
+        with naming_index(self.index.folder):
+            self.unreadable.write(self.files)
+        self.last_commit = time.monotonic()
         self.skips.add([], num_used=len(ready))
         self.skips.check()
 

@@ -4,6 +4,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,9 +19,10 @@ from ..embedding.destination_errors import NO_LOCKS
 from ..embedding.dual_encoder import DualEncoder
 from ..embedding.job_manifest import describe_encoder, find_differences
 from ..embedding.part_files import SECTIONS
-from ..utils.atomic import move_into_place, remove_folder, sync_folder
+from ..utils.atomic import clear_leftovers, move_into_place, remove_folder, sync_folder, take_over
+from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
-from .index_segments import MANIFEST
+from .index_segments import FORMAT_NAME, MANIFEST, SEGMENTS, IndexManifest
 
 
 logger = logging.get_logger(__name__)
@@ -28,7 +30,17 @@ T = TypeVar("T")
 
 MODALITIES = ("images", "texts")
 INDEX_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index"}
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REFUSED = (*_READ_ONLY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
+_MOST_NAME_BYTES = 190
+"""So that names of locks and temporary files, which are longer, have less than 255."""
+EMBEDDED = "embedded"
+"""The folder in an index that holds the embeddings of its source."""
+UNREADABLE = "unreadable.json"
+"""The file in the index of a folder that names the pictures without a row."""
+_CONTENT = re.compile(
+    rf"\.?({'|'.join(map(re.escape, (MANIFEST, SEGMENTS, EMBEDDED, UNREADABLE)))})(\..*)?|write\.lock|\.DS_Store"
+)
 
 
 def check_over(over: str) -> str:
@@ -42,7 +54,8 @@ def default_index_folder(source: Any, over: str = "images") -> Path:
     """Where the index of a source lies unless another folder is named: beside the source.
 
     Args:
-        source (`str` or `os.PathLike`): A folder or file; `photos`, `photos/` and, in it, `.` are the same.
+        source (`str` or `os.PathLike`): A folder or file; `photos`, `photos/`, a link to it and, in it, `.` are the
+            same.
         over (`str`, *optional*, defaults to `"images"`): What is indexed, `"images"` or `"texts"`.
 
     Returns:
@@ -53,26 +66,60 @@ def default_index_folder(source: Any, over: str = "images") -> Path:
             or the root of a file system.
     """
     check_over(over)
-    text = os.path.expanduser(os.fspath(source)) if isinstance(source, str | os.PathLike) else ""
-    path = Path(os.path.abspath(text))
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    path = real_source(text)
     if not text.strip() or "://" in text or "::" in text or not path.name or not path.parent.is_dir():
         shown = escaped(repr(source)[:80])
         raise ValueError(f"There is no place beside {shown} for its index; name a folder for it (--index).")
     return path.with_name(path.name + INDEX_ENDINGS[over])
 
 
+def real_source(source: str | os.PathLike) -> Path:
+    """The whole path of a source: of a folder without links, of a file as it is called."""
+    path = os.path.expanduser(source)
+    return Path(os.path.realpath(path) if os.path.isdir(path) else os.path.abspath(path))
+
+
+def real_index(folder: str | os.PathLike) -> Path:
+    """The whole path of an index, without links: it is replaced where it lies."""
+    return Path(os.path.realpath(os.path.expanduser(folder)))
+
+
 def is_index(folder: Path) -> bool:
-    """Whether a folder holds an index."""
-    return (folder / MANIFEST).is_file()
+    """Whether a folder holds an index: its manifest says so. Other programs call their files `index.json`, too."""
+    if not os.path.isfile(folder / MANIFEST):
+        return False
+    try:
+        return read_json(folder / MANIFEST, dict).get("format") == FORMAT_NAME
+    except ValueError:
+        return os.path.isdir(folder / SEGMENTS)  # a damaged one, which says so when it is opened
+
+
+def _remove_index(folder: Path) -> None:
+    _check_only_index(folder)
+    remove_folder(folder)
+
+
+def _check_only_index(folder: Path) -> None:
+    """ValueError if a folder holds anything but an index, which goes when it is replaced."""
+    names = sorted(os.listdir(folder)) if os.path.lexists(folder) else []
+    foreign = [name for name in names if not _CONTENT.fullmatch(name)]
+    if foreign or (names and not is_index(folder)):
+        raise ValueError(
+            f"{folder} holds other things than an index ({escaped(', '.join(foreign or names)):.200}), so it is not "
+            "replaced. Move them, or name another folder for the index (--index)."
+        )
 
 
 def check_index_folder(index_folder: Path, source: Path | None = None) -> None:
     """ValueError if an index must not be written to a folder: it holds something else, or lies among the pictures."""
-    if index_folder.exists() and not is_index(index_folder):
-        if not index_folder.is_dir() or any(index_folder.iterdir()):
+    if os.path.lexists(index_folder) and not is_index(index_folder):
+        names = sorted(os.listdir(index_folder)) if index_folder.is_dir() else []
+        if names or not index_folder.is_dir():
+            holds = f" ({escaped(', '.join(names)):.200})" if names else ""
             raise ValueError(
-                f"{index_folder} is no index, and not empty; nothing is written there. Name another folder for the "
-                "index (--index)."
+                f"{index_folder} is no index, and not empty{holds}; nothing is written there. Name another folder for "
+                "the index (--index)."
             )
     if source is None:
         return
@@ -88,13 +135,37 @@ class OtherIndexError(ValueError):
     """An index is of another model, source or kind than the one that is meant."""
 
 
+class UnwritableIndex(OSError):
+    """An index cannot be written where it lies; it may still be read."""
+
+
+@contextmanager
+def naming_index(index_folder: Path) -> Iterator[None]:
+    """Say of an error in writing an index that this user must not, or cannot, write there: `UnwritableIndex`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        raise UnwritableIndex(error.errno, f"{error.strerror}: the index {index_folder} cannot be written") from error
+
+
 @contextmanager
 def locked_index(index_folder: Path) -> Iterator[None]:
     """Let one process at a time bring an index up to date; the others wait, and say so.
 
+    What killed processes left is settled before: a rebuild that had set the old index aside, but not yet put the new
+    one there, is undone. An index that the user has removed does not come back.
+
     Raises:
         OSError: if there is no place for the index; it names the option that says another one.
     """
+    if len(os.fsencode(index_folder.name)) > _MOST_NAME_BYTES:
+        raise OSError(
+            errno.ENAMETOOLONG,
+            f"The name of the index {index_folder} is too long: it may have {_MOST_NAME_BYTES} bytes. Name another "
+            "folder for it (--index)",
+        )
     lock = FileLock(index_folder.with_name(f".{index_folder.name}.lock"))
     try:
         index_folder.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +177,8 @@ def locked_index(index_folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _REFUSED:
             hint = " To search it as it is, give the index itself as the source." if is_index(index_folder) else ""
-            raise OSError(
+            kind = UnwritableIndex if error.errno in _READ_ONLY else OSError
+            raise kind(
                 error.errno,
                 f"{error.strerror}: the index {index_folder} cannot be written there. Name another folder for it "
                 f"(--index).{hint}",
@@ -114,12 +186,39 @@ def locked_index(index_folder: Path) -> Iterator[None]:
         if error.errno not in NO_LOCKS:  # without locks, the index still takes one change at a time
             raise
     try:
+        with naming_index(index_folder):
+            _settle_leftovers(index_folder)
         yield
     finally:
-        if lock.is_locked:
-            with suppress(OSError):  # Windows keeps files that are open
-                os.unlink(lock.lock_file)  # before it is released, so that the next process makes its own
-        lock.release()
+        try:
+            if lock.is_locked:
+                with suppress(OSError):  # Windows keeps files that are open
+                    os.unlink(lock.lock_file)  # before it is released, so that the next process makes its own
+        finally:
+            lock.release()
+
+
+def _rebuild_folder(index_folder: Path) -> Path:
+    return index_folder.with_name(f".{index_folder.name}.rebuild")
+
+
+def _settle_leftovers(index_folder: Path) -> None:
+    """Remove what killed processes left, or put back an index that was set aside for a new one that did not come."""
+    fresh = _rebuild_folder(index_folder)
+    if not os.path.lexists(index_folder) and not fresh.exists():
+        # The new index did come, and the user has removed it.
+        while (aside := take_over(index_folder)) is not None:
+            remove_folder(aside, index_folder)
+    clear_leftovers(fresh)
+    clear_leftovers(index_folder)
+
+
+def drop_rebuild(index: EmbeddingIndex) -> None:
+    """Remove what a killed rebuild left beside an index that is up to date, unless it was for another model."""
+    fresh = _rebuild_folder(index.folder)
+    with suppress(OSError, ValueError):
+        if is_index(fresh) and IndexManifest.read(fresh).description == index.description:
+            _remove_index(fresh)
 
 
 def build_beside(index_folder: Path, build: Callable[[Path], T]) -> T:
@@ -133,15 +232,22 @@ def build_beside(index_folder: Path, build: Callable[[Path], T]) -> T:
     Returns:
         What `build` returns.
     """
-    fresh = index_folder.with_name(f".{index_folder.name}.rebuild")
+    fresh = _rebuild_folder(index_folder)
+    _check_only_index(index_folder)
+    if is_index(fresh):
+        try:
+            EmbeddingIndex.open(fresh)
+        except ValueError:  # damaged
+            _remove_index(fresh)
     try:
         result = build(fresh)
     except OtherIndexError:
         if not fresh.exists():
             raise
-        remove_folder(fresh)
+        _remove_index(fresh)
         result = build(fresh)
     sync_folder(fresh)
+    _check_only_index(index_folder)
     move_into_place(fresh, index_folder)
     return result
 
@@ -153,8 +259,18 @@ def describe_index(encoder: DualEncoder, source: Mapping[str, Any], over: str) -
 
 def differences_of(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """In what two descriptions differ: model, its versions and image options, and what they are over."""
-    described = [{**each, "options": {"over": each.get("over")}} for each in (found, expected)]
-    return find_differences(*described, [section for section in SECTIONS if section != "source"])
+    sections = [section for section in SECTIONS if section not in ("source", "options")]
+    described = [
+        {**{section: section_of(each, section) for section in sections}, "options": {"over": each.get("over")}}
+        for each in (found, expected)
+    ]
+    return find_differences(*described, [*sections, "options"])
+
+
+def section_of(description: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A part of a description, such as `"source"`; empty where there is none."""
+    section = description.get(name)
+    return section if isinstance(section, Mapping) else {}
 
 
 def check_description(index: EmbeddingIndex, expected: Mapping[str, Any]) -> None:
@@ -177,4 +293,4 @@ def check_description(index: EmbeddingIndex, expected: Mapping[str, Any]) -> Non
 
 def model_name(description: Mapping[str, Any]) -> str:
     """The name of the model in a description."""
-    return description.get("model", {}).get("name", "an unknown model")
+    return section_of(description, "model").get("name", "an unknown model")

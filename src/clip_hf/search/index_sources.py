@@ -25,6 +25,7 @@ from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
 from .folder_index import FolderRefresh, rebuild_folder_index, refresh_folder_index
 from .index_places import (
+    EMBEDDED,
     INDEX_ENDINGS,
     OtherIndexError,
     build_beside,
@@ -37,11 +38,12 @@ from .index_places import (
     is_index,
     locked_index,
     model_name,
+    real_index,
+    real_source,
+    section_of,
 )
 
 
-EMBEDDED = "embedded"
-"""The folder in an index that holds the embeddings of its source."""
 _KINDS = {"images": IMAGES, "texts": TEXTS}
 _READ_IN_ORDER = ("tar", "stream")  # a row in the middle costs all before it
 _IMAGE_COLUMNS = ("name", "digest", "bytes", "width", "height")
@@ -69,22 +71,28 @@ class SourceIndex:
     def picture(self, id_: int | str) -> Path | bytes | None:
         """The picture of a row as `open_image` takes it: a file or its bytes.
 
-        None where it is not at hand: members of tars, rows of streams, URLs, and files that are gone.
+        None where it is not at hand: members of tars, rows of streams, URLs, files that are gone, and names that lead
+        out of the source's folder.
 
         Raises:
             ValueError: if there is no such id.
         """
         row = next(iter(self.index.metadata([id_]).to_pylist()), {})  # an index may have no columns
-        name = os.fsdecode(row["path"]) if row.get("path") is not None else row.get("name")
-        if name and "\0" not in name and "://" not in name and (self.folder is not None or os.path.isabs(name)):
+        is_below = row.get("path") is not None  # the folder, always
+        name = os.fsdecode(row["path"]) if is_below else row.get("name")
+        if name and "\0" not in name and "://" not in name and not (is_below and os.path.isabs(name)):
+            is_inside = os.path.isabs(name) or ".." not in Path(name).parts
             path = Path(self.folder or "", name)
-            if path.is_file():
+            if is_inside and (self.folder is not None or os.path.isabs(name)) and os.path.isfile(path):
                 return path
         if self.rows is None or self.rows.kind in _READ_IN_ORDER:
             return None
         read = self.rows.shards[row["shard"]].read(row["row"], row["row"] + 1)
         image = next(iter(read), {}).get(self.image_column)
-        image = image.get("bytes") if isinstance(image, dict) else image
+        if isinstance(image, dict):
+            image = image.get("path") if image.get("bytes") is None else image["bytes"]
+        if isinstance(image, str):  # of a dataset in memory, relative to the working directory
+            return Path(image) if os.path.isfile(image) else None
         return image if isinstance(image, bytes) else None
 
 
@@ -126,11 +134,10 @@ def open_source_index(
     """
     check_over(over)
     columns, encoding = columns or RowColumns(), encoding or EncodingOptions()
-    path = Path(os.path.abspath(os.path.expanduser(source))) if isinstance(source, str | os.PathLike) else None
+    path = real_source(source) if isinstance(source, str | os.PathLike) else None
     if path is not None and is_index(path):
         return _open_as_it_is(path, encoder, over, rebuild)
-    place = Path(os.path.abspath(os.path.expanduser(index_folder))) if index_folder else None
-    place = place or default_index_folder(source, over)
+    place = real_index(index_folder or default_index_folder(source, over))
     if path is not None and _is_embedded(path):
         check_no_columns(columns, f"The folder of embeddings {path}")
         return _open_embedded(path, encoder, place, over, rebuild)
@@ -160,7 +167,7 @@ def _is_embedded(path: Path) -> bool:
 def is_folder_of_pictures(path: Path, index_folder: Path, columns: RowColumns) -> bool:
     """Whether a source is a folder of pictures. If it was one, it is one that is gone or empty now."""
     if not path.exists() and is_index(index_folder):
-        source = EmbeddingIndex.open(index_folder).description.get("source", {})
+        source = section_of(EmbeddingIndex.open(index_folder).description, "source")
         return source.get("kind") == "folder"
     if not path.is_dir() or columns.split is not None:
         return False
@@ -173,9 +180,10 @@ def _open_as_it_is(path: Path, encoder: DualEncoder, over: str, rebuild: bool) -
     if rebuild:
         raise ValueError(f"{path} is an index; to build it anew, give its source (and the index with --index).")
     index = EmbeddingIndex.open(path)
-    source = index.description.get("source", {})
+    source = section_of(index.description, "source")
     check_description(index, describe_index(encoder, source, over))
-    folder = source.get("folder") or None
+    folder = source.get("folder")
+    folder = folder if isinstance(folder, str) and folder else None
     if folder is None or not os.path.isdir(folder):
         # Source and index may have been moved together.
         beside = str(path).removesuffix(INDEX_ENDINGS[over])
@@ -246,7 +254,7 @@ def _fill(place: Path, embedded: EmbeddingFolder, described: dict[str, Any]) -> 
     width, dtype = described["model"]["projection_dim"], embedded.manifest["options"].get("dtype", "float16")
     index = EmbeddingIndex.open(place) if is_index(place) else _create(place, width, described, dtype)
     _check_filled(index, described)
-    if index.description["source"]["stamp"] == described["source"]["stamp"]:
+    if section_of(index.description, "source").get("stamp") == described["source"]["stamp"]:
         return index
     table = _describe_rows(embedded.rows(), kind)
 
@@ -264,7 +272,7 @@ def _fill(place: Path, embedded: EmbeddingFolder, described: dict[str, Any]) -> 
 def _check_filled(index: EmbeddingIndex, described: dict[str, Any]) -> None:
     """OtherIndexError if an index is not of embeddings of this kind; whether the source is the same, a job knows."""
     check_description(index, described)
-    there, source = index.description.get("source", {}), described["source"]
+    there, source = section_of(index.description, "source"), described["source"]
     is_same = "stamp" in there and there.get("kind") == source["kind"]
     if is_same and source["kind"] == EMBEDDED and there.get("location") != source["location"]:
         is_same = index.folder == default_index_folder(source["location"], described["over"])  # moved together

@@ -18,9 +18,7 @@ from ..model.image_reading_clip_hf import IMAGE_FORMATS
 from ..utils.atomic import replaced_file
 from ..utils.fingerprints import package_version
 from ..utils.json_files import read_json
-
-
-_FILE = "unreadable.json"
+from .index_places import UNREADABLE
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class UnreadableFiles:
     """
 
     def __init__(self, folder: Path, encoder: DualEncoder):
-        self.path = folder / _FILE
+        self.path = folder / UNREADABLE
         self.reader = {
             "pillow": package_version("pillow"),
             "formats": sorted(name for name in IMAGE_FORMATS if name in Image.OPEN),
@@ -74,7 +72,12 @@ class UnreadableFiles:
                 }
         except FileNotFoundError:
             pass
-        except (KeyError, TypeError, ValueError):  # damaged: the files are tried again, and it is written anew
+        except (
+            KeyError,
+            OverflowError,
+            TypeError,
+            ValueError,
+        ):  # damaged: the files are tried again
             pass
         self._written = dict(self.files)
 

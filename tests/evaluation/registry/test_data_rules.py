@@ -64,7 +64,7 @@ def test_class_folders_have_pictures_of_all_formats_and_nothing_hidden(tmp_path,
     assert [Path(path).name for path in paths_of(data)] == ["00000.ppm", "1.PNG", "2.tga"]
     by_ending, beside = warnings
     assert by_ending == f"3 files in {folder} were left out, by ending: 2 .mp4, 1 .csv."
-    assert beside.startswith(f"2 files in {folder} were left out, because they lie beside the class folders: ")
+    assert beside.startswith(f"2 files in {folder} were left out, for lying beside the class folders: ")
     assert all(text in beside for text in ("1 .md", "1 .png"))
 
 
