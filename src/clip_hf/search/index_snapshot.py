@@ -124,11 +124,14 @@ def read_committed(folder: Path, read: Callable[[IndexManifest], T]) -> T:
 
 
 def _read_manifest(folder: Path) -> IndexManifest:
-    for _ in range(_TRIES):
+    tries = _TRIES
+    while True:
         try:
             return IndexManifest.read(folder)
         except FileNotFoundError:
-            if folder.exists() or not any(folder.parent.glob(f".{folder.name}.*.aside")):
+            # What was set aside is looked for first: it is there until something else has taken its place.
+            is_moving = any(folder.parent.glob(f".{folder.name}.*.aside"))
+            tries -= 1
+            if not tries or not (is_moving or (folder / MANIFEST).exists()):
                 raise
-            time.sleep(_PAUSE)
-    return IndexManifest.read(folder)
+        time.sleep(_PAUSE)
