@@ -58,6 +58,9 @@ def test_a_reader_never_mixes_two_indexes(index, monkeypatch):
 def test_a_folder_that_is_swapped_all_the_time_can_be_read(index):
     stop, faults = threading.Event(), []
 
+    def build(fresh, sign):
+        return EmbeddingIndex.build(fresh, VECTORS * sign, description={"s": sign})
+
     def swap():
         for number in range(10**6):
             if stop.is_set():
@@ -68,7 +71,7 @@ def test_a_folder_that_is_swapped_all_the_time_can_be_read(index):
                 lambda fresh, sign=sign: EmbeddingIndex.build(fresh, VECTORS * sign, description={"s": sign}),
             )
 
-    build_beside(index.folder, lambda fresh: EmbeddingIndex.build(fresh, VECTORS, description={"s": 1}))
+    build_beside(index.folder, lambda fresh: build(fresh, 1))
     swapper = threading.Thread(target=swap)
     swapper.start()
     end = time.monotonic() + 2

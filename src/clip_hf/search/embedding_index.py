@@ -292,13 +292,13 @@ class EmbeddingIndex:
         """Number of rows that are not removed."""
         return self._now.count(self._now.keep)
 
-    dim = property(lambda self: self._now.manifest.dim)
-    dtype = property(lambda self: self._now.manifest.dtype)
-    id_type = property(lambda self: int if self._now.manifest.id_type == "int" else str)
-    columns = property(lambda self: schema_of(self._now.manifest))
-    description = property(lambda self: self._now.manifest.description)
-    identity = property(lambda self: self._now.manifest.identity)
-    generation = property(lambda self: self._now.manifest.generation)
+    dim = property(lambda self: self._now.manifest.dim, doc="Values of a row.")
+    dtype = property(lambda self: self._now.manifest.dtype, doc="Type of stored rows.")
+    id_type = property(lambda self: int if self._now.manifest.id_type == "int" else str, doc="`int` or `str`.")
+    columns = property(lambda self: schema_of(self._now.manifest), doc="The metadata's columns, without the id.")
+    description = property(lambda self: self._now.manifest.description, doc="The caller's own.")
+    identity = property(lambda self: self._now.manifest.identity, doc="Tells the index from all others.")
+    generation = property(lambda self: self._now.manifest.generation, doc="Number of commits.")
 
     @property
     def filter_columns(self) -> pa.Schema:

@@ -34,7 +34,7 @@ def normalise_rows(vectors: np.ndarray, first: int = 0, what: str = "row") -> np
     """L2-normalise rows of any floating type in float64; no length is too large or too small.
 
     Args:
-        vectors (`np.ndarray`): Rows (n, dim) of a floating type, in any order of memory; what is returned is in C order.
+        vectors (`np.ndarray`): Rows (n, dim) of a floating type, in any order of memory; the result is in C order.
         first (`int`): Number of the first row, for messages.
         what (`str`): What messages call a row.
 
