@@ -96,7 +96,7 @@ MUTATIONS = [
         "search/exact_scan.py",
         "if not (0 <= chunk.bounds.min() and chunk.bounds.max() < _MOST_ERROR):",
         "if False:",
-        "search/test_index_segments.py -k cannot_be_right",
+        "search/test_index_segments.py -k bound_that_cannot",
     ),
     Mutation(
         "what is not a writer's is deleted",
