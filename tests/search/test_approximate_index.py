@@ -180,3 +180,31 @@ def test_bad_input(index, approximate, tmp_path):
         approximate.search(np.zeros((1, DIM)))
     with pytest.raises(ValueError, match=r"\(q, 16\) or \(16,\)"):
         approximate.search(np.zeros((1, 3)))
+
+
+def test_a_folder_of_something_else_stays(tmp_path, index):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="no approximate index; nothing is written there"):
+        ApproximateIndex.build(index, texts(), folder=tmp_path / "mine")
+    (tmp_path / "mine" / "approximate.json").write_text(json.dumps({"format": "clip_hf approximate index 1"}))
+    with pytest.raises(FileExistsError, match="no approximate index"):
+        ApproximateIndex.build(index, texts(), folder=tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_index_that_changes_or_is_built_anew_is_noticed(tmp_path):
+    index = EmbeddingIndex.build(tmp_path / "index", images())
+    built = ApproximateIndex.build(index, texts(), min_recall=0.5)
+    ApproximateIndex.build(index, texts(), min_recall=0.5)  # replaces its own
+    (tmp_path / "index").rename(tmp_path / "old")
+    same_rows = EmbeddingIndex.build(tmp_path / "index", images())
+    with pytest.raises(ValueError, match="with other rows"):
+        ApproximateIndex.open(same_rows)
+    (tmp_path / "old").rename(tmp_path / "moved")
+    index = EmbeddingIndex.open(tmp_path / "moved")
+    built.index = index
+    assert built.search(texts()[0])[0].shape == (10,)
+    index.remove([0])
+    with pytest.raises(ValueError, match="has changed since"):
+        built.search(texts()[0])

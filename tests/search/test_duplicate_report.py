@@ -165,7 +165,9 @@ def test_pictures_below_a_link_stay(source, tmp_path):
     (source.folder / "sub").rename(tmp_path / "elsewhere")
     (source.folder / "sub").symlink_to(tmp_path / "elsewhere")
     report = run_duplicates(source, 0.9, move_to=tmp_path / "away")
-    assert report.moved == [] and {reason for _, reason in report.stayed} == {"its group has symbolic links, or pictures outside the folder"}
+    assert report.moved == [] and {reason for _, reason in report.stayed} == {
+        "its group has symbolic links, or pictures outside the folder"
+    }
 
 
 def test_nothing_moves_where_the_best_is_gone(source, tmp_path):

@@ -102,7 +102,7 @@ def test_a_scan_gives_all_rows_in_order(index, names):
 def test_a_search_equals_a_float64_scan(index, rng):
     queries = rng.normal(size=(5, DIM))
     scores, ids = index.search(queries, 6)
-    expected_scores, places = scan_exactly(index._segments, normalise_rows(queries), 6)
+    expected_scores, places = scan_exactly(index.segments, normalise_rows(queries), 6)
     assert scores.dtype == np.float64
     assert np.array_equal(scores, expected_scores)
     assert np.array_equal(ids, index.ids()[places])
@@ -220,11 +220,11 @@ def test_many_small_commits_make_few_segments(tmp_path, vectors, monkeypatch):
         else:
             index.add(vectors[number : number + 1])
         expected.append(number)
-        assert len(index._segments) <= 6
+        assert len(index.segments) <= 6
         assert index.ids().tolist() == expected
     assert np.array_equal(index.vectors(expected), EmbeddingIndex.build(tmp_path / "b", vectors).vectors(expected))
     assert sorted(path.name for path in (index.folder / "segments").iterdir()) == sorted(
-        str(record.number) for record in index._manifest.segments
+        str(record.number) for record in index._now.manifest.segments
     )
 
 

@@ -113,10 +113,8 @@ def test_rows_that_do_not_count_raise_no_threshold(rng):
 
 
 def products_of(rows: torch.Tensor, queries: torch.Tensor) -> np.ndarray:
-    shape = (len(rows), len(queries))
-    sums, products = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
-    multiply_codes(rows, queries, sums, products)
-    return products.numpy()
+    sums = torch.empty((len(rows), len(queries)), dtype=torch.int32)
+    return multiply_codes(rows, queries, sums).astype(np.float32)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 7, 8, 15, 17, 64, 130, 513])

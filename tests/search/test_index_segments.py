@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from clip_hf.search import EmbeddingIndex, embedding_index
-from clip_hf.search.index_segments import IndexManifest
+from clip_hf.search.index_segments import IndexManifest, schema_text
 
 
 VECTORS = np.random.default_rng(0).normal(size=(30, 4))
@@ -236,6 +237,31 @@ def test_a_damaged_file_is_named(folder, name, fault):
         lambda manifest: manifest["segments"][0].update(files=["rows.bin"]),
         lambda manifest: manifest["segments"][0].update(removed=2),
         lambda manifest: manifest["segments"][0].update(number="../0"),
+        lambda manifest: manifest.update(version=True),
+        lambda manifest: manifest.update(dim=True),
+        lambda manifest: manifest.update(dim=-4),
+        lambda manifest: manifest.update(dim=2**70),
+        lambda manifest: manifest.update(generation=-1),
+        lambda manifest: manifest.update(next_segment=0),
+        lambda manifest: manifest.update(next_id=-1),
+        lambda manifest: manifest.update(identity="x"),
+        lambda manifest: manifest.update(segments={}),
+        lambda manifest: manifest.update(segments=manifest["segments"][:1] * 2),
+        lambda manifest: manifest.update(id_type="str"),
+        lambda manifest: manifest.update(columns=schema_text(pa.schema({"more": pa.int64()}))),
+        lambda manifest: manifest["segments"][0].update(rows=-1),
+        lambda manifest: manifest["segments"][0].update(rows=2**62),
+        lambda manifest: manifest["segments"][0].update(number=-1),
+        lambda manifest: manifest["segments"][0].update(files={}),
+        lambda manifest: manifest["segments"][0]["files"].update({"../../x": 1}),
+        lambda manifest: manifest["segments"][0]["files"].update({"table.arrow": None}),
+        lambda manifest: manifest["segments"][0]["digests"].update({"rows.bin": 5}),
+        lambda manifest: manifest["segments"][0]["digests"].pop("codes.bin"),
+        lambda manifest: manifest["segments"][0].update(removed=-1),
+        lambda manifest: manifest["segments"][0].update(removed=0),
+        lambda manifest: manifest["segments"][0].update(removed_file=None),
+        lambda manifest: manifest["segments"][0].update(removed_file="../removed-3.npy"),
+        lambda manifest: manifest["segments"][0].update(removed_file="."),
     ],
 )
 def test_a_damaged_manifest_is_refused(folder, edit):
@@ -250,3 +276,100 @@ def test_a_manifest_that_is_no_json_is_refused(folder):
     (folder / "index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index\.json is no JSON file"):
         EmbeddingIndex.open(folder)
+
+
+@pytest.mark.parametrize(
+    "places", [[10], [-1], [0.0], [[0]], [True], ["0"], [0, 1], np.array([0], ">i8"), np.array([object()])]
+)
+def test_damaged_places_of_removed_rows_are_refused(folder, places):
+    np.save(folder / "segments" / "0" / "removed-3.npy", places, allow_pickle=True)
+    with pytest.raises(ValueError, match="Build the index again"):
+        EmbeddingIndex.open(folder)
+
+
+@pytest.mark.parametrize("places", [[3, 1], [2, 2]])
+def test_places_of_removed_rows_are_in_order(folder, places):
+    EmbeddingIndex.open(folder).remove([1])
+    (path,) = (folder / "segments" / "0").glob("removed-*.npy")
+    np.save(path, places)
+    with pytest.raises(ValueError, match="not in order"):
+        EmbeddingIndex.open(folder)
+
+
+def test_a_pipe_is_not_waited_for(folder):
+    path = folder / "segments" / "0" / "removed-3.npy"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match="it is no file"):
+        EmbeddingIndex.open(folder)
+
+
+@pytest.mark.parametrize("name", ["rows.bin", "codes.bin", "bounds.bin", "table.arrow", "removed-3.npy"])
+def test_a_check_reads_every_byte(folder, name):
+    path = folder / "segments" / "0" / name
+    index = EmbeddingIndex.open(folder)
+    index.check()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} is damaged: its digest"):
+        index.check()
+
+
+@pytest.mark.parametrize("value", [np.nan, -1.0, np.inf])
+@pytest.mark.parametrize("place", [0, 1])  # scale and error of the first row
+def test_a_bound_that_cannot_be_right_is_told(tmp_path, place, value):
+    index = EmbeddingIndex.build(tmp_path / "index", VECTORS)
+    path = index.folder / "segments" / "0" / "bounds.bin"
+    bounds = np.fromfile(path, "<f4")
+    bounds[place] = value
+    bounds.tofile(path)
+    damaged = EmbeddingIndex.open(index.folder)
+    with pytest.raises(ValueError, match="damaged: a bound is out of range"):
+        damaged.search(VECTORS[:1], 5)
+
+
+def test_rows_without_scores_are_told(tmp_path):
+    index = EmbeddingIndex.build(tmp_path / "index", VECTORS)
+    (index.folder / "segments" / "0" / "rows.bin").write_bytes(bytes(30 * 4 * 2))
+    damaged = EmbeddingIndex.open(index.folder)
+    with pytest.raises(ValueError, match="damaged: fewer rows are found"), np.errstate(all="ignore"):
+        damaged.search(VECTORS[:2], 5)
+
+
+# ----------------------------------------------------------------------------------------------- what is not ours
+
+
+def test_only_what_a_writer_wrote_is_deleted(tmp_path, folder):
+    mine = tmp_path / "mine"
+    (mine / "7").mkdir(parents=True)
+    (mine / "removed-9.npy").write_text("a note")
+    segments = folder / "segments"
+    (segments / "8").symlink_to(mine)
+    (segments / "notes").mkdir()
+    (segments / "9").write_text("a file")
+    (segments / "0" / "notes.txt").write_text("a note")
+    (segments / "12").mkdir()
+    (segments / ".13.0123abcd-1-0123456789ab.tmp").mkdir()
+    (segments / "0" / "removed-1.npy").write_text("left")
+    EmbeddingIndex.open(folder).change(description={"next": True})
+    assert sorted(path.name for path in segments.iterdir()) == ["0", "1", "8", "9", "notes"]
+    assert (mine / "7").is_dir() and (mine / "removed-9.npy").exists()
+    assert (segments / "0" / "notes.txt").exists() and not (segments / "0" / "removed-1.npy").exists()
+
+
+def test_segments_behind_a_link_are_not_written(tmp_path, folder):
+    (folder / "segments").rename(tmp_path / "elsewhere")
+    (folder / "segments").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "2020").mkdir()
+    index = EmbeddingIndex.open(folder)
+    with pytest.raises(ValueError, match="is a link; nothing is written"):
+        index.remove([5])
+    assert (tmp_path / "elsewhere" / "2020").is_dir()
+
+
+def test_a_folder_of_segments_that_a_copy_left_out_is_made(tmp_path):
+    index = EmbeddingIndex.create(tmp_path / "index", 4)
+    (index.folder / "segments").rmdir()
+    index.add(VECTORS)
+    assert len(EmbeddingIndex.open(index.folder)) == 30

@@ -119,3 +119,19 @@ def test_rows_of_many_batches_stay_in_order():
     batches = [pa.table({"n": part}) for part in np.array_split(numbers, 37)]
     assert np.array_equal(rows_that_match(pa.concat_tables(batches), pc.field("n") < 30), numbers < 30)
     assert rows_that_match(TABLE.slice(0, 0), pc.field("width") > 3).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("x~[z-a]", pa.string()),
+        ("x~[z-a]", pa.list_(pa.string())),
+        ("x=a", pa.large_list(pa.large_string())),
+        ("x>0.5", pa.float16()),
+        ("x=10:00:00", pa.time32("s")),
+        ("x=3", pa.duration("s")),
+    ],
+)
+def test_a_filter_that_cannot_be_applied_is_refused_when_it_is_parsed(text, kind):
+    with pytest.raises(ValueError, match="The filter 'x"):
+        parse_filter(text, pa.schema([("x", kind)]))

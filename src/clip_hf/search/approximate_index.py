@@ -100,6 +100,7 @@ class ApproximateIndex:
 
     def __init__(self, index: EmbeddingIndex, kind: str, faiss_index: Any):
         self.index, self.kind = index, kind
+        self._version = index.identity, index.generation
         self._faiss, self._index = importlib.import_module("faiss"), faiss_index
         self._rows, self._ids = StoredRows(index), index.ids()
         self.effort = Effort(0, 0)
@@ -131,6 +132,7 @@ class ApproximateIndex:
             seed (`int`, *optional*, defaults to 0): Seed of the sampled image queries and training rows.
 
         Raises:
+            FileExistsError: if the folder holds anything but an approximate index.
             ImportError: if faiss is not installed.
             ValueError: if the recall does not reach `min_recall` with any effort (nothing is written then), the index
                 has fewer than 1,000 rows, or an argument is wrong.
@@ -150,9 +152,11 @@ class ApproximateIndex:
             )
         normalise_rows(texts, what="text query")
         generator = np.random.default_rng(seed)
+        place = _place(index, kind, folder)
+        _check_replaceable(place)
         built = cls(index, kind, _build_faiss(faiss, kind, StoredRows(index), generator))
         built._measure(texts[:_MOST_QUERIES], generator, min_recall)
-        built._write(_place(index, kind, folder))
+        built._write(place)
         return built
 
     @classmethod
@@ -209,6 +213,7 @@ class ApproximateIndex:
 
         Raises:
             TypeError, ValueError: as [`EmbeddingIndex.search`] does.
+            ValueError: if the index has changed since.
         """
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"`k` is {k!r}; it must be a whole number of at least 1.")
@@ -216,6 +221,10 @@ class ApproximateIndex:
         if queries.ndim not in (1, 2) or queries.shape[-1] != self.index.dim:
             dim = self.index.dim
             raise ValueError(f"The queries have the shape {queries.shape}; this index takes (q, {dim}) or ({dim},).")
+        if self._version != (self.index.identity, self.index.generation):
+            raise ValueError(
+                f"{self.index.folder} has changed since this approximate index was built. Build it again."
+            )
         scores, ids = self._search(np.atleast_2d(queries), int(k), self.effort)
         return (scores[0], ids[0]) if queries.ndim == 1 else (scores, ids)
 
@@ -284,7 +293,7 @@ class ApproximateIndex:
             )
 
     def _write(self, place: Path) -> None:
-        with replaced_folder(place) as temporary:
+        with replaced_folder(place, check=_check_replaceable) as temporary:
             self._faiss.write_index(self._index, str(temporary / _FILE))
             manifest = {
                 "format": _FORMAT,
@@ -312,6 +321,16 @@ def _check_kind(kind: str) -> None:
 
 def _place(index: EmbeddingIndex, kind: str, folder: str | os.PathLike | None) -> Path:
     return index.folder.with_name(f"{index.folder.name}.{kind}") if folder is None else Path(folder)
+
+
+def _check_replaceable(place: Path) -> None:
+    """FileExistsError if a folder holds anything but an approximate index."""
+    names = set(os.listdir(place)) if place.is_dir() else set()
+    is_own = names <= {_MANIFEST, _FILE} and _MANIFEST in names
+    if names and not (is_own and str(read_json(place / _MANIFEST, dict).get("format")).startswith(_FORMAT[:-1])):
+        raise FileExistsError(
+            f"{place} is not empty and no approximate index; nothing is written there. Name another."
+        )
 
 
 def _build_faiss(faiss: Any, kind: str, rows: StoredRows, generator: np.random.Generator) -> Any:
@@ -373,12 +392,17 @@ def _seconds(search: Any, query: np.ndarray) -> float:
 
 
 def _identify(index: EmbeddingIndex) -> dict[str, Any]:
-    """What tells an index and its state from another: generation, number of rows, and a digest of some of them."""
+    """What tells an index and its state from another: its version, number of rows, and a digest of some of them."""
     rows, ids = StoredRows(index), index.ids()
     probed = np.unique(np.linspace(0, max(0, len(rows) - 1), min(_PROBED_ROWS, len(rows))).astype(np.int64))
     digest = hashlib.blake2b(rows.read(probed).tobytes(), digest_size=16)
     digest.update(repr(ids[probed].tolist()).encode("utf-8", "surrogatepass"))
-    return {"generation": index.generation, "count": len(rows), "probe": digest.hexdigest()}
+    return {
+        "identity": index.identity,
+        "generation": index.generation,
+        "count": len(rows),
+        "probe": digest.hexdigest(),
+    }
 
 
 def _digest_file(path: Path) -> str:

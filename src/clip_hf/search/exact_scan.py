@@ -9,6 +9,8 @@ stored, so codes decide how long a search takes and never what it finds.
 
 import ctypes
 import functools
+import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +24,10 @@ from .row_codes import LARGEST_CODE, QueryCodes, encode_queries, row_lengths
 
 logger = logging.get_logger(__name__)
 _QUERIES_AT_A_TIME = 64
-_CHUNK_BYTES, _CHUNK_PRODUCTS = 2**24, 2**18
+# Threads wait for each other once a chunk, which takes long where other processes want the cores.
+_CHUNK_BYTES, _CHUNK_PRODUCTS = 2**26, 2**18
+_MOST_ERROR = 8.0  # of a row; those of unit vectors are smaller
+_DAMAGED = "Files of the index are damaged: %s. EmbeddingIndex.check names them; build the index again."
 _SCORED_VALUES = 2**20  # in float64 at a time
 _FEW_PAIRS, _MOST_PAIRS = 2**12, 2**20
 # Up to 16 columns, a product takes as long as it takes to read the rows: two levels cost nothing.
@@ -85,6 +90,7 @@ def scan_with_codes(
     segments: Sequence[Segment], queries: np.ndarray, k: int, keep: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, SearchStatistics]:
     """The same as [`scan_exactly`], to the last bit, by way of the codes; and what it took."""
+    _use_one_thread_after_fork()
     rows = sum(map(len, segments)) if keep is None else int(np.count_nonzero(keep))
     scores, places, rescored = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64), 0
     for first in range(0, len(queries) if k else 0, _QUERIES_AT_A_TIME):
@@ -143,33 +149,40 @@ class _Candidates:
         self._pairs = np.empty(0, _PAIR)
         self._new: list[np.ndarray] = []
         shape = (_chunk_rows(codes), len(codes.codes))
-        self._sums, self._products = torch.empty(shape, dtype=torch.int32), torch.empty(shape)
-        self._mask = np.empty((len(self._sums), len(queries)), bool)
+        self._sums = torch.empty(shape, dtype=torch.int32)
+        self._middles = np.empty((len(self._sums), len(queries)), np.float32)
+        self._mask = np.empty(self._middles.shape, bool)
 
     def take(self, chunk: _Chunk) -> None:
         """Add the pairs of a chunk that the thresholds do not rule out."""
+        if not (0 <= chunk.bounds.min() and chunk.bounds.max() < _MOST_ERROR):  # NaN as well
+            raise ValueError(_DAMAGED % "a bound is out of range")
         count, rows = len(self.queries), len(chunk.codes)
-        products = self._products[:rows]
-        multiply_codes(_as_tensor(chunk.codes), torch.from_numpy(self.codes.codes), self._sums[:rows], products)
-        products.mul_(torch.from_numpy(chunk.bounds[:, :1].copy())).mul_(torch.from_numpy(self.codes.scales))
-        for level in range(count, products.shape[1], count):
-            products[:, :count] += products[:, level : level + count]
-        middles = products[:, :count]
+        sums = multiply_codes(_as_tensor(chunk.codes), torch.from_numpy(self.codes.codes), self._sums[:rows])
+        middles, scales = self._middles[:rows], self.codes.scales
+        if len(scales) > count:  # for few queries: numpy is slow along rows of few values
+            for query in range(count):
+                levels = range(query, len(scales), count)
+                parts = [np.multiply(sums[:, level], scales[level], dtype=np.float32) for level in levels]
+                np.multiply(sum(parts), chunk.bounds[:, 0], out=middles[:, query])
+        else:
+            np.multiply(sums, scales, out=middles, dtype=np.float32)
+            middles *= chunk.bounds[:, :1]
         if chunk.dropped is not None:
-            middles[torch.from_numpy(chunk.dropped)] = -torch.inf
+            middles[chunk.dropped] = -np.inf
         errors = chunk.bounds[:, 1].astype(np.float64)
         every = np.arange(count)
         if len(errors) >= self.k and not np.isfinite(self.thresholds).all():
-            lower = middles.numpy() - self.codes.widths(errors[:, None], every)
+            lower = middles - self.codes.widths(errors[:, None], every)
             kth_best = np.partition(lower, len(lower) - self.k, axis=0)[len(lower) - self.k]
             self.thresholds = np.maximum(self.thresholds, kth_best)
         least = (self.thresholds - self.codes.widths(errors.max(), every)).astype(np.float32)
         least = np.maximum(np.nextafter(least, -np.inf), np.finfo(np.float32).min)  # above what does not count
-        hits = np.flatnonzero(np.greater_equal(middles.numpy(), least, out=self._mask[:rows]))
+        hits = np.flatnonzero(np.greater_equal(middles, least, out=self._mask[:rows]))
         if not hits.size:
             return
         rows, columns = np.divmod(hits, count)
-        middle = middles.numpy()[rows, columns].astype(np.float64)
+        middle = middles[rows, columns].astype(np.float64)
         width = self.codes.widths(errors[rows], columns)
         pairs = np.empty(len(rows), _PAIR)
         pairs["query"], pairs["place"], pairs["scored"] = columns, chunk.places[rows], False
@@ -185,6 +198,8 @@ class _Candidates:
         self._settle()
         self._score()
         shape = (len(self.queries), self.k)
+        if len(self._pairs) < math.prod(shape):  # true bounds never rule out so many
+            raise ValueError(_DAMAGED % "fewer rows are found than there are")
         return self._pairs["lower"].reshape(shape), self._pairs["place"].reshape(shape)
 
     def _settle(self) -> None:
@@ -218,18 +233,29 @@ class _Candidates:
 # --------------------------------------------------------------------------------------------------------- the kernel
 
 
-def multiply_codes(rows: torch.Tensor, queries: torch.Tensor, sums: torch.Tensor, products: torch.Tensor) -> None:
-    """Write products of int8 codes (n, dim) and (q, dim) to `products` (n, q) float32: exact sums, rounded once.
+def multiply_codes(rows: torch.Tensor, queries: torch.Tensor, sums: torch.Tensor) -> np.ndarray:
+    """Products (n, q) of int8 codes (n, dim) and (q, dim): exact whole numbers, of a type that holds them.
 
     `torch._int_mm` reads int8 at the speed of memory, and writes to `sums` (n, q) int32. It is checked first, because
     it may be missing or wrong: without VNNI sums of two products may not fit, and torch 2.13 is wrong if `dim` is 1.
     """
     dim = rows.shape[1]
     if _int_mm_is_right(dim):
-        products.copy_(torch._int_mm(rows, queries.T, out=sums))
-    else:  # whole numbers are exact in float32 below 2**24 and in float64 below 2**53
-        dtype = torch.float32 if LARGEST_CODE**2 * dim < 2**24 else torch.float64
-        products.copy_(rows.to(dtype) @ queries.to(dtype).T)
+        return torch._int_mm(rows, queries.T, out=sums).numpy()
+    # Whole numbers are exact in float32 below 2**24 and in float64 below 2**53.
+    dtype = torch.float32 if LARGEST_CODE**2 * dim < 2**24 else torch.float64
+    return (rows.to(dtype) @ queries.to(dtype).T).numpy()
+
+
+_process = os.getpid()
+
+
+def _use_one_thread_after_fork() -> None:
+    """Keep a forked process from waiting for ever for the threads of OpenMP that it did not inherit."""
+    global _process
+    if _process != os.getpid():
+        torch.set_num_threads(1)
+        _process = os.getpid()
 
 
 @functools.cache

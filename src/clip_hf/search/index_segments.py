@@ -9,13 +9,17 @@ not name do not count, and the next writer deletes them.
 """
 
 import base64
+import hashlib
 import json
 import os
+import re
 import shutil
+import stat
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import GenericAlias
 from typing import Any
 
 import numpy as np
@@ -34,6 +38,14 @@ ID = "id"
 _ROWS, _CODES, _BOUNDS, _TABLE = "rows.bin", "codes.bin", "bounds.bin", "table.arrow"
 BLOCK_ROWS = 4096
 """So many rows are read or written at a time."""
+MOST_VALUES = 2**20
+"""So many values a row may have."""
+_REMOVED = re.compile(r"removed-[0-9]+\.npy")
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+# Names that a writer gives, with the temporary ones of `utils.atomic`: only these are ever deleted.
+_TEMPORARY = r"\.[0-9a-f]{8}-[0-9]+-[0-9a-f]{12}\.[a-z]+"
+_SEGMENT_FOLDER = re.compile(rf"[0-9]+|\.[0-9]+{_TEMPORARY}")
+_SEGMENT_FILE = re.compile(rf"{_REMOVED.pattern}|\.{_REMOVED.pattern}{_TEMPORARY}")
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class SegmentRecord:
         number (`int`): Name of its folder; numbers are never used again.
         rows (`int`): How many rows it has, removed ones too.
         files (`dict[str, int]`): Bytes of its files, by name.
+        digests (`dict[str, str]`): Their BLAKE2b digests, 32 hexadecimal digits, and that of `removed_file`.
         removed (`int`): How many of the rows are removed.
         removed_file (`str`, *optional*): The file of their places.
     """
@@ -51,6 +64,7 @@ class SegmentRecord:
     number: int
     rows: int
     files: dict[str, int]
+    digests: dict[str, str]
     removed: int = 0
     removed_file: str | None = None
 
@@ -65,6 +79,7 @@ class IndexManifest:
         id_type (`str`): `"int"` or `"str"`.
         columns (`str`): The schema of the metadata, as Arrow serialises it, in base64.
         description (`dict`): The caller's.
+        identity (`str`): Tells the index from all others: 32 hexadecimal digits, drawn when it was made.
         generation (`int`): Number of commits.
         next_segment (`int`): The number of the next segment.
         next_id (`int`): Above all ids so far, if they are whole numbers.
@@ -75,11 +90,17 @@ class IndexManifest:
     dtype: str
     id_type: str
     columns: str
-    description: dict[str, Any] = field(default_factory=dict)
-    generation: int = 0
-    next_segment: int = 0
-    next_id: int = 0
-    segments: tuple[SegmentRecord, ...] = ()
+    description: dict[str, Any]
+    identity: str
+    generation: int
+    next_segment: int
+    next_id: int
+    segments: tuple[SegmentRecord, ...]
+
+    @classmethod
+    def new(cls, dim: int, dtype: str, id_type: str, columns: str, description: dict[str, Any]) -> "IndexManifest":
+        """The manifest of a new index without rows."""
+        return cls(dim, dtype, id_type, columns, description, uuid.uuid4().hex, 0, 0, 0, ())
 
     @classmethod
     def read(cls, folder: Path) -> "IndexManifest":
@@ -93,28 +114,75 @@ class IndexManifest:
         if not path.exists():
             raise FileNotFoundError(f"{folder} is no index: it has no {MANIFEST}. Check the path, or build it first.")
         content = read_json(path, dict)
-        if content.pop("format", None) != FORMAT_NAME or content.pop("version", None) != FORMAT_VERSION:
+        if (content.pop("format", None), repr(content.pop("version", None))) != (FORMAT_NAME, repr(FORMAT_VERSION)):
             raise ValueError(f"{path} is not of the format {FORMAT_NAME!r} {FORMAT_VERSION}. Build the index again.")
         try:
+            _check_fields(cls, content)
+            for record in content["segments"]:
+                _check_fields(SegmentRecord, record)
             records = tuple(SegmentRecord(**record) for record in content.pop("segments"))
             manifest = cls(**content, segments=records)
-            for part in (manifest, *records):
-                for part_field in fields(part):
-                    kind = part_field.type.__origin__ if isinstance(part_field.type, GenericAlias) else part_field.type
-                    if not isinstance(getattr(part, part_field.name), kind):
-                        raise TypeError(f"`{part_field.name}` is {getattr(part, part_field.name)!r}")
-            if manifest.dtype not in DTYPES or manifest.id_type not in ID_TYPES:
-                raise ValueError(f"type {manifest.dtype!r} of rows, {manifest.id_type!r} of ids")
-            pa.ipc.read_schema(pa.py_buffer(base64.b64decode(manifest.columns)))
-        except (TypeError, KeyError, AttributeError, ValueError, pa.ArrowException) as error:
+            _check_manifest(manifest)
+        except (TypeError, ValueError, pa.ArrowException) as error:
             raise ValueError(f"{path} is damaged ({error}). Build the index again.") from error
         return manifest
+
+    @property
+    def version(self) -> tuple[str, int]:
+        """Tells this state of this index from all others."""
+        return self.identity, self.generation
 
     def write(self, folder: Path) -> None:
         """Replace the manifest: the commit."""
         content = {"format": FORMAT_NAME, "version": FORMAT_VERSION} | asdict(self)
         with replaced_file(folder / MANIFEST) as path:
             path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+_KINDS = {"segments": list, "files": dict, "digests": dict, "description": dict}
+_WHOLE_NUMBERS = ("dim", "generation", "next_segment", "next_id", "number", "rows", "removed")
+
+
+def _check_fields(part: type, content: Any) -> None:
+    """Hold what JSON gave for the manifest or a record against its fields: all there, no others, of their types."""
+    names = [part_field.name for part_field in fields(part)]
+    if not isinstance(content, dict) or sorted(content) != sorted(names):
+        raise ValueError(f"it must hold {', '.join(names)}")
+    for name, value in content.items():
+        kind = int if name in _WHOLE_NUMBERS else _KINDS.get(name, str)
+        if not (type(value) is kind or (name == "removed_file" and value is None)):
+            raise ValueError(f"`{name}` is {value!r}")
+        if kind is int and not 0 <= value < 2**63 + (name == "next_id"):
+            raise ValueError(f"`{name}` is {value}")
+
+
+def _check_manifest(manifest: IndexManifest) -> None:
+    if manifest.dtype not in DTYPES or manifest.id_type not in ID_TYPES:
+        raise ValueError(f"type {manifest.dtype!r} of rows, {manifest.id_type!r} of ids")
+    if not 1 <= manifest.dim <= MOST_VALUES or not _DIGEST.fullmatch(manifest.identity):
+        raise ValueError(f"{manifest.dim} values of a row, identity {manifest.identity!r}")
+    schema_of(manifest)
+    numbers = [record.number for record in manifest.segments]
+    if len(set(numbers)) < len(numbers) or max(numbers, default=-1) >= manifest.next_segment:
+        raise ValueError(f"numbers {numbers} of segments")
+    for record in manifest.segments:
+        sizes = {_ROWS: np.dtype(manifest.dtype).itemsize * manifest.dim, _CODES: manifest.dim, _BOUNDS: 8}
+        sizes = {name: record.rows * size for name, size in sizes.items()}
+        if not record.rows or record.files != {**sizes, _TABLE: record.files.get(_TABLE)}:
+            raise ValueError(f"{record.rows} rows, files {record.files}")
+        if type(record.files[_TABLE]) is not int or any(type(size) is not int for size in record.files.values()):
+            raise ValueError(f"files {record.files}")
+        if record.removed >= record.rows or (record.removed_file is None) != (record.removed == 0):
+            raise ValueError(f"{record.removed} of {record.rows} rows removed, {record.removed_file!r}")
+        if record.removed_file is not None and not _REMOVED.fullmatch(record.removed_file):
+            raise ValueError(f"name {record.removed_file!r}")
+        names = {*record.files, record.removed_file} - {None}
+        if set(record.digests) != names or not all(_is_digest(digest) for digest in record.digests.values()):
+            raise ValueError(f"digests {record.digests}")
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def schema_text(schema: pa.Schema) -> str:
@@ -145,15 +213,21 @@ class Segment:
 
     Raises:
         FileNotFoundError: if a file is missing, for example because the index was compacted meanwhile.
-        ValueError: if a file is damaged.
+        ValueError: if a file is damaged, as far as sizes, types and places tell.
     """
 
     def __init__(self, folder: Path, manifest: IndexManifest, record: SegmentRecord):
+        self.record = record
         place = folder / SEGMENTS / str(record.number)
-        for name, size in record.files.items():
-            if (place / name).stat().st_size != size:
-                found = (place / name).stat().st_size
-                raise ValueError(f"{place / name} is damaged: {found:,} bytes, not {size:,}. Build the index again.")
+        for name in record.digests:
+            found = os.stat(place / name)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError(f"{place / name} is damaged: it is no file. Build the index again.")
+            size = record.files.get(name, found.st_size)
+            if found.st_size != size:
+                raise ValueError(
+                    f"{place / name} is damaged: {found.st_size:,} bytes, not {size:,}. Build the index again."
+                )
         shape = (record.rows, manifest.dim)
         try:
             self.rows = _map_array(place / _ROWS, manifest.dtype, shape)
@@ -161,16 +235,38 @@ class Segment:
             self.bounds = _map_array(place / _BOUNDS, "float32", (record.rows, 2))
             with pa.memory_map(str(place / _TABLE)) as source:
                 self.table = pa.ipc.open_file(source).read_all()
+            if len(self.table) != record.rows or not self.table.schema.equals(table_schema(manifest)):
+                raise ValueError(f"{_TABLE} has other rows or columns than {MANIFEST} says")
             self.removed = np.empty(0, np.int64)
             if record.removed_file:
                 self.removed = np.load(place / record.removed_file, allow_pickle=False)
-            if len(self.table) != record.rows or len(self.removed) != record.removed:
-                raise ValueError("files of different numbers of rows")
+                _check_places(self.removed, record)
         except (ValueError, EOFError, pa.ArrowException) as error:
             raise ValueError(f"{place} is damaged ({error}). Build the index again.") from error
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+def _check_places(places: np.ndarray, record: SegmentRecord) -> None:
+    if places.dtype != np.int64 or places.shape != (record.removed,):
+        raise ValueError(f"{record.removed_file} holds {places.dtype} of the shape {places.shape}")
+    if places[0] < 0 or places[-1] >= record.rows or (np.diff(places) <= 0).any():
+        raise ValueError(f"{record.removed_file} holds places that are not in order, or are no rows")
+
+
+def check_digests(folder: Path, manifest: IndexManifest) -> None:
+    """Read all files of an index; ValueError names one that is not as it was written."""
+    for record in manifest.segments:
+        place = folder / SEGMENTS / str(record.number)
+        for name, digest in record.digests.items():
+            if _digest_file(place / name) != digest:
+                raise ValueError(f"{place / name} is damaged: its digest is not the one noted. Build the index again.")
+
+
+def _digest_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def rows_at(segments: Sequence[Segment], places: np.ndarray) -> np.ndarray:
@@ -215,11 +311,13 @@ def write_segment(
                 bounds_file.write(bounds.astype("<f4"))
                 table_writer.write_table(table, max_chunksize=BLOCK_ROWS)
                 count += len(rows)
-        files = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+        paths = sorted(temporary.iterdir())
+        files = {path.name: path.stat().st_size for path in paths}
+        digests = {path.name: _digest_file(path) for path in paths}
     if not count:
         shutil.rmtree(place)
         return manifest, 0
-    record = SegmentRecord(manifest.next_segment, count, files)
+    record = SegmentRecord(manifest.next_segment, count, files, digests)
     return replace(manifest, segments=(*manifest.segments, record), next_segment=record.number + 1), count
 
 
@@ -246,25 +344,31 @@ def write_removed(folder: Path, manifest: IndexManifest, removed: Mapping[int, n
             name = f"removed-{manifest.generation + 1}.npy"
             with replaced_file(folder / SEGMENTS / str(record.number) / name) as path, open(path, "wb") as file:
                 np.save(file, np.sort(places).astype(np.int64))
-            record = replace(record, removed=len(places), removed_file=name)
+            digests = {own: digest for own, digest in record.digests.items() if own in record.files}
+            digests[name] = _digest_file(folder / SEGMENTS / str(record.number) / name)
+            record = replace(record, digests=digests, removed=len(places), removed_file=name)
         records.append(record)
     return replace(manifest, segments=tuple(records))
 
 
 def delete_leftovers(folder: Path, manifest: IndexManifest) -> None:
-    """Delete what the manifest does not name. Only who holds the writers' lock may call this.
+    """Delete what writers wrote and the manifest does not name. Only who holds the writers' lock may call this.
 
-    Processes that have such files mapped keep them until they close them.
+    Processes that have such files mapped keep them until they close them. What cannot be deleted waits for the next
+    writer; links, and names that no writer gives, stay.
     """
     records = {str(record.number): record for record in manifest.segments}
+    if (folder / SEGMENTS).is_symlink():
+        raise ValueError(f"{folder / SEGMENTS} is a link; nothing is written or deleted there. Move the whole index.")
+    (folder / SEGMENTS).mkdir(exist_ok=True)
     for entry in os.scandir(folder / SEGMENTS):
+        if not entry.is_dir(follow_symlinks=False) or not _SEGMENT_FOLDER.fullmatch(entry.name):
+            continue
         record = records.get(entry.name)
         if record is None:
             shutil.rmtree(entry.path, ignore_errors=True)
             continue
         for file in os.scandir(entry.path):
-            if file.name not in record.files and file.name != record.removed_file:
-                try:
+            if file.name != record.removed_file and _SEGMENT_FILE.fullmatch(file.name):
+                with suppress(OSError):  # Windows: another process has it open
                     os.unlink(file.path)
-                except PermissionError:  # Windows: another process has it open
-                    continue

@@ -76,7 +76,7 @@ class NoMatch:
     def __init__(self, encoder: DualEncoder, index: EmbeddingIndex):
         self.encoder, self.index = encoder, index
         texts = mix_captions(load_background_texts())
-        described = json.dumps([encoder.fingerprint, texts])
+        described = json.dumps([encoder.fingerprint, texts, index.identity])
         self._key = hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
         self._texts, self._features, self._best = texts, None, {}
 

@@ -34,14 +34,14 @@ def normalise_rows(vectors: np.ndarray, first: int = 0, what: str = "row") -> np
     """L2-normalise rows of any floating type in float64; no length is too large or too small.
 
     Args:
-        vectors (`np.ndarray`): Rows (n, dim) of a floating type.
+        vectors (`np.ndarray`): Rows (n, dim) of a floating type, in any order of memory; the result is in C order.
         first (`int`): Number of the first row, for messages.
         what (`str`): What messages call a row.
 
     Raises:
         ValueError: if a row is zero, or holds NaN or an infinite value; names the first one.
     """
-    rows = vectors.astype(np.float64)
+    rows = vectors.astype(np.float64, order="C")  # sums depend on the order of memory
     largest = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
     bad = np.flatnonzero(~(np.isfinite(largest) & (largest > 0)))
     if bad.size:

@@ -83,16 +83,29 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
             f"The filter {text!r}: ~ is for texts, and {name!r} holds {kind}. Use = != < <= > >=. Texts are: {texts}."
         )
     if is_list:
-        return _match_any(column, sign, value)
+        return _applicable(_match_any(column, sign, value), text, columns.field(name))
     if sign == "~":
-        return pc.match_substring_regex(column, f"(?s)\\A{_regex(value)}\\z")
+        return _applicable(pc.match_substring_regex(column, f"(?s)\\A{_regex(value)}\\z"), text, columns.field(name))
     try:
-        return _COMPARISONS[sign](column, pc.scalar(pa.scalar(value).cast(kind)))
+        comparison = _COMPARISONS[sign](column, pc.scalar(pa.scalar(value).cast(kind)))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         hint = _as_nanoseconds(value) if pa.types.is_integer(kind) else ""
         raise ValueError(
             f"The filter {text!r}: {value!r} is no value of {name!r}, which holds {kind}.{hint}"
         ) from error
+    return _applicable(comparison, text, columns.field(name))
+
+
+def _applicable(filter_: pc.Expression, text: str, column: pa.Field) -> pc.Expression:
+    """A filter that Arrow can apply; ValueError if it cannot: a pattern is bad, or it does not compare such values."""
+    try:
+        rows_that_match(pa.table({column.name: pa.nulls(1, column.type)}), filter_)  # patterns are read for a row
+    except ValueError as error:
+        reason = str(error.__cause__).splitlines()[0]
+        raise ValueError(
+            f"The filter {text!r} cannot be applied to {column.name!r} ({column.type}): {reason}"
+        ) from error
+    return filter_
 
 
 def rows_that_match(table: pa.Table, where: pc.Expression) -> np.ndarray:
