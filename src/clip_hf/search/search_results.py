@@ -82,10 +82,13 @@ class Searcher:
     Example:
 
     ```python
-    >>> source = open_source_index("photos", encoder)
+    >>> from clip_hf.embedding import load_dual_encoder
+    >>> from clip_hf.search import Searcher, open_source_index, parse_query
+
+    >>> encoder = load_dual_encoder("openai/clip-vit-base-patch32")
+    >>> source = open_source_index("my_photos", encoder)
     >>> results = Searcher(encoder, source).search(parse_query(["a", "beach"]), k=3)
-    >>> [(hit.score, hit.id) for hit in results.hits]
-    [(0.31, 'italy/12.jpg'), (0.29, 'italy/7.jpg'), (0.24, 'boat.png')]
+    >>> best = [(hit.score, hit.id) for hit in results.hits]
     ```
     """
 
