@@ -153,7 +153,7 @@ def _fit(
 def _report_refresh(source: SourceIndex) -> None:
     if source.refresh is None:
         return
-    print(encodable(source.refresh.describe()), file=sys.stderr)
+    print(f"clip-hf tag: {encodable(source.refresh.describe())}", file=sys.stderr)
     for row in source.refresh.skipped:
         print(f"clip-hf tag: {row.message}", file=sys.stderr)
 
