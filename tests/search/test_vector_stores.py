@@ -659,13 +659,14 @@ def test_a_milvus_that_goes_away_is_named(tmp_path):
 
 
 COPY = """
-import sys
+import sys, time
 from clip_hf.search import EmbeddingIndex, open_store, sync_store
 store = open_store(sys.argv[2])
 upsert = store.upsert
 def upsert_and_say(rows):
     upsert(rows)
     print("batch", flush=True)
+    time.sleep(0.2)  # so that it is not done before it is killed
 store.upsert = upsert_and_say
 sync_store(EmbeddingIndex.open(sys.argv[1]), store, batch_rows=64, progress=False)
 """
