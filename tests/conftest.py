@@ -90,6 +90,17 @@ def tiny_processor(tiny_tokenizer) -> ClipHFProcessor:
     return ClipHFProcessor(image_processor, tiny_tokenizer)
 
 
+@pytest.fixture
+def encoder(tiny_processor):
+    """A tiny model whose passes of the image tower are counted in `encoder.counted`, by their batch sizes."""
+    from clip_hf.embedding import load_dual_encoder
+    from encoding_inputs import count_images
+
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
+    encoder.counted = count_images(encoder.model)
+    return encoder
+
+
 @pytest.fixture(params=["onnx", "openvino"])
 def runtime(request) -> str:
     """Each runtime of exported models in turn."""

@@ -36,10 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what", "by default images, and captions where there are some")
     what.add_argument("--images", action="store_true", help="embed images")
     what.add_argument("--texts", action="store_true", help="embed captions")
-    what.add_argument("--split", help="part of the data (default: all)")
-    what.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
-    what.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")
-    what.add_argument("--image-root", metavar="FOLDER", help="folder that paths in data may lead to (/: any)")
+    add_column_arguments(what)
     files = parser.add_argument_group("files")
     files.add_argument(
         "--file-format", choices=FILE_FORMATS, default=FILE_FORMATS[0], help="of embeddings (default: %(default)s)"
@@ -66,3 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--ray-cpus", type=float, metavar="N", help="processors of each of these workers (default: 1)")
     work.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs of each, 0.5 for a half (default: 0)")
     add_skip_argument(add_image_arguments(parser))
+
+
+def add_column_arguments(group: argparse._ArgumentGroup) -> None:
+    """Give a group the arguments that say which rows and columns of a table or dataset are read."""
+    group.add_argument("--split", help="part of a table or dataset (default: all)")
+    group.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
+    group.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")
+    group.add_argument("--image-root", metavar="FOLDER", help="folder that paths in data may lead to (/: any)")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .classify import parse_count
+from .embed import add_column_arguments
 from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
 
 
@@ -127,10 +128,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     index = parser.add_argument_group("index")
     index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
     index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
-    index.add_argument("--split", help="part of a table or dataset (default: all)")
-    index.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
-    index.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")
-    index.add_argument("--image-root", metavar="FOLDER", help="folder that paths in data may lead to (/: any)")
+    add_column_arguments(index)
     work = parser.add_argument_group("encoding")
     work.add_argument("--batch-size", type=parse_count, default=64, help="images at once (default: %(default)s)")
     work.add_argument(

@@ -7,18 +7,9 @@ from pathlib import Path
 import pytest
 from job_inputs import ENCODING, ROWS, SMALL
 
-from clip_hf.embedding import embed, load_dual_encoder
-from encoding_inputs import count_images, files_in
+from clip_hf.embedding import embed
+from encoding_inputs import files_in
 from pair_data import caption_of, encoded, image_of
-from tiny_models import make_tiny_model
-
-
-@pytest.fixture
-def encoder(tiny_processor):
-    """A tiny model whose passes of the image tower are counted in `encoder.counted`, by their batch sizes."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
-    encoder.counted = count_images(encoder.model)
-    return encoder
 
 
 @pytest.fixture

@@ -621,9 +621,9 @@ MUTATIONS = [
     ),
     Mutation(
         "card: Wilson's middle without its shift",
-        "training/trained_models.py",
-        "middle = (share + z2 / (2 * count))",
-        "middle = (share + z2 / (4 * count))",
+        "utils/intervals.py",
+        "middle = share + quantile**2 / (2 * count)",
+        "middle = share + quantile**2 / (4 * count)",
         "training/test_training_card.py -k intervals",
     ),
     Mutation(

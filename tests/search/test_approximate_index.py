@@ -149,11 +149,6 @@ def test_a_damaged_file_is_never_given_to_faiss(tmp_path, monkeypatch):
         ApproximateIndex.open(index)
 
 
-def test_wilson_intervals():
-    assert module._wilson_interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert module._wilson_interval(1.0, 100) == pytest.approx((0.9630, 1.0), abs=1e-4)
-
-
 def test_equal_scores_count_whichever_is_found():
     exact = np.array([[0.9, 0.8, 0.8]])
     assert module._recall(np.array([[0.9, 0.8, 0.7]]), exact).recall == pytest.approx(2 / 3)

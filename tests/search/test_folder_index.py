@@ -20,7 +20,7 @@ from clip_hf.search import EmbeddingIndex, folder_index, refresh_folder_index
 from clip_hf.search.folder_index import rebuild_folder_index, row_id
 from clip_hf.search.index_places import locked_index
 from clip_hf.search.index_segments import IndexManifest
-from encoding_inputs import count_images, quiet
+from encoding_inputs import quiet
 from pair_data import bad_files, encoded, image_of
 from tiny_models import make_tiny_model
 
@@ -28,14 +28,6 @@ from tiny_models import make_tiny_model
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = 12
 NAMES = [f"{'sub/' if number % 2 else ''}{number:02d}.png" for number in range(ROWS)]
-
-
-@pytest.fixture
-def encoder(tiny_processor):
-    """A tiny model whose passes of the image tower are counted in `encoder.counted`, by their batch sizes."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
-    encoder.counted = count_images(encoder.model)
-    return encoder
 
 
 @pytest.fixture(autouse=True)

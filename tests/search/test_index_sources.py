@@ -11,21 +11,13 @@ import pytest
 from clip_hf.embedding import EmbeddingOptions, embed, load_dual_encoder
 from clip_hf.model.image_reading_clip_hf import open_image
 from clip_hf.search import EmbeddingIndex, default_index_folder, index_sources, open_source_index
-from encoding_inputs import count_images, quiet
+from encoding_inputs import quiet
 from pair_data import caption_of, dataset_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar
 from tiny_models import make_tiny_model
 
 
 ROWS = 10
 COLUMNS = ["name", "digest", "bytes", "width", "height", "shard", "row"]
-
-
-@pytest.fixture
-def encoder(tiny_processor):
-    """A tiny model whose passes of the image tower are counted in `encoder.counted`, by their batch sizes."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
-    encoder.counted = count_images(encoder.model)
-    return encoder
 
 
 @pytest.fixture

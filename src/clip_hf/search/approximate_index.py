@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ..utils.atomic import replaced_folder
 from ..utils.extras import require_extra
+from ..utils.intervals import wilson_interval
 from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
 from .exact_scan import score_rows
@@ -375,14 +376,8 @@ def _without(scores: np.ndarray, ids: np.ndarray, own: np.ndarray) -> tuple[np.n
 
 def _recall(scores: np.ndarray, exact: np.ndarray) -> Recall:
     mean = float((scores >= exact[:, -1:]).mean())
-    return Recall(len(scores), mean, _wilson_interval(mean, len(scores)))
-
-
-def _wilson_interval(share: float, trials: int) -> tuple[float, float]:
-    z = 1.959964
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z / (1 + z * z / trials) * (share * (1 - share) / trials + z * z / (4 * trials * trials)) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
+    low, high = wilson_interval(mean, len(scores))
+    return Recall(len(scores), mean, (float(low), float(high)))
 
 
 def _seconds(search: Any, query: np.ndarray) -> float:

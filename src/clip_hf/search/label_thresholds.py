@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..utils.atomic import replaced_file
+from ..utils.intervals import wilson_interval
 from ..utils.json_files import read_json
 from ..utils.wording import counted, quoted
 from .tagging import TAG_THRESHOLD, LabelScorer
@@ -80,10 +81,7 @@ def wilson_lower_bound(right: Any, count: Any, confidence: float = CONFIDENCE) -
         right, count (`int` or `np.ndarray`): How many are right, of how many; `count` is at least 1.
         confidence (`float`, *optional*, defaults to 0.9): Above 0.5 and below 1.
     """
-    z = NormalDist().inv_cdf(confidence)
-    share = right / count
-    spread = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return (share + z**2 / (2 * count) - spread) / (1 + z**2 / count)
+    return wilson_interval(right / count, count, NormalDist().inv_cdf(confidence))[0]
 
 
 def fit_threshold(

@@ -2,7 +2,6 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Save trained models with their processors and cards, in folders and on the hub."""
 
-import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..model.processing_clip_hf import ClipHFProcessor
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..model_card.section_texts import HOME_FOLDER, architecture_label, public_name
 from ..utils.atomic import replaced_folder
+from ..utils.intervals import wilson_interval
 from ..utils.wording import HUB_TASKS, INTERVAL, TASK_TITLES
 from .distributed import restore_scalar_logit_scale
 from .held_out import HeldOutPairs
@@ -26,7 +26,6 @@ from .options import TrainingOptions
 
 
 # Half the width of a 95% interval, in standard deviations.
-_NORMAL_QUANTILE = 1.959964
 
 # The options that the card shows.
 _CARD_SETTINGS = (
@@ -109,7 +108,7 @@ def _held_out_results(
         task = "retrieval" if "_R@" in name else "zero_shot"
         args = None
         if held_out is not None:
-            args = {INTERVAL: _wilson_interval(value, held_out.num_queries(name))}
+            args = {INTERVAL: _percent_interval(value, held_out.num_queries(name))}
         results.append(
             EvalResult(
                 task_type=HUB_TASKS[task],
@@ -125,12 +124,9 @@ def _held_out_results(
     return results
 
 
-def _wilson_interval(share: float, count: int) -> list[float]:
-    """The 95% interval of a share of `count`, in percent (Wilson 1927): for 0 of 10, 0 to 27.75."""
-    z2 = _NORMAL_QUANTILE**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = math.sqrt(share * (1 - share) * z2 / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
-    return [round(100 * max(0.0, middle - half), 2), round(100 * min(1.0, middle + half), 2)]
+def _percent_interval(share: float, count: int) -> list[float]:
+    """The 95% interval of a share of `count`, in percent: for 0 of 10, 0 to 27.75."""
+    return [round(100 * float(end), 2) for end in wilson_interval(share, count)]
 
 
 def _name_of(source: str) -> str:
