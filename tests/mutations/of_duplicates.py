@@ -113,7 +113,7 @@ MUTATIONS = [
     Mutation(
         "a copy is not compared",
         "search/picture_moves.py",
-        "if _digest(temporary) != _digest(old):",
+        "if digest_file(temporary) != digest_file(old):",
         "if False:",
         "search/test_picture_moves.py -k differs",
     ),
@@ -148,7 +148,7 @@ MUTATIONS = [
     Mutation(
         "a file is read whatever its digest",
         "search/approximate_index.py",
-        'if _digest_file(place / _FILE) != manifest["digest"]:',
+        'if digest_file(place / _FILE) != manifest["digest"]:',
         "if False:",
         "search/test_approximate_index.py -k damaged",
     ),

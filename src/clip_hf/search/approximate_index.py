@@ -25,6 +25,7 @@ from ..utils.intervals import wilson_interval
 from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
 from .exact_scan import score_rows
+from .index_segments import digest_file
 from .near_duplicates import StoredRows
 from .row_codes import normalise_rows
 
@@ -190,7 +191,7 @@ class ApproximateIndex:
                 f"{place} was built for generation {manifest['rows']['generation']} of an index; "
                 f"{index.folder} is at generation {index.generation} with other rows. Build it again."
             )
-        if _digest_file(place / _FILE) != manifest["digest"]:
+        if digest_file(place / _FILE) != manifest["digest"]:
             raise ValueError(f"{place / _FILE} is damaged: its digest is not the one noted. Build it again.")
         opened = cls(index, kind, faiss.read_index(str(place / _FILE)))
         opened.effort = Effort(**manifest["effort"])
@@ -300,7 +301,7 @@ class ApproximateIndex:
                 "format": _FORMAT,
                 "kind": self.kind,
                 "rows": _identify(self.index),
-                "digest": _digest_file(temporary / _FILE),
+                "digest": digest_file(temporary / _FILE),
                 "effort": asdict(self.effort),
                 "text_recall": asdict(self.text_recall),
                 "image_recall": asdict(self.image_recall),
@@ -398,8 +399,3 @@ def _identify(index: EmbeddingIndex) -> dict[str, Any]:
         "count": len(rows),
         "probe": digest.hexdigest(),
     }
-
-
-def _digest_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -260,11 +260,12 @@ def check_digests(folder: Path, manifest: IndexManifest) -> None:
     for record in manifest.segments:
         place = folder / SEGMENTS / str(record.number)
         for name, digest in record.digests.items():
-            if _digest_file(place / name) != digest:
+            if digest_file(place / name) != digest:
                 raise ValueError(f"{place / name} is damaged: its digest is not the one noted. Build the index again.")
 
 
-def _digest_file(path: Path) -> str:
+def digest_file(path: Path) -> str:
+    """BLAKE2b of a file's bytes, 32 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
@@ -313,7 +314,7 @@ def write_segment(
                 count += len(rows)
         paths = sorted(temporary.iterdir())
         files = {path.name: path.stat().st_size for path in paths}
-        digests = {path.name: _digest_file(path) for path in paths}
+        digests = {path.name: digest_file(path) for path in paths}
     if not count:
         shutil.rmtree(place)
         return manifest, 0
@@ -345,7 +346,7 @@ def write_removed(folder: Path, manifest: IndexManifest, removed: Mapping[int, n
             with replaced_file(folder / SEGMENTS / str(record.number) / name) as path, open(path, "wb") as file:
                 np.save(file, np.sort(places).astype(np.int64))
             digests = {own: digest for own, digest in record.digests.items() if own in record.files}
-            digests[name] = _digest_file(folder / SEGMENTS / str(record.number) / name)
+            digests[name] = digest_file(folder / SEGMENTS / str(record.number) / name)
             record = replace(record, digests=digests, removed=len(places), removed_file=name)
         records.append(record)
     return replace(manifest, segments=tuple(records))

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from ..utils.atomic import sync
 from ..utils.wording import counted, escape_name
+from .index_segments import digest_file
 
 
 MOVES = "moves.jsonl"
@@ -255,7 +256,7 @@ def _copy(old: Path, new: Path) -> None:
     try:
         shutil.copy2(old, temporary)
         sync(temporary)
-        if _digest(temporary) != _digest(old):
+        if digest_file(temporary) != digest_file(old):
             raise OSError(f"The copy of {old} to {new} differs from it. {old} stays where it is. Check the disk.")
         try:
             os.link(temporary, new)
@@ -290,12 +291,7 @@ def _are_copies(left: Path, right: Path) -> bool:
         return False
     if os.path.samestat(status, other):
         return status.st_nlink > 1 and os.path.realpath(left) != os.path.realpath(right)
-    return status.st_size == other.st_size and _digest(left) == _digest(right)
-
-
-def _digest(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+    return status.st_size == other.st_size and digest_file(left) == digest_file(right)
 
 
 def _make_folder(folder: Path) -> None:
