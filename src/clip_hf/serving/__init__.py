@@ -1,0 +1,15 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Embeddings, classification, ranking and search over HTTP: the server, its page, and its clients."""
+
+from ..utils.extras import require_extra
+
+
+require_extra("serve", "clip_hf.serving", "httpx", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn")
+
+from .serving_limits import ServingLimits
+
+
+__all__ = [
+    "ServingLimits",
+]
