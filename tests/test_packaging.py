@@ -158,7 +158,8 @@ def attempt(name, function, *args, **kwargs):
     except ImportError as error:
         found[name] = f"{{type(error).__name__}} {{error.name}}: {{error}}"
 
-parts = ["data", "training", "embedding", "search", "serving", "evaluation", "data.tars", "evaluation.registry.evaluation_data"]
+parts = ["data", "training", "embedding", "search", "serving", "evaluation", "data.tars"]
+parts += ["evaluation.registry.evaluation_data"]
 for part in parts:
     attempt(part, importlib.import_module, f"clip_hf.{{part}}")
 attempt("metric", metrics.load, "clip_score")
