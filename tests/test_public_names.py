@@ -269,6 +269,7 @@ PUBLIC_NAMES = {
         "write_contact_sheet",
     ],
     "clip_hf.serving": [
+        "BatchingOptions",
         "ServingLimits",
     ],
     "clip_hf.training": [
