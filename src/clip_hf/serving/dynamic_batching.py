@@ -133,13 +133,13 @@ class DynamicBatcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread when its batch is done; what still waits is cancelled."""
+        """End the thread when its batch is done; what still waits is cancelled. Any thread may call this."""
         with self._changed:
             self._is_closed = True
             groups = [group for queue in self._queues.values() for group in queue]
             self._changed.notify()
-        for group in groups:
-            group.future.cancel()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(lambda: [group.future.cancel() for group in groups])
         self._thread.join()
 
     # ------------------------------------------------------------------------------------------- in the model's thread
