@@ -79,7 +79,7 @@ MUTATIONS = [
     Mutation(
         "the worst label first",
         "model/label_scores_clip_hf.py",
-        'scores, order = scores.sort(descending=True, stable=True)',
+        "scores, order = scores.sort(descending=True, stable=True)",
         'scores, order = model_outputs["scores"][0].sort(stable=True)',
         "model/test_pipeline_clip_hf.py -k top_k_and",
     ),

@@ -44,7 +44,7 @@ def run(
     use: Callable[[DynamicBatcher], Coroutine],
     size: int = 4,
     wait: float = 0.0,
-    is_more_coming: Callable[[], bool] = lambda: False,
+    is_more_coming: Callable[[str], bool] = lambda kind: False,
 ) -> Any:
     async def main() -> Any:
         batcher = DynamicBatcher(
@@ -143,9 +143,25 @@ def test_what_ends_the_wait(reason):
         await asyncio.gather(*tasks)
         return time.monotonic() - started
 
-    seconds = run(model, use, wait=0.3 if reason == "time" else 8.0, is_more_coming=lambda: bool(coming))
+    seconds = run(model, use, wait=0.3 if reason == "time" else 8.0, is_more_coming=lambda kind: bool(coming))
     assert [items for _, items in model.batches] == [[1, 2, 3, 4] if reason == "full" else [1, 2]]
     assert 0.3 <= seconds < 5 if reason == "time" else seconds < 5
+
+
+def test_a_kind_that_waits_does_not_hold_up_the_other():
+    model, coming = FakeModel(), {"text"}
+
+    async def use(batcher):
+        started = time.monotonic()
+        (text,) = await queue(batcher, ("text", [1]))
+        assert await batcher.submit("image", [2]) == [20]
+        coming.clear()
+        batcher.announce()
+        await text
+        return time.monotonic() - started
+
+    assert run(model, use, wait=8.0, is_more_coming=lambda kind: kind in coming) < 5
+    assert model.batches == [("image", [2]), ("text", [1])]
 
 
 def test_cancelled_items_are_dropped_before_their_batch():
@@ -241,7 +257,7 @@ def test_closing_ends_the_thread_and_cancels_what_waits():
 
     async def main() -> list[Any]:
         encoders = {kind: model.encoder(kind) for kind in ("image", "text")}
-        batcher = DynamicBatcher(encoders, {"image": 1, "text": 1}, 0, lambda: False, ServerMetrics())
+        batcher = DynamicBatcher(encoders, {"image": 1, "text": 1}, 0, lambda kind: False, ServerMetrics())
         first = await hold(model, batcher)
         (second,) = await queue(batcher, ("text", [2]))
         threading.Timer(0.05, model.gate.set).start()

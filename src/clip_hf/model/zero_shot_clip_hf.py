@@ -162,7 +162,7 @@ def _has_placeholder(template: str) -> bool:
         raise ValueError(f"The template {template!r} has unbalanced braces: write {{{{ for a brace.") from error
     for _, field, width, conversion in parts:
         if field not in _PLACEHOLDERS or width or conversion:  # a width might be of gigabytes
-            shown = f"{field}{conversion and f'!{conversion}' or ''}{width and f':{width}'}"
+            shown = f"{field}{(conversion and f'!{conversion}') or ''}{width and f':{width}'}"
             raise ValueError(
                 f"The template {template!r} has the placeholder {{{shown}}}; only {{}} and {{label}} are filled."
             )
