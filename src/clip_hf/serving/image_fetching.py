@@ -195,7 +195,7 @@ class ImageFetcher:
                     continue  # with the next address
                 except httpx.HTTPError:
                     raise _failure(where, "the connection broke, or the answer is not valid HTTP") from None
-        raise _failure(where, "its host does not answer")
+        raise _failure(where, "its host does not answer, or its certificate is not valid")
 
 
 def is_public_address(address: str) -> bool:
