@@ -69,7 +69,7 @@ Query = Annotated[
         }
     ),
 ]
-Templates = str | list[str] | dict[str, list[str]]
+Templates = str | list[str] | dict[str, str | list[str]]
 TopK = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -117,7 +117,7 @@ class RankRequest(_TextRequest):
     top_k: TopK | None = Field(None, description="How many candidates to return, best first; by default all.")
 
 
-class SearchRequest(_Request):
+class SearchRequest(_TextRequest):
     """A query for the rows of the index."""
 
     query: Query = Field(description="A text, or terms with weights that are added.")

@@ -203,7 +203,7 @@ class _Routes:
     def __init__(self, state: ServingState):
         self.state, self.options, self.limits = state, state.options, state.options.limits
         self.fetcher = ImageFetcher(state.options.allow_image_hosts, self.limits)
-        self.page = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in _MEDIA_TYPES}
+        self.page = {path.name: path for path in sorted(PAGE.glob("*")) if path.suffix in _MEDIA_TYPES}
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -305,7 +305,8 @@ class _Routes:
         where = "images" if asked.image is None else "image"
         value = asked.images if asked.image is None else asked.image
         names = ("labels", "templates", "top_k", "multi_label", "threshold", "background", "function_to_apply")
-        options = ClassifyOptions(truncate=asked.truncate, **{name: getattr(asked, name) for name in names})
+        given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+        options = ClassifyOptions(truncate=asked.truncate, **given)
         with self._admit(request, engine, _count(value)):
             images = await self._read(value, where, "image")
             results = await engine.classify(images, options)
@@ -328,7 +329,7 @@ class _Routes:
         with self._admit(request, engine, _count(asked.query)):
             terms = await self._terms(asked.query)
             options = SearchOptions(
-                top_k=asked.top_k, threshold=asked.threshold, filters=asked.filters, no_match=asked.no_match
+                asked.top_k, asked.threshold, asked.filters, asked.no_match, truncate=asked.truncate
             )
             found = await engine.search(terms, options)
         data = [
@@ -358,7 +359,7 @@ class _Routes:
             if isinstance(value, dict):
                 weight, value = _split_weight(value, where)
             if isinstance(value, dict) and value.keys() == {"id"}:
-                terms.append((weight, RowItem(self._row_id(value["id"], f"{where}.id"))))
+                terms.append((weight, RowItem(self._row_id(value["id"], f"{where}.id"), where)))
                 continue
             items = await self._read(value, where)
             terms += [(weight, item) for item in items]

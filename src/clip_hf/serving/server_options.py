@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .inference_engine import BatchingOptions
+from .dynamic_batching import BatchingOptions
 from .serving_limits import ServingLimits
 
 
