@@ -373,6 +373,8 @@ def test_bad_labels(model, tiny_processor, labels, error, message):
         ({}, ValueError, "The mapping from labels to prompts is empty"),
         ("a {", ValueError, "'a {' has unbalanced braces"),
         ("a {c}", ValueError, "has the placeholder {c}; only {} and {label} are filled"),
+        ("a {:>999999999999}", ValueError, "has the placeholder {:>999999999999}; only {} and {label} are filled"),
+        ("a {label!r}", ValueError, "has the placeholder {label!r}; only {} and {label} are filled"),
         (["a {}", 3], TypeError, "3 among the templates must be a string"),
         (3, TypeError, "The templates must be a string or a list of strings; given 3, an int"),
         (b"a {}", TypeError, "given b'a {}', a bytes"),

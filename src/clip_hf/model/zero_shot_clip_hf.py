@@ -157,15 +157,16 @@ def _check_list(templates, what: str, needs_placeholder: bool) -> tuple[str, ...
 
 def _has_placeholder(template: str) -> bool:
     try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ValueError(f"The template {template!r} has unbalanced braces: write {{{{ for a brace.") from error
-    unknown = [field for field in fields if field not in _PLACEHOLDERS]
-    if unknown:
-        raise ValueError(
-            f"The template {template!r} has the placeholder {{{unknown[0]}}}; only {{}} and {{label}} are filled."
-        )
-    return bool(fields)
+    for _, field, width, conversion in parts:
+        if field not in _PLACEHOLDERS or width or conversion:  # a width might be of gigabytes
+            shown = f"{field}{(conversion and f'!{conversion}') or ''}{width and f':{width}'}"
+            raise ValueError(
+                f"The template {template!r} has the placeholder {{{shown}}}; only {{}} and {{label}} are filled."
+            )
+    return bool(parts)
 
 
 def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
