@@ -7,9 +7,18 @@ from ..utils.extras import require_extra
 
 require_extra("serve", "clip_hf.serving", "httpx", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn")
 
+from .dynamic_batching import BatchingOptions
+from .http_server import serve
+from .server_app import LoadedModel, create_app
+from .server_options import ServerOptions
 from .serving_limits import ServingLimits
 
 
 __all__ = [
+    "BatchingOptions",
+    "LoadedModel",
+    "ServerOptions",
     "ServingLimits",
+    "create_app",
+    "serve",
 ]
