@@ -269,6 +269,10 @@ PUBLIC_NAMES = {
         "write_contact_sheet",
     ],
     "clip_hf.serving": [
+        "AsyncClient",
+        "Client",
+        "ItemError",
+        "ServerError",
         "ServingLimits",
     ],
     "clip_hf.training": [

@@ -7,9 +7,16 @@ from ..utils.extras import require_extra
 
 require_extra("serve", "clip_hf.serving", "httpx", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn")
 
+from .client_items import ItemError
+from .client_protocol import ServerError
+from .serving_client import AsyncClient, Client
 from .serving_limits import ServingLimits
 
 
 __all__ = [
+    "AsyncClient",
+    "Client",
+    "ItemError",
+    "ServerError",
     "ServingLimits",
 ]
