@@ -270,10 +270,15 @@ PUBLIC_NAMES = {
     ],
     "clip_hf.serving": [
         "AsyncClient",
+        "BatchingOptions",
         "Client",
         "ItemError",
+        "LoadedModel",
         "ServerError",
+        "ServerOptions",
         "ServingLimits",
+        "create_app",
+        "serve",
     ],
     "clip_hf.training": [
         "AveragedWeights",

@@ -21,11 +21,15 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_key_file(options: argparse.Namespace) -> None:
+    """Raise a `ValueError` for the key of no server."""
+    if options.api_key_file is not None and options.server is None:
+        raise ValueError("--api-key-file holds the key of a server: name the server with --server, or leave it out.")
+
+
 def check_server_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with an error for arguments that do not go with `--server`, or only with it."""
+    """End with an error for arguments that do not go with `--server`, or without it."""
     if options.server is None:
-        if options.api_key_file is not None:
-            parser.error("--api-key-file is the key of a server: name the server with --server")
         if options.command == "classify" and options.model is None:
             parser.error("name a model with --model, or a server with --server")
         return

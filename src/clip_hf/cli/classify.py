@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from _clip_hf_cli.server_arguments import check_key_file
+
 from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.checks_clip_hf import did_you_mean
@@ -84,6 +86,7 @@ def show_answers(options: argparse.Namespace, answers: Iterable[tuple[str, Predi
 
 def read_inputs(options: argparse.Namespace) -> tuple[list[str], Any]:
     """The labels and templates, checked; standard input too, if paths are to come from it."""
+    check_key_file(options)
     labels = check_labels(read_labels(options.labels))
     templates = load_templates(options.template)
     prompts_for(labels, templates)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from _clip_hf_cli.search import STARTED, TOP_K
+from _clip_hf_cli.server_arguments import check_key_file
 
 from ..data.texts import escaped
 from ..embedding import DualEncoder
@@ -96,6 +97,7 @@ def read_query(options: argparse.Namespace) -> list[QueryTerm]:
 
 def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
     """Raise a `ValueError` for options that do not go together, or are out of range."""
+    check_key_file(options)
     check_limits(options.threshold, options.no_match)
     if not terms:
         _check_unused(options)

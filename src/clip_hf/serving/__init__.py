@@ -10,10 +10,9 @@ require_extra("serve", "clip_hf.serving", "httpx", "orjson", "prometheus_client"
 from .client_items import ItemError
 from .client_protocol import ServerError
 from .dynamic_batching import BatchingOptions
-from .index_search import RowItem, SearchOptions
-from .inference_engine import InferenceEngine
-from .label_options import ClassifyOptions
-from .server_metrics import ServerMetrics
+from .http_server import serve
+from .server_app import LoadedModel, create_app
+from .server_options import ServerOptions
 from .serving_client import AsyncClient, Client
 from .serving_limits import ServingLimits
 
@@ -21,13 +20,12 @@ from .serving_limits import ServingLimits
 __all__ = [
     "AsyncClient",
     "BatchingOptions",
-    "ClassifyOptions",
     "Client",
-    "InferenceEngine",
     "ItemError",
-    "RowItem",
-    "SearchOptions",
+    "LoadedModel",
     "ServerError",
-    "ServerMetrics",
+    "ServerOptions",
     "ServingLimits",
+    "create_app",
+    "serve",
 ]
