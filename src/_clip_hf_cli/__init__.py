@@ -4,7 +4,7 @@
 
 It lies beside the package, because importing `clip_hf` imports torch and transformers, which takes seconds. Here only
 the standard library is imported, so that help and mistakes in the command line answer at once and without any extra.
-A subcommand's work is `run` in the module of its name in `clip_hf.cli`.
+A subcommand's work is `run` in the module of its name in `clip_hf.cli`, or in `on_server` where a server does it.
 """
 
 import argparse
@@ -19,8 +19,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import classify, compare, convert, embed, env, evaluate, export, search, tag, train
+from . import classify, compare, convert, embed, env, evaluate, export, search, serve, tag, train
 from .control_characters import escape_controls
+from .server_arguments import check_server_arguments
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
@@ -33,6 +34,7 @@ _COMMANDS = {
     "compare": (compare, "compare evaluated models side by side"),
     "embed": (embed, "embed any number of images and captions into a folder, and go on after any interruption"),
     "search": (search, "find pictures or texts by text and by picture, and near-duplicates"),
+    "serve": (serve, "serve a model over HTTP: embeddings, classification, ranking, search, and a page"),
     "tag": (tag, "tag pictures with the labels that fit, into a table, JSON or XMP sidecars"),
     "export": (export, "export a model for ONNX Runtime or OpenVINO, in float32, bfloat16 or int8"),
     "env": (env, "print the machine, the versions, and what --dtype auto picks"),
@@ -131,8 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.error("name a command")
+    module = options.command
+    if "server" in options:
+        check_server_arguments(parsers[options.command], options)
+        module = options.command if options.server is None else "on_server"
     try:
-        return importlib.import_module(f"clip_hf.cli.{options.command}").run(options)
+        return importlib.import_module(f"clip_hf.cli.{module}").run(options)
     except BrokenPipeError:
         # Whoever reads the output has enough, as `head` has; Python would complain when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

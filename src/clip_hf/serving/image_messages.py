@@ -11,7 +11,7 @@ from .request_errors import RequestError
 
 _SENTENCES = {
     "EXIF damaged": "its EXIF orientation cannot be read. Save it again without EXIF data.",
-    "file damaged": "the file is damaged: it begins like an image and cannot be decoded. Save it again, as JPEG or PNG.",
+    "file damaged": "the file is damaged and cannot be decoded. Save it again, as JPEG or PNG.",
     "file empty": "the file is empty.",
     "file too large": "the file has more bytes than this server takes. Send a smaller one.",
     "file truncated": "the file ends too early. Send it again.",
