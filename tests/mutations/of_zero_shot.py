@@ -514,7 +514,7 @@ MUTATIONS = [
         "batches of one text more",
         "model/zero_shot_clip_hf.py",
         "size = max(1, min(max_tokens_per_batch // longest,",
-        "size = 1 + max_tokens_per_batch // lengths[order[-1]]",
+        "size = 1 + (min(max_tokens_per_batch // longest,",
         "model/test_zero_shot_clip_hf.py -k token_limit",
     ),
     Mutation(
