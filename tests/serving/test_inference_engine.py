@@ -589,6 +589,10 @@ def test_a_row_finds_itself_and_its_like(shared, folder):
         assert found.hits[0].id == id_
         assert found.hits[0].score == pytest.approx(1, abs=1e-6)
         assert len(found.hits) == 8
+    for near in (id_ + 0.5, f" {id_}", f"0{id_}"):
+        query = [(1.0, RowItem(near, "query"))]
+        error = refused(shared, lambda engine, q=query: engine.search(q, SearchOptions()), source=source)
+        assert (error.status, error.code) == (404, "no_such_row")
 
 
 @pytest.mark.parametrize(
