@@ -21,6 +21,7 @@ from clip_hf.embedding import load_dual_encoder
 from clip_hf.search import (
     EmbeddingIndex,
     Searcher,
+    SourceIndex,
     load_background_texts,
     open_source_index,
     parse_filter,
