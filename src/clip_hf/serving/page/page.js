@@ -292,12 +292,11 @@ function addPictures(files) {
   const found = keepPictures(files, problems);
   const room = MOST_PICTURES - pictures.length;
   if (found.length > room) problems.textContent = `The page takes ${MOST_PICTURES} pictures at a time; remove some first.`;
-  for (const file of found.slice(0, room)) {
-    const card = new PictureCard(file);
-    pictures.unshift(card);
-    byId("pictures").prepend(card.element);
-  }
+  const cards = found.slice(0, room).map((file) => new PictureCard(file));
+  pictures.unshift(...cards);
+  byId("pictures").prepend(...cards.map((card) => card.element));
   byId("classify-empty").hidden = pictures.length > 0;
+  cards[0]?.element.scrollIntoView({ block: "nearest" }); // on a phone they are below the labels
   classifySoon();
 }
 
@@ -461,6 +460,7 @@ async function search({ keepsAll = false, focusesResult = false } = {}) {
 
 function showResults(answer, signal) {
   const hits = answer.data;
+  byId("search-empty").hidden = true;
   const count = hits.length === 1 ? "1 picture" : `${whole.format(hits.length)} pictures`;
   const fits = hits.length > 0 || answer.best_score === null;
   byId("found").textContent = fits ? `${count}, the best first. Choose one to find others like it.` : "Nothing fits. ";
