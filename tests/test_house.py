@@ -54,6 +54,7 @@ LAYERS = (
     "prompts_clip_hf",
     "text_state_clip_hf",
     "zero_shot_clip_hf",
+    "label_scores_clip_hf",
     "pipeline_clip_hf",
 )
 # The library around it, folder by folder: a file imports only from its own folder and from folders before it.

@@ -305,6 +305,12 @@ class DualEncoder(ABC):
         """The tokens of each text as the model gets it, cut to its length: texts of the same ones are one to it."""
         return self._token_ids(check_texts(texts))
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of each text before any is cut, with those that the tokenizer adds. At most
+        [`~DualEncoder.context_length`] of them count. A thread may call this while another one encodes.
+        """
+        return self._count_tokens(check_texts(texts))
+
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """Features of texts; repeated ones are encoded once. Arguments and errors as in [`text_batches`].
 
@@ -360,6 +366,15 @@ class DualEncoder(ABC):
     @abstractmethod
     def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
         """[`token_ids`] without checks."""
+
+    @property
+    def context_length(self) -> int:
+        """The tokens of the longest text that is not cut."""
+        raise NotImplementedError
+
+    def _count_tokens(self, texts: list[str]) -> list[int]:
+        """[`count_tokens`] without checks."""
+        raise NotImplementedError
 
 
 def _plain_option(name: str, value: Any) -> Any:

@@ -2,10 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """open_clip's models behind our interface, loaded and run by open_clip itself."""
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from ..model.checks_clip_hf import did_you_mean
 from ..model.zero_shot_clip_hf import MAX_TOKENS_PER_BATCH
 from ..utils.fingerprints import tokenizer_digest
 from .dual_encoder import DualEncoder
+from .transformers_encoder import count_uncut_tokens
 
 
 class OpenClipEncoder(DualEncoder):
@@ -114,6 +117,28 @@ class OpenClipEncoder(DualEncoder):
 
     def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
         return [tuple(ids) for ids in self.tokenizer(texts).tolist()]
+
+    @cached_property
+    def context_length(self) -> int:
+        """The tokens of the longest text that is not cut."""
+        return self.tokenizer([""]).shape[-1]
+
+    @cached_property
+    def _counting_tokenizer(self) -> Any:
+        return copy.deepcopy(self.tokenizer)
+
+    def _count_tokens(self, texts: list[str]) -> list[int]:
+        tokenizer = self._counting_tokenizer
+        if callable(getattr(tokenizer, "encode", None)):  # open_clip's own, which adds a token at both ends
+            return [len(tokenizer.encode(text)) + 2 for text in texts]
+        inner = getattr(tokenizer, "tokenizer", None)  # one of transformers inside
+        if not callable(inner):
+            raise TypeError(
+                f"The tokenizer of {self.name}, {type(tokenizer).__name__}, does not tell how many tokens a text has "
+                "before it is cut: it has neither `encode` nor a `tokenizer` of transformers."
+            )
+        clean = getattr(tokenizer, "clean_fn", str)
+        return count_uncut_tokens(inner, [clean(text) for text in texts])
 
 
 def _identity(weight: torch.Tensor, size: int) -> torch.Tensor:

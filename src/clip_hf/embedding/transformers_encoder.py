@@ -104,8 +104,21 @@ class TransformersEncoder(DualEncoder):
             yield list(range(start, start + len(features))), features
 
     def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
-        length = self._full_length if self.depends_on_padding else context_length(self.model, self.tokenizer)
-        return [tuple(ids) for ids in self.tokenizer(texts, truncation=True, max_length=length)["input_ids"]]
+        return [
+            tuple(ids) for ids in self.tokenizer(texts, truncation=True, max_length=self.context_length)["input_ids"]
+        ]
+
+    @cached_property
+    def context_length(self) -> int:
+        """The tokens of the longest text that is not cut."""
+        return self._full_length if self.depends_on_padding else context_length(self.model, self.tokenizer)
+
+    @cached_property
+    def _counting_tokenizer(self) -> Any:
+        return copy.deepcopy(self.tokenizer)  # tokenizers hold how to cut and pad: another thread may be encoding
+
+    def _count_tokens(self, texts: list[str]) -> list[int]:
+        return count_uncut_tokens(self._counting_tokenizer, texts)
 
     @property
     def _full_length(self) -> int:
@@ -240,6 +253,19 @@ class SentenceTransformersEncoder(DualEncoder):
         mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
         return [tuple(ids[kept.bool()].tolist()) for ids, kept in zip(inputs["input_ids"], mask)]
 
+    @property
+    def context_length(self) -> int:
+        """The tokens of the longest text that is not cut."""
+        length = context_length(self._inner, self._counting_tokenizer)
+        return min(getattr(self.model, "max_seq_length", None) or length, length)
+
+    @cached_property
+    def _counting_tokenizer(self) -> Any:
+        return copy.deepcopy(_split_processor(self.processor, self.name)[1])
+
+    def _count_tokens(self, texts: list[str]) -> list[int]:
+        return count_uncut_tokens(self._counting_tokenizer, texts)
+
     @cached_property
     def depends_on_padding(self) -> bool:
         """Whether a text's features change with the longest text of its batch."""
@@ -247,6 +273,11 @@ class SentenceTransformersEncoder(DualEncoder):
             alone = self._text_features([_PROBE])[:1]
             padded = self._text_features([_PROBE, f"{_PROBE} and a dog and a bird and a fish"])[:1]
         return _differ(alone, padded)
+
+
+def count_uncut_tokens(tokenizer: Any, texts: list[str]) -> list[int]:
+    """The tokens that a tokenizer of transformers makes of each text, with those that it adds."""
+    return [len(ids) for ids in tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]]
 
 
 def _split_processor(processor: Any, name: str) -> tuple[Any, Any]:

@@ -2,14 +2,13 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Zero-shot image classification as a transformers pipeline."""
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields, replace
-from numbers import Integral, Number, Real
+from numbers import Number
 from queue import Queue
 from typing import Any
 
@@ -22,6 +21,16 @@ from .checks_clip_hf import unknown_option
 from .image_processing_clip_hf import is_unset, opens_files
 from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
 from .image_transform_clip_hf import turn_upright
+from .label_scores_clip_hf import (
+    DEFAULT_TEMPLATE,
+    best_labels,
+    check_background,
+    check_count,
+    check_function,
+    check_together,
+    parts_of_classifier,
+    score_labels,
+)
 from .processing_clip_hf import ClipHFProcessor
 from .zero_shot_clip_hf import (
     TextClassifierCache,
@@ -29,14 +38,10 @@ from .zero_shot_clip_hf import (
     check_templates,
     evaluated,
     features,
-    prompts_for,
     warn_of_one_label,
 )
 
 
-DEFAULT_TEMPLATE = "This is a photo of {}."  # the stock pipeline's
-DEFAULT_BACKGROUND = "a photo."
-SCORES = ("softmax", "cosine", "none")
 CALL_OPTIONS = (
     "candidate_labels",
     "hypothesis_template",
@@ -165,8 +170,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         params = [{**old, **new} for old, new in zip(stored, call_params)]
         if "labels" not in params[1]:
             raise ValueError("There are no labels: pass `candidate_labels=[...]`.")
-        num_workers = _check_count("num_workers", self._num_workers if num_workers is None else num_workers, 0)
-        batch_size = _check_count("batch_size", self._batch_size if batch_size is None else batch_size, 1)
+        num_workers = check_count("num_workers", self._num_workers if num_workers is None else num_workers, 0)
+        batch_size = check_count("batch_size", self._batch_size if batch_size is None else batch_size, 1)
         if _is_one_image(image):
             return self.run_single(image, *params)
         if not isinstance(image, (list, tuple, np.ndarray, torch.Tensor)):
@@ -211,44 +216,24 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         if "hypothesis_template" in options:
             forward["templates"] = check_templates(options["hypothesis_template"])
         if "background" in options:
-            forward["background"] = _check_background(options["background"])
+            forward["background"] = check_background(options["background"])
         if "multi_label" in options:
             forward["multi_label"] = bool(options["multi_label"])
         if "function_to_apply" in options:
-            forward["function_to_apply"] = _check_function(options["function_to_apply"])
+            forward["function_to_apply"] = check_function(options["function_to_apply"])
         if "tokenizer_kwargs" in options:
             forward["tokenizer_kwargs"] = dict(options["tokenizer_kwargs"])
         postprocess = {}
         if "labels" in forward:
             postprocess["labels"] = forward["labels"]
         if "top_k" in options:
-            postprocess["top_k"] = _check_count("top_k", options["top_k"], 1)
+            postprocess["top_k"] = check_count("top_k", options["top_k"], 1)
         if "threshold" in options:
             postprocess["threshold"] = options["threshold"]
-        self._check_together(forward, postprocess)
+        # Together with the options that the pipeline was made with.
+        stored = {**getattr(self, "_forward_params", {}), **getattr(self, "_postprocess_params", {})}
+        check_together({**stored, **forward, **postprocess})
         return preprocess, forward, postprocess
-
-    def _check_together(self, forward: dict, postprocess: dict) -> None:
-        """Check options that depend on each other, including those that the pipeline was made with."""
-        forward = {**getattr(self, "_forward_params", {}), **forward}
-        threshold = {**getattr(self, "_postprocess_params", {}), **postprocess}.get("threshold")
-        function = forward.get("function_to_apply", "softmax")
-        if isinstance(forward.get("templates"), Mapping) and "labels" in forward:
-            prompts_for(forward["labels"], forward["templates"])
-        if "background" in forward and function != "softmax":
-            raise ValueError(f"`background` takes part in a softmax only; `function_to_apply` is {function!r}.")
-        if forward.get("multi_label") and function != "softmax":
-            raise ValueError(
-                f"`multi_label` changes the softmax only; `function_to_apply` is {function!r}, whose scores do not "
-                "depend on other labels anyway."
-            )
-        if threshold is not None:
-            low, high = {"softmax": (0, 1), "cosine": (-1, 1), "none": (-math.inf, math.inf)}[function]
-            if isinstance(threshold, bool) or not isinstance(threshold, Real) or not low <= threshold <= high:
-                raise ValueError(
-                    f"`threshold` is {threshold!r}; with `function_to_apply={function!r}` scores are numbers from "
-                    f"{low} to {high}."
-                )
 
     def _image_option_names(self) -> set[str]:
         if not opens_files(self.image_processor):
@@ -282,10 +267,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
     ) -> dict[str, torch.Tensor]:
         """Scores (batch, labels) of a batch of images, in float32; an empty list of `classifiers` is filled."""
         bias = getattr(self.model, "logit_bias", None)
-        if bias is None and multi_label and function_to_apply == "softmax":
-            background = background or (DEFAULT_BACKGROUND,)
-        # The background's prompts are complete: a mapping takes them as they are.
-        wanted = [(labels, templates)] + ([] if background is None else [(["background"], {"background": background})])
+        needs_background = bias is None and multi_label and function_to_apply == "softmax"
+        wanted = parts_of_classifier(labels, templates, background, needs_background)
         classifiers = [] if classifiers is None else classifiers
         if not classifiers:
             classifiers += self._classifiers.get_all(self.model, self.tokenizer, wanted, tokenizer_kwargs)
@@ -294,18 +277,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         classifier = torch.cat(classifiers).to(image_embeds)  # (labels [+ 1], dim)
         with torch.autocast(image_embeds.device.type, enabled=False):  # half precision would merge similar scores
             cosines = image_embeds @ classifier.T
-        if function_to_apply == "cosine":
-            return {"scores": cosines}
-        # A model with a bias was trained to tell for each label by itself.
-        logits = self.model.logit_scale.exp().to(cosines) * cosines + (0.0 if bias is None else bias.to(cosines))
-        if function_to_apply == "none":
-            return {"scores": logits}
-        if background is None:
-            return {"scores": torch.sigmoid(logits) if multi_label else logits.softmax(dim=-1)}
-        if multi_label:
-            # A softmax over two is the sigmoid of their difference.
-            return {"scores": torch.sigmoid(logits[:, :-1] - logits[:, -1:])}
-        return {"scores": logits.softmax(dim=-1)[:, :-1]}
+        scale = self.model.logit_scale.exp().to(cosines)
+        bias = None if bias is None else bias.to(cosines)
+        return {"scores": score_labels(cosines, len(labels), scale, bias, multi_label, function_to_apply)}
 
     def postprocess(
         self,
@@ -315,9 +289,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         threshold: float | None = None,
     ) -> list[dict[str, Any]]:
         """The labels of one image with their scores (1, labels), best first."""
-        scores, order = model_outputs["scores"][0].sort(descending=True, stable=True)
-        best = zip(scores[:top_k].tolist(), order[:top_k].tolist())
-        return [{"score": s, "label": labels[i]} for s, i in best if threshold is None or s >= threshold]
+        return best_labels(model_outputs["scores"][0], labels, top_k, threshold)
 
     def run_single(self, image: Any, preprocess_params: dict, forward_params: dict, postprocess_params: dict):
         """Classify one image; see `__call__`."""
@@ -383,32 +355,11 @@ class _Results:
         return len(self._inputs)
 
 
-def _check_count(name: str, value: int | None, least: int) -> int:
-    value = least if value is None else value
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"`{name}` is {value!r}; it must be a whole number, at least {least}.")
-    return value
-
-
 def _check_limits(limits: ImageLimits, timeout: float | None) -> ImageLimits:
     # By the fields, because a repo's own code has a class of its own.
     if not all(hasattr(limits, field.name) for field in fields(ImageLimits)):
         raise TypeError(f"`image_limits` is {limits!r}; it must be an `ImageLimits`.")
     return limits if timeout is None else replace(limits, max_seconds=timeout)
-
-
-def _check_function(value: str) -> str:
-    if value not in SCORES:
-        raise ValueError(f"`function_to_apply` is {value!r}; it must be one of {', '.join(map(repr, SCORES))}.")
-    return value
-
-
-def _check_background(value: str | list[str]) -> tuple[str, ...]:
-    """Check the prompts of the background, which are complete sentences."""
-    prompts = check_templates({"background": value})["background"]
-    if any("{" in prompt for prompt in prompts):
-        raise ValueError(f"`background` is {value!r}; it has no label, so its prompts cannot have a placeholder.")
-    return prompts
 
 
 def _is_one_image(image: Any) -> bool:

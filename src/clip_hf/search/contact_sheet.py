@@ -3,7 +3,6 @@
 """Contact sheets: one HTML file with small pictures inside, which opens anywhere and needs no network."""
 
 import base64
-import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.skips import stop_if_exhausted
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, UnreadableImage, check_scheme
-from ..model.image_transform_clip_hf import DRAFT_FACTOR, open_upright, to_rgb
+from ..model.image_reading_clip_hf import UnreadableImage, check_scheme
 from ..utils.atomic import replaced_file
 from ..utils.wording import escape_name
+from .thumbnails import jpeg_bytes, thumbnail
 
 
 _EDGE = 200  # pixels
-_WHITE = (255, 255, 255)
 # The policy forbids scripts and everything from the network, should a browser find any in the texts.
 _HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -127,12 +125,8 @@ def _figure(item: SheetItem) -> Iterator[str]:
 
 def _thumbnail(picture: Any) -> tuple[str, tuple[int, int]]:
     """A data URL of a JPEG file, and its width and height."""
-    # 16 bits are scaled, because a sheet shows what is in a picture, not what a model sees of it.
-    image = to_rgb(open_upright(picture, DEFAULT_LIMITS, True, "scale", _WHITE, draft_edge=DRAFT_FACTOR * _EDGE))
-    image.thumbnail((_EDGE, _EDGE))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", image.size
+    image = thumbnail(picture, _EDGE)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg_bytes(image)).decode()}", image.size
 
 
 def _file_url(picture: Any) -> str | None:

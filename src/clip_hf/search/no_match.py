@@ -103,11 +103,19 @@ class NoMatch:
         ordered = np.sort(best)[::-1]
         return float(ordered[math.floor(share * len(ordered))])
 
-    def _text_features(self) -> np.ndarray:
+    def missing_texts(self) -> list[str]:
+        """The texts whose embeddings are needed, and not kept from an earlier run; empty if they are."""
         if self._features is None:
             self._load()
-        if self._features is None:
-            self._features = self.encoder.encode_texts(self._texts).numpy()
+        return self._texts if self._features is None else []
+
+    def set_features(self, features: np.ndarray) -> None:
+        """Set the embeddings of [`~NoMatch.missing_texts`], (n, dim), where others encode them."""
+        self._features = features
+
+    def _text_features(self) -> np.ndarray:
+        if missing := self.missing_texts():
+            self._features = self.encoder.encode_texts(missing).numpy()
         return self._features
 
     def _best_of_texts(self, where: pc.Expression | None) -> np.ndarray:

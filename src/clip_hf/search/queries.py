@@ -210,12 +210,13 @@ def combine_terms(weights: Sequence[float], rows: np.ndarray) -> np.ndarray:
     return (total / np.where(norms < _SHORTEST * np.abs(weights).sum(), np.nan, norms)).astype(np.float32)
 
 
-def encode_query(encoder: DualEncoder, terms: Sequence[QueryTerm]) -> np.ndarray:
+def encode_query(encoder: DualEncoder, terms: Sequence[QueryTerm], rows: np.ndarray | None = None) -> np.ndarray:
     """The embedding to search with: the weighted sum of the terms' embeddings, scaled to length 1.
 
     Args:
         encoder ([`DualEncoder`]): The model of the index.
         terms (`Sequence[QueryTerm]`): The terms; texts longer than the model's context are cut, as elsewhere.
+        rows (`np.ndarray` of shape (terms, dim), *optional*): Their embeddings, if they are there already.
 
     Returns:
         `np.ndarray` of shape (dim,), float32.
@@ -224,7 +225,8 @@ def encode_query(encoder: DualEncoder, terms: Sequence[QueryTerm]) -> np.ndarray
         ValueError: if there are no terms or only negative ones, an image cannot be read, or the terms cancel.
     """
     check_terms(terms)
-    query = combine_terms([term.weight for term in terms], encode_terms(encoder, terms))
+    rows = encode_terms(encoder, terms) if rows is None else rows
+    query = combine_terms([term.weight for term in terms], rows)
     if np.isnan(query).any():
         raise ValueError("The terms of the query cancel: nothing is left to look for. Change a weight or a term.")
     return query

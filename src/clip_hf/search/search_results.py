@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -95,7 +96,11 @@ class Searcher:
     def __init__(self, encoder: DualEncoder, source: Source, *, find: FindRows | None = None):
         self.encoder, self.source, self.index = encoder, source, source.index
         self._find = find or self._find_exactly
-        self._no_match: NoMatch | None = None
+
+    @cached_property
+    def no_match(self) -> NoMatch:
+        """What measures which score a hit must exceed."""
+        return NoMatch(self.encoder, self.index)
 
     def search(
         self,
@@ -105,6 +110,7 @@ class Searcher:
         threshold: float | None = None,
         where: pc.Expression | None = None,
         no_match: float | None = None,
+        rows: np.ndarray | None = None,
     ) -> SearchResults:
         """Find the rows that answer a query.
 
@@ -115,6 +121,7 @@ class Searcher:
             where (`pyarrow.compute.Expression`, *optional*): Which rows count, see [`parse_filters`].
             no_match (`float`, *optional*): Leave out hits that fit no better than chance: of queries for things that
                 are not there, about this share get an answer all the same. See [`NoMatch`] for how it is measured.
+            rows (`np.ndarray` of shape (terms, dim), *optional*): The terms' embeddings, if they are there already.
 
         Returns:
             [`SearchResults`]
@@ -126,13 +133,12 @@ class Searcher:
         check_limits(threshold, no_match)
         seconds = {}
         started = time.perf_counter()
-        vector = encode_query(self.encoder, terms)
+        vector = encode_query(self.encoder, terms, rows)
         seconds["encode"] = time.perf_counter() - started
         lowest = None
         if no_match is not None:
             started = time.perf_counter()
-            self._no_match = self._no_match or NoMatch(self.encoder, self.index)
-            lowest = self._no_match.lowest_score(terms, no_match, where)
+            lowest = self.no_match.lowest_score(terms, no_match, where)
             seconds["no match"] = time.perf_counter() - started
         started = time.perf_counter()
         scores, ids = self._find(vector, k, where)

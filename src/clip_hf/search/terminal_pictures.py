@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.style import Style
 
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, UnreadableImage
-from ..model.image_transform_clip_hf import DRAFT_FACTOR, open_upright, to_rgb
+from ..model.image_reading_clip_hf import UnreadableImage
+from .thumbnails import thumbnail
 
 
 BLOCK = "▀"
@@ -55,10 +55,10 @@ def draw_pictures(pictures: Sequence[Any], labels: Sequence[str], width: int, pr
         thumbnails = [_thumbnail(picture, _COLUMNS * scale) for picture in pictures[part]]
         columns = len(thumbnails) * (_COLUMNS + _GAP) - _GAP
         row = Image.new("RGB", (columns * scale, _COLUMNS * scale), _WHITE)
-        for place, thumbnail in enumerate(thumbnails):
-            if thumbnail is not None:
-                left = place * (_COLUMNS + _GAP) * scale + (_COLUMNS * scale - thumbnail.width) // 2
-                row.paste(thumbnail, (left, (_COLUMNS * scale - thumbnail.height) // 2))
+        for place, small in enumerate(thumbnails):
+            if small is not None:
+                left = place * (_COLUMNS + _GAP) * scale + (_COLUMNS * scale - small.width) // 2
+                row.paste(small, (left, (_COLUMNS * scale - small.height) // 2))
         rows.append(_SHOW[protocol](row, columns))
         rows.append((" " * _GAP).join(set_cell_size(label, _COLUMNS) for label in labels[part]).rstrip())
     return "\n".join(rows)
@@ -68,11 +68,9 @@ def _thumbnail(picture: Any, edge: int) -> Image.Image | None:
     if picture is None:
         return None
     try:
-        image = to_rgb(open_upright(picture, DEFAULT_LIMITS, True, "scale", _WHITE, draft_edge=DRAFT_FACTOR * edge))
+        return thumbnail(picture, edge)
     except UnreadableImage:  # it was readable when it was indexed, and may be gone since
         return None
-    image.thumbnail((edge, edge))
-    return image
 
 
 def _as_blocks(image: Image.Image, columns: int) -> str:

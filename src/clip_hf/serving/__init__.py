@@ -7,9 +7,20 @@ from ..utils.extras import require_extra
 
 require_extra("serve", "clip_hf.serving", "httpx", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn")
 
+from .dynamic_batching import BatchingOptions
+from .index_search import RowItem, SearchOptions
+from .inference_engine import InferenceEngine
+from .label_options import ClassifyOptions
+from .server_metrics import ServerMetrics
 from .serving_limits import ServingLimits
 
 
 __all__ = [
+    "BatchingOptions",
+    "ClassifyOptions",
+    "InferenceEngine",
+    "RowItem",
+    "SearchOptions",
+    "ServerMetrics",
     "ServingLimits",
 ]

@@ -1,0 +1,235 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""uvicorn with what it lacks: time-outs of slow clients, a bound of connections, and a drain that loses no request."""
+
+import asyncio
+import errno
+import socket
+import struct
+import sys
+from collections.abc import Callable
+
+import orjson
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .request_errors import RequestError
+from .server_app import LoadedModel, ServingState, create_app
+from .server_options import ServerOptions
+from .serving_limits import ServingLimits
+
+
+KEEP_ALIVE_SECONDS = 75
+"""How long an open connection may be idle: longer than the usual 60 s of proxies, which would race with us."""
+DRAIN_SECONDS = 30.0
+_MAX_HEADER_BYTES = 65536
+_BACKLOG = 2048
+# How long to take what the kernel has queued, and then what clients send on connections that are open.
+_ACCEPT_SECONDS, _IDLE_SECONDS = 0.1, 0.4
+# The number is not in Python's `socket`. The filter drops packets with SYN and no ACK (byte 13 of TCP's header): ldb
+# [13]; and #0x12; jeq #0x02, 0, 1; ret #0; ret #-1.
+_SO_ATTACH_FILTER = 26
+_NO_NEW_CONNECTIONS = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02), (6, 0, 0, 0), (6, 0, 0, 0xFFFFFFFF))
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, with bounds: a request's headers must arrive in time and be small, answers must be read in time, and
+    there are so many connections at most."""
+
+    limits: ServingLimits
+
+    def connection_made(self, transport):
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
+        self._header_bytes = 0
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            transport.abort()
+        else:
+            self._wait("headers", self.limits.max_header_seconds)
+
+    def _wait(self, what: str, seconds: float) -> None:
+        self._waiting[what] = self.loop.call_later(seconds, self._give_up, what)
+
+    def _stop_waiting(self, what: str) -> None:
+        timer = self._waiting.pop(what, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _give_up(self, what: str) -> None:
+        if what == "headers" and self._header_bytes and not self.transport.is_closing():
+            self._refuse(
+                408, f"The headers took more than {self.limits.max_header_seconds:g} s to arrive.", "header_timeout"
+            )
+        else:
+            self.transport.abort()
+
+    def data_received(self, data):
+        between = self.cycle is None or self.cycle.response_complete
+        if between and "headers" not in self._waiting:
+            self._wait("headers", self.limits.max_header_seconds)
+        super().data_received(data)
+        if "headers" in self._waiting:
+            self._header_bytes += len(data)
+            if self._header_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
+                self._refuse(431, f"The headers have more than {_MAX_HEADER_BYTES:,} bytes.", "headers_too_large")
+
+    def on_headers_complete(self):
+        self._stop_waiting("headers")
+        self._header_bytes = 0
+        super().on_headers_complete()
+
+    def pause_writing(self):
+        super().pause_writing()
+        self._wait("reading", self.limits.max_seconds)
+
+    def resume_writing(self):
+        super().resume_writing()
+        self._stop_waiting("reading")
+
+    def connection_lost(self, exc):
+        for what in list(self._waiting):
+            self._stop_waiting(what)
+        super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self):
+        # `close` would wait for a client that does not read.
+        self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
+
+    def send_400_response(self, msg):
+        self._refuse(400, "The request is no valid HTTP.", "invalid_http")
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        body = orjson.dumps(RequestError(status, message, code=code).body())
+        reason = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[status]
+        head = (
+            f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which ends with status 0 after a drain, and when the model cannot be loaded."""
+
+    def __init__(self, config: uvicorn.Config, serving: ServingState):
+        super().__init__(config)
+        self.serving = serving
+
+    def handle_exit(self, sig, frame):
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        return self.serving.load_error is not None or await super().on_tick(counter)
+
+    async def shutdown(self, sockets=None):
+        self.serving.traffic.draining = True
+        if self.serving.load_error is None and not self.force_exit:
+            for each in sockets:
+                refuse_new_connections(each)
+            await asyncio.sleep(_ACCEPT_SECONDS)
+            for each in self.servers:
+                each.close()
+            # Clients that use their connections again send now, and are told that the answer is the last.
+            await asyncio.sleep(_IDLE_SECONDS)
+        await super().shutdown(sockets)
+
+
+def refuse_new_connections(listening: socket.socket) -> None:
+    """Let a listening socket take no more connections but those that the kernel has, or is about to have.
+
+    Closing it would reset those that wait to be accepted, whose clients may have sent a request. Clients that come
+    later are refused as soon as it is closed. Only Linux can do this; elsewhere nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in _NO_NEW_CONNECTIONS))
+    program = struct.pack("HP", len(_NO_NEW_CONNECTIONS), ctypes.addressof(code))
+    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens, bound before anything slow.
+
+    Raises:
+        OSError: if the port is in use or not allowed, or the host is no address of this machine; it says which.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        what = {
+            errno.EADDRINUSE: "it is in use: stop the other program, or choose another --port (0: a free one)",
+            errno.EACCES: "this user may not use it: choose a --port from 1024 on",
+            errno.EADDRNOTAVAIL: "this machine has no such address: check --host",
+        }.get(error.errno, error.strerror or str(error))
+        raise OSError(f"Cannot listen on {host} port {port}: {what}.") from error
+    listening.setblocking(False)
+    return listening
+
+
+def serve(
+    load: Callable[[], LoadedModel],
+    options: ServerOptions,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    drain_seconds: float = DRAIN_SECONDS,
+    report: Callable[[str], None] = print,
+) -> int:
+    """Serve a model until SIGTERM or SIGINT; then answer what was accepted, and return.
+
+    Args:
+        load (`Callable`): Loads the model, in a thread, while the server already answers `/health/live`.
+        options ([`ServerOptions`]): Name, key, hosts and limits.
+        host (`str`, *optional*, defaults to `"127.0.0.1"`): The address to listen on.
+        port (`int`, *optional*, defaults to 8000): The port; 0 picks a free one.
+        drain_seconds (`float`, *optional*, defaults to 30): Time for the last answers; a second signal ends it.
+        report (`Callable`, *optional*): Gets a line when the server listens, and one when it is ready.
+
+    Returns:
+        `int`: the exit status 0.
+
+    Raises:
+        OSError: if it cannot listen there.
+        Exception: what `load` raised; the server has ended then.
+    """
+    listening = bind(host, port)
+    port = listening.getsockname()[1]
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    report(f"listening on {address}, loading {options.name}")
+    app = create_app(load, options)
+    serving: ServingState = app.state.serving
+    serving.on_ready = lambda: report(f"ready in {serving.load_seconds:.1f} s: {address}  {serving.describe()}")
+    server = _Server(_configure(app, options.limits, drain_seconds), serving)
+    server.run(sockets=[listening])
+    if serving.load_error is not None:
+        raise serving.load_error
+    return 0
+
+
+def _configure(app: Starlette, limits: ServingLimits, drain_seconds: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=type("Protocol", (_Protocol,), {"limits": limits}),
+        ws="none",
+        loop="auto",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
+    )

@@ -1,0 +1,423 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""All that a server does with its model: embed, classify, rank and search, for many requests at once."""
+
+import asyncio
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..embedding.dual_encoder import DualEncoder
+from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage
+from ..model.label_scores_clip_hf import best_labels, score_labels
+from ..model.zero_shot_clip_hf import ensemble_prompts, prompts_for
+from ..search.index_sources import SourceIndex
+from ..search.search_results import SearchResults
+from ..search.thumbnails import jpeg_bytes, thumbnail
+from ..utils.processor import count_threads
+from .dynamic_batching import BatchingOptions, DynamicBatcher
+from .image_messages import find_unreadable, unreadable_image_error
+from .index_search import IndexSearch, RowItem, SearchOptions
+from .label_options import ClassifyOptions, check_classify
+from .request_errors import RequestError
+from .request_inputs import ImageItem, Item, TextItem
+from .server_metrics import ServerMetrics
+from .serving_limits import ServingLimits
+
+
+logger = logging.getLogger(__name__)
+
+_CLASSIFIER_BYTES = 128 * 2**20
+_COUNTED_TEXTS, _COUNTED_CHARACTERS = 8192, 512  # token counts that are remembered, and of which texts
+
+
+@dataclass(eq=False)
+class _Admission:
+    """A request that was admitted."""
+
+    is_coming: bool = True
+
+
+_admission: ContextVar[_Admission | None] = ContextVar("admission", default=None)
+
+
+@dataclass(eq=False)
+class _Build:
+    """A value that several requests wait for while it is made."""
+
+    task: asyncio.Task
+    waiters: int = 0
+
+
+class InferenceEngine:
+    """Answers requests with a model, many at once.
+
+    - It is made on the thread of the event loop. A thread of its own runs the model, others decode images.
+    - [`InferenceEngine.admit`] refuses what is too much; what was admitted is answered.
+    - A request decodes and queues a bounded part of its images at a time, and all requests together hold a bounded
+      number of decoded images.
+    - Classifiers of labels are kept; two requests for the same new one share its making.
+
+    Args:
+        encoder ([`DualEncoder`]): The model.
+        limits ([`ServingLimits`]): Bounds of requests.
+        batching ([`BatchingOptions`], *optional*): How requests share passes of the model.
+        source ([`SourceIndex`], *optional*): The index to search, opened with this model.
+        metrics ([`ServerMetrics`], *optional*): Counts what happens.
+    """
+
+    def __init__(
+        self,
+        encoder: DualEncoder,
+        limits: ServingLimits,
+        *,
+        batching: BatchingOptions | None = None,
+        source: SourceIndex | None = None,
+        metrics: ServerMetrics | None = None,
+    ):
+        batching = batching or BatchingOptions()
+        self.encoder, self.limits, self.metrics = encoder, limits, metrics or ServerMetrics()
+        self._image_limits = ImageLimits(max_pixels=limits.max_image_pixels, max_bytes=limits.max_body_bytes)
+        encoder.set_image_options(image_limits=self._image_limits)
+        self.context_length, self._scale = encoder.context_length, encoder.logit_scale
+        # A model without a bias has 0 there.
+        self._bias = encoder.logit_bias or None
+        sizes = {"image": batching.max_batch_images, "text": batching.max_batch_texts}
+        self._window = 2 * batching.max_batch_images
+        self._slots = asyncio.Semaphore(4 * batching.max_batch_images)
+        self._num_requests = self._num_items = self._num_coming = self._num_decoding = 0
+        self._is_draining, self._idle = False, asyncio.Event()
+        self._idle.set()
+        self._decoders = ThreadPoolExecutor(count_threads(), "decode")
+        self._helper = ThreadPoolExecutor(1, "helper")  # counts tokens, and averages prompts
+        self._classifiers: OrderedDict[tuple, tuple[np.ndarray, int]] = OrderedDict()
+        self._builds: dict[tuple, _Build] = {}
+        self._token_counts: OrderedDict[str, int] = OrderedDict()
+        self._batcher = DynamicBatcher(
+            {"image": self._encode_pixels, "text": self._encode_strings},
+            dict.fromkeys(sizes, 1) if encoder.depends_on_batch else sizes,
+            batching.max_wait_ms / 1000,
+            lambda: self._num_coming + self._num_decoding > 0,
+            self.metrics,
+        )
+        self._search = None if source is None else IndexSearch(encoder, source, self._embed_texts)
+
+    @property
+    def source(self) -> SourceIndex | None:
+        """The index that is searched, as it is now; None without one."""
+        return None if self._search is None else self._search.source
+
+    # ------------------------------------------------------------------------------------------------------- admission
+
+    @contextmanager
+    def admit(self, num_items: int) -> Iterator[None]:
+        """Admit a request of so many texts and images while the block runs.
+
+        Raises:
+            RequestError: 429 if too much is being answered, with the seconds after which that is less; 503 while the
+                server stops.
+        """
+        self._check_admission(num_items)
+        admission = _Admission()
+        self._count(1, num_items, 1)
+        token = _admission.set(admission)
+        try:
+            yield
+        finally:
+            _admission.reset(token)
+            self._count(-1, -num_items, 0)
+            self._note_queued(admission)
+
+    def _check_admission(self, num_items: int) -> None:
+        requests, items = self.limits.max_pending_requests, self.limits.max_pending_items
+        if self._is_draining:
+            self.metrics.count_rejected()
+            raise RequestError(503, "The server is stopping.", code="server_stopping", retry_after=1)
+        if self._num_requests + 1 <= requests and self._num_items + num_items <= items:
+            return
+        self.metrics.count_rejected()
+        seconds = self._num_items / (self._batcher.items_per_second or self._num_items or 1)
+        raise RequestError(
+            429,
+            f"The server is answering {self._num_requests:,} requests with {self._num_items:,} texts and images; it "
+            f"takes at most {requests:,} with {items:,}. Send this one again later.",
+            code="queue_full",
+            retry_after=min(60.0, max(1.0, seconds)),
+        )
+
+    def _count(self, requests: int, items: int, coming: int) -> None:
+        self._num_requests += requests
+        self._num_items += items
+        self._num_coming += coming
+        self.metrics.set_pending(self._num_requests, self._num_items)
+        if self._num_requests == 0:
+            self._idle.set()
+        else:
+            self._idle.clear()
+
+    def _note_queued(self, admission: _Admission | None) -> None:
+        """Note that others need not wait for this request any more."""
+        if admission is not None and admission.is_coming:
+            admission.is_coming = False
+            self._num_coming -= 1
+            self._batcher.announce()
+
+    async def drain(self) -> None:
+        """Admit no more requests, and wait for those that were."""
+        self._is_draining = True
+        await self._idle.wait()
+
+    def close(self) -> None:
+        """End all threads. What still waits is cancelled."""
+        self._batcher.close()
+        for pool in (self._decoders, self._helper):
+            pool.shutdown(wait=True, cancel_futures=True)
+        if self._search is not None:
+            self._search.close()
+
+    # --------------------------------------------------------------------------------------------------------- methods
+
+    async def embed(self, items: Sequence[Item], truncate: bool = False) -> np.ndarray:
+        """Features of texts and images.
+
+        Args:
+            items (`Sequence[Item]`): Texts and images.
+            truncate (`bool`, *optional*, defaults to `False`): Whether to cut texts that are too long for the model.
+
+        Returns:
+            `np.ndarray`: (n, dim) float32, L2-normalised, in the order of `items`.
+
+        Raises:
+            RequestError: if an image cannot be used, a text is too long, or the model fails on an item.
+        """
+        texts = [place for place, item in enumerate(items) if isinstance(item, TextItem)]
+        images = [place for place, item in enumerate(items) if isinstance(item, ImageItem)]
+        if not truncate:
+            await self._check_lengths([items[place] for place in texts])
+        encoded = await _gather(
+            self._embed_texts([items[place].text for place in texts], [items[place].where for place in texts]),
+            self._embed_images([items[place] for place in images]),
+        )
+        rows = np.empty((len(items), self.encoder.projection_dim), np.float32)
+        for places, part in zip((texts, images), encoded, strict=True):
+            if places:
+                rows[places] = part
+        return rows
+
+    async def classify(self, images: Sequence[ImageItem], options: ClassifyOptions) -> list[list[dict[str, Any]]]:
+        """Score labels for each image, as the pipeline does.
+
+        Returns:
+            `list`: for each image a list of `{"score": float, "label": str}`, best first.
+
+        Raises:
+            RequestError: if options do not make sense, or an image or prompt cannot be used.
+        """
+        parts = check_classify(options, self.limits, self._bias is not None)
+        *classifiers, rows = await _gather(
+            *(self._classifier(labels, templates, options.truncate) for labels, templates in parts),
+            self._embed_images(images),
+        )
+        cosines = torch.from_numpy(rows) @ torch.from_numpy(np.concatenate(classifiers)).T
+        labels = parts[0][0]
+        scores = score_labels(
+            cosines, len(labels), self._scale, self._bias, options.multi_label, options.function_to_apply
+        )
+        return [best_labels(row, labels, options.top_k, options.threshold) for row in scores]
+
+    async def rank(
+        self, query: Item, candidates: Sequence[Item], *, top_k: int | None = None, truncate: bool = False
+    ) -> list[dict[str, Any]]:
+        """Order candidates by how well they fit a query.
+
+        Returns:
+            `list`: best first, `{"index": int, "score": float, "cosine": float}`; the score is the softmax over all
+            candidates of the model's scale times the cosine.
+        """
+        rows = await self.embed([query, *candidates], truncate)
+        cosines = torch.from_numpy(rows[1:]) @ torch.from_numpy(rows[0])
+        scores = (self._scale * cosines).softmax(0)
+        order = cosines.argsort(descending=True, stable=True).tolist()[:top_k]
+        return [{"index": i, "score": float(scores[i]), "cosine": float(cosines[i])} for i in order]
+
+    async def search(self, terms: Sequence[tuple[float, Item | RowItem]], options: SearchOptions) -> SearchResults:
+        """Find the rows of the index that answer a query.
+
+        Args:
+            terms (`Sequence`): Weights, and the texts, images or rows that they belong to.
+            options ([`SearchOptions`]): Which rows, and how many.
+
+        Raises:
+            RequestError: if there is no index, or no such row; if a term or an option does not make sense.
+        """
+        search = self._need_index()
+        items = [item for _, item in terms if not isinstance(item, RowItem)]
+        rows = iter(await self.embed(items, options.truncate))
+        embedded = [(weight, item, None if isinstance(item, RowItem) else next(rows)) for weight, item in terms]
+        return await search.find(embedded, options)
+
+    async def thumbnail(self, id_: int | str, edge: int) -> bytes:
+        """A JPEG file of a row's picture, of at most `edge` pixels a side.
+
+        Raises:
+            RequestError: 404 if there is no index, row or picture.
+        """
+        picture = await self._need_index().picture(id_)
+        try:
+            return await self._decode(lambda: jpeg_bytes(thumbnail(picture, edge, self._image_limits)))
+        except UnreadableImage as error:
+            logger.warning(f"The picture of row {id_!r} cannot be read: {error}")
+            raise RequestError(404, "The row's picture cannot be read.", code="no_picture", param="id") from error
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """The tokens of each text before any is cut."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._token_counts]
+        counts = await self._in_thread(self._helper, lambda: self.encoder.count_tokens(new)) if new else []
+        counted = dict(zip(new, counts, strict=True))
+        result = [counted[text] if text in counted else self._token_counts[text] for text in texts]
+        self._token_counts.update((text, n) for text, n in counted.items() if len(text) <= _COUNTED_CHARACTERS)
+        while len(self._token_counts) > _COUNTED_TEXTS:
+            self._token_counts.popitem(last=False)
+        return result
+
+    # ---------------------------------------------------------------------------------------------------------- texts
+
+    async def _check_lengths(self, items: Sequence[TextItem]) -> None:
+        for item, count in zip(items, await self.count_tokens([item.text for item in items]), strict=True):
+            if count > self.context_length:
+                raise RequestError(
+                    400,
+                    f"The text at `{item.where}` has {count:,} tokens, and {self.context_length} fit. Shorten it, or "
+                    'send `"truncate": true` to have it cut.',
+                    code="text_too_long",
+                    param=item.where,
+                )
+
+    async def _embed_texts(self, texts: Sequence[str], where: Sequence[str] = ()) -> np.ndarray:
+        """Features (n, dim) of texts."""
+        rows = await self._submit("text", texts, where[0] if where else None)
+        return np.stack(rows) if rows else np.empty((0, self.encoder.projection_dim), np.float32)
+
+    def _encode_strings(self, texts: list[str]) -> np.ndarray:
+        return self.encoder.encode_texts(texts).numpy()
+
+    # --------------------------------------------------------------------------------------------------------- images
+
+    async def _embed_images(self, items: Sequence[ImageItem]) -> np.ndarray:
+        """Features (n, dim) of images, of which a bounded number is decoded at a time."""
+        rows: list[Any] = [None] * len(items)
+        left = iter(enumerate(items))
+
+        async def work() -> None:
+            for place, item in left:
+                rows[place] = await self._embed_image(item)
+
+        await _gather(*(work() for _ in range(min(self._window, len(items)))))
+        return np.stack(rows) if rows else np.empty((0, self.encoder.projection_dim), np.float32)
+
+    async def _embed_image(self, item: ImageItem) -> np.ndarray:
+        async with self._slots:
+            try:
+                pixels = await self._decode(lambda: self.encoder.prepare([item.data]))
+            except (ValueError, OSError) as error:
+                unreadable = find_unreadable(error) or UnreadableImage("image unreadable", str(error))
+                logger.info(f"The image at {item.where} cannot be used: {error}")
+                raise unreadable_image_error(unreadable, item.where) from error
+            return (await self._submit("image", [pixels], item.where))[0]
+
+    async def _decode(self, function: Callable[[], Any]) -> Any:
+        self._num_decoding += 1
+        try:
+            return await self._in_thread(self._decoders, function)
+        finally:
+            self._num_decoding -= 1
+
+    def _encode_pixels(self, prepared: list[dict[str, torch.Tensor]]) -> np.ndarray:
+        inputs = {name: torch.cat([each[name] for each in prepared]) for name in prepared[0]}
+        return self.encoder.encode_images(inputs).numpy()
+
+    # ---------------------------------------------------------------------------------------------------------- queue
+
+    async def _submit(self, kind: str, items: Sequence[Any], where: str | None) -> list[Any]:
+        waiting = self._batcher.submit(kind, items)
+        self._note_queued(_admission.get())
+        try:
+            return await waiting
+        except Exception as error:
+            logger.exception(f"The model failed on the {kind} at {where}.")
+            raise RequestError(
+                503, f"The model failed on this {kind}; the server's log says why.", code="model_failed", param=where
+            ) from error
+
+    @staticmethod
+    async def _in_thread(pool: ThreadPoolExecutor, function: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, function)
+
+    # ---------------------------------------------------------------------------------------------------- classifiers
+
+    async def _classifier(self, labels: list, templates: Any, truncate: bool) -> np.ndarray:
+        """The classifier (labels, dim): kept, or made once for all who ask for it meanwhile."""
+        prompts = tuple(templates.items()) if isinstance(templates, dict) else templates
+        key = (tuple(labels), prompts, truncate)
+        if key in self._classifiers:
+            self._classifiers.move_to_end(key)
+            return self._classifiers[key][0]
+        if key not in self._builds:
+            task = asyncio.ensure_future(self._build_classifier(key, labels, templates, truncate))
+            self._builds[key] = _Build(task)
+        build = self._builds[key]
+        build.waiters += 1
+        try:
+            return await asyncio.shield(build.task)
+        finally:
+            build.waiters -= 1
+            if build.waiters == 0 or build.task.done():
+                build.task.cancel()  # nobody waits any more
+                if self._builds.get(key) is build:
+                    del self._builds[key]
+
+    async def _build_classifier(self, key: tuple, labels: list, templates: Any, truncate: bool) -> np.ndarray:
+        prompts = prompts_for(labels, templates)
+        texts = list(dict.fromkeys(itertools.chain.from_iterable(prompts)))
+        if not truncate:
+            await self._check_lengths([TextItem(text, "labels") for text in texts])
+        rows = torch.from_numpy(await self._embed_texts(texts, ["labels"]))
+        ensemble = partial(ensemble_prompts, prompts, lambda _: [(range(len(rows)), rows)])
+        classifier = (await self._in_thread(self._helper, ensemble)).numpy()
+        size = classifier.nbytes + sum(2 * len(text) + 64 for text in texts)
+        self._classifiers[key] = (classifier, size)
+        while sum(size for _, size in self._classifiers.values()) > _CLASSIFIER_BYTES:
+            self._classifiers.popitem(last=False)
+        return classifier
+
+    # ---------------------------------------------------------------------------------------------------------- index
+
+    def _need_index(self) -> IndexSearch:
+        if self._search is None:
+            raise RequestError(
+                404, "This server has no index to search; start it with --index.", code="no_index", param=None
+            )
+        return self._search
+
+
+async def _gather(*awaitables: Awaitable) -> list[Any]:
+    """The results of all; the first exception ends the others, and is raised when they have ended."""
+    if len(awaitables) == 1:
+        return [await awaitables[0]]
+    tasks = [asyncio.ensure_future(each) for each in awaitables]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

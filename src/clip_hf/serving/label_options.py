@@ -1,0 +1,115 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""What a client says about a classification, checked as the pipeline checks it, and within the server's limits."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..model.label_scores_clip_hf import (
+    DEFAULT_TEMPLATE,
+    check_background,
+    check_count,
+    check_function,
+    check_together,
+    parts_of_classifier,
+)
+from ..model.zero_shot_clip_hf import check_labels, check_templates
+from .request_errors import RequestError
+from .serving_limits import ServingLimits
+
+
+@dataclass(frozen=True)
+class ClassifyOptions:
+    """Labels and how to score them, as [`ClipHFZeroShotImageClassificationPipeline`] has it.
+
+    Args:
+        labels (`Sequence[str]`): The labels, all different.
+        templates (`str`, `Sequence[str]` or `Mapping`, *optional*): A template, several, a prompt set's name, or each
+            label's own prompts.
+        top_k (`int`, *optional*): How many labels to return; by default all.
+        multi_label (`bool`, *optional*, defaults to `False`): Whether several labels may fit.
+        threshold (`float`, *optional*): Leaves out labels that score less.
+        background (`str` or `Sequence[str]`, *optional*): Prompts of an image that shows none of the labels.
+        function_to_apply (`str`, *optional*, defaults to `"softmax"`): `"softmax"`, `"cosine"` or `"none"`.
+        truncate (`bool`, *optional*, defaults to `False`): Whether to cut prompts that are too long for the model.
+    """
+
+    labels: Sequence[str]
+    templates: str | Sequence[str] | Mapping[str, str | Sequence[str]] = DEFAULT_TEMPLATE
+    top_k: int | None = None
+    multi_label: bool = False
+    threshold: float | None = None
+    background: str | Sequence[str] | None = None
+    function_to_apply: str = "softmax"
+    truncate: bool = False
+
+
+def check_classify(options: ClassifyOptions, limits: ServingLimits, has_bias: bool) -> list[tuple[list, Any]]:
+    """Check options, and return labels and templates of the classifier, and those of the background if there is one.
+
+    Raises:
+        RequestError: 400, which names the option.
+    """
+    with name_option("labels"):
+        labels = check_labels(options.labels)
+        _check_lengths(labels, "labels", limits)
+    with name_option("templates"):
+        templates = check_templates(options.templates)
+        _check_prompts(labels, templates, limits)
+    with name_option("background"):
+        background = None if options.background is None else check_background(options.background)
+        _check_lengths(background or (), "background", limits)
+    with name_option("function_to_apply"):
+        function = check_function(options.function_to_apply)
+    with name_option("top_k"):
+        check_count("top_k", options.top_k, 1)
+    with name_option(None):
+        check_together({**vars(options), "labels": labels, "templates": templates, "background": background})
+    needs_background = options.multi_label and not has_bias and function == "softmax"
+    return parts_of_classifier(labels, templates, background, needs_background)
+
+
+def _check_prompts(labels: list, templates: Any, limits: ServingLimits) -> None:
+    """Raise a `RequestError` for too many prompts, or too long ones, before they are made."""
+    if isinstance(templates, Mapping):
+        count = sum(map(len, templates.values()))
+        pairs = ((prompt, str(label)) for label, prompts in templates.items() for prompt in prompts)
+    else:
+        count, longest = len(labels) * len(templates), max(map(str, labels), key=len)
+        pairs = ((template, longest) for template in templates)
+    if count > limits.max_prompts:
+        raise RequestError(
+            400,
+            f"The labels have {count:,} prompts (labels times templates); at most {limits.max_prompts:,} are taken. "
+            "Send fewer labels or templates.",
+            code="too_many_prompts",
+            param="labels",
+        )
+    # A template may say several times where the label goes.
+    if any(len(prompt) + prompt.count("{") * len(label) > limits.max_text_characters for prompt, label in pairs):
+        raise _too_many_characters("templates", limits)
+
+
+def _check_lengths(texts: Iterable, name: str, limits: ServingLimits) -> None:
+    if any(len(str(text)) > limits.max_text_characters for text in texts):
+        raise _too_many_characters(name, limits)
+
+
+def _too_many_characters(name: str, limits: ServingLimits) -> RequestError:
+    return RequestError(
+        400,
+        f"One of the {name} makes a text of more than {limits.max_text_characters:,} characters. Shorten it.",
+        code="text_too_long",
+        param=name,
+    )
+
+
+@contextmanager
+def name_option(name: str | None) -> Iterator[None]:
+    """Raise what is wrong with an option as a `RequestError` that names it."""
+    try:
+        yield
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RequestError(400, str(error), code="invalid_value", param=name) from error

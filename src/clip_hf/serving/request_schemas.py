@@ -1,0 +1,299 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The bodies of requests and answers, as pydantic checks them and as OpenAPI describes them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+
+from ..model.checks_clip_hf import did_you_mean
+from ..utils.wording import listed
+from .request_errors import RequestError
+
+
+# Values that no request needs, which would take 64 bytes of memory or more for each of its own.
+_MAX_VALUES = 2_000_000
+_IMAGE = "Bytes of an image file in base64, or as a data URI; a URL where the server allows its host."
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}},
+    "required": ["text"],
+    "additionalProperties": False,
+}
+_IMAGE_PART = {
+    "type": "object",
+    "properties": {"image": {"type": "string", "description": _IMAGE}},
+    "required": ["image"],
+    "additionalProperties": False,
+}
+_ITEM = {"anyOf": [{"type": "string"}, _TEXT_PART, _IMAGE_PART]}
+_TERM = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"},
+        "image": {"type": "string", "description": _IMAGE},
+        "id": {"type": ["string", "integer"], "description": "A row of the index, whose embedding is the query."},
+        "weight": {"type": "number", "default": 1, "description": "Negative: what hits should not be like."},
+    },
+    "additionalProperties": False,
+}
+# What `read_items` checks; here for the description alone.
+Items = Annotated[
+    Any, WithJsonSchema({"anyOf": [*_ITEM["anyOf"], {"type": "array", "items": _ITEM, "minItems": 1}]})
+]
+Item = Annotated[Any, WithJsonSchema(_ITEM)]
+ItemList = Annotated[Any, WithJsonSchema({"type": "array", "items": _ITEM, "minItems": 1})]
+Images = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "description": _IMAGE},
+                _IMAGE_PART,
+                {"type": "array", "items": {"anyOf": [{"type": "string"}, _IMAGE_PART]}, "minItems": 1},
+            ]
+        }
+    ),
+]
+Query = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                _TERM,
+                {"type": "array", "items": {"anyOf": [{"type": "string"}, _TERM]}, "minItems": 1},
+            ]
+        }
+    ),
+]
+Templates = str | list[str] | dict[str, list[str]]
+TopK = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: str | None = Field(None, description="The served model; it may be left out.")
+
+
+class _TextRequest(_Request):
+    truncate: bool = Field(False, description="Cut texts that are longer than the model's context; else they fail.")
+
+
+class EmbeddingsRequest(_TextRequest):
+    """OpenAI's request, which may hold images too."""
+
+    input: Items = Field(description="Texts and images.")
+    encoding_format: Literal["float", "base64"] = Field("float", description="base64: float32, little-endian.")
+    dimensions: int | None = Field(None, description="The model's own, if given.")
+    modality: Literal["text", "image"] | None = Field(None, description="What strings in `input` are.")
+    user: str | None = Field(None, description="Not used.")
+
+
+class ClassifyRequest(_TextRequest):
+    """The zero-shot pipeline's options."""
+
+    image: Images | None = Field(None, description="One image; or give `images`.")
+    images: Images | None = Field(None, description="Several images.")
+    labels: list[str] = Field(min_length=1, description="What the images may show, all different.")
+    templates: Templates | None = Field(
+        None, description="Prompts with {} for the label, the name of a prompt set, or each label's own prompts."
+    )
+    top_k: TopK | None = Field(None, description="How many labels to return, best first; by default all.")
+    multi_label: bool = Field(False, description="Score each label by itself against the background.")
+    threshold: float | None = Field(None, description="Leave out labels with a lower score.")
+    background: str | list[str] | None = Field(None, description="Prompts of an image that shows none of the labels.")
+    function_to_apply: Literal["softmax", "cosine", "none"] = Field("softmax", description="What a score is.")
+
+
+class RankRequest(_TextRequest):
+    """Which candidates fit a query best."""
+
+    query: Item = Field(description="A text or an image.")
+    candidates: ItemList = Field(description="Texts and images.")
+    top_k: TopK | None = Field(None, description="How many candidates to return, best first; by default all.")
+
+
+class SearchRequest(_Request):
+    """A query for the rows of the index."""
+
+    query: Query = Field(description="A text, or terms with weights that are added.")
+    top_k: TopK = Field(10, description="The most hits.")
+    threshold: float | None = Field(None, ge=-1, le=1, description="Leave out hits with a lower cosine.")
+    filters: list[str] = Field([], description='Rows to search, such as "width>=800"; all must hold.')
+    no_match: float | None = Field(
+        None, gt=0, lt=1, description="Leave out hits that fit no better than this share of made-up captions."
+    )
+
+
+class _Answer(BaseModel):
+    object: Literal["list"]
+    model: str
+
+
+class Embedding(BaseModel):
+    """One embedding."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(BaseModel):
+    """Tokens of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(_Answer):
+    """Embeddings in the order of the input, L2-normalised."""
+
+    data: list[Embedding]
+    usage: Usage
+
+
+class Prediction(BaseModel):
+    """A label and its score."""
+
+    score: float
+    label: str
+
+
+class ImagePredictions(BaseModel):
+    """The predictions of one image, best first."""
+
+    index: int
+    predictions: list[Prediction]
+
+
+class ClassifyAnswer(_Answer):
+    """Predictions in the order of the images."""
+
+    data: list[ImagePredictions]
+
+
+class RankedCandidate(BaseModel):
+    """A candidate by its place in the request: softmax score among the candidates, and cosine with the query."""
+
+    index: int
+    score: float
+    cosine: float
+
+
+class RankAnswer(_Answer):
+    """Candidates, best first."""
+
+    data: list[RankedCandidate]
+
+
+class Hit(BaseModel):
+    """A row of the index."""
+
+    rank: int
+    score: float
+    id: int | str
+    metadata: dict[str, Any]
+    image_url: str | None
+
+
+class SearchAnswer(_Answer):
+    """Hits, best first; none if nothing fits."""
+
+    data: list[Hit]
+    best_score: float | None
+    lowest_score: float | None
+
+
+class ServedModel(BaseModel):
+    """The served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    facts: dict[str, Any]
+
+
+class ModelsAnswer(BaseModel):
+    """The served model, as a list of one."""
+
+    object: Literal["list"]
+    data: list[ServedModel]
+
+
+class PromptSet(BaseModel):
+    """A named set of templates."""
+
+    name: str
+    templates: list[str]
+
+
+class PromptSetsAnswer(BaseModel):
+    """The prompt sets that `templates` may name."""
+
+    object: Literal["list"]
+    data: list[PromptSet]
+
+
+class Problem(BaseModel):
+    """What is wrong with a request."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    error: Problem
+
+
+Request = TypeVar("Request", bound=BaseModel)
+
+
+def load_json(body: bytes) -> Any:
+    """Parse a request's body; RequestError if it is no JSON, or holds more values than any request needs."""
+    if len(body) > _MAX_VALUES and body.count(b",") > _MAX_VALUES:
+        raise RequestError(400, f"The body holds more than {_MAX_VALUES:,} values: send less.", code="too_many_values")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        # Its message holds the kind of fault and the place, nothing of the body.
+        what = f"no valid JSON: {error}" if body else "empty"
+        raise RequestError(400, f"The body is {what}.", code="invalid_json") from None
+
+
+def parse_request(schema: type[Request], value: Any) -> Request:
+    """Check a request's fields.
+
+    Args:
+        schema (`type`): The request.
+        value: What [`load_json`] returned, or the fields of a form.
+
+    Raises:
+        RequestError: with status 400, the first field that is wrong, and for one that does not exist a near name.
+    """
+    if not isinstance(value, Mapping):
+        raise RequestError(400, "The body must be a JSON object, with the request's fields.", code="invalid_type")
+    try:
+        return schema.model_validate(value, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    *_, name = (str(each) for each in first["loc"][:1])
+    if first["type"] == "extra_forbidden":
+        known = list(schema.model_fields)
+        short = name if len(name) <= 40 else f"{name[:40]}..."
+        message = f"There is no field `{short}`.{did_you_mean(short, known, '`')} The fields are: {listed(known, 20)}."
+        raise RequestError(400, message, code="unknown_field", param=short)
+    if first["type"] == "missing":
+        raise RequestError(400, f"The field `{name}` is missing.", code="missing_field", param=name)
+    # Parts of the location that are numbers are places in lists; others are types of a union.
+    places = "".join(f"[{each}]" for each in first["loc"][1:] if isinstance(each, int))
+    where = f"{name}{places}"
+    raise RequestError(400, f"`{where}`: {first['msg']}.", code="invalid_value", param=where)
