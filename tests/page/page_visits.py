@@ -17,7 +17,8 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, JSHandle, Locator, Page, expect
 
-from clip_hf.serving import LoadedModel, ServerOptions, create_app
+from clip_hf.serving.server_app import LoadedModel, create_app
+from clip_hf.serving.server_options import ServerOptions
 
 
 # The events of a drop or of pasting, with a file or a text.

@@ -51,7 +51,7 @@ let key = sessionStorage.getItem("key");
 let readiness = null; // what waits for the server
 let keyGiven = null; // what waits for the user's key
 let waitingCalls = 0; // calls that wait because the server is busy
-let bodyLimit = 32 * 2 ** 20; // bytes; replaced by what the server says
+let bodyLimit = Infinity; // bytes of a request, which the server says
 
 class Problem extends Error {
   constructor(message, param = null) {
@@ -172,18 +172,18 @@ function showLatency(response, milliseconds) {
 
 // ------------------------------------------------------------------------------------------------------------- pictures
 
-function readDataUri(blob) {
+function readBase64(blob) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
+    reader.onload = () => resolve(reader.result.split(",")[1] ?? "");
     reader.onerror = () => reject(new Problem("The file cannot be read."));
     reader.readAsDataURL(blob);
   });
 }
 
-/** The picture as a data URI, and a note if it was scaled down because the server takes no request of its size. */
+/** The picture's bytes in base64, and a note if it was scaled down because the server takes no request of its size. */
 async function preparePicture(file) {
-  if ((file.size * 4) / 3 + 2 ** 17 < bodyLimit) return { uri: await readDataUri(file), note: "" };
+  if ((file.size * 4) / 3 + 2 ** 17 < bodyLimit) return { base64: await readBase64(file), note: "" };
   const large = `This picture has ${formatBytes(file.size)}, more than the server takes`;
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) throw new Problem(`${large}, and the browser cannot scale it down. Choose a smaller one.`);
@@ -192,7 +192,7 @@ async function preparePicture(file) {
   const canvas = make("canvas", { width, height });
   canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
   const scaled = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
-  return { uri: await readDataUri(scaled), note: `${large}. It was scaled down to ${width} × ${height} pixels.` };
+  return { base64: await readBase64(scaled), note: `${large}. It was scaled down to ${width} × ${height} pixels.` };
 }
 
 /** The pictures among some files; says which files are none. */
@@ -232,8 +232,8 @@ class PictureCard {
   async classify(body, signal) {
     this.element.classList.add("working");
     try {
-      const { uri, note } = await this.prepared;
-      const answer = await callServer("v1/classify", { body: { image: uri, ...body }, signal });
+      const { base64, note } = await this.prepared;
+      const answer = await callServer("v1/classify", { body: { image: base64, ...body }, signal });
       this.show(answer.data[0].predictions, note);
       return `${this.name}: ${this.describeBest(answer.data[0].predictions)}`;
     } catch (error) {
@@ -432,7 +432,7 @@ let searchEnd = new AbortController();
 async function readQuery() {
   const words = byId("words").value.trim();
   const terms = words ? [{ text: words }] : [];
-  if (like?.file) terms.push({ image: (await preparePicture(like.file)).uri });
+  if (like?.file) terms.push({ image: (await preparePicture(like.file)).base64 });
   else if (like) terms.push({ id: like.id });
   return terms;
 }
@@ -613,7 +613,7 @@ async function start() {
   await untilReady();
   const [models, sets] = await Promise.all([callServer("v1/models"), callServer("v1/prompt-sets")]);
   const [model] = models.data;
-  bodyLimit = model.facts?.max_body_bytes ?? bodyLimit;
+  bodyLimit = model.limits.max_body_bytes;
   showPromptSets(sets.data);
   showAbout(model);
   if (model.facts?.index_rows) setUpSearch(model.facts.index_rows);
