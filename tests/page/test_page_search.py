@@ -73,6 +73,7 @@ def test_dropped_and_pasted_pictures(opened, server):
 def test_number_of_results(opened):
     accept_all(opened)
     search_words(opened, "cat")
+    expect(opened.page.locator("#grid li")).to_have_count(6)
     with opened.page.expect_request("**/v1/search") as sent:
         opened.page.locator("#count").select_option("48")
     assert sent.value.post_data_json["top_k"] == 48
