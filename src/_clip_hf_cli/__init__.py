@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import classify, compare, convert, embed, env, evaluate, export, search, tag, train
+from . import classify, compare, convert, embed, env, evaluate, export, search, serve, tag, train
 from .control_characters import escape_controls
 
 
@@ -33,6 +33,7 @@ _COMMANDS = {
     "compare": (compare, "compare evaluated models side by side"),
     "embed": (embed, "embed any number of images and captions into a folder, and go on after any interruption"),
     "search": (search, "find pictures or texts by text and by picture, and near-duplicates"),
+    "serve": (serve, "serve a model over HTTP: embeddings, classification, ranking, search, and a page"),
     "tag": (tag, "tag pictures with the labels that fit, into a table, JSON or XMP sidecars"),
     "export": (export, "export a model for ONNX Runtime or OpenVINO, in float32, bfloat16 or int8"),
     "env": (env, "print the machine, the versions, and what --dtype auto picks"),

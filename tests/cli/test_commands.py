@@ -31,7 +31,7 @@ from clip_hf.search.no_match import DEFAULT_SHARE
 from clip_hf.utils.extras import MissingExtra
 
 
-COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "search", "export", "env")
+COMMANDS = ("classify", "convert", "train", "evaluate", "compare", "embed", "search", "export", "env", "serve")
 
 
 def stopped(capsys, *arguments: str) -> tuple[int, str, str]:
@@ -101,6 +101,7 @@ COMMAND_LINES = {
     "search": ["photos"],
     "export": ["m", "destination"],
     "env": [],
+    "serve": ["m"],
 }
 
 

@@ -56,7 +56,9 @@ def load_index_encoder(options: argparse.Namespace, index: EmbeddingIndex | None
     """The model that is named, else that of the index with its precision and image options."""
     images = image_options(options)
     name, runtime, dtype = options.model, options.runtime, options.dtype
-    described = _describe_embedded(options.source) if index is None else index.description
+    described = {}
+    if name is None:
+        described = _describe_embedded(options.source) if index is None else index.description
     if name is None and (index is not None or described):
         model = section_of(described, "model")
         if not {"name", "runtime", "dtype"} <= model.keys():

@@ -40,9 +40,7 @@ _TERM = {
     "additionalProperties": False,
 }
 # What `read_items` checks; here for the description alone.
-Items = Annotated[
-    Any, WithJsonSchema({"anyOf": [*_ITEM["anyOf"], {"type": "array", "items": _ITEM, "minItems": 1}]})
-]
+Items = Annotated[Any, WithJsonSchema({"anyOf": [*_ITEM["anyOf"], {"type": "array", "items": _ITEM, "minItems": 1}]})]
 Item = Annotated[Any, WithJsonSchema(_ITEM)]
 ItemList = Annotated[Any, WithJsonSchema({"type": "array", "items": _ITEM, "minItems": 1})]
 Images = Annotated[
@@ -69,7 +67,7 @@ Query = Annotated[
         }
     ),
 ]
-Templates = str | list[str] | dict[str, list[str]]
+Templates = str | list[str] | dict[str, str | list[str]]
 TopK = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -117,7 +115,7 @@ class RankRequest(_TextRequest):
     top_k: TopK | None = Field(None, description="How many candidates to return, best first; by default all.")
 
 
-class SearchRequest(_Request):
+class SearchRequest(_TextRequest):
     """A query for the rows of the index."""
 
     query: Query = Field(description="A text, or terms with weights that are added.")
@@ -285,8 +283,10 @@ def parse_request(schema: type[Request], value: Any) -> Request:
     try:
         return schema.model_validate(value, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    *_, name = (str(each) for each in first["loc"][:1])
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+    # A misspelled field says more than that its right name is missing.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         known = list(schema.model_fields)
         short = name if len(name) <= 40 else f"{name[:40]}..."

@@ -4,7 +4,6 @@
 
 import asyncio
 import base64
-import json
 import logging
 import threading
 import time
@@ -35,7 +34,7 @@ from .label_options import ClassifyOptions
 from .model_facts import model_facts
 from .openapi_description import describe_api
 from .request_errors import RequestError
-from .request_inputs import ImageItem, Item, TextItem, read_form, read_items
+from .request_inputs import Item, TextItem, read_form, read_items
 from .request_schemas import (
     ClassifyRequest,
     EmbeddingsRequest,
@@ -203,7 +202,8 @@ class _Routes:
     def __init__(self, state: ServingState):
         self.state, self.options, self.limits = state, state.options, state.options.limits
         self.fetcher = ImageFetcher(state.options.allow_image_hosts, self.limits)
-        self.page = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in _MEDIA_TYPES}
+        self.description = orjson.dumps(describe_api(state.options))
+        self.page = {path.name: path for path in sorted(PAGE.glob("*")) if path.suffix in _MEDIA_TYPES}
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -299,13 +299,12 @@ class _Routes:
         asked, engine = await self._parse(request, ClassifyRequest, "images")
         if (asked.image is None) == (asked.images is None):
             what = "both" if asked.image is not None else "none of the two"
-            raise RequestError(
-                400, f"Give `image` or `images`; given {what}.", code="missing_field", param="images"
-            )
+            raise RequestError(400, f"Give `image` or `images`; given {what}.", code="missing_field", param="images")
         where = "images" if asked.image is None else "image"
         value = asked.images if asked.image is None else asked.image
         names = ("labels", "templates", "top_k", "multi_label", "threshold", "background", "function_to_apply")
-        options = ClassifyOptions(truncate=asked.truncate, **{name: getattr(asked, name) for name in names})
+        given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
+        options = ClassifyOptions(truncate=asked.truncate, **given)
         with self._admit(request, engine, _count(value)):
             images = await self._read(value, where, "image")
             results = await engine.classify(images, options)
@@ -328,7 +327,7 @@ class _Routes:
         with self._admit(request, engine, _count(asked.query)):
             terms = await self._terms(asked.query)
             options = SearchOptions(
-                top_k=asked.top_k, threshold=asked.threshold, filters=asked.filters, no_match=asked.no_match
+                asked.top_k, asked.threshold, asked.filters, asked.no_match, truncate=asked.truncate
             )
             found = await engine.search(terms, options)
         data = [
@@ -350,7 +349,9 @@ class _Routes:
         terms: list[tuple[float, Item | RowItem]] = []
         if not values or len(values) > self.limits.max_items:
             raise RequestError(
-                400, f"`query` has {len(values):,} terms; give 1 to {self.limits.max_items:,}.", code="invalid_value",
+                400,
+                f"`query` has {len(values):,} terms; give 1 to {self.limits.max_items:,}.",
+                code="invalid_value",
                 param="query",
             )
         for number, value in enumerate(values):
@@ -358,7 +359,7 @@ class _Routes:
             if isinstance(value, dict):
                 weight, value = _split_weight(value, where)
             if isinstance(value, dict) and value.keys() == {"id"}:
-                terms.append((weight, RowItem(self._row_id(value["id"], f"{where}.id"))))
+                terms.append((weight, RowItem(self._row_id(value["id"], f"{where}.id"), where)))
                 continue
             items = await self._read(value, where)
             terms += [(weight, item) for item in items]
@@ -437,9 +438,7 @@ class _Routes:
 
     async def openapi(self, request: Request) -> Response:
         """The description of all this."""
-        return Response(
-            json.dumps(describe_api(self.options)), media_type="application/json"
-        )
+        return Response(self.description, media_type="application/json")
 
     async def index(self, request: Request) -> Response:
         """The page."""
@@ -476,13 +475,17 @@ def _split_weight(term: dict[str, Any], where: str) -> tuple[float, dict[str, An
     unknown = term.keys() - _TERM_FIELDS
     if unknown or len(term.keys() - {"weight"}) != 1:
         raise RequestError(
-            400, f"`{where}` must have one of `text`, `image` and `id`, and may have `weight`; nothing else.",
-            code="invalid_value", param=where,
+            400,
+            f"`{where}` must have one of `text`, `image` and `id`, and may have `weight`; nothing else.",
+            code="invalid_value",
+            param=where,
         )
     weight = term.get("weight", 1)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or weight == 0 or abs(weight) > 1e6:
         raise RequestError(
-            400, f"`{where}.weight` must be a number other than 0, at most 1,000,000.", code="invalid_value",
+            400,
+            f"`{where}.weight` must be a number other than 0, at most 1,000,000.",
+            code="invalid_value",
             param=f"{where}.weight",
         )
     return float(weight), {name: value for name, value in term.items() if name != "weight"}

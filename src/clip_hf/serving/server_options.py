@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .inference_engine import BatchingOptions
+from .dynamic_batching import BatchingOptions
 from .serving_limits import ServingLimits
 
 
@@ -40,8 +40,8 @@ class ServerOptions:
     api_key: str | None = field(default=None, repr=False)
     allowed_hosts: Sequence[str] = ()
     allow_image_hosts: Sequence[str] = ()
-    limits: ServingLimits = ServingLimits()
-    batching: BatchingOptions = BatchingOptions()
+    limits: ServingLimits = field(default_factory=ServingLimits)
+    batching: BatchingOptions = field(default_factory=BatchingOptions)
 
     def __post_init__(self):
         if not self.name or self.name != self.name.strip() or not self.name.isprintable():

@@ -1,0 +1,177 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The server's description in OpenAPI 3.1, made of the models that check its requests."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from .request_schemas import (
+    ClassifyAnswer,
+    ClassifyRequest,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
+    ErrorAnswer,
+    ModelsAnswer,
+    PromptSetsAnswer,
+    RankAnswer,
+    RankRequest,
+    SearchAnswer,
+    SearchRequest,
+    ServedModel,
+)
+from .server_options import ServerOptions
+
+
+_SCHEMAS = "#/components/schemas/{model}"
+_ERRORS = {
+    "400": "The request is wrong; `param` says where.",
+    "401": "The API key is missing or wrong.",
+    "403": "The host, or the web page that sent it, is not allowed.",
+    "404": "There is no such path, model, index or row.",
+    "405": "The path has no such method; `Allow` lists those it has.",
+    "408": "The body took too long to arrive.",
+    "413": "The body is too large.",
+    "415": "The body is neither JSON nor a form.",
+    "429": "There are too many requests; `Retry-After` says when to try again.",
+    "503": "The server is loading or ending, or took too long; `Retry-After` says when to try again.",
+}
+# A red square of 4 x 4 pixels.
+_PICTURE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR4nGN8JifHAANMDEgANwcAOnABKjmKqkgA"
+    "AAAASUVORK5CYII="
+)
+_FILES = {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}}
+# Requests with a body: their models, what they are for, and an example that works.
+_POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, dict[str, Any]]] = {
+    "/v1/embeddings": (
+        EmbeddingsRequest,
+        EmbeddingsAnswer,
+        "Embed texts and images",
+        {"input": ["a red square", {"image": _PICTURE}]},
+    ),
+    "/v1/classify": (
+        ClassifyRequest,
+        ClassifyAnswer,
+        "Classify images with your labels",
+        {"image": _PICTURE, "labels": ["red", "blue"], "templates": "a {} square."},
+    ),
+    "/v1/rank": (
+        RankRequest,
+        RankAnswer,
+        "Rank texts and images by how well they fit a query",
+        {"query": {"image": _PICTURE}, "candidates": ["a red square", "a blue circle"], "top_k": 1},
+    ),
+    "/v1/search": (
+        SearchRequest,
+        SearchAnswer,
+        "Search the index",
+        {"query": [{"text": "a red square"}, {"text": "a circle", "weight": -0.5}], "top_k": 3},
+    ),
+}
+_FORMS = {
+    "/v1/embeddings": {"file": {**_FILES, "description": "Image files."}, "text": {"type": "string"}},
+    "/v1/classify": {"image": _FILES, "labels": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
+}
+_JSON_GETS: dict[str, tuple[type[BaseModel] | None, str]] = {
+    "/v1/models": (ModelsAnswer, "What is served"),
+    "/v1/models/{name}": (ServedModel, "What is served, by its name"),
+    "/v1/prompt-sets": (PromptSetsAnswer, "Prompt sets that requests may name"),
+    "/health/live": (None, "Whether the process answers"),
+    "/health/ready": (None, "Whether requests are welcome"),
+    "/openapi.json": (None, "This description"),
+}
+_OTHER_GETS = {
+    "/metrics": ("text/plain", "Counts and times, for Prometheus"),
+    "/docs": ("text/html", "This description, to read"),
+    "/": ("text/html", "The page"),
+    "/page/{name}": ("application/octet-stream", "A file of the page"),
+    "/v1/search/image": ("image/jpeg", "A small picture of a row of the index"),
+}
+_OPEN = ("/health/live", "/health/ready", "/openapi.json", "/docs", "/", "/page/{name}")
+
+
+def describe_api(options: ServerOptions) -> dict[str, Any]:
+    """The description of a server, as JSON has it."""
+    answers = [answer for _, answer, _, _ in _POSTS.values()]
+    answers += [answer for answer, _ in _JSON_GETS.values() if answer is not None]
+    models = [(request, "validation") for request, *_ in _POSTS.values()]
+    models += [(answer, "serialization") for answer in (*answers, ErrorAnswer)]
+    _, definitions = models_json_schema(models, ref_template=_SCHEMAS)
+    has_key = options.api_key is not None
+    paths = {path: {"post": _describe_post(path, has_key)} for path in _POSTS}
+    for path, (answer, summary) in _JSON_GETS.items():
+        schema = {"type": "object"} if answer is None else _reference(answer)
+        paths[path] = {"get": _describe_get(path, summary, {"application/json": {"schema": schema}}, has_key)}
+    for path, (media_type, summary) in _OTHER_GETS.items():
+        paths[path] = {"get": _describe_get(path, summary, {media_type: {}}, has_key)}
+    errors = {
+        status: {
+            "description": text,
+            "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
+            "content": {"application/json": {"schema": _reference(ErrorAnswer)}},
+        }
+        for status, text in _ERRORS.items()
+    }
+    components: dict[str, Any] = {"schemas": definitions["$defs"], "responses": errors}
+    if has_key:
+        components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"clip_hf: {options.name}",
+            "version": "1",
+            "description": "Embeddings, zero-shot classification, ranking and search with a CLIP.",
+        },
+        "servers": [{"url": "/"}],
+        "paths": dict(sorted(paths.items())),
+        "components": components,
+    }
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _SCHEMAS.format(model=model.__name__)}
+
+
+def _describe_post(path: str, has_key: bool) -> dict[str, Any]:
+    request, answer, summary, example = _POSTS[path]
+    bodies: dict[str, Any] = {"application/json": {"schema": _reference(request), "example": example}}
+    if path in _FORMS:
+        required = ["labels"] if "labels" in _FORMS[path] else []
+        schema = {"type": "object", "properties": _FORMS[path], "required": required}
+        bodies["multipart/form-data"] = {"schema": schema}
+    return {
+        **_operation(path, "post", summary, has_key),
+        "description": (request.__doc__ or "").strip(),
+        "requestBody": {"required": True, "content": bodies},
+        "responses": _responses({"application/json": {"schema": _reference(answer)}}),
+    }
+
+
+def _describe_get(path: str, summary: str, content: dict[str, Any], has_key: bool) -> dict[str, Any]:
+    parameters = []
+    if "{name}" in path:
+        parameters.append({"name": "name", "in": "path", "required": True, "schema": {"type": "string"}})
+    if path == "/v1/search/image":
+        edge = {"type": "integer", "minimum": 16, "maximum": 1024, "default": 256}
+        parameters.append({"name": "id", "in": "query", "required": True, "schema": {"type": "string"}})
+        parameters.append({"name": "edge", "in": "query", "required": False, "schema": edge})
+    return {
+        **_operation(path, "get", summary, has_key),
+        "parameters": parameters,
+        "responses": _responses(content),
+    }
+
+
+def _operation(path: str, method: str, summary: str, has_key: bool) -> dict[str, Any]:
+    words = [word for word in path.replace("{", "").replace("}", "").replace("-", "/").split("/") if word]
+    operation: dict[str, Any] = {"operationId": "_".join([method, *words]), "summary": summary}
+    if has_key:
+        operation["security"] = [] if path in _OPEN else [{"key": []}]
+    return operation
+
+
+def _responses(content: dict[str, Any]) -> dict[str, Any]:
+    errors = {status: {"$ref": f"#/components/responses/{status}"} for status in _ERRORS}
+    return {"200": {"description": "The answer.", "content": content}, **errors}
