@@ -17,6 +17,7 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, JSHandle, Locator, Page, expect
 
+import clip_hf
 from clip_hf.serving.server_app import LoadedModel, create_app
 from clip_hf.serving.server_options import ServerOptions
 
@@ -62,6 +63,9 @@ class PageServer:
         answer = httpx.post(f"{self.url}{path}", json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def get(self, path: str) -> dict[str, Any]:
+        return httpx.get(f"{self.url}{path}").json()
 
     def classify(self, picture: bytes, labels: list[str], **options) -> list[tuple[str, str]]:
         """Labels and scores, best first, as the page is to show them."""
@@ -151,6 +155,4 @@ def noise(edge: int, kind: str = "PNG") -> bytes:
 
 
 def page_folder() -> Path:
-    import clip_hf
-
     return Path(clip_hf.__file__).parent / "serving" / "page"

@@ -50,10 +50,11 @@ function exampleOf(content) {
   return content.example ?? follow(first).value ?? follow(content.schema).example ?? follow(content.schema).examples?.[0];
 }
 
-function curlOf(method, path, parameters, body) {
+function curlOf(method, path, parameters, body, needsKey) {
   const query = parameters.filter((parameter) => parameter.in === "query" && parameter.required);
   const queries = query.map(({ name, example }) => `${name}=${encodeURIComponent(example ?? "...")}`).join("&");
   const lines = [`curl '${new URL(path.replace(/^\//, ""), document.baseURI)}${queries && `?${queries}`}'`];
+  if (needsKey) lines.push("-H 'Authorization: Bearer KEY'");
   if (method !== "get" && !body) lines.push(`-X ${method.toUpperCase()}`);
   if (body) lines.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`);
   return lines.join(" \\\n  ");
@@ -73,15 +74,16 @@ function makeRoute(method, path, route) {
     `${describeField(type, isRequired)}${text ? `. ${text}` : ""}`,
   ]);
   const answers = Object.entries(route.responses ?? {}).map(([status, answer]) => [status, follow(answer).description ?? ""]);
+  const curl = curlOf(method, path, parameters, json && exampleOf(json), Boolean(route.security?.length));
   return make(
     "section",
     { className: "route" },
     make("h2", {}, make("span", { className: "method" }, method.toUpperCase()), path),
-    make("p", {}, route.description ?? route.summary ?? ""),
+    make("p", {}, [route.summary, route.description].filter(Boolean).join(". ")),
     ...listFields("Parameters", inPath),
     ...listFields("Body", fields),
     make("h3", {}, "Example"),
-    make("pre", { tabIndex: 0, ariaLabel: `Example of ${path}`, role: "group" }, make("code", {}, curlOf(method, path, parameters, json && exampleOf(json)))),
+    make("pre", { tabIndex: 0, ariaLabel: `Example of ${path}`, role: "group" }, make("code", {}, curl)),
     ...listFields("Answers", answers),
   );
 }

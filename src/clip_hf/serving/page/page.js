@@ -11,6 +11,22 @@ const EXAMPLES = {
   Places: ["beach", "mountain", "city", "temple", "house"],
   Feelings: ["happy face", "sad face", "angry face", "surprised face"],
 };
+// Facts of a model that the page shows, and what it calls them.
+const FACTS = {
+  name: "Name",
+  architecture: "Architecture",
+  image_encoder: "Image encoder",
+  parameters: "Parameters",
+  image_size: "Picture size in pixels",
+  context_length: "Longest text in tokens",
+  projection_dim: "Embedding dimensions",
+  license: "Licence",
+  datasets: "Trained on",
+  runtime: "Runtime",
+  dtype: "Numbers",
+  device: "Device",
+  index_rows: "Pictures in the index",
+};
 const SHOWN_BARS = 10;
 const MOST_PICTURES = 32;
 const SCALED_EDGE = 2048; // pixels; models see a few hundred
@@ -47,7 +63,7 @@ const lastPart = (path) => String(path).split("/").filter(Boolean).at(-1) ?? Str
 
 // -------------------------------------------------------------------------------------------------- calls of the server
 
-let key = sessionStorage.getItem("key");
+let key = sessionStorage.getItem("api-key");
 let readiness = null; // what waits for the server
 let keyGiven = null; // what waits for the user's key
 let waitingCalls = 0; // calls that wait because the server is busy
@@ -112,7 +128,7 @@ function untilKey(refused) {
         return;
       }
       key = given;
-      sessionStorage.setItem("key", key);
+      sessionStorage.setItem("api-key", key);
       form.hidden = true;
       byId("main").focus();
       keyGiven = null;
@@ -537,13 +553,11 @@ function formatFact(value) {
 }
 
 function showAbout(model) {
-  const { summary, ...facts } = model.facts ?? {};
-  byId("summary").textContent = summary ?? "";
-  for (const [name, value] of Object.entries({ name: model.id, ...facts })) {
-    if (value === null || value === "" || (typeof value === "object" && !Array.isArray(value))) continue;
-    const words = name.replaceAll("_", " ");
-    const term = make("dt", {}, words[0].toUpperCase() + words.slice(1));
-    byId("facts").append(make("div", {}, term, make("dd", {}, formatFact(value))));
+  const values = { name: model.id, ...model.facts };
+  byId("summary").textContent = values.summary ?? "";
+  for (const [name, title] of Object.entries(FACTS)) {
+    if (values[name] === null || values[name] === undefined) continue;
+    byId("facts").append(make("div", {}, make("dt", {}, title), make("dd", {}, formatFact(values[name]))));
   }
 }
 
