@@ -269,7 +269,12 @@ PUBLIC_NAMES = {
         "write_contact_sheet",
     ],
     "clip_hf.serving": [
+        "BatchingOptions",
+        "LoadedModel",
+        "ServerOptions",
         "ServingLimits",
+        "create_app",
+        "serve",
     ],
     "clip_hf.training": [
         "AveragedWeights",

@@ -9,23 +9,14 @@ require_extra("serve", "clip_hf.serving", "httpx", "orjson", "prometheus_client"
 
 from .dynamic_batching import BatchingOptions
 from .http_server import serve
-from .index_search import RowItem, SearchOptions
-from .inference_engine import InferenceEngine
-from .label_options import ClassifyOptions
 from .server_app import LoadedModel, create_app
-from .server_metrics import ServerMetrics
 from .server_options import ServerOptions
 from .serving_limits import ServingLimits
 
 
 __all__ = [
     "BatchingOptions",
-    "ClassifyOptions",
-    "InferenceEngine",
     "LoadedModel",
-    "RowItem",
-    "SearchOptions",
-    "ServerMetrics",
     "ServerOptions",
     "ServingLimits",
     "create_app",

@@ -40,6 +40,12 @@ _MAX_REDIRECTS = 3
 _MAX_CONNECTIONS = 16
 _CONNECT_SECONDS = 5.0
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Those of IANA's registries of special addresses that `is_global` of some Python versions leaves out.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "3fff::/20")
+]
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,7 @@ class ImageFetcher:
                     continue  # with the next address
                 except httpx.HTTPError:
                     raise _failure(where, "the connection broke, or the answer is not valid HTTP") from None
-        raise _failure(where, "its host does not answer")
+        raise _failure(where, "its host does not answer, or its certificate is not valid")
 
 
 def is_public_address(address: str) -> bool:
@@ -204,13 +210,13 @@ def is_public_address(address: str) -> bool:
         inner = _inner_address(found)
         if inner is not None:
             return is_public_address(str(inner))
-        if found.teredo or found.is_site_local:
+        if found not in _GLOBAL_UNICAST:
             return False
-    return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
+    return found.is_global and not found.is_multicast and not any(found in network for network in _NOT_PUBLIC)
 
 
 def _inner_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address in one of IPv6 that a gateway translates: mapped, 6to4 or NAT64."""
+    """Return the IPv4 address in one of IPv6 that a gateway translates: mapped, 6to4 or NAT64."""
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour

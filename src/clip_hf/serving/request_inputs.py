@@ -200,9 +200,12 @@ def _decode_all(images: Sequence[_ImageText]) -> dict[_ImageText, ImageItem]:
 
 
 def _decode_base64(image: _ImageText) -> bytes:
+    text = image.text
     try:
-        return base64.b64decode(image.text, validate=True)
-    except ValueError:  # binascii.Error is one, and so is what letters beyond ASCII raise
+        if len(text) % 4 or text.endswith("==="):  # which `validate` lets pass
+            raise ValueError
+        return base64.b64decode(text, validate=True)
+    except ValueError:  # letters beyond ASCII raise one too
         raise _invalid(
             image.where,
             "is not the base64 text of a file: it takes the standard alphabet (with + and /), padded with =, without "
@@ -235,7 +238,7 @@ async def read_form(request: Request, limits: ServingLimits, items: str = "image
 
     - Files named `image`, `images`, `file` or `files` become [`ImageItem`]s of the list `items`. So do the texts of
       such parts: data URIs, base64 texts and URLs. Texts named `text`, or like `items`, are its texts, in their order.
-    - A file of another name, such as `query`, is an [`ImageItem`] under its name.
+    - A file named `query` is an [`ImageItem`].
     - `labels` and `filters` are lists, from repeated parts or one JSON list.
     - `dimensions`, `multi_label`, `no_match`, `threshold`, `top_k` and `truncate` are read as JSON, and so is any
       other part that begins like a list or an object.
@@ -261,7 +264,8 @@ async def read_form(request: Request, limits: ServingLimits, items: str = "image
             listed = values.setdefault(items, [])
             listed.append(_read_item_part(part, f"{items}[{len(listed)}]"))
         else:
-            value = ImageItem(bytes(part.data), part.name) if part.is_file else _read_field(part)
+            is_picture = part.is_file and part.name == "query"
+            value = ImageItem(bytes(part.data), "query") if is_picture else _read_field(part)
             listed = values.setdefault(part.name, [])
             listed += value if part.name in _LISTS and isinstance(value, list) else [value]
     are_lists = {items, *_LISTS}
