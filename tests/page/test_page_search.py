@@ -96,6 +96,24 @@ def test_nothing_fits(opened, server):
     expect(opened.page.locator("#grid li")).to_have_count(0)
     opened.page.get_by_role("button", name="Show the closest pictures all the same").click()
     opened.expect_hits(server.search("a submarine"))
+    expect(opened.page.locator("#found")).to_have_text(
+        "6 pictures, the best first. Choose one to find others like it."
+    )
+
+
+def test_some_fit(opened, server):
+    opened.page.locator("#words").fill("a submarine")
+    every = server.post("v1/search", {"query": "a submarine"})
+
+    def keep_one(route):
+        is_cut = "no_match" in route.request.post_data_json
+        route.fulfill(json={**every, "data": every["data"][:1], "lowest_score": 0.1} if is_cut else every)
+
+    opened.page.route("**/v1/search", keep_one)
+    opened.page.locator("#words").press("Enter")
+    expect(opened.page.locator("#found")).to_contain_text("1 picture fits, the best first.")
+    opened.page.get_by_role("button", name="Show others that fit less well").click()
+    opened.expect_hits([hit["id"] for hit in every["data"]])
 
 
 def test_empty_query(opened):

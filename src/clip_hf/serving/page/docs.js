@@ -60,32 +60,46 @@ function curlOf(method, path, parameters, body, needsKey) {
   return lines.join(" \\\n  ");
 }
 
+function listProperties(title, schema, isAnswer = false) {
+  const known = follow(schema);
+  const required = isAnswer ? [] : (known.required ?? []);
+  const fields = Object.entries(known.properties ?? {});
+  return listFields(title, fields.map(([name, field]) => [name, describeField(field, required.includes(name))]));
+}
+
+/** The fields of the answer, and the numbers of the errors, which are described once at the end. */
+function listAnswers(responses) {
+  const good = Object.entries(responses).filter(([status]) => status.startsWith("2"));
+  const errors = Object.keys(responses).filter((status) => !status.startsWith("2"));
+  const answers = good.flatMap(([, response]) => Object.entries(follow(response).content ?? {}));
+  const parts = answers.flatMap(([type, { schema }]) => {
+    const fields = listProperties("Answer", schema, true);
+    return fields.length ? fields : [make("h3", {}, "Answer"), make("p", {}, type)];
+  });
+  return errors.length ? [...parts, make("h3", {}, "Errors"), make("p", {}, errors.join(", "))] : parts;
+}
+
 function makeRoute(method, path, route) {
   const parameters = (route.parameters ?? []).map(follow);
   const json = follow(route.requestBody).content?.["application/json"];
-  const schema = follow(json?.schema);
-  const required = schema.required ?? [];
-  const fields = Object.entries(schema.properties ?? {}).map(([name, field]) => [
-    name,
-    describeField(field, required.includes(name)),
-  ]);
-  const inPath = parameters.map(({ name, schema: type = {}, required: isRequired, description: text }) => [
-    name,
-    `${describeField(type, isRequired)}${text ? `. ${text}` : ""}`,
-  ]);
-  const answers = Object.entries(route.responses ?? {}).map(([status, answer]) => [status, follow(answer).description ?? ""]);
+  const inPath = parameters.map(({ name, schema = {}, required }) => [name, describeField(schema, required)]);
   const curl = curlOf(method, path, parameters, json && exampleOf(json), Boolean(route.security?.length));
   return make(
     "section",
     { className: "route" },
-    make("h2", {}, make("span", { className: "method" }, method.toUpperCase()), path),
+    make("h2", {}, make("span", { className: "method" }, method.toUpperCase()), ` ${path}`),
     make("p", {}, [route.summary, route.description].filter(Boolean).join(". ")),
     ...listFields("Parameters", inPath),
-    ...listFields("Body", fields),
+    ...listProperties("Body", json?.schema),
     make("h3", {}, "Example"),
     make("pre", { tabIndex: 0, ariaLabel: `Example of ${path}`, role: "group" }, make("code", {}, curl)),
-    ...listFields("Answers", answers),
+    ...listAnswers(route.responses),
   );
+}
+
+function makeErrors(responses) {
+  const fields = Object.entries(responses).map(([status, response]) => [status, follow(response).description]);
+  return make("section", { className: "route" }, make("h2", {}, "Errors"), ...listFields("Status", fields));
 }
 
 async function start() {
@@ -98,9 +112,10 @@ async function start() {
   byId("description").textContent = description.info?.description ?? "";
   for (const [path, methods] of Object.entries(description.paths)) {
     for (const [method, route] of Object.entries(methods)) {
-      if (route.responses) byId("routes").append(makeRoute(method, path, route));
+      byId("routes").append(makeRoute(method, path, route));
     }
   }
+  byId("routes").append(makeErrors(description.components?.responses ?? {}));
 }
 
 start();

@@ -443,6 +443,7 @@ function setUpFiles(button, input, take) {
 // --------------------------------------------------------------------------------------------------------------- search
 
 let like = null; // the picture of the query: { id } or { file }, and its name
+let indexRows = 0;
 let searchEnd = new AbortController();
 
 async function readQuery() {
@@ -465,7 +466,7 @@ async function search({ keepsAll = false, focusesResult = false } = {}) {
     const body = { query, top_k: Number(byId("count").value), ...(!keepsAll && { no_match: NO_MATCH }) };
     showResults(await callServer("v1/search", { body, signal }), signal);
     if (focusesResult) byId("found").focus();
-    else announce(byId("found").textContent);
+    else announce(byId("found").firstChild.data);
   } catch (error) {
     if (signal.aborted) return;
     byId("search-error").textContent = error.message;
@@ -476,17 +477,22 @@ async function search({ keepsAll = false, focusesResult = false } = {}) {
 
 function showResults(answer, signal) {
   const hits = answer.data;
+  const isCut = answer.lowest_score !== null && hits.length < Math.min(Number(byId("count").value), indexRows);
   byId("search-empty").hidden = true;
-  const count = hits.length === 1 ? "1 picture" : `${whole.format(hits.length)} pictures`;
-  const fits = hits.length > 0 || answer.best_score === null;
-  byId("found").textContent = fits ? `${count}, the best first. Choose one to find others like it.` : "Nothing fits. ";
-  if (!hits.length && fits) byId("found").textContent = "There are no pictures.";
-  if (!fits) {
-    const closest = make("button", { type: "button" }, "Show the closest pictures all the same");
-    closest.onclick = () => search({ keepsAll: true, focusesResult: true });
-    byId("found").append(closest);
+  byId("found").textContent = describeHits(hits.length, isCut);
+  if (isCut) {
+    const text = hits.length ? "Show others that fit less well" : "Show the closest pictures all the same";
+    const more = make("button", { type: "button" }, text);
+    more.onclick = () => search({ keepsAll: true, focusesResult: true });
+    byId("found").append(" ", more);
   }
   byId("grid").replaceChildren(...hits.map((hit) => makeHit(hit, signal)));
+}
+
+function describeHits(count, isCut) {
+  if (!count) return isCut ? "Nothing fits." : "There are no pictures.";
+  const pictures = count === 1 ? "1 picture" : `${whole.format(count)} pictures`;
+  return `${pictures}${isCut ? (count === 1 ? " fits" : " fit") : ""}, the best first. Choose one to find others like it.`;
 }
 
 function makeHit(hit, signal) {
@@ -529,6 +535,7 @@ function searchByFiles(files) {
 }
 
 function setUpSearch(rows) {
+  indexRows = rows;
   byId("nav-search").hidden = false;
   byId("search-lead").textContent = `Describe what you look for among ${whole.format(rows)} pictures, or show one like it.`;
   byId("search-form").onsubmit = (event) => {
