@@ -42,9 +42,10 @@ def shared(tiny_processor):
     return load_dual_encoder(model, processor=tiny_processor)
 
 
-def run(
-    encoder, use: Callable[[InferenceEngine], Coroutine], *, limits: ServingLimits | None = None, **options
-) -> Any:
+Use = Callable[[InferenceEngine], Coroutine]
+
+
+def run(encoder, use: Use, *, limits: ServingLimits | None = None, **options) -> Any:
     async def main() -> Any:
         engine = InferenceEngine(encoder, limits or ServingLimits(), **options)
         try:
@@ -63,7 +64,7 @@ def photos(*numbers: int) -> list[ImageItem]:
     return [ImageItem(png(number), f"images[{place}]") for place, number in enumerate(numbers)]
 
 
-def refused(encoder, use: Callable[[InferenceEngine], Coroutine], **options) -> RequestError:
+def refused(encoder, use: Use, **options) -> RequestError:
     with pytest.raises(RequestError) as caught:
         run(encoder, use, **options)
     return caught.value
@@ -82,12 +83,10 @@ def test_features_are_the_encoders_in_the_order_of_the_items(shared):
 
 def test_256_requests_of_different_sizes_get_their_own_rows(shared):
     generator = random.Random(0)
-    known = {text: row for text, row in zip(WORDS, shared.encode_texts(WORDS).numpy(), strict=True)}
-    seen = {number: row for number, row in enumerate(shared.encode_images([image(n) for n in range(6)]).numpy())}
-    kinds = [
-        [generator.choice([*WORDS, *range(6)]) for _ in range(generator.choice([1, 1, 1, 2, 3, 9]))]
-        for _ in range(256)
-    ]
+    known = dict(zip(WORDS, shared.encode_texts(WORDS).numpy(), strict=True))
+    seen = dict(enumerate(shared.encode_images([image(n) for n in range(6)]).numpy()))
+    sizes = [generator.choice([1, 1, 1, 2, 3, 9]) for _ in range(256)]
+    kinds = [[generator.choice([*WORDS, *range(6)]) for _ in range(size)] for size in sizes]
 
     async def use(engine):
         async def ask(values):
@@ -227,7 +226,7 @@ def test_decoded_images_are_bounded_over_all_requests(tiny_processor, monkeypatc
 
 def test_a_large_request_does_not_starve_a_small_one(shared):
     async def use(engine):
-        large = asyncio.ensure_future(engine.embed(photos(*[0] * 400)))
+        large = asyncio.ensure_future(engine.embed(photos(*[0] * 150)))
         await asyncio.sleep(0.05)
         await engine.embed([*photos(1), *texts("a cat")])
         is_first = not large.done()
@@ -406,10 +405,10 @@ def test_a_cancelled_request_does_not_end_a_classifier_that_others_wait_for(who,
     monkeypatch.setattr(encoder, "encode_texts", slow)
 
     async def use(engine):
-        tasks = [
-            asyncio.ensure_future(engine.classify(photos(0), ClassifyOptions(LABELS, "a {}.", truncate=True)))
-            for _ in range(2)
-        ]
+        def ask():
+            return asyncio.ensure_future(engine.classify(photos(0), ClassifyOptions(LABELS, "a {}.", truncate=True)))
+
+        tasks = [ask(), ask()]
         await asyncio.to_thread(entered.wait, 10)
         for task in tasks[:1] if who == "first" else tasks:
             task.cancel()

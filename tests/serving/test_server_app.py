@@ -130,6 +130,11 @@ def test_candidates_come_best_first(client, loaded):
     assert ask(client, "rank", query="a dog", candidates=candidates, top_k=1)["data"] == data[:1]
 
 
+def test_candidates_are_a_list(client):
+    error = error_of(client.post("/v1/rank", json={"query": "a", "candidates": "b"}), 400)
+    assert error["param"] == "candidates"
+
+
 def test_a_query_of_rank_is_one(client):
     error = error_of(client.post("/v1/rank", json={"query": ["a", "b"], "candidates": ["c"]}), 400)
     assert error["param"] == "query"
@@ -314,6 +319,10 @@ def test_another_method_is_405(client, method, path, allowed):
 @pytest.mark.parametrize(
     "path", ["/nothing", "/v1", "/v1/models/", "/page/", "/page/..%2fserver_app.py", "/page/no.js"]
 )
+def test_another_method_is_405_whatever_the_host(client):
+    error_of(client.post("/health/live", headers={"host": "[::1"}), 405)
+
+
 def test_an_unknown_path_is_404(client, path):
     assert error_of(client.get(path), 404)["type"] == "not_found_error"
 
