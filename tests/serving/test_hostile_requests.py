@@ -6,8 +6,11 @@ import asyncio
 import json
 import random
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from queue import Queue
 
 import pytest
@@ -66,3 +69,13 @@ def test_a_hostile_request(kind, port):
         if answer.status >= 400 and answer.body:
             assert json.loads(answer.body)["error"]["message"]
     assert is_healthy(port)
+
+
+@pytest.mark.slow
+def test_the_check_with_thousands_of_them(served_folder):
+    """`benchmarks/check_hostile.py`, which takes minutes, with few."""
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "check_hostile.py"
+    command = [sys.executable, str(script), "--requests", "300", "--model", str(served_folder / "model")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "answers with 5xx but 503: 0" in done.stdout

@@ -191,6 +191,14 @@ def test_a_url_is_refused(url, dialled):
     assert (dialled, resolver.asked) == ([], [])
 
 
+@pytest.mark.parametrize("rest", ["a." * 4000, "/?" + "?" * 8000 + "\\", "/a?" + "a?" * 4000 + " ", "#" * 8000 + " "])
+def test_a_long_url_is_refused_quickly(rest):
+    start = time.perf_counter()
+    with pytest.raises(RequestError):
+        fetch(f"http://images.example{rest}")
+    assert time.perf_counter() - start < 0.5
+
+
 @pytest.mark.parametrize("url", ["http://images.example/", "http://127.0.0.1/", "file:///etc/passwd"])
 def test_nothing_is_fetched_by_default(url, dialled):
     resolver = Resolver([PUBLIC])
