@@ -104,7 +104,7 @@ def draw_phone(browser: Browser, url: str) -> None:
 
 def draw_errors(browser: Browser, url: str, server: subprocess.Popen) -> None:
     page = open_page(browser, url, 1200, 870)
-    classify(page, "red_heart.png")
+    classify(page, "dog.png")
     broken = {"name": "holiday.png", "mimeType": "image/png", "buffer": (PICTURES / "cat.png").read_bytes()[:900]}
     page.set_input_files("#files", broken)
     page.locator(".picture .error:not(:empty)").wait_for()
