@@ -269,8 +269,12 @@ PUBLIC_NAMES = {
         "write_contact_sheet",
     ],
     "clip_hf.serving": [
+        "AsyncClient",
         "BatchingOptions",
+        "Client",
+        "ItemError",
         "LoadedModel",
+        "ServerError",
         "ServerOptions",
         "ServingLimits",
         "create_app",

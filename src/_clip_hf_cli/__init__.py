@@ -4,7 +4,7 @@
 
 It lies beside the package, because importing `clip_hf` imports torch and transformers, which takes seconds. Here only
 the standard library is imported, so that help and mistakes in the command line answer at once and without any extra.
-A subcommand's work is `run` in the module of its name in `clip_hf.cli`.
+A subcommand's work is `run` in the module of its name in `clip_hf.cli`, or in `on_server` where a server does it.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from . import classify, compare, convert, embed, env, evaluate, export, search, serve, tag, train
 from .control_characters import escape_controls
+from .server_arguments import check_server_arguments
 
 
 VERSION = "0.1.0"  # `clip_hf.__version__` again, which could only be read by importing clip_hf
@@ -132,8 +133,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.command is None:
         parser.error("name a command")
+    module = options.command
+    if "server" in options:
+        check_server_arguments(parsers[options.command], options)
+        module = options.command if options.server is None else "on_server"
     try:
-        return importlib.import_module(f"clip_hf.cli.{options.command}").run(options)
+        return importlib.import_module(f"clip_hf.cli.{module}").run(options)
     except BrokenPipeError:
         # Whoever reads the output has enough, as `head` has; Python would complain when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

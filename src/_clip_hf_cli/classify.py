@@ -5,6 +5,7 @@
 import argparse
 
 from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument
+from .server_arguments import add_server_arguments
 
 
 _EPILOG = """\
@@ -14,6 +15,7 @@ examples:
   find . -name "*.jpg" | clip-hf classify - --model RN50.pt --labels indoors outdoors --json > labels.jsonl
   clip-hf classify photos --model my_model --labels indoors outdoors --runtime openvino --dtype auto
   clip-hf classify photos --model my_model --labels beach sunset people --multi-label --threshold 0.9
+  clip-hf classify photos --server http://127.0.0.1:8000 --labels cat dog       without a model of its own
 """
 
 
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files, folders, URLs; - for paths on stdin")
-    parser.add_argument("--model", required=True, help="folder, file or hub name of a CLIP of any format")
+    parser.add_argument("--model", help="folder, file or hub name of a CLIP of any format; needed without --server")
     parser.add_argument(
         "--labels", required=True, nargs="+", metavar="LABEL", help="the labels, or one file with a label a line"
     )
@@ -44,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument(
         "--multi-label", action="store_true", help="score each label by itself: several may fit an image, or none"
     )
+    add_server_arguments(parser)
     add_image_arguments(parser)
     work = parser.add_argument_group("encoding")
     work.add_argument("--batch-size", type=parse_count, default=32, help="images at once (default: %(default)s)")

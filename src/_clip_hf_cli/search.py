@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from .classify import parse_count
 from .embed import add_column_arguments
 from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
+from .server_arguments import add_server_arguments
 
 
 def _process_start() -> float:
@@ -42,6 +43,7 @@ examples:
   clip-hf search captions.csv ./cat.jpg --over texts --model my_model
   clip-hf search photos                                  only bring the index up to date
   clip-hf search photos --duplicates 0.97 --html duplicates.html
+  clip-hf search --server http://127.0.0.1:8000 "a beach" + dog.jpg              the index of a server, no SOURCE
 """
 # What was meant for a number, unlike the whole numbers of `101 dalmatians`.
 _NEAR_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?%?", re.IGNORECASE)
@@ -57,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of pictures, table, Parquet, tars, output of `clip-hf embed`, or an index",
+        help="folder of pictures, table, Parquet, tars, output of `clip-hf embed`, or an index; not with --server",
     )
     parser.add_argument(
         "query",
@@ -102,6 +104,7 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="show the pictures in the terminal (default: where it has colours)",
     )
+    add_server_arguments(parser)
     index = add_source_arguments(parser)
     index.add_argument(
         "--approximate", choices=APPROXIMATE_KINDS, help="search an approximate index, whose recall is measured"
@@ -169,9 +172,10 @@ def _parse_float(text: str) -> float:
 def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
     """Put options first and SOURCE and QUERY behind `--`, so that options may stand anywhere among the words.
 
-    argparse would take `-` and `- people` for options, and ends the list of words at the first option.
+    argparse would take `-` and `- people` for options, and ends the list of words at the first option. With `--server`
+    all words are the query, and SOURCE is the server.
     """
-    options, words = [], []
+    options, words, servers = [], [], []
     given = list(arguments)
     while given:
         argument = given.pop(0)
@@ -188,7 +192,9 @@ def arrange_arguments(parser: argparse.ArgumentParser, arguments: Sequence[str])
         if takes_next and given and "=" not in argument and not given[0].startswith("--"):
             argument = f"{argument}={given.pop(0)}"
         options.append(argument)
-    return [*options, "--", *words]
+        if action.dest == "server":
+            servers = [argument.partition("=")[2]]
+    return [*options, "--", *servers, *words]
 
 
 def _is_value(parser: argparse.ArgumentParser, action: argparse.Action, name: str, given: Sequence[str]) -> bool:

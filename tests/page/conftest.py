@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from page_visits import PageServer, Visit
 from playwright.sync_api import Browser, sync_playwright
 
 from clip_hf.embedding import DualEncoder, load_dual_encoder
@@ -14,7 +15,6 @@ from clip_hf.search import open_source_index
 from clip_hf.serving.server_app import LoadedModel
 from clip_hf.serving.server_options import ServerOptions
 from encoding_inputs import image, quiet
-from page_visits import PageServer, Visit
 from tiny_models import make_tiny_model
 
 

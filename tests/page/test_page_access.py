@@ -5,10 +5,10 @@
 import re
 
 import pytest
+from page_visits import page_folder
 from playwright.sync_api import expect
 
 from encoding_inputs import png
-from page_visits import page_folder
 
 
 LABELS = ["cat", "dog", "horse", "bird", "fish", "butterfly"]

@@ -5,11 +5,11 @@
 import threading
 
 import pytest
+from page_visits import noise
 from playwright.sync_api import expect
 
 from clip_hf.serving.serving_limits import ServingLimits
 from encoding_inputs import png
-from page_visits import noise
 
 
 KEY = "correct-horse-battery"
@@ -62,7 +62,11 @@ def test_key(visit, start_server, loaded):
     key.press("Enter")
     expect(opened.page.locator("#nav-search")).to_be_visible()
     expect(opened.page.locator("#key-form")).to_be_hidden()
-    assert opened.page.evaluate("[{...sessionStorage}, {...localStorage}, document.cookie]") == [{"api-key": KEY}, {}, ""]
+    assert opened.page.evaluate("[{...sessionStorage}, {...localStorage}, document.cookie]") == [
+        {"api-key": KEY},
+        {},
+        "",
+    ]
     opened.page.reload()
     opened.page.locator("#nav-search").click()
     opened.drop(png(1))

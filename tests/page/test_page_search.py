@@ -43,7 +43,9 @@ def test_words_then_a_result(opened, server):
     hits = server.search("a red flower")
     opened.expect_hits(hits)
     expect(opened.page.locator("#grid img")).to_have_count(len(hits))
-    assert all(width > 0 for width in opened.page.locator("#grid img").evaluate_all("all => all.map(i => i.naturalWidth)"))
+    assert all(
+        width > 0 for width in opened.page.locator("#grid img").evaluate_all("all => all.map(i => i.naturalWidth)")
+    )
     opened.page.locator("#grid button").nth(2).click()
     opened.expect_hits(server.search({"id": hits[2]}))
     expect(opened.page.locator("#words")).to_have_value("")

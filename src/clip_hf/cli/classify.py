@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from _clip_hf_cli.server_arguments import check_key_file
+
 from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.checks_clip_hf import did_you_mean
@@ -41,12 +43,8 @@ Predictions = list[dict[str, Any]]
 
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 1 where an image could not be classified."""
-    labels = check_labels(read_labels(options.labels))
-    templates = load_templates(options.template)
-    prompts_for(labels, templates)
+    labels, templates = read_inputs(options)
     device = parse_device(options.device)
-    if "-" in options.images and sys.stdin is None:
-        raise ValueError("Standard input is closed, so no paths can be read from it.")
     reading = {name: value for name, value in image_options(options).items() if value is not None}
     logging.disable_progress_bar()
     classifier = pipeline(
@@ -61,10 +59,18 @@ def run(options: argparse.Namespace) -> int:
     )
     scoring = {"labels": labels, "templates": templates, "multi_label": options.multi_label}
     shaping = {"labels": labels, "top_k": options.top_k, "threshold": options.threshold}
+    paths = image_paths(options.images)
+    return show_answers(options, classify_images(classifier, paths, scoring, shaping, options.batch_size, reading))
+
+
+def show_answers(options: argparse.Namespace, answers: Iterable[tuple[str, Predictions | Exception]]) -> int:
+    """Print the answer for each path as it comes, errors on standard error; the exit status is 1 if there was one.
+
+    Raises:
+        ValueError: if there is none.
+    """
     num_images = num_failed = 0
-    for path, outcome in classify_images(
-        classifier, image_paths(options.images), scoring, shaping, options.batch_size, reading
-    ):
+    for path, outcome in answers:
         num_images += 1
         if isinstance(outcome, Exception):
             num_failed += 1
@@ -76,6 +82,17 @@ def run(options: argparse.Namespace) -> int:
     if not num_images:
         raise ValueError("No image was named.")
     return 1 if num_failed else 0
+
+
+def read_inputs(options: argparse.Namespace) -> tuple[list[str], Any]:
+    """The labels and templates, checked; standard input too, if paths are to come from it."""
+    check_key_file(options)
+    labels = check_labels(read_labels(options.labels))
+    templates = load_templates(options.template)
+    prompts_for(labels, templates)
+    if "-" in options.images and sys.stdin is None:
+        raise ValueError("Standard input is closed, so no paths can be read from it.")
+    return labels, templates
 
 
 def read_labels(values: list[str]) -> list[str]:
@@ -188,17 +205,12 @@ def classify_images(
     """
 
     def read(path: str) -> torch.Tensor | Exception:
-        if os.path.isdir(path):  # `image_paths` found nothing in it
-            return ValueError("there is no image in this folder.")
+        if os.path.isdir(path):
+            return empty_folder()
         try:
-            # A `Path` is never taken for base64 text; that of the empty text is the working folder.
-            source = path if "://" in path or not path else Path(path)
-            return classifier.preprocess(source, **reading or {})["pixel_values"]
+            return classifier.preprocess(image_source(path), **reading or {})["pixel_values"]
         except (ValueError, OSError) as error:
-            cause = error.__cause__  # without "Image 0 (...)"
-            error = cause if isinstance(cause, ValueError) else error
-            is_missing = getattr(error, "kind", None) == "file missing"
-            return ValueError("there is no such file.") if is_missing else error
+            return plain_error(error)
 
     def answers(batch: list[tuple[str, Any]]) -> Iterator[tuple[str, Predictions | Exception]]:
         pixels = [future.result() for _, future in batch]
@@ -216,6 +228,23 @@ def classify_images(
             yield from answers(batch)
             batch = next_batch
         yield from answers(batch)
+
+
+def empty_folder() -> ValueError:
+    """The error for a folder in which [`image_paths`] found nothing."""
+    return ValueError("there is no image in this folder.")
+
+
+def image_source(path: str) -> str | Path:
+    """What is opened for a path or URL: a `Path` is never taken for base64 text; that of "" is the working folder."""
+    return path if "://" in path or not path else Path(path)
+
+
+def plain_error(error: Exception) -> Exception:
+    """What is wrong with an image, without its place among others."""
+    cause = error.__cause__
+    error = cause if isinstance(cause, ValueError) else error
+    return ValueError("there is no such file.") if getattr(error, "kind", None) == "file missing" else error
 
 
 def _score(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from _clip_hf_cli.search import STARTED, TOP_K
+from _clip_hf_cli.server_arguments import check_key_file
 
 from ..data.texts import escaped
 from ..embedding import DualEncoder
@@ -53,10 +54,7 @@ from .terminal_text import encodable, json_line, printable
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 0, also where nothing fits, and 1 where a picture
     could not be moved."""
-    terms = parse_query(options.query, options.source) if options.query else []
-    _check_options(options, terms)
-    if terms:
-        print(f"clip-hf search: query: {printable(describe_query(terms))}", file=sys.stderr)
+    terms = read_query(options)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     check_images(terms, image_options(options)["image_limits"])
     folder, index = find_index(options, options.over)
@@ -84,15 +82,22 @@ def run(options: argparse.Namespace) -> int:
             where=parse_filters(options.filter, source.index.filter_columns),
             no_match=options.no_match,
         )
-    seconds |= results.seconds
-    seconds["to the answer"] = time.perf_counter() - STARTED
-    _show(results, options, terms)
-    print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
+    show_results(results, options, terms, seconds | results.seconds)
     return 0
+
+
+def read_query(options: argparse.Namespace) -> list[QueryTerm]:
+    """The terms of the query, which are printed; a `ValueError` for options that do not go with them."""
+    terms = parse_query(options.query, options.source) if options.query else []
+    _check_options(options, terms)
+    if terms:
+        print(f"clip-hf search: query: {printable(describe_query(terms))}", file=sys.stderr)
+    return terms
 
 
 def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
     """Raise a `ValueError` for options that do not go together, or are out of range."""
+    check_key_file(options)
     check_limits(options.threshold, options.no_match)
     if not terms:
         _check_unused(options)
@@ -195,11 +200,15 @@ def _check_filters(options: argparse.Namespace, folder: Path | None, index: Embe
 # ---------------------------------------------------------------------------------------------------------- the output
 
 
-def _show(results: SearchResults, options: argparse.Namespace, terms: Sequence[QueryTerm]) -> None:
+def show_results(
+    results: SearchResults, options: argparse.Namespace, terms: Sequence[QueryTerm], seconds: dict[str, float]
+) -> None:
+    """Write the results as the options say, and on standard error how long each step took."""
+    seconds = {**seconds, "to the answer": time.perf_counter() - STARTED}
     query = describe_query(terms)
     if options.html:  # first: whoever reads the output may have enough of it
         _write_sheet(results, options, query)
-    missing = sum(map(_is_missing, results.hits))
+    missing = 0 if options.server is not None else sum(map(_is_missing, results.hits))
     if missing:
         what = f"{missing:,} of {counted(len(results.hits), 'hit')}"
         print(f"clip-hf search: the pictures of {what} are not where they were indexed.", file=sys.stderr)
@@ -210,6 +219,7 @@ def _show(results: SearchResults, options: argparse.Namespace, terms: Sequence[Q
     else:
         print(encodable(_as_text(results.hits, query, options)))
     sys.stdout.flush()
+    print("clip-hf search: " + ", ".join(f"{name} {each:.2f} s" for name, each in seconds.items()), file=sys.stderr)
 
 
 def _write_sheet(results: SearchResults, options: argparse.Namespace, query: str) -> None:
