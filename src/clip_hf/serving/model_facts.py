@@ -74,7 +74,8 @@ def card_facts(card: Path) -> dict[str, Any]:
 def _first_paragraph(markdown: str) -> str | None:
     for paragraph in re.split(r"\n\s*\n", _COMMENT.sub("", markdown)):
         lines = [line.strip() for line in paragraph.strip().splitlines() if not line.lstrip().startswith("#")]
-        text = _LINK.sub(r"\1", " ".join(filter(None, lines)))
+        text = " ".join(filter(None, lines))
         if text and not text.startswith(_NO_PROSE):
+            text = _LINK.sub(r"\1", text)
             return text if len(text) <= _MAX_SUMMARY_CHARACTERS else f"{text[:_MAX_SUMMARY_CHARACTERS].rstrip()}..."
     return None
