@@ -165,7 +165,7 @@ def test_a_file_that_cannot_be_read_is_not_sent(server, client, tmp_path):
     assert [str(each)[:8] for each in found if isinstance(each, ItemError)] == [f"Image {n}:" for n in (0, 2, 3, 4)]
     assert found[1].tolist() == [7, 1] and len(server.requests) == 1
     assert "there is no file" in found[0].message and "is a folder" in found[2].message
-    with pytest.raises(ItemError, match="Text 1: .* a lone surrogate"):
+    with pytest.raises(ItemError, match=r"Text 1: .* \(a lone surrogate\)"):
         client.embed_texts(["a 1", "\ud800"])
     with pytest.raises(ItemError, match="Text 1: 3 is no text"):
         client.embed_texts(["a 1", 3])
