@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from fake_server import break_off, delayed, error_body, fail, fake_server, reset, respond
+from fake_server import break_off, delayed, error_body, fail, fake_server, proxy_error, reset, respond
 from PIL import Image
 
 from clip_hf.search import QueryTerm
@@ -195,7 +195,7 @@ def test_a_request_that_is_too_large_is_sent_in_halves(server, client):
 # ------------------------------------------------------------------------------------------------------------- retries
 
 
-@pytest.mark.parametrize("trouble", [fail(429), fail(503), fail(502), fail(504), reset, break_off])
+@pytest.mark.parametrize("trouble", [fail(429), fail(503), fail(502), fail(504), proxy_error, reset, break_off])
 def test_what_may_pass_is_tried_again(server, client, trouble):
     server.script.extend([trouble, trouble])
     assert client.embed_texts(texts(3))[:, 0].tolist() == [0, 1, 2]
