@@ -4,6 +4,7 @@
 
 import asyncio
 import gzip
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -524,3 +525,17 @@ def test_the_next_address_is_tried_where_one_does_not_answer(monkeypatch):
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     assert fetch("http://images.example/", Resolver([PUBLIC, "1.1.1.1"])) == b"ok"
     assert asked == [PUBLIC, "1.1.1.1"]
+
+
+def test_a_server_refuses_its_own_machine_even_if_it_is_allowed(make_client):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        host = f"localhost:{listening.getsockname()[1]}"
+        client = make_client(allow_image_hosts=[host])
+        answer = client.post("/v1/embeddings", json={"input": ["a", {"image": f"http://{host}/cat.png"}]})
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("url_not_allowed", "input[1]")
+    assert "an address that is not public" in error["message"]

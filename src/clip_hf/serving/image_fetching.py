@@ -143,6 +143,10 @@ class ImageFetcher:
             raise _failure(where, f"it took longer than {self._limits.max_body_seconds:g} seconds") from None
         raise _failure(where, f"it leads to more than {_MAX_REDIRECTS} redirects")
 
+    def close(self) -> None:
+        """End the threads that resolve names."""
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
+
     def _check_url(self, url: str, where: str) -> _Target:
         if not self._allowed:
             raise RequestError(
