@@ -4,8 +4,10 @@
 
 import asyncio
 import base64
+import re
 import threading
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -338,3 +340,12 @@ def test_files_stay_in_memory(monkeypatch):
     tracemalloc.stop()
     assert values["images"][0].data == data
     assert peak < 8 * len(data)
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def test_the_page_on_safety_has_the_limits():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "serve_security.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `--(max-[a-z-]+)`.*?\| ([\d,]+) \|", page, re.MULTILINE))
+    assert rows == {name.replace("_", "-"): f"{value:,.0f}" for name, value in vars(ServingLimits()).items()}

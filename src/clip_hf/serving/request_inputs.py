@@ -33,7 +33,7 @@ _LARGE_TEXT = 2**16  # characters of base64 text whose decoding would hold up th
 _IMAGE_PARTS = ("image", "images", "file", "files")
 _LISTS = ("labels", "filters")
 _JSON_PARTS = ("dimensions", "multi_label", "no_match", "threshold", "top_k", "truncate")
-_JSON_START = re.compile(r'\s*(\[|\{\s*")')  # `{} in the snow` is a template
+_JSON_START = re.compile(r'\s*+(\[|\{\s*")')  # `{} in the snow` is a template
 _MAX_PART_BYTES = 2**20
 
 
@@ -118,6 +118,22 @@ async def read_items(
     return [found.get(item, item) for item in items]
 
 
+def count_items(value: Any, where: str, limits: ServingLimits) -> int:
+    """Count the texts and images of a field, before they are read.
+
+    Raises:
+        RequestError: with status 400, if they are more than a request may have.
+    """
+    count = len(value) if isinstance(value, list) else 1
+    if count > limits.max_items:
+        raise _invalid(
+            where,
+            f"has {count:,} items; a request may have {limits.max_items:,}. Send them in several requests",
+            "too_many_items",
+        )
+    return count
+
+
 def check_text(text: str, where: str, limits: ServingLimits) -> None:
     """Check that a text is not empty, not longer than the limit, and valid Unicode.
 
@@ -139,12 +155,7 @@ def check_text(text: str, where: str, limits: ServingLimits) -> None:
 def _check_list(values: list, where: str, limits: ServingLimits) -> None:
     if not values:
         raise _invalid(where, "is an empty list; give at least one item", "empty_input")
-    if len(values) > limits.max_items:
-        raise _invalid(
-            where,
-            f"has {len(values):,} items; a request may have {limits.max_items:,}. Send them in several requests",
-            "too_many_items",
-        )
+    count_items(values, where, limits)
     if _are_token_ids(values):
         raise _invalid(where, f"is a list of numbers; {_TOKENS}", "token_ids_not_taken")
 
