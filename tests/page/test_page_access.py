@@ -38,6 +38,8 @@ FAINT_TEXTS = """() => {
     }
     return {seen, faint};
 }"""
+OUTLINE = """() => getComputedStyle(
+    document.activeElement.closest(".chips, .searchbar") ?? document.activeElement).outlineStyle"""
 NEEDS_NAME = r"- (button|link|textbox|searchbox|combobox|checkbox|region|navigation|img|list)(?! \")"
 
 
@@ -87,10 +89,7 @@ def test_by_keyboard_alone(visit, server):
         for _ in range(40):
             press("Tab")
             if opened.page.locator(selector).evaluate("element => element === document.activeElement"):
-                outline = opened.page.evaluate(
-                    "(e => getComputedStyle(e.closest('.chips, .searchbar') ?? e).outlineStyle)(document.activeElement)"
-                )
-                assert outline == "solid"
+                assert opened.page.evaluate(OUTLINE) == "solid"
                 return
         raise AssertionError(f"the tab key does not reach {selector}")
 

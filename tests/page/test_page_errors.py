@@ -2,9 +2,12 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What can go wrong, as the page tells it: beside what is wrong, or with what it waits for, and then it goes on."""
 
+import base64
+import io
 import threading
 
 import pytest
+from PIL import Image
 from page_visits import noise
 from playwright.sync_api import expect
 
@@ -76,12 +79,15 @@ def test_key(visit, start_server, loaded):
 def test_picture_beyond_the_limit_is_scaled_down(visit, start_server):
     server = start_server(limits=ServingLimits(max_body_bytes=1_200_000))
     opened = visit(server.url)
-    opened.add(noise(700), "large.png")
-    note = opened.page.locator(".picture .note")
-    expect(note).to_have_text(
-        "This picture has 1.4 MB, more than the server takes. It was scaled down to 700 × 700 pixels."
+    with opened.page.expect_request("**/v1/classify") as sent:
+        opened.add(noise(2400, 800), "large.png")
+    expect(opened.page.locator(".picture .note")).to_have_text(
+        "This picture has 5.5 MB, more than the server takes. It was sent as a smaller JPEG of 2048 × 683 pixels."
     )
     expect(opened.page.locator(".bars li")).to_have_count(len(LABELS))
+    with Image.open(io.BytesIO(base64.b64decode(sent.value.post_data_json["image"]))) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (2048, 683))
+        assert min(picture.getpixel((20, 20))) > 245  # transparent before
     opened.add(b"\0" * 1_500_000, "odd.png")
     expect(opened.page.locator(".picture .error").first).to_contain_text("the browser cannot scale it down")
 

@@ -75,9 +75,12 @@ async function preparePicture(file) {
   const scale = Math.min(1, SCALED_EDGE / Math.max(bitmap.width, bitmap.height));
   const [width, height] = [bitmap.width, bitmap.height].map((edge) => Math.max(1, Math.round(scale * edge)));
   const canvas = make("canvas", { width, height });
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // JPEG has no transparency
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0, width, height);
   const scaled = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
-  return { base64: await readBase64(scaled), note: `${large}. It was scaled down to ${width} × ${height} pixels.` };
+  return { base64: await readBase64(scaled), note: `${large}. It was sent as a smaller JPEG of ${width} × ${height} pixels.` };
 }
 
 /** The pictures among some files; says which files are none. */
