@@ -160,6 +160,7 @@ def test_docs_show_every_route(visit, server):
     expect(classify.locator("dt", has_text=re.compile(r"^labels$")).first).to_be_visible()
     expect(classify.locator("code")).to_contain_text(f"curl '{server.url}v1/classify'")
     expect(classify.locator("code")).to_contain_text('"labels":["red","blue"]')
+    expect(opened.page.locator("code", has_text="{name}").first).to_contain_text(f"curl '{server.url}")
     assert opened.page.get_by_text("[object Object]").count() == opened.page.get_by_text("undefined").count() == 0
 
 

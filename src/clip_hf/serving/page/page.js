@@ -369,15 +369,15 @@ function showResults(answer, signal) {
     const text = hits.length ? "Show others that fit less well" : "Show the closest pictures all the same";
     const more = make("button", { type: "button" }, text);
     more.onclick = () => search({ keepsAll: true, focusesResult: true });
-    byId("found").append(" ", more);
+    byId("found").append(more);
   }
   byId("grid").replaceChildren(...hits.map((hit) => makeHit(hit, signal)));
 }
 
 function describeHits(count, isCut) {
   if (!count) return isCut ? "Nothing fits." : "There are no pictures.";
-  const pictures = count === 1 ? "1 picture" : `${whole.format(count)} pictures`;
-  return `${pictures}${isCut ? (count === 1 ? " fits" : " fit") : ""}, the best first. Choose one to find others like it.`;
+  if (count === 1) return `1 picture${isCut ? " fits" : ""}. Choose it to find others like it.`;
+  return `${whole.format(count)} pictures${isCut ? " fit" : ""}, the best first. Choose one to find others like it.`;
 }
 
 function makeHit(hit, signal) {
