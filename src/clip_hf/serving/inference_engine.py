@@ -225,16 +225,19 @@ class InferenceEngine:
         Raises:
             RequestError: if options do not make sense, or an image or prompt cannot be used.
         """
-        parts = check_classify(options, self.limits, self._bias is not None)
+        parts = check_classify(options, len(images), self.limits, self._bias is not None)
         *classifiers, rows = await _gather(
             *(self._classifier(labels, templates, options.truncate) for labels, templates in parts),
             self._embed_images(images),
         )
-        cosines = torch.from_numpy(rows) @ torch.from_numpy(np.concatenate(classifiers)).T
-        labels = parts[0][0]
-        scores = score_labels(
-            cosines, len(labels), self._scale, self._bias, options.multi_label, options.function_to_apply
-        )
+        return await self._in_thread(self._decoders, lambda: self._score(rows, classifiers, parts[0][0], options))
+
+    def _score(
+        self, rows: np.ndarray, classifiers: Sequence[np.ndarray], labels: list, options: ClassifyOptions
+    ) -> list[list[dict[str, Any]]]:
+        cosines = torch.from_numpy(rows) @ torch.from_numpy(np.concatenate(classifiers)).T  # (images, labels [+ 1])
+        options_of_scores = (options.multi_label, options.function_to_apply)
+        scores = score_labels(cosines, len(labels), self._scale, self._bias, *options_of_scores)
         return [best_labels(row, labels, options.top_k, options.threshold) for row in scores]
 
     async def rank(
