@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 
 from clip_hf.serving import ServingLimits, request_inputs
@@ -179,6 +180,19 @@ def test_large_images_are_decoded_beside_the_event_loop(size, own_thread, monkey
     monkeypatch.setattr(request_inputs.base64, "b64decode", note_thread)
     assert read(2 * [{"image": base64.b64encode(bytes(size)).decode()}])[1].data == bytes(size)
     assert [thread is not threading.main_thread() for thread in threads] == [own_thread, own_thread]
+
+
+@pytest.mark.parametrize(("step", "own_thread"), [(1000, False), (100_000, True)])
+def test_large_forms_are_taken_apart_beside_the_event_loop(step, own_thread, monkeypatch):
+    threads, write = set(), MultipartParser.write
+
+    def note_thread(self, data: bytes) -> int:
+        threads.add(threading.current_thread())
+        return write(self, data)
+
+    monkeypatch.setattr(MultipartParser, "write", note_thread)
+    assert read_parts([("image", bytes(300_000))], step=step)["images"][0].data == bytes(300_000)
+    assert (threads == {threading.main_thread()}) != own_thread
 
 
 def test_urls_are_fetched_in_their_places():

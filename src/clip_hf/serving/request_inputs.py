@@ -27,7 +27,7 @@ _HTTP = re.compile(r"https?:", re.IGNORECASE)
 _ALLOWED = 'an item is a text, {"text": TEXT} or {"image": DATA URI OR BASE64 TEXT}'
 _TOKENS = "token ids are not taken, because they belong to another tokenizer. Send the text itself"
 _TYPE_NAMES = {bool: "true or false", int: "a number", float: "a number", list: "a list", type(None): "null"}
-_LARGE_TEXT = 2**16  # characters of base64 text whose decoding would hold up the event loop
+_LARGE = 2**16  # bytes of a form or characters of base64 text that would hold up the event loop
 
 # Names of a form's parts.
 _IMAGE_PARTS = ("image", "images", "file", "files")
@@ -110,7 +110,7 @@ async def read_items(
     items = [_parse_item(each, place, limits, modality) for each, place in places]
     images = [item for item in items if isinstance(item, _ImageText)]
     encoded = [image for image in images if not image.is_url]
-    if sum(len(image.text) for image in encoded) > _LARGE_TEXT:
+    if sum(len(image.text) for image in encoded) > _LARGE:
         found = await asyncio.to_thread(_decode_all, encoded)
     else:
         found = _decode_all(encoded)
@@ -268,7 +268,10 @@ async def read_form(request: Request, limits: ServingLimits, items: str = "image
     """
     parser = _FormParser(request.headers.get("Content-Type", ""), limits)
     async for chunk in request.stream():
-        parser.write(chunk)
+        if len(chunk) > _LARGE:
+            await asyncio.to_thread(parser.write, chunk)
+        else:
+            parser.write(chunk)
     values: dict[str, list] = {}
     for part in parser.finish():
         if part.name in _IMAGE_PARTS or part.name in ("text", items):
