@@ -65,10 +65,10 @@ def ray_app(
     Example:
 
     ```python
-    >>> from ray import serve
-    >>> from clip_hf.serving import ServerOptions, ray_app
+    from ray import serve
+    from clip_hf.serving import ServerOptions, ray_app
 
-    >>> serve.run(ray_app("my_model", ServerOptions("my_model"), num_replicas=2))
+    serve.run(ray_app("my_model", ServerOptions("my_model"), num_replicas=2))
     ```
     """
     require_extra("cluster", "clip_hf.serving.ray_app", "ray.serve")

@@ -147,11 +147,11 @@ class Client(_Settings):
     Example:
 
     ```python
-    >>> from clip_hf.serving import Client
+    from clip_hf.serving import Client
 
-    >>> with Client("http://127.0.0.1:8000") as client:
-    ...     rows = client.embed_images(["cat.jpg", "dog.jpg"])  # (2, dim)
-    ...     predictions = client.classify(["cat.jpg"], ["cat", "dog"])
+    with Client("http://127.0.0.1:8000") as client:
+        rows = client.embed_images(["cat.jpg", "dog.jpg"])  # (2, dim)
+        predictions = client.classify(["cat.jpg"], ["cat", "dog"])
     ```
     """
 
@@ -328,11 +328,11 @@ class AsyncClient(_Settings):
     Example:
 
     ```python
-    >>> from clip_hf.serving import AsyncClient
+    from clip_hf.serving import AsyncClient
 
-    >>> async def embed(images):
-    ...     async with AsyncClient("http://127.0.0.1:8000") as client:
-    ...         return [row async for row in client.embed_image_stream(images)]
+    async def embed(images):
+        async with AsyncClient("http://127.0.0.1:8000") as client:
+            return [row async for row in client.embed_image_stream(images)]
     ```
     """
 
