@@ -157,6 +157,16 @@ def test_batches_keep_to_the_token_limit(model, tiny_processor):
     assert [batch for batch, _ in passes] == [1] * 7
 
 
+def test_short_texts_are_not_padded_to_long_ones(model, tiny_processor):
+    labels = [f"{'cat ' * (1 + index % 10)}{index}" for index in range(300)]
+    lengths = [len(ids) for ids in tiny_processor.tokenizer(labels)["input_ids"]]
+    with counted_text_passes(model) as passes:
+        build_text_classifier(model, tiny_processor, labels, "{}")
+    assert sum(batch for batch, _ in passes) == 300
+    assert 2 <= len(passes) <= 300 // 64 + 1
+    assert sum(batch * length for batch, length in passes) < 1.3 * sum(lengths) < 300 * max(lengths)
+
+
 def test_padding_never_shifts_a_prompt(model, tiny_processor):
     expected = build_text_classifier(model, tiny_processor, LABELS, TEMPLATES)
     tokenizer = copy.deepcopy(tiny_processor.tokenizer)
@@ -373,6 +383,8 @@ def test_bad_labels(model, tiny_processor, labels, error, message):
         ({}, ValueError, "The mapping from labels to prompts is empty"),
         ("a {", ValueError, "'a {' has unbalanced braces"),
         ("a {c}", ValueError, "has the placeholder {c}; only {} and {label} are filled"),
+        ("a {:>999999999999}", ValueError, "has the placeholder {:>999999999999}; only {} and {label} are filled"),
+        ("a {label!r}", ValueError, "has the placeholder {label!r}; only {} and {label} are filled"),
         (["a {}", 3], TypeError, "3 among the templates must be a string"),
         (3, TypeError, "The templates must be a string or a list of strings; given 3, an int"),
         (b"a {}", TypeError, "given b'a {}', a bytes"),

@@ -126,7 +126,7 @@ MUTATIONS = [
     ),
     Mutation(
         "transparency is not put on white",
-        "search/contact_sheet.py",
+        "search/thumbnails.py",
         '"scale", _WHITE, draft_edge',
         '"scale", None, draft_edge',
         "search/test_contact_sheet.py",

@@ -104,9 +104,8 @@ class TransformersEncoder(DualEncoder):
             yield list(range(start, start + len(features))), features
 
     def _token_ids(self, texts: list[str]) -> list[tuple[int, ...]]:
-        return [
-            tuple(ids) for ids in self.tokenizer(texts, truncation=True, max_length=self.context_length)["input_ids"]
-        ]
+        length = self.context_length
+        return [tuple(ids) for ids in self.tokenizer(texts, truncation=True, max_length=length)["input_ids"]]
 
     @cached_property
     def context_length(self) -> int:

@@ -10,6 +10,7 @@ import json
 import shlex
 import threading
 import weakref
+from bisect import bisect_left
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -35,6 +36,9 @@ logger = logging.get_logger(__name__)
 # A text batch holds at most this many tokens, padding included: 1,000 labels under one template make one batch, and
 # the widest hidden layer (4,096 channels in RN50x64's text tower) stays at 256 MB in float32.
 MAX_TOKENS_PER_BATCH = 2**14
+# Shorter texts than three quarters of a batch's longest go into the next one, if the batch has as many texts as this:
+# 256 texts of 4 to 32 tokens take 0.8 of the time then.
+_LEAST_TEXTS = 64
 _PLACEHOLDERS = {"", "0", "label"}
 
 
@@ -157,15 +161,16 @@ def _check_list(templates, what: str, needs_placeholder: bool) -> tuple[str, ...
 
 def _has_placeholder(template: str) -> bool:
     try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ValueError(f"The template {template!r} has unbalanced braces: write {{{{ for a brace.") from error
-    unknown = [field for field in fields if field not in _PLACEHOLDERS]
-    if unknown:
-        raise ValueError(
-            f"The template {template!r} has the placeholder {{{unknown[0]}}}; only {{}} and {{label}} are filled."
-        )
-    return bool(fields)
+    for _, field, width, conversion in parts:
+        if field not in _PLACEHOLDERS or width or conversion:  # a width might be of gigabytes
+            shown = f"{field}{(conversion and f'!{conversion}') or ''}{width and f':{width}'}"
+            raise ValueError(
+                f"The template {template!r} has the placeholder {{{shown}}}; only {{}} and {{label}} are filled."
+            )
+    return bool(parts)
 
 
 def prompts_for(labels: Sequence[str], templates) -> list[list[str]]:
@@ -496,7 +501,9 @@ def _encode_tokens(
     max_tokens_per_batch = min(max_tokens_per_batch, getattr(model, "max_tokens_per_batch", max_tokens_per_batch))
     while order:
         # From the longest down: the first text of a batch is what the others are padded to.
-        size = max(1, max_tokens_per_batch // lengths[order[-1]])
+        longest = lengths[order[-1]]
+        num_long = len(order) - bisect_left(order, 0.75 * longest, key=lengths.__getitem__)
+        size = max(1, min(max_tokens_per_batch // longest, max(num_long, _LEAST_TEXTS)))
         batch, order = order[-size:], order[:-size]
         # On the right, whatever the tokenizer's side: on the left, padding would shift the positions.
         inputs = {

@@ -61,22 +61,37 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class ClientRequest:
-    """A request: GET without a body, POST with one, which is sent as JSON."""
+    """A request: GET without a body, else POST. The body is sent as JSON; with images as a form, which costs the
+    server less than base64."""
 
     path: str
-    body: Any = None
+    body: dict[str, Any] | None = None
+    images: Sequence[bytes] = ()
 
     def arguments(self) -> dict[str, Any]:
         """What httpx takes."""
         if self.body is None:
             return {"method": "GET", "url": self.path}
-        content = orjson.dumps(self.body, option=orjson.OPT_SERIALIZE_NUMPY)
+        if self.images:
+            files = [("images", ("image", image, "application/octet-stream")) for image in self.images]
+            fields = {name: _form_field(value) for name, value in self.body.items()}
+            return {"method": "POST", "url": self.path, "data": fields, "files": files}
+        content = orjson.dumps(self.body)
         return {
             "method": "POST",
             "url": self.path,
             "content": content,
             "headers": {"Content-Type": "application/json"},
         }
+
+
+def _form_field(value: Any) -> str:
+    """A value as the server reads it in a form: texts as they are, unless they look like JSON."""
+    if isinstance(value, str):
+        if not value.lstrip().startswith(("[", "{")):
+            return value
+        value = [value]
+    return orjson.dumps(value).decode()
 
 
 Outcome = httpx.Response | httpx.RequestError
@@ -160,9 +175,10 @@ class Protocol:
         """The embedding of each item of a batch."""
 
         def request(items: list[str | bytes]) -> ClientRequest:
-            values = items if batch.kind == "text" else [wire(item) for item in items]
-            body = {"input": values, "encoding_format": "base64", "modality": batch.kind, **options}
-            return ClientRequest("/v1/embeddings", body)
+            body = {"encoding_format": "base64", "modality": batch.kind, **options}
+            if batch.kind == "image":
+                return ClientRequest("/v1/embeddings", body, items)
+            return ClientRequest("/v1/embeddings", {"input": items, **body})
 
         return self._ask(batch, request, _read_embeddings)
 
@@ -170,7 +186,7 @@ class Protocol:
         """The predictions of each image of a batch."""
 
         def request(items: list[bytes]) -> ClientRequest:
-            return ClientRequest("/v1/classify", {"images": [wire(item) for item in items], **options})
+            return ClientRequest("/v1/classify", dict(options), items)
 
         return self._ask(batch, request, _read_predictions)
 
@@ -193,7 +209,9 @@ class Protocol:
                 bad = int(match[1]) if match else 0 if len(places) == 1 and error.status == 413 else len(places)
                 if error.status in _REFUSED_ITEM and bad < len(places):
                     place = places.pop(bad)
-                    results[place] = ItemError(batch.first + place, batch.kind, error.message)
+                    # Its place in this request would say nothing.
+                    message = re.sub(rf"(The {batch.kind} at )?`{re.escape(error.param or '')}`", "it", error.message)
+                    results[place] = ItemError(batch.first + place, batch.kind, message)
                     results[place].__cause__ = error
                     waiting.insert(0, places)
                 elif error.status == 413:

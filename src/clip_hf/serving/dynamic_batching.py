@@ -76,7 +76,8 @@ class DynamicBatcher:
         encoders (`Mapping[str, Encode]`): What encodes the items of each kind.
         max_batch (`Mapping[str, int]`): Items of a batch, by kind.
         max_wait (`float`): Seconds that an item waits at most while others are on their way.
-        is_more_coming (`Callable[[], bool]`): Whether others are on their way; asked in the model's thread.
+        is_more_coming (`Callable[[str], bool]`): Whether items of a kind are on their way; asked in the model's
+            thread.
         metrics ([`ServerMetrics`]): Counts batches.
     """
 
@@ -85,7 +86,7 @@ class DynamicBatcher:
         encoders: Mapping[str, Encode],
         max_batch: Mapping[str, int],
         max_wait: float,
-        is_more_coming: Callable[[], bool],
+        is_more_coming: Callable[[str], bool],
         metrics: ServerMetrics,
     ):
         self._encoders, self._max_batch, self._max_wait = dict(encoders), dict(max_batch), max_wait
@@ -133,13 +134,13 @@ class DynamicBatcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread when its batch is done; what still waits is cancelled."""
+        """End the thread when its batch is done; what still waits is cancelled. Any thread may call this."""
         with self._changed:
             self._is_closed = True
             groups = [group for queue in self._queues.values() for group in queue]
             self._changed.notify()
-        for group in groups:
-            group.future.cancel()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(lambda: [group.future.cancel() for group in groups])
         self._thread.join()
 
     # ------------------------------------------------------------------------------------------- in the model's thread
@@ -160,33 +161,29 @@ class DynamicBatcher:
         """Wait for a batch; None when closed."""
         with self._changed:
             while not self._is_closed:
-                kind = self._next_kind()
-                if kind is None:
-                    self._changed.wait()
-                    continue
-                wait = self._seconds_to_wait(kind)
-                if wait > 0:
-                    self._changed.wait(wait)
-                    continue
-                self._last_batch[kind] = time.monotonic()
-                return kind, self._take(kind)
+                waits = {kind: self._seconds_to_wait(kind) for kind in self._waiting_kinds()}
+                ready = [kind for kind, seconds in waits.items() if seconds <= 0]
+                if ready:
+                    self._last_batch[ready[0]] = time.monotonic()
+                    return ready[0], self._take(ready[0])
+                self._changed.wait(min(waits.values(), default=None))
         return None
 
-    def _next_kind(self) -> str | None:
+    def _waiting_kinds(self) -> list[str]:
+        """Kinds with items, that with the oldest item first."""
         oldest = {}
         for kind, queue in self._queues.items():
             while queue and queue[0].future.done():
                 queue.popleft()
             if queue:
                 oldest[kind] = max(min(group.since for group in queue), self._last_batch[kind])
-        return min(oldest, key=oldest.get, default=None)
+        return sorted(oldest, key=oldest.get)
 
     def _seconds_to_wait(self, kind: str) -> float:
         """How long to wait for more items: not at all where none are on their way, or the batch is full."""
         queue = self._queues[kind]
-        if not self._is_more_coming():
-            return 0.0
-        if sum(len(group.items) - group.taken for group in queue) >= self._max_batch[kind]:
+        num_items = sum(len(group.items) - group.taken for group in queue)
+        if num_items >= self._max_batch[kind] or not self._is_more_coming(kind):
             return 0.0
         return min(group.since for group in queue) + self._max_wait - time.monotonic()
 

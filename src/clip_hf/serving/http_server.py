@@ -136,6 +136,11 @@ class _Server(uvicorn.Server):
             # Clients that use their connections again send now, and are told that the answer is the last.
             await asyncio.sleep(_IDLE_SECONDS)
         await super().shutdown(sockets)
+        if self.force_exit:
+            # uvicorn would leave them to the event loop, which ends the app before its routes.
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
 
 
 def refuse_new_connections(listening: socket.socket) -> None:
@@ -210,19 +215,19 @@ def serve(
     app = create_app(load, options)
     serving: ServingState = app.state.serving
     serving.on_ready = lambda: report(f"ready in {serving.load_seconds:.1f} s: {address}  {serving.describe()}")
-    server = _Server(_configure(app, options.limits, drain_seconds), serving)
-    server.run(sockets=[listening])
+    make_server(app, drain_seconds).run(sockets=[listening])
     if serving.load_error is not None:
         raise serving.load_error
     return 0
 
 
-def _configure(app: Starlette, limits: ServingLimits, drain_seconds: float) -> uvicorn.Config:
-    return uvicorn.Config(
+def make_server(app: Starlette, drain_seconds: float = DRAIN_SECONDS) -> uvicorn.Server:
+    """The server of an app of [`create_app`]; its `run` takes sockets of [`bind`]."""
+    serving: ServingState = app.state.serving
+    config = uvicorn.Config(
         app,
-        http=type("Protocol", (_Protocol,), {"limits": limits}),
+        http=type("Protocol", (_Protocol,), {"limits": serving.options.limits}),
         ws="none",
-        loop="auto",
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -233,3 +238,4 @@ def _configure(app: Starlette, limits: ServingLimits, drain_seconds: float) -> u
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=drain_seconds,
     )
+    return _Server(config, serving)

@@ -107,10 +107,12 @@ class InferenceEngine:
             {"image": self._encode_pixels, "text": self._encode_strings},
             dict.fromkeys(sizes, 1) if encoder.depends_on_batch else sizes,
             batching.max_wait_ms / 1000,
-            lambda: self._num_coming + self._num_decoding > 0,
+            lambda kind: self._num_coming > 0 or (kind == "image" and self._num_decoding > 0),
             self.metrics,
         )
-        self._search = None if source is None else IndexSearch(encoder, source, self._embed_texts)
+        self._search = (
+            None if source is None else IndexSearch(encoder, source, partial(self._embed_texts, where="no_match"))
+        )
 
     @property
     def source(self) -> SourceIndex | None:
@@ -204,14 +206,15 @@ class InferenceEngine:
         images = [place for place, item in enumerate(items) if isinstance(item, ImageItem)]
         if not truncate:
             await self._check_lengths([items[place] for place in texts])
-        encoded = await _gather(
-            self._embed_texts([items[place].text for place in texts], [items[place].where for place in texts]),
-            self._embed_images([items[place] for place in images]),
-        )
+        parts = []
+        if texts:
+            where = items[texts[0]].where if len(texts) == 1 else None
+            parts.append((texts, self._embed_texts([items[place].text for place in texts], where)))
+        if images:
+            parts.append((images, self._embed_images([items[place] for place in images])))
         rows = np.empty((len(items), self.encoder.projection_dim), np.float32)
-        for places, part in zip((texts, images), encoded, strict=True):
-            if places:
-                rows[places] = part
+        for (places, _), part in zip(parts, await _gather(*(part for _, part in parts)), strict=True):
+            rows[places] = part
         return rows
 
     async def classify(self, images: Sequence[ImageItem], options: ClassifyOptions) -> list[list[dict[str, Any]]]:
@@ -274,7 +277,8 @@ class InferenceEngine:
         """
         picture = await self._need_index().picture(id_)
         try:
-            return await self._decode(lambda: jpeg_bytes(thumbnail(picture, edge, self._image_limits)))
+            shrink = lambda: jpeg_bytes(thumbnail(picture, edge, self._image_limits))  # noqa: E731
+            return await self._in_thread(self._decoders, shrink)
         except UnreadableImage as error:
             logger.warning(f"The picture of row {id_!r} cannot be read: {error}")
             raise RequestError(404, "The row's picture cannot be read.", code="no_picture", param="id") from error
@@ -303,10 +307,9 @@ class InferenceEngine:
                     param=item.where,
                 )
 
-    async def _embed_texts(self, texts: Sequence[str], where: Sequence[str] = ()) -> np.ndarray:
+    async def _embed_texts(self, texts: Sequence[str], where: str | None) -> np.ndarray:
         """Features (n, dim) of texts."""
-        rows = await self._submit("text", texts, where[0] if where else None)
-        return np.stack(rows) if rows else np.empty((0, self.encoder.projection_dim), np.float32)
+        return np.stack(await self._submit("text", texts, where))
 
     def _encode_strings(self, texts: list[str]) -> np.ndarray:
         return self.encoder.encode_texts(texts).numpy()
@@ -323,24 +326,21 @@ class InferenceEngine:
                 rows[place] = await self._embed_image(item)
 
         await _gather(*(work() for _ in range(min(self._window, len(items)))))
-        return np.stack(rows) if rows else np.empty((0, self.encoder.projection_dim), np.float32)
+        return np.array(rows, np.float32).reshape(len(items), self.encoder.projection_dim)
 
     async def _embed_image(self, item: ImageItem) -> np.ndarray:
         async with self._slots:
             try:
-                pixels = await self._decode(lambda: self.encoder.prepare([item.data]))
+                self._num_decoding += 1
+                try:
+                    pixels = await self._in_thread(self._decoders, lambda: self.encoder.prepare([item.data]))
+                finally:
+                    self._num_decoding -= 1
             except (ValueError, OSError) as error:
                 unreadable = find_unreadable(error) or UnreadableImage("image unreadable", str(error))
                 logger.info(f"The image at {item.where} cannot be used: {error}")
                 raise unreadable_image_error(unreadable, item.where) from error
             return (await self._submit("image", [pixels], item.where))[0]
-
-    async def _decode(self, function: Callable[[], Any]) -> Any:
-        self._num_decoding += 1
-        try:
-            return await self._in_thread(self._decoders, function)
-        finally:
-            self._num_decoding -= 1
 
     def _encode_pixels(self, prepared: list[dict[str, torch.Tensor]]) -> np.ndarray:
         inputs = {name: torch.cat([each[name] for each in prepared]) for name in prepared[0]}
@@ -391,7 +391,7 @@ class InferenceEngine:
         texts = list(dict.fromkeys(itertools.chain.from_iterable(prompts)))
         if not truncate:
             await self._check_lengths([TextItem(text, "labels") for text in texts])
-        rows = torch.from_numpy(await self._embed_texts(texts, ["labels"]))
+        rows = torch.from_numpy(await self._embed_texts(texts, "labels"))
         ensemble = partial(ensemble_prompts, prompts, lambda _: [(range(len(rows)), rows)])
         classifier = (await self._in_thread(self._helper, ensemble)).numpy()
         size = classifier.nbytes + sum(2 * len(text) + 64 for text in texts)

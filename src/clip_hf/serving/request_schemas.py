@@ -214,6 +214,7 @@ class ServedModel(BaseModel):
     created: int
     owned_by: str
     facts: dict[str, Any]
+    limits: dict[str, int]
 
 
 class ModelsAnswer(BaseModel):

@@ -412,6 +412,7 @@ class _Routes:
             "created": self.state.created,
             "owned_by": "clip_hf",
             "facts": self.state.facts,
+            "limits": {"max_body_bytes": self.limits.max_body_bytes},
         }
 
     async def prompt_sets(self, request: Request) -> Response:

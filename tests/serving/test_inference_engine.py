@@ -1,0 +1,636 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""The engine: the same numbers as encoder and pipeline, for many requests at once; its bounds; what it refuses."""
+
+import asyncio
+import io
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+from clip_hf.embedding import load_dual_encoder
+from clip_hf.search import EmbeddingIndex, Searcher, open_source_index, parse_filter, parse_query
+from clip_hf.serving.dynamic_batching import BatchingOptions
+from clip_hf.serving.index_search import RowItem, SearchOptions
+from clip_hf.serving.inference_engine import InferenceEngine
+from clip_hf.serving.label_options import ClassifyOptions
+from clip_hf.serving.request_errors import RequestError
+from clip_hf.serving.request_inputs import ImageItem, TextItem
+from clip_hf.serving.serving_limits import ServingLimits
+from encoding_inputs import image, png, quiet
+from tiny_models import make_tiny_model
+
+
+LABELS = ["a cat", "a dog", "the beach"]
+WORDS = "a cat dog photo of the red beach small big".split()
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_processor):
+    """A tiny model for tests that do not change it; its scale is that of a trained CLIP."""
+    model = make_tiny_model("vit")
+    torch.nn.init.constant_(model.logit_scale, np.log(100))
+    return load_dual_encoder(model, processor=tiny_processor)
+
+
+Use = Callable[[InferenceEngine], Coroutine]
+
+
+def run(encoder, use: Use, *, limits: ServingLimits | None = None, **options) -> Any:
+    async def main() -> Any:
+        engine = InferenceEngine(encoder, limits or ServingLimits(), **options)
+        try:
+            return await asyncio.wait_for(use(engine), 60)
+        finally:
+            await asyncio.to_thread(engine.close)
+
+    return asyncio.run(main())
+
+
+def texts(*values: str) -> list[TextItem]:
+    return [TextItem(value, f"input[{place}]") for place, value in enumerate(values)]
+
+
+def photos(*numbers: int) -> list[ImageItem]:
+    return [ImageItem(png(number), f"images[{place}]") for place, number in enumerate(numbers)]
+
+
+def refused(encoder, use: Use, **options) -> RequestError:
+    with pytest.raises(RequestError) as caught:
+        run(encoder, use, **options)
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------------------------------- embed
+
+
+def test_features_are_the_encoders_in_the_order_of_the_items(shared):
+    items = [*texts("a cat"), *photos(3), *texts("the beach", "a cat"), *photos(1)]
+    rows = run(shared, lambda engine: engine.embed(items))
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows[[0, 2, 3]], shared.encode_texts(["a cat", "the beach", "a cat"]), atol=1e-6)
+    np.testing.assert_allclose(rows[[1, 4]], shared.encode_images([image(3), image(1)]), atol=1e-6)
+
+
+def test_256_requests_of_different_sizes_get_their_own_rows(shared):
+    generator = random.Random(0)
+    known = dict(zip(WORDS, shared.encode_texts(WORDS).numpy(), strict=True))
+    seen = dict(enumerate(shared.encode_images([image(n) for n in range(6)]).numpy()))
+    sizes = [generator.choice([1, 1, 1, 2, 3, 9]) for _ in range(256)]
+    kinds = [[generator.choice([*WORDS, *range(6)]) for _ in range(size)] for size in sizes]
+
+    async def use(engine):
+        async def ask(values):
+            await asyncio.sleep(generator.random() / 20)
+            items = [TextItem(v, "") if isinstance(v, str) else ImageItem(png(v), "") for v in values]
+            with engine.admit(len(items)):
+                rows = await engine.embed(items)
+            expected = [known[v] if isinstance(v, str) else seen[v] for v in values]
+            np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+        await asyncio.gather(*map(ask, kinds))
+
+    run(shared, use)
+
+
+def test_a_text_that_is_too_long_is_refused_or_cut(shared, tiny_tokenizer):
+    text = "a cat " * 50
+    count = len(tiny_tokenizer(text, truncation=False)["input_ids"])
+    error = refused(shared, lambda engine: engine.embed(texts("a dog", text)))
+    assert (error.status, error.code, error.param) == (400, "text_too_long", "input[1]")
+    assert f"has {count} tokens, and {shared.context_length} fit" in error.message
+    assert '"truncate": true' in error.message
+    rows = run(shared, lambda engine: engine.embed(texts("a dog", text), truncate=True))
+    np.testing.assert_allclose(rows, shared.encode_texts(["a dog", text]), atol=1e-6)
+
+
+def test_a_text_that_just_fits_is_not_cut(shared):
+    text = next(
+        text
+        for text in (" ".join(["cat"] * number) for number in range(1, 100))
+        if shared.count_tokens([text]) == [shared.context_length]
+    )
+    run(shared, lambda engine: engine.embed(texts(text)))
+    assert refused(shared, lambda engine: engine.embed(texts(f"{text} cat"))).code == "text_too_long"
+
+
+def test_tokens_are_counted_before_any_is_cut_and_remembered(shared, monkeypatch):
+    asked = []
+    count = type(shared).count_tokens
+    monkeypatch.setattr(type(shared), "count_tokens", lambda self, texts: asked.extend(texts) or count(self, texts))
+
+    async def use(engine):
+        first = await engine.count_tokens(["a cat", "a cat " * 50, "a cat"])
+        return first, await engine.count_tokens(["a dog", "a cat"])
+
+    first, second = run(shared, use)
+    assert first == count(shared, ["a cat", "a cat " * 50, "a cat"]) and first[1] > shared.context_length
+    assert second == count(shared, ["a dog", "a cat"])
+    assert asked == ["a cat", "a cat " * 50, "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b"nothing", "image_not_an_image"), (b"", "image_file_empty"), (png(0)[:-40], "image_file_truncated")],
+)
+def test_an_image_that_cannot_be_used_is_named_and_harms_no_other_request(data, code, shared):
+    async def use(engine):
+        bad = engine.embed([*photos(1), ImageItem(data, "input[1]")])
+        return await asyncio.gather(
+            bad, *(engine.embed(photos(number)) for number in range(4)), return_exceptions=True
+        )
+
+    error, *rows = run(shared, use)
+    assert (error.status, error.code, error.param) == (400, code, "input[1]")
+    np.testing.assert_allclose(np.concatenate(rows), shared.encode_images([image(n) for n in range(4)]), atol=1e-5)
+
+
+def test_limits_of_images_are_the_servers(tiny_processor):
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
+    limits = ServingLimits(max_image_pixels=64 * 64 - 1)
+    error = refused(encoder, lambda engine: engine.embed(photos(0)), limits=limits)
+    assert (error.status, error.code) == (400, "image_too_large")
+
+
+def test_a_model_that_fails_on_an_item_is_an_answer_and_harms_no_other(tiny_processor, monkeypatch):
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
+    encode = encoder.encode_texts
+
+    def fail_on_dogs(texts):
+        if "a dog" in texts:
+            raise RuntimeError("secret of the device")
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode_texts", fail_on_dogs)
+
+    async def use(engine):
+        asked = (engine.embed(texts(text)) for text in ("a cat", "a dog", "the beach"))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    cat, error, beach = run(encoder, use)
+    np.testing.assert_allclose(np.concatenate([cat, beach]), encode(["a cat", "the beach"]), atol=1e-6)
+    assert (error.status, error.code, error.param) == (503, "model_failed", "input[0]")
+    assert "secret" not in error.message
+
+
+def test_a_model_whose_features_depend_on_the_batch_gets_one_item_at_a_time(encoder):
+    encoder.depends_on_batch = True
+    run(encoder, lambda engine: engine.embed(photos(*range(5))))
+    assert encoder.counted == [1] * 5
+
+
+# ------------------------------------------------------------------------------------------------- bounds and fairness
+
+
+def test_decoded_images_are_bounded_over_all_requests(tiny_processor, monkeypatch):
+    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
+    prepare, encode = encoder.prepare, encoder.encode_images
+    lock, held, most = threading.Lock(), [0], [0]
+
+    def note(change: int) -> None:
+        with lock:
+            held[0] += change
+            most[0] = max(most[0], held[0])
+
+    def counted_prepare(images):
+        note(len(images))
+        return prepare(images)
+
+    def counted_encode(inputs):
+        time.sleep(0.01)  # decoding is faster than the model
+        features = encode(inputs)
+        note(-len(features))
+        return features
+
+    monkeypatch.setattr(encoder, "prepare", counted_prepare)
+    monkeypatch.setattr(encoder, "encode_images", counted_encode)
+
+    async def use(engine):
+        return await asyncio.gather(*(engine.embed(photos(*[number] * 60)) for number in range(4)))
+
+    rows = run(encoder, use, batching=BatchingOptions(max_batch_images=4))
+    # Four batches, and a batch whose slots are given back before this test hears of it.
+    assert 8 <= most[0] <= 4 * 4 + 4
+    for number in range(4):
+        np.testing.assert_allclose(rows[number], encode([image(number)]).expand(60, -1), atol=1e-5)
+
+
+def test_a_large_request_does_not_starve_a_small_one(shared):
+    async def use(engine):
+        large = asyncio.ensure_future(engine.embed(photos(*[0] * 150)))
+        await asyncio.sleep(0.05)
+        await engine.embed([*photos(1), *texts("a cat")])
+        is_first = not large.done()
+        await large
+        return is_first
+
+    assert run(shared, use, batching=BatchingOptions(max_batch_images=4))
+
+
+@pytest.mark.parametrize("limit", ["requests", "items"])
+def test_too_much_is_refused_with_the_time_to_wait(limit, shared):
+    bounds = {"requests": {"max_pending_requests": 2}, "items": {"max_pending_items": 20}}[limit]
+    limits = ServingLimits(max_items=10, max_prompts=10, **bounds)
+
+    async def use(engine):
+        with engine.admit(1), engine.admit(19):
+            with pytest.raises(RequestError, match="2 requests with 20 texts and images") as caught, engine.admit(1):
+                pass
+            values = engine.metrics.render().decode()
+        with engine.admit(1):  # others have been answered
+            pass
+        return caught.value, values, engine.metrics.render().decode()
+
+    error, values, after = run(shared, use, limits=limits)
+    assert (error.status, error.code) == (429, "queue_full")
+    assert 1 <= error.retry_after <= 60
+    assert "clip_hf_rejected_total 1.0" in values and "clip_hf_pending_items 20.0" in values
+    assert "clip_hf_pending_items 0.0" in after and "clip_hf_pending_requests 0.0" in after
+
+
+def test_the_time_to_wait_is_that_of_the_pending_items(shared):
+    async def use(engine):
+        await engine.embed(texts("a cat"))  # measures the speed
+        speed = engine._batcher.items_per_second
+        pending = int(5 * speed)
+        engine.limits = ServingLimits(max_items=1, max_prompts=1, max_pending_items=pending)
+        with engine.admit(pending), pytest.raises(RequestError) as caught, engine.admit(1):
+            pass
+        return caught.value.retry_after, pending / speed
+
+    seconds, expected = run(shared, use)
+    assert seconds == pytest.approx(expected, rel=0.01)
+
+
+def test_draining_waits_for_what_was_admitted_and_admits_no_more(shared):
+    async def use(engine):
+        async def ask():
+            with engine.admit(40):
+                await asyncio.sleep(0.05)
+                return await engine.embed(photos(*[0] * 40))
+
+        asked = asyncio.ensure_future(ask())
+        await asyncio.sleep(0)
+        drained = asyncio.ensure_future(engine.drain())
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError) as caught, engine.admit(1):
+            pass
+        await drained
+        return asked.done(), (await asked).shape, caught.value
+
+    is_done, shape, error = run(shared, use)
+    assert is_done and shape == (40, shared.projection_dim)
+    assert (error.status, error.retry_after) == (503, 1)
+
+
+def test_items_wait_for_requests_that_were_admitted_before_them(encoder):
+    async def use(engine):
+        async def ask(seconds):
+            with engine.admit(1):
+                await asyncio.sleep(seconds)  # as a body that is being read
+                await engine.embed(photos(0))
+
+        await asyncio.gather(*(ask(number / 50) for number in range(8)))
+
+    run(encoder, use, batching=BatchingOptions(max_wait_ms=5000))
+    assert encoder.counted == [8]
+
+
+def test_no_thread_is_left(shared):
+    before = set(threading.enumerate())
+    run(shared, lambda engine: engine.embed([*photos(0), *texts("a cat")]))
+    left = [thread.name for thread in set(threading.enumerate()) - before]
+    assert not [name for name in left if name.startswith(("model", "decode", "helper", "search"))]
+
+
+# ---------------------------------------------------------------------------------------------------------- classify
+
+OPTIONS = [
+    {"multi_label": multi, "background": background, "function_to_apply": function, "templates": templates}
+    for multi, background, function, templates in itertools.product(
+        (False, True),
+        (None, "a photo.", ["nothing.", "a red beach."]),
+        ("softmax", "cosine", "none"),
+        (
+            "a photo of {}.",
+            ["a {label}.", "the small {}."],
+            "openai_imagenet_subset",
+            {label: [f"{label} one", f"{label} two"] for label in LABELS},
+        ),
+    )
+    if function == "softmax" or not (multi or background)
+]
+
+
+def assert_same_results(found: list, expected: list) -> None:
+    assert [[each["label"] for each in row] for row in found] == [[each["label"] for each in row] for row in expected]
+    scores = [[each["score"] for row in rows for each in row] for rows in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=0, atol=1e-6 * max(1, np.abs(scores[1]).max()))
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_scores_are_the_pipelines_for_all_options(has_bias, tiny_processor):
+    model = make_tiny_model("vit", **({"logit_bias_init_value": -0.5} if has_bias else {}))
+    encoder = load_dual_encoder(model, processor=tiny_processor)
+    pipe = pipeline(
+        "zero-shot-image-classification",
+        model=model,
+        tokenizer=tiny_processor.tokenizer,
+        image_processor=tiny_processor.image_processor,
+    )
+
+    async def use(engine):
+        return [await engine.classify(photos(0, 1, 2), ClassifyOptions(LABELS, **options)) for options in OPTIONS]
+
+    assert (encoder.logit_bias != 0) == has_bias
+    for options, found in zip(OPTIONS, run(encoder, use), strict=True):
+        asked = {"hypothesis_template" if name == "templates" else name: value for name, value in options.items()}
+        assert_same_results(found, pipe([image(n) for n in range(3)], LABELS, **asked))
+
+
+def test_top_k_and_threshold_are_the_pipelines(shared, tiny_processor):
+    pipe = pipeline(
+        "zero-shot-image-classification",
+        model=shared.model,
+        tokenizer=tiny_processor.tokenizer,
+        image_processor=tiny_processor.image_processor,
+    )
+    (scores,) = pipe([image(0)], LABELS)
+    middle = (scores[0]["score"] + scores[1]["score"]) / 2
+    for options in ({"top_k": 2}, {"threshold": middle}, {"top_k": 1, "threshold": 0.0}, {"top_k": 10}):
+        found = run(shared, lambda engine, o=options: engine.classify(photos(0), ClassifyOptions(LABELS, **o)))
+        assert_same_results(found, pipe([image(0)], LABELS, **options))
+    assert len(found[0]) == 3
+
+
+def test_a_classifier_is_built_once_for_all_who_ask(encoder, monkeypatch):
+    asked = []
+    encode = encoder.encode_texts
+    monkeypatch.setattr(encoder, "encode_texts", lambda texts: asked.extend(texts) or encode(texts))
+
+    async def use(engine):
+        async def ask(labels):
+            return await engine.classify(photos(0), ClassifyOptions(labels, "a {}."))
+
+        together = await asyncio.gather(*(ask(LABELS) for _ in range(5)))
+        later = await ask(LABELS)
+        await ask(LABELS[:2])
+        return together, later
+
+    together, later = run(encoder, use)
+    assert_same_results([each[0] for each in together], [later[0]] * 5)
+    assert asked == ["a a cat.", "a a dog.", "a the beach.", "a a cat.", "a a dog."]
+
+
+@pytest.mark.parametrize("who", ["first", "all"])
+def test_a_cancelled_request_does_not_end_a_classifier_that_others_wait_for(who, encoder, monkeypatch):
+    gate, entered, asked = threading.Event(), threading.Event(), []
+    encode = encoder.encode_texts
+
+    def slow(texts):
+        asked.extend(texts)
+        entered.set()
+        assert gate.wait(10)
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode_texts", slow)
+
+    async def use(engine):
+        def ask():
+            return asyncio.ensure_future(engine.classify(photos(0), ClassifyOptions(LABELS, "a {}.", truncate=True)))
+
+        tasks = [ask(), ask()]
+        await asyncio.to_thread(entered.wait, 10)
+        for task in tasks[:1] if who == "first" else tasks:
+            task.cancel()
+        await asyncio.sleep(0.02)
+        tasks.append(
+            asyncio.ensure_future(engine.classify(photos(0), ClassifyOptions(LABELS, "a {}.", truncate=True)))
+        )
+        await asyncio.sleep(0.02)
+        gate.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, second, third = run(encoder, use)
+    assert isinstance(first, asyncio.CancelledError)
+    assert isinstance(second, asyncio.CancelledError) == (who == "all")
+    assert len(third[0]) == 3
+    assert len(asked) == (3 if who == "first" else 6)
+
+
+def test_kept_classifiers_are_bounded(encoder, monkeypatch):
+    asked = []
+    encode = encoder.encode_texts
+    monkeypatch.setattr(encoder, "encode_texts", lambda texts: asked.append(texts[0]) or encode(texts))
+    monkeypatch.setattr("clip_hf.serving.inference_engine._CLASSIFIER_BYTES", 1000)  # each has some 150 bytes
+
+    async def use(engine):
+        for label in [*"abcdefghi", "a", "i"]:
+            await engine.classify(photos(0), ClassifyOptions([label], "{}"))
+
+    run(encoder, use)
+    assert asked == [*"abcdefghi", "a"]
+
+
+BAD_OPTIONS = [
+    ({"labels": []}, "labels", "There are no labels"),
+    ({"labels": ["a", "a"]}, "labels", "occur more than once"),
+    ({"labels": "a, b"}, "labels", "must be a list"),
+    ({"labels": ["a" * 101]}, "labels", "more than 100 characters"),
+    ({"labels": list("abcdefghijk"), "templates": ["{}", "a {}"]}, "labels", "22 prompts .* at most 20"),
+    ({"templates": "a photo"}, "templates", "where the label goes"),
+    ({"templates": "no_such_set"}, "templates", "no_such_set"),
+    ({"templates": "a {:>99999999}"}, "templates", "only {} and {label} are filled"),
+    ({"templates": "{}" * 40, "labels": ["abcd"]}, "templates", "more than 100 characters"),
+    ({"templates": {"a": "one"}, "labels": ["a", "b"]}, None, "no prompts for 1 of the labels"),
+    ({"templates": {"a": ["b"] * 21}, "labels": ["a"]}, "labels", "21 prompts"),
+    ({"background": "a {}"}, "background", "cannot have a placeholder"),
+    ({"background": "a" * 101}, "background", "more than 100 characters"),
+    ({"background": "a.", "function_to_apply": "cosine"}, None, "takes part in a softmax only"),
+    ({"multi_label": True, "function_to_apply": "none"}, None, "`multi_label` changes the softmax only"),
+    ({"function_to_apply": "sigmoid"}, "function_to_apply", "must be one of"),
+    ({"threshold": 2}, None, "scores are numbers from 0 to 1"),
+    ({"top_k": 0}, "top_k", "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("options", "param", "message"), BAD_OPTIONS)
+def test_bad_options_of_a_classification(options, param, message, shared):
+    limits = ServingLimits(max_prompts=20, max_text_characters=100)
+    asked = ClassifyOptions(**{"labels": ["a"], **options})
+    error = refused(shared, lambda engine: engine.classify(photos(0), asked), limits=limits)
+    assert (error.status, error.param) == (400, param)
+    with pytest.raises(RequestError, match=message):
+        raise error
+
+
+def test_a_prompt_that_is_too_long_is_refused_or_cut(shared):
+    labels = ["a cat", "a dog " * 40]
+    error = refused(shared, lambda engine: engine.classify(photos(0), ClassifyOptions(labels)))
+    assert (error.status, error.code, error.param) == (400, "text_too_long", "labels")
+    (result,) = run(shared, lambda engine: engine.classify(photos(0), ClassifyOptions(labels, truncate=True)))
+    assert {each["label"] for each in result} == set(labels)
+
+
+# -------------------------------------------------------------------------------------------------------------- rank
+
+
+def test_ranks_are_of_the_softmax_of_scaled_cosines(shared):
+    ranked = run(shared, lambda engine: engine.rank(texts("a cat")[0], [*photos(0, 1, 2), *texts("a dog")]))
+    rows = torch.cat([shared.encode_images([image(n) for n in range(3)]), shared.encode_texts(["a dog"])])
+    cosines = rows @ shared.encode_texts(["a cat"])[0]
+    scores = (100 * cosines).softmax(0)
+    assert [each["index"] for each in ranked] == cosines.argsort(descending=True).tolist()
+    for each in ranked:
+        assert each["cosine"] == pytest.approx(float(cosines[each["index"]]), abs=1e-6)
+        assert each["score"] == pytest.approx(float(scores[each["index"]]), abs=2e-5)
+    best = run(shared, lambda engine: engine.rank(texts("a cat")[0], [*photos(0, 1, 2), *texts("a dog")], top_k=2))
+    assert [each["index"] for each in best] == [each["index"] for each in ranked[:2]]
+    assert best[0]["score"] == pytest.approx(ranked[0]["score"], abs=1e-6)  # over all candidates
+
+
+# ------------------------------------------------------------------------------------------------------------ search
+
+
+@pytest.fixture(scope="module")
+def folder(shared, tmp_path_factory):
+    """A folder of pictures and its index."""
+    folder = tmp_path_factory.mktemp("engine") / "photos"
+    folder.mkdir()
+    for number in range(8):
+        image(number).save(folder / f"{number}.png")
+    open_source_index(folder, shared, encoding=quiet())
+    return folder
+
+
+def open_index(encoder, folder):
+    return open_source_index(folder, encoder, encoding=quiet())
+
+
+def test_hits_are_the_searchers(shared, folder):
+    source = open_index(shared, folder)
+    searcher = Searcher(shared, source)
+    where = parse_filter("width>=65", source.index.filter_columns)
+    for tokens, options, same in (
+        (["a cat"], {}, {}),
+        (["a cat", "+", "0.5*the beach", "-", str(folder / "3.png")], {"top_k": 3}, {"k": 3}),
+        (["a cat"], {"filters": ["width>=65"]}, {"where": where}),
+        (["a cat"], {"threshold": 0.1}, {"threshold": 0.1}),
+        (["a cat"], {"no_match": 0.3}, {"no_match": 0.3}),
+    ):
+        terms = parse_query(tokens)
+        items = [
+            (term.weight, TextItem(term.text, "") if term.text else ImageItem(term.image.read_bytes(), ""))
+            for term in terms
+        ]
+        found = run(shared, lambda e, i=items, o=options: e.search(i, SearchOptions(**o)), source=source)
+        expected = searcher.search(terms, **same)
+        assert [hit.id for hit in found.hits] == [hit.id for hit in expected.hits]
+        np.testing.assert_allclose(*([hit.score for hit in each.hits] for each in (found, expected)), atol=1e-6)
+        assert [hit.metadata for hit in found.hits] == [hit.metadata for hit in expected.hits]
+        assert found.best_score == pytest.approx(expected.best_score, abs=1e-6)
+        assert found.lowest_score == pytest.approx(expected.lowest_score, abs=1e-6)
+
+
+def test_a_row_finds_itself_and_its_like(shared, folder):
+    source = open_index(shared, folder)
+    id_ = source.index.ids().tolist()[2]
+    for given in (id_, str(id_)):
+        query = [(1.0, RowItem(given, "query"))]
+        found = run(shared, lambda engine, q=query: engine.search(q, SearchOptions()), source=source)
+        assert found.hits[0].id == id_
+        assert found.hits[0].score == pytest.approx(1, abs=1e-6)
+        assert len(found.hits) == 8
+
+
+@pytest.mark.parametrize(
+    ("terms", "options", "status", "param", "message"),
+    [
+        ([(1.0, RowItem(99, "query.id"))], {}, 404, "query.id", "The index has no row '99'"),
+        ([(1.0, RowItem("x", "query.id"))], {}, 404, "query.id", "no row 'x'"),
+        ([(1.0, RowItem(1.5, "query.id"))], {}, 404, "query.id", "no row '1.5'"),
+        ([(1.0, RowItem(10**30, "query.id"))], {}, 404, "query.id", "no row"),
+        ([(-1.0, TextItem("a cat", "query"))], {}, 400, None, "only terms with a minus"),
+        ([(0.0, TextItem("a cat", "query"))], {}, 400, "query", "finite number other than 0"),
+        ([(1.0, TextItem(" ", "query"))], {}, 400, "query", "blank"),
+        ([], {}, 400, None, "no terms"),
+        ([(1.0, TextItem("a cat", "query"))], {"filters": ["colour=red"]}, 400, "filters", "which is not there"),
+        ([(1.0, TextItem("a cat", "query"))], {"filters": ["width>=x"]}, 400, "filters", "no value of 'width'"),
+        ([(1.0, TextItem("a cat", "query"))], {"threshold": 3}, 400, "threshold", "must be a cosine"),
+        ([(1.0, TextItem("a cat", "query"))], {"no_match": 1}, 400, "no_match", "more than 0 and less than 1"),
+        ([(1.0, TextItem("a cat", "query"))], {"top_k": 0}, 400, None, "at least 1"),
+        ([(1.0, TextItem("a cat " * 50, "query"))], {}, 400, "query", "tokens"),
+    ],
+)
+def test_bad_searches(terms, options, status, param, message, shared, folder):
+    source = open_index(shared, folder)
+    error = refused(shared, lambda engine: engine.search(terms, SearchOptions(**options)), source=source)
+    assert (error.status, error.param) == (status, param)
+    with pytest.raises(RequestError, match=message):
+        raise error
+
+
+def test_without_an_index_there_is_no_search(shared):
+    for use in (
+        lambda engine: engine.search([(1.0, TextItem("a cat", ""))], SearchOptions()),
+        lambda engine: engine.thumbnail(1, 64),
+    ):
+        error = refused(shared, use)
+        assert (error.status, error.code) == (404, "no_index")
+
+
+def test_a_change_of_the_index_is_seen_by_the_next_search(shared, folder, tmp_path):
+    index = EmbeddingIndex.build(
+        tmp_path / "index",
+        shared.encode_images([image(n) for n in range(3)]).numpy(),
+        description=open_index(shared, folder).index.description,
+    )
+    source = open_index(shared, index.folder)
+
+    async def use(engine):
+        query = [(1.0, TextItem("a cat", ""))]
+        before = await engine.search(query, SearchOptions())
+        EmbeddingIndex.open(index.folder).add(shared.encode_images([image(5)]).numpy())  # as another process does
+        after = await engine.search(query, SearchOptions())
+        other = {**index.description, "over": "texts"}
+        EmbeddingIndex.open(index.folder).change(remove=[0], description=other)
+        kept = await engine.search(query, SearchOptions())  # it is no index of images any more
+        return [len(each.hits) for each in (before, after, kept)], len(engine.source.index)
+
+    assert run(shared, use, source=source) == ([3, 4, 4], 4)
+
+
+# ---------------------------------------------------------------------------------------------------------- thumbnails
+
+
+def test_a_thumbnail_is_a_small_jpeg_of_the_rows_picture(shared, folder):
+    source = open_index(shared, folder)
+    id_ = source.index.ids().tolist()[3]
+    width, height = image(int(source.picture(id_).stem)).size
+    data = run(shared, lambda engine: engine.thumbnail(str(id_), 32), source=source)
+    small = Image.open(io.BytesIO(data))
+    assert small.format == "JPEG" and max(small.size) == 32 and min(small.size) == 32 * height // width
+    assert refused(shared, lambda engine: engine.thumbnail(99, 32), source=source).code == "no_such_row"
+
+
+def test_pictures_that_are_gone_or_damaged_are_404(shared, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(2):
+        image(number).save(tmp_path / "photos" / f"{number}.png")
+    source = open_index(shared, tmp_path / "photos")
+    gone, damaged = source.index.ids().tolist()
+    source.picture(gone).unlink()
+    source.picture(damaged).write_bytes(b"nothing")
+    for id_ in (gone, damaged):
+        error = refused(shared, lambda engine, i=id_: engine.thumbnail(i, 32), source=source)
+        assert (error.status, error.code) == (404, "no_picture")
+        assert str(tmp_path) not in error.message
