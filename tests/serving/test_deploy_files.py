@@ -71,10 +71,8 @@ def test_the_image_serves_as_a_user_without_rights(routes):
 def test_the_image_installs_what_there_is():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    extras = next(
-        value for name, _, value in (each.partition("=") for each in instructions("ARG")) if name == "EXTRAS"
-    )
-    assert set(extras.split(",")) <= set(setup["options.extras_require"]) and "serve" in extras.split(",")
+    extras = dict(line.split("=", 1) for line in instructions("ARG"))["EXTRAS"].split(",")
+    assert set(extras) <= set(setup["options.extras_require"]) and "serve" in extras
     copied = [word for line in instructions("COPY") if "--from" not in line for word in line.split()[:-1]]
     assert all((ROOT / name).exists() for name in copied)
     sent = [line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line[:1] == "!"]
