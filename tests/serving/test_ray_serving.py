@@ -20,6 +20,8 @@ from clip_hf.serving import Client, ServerOptions, ray_app
 from clip_hf.utils.extras import MissingExtra
 
 
+# Of Ray's own code.
+pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning")
 KEY = "a-key-of-the-replicas"
 
 
