@@ -2,13 +2,7 @@
 // Licensed under the Apache License, Version 2.0; see LICENSE.
 // Show /openapi.json: each route with its fields, an example for curl, and its answers. Text goes in by textContent only.
 
-const byId = (id) => document.getElementById(id);
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
+import { byId, make } from "./server.js";
 
 let description = {};
 
