@@ -77,7 +77,10 @@ def read_embeddings(body: bytes) -> np.ndarray:
     """The embeddings (n, dim) of an answer of `/v1/embeddings`, in base64 or as numbers."""
     rows = [entry["embedding"] for entry in json.loads(body)["data"]]
     return np.stack(
-        [np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else np.asarray(row, "<f4") for row in rows]
+        [
+            np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else np.asarray(row, "<f4")
+            for row in rows
+        ]
     )
 
 
