@@ -323,7 +323,8 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(describe_machine())
     served = Served(options)
-    return 0 if all([PARTS[part](served) for part in options.parts]) else 1
+    failed = [part for part in options.parts if not PARTS[part](served)]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
