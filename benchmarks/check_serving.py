@@ -40,7 +40,15 @@ from check_embed import describe_machine
 from clip_hf import pipeline
 from clip_hf.embedding import DualEncoder, load_dual_encoder
 from clip_hf.serving import Client
-from serving_load import ConnectionLost, ServerProcess, build_request, connect, read_embeddings, run_load, serve_command
+from serving_load import (
+    ConnectionLost,
+    ServerProcess,
+    build_request,
+    connect,
+    read_embeddings,
+    run_load,
+    serve_command,
+)
 
 
 PICTURES = Path(__file__).resolve().parent.parent / "examples" / "pictures"
@@ -140,7 +148,9 @@ def check_classify(served: Served) -> bool:
             worst, compared = max(worst, difference if same else np.inf), compared + len(wanted)
 
     with served.start() as server:
-        run_load(server.port, [build_request("/v1/classify", body) for body in bodies], clients=4, seconds=60, check=check)
+        run_load(
+            server.port, [build_request("/v1/classify", body) for body in bodies], clients=4, seconds=60, check=check
+        )
     good = compared == sum(len(wanted) for case in expected for wanted in case) and worst <= 1e-6
     return say("classify", good, f"{compared} scores of {len(cases)} kinds, largest difference {worst:.1e}")
 
@@ -287,7 +297,9 @@ def check_memory(served: Served) -> bool:
             run_load(server.port, quarter, clients=64, seconds=300)
             memory.append(server.memory_mib())
     shown = ", ".join(f"{each:.0f}" for each in memory)
-    return say("memory", memory[3] - memory[1] < GROWTH_MIB, f"{shown} MiB after quarters of {served.options.requests:,}")
+    return say(
+        "memory", memory[3] - memory[1] < GROWTH_MIB, f"{shown} MiB after quarters of {served.options.requests:,}"
+    )
 
 
 PARTS = {
@@ -311,7 +323,8 @@ def main() -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(describe_machine())
     served = Served(options)
-    return 0 if all([PARTS[part](served) for part in options.parts]) else 1
+    failed = [part for part in options.parts if not PARTS[part](served)]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def check_loopback(host: str) -> str:
     return host
 
 
-# ------------------------------------------------------------------------------------------------------------- requests
+# ------------------------------------------------------------------------------------------------------------ requests
 
 
 def build_request(path: str, body: dict) -> bytes:
@@ -84,7 +84,7 @@ def read_embeddings(body: bytes) -> np.ndarray:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- the client
+# ---------------------------------------------------------------------------------------------------------- the client
 
 
 class ConnectionLost(Exception):
@@ -254,7 +254,7 @@ async def _send_all(host, port, numbered: Iterator[tuple[int, bytes]], clients, 
     return result
 
 
-# ------------------------------------------------------------------------------------------------------------- the server
+# ---------------------------------------------------------------------------------------------------------- the server
 
 
 def free_port() -> int:
@@ -310,7 +310,10 @@ class ServerProcess:
         while not self._is_ready():
             if self.process.poll() is not None or time.perf_counter() > start + self.seconds:
                 self.stop(signal.SIGKILL)
-                raise RuntimeError(f"{' '.join(self.command)} did not get ready:\n{self.log()[-3000:]}")
+                self.printed.seek(0)
+                printed = self.printed.read().decode(errors="replace")
+                self.printed.close()
+                raise RuntimeError(f"{' '.join(self.command)} did not get ready:\n{printed[-3000:]}")
             time.sleep(0.02)
         self.seconds_to_ready = time.perf_counter() - start
         return self
@@ -322,6 +325,7 @@ class ServerProcess:
 
     def __exit__(self, *error: object) -> None:
         self.stop(signal.SIGTERM)
+        self.printed.close()
 
     def stop(self, number: signal.Signals | None) -> int:
         """Send a signal, or none if one has been sent, and wait; the exit status."""
@@ -331,11 +335,6 @@ class ServerProcess:
             self.process.wait(60)
         self.process.kill()
         return self.process.wait()
-
-    def log(self) -> str:
-        """What the server has printed to stderr."""
-        self.printed.seek(0)
-        return self.printed.read().decode(errors="replace")
 
     def memory_mib(self) -> float:
         """MiB that the process has in memory now."""
