@@ -97,7 +97,7 @@ def make_kinds(folder: Path, images: int) -> dict[str, Kind]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ the model's own speed
+# ----------------------------------------------------------------------------------------------- the model's own speed
 
 load_once = cache(load_dual_encoder)
 
@@ -227,7 +227,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     kinds = make_kinds(folder / "images", arguments.images)
     print(describe_machine())
     print(
-        f"{Path(model).name}, runtime {arguments.runtime or 'torch'}, {arguments.threads} threads, {arguments.seconds} s"
+        f"{Path(model).name}, runtime {arguments.runtime or 'torch'}, {arguments.threads} threads, "
+        f"{arguments.seconds:g} s a load"
     )
     print(", ".join(f"{name} {version(name)}" for name in ("starlette", "uvicorn", "pillow")))
     spawned = multiprocessing.get_context("spawn")
@@ -246,8 +247,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         for name in arguments.kinds:
             print(f"\n{name}")
             print(
-                f"{'':9} {'clients':>7} {'requests/s':>10} {'p50, ms':>8} {'p99, ms':>8} {'RSS, MiB':>8} {'client':>7} "
-                f"{'batch':>7} {'raw':>8} {'share':>6}"
+                f"{'':9} {'clients':>7} {'requests/s':>10} {'p50, ms':>8} {'p99, ms':>8} {'RSS, MiB':>8} "
+                f"{'client':>7} {'batch':>7} {'raw':>8} {'share':>6}"
             )
             for clients in arguments.clients:
                 bench.measure(kinds[name], clients)

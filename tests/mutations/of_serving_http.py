@@ -67,7 +67,7 @@ MUTATIONS = [
         "serving/server_middleware.py",
         "            self.is_complete = True\n",
         "            pass\n",
-        "serving/test_http_server.py -k answers_several",
+        "serving/test_server_middleware.py -k after_the_answer",
     ),
     Mutation(
         "metrics have what clients sent",
@@ -128,8 +128,8 @@ MUTATIONS = [
     Mutation(
         "a body counts as slow headers",
         "serving/http_server.py",
-        '        self._stop_waiting("headers")\n        self._header_bytes = 0\n',
-        "        self._header_bytes = 0\n",
+        '        self._stop_waiting("headers")\n        self._held_bytes = 0\n',
+        "        self._held_bytes = 0\n",
         "serving/test_http_server.py -k in_time",
     ),
     Mutation(

@@ -20,6 +20,8 @@ from clip_hf.serving import Client, ServerOptions, ray_app
 from clip_hf.utils.extras import MissingExtra
 
 
+# Of Ray's own code.
+pytestmark = pytest.mark.filterwarnings("ignore:Using extra keyword arguments:DeprecationWarning")
 KEY = "a-key-of-the-replicas"
 
 
@@ -104,6 +106,6 @@ def test_what_is_wrong_is_told_before_ray_starts(tmp_path, monkeypatch):
         ray_app("model", options, index=tmp_path)
     with pytest.raises(ValueError, match="runtime"):
         ray_app("model", options, runtime="tensorrt")
-    monkeypatch.setitem(sys.modules, "ray.serve", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match="The extra `cluster`"):
         ray_app("model", options)

@@ -51,7 +51,9 @@ def ray_app(
         options ([`ServerOptions`]): Name, key, hosts and limits. `allowed_hosts` must hold the name by which clients
             call Ray's proxy, unless it listens on the loopback device.
         num_replicas (`int`, *optional*, defaults to 1): Replicas.
-        runtime (`str`, *optional*): As in [`load_dual_encoder`], and so are `dtype` and `device`.
+        runtime (`str`, *optional*): What runs the model, as in [`load_dual_encoder`].
+        dtype (`str`, *optional*): What to compute in.
+        device (`str`, *optional*): Where; by default the GPU that Ray gives the replica, if it asks for one.
         index (`str` or `os.PathLike`, *optional*): An index to search, built before, as `clip-hf search` does.
         ray_actor_options (`dict`, *optional*): What each replica asks Ray for: `{"num_cpus": 4}`, `{"num_gpus": 1}`.
 
@@ -65,13 +67,13 @@ def ray_app(
     Example:
 
     ```python
-    >>> from ray import serve
-    >>> from clip_hf.serving import ServerOptions, ray_app
+    from ray import serve
+    from clip_hf.serving import ServerOptions, ray_app
 
-    >>> serve.run(ray_app("my_model", ServerOptions("my_model"), num_replicas=2))
+    serve.run(ray_app("my_model", ServerOptions("my_model"), num_replicas=2))
     ```
     """
-    require_extra("cluster", "clip_hf.serving.ray_app", "ray.serve")
+    require_extra("cluster", "clip_hf.serving.ray_app", "ray")
     from ray import serve
 
     check_encoder_options(runtime, dtype, device)
