@@ -10,6 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More arguments for pytest (`make test PYTEST_ARGS="-k tokenizer -x"`).
 PYTEST_ARGS ?=
+# The browser of `make test-page`.
+export CHROMIUM ?= /usr/bin/chromium
 # More arguments for the mutations (`make test-mutations MUTATIONS_ARGS="--only loss"`).
 MUTATIONS_ARGS ?=
 # Test processes. With more than one, each gets one torch thread, and neighbouring tests, which share what they set up.
@@ -36,7 +38,7 @@ TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
 TRANSFORMERS_STAMP := .transformers-tests/.stamp-$(TRANSFORMERS_VERSION)
 
 # What is run here reads no hub: a test or a demo that tries fails at once instead of waiting for the network.
-demo gallery test test-slow test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
+demo gallery test test-slow test-page test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
 
 .PHONY: help
 help:  ## list the targets
@@ -66,6 +68,10 @@ test: $(VENV)/.stamp-dev  ## run the tests that are not slow
 .PHONY: test-slow
 test-slow: $(VENV)/.stamp-dev  ## run the slow tests
 	$(BIN)/python -m pytest tests -m slow $(TEST_JOBS_ARGS) $(PYTEST_ARGS)
+
+.PHONY: test-page
+test-page: $(VENV)/.stamp-dev  ## run the tests of the server's page in Chromium (CHROMIUM=path of another)
+	$(BIN)/python -m pytest tests/page $(PYTEST_ARGS)
 
 .PHONY: test-mutations
 test-mutations: $(VENV)/.stamp-dev  ## put small faults into copies of the library; the tests must notice them

@@ -97,7 +97,7 @@ def make_kinds(folder: Path, images: int) -> dict[str, Kind]:
     }
 
 
-# ------------------------------------------------------------------------------------------------ the model's own speed
+# ----------------------------------------------------------------------------------------------- the model's own speed
 
 load_once = cache(load_dual_encoder)
 
@@ -226,7 +226,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     model = arguments.model or write_model(folder / "model")
     kinds = make_kinds(folder / "images", arguments.images)
     print(describe_machine())
-    print(f"{Path(model).name}, runtime {arguments.runtime or 'torch'}, {arguments.threads} threads, {arguments.seconds} s")
+    print(
+        f"{Path(model).name}, runtime {arguments.runtime or 'torch'}, {arguments.threads} threads, "
+        f"{arguments.seconds:g} s a load"
+    )
     print(", ".join(f"{name} {version(name)}" for name in ("starlette", "uvicorn", "pillow")))
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawned) as pool, ExitStack() as stack:
@@ -244,8 +247,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         for name in arguments.kinds:
             print(f"\n{name}")
             print(
-                f"{'':9} {'clients':>7} {'requests/s':>10} {'p50, ms':>8} {'p99, ms':>8} {'RSS, MiB':>8} {'client':>7} "
-                f"{'batch':>7} {'raw':>8} {'share':>6}"
+                f"{'':9} {'clients':>7} {'requests/s':>10} {'p50, ms':>8} {'p99, ms':>8} {'RSS, MiB':>8} "
+                f"{'client':>7} {'batch':>7} {'raw':>8} {'share':>6}"
             )
             for clients in arguments.clients:
                 bench.measure(kinds[name], clients)
@@ -267,7 +270,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="different image files (default: 1000)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each model (default: all cores)")
     parser.add_argument("--options", default="", help="further options of `clip-hf serve`, in one string")
-    parser.add_argument("--infinity", metavar="COMMAND", help="infinity's command, in a virtual environment of its own")
+    parser.add_argument(
+        "--infinity", metavar="COMMAND", help="infinity's command, in a virtual environment of its own"
+    )
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -57,7 +57,7 @@ def check_loopback(host: str) -> str:
     return host
 
 
-# ------------------------------------------------------------------------------------------------------------- requests
+# ------------------------------------------------------------------------------------------------------------ requests
 
 
 def build_request(path: str, body: dict) -> bytes:
@@ -77,11 +77,14 @@ def read_embeddings(body: bytes) -> np.ndarray:
     """The embeddings (n, dim) of an answer of `/v1/embeddings`, in base64 or as numbers."""
     rows = [entry["embedding"] for entry in json.loads(body)["data"]]
     return np.stack(
-        [np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else np.asarray(row, "<f4") for row in rows]
+        [
+            np.frombuffer(base64.b64decode(row), "<f4") if isinstance(row, str) else np.asarray(row, "<f4")
+            for row in rows
+        ]
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- the client
+# ---------------------------------------------------------------------------------------------------------- the client
 
 
 class ConnectionLost(Exception):
@@ -100,6 +103,7 @@ class KeptConnection(asyncio.Protocol):
         self._received = bytearray()
         self._end: int | None = None  # bytes of the answer, once its head is there
         self._body = self._status = 0
+        self._closes = False
         self._answer: asyncio.Future | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,11 +121,13 @@ class KeptConnection(asyncio.Protocol):
                 return self._fail(f"an answer without Content-Length: {head[:200]!r}")
             self._status, self._body = int(head[9:12]), head_end + 4
             self._end = self._body + int(length[1])
-            if _CLOSES.search(head):
-                self.transport.close()  # what has come is kept; no more is sent
-        if len(self._received) >= self._end and self._answer and not self._answer.done():
-            self._answer.set_result((self._status, bytes(self._received[self._body : self._end])))
-            self._received, self._end = bytearray(self._received[self._end :]), None
+            self._closes = bool(_CLOSES.search(head))
+        if len(self._received) >= self._end:
+            if self._closes:
+                self.transport.close()
+            if self._answer and not self._answer.done():
+                self._answer.set_result((self._status, bytes(self._received[self._body : self._end])))
+            self._received, self._end = bytearray(), None
 
     def connection_lost(self, error: Exception | None) -> None:
         self._fail(f"the connection ended: {error or 'closed'}")
@@ -248,7 +254,7 @@ async def _send_all(host, port, numbered: Iterator[tuple[int, bytes]], clients, 
     return result
 
 
-# ------------------------------------------------------------------------------------------------------------- the server
+# ---------------------------------------------------------------------------------------------------------- the server
 
 
 def free_port() -> int:
@@ -304,7 +310,10 @@ class ServerProcess:
         while not self._is_ready():
             if self.process.poll() is not None or time.perf_counter() > start + self.seconds:
                 self.stop(signal.SIGKILL)
-                raise RuntimeError(f"{' '.join(self.command)} did not get ready:\n{self.log()[-3000:]}")
+                self.printed.seek(0)
+                printed = self.printed.read().decode(errors="replace")
+                self.printed.close()
+                raise RuntimeError(f"{' '.join(self.command)} did not get ready:\n{printed[-3000:]}")
             time.sleep(0.02)
         self.seconds_to_ready = time.perf_counter() - start
         return self
@@ -316,20 +325,16 @@ class ServerProcess:
 
     def __exit__(self, *error: object) -> None:
         self.stop(signal.SIGTERM)
+        self.printed.close()
 
-    def stop(self, number: signal.Signals) -> int:
-        """Send a signal and wait; the exit status."""
-        if self.process.poll() is None:
+    def stop(self, number: signal.Signals | None) -> int:
+        """Send a signal, or none if one has been sent, and wait; the exit status."""
+        if number is not None and self.process.poll() is None:
             self.process.send_signal(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
         self.process.kill()
         return self.process.wait()
-
-    def log(self) -> str:
-        """What the server has printed to stderr."""
-        self.printed.seek(0)
-        return self.printed.read().decode(errors="replace")
 
     def memory_mib(self) -> float:
         """MiB that the process has in memory now."""

@@ -100,6 +100,11 @@ def check_command(command: str) -> None:
         assert asked and set(asked) <= set(targets), command
     elif words[:2] == ["pip", "install"]:
         _check_pip(words[2:])
+    elif program == "curl":
+        (address,) = [word for word in words if "://" in word]
+        assert address.startswith("http://127.0.0.1:8000/"), f"{command}: no address of `clip-hf serve`"
+        files = [word.partition("=@")[2] for word in words if "=@" in word]
+        assert all((ROOT / file).is_file() for file in files), command
     else:
         raise AssertionError(f"`{command}` starts a program that no check knows")
 

@@ -48,7 +48,11 @@ NOT_RUN = {
     "torchrun --nnodes 2": "needs two nodes of eight GPUs",
     "accelerate launch --config_file examples/launch/multi_gpu.yaml --num_processes 8": "needs eight GPUs",
     "accelerate launch --num_processes 8 -m clip_hf evaluate": "needs eight GPUs",
+    "clip-hf serve": "runs until it is stopped; tests/serving/test_served_docs.py runs it",
+    "curl": "needs the server; tests/serving/test_served_docs.py runs it",
 }
+# Pages whose Python needs a running server; tests/serving/test_served_docs.py runs it.
+SERVED = ("docs/howto/serve.md",)
 # How a command begins -> why only the slow test runs it.
 ONLY_SLOW = {
     "clip-hf embed openai/clip-vit-base-patch32 my_images embedded_by_ray": "starts a cluster",
@@ -83,7 +87,7 @@ def run_page(page: str, execute, skipped: dict[str, str]) -> None:
     """Run a page's blocks in the current folder; Python has one namespace for the page."""
     names = {"__name__": "__main__"}
     for block in BLOCKS[page]:
-        if block.kind == "python":
+        if block.kind == "python" and page not in SERVED:
             # With as many empty lines before it, errors tell the line of the page.
             run_python("\n" * block.line + block.text, names, page)
         elif block.kind == "bash":
@@ -95,7 +99,8 @@ def run_page(page: str, execute, skipped: dict[str, str]) -> None:
 def runnable(kind: str) -> list[str]:
     """The pages with blocks of a kind that a test runs."""
     if kind == "python":
-        return [page for page, blocks in BLOCKS.items() if any(block.kind == kind for block in blocks)]
+        pages = (page for page in BLOCKS if page not in SERVED)
+        return [page for page in pages if any(block.kind == kind for block in BLOCKS[page])]
     return [*dict.fromkeys(block.page for block, command in all_commands() if not reason_against(command, NOT_RUN))]
 
 
@@ -136,6 +141,7 @@ def test_the_tables_have_no_entry_too_many():
     commands = [command for _, command in all_commands()]
     for beginning in (*NOT_RUN, *ONLY_SLOW):
         assert any(command.startswith(beginning) for command in commands), beginning
+    assert all(any(block.kind == "python" for block in BLOCKS[page]) for page in SERVED)
     for page, start in NO_PROGRAMS:
         assert any(block.text.startswith(start) for block in BLOCKS[page]), (page, start)
     docstrings = "".join(docstring for found in DOCSTRINGS.values() for docstring in found)
@@ -163,6 +169,8 @@ def test_the_tables_have_no_entry_too_many():
         "pip install 'clip_hf[train]'",
         "pip install -e '.[no-extra]'",
         "curl https://example.com",
+        "curl http://127.0.0.1:8001/v1/embeddings",
+        "curl -F image=@no_such_picture.png http://127.0.0.1:8000/v1/classify",
     ],
 )
 def test_a_wrong_command_is_found(command):

@@ -683,8 +683,8 @@ MUTATIONS = [
     Mutation(
         "classify: images are read without the options",
         "cli/classify.py",
-        "classifier.preprocess(source, **reading or {})",
-        "classifier.preprocess(source)",
+        "classifier.preprocess(image_source(path), **reading or {})",
+        "classifier.preprocess(image_source(path))",
         "cli/test_classify.py -k options_say",
     ),
     Mutation(

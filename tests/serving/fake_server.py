@@ -4,6 +4,7 @@
 
 import base64
 import json
+import re
 import socket
 import struct
 import threading
@@ -33,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server
         raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = json.loads(raw) if raw else None
+        body = read_body(raw, self.headers.get("Content-Type", ""))
         with server.lock:
             server.requests.append((self.path, body, dict(self.headers), len(raw)))
             server.active += 1
@@ -57,22 +58,39 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def number_of(item: Any) -> float:
-    """What stands for an item: the number that a text ends in, or the bytes of an image are."""
-    text = item if isinstance(item, str) else base64.b64decode(item["image"]).decode()
+def read_body(raw: bytes, kind: str) -> dict[str, Any] | None:
+    """A body of JSON; a form as the same, with the bytes of its files as `images`."""
+    if not kind.startswith("multipart/form-data; boundary="):
+        return json.loads(raw) if raw else None
+    fields, images = {}, []
+    for part in raw.split(b"--" + kind.partition("=")[2].encode())[1:-1]:
+        head, _, data = part.partition(b"\r\n\r\n")
+        name = re.search(rb' name="(\w+)"', head)[1].decode()
+        if b"filename=" in head:
+            images.append(data[:-2])
+        else:
+            text = data[:-2].decode()
+            fields[name] = json.loads(text) if text.startswith(("[", "{")) or text.isdecimal() else text
+    return {**fields, "images": images}
+
+
+def number_of(item: str | bytes) -> float:
+    """What stands for an item: the number that a text or the bytes of an image end in."""
+    text = item if isinstance(item, str) else item.decode()
     return float(text.rpartition(" ")[2])
 
 
 def respond(handler: Handler, body: Any) -> None:
     """Answer as the server would; an item that ends in `bad` is refused, and named."""
     path = handler.path
-    items = [] if body is None else body.get("input") or body.get("images") or []
+    items = (body or {}).get("input") or (body or {}).get("images") or []
     name = "input" if path == "/v1/embeddings" else "images"
     for place, item in enumerate(items):
         try:
             number_of(item)
         except ValueError:
-            handler.answer(error_body("it is damaged.", "bad_item", f"{name}[{place}]"), 400)
+            where = f"{name}[{place}]"
+            handler.answer(error_body(f"The image at `{where}` is damaged.", "bad_item", where), 400)
             return
     if path == "/v1/embeddings":
         rows = [np.array([number_of(item), len(items)], "<f4") for item in items]
@@ -88,6 +106,11 @@ def respond(handler: Handler, body: Any) -> None:
 def fail(status: int, code: str = "failed", **headers: str) -> Callable[[Handler, Any], None]:
     """An error in the server's shape."""
     return lambda handler, body: handler.answer(error_body("no.", code), status, headers)
+
+
+def proxy_error(handler: Handler, body: Any) -> None:
+    """What a proxy says whose server has died."""
+    handler.answer(b"Internal Server Error", 500)
 
 
 def reset(handler: Handler, body: Any) -> None:

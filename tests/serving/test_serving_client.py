@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from fake_server import break_off, delayed, error_body, fail, fake_server, reset, respond
+from fake_server import break_off, delayed, error_body, fail, fake_server, proxy_error, reset, respond
 from PIL import Image
 
 from clip_hf.search import QueryTerm
@@ -134,13 +134,10 @@ def test_a_pause_among_the_items_gives_all_answers_so_far(server, client):
 
 
 def test_a_broken_off_stream_does_not_wait_for_retries(server, client):
-    server.act = fail(503, **{"Retry-After": "10"})
-    stream = client.embed_text_stream(["a bad input \ud800"])
-    with pytest.raises(ItemError):
-        next(stream)
+    full = fail(503, **{"Retry-After": "10"})
+    server.act = lambda handler, body: (respond if body["input"] == ["text 0"] else full)(handler, body)
     started = time.monotonic()
-    stream = client.embed_text_stream([*texts(4), 5], batch_size=1)
-    server.script.extend([respond, respond])
+    stream = client.embed_text_stream(texts(5), batch_size=1)
     assert next(stream)[0] == 0
     stream.close()
     client.close()
@@ -163,11 +160,25 @@ def test_a_bad_item_is_named_and_the_others_go_on(server, client):
     assert [isinstance(each, ItemError) for each in found] == [False, True, False, True, False]
 
 
+def test_an_error_ends_what_is_in_flight(server, client):
+    """Also as long as the error is held, and with it the frames that it went through."""
+    full = fail(503, **{"Retry-After": "10"})
+    server.act = lambda handler, body: (respond if body["images"] == [b"x bad"] else full)(handler, body)
+    with pytest.raises(ItemError) as caught:
+        for _ in client.embed_image_stream([b"x bad", b"1", b"2", b"3", b"4"], batch_size=1):
+            pass
+    started = time.monotonic()
+    client.close()  # waits for threads
+    assert time.monotonic() - started < 5 and caught.value.index == 0
+
+
 def test_a_file_that_cannot_be_read_is_not_sent(server, client, tmp_path):
     found = list(client.embed_image_stream([tmp_path / "none.png", b"7", tmp_path, None, 5], on_error="yield"))
     assert [str(each)[:8] for each in found if isinstance(each, ItemError)] == [f"Image {n}:" for n in (0, 2, 3, 4)]
     assert found[1].tolist() == [7, 1] and len(server.requests) == 1
     assert "there is no file" in found[0].message and "is a folder" in found[2].message
+    with pytest.raises(ItemError, match=r"Text 1: .* \(a lone surrogate\)"):
+        client.embed_texts(["a 1", "\ud800"])
     with pytest.raises(ItemError, match="Text 1: 3 is no text"):
         client.embed_texts(["a 1", 3])
 
@@ -181,7 +192,7 @@ def test_a_refused_label_is_no_bad_image(server, client):
 
 def test_a_request_that_is_too_large_is_sent_in_halves(server, client):
     def act(handler, body):
-        if len(body["input"]) > 3:
+        if len(body["images"]) > 3:
             handler.answer(error_body("too large", "body_too_large"), 413)
         else:
             respond(handler, body)
@@ -196,7 +207,7 @@ def test_a_request_that_is_too_large_is_sent_in_halves(server, client):
 # ------------------------------------------------------------------------------------------------------------- retries
 
 
-@pytest.mark.parametrize("trouble", [fail(429), fail(503), fail(502), fail(504), reset, break_off])
+@pytest.mark.parametrize("trouble", [fail(429), fail(503), fail(502), fail(504), proxy_error, reset, break_off])
 def test_what_may_pass_is_tried_again(server, client, trouble):
     server.script.extend([trouble, trouble])
     assert client.embed_texts(texts(3))[:, 0].tolist() == [0, 1, 2]
@@ -369,7 +380,7 @@ def test_no_proxy_leads_to_this_machine(server, monkeypatch):
 
 
 def sent_image(server) -> bytes:
-    return base64.b64decode(server.requests[-1][1]["input"][0]["image"])
+    return server.requests[-1][1]["images"][0]
 
 
 def test_a_file_is_sent_as_it_is_and_an_image_without_loss(server, client, tmp_path):
@@ -441,3 +452,13 @@ def test_queries_and_candidates(server, client, tmp_path):
     found["data"][0]["image_url"] = "http://elsewhere/v1/search/image?id=1"
     with pytest.raises(ServerError, match="does not answer as"):
         client.search("a", picture_edge=64)
+
+
+def test_options_of_a_classification_in_a_form(server, client):
+    options = {"templates": "a {}", "top_k": 3, "multi_label": True, "background": ["nothing"], "threshold": None}
+    client.classify([b"1"], ["a", "[b]"], **options)
+    sent = {"labels": ["a", "[b]"], "templates": "a {}", "top_k": 3, "multi_label": "true", "background": ["nothing"]}
+    assert server.requests[-1][1] == {**sent, "images": [b"1"]}
+    for text in ("[a] {}", "{} {", ' {"a": 1} {}'):
+        client.classify([b"1"], ["a"], templates=text)
+        assert server.requests[-1][1]["templates"] == [text]

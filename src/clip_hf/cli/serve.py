@@ -58,8 +58,8 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
     return ServerOptions(
         name=default_name(options.model) if options.name is None else options.name,
         api_key=key,
-        allowed_hosts=options.allowed_hosts or ([] if is_local else [ANY_HOST]),
-        allow_image_hosts=options.allow_image_hosts,
+        allowed_hosts=tuple(options.allowed_hosts) or (() if is_local else (ANY_HOST,)),
+        allow_image_hosts=tuple(options.allow_image_hosts),
         limits=ServingLimits(max_image_pixels=options.max_image_pixels, **limits),
         batching=BatchingOptions(options.max_batch_images, options.max_batch_texts, options.max_wait_ms),
     )

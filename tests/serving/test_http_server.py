@@ -1,0 +1,401 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Sockets: slow, silent and broken clients, too many of them, and the end of a server under load."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+
+from clip_hf.serving import ServerOptions, ServingLimits, create_app, serve
+from clip_hf.serving.http_server import bind, make_server
+
+
+BODY = b'{"input": "a"}'
+HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+REQUEST = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+
+
+class Running:
+    """A server in a thread, on a free port."""
+
+    def __init__(self, load, drain_seconds: float = 10.0, **limits):
+        self.app = create_app(load, ServerOptions("tiny", limits=ServingLimits(**limits)))
+        self.serving = self.app.state.serving
+        self.connections: list[socket.socket] = []
+        self.socket = bind("127.0.0.1", 0)
+        self.port = self.socket.getsockname()[1]
+        self.server = make_server(self.app, drain_seconds)
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
+
+    def start(self) -> None:
+        self.thread.start()
+        while self.serving.engine is None:
+            time.sleep(0.005)
+
+    def end(self) -> None:
+        """As a signal does it."""
+        self.server.handle_exit(signal.SIGTERM, None)
+
+    def join(self) -> float:
+        """Wait for the end, and return how long that took."""
+        started = time.monotonic()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        return time.monotonic() - started
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        self.connections.append(connection)
+        connection.sendall(data)
+        return connection
+
+    def slow_down(self, seconds: float) -> list[str]:
+        """Let embedding take so long; returns a list of how each ended."""
+        ended: list[str] = []
+
+        async def embed(items, truncate=False):
+            try:
+                await asyncio.sleep(seconds)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+            ended.append("answered")
+            return np.zeros((len(items), 16), np.float32)
+
+        self.serving.engine.embed = embed
+        return ended
+
+
+@pytest.fixture
+def run(loaded) -> Iterator[Callable[..., Running]]:
+    """A function of limits: a server that runs until the end of the test."""
+    servers = []
+
+    def start(**options) -> Running:
+        server = Running(lambda: loaded, **options)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.end()
+        server.end()  # without waiting
+        server.join()
+        for connection in server.connections:
+            connection.close()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What the server sends until it closes the connection; it may do so rudely."""
+    received = b""
+    try:
+        while data := connection.recv(65536):
+            received += data
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """One answer, of a connection that may stay open."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return head + b"\r\n\r\n" + body
+
+
+# --------------------------------------------------------------------------------------------- slow and broken clients
+
+
+def test_a_connection_answers_several_requests(run):
+    connection = run().connect()
+    for _ in range(3):
+        connection.sendall(REQUEST)
+        answer = read_answer(connection)
+        assert status_of(answer) == 200 and b"connection: close" not in answer
+        assert b"\r\nserver:" not in answer and b"\r\ndate:" not in answer
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTT", HEAD])
+def test_slow_headers_end_the_connection(run, data):
+    connection = run(max_header_seconds=0.2).connect(data)
+    started = time.monotonic()
+    answer = read_all(connection)
+    assert 0.1 < time.monotonic() - started < 5
+    assert (status_of(answer) == 408) if data else (answer == b"")
+
+
+def test_slow_headers_after_an_answer_end_the_connection(run):
+    connection = run(max_header_seconds=0.2).connect(REQUEST)
+    read_answer(connection)
+    connection.sendall(b"\r\n")  # which begins no request, and ends uvicorn's wait for one
+    assert status_of(read_all(connection)) == 408
+
+
+def test_headers_in_time_do_not_end_the_connection(run):
+    server = run(max_header_seconds=0.3)
+    server.slow_down(0.5)
+    connection = server.connect(HEAD)
+    time.sleep(0.1)
+    connection.sendall(REQUEST.removeprefix(HEAD))
+    assert status_of(read_answer(connection)) == 200
+
+
+def test_headers_that_are_too_large_are_431(run):
+    connection = run().connect(HEAD + b"x-header: " + b"x" * 65536)
+    assert status_of(read_all(connection)) == 431
+
+
+@pytest.mark.parametrize(
+    "start",
+    [REQUEST + HEAD, HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"],
+    ids=["next request", "trailer"],
+)
+def test_headers_without_end_behind_a_request_end_the_connection(run, start):
+    server = run()
+    server.slow_down(20)
+    connection = server.connect(start)
+    time.sleep(0.1)
+    with pytest.raises(OSError):
+        for _ in range(100):
+            connection.sendall(b"x-header: " + b"x" * 10_000 + b"\r\n")
+            time.sleep(0.001)
+
+
+def test_many_requests_at_once_are_answered_in_turn(run):
+    connection = run().connect(REQUEST * 200)
+    received = b""
+    while received.count(b"HTTP/1.1 200 OK") < 200:
+        received += connection.recv(2**20)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",  # TLS
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nbad header\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n12345",
+        HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_what_is_no_http_is_400(run, data):
+    answer = read_all(run().connect(data))
+    assert status_of(answer) == 400 and re.search(rb"\r\nx-request-id: [0-9a-f]{16}\r\n", answer)
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert body["error"]["code"] == "invalid_http"
+
+
+def test_a_large_body_is_refused_before_it_is_sent(run):
+    server = run(max_body_bytes=1000)
+    connection = server.connect(HEAD + b"Expect: 100-continue\r\nContent-Length: 1001\r\n\r\n")
+    assert status_of(read_answer(connection)) == 413
+
+
+def test_an_upgrade_is_ignored(run):
+    upgrade = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    assert status_of(read_answer(run().connect(upgrade))) == 200
+
+
+def test_connections_are_bounded(run):
+    server = run(max_connections=2)
+    first = [server.connect(REQUEST) for _ in range(2)]
+    assert [status_of(read_answer(each)) for each in first] == [200, 200]
+    third = server.connect()
+    assert read_all(third) == b""
+    first[0].close()
+    time.sleep(0.1)
+    assert status_of(read_answer(server.connect(REQUEST))) == 200
+
+
+def test_a_client_that_goes_away_cancels_its_work(run):
+    server = run()
+    ended = server.slow_down(20)
+    for how in ("close", "half"):
+        connection = server.connect(REQUEST)
+        time.sleep(0.1)
+        connection.close() if how == "close" else connection.shutdown(socket.SHUT_WR)
+        for _ in range(200):
+            if ended:
+                break
+            time.sleep(0.01)
+        assert ended == ["cancelled"]
+        ended.clear()
+    assert b"clip_hf_cancelled_total 2.0" in server.serving.traffic.metrics.render()
+    assert server.serving.traffic.requests == 0
+
+
+def test_a_client_that_does_not_read_is_cut_off(run):
+    server = run(max_seconds=1.0)
+    server.serving.facts = {"filling": "x" * 20_000_000}
+    connection = server.connect(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    time.sleep(0.2)
+    assert len(server.server.server_state.connections) == 1
+    for _ in range(300):
+        if not server.server.server_state.connections:
+            break
+        time.sleep(0.01)
+    assert not server.server.server_state.connections
+    connection.close()
+
+
+# ---------------------------------------------------------------------------------------------------- start and end
+
+
+def test_the_end_answers_what_was_accepted(run):
+    """Clients that wait, on new connections and on used ones, those that the kernel has queued, and new ones."""
+    server = run()
+    used = server.connect(REQUEST)
+    idle = server.connect(REQUEST)
+    read_answer(used)
+    read_answer(idle)
+    ended = server.slow_down(0.7)
+    waiting = server.connect(REQUEST)
+    time.sleep(0.1)
+    server.end()
+    queued = server.connect(REQUEST)
+    used.sendall(REQUEST)
+    for connection in (waiting, queued, used):
+        answer = read_all(connection)
+        assert status_of(answer) == 200
+        assert b"connection: close" in answer
+    assert read_all(idle) == b""
+    assert ended == ["answered"] * 3
+    with pytest.raises(ConnectionRefusedError):
+        server.connect()
+    server.join()
+
+
+def test_the_end_under_load_loses_no_request(run):
+    """Clients that open a connection for each request, until they are refused: nothing is lost in between."""
+    server = run()
+    server.slow_down(0.01)
+    lost, answered = [], []
+
+    def work() -> None:
+        while True:
+            try:
+                connection = server.connect(REQUEST)
+            except (ConnectionRefusedError, TimeoutError):
+                return
+            answer = read_all_of_one(connection)
+            (answered if answer.startswith(b"HTTP/1.1 200") else lost).append(answer)
+            connection.close()
+
+    def read_all_of_one(connection: socket.socket) -> bytes:
+        try:
+            return read_answer(connection) if connection.recv(1, socket.MSG_PEEK) else b""
+        except ConnectionResetError:
+            return b"reset"
+
+    with ThreadPoolExecutor(8) as pool:
+        works = [pool.submit(work) for _ in range(8)]
+        time.sleep(0.3)
+        server.end()
+        for each in works:
+            each.result(timeout=30)
+    assert lost == [] and len(answered) > 20
+    server.join()
+
+
+def test_not_ready_while_it_ends(run):
+    server = run()
+    server.slow_down(0.5)
+    waiting = server.connect(REQUEST)
+    probe = server.connect(b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status_of(read_answer(probe)) == 200
+    time.sleep(0.1)
+    server.end()
+    time.sleep(0.3)
+    probe.sendall(b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status_of(read_answer(probe)) == 503
+    assert status_of(read_all(waiting)) == 200
+
+
+def test_what_takes_too_long_is_ended_with_503(run):
+    server = run(drain_seconds=0.2)
+    ended = server.slow_down(20)
+    waiting = server.connect(REQUEST)
+    time.sleep(0.1)
+    server.end()
+    answer = read_all(waiting)
+    assert status_of(answer) == 503 and b'"draining"' in answer
+    assert server.join() < 5 and ended == ["cancelled"]
+
+
+def test_a_second_signal_ends_at_once(run):
+    server = run(drain_seconds=60.0)
+    server.slow_down(60)
+    server.connect(REQUEST)
+    time.sleep(0.1)
+    server.end()
+    time.sleep(0.2)
+    server.end()
+    assert server.join() < 5
+
+
+def test_a_port_in_use_is_named():
+    with bind("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"Cannot listen on 127.0.0.1 port {port}: it is in use"):
+            serve(lambda: pytest.fail("the model was loaded"), ServerOptions("tiny"), port=port)
+
+
+@pytest.mark.parametrize(("host", "what"), [("192.0.2.1", "no such address"), ("no.such.invalid", "Name or service")])
+def test_a_host_that_is_not_here_is_named(host, what):
+    with pytest.raises(OSError, match=f"Cannot listen on {host} port 0: .*{what}"):
+        bind(host, 0)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_server():
+    lines = []
+
+    def load():
+        time.sleep(0.2)
+        port = int(lines[0].split("127.0.0.1:")[1].split(",")[0])
+        assert httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 503
+        raise ValueError("damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        serve(load, ServerOptions("tiny"), port=0, report=lines.append)
+    assert len(lines) == 1 and lines[0].startswith("listening on http://127.0.0.1:")
+
+
+def test_the_lines_of_a_server(loaded):
+    lines = []
+
+    def end_when_ready() -> None:
+        while len(lines) < 2:
+            time.sleep(0.01)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=end_when_ready).start()
+    assert serve(lambda: loaded, ServerOptions("tiny"), port=0, report=lines.append) == 0
+    port = lines[0].removesuffix(", loading tiny").rpartition(":")[2]
+    assert lines[1].startswith("ready in ")
+    assert lines[1].endswith(f" s: http://127.0.0.1:{port}  model tiny (torch, float32), index of 6 rows")
