@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from clip_hf.serving import ServerOptions, ServingLimits, create_app, serve
-from clip_hf.serving.http_server import bind, make_server
+from clip_hf.serving.http_server import bind, make_server, refuse_new_connections
 
 
 BODY = b'{"input": "a"}'
@@ -288,6 +289,19 @@ def test_the_end_answers_what_was_accepted(run):
     with pytest.raises(ConnectionRefusedError):
         server.connect()
     server.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do this")
+def test_a_socket_takes_no_more_connections_but_those_it_has():
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()) as queued:
+        refuse_new_connections(listening)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listening.getsockname(), timeout=0.2)
+        queued.sendall(b"a")
+        accepted, _ = listening.accept()
+        with accepted:
+            accepted.settimeout(5)
+            assert accepted.recv(1) == b"a"
 
 
 def test_the_end_under_load_loses_no_request(run):
