@@ -112,15 +112,21 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+def receive(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    assert data, "the server closed the connection"
+    return data
+
+
 def read_answer(connection: socket.socket) -> bytes:
     """One answer, of a connection that may stay open."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65536)
+        received += receive(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
     while len(body) < length:
-        body += connection.recv(65536)
+        body += receive(connection)
     return head + b"\r\n\r\n" + body
 
 
@@ -186,7 +192,7 @@ def test_many_requests_at_once_are_answered_in_turn(run):
     connection = run().connect(REQUEST * 200)
     received = b""
     while received.count(b"HTTP/1.1 200 OK") < 200:
-        received += connection.recv(2**20)
+        received += receive(connection)
 
 
 @pytest.mark.parametrize(
