@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """How many tokens a text has before it is cut, and how many fit, for models of every library."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -101,7 +102,16 @@ def test_a_model_that_gets_its_full_length_may_have_less_than_its_tokenizer(tiny
         del tiny_processor.text_kwargs
 
 
-def test_tokens_can_be_counted_while_texts_are_encoded(tiny_processor):
+@pytest.fixture
+def busy_threads():
+    """Threads take turns all the time."""
+    seconds = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(seconds)
+
+
+def test_tokens_can_be_counted_while_texts_are_encoded(tiny_processor, busy_threads):
     backend = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "cat": 2}, "[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]")

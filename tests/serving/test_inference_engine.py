@@ -591,6 +591,18 @@ def test_a_row_finds_itself_and_its_like(shared, folder):
         assert len(found.hits) == 8
 
 
+def test_an_id_is_taken_as_it_is_written(shared, tmp_path):
+    features = shared.encode_images([image(number) for number in range(3)]).numpy()
+    source = SourceIndex(EmbeddingIndex.build(tmp_path / "index", features))  # whose ids are numbers
+    for given, is_there in ((1, True), ("1", True), (1.5, False), (" 1", False), ("01", False), (True, False)):
+        query = [(1.0, RowItem(given, "query"))]
+        use = lambda engine, q=query: engine.search(q, SearchOptions(top_k=1))  # noqa: E731
+        if is_there:
+            assert run(shared, use, source=source).hits[0].id == 1
+        else:
+            assert refused(shared, use, source=source).code == "no_such_row"
+
+
 @pytest.mark.parametrize(
     ("terms", "options", "status", "param", "message"),
     [
