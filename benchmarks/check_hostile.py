@@ -23,6 +23,7 @@ import os
 import platform
 import random
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import date
@@ -32,6 +33,7 @@ from typing import Any
 import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
@@ -199,7 +201,8 @@ def main() -> int:
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {date.today()}, seed {arguments.seed}"
     )
-    with ServerProcess(serve_command(arguments.model, *options)) as server:
+    with tempfile.TemporaryDirectory() as folder, ServerProcess(serve_command(arguments.model, *options)) as server:
+        set_hypothesis_home_dir(folder)  # by default it is a folder in the current one
         return run(server, arguments)
 
 
