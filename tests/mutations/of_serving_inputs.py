@@ -109,8 +109,15 @@ MUTATIONS = [
     Mutation(
         "large images are decoded on the event loop",
         INPUTS,
-        "> _LARGE_TEXT:",
-        "> 10**12:",
+        "for image in encoded) > _LARGE:",
+        "for image in encoded) > 10**12:",
+        f"{INPUTS_TESTS} -k event_loop",
+    ),
+    Mutation(
+        "large forms are taken apart on the event loop",
+        INPUTS,
+        "if len(chunk) > _LARGE:",
+        "if False:",
         f"{INPUTS_TESTS} -k event_loop",
     ),
     Mutation(

@@ -38,6 +38,8 @@ FAINT_TEXTS = """() => {
     }
     return {seen, faint};
 }"""
+OUTLINE = """() => getComputedStyle(
+    document.activeElement.closest(".chips, .searchbar") ?? document.activeElement).outlineStyle"""
 NEEDS_NAME = r"- (button|link|textbox|searchbox|combobox|checkbox|region|navigation|img|list)(?! \")"
 
 
@@ -87,10 +89,7 @@ def test_by_keyboard_alone(visit, server):
         for _ in range(40):
             press("Tab")
             if opened.page.locator(selector).evaluate("element => element === document.activeElement"):
-                outline = opened.page.evaluate(
-                    "(e => getComputedStyle(e.closest('.chips, .searchbar') ?? e).outlineStyle)(document.activeElement)"
-                )
-                assert outline == "solid"
+                assert opened.page.evaluate(OUTLINE) == "solid"
                 return
         raise AssertionError(f"the tab key does not reach {selector}")
 
@@ -161,6 +160,7 @@ def test_docs_show_every_route(visit, server):
     expect(classify.locator("dt", has_text=re.compile(r"^labels$")).first).to_be_visible()
     expect(classify.locator("code")).to_contain_text(f"curl '{server.url}v1/classify'")
     expect(classify.locator("code")).to_contain_text('"labels":["red","blue"]')
+    expect(opened.page.locator("code", has_text="{name}").first).to_contain_text(f"curl '{server.url}")
     assert opened.page.get_by_text("[object Object]").count() == opened.page.get_by_text("undefined").count() == 0
 
 

@@ -113,7 +113,7 @@ def test_some_fit(opened, server):
 
     opened.page.route("**/v1/search", keep_one)
     opened.page.locator("#words").press("Enter")
-    expect(opened.page.locator("#found")).to_contain_text("1 picture fits, the best first.")
+    expect(opened.page.locator("#found")).to_contain_text("1 picture fits. Choose it")
     opened.page.get_by_role("button", name="Show others that fit less well").click()
     opened.expect_hits([hit["id"] for hit in every["data"]])
 

@@ -66,18 +66,31 @@ function readBase64(blob) {
 
 let bodyLimit = Infinity; // bytes of a request, which the server says
 
+const fits = (blob) => (blob.size * 4) / 3 + 2 ** 17 < bodyLimit; // in base64, with labels
+
 /** The picture's bytes in base64, and a note if it was scaled down because the server takes no request of its size. */
 async function preparePicture(file) {
-  if ((file.size * 4) / 3 + 2 ** 17 < bodyLimit) return { base64: await readBase64(file), note: "" };
+  if (fits(file)) return { base64: await readBase64(file), note: "" };
   const large = `This picture has ${formatBytes(file.size)}, more than the server takes`;
   const bitmap = await createImageBitmap(file).catch(() => null);
-  if (!bitmap) throw new Problem(`${large}, and the browser cannot scale it down. Choose a smaller one.`);
-  const scale = Math.min(1, SCALED_EDGE / Math.max(bitmap.width, bitmap.height));
-  const [width, height] = [bitmap.width, bitmap.height].map((edge) => Math.max(1, Math.round(scale * edge)));
+  for (let edge = SCALED_EDGE; bitmap && edge > 200; edge /= 2) {
+    const canvas = scaleDown(bitmap, edge);
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+    const note = `${large}. It was sent as a smaller JPEG of ${canvas.width} × ${canvas.height} pixels.`;
+    if (fits(blob)) return { base64: await readBase64(blob), note };
+  }
+  throw new Problem(`${large}, and the browser cannot scale it down. Choose a smaller one.`);
+}
+
+function scaleDown(bitmap, edge) {
+  const scale = Math.min(1, edge / Math.max(bitmap.width, bitmap.height));
+  const [width, height] = [bitmap.width, bitmap.height].map((size) => Math.max(1, Math.round(scale * size)));
   const canvas = make("canvas", { width, height });
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
-  const scaled = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
-  return { base64: await readBase64(scaled), note: `${large}. It was scaled down to ${width} × ${height} pixels.` };
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // JPEG has no transparency
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0, width, height);
+  return canvas;
 }
 
 /** The pictures among some files; says which files are none. */
@@ -356,15 +369,15 @@ function showResults(answer, signal) {
     const text = hits.length ? "Show others that fit less well" : "Show the closest pictures all the same";
     const more = make("button", { type: "button" }, text);
     more.onclick = () => search({ keepsAll: true, focusesResult: true });
-    byId("found").append(" ", more);
+    byId("found").append(more);
   }
   byId("grid").replaceChildren(...hits.map((hit) => makeHit(hit, signal)));
 }
 
 function describeHits(count, isCut) {
   if (!count) return isCut ? "Nothing fits." : "There are no pictures.";
-  const pictures = count === 1 ? "1 picture" : `${whole.format(count)} pictures`;
-  return `${pictures}${isCut ? (count === 1 ? " fits" : " fit") : ""}, the best first. Choose one to find others like it.`;
+  if (count === 1) return `1 picture${isCut ? " fits" : ""}. Choose it to find others like it.`;
+  return `${whole.format(count)} pictures${isCut ? " fit" : ""}, the best first. Choose one to find others like it.`;
 }
 
 function makeHit(hit, signal) {
