@@ -5,7 +5,7 @@
 from .mutation import Mutation
 
 
-_CLIENT = "serving/test_serving_client.py"
+_CLIENT = "serving/test_serving_client.py -k"
 
 MUTATIONS = [
     Mutation(
@@ -13,91 +13,91 @@ MUTATIONS = [
         "serving/client_protocol.py",
         "return status in _TRY_AGAIN or (status >= 500 and",
         "return status >= 400 or (status >= 500 and",
-        _CLIENT,
+        f"{_CLIENT} final",
     ),
     Mutation(
         "the error of a proxy is final",
         "serving/client_protocol.py",
         "return status in _TRY_AGAIN or (status >= 500 and _problem_of(outcome) is None)",
         "return status in _TRY_AGAIN",
-        _CLIENT,
+        f"{_CLIENT} may_pass",
     ),
     Mutation(
         "the server's wait is not kept",
         "serving/client_protocol.py",
         "wait = max(delay * random.uniform(0.5, 1), _retry_after(outcome))",
         "wait = delay * random.uniform(0.5, 1)",
-        _CLIENT,
+        f"{_CLIENT} wait_is_kept",
     ),
     Mutation(
         "tries are not bounded by time",
         "serving/client_protocol.py",
         "if retry == self.max_retries or is_late or not",
         "if retry == self.max_retries or not",
-        _CLIENT,
+        f"{_CLIENT} by_time",
     ),
     Mutation(
         "a bad item has its place in the request",
         "serving/client_protocol.py",
         "ItemError(batch.first + place, batch.kind, message)",
         "ItemError(place, batch.kind, message)",
-        _CLIENT,
+        f"{_CLIENT} bad_item_is_named",
     ),
     Mutation(
         "answers are taken as they come",
         "serving/client_protocol.py",
         'rows = sorted(_read_data(response), key=lambda row: row["index"])',
         "rows = _read_data(response)",
-        _CLIENT,
+        f"{_CLIENT} batches_keep",
     ),
     Mutation(
         "the key goes where the answer says",
         "serving/client_protocol.py",
         "if not all(url is None or url.startswith(_PICTURES) for url in urls):",
         "if False:",
-        _CLIENT,
+        f"{_CLIENT} queries",
     ),
     Mutation(
         "batches are not bounded by bytes",
         "serving/client_items.py",
         "(len(batch) == max_items or size + length > MAX_BATCH_BYTES)",
         "len(batch) == max_items",
-        _CLIENT,
+        f"{_CLIENT} by_bytes",
     ),
     Mutation(
         "a pause waits for a whole batch",
         "serving/client_items.py",
         "            yield None\n            continue",
         "            continue",
-        _CLIENT,
+        f"{_CLIENT} pause",
     ),
     Mutation(
         "the orientation is lost",
         "serving/client_items.py",
         'image.save(file, "PNG", compress_level=1, exif=image.getexif())',
         'image.save(file, "PNG", compress_level=1)',
-        _CLIENT,
+        f"{_CLIENT} orientation",
     ),
     Mutation(
         "a stream reads all of its input",
         "serving/serving_client.py",
         "while len(waiting) >= self.max_in_flight or (dialogue is None and waiting):",
         "while dialogue is None and waiting:",
-        _CLIENT,
+        f"{_CLIENT} reads_no_more",
     ),
     Mutation(
         "a proxy leads to this machine",
         "serving/serving_client.py",
         '"trust_env": trusts_env}',
         '"trust_env": True}',
-        _CLIENT,
+        f"{_CLIENT} no_proxy",
     ),
     Mutation(
         "requests of a stream are sent one by one",
         "serving/serving_client.py",
         "self._pool = ThreadPoolExecutor(self.max_in_flight,",
         "self._pool = ThreadPoolExecutor(1,",
-        _CLIENT,
+        f"{_CLIENT} batches_keep",
     ),
     Mutation(
         "the first word of a query is lost",

@@ -7,6 +7,7 @@ import json
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from clip_hf.serving import ServerOptions, ServingLimits, create_app, serve
-from clip_hf.serving.http_server import bind, make_server
+from clip_hf.serving.http_server import bind, make_server, refuse_new_connections
 
 
 BODY = b'{"input": "a"}'
@@ -111,15 +112,21 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+def receive(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    assert data, "the server closed the connection"
+    return data
+
+
 def read_answer(connection: socket.socket) -> bytes:
     """One answer, of a connection that may stay open."""
     received = b""
     while b"\r\n\r\n" not in received:
-        received += connection.recv(65536)
+        received += receive(connection)
     head, _, body = received.partition(b"\r\n\r\n")
     length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
     while len(body) < length:
-        body += connection.recv(65536)
+        body += receive(connection)
     return head + b"\r\n\r\n" + body
 
 
@@ -185,7 +192,7 @@ def test_many_requests_at_once_are_answered_in_turn(run):
     connection = run().connect(REQUEST * 200)
     received = b""
     while received.count(b"HTTP/1.1 200 OK") < 200:
-        received += connection.recv(2**20)
+        received += receive(connection)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +295,19 @@ def test_the_end_answers_what_was_accepted(run):
     with pytest.raises(ConnectionRefusedError):
         server.connect()
     server.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can do this")
+def test_a_socket_takes_no_more_connections_but_those_it_has():
+    with bind("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()) as queued:
+        refuse_new_connections(listening)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listening.getsockname(), timeout=0.2)
+        queued.sendall(b"a")
+        accepted, _ = listening.accept()
+        with accepted:
+            accepted.settimeout(5)
+            assert accepted.recv(1) == b"a"
 
 
 def test_the_end_under_load_loses_no_request(run):

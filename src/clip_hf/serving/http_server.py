@@ -3,7 +3,9 @@
 """uvicorn with what it lacks: time-outs of slow clients, a bound of connections, and a drain that loses no request."""
 
 import asyncio
+import ctypes
 import errno
+import logging
 import socket
 import struct
 import sys
@@ -20,6 +22,8 @@ from .server_middleware import access_log, new_request_id
 from .server_options import ServerOptions
 from .serving_limits import ServingLimits
 
+
+logger = logging.getLogger("clip_hf.serving")
 
 KEEP_ALIVE_SECONDS = 75
 """How long an open connection may be idle: longer than the usual 60 s of proxies, which would race with us."""
@@ -165,11 +169,12 @@ def refuse_new_connections(listening: socket.socket) -> None:
     """
     if sys.platform != "linux":
         return
-    import ctypes
-
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in _NO_NEW_CONNECTIONS))
     program = struct.pack("HP", len(_NO_NEW_CONNECTIONS), ctypes.addressof(code))
-    listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+    except OSError as error:  # a sandbox may forbid it
+        logger.warning("Clients that connect right now may be reset: the kernel takes no filter (%s).", error)
 
 
 def bind(host: str, port: int) -> socket.socket:
