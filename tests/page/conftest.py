@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from page_visits import PageServer, Visit
 from playwright.sync_api import Browser, sync_playwright
 
-from clip_hf.embedding import load_dual_encoder
+from clip_hf.embedding import DualEncoder, load_dual_encoder
 from clip_hf.search import open_source_index
 from clip_hf.serving.server_app import LoadedModel
 from clip_hf.serving.server_options import ServerOptions
 from encoding_inputs import image, quiet
-from page_visits import PageServer, Visit
 from tiny_models import make_tiny_model
 
 
@@ -30,7 +30,7 @@ def browser() -> Iterator[Browser]:
             "`make test-page CHROMIUM=/opt/chromium/chrome`.",
             returncode=1,
         )
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = ["--disable-gpu", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=arguments)
         yield browser
@@ -55,9 +55,15 @@ def visit(browser) -> Iterator[Callable[..., Visit]]:
 
 
 @pytest.fixture(scope="session")
-def loaded(tiny_processor, tmp_path_factory) -> LoadedModel:
+def make_encoder(tiny_processor) -> Callable[[], DualEncoder]:
+    """A function that makes the same tiny model again; each server has one, because it sets the limits of images."""
+    return lambda: load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
+
+
+@pytest.fixture(scope="session")
+def loaded(make_encoder, tmp_path_factory) -> LoadedModel:
     """A tiny model, and the index of a few photos."""
-    encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
+    encoder = make_encoder()
     folder = tmp_path_factory.mktemp("photos")
     for number, name in enumerate(PHOTOS):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -66,12 +72,12 @@ def loaded(tiny_processor, tmp_path_factory) -> LoadedModel:
 
 
 @pytest.fixture
-def start_server(loaded) -> Iterator[Callable[..., PageServer]]:
+def start_server(loaded, make_encoder) -> Iterator[Callable[..., PageServer]]:
     """A function that starts a server of the tiny model, by default without an index."""
     servers = []
 
     def start(*, load=None, index: bool = False, **options) -> PageServer:
-        model = LoadedModel(loaded.encoder, loaded.source if index else None)
+        model = LoadedModel(make_encoder(), loaded.source if index else None)
         servers.append(PageServer(load or (lambda: model), ServerOptions(name="tiny", **options)))
         servers[-1].start()
         return servers[-1]

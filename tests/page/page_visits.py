@@ -146,11 +146,13 @@ class Visit:
         assert [name.get_attribute("title") for name in names.all()] == ids
 
 
-def noise(edge: int, kind: str = "PNG") -> bytes:
-    """A picture of as many bytes as pixels can have."""
-    pixels = np.random.default_rng(0).integers(0, 256, (edge, edge, 3), dtype=np.uint8)
+def noise(width: int, height: int) -> bytes:
+    """A PNG of as many bytes as pixels can have, whose upper left part is transparent."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    pixels[:80, :80] = 0
     with io.BytesIO() as buffer:
-        Image.fromarray(pixels).save(buffer, kind)
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
 

@@ -5,10 +5,10 @@
 import re
 
 import pytest
+from page_visits import page_folder
 from playwright.sync_api import expect
 
 from encoding_inputs import png
-from page_visits import page_folder
 
 
 LABELS = ["cat", "dog", "horse", "bird", "fish", "butterfly"]
@@ -38,6 +38,8 @@ FAINT_TEXTS = """() => {
     }
     return {seen, faint};
 }"""
+OUTLINE = """() => getComputedStyle(
+    document.activeElement.closest(".chips, .searchbar") ?? document.activeElement).outlineStyle"""
 NEEDS_NAME = r"- (button|link|textbox|searchbox|combobox|checkbox|region|navigation|img|list)(?! \")"
 
 
@@ -59,15 +61,16 @@ def open_view(visit, server, view: str, **options):
     return opened
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_contrast_and_width_and_names(visit, server, view, scheme):
-    opened = open_view(visit, server, view, color_scheme=scheme, **PHONE)
+def test_contrast_and_width_and_names(visit, server, view):
+    opened = open_view(visit, server, view, **PHONE)
     assert opened.page.evaluate("document.scrollingElement.scrollWidth") == 360
-    background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (scheme == "dark")
-    contrast = opened.page.evaluate(FAINT_TEXTS)
-    assert contrast["seen"] > 10 and contrast["faint"] == []
+    for scheme in ("light", "dark"):
+        opened.page.emulate_media(color_scheme=scheme)
+        background = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", background))) < 200) == (scheme == "dark")
+        contrast = opened.page.evaluate(FAINT_TEXTS)
+        assert contrast["seen"] > 10 and contrast["faint"] == []
     tree = opened.page.locator("body").aria_snapshot()
     unnamed = [line for line in tree.splitlines() if re.search(NEEDS_NAME, line) and "listitem" not in line]
     assert [line for line in unnamed if not re.search(r"- list:?$", line)] == []
@@ -86,10 +89,7 @@ def test_by_keyboard_alone(visit, server):
         for _ in range(40):
             press("Tab")
             if opened.page.locator(selector).evaluate("element => element === document.activeElement"):
-                outline = opened.page.evaluate(
-                    "(e => getComputedStyle(e.closest('.chips, .searchbar') ?? e).outlineStyle)(document.activeElement)"
-                )
-                assert outline == "solid"
+                assert opened.page.evaluate(OUTLINE) == "solid"
                 return
         raise AssertionError(f"the tab key does not reach {selector}")
 
@@ -134,8 +134,9 @@ def test_results_are_announced_and_keystrokes_are_not(visit, server):
 
 
 def test_reduced_motion(visit, server):
+    opened = open_view(visit, server, "#classify")
     for motion, wanted in (("reduce", "0s"), ("no-preference", "0.35s")):
-        opened = open_view(visit, server, "#classify", reduced_motion=motion)
+        opened.page.emulate_media(reduced_motion=motion)
         duration = "element => getComputedStyle(element).transitionDuration"
         assert opened.page.locator(".fill").first.evaluate(duration) == wanted
 
@@ -159,6 +160,7 @@ def test_docs_show_every_route(visit, server):
     expect(classify.locator("dt", has_text=re.compile(r"^labels$")).first).to_be_visible()
     expect(classify.locator("code")).to_contain_text(f"curl '{server.url}v1/classify'")
     expect(classify.locator("code")).to_contain_text('"labels":["red","blue"]')
+    expect(opened.page.locator("code", has_text="{name}").first).to_contain_text(f"curl '{server.url}")
     assert opened.page.get_by_text("[object Object]").count() == opened.page.get_by_text("undefined").count() == 0
 
 

@@ -2,14 +2,17 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What can go wrong, as the page tells it: beside what is wrong, or with what it waits for, and then it goes on."""
 
+import base64
+import io
 import threading
 
 import pytest
+from page_visits import noise
+from PIL import Image
 from playwright.sync_api import expect
 
 from clip_hf.serving.serving_limits import ServingLimits
 from encoding_inputs import png
-from page_visits import noise
 
 
 KEY = "correct-horse-battery"
@@ -62,24 +65,37 @@ def test_key(visit, start_server, loaded):
     key.press("Enter")
     expect(opened.page.locator("#nav-search")).to_be_visible()
     expect(opened.page.locator("#key-form")).to_be_hidden()
-    assert opened.page.evaluate("[{...sessionStorage}, {...localStorage}, document.cookie]") == [{"api-key": KEY}, {}, ""]
+    assert opened.page.evaluate("[{...sessionStorage}, {...localStorage}, document.cookie]") == [
+        {"api-key": KEY},
+        {},
+        "",
+    ]
     opened.page.reload()
     opened.page.locator("#nav-search").click()
     opened.drop(png(1))
     expect(opened.page.locator("#grid img").first).to_be_visible()  # a photo of the index, which the key opens too
 
 
-def test_picture_beyond_the_limit_is_scaled_down(visit, start_server):
-    server = start_server(limits=ServingLimits(max_body_bytes=1_200_000))
-    opened = visit(server.url)
-    opened.add(noise(700), "large.png")
-    note = opened.page.locator(".picture .note")
-    expect(note).to_have_text(
-        "This picture has 1.4 MB, more than the server takes. It was scaled down to 700 × 700 pixels."
+@pytest.mark.parametrize("limit, size", [(3_000_000, (2048, 256)), (500_000, (1024, 128))])
+def test_picture_beyond_the_limit_is_scaled_down(visit, start_server, limit, size):
+    opened = visit(start_server(limits=ServingLimits(max_body_bytes=limit)).url)
+    opened.page.set_default_timeout(15_000)
+    with opened.page.expect_request("**/v1/classify") as sent:
+        opened.add(noise(2400, 300), "large.png")
+    expect(opened.page.locator(".picture .note")).to_have_text(
+        "This picture has 2.4 MB, more than the server takes. "
+        f"It was sent as a smaller JPEG of {size[0]} × {size[1]} pixels."
     )
     expect(opened.page.locator(".bars li")).to_have_count(len(LABELS))
-    opened.add(b"\0" * 1_500_000, "odd.png")
-    expect(opened.page.locator(".picture .error").first).to_contain_text("the browser cannot scale it down")
+    with Image.open(io.BytesIO(base64.b64decode(sent.value.post_data_json["image"]))) as picture:
+        assert (picture.format, picture.size) == ("JPEG", size)
+        assert min(picture.getpixel((4, 4))) > 245  # transparent before
+
+
+def test_picture_that_the_browser_cannot_scale_down(visit, start_server):
+    opened = visit(start_server(limits=ServingLimits(max_body_bytes=500_000)).url)
+    opened.add(b"\0" * 500_000, "odd.png")
+    expect(opened.page.locator(".picture .error")).to_contain_text("the browser cannot scale it down")
 
 
 def test_too_large_for_the_server(visit, start_server):

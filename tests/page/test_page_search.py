@@ -43,7 +43,9 @@ def test_words_then_a_result(opened, server):
     hits = server.search("a red flower")
     opened.expect_hits(hits)
     expect(opened.page.locator("#grid img")).to_have_count(len(hits))
-    assert all(width > 0 for width in opened.page.locator("#grid img").evaluate_all("all => all.map(i => i.naturalWidth)"))
+    assert all(
+        width > 0 for width in opened.page.locator("#grid img").evaluate_all("all => all.map(i => i.naturalWidth)")
+    )
     opened.page.locator("#grid button").nth(2).click()
     opened.expect_hits(server.search({"id": hits[2]}))
     expect(opened.page.locator("#words")).to_have_value("")
@@ -111,7 +113,7 @@ def test_some_fit(opened, server):
 
     opened.page.route("**/v1/search", keep_one)
     opened.page.locator("#words").press("Enter")
-    expect(opened.page.locator("#found")).to_contain_text("1 picture fits, the best first.")
+    expect(opened.page.locator("#found")).to_contain_text("1 picture fits. Choose it")
     opened.page.get_by_role("button", name="Show others that fit less well").click()
     opened.expect_hits([hit["id"] for hit in every["data"]])
 

@@ -108,6 +108,11 @@ def fail(status: int, code: str = "failed", **headers: str) -> Callable[[Handler
     return lambda handler, body: handler.answer(error_body("no.", code), status, headers)
 
 
+def proxy_error(handler: Handler, body: Any) -> None:
+    """What a proxy says whose server has died."""
+    handler.answer(b"Internal Server Error", 500)
+
+
 def reset(handler: Handler, body: Any) -> None:
     """Break the connection without an answer."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

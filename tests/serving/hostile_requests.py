@@ -246,13 +246,13 @@ def _reset(draw: random.Random, limits: ServingLimits) -> Exchange:
 
 
 def _too_large(draw: random.Random, limits: ServingLimits) -> Exchange:
-    return Exchange(build(b" " * (limits.max_body_bytes + 1)), (413, CLOSED))
+    return Exchange(build(b" " * (limits.max_body_bytes + 1)), (408, 413, CLOSED))
 
 
 def _too_large_in_chunks(draw: random.Random, limits: ServingLimits) -> Exchange:
     size = 2**16
     chunks = (b"%x\r\n%s\r\n" % (size, b" " * size)) * (limits.max_body_bytes // size + 1)
-    return Exchange(CHUNKED + chunks, (413, CLOSED))
+    return Exchange(CHUNKED + chunks, (408, 413, CLOSED))
 
 
 def _many(path: str, field: str, **more: str) -> Maker:

@@ -4,6 +4,7 @@
 
 import asyncio
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -270,6 +271,16 @@ def test_closing_ends_the_thread_and_cancels_what_waits():
     assert first == [0]
     assert isinstance(second, asyncio.CancelledError)
     assert not [thread for thread in threading.enumerate() if thread.name == "model"]
+
+
+def test_threads_wait_less_for_the_interpreter_until_it_is_closed():
+    before = sys.getswitchinterval()
+
+    async def use(batcher):
+        return sys.getswitchinterval()
+
+    assert run(FakeModel(), use) == pytest.approx(0.0005)
+    assert sys.getswitchinterval() == before
 
 
 def test_speed_is_measured():

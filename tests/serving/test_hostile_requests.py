@@ -6,14 +6,19 @@ import asyncio
 import json
 import random
 import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from queue import Queue
+from pathlib import Path
 
 import pytest
 from hostile_requests import HUNG, KINDS, Exchange, build, embed, send
 
-from clip_hf.serving import ServerOptions, ServingLimits, http_server
+from clip_hf.serving import ServerOptions, ServingLimits, create_app
+from clip_hf.serving.http_server import bind, make_server
 
 
 LIMITS = ServingLimits(
@@ -25,23 +30,15 @@ SECRETS = re.compile(rb"0x[0-9a-f]{6}|Traceback|root:|/site-packages|/src/clip_h
 @pytest.fixture(scope="module")
 def port(loaded) -> Iterator[int]:
     """The port of a server of the session's model, in a thread."""
-    servers, lines = [], Queue()
-
-    class KeptServer(http_server._Server):
-        def __init__(self, *args):
-            super().__init__(*args)
-            servers.append(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http_server, "_Server", KeptServer)
-        options = ServerOptions("tiny", limits=LIMITS)
-        arguments = {"port": 0, "report": lines.put}
-        thread = threading.Thread(target=http_server.serve, args=(lambda: loaded, options), kwargs=arguments)
-        thread.start()
-        port = int(re.search(r":(\d+)", lines.get(timeout=30))[1])
-        assert lines.get(timeout=30).startswith("ready")
-    yield port
-    servers[0].should_exit = True
+    app = create_app(lambda: loaded, ServerOptions("tiny", limits=LIMITS))
+    listening = bind("127.0.0.1", 0)
+    server = make_server(app, 5.0)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    while app.state.serving.engine is None:
+        time.sleep(0.005)
+    yield listening.getsockname()[1]
+    server.handle_exit(signal.SIGTERM, None)
     thread.join(30)
     assert not thread.is_alive()
 
@@ -66,3 +63,13 @@ def test_a_hostile_request(kind, port):
         if answer.status >= 400 and answer.body:
             assert json.loads(answer.body)["error"]["message"]
     assert is_healthy(port)
+
+
+@pytest.mark.slow
+def test_the_check_with_thousands_of_them(served_folder):
+    """`benchmarks/check_hostile.py`, which takes minutes, with few."""
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "check_hostile.py"
+    command = [sys.executable, str(script), "--requests", "300", "--model", str(served_folder / "model")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "answers with 5xx but 503: 0" in done.stdout

@@ -4,6 +4,7 @@
 
 import asyncio
 import gzip
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -189,6 +190,14 @@ def test_a_url_is_refused(url, dialled):
         fetch(url, resolver)
     assert (error.value.status, error.value.code, error.value.param) == (400, "url_not_allowed", "input[3]")
     assert (dialled, resolver.asked) == ([], [])
+
+
+@pytest.mark.parametrize("rest", ["a." * 4000, "/?" + "?" * 8000 + "\\", "/a?" + "a?" * 4000 + " ", "#" * 8000 + " "])
+def test_a_long_url_is_refused_quickly(rest):
+    start = time.perf_counter()
+    with pytest.raises(RequestError):
+        fetch(f"http://images.example{rest}")
+    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.parametrize("url", ["http://images.example/", "http://127.0.0.1/", "file:///etc/passwd"])
@@ -516,3 +525,17 @@ def test_the_next_address_is_tried_where_one_does_not_answer(monkeypatch):
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", answer)
     assert fetch("http://images.example/", Resolver([PUBLIC, "1.1.1.1"])) == b"ok"
     assert asked == [PUBLIC, "1.1.1.1"]
+
+
+def test_a_server_refuses_its_own_machine_even_if_it_is_allowed(make_client):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        host = f"localhost:{listening.getsockname()[1]}"
+        client = make_client(allow_image_hosts=[host])
+        answer = client.post("/v1/embeddings", json={"input": ["a", {"image": f"http://{host}/cat.png"}]})
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("url_not_allowed", "input[1]")
+    assert "an address that is not public" in error["message"]

@@ -18,7 +18,14 @@ from PIL import Image
 from transformers import pipeline
 
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.search import EmbeddingIndex, Searcher, open_source_index, parse_filter, parse_query
+from clip_hf.search import (
+    EmbeddingIndex,
+    Searcher,
+    load_background_texts,
+    open_source_index,
+    parse_filter,
+    parse_query,
+)
 from clip_hf.serving.dynamic_batching import BatchingOptions
 from clip_hf.serving.index_search import RowItem, SearchOptions
 from clip_hf.serving.inference_engine import InferenceEngine
@@ -473,6 +480,15 @@ def test_bad_options_of_a_classification(options, param, message, shared):
         raise error
 
 
+def test_answers_are_bounded(shared, monkeypatch):
+    monkeypatch.setattr("clip_hf.serving.label_options._MOST_RESULTS", 6)
+    run(shared, lambda engine: engine.classify(photos(0, 1), ClassifyOptions(LABELS)))
+    run(shared, lambda engine: engine.classify(photos(0, 1, 2), ClassifyOptions(LABELS, top_k=2)))
+    error = refused(shared, lambda engine: engine.classify(photos(0, 1, 2), ClassifyOptions(LABELS)))
+    assert (error.status, error.code, error.param) == (400, "too_many_results", "top_k")
+    assert "would have 9 scores; at most 6" in error.message
+
+
 def test_a_prompt_that_is_too_long_is_refused_or_cut(shared):
     labels = ["a cat", "a dog " * 40]
     error = refused(shared, lambda engine: engine.classify(photos(0), ClassifyOptions(labels)))
@@ -539,6 +555,29 @@ def test_hits_are_the_searchers(shared, folder):
         assert [hit.metadata for hit in found.hits] == [hit.metadata for hit in expected.hits]
         assert found.best_score == pytest.approx(expected.best_score, abs=1e-6)
         assert found.lowest_score == pytest.approx(expected.lowest_score, abs=1e-6)
+
+
+def test_the_model_runs_in_its_own_thread_only(tiny_processor, folder, monkeypatch):
+    encoder = load_dual_encoder(make_tiny_model("vit", seed=1), processor=tiny_processor)
+    ran_in = []
+    forward = type(encoder)._text_batches
+    monkeypatch.setattr(
+        type(encoder),
+        "_text_batches",
+        lambda self, texts: ran_in.append((threading.current_thread().name, len(texts))) or forward(self, texts),
+    )
+    source = open_source_index(folder, encoder, index_folder=folder.parent / "other", encoding=quiet())
+
+    async def use(engine):
+        query = [(1.0, TextItem("a cat", "query"))]
+        await asyncio.gather(*(engine.search(query, SearchOptions(no_match=0.1)) for _ in range(2)))
+        await engine.classify(photos(0), ClassifyOptions(LABELS))
+
+    run(encoder, use, source=source)
+    assert {name for name, _ in ran_in} == {"model"}
+    # Those that `no_match` compares with are encoded once, in batches as all others.
+    assert 2 * len(load_background_texts()) <= sum(count for _, count in ran_in) < 3 * len(load_background_texts())
+    assert max(count for _, count in ran_in) <= 256
 
 
 def test_a_row_finds_itself_and_its_like(shared, folder):

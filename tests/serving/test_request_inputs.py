@@ -4,12 +4,15 @@
 
 import asyncio
 import base64
+import re
 import threading
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from python_multipart.multipart import MultipartParser
 from starlette.requests import Request
 
 from clip_hf.serving import ServingLimits, request_inputs
@@ -179,6 +182,19 @@ def test_large_images_are_decoded_beside_the_event_loop(size, own_thread, monkey
     assert [thread is not threading.main_thread() for thread in threads] == [own_thread, own_thread]
 
 
+@pytest.mark.parametrize(("step", "own_thread"), [(1000, False), (100_000, True)])
+def test_large_forms_are_taken_apart_beside_the_event_loop(step, own_thread, monkeypatch):
+    threads, write = set(), MultipartParser.write
+
+    def note_thread(self, data: bytes) -> int:
+        threads.add(threading.current_thread())
+        return write(self, data)
+
+    monkeypatch.setattr(MultipartParser, "write", note_thread)
+    assert read_parts([("image", bytes(300_000))], step=step)["images"][0].data == bytes(300_000)
+    assert (threads == {threading.main_thread()}) != own_thread
+
+
 def test_urls_are_fetched_in_their_places():
     fetcher = KnownFetcher({"http://a.example/": b"A", "https://b.example/": b"B"})
     items = read(["a", {"image": "https://b.example/"}, {"image": "http://a.example/"}], fetcher=fetcher)
@@ -338,3 +354,12 @@ def test_files_stay_in_memory(monkeypatch):
     tracemalloc.stop()
     assert values["images"][0].data == data
     assert peak < 8 * len(data)
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+
+
+def test_the_page_on_safety_has_the_limits():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "howto" / "serve_security.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `--(max-[a-z-]+)`.*?\| ([\d,]+) \|", page, re.MULTILINE))
+    assert rows == {name.replace("_", "-"): f"{value:,.0f}" for name, value in vars(ServingLimits()).items()}

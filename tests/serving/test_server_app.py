@@ -130,6 +130,11 @@ def test_candidates_come_best_first(client, loaded):
     assert ask(client, "rank", query="a dog", candidates=candidates, top_k=1)["data"] == data[:1]
 
 
+def test_candidates_are_a_list(client):
+    error = error_of(client.post("/v1/rank", json={"query": "a", "candidates": "b"}), 400)
+    assert error["param"] == "candidates"
+
+
 def test_a_query_of_rank_is_one(client):
     error = error_of(client.post("/v1/rank", json={"query": ["a", "b"], "candidates": ["c"]}), 400)
     assert error["param"] == "query"
@@ -309,6 +314,10 @@ def test_another_method_is_405(client, method, path, allowed):
     answer = client.request(method, path)
     error_of(answer, 405)
     assert sorted(answer.headers["allow"].split(", ")) == sorted(allowed.split(", "))
+
+
+def test_another_method_is_405_whatever_the_host(client):
+    error_of(client.post("/health/live", headers={"host": "[::1"}), 405)
 
 
 @pytest.mark.parametrize(

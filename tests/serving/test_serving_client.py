@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from fake_server import break_off, delayed, error_body, fail, fake_server, reset, respond
+from fake_server import break_off, delayed, error_body, fail, fake_server, proxy_error, reset, respond
 from PIL import Image
 
 from clip_hf.search import QueryTerm
@@ -160,6 +160,18 @@ def test_a_bad_item_is_named_and_the_others_go_on(server, client):
     assert [isinstance(each, ItemError) for each in found] == [False, True, False, True, False]
 
 
+def test_an_error_ends_what_is_in_flight(server, client):
+    """Also as long as the error is held, and with it the frames that it went through."""
+    full = fail(503, **{"Retry-After": "10"})
+    server.act = lambda handler, body: (respond if body["images"] == [b"x bad"] else full)(handler, body)
+    with pytest.raises(ItemError) as caught:
+        for _ in client.embed_image_stream([b"x bad", b"1", b"2", b"3", b"4"], batch_size=1):
+            pass
+    started = time.monotonic()
+    client.close()  # waits for threads
+    assert time.monotonic() - started < 5 and caught.value.index == 0
+
+
 def test_a_file_that_cannot_be_read_is_not_sent(server, client, tmp_path):
     found = list(client.embed_image_stream([tmp_path / "none.png", b"7", tmp_path, None, 5], on_error="yield"))
     assert [str(each)[:8] for each in found if isinstance(each, ItemError)] == [f"Image {n}:" for n in (0, 2, 3, 4)]
@@ -195,7 +207,7 @@ def test_a_request_that_is_too_large_is_sent_in_halves(server, client):
 # ------------------------------------------------------------------------------------------------------------- retries
 
 
-@pytest.mark.parametrize("trouble", [fail(429), fail(503), fail(502), fail(504), reset, break_off])
+@pytest.mark.parametrize("trouble", [fail(429), fail(503), fail(502), fail(504), proxy_error, reset, break_off])
 def test_what_may_pass_is_tried_again(server, client, trouble):
     server.script.extend([trouble, trouble])
     assert client.embed_texts(texts(3))[:, 0].tolist() == [0, 1, 2]

@@ -11,6 +11,7 @@ from .client_items import ItemError
 from .client_protocol import ServerError
 from .dynamic_batching import BatchingOptions
 from .http_server import serve
+from .ray_serving import ray_app
 from .server_app import LoadedModel, create_app
 from .server_options import ServerOptions
 from .serving_client import AsyncClient, Client
@@ -27,5 +28,6 @@ __all__ = [
     "ServerOptions",
     "ServingLimits",
     "create_app",
+    "ray_app",
     "serve",
 ]

@@ -24,7 +24,6 @@ from ..search.search_results import SearchHit, SearchResults
 from .client_items import Batch, ItemError, read_image, read_item, read_text, wire
 
 
-# The server is full, not ready, or behind a proxy that finds none.
 _TRY_AGAIN = (429, 502, 503, 504)
 _REFUSED_ITEM = (400, 413, 422)
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds
@@ -120,12 +119,9 @@ class Protocol:
         started, delay = time.monotonic(), _FIRST_DELAY
         for retry in range(self.max_retries + 1):
             outcome = yield request
-            is_answer = isinstance(outcome, httpx.Response)
-            if is_answer and outcome.status_code not in _TRY_AGAIN:
-                break
-            wait = max(delay * random.uniform(0.5, 1), _retry_after(outcome) if is_answer else 0.0)
+            wait = max(delay * random.uniform(0.5, 1), _retry_after(outcome))
             is_late = time.monotonic() - started + wait > self.max_retry_seconds
-            if retry == self.max_retries or is_late or isinstance(outcome, httpx.LocalProtocolError):
+            if retry == self.max_retries or is_late or not _may_pass(outcome):
                 break
             yield wait
             delay = min(2 * delay, _LONGEST_DELAY)
@@ -155,12 +151,10 @@ class Protocol:
         return ConnectionError(f"The connection to {self.url} broke{tries}: {why}.")
 
     def _error_of(self, response: httpx.Response) -> ServerError:
-        try:
-            error = orjson.loads(response.content)["error"]
-            message, code, param = str(error["message"]), error.get("code"), error.get("param")
-        except (ValueError, TypeError, LookupError, AttributeError):
+        problem = _problem_of(response)
+        if problem is None:
             return self._other_server(response)
-        return ServerError(response.status_code, message, code, param, response.headers.get("X-Request-Id"))
+        return ServerError(response.status_code, *problem, response.headers.get("X-Request-Id"))
 
     def _other_server(self, response: httpx.Response) -> ServerError:
         return ServerError(
@@ -256,9 +250,27 @@ def classify_options(labels: Sequence[str], options: Mapping[str, Any]) -> dict[
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _retry_after(response: httpx.Response) -> float:
-    seconds = response.headers.get("Retry-After", "")
+def _may_pass(outcome: Outcome) -> bool:
+    """Whether another try may succeed: the server is full, not ready or gone, or a proxy before it says so."""
+    if not isinstance(outcome, httpx.Response):
+        return not isinstance(outcome, httpx.LocalProtocolError)
+    status = outcome.status_code
+    return status in _TRY_AGAIN or (status >= 500 and _problem_of(outcome) is None)
+
+
+def _retry_after(outcome: Outcome) -> float:
+    """The seconds that the server says."""
+    seconds = outcome.headers.get("Retry-After", "") if isinstance(outcome, httpx.Response) else ""
     return float(seconds) if seconds.isdecimal() else 0.0
+
+
+def _problem_of(response: httpx.Response) -> tuple[str, str | None, str | None] | None:
+    """Message, code and param of an error; None if another server answers."""
+    try:
+        error = orjson.loads(response.content)["error"]
+        return str(error["message"]), error.get("code"), error.get("param")
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
 
 
 def _wire_query(query: Any) -> Any:

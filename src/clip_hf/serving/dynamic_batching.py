@@ -3,6 +3,7 @@
 """Batches across requests: one thread runs the model, on queues of images and of texts that requests share."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections import deque
@@ -14,6 +15,7 @@ from typing import Any
 from .server_metrics import ServerMetrics
 
 
+_SWITCH_SECONDS = 0.0005
 Encode = Callable[[list[Any]], Sequence[Any]]
 """Encodes items of a kind in one pass: returns a row for each, or raises."""
 
@@ -70,7 +72,8 @@ class DynamicBatcher:
     - Items of cancelled requests are dropped before their batch.
     - If a batch fails it is halved, until the items that fail are alone: others get their results.
 
-    It is made on the thread of the event loop that submits.
+    It is made on the thread of the event loop that submits. Until it is closed, threads of this process that wait for
+    the interpreter get it after half a millisecond: after Python's 5, a busy event loop would hold up each layer.
 
     Args:
         encoders (`Mapping[str, Encode]`): What encodes the items of each kind.
@@ -97,6 +100,8 @@ class DynamicBatcher:
         self._changed = threading.Condition()
         self._is_closed = False
         self._rate: float | None = None  # items a second while the model is busy
+        self._switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
 
@@ -142,6 +147,7 @@ class DynamicBatcher:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(lambda: [group.future.cancel() for group in groups])
         self._thread.join()
+        sys.setswitchinterval(self._switch_seconds)
 
     # ------------------------------------------------------------------------------------------- in the model's thread
 

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .request_errors import RequestError
 from .server_app import LoadedModel, ServingState, create_app
+from .server_middleware import access_log, new_request_id
 from .server_options import ServerOptions
 from .serving_limits import ServingLimits
 
@@ -34,14 +35,14 @@ _NO_NEW_CONNECTIONS = ((0x30, 0, 0, 13), (0x54, 0, 0, 0x12), (0x15, 0, 1, 0x02),
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with bounds: a request's headers must arrive in time and be small, answers must be read in time, and
-    there are so many connections at most."""
+    """uvicorn's, with bounds: a request's headers must arrive in time and be small, and so must what follows a body in
+    chunks; answers must be read in time, and there are so many connections at most."""
 
     limits: ServingLimits
 
     def connection_made(self, transport):
         self._waiting: dict[str, asyncio.TimerHandle] = {}
-        self._header_bytes = 0
+        self._held_bytes = 0  # what the parser holds: neither whole headers nor a part of a body
         super().connection_made(transport)
         if len(self.connections) > self.limits.max_connections:
             transport.abort()
@@ -57,7 +58,7 @@ class _Protocol(HttpToolsProtocol):
             timer.cancel()
 
     def _give_up(self, what: str) -> None:
-        if what == "headers" and self._header_bytes and not self.transport.is_closing():
+        if what == "headers" and self._held_bytes and not self.transport.is_closing():
             self._refuse(
                 408, f"The headers took more than {self.limits.max_header_seconds:g} s to arrive.", "header_timeout"
             )
@@ -68,16 +69,27 @@ class _Protocol(HttpToolsProtocol):
         between = self.cycle is None or self.cycle.response_complete
         if between and "headers" not in self._waiting:
             self._wait("headers", self.limits.max_header_seconds)
+        self._held_bytes += len(data)
         super().data_received(data)
-        if "headers" in self._waiting:
-            self._header_bytes += len(data)
-            if self._header_bytes > _MAX_HEADER_BYTES and not self.transport.is_closing():
-                self._refuse(431, f"The headers have more than {_MAX_HEADER_BYTES:,} bytes.", "headers_too_large")
+        if self._held_bytes <= _MAX_HEADER_BYTES or self.transport.is_closing():
+            return
+        if between:
+            self._refuse(431, f"The headers have more than {_MAX_HEADER_BYTES:,} bytes.", "headers_too_large")
+        else:
+            self.transport.abort()  # another answer is on its way
 
     def on_headers_complete(self):
         self._stop_waiting("headers")
-        self._header_bytes = 0
+        self._held_bytes = 0
         super().on_headers_complete()
+
+    def on_body(self, body):
+        self._held_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self):
+        self._held_bytes = 0
+        super().on_message_complete()
 
     def pause_writing(self):
         super().pause_writing()
@@ -100,11 +112,13 @@ class _Protocol(HttpToolsProtocol):
         self._refuse(400, "The request is no valid HTTP.", "invalid_http")
 
     def _refuse(self, status: int, message: str, code: str) -> None:
+        id_ = new_request_id()
+        access_log.info("%s (no whole request) %d", id_, status)
         body = orjson.dumps(RequestError(status, message, code=code).body())
         reason = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[status]
         head = (
             f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
+            f"x-request-id: {id_}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
         self.transport.close()

@@ -26,11 +26,12 @@ from .serving_limits import ServingLimits
 
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 # The last label begins with a letter: `127.1`, `2130706433` and `0x7f.1` are addresses to some parsers.
-_NAME = rf"(?:{_LABEL}\.)*[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?"
+# `*+` does not try again with less, which would take seconds for a long URL.
+_NAME = rf"(?:{_LABEL}\.)*+[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?"
 _HOST = re.compile(rf"(?P<wildcard>\*\.)?(?P<name>{_NAME})(?::(?P<port>[0-9]{{1,5}}))?")
 _URL = re.compile(
     rf"(?P<scheme>https?)://(?P<name>{_NAME})(?::(?P<port>[0-9]{{1,5}}))?"
-    r"""(?P<path>/[!$-;=?-\[\]^-~]*)?(?P<query>\?[!$-;=?-\[\]^-~]*)?(?:#[!-\[\]-~]*)?""",
+    r"(?P<path>[/?][!$-;=?-\[\]^-~]*+)?(?:#[!-\[\]-~]*+)?",
     re.IGNORECASE | re.ASCII,
 )
 _MAX_URL_CHARACTERS = 8192
@@ -166,7 +167,8 @@ class ImageFetcher:
         port = int(match["port"] or _PORTS[scheme])
         if not any(_covers(allowed, name, port) for allowed in self._allowed):
             raise _refusal(where, "its host (or port) is none of those that this server fetches from")
-        return _Target(scheme, name, port, (match["path"] or "/") + (match["query"] or ""))
+        path = match["path"] or "/"
+        return _Target(scheme, name, port, path if path.startswith("/") else f"/{path}")
 
     async def _resolve_host(self, name: str, port: int) -> list[str]:
         loop = asyncio.get_running_loop()

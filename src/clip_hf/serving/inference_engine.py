@@ -90,8 +90,8 @@ class InferenceEngine:
         self._image_limits = ImageLimits(max_pixels=limits.max_image_pixels, max_bytes=limits.max_body_bytes)
         encoder.set_image_options(image_limits=self._image_limits)
         self.context_length, self._scale = encoder.context_length, encoder.logit_scale
-        # A model without a bias has 0 there.
-        self._bias = encoder.logit_bias or None
+        self._bias = encoder.logit_bias or None  # a model without one has 0 there
+        self._width = encoder.projection_dim  # some find it out by a pass of the model, which has its own thread later
         sizes = {"image": batching.max_batch_images, "text": batching.max_batch_texts}
         self._window = 2 * batching.max_batch_images
         self._slots = asyncio.Semaphore(4 * batching.max_batch_images)
@@ -110,9 +110,8 @@ class InferenceEngine:
             lambda kind: self._num_coming > 0 or (kind == "image" and self._num_decoding > 0),
             self.metrics,
         )
-        self._search = (
-            None if source is None else IndexSearch(encoder, source, partial(self._embed_texts, where="no_match"))
-        )
+        embed_texts = partial(self._embed_texts, where=None)
+        self._search = None if source is None else IndexSearch(encoder, source, embed_texts)
 
     @property
     def source(self) -> SourceIndex | None:
@@ -212,7 +211,7 @@ class InferenceEngine:
             parts.append((texts, self._embed_texts([items[place].text for place in texts], where)))
         if images:
             parts.append((images, self._embed_images([items[place] for place in images])))
-        rows = np.empty((len(items), self.encoder.projection_dim), np.float32)
+        rows = np.empty((len(items), self._width), np.float32)
         for (places, _), part in zip(parts, await _gather(*(part for _, part in parts)), strict=True):
             rows[places] = part
         return rows
@@ -226,16 +225,19 @@ class InferenceEngine:
         Raises:
             RequestError: if options do not make sense, or an image or prompt cannot be used.
         """
-        parts = check_classify(options, self.limits, self._bias is not None)
+        parts = check_classify(options, len(images), self.limits, self._bias is not None)
         *classifiers, rows = await _gather(
             *(self._classifier(labels, templates, options.truncate) for labels, templates in parts),
             self._embed_images(images),
         )
-        cosines = torch.from_numpy(rows) @ torch.from_numpy(np.concatenate(classifiers)).T
-        labels = parts[0][0]
-        scores = score_labels(
-            cosines, len(labels), self._scale, self._bias, options.multi_label, options.function_to_apply
-        )
+        return await self._in_thread(self._decoders, lambda: self._score(rows, classifiers, parts[0][0], options))
+
+    def _score(
+        self, rows: np.ndarray, classifiers: Sequence[np.ndarray], labels: list, options: ClassifyOptions
+    ) -> list[list[dict[str, Any]]]:
+        cosines = torch.from_numpy(rows) @ torch.from_numpy(np.concatenate(classifiers)).T  # (images, labels [+ 1])
+        options_of_scores = (options.multi_label, options.function_to_apply)
+        scores = score_labels(cosines, len(labels), self._scale, self._bias, *options_of_scores)
         return [best_labels(row, labels, options.top_k, options.threshold) for row in scores]
 
     async def rank(
@@ -326,7 +328,7 @@ class InferenceEngine:
                 rows[place] = await self._embed_image(item)
 
         await _gather(*(work() for _ in range(min(self._window, len(items)))))
-        return np.array(rows, np.float32).reshape(len(items), self.encoder.projection_dim)
+        return np.array(rows, np.float32).reshape(len(items), self._width)
 
     async def _embed_image(self, item: ImageItem) -> np.ndarray:
         async with self._slots:

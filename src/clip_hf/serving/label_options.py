@@ -20,6 +20,9 @@ from .request_errors import RequestError
 from .serving_limits import ServingLimits
 
 
+_MOST_RESULTS = 2**18  # of one answer: some 15 MB of JSON
+
+
 @dataclass(frozen=True)
 class ClassifyOptions:
     """Labels and how to score them, as [`ClipHFZeroShotImageClassificationPipeline`] has it.
@@ -46,7 +49,9 @@ class ClassifyOptions:
     truncate: bool = False
 
 
-def check_classify(options: ClassifyOptions, limits: ServingLimits, has_bias: bool) -> list[tuple[list, Any]]:
+def check_classify(
+    options: ClassifyOptions, num_images: int, limits: ServingLimits, has_bias: bool
+) -> list[tuple[list, Any]]:
     """Check options, and return labels and templates of the classifier, and those of the background if there is one.
 
     Raises:
@@ -65,6 +70,15 @@ def check_classify(options: ClassifyOptions, limits: ServingLimits, has_bias: bo
         function = check_function(options.function_to_apply)
     with name_option("top_k"):
         check_count("top_k", options.top_k, 1)
+    num_results = num_images * min(len(labels), options.top_k or len(labels))
+    if num_results > _MOST_RESULTS:
+        raise RequestError(
+            400,
+            f"The answer would have {num_results:,} scores; at most {_MOST_RESULTS:,} are given. Send fewer images, "
+            "or `top_k`, the number of best labels of each.",
+            code="too_many_results",
+            param="top_k",
+        )
     with name_option(None):
         check_together({**vars(options), "labels": labels, "templates": templates, "background": background})
     needs_background = options.multi_label and not has_bias and function == "softmax"

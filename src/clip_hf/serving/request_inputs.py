@@ -27,13 +27,13 @@ _HTTP = re.compile(r"https?:", re.IGNORECASE)
 _ALLOWED = 'an item is a text, {"text": TEXT} or {"image": DATA URI OR BASE64 TEXT}'
 _TOKENS = "token ids are not taken, because they belong to another tokenizer. Send the text itself"
 _TYPE_NAMES = {bool: "true or false", int: "a number", float: "a number", list: "a list", type(None): "null"}
-_LARGE_TEXT = 2**16  # characters of base64 text whose decoding would hold up the event loop
+_LARGE = 2**16  # bytes of a form or characters of base64 text that would hold up the event loop
 
 # Names of a form's parts.
 _IMAGE_PARTS = ("image", "images", "file", "files")
 _LISTS = ("labels", "filters")
 _JSON_PARTS = ("dimensions", "multi_label", "no_match", "threshold", "top_k", "truncate")
-_JSON_START = re.compile(r'\s*(\[|\{\s*")')  # `{} in the snow` is a template
+_JSON_START = re.compile(r'\s*+(\[|\{\s*")')  # `{} in the snow` is a template
 _MAX_PART_BYTES = 2**20
 
 
@@ -110,12 +110,28 @@ async def read_items(
     items = [_parse_item(each, place, limits, modality) for each, place in places]
     images = [item for item in items if isinstance(item, _ImageText)]
     encoded = [image for image in images if not image.is_url]
-    if sum(len(image.text) for image in encoded) > _LARGE_TEXT:
+    if sum(len(image.text) for image in encoded) > _LARGE:
         found = await asyncio.to_thread(_decode_all, encoded)
     else:
         found = _decode_all(encoded)
     found |= await _fetch_all([image for image in images if image.is_url], fetcher, limits)
     return [found.get(item, item) for item in items]
+
+
+def count_items(value: Any, where: str, limits: ServingLimits) -> int:
+    """Count the texts and images of a field, before they are read.
+
+    Raises:
+        RequestError: with status 400, if they are more than a request may have.
+    """
+    count = len(value) if isinstance(value, list) else 1
+    if count > limits.max_items:
+        raise _invalid(
+            where,
+            f"has {count:,} items; a request may have {limits.max_items:,}. Send them in several requests",
+            "too_many_items",
+        )
+    return count
 
 
 def check_text(text: str, where: str, limits: ServingLimits) -> None:
@@ -139,12 +155,7 @@ def check_text(text: str, where: str, limits: ServingLimits) -> None:
 def _check_list(values: list, where: str, limits: ServingLimits) -> None:
     if not values:
         raise _invalid(where, "is an empty list; give at least one item", "empty_input")
-    if len(values) > limits.max_items:
-        raise _invalid(
-            where,
-            f"has {len(values):,} items; a request may have {limits.max_items:,}. Send them in several requests",
-            "too_many_items",
-        )
+    count_items(values, where, limits)
     if _are_token_ids(values):
         raise _invalid(where, f"is a list of numbers; {_TOKENS}", "token_ids_not_taken")
 
@@ -257,7 +268,10 @@ async def read_form(request: Request, limits: ServingLimits, items: str = "image
     """
     parser = _FormParser(request.headers.get("Content-Type", ""), limits)
     async for chunk in request.stream():
-        parser.write(chunk)
+        if len(chunk) > _LARGE:
+            await asyncio.to_thread(parser.write, chunk)
+        else:
+            parser.write(chunk)
     values: dict[str, list] = {}
     for part in parser.finish():
         if part.name in _IMAGE_PARTS or part.name in ("text", items):

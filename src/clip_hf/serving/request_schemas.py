@@ -18,7 +18,7 @@ _MAX_VALUES = 2_000_000
 _IMAGE = "Bytes of an image file in base64, or as a data URI; a URL where the server allows its host."
 _TEXT_PART = {
     "type": "object",
-    "properties": {"text": {"type": "string"}},
+    "properties": {"text": {"type": "string", "minLength": 1}},
     "required": ["text"],
     "additionalProperties": False,
 }
@@ -28,7 +28,7 @@ _IMAGE_PART = {
     "required": ["image"],
     "additionalProperties": False,
 }
-_ITEM = {"anyOf": [{"type": "string"}, _TEXT_PART, _IMAGE_PART]}
+_ITEM = {"anyOf": [{"type": "string", "minLength": 1}, _TEXT_PART, _IMAGE_PART]}
 _TERM = {
     "type": "object",
     "properties": {
@@ -42,7 +42,7 @@ _TERM = {
 # What `read_items` checks; here for the description alone.
 Items = Annotated[Any, WithJsonSchema({"anyOf": [*_ITEM["anyOf"], {"type": "array", "items": _ITEM, "minItems": 1}]})]
 Item = Annotated[Any, WithJsonSchema(_ITEM)]
-ItemList = Annotated[Any, WithJsonSchema({"type": "array", "items": _ITEM, "minItems": 1})]
+ItemList = Annotated[list[Any], WithJsonSchema({"type": "array", "items": _ITEM, "minItems": 1})]
 Images = Annotated[
     Any,
     WithJsonSchema(

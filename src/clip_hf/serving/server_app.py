@@ -166,8 +166,10 @@ def create_app(load: Callable[[], LoadedModel], options: ServerOptions) -> Starl
         if state.engine is not None:
             await state.engine.drain()
             await asyncio.to_thread(state.engine.close)
+        handlers.fetcher.close()
 
-    routes = _Routes(state).routes()
+    handlers = _Routes(state)
+    routes = handlers.routes()
     paths = [route.path for route in routes]
     app = Starlette(
         routes=routes,
@@ -184,7 +186,7 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
     """An unknown path, or a method that a path does not have."""
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        problem = RequestError(405, f"{request.url.path} takes {allowed} only.", code="method_not_allowed")
+        problem = RequestError(405, f"{request.scope['path']} takes {allowed} only.", code="method_not_allowed")
         return _json(problem.body(), 405, headers={"Allow": allowed})
     problem = RequestError(error.status_code, "There is no such path; /docs lists those there are.", code="not_found")
     return _json(problem.body(), error.status_code)

@@ -91,7 +91,7 @@ class _Exchange:
         self.started = time.perf_counter()
         self.headers = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
-        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        self.id = given.decode() if _REQUEST_ID.fullmatch(given) else new_request_id()
         self.body_bytes, self.body_seconds = 0, 0.0
         self.status: int | None = None
         self.is_complete = self.is_gone = False
@@ -300,6 +300,11 @@ class _Exchange:
             1000 * seconds,
             self.state["items"],
         )
+
+
+def new_request_id() -> str:
+    """An id for a request that brings none."""
+    return secrets.token_hex(8)
 
 
 def is_loopback(name: str) -> bool:

@@ -147,11 +147,11 @@ class Client(_Settings):
     Example:
 
     ```python
-    >>> from clip_hf.serving import Client
+    from clip_hf.serving import Client
 
-    >>> with Client("http://127.0.0.1:8000") as client:
-    ...     rows = client.embed_images(["cat.jpg", "dog.jpg"])  # (2, dim)
-    ...     predictions = client.classify(["cat.jpg"], ["cat", "dog"])
+    with Client("http://127.0.0.1:8000") as client:
+        rows = client.embed_images(["cat.jpg", "dog.jpg"])  # (2, dim)
+        predictions = client.classify(["cat.jpg"], ["cat", "dog"])
     ```
     """
 
@@ -198,7 +198,7 @@ class Client(_Settings):
     ) -> Iterator[np.ndarray | ItemError]:
         """Yield the embedding (dim,) of each text, or its [`ItemError`]; see [`Client.embed_image_stream`]."""
         _check_on_error(on_error)
-        return _check(self._stream(self.text_dialogues(texts, batch_size, truncate)), on_error)
+        return self._stream(self.text_dialogues(texts, batch_size, truncate), on_error)
 
     def embed_image_stream(
         self, images: Iterable[Any], *, batch_size: int = _IMAGES, on_error: OnError = "raise"
@@ -215,7 +215,7 @@ class Client(_Settings):
             ItemError, ServerError, OSError: as in [`Client.embed_texts`].
         """
         _check_on_error(on_error)
-        return _check(self._stream(self.image_dialogues(images, batch_size)), on_error)
+        return self._stream(self.image_dialogues(images, batch_size), on_error)
 
     def classify(self, images: Iterable[Any], labels: Sequence[str], **options: Any) -> list[list[dict[str, Any]]]:
         """Score labels for each image, as the pipeline does.
@@ -246,7 +246,7 @@ class Client(_Settings):
     ) -> Iterator[list[dict[str, Any]] | ItemError]:
         """Yield the predictions of each image; see [`Client.classify`] and [`Client.embed_image_stream`]."""
         _check_on_error(on_error)
-        return _check(self._stream(self.classify_dialogues(images, batch_size, labels, options)), on_error)
+        return self._stream(self.classify_dialogues(images, batch_size, labels, options), on_error)
 
     def rank(self, query: Any, candidates: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
         """Rank candidates by how well they fit a query: strings are texts, all else, such as a `Path`, is an image.
@@ -283,7 +283,7 @@ class Client(_Settings):
         """Whether the server is there, has loaded its model, and takes requests."""
         return self._carry_out(self.protocol.is_ready())
 
-    def _stream(self, dialogues: Iterator[Dialogue | None]) -> Iterator[Any]:
+    def _stream(self, dialogues: Iterator[Dialogue | None], on_error: OnError) -> Iterator[Any]:
         """The results of dialogues in their order, with `max_in_flight` at a time; at a None all so far."""
         stopped = threading.Event()
         waiting: deque[Future] = deque()
@@ -292,9 +292,9 @@ class Client(_Settings):
                 if dialogue is not None:
                     waiting.append(self._pool.submit(self._carry_out, dialogue, stopped))
                 while len(waiting) >= self.max_in_flight or (dialogue is None and waiting):
-                    yield from waiting.popleft().result()
+                    yield from _check(waiting.popleft().result(), on_error)
             while waiting:
-                yield from waiting.popleft().result()
+                yield from _check(waiting.popleft().result(), on_error)
         finally:
             stopped.set()
             for future in waiting:
@@ -328,11 +328,11 @@ class AsyncClient(_Settings):
     Example:
 
     ```python
-    >>> from clip_hf.serving import AsyncClient
+    from clip_hf.serving import AsyncClient
 
-    >>> async def embed(images):
-    ...     async with AsyncClient("http://127.0.0.1:8000") as client:
-    ...         return [row async for row in client.embed_image_stream(images)]
+    async def embed(images):
+        async with AsyncClient("http://127.0.0.1:8000") as client:
+            return [row async for row in client.embed_image_stream(images)]
     ```
     """
 

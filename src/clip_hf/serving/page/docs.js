@@ -2,13 +2,7 @@
 // Licensed under the Apache License, Version 2.0; see LICENSE.
 // Show /openapi.json: each route with its fields, an example for curl, and its answers. Text goes in by textContent only.
 
-const byId = (id) => document.getElementById(id);
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
+import { byId, make } from "./server.js";
 
 let description = {};
 
@@ -53,7 +47,7 @@ function exampleOf(content) {
 function curlOf(method, path, parameters, body, needsKey) {
   const query = parameters.filter((parameter) => parameter.in === "query" && parameter.required);
   const queries = query.map(({ name, example }) => `${name}=${encodeURIComponent(example ?? "...")}`).join("&");
-  const lines = [`curl '${new URL(path.replace(/^\//, ""), document.baseURI)}${queries && `?${queries}`}'`];
+  const lines = [`curl '${new URL(".", document.baseURI)}${path.slice(1)}${queries && `?${queries}`}'`];
   if (needsKey) lines.push("-H 'Authorization: Bearer KEY'");
   if (method !== "get" && !body) lines.push(`-X ${method.toUpperCase()}`);
   if (body) lines.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(body).replaceAll("'", "'\\''")}'`);

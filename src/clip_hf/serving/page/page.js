@@ -3,6 +3,8 @@
 // The page of `clip-hf serve`: classify pictures, search an index, and what the model is.
 // What a user or the server gives is shown by textContent only, never as HTML.
 
+import { Problem, byId, callServer, make, untilReady } from "./server.js";
+
 const VIEWS = ["classify", "search", "about"];
 const EXAMPLES = {
   Animals: ["cat", "dog", "horse", "bird", "fish", "butterfly"],
@@ -31,19 +33,9 @@ const SHOWN_BARS = 10;
 const MOST_PICTURES = 32;
 const SCALED_EDGE = 2048; // pixels; models see a few hundred
 const DEBOUNCE_MS = 200;
-const POLL_MS = 1000;
 const NO_MATCH = 0.05; // share of hopeless queries that may get an answer
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const whole = new Intl.NumberFormat("en");
-
-const byId = (id) => document.getElementById(id);
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
 
 function debounce(action) {
   let timer;
@@ -61,131 +53,6 @@ const formatScore = (score) => (score > 0 && score < 0.0005 ? "<0.1%" : percent.
 const formatBytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
 const lastPart = (path) => String(path).split("/").filter(Boolean).at(-1) ?? String(path);
 
-// -------------------------------------------------------------------------------------------------- calls of the server
-
-let key = sessionStorage.getItem("api-key");
-let readiness = null; // what waits for the server
-let keyGiven = null; // what waits for the user's key
-let waitingCalls = 0; // calls that wait because the server is busy
-let bodyLimit = Infinity; // bytes of a request, which the server says
-
-class Problem extends Error {
-  constructor(message, param = null) {
-    super(message);
-    this.param = param ?? "";
-  }
-}
-
-function showNotice(kind, text) {
-  const id = `notice-${kind}`;
-  const notice = byId(id) ?? byId("notices").appendChild(make("p", { id, className: "notice" }));
-  if (notice.textContent !== text) notice.textContent = text;
-}
-
-function hideNotice(kind) {
-  byId(`notice-${kind}`)?.remove();
-}
-
-function showState(text, isReady) {
-  byId("state").textContent = text;
-  document.body.classList.toggle("ready", isReady);
-}
-
-/** Wait until the server says that it is ready; all calls share one poll. */
-function untilReady() {
-  readiness ??= pollReadiness().finally(() => {
-    readiness = null;
-  });
-  return readiness;
-}
-
-async function pollReadiness() {
-  for (;;) {
-    const status = await fetch("health/ready", { cache: "no-store" }).then((response) => response.status, () => 0);
-    if (status === 200) break;
-    showState(status ? "Getting ready" : "Not reachable", false);
-    const what = status ? "The server is getting ready." : "The server cannot be reached.";
-    showNotice("server", `${what} This page goes on by itself as soon as it answers.`);
-    await pause(POLL_MS);
-  }
-  hideNotice("server");
-  showState("Ready", true);
-}
-
-/** Wait until the user gives a key, after the server refused `refused` (null where none was sent). */
-function untilKey(refused) {
-  if (key !== refused) return null; // another call asked meanwhile
-  keyGiven ??= new Promise((resolve) => {
-    const form = byId("key-form");
-    form.hidden = false;
-    byId("key-error").textContent = refused === null ? "" : "The server refused this key.";
-    byId("key").focus();
-    form.onsubmit = (event) => {
-      event.preventDefault();
-      const given = byId("key").value.trim();
-      if (!/^[\x21-\x7e]+$/.test(given)) {
-        byId("key-error").textContent = "A key has letters, digits and signs only, and no spaces.";
-        return;
-      }
-      key = given;
-      sessionStorage.setItem("api-key", key);
-      form.hidden = true;
-      byId("main").focus();
-      keyGiven = null;
-      resolve();
-    };
-  });
-  return keyGiven;
-}
-
-async function waitWhileBusy(response) {
-  const seconds = Math.max(1, Number(response.headers.get("Retry-After")) || 1);
-  waitingCalls += 1;
-  showNotice("busy", `The server is busy. Trying again in ${seconds} s.`);
-  await pause(1000 * seconds);
-  waitingCalls -= 1;
-  if (!waitingCalls) hideNotice("busy");
-}
-
-async function readProblem(response) {
-  const error = await response.json().then((body) => body.error, () => null);
-  return new Problem(error?.message ?? `The server answered with status ${response.status}.`, error?.param);
-}
-
-/**
- * Call the server and return its answer. While the server is away, busy or asks for a key, wait and try again.
- * Throws a Problem where the request itself is wrong, and the signal's reason where it is aborted.
- */
-async function callServer(path, { body, signal, type = "json" } = {}) {
-  for (let tries = 1; ; tries += 1) {
-    signal?.throwIfAborted();
-    const sentKey = key;
-    const started = performance.now();
-    const headers = { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
-    const request = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal };
-    const response = await fetch(path, request).catch(() => null);
-    signal?.throwIfAborted();
-    if (response?.ok) {
-      const answer = await response[type]();
-      signal?.throwIfAborted();
-      if (body) showLatency(response, performance.now() - started);
-      return answer;
-    }
-    if (response?.status === 401) await untilKey(sentKey);
-    else if (response?.status === 429) await waitWhileBusy(response);
-    else if (response && response.status !== 503) throw await readProblem(response);
-    else if (tries > 3) throw response ? await readProblem(response) : new Problem("The connection broke off.");
-    else await Promise.all([untilReady(), pause(tries > 1 ? POLL_MS : 0)]);
-  }
-}
-
-function showLatency(response, milliseconds) {
-  const timings = [...(response.headers.get("Server-Timing") ?? "").matchAll(/([\w-]+)[^,]*?;dur=([\d.]+)/g)];
-  const total = timings.find(([, name]) => name === "total") ?? timings.at(-1);
-  const onServer = total ? `${Math.round(Number(total[2]))} ms in the server, ` : "";
-  byId("latency").textContent = `Last answer: ${onServer}${Math.round(milliseconds)} ms in all.`;
-}
-
 // ------------------------------------------------------------------------------------------------------------- pictures
 
 function readBase64(blob) {
@@ -197,18 +64,33 @@ function readBase64(blob) {
   });
 }
 
+let bodyLimit = Infinity; // bytes of a request, which the server says
+
+const fits = (blob) => (blob.size * 4) / 3 + 2 ** 17 < bodyLimit; // in base64, with labels
+
 /** The picture's bytes in base64, and a note if it was scaled down because the server takes no request of its size. */
 async function preparePicture(file) {
-  if ((file.size * 4) / 3 + 2 ** 17 < bodyLimit) return { base64: await readBase64(file), note: "" };
+  if (fits(file)) return { base64: await readBase64(file), note: "" };
   const large = `This picture has ${formatBytes(file.size)}, more than the server takes`;
   const bitmap = await createImageBitmap(file).catch(() => null);
-  if (!bitmap) throw new Problem(`${large}, and the browser cannot scale it down. Choose a smaller one.`);
-  const scale = Math.min(1, SCALED_EDGE / Math.max(bitmap.width, bitmap.height));
-  const [width, height] = [bitmap.width, bitmap.height].map((edge) => Math.max(1, Math.round(scale * edge)));
+  for (let edge = SCALED_EDGE; bitmap && edge > 200; edge /= 2) {
+    const canvas = scaleDown(bitmap, edge);
+    const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+    const note = `${large}. It was sent as a smaller JPEG of ${canvas.width} × ${canvas.height} pixels.`;
+    if (fits(blob)) return { base64: await readBase64(blob), note };
+  }
+  throw new Problem(`${large}, and the browser cannot scale it down. Choose a smaller one.`);
+}
+
+function scaleDown(bitmap, edge) {
+  const scale = Math.min(1, edge / Math.max(bitmap.width, bitmap.height));
+  const [width, height] = [bitmap.width, bitmap.height].map((size) => Math.max(1, Math.round(scale * size)));
   const canvas = make("canvas", { width, height });
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, width, height);
-  const scaled = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
-  return { base64: await readBase64(scaled), note: `${large}. It was scaled down to ${width} × ${height} pixels.` };
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // JPEG has no transparency
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0, width, height);
+  return canvas;
 }
 
 /** The pictures among some files; says which files are none. */
@@ -460,6 +342,7 @@ async function search({ keepsAll = false, focusesResult = false } = {}) {
   searchEnd = new AbortController();
   const { signal } = searchEnd;
   byId("search-error").textContent = "";
+  byId("search").ariaBusy = "true";
   try {
     const query = await readQuery();
     if (!query.length) throw new Problem("Write what you look for, or choose a picture.");
@@ -472,6 +355,8 @@ async function search({ keepsAll = false, focusesResult = false } = {}) {
     byId("search-error").textContent = error.message;
     byId("found").textContent = "";
     byId("grid").replaceChildren();
+  } finally {
+    if (!signal.aborted) byId("search").ariaBusy = "false";
   }
 }
 
@@ -484,15 +369,15 @@ function showResults(answer, signal) {
     const text = hits.length ? "Show others that fit less well" : "Show the closest pictures all the same";
     const more = make("button", { type: "button" }, text);
     more.onclick = () => search({ keepsAll: true, focusesResult: true });
-    byId("found").append(" ", more);
+    byId("found").append(more);
   }
   byId("grid").replaceChildren(...hits.map((hit) => makeHit(hit, signal)));
 }
 
 function describeHits(count, isCut) {
   if (!count) return isCut ? "Nothing fits." : "There are no pictures.";
-  const pictures = count === 1 ? "1 picture" : `${whole.format(count)} pictures`;
-  return `${pictures}${isCut ? (count === 1 ? " fits" : " fit") : ""}, the best first. Choose one to find others like it.`;
+  if (count === 1) return `1 picture${isCut ? " fits" : ""}. Choose it to find others like it.`;
+  return `${whole.format(count)} pictures${isCut ? " fit" : ""}, the best first. Choose one to find others like it.`;
 }
 
 function makeHit(hit, signal) {

@@ -1,0 +1,116 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Faults in the clients of the server, in `--server`, and in the replicas on Ray."""
+
+from .mutation import Mutation
+
+
+_CLIENT = "serving/test_serving_client.py"
+
+MUTATIONS = [
+    Mutation(
+        "what the server refuses is sent again",
+        "serving/client_protocol.py",
+        "return status in _TRY_AGAIN or (status >= 500 and",
+        "return status >= 400 or (status >= 500 and",
+        _CLIENT,
+    ),
+    Mutation(
+        "the error of a proxy is final",
+        "serving/client_protocol.py",
+        "return status in _TRY_AGAIN or (status >= 500 and _problem_of(outcome) is None)",
+        "return status in _TRY_AGAIN",
+        _CLIENT,
+    ),
+    Mutation(
+        "the server's wait is not kept",
+        "serving/client_protocol.py",
+        "wait = max(delay * random.uniform(0.5, 1), _retry_after(outcome))",
+        "wait = delay * random.uniform(0.5, 1)",
+        _CLIENT,
+    ),
+    Mutation(
+        "tries are not bounded by time",
+        "serving/client_protocol.py",
+        "if retry == self.max_retries or is_late or not",
+        "if retry == self.max_retries or not",
+        _CLIENT,
+    ),
+    Mutation(
+        "a bad item has its place in the request",
+        "serving/client_protocol.py",
+        "ItemError(batch.first + place, batch.kind, message)",
+        "ItemError(place, batch.kind, message)",
+        _CLIENT,
+    ),
+    Mutation(
+        "answers are taken as they come",
+        "serving/client_protocol.py",
+        'rows = sorted(_read_data(response), key=lambda row: row["index"])',
+        "rows = _read_data(response)",
+        _CLIENT,
+    ),
+    Mutation(
+        "the key goes where the answer says",
+        "serving/client_protocol.py",
+        "if not all(url is None or url.startswith(_PICTURES) for url in urls):",
+        "if False:",
+        _CLIENT,
+    ),
+    Mutation(
+        "batches are not bounded by bytes",
+        "serving/client_items.py",
+        "(len(batch) == max_items or size + length > MAX_BATCH_BYTES)",
+        "len(batch) == max_items",
+        _CLIENT,
+    ),
+    Mutation(
+        "a pause waits for a whole batch",
+        "serving/client_items.py",
+        "            yield None\n            continue",
+        "            continue",
+        _CLIENT,
+    ),
+    Mutation(
+        "the orientation is lost",
+        "serving/client_items.py",
+        'image.save(file, "PNG", compress_level=1, exif=image.getexif())',
+        'image.save(file, "PNG", compress_level=1)',
+        _CLIENT,
+    ),
+    Mutation(
+        "a stream reads all of its input",
+        "serving/serving_client.py",
+        "while len(waiting) >= self.max_in_flight or (dialogue is None and waiting):",
+        "while dialogue is None and waiting:",
+        _CLIENT,
+    ),
+    Mutation(
+        "a proxy leads to this machine",
+        "serving/serving_client.py",
+        '"trust_env": trusts_env}',
+        '"trust_env": True}',
+        _CLIENT,
+    ),
+    Mutation(
+        "requests of a stream are sent one by one",
+        "serving/serving_client.py",
+        "self._pool = ThreadPoolExecutor(self.max_in_flight,",
+        "self._pool = ThreadPoolExecutor(1,",
+        _CLIENT,
+    ),
+    Mutation(
+        "the first word of a query is lost",
+        "cli/on_server.py",
+        "            terms,\n            picture_edge",
+        "            terms[1:] or terms,\n            picture_edge",
+        "cli/test_on_server.py -m 'not slow'",
+    ),
+    Mutation(
+        "images are named after others",
+        "cli/on_server.py",
+        "path = sent.popleft()",
+        "path = sent.pop()",
+        "cli/test_on_server.py -m 'not slow'",
+    ),
+]
