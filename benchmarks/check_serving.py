@@ -273,11 +273,11 @@ def check_cancel(served: Served) -> bool:
         worked = metrics.get('clip_hf_batch_items_sum{kind="text"}', 0.0)
         answers: Counter = Counter()
         check = lambda number, status, body: answers.update([status])  # noqa: E731
-        run_load(server.port, [embed_request(input=["a cat"])], clients=1, seconds=10, check=check)
+        run_load(server.port, [embed_request(input=["a cat"])], clients=1, seconds=60, check=check)
     left, sent = len(requests), 2000 * len(requests)
     good = cancelled >= 0.8 * left and not pending and worked < 0.5 * sent and answers == {200: 1}
     text = f"{cancelled:.0f} of {left} requests counted as cancelled, {worked:,.0f} of {sent:,} texts encoded"
-    return say("cancel", good, f"{text}, {pending:.0f} items pending afterwards")
+    return say("cancel", good, f"{text}, {pending:.0f} items pending, then {dict(answers)}")
 
 
 def check_memory(served: Served) -> bool:
