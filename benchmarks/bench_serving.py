@@ -215,7 +215,18 @@ def side_commands(arguments: argparse.Namespace, model: str, folder: Path) -> di
     if arguments.infinity:
         checkpoints.convert(model, folder / "transformers", to="transformers")
         options = "--engine torch --device cpu --host 127.0.0.1 --url-prefix /v1 --no-model-warmup"
-        command = [arguments.infinity, "v2", "--model-id", str(folder / "transformers"), *options.split()]
+        infinity = str(Path(arguments.infinity).absolute())
+        # It writes a folder where it is started.
+        command = [
+            "env",
+            "-C",
+            str(folder),
+            infinity,
+            "v2",
+            "--model-id",
+            str(folder / "transformers"),
+            *options.split(),
+        ]
         sides["infinity"] = (command, "/health")
     return sides
 
