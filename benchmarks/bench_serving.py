@@ -24,6 +24,7 @@ import base64
 import itertools
 import multiprocessing
 import os
+import random
 import shlex
 import statistics
 import sys
@@ -72,8 +73,10 @@ class Kind:
 
 @cache
 def captions() -> list[str]:
-    """OpenMoji's captions, each once."""
-    return list(dict.fromkeys(caption for part in load_openmoji().values() for caption in part["caption"]))
+    """OpenMoji's captions, each once, shuffled: neighbours are alike, and any stretch must be as long as another."""
+    texts = list(dict.fromkeys(caption for part in load_openmoji().values() for caption in part["caption"]))
+    random.Random(0).shuffle(texts)
+    return texts
 
 
 def endless_texts() -> Iterator[str]:
