@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _CLASSIFIER_BYTES = 128 * 2**20
 _COUNTED_TEXTS, _COUNTED_CHARACTERS = 8192, 512  # token counts that are remembered, and of which texts
+_COUNTED_AT_ONCE = 512  # characters whose tokens are counted on the event loop's thread
 
 
 @dataclass(eq=False)
@@ -99,7 +100,7 @@ class InferenceEngine:
         self._is_draining, self._idle = False, asyncio.Event()
         self._idle.set()
         self._decoders = ThreadPoolExecutor(count_threads(), "decode")
-        self._helper = ThreadPoolExecutor(1, "helper")  # counts tokens, and averages prompts
+        self._counter = ThreadPoolExecutor(1, "tokens")
         self._classifiers: OrderedDict[tuple, tuple[np.ndarray, int]] = OrderedDict()
         self._builds: dict[tuple, _Build] = {}
         self._token_counts: OrderedDict[str, int] = OrderedDict()
@@ -128,7 +129,10 @@ class InferenceEngine:
             RequestError: 429 if too much is being answered, with the seconds after which that is less; 503 while the
                 server stops.
         """
-        self._check_admission(num_items)
+        if self._is_draining:
+            self.metrics.count_rejected()
+            raise RequestError(503, "The server is stopping.", code="server_stopping", retry_after=1)
+        self._check_room(1, num_items)
         admission = _Admission()
         self._count(1, num_items, 1)
         token = _admission.set(admission)
@@ -139,12 +143,9 @@ class InferenceEngine:
             self._count(-1, -num_items, 0)
             self._note_queued(admission)
 
-    def _check_admission(self, num_items: int) -> None:
+    def _check_room(self, num_requests: int, num_items: int) -> None:
         requests, items = self.limits.max_pending_requests, self.limits.max_pending_items
-        if self._is_draining:
-            self.metrics.count_rejected()
-            raise RequestError(503, "The server is stopping.", code="server_stopping", retry_after=1)
-        if self._num_requests + 1 <= requests and self._num_items + num_items <= items:
+        if self._num_requests + num_requests <= requests and self._num_items + num_items <= items:
             return
         self.metrics.count_rejected()
         seconds = self._num_items / (self._batcher.items_per_second or self._num_items or 1)
@@ -181,7 +182,7 @@ class InferenceEngine:
     def close(self) -> None:
         """End all threads. What still waits is cancelled."""
         self._batcher.close()
-        for pool in (self._decoders, self._helper):
+        for pool in (self._decoders, self._counter):
             pool.shutdown(wait=True, cancel_futures=True)
         if self._search is not None:
             self._search.close()
@@ -250,7 +251,7 @@ class InferenceEngine:
             candidates of the model's scale times the cosine.
         """
         rows = await self.embed([query, *candidates], truncate)
-        cosines = torch.from_numpy(rows[1:]) @ torch.from_numpy(rows[0])
+        cosines = torch.from_numpy(rows[1:]) @ torch.from_numpy(rows[0])  # small: at most `max_items` rows
         scores = (self._scale * cosines).softmax(0)
         order = cosines.argsort(descending=True, stable=True).tolist()[:top_k]
         return [{"index": i, "score": float(scores[i]), "cosine": float(cosines[i])} for i in order]
@@ -288,7 +289,10 @@ class InferenceEngine:
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text before any is cut."""
         new = [text for text in dict.fromkeys(texts) if text not in self._token_counts]
-        counts = await self._in_thread(self._helper, lambda: self.encoder.count_tokens(new)) if new else []
+        if sum(map(len, new)) <= _COUNTED_AT_ONCE:  # faster than another thread is told of it
+            counts = self.encoder.count_tokens(new) if new else []
+        else:
+            counts = await self._in_thread(self._counter, lambda: self.encoder.count_tokens(new))
         counted = dict(zip(new, counts, strict=True))
         result = [counted[text] if text in counted else self._token_counts[text] for text in texts]
         self._token_counts.update((text, n) for text, n in counted.items() if len(text) <= _COUNTED_CHARACTERS)
@@ -375,8 +379,7 @@ class InferenceEngine:
             self._classifiers.move_to_end(key)
             return self._classifiers[key][0]
         if key not in self._builds:
-            task = asyncio.ensure_future(self._build_classifier(key, labels, templates, truncate))
-            self._builds[key] = _Build(task)
+            self._builds[key] = _Build(self._start_build(key, labels, templates, truncate))
         build = self._builds[key]
         build.waiters += 1
         try:
@@ -388,6 +391,16 @@ class InferenceEngine:
                 if self._builds.get(key) is build:
                     del self._builds[key]
 
+    def _start_build(self, key: tuple, labels: list, templates: Any, truncate: bool) -> asyncio.Task:
+        """Start to make a classifier, whose prompts count as pending items until it is there."""
+        is_mapping = isinstance(templates, dict)
+        count = sum(map(len, templates.values())) if is_mapping else len(labels) * len(templates)
+        self._check_room(0, count)
+        self._count(0, count, 0)
+        task = asyncio.ensure_future(self._build_classifier(key, labels, templates, truncate))
+        task.add_done_callback(lambda _: self._count(0, -count, 0))
+        return task
+
     async def _build_classifier(self, key: tuple, labels: list, templates: Any, truncate: bool) -> np.ndarray:
         prompts = prompts_for(labels, templates)
         texts = list(dict.fromkeys(itertools.chain.from_iterable(prompts)))
@@ -395,7 +408,7 @@ class InferenceEngine:
             await self._check_lengths([TextItem(text, "labels") for text in texts])
         rows = torch.from_numpy(await self._embed_texts(texts, "labels"))
         ensemble = partial(ensemble_prompts, prompts, lambda _: [(range(len(rows)), rows)])
-        classifier = (await self._in_thread(self._helper, ensemble)).numpy()
+        classifier = (await self._batcher.call(ensemble)).numpy()
         size = classifier.nbytes + sum(2 * len(text) + 64 for text in texts)
         self._classifiers[key] = (classifier, size)
         while sum(size for _, size in self._classifiers.values()) > _CLASSIFIER_BYTES:

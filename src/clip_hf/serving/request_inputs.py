@@ -228,6 +228,8 @@ def _decode_base64(image: _ImageText) -> bytes:
 async def _fetch_all(
     images: Sequence[_ImageText], fetcher: ImageFetcher, limits: ServingLimits
 ) -> dict[_ImageText, ImageItem]:
+    if not images:
+        return {}
     budget = ByteBudget(limits.max_body_bytes)
     try:
         async with asyncio.TaskGroup() as group:

@@ -34,7 +34,7 @@ from .label_options import ClassifyOptions
 from .model_facts import model_facts
 from .openapi_description import describe_api
 from .request_errors import RequestError
-from .request_inputs import Item, TextItem, read_form, read_items
+from .request_inputs import ImageItem, Item, TextItem, count_items, read_form, read_items
 from .request_schemas import (
     ClassifyRequest,
     EmbeddingsRequest,
@@ -238,16 +238,17 @@ class _Routes:
     async def _parse(self, request: Request, schema: type, items: str) -> tuple[Any, InferenceEngine]:
         """The checked request, and the engine; `items` is the field that a form's files are for."""
         engine = self.state.ready_engine()
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if kind not in ("application/json", "multipart/form-data") or encoding != "identity":
+        headers = dict(request.scope["headers"])
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+        if kind not in (b"application/json", b"multipart/form-data") or encoding != b"identity":
             raise RequestError(
                 415,
                 "The Content-Type must be application/json, or multipart/form-data for files; without Content-"
                 "Encoding.",
                 code="unsupported_media_type",
             )
-        if kind == "application/json":
+        if kind == b"application/json":
             value = load_json(await request.body())
         else:
             value = await read_form(request, self.limits, items)
@@ -271,8 +272,11 @@ class _Routes:
         with engine.admit(num_items):
             yield
 
-    async def _read(self, value: Any, where: str, modality: str | None = None) -> list[Item]:
-        return await read_items(value, where, self.limits, self.fetcher, modality)
+    async def _read(self, request: Request, value: Any, where: str, modality: str | None = None) -> list[Item]:
+        items = await read_items(value, where, self.limits, self.fetcher, modality)
+        # What is not from the body was fetched.
+        request.scope["state"]["hold_bytes"](sum(len(item.data) for item in items if isinstance(item, ImageItem)))
+        return items
 
     def _list(self, data: Sequence[dict[str, Any]], **more: Any) -> Response:
         return _json({"object": "list", "model": self.options.name, "data": data, **more})
@@ -288,8 +292,8 @@ class _Routes:
                 code="invalid_dimensions",
                 param="dimensions",
             )
-        with self._admit(request, engine, _count(asked.input)):
-            items = await self._read(asked.input, "input", asked.modality)
+        with self._admit(request, engine, count_items(asked.input, "input", self.limits)):
+            items = await self._read(request, asked.input, "input", asked.modality)
             vectors = await engine.embed(items, asked.truncate)
             tokens = sum(await engine.count_tokens([item.text for item in items if isinstance(item, TextItem)]))
         rows = map(_base64, vectors) if asked.encoding_format == "base64" else vectors
@@ -307,27 +311,27 @@ class _Routes:
         names = ("labels", "templates", "top_k", "multi_label", "threshold", "background", "function_to_apply")
         given = {name: getattr(asked, name) for name in names if getattr(asked, name) is not None}
         options = ClassifyOptions(truncate=asked.truncate, **given)
-        with self._admit(request, engine, _count(value)):
-            images = await self._read(value, where, "image")
+        with self._admit(request, engine, count_items(value, where, self.limits)):
+            images = await self._read(request, value, where, "image")
             results = await engine.classify(images, options)
         return self._list([{"index": index, "predictions": each} for index, each in enumerate(results)])
 
     async def rank(self, request: Request) -> Response:
         """Candidates by how well they fit a query."""
         asked, engine = await self._parse(request, RankRequest, "candidates")
-        with self._admit(request, engine, 1 + _count(asked.candidates)):
-            query = await self._read(asked.query, "query")
+        with self._admit(request, engine, 1 + count_items(asked.candidates, "candidates", self.limits)):
+            query = await self._read(request, asked.query, "query")
             if len(query) != 1:
                 raise RequestError(400, "`query` must be one text or image.", code="invalid_value", param="query")
-            candidates = await self._read(asked.candidates, "candidates")
+            candidates = await self._read(request, asked.candidates, "candidates")
             ranked = await engine.rank(query[0], candidates, top_k=asked.top_k, truncate=asked.truncate)
         return self._list(ranked)
 
     async def search(self, request: Request) -> Response:
         """Rows of the index that fit a query."""
         asked, engine = await self._parse(request, SearchRequest, "query")
-        with self._admit(request, engine, _count(asked.query)):
-            terms = await self._terms(asked.query)
+        with self._admit(request, engine, count_items(asked.query, "query", self.limits)):
+            terms = await self._terms(request, asked.query)
             options = SearchOptions(
                 asked.top_k, asked.threshold, asked.filters, asked.no_match, truncate=asked.truncate
             )
@@ -344,7 +348,7 @@ class _Routes:
         ]
         return self._list(data, best_score=found.best_score, lowest_score=found.lowest_score)
 
-    async def _terms(self, query: Any) -> list[tuple[float, Item | RowItem]]:
+    async def _terms(self, request: Request, query: Any) -> list[tuple[float, Item | RowItem]]:
         """The terms of a query and their weights."""
         is_list = isinstance(query, list)
         values = query if is_list else [query]
@@ -363,7 +367,7 @@ class _Routes:
             if isinstance(value, dict) and value.keys() == {"id"}:
                 terms.append((weight, RowItem(self._row_id(value["id"], f"{where}.id"), where)))
                 continue
-            items = await self._read(value, where)
+            items = await self._read(request, value, where)
             terms += [(weight, item) for item in items]
         return terms
 
@@ -461,11 +465,6 @@ class _Routes:
         headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
         headers["referrer-policy"] = "no-referrer"
         return Response(path.read_bytes(), headers=headers, media_type=_MEDIA_TYPES[path.suffix])
-
-
-def _count(value: Any) -> int:
-    """How many texts and images a field holds, before they are read."""
-    return max(1, len(value)) if isinstance(value, list) else 1
 
 
 def _base64(vector: np.ndarray) -> str:

@@ -96,7 +96,7 @@ class _Exchange:
         self.status: int | None = None
         self.is_complete = self.is_gone = False
         self.state = scope.setdefault("state", {})
-        self.state |= {"request_id": self.id, "items": 0}
+        self.state |= {"request_id": self.id, "items": 0, "hold_bytes": self.hold_bytes}
 
     async def run(self) -> None:
         """Answer the request, whatever happens."""
@@ -245,6 +245,17 @@ class _Exchange:
             raise RequestError(
                 429, "The server is busy with the bodies of other requests: try again.", code="busy", retry_after=1
             )
+
+    def hold_bytes(self, count: int) -> None:
+        """Count the bytes of a request's images, decoded or fetched, where they are more than its body was.
+
+        Raises:
+            RequestError: 429 if what other requests hold leaves no room.
+        """
+        more = max(0, count - self.body_bytes)
+        self._check_size(0, self.gate.traffic.body_bytes + more)
+        self.body_bytes += more
+        self.gate.traffic.body_bytes += more
 
     # ---------------------------------------------------------------------------------------------------- the answer
 
