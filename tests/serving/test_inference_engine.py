@@ -27,6 +27,7 @@ from clip_hf.search import (
     parse_filter,
     parse_query,
 )
+from clip_hf.serving import inference_engine
 from clip_hf.serving.dynamic_batching import BatchingOptions
 from clip_hf.serving.index_search import RowItem, SearchOptions
 from clip_hf.serving.inference_engine import InferenceEngine
@@ -399,6 +400,24 @@ def test_a_classifier_is_built_once_for_all_who_ask(encoder, monkeypatch):
     assert asked == ["a a cat.", "a a dog.", "a the beach.", "a a cat.", "a a dog."]
 
 
+def test_prompts_of_a_new_classifier_count_as_pending_and_those_of_a_kept_one_do_not(shared):
+    limits = ServingLimits(max_items=2, max_prompts=10, max_pending_items=12)
+    many, few = [f"cat {number}" for number in range(10)], ["red cat", "red dog"]
+
+    async def use(engine):
+        async def ask(labels):
+            with engine.admit(1):
+                return await engine.classify(photos(0), ClassifyOptions(labels, "a {}."))
+
+        both = await asyncio.gather(ask(many), ask(few), return_exceptions=True)
+        return [*both, await ask(many), await ask(few)]
+
+    first, refusal, again, later = run(shared, use, limits=limits)
+    assert (refusal.status, refusal.code) == (429, "queue_full")
+    assert_same_results(first, again)
+    assert len(later[0]) == 2
+
+
 @pytest.mark.parametrize("who", ["first", "all"])
 def test_a_cancelled_request_does_not_end_a_classifier_that_others_wait_for(who, encoder, monkeypatch):
     gate, entered, asked = threading.Event(), threading.Event(), []
@@ -567,6 +586,11 @@ def test_the_model_runs_in_its_own_thread_only(tiny_processor, folder, monkeypat
         "_text_batches",
         lambda self, texts: ran_in.append((threading.current_thread().name, len(texts))) or forward(self, texts),
     )
+    computed_in = set()
+    for name in ("score_labels", "ensemble_prompts"):
+        compute = getattr(inference_engine, name)
+        note = lambda *args, _compute=compute: (computed_in.add(threading.current_thread().name), _compute(*args))[1]  # noqa: E731
+        monkeypatch.setattr(inference_engine, name, note)
     source = open_source_index(folder, encoder, index_folder=folder.parent / "other", encoding=quiet())
 
     async def use(engine):
@@ -575,7 +599,7 @@ def test_the_model_runs_in_its_own_thread_only(tiny_processor, folder, monkeypat
         await engine.classify(photos(0), ClassifyOptions(LABELS))
 
     run(encoder, use, source=source)
-    assert {name for name, _ in ran_in} == {"model"}
+    assert {name for name, _ in ran_in} == computed_in == {"model"}
     # Those that `no_match` compares with are encoded once, in batches as all others.
     assert 2 * len(load_background_texts()) <= sum(count for _, count in ran_in) < 3 * len(load_background_texts())
     assert max(count for _, count in ran_in) <= 256

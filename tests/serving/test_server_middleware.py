@@ -213,6 +213,19 @@ def test_bodies_of_all_requests_are_bounded(headers, messages):
     assert gate.ask(headers=[("Content-Length", "5")], messages=[chunk(b"xx", True), chunk(b"xxx")]).status == 200
 
 
+def test_bytes_of_images_that_were_fetched_count_with_the_bodies():
+    async def app(scope, receive, send):
+        scope["state"]["hold_bytes"](2)  # no more than the body
+        scope["state"]["hold_bytes"](int((await receive())["body"]))
+        await echo(scope, receive, send)
+
+    gate = Gate(app, limits=small(max_pending_bytes=20))
+    gate.traffic.body_bytes = 5  # those of others
+    assert gate.ask(messages=[chunk(b"15")]).status == 200
+    answer = gate.ask(messages=[chunk(b"16")])
+    assert (answer.status, answer.code) == (429, "busy")
+
+
 def test_a_slow_body_is_408():
     gate = Gate(limits=small(max_body_seconds=0.05))
     answer = gate.ask(messages=[chunk(b"x", True), 0.03, chunk(b"x", True), 0.03, chunk(b"x")])

@@ -231,7 +231,7 @@ class InferenceEngine:
             *(self._classifier(labels, templates, options.truncate) for labels, templates in parts),
             self._embed_images(images),
         )
-        return await self._in_thread(self._decoders, lambda: self._score(rows, classifiers, parts[0][0], options))
+        return await self._batcher.call(lambda: self._score(rows, classifiers, parts[0][0], options))
 
     def _score(
         self, rows: np.ndarray, classifiers: Sequence[np.ndarray], labels: list, options: ClassifyOptions
@@ -251,7 +251,7 @@ class InferenceEngine:
             candidates of the model's scale times the cosine.
         """
         rows = await self.embed([query, *candidates], truncate)
-        cosines = torch.from_numpy(rows[1:]) @ torch.from_numpy(rows[0])  # small: at most `max_items` rows
+        cosines = torch.from_numpy(rows[1:] @ rows[0])
         scores = (self._scale * cosines).softmax(0)
         order = cosines.argsort(descending=True, stable=True).tolist()[:top_k]
         return [{"index": i, "score": float(scores[i]), "cosine": float(cosines[i])} for i in order]
