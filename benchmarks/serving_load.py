@@ -310,13 +310,17 @@ class ServerProcess:
         while not self._is_ready():
             if self.process.poll() is not None or time.perf_counter() > start + self.seconds:
                 self.stop(signal.SIGKILL)
-                self.printed.seek(0)
-                printed = self.printed.read().decode(errors="replace")
+                printed = self.log()
                 self.printed.close()
                 raise RuntimeError(f"{' '.join(self.command)} did not get ready:\n{printed[-3000:]}")
             time.sleep(0.02)
         self.seconds_to_ready = time.perf_counter() - start
         return self
+
+    def log(self) -> str:
+        """What the server has written to standard error."""
+        size = os.fstat(self.printed.fileno()).st_size
+        return os.pread(self.printed.fileno(), size, 0).decode(errors="replace")
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(URLError, OSError):

@@ -5,13 +5,16 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from starlette.testclient import TestClient
 
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.search import open_source_index
 from clip_hf.serving import LoadedModel, ServerOptions, create_app
 from encoding_inputs import write_model_and_photos
+from tiny_models import make_tiny_model
 
 
 KEY = "a-key-of-more-than-16-characters"
@@ -53,3 +56,11 @@ def make_client(loaded) -> Iterator[Callable[..., TestClient]]:
 def client(make_client) -> TestClient:
     """A client of the session's app, which asks for no key."""
     return make_client()
+
+
+@pytest.fixture(scope="session")
+def shared(tiny_processor):
+    """A tiny model for tests that do not change it; its scale is that of a trained CLIP."""
+    model = make_tiny_model("vit")
+    torch.nn.init.constant_(model.logit_scale, np.log(100))
+    return load_dual_encoder(model, processor=tiny_processor)
