@@ -401,7 +401,13 @@ def test_the_log_says_what_was_asked_and_nothing_of_its_contents(caplog):
 
 @pytest.mark.parametrize(
     ("path", "route"),
-    [("/v1/rank", "/v1/rank"), ("/page/a.js", "/page/*"), ("/v1/models/me/x", "/v1/models/*"), ("/made-up", "other")],
+    [
+        ("/v1/rank", "/v1/rank"),
+        ("/page/a.js", "/page/*"),
+        ("/v1/models/me/x", "/v1/models/*"),
+        ("/v1/hf/me/x", "/v1/hf/*"),
+        ("/made-up", "other"),
+    ],
 )
 def test_metrics_name_routes_not_what_clients_sent(path, route):
     gate = Gate()

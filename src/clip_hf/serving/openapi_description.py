@@ -13,6 +13,8 @@ from .request_schemas import (
     EmbeddingsAnswer,
     EmbeddingsRequest,
     ErrorAnswer,
+    HuggingFaceAnswer,
+    HuggingFaceRequest,
     ModelsAnswer,
     PromptSetsAnswer,
     RankAnswer,
@@ -57,6 +59,12 @@ _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, dict[str, Any]]] 
         "Classify images with your labels",
         {"image": _PICTURE, "labels": ["red", "blue"], "templates": "a {} square."},
     ),
+    "/v1/hf/{name}": (
+        HuggingFaceRequest,
+        HuggingFaceAnswer,
+        "Answer Hugging Face's InferenceClient",
+        {"inputs": _PICTURE, "parameters": {"candidate_labels": ["red", "blue"]}},
+    ),
     "/v1/rank": (
         RankRequest,
         RankAnswer,
@@ -89,6 +97,7 @@ _OTHER_GETS = {
     "/page/{name}": ("application/octet-stream", "A file of the page"),
     "/v1/search/image": ("image/jpeg", "A small picture of a row of the index"),
 }
+_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _OPEN = ("/health/live", "/health/ready", "/openapi.json", "/docs", "/", "/page/{name}")
 
 
@@ -143,6 +152,7 @@ def _describe_post(path: str, has_key: bool) -> dict[str, Any]:
         bodies["multipart/form-data"] = {"schema": schema}
     return {
         **_operation(path, "post", summary, has_key),
+        "parameters": [_NAME] if "{name}" in path else [],
         "description": (request.__doc__ or "").strip(),
         "requestBody": {"required": True, "content": bodies},
         "responses": _responses({"application/json": {"schema": _reference(answer)}}),
@@ -150,9 +160,7 @@ def _describe_post(path: str, has_key: bool) -> dict[str, Any]:
 
 
 def _describe_get(path: str, summary: str, content: dict[str, Any], has_key: bool) -> dict[str, Any]:
-    parameters = []
-    if "{name}" in path:
-        parameters.append({"name": "name", "in": "path", "required": True, "schema": {"type": "string"}})
+    parameters = [_NAME] if "{name}" in path else []
     if path == "/v1/search/image":
         edge = {"type": "integer", "minimum": 16, "maximum": 1024, "default": 256}
         parameters.append({"name": "id", "in": "query", "required": True, "schema": {"type": "string"}})

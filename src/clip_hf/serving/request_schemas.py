@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, WithJsonSchema
 
 from ..model.checks_clip_hf import did_you_mean
 from ..utils.wording import listed
@@ -105,6 +105,23 @@ class ClassifyRequest(_TextRequest):
     threshold: float | None = Field(None, description="Leave out labels with a lower score.")
     background: str | list[str] | None = Field(None, description="Prompts of an image that shows none of the labels.")
     function_to_apply: Literal["softmax", "cosine", "none"] = Field("softmax", description="What a score is.")
+
+
+class HuggingFaceParameters(BaseModel):
+    """Options of zero-shot image classification."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    candidate_labels: list[str] | None = Field(None, description="What the images may show, all different.")
+    hypothesis_template: Templates | None = Field(None, description="As `templates` of /v1/classify.")
+
+
+class HuggingFaceRequest(_TextRequest):
+    """The request of `huggingface_hub.InferenceClient` to a model's address."""
+
+    inputs: Items = Field(description="Images in base64 if there are `candidate_labels`, else texts or images.")
+    parameters: HuggingFaceParameters = Field(default_factory=HuggingFaceParameters, description="Of classification.")
+    normalize: Literal[True] | None = Field(None, description="Embeddings are always of length 1.")
 
 
 class RankRequest(_TextRequest):
@@ -215,6 +232,12 @@ class ServedModel(BaseModel):
     owned_by: str
     facts: dict[str, Any]
     limits: dict[str, int]
+
+
+class HuggingFaceAnswer(RootModel):
+    """Embeddings (n, dim), or the predictions of one image, or of each of a list."""
+
+    root: list[list[float]] | list[Prediction] | list[list[Prediction]]
 
 
 class ModelsAnswer(BaseModel):

@@ -38,6 +38,7 @@ from .request_inputs import ImageItem, Item, TextItem, count_items, read_form, r
 from .request_schemas import (
     ClassifyRequest,
     EmbeddingsRequest,
+    HuggingFaceRequest,
     RankRequest,
     SearchRequest,
     load_json,
@@ -212,6 +213,7 @@ class _Routes:
         posts = {
             "/v1/embeddings": self.embeddings,
             "/v1/classify": self.classify,
+            "/v1/hf/{name:path}": self.hugging_face,
             "/v1/rank": self.rank,
             "/v1/search": self.search,
         }
@@ -315,6 +317,19 @@ class _Routes:
             images = await self._read(request, value, where, "image")
             results = await engine.classify(images, options)
         return self._list([{"index": index, "predictions": each} for index, each in enumerate(results)])
+
+    async def hugging_face(self, request: Request) -> Response:
+        """What `huggingface_hub.InferenceClient` asks of a model's address: predictions, or embeddings."""
+        asked, engine = await self._parse(request, HuggingFaceRequest, "inputs")
+        self._check_model(request.path_params["name"])
+        labels, template = asked.parameters.candidate_labels, asked.parameters.hypothesis_template
+        with self._admit(request, engine, count_items(asked.inputs, "inputs", self.limits)):
+            items = await self._read(request, asked.inputs, "inputs", None if labels is None else "image")
+            if labels is None:
+                return _json(await engine.embed(items, asked.truncate))
+            templates = {} if template is None else {"templates": template}
+            results = await engine.classify(items, ClassifyOptions(labels, truncate=asked.truncate, **templates))
+        return _json(results if isinstance(asked.inputs, list) else results[0])
 
     async def rank(self, request: Request) -> Response:
         """Candidates by how well they fit a query."""

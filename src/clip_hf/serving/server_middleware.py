@@ -36,6 +36,7 @@ _OPEN_PATHS = frozenset(("/", "/docs", "/openapi.json", "/health/live", "/health
 _OPEN_FOLDER = "/page/"
 _HEALTH_FOLDER = "/health/"  # asked for by address, by what starts and stops servers
 _GUARDED_FOLDER = "/v1/"
+_FOLDERS = (_OPEN_FOLDER, "/v1/hf/", "/v1/models/")  # of routes whose paths have a name behind them
 
 
 @dataclass
@@ -80,7 +81,9 @@ class ServerMiddleware:
         """The path if it is a route's, else a word for all others, so that clients cannot make up series."""
         if path in self.routes:
             return path
-        return next((f"{folder}*" for folder in (_OPEN_FOLDER, "/v1/models/") if path.startswith(folder)), "other")
+        return next(
+            (f"{folder}*" for folder in (_OPEN_FOLDER, "/v1/hf/", "/v1/models/") if path.startswith(folder)), "other"
+        )
 
 
 class _Exchange:
