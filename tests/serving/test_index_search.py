@@ -21,6 +21,7 @@ from clip_hf.search import (
     parse_filter,
     parse_query,
 )
+from clip_hf.search.index_segments import MANIFEST
 from clip_hf.serving import inference_engine
 from clip_hf.serving.index_search import RowItem, SearchOptions
 from clip_hf.serving.label_options import ClassifyOptions
@@ -163,7 +164,7 @@ def test_without_an_index_there_is_no_search(shared):
         assert (error.status, error.code) == (404, "no_index")
 
 
-def test_a_change_of_the_index_is_seen_by_the_next_search(shared, folder, tmp_path):
+def test_a_change_of_the_index_is_seen_by_the_next_search(shared, folder, tmp_path, caplog):
     index = EmbeddingIndex.build(
         tmp_path / "index",
         shared.encode_images([image(n) for n in range(3)]).numpy(),
@@ -179,9 +180,12 @@ def test_a_change_of_the_index_is_seen_by_the_next_search(shared, folder, tmp_pa
         other = {**index.description, "over": "texts"}
         EmbeddingIndex.open(index.folder).change(remove=[0], description=other)
         kept = await engine.search(query, SearchOptions())  # it is no index of images any more
-        return [len(each.hits) for each in (before, after, kept)], len(engine.source.index)
+        (index.folder / MANIFEST).write_text("{")
+        found = [before, after, kept, *[await engine.search(query, SearchOptions()) for _ in range(2)]]
+        return [len(each.hits) for each in found], len(engine.source.index)
 
-    assert run(shared, use, source=source) == ([3, 4, 4], 4)
+    assert run(shared, use, source=source) == ([3, 4, 4, 4, 4], 4)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]  # each state once
 
 
 # ---------------------------------------------------------------------------------------------------------- thumbnails

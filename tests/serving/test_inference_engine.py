@@ -119,13 +119,13 @@ def test_limits_of_images_are_the_servers(tiny_processor):
     assert (error.status, error.code) == (400, "image_too_large")
 
 
-def test_a_model_that_fails_on_an_item_is_an_answer_and_harms_no_other(tiny_processor, monkeypatch):
+def test_a_model_that_fails_on_an_item_is_an_answer_and_harms_no_other(tiny_processor, monkeypatch, caplog):
     encoder = load_dual_encoder(make_tiny_model("vit"), processor=tiny_processor)
     encode = encoder.encode_texts
 
     def fail_on_dogs(texts):
         if "a dog" in texts:
-            raise RuntimeError("secret of the device")
+            raise RuntimeError(f"secret of the device, and {texts}")
         return encode(texts)
 
     monkeypatch.setattr(encoder, "encode_texts", fail_on_dogs)
@@ -138,6 +138,8 @@ def test_a_model_that_fails_on_an_item_is_an_answer_and_harms_no_other(tiny_proc
     np.testing.assert_allclose(np.concatenate([cat, beach]), encode(["a cat", "the beach"]), atol=1e-6)
     assert (error.status, error.code, error.param) == (503, "model_failed", "input[0]")
     assert "secret" not in error.message
+    assert "input[0]: RuntimeError" in caplog.text and "fail_on_dogs" in caplog.text
+    assert "secret of the device, and [" not in caplog.text
 
 
 def test_a_model_whose_features_depend_on_the_batch_gets_one_item_at_a_time(encoder):

@@ -5,6 +5,7 @@
 import base64
 import io
 import re
+import shutil
 import threading
 
 import jsonschema
@@ -15,7 +16,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 from transformers import pipeline
 
-from clip_hf.search import EmbeddingIndex, SourceIndex
+from clip_hf.embedding import load_dual_encoder
+from clip_hf.search import EmbeddingIndex, SourceIndex, open_source_index
 from clip_hf.serving import LoadedModel, ServerOptions, create_app
 from clip_hf.serving.model_facts import card_facts
 from clip_hf.serving.openapi_description import describe_api
@@ -412,6 +414,26 @@ def test_a_model_that_is_loading_is_not_ready(loaded):
         app.state.serving.traffic.draining = True
         answer = client.get("/health/ready")
         assert error_of(answer, 503)["code"] == "draining" and answer.headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("part", ["text_projection.weight", "visual_projection.weight", "logit_scale"])
+def test_a_model_with_damaged_weights_cannot_be_loaded(part, served_folder, make_client):
+    encoder = load_dual_encoder(str(served_folder / "model"))
+    encoder.model.get_parameter(part).data.fill_(float("nan"))
+    client = make_client(lambda: LoadedModel(encoder))
+    assert error_of(client.get("/health/ready"), 503)["code"] == "not_loaded"
+
+
+def test_the_number_of_rows_is_that_of_now(served_folder, make_client, tmp_path):
+    encoder = load_dual_encoder(str(served_folder / "model"))
+    photos = shutil.copytree(served_folder / "photos", tmp_path / "photos")
+    client = make_client(lambda: LoadedModel(encoder, open_source_index(photos, encoder)))
+    rows = lambda: client.get("/v1/models").json()["data"][0]["facts"]["index_rows"]  # noqa: E731
+    before = rows()
+    (photos / "0.png").rename(tmp_path / "0.png")
+    open_source_index(photos, load_dual_encoder(str(served_folder / "model")))  # as another process does
+    assert client.post("/v1/search", json={"query": "a cat"}).status_code == 200
+    assert rows() == before - 1
 
 
 def test_a_model_that_cannot_be_loaded_is_never_ready(make_client, caplog):

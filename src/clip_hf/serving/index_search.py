@@ -131,24 +131,27 @@ class IndexSearch:
         stamp = self._read_stamp(source)
         if stamp == self._stamp or stamp is None:
             return self._searcher
+        self._stamp = stamp  # a state that cannot be searched is tried, and reported, once
         try:
             index = EmbeddingIndex.open(source.index.folder)
-        except (OSError, ValueError):
-            logger.exception(f"{source.index.folder} has changed and cannot be opened; the old state is searched.")
+        except (OSError, ValueError) as error:
+            logger.error(
+                f"{source.index.folder} has changed and cannot be opened, so the old state is searched: {error}"
+            )
             return self._searcher
         differing = differences_of(index.description, source.index.description)
         if differing or index.dim != source.index.dim:
             logger.error(f"{source.index.folder} is now another index ({differing}); the old state is searched.")
             return self._searcher
-        self._searcher, self._stamp = Searcher(self._encoder, replace(source, index=index)), stamp
+        self._searcher = Searcher(self._encoder, replace(source, index=index))
         return self._searcher
 
     @staticmethod
     def _read_stamp(source: SourceIndex) -> tuple[int, ...] | None:
-        """What tells one state of the index on disk from another; None while it is being replaced."""
+        """What tells one state of the index on disk from another; None while it is out of reach."""
         try:
             status = os.stat(source.index.folder / MANIFEST)
-        except FileNotFoundError:
+        except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
 

@@ -5,6 +5,7 @@
 import asyncio
 import itertools
 import logging
+import traceback
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -344,7 +345,7 @@ class InferenceEngine:
                     self._num_decoding -= 1
             except (ValueError, OSError) as error:
                 unreadable = find_unreadable(error) or UnreadableImage("image unreadable", str(error))
-                logger.info(f"The image at {item.where} cannot be used: {error}")
+                logger.info(f"The image at {item.where} cannot be used: {unreadable.kind}")
                 raise unreadable_image_error(unreadable, item.where) from error
             return (await self._submit("image", [pixels], item.where))[0]
 
@@ -360,7 +361,9 @@ class InferenceEngine:
         try:
             return await waiting
         except Exception as error:
-            logger.exception(f"The model failed on the {kind} at {where}.")
+            # Without the error's own words, which may quote what the client sent.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            logger.error(f"The model failed on the {kind} at {where}: {type(error).__name__}\n{trace}")
             raise RequestError(
                 503, f"The model failed on this {kind}; the server's log says why.", code="model_failed", param=where
             ) from error
