@@ -175,6 +175,7 @@ class Bench:
     servers: dict[str, ServerProcess]
     raw: Callable[[str, list[list[Any]]], list[float]]
     seconds: float
+    other_seconds: float
 
     def load(self, side: str, kind: Kind, clients: int, seconds: float) -> LoadResult:
         return run_load(self.servers[side].port, kind.requests(), clients=clients, seconds=seconds)
@@ -190,7 +191,7 @@ class Bench:
         print_row("ours", clients, result, ours.memory_mib(), f"{batch:7.1f} {raw:8.1f} {rate / raw:6.2f}")
         for side in list(self.servers)[1:]:
             self.load(side, kind, clients, WARM_UP_SECONDS)
-            theirs = self.load(side, kind, clients, self.seconds)
+            theirs = self.load(side, kind, clients, self.other_seconds)
             ratio = rate / max(theirs.requests_per_second, 1e-9)
             print_row(side, clients, theirs, self.servers[side].memory_mib(), f"{'':23} ours is {ratio:.2f}x")
 
@@ -243,6 +244,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     print(
         f"{Path(model).name}, runtime {arguments.runtime or 'torch'}, {arguments.threads} threads, "
         f"{arguments.seconds:g} s a load"
+        + (f", {arguments.other_seconds:g} s of other servers" if arguments.other_seconds else "")
     )
     print(", ".join(f"{name} {version(name)}" for name in ("starlette", "uvicorn", "pillow")))
     spawned = multiprocessing.get_context("spawn")
@@ -257,7 +259,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
             side: stack.enter_context(ServerProcess(command, ready=ready))
             for side, (command, ready) in commands.items()
         }
-        bench = Bench(servers, raw, arguments.seconds)
+        bench = Bench(servers, raw, arguments.seconds, arguments.other_seconds or arguments.seconds)
         for name in arguments.kinds:
             print(f"\n{name}")
             print(
@@ -281,6 +283,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=("texts", "images"), default=["texts", "images"])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64, 256], help="connections at once")
     parser.add_argument("--seconds", type=float, default=60, help="of each load (default: 60)")
+    parser.add_argument("--other-seconds", type=float, help="of each load of other servers (default: as --seconds)")
     parser.add_argument("--images", type=int, default=1000, help="different image files (default: 1000)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each model (default: all cores)")
     parser.add_argument("--options", default="", help="further options of `clip-hf serve`, in one string")
