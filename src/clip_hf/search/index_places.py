@@ -40,9 +40,15 @@ UNREADABLE = "unreadable.json"
 """The file in the index of a folder that names the pictures without a row."""
 NO_MATCH = "no_match.npz"
 """The file in an index with what `NoMatch` measured."""
-_CONTENT = re.compile(
-    rf"\.?({'|'.join(map(re.escape, (MANIFEST, SEGMENTS, WRITE_LOCK, EMBEDDED, UNREADABLE, NO_MATCH)))})(\..*)?|\.DS_Store"
-)
+_NAMES = (
+    MANIFEST,
+    SEGMENTS,
+    WRITE_LOCK,
+    EMBEDDED,
+    UNREADABLE,
+    NO_MATCH,
+)  # whoever writes one takes its name from here
+_CONTENT = re.compile(rf"\.?({'|'.join(map(re.escape, _NAMES))})(\..*)?|\.DS_Store")
 
 
 def check_over(over: str) -> str:
