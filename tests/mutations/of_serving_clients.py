@@ -11,16 +11,23 @@ MUTATIONS = [
     Mutation(
         "what the server refuses is sent again",
         "serving/client_protocol.py",
-        "return status in _TRY_AGAIN or (status >= 500 and",
-        "return status >= 400 or (status >= 500 and",
+        "return status in _TRY_AGAIN and problem[1] not in _FINAL",
+        "return problem[1] not in _FINAL",
         f"{_CLIENT} final",
     ),
     Mutation(
         "the error of a proxy is final",
         "serving/client_protocol.py",
-        "return status in _TRY_AGAIN or (status >= 500 and _problem_of(outcome) is None)",
+        "return status in _TRY_AGAIN or status >= 500",
         "return status in _TRY_AGAIN",
         f"{_CLIENT} may_pass",
+    ),
+    Mutation(
+        "what takes too long is computed again and again",
+        "serving/client_protocol.py",
+        "return status in _TRY_AGAIN and problem[1] not in _FINAL",
+        "return status in _TRY_AGAIN",
+        f"{_CLIENT} final",
     ),
     Mutation(
         "the server's wait is not kept",

@@ -223,12 +223,16 @@ def test_what_may_pass_is_tried_again(server, client, trouble):
     assert run(work())[:, 0].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 422, 500])
-def test_what_is_final_is_not_tried_again(server, client, status):
-    server.act = fail(status, "some_code")
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [*((status, "some_code") for status in (400, 401, 403, 404, 408, 409, 422, 500)), (503, "timeout")]
+    + [(503, "model_failed")],
+)
+def test_what_is_final_is_not_tried_again(server, client, status, code):
+    server.act = fail(status, code)
     with pytest.raises(ServerError, match=rf"no\. \(status {status}, request r-1\)") as caught:
         client.embed_texts(texts(2))
-    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, "some_code", "r-1")
+    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, code, "r-1")
     assert len(server.requests) == 1
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 

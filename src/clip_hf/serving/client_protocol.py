@@ -27,6 +27,7 @@ from .client_items import Batch, ItemError, read_image, read_item, read_text, wi
 _TRY_AGAIN = (429, 502, 503, 504)
 _REFUSED_ITEM = (400, 413, 422)
 _TOO_MUCH = ("too_many_items", "too_many_parts")
+_FINAL = ("timeout", "model_failed")  # the same request would take as long, or fail, again
 _ELSEWHERE = (404, 405)  # what other servers answer here
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds
 _ITEM = re.compile(r"(?:input|images)\[(\d+)\]")
@@ -162,11 +163,8 @@ class Protocol:
         status = response.status_code
         if status >= 400 and status not in _ELSEWHERE:
             phrase = f"{status} {response.reason_phrase}".rstrip()
-            return ServerError(
-                status,
-                f"Not the server but something before {self.url}, such as a proxy, answered {phrase}.",
-                "proxy_error",
-            )
+            message = f"Not the server but something before {self.url}, such as a proxy, answered {phrase}."
+            return ServerError(status, message, "proxy_error")
         return ServerError(
             status,
             f"{self.url} does not answer as `clip-hf serve` does. Is the address right?",
@@ -264,8 +262,10 @@ def _may_pass(outcome: Outcome) -> bool:
     """Whether another try may succeed: the server is full, not ready or gone, or a proxy before it says so."""
     if not isinstance(outcome, httpx.Response):
         return not isinstance(outcome, httpx.LocalProtocolError)
-    status = outcome.status_code
-    return status in _TRY_AGAIN or (status >= 500 and _problem_of(outcome) is None)
+    status, problem = outcome.status_code, _problem_of(outcome)
+    if problem is None:
+        return status in _TRY_AGAIN or status >= 500
+    return status in _TRY_AGAIN and problem[1] not in _FINAL
 
 
 def _retry_after(outcome: Outcome) -> float:
