@@ -81,7 +81,7 @@ MUTATIONS = [
     Mutation(
         "the orientation is lost",
         "serving/client_items.py",
-        'image.save(file, "PNG", compress_level=1, exif=image.getexif())',
+        'image.save(file, "PNG", compress_level=1, exif=exif)',
         'image.save(file, "PNG", compress_level=1)',
         f"{_CLIENT} orientation",
     ),

@@ -136,8 +136,8 @@ def _matrix(rows: list[np.ndarray]) -> np.ndarray:
 class Client(_Settings):
     """A client of `clip-hf serve`.
 
-    - An image is whatever [`open_image`] takes, or an array of uint8. A file is sent as it is; what is in memory, as
-      PNG.
+    - An image is whatever [`open_image`] takes, or an array of uint8 or bool. A file is sent as it is; what is in
+      memory, without loss, as PNG or TIFF.
     - Any number of items may be given: they are sent in batches, several at a time, and the results keep their order.
       The streams read their input as they go, and hold no more than the batches in flight.
     - Requests are sent again while the server is full, restarts or cannot be reached, and never if it refuses them.
