@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_network_arguments(parser)
     index = parser.add_argument_group("index")
     index.add_argument("--index", metavar="SOURCE", help="what to search: an index, or what `clip-hf search` takes")
+    index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
     add_column_arguments(index)
     work = parser.add_argument_group("model")
     work.add_argument("--device", help="such as cuda or cpu (default: an accelerator, if there is one)")
@@ -80,7 +81,8 @@ def _add_network_arguments(parser: argparse.ArgumentParser) -> None:
     key.add_argument(
         "--api-key-file",
         metavar="FILE",
-        help=f"file with the key that clients must send; or set {KEY_VARIABLE} (default: no key on this machine)",
+        help="file with the key that clients must send, 16 characters or more; or set "
+        f"{KEY_VARIABLE} (default: no key on this machine)",
     )
     key.add_argument("--no-api-key", action="store_true", help="let everyone who can reach --host use the model")
     network.add_argument(

@@ -15,8 +15,8 @@ import pytest
 
 from clip_hf.cli import main
 from clip_hf.embedding import load_dual_encoder
-from clip_hf.search import open_source_index
-from clip_hf.serving import LoadedModel
+from clip_hf.search import SearchHit, SearchResults, open_source_index
+from clip_hf.serving import Client, LoadedModel
 from encoding_inputs import write_model_and_photos
 from live_server import live_server
 
@@ -103,7 +103,7 @@ def test_images_that_cannot_be_used_are_named_and_skipped(url, run):
     lines = [line.removeprefix("clip-hf classify: ") for line in there[2].splitlines() if "clip-hf" in line]
     assert [line.partition(":")[0] for line in lines] == ["bad/cut.png", "bad/text.jpg", "nope.png", "empty"]
     assert lines[2:] == ["nope.png: there is no such file.", "empty: there is no image in this folder."]
-    assert "the file ends too early" in lines[0] and "images[" not in there[2]
+    assert lines == [line.removeprefix("clip-hf classify: ") for line in here[2].splitlines() if "clip-hf" in line]
 
 
 @pytest.mark.slow  # it starts a process
@@ -145,6 +145,18 @@ def test_search_finds_what_it_finds_without_a_server(url, run, tokens):
         assert status == here[0] == 0
         assert_alike(out.replace(url, "photos"), here[1].replace("photos/", ""))
         assert err.splitlines()[0] == here[2].splitlines()[0]
+
+
+def test_a_folder_among_the_words_is_told(url, run):
+    assert "all words are the query, also photos, a folder here" in run("search", "--server", url, "photos", "dog")[2]
+    assert "a folder here" not in run("search", "--server", url, "dog", "photos")[2]
+
+
+def test_names_are_escaped_once(run, monkeypatch):
+    found = SearchResults([SearchHit(1, 0.5, "a\\udce4\x1b.png", {"name": "a\\udce4\x1b\n.png"})], 0.5, None)
+    monkeypatch.setattr(Client, "models", lambda self: [])
+    monkeypatch.setattr(Client, "search", lambda self, *_, **__: found)
+    assert run("search", "--server", "http://127.0.0.1:9", "dog")[1] == "0.500000\ta\\udce4\\x1b\\n.png\n"
 
 
 def test_search_writes_json_and_a_sheet(url, run, tmp_path):
@@ -226,13 +238,16 @@ def test_keys_and_a_server_without_an_index(folder, run, monkeypatch):
         assert run(*classify, "--api-key-file", "key")[0] == 0
         for more in ([], ["--api-key-file", "wrong"]):
             status, _, err = run(*classify, *more)
-            assert status == 1 and "status 401" in err
+            assert status == 1 and "status 401" in err and "--api-key-file FILE or $CLIP_HF_API_KEY" in err
         monkeypatch.setenv("CLIP_HF_API_KEY", KEY)
         assert run(*classify)[0] == 0
         status, _, err = run("search", "--server", there, "a dog")
         assert status == 1 and "has no index" in err and "--index" in err
         status, _, err = run(*classify, "--api-key-file", "none")
-        assert status == 1 and "none" in err
+        assert status == 1 and "--api-key-file: there is no file none." in err
+        (folder / "blank").write_text("a b")
+        status, _, err = run(*classify, "--api-key-file", "blank")
+        assert status == 1 and "visible ASCII" in err and "--api-key-file FILE or" in err
 
 
 def test_paths_need_standard_input(run, monkeypatch):

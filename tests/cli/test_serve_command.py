@@ -19,6 +19,7 @@ from clip_hf.search import open_source_index
 from clip_hf.serving import BatchingOptions, ServerOptions, ServingLimits
 from clip_hf.serving.http_server import DRAIN_SECONDS, bind
 from encoding_inputs import write_model_and_photos
+from pair_data import image_of
 from tiny_models import make_tiny_model
 
 
@@ -122,7 +123,11 @@ def test_a_key_may_be_in_a_file(served, capsys, tmp_path):
     assert "white space" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
     (tmp_path / "key").write_text("")
     assert "has 0 characters; it needs 16 or more" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
-    assert "No such file" in refused(capsys, "m", "--api-key-file", tmp_path / "none")
+    said = refused(capsys, "m", "--api-key-file", tmp_path / "none")
+    assert said == f"clip-hf serve: --api-key-file: there is no file {tmp_path / 'none'}.\n"
+    assert "cannot be read: Is a directory" in refused(capsys, "m", "--api-key-file", tmp_path)
+    (tmp_path / "key").write_bytes(b"\xff" * 20)
+    assert "holds no text" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
 
 
 def test_an_empty_key_in_the_environment_is_none_that_opens(served, capsys, monkeypatch):
@@ -143,6 +148,7 @@ def test_an_empty_key_in_the_environment_is_none_that_opens(served, capsys, monk
         ("--max-wait-ms -1", "`max_wait_ms` is -1.0"),
         ("--device nowhere", "The device 'nowhere' is not on this machine"),
         ("--index nowhere", "nowhere"),
+        ("--rebuild", "--rebuild builds the index of --index anew"),
     ],
 )
 def test_wrong_options_are_refused_at_once(served, line, message, capsys, tmp_path, monkeypatch):
@@ -169,7 +175,8 @@ def test_a_model_that_cannot_be_loaded_is_one_line(capsys, tmp_path, monkeypatch
     assert main(["serve", "nowhere", "--port", "0"]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("listening on http://127.0.0.1:")
-    assert "clip-hf serve: There is no file or folder 'nowhere' here" in said.err.splitlines()[-1]
+    (line,) = [line for line in said.err.splitlines() if "nowhere" in line]
+    assert line.startswith("clip-hf serve: There is no file or folder 'nowhere' here")
 
 
 # ---------------------------------------------------------------------------------------------------------- the index
@@ -194,6 +201,15 @@ def test_an_index_of_another_model_is_refused(served, folder, tiny_processor, tm
     assert main(["serve", str(folder / "model"), "--index", str(index.folder)]) == 0
     with pytest.raises(ValueError, match="other"):
         served[0].load()
+    of_other = tmp_path / "photos"
+    of_other.mkdir()
+    image_of(0).save(of_other / "a.png")
+    open_source_index(of_other, encoder)
+    line = ["serve", str(folder / "model"), "--index", str(of_other)]
+    assert main(line) == main([*line, "--rebuild"]) == 0
+    with pytest.raises(ValueError, match=r"build it anew \(--rebuild\)"):
+        served[1].load()
+    assert len(served[2].load().source.index) == 1
 
 
 # ----------------------------------------------------------------------------------------------------- the whole of it
@@ -205,7 +221,11 @@ def test_it_listens_answers_and_ends_with_0(folder):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline().startswith("listening on http://127.0.0.1:")
         ready = process.stdout.readline()
-        assert ready.startswith("ready in ") and ready.endswith("  model model (torch, float32)\n")
+        assert (
+            ready.startswith("ready in ")
+            and float(ready.split()[2]) > 0.5
+            and ready.endswith("  model model (torch, float32)\n")
+        )
         address = ready.split()[4]
         answer = httpx.post(f"{address}/v1/embeddings", json={"input": "a secret"}, headers={"x-request-id": "mine"})
         assert len(answer.json()["data"][0]["embedding"]) == 16

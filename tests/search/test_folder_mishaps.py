@@ -16,7 +16,7 @@ import pytest
 
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.embedding.dual_encoder import NotFiniteError
-from clip_hf.search import EmbeddingIndex, folder_index, open_source_index, refresh_folder_index
+from clip_hf.search import EmbeddingIndex, NoMatch, QueryTerm, folder_index, open_source_index, refresh_folder_index
 from clip_hf.search.folder_index import rebuild_folder_index
 from clip_hf.search.index_places import OtherIndexError
 from clip_hf.utils import atomic
@@ -88,6 +88,16 @@ def test_an_index_in_which_somebody_keeps_files_is_not_replaced(refresh, rebuild
     with pytest.raises(ValueError, match=r"holds other things than an index \(thesis.txt\).*not replaced"):
         rebuild()
     assert (place / "thesis.txt").read_text() == "years of work" and ids_of(place) == NAMES
+
+
+def test_all_that_we_keep_in_an_index_goes_when_it_is_replaced(encoder, photos, refresh, rebuild, place):
+    refresh()
+    (photos / "bad.png").write_bytes(b"no picture")
+    refresh()
+    index = EmbeddingIndex.open(place)
+    NoMatch(encoder, index).lowest_score([QueryTerm(1.0, text="a dog")])
+    assert {"index.json", "no_match.npz", "segments", "unreadable.json"} <= {path.name for path in place.iterdir()}
+    assert rebuild().embedded == ROWS and not (place / "no_match.npz").exists()
 
 
 def test_what_lies_where_an_index_is_built_is_not_removed(refresh, rebuild, place):

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from fake_server import break_off, delayed, error_body, fail, fake_server, proxy_error, reset, respond
 from PIL import Image
 
@@ -190,10 +191,11 @@ def test_a_refused_label_is_no_bad_image(server, client):
     assert len(server.requests) == 1
 
 
-def test_a_request_that_is_too_large_is_sent_in_halves(server, client):
+@pytest.mark.parametrize(("status", "code"), [(413, "body_too_large"), (400, "too_many_items")])
+def test_a_request_that_is_too_large_is_sent_in_halves(server, client, status, code):
     def act(handler, body):
         if len(body["images"]) > 3:
-            handler.answer(error_body("too large", "body_too_large"), 413)
+            handler.answer(error_body("too large", code, "images"), status)
         else:
             respond(handler, body)
 
@@ -221,12 +223,16 @@ def test_what_may_pass_is_tried_again(server, client, trouble):
     assert run(work())[:, 0].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 408, 409, 422, 500])
-def test_what_is_final_is_not_tried_again(server, client, status):
-    server.act = fail(status, "some_code")
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [*((status, "some_code") for status in (400, 401, 403, 404, 408, 409, 422, 500)), (503, "timeout")]
+    + [(503, "model_failed")],
+)
+def test_what_is_final_is_not_tried_again(server, client, status, code):
+    server.act = fail(status, code)
     with pytest.raises(ServerError, match=rf"no\. \(status {status}, request r-1\)") as caught:
         client.embed_texts(texts(2))
-    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, "some_code", "r-1")
+    assert (caught.value.status, caught.value.code, caught.value.request_id) == (status, code, "r-1")
     assert len(server.requests) == 1
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
@@ -323,6 +329,27 @@ def test_an_answer_of_another_length_is_an_error(server, client):
         client.embed_texts(texts(2))
 
 
+def test_the_answer_of_a_proxy_is_told(server, client):
+    server.act = lambda handler, _: handler.answer(b"<html>", 413)
+    with pytest.raises(
+        ItemError, match=r"before http.*, such as a proxy, answered 413 (Request Entity|Content) Too L"
+    ):
+        client.embed_images(images(1))
+    server.act = lambda handler, _: handler.answer(b"<html>", 502)
+    with Client(server.url, max_retries=0) as other:
+        with pytest.raises(ServerError, match="such as a proxy, answered 502 Bad Gateway"):
+            other.models()
+
+
+def test_numbers_of_numpy_and_the_address_of_openais_api_are_taken(server):
+    with Client(f"{server.url}/v1/", max_retries=np.int64(1), timeout=np.float32(5)) as client:
+        assert client.url == server.url
+        assert len(client.classify(images(3), ["a"], top_k=np.int64(1), batch_size=np.int32(2))) == 3
+        assert server.requests[-1][1]["top_k"] == 1
+        client.rank("a", ["b"], top_k=np.int64(7))
+        assert server.requests[-1][1]["top_k"] == 7
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -351,7 +378,8 @@ def test_arguments_are_checked(client):
         client.embed_texts(["a"], batch_size=0)
     with pytest.raises(ValueError, match="`on_error` is \"skip\"|`on_error` is 'skip'"):
         client.embed_image_stream([b"1"], on_error="skip")
-    for one in ("cat.jpg", b"cat", 3):
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    for one in ("cat.jpg", b"cat", bytearray(b"cat"), 3, io.BytesIO(b"cat"), pixels, torch.from_numpy(pixels)):
         with pytest.raises(TypeError, match="Pass a list of images, not one"):
             client.embed_images(one)
     with pytest.raises(TypeError, match="Labels must be a list"):
@@ -397,10 +425,6 @@ def test_a_file_is_sent_as_it_is_and_an_image_without_loss(server, client, tmp_p
     for source in (picture, pixels, np.moveaxis(pixels, 2, 0)):
         client.embed_images([source])
         assert np.array_equal(Image.open(io.BytesIO(sent_image(server))), pixels)
-    for mode in ("1", "L", "LA", "P", "RGBA", "I;16", "CMYK", "YCbCr", "F"):
-        converted = Image.new("I;16", (4, 3), 700) if mode == "I;16" else picture.convert(mode)
-        client.embed_images([converted])
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(sent_image(server)))), np.asarray(converted)), mode
 
 
 def test_an_image_in_memory_keeps_its_orientation(server, client):
@@ -409,12 +433,6 @@ def test_an_image_in_memory_keeps_its_orientation(server, client):
     picture.getexif()[0x0112] = 6
     client.embed_images([picture])
     assert Image.open(io.BytesIO(sent_image(server))).getexif()[0x0112] == 6
-
-
-def test_arrays_of_other_kinds_are_refused(client):
-    for array in (np.zeros((4, 4, 3)), np.zeros((5, 5, 2), np.uint8), np.zeros(4, np.uint8)):
-        with pytest.raises(ItemError, match="pass uint8 of shape"):
-            client.embed_images([array])
 
 
 def test_a_file_that_is_too_large_is_not_read(client, tmp_path, monkeypatch):

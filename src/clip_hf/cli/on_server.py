@@ -8,13 +8,16 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from _clip_hf_cli.search import STARTED, TOP_K
+from _clip_hf_cli.serve import KEY_VARIABLE
 
+from ..model.image_reading_clip_hf import open_image
 from ..serving.client_items import PAUSE, ItemError
+from ..serving.client_protocol import ServerError
 from ..serving.serving_client import Client
+from .api_keys import read_api_key
 from .classify import (
     Predictions,
     empty_folder,
@@ -26,6 +29,7 @@ from .classify import (
 )
 from .image_options import image_options
 from .search import check_images, read_query, show_results
+from .terminal_text import printable
 
 
 _PICTURE_EDGE = 256  # pixels
@@ -38,12 +42,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _open_client(options: argparse.Namespace) -> Client:
     """A client of the server, which answers; an error at once if it does not."""
-    key = None
-    if options.api_key_file is not None:
-        key = Path(options.api_key_file).read_text(encoding="utf-8").strip()
-    with Client(options.server, key, max_retries=0) as client:
-        client.models()
-    return Client(options.server, key)
+    key = read_api_key(options.api_key_file)
+    try:
+        with Client(options.server, key, max_retries=0) as client:
+            client.models()
+        return Client(options.server, key)
+    except ServerError as error:
+        if error.status != 401:
+            raise
+        raise ValueError(f"{error}. The key comes from --api-key-file FILE or ${KEY_VARIABLE}.") from error
+    except ValueError as error:
+        if "API key" not in str(error):
+            raise
+        raise ValueError(f"{error} The key comes from --api-key-file FILE or ${KEY_VARIABLE}.") from error
 
 
 def _classify(options: argparse.Namespace) -> int:
@@ -80,13 +91,27 @@ def _answers(
             yield path, outcome
         elif os.path.isdir(path):
             yield path, empty_folder()
-        elif isinstance(outcome.__cause__, ValueError):  # it was not sent
+        elif isinstance(outcome.__cause__, ServerError):
+            yield path, _explain(path, outcome)
+        else:  # it was not sent
             yield path, plain_error(outcome)
-        else:
-            yield path, ValueError(outcome.message)
+
+
+def _explain(path: str, refused: ItemError) -> Exception:
+    """What is wrong with a file that the server refused: in the words of the command without a server, if it is
+    refused here too."""
+    try:
+        if "://" not in path:
+            open_image(image_source(path))
+    except (ValueError, OSError) as error:
+        return plain_error(error)
+    return ValueError(refused.message)
 
 
 def _search(options: argparse.Namespace) -> int:
+    if os.path.isdir(options.query[0]):
+        folder = printable(options.query[0])
+        print(f"clip-hf search: with --server all words are the query, also {folder}, a folder here.", file=sys.stderr)
     terms = read_query(options)
     check_images(terms, image_options(options)["image_limits"])
     wants_pictures = sys.stdout.isatty() if options.thumbnails is None else options.thumbnails

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from _clip_hf_cli.control_characters import escape_controls
 from _clip_hf_cli.search import STARTED, TOP_K
 from _clip_hf_cli.server_arguments import check_key_file
 
@@ -243,7 +244,9 @@ def _nothing(results: SearchResults, options: argparse.Namespace) -> str:
 
 def _as_text(hits: Sequence[SearchHit], query: str, options: argparse.Namespace) -> str:
     """A table for a terminal; for a pipe one line a hit: score and name, with a tab between and none inside."""
-    names = [printable(_name(hit)) for hit in hits]
+    # A server's names are escaped already.
+    show = printable if options.server is None else lambda name: encodable(escape_controls(name).replace("\n", "\\n"))
+    names = [show(_name(hit)) for hit in hits]
     is_terminal = sys.stdout.isatty()
     pictures = ""
     protocol = picture_protocol()

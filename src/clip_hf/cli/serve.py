@@ -8,16 +8,18 @@ import os
 from functools import partial
 from pathlib import Path
 
+from _clip_hf_cli.search import STARTED
 from _clip_hf_cli.serve import KEY_VARIABLE, LIMITS
 
 from ..embedding.load_encoder import check_encoder_options
 from ..serving import BatchingOptions, LoadedModel, ServerOptions, ServingLimits, serve
 from ..serving.server_middleware import is_loopback
 from ..serving.server_options import ANY_HOST
+from .api_keys import read_api_key
 from .indexed_sources import find_index, load_index_encoder, open_index
 
 
-_BUILDING = {"rebuild": False, "batch_size": 64, "num_threads": None}
+_BUILDING = {"batch_size": 64, "num_threads": None}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.drain_seconds >= 0:
         raise ValueError(f"--drain-seconds is {options.drain_seconds}; it must be 0 or more.")
     served = server_options(options)
+    if options.rebuild and options.index is None:
+        raise ValueError("--rebuild builds the index of --index anew: name its source, or leave it out.")
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     # As `clip-hf search` has it: there SOURCE may have its index elsewhere.
     source = argparse.Namespace(**{**vars(options), **_BUILDING, "source": options.index, "index": None})
@@ -38,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
 
     _log_to_stderr()
     report = partial(print, flush=True)
-    return serve(load, served, options.host, options.port, drain_seconds=options.drain_seconds, report=report)
+    network = {"drain_seconds": options.drain_seconds, "report": report, "started": STARTED}
+    return serve(load, served, options.host, options.port, **network)
 
 
 def server_options(options: argparse.Namespace) -> ServerOptions:
@@ -49,7 +54,7 @@ def server_options(options: argparse.Namespace) -> ServerOptions:
     """
     limits = {f"max_{name}": getattr(options, f"max_{name}") for name in LIMITS}
     is_local = is_loopback(options.host)
-    key = _read_key(options)
+    key = None if options.no_api_key else read_api_key(options.api_key_file)
     if not is_local and key is None and not options.no_api_key:
         raise ValueError(
             f"--host {options.host} lets other machines in: give --api-key-file or set {KEY_VARIABLE}; "
@@ -70,15 +75,6 @@ def default_name(model: str) -> str:
     if os.path.exists(model):
         return Path(model).resolve().name
     return Path(model).name if ":" in model else model
-
-
-def _read_key(options: argparse.Namespace) -> str | None:
-    if options.no_api_key:
-        return None
-    if options.api_key_file is None:
-        return os.environ.get(KEY_VARIABLE)
-    with open(options.api_key_file, encoding="utf-8") as file:
-        return file.read().strip()
 
 
 def _log_to_stderr() -> None:

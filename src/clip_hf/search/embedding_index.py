@@ -34,6 +34,7 @@ from .index_segments import (
     ID,
     ID_TYPES,
     SEGMENTS,
+    WRITE_LOCK,
     IndexManifest,
     Segment,
     SegmentRecord,
@@ -268,7 +269,7 @@ class EmbeddingIndex:
     @contextmanager
     def _writing(self) -> Iterator[IndexSnapshot]:
         """Wait for other writers, read their commits, and delete what a killed one left."""
-        with FileLock(self.folder / "write.lock"):
+        with FileLock(self.folder / WRITE_LOCK):
             now = IndexSnapshot.read(self.folder)
             if now.manifest.identity != self.identity:
                 raise ValueError(f"{self.folder} was built anew since it was opened. Open it again to change it.")

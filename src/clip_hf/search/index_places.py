@@ -22,7 +22,7 @@ from ..embedding.part_files import SECTIONS
 from ..utils.atomic import clear_leftovers, move_into_place, remove_folder, sync_folder, take_over
 from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
-from .index_segments import FORMAT_NAME, MANIFEST, SEGMENTS, IndexManifest
+from .index_segments import FORMAT_NAME, MANIFEST, SEGMENTS, WRITE_LOCK, IndexManifest
 
 
 logger = logging.get_logger(__name__)
@@ -38,9 +38,17 @@ EMBEDDED = "embedded"
 """The folder in an index that holds the embeddings of its source."""
 UNREADABLE = "unreadable.json"
 """The file in the index of a folder that names the pictures without a row."""
-_CONTENT = re.compile(
-    rf"\.?({'|'.join(map(re.escape, (MANIFEST, SEGMENTS, EMBEDDED, UNREADABLE)))})(\..*)?|write\.lock|\.DS_Store"
-)
+NO_MATCH = "no_match.npz"
+"""The file in an index with what `NoMatch` measured."""
+_NAMES = (
+    MANIFEST,
+    SEGMENTS,
+    WRITE_LOCK,
+    EMBEDDED,
+    UNREADABLE,
+    NO_MATCH,
+)  # whoever writes one takes its name from here
+_CONTENT = re.compile(rf"\.?({'|'.join(map(re.escape, _NAMES))})(\..*)?|\.DS_Store")
 
 
 def check_over(over: str) -> str:

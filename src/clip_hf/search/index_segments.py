@@ -31,7 +31,7 @@ from .row_codes import encode_rows
 
 
 FORMAT_NAME, FORMAT_VERSION = "clip_hf index", 1
-MANIFEST, SEGMENTS = "index.json", "segments"
+MANIFEST, SEGMENTS, WRITE_LOCK = "index.json", "segments", "write.lock"
 DTYPES = ("float16", "float32")
 ID_TYPES = {"int": pa.int64(), "str": pa.string()}
 ID = "id"

@@ -25,6 +25,7 @@ from ..embedding.dual_encoder import DualEncoder
 from ..utils.atomic import replaced_file
 from .background_texts import load_background_texts
 from .embedding_index import EmbeddingIndex
+from .index_places import NO_MATCH
 from .queries import QueryTerm, combine_terms
 
 
@@ -36,7 +37,6 @@ NEAR_COPY = 0.98
 """Pictures with at least this cosine are copies of each other here."""
 _ROUNDS = 2  # mixed captions for each caption
 _NEIGHBOURS = 8  # rows looked at, to find one that is no near-copy
-_FILE = "no_match.npz"
 _NO_STAND_INS = (
     "--no-match compares a query's picture with pictures of the index, which has texts, or fewer than two different "
     "pictures. Leave it out, or use --threshold."
@@ -167,22 +167,22 @@ class NoMatch:
     def _load(self) -> None:
         """Take what an earlier run kept, if it is of this model and these captions."""
         try:
-            with open(self.index.folder / _FILE, "rb") as file, np.load(file, allow_pickle=False) as kept:
+            with open(self.index.folder / NO_MATCH, "rb") as file, np.load(file, allow_pickle=False) as kept:
                 if str(kept["key"]) == self._key and kept["features"].shape == (len(self._texts), self.index.dim):
                     self._features = kept["features"]
                     self._best = {int(kept["generation"]): kept["best"]}
         except FileNotFoundError:
             pass
         except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-            logger.warning(f"{self.index.folder / _FILE} cannot be read ({error}); it is written anew.")
+            logger.warning(f"{self.index.folder / NO_MATCH} cannot be read ({error}); it is written anew.")
 
     def _save(self) -> None:
         generation, best = next(iter(self._best.items()))
         try:
-            with replaced_file(self.index.folder / _FILE) as temporary, open(temporary, "wb") as file:
+            with replaced_file(self.index.folder / NO_MATCH) as temporary, open(temporary, "wb") as file:
                 np.savez(file, key=self._key, features=self._features, generation=generation, best=best)
         except OSError as error:
-            logger.warning(f"{self.index.folder / _FILE} cannot be written ({error}); it is computed each time.")
+            logger.warning(f"{self.index.folder / NO_MATCH} cannot be written ({error}); it is computed each time.")
 
 
 def check_share(share: float) -> None:

@@ -21,7 +21,10 @@ IMAGE_LIMITS = ImageLimits(max_bytes=24 * 2**20)
 MAX_BATCH_BYTES = 8 * 2**20
 PAUSE = object()
 """Stands among items for a pause: what came before is sent and answered, without waiting for more."""
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+_CHANNELS = (1, 3, 4)
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_TIFF_MODES = ("PA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16L", "I;16B")
+_FILE_MODES = {"La": "LA", "RGBa": "RGBA", "RGBX": "RGB"}  # in which an image processor resizes these anyway
 
 
 class ItemError(ValueError):
@@ -51,18 +54,18 @@ class Batch:
 
 
 def read_image(source: Any) -> bytes:
-    """The bytes of an image file: those of the file that is named, or a PNG of an image in memory.
+    """The bytes of an image file: those of the file that is named, or a PNG or TIFF of an image in memory.
 
     Args:
-        source: What [`open_image`] takes, or an array or tensor of uint8: (height, width), (height, width, channels)
-            or (channels, height, width).
+        source: What [`open_image`] takes, or an array or tensor of uint8 or bool: (height, width), (height, width,
+            channels) or (channels, height, width).
 
     Raises:
         UnreadableImage: if the file is not there, too large or no file, or cannot be downloaded.
         TypeError, ValueError: if it is no image.
     """
     if isinstance(source, np.ndarray | torch.Tensor):
-        source = _image_of(np.asarray(source))
+        source = _image_of(source)
     elif hasattr(source, "read"):
         source = source.read(IMAGE_LIMITS.max_bytes + 1)
     data = fetch_file(source, IMAGE_LIMITS)
@@ -72,26 +75,45 @@ def read_image(source: Any) -> bytes:
     return data
 
 
-def _image_of(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
-        array = np.moveaxis(array, 0, 2)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ValueError(
-            f"an array of shape {array.shape} and dtype {array.dtype} is no image that can be sent: pass uint8 of "
-            "shape (height, width), (height, width, channels) or (channels, height, width)."
-        )
+def _image_of(source: np.ndarray | torch.Tensor) -> Image.Image:
+    array = source.detach().cpu() if isinstance(source, torch.Tensor) else source
+    if array.ndim not in (2, 3) or str(array.dtype).removeprefix("torch.") not in ("uint8", "bool"):
+        raise _no_image(array)
+    array = np.asarray(array)
+    array = array * np.uint8(255) if array.dtype == bool else array
+    if array.ndim == 3:
+        is_first, is_last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
+        if is_first and is_last:
+            raise ValueError(
+                f"in an array of shape {array.shape} the first or the last axis may be the channels: pass a PIL image."
+            )
+        if not is_first and not is_last:
+            raise _no_image(array)
+        array = np.moveaxis(array, 0, 2) if is_first else array
+        array = array[..., 0] if array.shape[2] == 1 else array
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def _no_image(array: np.ndarray | torch.Tensor) -> ValueError:
+    return ValueError(
+        f"an array of shape {tuple(array.shape)} and dtype {array.dtype} is no image that can be sent: pass uint8 or "
+        "bool of shape (height, width), (height, width, channels) or (channels, height, width)."
+    )
+
+
 def _as_file(image: Image.Image) -> bytes:
-    """The image in a file without loss: PNG, or TIFF for modes that PNG has not, such as CMYK."""
+    """The image in a file of which the server computes what it would of the image; ValueError if there is none."""
     file = io.BytesIO()
-    if image.mode in _PNG_MODES:
-        image.save(file, "PNG", compress_level=1, exif=image.getexif())
+    exif, mode = image.getexif(), _FILE_MODES.get(image.mode, image.mode)
+    image = image if mode == image.mode else image.convert(mode)
+    if mode in _PNG_MODES:
+        image.save(file, "PNG", compress_level=1, exif=exif)
+    elif mode in _TIFF_MODES:
+        image.save(file, "TIFF", exif=exif)
     else:
-        image.save(file, "TIFF", exif=image.getexif())
+        raise ValueError(
+            f'no file holds an image of mode {mode} exactly: convert it to another mode, such as image.convert("RGB").'
+        )
     return file.getvalue()
 
 
@@ -147,7 +169,11 @@ def batches(
 
 
 def _listed(items: Iterable[Any], kind: str) -> Iterable[Any]:
-    """The items; a TypeError for a single one, of which the characters or rows would be taken."""
-    if isinstance(items, str | bytes | os.PathLike | Image.Image | dict) or not hasattr(items, "__iter__"):
+    """The items; a TypeError for a single one, of which the characters, rows or lines would be taken."""
+    if hasattr(items, "__aiter__"):
+        raise TypeError(f"An asynchronous generator of {kind}s is for `AsyncClient`; pass a list or a generator.")
+    is_array = isinstance(items, np.ndarray | torch.Tensor) and items.ndim in (0, 2, 3)  # a batch of images has 4
+    is_one = isinstance(items, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | dict)
+    if is_one or is_array or hasattr(items, "read") or not hasattr(items, "__iter__"):
         raise TypeError(f"Pass a list of {kind}s, not one {type(items).__name__}: [{kind}].")
     return items

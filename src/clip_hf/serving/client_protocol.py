@@ -26,6 +26,9 @@ from .client_items import Batch, ItemError, read_image, read_item, read_text, wi
 
 _TRY_AGAIN = (429, 502, 503, 504)
 _REFUSED_ITEM = (400, 413, 422)
+_TOO_MUCH = ("too_many_items", "too_many_parts")
+_FINAL = ("timeout", "model_failed")  # the same request would take as long, or fail, again
+_ELSEWHERE = (404, 405)  # what other servers answer here
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0  # seconds
 _ITEM = re.compile(r"(?:input|images)\[(\d+)\]")
 _PICTURES = "/v1/search/image?"
@@ -75,7 +78,7 @@ class ClientRequest:
             files = [("images", ("image", image, "application/octet-stream")) for image in self.images]
             fields = {name: _form_field(value) for name, value in self.body.items()}
             return {"method": "POST", "url": self.path, "data": fields, "files": files}
-        content = orjson.dumps(self.body)
+        content = orjson.dumps(self.body, option=orjson.OPT_SERIALIZE_NUMPY)
         return {
             "method": "POST",
             "url": self.path,
@@ -90,7 +93,7 @@ def _form_field(value: Any) -> str:
         if not value.lstrip().startswith(("[", "{")):
             return value
         value = [value]
-    return orjson.dumps(value).decode()
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 
 
 Outcome = httpx.Response | httpx.RequestError
@@ -157,8 +160,13 @@ class Protocol:
         return ServerError(response.status_code, *problem, response.headers.get("X-Request-Id"))
 
     def _other_server(self, response: httpx.Response) -> ServerError:
+        status = response.status_code
+        if status >= 400 and status not in _ELSEWHERE:
+            phrase = f"{status} {response.reason_phrase}".rstrip()
+            message = f"Not the server but something before {self.url}, such as a proxy, answered {phrase}."
+            return ServerError(status, message, "proxy_error")
         return ServerError(
-            response.status_code,
+            status,
             f"{self.url} does not answer as `clip-hf serve` does. Is the address right?",
             code="unknown_answer",
         )
@@ -188,7 +196,7 @@ class Protocol:
         """The result of each item, or its [`ItemError`].
 
         The server refuses a request with a bad item, and names it: the others are then sent without it. A request that
-        is too large is sent in halves.
+        is too large, or of more items than the server takes, is sent in halves.
         """
         results = list(batch.items)
         waiting = [[place for place, item in enumerate(results) if not isinstance(item, ItemError)]]
@@ -208,7 +216,7 @@ class Protocol:
                     results[place] = ItemError(batch.first + place, batch.kind, message)
                     results[place].__cause__ = error
                     waiting.insert(0, places)
-                elif error.status == 413:
+                elif len(places) > 1 and (error.status == 413 or error.code in _TOO_MUCH):
                     waiting[:0] = [places[: len(places) // 2], places[len(places) // 2 :]]
                 else:
                     raise
@@ -254,8 +262,10 @@ def _may_pass(outcome: Outcome) -> bool:
     """Whether another try may succeed: the server is full, not ready or gone, or a proxy before it says so."""
     if not isinstance(outcome, httpx.Response):
         return not isinstance(outcome, httpx.LocalProtocolError)
-    status = outcome.status_code
-    return status in _TRY_AGAIN or (status >= 500 and _problem_of(outcome) is None)
+    status, problem = outcome.status_code, _problem_of(outcome)
+    if problem is None:
+        return status in _TRY_AGAIN or status >= 500
+    return status in _TRY_AGAIN and problem[1] not in _FINAL
 
 
 def _retry_after(outcome: Outcome) -> float:

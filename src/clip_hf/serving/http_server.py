@@ -9,6 +9,7 @@ import logging
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 
 import orjson
@@ -209,6 +210,7 @@ def serve(
     *,
     drain_seconds: float = DRAIN_SECONDS,
     report: Callable[[str], None] = print,
+    started: float | None = None,
 ) -> int:
     """Serve a model until SIGTERM or SIGINT; then answer what was accepted, and return.
 
@@ -219,6 +221,8 @@ def serve(
         port (`int`, *optional*, defaults to 8000): The port; 0 picks a free one.
         drain_seconds (`float`, *optional*, defaults to 30): Time for the last answers; a second signal ends it.
         report (`Callable`, *optional*): Gets a line when the server listens, and one when it is ready.
+        started (`float`, *optional*): From when on the second line counts, on the clock of `time.perf_counter`; by
+            default from the call.
 
     Returns:
         `int`: the exit status 0.
@@ -227,13 +231,17 @@ def serve(
         OSError: if it cannot listen there.
         Exception: what `load` raised; the server has ended then.
     """
+    started = time.perf_counter() if started is None else started
     listening = bind(host, port)
     port = listening.getsockname()[1]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     report(f"listening on {address}, loading {options.name}")
     app = create_app(load, options)
     serving: ServingState = app.state.serving
-    serving.on_ready = lambda: report(f"ready in {serving.load_seconds:.1f} s: {address}  {serving.describe()}")
+    serving.on_failure = lambda: None  # it is raised below
+    serving.on_ready = lambda: report(
+        f"ready in {time.perf_counter() - started:.1f} s: {address}  {serving.describe()}"
+    )
     make_server(app, drain_seconds).run(sockets=[listening])
     if serving.load_error is not None:
         raise serving.load_error

@@ -254,7 +254,7 @@ async def read_form(request: Request, limits: ServingLimits, items: str = "image
     - A file named `query` is an [`ImageItem`].
     - `labels` and `filters` are lists, from repeated parts or one JSON list.
     - `dimensions`, `multi_label`, `no_match`, `threshold`, `top_k` and `truncate` are read as JSON, and so is any
-      other part that begins like a list or an object.
+      other part that is a list or an object of JSON.
     - Any other part is text, and a list of texts if it is repeated.
 
     The files are kept in memory: the body of the request must be bounded already.
@@ -311,12 +311,23 @@ def _read_item_part(part: _Part, where: str) -> Any:
 
 def _read_field(part: _Part) -> Any:
     text = part.text()
-    if part.name not in _JSON_PARTS and not _JSON_START.match(text):
-        return text
+    if part.name not in _JSON_PARTS:
+        return _read_json_or_text(part.name, text)
     try:
         return orjson.loads(text)
     except ValueError:
         raise _invalid(part.name, "cannot be read as JSON", "invalid_form") from None
+
+
+def _read_json_or_text(name: str, text: str) -> Any:
+    """A list or object of JSON (`labels` and `filters` take lists only), else the text, such as `[new] cat`."""
+    if not _JSON_START.match(text):
+        return text
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        return text
+    return text if name in _LISTS and not isinstance(value, list) else value
 
 
 class _FormParser:

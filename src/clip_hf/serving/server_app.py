@@ -95,14 +95,14 @@ class ServingState:
         self.engine: InferenceEngine | None = None
         self.facts: dict[str, Any] = {}
         self.load_error: Exception | None = None
-        self.load_seconds = 0.0
         self.created = int(time.time())
         self.on_ready: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[], None] = lambda: logger.error("The model cannot be loaded: %s", self.load_error)
         self._load = load
 
     def start_loading(self) -> None:
         """Load the model in a thread; the engine is made here, on the event loop's thread."""
-        loop, started = asyncio.get_running_loop(), time.perf_counter()
+        loop = asyncio.get_running_loop()
 
         def work() -> None:
             try:
@@ -119,7 +119,7 @@ class ServingState:
         def finish(result: Any) -> None:
             if isinstance(result, Exception):
                 self.load_error = result
-                logger.error("The model cannot be loaded: %s", result)
+                self.on_failure()
                 return
             loaded, self.facts = result
             self.engine = InferenceEngine(
@@ -129,7 +129,6 @@ class ServingState:
                 source=loaded.source,
                 metrics=self.traffic.metrics,
             )
-            self.load_seconds = time.perf_counter() - started
             self.on_ready()
 
         # A daemon, so that the server can end while a model loads.

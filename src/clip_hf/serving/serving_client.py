@@ -6,10 +6,11 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import httpx
@@ -42,17 +43,16 @@ class _Settings:
         max_in_flight: int = 4,
     ):
         _check_number("timeout", timeout, 0.001)
-        _check_number("max_retries", max_retries, 0, int)
+        _check_number("max_retries", max_retries, 0, Integral)
         _check_number("max_retry_seconds", max_retry_seconds, 0)
-        _check_number("max_in_flight", max_in_flight, 1, int)
+        _check_number("max_in_flight", max_in_flight, 1, Integral)
         trusts_env = not _is_loopback(url)  # no proxy leads to this machine
-        self.url, self.max_in_flight = url.rstrip("/"), max_in_flight
+        # Clients of OpenAI's API are given the address with /v1.
+        self.url, self.max_in_flight = url.rstrip("/").removesuffix("/v1").rstrip("/"), int(max_in_flight)
         self.protocol = Protocol(self.url, max_retries, max_retry_seconds)
         headers = _headers(os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key)
-        self._open({"base_url": self.url, "headers": headers, "timeout": timeout, "trust_env": trusts_env})
-
-    def _open(self, options: dict[str, Any]) -> None:
-        raise NotImplementedError
+        self._options = {"base_url": self.url, "headers": headers, "timeout": float(timeout), "trust_env": trusts_env}
+        self._opened: Any = None
 
     def text_dialogues(self, texts: Iterable[str], batch_size: int, truncate: bool) -> Iterator[Dialogue | None]:
         """Dialogues that embed texts."""
@@ -70,14 +70,14 @@ class _Settings:
         return self._dialogues(ask, images, "image", batch_size)
 
     def _dialogues(self, ask, items: Iterable[Any], kind: str, batch_size: int) -> Iterator[Dialogue | None]:
-        _check_number("batch_size", batch_size, 1, int)
+        _check_number("batch_size", batch_size, 1, Integral)
         read = read_text if kind == "text" else read_image
         return (None if batch is None else ask(batch) for batch in batches(items, kind, read, batch_size))
 
 
-def _check_number(name: str, value: Any, lowest: float, kind: Any = int | float) -> None:
+def _check_number(name: str, value: Any, lowest: float, kind: type = Real) -> None:
     if isinstance(value, bool) or not isinstance(value, kind) or not value >= lowest:
-        what = "whole number" if kind is int else "number"
+        what = "whole number" if kind is Integral else "number"
         raise ValueError(f"`{name}` is {value!r}; it must be a {what} of at least {lowest:g}.")
 
 
@@ -118,6 +118,17 @@ def _check_on_error(on_error: OnError) -> None:
         raise ValueError(f'`on_error` is {on_error!r}; it must be "raise" or "yield".')
 
 
+def _wait_for(items: AsyncIterable[Any], loop: asyncio.AbstractEventLoop) -> Iterator[Any]:
+    """The items of an asynchronous generator, for another thread than that of its event loop."""
+
+    async def next_item() -> Any:
+        return await anext(iterator, _END)
+
+    iterator = aiter(items)
+    while (item := asyncio.run_coroutine_threadsafe(next_item(), loop).result()) is not _END:
+        yield item
+
+
 def _matrix(rows: list[np.ndarray]) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, 0), np.float32)
 
@@ -125,12 +136,12 @@ def _matrix(rows: list[np.ndarray]) -> np.ndarray:
 class Client(_Settings):
     """A client of `clip-hf serve`.
 
-    - An image is whatever [`open_image`] takes, or an array of uint8. A file is sent as it is; what is in memory, as
-      PNG.
+    - An image is whatever [`open_image`] takes, or an array of uint8 or bool. A file is sent as it is; what is in
+      memory, without loss, as PNG or TIFF.
     - Any number of items may be given: they are sent in batches, several at a time, and the results keep their order.
       The streams read their input as they go, and hold no more than the batches in flight.
     - Requests are sent again while the server is full, restarts or cannot be reached, and never if it refuses them.
-    - It may be used by several threads, and as a context manager, which closes its connections.
+    - It may be used by several threads, after a fork, and as a context manager, which closes its connections.
 
     Args:
         url (`str`, *optional*, defaults to `"http://127.0.0.1:8000"`): Where the server is.
@@ -155,9 +166,12 @@ class Client(_Settings):
     ```
     """
 
-    def _open(self, options: dict[str, Any]) -> None:
-        self._http = httpx.Client(**options)
-        self._pool = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="clip-client")
+    def _open(self) -> tuple[httpx.Client, ThreadPoolExecutor]:
+        """The connections and threads of this process: after a fork, those of its parent are not to be used."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            pool = ThreadPoolExecutor(self.max_in_flight, thread_name_prefix="clip-client")
+            self._opened = (os.getpid(), httpx.Client(**self._options), pool)
+        return self._opened[1:]
 
     def __enter__(self) -> "Client":
         return self
@@ -167,8 +181,9 @@ class Client(_Settings):
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.shutdown(cancel_futures=True)
-        self._http.close()
+        http, pool = self._open()
+        pool.shutdown(cancel_futures=True)
+        http.close()
 
     def embed_texts(self, texts: Iterable[str], *, batch_size: int = _TEXTS, truncate: bool = False) -> np.ndarray:
         """Embed texts.
@@ -285,12 +300,12 @@ class Client(_Settings):
 
     def _stream(self, dialogues: Iterator[Dialogue | None], on_error: OnError) -> Iterator[Any]:
         """The results of dialogues in their order, with `max_in_flight` at a time; at a None all so far."""
-        stopped = threading.Event()
+        stopped, (_, pool) = threading.Event(), self._open()
         waiting: deque[Future] = deque()
         try:
             for dialogue in dialogues:
                 if dialogue is not None:
-                    waiting.append(self._pool.submit(self._carry_out, dialogue, stopped))
+                    waiting.append(pool.submit(self._carry_out, dialogue, stopped))
                 while len(waiting) >= self.max_in_flight or (dialogue is None and waiting):
                     yield from _check(waiting.popleft().result(), on_error)
             while waiting:
@@ -314,7 +329,7 @@ class Client(_Settings):
 
     def _send(self, request: ClientRequest) -> Outcome:
         try:
-            return self._http.request(**request.arguments())
+            return self._open()[0].request(**request.arguments())
         except httpx.RequestError as error:
             return error
 
@@ -322,8 +337,9 @@ class Client(_Settings):
 class AsyncClient(_Settings):
     """A client of `clip-hf serve` for asyncio: [`Client`] with `await`, and streams for `async for`.
 
-    Arguments and errors are those of [`Client`]. A thread reads images and texts, so that the event loop goes on. An
-    instance belongs to one event loop.
+    Arguments and errors are those of [`Client`]. A thread reads images and texts, so that the event loop goes on; they
+    may come from an asynchronous generator, too. An instance may be used in one event loop after another, not in two
+    at once.
 
     Example:
 
@@ -336,8 +352,12 @@ class AsyncClient(_Settings):
     ```
     """
 
-    def _open(self, options: dict[str, Any]) -> None:
-        self._http = httpx.AsyncClient(**options)
+    def _open(self) -> httpx.AsyncClient:
+        """The connections of this event loop."""
+        loop = asyncio.get_running_loop()
+        if self._opened is None or self._opened[0] is not loop:
+            self._opened = (loop, httpx.AsyncClient(**self._options))
+        return self._opened[1]
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -347,7 +367,7 @@ class AsyncClient(_Settings):
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._open().aclose()
 
     async def embed_texts(
         self, texts: Iterable[str], *, batch_size: int = _TEXTS, truncate: bool = False
@@ -409,6 +429,10 @@ class AsyncClient(_Settings):
         """As [`Client.is_ready`]."""
         return await self._carry_out(self.protocol.is_ready())
 
+    def _dialogues(self, ask, items: Iterable[Any], kind: str, batch_size: int) -> Iterator[Dialogue | None]:
+        listed = _wait_for(items, asyncio.get_running_loop()) if hasattr(items, "__aiter__") else items
+        return super()._dialogues(ask, listed, kind, batch_size)
+
     async def _stream(self, dialogues: Iterator[Dialogue | None], on_error: OnError) -> AsyncIterator[Any]:
         waiting: deque[asyncio.Task] = deque()
         try:
@@ -436,6 +460,6 @@ class AsyncClient(_Settings):
 
     async def _send(self, request: ClientRequest) -> Outcome:
         try:
-            return await self._http.request(**request.arguments())
+            return await self._open().request(**request.arguments())
         except httpx.RequestError as error:
             return error
