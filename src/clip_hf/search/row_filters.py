@@ -102,7 +102,8 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     if sign == "~" and not is_text:
         texts = ", ".join(field.name for field in columns if _is_text(field.type)) or "none"
         raise ValueError(
-            f"The filter {_shown(text)}: ~ is for texts, and {_shown(name)} holds {kind}. Use = != < <= > >=. Texts are: {texts}."
+            f"The filter {_shown(text)}: ~ is for texts, and {_shown(name)} holds {kind}. Use = != < <= > >=. "
+            f"Texts are: {texts}."
         )
     if is_list:
         return _applicable(_match_any(column, sign, value), text, columns.field(name))
