@@ -105,11 +105,10 @@ def _check_prompts(labels: list, templates: Any, limits: ServingLimits, name: st
         (characters, limits.max_prompt_characters, "characters of prompts", "too_many_prompt_characters"),
     ):
         if number > most:
-            made = "background has" if name == "background" else "labels have"
+            made = "The background has" if name == "background" else "The labels, times templates, have"
             raise RequestError(
                 400,
-                f"The {made} {number:,} {what} (labels times templates); at most {most:,} are taken. "
-                "Send fewer labels or templates.",
+                f"{made} {number:,} {what}; at most {most:,} are taken. Send fewer or shorter ones.",
                 code=code,
                 param="background" if name == "background" else "labels",
             )
