@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from clip_hf.serving import worker_threads
 from clip_hf.serving.worker_threads import WorkerThreads
 
 
@@ -58,8 +59,8 @@ def test_what_is_cancelled_before_its_turn_does_not_run_and_what_waits_is_cancel
 def test_a_process_ends_with_its_status_while_a_function_sleeps():
     program = textwrap.dedent(
         """
-        import asyncio, sys, time
-        from clip_hf.serving.worker_threads import WorkerThreads
+        import asyncio, runpy, sys, time
+        WorkerThreads = runpy.run_path(sys.argv[1])["WorkerThreads"]
 
         async def main():
             threads = WorkerThreads(1, "decode")
@@ -71,4 +72,4 @@ def test_a_process_ends_with_its_status_while_a_function_sleeps():
         sys.exit(7)
         """
     )
-    assert subprocess.run([sys.executable, "-c", program], timeout=100).returncode == 7
+    assert subprocess.run([sys.executable, "-c", program, worker_threads.__file__], timeout=60).returncode == 7
