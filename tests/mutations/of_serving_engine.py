@@ -121,8 +121,8 @@ MUTATIONS = [
     Mutation(
         "one label too many prompts",
         "serving/label_options.py",
-        'prompt.count("{") * len(label)',
-        "len(label)",
+        "size + number * max(lengths)",
+        "size + max(lengths)",
         "serving/test_inference_engine.py -k bad_options",
     ),
     Mutation(
