@@ -19,6 +19,7 @@ LIMITS = {
     "body_bytes": (32 * 2**20, "bytes of a request's body"),
     "items": (2048, "texts and images in a request"),
     "prompts": (20_000, "labels times templates of a request"),
+    "prompt_characters": (4_000_000, "characters of all these prompts"),
     "text_characters": (8192, "characters of a text, label or template"),
     "seconds": (60.0, "time of a request, from its first byte to its answer"),
     "header_seconds": (10.0, "time in which a request's headers must arrive"),

@@ -154,4 +154,25 @@ MUTATIONS = [
         "found = found | (pc.list_value_length(column) < 0)",
         "search/test_row_filters.py -k keeps",
     ),
+    Mutation(
+        "filters of any number",
+        "search/row_filters.py",
+        "if len(texts) > MAX_FILTERS:",
+        "if False:",
+        "search/test_row_filters.py -k many_filters",
+    ),
+    Mutation(
+        "filters of any length",
+        "search/row_filters.py",
+        "if len(text) > MAX_FILTER_CHARACTERS:",
+        "if False:",
+        "search/test_row_filters.py -k bounded",
+    ),
+    Mutation(
+        "an error repeats the whole filter",
+        "search/row_filters.py",
+        'return f"{text!r}" if len(text) <= _SHOWN else',
+        'return f"{text!r}" if True else',
+        "search/test_row_filters.py -k bounded",
+    ),
 ]

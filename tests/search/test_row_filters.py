@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 from clip_hf.search import parse_filter, parse_filters
-from clip_hf.search.row_filters import rows_that_match
+from clip_hf.search.row_filters import MAX_FILTER_CHARACTERS, MAX_FILTERS, rows_that_match, split_filter
 
 
 TABLE = pa.table(
@@ -135,3 +135,31 @@ def test_rows_of_many_batches_stay_in_order():
 def test_a_filter_that_cannot_be_applied_is_refused_when_it_is_parsed(text, kind):
     with pytest.raises(ValueError, match="The filter 'x"):
         parse_filter(text, pa.schema([("x", kind)]))
+
+
+def test_a_filter_is_bounded_and_read_in_time_in_proportion_to_it():
+    blanks = " " * (MAX_FILTER_CHARACTERS - 8)
+    assert split_filter(f"width {blanks}=") == ("width", "=", "")
+    with pytest.raises(ValueError, match="is no filter") as caught:
+        parse_filter(blanks, TABLE.schema)
+    assert len(str(caught.value)) < 250
+    with pytest.raises(ValueError, match="has 1,001 characters; at most 1,000 are taken") as caught:
+        parse_filter("width=" + "1" * 995, TABLE.schema)
+    assert len(str(caught.value)) < 250
+    for text in ("x" * 900 + "=1", "width=" + "x" * 900, "name~[" + "x" * 900, "width~" + "x" * 900):
+        try:
+            parse_filter(text, TABLE.schema)
+        except ValueError as error:
+            assert len(str(error)) < 500 and "x" * 101 not in str(error)
+
+
+def test_many_filters_are_refused_and_as_many_as_are_taken_hold():
+    most = ["width>=10"] * MAX_FILTERS
+    assert np.flatnonzero(rows_that_match(TABLE, parse_filters(most, TABLE.schema))).tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="There are 101 filters; at most 100"):
+        parse_filters([*most, "width>=10"], TABLE.schema)
+
+
+def test_a_pattern_of_many_stars_is_matched_in_time_in_proportion_to_the_text():
+    table = pa.table({"name": ["x" * 500]})
+    assert not rows_that_match(table, parse_filter("name~" + "x*" * 490 + "y", table.schema)).any()

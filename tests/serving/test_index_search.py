@@ -213,3 +213,22 @@ def test_pictures_that_are_gone_or_damaged_are_404(shared, tmp_path):
         error = refused(shared, lambda engine, i=id_: engine.thumbnail(i, 32), source=source)
         assert (error.status, error.code) == (404, "no_picture")
         assert str(tmp_path) not in error.message
+
+
+def test_pictures_that_lie_elsewhere_than_in_the_folder_are_404(shared, tmp_path):
+    inside, outside = tmp_path / "photos", tmp_path / "elsewhere"
+    for folder in (inside, outside, inside / "sub"):
+        folder.mkdir()
+    for number, path in enumerate([inside / "a.png", inside / "b.png", inside / "sub/c.png", outside / "d.png"]):
+        image(number).save(path)
+    (inside / "link.png").symlink_to(inside / "sub/c.png")
+    (inside / "out.png").symlink_to(outside / "d.png")
+    source = open_index(shared, inside)
+    (inside / "b.png").unlink()
+    (inside / "b.png").symlink_to(outside / "d.png")  # since it was indexed
+    assert source.picture("out.png") == inside / "out.png"  # for those who search on this machine
+    for name in ("a.png", "sub/c.png", "link.png"):
+        assert run(shared, lambda engine, id_=name: engine.thumbnail(id_, 32), source=source)
+    for name in ("b.png", "out.png"):
+        error = refused(shared, lambda engine, id_=name: engine.thumbnail(id_, 32), source=source)
+        assert (error.status, error.code) == (404, "no_picture")

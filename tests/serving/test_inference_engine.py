@@ -19,6 +19,7 @@ from clip_hf.serving.dynamic_batching import BatchingOptions
 from clip_hf.serving.label_options import ClassifyOptions
 from clip_hf.serving.request_errors import RequestError
 from clip_hf.serving.request_inputs import ImageItem, TextItem
+from clip_hf.serving.served_images import PixelRoom
 from clip_hf.serving.serving_limits import ServingLimits
 from encoding_inputs import image, png
 from tiny_models import make_tiny_model
@@ -424,7 +425,7 @@ BAD_OPTIONS = [
     ({"labels": ["a", "a"]}, "labels", "occur more than once"),
     ({"labels": "a, b"}, "labels", "must be a list"),
     ({"labels": ["a" * 101]}, "labels", "more than 100 characters"),
-    ({"labels": list("abcdefghijk"), "templates": ["{}", "a {}"]}, "labels", "22 prompts .* at most 20"),
+    ({"labels": list("abcdefghijk"), "templates": ["{}", "a {}"]}, "labels", "22 prompts; at most 20"),
     ({"templates": "a photo"}, "templates", "where the label goes"),
     ({"templates": "no_such_set"}, "templates", "no_such_set"),
     ({"templates": "a {:>99999999}"}, "templates", "only {} and {label} are filled"),
@@ -460,12 +461,97 @@ def test_answers_are_bounded(shared, monkeypatch):
     assert "would have 9 scores; at most 6" in error.message
 
 
-def test_a_prompt_that_is_too_long_is_refused_or_cut(shared):
-    labels = ["a cat", "a dog " * 40]
-    error = refused(shared, lambda engine: engine.classify(photos(0), ClassifyOptions(labels)))
-    assert (error.status, error.code, error.param) == (400, "text_too_long", "labels")
-    (result,) = run(shared, lambda engine: engine.classify(photos(0), ClassifyOptions(labels, truncate=True)))
-    assert {each["label"] for each in result} == set(labels)
+@pytest.mark.parametrize(
+    ("options", "param"),
+    [
+        ({"labels": ["a cat", "a dog " * 40]}, "labels[1]"),
+        ({"labels": ["a cat", "a dog"], "templates": ["a {}", "a {} " + "on grass " * 40]}, "templates[1]"),
+        ({"labels": ["a", "b"], "templates": {"a": ["a"], "b": ["b", "a dog " * 40]}}, "labels[1]"),
+        ({"labels": ["a", "background"], "background": "a dog " * 40}, "background"),
+        ({"labels": ["background"], "templates": {"background": ["a dog " * 40]}}, "labels[0]"),
+    ],
+)
+def test_a_prompt_that_is_too_long_is_refused_or_cut(options, param, shared):
+    error = refused(shared, lambda engine: engine.classify(photos(0), ClassifyOptions(**options)))
+    assert (error.status, error.code, error.param) == (400, "text_too_long", param)
+    (result,) = run(shared, lambda engine: engine.classify(photos(0), ClassifyOptions(**options, truncate=True)))
+    assert {each["label"] for each in result} == set(options["labels"])
+
+
+@pytest.mark.parametrize(
+    ("options", "characters"),
+    [
+        ({"labels": ["ab", "cde"], "templates": ["{}", "a {} or {}"]}, 2 * 12 + 5 * 3),
+        ({"labels": ["ab", "c"], "templates": {"ab": ["one", "{}"], "c": ["two"]}}, 3 + 4 + 3),
+        ({"labels": ["a"], "background": ["a cat " * 3, "a dog " * 3]}, 36),
+    ],
+)
+def test_characters_of_all_prompts_are_bounded(options, characters, shared):
+    """With the two characters of each `{}`, which is at least what the prompts have."""
+    asked = ClassifyOptions(**options)
+    limits = ServingLimits(max_prompt_characters=characters)
+    run(shared, lambda engine: engine.classify(photos(0), asked), limits=limits)
+    limits = ServingLimits(max_prompt_characters=characters - 1)
+    error = refused(shared, lambda engine: engine.classify(photos(0), asked), limits=limits)
+    param = "background" if "background" in options else "labels"
+    assert (error.status, error.code, error.param) == (400, "too_many_prompt_characters", param)
+    assert f"{characters} characters of prompts" in error.message and f"at most {characters - 1} " in error.message
+
+
+def test_tokens_of_many_texts_are_counted_in_parts_and_a_cancelled_request_ends_between_them(encoder, monkeypatch):
+    asked, gate = [], threading.Event()
+
+    def count(texts):
+        asked.append(texts)
+        assert gate.wait(20)
+        return [1] * len(texts)
+
+    monkeypatch.setattr(encoder, "count_tokens", count)
+    long, many = ["a" * 40_000 + str(n) for n in range(3)], [f"a cat {n}" for n in range(600)]
+
+    async def use(engine):
+        task = asyncio.create_task(engine.count_tokens(long))
+        while not asked:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        gate.set()
+        assert await engine.count_tokens(many) == [1] * 600
+        assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], asyncio.CancelledError)
+
+    run(encoder, use)
+    assert [len(texts) for texts in asked] == [1, 256, 256, 88]
+
+
+def test_counts_that_are_forgotten_meanwhile_are_still_told(encoder, monkeypatch):
+    monkeypatch.setattr("clip_hf.serving.inference_engine._COUNTED_TEXTS", 2)
+    counts = run(encoder, lambda engine: engine.count_tokens([f"a cat {n}" for n in range(300)] + ["a cat 0"]))
+    assert len(counts) == 301 and counts[-1] == counts[0] > 0
+
+
+def test_the_server_refuses_what_others_decode_and_decodes_within_its_room(encoder, monkeypatch):
+    ppm = b"P6 60 50 255\n" + bytes(9000)
+    error = refused(encoder, lambda engine: engine.embed([ImageItem(ppm, "input[0]")]))
+    assert (error.status, error.code) == (400, "image_not_an_image")
+    taken = []
+    take = PixelRoom.take
+    monkeypatch.setattr(PixelRoom, "take", lambda self, pixels: taken.append(pixels) or take(self, pixels))
+    run(encoder, lambda engine: engine.embed(photos(0, 1)))
+    assert sorted(taken) == sorted(image(n).width * image(n).height for n in range(2))
+
+
+def test_an_engine_closes_while_a_decoder_sleeps(encoder, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(encoder, "prepare", lambda images: gate.wait(30))
+
+    async def use(engine):
+        task = asyncio.create_task(engine.embed(photos(0)))
+        await asyncio.sleep(0.1)
+        task.cancel()
+
+    run(encoder, use)
+    busy = [thread for thread in threading.enumerate() if thread.name.startswith("decode_")]
+    gate.set()
+    assert busy and all(thread.daemon for thread in busy)
 
 
 # -------------------------------------------------------------------------------------------------------------- rank

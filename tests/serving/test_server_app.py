@@ -12,16 +12,19 @@ import jsonschema
 import numpy as np
 import pytest
 import schemathesis
+import torch
 from PIL import Image
 from starlette.testclient import TestClient
 from transformers import pipeline
 
 from clip_hf.embedding import load_dual_encoder
+from clip_hf.embedding.transformers_encoder import ClipHFEncoder
 from clip_hf.search import EmbeddingIndex, SourceIndex, open_source_index
 from clip_hf.serving import LoadedModel, ServerOptions, create_app
-from clip_hf.serving.model_facts import card_facts
+from clip_hf.serving.model_facts import card_facts, model_facts
 from clip_hf.serving.openapi_description import describe_api
 from encoding_inputs import png
+from tiny_models import make_tiny_model
 
 
 KEY = "a-key-of-more-than-16-characters"
@@ -365,6 +368,23 @@ def test_the_model_tells_its_facts_and_no_path(make_client, loaded, served_folde
         6,
     ]
     assert str(served_folder) not in answer.text and "/home" not in answer.text
+
+
+def test_an_exported_model_tells_what_its_encoder_knows(tiny_processor):
+    class Exported(ClipHFEncoder):
+        """A model whose configuration says nothing, with another runtime."""
+
+        runtime, context_length = "onnx", 24
+
+    model = make_tiny_model("vit")
+    encoder = Exported(model, tiny_processor, "tiny")
+    facts = model_facts(encoder, None)
+    assert (facts["runtime"], facts["parameters"], facts["context_length"]) == ("onnx", None, 24)
+    assert facts["image_size"] == model.config.vision_config.image_size
+    encoder.prepare = lambda images: {"pixel_values": torch.zeros(1, 3, 4, images[0].width)}
+    assert model_facts(encoder, None)["image_size"] is None
+    encoder.prepare = lambda images: {"pixel_values": torch.zeros(1, 3, 4, 6)}
+    assert model_facts(encoder, None)["image_size"] == [4, 6]
 
 
 @pytest.mark.parametrize(

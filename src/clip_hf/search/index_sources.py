@@ -68,11 +68,16 @@ class SourceIndex:
     rows: ShardedRows | None = None
     image_column: str = "image"
 
-    def picture(self, id_: int | str) -> Path | bytes | None:
+    def picture(self, id_: int | str, follow_links: bool = True) -> Path | bytes | None:
         """The picture of a row as `open_image` takes it: a file or its bytes.
 
         None where it is not at hand: members of tars, rows of streams, URLs, files that are gone, and names that lead
         out of the source's folder.
+
+        Args:
+            id_ (`int` or `str`): The row's id.
+            follow_links (`bool`, *optional*, defaults to `True`): Whether a name in the source's folder may be a link
+                that leads out of it.
 
         Raises:
             ValueError: if there is no such id.
@@ -84,7 +89,7 @@ class SourceIndex:
             is_inside = os.path.isabs(name) or ".." not in Path(name).parts
             path = Path(self.folder or "", name)
             if is_inside and (self.folder is not None or os.path.isabs(name)) and os.path.isfile(path):
-                return path
+                return path if follow_links or os.path.isabs(name) else _inside(path, self.folder)
         if self.rows is None or self.rows.kind in _READ_IN_ORDER:
             return None
         read = self.rows.shards[row["shard"]].read(row["row"], row["row"] + 1)
@@ -94,6 +99,12 @@ class SourceIndex:
         if isinstance(image, str):  # of a dataset in memory, relative to the working directory
             return Path(image) if os.path.isfile(image) else None
         return image if isinstance(image, bytes) else None
+
+
+def _inside(path: Path, folder: Path) -> Path | None:
+    """Where a file really lies; None if that is not below the folder."""
+    real = Path(os.path.realpath(path))
+    return real if real.is_relative_to(os.path.realpath(folder)) else None
 
 
 def open_source_index(

@@ -24,8 +24,10 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-FILTER = re.compile(r"\s*([^=!<>~]+?)\s*(?:=(?==))?(<=|>=|!=|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
-"""A filter: its column, its operator and its value; `==` is `=`."""
+# No two parts can match the same characters, so a match takes time in proportion to the text.
+_FILTER = re.compile(r"([^=!<>~]++)(==|<=|>=|!=|[=<>~])(.*)", re.DOTALL)
+MAX_FILTERS, MAX_FILTER_CHARACTERS = 100, 1000
+_SHOWN = 100  # characters of a bad filter in its error
 _END = "\\x00"  # between the texts of a list that are joined to be searched
 
 
@@ -37,10 +39,35 @@ def parse_filters(texts: Sequence[str], columns: pa.Schema) -> pc.Expression | N
         columns (`pa.Schema`): The columns and their types.
 
     Raises:
-        ValueError: if one is no filter, there is no such column, or a value is not of the column's type.
+        ValueError: if there are more than `MAX_FILTERS`, one is no filter, there is no such column, or a value is not
+            of the column's type.
     """
+    if len(texts) > MAX_FILTERS:
+        raise ValueError(f"There are {len(texts):,} filters; at most {MAX_FILTERS} are taken.")
     filters = [parse_filter(text, columns) for text in texts]
     return functools.reduce(operator.and_, filters) if filters else None
+
+
+def split_filter(text: str) -> tuple[str, str, str]:
+    """Column, operator and value of a filter; `==` is `=`.
+
+    Raises:
+        ValueError: if this is no filter, or has more than `MAX_FILTER_CHARACTERS` characters.
+    """
+    if len(text) > MAX_FILTER_CHARACTERS:
+        raise ValueError(
+            f"The filter {_shown(text)} has {len(text):,} characters; at most {MAX_FILTER_CHARACTERS:,} are taken."
+        )
+    match = _FILTER.fullmatch(text)
+    if match is None or not match[1].strip():
+        raise ValueError(
+            f"{_shown(text)} is no filter. Write it as column, one of = != < <= > >= ~, and value: 'width>=800'."
+        )
+    return match[1].strip(), match[2].replace("==", "="), match[3].strip()
+
+
+def _shown(text: str) -> str:
+    return f"{text!r}" if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}..."
 
 
 def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
@@ -57,15 +84,10 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     Raises:
         ValueError: if this is no filter, there is no such column, or the value is not of the column's type.
     """
-    match = FILTER.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            f"{text!r} is no filter. Write it as column, one of = != < <= > >= ~, and value: 'width>=800'."
-        )
-    name, sign, value = match.groups()
+    name, sign, value = split_filter(text)
     if name not in columns.names:
         raise ValueError(
-            f"The filter {text!r} is about the column {name!r}, which is not there. The columns are "
+            f"The filter {_shown(text)} is about the column {_shown(name)}, which is not there. The columns are "
             f"{', '.join(columns.names) or 'none'}.{did_you_mean(name, columns.names)}"
         )
     kind, column = columns.field(name).type, pc.field(name)
@@ -75,12 +97,13 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     is_text = _is_text(kind.value_type if is_list else kind)
     if is_list and not (is_text and sign in ("=", "!=", "~")):
         raise ValueError(
-            f"The filter {text!r}: {name!r} holds lists ({kind}). Lists of texts have = != ~, others none."
+            f"The filter {_shown(text)}: {_shown(name)} holds lists ({kind}). Lists of texts have = != ~, others none."
         )
     if sign == "~" and not is_text:
         texts = ", ".join(field.name for field in columns if _is_text(field.type)) or "none"
         raise ValueError(
-            f"The filter {text!r}: ~ is for texts, and {name!r} holds {kind}. Use = != < <= > >=. Texts are: {texts}."
+            f"The filter {_shown(text)}: ~ is for texts, and {_shown(name)} holds {kind}. Use = != < <= > >=. "
+            f"Texts are: {texts}."
         )
     if is_list:
         return _applicable(_match_any(column, sign, value), text, columns.field(name))
@@ -91,7 +114,7 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         hint = _as_nanoseconds(value) if pa.types.is_integer(kind) else ""
         raise ValueError(
-            f"The filter {text!r}: {value!r} is no value of {name!r}, which holds {kind}.{hint}"
+            f"The filter {_shown(text)}: {_shown(value)} is no value of {_shown(name)}, which holds {kind}.{hint}"
         ) from error
     return _applicable(comparison, text, columns.field(name))
 
@@ -103,7 +126,7 @@ def _applicable(filter_: pc.Expression, text: str, column: pa.Field) -> pc.Expre
     except ValueError as error:
         reason = str(error.__cause__).splitlines()[0]
         raise ValueError(
-            f"The filter {text!r} cannot be applied to {column.name!r} ({column.type}): {reason}"
+            f"The filter {_shown(text)} cannot be applied to {column.name!r} ({column.type}): {reason:.200}"
         ) from error
     return filter_
 

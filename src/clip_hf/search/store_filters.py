@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from .row_filters import FILTER, parse_filter
+from .row_filters import parse_filter, split_filter
 
 
 # What a pattern of SQL would read in its own way, and what a string of Milvus would need an escape for.
@@ -56,7 +56,7 @@ def parse_conditions(texts: Sequence[str], columns: pa.Schema) -> list[Condition
     conditions = []
     for text in texts:
         parse_filter(text, columns)
-        name, sign, value = FILTER.fullmatch(text).groups()
+        name, sign, value = split_filter(text)
         kind = columns.field(name).type
         if sign == "~":
             value = _like_pattern(value)

@@ -15,7 +15,7 @@ from typing import Any
 from .server_metrics import ServerMetrics
 
 
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS, _CLOSE_SECONDS = 0.0005, 10.0
 Encode = Callable[[list[Any]], Sequence[Any]]
 """Encodes items of a kind in one pass: returns a row for each, or raises."""
 _CALL = "call"  # the kind of items that are functions
@@ -149,14 +149,17 @@ class DynamicBatcher:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread when its batch is done; what still waits is cancelled. Any thread may call this."""
+        """End the thread when its batch is done; what still waits is cancelled. Any thread may call this.
+
+        A batch that takes more than ten seconds ends with the process.
+        """
         with self._changed:
             self._is_closed = True
             groups = [group for queue in self._queues.values() for group in queue]
             self._changed.notify()
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(lambda: [group.future.cancel() for group in groups])
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
         sys.setswitchinterval(self._switch_seconds)
 
     # ------------------------------------------------------------------------------------------- in the model's thread

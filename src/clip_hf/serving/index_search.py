@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from ..search.search_results import Searcher, SearchResults, check_limits
 from .label_options import name_option
 from .request_errors import RequestError
 from .request_inputs import ImageItem, Item, TextItem
+from .worker_threads import WorkerThreads
 
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class IndexSearch:
         self._encoder, self._embed_texts = encoder, embed_texts
         self._searcher, self._stamp = Searcher(encoder, source), self._read_stamp(source)
         # One thread: what measures `no_match` is not for several, and a scan uses all cores by itself.
-        self._thread = ThreadPoolExecutor(1, "search")
+        self._thread = WorkerThreads(1, "search")
         self._measuring = asyncio.Lock()
 
     @property
@@ -88,7 +88,7 @@ class IndexSearch:
 
     def close(self) -> None:
         """End the thread."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        self._thread.close()
 
     async def find(
         self, terms: Sequence[tuple[float, Item | RowItem, np.ndarray | None]], options: SearchOptions
@@ -96,30 +96,27 @@ class IndexSearch:
         """Search for terms: weights, what they are, and their embeddings (dim,), None for rows of the index."""
         with name_option("threshold" if options.threshold is not None else "no_match"):
             check_limits(options.threshold, options.no_match)
-        searcher = await self._in_thread(self._current)
+        searcher = await self._thread.run(self._current)
         if options.no_match is not None:
             await self._prepare_no_match(searcher)
-        return await self._in_thread(lambda: self._find(searcher, terms, options))
+        return await self._thread.run(lambda: self._find(searcher, terms, options))
 
     async def picture(self, id_: int | str) -> Any:
         """The picture of a row, as `open_image` takes it; RequestError 404 if there is none."""
 
         def find() -> Any:
             source = self._current().source
-            return source.picture(_known_id(source.index, id_, "id"))
+            return source.picture(_known_id(source.index, id_, "id"), follow_links=False)
 
-        picture = await self._in_thread(find)
+        picture = await self._thread.run(find)
         if picture is None:
             raise RequestError(404, "The picture of this row is not at hand.", code="no_picture", param="id")
         return picture
 
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
-
     async def _prepare_no_match(self, searcher: Searcher) -> None:
         """Encode what [`NoMatch`] compares with in the model's queue, once."""
         async with self._measuring:
-            texts = await self._in_thread(lambda: searcher.no_match.missing_texts())
+            texts = await self._thread.run(lambda: searcher.no_match.missing_texts())
             if texts:
                 searcher.no_match.set_features(await self._embed_texts(texts))
 

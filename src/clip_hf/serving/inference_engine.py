@@ -7,8 +7,7 @@ import itertools
 import logging
 import traceback
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from ..embedding.dual_encoder import DualEncoder
-from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage
+from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, fetch_file
 from ..model.label_scores_clip_hf import best_labels, score_labels
 from ..model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ..search.index_sources import SourceIndex
@@ -32,8 +31,10 @@ from .index_search import IndexSearch, RowItem, SearchOptions
 from .label_options import ClassifyOptions, check_classify
 from .request_errors import RequestError
 from .request_inputs import ImageItem, Item, TextItem
+from .served_images import PixelRoom, check_served_image, count_pixels
 from .server_metrics import ServerMetrics
 from .serving_limits import ServingLimits
+from .worker_threads import WorkerThreads
 
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 _CLASSIFIER_BYTES = 128 * 2**20
 _COUNTED_TEXTS, _COUNTED_CHARACTERS = 8192, 512  # token counts that are remembered, and of which texts
 _COUNTED_AT_ONCE = 512  # characters whose tokens are counted on the event loop's thread
+_CHUNK_TEXTS, _CHUNK_CHARACTERS = 256, 2**16  # whose tokens are counted in one call: others get in between
 
 
 @dataclass(eq=False)
@@ -100,8 +102,9 @@ class InferenceEngine:
         self._num_requests = self._num_items = self._num_coming = self._num_decoding = 0
         self._is_draining, self._idle = False, asyncio.Event()
         self._idle.set()
-        self._decoders = ThreadPoolExecutor(count_threads(), "decode")
-        self._counter = ThreadPoolExecutor(1, "tokens")
+        self._decoders = WorkerThreads(count_threads(), "decode")
+        self._room = PixelRoom(limits.max_image_pixels)
+        self._counter = WorkerThreads(1, "tokens")
         self._classifiers: OrderedDict[tuple, tuple[np.ndarray, int]] = OrderedDict()
         self._builds: dict[tuple, _Build] = {}
         self._token_counts: OrderedDict[str, int] = OrderedDict()
@@ -181,10 +184,12 @@ class InferenceEngine:
         await self._idle.wait()
 
     def close(self) -> None:
-        """End all threads. What still waits is cancelled."""
+        """End all threads; those that decode or count for more than seconds end with the process. What still waits
+        is cancelled.
+        """
         self._batcher.close()
-        for pool in (self._decoders, self._counter):
-            pool.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._decoders, self._counter):
+            threads.close()
         if self._search is not None:
             self._search.close()
 
@@ -229,7 +234,10 @@ class InferenceEngine:
         """
         parts = check_classify(options, len(images), self.limits, self._bias is not None)
         *classifiers, rows = await _gather(
-            *(self._classifier(labels, templates, options.truncate) for labels, templates in parts),
+            *(
+                self._classifier(name, labels, templates, options.truncate)
+                for name, (labels, templates) in zip(("labels", "background"), parts)
+            ),
             self._embed_images(images),
         )
         return await self._batcher.call(lambda: self._score(rows, classifiers, parts[0][0], options))
@@ -281,38 +289,45 @@ class InferenceEngine:
         """
         picture = await self._need_index().picture(id_)
         try:
-            shrink = lambda: jpeg_bytes(thumbnail(picture, edge, self._image_limits))  # noqa: E731
-            return await self._in_thread(self._decoders, shrink)
+            return await self._decoders.run(lambda: self._shrink(picture, edge))
         except UnreadableImage as error:
             logger.warning(f"The picture of row {id_!r} cannot be read: {error}")
             raise RequestError(404, "The row's picture cannot be read.", code="no_picture", param="id") from error
 
+    def _shrink(self, picture: Any, edge: int) -> bytes:
+        data = fetch_file(picture, self._image_limits)
+        with self._room.take(count_pixels(data)):
+            return jpeg_bytes(thumbnail(data, edge, self._image_limits))
+
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """The tokens of each text before any is cut."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._token_counts]
-        if sum(map(len, new)) <= _COUNTED_AT_ONCE:  # faster than another thread is told of it
-            counts = self.encoder.count_tokens(new) if new else []
-        else:
-            counts = await self._in_thread(self._counter, lambda: self.encoder.count_tokens(new))
-        counted = dict(zip(new, counts, strict=True))
-        result = [counted[text] if text in counted else self._token_counts[text] for text in texts]
-        self._token_counts.update((text, n) for text, n in counted.items() if len(text) <= _COUNTED_CHARACTERS)
+        counted = {text: self._token_counts.get(text) for text in texts}
+        for chunk in _chunks([text for text, count in counted.items() if count is None]):
+            if sum(map(len, chunk)) <= _COUNTED_AT_ONCE:  # faster than another thread is told of it
+                counts = self.encoder.count_tokens(chunk)
+            else:
+                counts = await self._counter.run(partial(self.encoder.count_tokens, chunk))
+            new = dict(zip(chunk, counts, strict=True))
+            counted.update(new)
+            self._token_counts.update((text, n) for text, n in new.items() if len(text) <= _COUNTED_CHARACTERS)
         while len(self._token_counts) > _COUNTED_TEXTS:
             self._token_counts.popitem(last=False)
-        return result
+        return [counted[text] for text in texts]
 
     # ---------------------------------------------------------------------------------------------------------- texts
 
     async def _check_lengths(self, items: Sequence[TextItem]) -> None:
-        for item, count in zip(items, await self.count_tokens([item.text for item in items]), strict=True):
-            if count > self.context_length:
-                raise RequestError(
-                    400,
-                    f"The text at `{item.where}` has {count:,} tokens, and {self.context_length} fit. Shorten it, or "
-                    'send `"truncate": true` to have it cut.',
-                    code="text_too_long",
-                    param=item.where,
-                )
+        left = iter(items)
+        for chunk in _chunks([item.text for item in items]):
+            for count, item in zip(await self.count_tokens(chunk), left):  # in this order: none of `left` is lost
+                if count > self.context_length:
+                    raise RequestError(
+                        400,
+                        f"The text at `{item.where}` has {count:,} tokens, and {self.context_length} fit. Shorten it, "
+                        'or send `"truncate": true` to have it cut.',
+                        code="text_too_long",
+                        param=item.where,
+                    )
 
     async def _embed_texts(self, texts: Sequence[str], where: str | None) -> np.ndarray:
         """Features (n, dim) of texts."""
@@ -340,7 +355,7 @@ class InferenceEngine:
             try:
                 self._num_decoding += 1
                 try:
-                    pixels = await self._in_thread(self._decoders, lambda: self.encoder.prepare([item.data]))
+                    pixels = await self._decoders.run(lambda: self._prepare(item.data))
                 finally:
                     self._num_decoding -= 1
             except (ValueError, OSError) as error:
@@ -348,6 +363,10 @@ class InferenceEngine:
                 logger.info(f"The image at {item.where} cannot be used: {unreadable.kind}")
                 raise unreadable_image_error(unreadable, item.where) from error
             return (await self._submit("image", [pixels], item.where))[0]
+
+    def _prepare(self, data: bytes) -> dict[str, torch.Tensor]:
+        with self._room.take(check_served_image(data, self.limits.max_image_pixels)):
+            return self.encoder.prepare([data])
 
     def _encode_pixels(self, prepared: list[dict[str, torch.Tensor]]) -> np.ndarray:
         inputs = {name: torch.cat([each[name] for each in prepared]) for name in prepared[0]}
@@ -368,21 +387,17 @@ class InferenceEngine:
                 503, f"The model failed on this {kind}; the server's log says why.", code="model_failed", param=where
             ) from error
 
-    @staticmethod
-    async def _in_thread(pool: ThreadPoolExecutor, function: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(pool, function)
-
     # ---------------------------------------------------------------------------------------------------- classifiers
 
-    async def _classifier(self, labels: list, templates: Any, truncate: bool) -> np.ndarray:
+    async def _classifier(self, name: str, labels: list, templates: Any, truncate: bool) -> np.ndarray:
         """The classifier (labels, dim): kept, or made once for all who ask for it meanwhile."""
         prompts = tuple(templates.items()) if isinstance(templates, dict) else templates
-        key = (tuple(labels), prompts, truncate)
+        key = (name, tuple(labels), prompts, truncate)
         if key in self._classifiers:
             self._classifiers.move_to_end(key)
             return self._classifiers[key][0]
         if key not in self._builds:
-            self._builds[key] = _Build(self._start_build(key, labels, templates, truncate))
+            self._builds[key] = _Build(self._start_build(key, labels, templates))
         build = self._builds[key]
         build.waiters += 1
         try:
@@ -394,22 +409,25 @@ class InferenceEngine:
                 if self._builds.get(key) is build:
                     del self._builds[key]
 
-    def _start_build(self, key: tuple, labels: list, templates: Any, truncate: bool) -> asyncio.Task:
+    def _start_build(self, key: tuple, labels: list, templates: Any) -> asyncio.Task:
         """Start to make a classifier, whose prompts count as pending items until it is there."""
         is_mapping = isinstance(templates, dict)
         count = sum(map(len, templates.values())) if is_mapping else len(labels) * len(templates)
         self._check_room(0, count)
         self._count(0, count, 0)
-        task = asyncio.ensure_future(self._build_classifier(key, labels, templates, truncate))
+        task = asyncio.ensure_future(self._build_classifier(key, labels, templates))
         task.add_done_callback(lambda _: self._count(0, -count, 0))
         return task
 
-    async def _build_classifier(self, key: tuple, labels: list, templates: Any, truncate: bool) -> np.ndarray:
+    async def _build_classifier(self, key: tuple, labels: list, templates: Any) -> np.ndarray:
+        name, _, _, truncate = key
         prompts = prompts_for(labels, templates)
         texts = list(dict.fromkeys(itertools.chain.from_iterable(prompts)))
         if not truncate:
-            await self._check_lengths([TextItem(text, "labels") for text in texts])
-        rows = torch.from_numpy(await self._embed_texts(texts, "labels"))
+            places = {text: (i, j) for i, own in enumerate(prompts) for j, text in enumerate(own)}
+            where = partial(_name_prompt, name, labels, templates)
+            await self._check_lengths([TextItem(text, where(*places[text])) for text in texts])
+        rows = torch.from_numpy(await self._embed_texts(texts, name))
         ensemble = partial(ensemble_prompts, prompts, lambda _: [(range(len(rows)), rows)])
         classifier = (await self._batcher.call(ensemble)).numpy()
         size = classifier.nbytes + sum(2 * len(text) + 64 for text in texts)
@@ -426,6 +444,26 @@ class InferenceEngine:
                 404, "This server has no index to search; start it with --index.", code="no_index", param=None
             )
         return self._search
+
+
+def _name_prompt(name: str, labels: list, templates: Any, label: int, template: int) -> str:
+    """What of a request makes a prompt too long: the label or the template, whichever is longer."""
+    if name == "background":
+        return name
+    is_label = isinstance(templates, dict) or len(labels[label]) >= len(templates[template])
+    return f"labels[{label}]" if is_label else f"templates[{template}]"
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    chunk, characters = [], 0
+    for text in texts:
+        if chunk and (len(chunk) == _CHUNK_TEXTS or characters + len(text) > _CHUNK_CHARACTERS):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(text)
+        characters += len(text)
+    if chunk:
+        yield chunk
 
 
 async def _gather(*awaitables: Awaitable) -> list[Any]:

@@ -62,10 +62,10 @@ def check_classify(
         _check_lengths(labels, "labels", limits)
     with name_option("templates"):
         templates = check_templates(options.templates)
-        _check_prompts(labels, templates, limits)
+        _check_prompts(labels, templates, limits, "templates")
     with name_option("background"):
         background = None if options.background is None else check_background(options.background)
-        _check_lengths(background or (), "background", limits)
+        _check_prompts([""], background or (), limits, "background")
     with name_option("function_to_apply"):
         function = check_function(options.function_to_apply)
     with name_option("top_k"):
@@ -85,25 +85,35 @@ def check_classify(
     return parts_of_classifier(labels, templates, background, needs_background)
 
 
-def _check_prompts(labels: list, templates: Any, limits: ServingLimits) -> None:
+def _check_prompts(labels: list, templates: Any, limits: ServingLimits, name: str) -> None:
     """Raise a `RequestError` for too many prompts, or too long ones, before they are made."""
-    if isinstance(templates, Mapping):
-        count = sum(map(len, templates.values()))
-        pairs = ((prompt, str(label)) for label, prompts in templates.items() for prompt in prompts)
-    else:
-        count, longest = len(labels) * len(templates), max(map(str, labels), key=len)
-        pairs = ((template, longest) for template in templates)
-    if count > limits.max_prompts:
-        raise RequestError(
-            400,
-            f"The labels have {count:,} prompts (labels times templates); at most {limits.max_prompts:,} are taken. "
-            "Send fewer labels or templates.",
-            code="too_many_prompts",
-            param="labels",
-        )
     # A template may say several times where the label goes.
-    if any(len(prompt) + prompt.count("{") * len(label) > limits.max_text_characters for prompt, label in pairs):
-        raise _too_many_characters("templates", limits)
+    if isinstance(templates, Mapping):
+        sizes = [
+            len(prompt) + prompt.count("{") * len(str(label)) for label, own in templates.items() for prompt in own
+        ]
+        count, longest, characters = len(sizes), max(sizes, default=0), sum(sizes)
+    else:
+        lengths = [len(str(label)) for label in labels]
+        fields = [template.count("{") for template in templates]
+        sizes = [len(template) for template in templates]
+        count = len(labels) * len(templates)
+        longest = max((size + number * max(lengths) for size, number in zip(sizes, fields)), default=0)
+        characters = len(labels) * sum(sizes) + sum(lengths) * sum(fields)
+    for number, most, what, code in (
+        (count, limits.max_prompts, "prompts", "too_many_prompts"),
+        (characters, limits.max_prompt_characters, "characters of prompts", "too_many_prompt_characters"),
+    ):
+        if number > most:
+            made = "The background has" if name == "background" else "The labels, times templates, have"
+            raise RequestError(
+                400,
+                f"{made} {number:,} {what}; at most {most:,} are taken. Send fewer or shorter ones.",
+                code=code,
+                param="background" if name == "background" else "labels",
+            )
+    if longest > limits.max_text_characters:
+        raise _too_many_characters(name, limits)
 
 
 def _check_lengths(texts: Iterable, name: str, limits: ServingLimits) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from ..embedding.dual_encoder import DualEncoder
 from ..model.prompts_clip_hf import prompt_set_names
@@ -31,13 +32,13 @@ def model_facts(encoder: DualEncoder, source: SourceIndex | None) -> dict[str, A
         source ([`SourceIndex`], *optional*): The index that is served with it.
     """
     config = getattr(encoder.model, "config", None)
-    parameters = sum(each.numel() for each in encoder.model.parameters())
+    parameters = sum(each.numel() for each in encoder.model.parameters()) if encoder.runtime == "torch" else None
     return {
         "architecture": getattr(config, "model_type", None) or type(encoder.model).__name__,
         "image_encoder": getattr(getattr(config, "vision_config", None), "model_type", None),
-        "parameters": parameters or None,  # of exports, another runtime has them
-        "image_size": getattr(getattr(config, "vision_config", None), "image_size", None),
-        "context_length": getattr(getattr(config, "text_config", None), "max_position_embeddings", None),
+        "parameters": parameters,  # of exports, another runtime has them
+        "image_size": _image_size(encoder),
+        "context_length": encoder.context_length,
         "projection_dim": encoder.projection_dim,
         "logit_scale": encoder.logit_scale,
         "logit_bias": encoder.logit_bias,
@@ -48,6 +49,18 @@ def model_facts(encoder: DualEncoder, source: SourceIndex | None) -> dict[str, A
         "index_rows": None if source is None else len(source.index),
         **card_facts(Path(encoder.given_name) / "README.md"),
     }
+
+
+def _image_size(encoder: DualEncoder) -> int | list[int] | None:
+    """The edge of the squares that the model gets, or height and width; None if that depends on the image."""
+    shapes = []
+    for size in ((64, 48), (96, 160)):
+        pixels = encoder.prepare([Image.new("RGB", size)]).get("pixel_values")
+        shapes.append(list(pixels.shape[2:]) if pixels is not None and pixels.ndim == 4 else None)
+    if shapes[0] is None or shapes[0] != shapes[1]:
+        return None
+    height, width = shapes[0]
+    return height if height == width else [height, width]
 
 
 def card_facts(card: Path) -> dict[str, Any]:

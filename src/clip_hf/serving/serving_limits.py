@@ -14,6 +14,7 @@ class ServingLimits:
         max_body_bytes (`int`, *optional*, defaults to 33,554,432): Bytes of a request's body.
         max_items (`int`, *optional*, defaults to 2,048): Texts and images in a request.
         max_prompts (`int`, *optional*, defaults to 20,000): Labels times templates of a request.
+        max_prompt_characters (`int`, *optional*, defaults to 4,000,000): Characters of all these prompts.
         max_text_characters (`int`, *optional*, defaults to 8,192): Characters of a text, label or template. (The
             model's context is shorter: texts that do not fit it are refused, or cut if the client says `truncate`.)
         max_image_pixels (`int`, *optional*, defaults to 64,000,000): Pixels of an image.
@@ -32,6 +33,7 @@ class ServingLimits:
     max_body_bytes: int = 32 * 2**20
     max_items: int = 2048
     max_prompts: int = 20_000
+    max_prompt_characters: int = 4_000_000
     max_text_characters: int = 8192
     max_image_pixels: int = 64_000_000
     max_seconds: float = 60.0
