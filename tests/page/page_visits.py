@@ -22,6 +22,8 @@ from clip_hf.serving.server_app import LoadedModel, create_app
 from clip_hf.serving.server_options import ServerOptions
 
 
+# What the index has.
+PHOTOS = ("red/0.png", "red/1.png", "blue/2.png", "3.png", "<img src=x onerror=hacked=1>.png", "5.png")
 # The events of a drop or of pasting, with a file or a text.
 _MAKE_TRANSFER = """({name, type, content, text}) => {
     const transfer = new DataTransfer();
@@ -31,6 +33,10 @@ _MAKE_TRANSFER = """({name, type, content, text}) => {
 }"""
 _PASTE = """(element, transfer) => element.dispatchEvent(
     new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true}))"""
+
+
+# Waits of the page end ten times as soon, so that tests do not wait for its pauses between keystrokes and tries.
+_HURRY = "const wait = window.setTimeout; window.setTimeout = (action, time) => wait(action, time / 10);"
 
 
 class PageServer:
@@ -82,16 +88,26 @@ class Visit:
     """A page in a browser context of its own. It records errors in the console and the addresses of all requests.
 
     Args:
+        script (`str`): JavaScript to run before the page's.
         expects_failures (`bool`): Whether requests may fail: Chromium writes each into the console.
+        hurries (`bool`): Whether the page's waits end sooner.
         options: Options of the context, such as `viewport` and `color_scheme`.
     """
 
-    def __init__(self, browser: Browser, url: str, *, script: str = "", expects_failures: bool = False, **options):
+    def __init__(
+        self,
+        browser: Browser,
+        url: str,
+        *,
+        script: str = "",
+        expects_failures: bool = False,
+        hurries: bool = True,
+        **options,
+    ):
         self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
         self.context.set_default_timeout(5000)
         self.page: Page = self.context.new_page()
-        if script:
-            self.page.add_init_script(script)
+        self.page.add_init_script(f"{script}\n{_HURRY if hurries else ''}")
         self.expects_failures, self.allowed = expects_failures, (url.split("#")[0], f"blob:{url.split('#')[0]}")
         self.problems: list[str] = []
         self.requests: list[str] = []

@@ -60,6 +60,9 @@ def test_edited_labels_move_the_bars(opened, server):
     box = opened.page.locator("#label")
     box.press_sequentially("tree,")
     opened.expect_bars(server.classify(png(1), [*LABELS, "tree"]))
+    box.press_sequentially("bush;")
+    opened.expect_bars(server.classify(png(1), [*LABELS, "tree", "bush"]))
+    box.press("Backspace")
     box.press("Backspace")
     box.press("Backspace")
     opened.expect_bars(server.classify(png(1), LABELS[:5]))
@@ -144,7 +147,7 @@ def test_stale_answer_is_dropped(visit, server):
     opened.expect_bars(wanted)
     with opened.page.expect_response("**/v1/classify"):
         held[0].continue_()
-    opened.page.wait_for_timeout(200)
+    opened.page.wait_for_timeout(100)
     opened.expect_bars(wanted)
 
 
