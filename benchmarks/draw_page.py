@@ -70,7 +70,7 @@ def classify(page: Page, *pictures: str) -> None:
 
 def save(page: Page, name: str) -> None:
     """Save what is seen."""
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
     path = ROOT / "docs" / "images" / f"serve_{name}.png"
     picture.save(path, optimize=True)
     size = path.stat().st_size
@@ -86,12 +86,16 @@ def draw_classify(browser: Browser, url: str) -> None:
 
 
 def draw_search(browser: Browser, url: str) -> None:
-    page = open_page(browser, f"{url}/#search", 1200, 780, color_scheme="dark")
+    page = open_page(browser, f"{url}/#search", 1200, 900, color_scheme="dark")
     page.locator("#words").fill("smiling face")
     page.locator("#words").press("Enter")
     page.get_by_role("button", name="Show others that fit less well").click()
     page.locator("#grid img").nth(23).wait_for()
+    page.locator("#grid button").nth(1).click()
+    page.locator("#like-image img").wait_for()
+    page.locator("#grid img").nth(23).wait_for()
     page.wait_for_timeout(1500)
+    page.evaluate("scrollTo(0, 0)")
     save(page, "search")
 
 

@@ -123,7 +123,8 @@ def test_removed_picture(opened, server):
     expect(opened.page.locator("#choose")).to_be_focused()
 
 
-def test_earlier_requests_are_aborted(opened, server):
+def test_earlier_requests_are_aborted(visit, server):
+    opened = visit(server.url, hurries=False)  # all of the labels come in one request
     aborted = []
     opened.page.on("requestfailed", lambda request: aborted.append(request.failure))
     held = []
