@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "examples" / "pictures"
 LARGEST = 200_000  # bytes of a picture
 DRAWINGS = 900  # in the index
-EDGE = 160  # pixels of a drawing
+EDGE = 320  # pixels of a drawing
 
 
 def write_drawings(folder: Path) -> None:
@@ -70,7 +70,7 @@ def classify(page: Page, *pictures: str) -> None:
 
 def save(page: Page, name: str) -> None:
     """Save what is seen."""
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(256)
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     path = ROOT / "docs" / "images" / f"serve_{name}.png"
     picture.save(path, optimize=True)
     size = path.stat().st_size

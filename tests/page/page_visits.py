@@ -50,6 +50,7 @@ class PageServer:
         return f"http://127.0.0.1:{self.port}/"
 
     def start(self) -> None:
+        self.client = httpx.Client(verify=False)  # one for all: to load certificates takes longer than a request
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         app = create_app(self.load, self.options)
@@ -61,17 +62,18 @@ class PageServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
+        self.client.close()
         self.uvicorn.should_exit = True
         self.thread.join(timeout=20)
         assert not self.thread.is_alive()
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = httpx.post(f"{self.url}{path}", json=body)
+        answer = self.client.post(f"{self.url}{path}", json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def get(self, path: str) -> dict[str, Any]:
-        return httpx.get(f"{self.url}{path}").json()
+        return self.client.get(f"{self.url}{path}").json()
 
     def classify(self, picture: bytes, labels: list[str], **options) -> list[tuple[str, str]]:
         """Labels and scores, best first, as the page is to show them."""
@@ -104,7 +106,7 @@ class Visit:
         hurries: bool = True,
         **options,
     ):
-        self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
+        self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, "reduced_motion": "reduce", **options})
         self.context.set_default_timeout(5000)
         self.page: Page = self.context.new_page()
         self.page.add_init_script(f"{script}\n{_HURRY if hurries else ''}")

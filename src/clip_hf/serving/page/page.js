@@ -53,6 +53,8 @@ function announce(text) {
 
 const formatScore = (score) => (score > 0 && score < 0.0005 ? "<0.1%" : percent.format(score));
 const formatBytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
+// A name that may break between its words, rather than anywhere.
+const breakable = (name) => String(name).split(/(?<=[_/-])/).flatMap((part) => [part, make("wbr")]);
 const lastPart = (path) => String(path).split("/").filter(Boolean).at(-1) ?? String(path);
 
 // ------------------------------------------------------------------------------------------------------------- pictures
@@ -408,7 +410,7 @@ function describeHits(count, isCut) {
 
 function makeHit(hit, signal) {
   const thumb = make("span", { className: "thumb" });
-  const name = make("span", { className: "name", title: String(hit.id) }, lastPart(hit.id));
+  const name = make("span", { className: "name", title: String(hit.id) }, ...breakable(lastPart(hit.id)));
   const score = make("span", { className: "score" }, `similarity ${hit.score.toFixed(2)}`);
   const button = make("button", { type: "button" }, thumb, name, score);
   button.onclick = () => {
@@ -439,7 +441,7 @@ function setLike(picture) {
   byId("like").hidden = !picture;
   byId("like-image").replaceChildren();
   if (!picture) return;
-  byId("like-name").textContent = String(picture.id ?? picture.file.name);
+  byId("like-name").replaceChildren(...breakable(picture.id ?? picture.file.name));
   byId("back").hidden = !picture.before;
   if (picture.file) byId("like-image").append(make("img", { alt: "", src: URL.createObjectURL(picture.file) }));
   else loadThumb(picture.id, byId("like-image"), LARGE_EDGE, likeEnd.signal);
