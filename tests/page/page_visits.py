@@ -106,7 +106,9 @@ class Visit:
         hurries: bool = True,
         **options,
     ):
-        self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, "reduced_motion": "reduce", **options})
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1200, "height": 800}, "reduced_motion": "reduce", **options}
+        )
         self.context.set_default_timeout(5000)
         self.page: Page = self.context.new_page()
         self.page.add_init_script(f"{script}\n{_HURRY if hurries else ''}")
