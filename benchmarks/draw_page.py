@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "examples" / "pictures"
 LARGEST = 200_000  # bytes of a picture
 DRAWINGS = 900  # in the index
-EDGE = 160  # pixels of a drawing
+EDGE = 320  # pixels of a drawing
 
 
 def write_drawings(folder: Path) -> None:
@@ -86,12 +86,16 @@ def draw_classify(browser: Browser, url: str) -> None:
 
 
 def draw_search(browser: Browser, url: str) -> None:
-    page = open_page(browser, f"{url}/#search", 1200, 780, color_scheme="dark")
+    page = open_page(browser, f"{url}/#search", 1200, 900, color_scheme="dark")
     page.locator("#words").fill("smiling face")
     page.locator("#words").press("Enter")
     page.get_by_role("button", name="Show others that fit less well").click()
     page.locator("#grid img").nth(23).wait_for()
+    page.locator("#grid button").nth(1).click()
+    page.locator("#like-image img").wait_for()
+    page.locator("#grid img").nth(23).wait_for()
     page.wait_for_timeout(1500)
+    page.evaluate("scrollTo(0, 0)")
     save(page, "search")
 
 

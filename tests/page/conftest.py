@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from page_visits import PageServer, Visit
+from page_visits import PHOTOS, PageServer, Visit
 from playwright.sync_api import Browser, sync_playwright
 
 from clip_hf.embedding import DualEncoder, load_dual_encoder
@@ -16,9 +16,6 @@ from clip_hf.serving.server_app import LoadedModel
 from clip_hf.serving.server_options import ServerOptions
 from encoding_inputs import image, quiet
 from tiny_models import make_tiny_model
-
-
-PHOTOS = ("red/0.png", "red/1.png", "blue/2.png", "3.png", "<img src=x onerror=hacked=1>.png", "5.png")
 
 
 @pytest.fixture(scope="session")

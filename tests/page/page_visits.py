@@ -22,6 +22,8 @@ from clip_hf.serving.server_app import LoadedModel, create_app
 from clip_hf.serving.server_options import ServerOptions
 
 
+# What the index has.
+PHOTOS = ("red/0.png", "red/1.png", "blue/2.png", "3.png", "<img src=x onerror=hacked=1>.png", "5.png")
 # The events of a drop or of pasting, with a file or a text.
 _MAKE_TRANSFER = """({name, type, content, text}) => {
     const transfer = new DataTransfer();
@@ -31,6 +33,10 @@ _MAKE_TRANSFER = """({name, type, content, text}) => {
 }"""
 _PASTE = """(element, transfer) => element.dispatchEvent(
     new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true, cancelable: true}))"""
+
+
+# Waits of the page end ten times as soon, so that tests do not wait for its pauses between keystrokes and tries.
+_HURRY = "const wait = window.setTimeout; window.setTimeout = (action, time) => wait(action, time / 10);"
 
 
 class PageServer:
@@ -44,6 +50,7 @@ class PageServer:
         return f"http://127.0.0.1:{self.port}/"
 
     def start(self) -> None:
+        self.client = httpx.Client(verify=False)  # one for all: to load certificates takes longer than a request
         listener = socket.create_server(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         app = create_app(self.load, self.options)
@@ -55,17 +62,18 @@ class PageServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
+        self.client.close()
         self.uvicorn.should_exit = True
         self.thread.join(timeout=20)
         assert not self.thread.is_alive()
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        answer = httpx.post(f"{self.url}{path}", json=body)
+        answer = self.client.post(f"{self.url}{path}", json=body)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def get(self, path: str) -> dict[str, Any]:
-        return httpx.get(f"{self.url}{path}").json()
+        return self.client.get(f"{self.url}{path}").json()
 
     def classify(self, picture: bytes, labels: list[str], **options) -> list[tuple[str, str]]:
         """Labels and scores, best first, as the page is to show them."""
@@ -82,16 +90,28 @@ class Visit:
     """A page in a browser context of its own. It records errors in the console and the addresses of all requests.
 
     Args:
+        script (`str`): JavaScript to run before the page's.
         expects_failures (`bool`): Whether requests may fail: Chromium writes each into the console.
+        hurries (`bool`): Whether the page's waits end sooner.
         options: Options of the context, such as `viewport` and `color_scheme`.
     """
 
-    def __init__(self, browser: Browser, url: str, *, script: str = "", expects_failures: bool = False, **options):
-        self.context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **options})
+    def __init__(
+        self,
+        browser: Browser,
+        url: str,
+        *,
+        script: str = "",
+        expects_failures: bool = False,
+        hurries: bool = True,
+        **options,
+    ):
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1200, "height": 800}, "reduced_motion": "reduce", **options}
+        )
         self.context.set_default_timeout(5000)
         self.page: Page = self.context.new_page()
-        if script:
-            self.page.add_init_script(script)
+        self.page.add_init_script(f"{script}\n{_HURRY if hurries else ''}")
         self.expects_failures, self.allowed = expects_failures, (url.split("#")[0], f"blob:{url.split('#')[0]}")
         self.problems: list[str] = []
         self.requests: list[str] = []

@@ -115,7 +115,9 @@ def test_by_keyboard_alone(visit, server):
     expect(opened.page.locator("#found")).not_to_be_empty()
     tab_to("#found button, #grid li:first-child button")
     press("Enter")
-    expect(opened.page.locator("#found")).to_be_focused()
+    tab_to("#grid li:first-child button")
+    press("Enter")
+    expect(opened.page.locator("#like-title")).to_be_focused()
 
 
 def test_results_are_announced_and_keystrokes_are_not(visit, server):
@@ -126,7 +128,7 @@ def test_results_are_announced_and_keystrokes_are_not(visit, server):
     best = ", ".join(f"{label} {score}" for label, score in server.classify(png(1), LABELS)[:3])
     expect(announcer).to_have_text(f"photo.png: {best}")
     opened.page.locator("#label").press_sequentially("tree")
-    opened.page.wait_for_timeout(400)
+    opened.page.wait_for_timeout(100)
     expect(announcer).to_have_text(f"photo.png: {best}")
     opened.page.locator("#label").press("Enter")
     best = ", ".join(f"{label} {score}" for label, score in server.classify(png(1), [*LABELS, "tree"])[:3])
@@ -153,7 +155,10 @@ def test_about(visit, server):
 def test_docs_show_every_route(visit, server):
     opened = open_view(visit, server, "docs")
     shown = [heading.inner_text().split() for heading in opened.page.locator(".route h2").all()]
-    assert shown.pop() == ["Errors"]
+    assert shown.pop() == ["Errors", "of", "every", "route"]
+    is_main = [path.startswith("/v1/") for _, path in shown]
+    assert is_main == sorted(is_main, reverse=True) and len(set(is_main)) == 2
+    expect(opened.page.locator(".route h3", has_text="Errors")).to_have_count(0)
     paths = server.get("openapi.json")["paths"]
     assert sorted(map(tuple, shown)) == sorted((method.upper(), path) for path in paths for method in paths[path])
     classify = opened.page.locator(".route", has=opened.page.get_by_role("heading", name="POST /v1/classify"))
@@ -181,3 +186,12 @@ def test_files_hold_no_inline_code_and_no_other_origin():
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text), path.name
         if path.suffix == ".html":
             assert not re.search(r"\son\w+=|\sstyle=|<style|<script(?![^>]* src=)", text), path.name
+
+
+def test_picture_on_a_phone_is_in_sight_with_its_name(visit, server):
+    page = (opened := visit(server.url, **PHONE)).page
+    opened.add(png(1), "temple.jpg")
+    opened.expect_bars(server.classify(png(1), LABELS))
+    expect(page.locator(".picture")).to_be_in_viewport(ratio=0.99)
+    lines = "element => element.getBoundingClientRect().height / parseFloat(getComputedStyle(element).lineHeight)"
+    assert page.locator(".picture h2").evaluate(lines) < 1.5

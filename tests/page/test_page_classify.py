@@ -60,6 +60,9 @@ def test_edited_labels_move_the_bars(opened, server):
     box = opened.page.locator("#label")
     box.press_sequentially("tree,")
     opened.expect_bars(server.classify(png(1), [*LABELS, "tree"]))
+    box.press_sequentially("bush;")
+    opened.expect_bars(server.classify(png(1), [*LABELS, "tree", "bush"]))
+    box.press("Backspace")
     box.press("Backspace")
     box.press("Backspace")
     opened.expect_bars(server.classify(png(1), LABELS[:5]))
@@ -120,7 +123,8 @@ def test_removed_picture(opened, server):
     expect(opened.page.locator("#choose")).to_be_focused()
 
 
-def test_earlier_requests_are_aborted(opened, server):
+def test_earlier_requests_are_aborted(visit, server):
+    opened = visit(server.url, hurries=False)  # all of the labels come in one request
     aborted = []
     opened.page.on("requestfailed", lambda request: aborted.append(request.failure))
     held = []
@@ -144,7 +148,7 @@ def test_stale_answer_is_dropped(visit, server):
     opened.expect_bars(wanted)
     with opened.page.expect_response("**/v1/classify"):
         held[0].continue_()
-    opened.page.wait_for_timeout(200)
+    opened.page.wait_for_timeout(100)
     opened.expect_bars(wanted)
 
 

@@ -102,7 +102,9 @@ def test_too_large_for_the_server(visit, start_server):
     limits = ServingLimits(max_image_pixels=400)
     opened = visit(start_server(limits=limits).url, expects_failures=True)
     opened.add(png(1))
-    expect(opened.page.locator(".picture .error")).to_contain_text("pixels")
+    expect(opened.page.locator(".picture .error")).to_have_text(
+        "This picture has more pixels than the server takes. Choose a smaller one."
+    )
 
 
 def test_too_large_body(visit, server):
@@ -110,15 +112,15 @@ def test_too_large_body(visit, server):
     error = {"message": "The body is larger than 10 bytes.", "type": "x", "param": None, "code": "body_too_large"}
     opened.page.route("**/v1/classify", lambda route: route.fulfill(status=413, json={"error": error}))
     opened.add(png(1))
-    expect(opened.page.locator(".picture .error")).to_have_text("The body is larger than 10 bytes.")
+    expect(opened.page.locator(".picture .error")).to_contain_text("more than the server takes at once")
 
 
 @pytest.mark.parametrize(
     "break_it, where, said",
     [
-        (lambda opened: opened.add(b"no picture", "odd.png"), ".picture .error", "image"),
-        (lambda opened: opened.set_labels("long " * 50), "#labels-error", "tokens"),
-        (lambda opened: use_template(opened, "no place"), "#templates-error", "no place"),
+        (lambda opened: opened.add(b"no picture", "odd.png"), ".picture .error", "Save it as JPEG or PNG."),
+        (lambda opened: opened.set_labels("long " * 50), "#labels-error", "too long for this model. Shorten it."),
+        (lambda opened: use_template(opened, "no place"), "#templates-error", "Write {} where the label goes"),
     ],
     ids=["picture", "labels", "templates"],
 )
@@ -146,20 +148,38 @@ def test_message_goes_with_what_was_wrong(visit, server):
     expect(opened.page.locator("#templates-error")).to_be_hidden()
 
 
-def test_busy_server_is_asked_again(visit, server):
+@pytest.mark.parametrize(
+    "code, param, where, said",
+    [
+        ("text_too_long", "labels[1]", "#labels-error", "The label “dog” is too long for this model. Shorten it."),
+        ("text_too_long", "templates", "#templates-error", "Your sentence is too long for this model. Shorten it."),
+        ("too_many_prompts", "labels", "#labels-error", "These are too many labels. Remove some."),
+        ("image_file_damaged", "image", ".picture .error", "This picture is damaged. Open it in another program and"),
+        ("not_known_here", "image", ".picture .error", "What the server says."),
+    ],
+)
+def test_people_read_sentences_for_people(visit, server, code, param, where, said):
     opened = visit(server.url, expects_failures=True)
+    error = {"message": "What the server says.", "type": "x", "param": param, "code": code}
+    opened.page.route("**/v1/classify", lambda route: route.fulfill(status=400, json={"error": error}))
+    opened.add(png(1))
+    expect(opened.page.locator(where)).to_contain_text(said)
+
+
+def test_busy_server_is_asked_again(visit, server):
+    opened = visit(server.url, expects_failures=True, hurries=False)
     answers = [429]
 
     def refuse_once(route):
         if answers:
             error = {"message": "busy", "type": "rate_limit_error", "param": None, "code": "queue_full"}
-            route.fulfill(status=answers.pop(), headers={"Retry-After": "2"}, json={"error": error})
+            route.fulfill(status=answers.pop(), headers={"Retry-After": "1"}, json={"error": error})
         else:
             route.continue_()
 
     opened.page.route("**/v1/classify", refuse_once)
     opened.add(png(1))
-    expect(opened.page.locator("#notices")).to_have_text("The server is busy. Trying again in 2 s.")
+    expect(opened.page.locator("#notices")).to_have_text("The server is busy. Trying again in 1 s.")
     expect(opened.page.locator(".bars li")).to_have_count(0)
     opened.expect_bars(server.classify(png(1), LABELS))
     expect(opened.page.locator("#notices .notice")).to_have_count(0)

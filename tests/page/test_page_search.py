@@ -4,6 +4,7 @@
 
 import base64
 import json
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import expect
@@ -47,10 +48,81 @@ def test_words_then_a_result(opened, server):
         width > 0 for width in opened.page.locator("#grid img").evaluate_all("all => all.map(i => i.naturalWidth)")
     )
     opened.page.locator("#grid button").nth(2).click()
-    opened.expect_hits(server.search({"id": hits[2]}))
+    expect(opened.page.locator("#like-title")).to_be_focused()
     expect(opened.page.locator("#words")).to_have_value("")
-    expect(opened.page.locator("#like-name")).to_have_text(f"like {hits[2].rpartition('/')[2]}")
-    expect(opened.page.locator("#found")).to_be_focused()
+    opened.expect_hits(others_like(server, hits[2]))
+
+
+def others_like(server, row: str) -> list[str]:
+    found = server.search({"id": row})
+    assert len(found) == 6 and row in found
+    return [each for each in found if each != row]
+
+
+@pytest.mark.parametrize("row", ["red/0.png", "<img src=x onerror=hacked=1>.png"])
+def test_others_like_a_row_and_back(opened, server, row):
+    page = opened.page
+    accept_all(opened)
+    search_words(opened, "a red flower")
+    hits = server.search("a red flower")
+    opened.expect_hits(hits)
+    page.unroute("**/v1/search")
+    with page.expect_request(lambda request: request.url.endswith("edge=512")) as large:
+        page.locator("#grid button").nth(hits.index(row)).click()
+    opened.expect_hits(others_like(server, row))  # all of them, though they fit no better than chance
+    assert parse_qs(urlsplit(large.value.url).query)["id"] == [row]
+    expect(page.locator("#like-name")).to_have_text(row)
+    expect(page.locator("#like-image img")).to_be_visible()
+    expect(page.locator("#found")).to_have_text(
+        "5 pictures, the best first. Choose one to see it larger, and others like it."
+    )
+    accept_all(opened)
+    page.get_by_role("button", name="Back to what was found").click()
+    opened.expect_hits(hits)
+    expect(page.locator("#words")).to_have_value("a red flower")
+    expect(page.locator("#like")).to_be_hidden()
+    page.go_forward()
+    opened.expect_hits(others_like(server, row))
+    page.reload()
+    opened.expect_hits(others_like(server, row))
+    expect(page.get_by_role("button", name="Back to what was found")).to_be_hidden()
+    page.get_by_role("button", name="Search without this picture").click()
+    expect(page.locator("#grid li")).to_have_count(0)
+    expect(page.locator("#like")).to_be_hidden()
+
+
+def test_back_to_the_first_view(visit, server):
+    page = visit(server.url).page
+    page.locator("#nav-search").click()
+    expect(page.locator("#search")).to_be_visible()
+    page.go_back()
+    expect(page.locator("#classify")).to_be_visible()
+    expect(page.locator("#search")).to_be_hidden()
+    expect(page.locator("nav a[aria-current]")).to_have_text("Classify")
+
+
+def test_back_from_another_view_keeps_what_was_found(opened, server):
+    accept_all(opened)
+    search_words(opened, "a red flower")
+    hits = server.search("a red flower")
+    opened.expect_hits(hits)
+    opened.page.get_by_role("link", name="About").click()
+    sent = []
+    opened.page.on("request", lambda request: sent.append(request.url))
+    opened.page.go_back()
+    expect(opened.page.locator("#search")).to_be_visible()
+    opened.expect_hits(hits)
+    assert not [url for url in sent if "v1/search" in url]
+
+
+def test_names_are_whole(visit, server):
+    opened = visit(f"{server.url}#search", viewport={"width": 360, "height": 740})
+    expect(opened.page.locator("#search")).to_be_visible()
+    accept_all(opened)
+    search_words(opened, "anything")
+    expect(opened.page.locator("#grid li")).to_have_count(6)
+    cut = "all => all.filter((name) => name.scrollWidth > name.clientWidth).length"
+    assert opened.page.locator("#grid .name").evaluate_all(cut) == 0
 
 
 def test_picture_and_words_together(opened, server):
@@ -59,7 +131,7 @@ def test_picture_and_words_together(opened, server):
     opened.expect_hits(server.search([image_term(3)]))
     search_words(opened, "blue")
     opened.expect_hits(server.search([{"text": "blue"}, image_term(3)]))
-    opened.page.get_by_role("button", name="Search without the picture").click()
+    opened.page.get_by_role("button", name="Search without this picture").click()
     opened.page.get_by_role("button", name="Search", exact=True).click()
     opened.expect_hits(server.search("blue"))
 
@@ -99,7 +171,7 @@ def test_nothing_fits(opened, server):
     opened.page.get_by_role("button", name="Show the closest pictures all the same").click()
     opened.expect_hits(server.search("a submarine"))
     expect(opened.page.locator("#found")).to_have_text(
-        "6 pictures, the best first. Choose one to find others like it."
+        "6 pictures, the best first. Choose one to see it larger, and others like it."
     )
 
 

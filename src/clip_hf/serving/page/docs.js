@@ -61,16 +61,14 @@ function listProperties(title, schema, isAnswer = false) {
   return listFields(title, fields.map(([name, field]) => [name, describeField(field, required.includes(name))]));
 }
 
-/** The fields of the answer, and the numbers of the errors, which are described once at the end. */
+/** The fields of the answer; errors are described once, at the end. */
 function listAnswers(responses) {
   const good = Object.entries(responses).filter(([status]) => status.startsWith("2"));
-  const errors = Object.keys(responses).filter((status) => !status.startsWith("2"));
   const answers = good.flatMap(([, response]) => Object.entries(follow(response).content ?? {}));
-  const parts = answers.flatMap(([type, { schema }]) => {
+  return answers.flatMap(([type, { schema }]) => {
     const fields = listProperties("Answer", schema, true);
     return fields.length ? fields : [make("h3", {}, "Answer"), make("p", {}, type)];
   });
-  return errors.length ? [...parts, make("h3", {}, "Errors"), make("p", {}, errors.join(", "))] : parts;
 }
 
 function makeRoute(method, path, route) {
@@ -93,7 +91,7 @@ function makeRoute(method, path, route) {
 
 function makeErrors(responses) {
   const fields = Object.entries(responses).map(([status, response]) => [status, follow(response).description]);
-  return make("section", { className: "route" }, make("h2", {}, "Errors"), ...listFields("Status", fields));
+  return make("section", { className: "route" }, make("h2", {}, "Errors of every route"), ...listFields("Status", fields));
 }
 
 async function start() {
@@ -104,7 +102,10 @@ async function start() {
   }
   description = await response.json();
   byId("description").textContent = description.info?.description ?? "";
-  for (const [path, methods] of Object.entries(description.paths)) {
+  // What programs are for comes first, then health, metrics and the page.
+  const isMain = ([path]) => path.startsWith("/v1/");
+  const routes = Object.entries(description.paths).sort((one, other) => isMain(other) - isMain(one));
+  for (const [path, methods] of routes) {
     for (const [method, route] of Object.entries(methods)) {
       byId("routes").append(makeRoute(method, path, route));
     }

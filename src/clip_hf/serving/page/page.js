@@ -33,6 +33,8 @@ const SHOWN_BARS = 10;
 const MOST_PICTURES = 32;
 const SCALED_EDGE = 2048; // pixels; models see a few hundred
 const DEBOUNCE_MS = 200;
+const LARGE_EDGE = 512; // pixels of a picture that is looked at
+const SEPARATORS = /[,;\t\r\n]+/; // of labels
 const NO_MATCH = 0.05; // share of hopeless queries that may get an answer
 const percent = new Intl.NumberFormat("en", { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const whole = new Intl.NumberFormat("en");
@@ -51,6 +53,8 @@ function announce(text) {
 
 const formatScore = (score) => (score > 0 && score < 0.0005 ? "<0.1%" : percent.format(score));
 const formatBytes = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MB`;
+// A name that may break between its words, rather than anywhere.
+const breakable = (name) => String(name).split(/(?<=[_/-])/).flatMap((part) => [part, make("wbr")]);
 const lastPart = (path) => String(path).split("/").filter(Boolean).at(-1) ?? String(path);
 
 // ------------------------------------------------------------------------------------------------------------- pictures
@@ -104,6 +108,7 @@ function keepPictures(files, problems) {
 
 const labels = [];
 const pictures = [];
+let newest = null; // a card that has no answer yet
 
 class PictureCard {
   constructor(file) {
@@ -185,6 +190,12 @@ function makeBar(label) {
   return make("li", {}, make("span", { className: "name" }, label), make("span", { className: "score" }), track);
 }
 
+/** Scroll to what was added last: on a phone it is below the labels. */
+function revealNewest() {
+  const isBelow = matchMedia("(max-width: 56rem)").matches;
+  newest?.element.scrollIntoView({ block: isBelow ? "start" : "nearest" });
+}
+
 function addPictures(files) {
   const problems = byId("files-error");
   const found = keepPictures(files, problems);
@@ -194,13 +205,15 @@ function addPictures(files) {
   pictures.unshift(...cards);
   byId("pictures").prepend(...cards.map((card) => card.element));
   byId("classify-empty").hidden = pictures.length > 0;
-  cards[0]?.element.scrollIntoView({ block: "nearest" }); // on a phone they are below the labels
+  newest = cards[0] ?? newest;
+  revealNewest();
   classifySoon();
 }
 
 function removePicture(card) {
   const place = pictures.indexOf(card);
   pictures.splice(place, 1);
+  if (newest === card) newest = null;
   card.element.remove();
   byId("classify-empty").hidden = pictures.length > 0;
   const next = pictures[Math.min(place, pictures.length - 1)];
@@ -232,7 +245,10 @@ async function classifyAll() {
   }
   const body = readClassifyOptions();
   const best = await Promise.all(pictures.map((card) => card.classify(body, signal)));
-  if (!signal.aborted && best.some(Boolean)) announce(best.filter(Boolean).join(". "));
+  if (signal.aborted) return;
+  revealNewest(); // its bars have made it taller
+  newest = null;
+  if (best.some(Boolean)) announce(best.filter(Boolean).join(". "));
 }
 
 const classifySoon = debounce(classifyAll);
@@ -271,7 +287,7 @@ function replaceLabels(texts) {
 }
 
 function takeTypedLabel() {
-  addLabels(byId("label").value.split(","));
+  addLabels(byId("label").value.split(SEPARATORS));
   byId("label").value = "";
 }
 
@@ -283,11 +299,11 @@ function setUpLabels() {
     if (event.key === "Backspace" && !input.value && labels.length) removeLabel(labels.at(-1));
   });
   input.addEventListener("input", () => {
-    if (input.value.includes(",")) takeTypedLabel(); // also phones, which send no key names
+    if (SEPARATORS.test(input.value)) takeTypedLabel(); // also phones, which send no key names
   });
   input.addEventListener("change", takeTypedLabel);
   input.addEventListener("paste", (event) => {
-    const parts = event.clipboardData.getData("text").split(/[,;\t\r\n]+/);
+    const parts = event.clipboardData.getData("text").split(SEPARATORS);
     if (parts.length < 2) return;
     event.preventDefault();
     addLabels(parts);
@@ -324,7 +340,8 @@ function setUpFiles(button, input, take) {
 
 // --------------------------------------------------------------------------------------------------------------- search
 
-let like = null; // the picture of the query: { id } or { file }, and its name
+let like = null; // the picture of the query: { id } or { file }; `before` is true if it was chosen among what was found
+const queries = new Map(); // words and pictures, by the state of their entry in the browser's history
 let indexRows = 0;
 let searchEnd = new AbortController();
 
@@ -336,7 +353,14 @@ async function readQuery() {
   return terms;
 }
 
-/** Search, and show what is found. `keepsAll` shows the closest pictures even if they fit no better than chance. */
+/** Note the query with the current entry of the browser's history, so that Back finds it again. */
+function rememberQuery() {
+  const entry = Math.random();
+  queries.set(entry, { words: byId("words").value, like });
+  history.replaceState(entry, "");
+}
+
+/** Search, and show what is found. Chance is no measure of pictures, so only words are compared with it. `keepsAll` shows the closest pictures even if they fit no better than chance. */
 async function search({ keepsAll = false, focusesResult = false } = {}) {
   searchEnd.abort();
   searchEnd = new AbortController();
@@ -346,7 +370,10 @@ async function search({ keepsAll = false, focusesResult = false } = {}) {
   try {
     const query = await readQuery();
     if (!query.length) throw new Problem("Write what you look for, or choose a picture.");
-    const body = { query, top_k: Number(byId("count").value), ...(!keepsAll && { no_match: NO_MATCH }) };
+    rememberQuery();
+    const isRow = like?.id !== undefined; // then the row finds itself, too
+    const count = Number(byId("count").value) + Number(isRow);
+    const body = { query, top_k: count, ...(!keepsAll && !like && { no_match: NO_MATCH }) };
     showResults(await callServer("v1/search", { body, signal }), signal);
     if (focusesResult) byId("found").focus();
     else announce(byId("found").firstChild.data);
@@ -361,8 +388,9 @@ async function search({ keepsAll = false, focusesResult = false } = {}) {
 }
 
 function showResults(answer, signal) {
-  const hits = answer.data;
-  const isCut = answer.lowest_score !== null && hits.length < Math.min(Number(byId("count").value), indexRows);
+  const count = Number(byId("count").value);
+  const isCut = answer.lowest_score !== null && answer.data.length < Math.min(count, indexRows);
+  const hits = answer.data.filter((hit) => String(hit.id) !== String(like?.id)).slice(0, count);
   byId("search-empty").hidden = true;
   byId("found").textContent = describeHits(hits.length, isCut);
   if (isCut) {
@@ -375,47 +403,83 @@ function showResults(answer, signal) {
 }
 
 function describeHits(count, isCut) {
-  if (!count) return isCut ? "Nothing fits." : "There are no pictures.";
-  if (count === 1) return `1 picture${isCut ? " fits" : ""}. Choose it to find others like it.`;
-  return `${whole.format(count)} pictures${isCut ? " fit" : ""}, the best first. Choose one to find others like it.`;
+  if (!count) return isCut ? "Nothing fits." : `There are no ${like ? "other " : ""}pictures.`;
+  if (count === 1) return `1 picture${isCut ? " fits" : ""}. Choose it to see it larger, and others like it.`;
+  return `${whole.format(count)} pictures${isCut ? " fit" : ""}, the best first. Choose one to see it larger, and others like it.`;
 }
 
 function makeHit(hit, signal) {
   const thumb = make("span", { className: "thumb" });
-  const name = make("span", { className: "name", title: String(hit.id) }, lastPart(hit.id));
+  const name = make("span", { className: "name", title: String(hit.id) }, ...breakable(lastPart(hit.id)));
   const score = make("span", { className: "score" }, `similarity ${hit.score.toFixed(2)}`);
   const button = make("button", { type: "button" }, thumb, name, score);
   button.onclick = () => {
-    byId("words").value = "";
-    setLike({ id: hit.id, name: lastPart(hit.id) }, thumb.querySelector("img")?.src);
-    search({ focusesResult: true });
+    history.pushState(null, "", `#search/${encodeURIComponent(hit.id)}`);
+    searchFor({ words: "", like: { id: hit.id, before: true } });
   };
-  if (hit.image_url) loadThumb(hit.image_url, thumb, signal);
+  if (hit.image_url) loadThumb(hit.id, thumb, 256, signal);
   return make("li", {}, button);
 }
 
 /** Thumbnails are fetched rather than linked, because the server may ask for the key. */
-async function loadThumb(url, thumb, signal) {
+async function loadThumb(id, thumb, edge, signal) {
   try {
-    const blob = await callServer(`${url.replace(/^\//, "")}&edge=256`, { signal, type: "blob" });
-    thumb.append(make("img", { alt: "", src: URL.createObjectURL(blob) }));
+    const blob = await callServer(`v1/search/image?id=${encodeURIComponent(id)}&edge=${edge}`, { signal, type: "blob" });
+    thumb.replaceChildren(make("img", { alt: "", src: URL.createObjectURL(blob) }));
   } catch {
     thumb.classList.add("missing"); // the name stands below
   }
 }
 
-function setLike(picture, source = "") {
+let likeEnd = new AbortController();
+
+/** Show the picture of the query large, with its whole path. */
+function setLike(picture) {
+  likeEnd.abort();
+  likeEnd = new AbortController();
   like = picture;
   byId("like").hidden = !picture;
-  byId("like-name").textContent = picture ? `like ${picture.name}` : "";
-  byId("like-image").hidden = !source;
-  byId("like-image").src = source;
+  byId("like-image").replaceChildren();
+  if (!picture) return;
+  byId("like-name").replaceChildren(...breakable(picture.id ?? picture.file.name));
+  byId("back").hidden = !picture.before;
+  if (picture.file) byId("like-image").append(make("img", { alt: "", src: URL.createObjectURL(picture.file) }));
+  else loadThumb(picture.id, byId("like-image"), LARGE_EDGE, likeEnd.signal);
+}
+
+/** Show another query and what it finds. */
+function searchFor(query) {
+  byId("words").value = query.words;
+  setLike(query.like);
+  if (like || query.words.trim()) search();
+  else showNothing();
+  if (!like) return;
+  byId("like-title").focus({ preventScroll: true });
+  byId("like").scrollIntoView({ block: "nearest" });
+}
+
+function showNothing() {
+  searchEnd.abort();
+  byId("search").ariaBusy = "false";
+  byId("search-error").textContent = byId("found").textContent = "";
+  byId("grid").replaceChildren();
+  byId("search-empty").hidden = false;
+}
+
+/** Show the query of the current entry of the browser's history, unless it is there already. */
+function followQuery(row) {
+  const isRow = like?.id !== undefined;
+  let query = queries.get(history.state);
+  if (!query && row && String(like?.id) !== row) query = { words: "", like: { id: row } };
+  if (!query && !row && isRow) query = { words: "", like: null };
+  if (query && (query.words !== byId("words").value || query.like !== like)) searchFor(query);
 }
 
 function searchByFiles(files) {
   const [file] = keepPictures(files, byId("search-error"));
   if (!file) return;
-  setLike({ file, name: file.name }, URL.createObjectURL(file));
+  if (like?.id !== undefined) history.pushState(null, "", "#search");
+  setLike({ file });
   search();
 }
 
@@ -428,9 +492,11 @@ function setUpSearch(rows) {
     search();
   };
   byId("unlike").onclick = () => {
-    setLike(null);
+    history.pushState(null, "", "#search");
+    searchFor({ words: byId("words").value, like: null });
     byId("words").focus();
   };
+  byId("back").onclick = () => history.back();
   byId("count").onchange = () => {
     if (byId("grid").children.length) search();
   };
@@ -464,18 +530,22 @@ function showView(view) {
 
 const currentView = () => VIEWS.find((name) => !byId(name).hidden);
 
+/** Show the view that the address names, such as #about or #search/ID; the first one where it names none. */
 function followHash() {
-  const view = location.hash.slice(1);
+  const [name, row] = location.hash.slice(1).split("/");
+  const view = name || VIEWS[0];
   if (!VIEWS.includes(view) || byId(`nav-${view}`)?.hidden) return;
-  if (view === currentView()) return;
-  showView(view);
-  byId(`${view}-title`).focus();
+  if (view !== currentView()) {
+    showView(view);
+    byId(`${view}-title`).focus();
+  }
+  if (view === "search") followQuery(row && decodeURIComponent(row));
 }
 
 function takeFiles(files) {
   if (currentView() === "search") searchByFiles(files);
   else {
-    showView("classify");
+    if (currentView() !== "classify") location.hash = "classify";
     addPictures(files);
   }
 }
@@ -515,7 +585,7 @@ function showPromptSets(sets) {
 async function start() {
   setUpClassify();
   setUpDropAndPaste();
-  window.addEventListener("hashchange", followHash);
+  window.addEventListener("hashchange", followHash); // by links, and by Back
   await untilReady();
   const [models, sets] = await Promise.all([callServer("v1/models"), callServer("v1/prompt-sets")]);
   const [model] = models.data;

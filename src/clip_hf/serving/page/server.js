@@ -96,10 +96,45 @@ async function waitWhileBusy(response) {
   if (!waitingCalls) hideNotice("busy");
 }
 
-async function readProblem(response) {
+/** Name a text that is too long: labels[3] is the fourth label of the request. */
+function describeLongText(param, { labels = [] }) {
+  const label = labels[/^labels\[(\d+)\]/.exec(param)?.[1]];
+  if (label) return `The label “${label.length > 60 ? `${label.slice(0, 60)}…` : label}” is too long for this model. Shorten it.`;
+  if (param.startsWith("labels")) return "One of the labels is too long for this model. Shorten it.";
+  if (param.startsWith("templates")) return "Your sentence is too long for this model. Shorten it.";
+  return "These are too many words for this model. Use fewer.";
+}
+
+// What people are told instead of the server's messages, which are for programs. By an error's code.
+const SENTENCES = {
+  text_too_long: describeLongText,
+  too_many_prompts: () => "These are too many labels. Remove some.",
+  too_many_results: () => "These are too many labels. Remove some.",
+  too_many_values: () => "These are too many labels. Remove some.",
+  body_too_large: () => "This is more than the server takes at once. Choose a smaller picture, or fewer labels.",
+  image_too_large: () => "This picture has more pixels than the server takes. Choose a smaller one.",
+  image_file_too_large: () => "This picture is larger than the server takes. Choose a smaller one.",
+  image_too_small: () => "This picture is too small. Choose a larger one.",
+  image_file_empty: () => "This file is empty.",
+  image_file_truncated: () => "This picture ends too early: part of the file is missing.",
+  image_file_damaged: () => "This picture is damaged. Open it in another program and save it again.",
+  image_exif_damaged: () => "This picture is damaged. Open it in another program and save it again.",
+  image_not_an_image: () => "This is no picture that the server can read. Save it as JPEG or PNG.",
+  image_unreadable: () => "This is no picture that the server can read. Save it as JPEG or PNG.",
+  image_format_not_supported: () => "The server cannot read this kind of picture. Save it as JPEG or PNG.",
+  image_more_than_8_bits: () => "This picture has more than 8 bits a colour. Save it with 8 bits.",
+  no_such_row: () => "This picture is not in the index any more.",
+  timeout: () => "The server took too long. Try again later.",
+};
+
+async function readProblem(response, request = {}) {
   const error = await response.json().then((body) => body.error, () => null);
-  const message = error?.message.replace(/ at `[^`]*`/, ""); // the page shows it beside what is meant
-  return new Problem(message ?? `The server answered with status ${response.status}.`, error?.param);
+  if (!error) return new Problem(`The server answered with status ${response.status}.`);
+  const param = error.param ?? "";
+  if (error.code === "invalid_value" && param.startsWith("templates")) {
+    return new Problem("Write {} where the label goes, as in “a photo of a {}.”", param);
+  }
+  return new Problem(SENTENCES[error.code]?.(param, request) ?? error.message, param);
 }
 
 /**
@@ -123,8 +158,8 @@ export async function callServer(path, { body, signal, type = "json" } = {}) {
     }
     if (response?.status === 401) await untilKey(sentKey);
     else if (response?.status === 429) await waitWhileBusy(response);
-    else if (response && response.status !== 503) throw await readProblem(response);
-    else if (tries > 3) throw response ? await readProblem(response) : new Problem("The connection broke off.");
+    else if (response && response.status !== 503) throw await readProblem(response, body);
+    else if (tries > 3) throw response ? await readProblem(response, body) : new Problem("The connection broke off.");
     else await Promise.all([untilReady(), pause(tries > 1 ? POLL_MS : 0)]);
   }
 }
