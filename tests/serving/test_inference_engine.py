@@ -14,6 +14,7 @@ import torch
 from engine_runs import photos, refused, run, texts
 from transformers import pipeline
 
+from clip_hf import ImageLimits
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.serving.dynamic_batching import BatchingOptions
 from clip_hf.serving.label_options import ClassifyOptions
@@ -118,6 +119,10 @@ def test_limits_of_images_are_the_servers(tiny_processor):
     limits = ServingLimits(max_image_pixels=64 * 64 - 1)
     error = refused(encoder, lambda engine: engine.embed(photos(0)), limits=limits)
     assert (error.status, error.code) == (400, "image_too_large")
+    encoder.set_image_options(image_limits=ImageLimits(max_bytes=10))  # as --max-image-bytes does
+    error = refused(encoder, lambda engine: engine.embed(photos(0)))
+    assert (error.status, error.code) == (400, "image_file_too_large")
+    assert encoder.image_limits == ImageLimits(max_bytes=10, max_pixels=ServingLimits().max_image_pixels)
 
 
 def test_a_model_that_fails_on_an_item_is_an_answer_and_harms_no_other(tiny_processor, monkeypatch, caplog):

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ..embedding.dual_encoder import DualEncoder
-from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, fetch_file
+from ..model.image_reading_clip_hf import UnreadableImage, fetch_file
 from ..model.label_scores_clip_hf import best_labels, score_labels
 from ..model.zero_shot_clip_hf import ensemble_prompts, prompts_for
 from ..search.index_sources import SourceIndex
@@ -91,7 +91,12 @@ class InferenceEngine:
     ):
         batching = batching or BatchingOptions()
         self.encoder, self.limits, self.metrics = encoder, limits, metrics or ServerMetrics()
-        self._image_limits = ImageLimits(max_pixels=limits.max_image_pixels, max_bytes=limits.max_body_bytes)
+        own = encoder.image_limits
+        self._image_limits = replace(
+            own,
+            max_pixels=min(limits.max_image_pixels, own.max_pixels or limits.max_image_pixels),
+            max_bytes=min(limits.max_body_bytes, own.max_bytes),
+        )
         encoder.set_image_options(image_limits=self._image_limits)
         self.context_length, self._scale = encoder.context_length, encoder.logit_scale
         self._bias = encoder.logit_bias or None  # a model without one has 0 there
