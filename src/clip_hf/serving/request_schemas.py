@@ -380,4 +380,6 @@ def parse_request(schema: type[Request], value: Any, limits: ServingLimits) -> R
     # Parts of the location that are numbers are places in lists; others are types of a union.
     places = "".join(f"[{each}]" for each in first["loc"][1:] if isinstance(each, int))
     where = f"{name}{places}"
-    raise RequestError(400, f"`{where}`: {first['msg'].removeprefix('Value error, ')}.", code="invalid_value", param=where)
+    raise RequestError(
+        400, f"`{where}`: {first['msg'].removeprefix('Value error, ')}.", code="invalid_value", param=where
+    )
