@@ -268,6 +268,8 @@ def test_without_an_index_search_says_so(make_client, loaded):
         (b"null", "invalid_type"),
         (b"{}", "missing_field"),
         (b"[" + b"0," * 500_001 + b"0]", "too_many_values"),
+        (b"[" + b"[]," * 50_000 + b"0]", "too_many_values"),
+        (b"[" + b"{}," * 50_001 + b"0]", "too_many_values"),
     ],
 )
 def test_a_body_that_is_no_request_is_refused(client, path, content, code):

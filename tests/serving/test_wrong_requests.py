@@ -184,3 +184,12 @@ def test_the_app_works_below_a_prefix(make_client, monkeypatch, prefix):
     assert client.get(f"{prefix}/nothing", headers=key).status_code == 404
     metrics = client.get(f"{prefix}/metrics", headers=key).text
     assert 'clip_hf_requests_total{route="/v1/search",status="200"}' in metrics and prefix not in metrics
+
+
+def test_a_form_says_how_true_is_written_and_takes_lists_with_brackets(client):
+    files, labels = {"image": ("1.png", png(1))}, {"labels[]": ["a", "b"]}
+    answer = client.post("/v1/classify", data={**labels, "multi_label": "True"}, files=files)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "multi_label") and "write true or false" in error["message"]
+    answer = client.post("/v1/classify", data={**labels, "multi_label": "true"}, files=files)
+    assert {each["label"] for each in answer.json()["data"][0]["predictions"]} == {"a", "b"}

@@ -25,8 +25,9 @@ from .request_errors import RequestError
 from .serving_limits import ServingLimits
 
 
-# More commas than the values and the texts of any request need; values take 64 bytes of memory or more each.
-_MAX_COMMAS = 500_000
+# More than the values and the texts of any request need. Values take 64 bytes of memory or more each, and lists and
+# objects much time besides, because Python's garbage collector looks at them.
+_MOST_OF = {b",": 500_000, b"[": 50_000, b"{": 50_000}
 _BOM = b"\xef\xbb\xbf"
 _IMAGE = "Bytes of an image file in base64, or as a data URI; a URL where the server allows its host."
 _TEXT_PART = {
@@ -343,8 +344,10 @@ Request = TypeVar("Request", bound=BaseModel)
 
 def load_json(body: bytes) -> Any:
     """Parse a request's body; RequestError if it is no JSON, or holds more values than any request needs."""
-    if len(body) > _MAX_COMMAS and body.count(b",") > _MAX_COMMAS:
-        raise RequestError(400, f"The body holds more than {_MAX_COMMAS:,} commas: send less.", code="too_many_values")
+    for character, most in _MOST_OF.items():
+        if len(body) > most and body.count(character) > most:
+            message = f"The body holds {character.decode()!r} more than {most:,} times: send less."
+            raise RequestError(400, message, code="too_many_values")
     try:
         return orjson.loads(body.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
