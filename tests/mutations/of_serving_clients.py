@@ -60,7 +60,7 @@ MUTATIONS = [
     Mutation(
         "the key goes where the answer says",
         "serving/client_protocol.py",
-        "if not all(url is None or url.startswith(_PICTURES) for url in urls):",
+        'if not all(url is None or (url.startswith("/") and _PICTURES in url) for url in urls):',
         "if False:",
         f"{_CLIENT} queries",
     ),

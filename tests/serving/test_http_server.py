@@ -5,8 +5,10 @@
 import asyncio
 import json
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -133,13 +135,69 @@ def read_answer(connection: socket.socket) -> bytes:
 # --------------------------------------------------------------------------------------------- slow and broken clients
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"foo", b"HTTP/2.0, foo"])
+def test_another_protocol_is_ignored_and_the_body_read(run, protocol):
+    upgrade = HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: AAMAAABk\r\n" % protocol
+    inner = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    port = run().port
+    for body, status in ((BODY, 200), (inner, 400)):
+        length = b"Content-Length: %d\r\n\r\n" % len(body)
+        chunked = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        for data in (upgrade + length + body, upgrade + chunked):
+            for cut in (len(data), len(upgrade) + 3, data.index(b"\r\n\r\n") + 4, len(data) - 2):
+                with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                    connection.sendall(data[:cut])
+                    time.sleep(0.01)
+                    connection.sendall(
+                        data[cut:] + REQUEST.replace(b"localhost\r\n", b"localhost\r\nConnection: close\r\n")
+                    )
+                    answers = read_all(connection)
+                assert [int(each) for each in re.findall(rb"HTTP/1\.1 (\d+)", answers)] == [status, 200]
+
+
+def test_many_wishes_for_another_protocol_are_answered_in_their_order(run):
+    data = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    connection = run().connect(data * 500 + data.replace(b"Upgrade\r\nUp", b"close\r\nUp"))
+    assert re.findall(rb"HTTP/1\.1 (\d+)", read_all(connection)) == [b"200"] * 501
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_curl_may_wish_for_http_2(run):
+    url = f"http://127.0.0.1:{run().port}/v1/embeddings"
+    command = ["curl", "-s", "--http2", url, "-H", "Content-Type: application/json", "-d", BODY.decode()]
+    answer = subprocess.run(command, capture_output=True, timeout=20, check=True)
+    assert len(json.loads(answer.stdout)["data"]) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /health/live HTTP/2.0\r\nHost: localhost\r\n\r\n",
+        b"GET /health/live HTTP/0.9\r\nHost: localhost\r\n\r\n",
+        b"GET /health/live\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    ],
+)
+def test_other_versions_of_http_are_refused(run, data):
+    answer = read_all(run().connect(data + REQUEST))
+    assert answer.count(b"HTTP/1.1 ") == 1 and status_of(answer) == 400 and b'"invalid_http"' in answer
+
+
+def test_answers_have_a_date(run):
+    server = run()
+    for data in (b"GET /health/live HTTP/1.0\r\nHost: localhost\r\n\r\n", b"nonsense\r\n\r\n"):
+        assert re.search(rb"\r\ndate: \w{3}, \d\d \w{3} \d{4} ", read_all(server.connect(data)), re.IGNORECASE)
+
+
 def test_a_connection_answers_several_requests(run):
     connection = run().connect()
     for _ in range(3):
         connection.sendall(REQUEST)
         answer = read_answer(connection)
         assert status_of(answer) == 200 and b"connection: close" not in answer
-        assert b"\r\nserver:" not in answer and b"\r\ndate:" not in answer
+        assert b"\r\nserver:" not in answer
 
 
 @pytest.mark.parametrize("data", [b"", b"GET / HTT", HEAD])

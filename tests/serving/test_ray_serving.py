@@ -72,11 +72,11 @@ def test_two_replicas_answer_as_one_and_a_killed_one_loses_nothing(serve, served
         index=source.index.folder,
         ray_actor_options={"num_cpus": 0.5},
     )
-    serve.run(app, name="tiny", route_prefix="/")
+    serve.run(app, name="tiny", route_prefix="/clip")
     assert len(replicas()) == 2
     texts, files = [f"a picture of {number} cats" for number in range(2000)], sorted(photos.iterdir())
     expected = encoder.encode_texts(texts).numpy()
-    with Client(serve.url, KEY, max_retry_seconds=60) as client:
+    with Client(f"{serve.url}/clip", KEY, max_retry_seconds=60) as client:
         assert client.is_ready()
         np.testing.assert_allclose(client.embed_images(files), encoder.encode_images(files).numpy(), atol=1e-6)
         found = Searcher(encoder, source).search([QueryTerm(1.0, text="a cat")], 3).hits
@@ -94,7 +94,7 @@ def test_two_replicas_answer_as_one_and_a_killed_one_loses_nothing(serve, served
             rows.append(row)
         killer.join(10)
         np.testing.assert_allclose(np.stack(rows), expected, atol=1e-6)
-    with Client(serve.url, "another key, no, a wrong one".replace(" ", "-"), max_retries=0) as client:
+    with Client(f"{serve.url}/clip", "another key, no, a wrong one".replace(" ", "-"), max_retries=0) as client:
         with pytest.raises(RuntimeError, match="status 401"):
             client.models()
     serve.delete("tiny")

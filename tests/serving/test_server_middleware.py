@@ -59,13 +59,17 @@ class Gate:
         return 0.0 if found is None else float(found[1])
 
     async def call(
-        self, path: str = "/v1/rank", headers: Iterable[tuple[str, str]] = (), messages: Iterable[dict | float] = ()
+        self,
+        path: str = "/v1/rank",
+        headers: Iterable[tuple[str, str]] = (),
+        messages: Iterable[dict | float] = (),
+        prefix: str = "",
     ) -> Answer:
         """Send a request; of the messages, numbers are pauses, and after the last one the client waits."""
         given = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
         if not any(name == b"host" for name, _ in given):
             given.append((b"host", b"localhost:8000"))
-        scope = {"type": "http", "method": "POST", "path": path, "headers": given}
+        scope = {"type": "http", "method": "POST", "path": prefix + path, "root_path": prefix, "headers": given}
         answer, waiting = Answer(), iter(list(messages) or [chunk(b"{}")])
 
         async def receive() -> dict:
@@ -100,14 +104,15 @@ class Gate:
 # ------------------------------------------------------------------------------------------------------------ who asks
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:8000"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "127.9.9.9", "[::1]:8000", "localhost.", "localhost.:80"]
+)
 def test_loopback_names_are_always_this_server(host):
     assert Gate().ask(headers=[("Host", host)]).status == 200
 
 
 @pytest.mark.parametrize(
-    "host",
-    ["evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "10.0.0.1", "", "[::1", "localhost@evil.com", "0.0.0.0"],
+    "host", ["evil.com", "localhost.evil.com", "127.0.0.1.evil.com", "10.0.0.1", "0.0.0.0", "[::2]"]
 )
 def test_another_host_is_refused(host):
     for path in ("/v1/rank", "/"):
@@ -117,8 +122,36 @@ def test_another_host_is_refused(host):
     assert Gate().ask("/health/live", headers=[("Host", host)]).status == 200
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "*",
+        "[::1",
+        "localhost@evil.com",
+        "evil.com@localhost",
+        "localhost/x",
+        "localhost#x",
+        "localhost?x",
+        "localhost:8000:1",
+        "localhost:",
+        "localhost..",
+        ".localhost",
+        "localhost x",
+        "localhost, evil.com",
+        "localh\xf6st",
+    ],
+)
+def test_a_host_is_a_name_and_a_port(host):
+    for gate in (Gate(), Gate(allowed_hosts=["*"])):
+        answer = gate.ask(headers=[("Host", host)])
+        assert (answer.status, answer.code) == (400, "bad_host")
+
+
 def test_hosts_that_are_allowed_are_compared_whole():
-    gate = Gate(allowed_hosts=["Clip.example.com"])
+    gate = Gate(allowed_hosts=["Clip.example.com", "[::2]"])
+    assert gate.ask(headers=[("Host", "[::2]:8000")]).status == 200
+    assert gate.ask(headers=[("Host", "clip.example.com.")]).status == 200
     assert gate.ask(headers=[("Host", "clip.EXAMPLE.com:8000")]).status == 200
     assert gate.ask(headers=[("Host", "localhost")]).status == 200
     assert gate.ask(headers=[("Host", "x.clip.example.com")]).status == 403
@@ -134,6 +167,9 @@ def test_there_must_be_one_host():
         ({}, 200),
         ({"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:8000"}, 200),
         ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "https://clip.example.com"}, 200),  # a proxy sets Host
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:8000"}, 403),
+        ({"Sec-Fetch-Site": ""}, 403),
         ({"Origin": "https://LOCALHOST:8000"}, 200),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
@@ -151,7 +187,7 @@ def test_pages_of_other_sites_are_refused(headers, status):
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", "Bearer", KEY, f"bearer {KEY}", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", "\xe9"]
+    "header", [None, "", "Bearer", "Bearer ", KEY, f"Basic {KEY}", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", "\xe9"]
 )
 def test_without_the_key_nothing_but_open_paths_answers(header):
     headers = [] if header is None else [("Authorization", header)]
@@ -164,8 +200,78 @@ def test_without_the_key_nothing_but_open_paths_answers(header):
         assert gate.ask(path, headers=headers).status == 200
 
 
-def test_the_key_opens_all():
-    assert Gate(api_key=KEY).ask(headers=[("Authorization", f"Bearer {KEY}")]).status == 200
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_key_opens_all(scheme):
+    assert Gate(api_key=KEY).ask(headers=[("Authorization", f"{scheme} {KEY}")]).status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("Authorization", [f"Bearer {KEY}", f"Bearer {KEY}"]),
+        ("Authorization", ["Bearer x", f"Bearer {KEY}"]),
+        ("Origin", ["http://evil.com", "http://localhost:8000"]),
+        ("Sec-Fetch-Site", ["cross-site", "none"]),
+    ],
+)
+def test_who_asks_is_said_once(name, values):
+    headers = [(name, value) for value in values]
+    if name != "Authorization":
+        headers.append(("Authorization", f"Bearer {KEY}"))
+    answer = Gate(api_key=KEY).ask(headers=headers)
+    assert (answer.status, answer.code) == (400, "repeated_header")
+
+
+@pytest.mark.parametrize("prefix", ["", "/clip", "/a/b", "/v1", "/health/live"])
+def test_all_guards_hold_below_a_prefix(prefix):
+    seen = []
+
+    async def app(scope, receive, send) -> None:
+        seen.append((scope["path"], scope["root_path"], scope["state"]["prefix"]))
+        await echo(scope, receive, send)
+
+    gate = Gate(app, api_key=KEY, limits=small(max_seconds=0.2))
+    key = [("Authorization", f"Bearer {KEY}")]
+    for path in ("/v1/rank", "/metrics", "/nothing"):
+        assert gate.ask(path, prefix=prefix).status == 401
+    assert gate.ask("/v1/rank", headers=key, messages=[chunk(b"x" * 11)], prefix=prefix).status == 413
+    assert gate.ask("/v1/rank", headers=[*key, ("Origin", "http://evil.com")], prefix=prefix).status == 403
+    for path in ("/health/live", "/docs", "/page/page.js", "/"):
+        assert gate.ask(path, prefix=prefix).status == 200
+    assert gate.ask("/health/live", headers=[("Host", "evil.com")], prefix=prefix).status == 200
+    seen.clear()
+    assert gate.ask("/v1/rank", headers=key, prefix=prefix).status == 200
+    assert seen == [("/v1/rank", "", prefix)]
+    assert gate.metric('clip_hf_requests_total{route="/v1/rank",status="413"}') == 1
+    stalled = Gate(stall, limits=small(max_seconds=0.05)).ask("/v1/rank", prefix=prefix)
+    assert (stalled.status, stalled.code) == (503, "timeout")
+
+
+def test_a_path_that_is_not_below_the_prefix_is_guarded_as_it_is():
+    async def call(path: str) -> Answer:
+        answer = Answer()
+
+        async def send(message: dict) -> None:
+            answer.status = message.get("status", answer.status)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": path,
+            "root_path": "/clip",
+            "headers": [(b"host", b"localhost")],
+        }
+        await Gate(api_key=KEY).middleware(scope, None, send)
+        return answer
+
+    for path in ("/v1/rank", "/clipper/v1/rank", "/clip", "/clipdocs"):
+        assert asyncio.run(call(path)).status == 401
+
+
+def test_whatever_is_not_open_is_bounded():
+    for path in ("/v1/rank", "/V1/rank", "//v1/rank", "/nothing", "/health/other", ""):
+        answer = Gate(stall, limits=ServingLimits(max_seconds=0.05)).ask(path)
+        assert (answer.status, answer.code) == (503, "timeout")
 
 
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
@@ -253,7 +359,7 @@ def test_more_requests_than_allowed_are_429():
     answer = gate.ask()
     assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, "too_many_requests", "1")
     assert gate.metric("clip_hf_rejected_total") == 1
-    assert gate.ask("/health/live").status == 200
+    assert gate.ask("/health/live").status == gate.ask("/metrics").status == 200
     gate.traffic.requests = 1
     assert gate.ask().status == 200
 
@@ -394,9 +500,19 @@ def test_the_log_says_what_was_asked_and_nothing_of_its_contents(caplog):
     (line,) = caplog.messages
     assert re.fullmatch(r'r2 "POST /v1/rank" 200 \d+\.\d ms, 7 items', line)
     caplog.clear()
-    Gate().ask("/x\ny")
     Gate().ask("/" + "x" * 500)
-    assert all("(a path that is not printable or too long)" in line and "\n" not in line for line in caplog.messages)
+    (line,) = caplog.messages
+    assert f'POST /{"x" * 199}..." 200' in line
+
+
+@pytest.mark.parametrize(
+    "path", ["/x\ny", '/x" 200 1.0 ms, 1 items r2 "GET /y', "/\x1b[31m", "/%0A", "/\u2028\xe9", "/\ud800"]
+)
+def test_no_path_imitates_a_line_of_the_log(path, caplog):
+    caplog.set_level(logging.INFO, "clip_hf.serving.access")
+    Gate().ask(path, headers=[("X-Request-Id", "r2")])
+    (line,) = caplog.messages
+    assert re.fullmatch(r'r2 "POST /[A-Za-z0-9%./_~-]*" 200 \d+\.\d ms, 0 items', line)
 
 
 @pytest.mark.parametrize(

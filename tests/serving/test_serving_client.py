@@ -468,6 +468,9 @@ def test_queries_and_candidates(server, client, tmp_path):
     assert server.requests[-1][0] == "/v1/search/image?id=a%20b&edge=64"
     assert (results.hits[0].picture, results.hits[0].id, results.best_score) == (b"jpeg", "a b", 0.5)
     assert client.search("a").hits[0].picture is None
+    found["data"][0]["image_url"] = "/a/prefix/v1/search/image?id=a%20b"  # which the client has in its own URL
+    client.search("a", picture_edge=64)
+    assert server.requests[-1][0] == "/v1/search/image?id=a%20b&edge=64"
     found["data"][0]["image_url"] = "http://elsewhere/v1/search/image?id=1"
     with pytest.raises(ServerError, match="does not answer as"):
         client.search("a", picture_edge=64)

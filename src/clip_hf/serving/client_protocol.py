@@ -312,8 +312,10 @@ def _read_search(response: httpx.Response) -> tuple[SearchResults, list[str | No
     found = orjson.loads(response.content)
     hits = [SearchHit(hit["rank"], hit["score"], hit["id"], hit["metadata"]) for hit in found["data"]]
     urls = [hit["image_url"] for hit in found["data"]]
-    if not all(url is None or url.startswith(_PICTURES) for url in urls):
+    if not all(url is None or (url.startswith("/") and _PICTURES in url) for url in urls):
         raise ValueError("the key would go where the answer says")
+    # Below the client's own URL, whatever prefix a proxy takes away.
+    urls = [None if url is None else _PICTURES + url.partition(_PICTURES)[2] for url in urls]
     return SearchResults(hits, found["best_score"], found["lowest_score"]), urls
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import httptools
 import orjson
 import uvicorn
 from starlette.applications import Starlette
@@ -75,7 +76,8 @@ class _Protocol(HttpToolsProtocol):
         if between and "headers" not in self._waiting:
             self._wait("headers", self.limits.max_header_seconds)
         self._held_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._held_bytes <= _MAX_HEADER_BYTES or self.transport.is_closing():
             return
         if between:
@@ -83,7 +85,34 @@ class _Protocol(HttpToolsProtocol):
         else:
             self.transport.abort()  # another answer is on its way
 
+    def _parse(self, data: bytes) -> None:
+        """Parse what came. Where a request asks for another protocol, the parser stops after its headers: they are
+        parsed again without that wish, which a server may ignore, and then the rest. Else the body would be read as
+        the next request."""
+        while data and not self.transport.is_closing():
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserError as error:
+                logger.debug("A request is no valid HTTP: %s", error)
+                self.send_400_response("")
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                method = self.parser.get_method()
+                if method == b"CONNECT":  # never anything else
+                    self.send_400_response("")
+                    return
+                lines = [method + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()]
+                lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+                data = b"\r\n".join([*lines, b"", data[upgrade.args[0] :]])
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
+
     def on_headers_complete(self):
+        if self.parser.should_upgrade():
+            return
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            raise ValueError("neither HTTP/1.0 nor HTTP/1.1")
         self._stop_waiting("headers")
         self._held_bytes = 0
         super().on_headers_complete()
@@ -93,8 +122,9 @@ class _Protocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self):
-        self._held_bytes = 0
-        super().on_message_complete()
+        if not self.parser.should_upgrade():
+            self._held_bytes = 0
+            super().on_message_complete()
 
     def pause_writing(self):
         super().pause_writing()
@@ -114,7 +144,7 @@ class _Protocol(HttpToolsProtocol):
         self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
 
     def send_400_response(self, msg):
-        self._refuse(400, "The request is no valid HTTP.", "invalid_http")
+        self._refuse(400, "The request is no valid HTTP/1.0 or HTTP/1.1.", "invalid_http")
 
     def _refuse(self, status: int, message: str, code: str) -> None:
         id_ = new_request_id()
@@ -123,9 +153,10 @@ class _Protocol(HttpToolsProtocol):
         reason = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}[status]
         head = (
             f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            f"x-request-id: {id_}\r\nconnection: close\r\n\r\n"
+            f"x-request-id: {id_}\r\nconnection: close\r\n"
         )
-        self.transport.write(head.encode() + body)
+        more = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        self.transport.write(head.encode() + more + b"\r\n" + body)
         self.transport.close()
 
 
@@ -259,7 +290,6 @@ def make_server(app: Starlette, drain_seconds: float = DRAIN_SECONDS) -> uvicorn
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=False,
         proxy_headers=False,
         backlog=_BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -44,7 +44,8 @@ _PICTURE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAQAAAAECAIAAAAmkwkpAAAAFElEQVR4nGN8JifHAANMDEgANwcAOnABKjmKqkgA"
     "AAAASUVORK5CYII="
 )
-_FILES = {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}}
+# As OpenAPI 3.1 has it, and as older tools read it.
+_FILE = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
 # Requests with a body: their models, what they are for, and an example that works.
 _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, dict[str, Any]]] = {
     "/v1/embeddings": (
@@ -78,9 +79,31 @@ _POSTS: dict[str, tuple[type[BaseModel], type[BaseModel], str, dict[str, Any]]] 
         {"query": [{"text": "a red square"}, {"text": "a circle", "weight": -0.5}], "top_k": 3},
     ),
 }
-_FORMS = {
-    "/v1/embeddings": {"file": {**_FILES, "description": "Image files."}, "text": {"type": "string"}},
-    "/v1/classify": {"image": _FILES, "labels": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
+# The field that a form's files and texts become, as `read_form` has it.
+_FORM_ITEMS = {
+    "/v1/embeddings": "input",
+    "/v1/classify": "images",
+    "/v1/hf/{name}": "inputs",
+    "/v1/rank": "candidates",
+    "/v1/search": "query",
+}
+_OPERATIONS = {
+    "/v1/embeddings": "create_embeddings",
+    "/v1/classify": "classify_images",
+    "/v1/hf/{name}": "answer_inference_client",
+    "/v1/rank": "rank_candidates",
+    "/v1/search": "search_index",
+    "/v1/models": "list_models",
+    "/v1/models/{name}": "get_model",
+    "/v1/prompt-sets": "list_prompt_sets",
+    "/v1/search/image": "get_search_image",
+    "/health/live": "check_live",
+    "/health/ready": "check_ready",
+    "/openapi.json": "get_description",
+    "/metrics": "get_metrics",
+    "/docs": "show_docs",
+    "/": "show_page",
+    "/page/{name}": "get_page_file",
 }
 _JSON_GETS: dict[str, tuple[type[BaseModel] | None, str]] = {
     "/v1/models": (ModelsAnswer, "What is served"),
@@ -109,7 +132,8 @@ def describe_api(options: ServerOptions) -> dict[str, Any]:
     models += [(answer, "serialization") for answer in (*answers, ErrorAnswer)]
     _, definitions = models_json_schema(models, ref_template=_SCHEMAS)
     has_key = options.api_key is not None
-    paths = {path: {"post": _describe_post(path, has_key)} for path in _POSTS}
+    schemas = definitions["$defs"]
+    paths = {path: {"post": _describe_post(path, schemas, has_key)} for path in _POSTS}
     for path, (answer, summary) in _JSON_GETS.items():
         schema = {"type": "object"} if answer is None else _reference(answer)
         paths[path] = {"get": _describe_get(path, summary, {"application/json": {"schema": schema}}, has_key)}
@@ -123,7 +147,7 @@ def describe_api(options: ServerOptions) -> dict[str, Any]:
         }
         for status, text in _ERRORS.items()
     }
-    components: dict[str, Any] = {"schemas": definitions["$defs"], "responses": errors}
+    components: dict[str, Any] = {"schemas": schemas, "responses": errors}
     if has_key:
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     return {
@@ -133,7 +157,7 @@ def describe_api(options: ServerOptions) -> dict[str, Any]:
             "version": "1",
             "description": "Embeddings, zero-shot classification, ranking and search with a CLIP.",
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "."}],  # the folder of this description, whatever prefix it is at
         "paths": dict(sorted(paths.items())),
         "components": components,
     }
@@ -143,15 +167,14 @@ def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _SCHEMAS.format(model=model.__name__)}
 
 
-def _describe_post(path: str, has_key: bool) -> dict[str, Any]:
+def _describe_post(path: str, schemas: dict[str, Any], has_key: bool) -> dict[str, Any]:
     request, answer, summary, example = _POSTS[path]
-    bodies: dict[str, Any] = {"application/json": {"schema": _reference(request), "example": example}}
-    if path in _FORMS:
-        required = ["labels"] if "labels" in _FORMS[path] else []
-        schema = {"type": "object", "properties": _FORMS[path], "required": required}
-        bodies["multipart/form-data"] = {"schema": schema}
+    bodies: dict[str, Any] = {
+        "application/json": {"schema": _reference(request), "example": example},
+        "multipart/form-data": {"schema": _describe_form(schemas[request.__name__], _FORM_ITEMS[path])},
+    }
     return {
-        **_operation(path, "post", summary, has_key),
+        **_operation(path, summary, has_key),
         "parameters": [_NAME] if "{name}" in path else [],
         "description": (request.__doc__ or "").strip(),
         "requestBody": {"required": True, "content": bodies},
@@ -166,15 +189,28 @@ def _describe_get(path: str, summary: str, content: dict[str, Any], has_key: boo
         parameters.append({"name": "id", "in": "query", "required": True, "schema": {"type": "string"}})
         parameters.append({"name": "edge", "in": "query", "required": False, "schema": edge})
     return {
-        **_operation(path, "get", summary, has_key),
+        **_operation(path, summary, has_key),
         "parameters": parameters,
         "responses": _responses(content),
     }
 
 
-def _operation(path: str, method: str, summary: str, has_key: bool) -> dict[str, Any]:
-    words = [word for word in path.replace("{", "").replace("}", "").replace("-", "/").split("/") if word]
-    operation: dict[str, Any] = {"operationId": "_".join([method, *words]), "summary": summary}
+def _describe_form(schema: dict[str, Any], items: str) -> dict[str, Any]:
+    """The fields of a form: those of the request, with files and texts in place of its items."""
+    replaced = (items, "image")
+    properties = {name: each for name, each in schema["properties"].items() if name not in replaced}
+    properties["file"] = {"type": "array", "items": _FILE, "description": f"Image files, in the order of `{items}`."}
+    if items != "images":
+        texts = {"type": "array", "items": {"type": "string"}}
+        properties["text"] = {**texts, "description": f"Texts, in the order of `{items}`."}
+    if "query" in properties:
+        properties["query"] = {"anyOf": [{"type": "string"}, _FILE], "description": "A text, or an image file."}
+    required = [name for name in schema.get("required", ()) if name in properties]
+    return {"type": "object", "properties": properties, "required": required}
+
+
+def _operation(path: str, summary: str, has_key: bool) -> dict[str, Any]:
+    operation: dict[str, Any] = {"operationId": _OPERATIONS[path], "summary": summary}
     if has_key:
         operation["security"] = [] if path in _OPEN else [{"key": []}]
     return operation

@@ -252,6 +252,7 @@ async def read_form(request: Request, limits: ServingLimits, items: str = "image
     - Files named `image`, `images`, `file` or `files` become [`ImageItem`]s of the list `items`. So do the texts of
       such parts: data URIs, base64 texts and URLs. Texts named `text`, or like `items`, are its texts, in their order.
     - A file named `query` is an [`ImageItem`].
+    - Names may end with `[]`, as some clients have it for lists.
     - `labels` and `filters` are lists, from repeated parts or one JSON list.
     - `dimensions`, `multi_label`, `no_match`, `threshold`, `top_k` and `truncate` are read as JSON, and so is any
       other part that is a list or an object of JSON.
@@ -300,7 +301,7 @@ class _Part:
         try:
             return self.data.decode()
         except UnicodeDecodeError:
-            raise _invalid(self.name, "is not UTF-8", "invalid_form") from None
+            raise _invalid(self.name, "is not UTF-8: send UTF-8", "invalid_form") from None
 
 
 def _read_item_part(part: _Part, where: str) -> Any:
@@ -316,7 +317,9 @@ def _read_field(part: _Part) -> Any:
     try:
         return orjson.loads(text)
     except ValueError:
-        raise _invalid(part.name, "cannot be read as JSON", "invalid_form") from None
+        raise _invalid(
+            part.name, 'cannot be read as JSON; write true or false, 3 or 0.5, or ["a", "b"]', "invalid_form"
+        ) from None
 
 
 def _read_json_or_text(name: str, text: str) -> Any:
@@ -390,7 +393,7 @@ class _FormParser:
     def _on_headers_finished(self) -> None:
         options = parse_options_header(self._disposition)[1]
         try:
-            name = options[b"name"].decode()
+            name = options[b"name"].decode().removesuffix("[]")
         except (KeyError, UnicodeDecodeError):
             raise self._error() from None
         self._parts.append(_Part(name, b"filename" in options, bytearray()))

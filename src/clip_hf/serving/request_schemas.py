@@ -6,15 +6,29 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from ..model.checks_clip_hf import did_you_mean
 from ..utils.wording import listed
 from .request_errors import RequestError
+from .serving_limits import ServingLimits
 
 
-# Values that no request needs, which would take 64 bytes of memory or more for each of its own.
-_MAX_VALUES = 2_000_000
+# More than the values and the texts of any request need. Values take 64 bytes of memory or more each, and lists and
+# objects much time besides, because Python's garbage collector looks at them.
+_MOST_OF = {b",": 500_000, b"[": 50_000, b"{": 50_000}
+_BOM = b"\xef\xbb\xbf"
 _IMAGE = "Bytes of an image file in base64, or as a data URI; a URL where the server allows its host."
 _TEXT_PART = {
     "type": "object",
@@ -67,14 +81,65 @@ Query = Annotated[
         }
     ),
 ]
-Templates = str | list[str] | dict[str, str | list[str]]
+
+
+def _check_number(value: Any, info: ValidationInfo) -> Any:
+    """RequestError for more texts than the limits allow, before each is looked at."""
+    parts = value.values() if isinstance(value, dict) else [value]
+    count = sum(len(each) for each in parts if isinstance(each, list | dict))
+    count = max(count, len(value) if isinstance(value, list | dict) else 1)
+    most = info.context.max_prompts
+    if count > most:
+        name = info.field_name
+        raise RequestError(
+            400, f"`{name}` has {count:,} texts; at most {most:,} are taken.", code="too_many_prompts", param=name
+        )
+    return value
+
+
+def _check_templates(value: Any) -> Any:
+    """By hand, because pydantic would list what is wrong with each."""
+    for each in value.values() if isinstance(value, dict) else [value]:
+        if not isinstance(each, str) and not (isinstance(each, list) and all(isinstance(text, str) for text in each)):
+            raise ValueError("Input should be a text, a list of texts, or an object with these for each label")
+    return value
+
+
+_TEXTS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+Templates = Annotated[
+    Any,
+    BeforeValidator(_check_number),
+    AfterValidator(_check_templates),
+    WithJsonSchema({"anyOf": [*_TEXTS["anyOf"], {"type": "object", "additionalProperties": _TEXTS}]}),
+]
+Texts = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_check_number)]
+Filters = Annotated[list[Annotated[str, Field(max_length=1000)]], Field(max_length=32, fail_fast=True)]
+Name = Annotated[str, Field(max_length=256)]
 TopK = Annotated[int, Field(ge=1, le=100_000)]
 
 
-class _Request(BaseModel):
+class _Fields(BaseModel):
+    """Fields of a request: unknown ones are refused at the first, and null is the same as leaving a field out."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    model: str | None = Field(None, description="The served model; it may be left out.")
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        unknown = next((name for name in value if name not in cls.model_fields), None)
+        if unknown is not None:
+            known, short = list(cls.model_fields), unknown if len(unknown) <= 40 else f"{unknown[:40]}..."
+            message = (
+                f"There is no field `{short}`.{did_you_mean(short, known, '`')} The fields are: {listed(known, 20)}."
+            )
+            raise RequestError(400, message, code="unknown_field", param=short)
+        return {name: each for name, each in value.items() if each is not None}
+
+
+class _Request(_Fields):
+    model: Name | None = Field(None, description="The served model; it may be left out.")
 
 
 class _TextRequest(_Request):
@@ -88,7 +153,7 @@ class EmbeddingsRequest(_TextRequest):
     encoding_format: Literal["float", "base64"] = Field("float", description="base64: float32, little-endian.")
     dimensions: int | None = Field(None, description="The model's own, if given.")
     modality: Literal["text", "image"] | None = Field(None, description="What strings in `input` are.")
-    user: str | None = Field(None, description="Not used.")
+    user: Name | None = Field(None, description="Not used.")
 
 
 class ClassifyRequest(_TextRequest):
@@ -96,23 +161,21 @@ class ClassifyRequest(_TextRequest):
 
     image: Images | None = Field(None, description="One image; or give `images`.")
     images: Images | None = Field(None, description="Several images.")
-    labels: list[str] = Field(min_length=1, description="What the images may show, all different.")
+    labels: Texts = Field(min_length=1, description="What the images may show, all different.")
     templates: Templates | None = Field(
         None, description="Prompts with {} for the label, the name of a prompt set, or each label's own prompts."
     )
     top_k: TopK | None = Field(None, description="How many labels to return, best first; by default all.")
     multi_label: bool = Field(False, description="Score each label by itself against the background.")
     threshold: float | None = Field(None, description="Leave out labels with a lower score.")
-    background: str | list[str] | None = Field(None, description="Prompts of an image that shows none of the labels.")
+    background: str | Texts | None = Field(None, description="Prompts of an image that shows none of the labels.")
     function_to_apply: Literal["softmax", "cosine", "none"] = Field("softmax", description="What a score is.")
 
 
-class HuggingFaceParameters(BaseModel):
+class HuggingFaceParameters(_Fields):
     """Options of zero-shot image classification."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-    candidate_labels: list[str] | None = Field(None, description="What the images may show, all different.")
+    candidate_labels: Texts | None = Field(None, description="What the images may show, all different.")
     hypothesis_template: Templates | None = Field(None, description="As `templates` of /v1/classify.")
 
 
@@ -138,7 +201,7 @@ class SearchRequest(_TextRequest):
     query: Query = Field(description="A text, or terms with weights that are added.")
     top_k: TopK = Field(10, description="The most hits.")
     threshold: float | None = Field(None, ge=-1, le=1, description="Leave out hits with a lower cosine.")
-    filters: list[str] = Field([], description='Rows to search, such as "width>=800"; all must hold.')
+    filters: Filters = Field([], description='Rows to search, such as "width>=800"; all must hold.')
     no_match: float | None = Field(
         None, gt=0, lt=1, description="Leave out hits that fit no better than this share of made-up captions."
     )
@@ -281,22 +344,29 @@ Request = TypeVar("Request", bound=BaseModel)
 
 def load_json(body: bytes) -> Any:
     """Parse a request's body; RequestError if it is no JSON, or holds more values than any request needs."""
-    if len(body) > _MAX_VALUES and body.count(b",") > _MAX_VALUES:
-        raise RequestError(400, f"The body holds more than {_MAX_VALUES:,} values: send less.", code="too_many_values")
+    for character, most in _MOST_OF.items():
+        if len(body) > most and body.count(character) > most:
+            message = f"The body holds {character.decode()!r} more than {most:,} times: send less."
+            raise RequestError(400, message, code="too_many_values")
     try:
-        return orjson.loads(body)
+        return orjson.loads(body.removeprefix(_BOM))
     except orjson.JSONDecodeError as error:
-        # Its message holds the kind of fault and the place, nothing of the body.
-        what = f"no valid JSON: {error}" if body else "empty"
+        try:
+            body.decode()
+            # Its message holds the kind of fault and the place, nothing of the body.
+            what = f"no valid JSON: {error}" if body else "empty"
+        except UnicodeDecodeError:
+            what = "not UTF-8: send JSON in UTF-8"
         raise RequestError(400, f"The body is {what}.", code="invalid_json") from None
 
 
-def parse_request(schema: type[Request], value: Any) -> Request:
+def parse_request(schema: type[Request], value: Any, limits: ServingLimits) -> Request:
     """Check a request's fields.
 
     Args:
         schema (`type`): The request.
         value: What [`load_json`] returned, or the fields of a form.
+        limits ([`ServingLimits`]): `max_prompts` bounds the numbers of labels and of templates.
 
     Raises:
         RequestError: with status 400, the first field that is wrong, and for one that does not exist a near name.
@@ -304,20 +374,15 @@ def parse_request(schema: type[Request], value: Any) -> Request:
     if not isinstance(value, Mapping):
         raise RequestError(400, "The body must be a JSON object, with the request's fields.", code="invalid_type")
     try:
-        return schema.model_validate(value, strict=True)
+        return schema.model_validate(value, strict=True, context=limits)
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False, include_input=False)
-    # A misspelled field says more than that its right name is missing.
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])
-    if first["type"] == "extra_forbidden":
-        known = list(schema.model_fields)
-        short = name if len(name) <= 40 else f"{name[:40]}..."
-        message = f"There is no field `{short}`.{did_you_mean(short, known, '`')} The fields are: {listed(known, 20)}."
-        raise RequestError(400, message, code="unknown_field", param=short)
     if first["type"] == "missing":
         raise RequestError(400, f"The field `{name}` is missing.", code="missing_field", param=name)
     # Parts of the location that are numbers are places in lists; others are types of a union.
     places = "".join(f"[{each}]" for each in first["loc"][1:] if isinstance(each, int))
     where = f"{name}{places}"
-    raise RequestError(400, f"`{where}`: {first['msg']}.", code="invalid_value", param=where)
+    raise RequestError(
+        400, f"`{where}`: {first['msg'].removeprefix('Value error, ')}.", code="invalid_value", param=where
+    )

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -201,9 +202,13 @@ async def _answer_http_exception(request: Request, error: HTTPException) -> Resp
     """An unknown path, or a method that a path does not have."""
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        problem = RequestError(405, f"{request.scope['path']} takes {allowed} only.", code="method_not_allowed")
+        problem = RequestError(405, f"{request.scope['path'][:100]} takes {allowed} only.", code="method_not_allowed")
         return _json(problem.body(), 405, headers={"Allow": allowed})
-    problem = RequestError(error.status_code, "There is no such path; /docs lists those there are.", code="not_found")
+    problem = RequestError(
+        error.status_code,
+        "There is no such path: paths of requests begin with /v1/, and /docs lists all.",
+        code="not_found",
+    )
     return _json(problem.body(), error.status_code)
 
 
@@ -268,7 +273,7 @@ class _Routes:
             value = load_json(await request.body())
         else:
             value = await read_form(request, self.limits, items)
-        asked = parse_request(schema, value)
+        asked = parse_request(schema, value, self.limits)
         if asked.model is not None:
             self._check_model(asked.model)
         return asked, engine
@@ -365,13 +370,14 @@ class _Routes:
                 asked.top_k, asked.threshold, asked.filters, asked.no_match, truncate=asked.truncate
             )
             found = await engine.search(terms, options)
+        pictures = f"{request.scope['state']['prefix']}/v1/search/image"
         data = [
             {
                 "rank": hit.rank,
                 "score": hit.score,
                 "id": hit.id,
                 "metadata": hit.metadata,
-                "image_url": None if hit.picture is None else f"/v1/search/image?{urlencode({'id': hit.id})}",
+                "image_url": None if hit.picture is None else f"{pictures}?{urlencode({'id': hit.id})}",
             }
             for hit in found.hits
         ]
@@ -417,13 +423,14 @@ class _Routes:
         engine = self.state.ready_engine()
         if "id" not in request.query_params:
             raise RequestError(400, "The parameter `id` is missing.", code="missing_field", param="id")
-        edge = request.query_params.get("edge", "256")
-        if not (edge.isascii() and edge.isdecimal() and _MIN_EDGE <= int(edge[:9]) <= _MAX_EDGE):
+        given = request.query_params.get("edge", "256")
+        edge = int(given) if re.fullmatch("[0-9]{1,4}", given) else 0
+        if not _MIN_EDGE <= edge <= _MAX_EDGE:
             raise RequestError(
                 400, f"`edge` must be {_MIN_EDGE} to {_MAX_EDGE} pixels.", code="invalid_value", param="edge"
             )
         with self._admit(request, engine, 1):
-            picture = await engine.thumbnail(self._row_id(request.query_params["id"], "id"), int(edge))
+            picture = await engine.thumbnail(self._row_id(request.query_params["id"], "id"), edge)
         # The page shows it again and again; it may change with the index.
         return Response(picture, headers={"cache-control": "private, max-age=60"}, media_type="image/jpeg")
 

@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import orjson
 
 from .request_errors import RequestError
 from .server_metrics import ServerMetrics
-from .server_options import ANY_HOST, ServerOptions
+from .server_options import ANY_HOST, ServerOptions, host_name
 
 
 access_log = logging.getLogger("clip_hf.serving.access")
@@ -32,11 +32,13 @@ CLIENT_GONE = 499
 """The status of a request whose client went away, in logs and metrics; nginx's."""
 JSON_POLICY = "default-src 'none'; frame-ancestors 'none'"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_OPEN_PATHS = frozenset(("/", "/docs", "/openapi.json", "/health/live", "/health/ready"))
+_HEALTH_PATHS = frozenset(("/health/live", "/health/ready"))  # asked for by address, by what starts and stops servers
+_OPEN_PATHS = _HEALTH_PATHS | {"/", "/docs", "/openapi.json"}
 _OPEN_FOLDER = "/page/"
-_HEALTH_FOLDER = "/health/"  # asked for by address, by what starts and stops servers
-_GUARDED_FOLDER = "/v1/"
+_METRICS_PATH = "/metrics"  # needs the key, and answers while there are too many requests
 _FOLDERS = (_OPEN_FOLDER, "/v1/hf/", "/v1/models/")  # of routes whose paths have a name behind them
+_SINGLE_HEADERS = (b"authorization", b"origin", b"sec-fetch-site")
+_LOGGED_CHARACTERS = 200  # of a path
 
 
 @dataclass
@@ -68,22 +70,20 @@ class ServerMiddleware:
 
     def __init__(self, app: Any, options: ServerOptions, traffic: Traffic, routes: Iterable[str]):
         self.app, self.options, self.traffic, self.routes = app, options, traffic, frozenset(routes)
-        self.allowed_hosts = frozenset(host.lower() for host in options.allowed_hosts)
-        self.key = None if options.api_key is None else f"Bearer {options.api_key}".encode()
+        self.allowed_hosts = frozenset(host_name(host) or host for host in options.allowed_hosts)  # or any
+        self.key = None if options.api_key is None else options.api_key.encode()
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         else:
-            await _Exchange(self, scope, receive, send).run()
+            await _Exchange(self, without_prefix(scope), receive, send).run()
 
     def route_of(self, path: str) -> str:
         """The path if it is a route's, else a word for all others, so that clients cannot make up series."""
         if path in self.routes:
             return path
-        return next(
-            (f"{folder}*" for folder in (_OPEN_FOLDER, "/v1/hf/", "/v1/models/") if path.startswith(folder)), "other"
-        )
+        return next((f"{folder}*" for folder in _FOLDERS if path.startswith(folder)), "other")
 
 
 class _Exchange:
@@ -91,6 +91,9 @@ class _Exchange:
 
     def __init__(self, gate: ServerMiddleware, scope: dict, receive: Any, send: Any):
         self.gate, self.scope, self._receive, self._send_on = gate, scope, receive, send
+        path = scope["path"]
+        self.is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+        self.is_bounded = not self.is_open and path != _METRICS_PATH
         self.started = time.perf_counter()
         self.headers = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
@@ -106,8 +109,8 @@ class _Exchange:
         traffic = self.gate.traffic
         try:
             self._check_sender()
-            if self.scope["path"].startswith(_GUARDED_FOLDER):
-                await self._answer_guarded()
+            if self.is_bounded:
+                await self._answer_in_bounds()
             else:
                 await self.gate.app(self.scope, self._receive, self._send)
         except RequestError as error:
@@ -127,7 +130,7 @@ class _Exchange:
             traffic.body_bytes -= self.body_bytes
             self._record()
 
-    async def _answer_guarded(self) -> None:
+    async def _answer_in_bounds(self) -> None:
         traffic, limits = self.gate.traffic, self.gate.options.limits
         if traffic.requests >= limits.max_pending_requests:
             raise RequestError(
@@ -171,47 +174,61 @@ class _Exchange:
 
     def _check_sender(self) -> None:
         """RequestError unless the host is the server's, no other web site sent the browser, and the key is right."""
-        path = self.scope["path"]
-        if path.startswith(_HEALTH_FOLDER):
+        if self.scope["path"] in _HEALTH_PATHS:
             return
         host = self._check_host()
-        if path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER):
+        if self.is_open:
             return
+        for name in _SINGLE_HEADERS:
+            if sum(each == name for each, _ in self.scope["headers"]) > 1:
+                raise RequestError(
+                    400, f"The request has several {name.decode()} headers; it may have one.", code="repeated_header"
+                )
         self._check_site(host)
-        key = self.gate.key
-        if key is not None and not hmac.compare_digest(self.headers.get(b"authorization", b""), key):
+        if self.gate.key is not None:
+            self._check_key(self.gate.key)
+
+    def _check_key(self, key: bytes) -> None:
+        scheme, _, given = self.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given, key):
             what = "is not this server's" if b"authorization" in self.headers else "is missing"
             raise RequestError(401, f"The API key {what}: send `Authorization: Bearer KEY`.", code="invalid_api_key")
 
     def _check_host(self) -> str:
+        """The `Host` header; RequestError unless it is this server's."""
         hosts = [value for name, value in self.scope["headers"] if name == b"host"]
         if len(hosts) != 1:
             raise RequestError(400, f"The request has {len(hosts)} Host headers; it must have one.", code="bad_host")
-        netloc = hosts[0].decode("latin-1").lower()
-        try:
-            name = urlsplit(f"//{netloc}").hostname or ""
-        except ValueError:
-            name = ""
-        allowed = self.gate.allowed_hosts
+        host = hosts[0].decode("latin-1").lower()
+        name, allowed = host_name(host), self.gate.allowed_hosts
+        if name is None:
+            raise RequestError(400, "The Host header is no name or address with or without a port.", code="bad_host")
         if not (ANY_HOST in allowed or name in allowed or is_loopback(name)):
             raise RequestError(
                 403,
                 "The Host header names another server. If this is a name of this one, start it with --allowed-hosts.",
                 code="host_not_allowed",
             )
-        return netloc
+        return host
 
     def _check_site(self, host: str) -> None:
-        """RequestError for what a browser sends on behalf of a page of another site."""
+        """RequestError for what a browser sends on behalf of a page of another site.
+
+        Where the browser says it (`Sec-Fetch-Site`, which no page can set), `Origin` is not compared: behind a proxy
+        that sets `Host`, it is another name.
+        """
         site = self.headers.get(b"sec-fetch-site")
         origin = self.headers.get(b"origin")
-        is_foreign = site is not None and site not in (b"same-origin", b"none")
-        if origin is not None and not is_foreign:
-            _, slashes, origin_host = origin.decode("latin-1").lower().partition("://")
-            is_foreign = not slashes or origin_host != host
+        if site is not None:
+            is_foreign = site not in (b"same-origin", b"none")
+        else:
+            is_foreign = origin is not None and origin.decode("latin-1").lower().partition("://")[1:] != ("://", host)
         if is_foreign:
             raise RequestError(
-                403, "Web pages of other sites may not use this server from a browser.", code="cross_site_request"
+                403,
+                "Web pages of other sites may not use this server from a browser. If the page is this server's, let "
+                "the proxy in front of it pass the Host header on.",
+                code="cross_site_request",
             )
 
     # ------------------------------------------------------------------------------------------------------ the body
@@ -303,17 +320,30 @@ class _Exchange:
         metrics.observe_request(self.gate.route_of(path), status, seconds)
         if status == CLIENT_GONE:
             metrics.count_cancelled()
-        elif status in (429, 503) and path.startswith(_GUARDED_FOLDER):
+        elif status in (429, 503) and self.is_bounded:
             metrics.count_rejected()
         access_log.info(
             '%s "%s %s" %d %.1f ms, %d items',
             self.id,
             self.scope["method"],
-            path if path.isprintable() and len(path) < 200 else "(a path that is not printable or too long)",
+            # Encoded, so that no path looks like the rest of a line, or like another one.
+            quote(path[:_LOGGED_CHARACTERS], errors="replace") + ("..." if len(path) > _LOGGED_CHARACTERS else ""),
             status,
             1000 * seconds,
             self.state["items"],
         )
+
+
+def without_prefix(scope: dict) -> dict:
+    """The scope of a request with the path below the prefix that the app is at (`root_path`), for all that follows.
+
+    The prefix is in `scope["state"]["prefix"]`.
+    """
+    path, prefix = scope["path"], scope.get("root_path", "").rstrip("/")
+    below = path.removeprefix(prefix)
+    path = below if below.startswith("/") else path
+    state = {**scope.get("state", {}), "prefix": prefix}
+    return {**scope, "path": path, "root_path": "", "state": state}
 
 
 def new_request_id() -> str:

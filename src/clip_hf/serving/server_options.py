@@ -12,8 +12,9 @@ from .serving_limits import ServingLimits
 
 ANY_HOST = "*"
 MIN_KEY_CHARACTERS = 16
-# What a Host header may hold before its port.
-_HOST = re.compile(r"[\w.-]+|\[[0-9a-f:.]+\]", re.ASCII | re.IGNORECASE)
+_NAME = r"(?P<name>[\w-]+(?:\.[\w-]+)*)\.?|\[(?P<address>[0-9a-f:.]+)\]"
+_HOST = re.compile(_NAME, re.ASCII | re.IGNORECASE)
+_HOST_HEADER = re.compile(rf"(?:{_NAME})(?::[0-9]{{1,5}})?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,9 @@ def check_api_key(key: str) -> None:
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("The API key holds white space or characters that are not ASCII; no client could send it.")
+
+
+def host_name(host: str) -> str | None:
+    """The name or address in a `Host` header, in small letters, without a port; None if it is none."""
+    match = _HOST_HEADER.fullmatch(host)
+    return None if match is None else (match["name"] or match["address"]).lower()
