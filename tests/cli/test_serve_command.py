@@ -45,10 +45,10 @@ def served(monkeypatch) -> list[SimpleNamespace]:
     return calls
 
 
-def refused(capsys, *line: str) -> str:
+def refused(capfd, *line: str) -> str:
     """What a command says that ends with status 1."""
     assert main(["serve", *map(str, line)]) == 1
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert said.out == "" and said.err.startswith("clip-hf serve: ") and said.err.count("\n") == 1
     return said.err
 
@@ -101,11 +101,9 @@ def test_the_name_is_no_path(model, name, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------- who may ask
 
 
-def test_other_machines_need_a_key(served, capsys, monkeypatch):
+def test_other_machines_need_a_key(served, capfd, monkeypatch):
     line = ("m", "--host", "0.0.0.0")
-    assert "--host 0.0.0.0 lets other machines in: give --api-key-file or set CLIP_HF_API_KEY" in refused(
-        capsys, *line
-    )
+    assert "--host 0.0.0.0 lets other machines in: give --api-key-file or set CLIP_HF_API_KEY" in refused(capfd, *line)
     assert main(["serve", *line, "--no-api-key"]) == 0
     monkeypatch.setenv(arguments.KEY_VARIABLE, KEY)
     assert main(["serve", *line]) == 0
@@ -114,20 +112,20 @@ def test_other_machines_need_a_key(served, capsys, monkeypatch):
     assert [call.options.allowed_hosts for call in served] == [("*",), ("*",), ("a.example",)]
 
 
-def test_a_key_may_be_in_a_file(served, capsys, tmp_path):
+def test_a_key_may_be_in_a_file(served, capfd, tmp_path):
     (tmp_path / "key").write_text(f"{KEY}\n")
     assert main(["serve", "m", "--api-key-file", str(tmp_path / "key")]) == 0
     assert served[0].options.api_key == KEY
     (tmp_path / "key").write_text(f"{KEY} {KEY}")
-    assert "white space" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
+    assert "white space" in refused(capfd, "m", "--api-key-file", tmp_path / "key")
     (tmp_path / "key").write_text("")
-    assert "has 0 characters; it needs 16 or more" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
-    assert "No such file" in refused(capsys, "m", "--api-key-file", tmp_path / "none")
+    assert "has 0 characters; it needs 16 or more" in refused(capfd, "m", "--api-key-file", tmp_path / "key")
+    assert "No such file" in refused(capfd, "m", "--api-key-file", tmp_path / "none")
 
 
-def test_an_empty_key_in_the_environment_is_none_that_opens(served, capsys, monkeypatch):
+def test_an_empty_key_in_the_environment_is_none_that_opens(served, capfd, monkeypatch):
     monkeypatch.setenv(arguments.KEY_VARIABLE, "")
-    assert "has 0 characters" in refused(capsys, "m")
+    assert "has 0 characters" in refused(capfd, "m")
 
 
 @pytest.mark.parametrize(
@@ -145,9 +143,9 @@ def test_an_empty_key_in_the_environment_is_none_that_opens(served, capsys, monk
         ("--index nowhere", "nowhere"),
     ],
 )
-def test_wrong_options_are_refused_at_once(served, line, message, capsys, tmp_path, monkeypatch):
+def test_wrong_options_are_refused_at_once(served, line, message, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, "m", *line.split())
+    assert message in refused(capfd, "m", *line.split())
     assert served == []
 
 
@@ -157,17 +155,17 @@ def test_options_that_exclude_each_other_are_a_wrong_command_line():
     assert stop.value.code == 2
 
 
-def test_a_port_in_use_is_one_line(folder, capsys):
+def test_a_port_in_use_is_one_line(folder, capfd):
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        said = refused(capsys, folder / "model", "--port", port)
+        said = refused(capfd, folder / "model", "--port", port)
     assert said.startswith(f"clip-hf serve: Cannot listen on 127.0.0.1 port {port}: it is in use: stop the other")
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line(capsys, tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_loaded_is_one_line(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "nowhere", "--port", "0"]) == 1
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert said.out.startswith("listening on http://127.0.0.1:")
     assert "clip-hf serve: There is no file or folder 'nowhere' here" in said.err.splitlines()[-1]
 
