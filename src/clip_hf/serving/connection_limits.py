@@ -61,7 +61,7 @@ class RefusedConnections:
 
     def _log(self) -> None:
         logger.warning(
-            "%s refused: all %s that there may be are in use.",
+            "%s refused: all %s that there may be are busy.",
             counted(self._num_new, "connection"),
             f"{self._limit:,}",
         )

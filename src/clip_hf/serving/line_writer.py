@@ -14,7 +14,7 @@ _END_SECONDS = 1.0
 
 
 class LineWriter:
-    """Writes lines to a file descriptor in a thread of its own. Lines that nobody takes in time are dropped and counted.
+    """Writes lines to a file descriptor in a thread of its own; what nobody takes in time is dropped and counted.
 
     It uses neither Python's streams nor their locks, which the end of the process would wait for.
 
