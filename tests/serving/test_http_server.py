@@ -371,7 +371,7 @@ def test_not_ready_while_it_ends(run):
     assert status_of(read_all(waiting)) == 200
 
 
-def test_what_takes_too_long_is_ended_with_503(run):
+def test_what_takes_too_long_is_ended_with_503(run, caplog):
     server = run(drain_seconds=0.2)
     ended = server.slow_down(20)
     waiting = server.connect(REQUEST)
@@ -380,6 +380,9 @@ def test_what_takes_too_long_is_ended_with_503(run):
     answer = read_all(waiting)
     assert status_of(answer) == 503 and b'"draining"' in answer
     assert server.join() < 5 and ended == ["cancelled"]
+    (record,) = [record for record in caplog.records if record.name == "uvicorn.error" and record.levelname != "INFO"]
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == "1 request(s) got 503, because the time to drain is over."
 
 
 def test_a_second_signal_ends_at_once(run):

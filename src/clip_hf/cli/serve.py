@@ -41,14 +41,14 @@ def _run(options: argparse.Namespace) -> int:
         raise ValueError(f"--port is {options.port}; a port is 0 to 65535.")
     if not options.drain_seconds >= 0:
         raise ValueError(f"--drain-seconds is {options.drain_seconds}; it must be 0 or more.")
+    if ":" not in options.model:  # where another library looks it up
+        check_exists(options.model)
     host = resolve_host(options.host)
     served = server_options(options, is_loopback(host))
     with _naming_options("image_"):
         image_options(options)
     if options.background_color is not None:
         parse_color(options.background_color)
-    if ":" not in options.model:  # where another library looks it up
-        check_exists(options.model)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     # As `clip-hf search` has it: there SOURCE may have its index elsewhere.
     source = argparse.Namespace(**{**vars(options), **_BUILDING, "source": options.index, "index": None})
