@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NoReturn
 
 from . import classify, compare, convert, embed, env, evaluate, export, search, serve, tag, train
@@ -138,7 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_server_arguments(parsers[options.command], options)
         module = options.command if options.server is None else "on_server"
     try:
-        return importlib.import_module(f"clip_hf.cli.{module}").run(options)
+        with serve.ended_by_signals() if options.command == "serve" else nullcontext():
+            return importlib.import_module(f"clip_hf.cli.{module}").run(options)
     except BrokenPipeError:
         # Whoever reads the output has enough, as `head` has; Python would complain when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,10 +3,15 @@
 """The arguments of `clip-hf serve`."""
 
 import argparse
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .classify import parse_count
 from .embed import add_column_arguments
-from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
+from .evaluate import INFERENCE_DTYPES, MAX_SKIPPED_SHARE, add_image_arguments, add_runtime_argument, add_skip_argument
 
 
 # tests/cli/test_serve_command.py holds that these are what `clip_hf.serving` has. Defaults, and what they bound.
@@ -27,7 +32,16 @@ LIMITS = {
     "pending_requests": (1024, "requests that are being answered; more get 429"),
     "pending_items": (32_768, "texts and images of these"),
     "pending_bytes": (2**29, "bytes of their bodies"),
-    "connections": (4096, "open connections; more are closed"),
+    "connections": (4096, "open connections; for more, idle ones are closed"),
+}
+# What goes with --index only, and its default.
+INDEX_OPTIONS = {
+    "rebuild": False,
+    "split": None,
+    "image_column": "image",
+    "caption_column": "caption",
+    "image_root": None,
+    "max_skipped_share": MAX_SKIPPED_SHARE,
 }
 _EPILOG = """\
 examples:
@@ -36,6 +50,27 @@ examples:
   clip-hf serve my_model --host 0.0.0.0 --api-key-file /run/secrets/key --allowed-hosts clip.example.com
   clip-hf serve my_model --runtime openvino --max-batch-images 64
 """
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """End the process with status 0 at a signal, until the server, which drains, takes its signals over.
+
+    Importing takes seconds, and to the first process of a container the kernel gives no signal without a handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
+    before = {each: signal.getsignal(each) for each in (getattr(signal, name) for name in names)}
+    before = {each: handler for each, handler in before.items() if handler is not signal.SIG_IGN}  # by `nohup`
+    for each in before:
+        signal.signal(each, lambda *_: os._exit(0))
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 """Files that are missing, damaged, hostile or of something else: each is refused by name, and nothing in it runs."""
 
 import argparse
+import errno
 import json
 import os
 import pickle
@@ -389,3 +390,18 @@ def test_torchscript_archives_load_and_their_code_is_not_run(tower, source_model
     for options in ({"config": open_clip_config(tower)}, {"preprocess": {"mean": 0.5}}):
         with pytest.raises(ValueError, match="leave out config and preprocess"):
             checkpoints.load(tmp_path / "a.pt", **options)
+
+
+def test_a_file_that_may_not_be_read_is_not_missing(weights, monkeypatch, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file(weights, path)
+    opened = open
+
+    def refuse(file, *more, **options):  # root may read all
+        if file == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return opened(file, *more, **options)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
+        open_weights(path)

@@ -46,10 +46,10 @@ def served(monkeypatch) -> list[SimpleNamespace]:
     return calls
 
 
-def refused(capsys, *line: str) -> str:
+def refused(capfd, *line: str) -> str:
     """What a command says that ends with status 1."""
     assert main(["serve", *map(str, line)]) == 1
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert said.out == "" and said.err.startswith("clip-hf serve: ") and said.err.count("\n") == 1
     return said.err
 
@@ -102,37 +102,65 @@ def test_the_name_is_no_path(model, name, tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------------------- who may ask
 
 
-def test_other_machines_need_a_key(served, capsys, monkeypatch):
+def test_other_machines_need_a_key(served, capfd, monkeypatch):
     line = ("m", "--host", "0.0.0.0")
-    assert "--host 0.0.0.0 lets other machines in: give --api-key-file or set CLIP_HF_API_KEY" in refused(
-        capsys, *line
-    )
+    assert "--host 0.0.0.0 lets other machines in: give --api-key-file or set CLIP_HF_API_KEY" in refused(capfd, *line)
     assert main(["serve", *line, "--no-api-key"]) == 0
-    monkeypatch.setenv(arguments.KEY_VARIABLE, KEY)
+    monkeypatch.setenv(arguments.KEY_VARIABLE, f"{KEY}\n")
     assert main(["serve", *line]) == 0
     assert main(["serve", *line, "--no-api-key", "--allowed-hosts", "a.example"]) == 0
     assert [call.options.api_key for call in served] == [None, KEY, None]
     assert [call.options.allowed_hosts for call in served] == [("*",), ("*",), ("a.example",)]
 
 
-def test_a_key_may_be_in_a_file(served, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("host", "address"), [("LOCALHOST", "127.0.0.1"), ("127.1", "127.0.0.1"), ("127.8.9.10", "127.8.9.10")]
+)
+def test_this_machine_is_known_by_its_address(served, host, address):
+    assert main(["serve", "m", "--host", host]) == 0
+    assert served[0].host == address and served[0].options.allowed_hosts == ()
+
+
+def test_a_key_may_be_in_a_file(served, capfd, tmp_path):
     (tmp_path / "key").write_text(f"{KEY}\n")
     assert main(["serve", "m", "--api-key-file", str(tmp_path / "key")]) == 0
     assert served[0].options.api_key == KEY
     (tmp_path / "key").write_text(f"{KEY} {KEY}")
-    assert "white space" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
+    assert "white space" in refused(capfd, "m", "--api-key-file", tmp_path / "key")
     (tmp_path / "key").write_text("")
-    assert "has 0 characters; it needs 16 or more" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
-    said = refused(capsys, "m", "--api-key-file", tmp_path / "none")
+    assert "has 0 characters; it needs 16 or more" in refused(capfd, "m", "--api-key-file", tmp_path / "key")
+    said = refused(capfd, "m", "--api-key-file", tmp_path / "none")
     assert said == f"clip-hf serve: --api-key-file: there is no file {tmp_path / 'none'}.\n"
-    assert "cannot be read: Is a directory" in refused(capsys, "m", "--api-key-file", tmp_path)
+    assert "cannot be read: Is a directory" in refused(capfd, "m", "--api-key-file", tmp_path)
     (tmp_path / "key").write_bytes(b"\xff" * 20)
-    assert "holds no text" in refused(capsys, "m", "--api-key-file", tmp_path / "key")
+    assert "holds no text" in refused(capfd, "m", "--api-key-file", tmp_path / "key")
+    (tmp_path / "key").write_text("k" * 4097)
+    assert "has 4,097 characters; it may have 4,096" in refused(capfd, "m", "--api-key-file", tmp_path / "key")
 
 
-def test_an_empty_key_in_the_environment_is_none_that_opens(served, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none", "cannot be read: No such file"), (".", "cannot be read: Is a directory"), ("bytes", "holds no text")],
+)
+def test_a_file_without_a_key_is_named_with_its_option(served, name, message, capfd, tmp_path):
+    (tmp_path / "bytes").write_bytes(bytes(range(256)))
+    path = tmp_path / name
+    assert refused(capfd, "m", "--api-key-file", path).startswith(f"clip-hf serve: --api-key-file {path} {message}")
+
+
+@pytest.mark.parametrize(("mode", "is_warned"), [(0o666, True), (0o644, False)])
+def test_a_key_that_everyone_can_change_is_warned_of(served, mode, is_warned, capfd, tmp_path):
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    path.chmod(mode)
+    assert main(["serve", "m", "--api-key-file", str(path)]) == 0
+    said = capfd.readouterr().err
+    assert (f"WARNING Every user of this machine can change --api-key-file {path}" in said) == is_warned
+
+
+def test_an_empty_key_in_the_environment_is_none_that_opens(served, capfd, monkeypatch):
     monkeypatch.setenv(arguments.KEY_VARIABLE, "")
-    assert "has 0 characters" in refused(capsys, "m")
+    assert "has 0 characters" in refused(capfd, "m")
 
 
 @pytest.mark.parametrize(
@@ -143,17 +171,34 @@ def test_an_empty_key_in_the_environment_is_none_that_opens(served, capsys, monk
         ("--drain-seconds -1", "--drain-seconds is -1.0"),
         ("--name /home/me", "a path, which clients must not see"),
         ("--allowed-hosts http://a", "'http://a' is no name or address"),
-        ("--max-items 0", "`max_items` is 0; it must be a number greater than 0."),
+        ("--max-items 0", "--max-items is 0; it must be a number greater than 0."),
         ("--max-items 40000", "no request of that size would ever be taken"),
-        ("--max-wait-ms -1", "`max_wait_ms` is -1.0"),
+        ("--max-wait-ms -1", "--max-wait-ms is -1.0"),
         ("--device nowhere", "The device 'nowhere' is not on this machine"),
         ("--index nowhere", "nowhere"),
-        ("--rebuild", "--rebuild builds the index of --index anew"),
+        ("--rebuild", "--rebuild: what belongs to an index goes with"),
+        ("--max-image-bytes 0", "--max-image-bytes is 0; it must be a number greater than 0."),
+        ("--max-image-seconds nan", "--max-image-seconds is nan"),
+        ("--background-color blurple", "'blurple' is not a colour"),
+        ("--split train --max-skipped-share 0.5", "--split, --max-skipped-share: what belongs to an index goes with"),
+        ("--image-column x --image-root .", "--image-column, --image-root: what belongs to an index goes with"),
+        ("--host=", "The host is empty"),
+        ("--host 127.0.0.1:80", "'127.0.0.1:80' has a port"),
+        ("--host [::1]", "'[::1]' has brackets"),
+        ("--host http://a", "'http://a' is a URL"),
+        ("--host no.such.invalid", "'no.such.invalid' cannot be resolved"),
     ],
 )
-def test_wrong_options_are_refused_at_once(served, line, message, capsys, tmp_path, monkeypatch):
+def test_wrong_options_are_refused_at_once(served, line, message, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert message in refused(capsys, "m", *line.split())
+    assert message in refused(capfd, "m", *line.split())
+    assert served == []
+
+
+@pytest.mark.parametrize("model", ["./model", "/nowhere/model", "a/b/model", "model.safetensors"])
+def test_a_path_that_is_not_there_is_refused_at_once(served, model, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"There is no file or folder {model}." in refused(capfd, model)
     assert served == []
 
 
@@ -163,17 +208,17 @@ def test_options_that_exclude_each_other_are_a_wrong_command_line():
     assert stop.value.code == 2
 
 
-def test_a_port_in_use_is_one_line(folder, capsys):
+def test_a_port_in_use_is_one_line(folder, capfd):
     with bind("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
-        said = refused(capsys, folder / "model", "--port", port)
+        said = refused(capfd, folder / "model", "--port", port)
     assert said.startswith(f"clip-hf serve: Cannot listen on 127.0.0.1 port {port}: it is in use: stop the other")
 
 
-def test_a_model_that_cannot_be_loaded_is_one_line(capsys, tmp_path, monkeypatch):
+def test_a_model_that_cannot_be_loaded_is_one_line(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["serve", "nowhere", "--port", "0"]) == 1
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert said.out.startswith("listening on http://127.0.0.1:")
     (line,) = [line for line in said.err.splitlines() if "nowhere" in line]
     assert line.startswith("clip-hf serve: There is no file or folder 'nowhere' here")

@@ -575,3 +575,9 @@ def test_channels_last_gives_the_same_features(tiny_model, pixel_values):
         tiny_model.to(memory_format=torch.channels_last)
         actual = tiny_model.encode_image(pixel_values.to(memory_format=torch.channels_last))
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_saved_files_have_one_mode(tmp_path):
+    make_tiny_model("vit").save_pretrained(tmp_path, max_shard_size="10KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1

@@ -100,8 +100,8 @@ MUTATIONS = [
     Mutation(
         "metrics have what clients sent",
         "serving/server_middleware.py",
-        '"other")',
-        "path)",
+        ', "other")',
+        ", path)",
         "serving/test_server_middleware.py -k metrics_name",
     ),
     Mutation(
@@ -201,5 +201,33 @@ MUTATIONS = [
         "if not is_local and key is None and not options.no_api_key:",
         "if False:",
         "cli/test_serve_command.py -k other_machines",
+    ),
+    Mutation(
+        "connections that are idle keep others out",
+        "serving/http_server.py",
+        "and not self._close_idle():",
+        ":",
+        "serving/test_http_server.py -k longest_idle",
+    ),
+    Mutation(
+        "the connection that was idle last is closed",
+        "serving/http_server.py",
+        "longest = next(iter(self.idle), None)",
+        "longest = next(reversed(self.idle), None)",
+        "serving/test_http_server.py -k longest_idle",
+    ),
+    Mutation(
+        "a host's name decides who can reach it",
+        "cli/serve.py",
+        "is_loopback(host)",
+        "is_loopback(options.host)",
+        "cli/test_serve_command.py -k by_its_address",
+    ),
+    Mutation(
+        "weights are for their owner only",
+        "utils/atomic.py",
+        "        temporary.chmod(mode)\n",
+        "",
+        "utils/test_atomic.py -k umask_gives",
     ),
 ]

@@ -351,3 +351,14 @@ def test_a_file_system_that_cannot_sync_is_no_error_but_a_failing_disk_is(number
     with nullcontext() if passes else pytest.raises(OSError), replaced_file(tmp_path / "file") as temporary:
         temporary.write_text("new")
     assert (tmp_path / "file").exists() == passes
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_a_file_gets_the_mode_that_the_umask_gives(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        with replaced_file(tmp_path / "file") as temporary:
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o666 & ~umask

@@ -85,7 +85,10 @@ def open_weights(path: Path) -> WeightFile:
 
 def save_weights(tensors: Mapping[str, StoredTensor], path: Path) -> None:
     """Write weights as safetensors."""
+    path.touch()
+    mode = path.stat().st_mode  # what the umask gives; safetensors makes files that only their owner can read
     save_file({name: tensor.read().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    path.chmod(mode)
 
 
 def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -119,6 +122,8 @@ def _open_shards(index: Path) -> WeightFile:
 
 
 def _open_safetensors(path: Path) -> dict[str, StoredTensor]:
+    with open(path, "rb"):
+        pass  # safetensors says of a file that may not be read that there is none
     try:
         # Not mapped: pages of the file would count as memory of this process for as long as it is open.
         file = safe_open(path, framework="pt", backend="pread")

@@ -169,10 +169,6 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path, format: str, tower: str
             writer.write(checkpoint, temporary, tower)
         except SafetensorError as error:  # what safetensors makes of every error of the system
             raise OSError(f"Writing {path} failed ({error}); is the disk full? Nothing was left behind.") from error
-        if writer.config_name is not None:
-            # safetensors makes files that only their owner can read, whatever the umask.
-            for weights in temporary.glob("*.safetensors"):
-                shutil.copymode(temporary / writer.config_name, weights)
         yield temporary
 
 

@@ -4,7 +4,9 @@
 
 import inspect
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -391,14 +393,18 @@ class ClipHFPreTrainedModel(PreTrainedModel):
             self._check_not_folded("be trained")
         return super().train(mode)
 
-    def save_pretrained(self, *args, **kwargs):
-        """Save the model, as [`PreTrainedModel.save_pretrained`] does.
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save the model, as [`PreTrainedModel.save_pretrained`] does, in files of the modes that the umask gives.
 
         Raises:
             ValueError: if the model's BatchNorm is folded.
         """
         self._check_not_folded("be saved")
-        return super().save_pretrained(*args, **kwargs)
+        result = super().save_pretrained(save_directory, *args, **kwargs)
+        # safetensors makes files that only their owner can read.
+        for weights in Path(save_directory).glob("*.safetensors"):
+            shutil.copymode(weights.with_name("config.json"), weights)
+        return result
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # `load_state_dict`, of a wrapper too, calls it before anything of this model is copied.

@@ -6,11 +6,15 @@ import asyncio
 import ctypes
 import errno
 import logging
+import re
+import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager, suppress
 
 import httptools
 import orjson
@@ -18,6 +22,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from .connection_limits import RefusedConnections, make_room_for_connections
 from .request_errors import RequestError
 from .server_app import LoadedModel, ServingState, create_app
 from .server_middleware import access_log, new_request_id
@@ -45,15 +50,28 @@ class _Protocol(HttpToolsProtocol):
     chunks; answers must be read in time, and there are so many connections at most."""
 
     limits: ServingLimits
+    max_connections: int
+    refused: RefusedConnections
+    idle: "dict[_Protocol, None]"  # connections without a request, those that wait longest first
 
     def connection_made(self, transport):
         self._waiting: dict[str, asyncio.TimerHandle] = {}
         self._held_bytes = 0  # what the parser holds: neither whole headers nor a part of a body
         super().connection_made(transport)
-        if len(self.connections) > self.limits.max_connections:
+        if len(self.connections) > self.max_connections and not self._close_idle():
+            self.refused.add()
             transport.abort()
         else:
+            self.idle[self] = None
             self._wait("headers", self.limits.max_header_seconds)
+
+    def _close_idle(self) -> bool:
+        """Close the connection that is idle for the longest time; False if there is none."""
+        longest = next(iter(self.idle), None)
+        if longest is not None:
+            del self.idle[longest]
+            longest.timeout_keep_alive_handler()
+        return longest is not None
 
     def _wait(self, what: str, seconds: float) -> None:
         self._waiting[what] = self.loop.call_later(seconds, self._give_up, what)
@@ -72,6 +90,7 @@ class _Protocol(HttpToolsProtocol):
             self.transport.abort()
 
     def data_received(self, data):
+        self.idle.pop(self, None)
         between = self.cycle is None or self.cycle.response_complete
         if between and "headers" not in self._waiting:
             self._wait("headers", self.limits.max_header_seconds)
@@ -126,6 +145,11 @@ class _Protocol(HttpToolsProtocol):
             self._held_bytes = 0
             super().on_message_complete()
 
+    def on_response_complete(self):
+        if not (self.pipeline or self._held_bytes or self.transport.is_closing()):
+            self.idle[self] = None
+        super().on_response_complete()
+
     def pause_writing(self):
         super().pause_writing()
         self._wait("reading", self.limits.max_seconds)
@@ -135,6 +159,7 @@ class _Protocol(HttpToolsProtocol):
         self._stop_waiting("reading")
 
     def connection_lost(self, exc):
+        self.idle.pop(self, None)
         for what in list(self._waiting):
             self._stop_waiting(what)
         super().connection_lost(exc)
@@ -167,6 +192,20 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.serving = serving
 
+    @contextmanager
+    def capture_signals(self):
+        hang_up = getattr(signal, "SIGHUP", None)  # Windows has none, and `nohup` has it ignored
+        is_main = threading.current_thread() is threading.main_thread()
+        if hang_up is None or not is_main or signal.getsignal(hang_up) is signal.SIG_IGN:
+            hang_up = None
+        before = None if hang_up is None else signal.signal(hang_up, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            if hang_up is not None:
+                signal.signal(hang_up, before)
+
     def handle_exit(self, sig, frame):
         if self.should_exit:
             self.force_exit = True
@@ -193,6 +232,14 @@ class _Server(uvicorn.Server):
             await self.lifespan.shutdown()
 
 
+def _soften(record: logging.LogRecord) -> bool:
+    """Log what is left after the time to drain as what it is: no error of the server."""
+    if str(record.msg).startswith("Cancel %s running task(s)"):
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+        record.msg = "%s request(s) got 503, because the time to drain is over."
+    return True
+
+
 def refuse_new_connections(listening: socket.socket) -> None:
     """Let a listening socket take no more connections but those that the kernel has, or is about to have.
 
@@ -209,17 +256,41 @@ def refuse_new_connections(listening: socket.socket) -> None:
         logger.warning("Clients that connect right now may be reset: the kernel takes no filter (%s).", error)
 
 
+def resolve_host(host: str) -> str:
+    """The numeric address of a host to listen on: itself, or the first that its name has, IPv4 before IPv6.
+
+    Raises:
+        ValueError: if it is no name or address; it says what is wrong.
+        OSError: if there is no such name.
+    """
+    if not host.strip():
+        raise ValueError("The host is empty: give an address of this machine, such as 127.0.0.1.")
+    if "/" in host:
+        raise ValueError(f"The host {host!r} is a URL or a path: give a name or an address alone.")
+    if host.startswith("["):
+        raise ValueError(f"The host {host!r} has brackets: an address of IPv6 is given without, and without a port.")
+    if re.fullmatch(r"[^:]*:\d*", host):
+        raise ValueError(f"The host {host!r} has a port: give it as --port.")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OSError(f"The host {host!r} cannot be resolved ({why}): give an address of this machine.") from error
+    return min(found, key=lambda each: each[0] != socket.AF_INET)[4][0]
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens, bound before anything slow.
 
     Raises:
         OSError: if the port is in use or not allowed, or the host is no address of this machine; it says which.
+        ValueError: if the host is no name or address.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family, *_, address = socket.getaddrinfo(resolve_host(host), port, type=socket.SOCK_STREAM)[0]
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
+        listening.bind(address)
         listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
@@ -243,7 +314,7 @@ def serve(
     report: Callable[[str], None] = print,
     started: float | None = None,
 ) -> int:
-    """Serve a model until SIGTERM or SIGINT; then answer what was accepted, and return.
+    """Serve a model until SIGTERM, SIGINT or SIGHUP; then answer what was accepted, and return.
 
     Args:
         load (`Callable`): Loads the model, in a thread, while the server already answers `/health/live`.
@@ -251,28 +322,31 @@ def serve(
         host (`str`, *optional*, defaults to `"127.0.0.1"`): The address to listen on.
         port (`int`, *optional*, defaults to 8000): The port; 0 picks a free one.
         drain_seconds (`float`, *optional*, defaults to 30): Time for the last answers; a second signal ends it.
-        report (`Callable`, *optional*): Gets a line when the server listens, and one when it is ready.
-        started (`float`, *optional*): From when on the second line counts, on the clock of `time.perf_counter`; by
-            default from the call.
+        report (`Callable`, *optional*): Gets a line when the server listens, and, in a thread, one when it is ready.
+        started (`float`, *optional*): From when on that line counts, on the clock of `time.perf_counter`; by default
+            from the call.
 
     Returns:
         `int`: the exit status 0.
 
     Raises:
-        OSError: if it cannot listen there.
+        OSError, ValueError: if it cannot listen there.
         Exception: what `load` raised; the server has ended then.
     """
     started = time.perf_counter() if started is None else started
     listening = bind(host, port)
-    port = listening.getsockname()[1]
+    host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     report(f"listening on {address}, loading {options.name}")
     app = create_app(load, options)
     serving: ServingState = app.state.serving
     serving.on_failure = lambda: None  # it is raised below
-    serving.on_ready = lambda: report(
-        f"ready in {time.perf_counter() - started:.1f} s: {address}  {serving.describe()}"
-    )
+
+    def report_ready() -> None:
+        with suppress(OSError):  # whoever reads may have enough
+            report(f"ready in {time.perf_counter() - started:.1f} s: {address}  {serving.describe()}")
+
+    serving.on_ready = threading.Thread(target=report_ready, name="report", daemon=True).start
     make_server(app, drain_seconds).run(sockets=[listening])
     if serving.load_error is not None:
         raise serving.load_error
@@ -282,9 +356,17 @@ def serve(
 def make_server(app: Starlette, drain_seconds: float = DRAIN_SECONDS) -> uvicorn.Server:
     """The server of an app of [`create_app`]; its `run` takes sockets of [`bind`]."""
     serving: ServingState = app.state.serving
+    max_connections = make_room_for_connections(serving.options.limits.max_connections)
+    bounds = {
+        "limits": serving.options.limits,
+        "max_connections": max_connections,
+        "refused": RefusedConnections(serving.traffic.metrics, max_connections),
+        "idle": {},
+    }
+    logging.getLogger("uvicorn.error").addFilter(_soften)
     config = uvicorn.Config(
         app,
-        http=type("Protocol", (_Protocol,), {"limits": serving.options.limits}),
+        http=type("Protocol", (_Protocol,), bounds),
         ws="none",
         lifespan="on",
         log_config=None,

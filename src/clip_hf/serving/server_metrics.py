@@ -31,6 +31,9 @@ class ServerMetrics:
         )
         self._rejected = Counter("clip_hf_rejected", "Requests refused with 429 or 503.", registry=registry)
         self._cancelled = Counter("clip_hf_cancelled", "Requests whose client went away.", registry=registry)
+        self._refused_connections = Counter(
+            "clip_hf_refused_connections", "Connections beyond those that there may be.", registry=registry
+        )
         self._pending_items = Gauge("clip_hf_pending_items", "Admitted items without an answer.", registry=registry)
         self._pending_requests = Gauge("clip_hf_pending_requests", "Admitted requests.", registry=registry)
 
@@ -52,6 +55,10 @@ class ServerMetrics:
     def count_rejected(self) -> None:
         """Count a request that was refused because there are too many."""
         self._rejected.inc()
+
+    def count_refused_connection(self) -> None:
+        """Count a connection that was closed because there are too many."""
+        self._refused_connections.inc()
 
     def count_cancelled(self) -> None:
         """Count a request whose client went away before its answer."""

@@ -11,7 +11,7 @@ from .serving_limits import ServingLimits
 
 
 ANY_HOST = "*"
-MIN_KEY_CHARACTERS = 16
+MIN_KEY_CHARACTERS, MAX_KEY_CHARACTERS = 16, 4096
 _NAME = r"(?P<name>[\w-]+(?:\.[\w-]+)*)\.?|\[(?P<address>[0-9a-f:.]+)\]"
 _HOST = re.compile(_NAME, re.ASCII | re.IGNORECASE)
 _HOST_HEADER = re.compile(rf"(?:{_NAME})(?::[0-9]{{1,5}})?", re.ASCII | re.IGNORECASE)
@@ -33,7 +33,7 @@ class ServerOptions:
         batching ([`BatchingOptions`], *optional*): How requests share the model.
 
     Raises:
-        ValueError: if the name is empty or a path of this machine, the key is shorter than 16 characters or holds
+        ValueError: if the name is empty or a path of this machine, the key has not 16 to 4,096 characters or holds
             white space, or a host is none.
     """
 
@@ -66,6 +66,8 @@ def check_api_key(key: str) -> None:
             f"The API key has {len(key)} characters; it needs {MIN_KEY_CHARACTERS} or more: "
             "`python -c 'import secrets; print(secrets.token_urlsafe(32))'` makes one."
         )
+    if len(key) > MAX_KEY_CHARACTERS:
+        raise ValueError(f"The API key has {len(key):,} characters; it may have {MAX_KEY_CHARACTERS:,}.")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("The API key holds white space or characters that are not ASCII; no client could send it.")
 

@@ -24,7 +24,8 @@ class ServingLimits:
         max_pending_requests (`int`, *optional*, defaults to 1,024): Requests that are being answered.
         max_pending_items (`int`, *optional*, defaults to 32,768): Texts and images of these.
         max_pending_bytes (`int`, *optional*, defaults to 536,870,912): Bytes of their bodies.
-        max_connections (`int`, *optional*, defaults to 4,096): Open connections; more are closed.
+        max_connections (`int`, *optional*, defaults to 4,096): Open connections. For a new one beyond these the
+            one that is idle for the longest time is closed; if none is idle, the new one is.
 
     Raises:
         ValueError: if a limit is not greater than 0, or those of one request exceed those of all.
