@@ -17,8 +17,9 @@ _MAX_BYTES = 65536
 
 
 def read_api_key(file: str | None) -> str | None:
-    """The key in the file of `--api-key-file`; without one that of the environment, or None. White space around it does
-    not count. It warns of a file that everyone on the machine can change.
+    """The key in the file of `--api-key-file`; without one that of the environment, or None.
+
+    White space around it does not count. It warns of a file that everyone on the machine can change.
 
     Raises:
         OSError: if the file cannot be read.
