@@ -3,6 +3,7 @@
 """All that a server does with its model: embed, classify, rank and search, for many requests at once."""
 
 import asyncio
+import copy
 import itertools
 import logging
 import traceback
@@ -90,6 +91,7 @@ class InferenceEngine:
         metrics: ServerMetrics | None = None,
     ):
         batching = batching or BatchingOptions()
+        encoder = copy.copy(encoder)  # its limits are the server's; the caller's stay as they are
         self.encoder, self.limits, self.metrics = encoder, limits, metrics or ServerMetrics()
         own = encoder.image_limits
         self._image_limits = replace(
