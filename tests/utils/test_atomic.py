@@ -21,6 +21,7 @@ from clip_hf.utils.atomic import (
     replaced_folder,
     set_aside,
     take_over,
+    usual_mode,
 )
 
 
@@ -354,10 +355,10 @@ def test_a_file_system_that_cannot_sync_is_no_error_but_a_failing_disk_is(number
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_a_file_gets_the_mode_that_the_umask_gives(umask, tmp_path):
+def test_what_a_library_writes_gets_the_mode_that_the_umask_gives(umask, tmp_path):
     before = os.umask(umask)
     try:
-        with replaced_file(tmp_path / "file") as temporary:
+        with replaced_file(tmp_path / "file") as temporary, usual_mode(temporary):
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600))
     finally:
         os.umask(before)

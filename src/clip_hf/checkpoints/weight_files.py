@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..model.checks_clip_hf import type_of
+from ..utils.atomic import usual_mode
 from ..utils.json_files import read_json
 from ..utils.wording import listed
 from .safe_torchscript import check_archive, is_zip, read_torchscript
@@ -85,10 +86,9 @@ def open_weights(path: Path) -> WeightFile:
 
 def save_weights(tensors: Mapping[str, StoredTensor], path: Path) -> None:
     """Write weights as safetensors."""
-    path.touch()
-    mode = path.stat().st_mode  # what the umask gives; safetensors makes files that only their owner can read
-    save_file({name: tensor.read().contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
-    path.chmod(mode)
+    read = {name: tensor.read().contiguous() for name, tensor in tensors.items()}
+    with usual_mode(path):
+        save_file(read, path, metadata={"format": "pt"})
 
 
 def first_file(folder: Path, names: tuple[str, ...]) -> Path | None:

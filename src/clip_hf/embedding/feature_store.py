@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..utils.atomic import replaced_file
+from ..utils.atomic import replaced_file, usual_mode
 from ..utils.json_files import read_json
 
 
@@ -98,7 +98,8 @@ class FeatureFolder:
         features = np.ascontiguousarray(features, dtype=np.float32)
         metadata = {"key": self.identity.key, "part": str(part), "digest": _digest(features)}
         with replaced_file(self._file(part)) as temporary:
-            save_file({"features": features}, temporary, metadata=metadata)
+            with usual_mode(temporary):
+                save_file({"features": features}, temporary, metadata=metadata)
 
     def read(self, part: int) -> np.ndarray | None:
         """A part (rows, dim), float32; None if it is not there, or damaged, with a warning."""

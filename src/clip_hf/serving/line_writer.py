@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 import time
+from contextlib import suppress
 
 
 _MAX_LINES = 10_000
@@ -24,7 +25,7 @@ class LineWriter:
 
     def __init__(self, descriptor: int):
         self._descriptor, self._num_dropped = descriptor, 0
-        self._lines: queue.Queue[str] = queue.Queue(_MAX_LINES)
+        self._lines: queue.Queue[str | None] = queue.Queue(_MAX_LINES)
         threading.Thread(target=self._run, name="lines", daemon=True).start()
 
     def write(self, line: str) -> None:
@@ -35,14 +36,15 @@ class LineWriter:
             self._num_dropped += 1
 
     def finish(self) -> None:
-        """Wait until everything is written, but not for a reader who stopped reading."""
+        """End when everything is written, but do not wait for a reader who stopped reading."""
         end = time.monotonic() + _END_SECONDS
         while self._lines.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.005)
+        with suppress(queue.Full):
+            self._lines.put_nowait(None)
 
     def _run(self) -> None:
-        while True:
-            line = self._lines.get()
+        while (line := self._lines.get()) is not None:
             try:
                 self._write_whole(line)
                 dropped, self._num_dropped = self._num_dropped, 0

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from ..utils.atomic import replaced_file
+from ..utils.atomic import replaced_file, usual_mode
 from ..utils.saved_states import check_kinds
 
 
@@ -128,7 +128,8 @@ def _save(folder: Path, record: dict, batch: Mapping[str, Any]) -> None:
     others = {name: value for name, value in batch.items() if name not in tensors}
     with replaced_file(folder / f"rank_{rank:05d}.safetensors") as path:
         # Cloned, because safetensors refuses tensors that share memory.
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
+        with usual_mode(path):
+            save_file({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}, path)
     with replaced_file(folder / f"rank_{rank:05d}.json") as path:
         path.write_text(json.dumps({**record, **others}, indent=1, default=_to_json) + "\n", encoding="utf-8")
 

@@ -207,11 +207,20 @@ def replaced_folder(folder: str | os.PathLike, check: Callable[[Path], None] | N
 
 
 @contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """Give a new file that the block writes the mode that the umask gives; safetensors lets only its owner read it."""
+    path.touch()
+    mode = path.stat().st_mode
+    path.unlink()
+    yield
+    path.chmod(mode)
+
+
+@contextmanager
 def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yield the name of a file to write; it replaces `path` when the block ends without an error.
 
-    After an error, or if the process dies, the old file is unchanged. The folder is created if necessary. The file
-    gets the mode that the umask gives, even from a library that makes files only their owner can read.
+    After an error, or if the process dies, the old file is unchanged. The folder is created if necessary.
     """
     path = Path(os.path.abspath(path))
     if path.is_dir():
@@ -220,11 +229,7 @@ def replaced_file(path: str | os.PathLike) -> Iterator[Path]:
     clear_leftovers(path)
     temporary = _beside(path, _WRITTEN)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        temporary.unlink()  # some libraries refuse a file that is there
         yield temporary
-        temporary.chmod(mode)
         sync(temporary)
         os.replace(temporary, path)
         sync(path.parent)
