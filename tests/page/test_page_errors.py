@@ -47,6 +47,7 @@ def test_server_that_goes_and_comes_back(visit, start_server):
     expect(opened.page.locator("#notices")).to_contain_text("The server cannot be reached.")
     expect(opened.page.locator("#state")).to_have_text("Not reachable")
     server.start()
+    expect(opened.page.locator("#state")).to_have_text("Ready")
     opened.expect_bars(server.classify(png(1), ["one", "two"]))
     expect(opened.page.locator("#notices .notice")).to_have_count(0)
 
