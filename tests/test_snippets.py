@@ -19,8 +19,10 @@ import shlex
 import huggingface_hub
 import pytest
 
+from _clip_hf_cli.serve import HOST, PORT
 from clip_hf.cli import main
 from clip_hf.data import load_pairs
+from clip_hf.serving import ServingLimits
 from pair_data import image_of, use_openmoji
 from snippet_inputs import DOCSTRING_INPUTS, INPUTS, World, docstring_names
 from snippets import ROOT, Block, blocks_of, check_command, commands_of, launched, run_here, run_in_shell, run_python
@@ -65,6 +67,7 @@ NO_PROGRAMS = {
     ("docs/reference/checkpoints.md", "clip-hf convert SOURCE DESTINATION"): "test_the_usage_of_convert",
     ("examples/README.md", '{"file_name": "0001.jpg"'): "test_the_line_of_a_metadata_file",
     ("docs/howto/zero_shot_classification.md", '{"image": "cat.png"'): "test_the_line_of_classify",
+    ("docs/howto/serve_security.md", "server {"): "test_the_settings_of_nginx_are_those_of_the_server",
 }
 
 
@@ -135,6 +138,14 @@ def test_what_a_page_names_exists(page):
             ]
             (test,) = tests
             assert callable(globals()[test])
+
+
+def test_the_settings_of_nginx_are_those_of_the_server():
+    (settings,) = (block.text for block in BLOCKS["docs/howto/serve_security.md"] if block.text.startswith("server {"))
+    limits = ServingLimits()
+    assert int(re.search(r"client_max_body_size (\d+)m;", settings)[1]) * 2**20 == limits.max_body_bytes
+    assert int(re.search(r"proxy_read_timeout (\d+)s;", settings)[1]) > limits.max_seconds
+    assert "proxy_set_header Host $http_host;" in settings and f"http://{HOST}:{PORT};" in settings
 
 
 def test_the_tables_have_no_entry_too_many():

@@ -226,7 +226,7 @@ MUTATIONS = [
     Mutation(
         "weights are for their owner only",
         "utils/atomic.py",
-        "        temporary.chmod(mode)\n",
+        "    path.chmod(mode)\n",
         "",
         "utils/test_atomic.py -k umask_gives",
     ),
