@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from ipaddress import ip_address
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ import numpy as np
 from ..search.search_results import SearchResults
 from .client_items import ItemError, batches, read_image, read_text
 from .client_protocol import ClientRequest, Dialogue, Outcome, Protocol, classify_options
+from .server_middleware import is_loopback
 
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -46,7 +46,7 @@ class _Settings:
         _check_number("max_retries", max_retries, 0, Integral)
         _check_number("max_retry_seconds", max_retry_seconds, 0)
         _check_number("max_in_flight", max_in_flight, 1, Integral)
-        trusts_env = not _is_loopback(url)  # no proxy leads to this machine
+        trusts_env = not _leads_to_this_machine(url)  # no proxy leads to this machine
         # Clients of OpenAI's API are given the address with /v1.
         self.url, self.max_in_flight = url.rstrip("/").removesuffix("/v1").rstrip("/"), int(max_in_flight)
         self.protocol = Protocol(self.url, max_retries, max_retry_seconds)
@@ -91,7 +91,7 @@ def _headers(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"}
 
 
-def _is_loopback(url: str) -> bool:
+def _leads_to_this_machine(url: str) -> bool:
     """Whether the URL names this machine; a ValueError for what is no URL of http."""
     try:
         parsed = httpx.URL(url)
@@ -99,10 +99,7 @@ def _is_loopback(url: str) -> bool:
         raise ValueError(f"The server's URL is {url!r:.200}: {error}.") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise ValueError(f"The server's URL is {url!r:.200}; it must begin with http:// or https:// and name a host.")
-    try:
-        return ip_address(parsed.host).is_loopback
-    except ValueError:
-        return parsed.host == "localhost"
+    return is_loopback(parsed.host)
 
 
 def _check(results: Iterable[Any], on_error: OnError) -> Iterator[Any]:
