@@ -24,7 +24,7 @@ endif
 # Peers and originals that parity tests and benchmarks compare with. They stay out of the virtual environment, because an
 # installed torchvision changes what transformers does.
 PARITY_PACKAGES := openai-clip==1.0.1 torchvision==0.28.0 open_clip_torch==3.3.0 timm==1.0.31 clip-benchmark==1.6.2 \
-	bitsandbytes==0.50.2
+	bitsandbytes==0.50.2 gradio==4.44.1
 PARITY_STAMP := .parity/.stamp-$(shell echo $(PARITY_PACKAGES) | cksum | cut -d' ' -f1)
 # `make test-versions` runs these on the lowest versions and on the newest that pip finds. torch is installed first, as
 # the CPU build of PyTorch's index; `TORCH_PIP=` takes pip's default build, which has several GB of CUDA on Linux.
@@ -38,7 +38,7 @@ TRANSFORMERS_VERSION := $(shell sed -n 's/^transformers==//p' constraints.txt)
 TRANSFORMERS_STAMP := .transformers-tests/.stamp-$(TRANSFORMERS_VERSION)
 
 # What is run here reads no hub: a test or a demo that tries fails at once instead of waiting for the network.
-demo gallery test test-slow test-page test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
+demo gallery test test-slow test-page test-ffprobe test-mutations test-parity test-transformers test-versions bench: export HF_HUB_OFFLINE = 1
 
 .PHONY: help
 help:  ## list the targets
@@ -72,6 +72,10 @@ test-slow: $(VENV)/.stamp-dev  ## run the slow tests
 .PHONY: test-page
 test-page: $(VENV)/.stamp-dev  ## run the tests of the server's page in Chromium (CHROMIUM=path of another)
 	$(BIN)/python -m pytest tests/page $(PYTEST_ARGS)
+
+.PHONY: test-ffprobe
+test-ffprobe: $(VENV)/.stamp-dev  ## compare how films are read with FFmpeg's own programs (apt-get install ffmpeg)
+	$(BIN)/python -m pytest tests/ffprobe $(PYTEST_ARGS)
 
 .PHONY: test-mutations
 test-mutations: $(VENV)/.stamp-dev  ## put small faults into copies of the library; the tests must notice them

@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXTRA_MODULES = (
     "accelerate",
     "ahocorasick_rs",
+    "av",
     "datasets",
     "emoji",
     "evaluate",

@@ -324,6 +324,7 @@ PUBLIC_NAMES = {
         "sync_batch_norm",
         "train",
     ],
+    "clip_hf.video": ["UnreadableVideo", "VIDEO_ENDINGS"],
 }
 VERSION = "clip_hf.__version__"
 

@@ -1,0 +1,13 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Films: their frames by time, their cuts, and parts of them as files."""
+
+from ..utils.extras import require_extra
+
+
+require_extra("video", "clip_hf.video", "av")
+
+from ..model.video_reading_clip_hf import VIDEO_ENDINGS, UnreadableVideo
+
+
+__all__ = ["UnreadableVideo", "VIDEO_ENDINGS"]
