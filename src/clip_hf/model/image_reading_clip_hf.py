@@ -55,8 +55,9 @@ _SCHEME = re.compile(r"(?:data|refused)(?=:)|[a-z][a-z0-9+.-]*(?=://)", re.IGNOR
 _CHUNK = 2**16  # bytes
 _MAX_SLOW_PIXELS = 2**22  # some ten seconds
 _TILE_TAGS = (322, 323)  # TIFF: width and height of a tile
-# A file that begins with one of these and cannot be opened is damaged.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", *_TIFF)
+"""A file that begins with one of these and cannot be opened is damaged."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +321,7 @@ def _read(file: BinaryIO, limits: ImageLimits, draft_edge: int | None) -> Image.
             raise UnreadableImage("file empty", "the file is empty.") from error
         file.seek(0)
         if isinstance(error, UnidentifiedImageError):
-            kind = "file damaged" if file.read(8).startswith(_SIGNATURES) else "not an image"
+            kind = "file damaged" if file.read(8).startswith(IMAGE_SIGNATURES) else "not an image"
         else:
             kind = _classify_decoding_error(error)
         raise UnreadableImage(kind, "this is not an image that Pillow can read.") from error

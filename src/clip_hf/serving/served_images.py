@@ -10,13 +10,11 @@ from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError
 
-from ..model.image_reading_clip_hf import IMAGE_FORMATS, UnreadableImage
+from ..model.image_reading_clip_hf import IMAGE_FORMATS, IMAGE_SIGNATURES, UnreadableImage
 
 
 SERVED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO")
 """What clients send. Other formats that this library reads are slow to decode, and hold the interpreter meanwhile."""
-# A file that begins with one of these and cannot be opened is damaged.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _MOST_PASSES = 16  # over the pixels of the largest image; progressive files have some 10 scans
 _MOST_MARKERS, _MOST_PADDING = 10_000, 2**16
 _MOST_SLOW_PIXELS = 2**16  # of what Pillow decodes in Python
@@ -45,7 +43,7 @@ def check_served_image(data: bytes, max_pixels: int) -> int:
     except UnidentifiedImageError as error:
         if not data:
             return 0
-        kind = "file damaged" if data.startswith(_SIGNATURES) else "not an image"
+        kind = "file damaged" if data.startswith(IMAGE_SIGNATURES) else "not an image"
         raise UnreadableImage(kind, f"this is none of {', '.join(SERVED_FORMATS)}.") from error
     except Exception:  # Pillow's readers raise many types for damaged headers
         return 0

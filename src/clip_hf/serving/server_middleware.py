@@ -98,7 +98,7 @@ class _Exchange:
         self.headers = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
         self.id = given.decode() if _REQUEST_ID.fullmatch(given) else new_request_id()
-        self.body_bytes, self.body_seconds = 0, 0.0
+        self.body_bytes, self.body_seconds, self.image_bytes = 0, 0.0, 0
         self.status: int | None = None
         self.is_complete = self.is_gone = False
         self.state = scope.setdefault("state", {})
@@ -267,12 +267,13 @@ class _Exchange:
             )
 
     def hold_bytes(self, count: int) -> None:
-        """Count the bytes of a request's images, decoded or fetched, where they are more than its body was.
+        """Count the bytes of one field's images, decoded or fetched, where all fields have more than the body had.
 
         Raises:
             RequestError: 429 if what other requests hold leaves no room.
         """
-        more = max(0, count - self.body_bytes)
+        self.image_bytes += count
+        more = max(0, self.image_bytes - self.body_bytes)
         self._check_size(0, self.gate.traffic.body_bytes + more)
         self.body_bytes += more
         self.gate.traffic.body_bytes += more
