@@ -83,9 +83,7 @@ def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | No
     if kwargs.get("config") is None:
         parts = (checkpoint.config, checkpoint.config.text_config, checkpoint.config.vision_config)
         config = next((part for part in parts if isinstance(part, cls.config_class)), None)
-        if issubclass(
-            cls.config_class, type(checkpoint.config)
-        ):  # that of a video model: the image model's, and a head
+        if issubclass(cls.config_class, type(checkpoint.config)):  # a video model's has a head besides
             config = cls.config_class.from_dict(checkpoint.config.to_dict())
         if config is None:
             raise ValueError(

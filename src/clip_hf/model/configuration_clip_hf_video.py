@@ -28,7 +28,8 @@ class ClipHFVideoConfig(ClipHFConfig):
         num_frames (`int`, *optional*, defaults to 8): Frames of a clip: what the video processor takes from a film,
             and the learned positions of `"Transf"` and `"Transf_cls"`.
         temporal_num_layers (`int`, *optional*, defaults to 6): Layers of `"Transf"` and `"Transf_cls"`.
-        kwargs: The arguments of [`ClipHFConfig`].
+
+    The other arguments are those of [`ClipHFConfig`].
 
     Raises:
         ValueError: if there is no such head, a number is not positive, or as for [`ClipHFConfig`].
@@ -46,10 +47,9 @@ class ClipHFVideoConfig(ClipHFConfig):
 
     @property
     def temporal_num_heads(self) -> int:
-        """Attention heads of the temporal transformer: 64 channels each, or the next more that divides the width."""
-        return next(
-            heads for heads in range(max(self.projection_dim // 64, 1), 0, -1) if not self.projection_dim % heads
-        )
+        """Attention heads of the temporal transformer: 64 channels each, or the next number that divides the width."""
+        most = max(self.projection_dim // 64, 1)
+        return next(heads for heads in range(most, 0, -1) if self.projection_dim % heads == 0)
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):

@@ -235,8 +235,8 @@ def _as_pictures(pixel_values: torch.Tensor | None, num_channels: int) -> tuple[
     if pixel_values.ndim != 5 or pixel_values.shape[2] != num_channels or 0 in pixel_values.shape[:2]:
         raise ValueError(
             f"`pixel_values` has the shape {tuple(pixel_values.shape)}; it must be (batch, frames, {num_channels}, "
-            f"height, width) for clips, or (batch, {num_channels}, height, width) for pictures, as the video processor "
-            "makes it."
+            f"height, width) for clips, or (batch, {num_channels}, height, width) for pictures, as the video "
+            "processor makes it."
         )
     return pixel_values.flatten(0, 1), len(pixel_values)
 
