@@ -44,7 +44,7 @@ class ClipHFVideoProcessor(ClipHFImageProcessor):
 
     ```python
     >>> video_processor = ClipHFVideoProcessor(num_frames=8)
-    >>> video_processor(["skate.mp4", "dance.webm"], return_tensors="pt").pixel_values.shape
+    >>> video_processor(["skate.mp4", "dance.mp4"], return_tensors="pt").pixel_values.shape
     torch.Size([2, 8, 3, 224, 224])
     ```
     """
