@@ -189,7 +189,7 @@ def _read_frames(video, fps, times, key_frames, limits) -> Iterator[tuple[float,
         elif times is not None:
             chosen = (reader.frame_at(Fraction(float(time))) for time in times)
         else:
-            chosen = film.frames(key_frames)
+            chosen = film.key_frames() if key_frames else film.frames()
         count = 0
         for time, frame in chosen:
             count += 1
