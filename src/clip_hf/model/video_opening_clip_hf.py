@@ -376,6 +376,28 @@ class Film:
         for packet in self.packets():
             yield from self._decode(packet, clock)
 
+    def ordered_frames(self, from_key_frame: bool = False) -> Iterator[tuple[Fraction, Any]]:
+        """`frames` in ascending order of time. A frame whose time is not between those of its neighbours is left out.
+
+        With `from_key_frame`, as after a jump, what comes before the first key frame is left out: it may refer to
+        frames that were not decoded.
+        """
+        before = held = None
+        for item in self.frames():
+            if from_key_frame and not item[1].key_frame:
+                continue
+            from_key_frame = False
+            if held is not None and item[0] > held[0]:
+                yield held
+                before = held[0]
+            elif held is not None:
+                self.num_disordered += 1
+                if before is not None and item[0] <= before:
+                    continue
+            held = item
+        if held is not None:
+            yield held
+
     def key_frames(self) -> Iterator[tuple[Fraction, Any]]:
         """Decode only the key frames, from the film's start."""
         context, last = self.stream.codec_context, None
@@ -405,6 +427,13 @@ class Film:
                 self._note_stray(time)
             else:
                 yield time, frame
+
+    def without_frames(self) -> UnreadableVideo:
+        """The error of a film that gives no frame at all."""
+        damaged = f" ({self.num_damaged} packets cannot be decoded)" if self.num_damaged else ""
+        return UnreadableVideo(
+            "no frames", f"{self.name}: its video stream has no frame that can be decoded{damaged}."
+        )
 
     def _note_damage(self, error: Exception) -> None:
         if isinstance(error, (self._av.error.DecoderNotFoundError, self._av.error.MemoryError)):
