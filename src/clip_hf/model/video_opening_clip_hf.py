@@ -32,6 +32,7 @@ _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi asf flv mpeg mpegts mpegtsraw mpegvideo mxf ogg nut ivf h264 hevc m4v "
     "obu av1 mjpeg dv gif rm wtv yuv4mpegpipe vc1 nsv gxf"
 )
+_UNSTAMPED = ("mpeg", "mpegvideo", "h264", "hevc", "m4v", "obu", "vc1", "mjpeg")
 _BUFFER = 2**17  # bytes that FFmpeg asks for at a time
 _MAX_STRAY_FRAMES = 10  # frames with a broken time stamp that a film may have
 _MICROSECOND = Fraction(1, 1_000_000)
@@ -53,8 +54,8 @@ class VideoLimits:
     Args:
         max_pixels (`int`, *optional*, defaults to 67,108,864): Pixels of a frame; 8192x8192.
         max_bytes (`int`, *optional*, defaults to 68,719,476,736): Bytes of the file; 64 GiB.
-        max_seconds (`float`, *optional*, defaults to 86,400): Time of the last frame; a day. Up to ten later frames have
-            a broken time stamp and are left out with a warning; more are an error.
+        max_seconds (`float`, *optional*, defaults to 86,400): Time of the last frame; a day. Up to ten later frames
+            have a broken time stamp and are left out with a warning; more are an error.
 
     Raises:
         ValueError: if a limit is not greater than 0.
@@ -121,8 +122,6 @@ def is_video(source: Any) -> bool:
     Args:
         source (`Any`): A path, bytes, an open binary file, a mapping with `"path"` or `"bytes"`, or anything else.
     """
-    if is_video_decoder(source):
-        return True
     if isinstance(source, dict):
         data, path = source.get("bytes"), source.get("path")
         return is_video(data) if data is not None else is_video(path)
@@ -136,11 +135,6 @@ def is_video(source: Any) -> bool:
     if isinstance(source, str | os.PathLike):
         return os.path.splitext(os.fsdecode(source))[1][1:].lower() in VIDEO_ENDINGS
     return False
-
-
-def is_video_decoder(source: Any) -> bool:
-    """Whether a value is a `VideoDecoder` of torchcodec, which `datasets.Video()` gives."""
-    return type(source).__name__ == "VideoDecoder" and type(source).__module__.startswith("torchcodec")
 
 
 def _has_signature(start: bytes) -> bool:
@@ -222,9 +216,11 @@ def _open_source(video: Any, limits: VideoLimits) -> tuple[BinaryIO, str]:
             )
         return video, str(getattr(video, "name", "the film"))[:200]
     if not isinstance(video, str | os.PathLike):
+        kind = type(video).__name__
+        hint = " Cast the column to `datasets.Video(decode=False)`." if kind == "VideoDecoder" else ""
         raise TypeError(
             "expected the path, the bytes or the open file of a film, or a mapping with `path` or `bytes`, got "
-            f"{type(video).__name__}."
+            f"{kind}.{hint}"
         )
     path = os.fsdecode(video)
     if not path.strip():
@@ -259,7 +255,8 @@ class Film:
         self._av = _import_av()
         self._file, self.name, self.limits = file, name, limits
         self.num_damaged = self.num_stray = self.num_disordered = self.num_unstamped = 0
-        self.container = None
+        self.container = self._last_stamp = None
+        self._is_over = False
         self.rewind()
 
     def close(self) -> None:
@@ -297,9 +294,10 @@ class Film:
         attached = self._av.stream.Disposition.attached_pic
         streams = [s for s in self.container.streams.video if not s.disposition & attached]
         if not streams:
-            kinds = sorted({s.type for s in self.container.streams})
+            kinds = {"a cover picture" if s.type == "video" else s.type for s in self.container.streams}
             raise UnreadableVideo(
-                "no video stream", f"{self.name}: it has no video stream (only {', '.join(kinds) or 'nothing'})."
+                "no video stream",
+                f"{self.name}: it has no video stream (only {', '.join(sorted(kinds)) or 'nothing'}).",
             )
         default = [s for s in streams if s.disposition & self._av.stream.Disposition.default]
         self.stream = (default or streams)[0]
@@ -332,8 +330,16 @@ class Film:
         """The last time stamp of the video stream that is not after `time`."""
         return (time + self.start) // self.stream.time_base
 
+    @property
+    def can_jump(self) -> bool:
+        """Whether a frame's time is the same wherever reading began."""
+        # In MPEG program streams few frames have a stamp of their own; the others' follow from those before them.
+        return not self.num_unstamped and self.container.format.name not in _UNSTAMPED
+
     def seek(self, time: Fraction) -> bool:
         """Go to a key frame before `time`, or near it: the frames that come show where. False if it fails."""
+        if not self.can_jump:
+            return False
         try:
             self.container.seek(self.to_stamp(time), stream=self.stream, backward=True)
         except (self._av.error.FFmpegError, OverflowError):
@@ -356,6 +362,16 @@ class Film:
             _logger.warning(
                 "%s: %d frames are left out, their times are out of order.", self.name, self.num_disordered
             )
+        duration, unit = self.stream.duration, self.stream.time_base
+        if self._is_over and self._last_stamp is not None and duration:
+            end = (self.stream.start_time or 0) + duration
+            if (end - self._last_stamp) * unit > max(0.25, duration * unit / 50):
+                _logger.warning(
+                    "%s: it ends at second %.3f, but its header says %.3f: it may be truncated.",
+                    self.name,
+                    float(self.to_time(self._last_stamp)),
+                    float(self.to_time(end)),
+                )
 
     def packets(self) -> Iterator[Any]:
         """The packets of the video stream, from here to the end; the last one is empty, it flushes the decoder."""
@@ -365,30 +381,78 @@ class Film:
                 packet = next(packets, None)
             except self._av.error.FFmpegError:
                 self.num_damaged += 1
-                return
+                packet = None
             if packet is None:
+                self._is_over = True
                 return
+            if packet.pts is not None:
+                self._last_stamp = max(self._last_stamp or packet.pts, packet.pts + (packet.duration or 0))
             yield packet
 
-    def frames(self, key_frames: bool = False) -> Iterator[tuple[Fraction, Any]]:
+    def frames(self) -> Iterator[tuple[Fraction, Any]]:
         """Decode from here on: pairs of time and `av.VideoFrame`. Packets that cannot be decoded are counted."""
         clock = _Clock(self)
-        self.stream.codec_context.skip_frame = "NONKEY" if key_frames else "DEFAULT"
         for packet in self.packets():
-            if key_frames and packet.size and not packet.is_keyframe:
+            yield from self._decode(packet, clock)
+
+    def ordered_frames(self, from_key_frame: bool = False) -> Iterator[tuple[Fraction, Any]]:
+        """`frames` in ascending order of time. A frame whose time is not between those of its neighbours is left out.
+
+        With `from_key_frame`, as after a jump, what comes before the first key frame is left out: it may refer to
+        frames that were not decoded.
+        """
+        before = held = None
+        for item in self.frames():
+            if from_key_frame and not item[1].key_frame:
                 continue
-            try:
-                frames = packet.decode()
-            except self._av.error.FFmpegError as error:
-                self._note_damage(error)
+            from_key_frame = False
+            if held is not None and item[0] > held[0]:
+                yield held
+                before = held[0]
+            elif held is not None:
+                self.num_disordered += 1
+                if before is not None and item[0] <= before:
+                    continue
+            held = item
+        if held is not None:
+            yield held
+
+    def key_frames(self) -> Iterator[tuple[Fraction, Any]]:
+        """Decode only the key frames, from the film's start."""
+        context, last = self.stream.codec_context, None
+        for packet in self.packets():
+            if not packet.is_keyframe or not packet.size:
                 continue
-            for frame in frames:
-                self.limits.check_pixels(frame.width, frame.height)
-                time = clock.time(frame)
-                if time > self.limits.max_seconds:
-                    self._note_stray(time)
-                elif frame.key_frame or not key_frames:
-                    yield time, frame
+            if packet.pts is None:  # only decoding all frames tells its time
+                self.rewind()
+                keys = ((time, frame) for time, frame in self.frames() if frame.key_frame)
+                yield from (item for item in keys if last is None or item[0] > last)
+                return
+            # Each by itself: a decoder would sort and hold back frames that are not neighbours.
+            for last, frame in [*self._decode(packet, _Clock(self)), *self._decode(None, _Clock(self))]:
+                yield last, frame
+            context.flush_buffers()
+
+    def _decode(self, packet: Any, clock: "_Clock") -> Iterator[tuple[Fraction, Any]]:
+        try:
+            frames = self.stream.codec_context.decode(packet)
+        except self._av.error.FFmpegError as error:
+            self._note_damage(error)
+            return
+        for frame in frames:
+            self.limits.check_pixels(frame.width, frame.height)
+            time = clock.time(frame)
+            if time > self.limits.max_seconds:
+                self._note_stray(time)
+            else:
+                yield time, frame
+
+    def without_frames(self) -> UnreadableVideo:
+        """The error of a film that gives no frame at all."""
+        damaged = f" ({self.num_damaged} packets cannot be decoded)" if self.num_damaged else ""
+        return UnreadableVideo(
+            "no frames", f"{self.name}: its video stream has no frame that can be decoded{damaged}."
+        )
 
     def _note_damage(self, error: Exception) -> None:
         if isinstance(error, (self._av.error.DecoderNotFoundError, self._av.error.MemoryError)):
