@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 from ..model.checks_clip_hf import did_you_mean
 from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme
-from .decoding import ImageReader, skipped_image
+from .clip_reading import build_reader
+from .decoding import skipped_image
 from .locations import may_have_paths, undecoded
 from .media import IMAGES, MEDIA, MEDIA_BY_ROLE, Media, find_media
 from .pair_options import PairOptions, row_columns
@@ -160,7 +161,7 @@ def undecoded_images(dataset: Any, column: str, media: Media = IMAGES) -> Any:
 
 
 class ImageTextDataset(Dataset):
-    """Captioned images for training; [`ImageTextCollator`] makes batches of them.
+    """Captioned images, or films, for training; [`ImageTextCollator`] makes batches of them.
 
     - `image_processor` decides how an image is resized. Its centre crop is replaced by a square at a random place,
       CLIP's only augmentation (Radford et al. 2021, section 2.3).
@@ -169,9 +170,9 @@ class ImageTextDataset(Dataset):
       items. `pairs[epoch, row]` is an item; `pairs[row]` takes the epoch from [`~ImageTextDataset.set_epoch`].
     - A row that cannot be used is replaced by another row, drawn by the same rule, and the item says why.
 
-    An item holds `pixel_values`, uint8 `(channels, height, width)`, not rescaled or normalised; `text`; `text_id`, a
-    number that only equal captions share; `image_id`, if `image_id_column` is given; `token_seed`, if tokens are
-    dropped; and `skipped`, `None` or a [`SkippedRow`].
+    An item holds `pixel_values`, uint8 `(channels, height, width)` (of films `(frames, channels, height, width)`),
+    not rescaled or normalised; `text`; `text_id`, a number that only equal captions share; `image_id`, if
+    `image_id_column` is given; `token_seed`, if tokens are dropped; and `skipped`, `None` or a [`SkippedRow`].
 
     Args:
         dataset (`datasets.Dataset`): Rows with an image and a caption, or a list of captions.
@@ -197,9 +198,7 @@ class ImageTextDataset(Dataset):
         columns = [name for name, role in row_columns(options).items() if role not in MEDIA_BY_ROLE]
         # Arrow columns: a row is read in microseconds, and they are not held twice.
         self._columns = dataset.select_columns(columns).with_format("arrow")[:]
-        self.reader = ImageReader(
-            image_processor, options.augmentation, options.min_image_size, options.cache_images, options.image_limits
-        )
+        self.reader = build_reader(image_processor, options)
         self.epoch = 0
         self.bad_rows: dict[int, SkippedRow] = {}
         self._find_bad_rows()
@@ -284,7 +283,7 @@ class ImageTextDataset(Dataset):
 def finish_item(
     pixels: np.ndarray, values: dict[str, Any], where: str, pairs: Any, generator: random.Random
 ) -> dict | SkippedRow:
-    """An item of a crop `(channels, height, width)`, uint8, and the other columns of its row.
+    """An item of a crop `(channels, height, width)`, or those of a clip's frames, uint8, and the row's other columns.
 
     `pairs` is the [`ImageTextDataset`] or [`ImageTextStream`]; the crop's place has been drawn from `generator`.
     """
