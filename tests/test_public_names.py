@@ -324,7 +324,18 @@ PUBLIC_NAMES = {
         "sync_batch_norm",
         "train",
     ],
-    "clip_hf.video": ["UnreadableVideo", "VIDEO_ENDINGS"],
+    "clip_hf.video": [
+        "ClipSampling",
+        "UnreadableVideo",
+        "VIDEO_ENDINGS",
+        "VideoDescription",
+        "VideoLimits",
+        "describe_video",
+        "frame_times",
+        "is_video",
+        "read_clip",
+        "read_frames",
+    ],
 }
 VERSION = "clip_hf.__version__"
 
