@@ -141,6 +141,6 @@ def _check_frames(starts: np.ndarray, ends: np.ndarray, scores: np.ndarray, brea
     if len(wrong):
         row = int(wrong[0])
         raise ValueError(
-            f"Frame {row} stands for {starts[row]:g} to {ends[row]:g} s, which ends before it begins, or begins before "
-            "the frame before it ends; give the frames of one film, in the order of time."
+            f"Frame {row} stands for {starts[row]:g} to {ends[row]:g} s, which ends before it begins, or begins "
+            "before the frame before it ends; give the frames of one film, in the order of time."
         )
