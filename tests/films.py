@@ -52,7 +52,7 @@ def write_film(
 
 
 def numbered_frames(count: int, width: int = 64, height: int = 64, first: int = 0) -> list[np.ndarray]:
-    """Frames that show their number as eight black and white blocks, on noise that moves, so that they need each other."""
+    """Frames that show their number as eight black and white blocks, on moving noise, so that they need each other."""
     noise = np.random.default_rng(0).integers(96, 160, (height, width * 2, 3), dtype=np.uint8)
     frames = []
     for number in range(first, first + count):

@@ -330,11 +330,13 @@ PUBLIC_NAMES = {
         "VIDEO_ENDINGS",
         "VideoDescription",
         "VideoLimits",
+        "cut_clip",
         "describe_video",
         "frame_times",
         "is_video",
         "read_clip",
         "read_frames",
+        "scene_cuts",
     ],
 }
 VERSION = "clip_hf.__version__"

@@ -53,8 +53,8 @@ class VideoLimits:
     Args:
         max_pixels (`int`, *optional*, defaults to 67,108,864): Pixels of a frame; 8192x8192.
         max_bytes (`int`, *optional*, defaults to 68,719,476,736): Bytes of the file; 64 GiB.
-        max_seconds (`float`, *optional*, defaults to 86,400): Time of the last frame; a day. Up to ten later frames have
-            a broken time stamp and are left out with a warning; more are an error.
+        max_seconds (`float`, *optional*, defaults to 86,400): Time of the last frame; a day. Up to ten later frames
+            have a broken time stamp and are left out with a warning; more are an error.
 
     Raises:
         ValueError: if a limit is not greater than 0.
@@ -370,25 +370,70 @@ class Film:
                 return
             yield packet
 
-    def frames(self, key_frames: bool = False) -> Iterator[tuple[Fraction, Any]]:
+    def frames(self) -> Iterator[tuple[Fraction, Any]]:
         """Decode from here on: pairs of time and `av.VideoFrame`. Packets that cannot be decoded are counted."""
         clock = _Clock(self)
-        self.stream.codec_context.skip_frame = "NONKEY" if key_frames else "DEFAULT"
         for packet in self.packets():
-            if key_frames and packet.size and not packet.is_keyframe:
+            yield from self._decode(packet, clock)
+
+    def ordered_frames(self, from_key_frame: bool = False) -> Iterator[tuple[Fraction, Any]]:
+        """`frames` in ascending order of time. A frame whose time is not between those of its neighbours is left out.
+
+        With `from_key_frame`, as after a jump, what comes before the first key frame is left out: it may refer to
+        frames that were not decoded.
+        """
+        before = held = None
+        for item in self.frames():
+            if from_key_frame and not item[1].key_frame:
                 continue
-            try:
-                frames = packet.decode()
-            except self._av.error.FFmpegError as error:
-                self._note_damage(error)
+            from_key_frame = False
+            if held is not None and item[0] > held[0]:
+                yield held
+                before = held[0]
+            elif held is not None:
+                self.num_disordered += 1
+                if before is not None and item[0] <= before:
+                    continue
+            held = item
+        if held is not None:
+            yield held
+
+    def key_frames(self) -> Iterator[tuple[Fraction, Any]]:
+        """Decode only the key frames, from the film's start."""
+        context, last = self.stream.codec_context, None
+        for packet in self.packets():
+            if not packet.is_keyframe or not packet.size:
                 continue
-            for frame in frames:
-                self.limits.check_pixels(frame.width, frame.height)
-                time = clock.time(frame)
-                if time > self.limits.max_seconds:
-                    self._note_stray(time)
-                elif frame.key_frame or not key_frames:
-                    yield time, frame
+            if packet.pts is None:  # only decoding all frames tells its time
+                self.rewind()
+                keys = ((time, frame) for time, frame in self.frames() if frame.key_frame)
+                yield from (item for item in keys if last is None or item[0] > last)
+                return
+            # Each by itself: a decoder would sort and hold back frames that are not neighbours.
+            for last, frame in [*self._decode(packet, _Clock(self)), *self._decode(None, _Clock(self))]:
+                yield last, frame
+            context.flush_buffers()
+
+    def _decode(self, packet: Any, clock: "_Clock") -> Iterator[tuple[Fraction, Any]]:
+        try:
+            frames = self.stream.codec_context.decode(packet)
+        except self._av.error.FFmpegError as error:
+            self._note_damage(error)
+            return
+        for frame in frames:
+            self.limits.check_pixels(frame.width, frame.height)
+            time = clock.time(frame)
+            if time > self.limits.max_seconds:
+                self._note_stray(time)
+            else:
+                yield time, frame
+
+    def without_frames(self) -> UnreadableVideo:
+        """The error of a film that gives no frame at all."""
+        damaged = f" ({self.num_damaged} packets cannot be decoded)" if self.num_damaged else ""
+        return UnreadableVideo(
+            "no frames", f"{self.name}: its video stream has no frame that can be decoded{damaged}."
+        )
 
     def _note_damage(self, error: Exception) -> None:
         if isinstance(error, (self._av.error.DecoderNotFoundError, self._av.error.MemoryError)):

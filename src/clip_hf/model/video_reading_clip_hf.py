@@ -47,7 +47,7 @@ def describe_video(video: Any, *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) ->
     with open_film(video, limits) as film:
         first = next(film.frames(), None)
         if first is None:
-            raise _no_frames(film)
+            raise film.without_frames()
         stream, container = film.stream, film.container
         orientation = _find_orientation(first[1])
         width, height = _shown_size(film, first[1])
@@ -93,7 +93,7 @@ def _list_times(film: Film) -> list[Fraction]:
         film.rewind()
         times = sorted(time for time, _ in film.frames())
     if not times:
-        raise _no_frames(film)
+        raise film.without_frames()
     return times
 
 
@@ -189,19 +189,14 @@ def _read_frames(video, fps, times, key_frames, limits) -> Iterator[tuple[float,
         elif times is not None:
             chosen = (reader.frame_at(Fraction(float(time))) for time in times)
         else:
-            chosen = film.frames(key_frames)
+            chosen = film.key_frames() if key_frames else film.frames()
         count = 0
         for time, frame in chosen:
             count += 1
             yield float(time), _to_image(film, frame)
         if count == 0 and not (times is not None and not times):
-            raise _no_frames(film)
+            raise film.without_frames()
         film.report()
-
-
-def _no_frames(film: Film) -> UnreadableVideo:
-    damaged = f" ({film.num_damaged} packets cannot be decoded)" if film.num_damaged else ""
-    return UnreadableVideo("no frames", f"{film.name}: its video stream has no frame that can be decoded{damaged}.")
 
 
 # ------------------------------------------------------------------------------------------------------------ choosing
@@ -214,7 +209,7 @@ class _Reader:
         self._film = film
         self._interval = frame_interval(film)
         self._is_from_start = True
-        self._frames = _in_order(film, film.frames())
+        self._frames = film.ordered_frames()
         self._current: tuple[Fraction, Any] | None = None
         self._next: tuple[Fraction, Any] | None = None
         self._first: Fraction | None = None
@@ -273,7 +268,7 @@ class _Reader:
     def _load(self) -> None:
         self._next = next(self._frames, None)
         if self._next is None:
-            raise _no_frames(self._film)
+            raise self._film.without_frames()
         self._last_key = None
         self._advance()
 
@@ -304,7 +299,7 @@ class _Reader:
         while time - back > self._first and not self._film.num_unstamped:
             if not self._film.seek(time - back):
                 break
-            self._frames = _in_order(self._film, _from_key_frame(self._film.frames()))
+            self._frames = self._film.ordered_frames(from_key_frame=True)
             self._next = next(self._frames, None)
             # Without its own time stamps a frame's time follows from those before it, which the jump left out.
             if self._next is not None and self._next[0] <= time and not self._film.num_unstamped:
@@ -313,33 +308,8 @@ class _Reader:
                 return
             back = max(2 * back, Fraction(1))
         self._film.rewind()
-        self._frames = _in_order(self._film, self._film.frames())
+        self._frames = self._film.ordered_frames()
         self._load()
-
-
-def _from_key_frame(frames: Iterator[tuple[Fraction, Any]]) -> Iterator[tuple[Fraction, Any]]:
-    """Leave out what comes before the first key frame: it may refer to frames that were not decoded."""
-    for time, frame in frames:
-        if frame.key_frame:
-            yield time, frame
-            break
-    yield from frames
-
-
-def _in_order(film: Film, frames: Iterator[tuple[Fraction, Any]]) -> Iterator[tuple[Fraction, Any]]:
-    """Leave out frames whose time is not between those of their neighbours: they are on the screen for no time."""
-    before = held = None
-    for item in frames:
-        if held is not None and item[0] > held[0]:
-            yield held
-            before = held[0]
-        elif held is not None:
-            film.num_disordered += 1
-            if before is not None and item[0] <= before:
-                continue
-        held = item
-    if held is not None:
-        yield held
 
 
 @dataclass(frozen=True)

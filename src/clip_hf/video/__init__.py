@@ -21,6 +21,8 @@ from ..model.video_reading_clip_hf import (
     read_clip,
     read_frames,
 )
+from .clip_cutting import cut_clip
+from .scenes import scene_cuts
 
 
 __all__ = [
@@ -29,9 +31,11 @@ __all__ = [
     "VIDEO_ENDINGS",
     "VideoDescription",
     "VideoLimits",
+    "cut_clip",
     "describe_video",
     "frame_times",
     "is_video",
     "read_clip",
     "read_frames",
+    "scene_cuts",
 ]
