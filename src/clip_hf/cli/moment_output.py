@@ -3,6 +3,7 @@
 """What `clip-hf search` does with moments of films: their times in words, links that start there, and clips."""
 
 import argparse
+import importlib
 import os
 import re
 import sys
@@ -10,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.texts import escaped
-from ..model.image_reading_clip_hf import UnreadableImage
 from ..search import FilmFrame, Moment
 from ..utils.extras import require_extra
 from .terminal_text import printable
@@ -70,6 +70,8 @@ def as_record(moment: Moment) -> dict:
 
 def cut_moments(moments: Sequence[Moment], folder: str) -> int:
     """Write each moment as a film of its own, without encoding it again; returns how many could not be written."""
+    # By name, because the package needs PyAV when it is imported.
+    cut_clip = importlib.import_module("clip_hf.video").cut_clip
     Path(folder).mkdir(parents=True, exist_ok=True)
     failed = 0
     for moment in moments:
@@ -79,9 +81,10 @@ def cut_moments(moments: Sequence[Moment], folder: str) -> int:
         name = _NOT_IN_NAMES.sub("_", f"{moment.rank:02d}_{film.stem[:80]}_{span(moment).replace(':', 'm')}")
         path = Path(folder, name + film.suffix.lower())
         try:
-            cut_clip(film, moment.start, moment.end, path)
-            print(f"clip-hf search: wrote {printable(str(path))}", file=sys.stderr)
-        except UnreadableImage as error:
+            first, last = cut_clip(film, moment.start, moment.end, path)
+            cut = f"{clock(first)}-{clock(last)}, from the key frame before"
+            print(f"clip-hf search: wrote {printable(str(path))} ({cut})", file=sys.stderr)
+        except ValueError as error:  # an `UnreadableVideo`, too
             failed += 1
             print(f"clip-hf search: {printable(str(film))}: {error}", file=sys.stderr)
     return failed
