@@ -23,7 +23,7 @@ def test_two_peaks_are_two_moments_best_first():
 
 
 def test_a_slope_is_no_moment_of_its_own():
-    # 0.19 is below the limit of 0.2, and falls from the peak: it is neither in the moment nor another one.
+    # 0.19 is below the limit of 0.22, and falls from the peak: it is neither in the moment nor another one.
     assert merge_moments(*seconds(6), [0.1, 0.3, 0.19, 0.1, 0.1, 0.1]) == [(1, 2, 1.5, 0.3)]
 
 

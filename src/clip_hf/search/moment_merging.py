@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-EXTENT_SHARE = 0.5
+EXTENT_SHARE = 0.6
 """How far a moment's scores may fall from its peak to the film's typical score: 0 is typical, 1 the peak.
 
 `benchmarks/check_moments.py` measures it."""
@@ -44,7 +44,7 @@ def merge_moments(
     (the median over time) and the peak: `typical + share * (peak - typical)`. It ends where a scene or a gap in time
     begins. Frames on the slope of a moment that are below its limit are no moments of their own.
 
-    With scores 0.1, 0.3, 0.25, 0.1, 0.1 of five seconds, the typical score is 0.1, so that the limit is 0.2 and the
+    With scores 0.1, 0.3, 0.25, 0.1, 0.1 of five seconds, the typical score is 0.1, so that the limit is 0.22 and the
     one moment is seconds 1 to 3 with its peak in the middle of the second frame's interval, at 1.5.
 
     Args:
