@@ -33,12 +33,12 @@ from check_embed import describe_machine
 from clip_hf import ClipHFConfig, ClipHFImageProcessor, ClipHFModel, ClipHFProcessor, ClipHFTokenizer
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.embedding import DualEncoder, EncodingOptions, load_dual_encoder
-from clip_hf.search import EmbeddingIndex, FolderRefresh, folder_index, refresh_folder_index
+from clip_hf.search import EmbeddingIndex, FolderRefresh, folder_index, folder_refresh, refresh_folder_index
 
 
 SIZE = 64  # pixels of the model's pictures
 FILES_PER_FOLDER = 1000
-TIME_STEP = folder_index.TIME_STEP / 1e9 + 0.1  # seconds; younger files are read again
+TIME_STEP = folder_refresh.TIME_STEP / 1e9 + 0.1  # seconds; younger files are read again
 
 
 def write_picture(path: Path, number: int) -> None:

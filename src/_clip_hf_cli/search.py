@@ -29,7 +29,7 @@ def _process_start() -> float:
 STARTED = _process_start()
 """When `clip-hf` started, before anything was imported."""
 # tests/cli/test_commands.py holds that these are what `clip_hf.search` has.
-MODALITIES = ("images", "texts")
+MODALITIES = ("images", "texts", "moments")
 APPROXIMATE_KINDS = ("hnsw", "ivfpq")
 NO_MATCH_SHARE = 0.05
 DUPLICATE_COSINE = 0.95
@@ -41,6 +41,7 @@ examples:
   clip-hf search photos "a beach" + dog.jpg - "0.5*people" --top-k 20 --html hits.html
   clip-hf search photos "a receipt" --no-match --filter "width>=800" --json
   clip-hf search captions.csv ./cat.jpg --over texts --model my_model
+  clip-hf search films "a bicycle passes" --cut clips    moments of films, each as a film of its own
   clip-hf search photos                                  only bring the index up to date
   clip-hf search photos --duplicates 0.97 --html duplicates.html
   clip-hf search --server http://127.0.0.1:8000 "a beach" + dog.jpg              the index of a server, no SOURCE
@@ -52,14 +53,15 @@ _NEAR_NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*(e[-+]?\d+)?%?", re.IGNORECASE)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the subcommand's parser its arguments."""
     parser.description = (
-        "Find pictures, or texts, by a text, by a picture, or by several of both. The index of SOURCE is built\n"
-        "beside it the first time, and brought up to date by what has changed since."
+        "Find pictures, moments of films, or texts, by a text, by a picture, or by several of both. The index of\n"
+        "SOURCE is built beside it the first time, and brought up to date by what has changed since."
     )
     parser.epilog = _EPILOG
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of pictures, table, Parquet, tars, output of `clip-hf embed`, or an index; not with --server",
+        help="folder of pictures or films, a film, table, Parquet, tars, output of `clip-hf embed`, or an index; not "
+        "with --server",
     )
     parser.add_argument(
         "query",
@@ -89,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hits.add_argument(
         "--over",
         choices=MODALITIES,
-        default=MODALITIES[0],
-        help="what to find (default: %(default)s)",
+        help="what to find (default: moments where SOURCE is a film, or a folder with films and no pictures; else "
+        "images)",
     )
     _add_output_arguments(parser)
 
@@ -104,12 +106,21 @@ def _add_output_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="show the pictures in the terminal (default: where it has colours)",
     )
+    output.add_argument(
+        "--cut", metavar="FOLDER", help="write each moment as a film of its own there, without encoding it again"
+    )
     add_server_arguments(parser)
     index = add_source_arguments(parser)
     index.add_argument(
         "--approximate", choices=APPROXIMATE_KINDS, help="search an approximate index, whose recall is measured"
     )
     index.add_argument("--store", metavar="URL", help="search a database, which gets the rows first: postgresql://...")
+    index.add_argument(
+        "--frames-per-second",
+        type=parse_rate,
+        metavar="RATE",
+        help="how often to look at films (default: that of the index, else 1)",
+    )
     duplicates = parser.add_argument_group("near-duplicates, instead of a query")
     duplicates.add_argument(
         "--duplicates",
@@ -129,7 +140,11 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentG
         "--model", help=f"any CLIP, as for `clip-hf embed` (default: that of the index, else {DEFAULT_MODEL})"
     )
     index = parser.add_argument_group("index")
-    index.add_argument("--index", metavar="FOLDER", help="where it lies (default: SOURCE.clip-index)")
+    index.add_argument(
+        "--index",
+        metavar="FOLDER",
+        help="where it lies (default: SOURCE.clip-index; of films SOURCE.moments.clip-index)",
+    )
     index.add_argument("--rebuild", action="store_true", help="build it anew, for example with another model")
     add_column_arguments(index)
     work = parser.add_argument_group("encoding")
@@ -151,6 +166,14 @@ def parse_no_match(text: str) -> float:
     value = _parse_float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a share, more than 0 and less than 1, such as 0.05")
+    return value
+
+
+def parse_rate(text: str) -> float:
+    """The number in an argument that must be a rate."""
+    value = _parse_float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be more than 0, such as 0.5")
     return value
 
 

@@ -16,8 +16,9 @@ import pytest
 from clip_hf.data.skips import SkipCounter
 from clip_hf.embedding import EmbeddingOptions, embed, load_dual_encoder, read_embeddings
 from clip_hf.model.image_reading_clip_hf import ImageLimits
-from clip_hf.search import EmbeddingIndex, folder_index, refresh_folder_index
-from clip_hf.search.folder_index import rebuild_folder_index, row_id
+from clip_hf.search import EmbeddingIndex, folder_index, folder_refresh, refresh_folder_index
+from clip_hf.search.folder_index import rebuild_folder_index
+from clip_hf.search.folder_refresh import row_id
 from clip_hf.search.index_places import locked_index
 from clip_hf.search.index_segments import IndexManifest
 from encoding_inputs import quiet
@@ -33,7 +34,7 @@ NAMES = [f"{'sub/' if number % 2 else ''}{number:02d}.png" for number in range(R
 @pytest.fixture(autouse=True)
 def no_recent_files(monkeypatch):
     """Files that were just written count like old ones."""
-    monkeypatch.setattr(folder_index, "TIME_STEP", -1)
+    monkeypatch.setattr(folder_refresh, "TIME_STEP", -1)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from _clip_hf_cli.search import DEFAULT_MODEL
 from ..data.built_in_datasets import BUILT_IN_DATASETS
 from ..data.data_sources import KNOWN_ENDINGS, find_source
 from ..data.file_patterns import ending_of
+from ..data.image_folders import has_images
+from ..data.media import VIDEOS
 from ..data.row_shards import LIST_ENDING, shard_rows
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
@@ -21,6 +23,24 @@ from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_sou
 from ..search.index_places import check_index_folder, is_index, section_of
 from ..utils.json_files import read_json
 from .image_options import image_options
+
+
+def find_modality(options: argparse.Namespace) -> str:
+    """What is searched: as `--over` says; else moments where SOURCE is a film, a folder with films and no pictures, or
+    the index of one of these; else images."""
+    if options.over is not None:
+        return options.over
+    path = Path(options.source).expanduser()
+    if is_index(path):
+        return "moments" if EmbeddingIndex.open(path).description.get("over") == "moments" else "images"
+    if path.is_file():
+        return "moments" if VIDEOS.has_ending(ending_of(str(path))) else "images"
+    if path.is_dir():
+        return "moments" if has_images(path, VIDEOS) and not has_images(path) else "images"
+    if path.parent.is_dir() and path.name:  # gone: the one whose index is there
+        is_there = {over: is_index(default_index_folder(path, over)) for over in ("images", "moments")}
+        return "moments" if is_there["moments"] and not is_there["images"] else "images"
+    return "images"
 
 
 def find_index(options: argparse.Namespace, over: str = "images") -> tuple[Path | None, EmbeddingIndex | None]:
@@ -44,6 +64,13 @@ def find_index(options: argparse.Namespace, over: str = "images") -> tuple[Path 
 def _check_source(options: argparse.Namespace, path: Path, over: str) -> None:
     """Raise a `ValueError` for a source that is not there, is of no kind that can be read, or has no captions."""
     if options.source in BUILT_IN_DATASETS or (path / MANIFEST).is_file():
+        return
+    if over == "moments":
+        if path.is_file() and not VIDEOS.has_ending(ending_of(str(path))):
+            endings = ", ".join(sorted(VIDEOS.endings))
+            raise ValueError(f"{options.source} is no film by its ending, and moments are those of films: {endings}.")
+        if not path.exists():
+            raise FileNotFoundError(f"There is no film, and no folder of films, {options.source}: check the path.")
         return
     is_other_file = path.is_file() and ending_of(str(path)) not in (*KNOWN_ENDINGS, LIST_ENDING)
     if not path.exists():
@@ -88,7 +115,11 @@ def row_columns(options: argparse.Namespace) -> RowColumns:
 
 
 def open_index(
-    options: argparse.Namespace, encoder: DualEncoder, folder: Path | None, over: str = "images"
+    options: argparse.Namespace,
+    encoder: DualEncoder,
+    folder: Path | None,
+    over: str = "images",
+    frames_per_second: float | None = None,
 ) -> SourceIndex:
     """Open the index of the source, as [`open_source_index`] does."""
     threads = {} if options.num_threads is None else {"num_threads": options.num_threads}
@@ -102,4 +133,5 @@ def open_index(
         encoding=EncodingOptions(
             batch_size=options.batch_size, max_skipped_share=options.max_skipped_share, **threads
         ),
+        frames_per_second=frames_per_second,
     )

@@ -24,6 +24,9 @@ from ..model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_ima
 from ..search import (
     ApproximateIndex,
     EmbeddingIndex,
+    FilmFrame,
+    Moment,
+    MomentSearcher,
     QueryTerm,
     Searcher,
     SearchHit,
@@ -40,6 +43,7 @@ from ..search import (
     sync_store,
     write_contact_sheet,
 )
+from ..search.film_index import FILM_SCHEMA
 from ..search.folder_index import FOLDER_SCHEMA
 from ..search.index_sources import is_folder_of_pictures
 from ..search.search_results import FindRows, check_limits
@@ -48,13 +52,15 @@ from ..utils.extras import require_extra
 from ..utils.terminal_tables import draw_table
 from ..utils.wording import counted
 from .image_options import image_options
-from .indexed_sources import find_index, load_index_encoder, open_index, row_columns
+from .indexed_sources import find_index, find_modality, load_index_encoder, open_index, row_columns
+from .moment_output import as_record, check_moment_options, cut_moments, link, span
 from .terminal_text import encodable, json_line, printable
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the arguments ask for; the exit status is 0, also where nothing fits, and 1 where a picture
-    could not be moved."""
+    could not be moved or a clip not cut."""
+    options.over = find_modality(options)
     terms = read_query(options)
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     check_images(terms, image_options(options)["image_limits"])
@@ -64,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         encoder = load_index_encoder(options, index, device)
         seconds = {"start and model": time.perf_counter() - STARTED}
         started = time.perf_counter()
-        source = open_index(options, encoder, folder, options.over)
+        source = open_index(options, encoder, folder, options.over, options.frames_per_second)
         seconds["index"] = time.perf_counter() - started
         if source.refresh is not None:
             print(f"clip-hf search: {encodable(source.refresh.describe())}", file=sys.stderr)
@@ -76,7 +82,9 @@ def run(options: argparse.Namespace) -> int:
         if not terms:
             print(printable(f"{counted(len(source.index), 'row')} in {escaped(str(source.index.folder))}"))
             return 0
-        results = Searcher(encoder, source, find=find).search(
+        is_over_films = options.over == "moments"
+        searcher = MomentSearcher(encoder, source) if is_over_films else Searcher(encoder, source, find=find)
+        results = searcher.search(
             terms,
             options.top_k or TOP_K,
             threshold=options.threshold,
@@ -84,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             no_match=options.no_match,
         )
     show_results(results, options, terms, seconds | results.seconds)
-    return 0
+    return int(bool(options.cut) and cut_moments(results.hits, options.cut) > 0)
 
 
 def read_query(options: argparse.Namespace) -> list[QueryTerm]:
@@ -100,6 +108,8 @@ def _check_options(options: argparse.Namespace, terms: Sequence[QueryTerm]) -> N
     """Raise a `ValueError` for options that do not go together, or are out of range."""
     check_key_file(options)
     check_limits(options.threshold, options.no_match)
+    if options.server is None:
+        check_moment_options(options)
     if not terms:
         _check_unused(options)
     if options.html is not None:
@@ -194,6 +204,8 @@ def _check_filters(options: argparse.Namespace, folder: Path | None, index: Embe
     columns = row_columns(options)
     if index is not None:
         parse_filters(options.filter, index.filter_columns)
+    elif options.filter and options.over == "moments":
+        parse_filters(options.filter, FILM_SCHEMA.insert(0, FILM_SCHEMA.field("name").with_name("id")))
     elif options.filter and folder is not None and is_folder_of_pictures(Path(options.source), folder, columns):
         parse_filters(options.filter, FOLDER_SCHEMA.insert(0, FOLDER_SCHEMA.field("name").with_name("id")))
 
@@ -216,7 +228,7 @@ def show_results(
     if not results.hits:
         print(encodable(_nothing(results, options)), file=sys.stderr if options.json else sys.stdout)
     elif options.json:
-        print("\n".join(json_line(_as_record(hit)) for hit in results.hits))
+        print("\n".join(map(json_line, map(_as_record, results.hits))))
     else:
         print(encodable(_as_text(results.hits, query, options)))
     sys.stdout.flush()
@@ -225,7 +237,12 @@ def show_results(
 
 def _write_sheet(results: SearchResults, options: argparse.Namespace, query: str) -> None:
     items = [
-        SheetItem(hit.picture, [escaped(_name(hit)), f"{hit.rank}. score {hit.score:.4f}"]) for hit in results.hits
+        SheetItem(
+            hit.picture,
+            [escaped(_title(hit)), f"{hit.rank}. score {hit.score:.4f}"],
+            link=link(hit) if isinstance(hit, Moment) else None,
+        )
+        for hit in results.hits
     ]
     group = SheetGroup(_nothing(results, options) if not items else "", items)
     write_contact_sheet(options.html, f"{escaped(query)} in {escaped(options.source)}", [group])
@@ -255,13 +272,27 @@ def _as_text(hits: Sequence[SearchHit], query: str, options: argparse.Namespace)
         print("clip-hf search: no thumbnails: this output has no colours, or no character for them.", file=sys.stderr)
     is_wanted = can_show and (is_terminal if options.thumbnails is None else options.thumbnails)
     if is_wanted and any(hit.picture is not None for hit in hits):
-        labels = [f"{hit.rank} {hit.score:.3f} {os.path.basename(name)}" for hit, name in zip(hits, names)]
+        labels = [f"{hit.rank} {hit.score:.3f} {_label(hit, name)}" for hit, name in zip(hits, names)]
         width = shutil.get_terminal_size().columns
         pictures = draw_pictures([hit.picture for hit in hits], labels, width, protocol) + "\n\n"
     if not is_terminal:
-        return pictures + "\n".join(f"{hit.score:.6f}\t{name}" for hit, name in zip(hits, names))
-    rows = [(str(hit.rank), f"{hit.score:.4f}", name) for hit, name in zip(hits, names)]
-    return pictures + draw_table(printable(query), ("", "score", "name"), rows)
+        lines = [(f"{hit.score:.6f}", *_times(hit), name) for hit, name in zip(hits, names)]
+        return pictures + "\n".join(map("\t".join, lines))
+    rows = [(str(hit.rank), f"{hit.score:.4f}", *_times(hit), name) for hit, name in zip(hits, names)]
+    columns = ("", "score", *(("time",) if _times(hits[0]) else ()), "name")
+    return pictures + draw_table(printable(query), columns, rows)
+
+
+def _times(hit: SearchHit) -> tuple[str, ...]:
+    return (span(hit),) if isinstance(hit, Moment) else ()
+
+
+def _label(hit: SearchHit, name: str) -> str:
+    return " ".join((*_times(hit), os.path.basename(name)))
+
+
+def _title(hit: SearchHit) -> str:
+    return " ".join((_name(hit), *_times(hit)))
 
 
 def _has_colours() -> bool:
@@ -280,8 +311,9 @@ def describe_query(terms: Sequence[QueryTerm]) -> str:
 
 def _name(hit: SearchHit) -> str:
     """What names a hit: the path of its picture, else its text, else its name or id."""
-    if isinstance(hit.picture, str | os.PathLike):
-        path = os.fsdecode(hit.picture)
+    file = hit.picture.film if isinstance(hit.picture, FilmFrame) else hit.picture
+    if isinstance(file, str | os.PathLike):
+        path = os.fsdecode(file)
         below = os.path.relpath(path)
         return path if below.startswith("..") else below
     named = (hit.metadata.get(column) for column in ("caption", "text", "name"))
@@ -293,6 +325,8 @@ def _is_missing(hit: SearchHit) -> bool:
 
 
 def _as_record(hit: SearchHit) -> dict[str, Any]:
+    if isinstance(hit, Moment):
+        return as_record(hit)
     record = {"rank": hit.rank, "score": hit.score, "id": hit.id}
     if isinstance(hit.picture, str | os.PathLike):
         record["path"] = escaped(os.path.abspath(os.fsdecode(hit.picture)))

@@ -14,11 +14,15 @@ from .contradiction import contradiction_score, contradiction_scores
 from .duplicate_report import DuplicateReport, run_duplicates
 from .embedding_index import EmbeddingIndex
 from .exact_scan import SearchStatistics
-from .folder_index import FolderRefresh, refresh_folder_index
+from .film_index import FilmRefresh, refresh_film_index
+from .folder_index import refresh_folder_index
+from .folder_refresh import FolderRefresh
 from .index_places import default_index_folder
 from .index_sources import SourceIndex, open_source_index
 from .label_thresholds import LabelThreshold, LabelThresholds, fit_threshold
 from .labelled_samples import LabelledSample, read_labelled_sample
+from .moment_merging import merge_moments
+from .moments import FilmFrame, FoundMoment, Moment, MomentSearcher, find_moments
 from .near_duplicates import DuplicateGroup, find_near_duplicates
 from .no_match import NoMatch
 from .picture_moves import UndoneMoves, undo_moves
@@ -37,12 +41,17 @@ __all__ = [
     "DuplicateReport",
     "Effort",
     "EmbeddingIndex",
+    "FilmFrame",
+    "FilmRefresh",
     "FolderRefresh",
+    "FoundMoment",
     "LabelScorer",
     "LabelThreshold",
     "LabelThresholds",
     "LabelledSample",
     "ModerationLabels",
+    "Moment",
+    "MomentSearcher",
     "NoMatch",
     "PictureTags",
     "QueryTerm",
@@ -62,10 +71,12 @@ __all__ = [
     "contradiction_scores",
     "default_index_folder",
     "encode_query",
+    "find_moments",
     "find_near_duplicates",
     "fit_threshold",
     "load_background_texts",
     "load_moderation_labels",
+    "merge_moments",
     "open_source_index",
     "open_store",
     "parse_filter",
@@ -73,6 +84,7 @@ __all__ = [
     "parse_query",
     "read_labelled_sample",
     "read_tags",
+    "refresh_film_index",
     "refresh_folder_index",
     "run_duplicates",
     "sidecar_path",

@@ -56,11 +56,14 @@ class SheetItem:
             for a row that is a text.
         lines (`Sequence[str]`): Lines of text beneath it. The first links to the picture, if it is a file.
         is_marked (`bool`, *optional*, defaults to `False`): Whether a frame stands out from the others'.
+        link (`str`, *optional*): Where the first line leads, if not to the picture, such as
+            `"file:///films/a.mp4#t=12.5"`.
     """
 
     picture: Any
     lines: Sequence[str]
     is_marked: bool = False
+    link: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def _figure(item: SheetItem) -> Iterator[str]:
         except UnreadableImage as error:
             stop_if_exhausted(error, "a picture")
             yield f'<div class="placeholder">{_as_html(f"{error.kind}: {error}")}</div>'
-    link = _file_url(item.picture)
+    link = item.link or _file_url(item.picture)
     first = [f'<a href="{escape(link, quote=True)}">{name}</a>' if link else name] if item.lines else []
     yield f"<figcaption>{'<br>'.join([*first, *map(_as_html, item.lines[1:])])}</figcaption></figure>\n"
 

@@ -15,10 +15,8 @@ Vectors are rounded to float16 as `clip-hf embed` rounds them. A model whose fea
 keeps that of the run which saw it first.
 """
 
-import errno
 import itertools
 import os
-import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -34,34 +32,27 @@ from transformers.utils import logging
 from _clip_hf_cli.control_characters import escape_controls
 
 from ..data.decoding import skipped_image
-from ..data.image_folders import images_in
+from ..data.media import IMAGES
 from ..data.skips import SkipCounter, SkippedRow, stop_if_exhausted
-from ..data.texts import escaped, is_utf8
+from ..data.texts import escaped
 from ..embedding.dual_encoder import DualEncoder, NotFiniteError
 from ..embedding.encoding_ahead import FeatureBatch, encode_ahead, run_ahead, skip_examples
 from ..embedding.encoding_options import EncodingOptions
 from ..embedding.part_worker import describe_file
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS, UnreadableImage, fetch_file
+from ..model.image_reading_clip_hf import UnreadableImage, fetch_file
 from ..utils.wording import counted, escape_name
 from .embedding_index import EmbeddingIndex
-from .index_places import (
-    INDEX_ENDINGS,
-    OtherIndexError,
-    UnwritableIndex,
-    build_beside,
-    check_description,
-    check_index_folder,
-    describe_index,
-    drop_rebuild,
-    is_index,
-    locked_index,
-    naming_index,
-    real_index,
-    real_source,
-    section_of,
+from .folder_refresh import (
+    FolderKind,
+    FolderRefresh,
+    check_there,
+    check_writable,
+    is_unchanged,
+    rebuild_index,
+    refresh_index,
 )
-from .index_segments import SEGMENTS, IndexManifest
-from .unreadable_files import FileState, UnreadableFiles
+from .index_places import naming_index, real_index, real_source
+from .unreadable_files import FileState, UnreadableFiles, describe_image_reader
 
 
 logger = logging.get_logger(__name__)
@@ -81,245 +72,8 @@ FOLDER_SCHEMA = pa.schema(
 COMMIT_PICTURES = 1024
 """Pictures in a commit, unless it takes longer than this many seconds to embed them: what a crash may cost."""
 COMMIT_SECONDS = 20.0
-TIME_STEP = 2_000_000_000
-"""Nanoseconds: the largest step in which file systems note times."""
 _FILES_PER_READ = 16
 _NO_NUMBERS = "the model gives no numbers for it (NaN, infinite values or zeros)."
-_MOST_REMOVED = 0.25
-"""Above this share of removed rows an index is compacted; small commits are merged by the index itself."""
-_LOOKS_ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
-
-
-@dataclass(frozen=True)
-class FolderRefresh:
-    """What bringing the index of a folder up to date did.
-
-    Args:
-        index (`EmbeddingIndex`): The index.
-        folder (`Path`): The folder of the pictures.
-        added (`int`): New pictures.
-        renamed (`int`): Files of a new name whose content the index had: renamed, moved or copied.
-        edited (`int`): Files with new content under their old name.
-        removed (`int`): Pictures that are gone; a file that was renamed is not.
-        unchanged (`int`): All others, those with only another time of change included.
-        skipped (`list[SkippedRow]`): Files without a row, because they cannot be read, or changed while they were.
-        read (`int`): Files that were opened.
-        embedded (`int`): Pictures that passed the model.
-        seconds (`float`): Time that it took.
-        stale (`str`, *optional*): Why the index could not be written, so that it is as it was. The other counts are 0
-            then.
-    """
-
-    index: EmbeddingIndex
-    folder: Path
-    added: int
-    renamed: int
-    edited: int
-    removed: int
-    unchanged: int
-    skipped: list[SkippedRow]
-    read: int
-    embedded: int
-    seconds: float
-    stale: str | None = None
-
-    def describe(self) -> str:
-        """One sentence: how many pictures there are, and what has changed."""
-        pictures = f"{counted(len(self.index), 'picture')} of {escaped(str(self.folder))}"
-        if self.stale is not None:
-            return f"{pictures}. The index cannot be brought up to date ({self.stale}): searching it as it was."
-        counts = {
-            "added": self.added,
-            "renamed or copied": self.renamed,
-            "edited": self.edited,
-            "removed": self.removed,
-            "left out": len(self.skipped),
-        }
-        changes = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing has changed"
-        return f"{pictures} ({changes}; {self.seconds:.1f} s)."
-
-
-def refresh_folder_index(
-    encoder: DualEncoder,
-    folder: str | os.PathLike,
-    index_folder: str | os.PathLike,
-    *,
-    encoding: EncodingOptions | None = None,
-) -> FolderRefresh:
-    """Build the index of a folder of pictures, or bring it up to date.
-
-    - Only new content is embedded; files of known name, size and time of change are not even opened.
-    - Which files count is as in training and `clip-hf embed`: image endings, nothing hidden; the log counts others.
-    - Every 1,024 pictures, or every 20 seconds, there is a commit. Run it again after a crash: it goes on from there.
-    - A second process waits for the first.
-    - An index that is there, but may not be written by this user, is opened as it is; the result says so.
-    - Pictures for which the model gives no numbers (NaN or zeros) are left out as unreadable ones are.
-
-    Args:
-        encoder (`DualEncoder`): The model.
-        folder (`str` or `os.PathLike`): The pictures, in any depth. A link to the folder is the same; links to
-            folders in it are not followed.
-        index_folder (`str` or `os.PathLike`): The index, one row a picture. Its id is the path relative to `folder`,
-            in which bytes that are not UTF-8 are escaped.
-        encoding (`EncodingOptions`, *optional*): Batches, threads, progress, and the share of unreadable pictures that
-            is an error once 1,000 were read.
-
-    Returns:
-        [`FolderRefresh`]: the index, and what was done.
-
-    Raises:
-        OSError: if the folder cannot be read, is gone, or is empty though the index has rows (a drive that is not
-            mounted), or there is no index and none can be written. The index stays as it is.
-        ValueError: if there is no picture, none can be read, or too many cannot; or if the index is of another model,
-            other image options or another folder.
-    """
-    folder, index_folder = real_source(folder), real_index(index_folder)
-    try:
-        with locked_index(index_folder):
-            check_index_folder(index_folder, folder)
-            refresh = _refresh(encoder, folder, index_folder, index_folder, encoding or EncodingOptions())
-            drop_rebuild(refresh.index)
-            return refresh
-    except UnwritableIndex as error:
-        if not is_index(index_folder):
-            raise
-        return _open_stale(encoder, folder, index_folder, os.strerror(error.errno))
-
-
-def _open_stale(encoder: DualEncoder, folder: Path, index_folder: Path, reason: str) -> FolderRefresh:
-    """The index as it was."""
-    index = EmbeddingIndex.open(index_folder)
-    _check_same(index, _description(encoder, folder), index_folder)
-    return FolderRefresh(index, folder, 0, 0, 0, 0, len(index), [], 0, 0, 0.0, reason)
-
-
-def rebuild_folder_index(
-    encoder: DualEncoder,
-    folder: str | os.PathLike,
-    index_folder: str | os.PathLike,
-    *,
-    encoding: EncodingOptions | None = None,
-) -> FolderRefresh:
-    """Build the index of a folder anew, beside the old one, which it replaces when it is whole.
-
-    Arguments, result and errors are those of [`refresh_folder_index`], but no index is refused because of its model. A
-    run that was killed goes on.
-    """
-    folder, index_folder = real_source(folder), real_index(index_folder)
-    encoding = encoding or EncodingOptions()
-    with locked_index(index_folder):
-        check_index_folder(index_folder, folder)
-        refresh = build_beside(index_folder, lambda fresh: _refresh(encoder, folder, fresh, index_folder, encoding))
-        return replace(refresh, index=EmbeddingIndex.open(index_folder))
-
-
-def row_id(name: str) -> str:
-    """The id of a file: its relative path, and no two files have the same.
-
-    Bytes that are not UTF-8 are escaped. Backslashes are doubled only there, and in a name that reads like an escape.
-    """
-    if is_utf8(name) and not _LOOKS_ESCAPED.search(name):
-        return name
-    return escaped(name.replace("\\", "\\\\"))
-
-
-def _description(encoder: DualEncoder, folder: Path) -> dict[str, Any]:
-    return describe_index(
-        encoder, {"location": escaped(str(folder)), "kind": "folder", "folder": escaped(str(folder))}, "images"
-    )
-
-
-def _check_same(index: EmbeddingIndex, expected: dict[str, Any], index_folder: Path) -> bool:
-    """Whether an index is the one that is described, and not one that was moved together with its folder.
-
-    Raises:
-        OtherIndexError: if it is neither.
-    """
-    check_description(index, expected)
-    there, given = section_of(index.description, "source"), expected["source"]
-    if there == given:
-        return True
-    is_beside = str(index_folder) == given["location"] + INDEX_ENDINGS["images"]
-    if there.get("kind") != given["kind"] or not is_beside:
-        raise OtherIndexError(
-            f"{index_folder} is the index of {there.get('location', 'something else')}, not of {given['location']}. "
-            "Name another folder for the index (--index), or build it anew (--rebuild)."
-        )
-    return False
-
-
-def _refresh(
-    encoder: DualEncoder, folder: Path, index_folder: Path, final_folder: Path, encoding: EncodingOptions
-) -> FolderRefresh:
-    """Bring the index in `index_folder` up to date, which messages call `final_folder`."""
-    start = time.monotonic()
-    files, described = _list_files(folder), _description(encoder, folder)
-    index = None
-    if is_index(index_folder):
-        index = EmbeddingIndex.open(index_folder)
-        if not _check_same(index, described, final_folder):
-            with naming_index(final_folder):
-                index.change(description=described)
-    if not files:
-        if index is not None and len(index):
-            raise OSError(
-                f"{folder} holds no pictures, and its index {final_folder} has {len(index):,}, which stay. Is a drive "
-                "not mounted? If the pictures are really gone, remove the index."
-            )
-        raise ValueError(f"{folder} holds no pictures; their endings are {', '.join(sorted(IMAGE_ENDINGS))}.")
-    if index is None:
-        with naming_index(final_folder):
-            index = EmbeddingIndex.create(
-                index_folder, encoder.projection_dim, id_type=str, columns=FOLDER_SCHEMA, description=described
-            )
-    work = _FolderWork(encoder, folder, files, index, encoding)
-    work.run()
-    _compact_if_worth_it(index)
-    return FolderRefresh(index, folder, seconds=time.monotonic() - start, **work.counts())
-
-
-def _compact_if_worth_it(index: EmbeddingIndex) -> None:
-    segments = IndexManifest.read(index.folder).segments
-    stored, removed = (sum(getattr(segment, name) for segment in segments) for name in ("rows", "removed"))
-    if removed > _MOST_REMOVED * stored:
-        try:
-            index.compact()
-        except OSError as error:  # all rows are there
-            logger.warning(f"The index {index.folder} is not compacted: {error}.")
-
-
-def _list_files(folder: Path) -> dict[str, FileState]:
-    """The pictures in a folder by their ids, sorted by path.
-
-    Raises:
-        OSError: if the folder is not there, or vanishes meanwhile.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {folder}. Check its path, and whether its drive is mounted; its index, if there is "
-            "one, stays."
-        )
-    files = {}
-    (paths,) = images_in(folder)
-    start = len(os.path.join(folder, ""))
-    for path in paths:
-        try:
-            files[row_id(path[start:])] = FileState.of(path, path[start:])
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                raise
-    _check_there(folder, files)
-    return files
-
-
-def _check_there(folder: Path, files: dict[str, FileState]) -> None:
-    """OSError if a folder that was listed is gone: then files that are missing are not removed ones."""
-    ends = [file.name for file in files.values()]
-    ends = [os.path.join(folder, name) for name in (*ends[:1], *ends[-1:])]
-    if not folder.is_dir() or (ends and not any(map(os.path.lexists, ends))):
-        raise FileNotFoundError(
-            f"{folder} vanished while it was read. Its index keeps all rows: run this again when the folder is back."
-        )
 
 
 @dataclass
@@ -380,7 +134,7 @@ class _FolderWork:
         self.expected: dict[str, list[_Picture]] = {}
         self.underway: deque[list[_Picture]] = deque()
         self.ready: list[_Picture] = []
-        self.unreadable = UnreadableFiles(index.folder, encoder)
+        self.unreadable = UnreadableFiles(index.folder, describe_image_reader(encoder))
         self.skips = SkipCounter(encoding.max_skipped_share)
         self.skipped: list[SkippedRow] = []
         self.gone = [id_ for id_ in self.rows if id_ not in files]
@@ -391,9 +145,9 @@ class _FolderWork:
     def run(self) -> None:
         """Do all that there is to do."""
         todo = [_Picture(id_, state) for id_, state in self.files.items() if self._is_new(id_, state)]
-        threads, place = self.encoding.num_threads, self.index.folder
-        if todo and not (os.access(place, os.W_OK) and os.access(place / SEGMENTS, os.W_OK)):  # known before the work
-            raise UnwritableIndex(errno.EACCES, f"{os.strerror(errno.EACCES)}: the index {place} cannot be written")
+        threads = self.encoding.num_threads
+        if todo:
+            check_writable(self.index)
         with self.encoding.progress_bar(escaped(self.folder.name), "pictures", len(todo)) as self.bar:
             batches = self._batches(todo)
             encoded = encode_ahead(
@@ -437,10 +191,7 @@ class _FolderWork:
         row = self.rows.get(id_)
         if row is None:
             return not self.unreadable.is_known(id_, state)
-        path, size, modified, read, _ = row
-        if (path, size, modified) != (os.fsencode(state.name), state.bytes, state.modified):
-            return True
-        return abs(read - modified) <= TIME_STEP
+        return not is_unchanged(row[:4], state)
 
     def _batches(self, todo: list[_Picture]) -> Iterator[tuple[range, list[_Picture]]]:
         """Batches of the pictures that the model must see; the others are settled on the way."""
@@ -474,7 +225,7 @@ class _FolderWork:
             except (OSError, UnreadableImage) as error:
                 picture.data = None
                 if isinstance(error, FileNotFoundError):
-                    _check_there(self.folder, self.files)
+                    check_there(self.folder, self.files)
                     error = UnreadableImage("file missing", "it is gone.")
                 problem = skipped_image(error, picture.id, "it")
                 picture.problem = picture.left_out(problem)
@@ -571,7 +322,7 @@ class _FolderWork:
         ready, self.ready = self.ready, []
         removed = [*self.gone, *self.broken] if last else []
         if removed:
-            _check_there(self.folder, self.files)  # no row goes with a folder that went
+            check_there(self.folder, self.files)  # no row goes with a folder that went
         if ready or removed:
             vectors = self._vectors(ready)
             replaced = [picture.id for picture in ready if picture.id in self.digests]
@@ -602,3 +353,59 @@ class _FolderWork:
         }
         vectors = [known[picture.digest] for picture in ready]
         return np.array(vectors, np.float16).reshape(len(vectors), self.index.dim)
+
+
+PICTURES = FolderKind("folder", "images", "picture", IMAGES, FOLDER_SCHEMA, _FolderWork)
+"""Folders of pictures."""
+
+
+def refresh_folder_index(
+    encoder: DualEncoder,
+    folder: str | os.PathLike,
+    index_folder: str | os.PathLike,
+    *,
+    encoding: EncodingOptions | None = None,
+) -> FolderRefresh:
+    """Build the index of a folder of pictures, or bring it up to date.
+
+    - Only new content is embedded; files of known name, size and time of change are not even opened.
+    - Which files count is as in training and `clip-hf embed`: image endings, nothing hidden; the log counts others.
+    - Every 1,024 pictures, or every 20 seconds, there is a commit. Run it again after a crash: it goes on from there.
+    - A second process waits for the first.
+    - An index that is there, but may not be written by this user, is opened as it is; the result says so.
+    - Pictures for which the model gives no numbers (NaN or zeros) are left out as unreadable ones are.
+
+    Args:
+        encoder (`DualEncoder`): The model.
+        folder (`str` or `os.PathLike`): The pictures, in any depth. A link to the folder is the same; links to
+            folders in it are not followed.
+        index_folder (`str` or `os.PathLike`): The index, one row a picture. Its id is the path relative to `folder`,
+            in which bytes that are not UTF-8 are escaped.
+        encoding (`EncodingOptions`, *optional*): Batches, threads, progress, and the share of unreadable pictures that
+            is an error once 1,000 were read.
+
+    Returns:
+        [`FolderRefresh`]: the index, and what was done.
+
+    Raises:
+        OSError: if the folder cannot be read, is gone, or is empty though the index has rows (a drive that is not
+            mounted), or there is no index and none can be written. The index stays as it is.
+        ValueError: if there is no picture, none can be read, or too many cannot; or if the index is of another model,
+            other image options or another folder.
+    """
+    return refresh_index(PICTURES, encoder, real_source(folder), real_index(index_folder), encoding)
+
+
+def rebuild_folder_index(
+    encoder: DualEncoder,
+    folder: str | os.PathLike,
+    index_folder: str | os.PathLike,
+    *,
+    encoding: EncodingOptions | None = None,
+) -> FolderRefresh:
+    """Build the index of a folder anew, beside the old one, which it replaces when it is whole.
+
+    Arguments, result and errors are those of [`refresh_folder_index`], but no index is refused because of its model. A
+    run that was killed goes on.
+    """
+    return rebuild_index(PICTURES, encoder, real_source(folder), real_index(index_folder), encoding)

@@ -28,8 +28,8 @@ from .index_segments import FORMAT_NAME, MANIFEST, SEGMENTS, WRITE_LOCK, IndexMa
 logger = logging.get_logger(__name__)
 T = TypeVar("T")
 
-MODALITIES = ("images", "texts")
-INDEX_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index"}
+MODALITIES = ("images", "texts", "moments")
+INDEX_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index", "moments": ".moments.clip-index"}
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _REFUSED = (*_READ_ONLY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 _MOST_NAME_BYTES = 190
@@ -52,7 +52,7 @@ _CONTENT = re.compile(rf"\.?({'|'.join(map(re.escape, _NAMES))})(\..*)?|\.DS_Sto
 
 
 def check_over(over: str) -> str:
-    """`over`; ValueError if it is neither `"images"` nor `"texts"`."""
+    """`over`; ValueError if it is none of `MODALITIES`."""
     if over not in MODALITIES:
         raise ValueError(f"`over` (--over) is {over!r}; it must be one of {', '.join(map(repr, MODALITIES))}.")
     return over
@@ -64,10 +64,12 @@ def default_index_folder(source: Any, over: str = "images") -> Path:
     Args:
         source (`str` or `os.PathLike`): A folder or file; `photos`, `photos/`, a link to it and, in it, `.` are the
             same.
-        over (`str`, *optional*, defaults to `"images"`): What is indexed, `"images"` or `"texts"`.
+        over (`str`, *optional*, defaults to `"images"`): What is indexed: `"images"`, `"texts"`, or the
+            `"moments"` of films.
 
     Returns:
-        `Path`: `photos.clip-index` beside `photos`; of its texts `photos.texts.clip-index`.
+        `Path`: `photos.clip-index` beside `photos`; of its texts `photos.texts.clip-index`, of the moments of its
+        films `photos.moments.clip-index`.
 
     Raises:
         ValueError: if the source has no place beside it: it is a list, a dataset in memory, a URL, a name on the hub,
@@ -269,7 +271,10 @@ def differences_of(found: Mapping[str, Any], expected: Mapping[str, Any]) -> lis
     """In what two descriptions differ: model, its versions and image options, and what they are over."""
     sections = [section for section in SECTIONS if section not in ("source", "options")]
     described = [
-        {**{section: section_of(each, section) for section in sections}, "options": {"over": each.get("over")}}
+        {
+            **{section: section_of(each, section) for section in sections},
+            "options": {"over": each.get("over"), **section_of(each, "sampling")},
+        }
         for each in (found, expected)
     ]
     return find_differences(*described, [*sections, "options"])

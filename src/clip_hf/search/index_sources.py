@@ -23,7 +23,9 @@ from ..embedding.part_files import FORMAT_NAME, IMAGES, MANIFEST, ROW_SCHEMA, TE
 from ..utils.atomic import remove_folder
 from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
-from .folder_index import FolderRefresh, rebuild_folder_index, refresh_folder_index
+from .film_index import rate_of, refresh_film_index
+from .folder_index import rebuild_folder_index, refresh_folder_index
+from .folder_refresh import FolderRefresh, folder_of_files
 from .index_places import (
     EMBEDDED,
     INDEX_ENDINGS,
@@ -42,6 +44,7 @@ from .index_places import (
     real_source,
     section_of,
 )
+from .moments import FilmFrame
 
 
 _KINDS = {"images": IMAGES, "texts": TEXTS}
@@ -56,7 +59,7 @@ class SourceIndex:
 
     Args:
         index (`EmbeddingIndex`): The index.
-        refresh (`FolderRefresh`, *optional*): What bringing it up to date did, for a folder of pictures.
+        refresh (`FolderRefresh`, *optional*): What bringing it up to date did, for a folder of pictures or films.
         folder (`Path`, *optional*): The folder to which names of pictures are relative, if there is one.
         rows (`ShardedRows`, *optional*): The source's rows, if pictures that are no files can be read from them.
         image_column (`str`, *optional*, defaults to `"image"`): Their column of images.
@@ -68,8 +71,8 @@ class SourceIndex:
     rows: ShardedRows | None = None
     image_column: str = "image"
 
-    def picture(self, id_: int | str, follow_links: bool = True) -> Path | bytes | None:
-        """The picture of a row as `open_image` takes it: a file or its bytes.
+    def picture(self, id_: int | str, follow_links: bool = True) -> Path | bytes | FilmFrame | None:
+        """The picture of a row as `open_image` takes it: a file, its bytes, or the frame of a film.
 
         None where it is not at hand: members of tars, rows of streams, URLs, files that are gone, and names that lead
         out of the source's folder.
@@ -89,7 +92,9 @@ class SourceIndex:
             is_inside = os.path.isabs(name) or ".." not in Path(name).parts
             path = Path(self.folder or "", name)
             if is_inside and (self.folder is not None or os.path.isabs(name)) and os.path.isfile(path):
-                return path if follow_links or os.path.isabs(name) else _inside(path, self.folder)
+                path = path if follow_links or os.path.isabs(name) else _inside(path, self.folder)
+                is_frame = path is not None and self.index.description.get("over") == "moments"
+                return FilmFrame(path, row["time"]) if is_frame else path
         if self.rows is None or self.rows.kind in _READ_IN_ORDER:
             return None
         read = self.rows.shards[row["shard"]].read(row["row"], row["row"] + 1)
@@ -116,11 +121,13 @@ def open_source_index(
     rebuild: bool = False,
     columns: RowColumns | None = None,
     encoding: EncodingOptions | None = None,
+    frames_per_second: float | None = None,
 ) -> SourceIndex:
     """Open the index of a source; build it, or bring it up to date, before.
 
     - An index is opened as it is.
-    - The index of a folder of pictures is brought up to date, see [`refresh_folder_index`].
+    - The index of a folder of pictures is brought up to date, see [`refresh_folder_index`]; with `over="moments"` that
+      of a film or of a folder of films, see [`refresh_film_index`].
     - The index of what `clip-hf embed` wrote is built from it, anew whenever its parts have changed.
     - Any other source is embedded into the folder `embedded` of the index, which resumes, and must not change.
 
@@ -129,11 +136,13 @@ def open_source_index(
             dataset, a list of paths.
         encoder (`DualEncoder`): The model.
         index_folder (`str` or `os.PathLike`, *optional*): The index; by default [`default_index_folder`].
-        over (`str`, *optional*, defaults to `"images"`): What has a row each: `"images"`, or `"texts"` for captions.
+        over (`str`, *optional*, defaults to `"images"`): What has a row each: `"images"`, `"texts"` for captions, or
+            `"moments"` for frames of films.
         rebuild (`bool`, *optional*, defaults to `False`): Whether to build the index anew; the old one stays until
             the new one is whole.
         columns (`RowColumns`, *optional*): Columns and split of a source that has them.
         encoding (`EncodingOptions`, *optional*): Batches, threads, progress, and how many pictures may be unreadable.
+        frames_per_second (`float`, *optional*): How often to look at films; by default as the index says, else once.
 
     Returns:
         [`SourceIndex`]: rows of images have the columns `name`, `digest`, `bytes`, `width` and `height`, and where the
@@ -144,11 +153,15 @@ def open_source_index(
         ValueError: if the index is of another model, source or kind, or the source cannot be used.
     """
     check_over(over)
+    if frames_per_second is not None and over != "moments":
+        raise ValueError(f"`frames_per_second` is for the moments of films, and `over` is {over!r}: leave it out.")
     columns, encoding = columns or RowColumns(), encoding or EncodingOptions()
     path = real_source(source) if isinstance(source, str | os.PathLike) else None
     if path is not None and is_index(path):
-        return _open_as_it_is(path, encoder, over, rebuild)
+        return _open_as_it_is(path, encoder, over, rebuild, frames_per_second)
     place = real_index(index_folder or default_index_folder(source, over))
+    if over == "moments":
+        return _open_films(path, source, encoder, place, rebuild, columns, encoding, frames_per_second)
     if path is not None and _is_embedded(path):
         check_no_columns(columns, f"The folder of embeddings {path}")
         return _open_embedded(path, encoder, place, over, rebuild)
@@ -163,6 +176,17 @@ def open_source_index(
             return _open_job(source, encoder, place, over, columns, encoding)
         built = build_beside(place, lambda fresh: _open_job(source, encoder, fresh, over, columns, encoding))
         return replace(built, index=EmbeddingIndex.open(place))
+
+
+def _open_films(path, source, encoder, place, rebuild, columns, encoding, frames_per_second) -> SourceIndex:
+    """The index of a film, or of a folder of films."""
+    if path is None:
+        raise ValueError(f"The moments of {source!r:.80} cannot be found: give a film, or a folder of films.")
+    check_no_columns(columns, f"The films {path}")
+    refresh = refresh_film_index(
+        encoder, path, place, frames_per_second=frames_per_second, encoding=encoding, rebuild=rebuild
+    )
+    return SourceIndex(refresh.index, refresh, folder_of_files(path))
 
 
 def _is_embedded(path: Path) -> bool:
@@ -187,18 +211,23 @@ def is_folder_of_pictures(path: Path, index_folder: Path, columns: RowColumns) -
     return all(part.kind == "folder" for part in parts)
 
 
-def _open_as_it_is(path: Path, encoder: DualEncoder, over: str, rebuild: bool) -> SourceIndex:
+def _open_as_it_is(
+    path: Path, encoder: DualEncoder, over: str, rebuild: bool, frames_per_second: float | None
+) -> SourceIndex:
     if rebuild:
         raise ValueError(f"{path} is an index; to build it anew, give its source (and the index with --index).")
     index = EmbeddingIndex.open(path)
     source = section_of(index.description, "source")
-    check_description(index, describe_index(encoder, source, over))
+    described = describe_index(encoder, source, over)
+    if over == "moments" and (rate := frames_per_second or rate_of(index.description)) is not None:
+        described |= {"sampling": {"frames_per_second": float(rate)}}
+    check_description(index, described)
     folder = source.get("folder")
     folder = folder if isinstance(folder, str) and folder else None
     if folder is None or not os.path.isdir(folder):
         # Source and index may have been moved together.
-        beside = str(path).removesuffix(INDEX_ENDINGS[over])
-        folder = beside if os.path.isdir(beside) else folder
+        beside = Path(str(path).removesuffix(INDEX_ENDINGS[over]))
+        folder = str(folder_of_files(beside)) if beside != path and beside.exists() else folder
     return SourceIndex(index, folder=None if folder is None else Path(folder))
 
 

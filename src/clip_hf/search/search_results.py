@@ -157,7 +157,7 @@ class Searcher:
             return []
         rows = self.index.metadata(ids).to_pylist() if len(self.index.columns) else [{} for _ in ids]
         return [
-            SearchHit(rank, float(score), id_, {name: _plain(value) for name, value in row.items()}, picture)
+            SearchHit(rank, float(score), id_, {name: plain_value(value) for name, value in row.items()}, picture)
             for rank, (score, id_, row, picture) in enumerate(
                 zip(scores, ids.tolist(), rows, map(self.source.picture, ids.tolist()), strict=True), 1
             )
@@ -172,14 +172,14 @@ def check_limits(threshold: float | None, no_match: float | None) -> None:
         check_share(no_match)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A value as JSON has it: bytes and dates as text, and None for numbers that are not finite."""
     if isinstance(value, bytes):
         return escaped(os.fsdecode(value))
     if isinstance(value, list | tuple):  # a map's entries are pairs
-        return [_plain(each) for each in value]
+        return [plain_value(each) for each in value]
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain_value(each) for name, each in value.items()}
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, datetime.date | datetime.time):

@@ -46,23 +46,28 @@ class FileState:
         return {"name": id_, "path": os.fsencode(self.name), "bytes": self.bytes, "modified": self.modified}
 
 
-class UnreadableFiles:
-    """The files whose content no picture can be made of, with the reasons.
+def describe_image_reader(encoder: DualEncoder) -> dict[str, Any]:
+    """What reads the pictures of an encoder, for [`UnreadableFiles`]."""
+    return {
+        "pillow": package_version("pillow"),
+        "formats": sorted(name for name in IMAGE_FORMATS if name in Image.OPEN),
+        "limits": asdict(encoder.image_limits),
+    }
 
-    They are forgotten when other programs or limits read pictures, because these may read them.
+
+class UnreadableFiles:
+    """The files whose content no picture, or film, can be made of, with the reasons.
+
+    They are forgotten when other programs or limits read files, because these may read them.
 
     Args:
         folder (`Path`): The index.
-        encoder (`DualEncoder`): What reads the pictures.
+        reader (`Mapping`): What reads the files, of JSON values.
+        noun (`str`, *optional*, defaults to `"picture"`): What a file is called in messages.
     """
 
-    def __init__(self, folder: Path, encoder: DualEncoder):
-        self.path = folder / UNREADABLE
-        self.reader = {
-            "pillow": package_version("pillow"),
-            "formats": sorted(name for name in IMAGE_FORMATS if name in Image.OPEN),
-            "limits": asdict(encoder.image_limits),
-        }
+    def __init__(self, folder: Path, reader: Mapping[str, Any], noun: str = "picture"):
+        self.path, self.reader, self.noun = folder / UNREADABLE, dict(reader), noun
         self.files: dict[str, list[Any]] = {}  # bytes, modified, kind, message by id
         try:
             content = read_json(self.path, dict)
@@ -96,7 +101,7 @@ class UnreadableFiles:
     def remembered(self, files: Mapping[str, FileState]) -> list[SkippedRow]:
         """Those among the files of the folder that are unreadable."""
         return [
-            SkippedRow(kind, "picture", message, id_)
+            SkippedRow(kind, self.noun, message, id_)
             for id_, (*_, kind, message) in self.files.items()
             if id_ in files
         ]
