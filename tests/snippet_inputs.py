@@ -25,6 +25,7 @@ from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFTokenizer, chec
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.data import load_openmoji
 from clip_hf.evaluation import get_dataset
+from films import numbered_frames, write_film
 from pair_data import caption_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar
 from tiny_models import CAPTIONS, IMAGE_SIZE, MORE_TEXTS, VOCAB_SIZE, make_tiny_model
 
@@ -247,6 +248,7 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "--data food101 ": {"ethz/food101": write_hub_data("food101", images=2)},
     "annotated_photos": {"annotated_photos": write_annotated},
     "data/shoes_saved": {"data": write_shoes},
+    "film.mp4": {"film.mp4": lambda path: write_film(path, numbered_frames(50))},
 }
 # The same for examples in docstrings.
 DOCSTRING_INPUTS = {
