@@ -250,6 +250,7 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "skate.mp4": {"skate.mp4": lambda path: write_film(path, numbered_frames(12))},
     "dance.mp4": {"dance.mp4": lambda path: write_film(path, numbered_frames(12, first=100))},
     "data/shoes_saved": {"data": write_shoes},
+    "film.mp4": {"film.mp4": lambda path: write_film(path, numbered_frames(50))},
 }
 # The same for examples in docstrings.
 DOCSTRING_INPUTS = {

@@ -117,8 +117,8 @@ def test_colours_are_those_of_ffmpeg(tmp_path, name):
     frames = np.stack([np.asarray(image) for _, image in read_frames(tmp_path / name)]).astype(int)
     raw = run_ffmpeg(f"-i {name} -pix_fmt rgb24 -f rawvideo -", tmp_path)
     difference = np.abs(frames - np.frombuffer(raw, np.uint8).reshape(frames.shape))
-    # Colours of 10 bits are interpolated at the edges, not quite alike in all versions.
-    assert difference.mean() < 1 if name == "10_bit.mp4" else difference.max() <= 1
+    # Versions of FFmpeg interpolate the colours of 10 bits differently at edges, but not inside the bars.
+    assert np.percentile(difference, 75 if name == "10_bit.mp4" else 100) <= (2 if name == "10_bit.mp4" else 1)
 
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO
 
+from PIL import Image
+
 from .image_reading_clip_hf import UnreadableImage, check_scheme, open_regular
 
 
@@ -253,6 +255,7 @@ class Film:
 
     def __init__(self, file: BinaryIO, name: str, limits: VideoLimits):
         self._av = _import_av()
+        self._scaler = self._av.video.reformatter.VideoReformatter()
         self._file, self.name, self.limits = file, name, limits
         self.num_damaged = self.num_stray = self.num_disordered = self.num_unstamped = 0
         self.container = self._last_stamp = None
@@ -446,6 +449,13 @@ class Film:
                 self._note_stray(time)
             else:
                 yield time, frame
+
+    def to_rgb(self, frame: Any, width: int, height: int, interpolation: str) -> Image.Image:
+        """A copy of a frame in RGB of this size, as FFmpeg's own conversion gives it."""
+        # One thread: starting more costs longer than they save, and data loaders have a process for each core.
+        options = {"interpolation": interpolation, "dst_color_range": "JPEG", "threads": 1}
+        plane = self._scaler.reformat(frame, width, height, "rgb24", **options).planes[0]
+        return Image.frombuffer("RGB", (width, height), plane, "raw", "RGB", plane.line_size, 1)
 
     def without_frames(self) -> UnreadableVideo:
         """The error of a film that gives no frame at all."""

@@ -457,8 +457,7 @@ def _shown_size(film: Film, frame: Any) -> tuple[int, int]:
 
 def _to_image(film: Film, frame: Any) -> Image.Image:
     width, height = _shown_size(film, frame)
-    picture = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", dst_color_range="JPEG")
-    image = Image.fromarray(picture.to_ndarray())
+    image = film.to_rgb(frame, width, height, "BICUBIC")
     orientation = _find_orientation(frame)
     if orientation.mirrors:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..model.video_opening_clip_hf import DEFAULT_VIDEO_LIMITS, VideoLimits, open_film
 
@@ -57,8 +56,8 @@ def scene_cuts(
     with open_film(video, limits) as film:
         before, number = None, 0
         for time, frame in film.ordered_frames():
-            picture = frame.reformat(_WIDTH, _HEIGHT, "rgb24", interpolation="AREA", dst_color_range="JPEG")
-            pixels = np.asarray(Image.fromarray(picture.to_ndarray()).convert("YCbCr"), dtype=np.int16)
+            picture = film.to_rgb(frame, _WIDTH, _HEIGHT, "AREA")
+            pixels = np.asarray(picture.convert("YCbCr"), dtype=np.int16)
             if before is not None:
                 window.append((time, float(np.abs(pixels - before).mean())))
                 number += 1
