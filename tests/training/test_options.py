@@ -75,8 +75,9 @@ VALUES = {str: "red", int: 3, float: 0.5, bool: True}
 @pytest.mark.parametrize("none", ["none", "None", "NONE"])
 @pytest.mark.parametrize("name", OPTIONAL)
 def test_what_may_be_none_can_be_unset(name, none, recipe_with):
-    value = VALUES[typing.get_args(KINDS[name])[0]]
-    recipe = recipe_with(yaml.safe_dump({name: value}))
+    value = "LSTM" if name == "temporal_head" else VALUES[typing.get_args(KINDS[name])[0]]
+    of_films = {"num_frames": 4} if name.startswith("temporal") else {}
+    recipe = recipe_with(yaml.safe_dump({name: value, **of_films}))
     assert getattr(parse_options([recipe]), name) == value
     assert getattr(parse_options([recipe, f"--{name}", none]), name) is None
     assert getattr(parse_options([recipe, f"--{name}={none}"]), name) is None
@@ -91,7 +92,8 @@ def test_options_that_may_be_none_are_all_of_them():
 @pytest.mark.parametrize("empty", [[], ["none"], ["None"]])
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_can_be_emptied(name, empty, recipe_with):
-    item = {"color_jitter": [0.1] * 4, "templates": ["a {}"], "dataset_weights": [1.0]}.get(name, ["a"])
+    items = {"color_jitter": [0.1] * 4, "templates": ["a {}"], "dataset_weights": [1.0], "rand_augment": [2.0, 9.0]}
+    item = items.get(name, ["a"])
     recipe = recipe_with(yaml.safe_dump({name: item}))
     assert getattr(parse_options([recipe]), name) == item
     if name in ("color_jitter", "templates"):  # which must not be empty

@@ -188,8 +188,6 @@ def create_model_card(
     tower = "resnet" if config.vision_config.model_type == "clip_hf_resnet" else "vit"
     is_video = config.model_type == ClipHFVideoConfig.model_type
     metadata, details = _metadata(name, tower, details, is_video), _public(details)
-    usual = _FILM if is_video else _IMAGE
-    example = usual if details.example_image in (None, _IMAGE) else details.example_image
     training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
     card = ModelCard.from_template(
@@ -205,12 +203,7 @@ def create_model_card(
         on_hub=on_hub,
         model=python_literal(name if on_hub else _PLACEHOLDER),
         placeholder=_PLACEHOLDER,
-        is_video=is_video,
-        noun="film" if is_video else "image",
-        task="zero-shot-video-classification" if is_video else "zero-shot-image-classification",
-        model_class="ClipHFVideoModel" if is_video else "ClipHFModel",
-        image=python_literal(example),
-        default_image=usual if example == usual else None,
+        **_usage(is_video, details.example_image),
         labels=python_literal(list(details.example_labels)),
         mean=", ".join(map(str, OPENAI_CLIP_MEAN)),
         std=", ".join(map(str, OPENAI_CLIP_STD)),
@@ -239,6 +232,20 @@ def create_model_card(
     )
     card.text = f"{body}\n\n{record.comment()}\n"
     return card
+
+
+def _usage(is_video: bool, example: str | None) -> dict[str, Any]:
+    """What the code in the card of an image or a video model is about; `example` is an image or film."""
+    usual = _FILM if is_video else _IMAGE
+    example = usual if example in (None, _IMAGE) else example
+    return {
+        "is_video": is_video,
+        "noun": "film" if is_video else "image",
+        "task": f"zero-shot-{'video' if is_video else 'image'}-classification",
+        "model_class": "ClipHFVideoModel" if is_video else "ClipHFModel",
+        "image": python_literal(example),
+        "default_image": usual if example == usual else None,
+    }
 
 
 def _name_of(model_id: str | None, title: str | None) -> str:
