@@ -48,7 +48,7 @@ def make_film(path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=RATE)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = EDGE, EDGE, "yuv420p", 2_000_000
-        for picture in sorted(PICTURES.glob("*.png")):
+        for picture in sorted([*PICTURES.glob("*.png"), *PICTURES.glob("*.jpg")]):
             image = Image.open(picture).convert("RGBA").resize((EDGE, EDGE))
             frame = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
             for _ in range(SECONDS * RATE):

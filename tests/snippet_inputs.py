@@ -128,6 +128,14 @@ def write_table(numbers: range) -> Callable[[Path], None]:
     return write
 
 
+def write_films(path: Path) -> None:
+    """Two films, each of two drawings that are held for two seconds."""
+    path.mkdir(parents=True)
+    for name in ("park.mp4", "street.mkv"):
+        frames = [np.asarray(image_of(number).resize((64, 64))) for number in (len(name), 2) for _ in range(10)]
+        write_film(path / name, frames, rate=5)
+
+
 def write_many_tars(path: Path) -> None:
     """The 10,000 shards of a large dataset, which are all the same file here."""
     path.mkdir(parents=True)
@@ -237,6 +245,7 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     },
     "queries.txt": {"queries.txt": write_queries},
     "path/to/class_folders": {"path/to/class_folders": write_class_folders(["cat", "dog"], train=8, test=4)},
+    "my_films": {"my_films": write_films},
     "my_photos": {"my_photos": write_class_folders(["cat", "dog"], **{".": 4})},
     "path/to/food101": {"path/to/food101": write_registry_data("food101", train=2, test=1)},
     "path/to/pets": {"path/to/pets": write_registry_data("pets", train=3, test=1)},

@@ -86,7 +86,7 @@ MUTATIONS = [
     Mutation(
         "numbers within lists of metadata stay",
         "search/search_results.py",
-        "return [_plain(each) for each in value]",
+        "return [plain_value(each) for each in value]",
         "return list(value)",
         "search/test_search_results.py -k json",
     ),

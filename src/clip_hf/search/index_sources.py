@@ -136,8 +136,7 @@ def open_source_index(
             dataset, a list of paths.
         encoder (`DualEncoder`): The model.
         index_folder (`str` or `os.PathLike`, *optional*): The index; by default [`default_index_folder`].
-        over (`str`, *optional*, defaults to `"images"`): What has a row each: `"images"`, `"texts"` for captions, or
-            `"moments"` for frames of films.
+        over (`str`, *optional*, defaults to `"images"`): What has a row each: `"images"`, `"texts"` or `"moments"`.
         rebuild (`bool`, *optional*, defaults to `False`): Whether to build the index anew; the old one stays until
             the new one is whole.
         columns (`RowColumns`, *optional*): Columns and split of a source that has them.
@@ -145,16 +144,14 @@ def open_source_index(
         frames_per_second (`float`, *optional*): How often to look at films; by default as the index says, else once.
 
     Returns:
-        [`SourceIndex`]: rows of images have the columns `name`, `digest`, `bytes`, `width` and `height`, and where the
-        source may have captions `captions`; rows of texts `caption` instead.
+        [`SourceIndex`]: rows of images have `name`, `digest`, `bytes`, `width`, `height` and maybe `captions`;
+        rows of texts have `caption`, and rows of films `start`, `end` and `time`, in seconds.
 
     Raises:
         OSError: if the source is gone or the index cannot be written; it stays as it is.
         ValueError: if the index is of another model, source or kind, or the source cannot be used.
     """
-    check_over(over)
-    if frames_per_second is not None and over != "moments":
-        raise ValueError(f"`frames_per_second` is for the moments of films, and `over` is {over!r}: leave it out.")
+    _check_over(over, frames_per_second)
     columns, encoding = columns or RowColumns(), encoding or EncodingOptions()
     path = real_source(source) if isinstance(source, str | os.PathLike) else None
     if path is not None and is_index(path):
@@ -167,8 +164,7 @@ def open_source_index(
         return _open_embedded(path, encoder, place, over, rebuild)
     if path is not None and over == "images" and is_folder_of_pictures(path, place, columns):
         check_no_columns(columns, f"The folder of images {path}")
-        bring_up_to_date = rebuild_folder_index if rebuild else refresh_folder_index
-        refresh = bring_up_to_date(encoder, path, place, encoding=encoding)
+        refresh = (rebuild_folder_index if rebuild else refresh_folder_index)(encoder, path, place, encoding=encoding)
         return SourceIndex(refresh.index, refresh, path)
     with locked_index(place):
         check_index_folder(place)
@@ -176,6 +172,12 @@ def open_source_index(
             return _open_job(source, encoder, place, over, columns, encoding)
         built = build_beside(place, lambda fresh: _open_job(source, encoder, fresh, over, columns, encoding))
         return replace(built, index=EmbeddingIndex.open(place))
+
+
+def _check_over(over: str, frames_per_second: float | None) -> None:
+    check_over(over)
+    if frames_per_second is not None and over != "moments":
+        raise ValueError(f"`frames_per_second` is for the moments of films, and `over` is {over!r}: leave it out.")
 
 
 def _open_films(path, source, encoder, place, rebuild, columns, encoding, frames_per_second) -> SourceIndex:
