@@ -30,7 +30,7 @@ from ..numerics.metrics import (
 )
 from ..numerics.statistics import ROW_VALUES
 from ..registry.dataset_registry import load_templates
-from ..registry.evaluation_data import ClassificationData, load_classification
+from ..registry.evaluation_data import ClassificationData, ClassificationOptions, load_classification
 from .evaluation_result import MeasuredResult, chance_of, format_metric, majority_share
 from .evaluation_task import EvaluationOptions, EvaluationTask, TaskSettings
 from .labelled_features import encode_labelled
@@ -261,9 +261,9 @@ def evaluate_zero_shot(
     ```
     """
     options = options or ZeroShotOptions()
-    if not isinstance(data, ClassificationData):
-        data = load_classification(data)
     encoder = load_dual_encoder(model, processor=processor)
+    if not isinstance(data, ClassificationData):
+        data = load_classification(data, ClassificationOptions(media=encoder.media))
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
