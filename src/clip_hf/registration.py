@@ -14,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForVideoClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
     AutoTokenizer,
@@ -25,11 +26,13 @@ from transformers.pipelines.zero_shot_image_classification import ZeroShotImageC
 from .checkpoints.saving import from_pretrained, processor_from_pretrained
 from .export.exported_model import ClipHFExportedConfig, ClipHFExportedModel, check_device
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from .model.configuration_clip_hf_video import ClipHFVideoConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
 from .model.modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
 from .model.modeling_clip_hf_base import ClipHFPreTrainedModel
 from .model.modeling_clip_hf_resnet import ClipHFResNetModel
 from .model.modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+from .model.modeling_clip_hf_video import ClipHFForVideoClassification, ClipHFVideoModel
 from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
@@ -47,9 +50,14 @@ _MODELS = (
     (AutoModel, ClipHFExportedConfig, ClipHFExportedModel),
     (AutoModelForZeroShotImageClassification, ClipHFExportedConfig, ClipHFExportedModel),
     (AutoModelForImageClassification, ClipHFConfig, ClipHFForImageClassification),
+    (AutoModel, ClipHFVideoConfig, ClipHFVideoModel),
+    (AutoModelForVideoClassification, ClipHFVideoConfig, ClipHFForVideoClassification),
 )
 
-_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFExportedConfig)
+_CONFIGS = (
+    *(ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig),
+    *(ClipHFVideoConfig, ClipHFExportedConfig),
+)
 
 
 class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline):
@@ -121,7 +129,8 @@ def register() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
     for auto_class, config, model in _MODELS:
         auto_class.register(config, model, exist_ok=True)
-    AutoProcessor.register(ClipHFConfig, ClipHFProcessor, exist_ok=True)
+    for config in (ClipHFConfig, ClipHFVideoConfig):
+        AutoProcessor.register(config, ClipHFProcessor, exist_ok=True)
     # One class serves whichever backend transformers would pick.
     backends = {"pil": ClipHFImageProcessor, "torchvision": ClipHFImageProcessor}
     for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig):

@@ -131,34 +131,34 @@ class ImageReader:
             raise UnreadableImage("image too small", str(error)) from error
 
 
-def check_not_missing(source: Any) -> None:
-    """Raise an `UnreadableImage` if a row has no image at all."""
+def check_not_missing(source: Any, noun: str = "image") -> None:
+    """Raise an `UnreadableImage` if a row has no image (or film, the `noun`) at all."""
     if unwrap_source(source) is None:
-        raise UnreadableImage("image missing", "there is no image.")
+        raise UnreadableImage(f"{noun} missing", f"there is no {noun}.")
 
 
-def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
-    """What `error`, raised by reading the image of `source`, says of the row `where`.
+def skipped_image(error: Exception, source: Any, where: str, noun: str = "image") -> SkippedRow:
+    """What `error`, raised by reading the image (or film, the `noun`) of `source`, says of the row `where`.
 
     Raises:
         OSError: if it says nothing of the row, see `stop_if_exhausted`.
     """
-    stop_if_exhausted(error, f"the image of {where}")
+    stop_if_exhausted(error, f"the {noun} of {where}")
     path = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
     path = str(path) if isinstance(path, str | os.PathLike) else ""
     if path.startswith(REFUSED):  # for a reason that names it
-        message = f"The image of {where} cannot be used: {error}"
-        return SkippedRow(_kind_of(error), where, message, escaped(refused_name(path))[:200])
+        message = f"The {noun} of {where} cannot be used: {error}"
+        return SkippedRow(_kind_of(error, noun), where, message, escaped(refused_name(path))[:200])
     name = path[:200]
     reason = str(error).replace(f"{name} is ", "it is ") if name else str(error)
-    message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
-    return SkippedRow(_kind_of(error), where, message, name)
+    message = f"The {noun} of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
+    return SkippedRow(_kind_of(error, noun), where, message, name)
 
 
-def _kind_of(error: Exception) -> str:
+def _kind_of(error: Exception, noun: str) -> str:
     if isinstance(error, UnreadableImage):
         return error.kind
-    return "not an image" if isinstance(error, TypeError) else "file damaged"
+    return f"not {'an' if noun == 'image' else 'a'} {noun}" if isinstance(error, TypeError) else "file damaged"
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -16,6 +16,7 @@ from transformers.utils import logging
 from .collator import ImageTextCollator
 from .decoding import ImageReader
 from .image_text import NO_ROWS, check_columns, finish_item, text_length, undecoded_images
+from .media import find_media
 from .pair_options import PairOptions, row_columns
 from .skips import SkippedRow, stop_if_exhausted
 from .texts import TextReader
@@ -223,7 +224,7 @@ class ImageTextStream(IterableDataset):
     ):
         data = data if isinstance(data, MixedStream) else MixedStream([data])
         self.texts = TextReader(options.templates, options.caption_column)
-        self.columns = list(row_columns(options))
+        self.columns, self.media = list(row_columns(options)), find_media(options.media)
         self.options, self.batch_size = options, batch_size
         self.rank, self.world_size = rank, world_size
         self.reader = ImageReader(
@@ -250,7 +251,7 @@ class ImageTextStream(IterableDataset):
         check_columns(columns, self.options)
         if source.features is None:
             return source
-        return undecoded_images(source.select_columns(self.columns), self.options.image_column)
+        return undecoded_images(source.select_columns(self.columns), self.options.image_column, self.media)
 
     def _first_rows(self, source: datasets.IterableDataset) -> list[_Row | SkippedRow]:
         """At most 16 rows, at least one of which could be read."""
