@@ -7,6 +7,7 @@ import argparse
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.evaluation` and `clip_hf.ImageLimits` have.
 TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "moments")
+AVERAGES = ("embeddings", "probabilities")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
 HIGH_BIT_DEPTH = ("error", "clip", "scale")
@@ -93,6 +94,12 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
+    how.add_argument(
+        "--average",
+        choices=AVERAGES,
+        default=AVERAGES[0],
+        help="zero_shot: what is averaged over prompts (default: %(default)s)",
+    )
     how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
     how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
 
@@ -101,7 +108,10 @@ def add_film_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGro
     """Add the arguments that say that films are embedded and how, and return their group."""
     films = parser.add_argument_group("films", "the data are films, where one of the first two is given")
     films.add_argument(
-        "--num-frames", type=int, metavar="N", help="frames to take of each film (default: a video model's own, else 8)"
+        "--num-frames",
+        type=int,
+        metavar="N",
+        help="frames to take of each film (default: a video model's own, else 8)",
     )
     films.add_argument(
         "--num-views", type=int, metavar="N", help="times to take them, at shifted places, to average (default: 1)"

@@ -110,7 +110,16 @@ def test_any_encoder_can_be_inside(kind, films, tiny_processor, request):
     right = torch.stack([plain_features(inner, film, 3) for film in films[:2]])
     torch.testing.assert_close(encoder.encode_images(films[:2]), right, rtol=1e-3, atol=1e-4)
     assert torch.equal(encoder.encode_texts(["a photo of a cat"]), inner.encode_texts(["a photo of a cat"]))
-    for name in ("name", "runtime", "dtype", "device", "projection_dim", "logit_scale", "logit_bias", "context_length"):
+    for name in (
+        "name",
+        "runtime",
+        "dtype",
+        "device",
+        "projection_dim",
+        "logit_scale",
+        "logit_bias",
+        "context_length",
+    ):
         assert getattr(encoder, name) == getattr(inner, name)
     assert encoder.token_ids(["two dogs"]) == inner.token_ids(["two dogs"])
     assert encoder.count_tokens(["two dogs"]) == inner.count_tokens(["two dogs"])

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 
 from ..model.image_reading_clip_hf import IMAGE_ENDINGS
-from ..model.video_reading_clip_hf import VIDEO_ENDINGS
+from ..model.video_opening_clip_hf import VIDEO_ENDINGS
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def plan_frames(films: Sequence[Any], fps: float) -> list[FilmFrames | SkippedRo
             check_not_missing(film, VIDEOS.noun)
             plans.append(_plan(film, fps))
         except Exception as error:  # a damaged film makes libraries raise whatever they like
-            plans.append(skipped_image(error, film, f"film {row}", VIDEOS.noun))
+            plans.append(skipped_image(error, film, f"place {row}", VIDEOS.noun))
     return plans
 
 
@@ -150,7 +150,7 @@ def _encode_rows(
     options: EncodingOptions,
     bad: dict[int, SkippedRow],
 ) -> Iterator[np.ndarray]:
-    """The features of the frames in each part, (rows, dim); NaN for a film that cannot be read, which goes to `bad`."""
+    """The features of the frames in each part, (rows, dim); NaN for films that cannot be read, which go to `bad`."""
 
     def batches() -> Iterator[tuple[int, Any, np.ndarray]]:
         for part in parts:
@@ -167,7 +167,7 @@ def _encode_rows(
             frames = [image for _, image in read_frames(source, times=wanted.tolist())]
             return film, wanted, encoder.prepare(frames)
         except Exception as error:  # a damaged film makes libraries raise whatever they like
-            return film, wanted, skipped_image(error, source, f"film {film}", VIDEOS.noun)
+            return film, wanted, skipped_image(error, source, f"place {film}", VIDEOS.noun)
 
     with closing(run_ahead(prepare, batches(), options.num_threads)) as prepared:
         for part in parts:

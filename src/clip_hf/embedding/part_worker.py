@@ -18,7 +18,7 @@ from ..data.row_shards import image_name
 from ..data.skips import DamagedFile, SkippedRow, stop_if_exhausted
 from ..data.texts import find_caption_problem
 from ..model.image_reading_clip_hf import IMAGE_FORMATS, fetch_file
-from ..model.video_reading_clip_hf import is_video
+from ..model.video_opening_clip_hf import is_video
 from .dual_encoder import DualEncoder
 from .encoding_ahead import encode_ahead
 from .job_progress import JobProgress

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ..model.image_reading_clip_hf import ImageLimits
-from ..model.video_reading_clip_hf import ClipSampling, is_video, read_clip
+from ..model.video_opening_clip_hf import is_video
+from ..model.video_reading_clip_hf import ClipSampling, read_clip
 from ..utils.fingerprints import package_version
 from .dual_encoder import DualEncoder
 

@@ -2,7 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Metrics of moments found in films, as QVHighlights defines them (Lei et al. 2021).
 
-Moments and windows are (start, end) in seconds. Shapes: p found moments, the best first, and g true windows of a query.
+Moments and windows are (start, end) in seconds. Shapes: p found moments, best first, and g true windows of a query.
 """
 
 from collections.abc import Mapping
@@ -109,7 +109,9 @@ def moment_row_values(metric: str, rows: Mapping[str, np.ndarray]) -> np.ndarray
         return rows["average_precisions"][:, IOU_THRESHOLDS.index(float(threshold))]
     if name == "R1" and threshold in map(str, IOU_THRESHOLDS):
         return (rows["first_ious"] >= float(threshold)).astype(np.float64)
-    raise ValueError(f"There is no metric {metric!r} of moments; there are R1@0.5, mAP@0.5, mAP, mean_iou and the like.")
+    raise ValueError(
+        f"There is no metric {metric!r} of moments; there are R1@0.5, mAP@0.5, mAP, mean_iou and the like."
+    )
 
 
 def _right_moments(ious: np.ndarray, threshold: float) -> np.ndarray:
@@ -151,5 +153,7 @@ def _as_intervals(values: Any, name: str) -> np.ndarray:
     wrong = np.flatnonzero(~np.isfinite(array).all(axis=1) | (array[:, 1] < array[:, 0]))
     if len(wrong):
         start, end = array[wrong[0]]
-        raise ValueError(f"{name} holds {start:g} to {end:g} in row {wrong[0]}; start and end must be numbers in order.")
+        raise ValueError(
+            f"{name} holds {start:g} to {end:g} in row {wrong[0]}; start and end must be numbers in order."
+        )
     return array

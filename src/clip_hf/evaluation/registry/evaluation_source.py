@@ -106,12 +106,12 @@ def wrong_media(where: str, media: Media) -> str:
     if media is IMAGES:
         return (
             f"{where} holds films, and the model is to embed images. Say how many frames to take of each film, as in "
-            '`--num-frames 8`; in Python load the model with `clip=ClipSampling(num_frames=8)` and the data with '
+            "`--num-frames 8`; in Python load the model with `clip=ClipSampling(num_frames=8)` and the data with "
             '`media="videos"`.'
         )
     return (
-        f"{where} holds images, and the model is to embed films. Leave out --num-frames, or name films; in Python load "
-        'the model without `clip` and the data without `media="videos"`.'
+        f"{where} holds images, and the model is to embed films. Leave out --num-frames, or name films; in Python "
+        'load the model without `clip` and the data without `media="videos"`.'
     )
 
 
@@ -147,9 +147,7 @@ def open_source(source: Any, task: str, media: Media = IMAGES) -> EvaluationSour
         return EvaluationSource(_published_source(entry), entry)
     _check_folder(place, media)
     labelled, folders = task == "classification", class_folders(entry)
-    data_source = find_source(
-        place, labelled=labelled, class_folders=folders, names=dataset_names(task), media=media
-    )
+    data_source = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task), media=media)
     data_source.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
     return EvaluationSource(data_source, entry)
 

@@ -19,7 +19,7 @@ from ...data.locations import ImagePlaces, stored_image, undecoded
 from ...data.media import VIDEOS
 from ...data.tables import raw_table_rows, table_columns
 from ...model.image_reading_clip_hf import REFUSED
-from ...model.video_reading_clip_hf import VIDEO_ENDINGS
+from ...model.video_opening_clip_hf import VIDEO_ENDINGS
 from .evaluation_data import CaptionedDataOptions
 from .evaluation_source import EvaluationSource
 
@@ -77,7 +77,9 @@ def _film_key(film: Any) -> Any:
     return film["path"] if film is None or film.get("bytes") is None else film["bytes"]
 
 
-def load_moments(source: str | os.PathLike | datasets.Dataset, options: CaptionedDataOptions | None = None) -> MomentData:
+def load_moments(
+    source: str | os.PathLike | datasets.Dataset, options: CaptionedDataOptions | None = None
+) -> MomentData:
     """Load queries with the windows of a film that answer them.
 
     A source is a table (`.jsonl`, `.json`, `.csv`, `.tsv`), a folder with a table for each split, Parquet files, or a
@@ -123,8 +125,8 @@ def _read(rows: Rows, options: CaptionedDataOptions) -> Iterator[dict[str, Any]]
         return
     if rows.kind != "table":
         raise ValueError(
-            "Moments are read from a table (.jsonl, .json, .csv, .tsv) or Parquet with the columns 'video', 'query' and "
-            f"'windows'; this is a {rows.kind}."
+            "Moments are read from a table (.jsonl, .json, .csv, .tsv) or Parquet with the columns 'video', 'query' "
+            f"and 'windows'; this is a {rows.kind}."
         )
     for table in rows.files:
         names = _columns(table_columns([table]), options)
@@ -160,7 +162,7 @@ def _film_finder(folder: str, root: str | None) -> Callable[[Any], str | None]:
     folders = [folder] if root is None else [folder, os.path.abspath(root)]
     places = [ImagePlaces(each, root) for each in folders]
 
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def find(name: str) -> str | None:
         locations = [place(name) for place in places]
         for location in locations:

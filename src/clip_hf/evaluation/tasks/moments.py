@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Moments of films found by a sentence (Lei et al. 2021, QVHighlights): our search within a film, and how well it does.
+"""Moments of films found by a sentence (Lei et al. 2021, QVHighlights): how well our search within a film does.
 
 Shapes: q queries, k frames of a film, t thresholds of intersection over union.
 """
@@ -106,7 +106,9 @@ class MomentResult(MeasuredResult):
     def details(self) -> str:
         """How many queries and films there were, and how they were read."""
         sizes = f"{counted(self.num_queries, 'query', 'queries')}, {counted(self.num_films, 'film')}"
-        return f"{sizes}, {self.fps:g} frames a second, prompt `{self.template}`. Chance: the whole film as one moment."
+        return (
+            f"{sizes}, {self.fps:g} frames a second, prompt `{self.template}`. Chance: the whole film as one moment."
+        )
 
     def figure(self) -> "Figure":
         """R1 and mAP against the intersection over union that is asked for."""
@@ -172,7 +174,9 @@ def evaluate_moments(
     rows, guessed = _measure(found, windows), _measure(whole, windows)
     intervals = {}
     if options.resamples:
-        intervals = {name: bootstrap_mean_interval(moment_row_values(name, rows), **options.bootstrap) for name in _METRICS}
+        intervals = {
+            name: bootstrap_mean_interval(moment_row_values(name, rows), **options.bootstrap) for name in _METRICS
+        }
     result = MomentResult(
         model=encoder.name,
         data=data.name,
@@ -252,7 +256,9 @@ class MomentTask(EvaluationTask):
         """Refuse a rate of frames that is none."""
         self._options(settings)
 
-    def encode(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings, encoding: EncodingOptions) -> None:
+    def encode(
+        self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings, encoding: EncodingOptions
+    ) -> None:
         """Embed the films' frames."""
         options = MomentOptions(fps=settings.fps, encoding=encoding)
         _encode(_of_pictures(encoder), parts["test"], options)
