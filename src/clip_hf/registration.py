@@ -36,6 +36,7 @@ from .model.modeling_clip_hf_video import ClipHFForVideoClassification, ClipHFVi
 from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .model.video_processing_clip_hf import ClipHFVideoProcessor
 from .model_card.card import push_with_model_card
 
 
@@ -100,25 +101,6 @@ def _raise_why_there_is_none(model, name: str, auto_class) -> None:
     )
 
 
-class ClipHFVideoProcessor:
-    """The answer to `AutoVideoProcessor`, which every `pipeline` asks for: CLIP has no video processor.
-
-    transformers derives this name from that of the image processor in a folder. Where it is not registered, users are
-    asked whether to run the folder's code, which has no such class either.
-    """
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            f"{pretrained_model_name_or_path} has no video processor, because CLIP takes images. Load its image "
-            "processor with `AutoImageProcessor`, and pass it the frames as a list of images."
-        )
-
-
 def register() -> None:
     """Register our classes with transformers' Auto classes and its `pipeline` function, and the readers of other
     formats with our classes.
@@ -135,8 +117,13 @@ def register() -> None:
     backends = {"pil": ClipHFImageProcessor, "torchvision": ClipHFImageProcessor}
     for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig):
         AutoImageProcessor.register(config, image_processor_classes=dict(backends), exist_ok=True)
-        # Not through `AutoVideoProcessor`, which is a dummy where torchvision is not installed.
+        # Every `pipeline` asks for a video processor, of an image CLIP too. transformers derives its name from that of
+        # the image processor; were it unknown, users would be asked whether to run the folder's code. Not registered
+        # through `AutoVideoProcessor`, which is a dummy where torchvision is not installed.
         VIDEO_PROCESSOR_MAPPING.register(config, {"torchvision": ClipHFVideoProcessor}, exist_ok=True)
+    backends = {"pil": ClipHFVideoProcessor, "torchvision": ClipHFVideoProcessor}
+    AutoImageProcessor.register(ClipHFVideoConfig, image_processor_classes=backends, exist_ok=True)
+    VIDEO_PROCESSOR_MAPPING.register(ClipHFVideoConfig, {"torchvision": ClipHFVideoProcessor}, exist_ok=True)
     # Not for `ClipHFConfig`: a whole model's repo names the class, and for a registered config `AutoTokenizer` would
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)
