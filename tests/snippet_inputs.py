@@ -247,6 +247,9 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "--data food101 ": {"ethz/food101": write_hub_data("food101", images=2)},
     "annotated_photos": {"annotated_photos": write_annotated},
     "data/shoes_saved": {"data": write_shoes},
+    "my_films": {"my_films": write_class_films},
+    "msrvtt_test.json": {"msrvtt_test.json": write_captioned_films},
+    "highlight_val_release.jsonl": {"highlight_val_release.jsonl": write_moments},
 }
 # The same for examples in docstrings.
 DOCSTRING_INPUTS = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clip_hf import ClipHFVideoModel, checkpoints
+from clip_hf import ClipHFProcessor, ClipHFVideoModel, checkpoints
 from clip_hf.cli import main
 from clip_hf.embedding import VideoEncoder, load_dual_encoder
 from clip_hf.evaluation import (
@@ -32,10 +32,11 @@ from clip_hf.evaluation import (
     load_templates,
     run_suite,
 )
+from clip_hf.model.video_processing_clip_hf import ClipHFVideoProcessor
 from clip_hf.model.video_reading_clip_hf import ClipSampling
 from encoding_inputs import quiet
 from films import write_film
-from tiny_models import make_tiny_model
+from tiny_models import IMAGE_SIZE, make_tiny_model
 
 
 CLASSES = ("fade_in", "fade_out", "still")
@@ -178,12 +179,17 @@ def test_a_video_model_takes_its_own_frames(head, folder, tiny_processor, tmp_pa
         for weight in model.temporal_head.parameters():
             weight.normal_(std=0.5)
     model.save_pretrained(tmp_path / "model")
-    tiny_processor.save_pretrained(tmp_path / "model")
+    size = {"size": IMAGE_SIZE, "crop_size": IMAGE_SIZE}
+    processor = ClipHFProcessor(ClipHFVideoProcessor(num_frames=4, **size), tiny_processor.tokenizer)
+    processor.save_pretrained(tmp_path / "model")
     encoder = load_dual_encoder(tmp_path / "model")
     assert isinstance(encoder, VideoEncoder) and encoder.clip == ClipSampling(4)
     assert load_dual_encoder(model, processor=tiny_processor, clip=ClipSampling(2)).clip == ClipSampling(2)
     files = sorted((folder / "actions" / "test").glob("*/*.mp4"))
-    inputs = encoder.prepare(files)["pixel_values"]
+    inputs = processor.image_processor([str(path) for path in files], return_tensors="pt")["pixel_values"]
+    assert torch.equal(encoder.prepare(files)["pixel_values"], inputs)
+    with pytest.raises(ValueError, match="only PyTorch runs"):
+        load_dual_encoder(tmp_path / "model", runtime="onnx")
     with torch.no_grad():
         right = model.eval().encode_image(inputs)
     found = encoder.encode_images(files)

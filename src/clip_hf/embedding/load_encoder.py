@@ -24,7 +24,7 @@ from .dual_encoder import DualEncoder
 from .exported_encoder import ExportedEncoder
 from .open_clip_encoder import OpenClipEncoder, load_open_clip
 from .transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
-from .video_encoder import VIDEO_TYPE, VideoEncoder
+from .video_encoder import VIDEO_TYPE, VideoEncoder, for_pictures
 
 
 _OPEN_CLIP, _SENTENCE_TRANSFORMERS = "open_clip:", "sentence_transformers:"
@@ -152,6 +152,10 @@ def _load(
     device = parse_device(device)
     if runtime in RUNTIMES:
         source = _wrap_model(model, processor) if in_memory else _load_by_name(model, processor, torch.float32)
+        if getattr(getattr(source.model, "config", None), "model_type", None) == VIDEO_TYPE:
+            raise ValueError(
+                f"{source.given_name} is a model of films, which only PyTorch runs: leave out `runtime` (--runtime)."
+            )
         return _export_once(source, runtime, dtype)
     if in_memory:
         dtype = parse_inference_dtype(dtype, input_device(model) if device is None and dtype == AUTO else device)
@@ -224,8 +228,13 @@ def _wrap_model(model: nn.Module, processor: Any, name: str | None = None) -> Du
             f"processor=processor){', with processor=(preprocess, tokenizer) of open_clip' if is_open_clip else ''}."
         )
     # Compare `model_type`, not the class: a model loaded with its repo's own code has a different class.
-    if getattr(config, "model_type", None) in ("clip_hf", VIDEO_TYPE):
+    model_type = getattr(config, "model_type", None)
+    if model_type == "clip_hf":
         return ClipHFEncoder(model, processor, name)
+    if model_type == VIDEO_TYPE:  # of its frames; a `VideoEncoder` goes around it
+        encoder = ClipHFEncoder(model, processor, name)
+        encoder.image_processor = for_pictures(encoder.image_processor)
+        return encoder
     if is_open_clip:
         return OpenClipEncoder(model, processor, name)
     return TransformersEncoder(model, processor, name)

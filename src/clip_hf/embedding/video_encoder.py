@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.video_opening_clip_hf import is_video
 from ..model.video_reading_clip_hf import ClipSampling, read_clip
@@ -199,6 +200,14 @@ class VideoEncoder(DualEncoder):
 
     def _count_tokens(self, texts: list[str]) -> list[int]:
         return self.inner._count_tokens(texts)
+
+
+def for_pictures(image_processor: Any) -> Any:
+    """The image processor that makes a video processor's frames; any other stays as it is."""
+    if not hasattr(image_processor, "num_frames"):  # not by its class: a repo's own code has another one
+        return image_processor
+    options = {name: value for name, value in image_processor.to_dict().items() if name != "num_frames"}
+    return ClipHFImageProcessor.from_dict(options)
 
 
 def _average_directions(features: torch.Tensor) -> torch.Tensor:
