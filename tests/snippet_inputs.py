@@ -25,6 +25,7 @@ from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFTokenizer, chec
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.data import load_openmoji
 from clip_hf.evaluation import get_dataset
+from films import write_film
 from pair_data import caption_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar
 from tiny_models import CAPTIONS, IMAGE_SIZE, MORE_TEXTS, VOCAB_SIZE, make_tiny_model
 
@@ -212,6 +213,37 @@ def write_shoes(path: Path) -> None:
     (path / "shoe_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
+# --------------------------------------------------------------------------------------------------------------- films
+
+
+def write_films(count: int) -> Callable[[Path], None]:
+    """Films of two seconds, of a pattern that is another one in the second, under their numbers."""
+
+    def write(path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            frames = [np.asarray(image_of(2 * number + second).resize((64, 64)).convert("RGB")) for second in (0, 1)]
+            write_film(path / f"{number}.mp4", [frame for frame in frames for _ in range(4)], rate=4)
+
+    return write
+
+
+def write_class_films(path: Path) -> None:
+    for name in ("opening_a_door", "closing_a_door"):
+        write_films(2)(path / name)
+
+
+def write_captioned_films(path: Path) -> None:
+    rows = [{"video": f"MSRVTT/videos/{number}.mp4", "caption": caption_of(number)} for number in range(3)]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def write_moments(path: Path) -> None:
+    """QVHighlights' form."""
+    rows = [{"query": caption_of(number), "vid": str(number), "relevant_windows": [[0, 1]]} for number in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 # ----------------------------------------------------------------------------------------------------------- the whole
 
 # What a page must say for a reader to have it -> its path -> how it is made.
@@ -248,8 +280,14 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "annotated_photos": {"annotated_photos": write_annotated},
     "data/shoes_saved": {"data": write_shoes},
     "my_films": {"my_films": write_class_films},
-    "msrvtt_test.json": {"msrvtt_test.json": write_captioned_films},
-    "highlight_val_release.jsonl": {"highlight_val_release.jsonl": write_moments},
+    "msrvtt_test.json": {
+        "msrvtt_test.json": write_captioned_films,
+        "MSRVTT": lambda path: write_films(3)(path / "videos"),
+    },
+    "highlight_val_release.jsonl": {
+        "highlight_val_release.jsonl": write_moments,
+        "videos": write_films(2),
+    },
 }
 # The same for examples in docstrings.
 DOCSTRING_INPUTS = {

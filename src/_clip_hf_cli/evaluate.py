@@ -7,7 +7,7 @@ import argparse
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.evaluation` and `clip_hf.ImageLimits` have.
 TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "moments")
-AVERAGES = ("embeddings", "probabilities")
+AGGREGATES = ("embeddings", "probabilities")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
 HIGH_BIT_DEPTH = ("error", "clip", "scale")
@@ -95,9 +95,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
     how.add_argument(
-        "--average",
-        choices=AVERAGES,
-        default=AVERAGES[0],
+        "--aggregate",
+        choices=AGGREGATES,
+        default=AGGREGATES[0],
         help="zero_shot: what is averaged over prompts (default: %(default)s)",
     )
     how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")

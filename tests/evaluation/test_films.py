@@ -89,7 +89,7 @@ def test_zero_shot_classification_of_films(encoder, folder):
 def test_probabilities_can_be_averaged_over_prompts(encoder, folder):
     templates = ["a photo of a {}", "{}", "the number {}"]
     options = {"templates": templates, "encoding": quiet(), "resamples": 0}
-    result = evaluate_zero_shot(encoder, folder / "actions", ZeroShotOptions(average="probabilities", **options))
+    result = evaluate_zero_shot(encoder, folder / "actions", ZeroShotOptions(aggregate="probabilities", **options))
     images = encoder.encode_images(sorted((folder / "actions" / "test").glob("*/*.mp4"))).numpy().astype(np.float64)
     names, total = result.class_names, 0
     for template in templates:
@@ -99,11 +99,11 @@ def test_probabilities_can_be_averaged_over_prompts(encoder, folder):
     right = [sorted(row, reverse=True).index(row[target]) for row, target in zip(total.tolist(), result.targets)]
     assert result.ranks.tolist() == right
     with pytest.raises(ValueError, match="must be 'embeddings' or 'probabilities'"):
-        ZeroShotOptions(average="both")
+        ZeroShotOptions(aggregate="both")
     own = {name: [f"a {name}"] for name in names} | {names[0]: ["a", "b"]}
     with pytest.raises(ValueError, match="as many prompts"):
         evaluate_zero_shot(
-            encoder, folder / "actions", ZeroShotOptions(**{**options, "templates": own}, average="probabilities")
+            encoder, folder / "actions", ZeroShotOptions(**{**options, "templates": own}, aggregate="probabilities")
         )
 
 
@@ -216,7 +216,7 @@ def test_the_command(folder, tiny_processor, tmp_path, capsys, undrawn_plots):
     assert main([*command, "--data", str(folder / "actions")]) != 0
     assert "--num-frames 8" in capsys.readouterr().err
     asked = ["--tasks", "zero_shot", "retrieval", "--data", str(folder / "actions"), str(folder / "msrvtt_test.json")]
-    assert main([*command, *asked, "--num-frames", "2", "--num-views", "3", "--average", "probabilities"]) == 0
+    assert main([*command, *asked, "--num-frames", "2", "--num-views", "3", "--aggregate", "probabilities"]) == 0
     shown = capsys.readouterr().out
     assert "num_frames 2, num_views 3" in shown and "text_to_image_median_rank" in shown
     assert main([*command, *asked, "--num-frames", "0"]) != 0

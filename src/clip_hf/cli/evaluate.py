@@ -64,7 +64,7 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
         shots=tuple(options.shots),
         few_shot_seeds=options.few_shot_seeds,
         fps=options.fps,
-        average=options.average,
+        aggregate=options.aggregate,
     )
 
 

@@ -50,7 +50,7 @@ class TaskSettings:
         shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`): Few-shot: examples of each class.
         few_shot_seeds (`int`, *optional*, defaults to 3): Few-shot: number of draws for each number of examples.
         fps (`float`, *optional*, defaults to 1.0): Moments: frames a second.
-        average (`str`, *optional*, defaults to `"embeddings"`): Zero-shot: what is averaged over prompts, see
+        aggregate (`str`, *optional*, defaults to `"embeddings"`): Zero-shot: what is averaged over prompts, see
             [`ZeroShotOptions`].
 
     Raises:
@@ -65,7 +65,7 @@ class TaskSettings:
     shots: Sequence[int] = (1, 2, 4, 8, 16)
     few_shot_seeds: int = 3
     fps: float = 1.0
-    average: str = "embeddings"
+    aggregate: str = "embeddings"
 
     def __post_init__(self):
         if self.seed < 0:

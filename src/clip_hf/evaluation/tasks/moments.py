@@ -150,9 +150,10 @@ def evaluate_moments(
     Example:
 
     ```python
-    >>> from clip_hf.evaluation import evaluate_moments
+    >>> from clip_hf.evaluation import CaptionedDataOptions, evaluate_moments, load_moments
 
-    >>> result = evaluate_moments("openai/clip-vit-base-patch32", "highlight_val_release.jsonl")
+    >>> data = load_moments("highlight_val_release.jsonl", CaptionedDataOptions(image_root="videos"))
+    >>> result = evaluate_moments("openai/clip-vit-base-patch32", data)
     >>> print(result.values["R1@0.5"], result.values["mAP"])
     ```
     """

@@ -43,7 +43,7 @@ _SHOWN_CLASSES = 100
 _SHOWN_CONFUSIONS = 20
 _CURVE = 20
 _SHOWN_NOTES = 5
-AVERAGES = ("embeddings", "probabilities")
+AGGREGATES = ("embeddings", "probabilities")
 """What can be averaged over prompts."""
 # Share of the images from which one predicted class is that of nearly all.
 _NEARLY_ALL = 0.9
@@ -62,7 +62,7 @@ class ZeroShotOptions(EvaluationOptions):
         compare_prompts (`bool`, *optional*, defaults to `True`): Whether to classify with one prompt and with bare
             class names as well, which shows what prompts and their ensemble gain. It costs two more prompts for each
             class.
-        average (`str`, *optional*, defaults to `"embeddings"`): What is averaged over the prompts: the texts'
+        aggregate (`str`, *optional*, defaults to `"embeddings"`): What is averaged over the prompts: the texts'
             `"embeddings"`, as CLIP does it, or the `"probabilities"` of the classes, a softmax at the model's own scale
             for each prompt, as ActionCLIP does it.
         resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for the intervals; 0 for none.
@@ -71,17 +71,17 @@ class ZeroShotOptions(EvaluationOptions):
         encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept.
 
     Raises:
-        ValueError: if `resamples` or `confidence` is out of its range, or `average` is neither of the two.
+        ValueError: if `resamples` or `confidence` is out of its range, or `aggregate` is neither of the two.
     """
 
     templates: str | Sequence[str] | Mapping[str, Any] | None = None
     compare_prompts: bool = True
-    average: str = AVERAGES[0]
+    aggregate: str = AGGREGATES[0]
 
     def __post_init__(self):
         super().__post_init__()
-        if self.average not in AVERAGES:
-            raise ValueError(f"`average` is {self.average!r}; it must be {' or '.join(map(repr, AVERAGES))}.")
+        if self.aggregate not in AGGREGATES:
+            raise ValueError(f"`aggregate` is {self.aggregate!r}; it must be {' or '.join(map(repr, AGGREGATES))}.")
 
 
 @dataclass(kw_only=True, repr=False)
@@ -278,7 +278,7 @@ def evaluate_zero_shot(
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
-    by_prompt = _single_prompts(templates, unique) if options.average == "probabilities" else {}
+    by_prompt = _single_prompts(templates, unique) if options.aggregate == "probabilities" else {}
     classifiers = _classifiers(encoder, unique, kinds | by_prompt, options.encoding)
     places = _places(data.class_names)
     notes = class_notes(encoder, data.class_names, templates, f"{data.name} ({data.split})")
@@ -384,7 +384,7 @@ class ZeroShotTask(EvaluationTask):
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> ZeroShotResult:
         """Classify them."""
         options = ZeroShotOptions(
-            average=settings.average,
+            aggregate=settings.aggregate,
             resamples=settings.resamples,
             seed=settings.seed,
             encoding=settings.encoding,
@@ -460,7 +460,7 @@ def _single_prompts(templates: Any, class_names: list[str]) -> dict[str, Any]:
     if len({len(own_prompts) for own_prompts in prompts}) > 1:
         raise ValueError(
             "To average probabilities over prompts, every class must have as many prompts as the others; average "
-            "embeddings (--average embeddings), or give templates for all classes."
+            "embeddings (--aggregate embeddings), or give templates for all classes."
         )
     return {
         f"prompt {place}": {name: [own_prompts[place]] for name, own_prompts in zip(class_names, prompts)}
