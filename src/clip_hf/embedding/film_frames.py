@@ -33,7 +33,8 @@ class FilmFrames:
 
     Args:
         times (`np.ndarray` of shape (k,), float64): Seconds at which each is on the screen.
-        starts (`np.ndarray` of shape (k,), float64): Where the interval begins that each stands for.
+        starts (`np.ndarray` of shape (k,), float64): Where the interval begins that each stands for: half-way between
+            the frame before and its own, as in the index of `clip-hf search`.
         end (`float`): Where the film ends.
         features (`np.ndarray` of shape (k, dim), float32): Their features, L2-normalised; without columns until they
             are encoded.
@@ -81,7 +82,8 @@ def _plan(film: Any, fps: float) -> FilmFrames:
     times = np.arange(0, end, 1 / fps)
     frames = np.clip(np.searchsorted(shown, times, side="right") - 1, 0, None)
     times = times[np.append(True, frames[1:] != frames[:-1])]
-    return FilmFrames(times, times, end, np.empty((len(times), 0), np.float32))
+    starts = np.append(0.0, (times[1:] + times[:-1]) / 2)
+    return FilmFrames(times, starts, end, np.empty((len(times), 0), np.float32))
 
 
 def encode_film_frames(

@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 
 from clip_hf.cli import main
 from clip_hf.embedding import VideoEncoder, load_dual_encoder
@@ -87,9 +88,10 @@ def test_figures_are_those_of_the_search_film_by_film(model, data):
     for query, film, windows in zip(data.queries, data.film_of_query, data.windows):
         frames = list(read_frames(data.films[int(film)]["video"]["path"], fps=2))
         features = model.encode_images([image for _, image in frames]).numpy()
-        starts = np.array([seconds for seconds, _ in frames])
+        times = np.array([seconds for seconds, _ in frames])
+        starts = np.append(0, (times[1:] + times[:-1]) / 2)
         scores = features @ model.encode_texts([query]).numpy()[0]
-        moments = [each[:2] for each in merge_moments(starts, np.append(starts[1:], 10), scores, times=starts)]
+        moments = [each[:2] for each in merge_moments(starts, np.append(starts[1:], 10), scores, times=times)]
         ious.append(first_moment_iou(moments, windows))
         precisions.append(moment_average_precisions(moments[:10], windows))
     np.testing.assert_allclose(result.first_ious, ious, atol=1e-6)
@@ -115,14 +117,12 @@ def test_figures_are_those_of_the_search_film_by_film(model, data):
 def test_a_model_that_knows_the_scenes_finds_them(model, data):
     # Texts are those of the scenes' own pictures: what is left to do is the search.
     scenes = [pattern(number) for number in (0, 1, 10, 11)]
-    from PIL import Image
-
     pictures = model.encode_images([Image.fromarray(scene) for scene in scenes])
     model.encode_texts = lambda texts: pictures[[CAPTIONS.index(text) for text in texts]]
     data.__dict__["windows"] = [np.array([window], float) for window in ((0, 3), (3, 7), (0, 3), (3, 7))]
     result = evaluate_moments(model, data, MomentOptions(fps=RATE, encoding=quiet(), resamples=0))
     assert result.values["R1@0.7"] == result.values["mAP@0.75"] == 1
-    assert result.values["mean_iou"] > 0.95
+    assert result.values["mean_iou"] > 0.9  # frames are a quarter of a second apart
     np.testing.assert_allclose(result.first_moments, [[0, 3], [3, 7], [0, 3], [3, 7]], atol=0.26)
 
 

@@ -63,8 +63,8 @@ class ZeroShotOptions(EvaluationOptions):
             class names as well, which shows what prompts and their ensemble gain. It costs two more prompts for each
             class.
         aggregate (`str`, *optional*, defaults to `"embeddings"`): What is averaged over the prompts: the texts'
-            `"embeddings"`, as CLIP does it, or the `"probabilities"` of the classes, a softmax at the model's own scale
-            for each prompt, as ActionCLIP does it.
+            `"embeddings"`, as CLIP does it, or the `"probabilities"` of the classes, a softmax at the model's own
+            scale for each prompt, as ActionCLIP does it.
         resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for the intervals; 0 for none.
         confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
