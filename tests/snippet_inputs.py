@@ -128,30 +128,6 @@ def write_table(numbers: range) -> Callable[[Path], None]:
     return write
 
 
-def write_films(path: Path) -> None:
-    """Two films, each of two drawings that are held for two seconds."""
-    path.mkdir(parents=True)
-    for name in ("park.mp4", "street.mkv"):
-        frames = [np.asarray(image_of(number).resize((64, 64))) for number in (len(name), 2) for _ in range(10)]
-        write_film(path / name, frames, rate=5)
-
-
-def write_many_tars(path: Path) -> None:
-    """The 10,000 shards of a large dataset, which are all the same file here."""
-    path.mkdir(parents=True)
-    write_tar(path / "00000.tar", samples_of(range(NUM_PAIRS)))
-    for shard in range(1, 10_000):
-        os.link(path / "00000.tar", path / f"{shard:05d}.tar")
-
-
-def write_copy(source: Path) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(source.read_bytes())
-
-
-def write_queries(path: Path) -> None:
-    path.write_text("drawing\nnumber 1\n", encoding="utf-8")
-
-
 # --------------------------------------------------------------------------------------------------- labelled pictures
 
 
@@ -221,6 +197,37 @@ def write_shoes(path: Path) -> None:
     (path / "shoe_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
+# --------------------------------------------------------------------------------------------------------------- films
+
+
+def write_films(count: int) -> Callable[[Path], None]:
+    """Films of two seconds, of a pattern that is another one in the second, under their numbers."""
+
+    def write(path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            frames = [np.asarray(image_of(2 * number + second).resize((64, 64)).convert("RGB")) for second in (0, 1)]
+            write_film(path / f"{number}.mp4", [frame for frame in frames for _ in range(4)], rate=4)
+
+    return write
+
+
+def write_class_films(path: Path) -> None:
+    for name in ("opening_a_door", "closing_a_door"):
+        write_films(2)(path / name)
+
+
+def write_captioned_films(path: Path) -> None:
+    rows = [{"video": f"MSRVTT/videos/{number}.mp4", "caption": caption_of(number)} for number in range(3)]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+
+
+def write_moments(path: Path) -> None:
+    """QVHighlights' form."""
+    rows = [{"query": caption_of(number), "vid": str(number), "relevant_windows": [[0, 1]]} for number in range(2)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 # ----------------------------------------------------------------------------------------------------------- the whole
 
 # What a page must say for a reader to have it -> its path -> how it is made.
@@ -245,7 +252,6 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     },
     "queries.txt": {"queries.txt": write_queries},
     "path/to/class_folders": {"path/to/class_folders": write_class_folders(["cat", "dog"], train=8, test=4)},
-    "my_films": {"my_films": write_films},
     "my_photos": {"my_photos": write_class_folders(["cat", "dog"], **{".": 4})},
     "path/to/food101": {"path/to/food101": write_registry_data("food101", train=2, test=1)},
     "path/to/pets": {"path/to/pets": write_registry_data("pets", train=3, test=1)},
@@ -260,6 +266,15 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "dance.mp4": {"dance.mp4": lambda path: write_film(path, numbered_frames(12, first=100))},
     "data/shoes_saved": {"data": write_shoes},
     "film.mp4": {"film.mp4": lambda path: write_film(path, numbered_frames(50))},
+    "my_films": {"my_films": write_class_films},
+    "msrvtt_test.json": {
+        "msrvtt_test.json": write_captioned_films,
+        "MSRVTT": lambda path: write_films(3)(path / "videos"),
+    },
+    "highlight_val_release.jsonl": {
+        "highlight_val_release.jsonl": write_moments,
+        "videos": write_films(2),
+    },
 }
 # The same for examples in docstrings.
 DOCSTRING_INPUTS = {

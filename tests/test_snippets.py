@@ -22,6 +22,7 @@ import pytest
 from _clip_hf_cli.serve import HOST, PORT
 from clip_hf.cli import main
 from clip_hf.data import load_pairs
+from clip_hf.evaluation import CaptionedDataOptions, load_moments, load_retrieval
 from clip_hf.serving import ServingLimits
 from pair_data import image_of, use_openmoji
 from snippet_inputs import DOCSTRING_INPUTS, INPUTS, World, docstring_names
@@ -67,6 +68,8 @@ NO_PROGRAMS = {
     ("docs/reference/checkpoints.md", "clip-hf convert SOURCE DESTINATION"): "test_the_usage_of_convert",
     ("examples/README.md", '{"file_name": "0001.jpg"'): "test_the_line_of_a_metadata_file",
     ("docs/howto/zero_shot_classification.md", '{"image": "cat.png"'): "test_the_line_of_classify",
+    ("docs/evaluation/video.md", "[\n"): "test_the_rows_of_films",
+    ("docs/evaluation/video.md", '{"video": "one.mp4"'): "test_the_rows_of_films",
     ("docs/howto/serve_security.md", "server {"): "test_the_settings_of_nginx_are_those_of_the_server",
 }
 
@@ -138,6 +141,15 @@ def test_what_a_page_names_exists(page):
             ]
             (test,) = tests
             assert callable(globals()[test])
+
+
+def test_the_rows_of_films(tmp_path):
+    captioned, moments = (block.text for block in BLOCKS["docs/evaluation/video.md"] if block.kind == "json")
+    (tmp_path / "captioned.json").write_text(captioned)
+    (tmp_path / "moments.jsonl").write_text(moments)
+    options = CaptionedDataOptions(media="videos")
+    assert len(load_retrieval(tmp_path / "captioned.json", options).captions) == 2
+    assert load_moments(tmp_path / "moments.jsonl").windows[0].tolist() == [[0, 16]]
 
 
 def test_the_settings_of_nginx_are_those_of_the_server():

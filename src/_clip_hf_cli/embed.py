@@ -4,7 +4,13 @@
 
 import argparse
 
-from .evaluate import INFERENCE_DTYPES, add_image_arguments, add_runtime_argument, add_skip_argument
+from .evaluate import (
+    INFERENCE_DTYPES,
+    add_film_arguments,
+    add_image_arguments,
+    add_runtime_argument,
+    add_skip_argument,
+)
 
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.embedding` has.
@@ -17,6 +23,7 @@ examples:
   clip-hf embed my_model "shards/{00000..00127}.tar" embedded --images --file-dtype float32
   find /photos -name "*.jpg" | clip-hf embed my_model - embedded
   clip-hf embed my_model table.csv embedded --shard 3/16            the fourth of sixteen jobs
+  clip-hf embed my_model films films_embedded --num-frames 8
   torchrun --nproc_per_node 8 -m clip_hf embed my_model data.parquet embedded
 """
 
@@ -62,12 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument("--ray-cpus", type=float, metavar="N", help="processors of each of these workers (default: 1)")
     work.add_argument("--ray-gpus", type=float, metavar="N", help="GPUs of each, 0.5 for a half (default: 0)")
+    add_film_arguments(parser)
     add_skip_argument(add_image_arguments(parser))
 
 
 def add_column_arguments(group: argparse._ArgumentGroup) -> None:
     """Give a group the arguments that say which rows and columns of a table or dataset are read."""
     group.add_argument("--split", help="part of a table or dataset (default: all)")
-    group.add_argument("--image-column", default="image", help="column of the images (default: %(default)s)")
+    group.add_argument("--image-column", help="column of the images or films (default: image, of films video)")
     group.add_argument("--caption-column", default="caption", help="column of the captions (default: %(default)s)")
     group.add_argument("--image-root", metavar="FOLDER", help="folder that paths in data may lead to (/: any)")

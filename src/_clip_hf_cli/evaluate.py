@@ -6,7 +6,8 @@ import argparse
 
 
 # tests/cli/test_commands.py holds that these are what `clip_hf.evaluation` and `clip_hf.ImageLimits` have.
-TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness")
+TASKS = ("zero_shot", "retrieval", "linear_probe", "few_shot", "robustness", "moments")
+AGGREGATES = ("embeddings", "probabilities")
 METRICS = ("map_11point", "mean_per_class", "roc_auc", "top1", "top1_top5_mean", "top5")
 IMAGE_LIMITS = {"pixels": (int, None), "bytes": (int, 512 * 2**20), "seconds": (float, 60.0)}  # type and default
 HIGH_BIT_DEPTH = ("error", "clip", "scale")
@@ -23,6 +24,8 @@ examples:
       --data openmoji openmoji_skin_tones                      offline, what `make demo` trained
   clip-hf evaluate my_model --data cifar10 --runtime openvino --dtype auto
   clip-hf evaluate open_clip:ViT-B-32/laion2b_s34b_b79k --data cifar100
+  clip-hf evaluate my_model --data films --num-frames 8 --templates actionclip          class folders of films
+  clip-hf evaluate my_model --tasks moments --data highlight_val_release.jsonl --image-root films
   torchrun --nproc_per_node 2 -m clip_hf evaluate my_model --data cifar10
 """
 
@@ -57,13 +60,17 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data = parser.add_argument_group("data", "instead of what the registry or the data say")
     data.add_argument("--split", help="the part to evaluate on (default: test)")
-    data.add_argument("--image-column", help="column of the images")
+    data.add_argument("--image-column", help="column of the images or films")
     data.add_argument("--label-column", help="column of the classes")
-    data.add_argument("--caption-column", help="column of the captions, for retrieval")
+    data.add_argument("--caption-column", help="column of the captions, for retrieval, or queries, for moments")
     data.add_argument("--class-names", help="file .txt or .json with the classes' names, or clip_benchmark:KEY")
     data.add_argument("--templates", nargs="+", help="prompt set, file, clip_benchmark:KEY, or templates with {}")
     data.add_argument("--metric", choices=METRICS, help="headline metric of classification")
     data.add_argument("--limit", type=int, help="use only this many rows, to try things out")
+    films = add_film_arguments(parser)
+    films.add_argument(
+        "--fps", type=float, default=1.0, help="moments: frames a second that are searched (default: %(default)s)"
+    )
     pictures = add_image_arguments(parser)
     add_skip_argument(pictures)
     pictures.add_argument(
@@ -72,7 +79,7 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     pictures.add_argument(
         "--image-root",
         metavar="FOLDER",
-        help="folder that paths of images in tables and Parquet may lead to, besides their own (/: any)",
+        help="folder that paths of images and films in tables and Parquet may lead to, besides their own (/: any)",
     )
     work = parser.add_argument_group("encoding")
     work.add_argument("--cache-dir", help="folder of features (default: features in the output folder)")
@@ -87,8 +94,29 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of bootstrap and draws (default: %(default)s)")
+    how.add_argument(
+        "--aggregate",
+        choices=AGGREGATES,
+        default=AGGREGATES[0],
+        help="zero_shot: what is averaged over prompts (default: %(default)s)",
+    )
     how.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="few_shot: examples a class")
     how.add_argument("--few-shot-seeds", type=int, default=3, help="few_shot: draws of each (default: %(default)s)")
+
+
+def add_film_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the arguments that say that films are embedded and how, and return their group."""
+    films = parser.add_argument_group("films", "the data are films, where one of the first two is given")
+    films.add_argument(
+        "--num-frames",
+        type=int,
+        metavar="N",
+        help="frames to take of each film (default: a video model's own, else 8)",
+    )
+    films.add_argument(
+        "--num-views", type=int, metavar="N", help="times to take them, at shifted places, to average (default: 1)"
+    )
+    return films
 
 
 def add_skip_argument(group: argparse._ArgumentGroup) -> None:

@@ -22,6 +22,7 @@ from clip_hf.embedding import EmbeddingOptions, EncodingOptions
 from clip_hf.embedding.job_options import DTYPES
 from clip_hf.embedding.part_files import FILE_FORMATS
 from clip_hf.evaluation import CLASSIFICATION_METRICS, TASKS
+from clip_hf.evaluation.tasks.zero_shot import AGGREGATES
 from clip_hf.model.image_reading_clip_hf import DEFAULT_LIMITS
 from clip_hf.model.image_transform_clip_hf import HIGH_BIT_DEPTH
 from clip_hf.search.approximate_index import KINDS
@@ -224,6 +225,7 @@ def test_the_choices_are_those_of_the_library():
     """The parser names them again, because importing the library takes seconds and needs extras."""
     assert list(_clip_hf_cli.evaluate.TASKS) == list(TASKS)
     assert list(_clip_hf_cli.evaluate.METRICS) == sorted(CLASSIFICATION_METRICS)
+    assert _clip_hf_cli.evaluate.AGGREGATES == AGGREGATES
     limits = {f"max_{name}": default for name, (_, default) in _clip_hf_cli.evaluate.IMAGE_LIMITS.items()}
     assert ImageLimits(**limits) == DEFAULT_LIMITS
     assert _clip_hf_cli.evaluate.HIGH_BIT_DEPTH == HIGH_BIT_DEPTH

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, AutoModel, AutoProcessor, PreTrainedConfig, PreTrainedModel
 
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..utils.hub import check_hub
 from ..utils.wording import listed
@@ -18,15 +19,16 @@ from .reading import is_foreign, lacks_config
 from .saving import load
 
 
-# Those that run as a `ClipHFModel`, with OpenAI's pixels and tokens.
-_CLIP_TYPES = ("clip", "clip_hf")
+# Those that run as a model of ours, with OpenAI's pixels and tokens.
+_CLIP_TYPES = {"clip": ClipHFModel, "clip_hf": ClipHFModel, "clip_hf_video": ClipHFVideoModel}
 
 
 def load_dual_model(
     name: str | os.PathLike, dtype: torch.dtype | str = torch.float32, processor: Any = None
 ) -> tuple[PreTrainedModel, Any]:
     """Load both towers of a model by name or path: all that [`load`] reads and transformers' CLIP as a
-    [`ClipHFModel`]; other dual encoders of transformers as transformers runs them.
+    [`ClipHFModel`]; those for films as a [`ClipHFVideoModel`]; other dual encoders of transformers as transformers runs
+    them.
 
     Args:
         name (`str` or `os.PathLike`): The folder, file or name on the hub.
@@ -45,10 +47,10 @@ def load_dual_model(
     if is_foreign(name) or lacks_config(name):
         model, its_processor = load(name, dtype=dtype)
         return model, _check_processor(name, its_processor) if processor is None else processor
-    is_clip = _read_model_type(name) in _CLIP_TYPES
-    if not is_clip:
+    model_class, processor_class = _CLIP_TYPES.get(_read_model_type(name)), ClipHFProcessor
+    if model_class is None:
         _check_is_dual(name)
-    model_class, processor_class = (ClipHFModel, ClipHFProcessor) if is_clip else (AutoModel, AutoProcessor)
+        model_class, processor_class = AutoModel, AutoProcessor
     processor = processor_class.from_pretrained(name) if processor is None else processor
     model, info = model_class.from_pretrained(name, dtype=dtype, output_loading_info=True)
     missing = sorted(info.get("missing_keys", ()))

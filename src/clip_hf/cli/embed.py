@@ -25,6 +25,7 @@ from ..utils.processes import start_processes
 from ..utils.processor import count_threads
 from ..utils.wording import counted
 from .classify import image_paths
+from .film_options import clip_sampling
 from .image_options import image_options
 
 
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if options.ray is None:
         device = check_encoder_options(options.runtime, options.dtype, device)
     loading = {"runtime": options.runtime, "dtype": options.dtype, "device": device}
+    loading["clip"] = clip_sampling(options.model, options)
     if options.ray is None and (options.ray_cpus, options.ray_gpus) != (None, None):
         raise ValueError("--ray-cpus and --ray-gpus are for workers on Ray: say how many with --ray.")
     if options.ray is not None:

@@ -5,6 +5,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from transformers.utils import logging
@@ -30,6 +31,7 @@ from ..model_card import ModelCardDetails, write_model_card
 from ..utils.processes import start_processes
 from ..utils.terminal_tables import wrap_lines
 from ..utils.wording import safe_name
+from .film_options import clip_sampling
 from .image_options import image_options
 
 
@@ -61,6 +63,8 @@ def suite_options(options: argparse.Namespace, output_dir: str | Path, replace_r
         seed=options.seed,
         shots=tuple(options.shots),
         few_shot_seeds=options.few_shot_seeds,
+        fps=options.fps,
+        aggregate=options.aggregate,
     )
 
 
@@ -71,6 +75,7 @@ def evaluate(
     logging.disable_progress_bar()
     device = check_encoder_options(options.runtime, options.dtype, options.device)
     asked = suite_options(options, output_dir, replace_results)
+    asked = replace(asked, clip=clip_sampling(model, options))
     with start_processes(options.device) as accelerator:
         return run_suite(
             model, asked, runtime=options.runtime, device=device, dtype=options.dtype, accelerator=accelerator
@@ -108,7 +113,9 @@ def run(options: argparse.Namespace) -> int:
     if options.update_card:
         _config_beside_card(options.model)  # now, not after the evaluation
     # The whole path names the folder, because several trainings may end in folders of the same name.
-    name = "-".join(filter(None, (options.model, options.runtime, options.dtype)))
+    counts = {"frames": options.num_frames, "views": options.num_views}
+    films = [f"{count}_{noun}" for noun, count in counts.items() if count is not None]
+    name = "-".join(filter(None, (options.model, options.runtime, options.dtype, *films)))
     output_dir = options.output_dir or Path("evaluation") / safe_name(name)
     results = evaluate(options.model, options, output_dir)
     if results:

@@ -19,6 +19,7 @@ from .job_progress import JobTiming
 from .job_summary import EmbeddingSummary
 from .load_encoder import load_dual_encoder
 from .part_files import EmbeddedPart, EmbeddingFolder, read_embeddings
+from .video_encoder import VideoEncoder
 
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "JobTiming",
     "ReadableImages",
     "RowColumns",
+    "VideoEncoder",
     "embed",
     "encode_image_column",
     "encode_image_stream",

@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 
 from ..data.locations import undecoded
+from ..data.media import IMAGES, VIDEOS, find_media
 from ..data.skips import SkipCounter
 from ..model.image_reading_clip_hf import unwrap_source
 from ..utils.processes import SharedOutcome
@@ -31,7 +32,7 @@ _Encode = Callable[[list[Sequence[int]], Callable[[int], None]], Iterator[np.nda
 def encode_image_column(
     encoder: DualEncoder,
     data: datasets.Dataset,
-    image_column: str = "image",
+    image_column: str | None = None,
     *,
     projected: bool = True,
     options: EncodingOptions | None = None,
@@ -44,7 +45,8 @@ def encode_image_column(
     Args:
         encoder (`DualEncoder`): The model.
         data (`datasets.Dataset`): The data.
-        image_column (`str`, *optional*, defaults to `"image"`): A column of images, paths or bytes of image files.
+        image_column (`str`, *optional*): A column of images, paths or bytes of image files, or of films for a
+            [`VideoEncoder`]; by default `"image"`, or `"video"`.
         projected (`bool`, *optional*, defaults to `True`): Features in the space shared with texts, L2-normalised;
             otherwise those before the projection.
         options (`EncodingOptions`, *optional*): Batches, threads, cache, processes.
@@ -87,7 +89,7 @@ class ReadableImages:
 def encode_readable_images(
     encoder: DualEncoder,
     data: datasets.Dataset,
-    image_column: str = "image",
+    image_column: str | None = None,
     *,
     projected: bool = True,
     options: EncodingOptions | None = None,
@@ -119,22 +121,23 @@ def encode_readable_images(
     rows = np.flatnonzero(_is_known(features))
     total.num_used = len(rows)
     assert total.num_used + total.num_skipped == len(data)
-    finish_skips(total, name, options.process == 0)
+    finish_skips(total, name, options.process == 0, find_media(encoder.media).noun)
     return ReadableImages(features[rows], rows, total)
 
 
 def _encode_images(
     encoder: DualEncoder,
     data: datasets.Dataset,
-    column: str,
+    column: str | None,
     projected: bool,
     options: EncodingOptions,
     skips: SkipCounter | None,
 ) -> np.ndarray:
     """Features of all rows, NaN where an image was skipped; without `skips`, one that cannot be read is an error."""
-    identity = None
+    identity, column = None, column or find_media(encoder.media).role
     with SharedOutcome(options.processes) as shared:
         images = _undecoded_column(data, column)
+        _check_media(encoder, images, column)
         if options.cache_dir is not None:
             kind = "image" if projected else "image before projection"
             kind += f" in batches of {options.batch_size}" if encoder.depends_on_batch else ""
@@ -142,7 +145,7 @@ def _encode_images(
     shared.gather()
 
     def encode(parts: list[Sequence[int]], done: Callable[[int], None]) -> Iterator[np.ndarray]:
-        rows, size = [row for part in parts for row in part], options.batch_size
+        rows, size = [row for part in parts for row in part], encoder.items_in(options.batch_size)
         # Batches are whole, whatever the parts: one may hold the end of a part and the beginning of the next.
         batches = [rows[start : start + size] for start in range(0, len(rows), size)]
         # Rows are read in this thread: nothing says that a dataset may be read in several.
@@ -165,7 +168,7 @@ def _encode_images(
                 yield joined[: len(part)]
                 features, count = [joined[len(part) :]], count - len(part)
 
-    return _Run(encoder.name, len(images), identity, options).features(encode, "images")
+    return EncodingRun(encoder.name, len(images), identity, options).features(encode, "images")
 
 
 def _is_known(features: np.ndarray) -> np.ndarray:
@@ -214,7 +217,7 @@ def encode_text_list(
             fingerprint = hashlib.blake2b(json.dumps(ordered).encode(), digest_size=16).hexdigest()
             identity = FeatureIdentity(encoder.fingerprint, fingerprint, "text", len(ordered))
     shared.gather()
-    features = _Run(encoder.name, len(ordered), identity, options).features(encode, "texts")
+    features = EncodingRun(encoder.name, len(ordered), identity, options).features(encode, "texts")
     place = {text: index for index, text in enumerate(ordered)}
     return features[[place[text] for text in texts]]
 
@@ -231,6 +234,14 @@ def _undecoded_column(data: datasets.Dataset, column: str) -> datasets.Dataset:
     if len(data) == 0:
         raise ValueError("The data has no rows.")
     return undecoded(data.select_columns([column]))
+
+
+def _check_media(encoder: DualEncoder, images: datasets.Dataset, column: str) -> None:
+    if encoder.media == IMAGES.name and isinstance(images.features[column], VIDEOS.feature_type):
+        raise ValueError(
+            f"The column {column!r} holds films, and {encoder.name} embeds images: load it with "
+            "`clip=ClipSampling(num_frames=8)` (--num-frames 8)."
+        )
 
 
 def _sources(images: datasets.Dataset, column: str, rows: Sequence[int]) -> list[Any]:
@@ -263,7 +274,7 @@ def _source_digest(source: Any) -> bytes:
 # ----------------------------------------------------------------------------------------------------------- processes
 
 
-class _Run:
+class EncodingRun:
     """Encodes the parts that are not on disk; in each round every process encodes one part."""
 
     def __init__(self, model: str, rows: int, identity: FeatureIdentity | None, options: EncodingOptions):

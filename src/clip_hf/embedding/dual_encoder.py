@@ -62,6 +62,10 @@ class DualEncoder(ABC):
     """What runs the model: `"torch"`, `"onnx"` or `"openvino"`."""
     depends_on_batch: bool = False
     """Whether features change, by more than rounding, with what else is in their batch."""
+    media: str = "images"
+    """What it embeds besides texts: `"images"`, or `"videos"` for films."""
+    images_per_item: int = 1
+    """Images of one item in a pass of the model; a film has several."""
 
     packages: tuple[str, ...] = ("clip_hf", "pillow")
     """Packages whose versions may change pixels, tokens or features."""
@@ -225,6 +229,10 @@ class DualEncoder(ABC):
             )
         return draft_edge(rule)
 
+    def items_in(self, batch_size: int) -> int:
+        """How many items pass the model at once where `batch_size` images may; one at least."""
+        return max(1, batch_size // self.images_per_item)
+
     @abstractmethod
     def _prepare(self, images: list[Image.Image]) -> dict[str, torch.Tensor]:
         """[`prepare`] for opened images."""
@@ -236,7 +244,7 @@ class DualEncoder(ABC):
 
         Args:
             images (`Sequence` or `Mapping[str, torch.Tensor]`): Images or files, see [`prepare`], which pass the model
-                64 at a time; or what [`prepare`] returned, which passes it at once.
+                64 at a time (or one film of more frames); or what [`prepare`] returned, which passes it at once.
             projected (`bool`, *optional*, defaults to `True`): Features in the space shared with texts, L2-normalised;
                 otherwise those before the projection, as the image tower pools them, not normalised (for linear
                 probes, paper appendix A.3). Models without a projection, such as SigLIP, have only one kind; it is
@@ -253,9 +261,9 @@ class DualEncoder(ABC):
             return self._encode_prepared(dict(images), projected)
         if len(images) == 0:
             raise ValueError("There are no images: the list is empty.")
-        parts = []
-        for start in range(0, len(images), _BATCH_SIZE):
-            prepared = self.prepare(images[start : start + _BATCH_SIZE])
+        parts, size = [], self.items_in(_BATCH_SIZE)
+        for start in range(0, len(images), size):
+            prepared = self.prepare(images[start : start + size])
             parts.append(self._encode_prepared(prepared, projected, start))
         return torch.cat(parts)
 

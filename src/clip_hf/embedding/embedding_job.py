@@ -16,7 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ..data.row_shards import RowShard, shard_rows
+from ..data.media import IMAGES
+from ..data.row_shards import RowColumns, RowShard, shard_rows
 from ..data.skips import DamagedFile, SkipCounter, UnreachableFile
 from ..utils.wording import counted
 from .destination_errors import NO_LOCKS, naming_destination
@@ -84,6 +85,8 @@ class EmbeddingJob:
     ):
         self.encoder, self.folder = encoder, find_folder(destination)
         self.options, self.encoding = options or EmbeddingOptions(), encoding or EncodingOptions()
+        if encoder.media != self.options.columns.media:
+            self.options = replace(self.options, columns=self._columns(encoder))
         opt = self.options
         check_destination(self.folder, source)
         check_image_root(opt.columns.image_root)
@@ -105,6 +108,17 @@ class EmbeddingJob:
                 stamp = self.store.stamp(name)  # before the record is read
                 if stamp and self._task_of(name) in share and (record := self._record(name)) and record["bad"]:
                     self._retried[name] = stamp
+
+    def _columns(self, encoder: DualEncoder) -> RowColumns:
+        """The columns of films, where the encoder is of films; ValueError where only the columns are."""
+        columns = self.options.columns
+        if encoder.media == IMAGES.name:
+            raise ValueError(
+                f'The columns are of films (media="videos"), and {encoder.name} embeds images: load it with '
+                "`clip=ClipSampling(num_frames=8)` (--num-frames 8)."
+            )
+        is_usual = columns.image_column == IMAGES.role
+        return replace(columns, media=encoder.media, image_column=None if is_usual else columns.image_column)
 
     def _manifest(self) -> dict[str, Any]:
         opt = self.options
@@ -305,7 +319,7 @@ class EmbeddingJob:
         shard, size = self.source.shards[task.shard], self.options.rows_per_part
         stop = None if task.part is None else min((first + 1) * size, shard.num_rows)
         rows = self._rows(shard, first * size, stop)
-        for batch in part_batches(task.shard, first, rows, size, self.encoding.batch_size):
+        for batch in part_batches(task.shard, first, rows, size, self.encoder.items_in(self.encoding.batch_size)):
             if not isinstance(batch, PartEnd):
                 yield batch
                 continue

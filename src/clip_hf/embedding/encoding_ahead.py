@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from ..data.decoding import check_not_missing, skipped_image
+from ..data.media import find_media
 from ..data.skips import SkipCounter, SkippedRow
+from ..model.image_reading_clip_hf import UnreadableImage
 from .dual_encoder import DualEncoder, NotFiniteError
 
 
@@ -68,7 +70,8 @@ def encode_ahead(
                         features = error.features.numpy()
                     else:
                         row = places[kept[error.row]]
-                        raise NotFiniteError(row, f"the image of row {row}") from error
+                        noun = find_media(encoder.media).noun
+                        raise NotFiniteError(row, f"the {noun} of row {row}") from error
             read = np.array([places[index] for index in kept], np.int64)
             yield FeatureBatch(read, [items[index] for index in kept], features, list(skipped.values()))
 
@@ -110,13 +113,15 @@ def _prepare_readable(
     except Exception as error:  # one image makes libraries raise whatever they like, as in training
         problem = error
     skipped: dict[int, SkippedRow] = {}
+    noun = find_media(encoder.media).noun
     for index, (place, source) in enumerate(zip(places, sources, strict=True)):
         try:
-            check_not_missing(source)
+            check_not_missing(source, noun)
             encoder.prepare([source])
         except Exception as error:
-            cause = error.__cause__ if isinstance(error.__cause__, (ValueError, TypeError)) else error
-            skipped[index] = skipped_image(cause, source, f"row {place}")
+            is_wrapped = isinstance(error.__cause__, ValueError | TypeError) and not isinstance(error, UnreadableImage)
+            cause = error.__cause__ if is_wrapped else error
+            skipped[index] = skipped_image(cause, source, f"row {place}", noun)
             if not may_skip:
                 raise ValueError(skipped[index].message) from error
     if not skipped:
@@ -139,11 +144,13 @@ def skip_examples(skips: SkipCounter) -> list[str]:
     return [message for kind, _ in skips.kinds.most_common() for message in skips.examples[kind]]
 
 
-def finish_skips(skips: SkipCounter, name: str, is_main: bool = True) -> None:
-    """Warn of the images of the data `name` that were skipped; ValueError if they are too many, or all."""
+def finish_skips(skips: SkipCounter, name: str, is_main: bool = True, noun: str = "image") -> None:
+    """Warn of the images (or films, the `noun`) of the data `name` that were skipped; ValueError if they are too many,
+    or all.
+    """
     check_skips(skips, skips.num_used + skips.num_skipped)
     shown = " ".join(skip_examples(skips))
     if not skips.num_used:
-        raise ValueError(f"No image of {name} can be read: {shown}")
+        raise ValueError(f"No {noun} of {name} can be read: {shown}")
     if skips.num_skipped and is_main:
-        warnings.warn(f"Images of {name} that cannot be read: {skips.summary()} {shown}", stacklevel=3)
+        warnings.warn(f"{noun.capitalize()}s of {name} that cannot be read: {skips.summary()} {shown}", stacklevel=3)

@@ -21,7 +21,8 @@ class EncodingOptions:
     """How datasets and streams are encoded.
 
     Args:
-        batch_size (`int`, *optional*, defaults to 64): Images in one pass of the model.
+        batch_size (`int`, *optional*, defaults to 64): Images in one pass of the model, the frames of films
+            included.
         num_threads (`int`, *optional*): Threads that read and prepare images while the model runs; by default as many
             as there are cores for this process, 8 at most.
         cache_dir (`str` or `os.PathLike`, *optional*): Where features are kept, so that they are computed once and an

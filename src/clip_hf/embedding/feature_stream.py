@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 
 from ..data.locations import undecoded
+from ..data.media import find_media
 from ..data.skips import SkipCounter
 from ..model.checks_clip_hf import type_of
 from .dual_encoder import DualEncoder, check_texts
@@ -82,7 +83,7 @@ def _image_batches(
     length = len(images) if hasattr(images, "__len__") else None
     least = _LEAST_ITEMS if length is None else -(-length // options.processes)
     skips, waiting = SkipCounter(options.max_skipped_share, min_rows=1), []
-    batches = _share_of_batches(images, options.batch_size, options)
+    batches = _share_of_batches(images, encoder.items_in(options.batch_size), options)
     encoded = encode_ahead(encoder, batches, get_image, projected=projected, num_threads=options.num_threads)
     with closing(encoded), options.progress_bar(encoder.name, "images", length) as bar:
         for batch in encoded:
@@ -94,7 +95,7 @@ def _image_batches(
                 waiting = []
             bar.update((len(batch.places) + len(batch.skipped)) * options.processes)
     if skips.num_skipped:
-        finish_skips(skips, name)
+        finish_skips(skips, name, noun=find_media(encoder.media).noun)
 
 
 def encode_text_stream(

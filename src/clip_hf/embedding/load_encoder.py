@@ -10,12 +10,13 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 
-from ..checkpoints.dual_models import load_dual_model
+from ..checkpoints.dual_models import load_dual_model, read_config
 from ..checkpoints.paths import describe_not_found
 from ..export.exported_model import ClipHFExportedModel
 from ..export.opening import check_options, load_export_processor, open_cached_export, open_if_exported
 from ..export.runtimes import RUNTIMES
 from ..model.processing_clip_hf import ClipHFProcessor
+from ..model.video_reading_clip_hf import ClipSampling
 from ..model.zero_shot_clip_hf import input_device
 from ..utils.devices import parse_device
 from ..utils.dtypes import AUTO, parse_inference_dtype
@@ -23,6 +24,7 @@ from .dual_encoder import DualEncoder
 from .exported_encoder import ExportedEncoder
 from .open_clip_encoder import OpenClipEncoder, load_open_clip
 from .transformers_encoder import ClipHFEncoder, SentenceTransformersEncoder, TransformersEncoder
+from .video_encoder import VIDEO_TYPE, VideoEncoder, for_pictures
 
 
 _OPEN_CLIP, _SENTENCE_TRANSFORMERS = "open_clip:", "sentence_transformers:"
@@ -35,6 +37,7 @@ def load_dual_encoder(
     device: str | torch.device | None = None,
     *,
     processor: Any = None,
+    clip: ClipSampling | None = None,
 ) -> DualEncoder:
     """Put a CLIP of any library behind one interface.
 
@@ -61,9 +64,11 @@ def load_dual_encoder(
             it is, and others go to the accelerator if there is one.
         processor (*optional*): For a model in memory: its processor, or `(image_processor, tokenizer)`; for one of
             open_clip `(preprocess, tokenizer)`. With a name or path it replaces the model's own.
+        clip ([`ClipSampling`], *optional*): To embed films: how many frames and views are taken of each, see
+            [`VideoEncoder`]. A [`ClipHFVideoModel`] embeds films by itself, with the frames of its configuration.
 
     Returns:
-        `DualEncoder`: a model in memory is not copied; `device` and `dtype` change it.
+        `DualEncoder`: a model in memory is not copied; `device` and `dtype` change it. Of films, a [`VideoEncoder`].
 
     Raises:
         TypeError: if `model` is none of these, or the processor does not fit.
@@ -81,12 +86,61 @@ def load_dual_encoder(
     ```
     """
     if isinstance(model, DualEncoder):
+        if isinstance(model, VideoEncoder) and clip is not None:
+            raise ValueError(f"The encoder takes {model.clip} of each film already: give `clip` where it is made.")
         if any(option is not None for option in (processor, device, dtype, runtime)):
             raise ValueError(
                 "A DualEncoder is used as it is: give processor, device, dtype and runtime where it is made."
             )
-        return model
+        return _for_films(model, clip)
     _check_runtime_and_dtype(runtime, dtype, device)
+    return _for_films(_load(model, runtime, dtype, device, processor), clip)
+
+
+def sampling_of(model: Any, clip: ClipSampling | None = None) -> ClipSampling | None:
+    """The frames that [`load_dual_encoder`] takes of each film, told before the model is loaded.
+
+    Args:
+        model: What [`load_dual_encoder`] takes.
+        clip ([`ClipSampling`], *optional*): Those asked for.
+
+    Returns:
+        [`ClipSampling`]; None where the model embeds pictures.
+    """
+    if clip is not None or isinstance(model, VideoEncoder):
+        return clip or model.clip
+    if isinstance(model, DualEncoder | nn.Module):
+        config = getattr(getattr(model, "model", model), "config", None)
+        return _own_sampling(getattr(config, "model_type", None), getattr(config, "num_frames", None))
+    if not os.path.isfile(os.path.join(os.fspath(model), "config.json")):
+        return None
+    config = read_config(model)
+    return _own_sampling(config.get("model_type"), config.get("num_frames"))
+
+
+def _own_sampling(model_type: str | None, num_frames: int | None) -> ClipSampling | None:
+    """The frames of a video model's configuration; None for other models."""
+    if model_type != VIDEO_TYPE:
+        return None
+    return ClipSampling() if num_frames is None else ClipSampling(num_frames=num_frames)
+
+
+def _for_films(encoder: DualEncoder, clip: ClipSampling | None) -> DualEncoder:
+    """The encoder itself, or one of films where they are asked for or the model is of films."""
+    if isinstance(encoder, VideoEncoder):
+        return encoder
+    clip = sampling_of(encoder, clip)
+    return encoder if clip is None else VideoEncoder(encoder, clip)
+
+
+def _load(
+    model: nn.Module | str | os.PathLike,
+    runtime: str | None,
+    dtype: torch.dtype | str | None,
+    device: str | torch.device | None,
+    processor: Any,
+) -> DualEncoder:
+    """The encoder of pictures."""
     in_memory = isinstance(model, nn.Module)
     if not in_memory and not isinstance(model, (str, os.PathLike)):
         raise TypeError(
@@ -98,6 +152,10 @@ def load_dual_encoder(
     device = parse_device(device)
     if runtime in RUNTIMES:
         source = _wrap_model(model, processor) if in_memory else _load_by_name(model, processor, torch.float32)
+        if getattr(getattr(source.model, "config", None), "model_type", None) == VIDEO_TYPE:
+            raise ValueError(
+                f"{source.given_name} is a model of films, which only PyTorch runs: leave out `runtime` (--runtime)."
+            )
         return _export_once(source, runtime, dtype)
     if in_memory:
         dtype = parse_inference_dtype(dtype, input_device(model) if device is None and dtype == AUTO else device)
@@ -170,8 +228,13 @@ def _wrap_model(model: nn.Module, processor: Any, name: str | None = None) -> Du
             f"processor=processor){', with processor=(preprocess, tokenizer) of open_clip' if is_open_clip else ''}."
         )
     # Compare `model_type`, not the class: a model loaded with its repo's own code has a different class.
-    if getattr(config, "model_type", None) == "clip_hf":
+    model_type = getattr(config, "model_type", None)
+    if model_type == "clip_hf":
         return ClipHFEncoder(model, processor, name)
+    if model_type == VIDEO_TYPE:  # of its frames; a `VideoEncoder` goes around it
+        encoder = ClipHFEncoder(model, processor, name)
+        encoder.image_processor = for_pictures(encoder.image_processor)
+        return encoder
     if is_open_clip:
         return OpenClipEncoder(model, processor, name)
     return TransformersEncoder(model, processor, name)

@@ -18,6 +18,7 @@ from ..data.row_shards import image_name
 from ..data.skips import DamagedFile, SkippedRow, stop_if_exhausted
 from ..data.texts import find_caption_problem
 from ..model.image_reading_clip_hf import IMAGE_FORMATS, fetch_file
+from ..model.video_opening_clip_hf import is_video
 from .dual_encoder import DualEncoder
 from .encoding_ahead import encode_ahead
 from .job_progress import JobProgress
@@ -179,6 +180,8 @@ class PartWorker:
         """The bytes of a row's image file; what cannot be read stays as it is, so that the encoder says why."""
         with self.progress.measure("reading"):
             source = row.image
+            if self.encoder.media == "videos" and is_video(source):
+                return source  # its frames are read where they are needed, not the whole file
             try:
                 data = fetch_file(source, self.encoder.image_limits)
                 if not isinstance(data, bytes):
@@ -253,7 +256,7 @@ class _TimedEncoder:
     """An encoder of images whose steps are measured."""
 
     def __init__(self, encoder: DualEncoder, progress: JobProgress):
-        self._encoder, self._progress = encoder, progress
+        self._encoder, self._progress, self.media = encoder, progress, encoder.media
 
     def prepare(self, images: list[Any]) -> dict[str, Any]:
         with self._progress.measure("preparing"):

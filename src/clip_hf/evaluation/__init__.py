@@ -30,6 +30,7 @@ from .numerics.metrics import (
     top1_top5_mean,
     top_k_accuracy,
 )
+from .numerics.moment_metrics import first_moment_iou, interval_iou, moment_average_precisions
 from .numerics.ranking import RetrievalRanks, caption_ids, retrieval_ranks
 from .registry.dataset_registry import RegistryEntry, dataset_names, get_dataset, load_class_names, load_templates
 from .registry.evaluation_data import (
@@ -41,6 +42,7 @@ from .registry.evaluation_data import (
     load_retrieval,
     load_splits,
 )
+from .registry.moment_data import MomentData, load_moments
 from .suite import TASKS, SuiteOptions, run_suite
 from .tasks.bias import LabelProbeOptions, compare_label_sets, evaluate_label_probe, label_probe
 from .tasks.bias_results import LabelProbeResult, LabelSetComparison
@@ -55,6 +57,7 @@ from .tasks.linear_probe import (
     linear_probe,
     split_validation,
 )
+from .tasks.moments import MomentOptions, MomentResult, evaluate_moments
 from .tasks.retrieval import RetrievalOptions, RetrievalResult, evaluate_retrieval
 from .tasks.robustness import (
     AdaptationResult,
@@ -88,6 +91,9 @@ __all__ = [
     "LinearProbeResult",
     "LogisticRegressionOptions",
     "LogitLine",
+    "MomentData",
+    "MomentOptions",
+    "MomentResult",
     "RegistryEntry",
     "RetrievalData",
     "RetrievalOptions",
@@ -120,18 +126,22 @@ __all__ = [
     "evaluate_few_shot",
     "evaluate_label_probe",
     "evaluate_linear_probe",
+    "evaluate_moments",
     "evaluate_retrieval",
     "evaluate_robustness",
     "evaluate_zero_shot",
     "few_shot",
+    "first_moment_iou",
     "fit_logistic_regression",
     "fit_logit_line",
     "fit_scaling",
     "get_dataset",
+    "interval_iou",
     "label_probe",
     "linear_probe",
     "load_class_names",
     "load_classification",
+    "load_moments",
     "load_results",
     "load_retrieval",
     "load_splits",
@@ -139,6 +149,7 @@ __all__ = [
     "map_11point",
     "mean_per_class_accuracy",
     "median_rank",
+    "moment_average_precisions",
     "per_class_accuracy",
     "plot_predictions",
     "plot_similarities",

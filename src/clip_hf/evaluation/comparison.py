@@ -19,6 +19,7 @@ from ..utils.json_files import read_json
 from ..utils.terminal_tables import draw_table, wrap_lines
 from ..utils.wording import counted, listed, markdown_table
 from .numerics.bootstrap import percentile_interval, resampled_interval
+from .numerics.moment_metrics import moment_row_values
 from .numerics.statistics import (
     ROW_VALUES,
     Statistic,
@@ -49,7 +50,13 @@ _RECALL = re.compile(r"(image_to_text|text_to_image)_R@(\d+)")
 # Metrics that say nothing about how good a model is.
 _SETTINGS = ("lambda",)
 _MAJORITY = "majority_class"
-_NOUNS = {"images": ("image",), "texts": ("text",), "classes": ("class", "classes")}
+_NOUNS = {
+    "images": ("image",),
+    "texts": ("text",),
+    "classes": ("class", "classes"),
+    "films": ("film",),
+    "queries": ("query", "queries"),
+}
 _MARKERS = "osD^vP"
 ENDINGS = ("json", "md", "png")
 """File name endings of a saved comparison or fit of scaling."""
@@ -357,7 +364,7 @@ def _paired_interval(
         return None
     if first["skipped"] != second["skipped"]:
         return None
-    for name in ("targets", "image_of_text"):
+    for name in ("targets", "image_of_text", "film_of_query"):
         if not np.array_equal(first["arrays"].get(name), second["arrays"].get(name)):
             return None
     groups = np.arange(len(first_values))
@@ -416,6 +423,8 @@ def _mean_interval(gained: np.ndarray, groups: np.ndarray, resamples: int, seed:
 def _row_values(metric: str, result: dict[str, Any]) -> np.ndarray | None:
     """Contribution of each image or text to a metric, (n,): 0 to 1, or the rank if it is a median."""
     arrays, headline = result["arrays"], _headline(result)
+    if result["task"] == "moments":
+        return moment_row_values(metric, arrays) if {"first_ious", "average_precisions"} <= arrays.keys() else None
     recall = _RECALL.fullmatch(metric)
     if recall is not None and f"{recall[1]}_ranks" in arrays:
         return (arrays[f"{recall[1]}_ranks"] < int(recall[2])).astype(np.float64)

@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from ..embedding.bulk_encoding import encode_readable_images
 from ..embedding.dual_encoder import DualEncoder
-from ..embedding.load_encoder import load_dual_encoder
+from ..embedding.load_encoder import load_dual_encoder, sampling_of
+from ..embedding.video_encoder import ClipSampling, VideoEncoder
 from ..utils.atomic import replaced_file
 from ..utils.wording import markdown_table
 from .comparison import models_in
@@ -23,6 +23,7 @@ from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
 from .tasks.few_shot import FewShotTask
 from .tasks.linear_probe import LinearProbeTask
+from .tasks.moments import MomentTask
 from .tasks.retrieval import RetrievalTask
 from .tasks.robustness import RobustnessTask
 from .tasks.zero_shot import EqualClassesWarning, ZeroShotTask
@@ -36,6 +37,7 @@ TASKS: dict[str, EvaluationTask] = {
         LinearProbeTask(),
         FewShotTask(),
         RobustnessTask(),
+        MomentTask(),
     )
 }
 """The evaluations that a suite can run, by name. A new one is a line here and a file in `tasks`."""
@@ -55,7 +57,10 @@ class SuiteOptions(TaskSettings):
             `output_dir`.
         image_options (`dict`, *optional*): How image files are read, see [`DualEncoder.set_image_options`]:
             `background_color`, `apply_exif_orientation`, `high_bit_depth`, `draft`, `image_limits`.
-        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds: See [`TaskSettings`].
+        clip ([`ClipSampling`], *optional*): To evaluate on films instead of images: how many frames and views are
+            taken of each. A [`ClipHFVideoModel`] and a [`VideoEncoder`] have their own.
+        data_options, caption_column, encoding, resamples, seed, shots, few_shot_seeds, fps, aggregate: See
+            [`TaskSettings`].
 
     Raises:
         ValueError: if a task is unknown or named twice, there are no data, or as [`TaskSettings`] does.
@@ -68,6 +73,7 @@ class SuiteOptions(TaskSettings):
     replace_results: bool = False
     cache_dir: Path | None = None
     image_options: dict[str, Any] = field(default_factory=dict)
+    clip: ClipSampling | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -124,9 +130,11 @@ def run_suite(
             holds results of another model.
     """
     is_main = accelerator is None or accelerator.is_main_process
+    if sampling_of(model, options.clip) is not None:
+        options = replace(options, data_options=replace(options.data_options, media=VideoEncoder.media))
     jobs = _plan(options, report if is_main else lambda text: None)
     device = device if accelerator is None else accelerator.device
-    encoder = load_dual_encoder(model, runtime=runtime, device=device, dtype=dtype)
+    encoder = load_dual_encoder(model, runtime=runtime, device=device, dtype=dtype, clip=options.clip)
     if not options.replace_results:
         _check_same_model(Path(options.output_dir), encoder.name)
     if options.image_options:
@@ -137,11 +145,8 @@ def run_suite(
     if accelerator is not None:
         # All processes encode; the tasks then find the features in the cache.
         shared = replace(encoding, accelerator=accelerator)
-        for task, part in ((job.task, part) for job in jobs for part in job.parts.values()):
-            name = f"{part.name} ({part.split})"
-            encode_readable_images(
-                encoder, part.data, part.image_column, projected=task.projected, options=shared, name=name
-            )
+        for job in jobs:
+            job.task.encode(encoder, job.parts, options, shared)
         if not is_main:
             return []
     if options.replace_results:

@@ -12,12 +12,17 @@ TASK_TITLES = {
     "few_shot": "Few-shot classification",
     "label_probe": "Label probe",
     "linear_probe": "Linear probe",
+    "moments": "Moment retrieval",
     "retrieval": "Retrieval",
     "robustness": "Robustness",
     "zero_shot": "Zero-shot classification",
 }
 """Evaluations as plots and model cards call them, by name."""
-HUB_TASKS = {"retrieval": "zero-shot-image-retrieval", "zero_shot": "zero-shot-image-classification"}
+HUB_TASKS = {
+    "moments": "video-moment-retrieval",
+    "retrieval": "zero-shot-image-retrieval",
+    "zero_shot": "zero-shot-image-classification",
+}
 """The hub's identifiers of evaluations, by name."""
 
 

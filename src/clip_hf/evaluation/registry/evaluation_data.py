@@ -1,8 +1,8 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""The data of evaluations: labelled images, and images with captions, from any source.
+"""The data of evaluations: labelled images or films, and those with captions, from any source.
 
-Images stay undecoded. Shapes: n rows, c classes.
+Images and films stay undecoded. Shapes: n rows, c classes.
 """
 
 import functools
@@ -21,18 +21,21 @@ from ...data.data_sources import Rows
 from ...data.image_text import check_column, read_captions, undecoded_images
 from ...data.labelled_images import read_labelled
 from ...data.locations import undecoded
+from ...data.media import IMAGES, VIDEOS, Media, find_media, media_in
 from ...data.pair_options import PairOptions
+from ...data.tables import PEEKED_ROWS
 from ...model.image_reading_clip_hf import open_image
 from ...utils.wording import counted, quoted
 from ..numerics.metrics import CLASSIFICATION_METRICS
 from .dataset_registry import RegistryEntry, load_templates
-from .evaluation_source import EvaluationSource, open_source
+from .evaluation_source import EvaluationSource, open_source, wrong_media
 from .labels import class_label, read_class_names, read_targets
 
 
 logger = logging.get_logger(__name__)
 
 _USUAL_COLUMNS = {
+    "films": ("video", "clip", "film", "mp4", "webm", "avi", "mov", "mkv", "file_name", "path"),
     "images": ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "file_name", "path"),
     "labels": ("label", "labels", "cls", "class", "target", "fine_label", "category"),
 }
@@ -47,8 +50,11 @@ class ImageDataOptions:
     limit: int | None = None
     min_image_size: int | None = None
     image_root: str | None = None
+    media: str = IMAGES.name
 
     def __post_init__(self):
+        if find_media(self.media) is VIDEOS and self.min_image_size is not None:
+            raise ValueError("`min_image_size` (--min-image-size) is for images; leave it out with films.")
         for name in ("limit", "min_image_size"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -81,6 +87,8 @@ class ClassificationOptions(ImageDataOptions):
             says how many.
         image_root (`str`, *optional*): A folder below which paths of images in tables and Parquet may lead, besides
             their own; `"/"` for any.
+        media (`str`, *optional*, defaults to `"images"`): `"images"`, or `"videos"` for films, which a
+            [`VideoEncoder`] embeds. Everything said of images then holds for films.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -171,7 +179,7 @@ class CaptionedDataOptions(ImageDataOptions):
             captions are put together.
         captions_per_image (`int`, *optional*): Take at most this many captions of each image, the first ones; by
             default all, or as the registry says.
-        split, limit, min_image_size, image_root: As in [`ClassificationOptions`].
+        split, limit, min_image_size, image_root, media: As in [`ClassificationOptions`].
 
     Raises:
         ValueError: if a value is out of its range.
@@ -248,7 +256,7 @@ def load_classification(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or ClassificationOptions()
-    opened = open_source(source, "classification")
+    opened = open_source(source, "classification", find_media(options.media))
     data = _classification(opened, opened.resolve(options.split), options)
     check_metric(data)
     return data
@@ -275,15 +283,15 @@ def load_splits(
     options = options or ClassificationOptions()
     if options.split is not None:
         raise ValueError(f"`split` is {options.split!r}, but `load_splits` loads all splits; leave it out.")
-    opened = open_source(source, "classification")
+    opened = open_source(source, "classification", find_media(options.media))
     return {name: _classification(opened, split, options) for name, split in opened.parts().items()}
 
 
 def _classification(opened: EvaluationSource, split: str, options: ClassificationOptions) -> ClassificationData:
-    entry = opened.entry
+    entry, media = opened.entry, find_media(options.media)
 
     def read(rows: Rows, image_column_of: Any = None) -> datasets.Dataset:
-        return undecoded(read_labelled(rows, image_column_of, options.image_column, options.image_root))
+        return undecoded(read_labelled(rows, image_column_of, options.image_column, options.image_root, media))
 
     data = opened.load(split, lambda rows: read(rows, lambda data: _image_column(data, options, entry)))
     image_column = _image_column(data, options, entry)
@@ -330,11 +338,21 @@ def _chosen_images(
         # Evenly: of rows that are sorted by class, the first ones would be of a few classes only.
         rows = np.arange(options.limit) * len(data) // options.limit
         data = data.select(rows)
-    data = undecoded_images(data, column)
+    data = undecoded_images(data, column, find_media(options.media))
+    _check_media(data, column, find_media(options.media), name)
     if options.min_image_size is not None:
         kept = _large_enough(data, column, options.min_image_size, name)
         data, rows = data.select(kept), rows[kept]
     return data, rows
+
+
+def _check_media(data: datasets.Dataset, column: str, media: Media, name: str) -> None:
+    """Refuse paths of films where images are meant, and the reverse, by the endings of the first rows."""
+    sources = data[: min(len(data), PEEKED_ROWS)][column]
+    paths = [source["path"] if isinstance(source, dict) else source for source in sources]
+    kinds = {media_in(os.path.splitext(path)[1][1:].lower()) for path in paths if isinstance(path, str)}
+    if len(kinds) == 1 and kinds.isdisjoint((media, None)):
+        raise ValueError(wrong_media(f"The column {column!r} of {name}", media))
 
 
 def _large_enough(images: datasets.Dataset, column: str, min_size: int, name: str) -> np.ndarray:
@@ -382,9 +400,12 @@ def check_metric(data: ClassificationData) -> None:
 def _find_column(
     data: datasets.Dataset, content: str, chosen: str | None, registered: str | None, is_typed: Callable[[Any], bool]
 ) -> str:
-    """The column of the images or labels: the chosen or registered one, the only one of its type, or a usual name."""
+    """The column of the images, films or labels: the chosen or registered one, the only one of its type, or a usual
+    name.
+    """
+    kind = "label" if content == "labels" else "image"
     if chosen is not None:
-        check_column(data.column_names, chosen, content, f"{content.removesuffix('s')}_column")
+        check_column(data.column_names, chosen, content, f"{kind}_column")
         return chosen
     if registered in data.column_names:
         return registered
@@ -393,7 +414,6 @@ def _find_column(
         return typed[0]
     column = next((name for name in _USUAL_COLUMNS[content] if name in (typed or data.column_names)), None)
     if column is None:
-        kind = content.removesuffix("s")
         raise ValueError(
             f"Which column holds the {content} cannot be told; there are {', '.join(map(repr, data.column_names))}. "
             f"Name it with `{kind}_column` (--{kind}-column)."
@@ -402,8 +422,19 @@ def _find_column(
 
 
 def _image_column(data: datasets.Dataset, options: Any, entry: RegistryEntry) -> str:
+    media = find_media(options.media)
+    for other in (IMAGES, VIDEOS):
+        of_others = [name for name, feature in data.features.items() if isinstance(feature, other.feature_type)]
+        if of_others and other is not media and options.image_column in (None, *of_others):
+            typed = any(isinstance(feature, media.feature_type) for feature in data.features.values())
+            if not typed:
+                raise ValueError(wrong_media(f"The column {of_others[0]!r} of the data", media))
     return _find_column(
-        data, "images", options.image_column, entry.image_column, lambda feature: isinstance(feature, datasets.Image)
+        data,
+        f"{media.noun}s",
+        options.image_column,
+        entry.image_column,
+        lambda feature: isinstance(feature, media.feature_type),
     )
 
 
@@ -427,14 +458,15 @@ def load_retrieval(
         TypeError: if `source` is nothing that can hold data.
     """
     options = options or CaptionedDataOptions()
-    opened = open_source(source, "retrieval")
+    opened = open_source(source, "retrieval", find_media(options.media))
     entry, split = opened.entry, opened.resolve(options.split)
 
     def read(rows: Rows) -> datasets.Dataset:
         if rows.kind in ("dataset", "parquet"):
             return undecoded(rows.read_dataset(lambda data: _image_column(data, options, entry), options.image_root))
         columns = PairOptions(
-            image_column=options.image_column or "image",
+            media=options.media,
+            image_column=options.image_column,
             caption_column=options.caption_column or "caption",
             image_id_column=options.image_id_column,
             image_root=options.image_root,

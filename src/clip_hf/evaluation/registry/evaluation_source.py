@@ -6,12 +6,16 @@ import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ...data.built_in_datasets import BUILT_IN_DATASETS
 from ...data.data_sources import DataSource, HubSource, Rows, find_source
+from ...data.file_patterns import data_files
+from ...data.image_folders import has_images
+from ...data.media import IMAGES, VIDEOS, Media
 from ...data.parts import SPLIT_NAMES, find_part, no_such_part, parts_in, read_parts
 from ...model.checks_clip_hf import did_you_mean
 from .dataset_registry import RegistryEntry, class_folders, dataset_names, get_dataset, registry_name
@@ -97,7 +101,30 @@ class EvaluationSource:
         return {name: parts[name] for name in SPLIT_NAMES if name in parts} or {name: name for name in self.splits}
 
 
-def open_source(source: Any, task: str) -> EvaluationSource:
+def wrong_media(where: str, media: Media) -> str:
+    """A message: data hold films where images (the `media`) are meant, or the reverse."""
+    if media is IMAGES:
+        return (
+            f"{where} holds films, and the model is to embed images. Say how many frames to take of each film, as in "
+            "`--num-frames 8`; in Python load the model with `clip=ClipSampling(num_frames=8)` and the data with "
+            '`media="videos"`.'
+        )
+    return (
+        f"{where} holds images, and the model is to embed films. Leave out --num-frames, or name films; in Python "
+        'load the model without `clip` and the data without `media="videos"`.'
+    )
+
+
+def _check_folder(source: Any, media: Media) -> None:
+    """Refuse a folder of films where images are meant, and the reverse."""
+    if not isinstance(source, str | os.PathLike) or not os.path.isdir(source):
+        return
+    folder, other = Path(source), VIDEOS if media is IMAGES else IMAGES
+    if has_images(folder, other) and not has_images(folder, media) and not data_files(folder):
+        raise ValueError(wrong_media(f"The folder {source}", media))
+
+
+def open_source(source: Any, task: str, media: Media = IMAGES) -> EvaluationSource:
     """Find data for `"classification"` or `"retrieval"`; see [`load_classification`] and [`load_retrieval`]."""
     entry, place, is_published = _UNREGISTERED, source, False
     if isinstance(source, str | os.PathLike):
@@ -118,8 +145,9 @@ def open_source(source: Any, task: str) -> EvaluationSource:
         raise ValueError(f"{entry.name} has {_TASKS[task]}; it is for {other}.")
     if is_published:
         return EvaluationSource(_published_source(entry), entry)
+    _check_folder(place, media)
     labelled, folders = task == "classification", class_folders(entry)
-    data_source = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task))
+    data_source = find_source(place, labelled=labelled, class_folders=folders, names=dataset_names(task), media=media)
     data_source.part_names  # noqa: B018  (asks the hub now whether there is such a dataset)
     return EvaluationSource(data_source, entry)
 

@@ -25,6 +25,7 @@ from ...utils.figures import save_figure
 from ...utils.json_files import read_json
 from ...utils.terminal_tables import draw_table, wrap_lines
 from ...utils.wording import HUB_TASKS, INTERVAL, markdown_table, safe_name, table_cell
+from ..numerics.moment_metrics import IOU_THRESHOLDS
 from .display_names import model_label, task_label
 
 
@@ -473,6 +474,16 @@ def _is_possible(name: str, value: Any) -> bool:
     return is_number and low - ROUNDING <= value <= high + ROUNDING
 
 
+def _check_moment_arrays(arrays: dict[str, np.ndarray], name: str) -> None:
+    """Raise a `ValueError` if what is saved for each query of moment retrieval has other shapes or types."""
+    shapes = {"first_ious": (), "average_precisions": (len(IOU_THRESHOLDS),), "first_moments": (2,)}
+    rows = len(np.atleast_1d(arrays.get("first_ious", ())))
+    for field_name, shape in shapes.items():
+        array = np.asarray(arrays.get(field_name, np.empty((rows, *shape))))
+        if array.shape != (rows, *shape) or array.dtype.kind != "f":
+            raise ValueError(f"{name} holds {field_name} of shape {array.shape} and type {array.dtype}")
+
+
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays with a value for each image or text; none where there is no such file."""
     if not path.is_file():
@@ -492,6 +503,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             array = np.asarray(arrays[name])  # numpy gives bytes for a member that is no array
             if array.ndim not in (1, 2 if name == "targets" else 1) or array.dtype.kind not in "biu":
                 raise ValueError(f"{path.name} holds {name} of shape {array.shape} and type {array.dtype}")
+    _check_moment_arrays(arrays, path.name)
     by_text = ("image_of_text", "text_to_image_ranks")
     by_image = [name for name in arrays if name.endswith("ranks") and "_to_" not in name]
     for same in (by_text, ("targets", "predictions", *by_image)):

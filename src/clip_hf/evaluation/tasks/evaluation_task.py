@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from ...embedding.bulk_encoding import encode_readable_images
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ..registry.evaluation_data import ClassificationOptions
@@ -48,6 +49,9 @@ class TaskSettings:
             is split off for validation.
         shots (`Sequence[int]`, *optional*, defaults to `(1, 2, 4, 8, 16)`): Few-shot: examples of each class.
         few_shot_seeds (`int`, *optional*, defaults to 3): Few-shot: number of draws for each number of examples.
+        fps (`float`, *optional*, defaults to 1.0): Moments: frames a second.
+        aggregate (`str`, *optional*, defaults to `"embeddings"`): Zero-shot: what is averaged over prompts, see
+            [`ZeroShotOptions`].
 
     Raises:
         ValueError: if the seed or `resamples` is below 0, or there are no shots or draws.
@@ -60,6 +64,8 @@ class TaskSettings:
     seed: int = 0
     shots: Sequence[int] = (1, 2, 4, 8, 16)
     few_shot_seeds: int = 3
+    fps: float = 1.0
+    aggregate: str = "embeddings"
 
     def __post_init__(self):
         if self.seed < 0:
@@ -108,6 +114,23 @@ class EvaluationTask(ABC):
 
     def check(self, parts: dict[str, Any], settings: TaskSettings) -> None:  # noqa: B027 (most check nothing more)
         """Raise a `ValueError` if data that were loaded do not fit the settings."""
+
+    def encode(
+        self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings, encoding: EncodingOptions
+    ) -> None:
+        """Embed what the task needs, so that [`run`] finds it in the cache; processes share the work.
+
+        Args:
+            encoder ([`DualEncoder`]): The model.
+            parts (`dict[str, Any]`): What [`load`] returned.
+            settings ([`TaskSettings`]): As for [`run`].
+            encoding ([`EncodingOptions`]): Cache and processes.
+        """
+        for part in parts.values():
+            name = f"{part.name} ({part.split})"
+            encode_readable_images(
+                encoder, part.data, part.image_column, projected=self.projected, options=encoding, name=name
+            )
 
     @abstractmethod
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> EvaluationResult:

@@ -365,9 +365,10 @@ def evaluate_few_shot(
     >>> print(result.accuracies, result.match)
     ```
     """
-    options, parts = options or FewShotOptions(), train_and_test(data)
+    options, encoder = options or FewShotOptions(), load_dual_encoder(model, processor=processor)
+    parts = train_and_test(data, encoder.media)
     _check_splits(parts, options.shots)
-    encoder, test = load_dual_encoder(model, processor=processor), parts["test"]
+    test = parts["test"]
     arrays, skipped = encode_splits(encoder, parts, ("train", "test"), projected=True, options=options.encoding)
     classifier = class_embeddings(encoder, test.class_names, test.templates, options.encoding)
     options = replace(

@@ -12,7 +12,7 @@ from ...embedding.bulk_encoding import encode_readable_images
 from ...embedding.dual_encoder import DualEncoder
 from ...embedding.encoding_options import EncodingOptions
 from ...utils.wording import counted, quoted
-from ..registry.evaluation_data import ClassificationData, check_metric, load_splits
+from ..registry.evaluation_data import ClassificationData, ClassificationOptions, check_metric, load_splits
 from .evaluation_task import EvaluationTask, TaskSettings
 
 
@@ -27,14 +27,16 @@ class TrainAndTestTask(EvaluationTask):
         return train_and_test(load_splits(sources[0], replace(settings.data_options, split=None)))
 
 
-def train_and_test(data: Any) -> dict[str, ClassificationData]:
+def train_and_test(data: Any, media: str = "images") -> dict[str, ClassificationData]:
     """`"train"`, `"test"` and, where there is one, `"validation"` of what [`load_splits`] takes or returned.
+
+    `media` says what is loaded: `"images"`, or `"videos"` for films.
 
     Raises:
         ValueError: if train or test is missing, their classes differ, or a class has no image to train on.
     """
     if not (isinstance(data, Mapping) and all(isinstance(part, ClassificationData) for part in data.values())):
-        data = load_splits(data)
+        data = load_splits(data, ClassificationOptions(media=media))
     missing = [name for name in ("train", "test") if name not in data]
     if missing:
         raise ValueError(f"Classifiers need the splits train and test; there are {', '.join(data) or 'none'}.")

@@ -321,8 +321,9 @@ def evaluate_linear_probe(
     >>> print(result.accuracy, result.best_lambda)
     ```
     """
-    options, parts = options or LinearProbeOptions(), train_and_test(data)
-    encoder, test = load_dual_encoder(model, processor=processor), parts["test"]
+    options, encoder = options or LinearProbeOptions(), load_dual_encoder(model, processor=processor)
+    parts = train_and_test(data, encoder.media)
+    test = parts["test"]
     names = ("train", "validation", "test")
     arrays, skipped = encode_splits(encoder, parts, names, projected=False, options=options.encoding)
     options = replace(options, model=encoder.name, data=test.name, split=test.split)

@@ -179,12 +179,12 @@ def evaluate_retrieval(
     ```
     """
     options = options or RetrievalOptions()
+    encoder = load_dual_encoder(model, processor=processor)
     if not isinstance(data, RetrievalData):
-        data = load_retrieval(data)
+        data = load_retrieval(data, CaptionedDataOptions(media=encoder.media))
     bare = [row for row, captions in enumerate(data.captions) if not captions]
     if bare:
         raise ValueError(f"Images of {data.name} have no caption, in rows {quoted(bare)}; remove them.")
-    encoder = load_dual_encoder(model, processor=processor)
     name = f"{data.name} ({data.split})"
     images = encode_readable_images(encoder, data.data, data.image_column, options=options.encoding, name=name)
     if images.skipped is not None:  # the captions of an image that cannot be read are no candidates either

@@ -30,7 +30,7 @@ from ..numerics.metrics import (
 )
 from ..numerics.statistics import ROW_VALUES
 from ..registry.dataset_registry import load_templates
-from ..registry.evaluation_data import ClassificationData, load_classification
+from ..registry.evaluation_data import ClassificationData, ClassificationOptions, load_classification
 from .evaluation_result import MeasuredResult, chance_of, format_metric, majority_share
 from .evaluation_task import EvaluationOptions, EvaluationTask, TaskSettings
 from .labelled_features import encode_labelled
@@ -43,6 +43,8 @@ _SHOWN_CLASSES = 100
 _SHOWN_CONFUSIONS = 20
 _CURVE = 20
 _SHOWN_NOTES = 5
+AGGREGATES = ("embeddings", "probabilities")
+"""What can be averaged over prompts."""
 # Share of the images from which one predicted class is that of nearly all.
 _NEARLY_ALL = 0.9
 _PAPER_PROMPT = "a photo of a {}."
@@ -60,17 +62,26 @@ class ZeroShotOptions(EvaluationOptions):
         compare_prompts (`bool`, *optional*, defaults to `True`): Whether to classify with one prompt and with bare
             class names as well, which shows what prompts and their ensemble gain. It costs two more prompts for each
             class.
+        aggregate (`str`, *optional*, defaults to `"embeddings"`): What is averaged over the prompts: the texts'
+            `"embeddings"`, as CLIP does it, or the `"probabilities"` of the classes, a softmax at the model's own
+            scale for each prompt, as ActionCLIP does it.
         resamples (`int`, *optional*, defaults to 1000): Bootstrap resamples for the intervals; 0 for none.
         confidence (`float`, *optional*, defaults to 0.95): Share of the resamples that an interval covers.
         seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
         encoding ([`EncodingOptions`], *optional*): How images are encoded and where features are kept.
 
     Raises:
-        ValueError: if `resamples` or `confidence` is out of its range.
+        ValueError: if `resamples` or `confidence` is out of its range, or `aggregate` is neither of the two.
     """
 
     templates: str | Sequence[str] | Mapping[str, Any] | None = None
     compare_prompts: bool = True
+    aggregate: str = AGGREGATES[0]
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.aggregate not in AGGREGATES:
+            raise ValueError(f"`aggregate` is {self.aggregate!r}; it must be {' or '.join(map(repr, AGGREGATES))}.")
 
 
 @dataclass(kw_only=True, repr=False)
@@ -261,20 +272,24 @@ def evaluate_zero_shot(
     ```
     """
     options = options or ZeroShotOptions()
-    if not isinstance(data, ClassificationData):
-        data = load_classification(data)
     encoder = load_dual_encoder(model, processor=processor)
+    if not isinstance(data, ClassificationData):
+        data = load_classification(data, ClassificationOptions(media=encoder.media))
     templates = load_templates(data.templates if options.templates is None else options.templates)
     metric, unique = data.metric, list(dict.fromkeys(data.class_names))
     kinds = _kinds_of_prompts(templates, unique, options.compare_prompts)
-    classifiers = _classifiers(encoder, unique, kinds, options.encoding)
+    by_prompt = _single_prompts(templates, unique) if options.aggregate == "probabilities" else {}
+    classifiers = _classifiers(encoder, unique, kinds | by_prompt, options.encoding)
     places = _places(data.class_names)
     notes = class_notes(encoder, data.class_names, templates, f"{data.name} ({data.split})")
     data, images, skipped = encode_labelled(encoder, data, options=options.encoding)
     by_kind = {}
-    for name, classifier in classifiers.items():
+    for name in kinds:
         # Two classes of one name share a column of the product, so their scores are equal to the last bit.
-        scores = (images @ classifier.T)[:, places]  # (n, c)
+        if name == "prompts" and by_prompt:
+            scores = _mean_probabilities(encoder, images, [classifiers[each] for each in by_prompt])[:, places]
+        else:
+            scores = (images @ classifiers[name].T)[:, places]  # (n, c)
         by_kind[name] = _classify(scores, data, metric, options, is_main=name == "prompts")
     main = by_kind["prompts"]
     notes += _collapse_notes(main, data.class_names, f"{data.name} ({data.split})")
@@ -368,7 +383,12 @@ class ZeroShotTask(EvaluationTask):
 
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> ZeroShotResult:
         """Classify them."""
-        options = ZeroShotOptions(resamples=settings.resamples, seed=settings.seed, encoding=settings.encoding)
+        options = ZeroShotOptions(
+            aggregate=settings.aggregate,
+            resamples=settings.resamples,
+            seed=settings.seed,
+            encoding=settings.encoding,
+        )
         return evaluate_zero_shot(encoder, parts["test"], options)
 
 
@@ -430,6 +450,32 @@ def _kinds_of_prompts(templates: Any, class_names: list[str], compare: bool) -> 
     if kinds.get("one_prompt") != "{}" and templates != ("{}",):
         kinds["class_name"] = "{}"
     return kinds
+
+
+def _single_prompts(templates: Any, class_names: list[str]) -> dict[str, Any]:
+    """The prompts one by one, as kinds of their own; those of the classes' own prompts go together by their place."""
+    if not isinstance(templates, Mapping):
+        return {f"prompt {place}": [template] for place, template in enumerate(templates)}
+    prompts = prompts_for(class_names, templates)
+    if len({len(own_prompts) for own_prompts in prompts}) > 1:
+        raise ValueError(
+            "To average probabilities over prompts, every class must have as many prompts as the others; average "
+            "embeddings (--aggregate embeddings), or give templates for all classes."
+        )
+    return {
+        f"prompt {place}": {name: [own_prompts[place]] for name, own_prompts in zip(class_names, prompts)}
+        for place in range(len(prompts[0]))
+    }
+
+
+def _mean_probabilities(encoder: DualEncoder, images: np.ndarray, classifiers: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean over classifiers (c, dim) of the classes' probabilities, float64 (n, c)."""
+    total, scale = 0.0, encoder.logit_scale
+    for classifier in classifiers:
+        logits = scale * (images @ classifier.T).astype(np.float64)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        total = total + weights / weights.sum(axis=1, keepdims=True)
+    return total / len(classifiers)
 
 
 def _gains(by_kind: dict[str, _Classified], metric: str) -> dict[str, float]:
