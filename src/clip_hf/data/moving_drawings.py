@@ -124,7 +124,8 @@ def _write_film(path: Path, frames: Sequence[Image.Image]) -> None:
         container.mux(stream.encode())
 
 
-def _caption(drawing: str, action: str) -> str:
+def motion_caption(drawing: str, action: str) -> str:
+    """The caption of a film: `("owl", "moving up")` gives `"an owl moving up"`."""
     return f"{'an' if drawing[0] in 'aeiou' else 'a'} {drawing} {action}"
 
 
@@ -160,7 +161,7 @@ def _write(recipe: dict, folder: Path) -> None:
         for way, action in enumerate(REVERSED_ACTIONS[pair]):
             name = f"films/{number:05d}_{action.replace(' ', '_')}.mp4"
             _write_film(folder / name, frames[::-1] if way else frames)
-            values = (name, _caption(drawing, action), action, drawing, number)
+            values = (name, motion_caption(drawing, action), action, drawing, number)
             rows[part].append(dict(zip(_COLUMNS, values)))
     for part, part_rows in rows.items():
         with open(folder / f"{part}.csv", "w", encoding="utf-8", newline="") as file:
