@@ -48,6 +48,7 @@ LAYERS = (
     "video_loss_clip_hf",
     "modeling_clip_hf_video",
     "image_reading_clip_hf",
+    "video_opening_clip_hf",
     "video_reading_clip_hf",
     "image_resizing_clip_hf",
     "image_transform_clip_hf",

@@ -22,6 +22,7 @@ PUBLIC_NAMES = {
         "ARCHITECTURES",
         "ClipHFConfig",
         "ClipHFForImageClassification",
+        "ClipHFForVideoClassification",
         "ClipHFImageProcessor",
         "ClipHFModel",
         "ClipHFOutput",
@@ -36,6 +37,9 @@ PUBLIC_NAMES = {
         "ClipHFTokenizer",
         "ClipHFViTConfig",
         "ClipHFViTModel",
+        "ClipHFVideoConfig",
+        "ClipHFVideoModel",
+        "ClipHFVideoOutput",
         "ClipHFVisionModelOutput",
         "ClipHFVisionModelWithProjection",
         "ClipHFZeroShotImageClassificationPipeline",
@@ -50,6 +54,7 @@ PUBLIC_NAMES = {
         "pipeline",
         "prompt_set_names",
         "register",
+        "same_label_loss",
         "sigmoid_loss",
     ],
     "clip_hf.checkpoints": [
@@ -326,7 +331,20 @@ PUBLIC_NAMES = {
         "sync_batch_norm",
         "train",
     ],
-    "clip_hf.video": ["UnreadableVideo", "VIDEO_ENDINGS"],
+    "clip_hf.video": [
+        "ClipSampling",
+        "UnreadableVideo",
+        "VIDEO_ENDINGS",
+        "VideoDescription",
+        "VideoLimits",
+        "cut_clip",
+        "describe_video",
+        "frame_times",
+        "is_video",
+        "read_clip",
+        "read_frames",
+        "scene_cuts",
+    ],
 }
 VERSION = "clip_hf.__version__"
 

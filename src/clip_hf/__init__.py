@@ -9,6 +9,7 @@ them by the `model_type` or class name in a repo.
 
 from .model.architectures_clip_hf import ARCHITECTURES
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from .model.configuration_clip_hf_video import ClipHFVideoConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
 from .model.image_reading_clip_hf import ImageLimits, UnreadableImage, open_image
 from .model.loss_clip_hf import contrastive_loss, gather_with_grad, sigmoid_loss
@@ -24,10 +25,12 @@ from .model.modeling_clip_hf import (
 from .model.modeling_clip_hf_base import ClipHFPreTrainedModel
 from .model.modeling_clip_hf_resnet import ClipHFResNetModel
 from .model.modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+from .model.modeling_clip_hf_video import ClipHFForVideoClassification, ClipHFVideoModel, ClipHFVideoOutput
 from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import ClipHFProcessor
 from .model.prompts_clip_hf import prompt_set_names
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .model.video_loss_clip_hf import same_label_loss
 from .model.zero_shot_clip_hf import build_text_classifier, load_prompt_set
 from .registration import register
 from .zero_shot_pipeline import pipeline
@@ -39,6 +42,7 @@ __all__ = [
     "ARCHITECTURES",
     "ClipHFConfig",
     "ClipHFForImageClassification",
+    "ClipHFForVideoClassification",
     "ClipHFImageProcessor",
     "ClipHFModel",
     "ClipHFOutput",
@@ -53,6 +57,9 @@ __all__ = [
     "ClipHFTokenizer",
     "ClipHFViTConfig",
     "ClipHFViTModel",
+    "ClipHFVideoConfig",
+    "ClipHFVideoModel",
+    "ClipHFVideoOutput",
     "ClipHFVisionModelOutput",
     "ClipHFVisionModelWithProjection",
     "ClipHFZeroShotImageClassificationPipeline",
@@ -67,6 +74,7 @@ __all__ = [
     "pipeline",
     "prompt_set_names",
     "register",
+    "same_label_loss",
     "sigmoid_loss",
 ]
 

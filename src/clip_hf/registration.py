@@ -14,6 +14,7 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForVideoClassification,
     AutoModelForZeroShotImageClassification,
     AutoProcessor,
     AutoTokenizer,
@@ -25,14 +26,17 @@ from transformers.pipelines.zero_shot_image_classification import ZeroShotImageC
 from .checkpoints.saving import from_pretrained, processor_from_pretrained
 from .export.exported_model import ClipHFExportedConfig, ClipHFExportedModel, check_device
 from .model.configuration_clip_hf import ClipHFConfig, ClipHFResNetConfig, ClipHFTextConfig, ClipHFViTConfig
+from .model.configuration_clip_hf_video import ClipHFVideoConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor
 from .model.modeling_clip_hf import ClipHFForImageClassification, ClipHFModel
 from .model.modeling_clip_hf_base import ClipHFPreTrainedModel
 from .model.modeling_clip_hf_resnet import ClipHFResNetModel
 from .model.modeling_clip_hf_transformer import ClipHFTextModel, ClipHFViTModel
+from .model.modeling_clip_hf_video import ClipHFForVideoClassification, ClipHFVideoModel
 from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .model.video_processing_clip_hf import ClipHFVideoProcessor
 from .model_card.card import push_with_model_card
 
 
@@ -47,9 +51,14 @@ _MODELS = (
     (AutoModel, ClipHFExportedConfig, ClipHFExportedModel),
     (AutoModelForZeroShotImageClassification, ClipHFExportedConfig, ClipHFExportedModel),
     (AutoModelForImageClassification, ClipHFConfig, ClipHFForImageClassification),
+    (AutoModel, ClipHFVideoConfig, ClipHFVideoModel),
+    (AutoModelForVideoClassification, ClipHFVideoConfig, ClipHFForVideoClassification),
 )
 
-_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFExportedConfig)
+_CONFIGS = (
+    *(ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig),
+    *(ClipHFVideoConfig, ClipHFExportedConfig),
+)
 
 
 class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline):
@@ -92,25 +101,6 @@ def _raise_why_there_is_none(model, name: str, auto_class) -> None:
     )
 
 
-class ClipHFVideoProcessor:
-    """The answer to `AutoVideoProcessor`, which every `pipeline` asks for: CLIP has no video processor.
-
-    transformers derives this name from that of the image processor in a folder. Where it is not registered, users are
-    asked whether to run the folder's code, which has no such class either.
-    """
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            f"{pretrained_model_name_or_path} has no video processor, because CLIP takes images. Load its image "
-            "processor with `AutoImageProcessor`, and pass it the frames as a list of images."
-        )
-
-
 def register() -> None:
     """Register our classes with transformers' Auto classes and its `pipeline` function, and the readers of other
     formats with our classes.
@@ -121,13 +111,19 @@ def register() -> None:
         AutoConfig.register(config.model_type, config, exist_ok=True)
     for auto_class, config, model in _MODELS:
         auto_class.register(config, model, exist_ok=True)
-    AutoProcessor.register(ClipHFConfig, ClipHFProcessor, exist_ok=True)
+    for config in (ClipHFConfig, ClipHFVideoConfig):
+        AutoProcessor.register(config, ClipHFProcessor, exist_ok=True)
     # One class serves whichever backend transformers would pick.
     backends = {"pil": ClipHFImageProcessor, "torchvision": ClipHFImageProcessor}
     for config in (ClipHFConfig, ClipHFViTConfig, ClipHFResNetConfig):
         AutoImageProcessor.register(config, image_processor_classes=dict(backends), exist_ok=True)
-        # Not through `AutoVideoProcessor`, which is a dummy where torchvision is not installed.
+        # Every `pipeline` asks for a video processor, of an image CLIP too. transformers derives its name from that of
+        # the image processor; were it unknown, users would be asked whether to run the folder's code. Not registered
+        # through `AutoVideoProcessor`, which is a dummy where torchvision is not installed.
         VIDEO_PROCESSOR_MAPPING.register(config, {"torchvision": ClipHFVideoProcessor}, exist_ok=True)
+    backends = {"pil": ClipHFVideoProcessor, "torchvision": ClipHFVideoProcessor}
+    AutoImageProcessor.register(ClipHFVideoConfig, image_processor_classes=backends, exist_ok=True)
+    VIDEO_PROCESSOR_MAPPING.register(ClipHFVideoConfig, {"torchvision": ClipHFVideoProcessor}, exist_ok=True)
     # Not for `ClipHFConfig`: a whole model's repo names the class, and for a registered config `AutoTokenizer` would
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)

@@ -83,6 +83,8 @@ def build_model(checkpoint: Checkpoint, cls: type, dtype: torch.dtype | str | No
     if kwargs.get("config") is None:
         parts = (checkpoint.config, checkpoint.config.text_config, checkpoint.config.vision_config)
         config = next((part for part in parts if isinstance(part, cls.config_class)), None)
+        if issubclass(cls.config_class, type(checkpoint.config)):  # a video model's has a head besides
+            config = cls.config_class.from_dict(checkpoint.config.to_dict())
         if config is None:
             raise ValueError(
                 f"{checkpoint.source} has a vision tower of type {parts[2].model_type!r}, which is none for "

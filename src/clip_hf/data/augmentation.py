@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from .rand_augment import check_rand_augment, rand_augment
+
 
 def random_square_crop(image: np.ndarray, size: int, generator: random.Random) -> np.ndarray:
     """Cut a square out of an image at a random place: CLIP's only augmentation (Radford et al. 2021, section 2.3).
@@ -43,7 +45,8 @@ def random_window(
 class Augmentation:
     """Changes to a training image beyond the paper's random crop; all are off by default, as in the paper.
 
-    They apply after the crop, to 8-bit RGB, in the order of the arguments, by Pillow's own operations.
+    They apply after the crop, to 8-bit RGB, in the order of the arguments (RandAugment first), by Pillow's own
+    operations.
 
     Args:
         color_jitter (`tuple[float, float, float, float]`, *optional*, defaults to `(0, 0, 0, 0)`): Strength of the
@@ -53,7 +56,9 @@ class Augmentation:
         blur_radius (`tuple[float, float]`, *optional*, defaults to `(0.1, 2.0)`): Smallest and largest radius of the
             blur in pixels; drawn uniformly.
         horizontal_flip (`float`, *optional*, defaults to 0): Probability of a flip from left to right. Captions that
-            say "left" or that quote text in the image are then wrong.
+            say "left" or that quote text in the image are then wrong, and so are those of films that move to a side.
+        rand_augment (`tuple[int, float]`, *optional*): RandAugment (Cubuk et al. 2020): how many of its 14 changes are
+            drawn for an image, and their magnitude from 0 to 30, such as `(2, 9)`. They come first.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -63,6 +68,7 @@ class Augmentation:
     blur: float = 0.0
     blur_radius: tuple[float, float] = (0.1, 2.0)
     horizontal_flip: float = 0.0
+    rand_augment: tuple[int, float] | None = None
 
     def __post_init__(self):
         for name, length in (("color_jitter", 4), ("blur_radius", 2)):
@@ -70,6 +76,7 @@ class Augmentation:
             if not isinstance(value, list | tuple) or len(value) != length:
                 raise ValueError(f"`{name}` is {value!r}; it must be {length} numbers.")
             object.__setattr__(self, name, tuple(map(float, value)))
+        object.__setattr__(self, "rand_augment", check_rand_augment(self.rand_augment))
         for name in ("blur", "horizontal_flip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must be a probability, 0 to 1.")
@@ -81,10 +88,13 @@ class Augmentation:
     @property
     def is_on(self) -> bool:
         """Whether any change is switched on."""
-        return any(self.color_jitter) or self.blur > 0 or self.horizontal_flip > 0
+        changes = any(self.color_jitter) or self.blur > 0 or self.horizontal_flip > 0
+        return changes or self.rand_augment is not None
 
     def __call__(self, image: Image.Image, generator: random.Random) -> Image.Image:
-        """Change an RGB image; `generator` decides how."""
+        """Change an RGB image; `generator` decides how. The draws do not depend on the image."""
+        if self.rand_augment is not None:
+            image = rand_augment(image, *self.rand_augment, generator)
         enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
         for enhancer, strength in zip(enhancers, self.color_jitter):
             if strength:

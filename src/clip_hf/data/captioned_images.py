@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Captioned images from where people have them: one function for all kinds of files, folders and the hub."""
+"""Captioned images and films from where people have them: one function for all kinds of files, folders and the hub."""
 
 import itertools
 import math
@@ -17,6 +17,7 @@ from .file_patterns import stamp_of
 from .generated_datasets import generate_dataset
 from .image_folders import contiguous_parts, folder_rows, images_in
 from .image_text import check_columns, undecoded_images
+from .media import MEDIA_BY_ROLE, find_media
 from .pair_options import PairOptions, row_columns
 from .parts import parts_in, read_parts
 from .streaming import MixedStream
@@ -37,7 +38,7 @@ def load_pairs(
     options: PairOptions | None = None,
     seed: int = 0,
 ) -> datasets.Dataset | datasets.IterableDataset | MixedStream:
-    """Load captioned images from one or several sources, images undecoded.
+    """Load captioned images, or films with `options.media="videos"`, from one or several sources, undecoded.
 
     A source is one of:
 
@@ -45,9 +46,9 @@ def load_pairs(
     - a folder that `datasets` saved with `save_to_disk`;
     - Parquet files: a file, a folder of them, or a pattern such as `"data/*.parquet"`;
     - webdataset tars: a file, a folder of them, or a pattern such as `"data/{00000..00099}.tar"`; the image is the
-      member `.jpg`, `.png`, `.webp` ... (`.input.jpg` with `options.image_column="input"`), the caption that of
-      `.txt`, or the field `caption` of `.json`; with `options.caption_column="recaption"` the member `.recaption` or
-      `.recaption.txt`, or that field of `.json`;
+      member `.jpg`, `.png`, `.webp` ... (`.input.jpg` with `options.image_column="input"`; of films `.mp4`, `.webm`
+      ...), the caption that of `.txt`, or the field `caption` of `.json`; with `options.caption_column="recaption"`
+      the member `.recaption` or `.recaption.txt`, or that field of `.json`;
     - a table (`.csv`, `.tsv`, `.jsonl`, or `.json` with a list of rows), or a pattern for several; paths of images are
       relative to the table's folder and lead below it, or below `options.image_root`;
     - a folder of images with `metadata.csv` or `metadata.jsonl` (the path in `file_name`), or with a text `cat.txt`
@@ -102,25 +103,27 @@ def _check_weights(weights: Sequence[float], sources: Sequence[Any]) -> None:
         raise ValueError(f"The weights are {list(weights)}; each must be a number above 0.")
 
 
-def split_names(source: str | os.PathLike) -> tuple[str, ...]:
+def split_names(source: str | os.PathLike, media: str = "images") -> tuple[str, ...]:
     """The names of a source's parts, as [`load_pairs`] takes them for `split`; empty if it has none.
 
     Args:
         source (`str` or `os.PathLike`): One source, see [`load_pairs`].
+        media (`str`, *optional*, defaults to `"images"`): As in [`PairOptions`].
 
     Raises:
         ValueError: if there is no such source.
     """
-    return find_source(str(source), labelled=False).part_names
+    return find_source(str(source), labelled=False, media=find_media(media)).part_names
 
 
 def _load(source: str, split: str | None, streaming: bool, options: PairOptions) -> Data:
-    data = _read(find_source(source, labelled=False), split, streaming, options)
+    found = find_source(source, labelled=False, media=find_media(options.media))
+    data = _read(found, split, streaming, options)
     if isinstance(data, datasets.Dataset) and len(data) == 0:
         raise ValueError(f"The dataset {source} is empty.")
     if data.column_names is not None:
         check_columns(data.column_names, options)
-        data = undecoded_images(data, options.image_column)
+        data = undecoded_images(data, options.image_column, find_media(options.media))
     if streaming and isinstance(data, datasets.Dataset):
         return data.to_iterable_dataset(num_shards=min(len(data), _FOLDER_SHARDS))
     return data
@@ -161,9 +164,10 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False, go_on:
         return rows.read_dataset(lambda data: options.image_column, options.image_root, streaming)
     roles = row_columns(options)
     if rows.kind == "folder":
-        (images,) = images_in(rows.folder)
+        media = find_media(options.media)
+        (images,) = images_in(rows.folder, media=media)
         if not images:
-            raise ValueError(f"The folder {rows.folder} holds no images, Parquet files, tars or metadata.")
+            raise ValueError(f"The folder {rows.folder} holds no {media.noun}s, Parquet files, tars or metadata.")
         check_columns([options.image_column, options.caption_column], options)
         arguments = {"parts": contiguous_parts(images, _FOLDER_SHARDS), "roles": roles}
         return _from_rows(folder_rows, arguments, streaming, in_memory=True)
@@ -213,7 +217,7 @@ class _ListFound(Exception):
 def _typed(arguments: dict[str, Any], in_memory: bool) -> datasets.Dataset:
     text = datasets.Value("string")
     captions = datasets.List(text) if arguments["as_list"] else text
-    kinds = {"image": datasets.Image(decode=False), "caption": captions}
+    kinds = {role: media.feature for role, media in MEDIA_BY_ROLE.items()} | {"caption": captions}
     features = datasets.Features({name: kinds.get(role, text) for name, role in arguments["roles"].items()})
     if in_memory:
         return datasets.Dataset.from_list(list(_typed_rows(**arguments)), features=features)
@@ -248,8 +252,9 @@ def _alike(loaded: list[datasets.Dataset], options: PairOptions) -> list[dataset
     for data in loaded:
         for name, role in roles.items():
             feature = data.features[name]
-            if role == "image" and not isinstance(feature, datasets.Image):
-                data = data.cast_column(name, datasets.Image(decode=False))
+            media = MEDIA_BY_ROLE.get(role)
+            if media is not None and not isinstance(feature, media.feature_type):
+                data = data.cast_column(name, media.feature)
             elif role == "caption" and any_lists and not _is_list(feature):
                 data = _with_lists(data, name)
             elif role in ("text", "id") and feature != text:

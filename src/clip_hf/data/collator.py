@@ -23,7 +23,8 @@ class ImageTextCollator:
 
     A batch holds
 
-    - `pixel_values` `(batch, channels, height, width)`, float32, rescaled and normalised by the processor's own bits;
+    - `pixel_values` `(batch, channels, height, width)`, of films `(batch, frames, channels, height, width)`; float32,
+      rescaled and normalised by the processor's own bits;
     - `input_ids` and `attention_mask` `(batch, length)`;
     - `text_ids` `(batch,)`, int64, equal for pairs with the same caption, which are no negatives of each other;
     - `image_ids` `(batch,)`, int64, if the items have them;
@@ -90,21 +91,25 @@ class ImageTextCollator:
 
 
 def count_plain(pixels: torch.Tensor) -> int:
-    """The number of images in `(batch, channels, height, width)` whose pixels are all equal."""
+    """The number of images in `(batch, channels, height, width)`, or clips in `(batch, frames, channels, height,
+    width)`, whose channels are of one value each; in a clip those of each frame.
+    """
     few = pixels[..., ::16, ::16]  # which tell most images
     alike = (few == few[..., :1, :1]).flatten(1).all(dim=1).nonzero().flatten().tolist()
-    return sum(bool((pixels[row] == pixels[row, :, :1, :1]).all()) for row in alike)
+    return sum(bool((pixels[row] == pixels[row][..., :1, :1]).all()) for row in alike)
 
 
 def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarray]) -> torch.Tensor:
-    """Images `(channels, height, width)`, uint8 -> float32 `(batch, channels, height, width)`, normalised."""
+    """Images `(channels, height, width)`, or clips `(frames, channels, height, width)`, uint8 -> float32 `(batch,
+    ...)` of the same, normalised.
+    """
     shapes = sorted({image.shape for image in images})
     if len(shapes) > 1:
         raise ValueError(
             f"The images have different shapes, {shapes}, and form no batch. Use an image processor with "
             "do_center_crop=True and do_convert_rgb=True."
         )
-    channels = shapes[0][0]
+    channels = shapes[0][-3]
     factor = image_processor.rescale_factor if image_processor.do_rescale else None
     mean, std = (
         (per_channel(values) * channels)[:channels] if image_processor.do_normalize else None
@@ -114,6 +119,7 @@ def batch_pixels(image_processor: "ClipHFImageProcessor", images: list[np.ndarra
     table = value_table(channels, factor, mean, std)
     pixels = np.empty((len(images), *shapes[0]), np.float32)
     for image, out in zip(images, pixels):
-        for channel in range(channels):
-            np.take(table[channel], image[channel], out=out[channel], mode="clip")
+        for frame, frame_out in zip(image.reshape(-1, *shapes[0][-3:]), out.reshape(-1, *shapes[0][-3:])):
+            for channel in range(channels):
+                np.take(table[channel], frame[channel], out=frame_out[channel], mode="clip")
     return torch.from_numpy(pixels)

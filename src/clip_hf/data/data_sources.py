@@ -26,6 +26,7 @@ from .built_in_datasets import BUILT_IN_DATASETS
 from .file_patterns import SHARDS, TABLES, data_files, ending_of, files_of, table_parts, without_metadata
 from .image_folders import has_images, is_hidden
 from .locations import load_parquet, load_saved, located_from_hub, located_in_saved
+from .media import IMAGES, Media
 from .parts import files_by_part, is_part_of_its_own, part_folders, parts_in
 from .texts import escaped, is_utf8
 
@@ -40,7 +41,9 @@ Locate = Callable[[Data, str, str | None], Data]
 """Makes the image paths of a dataset absolute: `locate(data, image_column, image_root)`."""
 
 
-def _no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Exception | None = None) -> ValueError:
+def _no_such_source(
+    source: str, labelled: bool, names: Sequence[str], media: Media, cause: Exception | None = None
+) -> ValueError:
     """The error for a source that is not there: what was looked for, near names, and what data may be."""
     folder, name = os.path.split(source.rstrip(os.sep))
     neighbours = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
@@ -48,7 +51,7 @@ def _no_such_source(source: str, labelled: bool, names: Sequence[str], cause: Ex
     near += near_names(source, names, count=3)
     hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
     hub = "" if cause is None else f", and it cannot be loaded from the hub: {str(cause).rstrip('.')}"
-    kind = "class folders" if labelled else "images with captions"
+    kind = "class folders" if labelled else f"{media.noun}s with captions"
     return ValueError(
         f"There is no file or folder {source!r} ({os.path.abspath(source)}), nor a dataset of this name{hub}.{hint} "
         f"Data may be a folder of {kind} or one that `datasets` saved, a file or pattern "
@@ -183,14 +186,16 @@ def find_source(
     labelled: bool,
     class_folders: set[str] | None = None,
     names: Sequence[str] = tuple(BUILT_IN_DATASETS),
+    media: Media = IMAGES,
 ) -> DataSource | HubSource:
     """Find out what a source is, see [`load_pairs`] and [`load_classification`].
 
     Args:
         source (`str`, `os.PathLike`, `datasets.Dataset` or mapping of these): The source.
-        labelled (`bool`): Whether the images have labels (a folder has a subfolder for each class) or captions.
+        labelled (`bool`): Whether images or films have labels (a folder has a subfolder for each class) or captions.
         class_folders (`set[str]`, *optional*): The class folders that count; all by default.
         names (`Sequence[str]`, *optional*): The datasets that the error for a missing source mentions.
+        media ([`Media`], *optional*): What folders are searched for: images, by default, or films.
 
     Raises:
         ValueError: if there is no such source; the message says what a source may be.
@@ -206,13 +211,13 @@ def find_source(
     _check_name(os.path.abspath(location))
     path = Path(location)
     if path.is_dir():
-        return replace(_find_in_folder(path, labelled, class_folders), location=location)
+        return replace(_find_in_folder(path, labelled, class_folders, media), location=location)
     files = without_metadata(files_of(location))
     if files:
         name = path.stem if path.suffix.lower() in KNOWN_ENDINGS else path.name or location
         return _source_of_files(name, location, files_by_part(files), files)
     check_scheme(location)
-    no_such = functools.partial(_no_such_source, location, labelled, names)
+    no_such = functools.partial(_no_such_source, location, labelled, names, media)
     looks_like_path = location.startswith((".", os.sep)) or location.partition(":")[0].endswith(KNOWN_ENDINGS)
     if looks_like_path or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", location):
         raise no_such()
@@ -269,12 +274,12 @@ def _source_of_files(
     return DataSource(name, location, {part: Rows(part_files) for part, part_files in parts.items()}, whole)
 
 
-def _find_in_folder(folder: Path, labelled: bool, class_folders: set[str] | None) -> DataSource:
+def _find_in_folder(folder: Path, labelled: bool, class_folders: set[str] | None, media: Media) -> DataSource:
     if any((folder / name).exists() for name in ("dataset_dict.json", "state.json")):
         location = str(folder)
         locate = functools.partial(located_in_saved, location)
         return _with_parts(folder.name or location, location, load_saved(location), locate)
-    return _find_labelled(folder, class_folders) if labelled else _find_captioned(folder)
+    return _find_labelled(folder, class_folders, media) if labelled else _find_captioned(folder)
 
 
 def _find_captioned(folder: Path) -> DataSource:
@@ -302,7 +307,7 @@ def _find_in_part(folder: Path, files: Sequence[str] | None = None) -> Rows:
     return Rows(folder=folder)
 
 
-def _find_labelled(folder: Path, class_folders: set[str] | None) -> DataSource:
+def _find_labelled(folder: Path, class_folders: set[str] | None, media: Media) -> DataSource:
     """Files, tables, or a subfolder for each class; or for each part, with a subfolder for each class."""
     name, location = folder.name or str(folder), str(folder)
     if files := data_files(folder):
@@ -316,14 +321,18 @@ def _find_labelled(folder: Path, class_folders: set[str] | None) -> DataSource:
     parts = parts if len(parts) == len(subfolders) else {}
     found = [path for part in (parts.values() if parts else [folder]) for path in _subfolders(part)]
     found = [path for path in found if class_folders is None or path.name in class_folders]
-    classes = sorted({path.name for path in found if has_images(path)})
+    classes = sorted({path.name for path in found if has_images(path, media)})
     empty = sorted({path.name for path in found} - set(classes))
     if empty:
-        logger.warning(f"These folders of {folder} hold no images and are no classes: {escaped(listed(empty))}.")
+        logger.warning(
+            f"These folders of {folder} hold no {media.noun}s and are no classes: {escaped(listed(empty))}."
+        )
     if not classes:
+        files = "*.jpg" if media is IMAGES else "*.mp4"
         raise ValueError(
-            f"The folder {folder} has no class folders with images. Labelled images are folders named as the classes, "
-            f"{folder}/CLASS/*.jpg, or {folder}/test/CLASS/*.jpg; `load_classification` names the other kinds of data."
+            f"The folder {folder} has no class folders with {media.noun}s. Labelled {media.noun}s are folders named "
+            f"as the classes, {folder}/CLASS/{files}, or {folder}/test/CLASS/{files}; `load_classification` names the "
+            "other kinds of data."
         )
     rows = {part: Rows(folder=path, classes=classes) for part, path in parts.items()}
     return DataSource(name, location, rows, None if parts else Rows(folder=folder, classes=classes))

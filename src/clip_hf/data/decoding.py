@@ -20,6 +20,7 @@ from ..model.image_reading_clip_hf import (
 )
 from ..model.image_transform_clip_hf import as_bytes
 from .augmentation import Augmentation, random_window
+from .media import IMAGES
 from .skips import SkippedRow, stop_if_exhausted
 from .texts import escaped
 
@@ -39,6 +40,8 @@ class ImageReader:
     - An image that cannot be used is returned as a [`SkippedRow`]; Pillow's warnings are silenced.
     - With `cache_images` the resized images of rows stay in memory.
     """
+
+    noun = IMAGES.noun
 
     def __init__(
         self,
@@ -84,9 +87,9 @@ class ImageReader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return self._crop(self._open(source), generator, cache_key, threads)
+                return self._read(source, generator, cache_key, threads)
         except Exception as error:  # one row must never end a training, whatever a library raises
-            return skipped_image(error, source, where)
+            return skipped_image(error, source, where, self.noun)
 
     def cached(self, cache_key: int | None) -> np.ndarray | None:
         """The whole resized image of a row `(channels, height, width)`, if it was kept."""
@@ -99,25 +102,31 @@ class ImageReader:
         image = self.augmentation(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))), generator)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
-    def _open(self, source: Any) -> Image.Image:
-        check_not_missing(source)
-        image = self.transform.open(source)
+    def check_size(self, image: Image.Image) -> None:
+        """Raise an `UnreadableImage` for an image, or a frame of a film, that is smaller than `min_image_size`."""
         if min(image.size) < self.min_image_size:
             raise UnreadableImage(
-                "image too small", f"it has {image.width}x{image.height} pixels; {self.min_image_size} are the least."
+                f"{self.noun} too small",
+                f"it has {image.width}x{image.height} pixels; {self.min_image_size} are the least.",
             )
-        return image
 
-    def _crop(
-        self, image: Image.Image, generator: random.Random | None, cache_key: int | None, threads: int
+    def pixels_of(
+        self, image: Image.Image, size: tuple[int, int], window: tuple[int, int, int, int], threads: int
     ) -> np.ndarray:
-        transform = self.transform
-        size = transform.resized_size(image)
+        """The part `window` of an image resized to `size`: `(channels, height, width)`, uint8."""
+        part = self.transform.resize_and_crop(image, size, window, threads)
+        return np.ascontiguousarray(np.moveaxis(as_bytes(part), 2, 0)).astype(np.uint8, copy=False)
+
+    def _read(self, source: Any, generator: random.Random | None, cache_key: int | None, threads: int) -> np.ndarray:
+        check_not_missing(source)
+        image = self.transform.open(source)
+        self.check_size(image)
+        size = self.transform.resized_size(image)
         window = left, top, right, bottom = self._window(size, generator)
         area = (right - left) * (bottom - top)
         if self.cache is None or size[0] * size[1] > _MAX_CACHED_CROPS * area:
-            return _pixels(transform.resize_and_crop(image, size, window, threads))
-        whole = _pixels(transform.resize_and_crop(image, size, (0, 0, *size), threads))
+            return self.pixels_of(image, size, window, threads)
+        whole = self.pixels_of(image, size, (0, 0, *size), threads)
         self.cache[cache_key] = whole
         return whole[:, top:bottom, left:right]
 
@@ -128,39 +137,34 @@ class ImageReader:
         try:
             return random_window(*size, crop, generator)
         except ValueError as error:
-            raise UnreadableImage("image too small", str(error)) from error
+            raise UnreadableImage(f"{self.noun} too small", str(error)) from error
 
 
-def check_not_missing(source: Any) -> None:
-    """Raise an `UnreadableImage` if a row has no image at all."""
+def check_not_missing(source: Any, noun: str = "image") -> None:
+    """Raise an `UnreadableImage` if a row has no image (or film, the `noun`) at all."""
     if unwrap_source(source) is None:
-        raise UnreadableImage("image missing", "there is no image.")
+        raise UnreadableImage(f"{noun} missing", f"there is no {noun}.")
 
 
-def skipped_image(error: Exception, source: Any, where: str) -> SkippedRow:
-    """What `error`, raised by reading the image of `source`, says of the row `where`.
+def skipped_image(error: Exception, source: Any, where: str, noun: str = "image") -> SkippedRow:
+    """What `error`, raised by reading the image (or film, the `noun`) of `source`, says of the row `where`.
 
     Raises:
         OSError: if it says nothing of the row, see `stop_if_exhausted`.
     """
-    stop_if_exhausted(error, f"the image of {where}")
+    stop_if_exhausted(error, f"the {noun} of {where}")
     path = source.get("path") if isinstance(source, dict) else getattr(source, "filename", source)
     path = str(path) if isinstance(path, str | os.PathLike) else ""
     if path.startswith(REFUSED):  # for a reason that names it
-        message = f"The image of {where} cannot be used: {error}"
-        return SkippedRow(_kind_of(error), where, message, escaped(refused_name(path))[:200])
+        message = f"The {noun} of {where} cannot be used: {error}"
+        return SkippedRow(_kind_of(error, noun), where, message, escaped(refused_name(path))[:200])
     name = path[:200]
     reason = str(error).replace(f"{name} is ", "it is ") if name else str(error)
-    message = f"The image of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
-    return SkippedRow(_kind_of(error), where, message, name)
+    message = f"The {noun} of {where}{f' ({name})' if name else ''} cannot be used: {reason}"
+    return SkippedRow(_kind_of(error, noun), where, message, name)
 
 
-def _kind_of(error: Exception) -> str:
+def _kind_of(error: Exception, noun: str) -> str:
     if isinstance(error, UnreadableImage):
         return error.kind
-    return "not an image" if isinstance(error, TypeError) else "file damaged"
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """(channels, height, width), uint8."""
-    return np.ascontiguousarray(np.moveaxis(as_bytes(image), 2, 0)).astype(np.uint8, copy=False)
+    return f"not {'an' if noun == 'image' else 'a'} {noun}" if isinstance(error, TypeError) else "file damaged"

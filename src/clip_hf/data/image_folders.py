@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Folders of images: which files count, and the text beside each; images are not decoded."""
+"""Folders of images or films: which files count, and the text beside each; nothing is decoded."""
 
 import errno
 import os
@@ -14,9 +14,9 @@ from transformers.utils import logging
 
 from _clip_hf_cli.control_characters import escape_controls
 
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.wording import counted
 from .locations import stored_image
+from .media import IMAGES, MEDIA_BY_ROLE, Media
 from .skips import stop_if_exhausted
 from .texts import MOST_TEXT_BYTES, decode_text, escaped, unreadable_caption
 
@@ -32,9 +32,10 @@ def is_hidden(name: str) -> bool:
 
 
 def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The images of each list of paths, with the text of the `.txt` beside each, if there is one."""
+    """The images or films of each list of paths, with the text of the `.txt` beside each, if there is one."""
     for path in (path for part in parts for path in part):
-        values = {"image": stored_image(path), "caption": _read_caption(Path(path).with_suffix(".txt"))}
+        values = {role: stored_image(path) for role in MEDIA_BY_ROLE}
+        values["caption"] = _read_caption(Path(path).with_suffix(".txt"))
         yield {column: values.get(role) for column, role in roles.items()}
 
 
@@ -53,8 +54,8 @@ def _read_caption(path: Path) -> str | bytes | None:
     return decode_text(data)
 
 
-def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
-    """The image files in each folder and its subfolders, sorted; hidden ones do not count.
+def images_in(*folders: Path, beside: Path | None = None, media: Media = IMAGES) -> list[list[str]]:
+    """The image files (or those of `media`) in each folder and its subfolders, sorted; hidden ones do not count.
 
     The log counts other files by reason and ending, except texts and JSON beside an image of the same name; those of
     the folder `beside` the others, too. Links to folders are not followed, but counted.
@@ -66,7 +67,7 @@ def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     left_out: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for folder in folders:
         paths = [path.absolute() for path in _files_below(folder)]
-        images = sorted(str(path) for path in paths if _ending(path) in IMAGE_ENDINGS and _is_file(path))
+        images = sorted(str(path) for path in paths if _ending(path) in media.endings and _is_file(path))
         images_by_folder.append(images)
         known = {*images, *(f"{os.path.splitext(image)[0]}.{ending}" for image in images for ending in _SIDECARS)}
         for path in (path for path in paths if str(path) not in known):
@@ -81,9 +82,9 @@ def images_in(*folders: Path, beside: Path | None = None) -> list[list[str]]:
     return images_by_folder
 
 
-def has_images(folder: Path) -> bool:
-    """Whether there is an image file in the folder or its subfolders."""
-    return any(_ending(path) in IMAGE_ENDINGS and _is_file(path) for path in _files_below(folder))
+def has_images(folder: Path, media: Media = IMAGES) -> bool:
+    """Whether there is an image file (or one of `media`) in the folder or its subfolders."""
+    return any(_ending(path) in media.endings and _is_file(path) for path in _files_below(folder))
 
 
 def _is_file(path: Path) -> bool:

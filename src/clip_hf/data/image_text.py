@@ -1,6 +1,6 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Captioned images from a `datasets.Dataset`, prepared for contrastive training."""
+"""Captioned images and films from a `datasets.Dataset`, prepared for contrastive training."""
 
 import os
 import random
@@ -16,9 +16,11 @@ from torch.utils.data import Dataset
 from transformers.utils import logging
 
 from ..model.checks_clip_hf import did_you_mean
-from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, open_image
-from .decoding import ImageReader, skipped_image
+from ..model.image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme
+from .clip_reading import build_reader
+from .decoding import skipped_image
 from .locations import may_have_paths, undecoded
+from .media import IMAGES, MEDIA, MEDIA_BY_ROLE, Media, find_media
 from .pair_options import PairOptions, row_columns
 from .skips import SkippedRow, stop_if_exhausted
 from .texts import TextReader, find_caption_problem, stable_id
@@ -32,7 +34,7 @@ logger = logging.get_logger(__name__)
 # If this many rows drawn one after another are bad, nearly all are.
 _MAX_ATTEMPTS = 200
 _CHECKED_AT_ONCE = 10_000
-NO_ROWS = "The dataset is empty; training needs at least one captioned image."
+NO_ROWS = "The dataset is empty; training needs at least one pair."
 
 
 def check_column(column_names: Sequence[str], column: str, content: str, option: str) -> None:
@@ -48,7 +50,7 @@ def check_column(column_names: Sequence[str], column: str, content: str, option:
 
 def check_columns(column_names: Sequence[str], options: PairOptions) -> None:
     """Raise a `ValueError` if a column that `options` name is missing."""
-    check_column(column_names, options.image_column, "images", "image_column")
+    check_column(column_names, options.image_column, f"{find_media(options.media).noun}s", "image_column")
     for column in TextReader(options.templates, options.caption_column).columns:
         is_caption = column == options.caption_column
         content = ("captions", "caption_column") if is_caption else ("text of the templates", "templates")
@@ -103,8 +105,8 @@ def _may_exist(path: str, listings: dict[str, set[str]]) -> bool:
     return name in listings[folder] or os.path.exists(path)
 
 
-def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, SkippedRow]]:
-    """The rows whose image is missing, as far as that shows without reading images."""
+def _image_problems(images: datasets.Dataset, name: str, noun: str) -> Iterator[tuple[int, SkippedRow]]:
+    """The rows whose image (or film, the `noun`) is missing, as far as that shows without reading images."""
     column = images.data.column(name)  # as it is stored, before the rows were selected; the images are not touched
     indices = getattr(images, "_indices", None)
     places = np.arange(len(images)) if indices is None else indices.column(0).to_numpy()
@@ -121,39 +123,45 @@ def _image_problems(images: datasets.Dataset, name: str) -> Iterator[tuple[int, 
         where = f"row {row}"
         path = None if paths is None else paths[int(places[row])].as_py()
         if lengths[row] == 0:
-            yield row, SkippedRow("file empty", where, f"The image of {where} is empty.")
+            yield row, SkippedRow("file empty", where, f"The {noun} of {where} is empty.")
         elif not path:
-            yield row, SkippedRow("image missing", where, f"Row {row} has no image.")
+            yield row, SkippedRow(f"{noun} missing", where, f"Row {row} has no {noun}.")
         elif path.startswith(REFUSED):
-            yield row, _refused(path, where)
+            yield row, _refused(path, where, noun)
         elif not _may_exist(path, listings):
-            message = f"The image of {where} is missing: there is no file {path}."
+            message = f"The {noun} of {where} is missing: there is no file {path}."
             yield row, SkippedRow("file missing", where, message, path)
 
 
-def _refused(location: str, where: str) -> SkippedRow:
+def _refused(location: str, where: str, noun: str) -> SkippedRow:
     try:
-        open_image(location)
+        check_scheme(location)
     except UnreadableImage as error:
-        return skipped_image(error, location, where)
+        return skipped_image(error, location, where, noun)
     raise AssertionError("a refused location was opened")
 
 
-def undecoded_images(dataset: Any, column: str) -> Any:
-    """Switch off decoding, also of streams; ValueError if the column holds something that is no image."""
+def undecoded_images(dataset: Any, column: str, media: Media = IMAGES) -> Any:
+    """Switch off decoding, also of streams; ValueError if the column holds something that is no image (or film)."""
     dataset = undecoded(dataset)
-    feature = dataset.features[column] if dataset.features else datasets.Image(decode=False)
+    feature = dataset.features[column] if dataset.features else media.feature
     is_bytes = isinstance(feature, datasets.Value) and feature.dtype in ("binary", "large_binary")
     if not is_bytes and not may_have_paths(feature):
         raise ValueError(
-            f"The column {column!r} holds {feature}; images are files' bytes, paths, or the feature "
-            "`datasets.Image()`."
+            f"The column {column!r} holds {feature}; {media.noun}s are files' bytes, paths, or the feature "
+            f"`datasets.{media.feature_type.__name__}()`."
         )
+    for other in (other for other in MEDIA.values() if other is not media):
+        if isinstance(feature, other.feature_type):
+            raise ValueError(
+                f"The column {column!r} holds {other.noun}s, not {media.noun}s: name another with `image_column` "
+                f"(--image-column), or read it with media={other.name!r}."
+            )
     return dataset
 
 
 class ImageTextDataset(Dataset):
-    """Captioned images for training; [`ImageTextCollator`] makes batches of them.
+    """Captioned images, or films, for training; [`ImageTextCollator`] makes batches of them.
 
     - `image_processor` decides how an image is resized. Its centre crop is replaced by a square at a random place,
       CLIP's only augmentation (Radford et al. 2021, section 2.3).
@@ -162,9 +170,9 @@ class ImageTextDataset(Dataset):
       items. `pairs[epoch, row]` is an item; `pairs[row]` takes the epoch from [`~ImageTextDataset.set_epoch`].
     - A row that cannot be used is replaced by another row, drawn by the same rule, and the item says why.
 
-    An item holds `pixel_values`, uint8 `(channels, height, width)`, not rescaled or normalised; `text`; `text_id`, a
-    number that only equal captions share; `image_id`, if `image_id_column` is given; `token_seed`, if tokens are
-    dropped; and `skipped`, `None` or a [`SkippedRow`].
+    An item holds `pixel_values`, uint8 `(channels, height, width)` (of films `(frames, channels, height, width)`),
+    not rescaled or normalised; `text`; `text_id`, a number that only equal captions share; `image_id`, if
+    `image_id_column` is given; `token_seed`, if tokens are dropped; and `skipped`, `None` or a [`SkippedRow`].
 
     Args:
         dataset (`datasets.Dataset`): Rows with an image and a caption, or a list of captions.
@@ -183,14 +191,14 @@ class ImageTextDataset(Dataset):
         check_columns(dataset.column_names, options)
         if len(dataset) == 0:
             raise ValueError(NO_ROWS)
-        self.images = undecoded_images(dataset.select_columns([options.image_column]), options.image_column)
+        self.media = find_media(options.media)
+        images = dataset.select_columns([options.image_column])
+        self.images = undecoded_images(images, options.image_column, self.media)
         self.texts = TextReader(options.templates, options.caption_column)
-        columns = [name for name, role in row_columns(options).items() if role != "image"]
+        columns = [name for name, role in row_columns(options).items() if role not in MEDIA_BY_ROLE]
         # Arrow columns: a row is read in microseconds, and they are not held twice.
         self._columns = dataset.select_columns(columns).with_format("arrow")[:]
-        self.reader = ImageReader(
-            image_processor, options.augmentation, options.min_image_size, options.cache_images, options.image_limits
-        )
+        self.reader = build_reader(image_processor, options)
         self.epoch = 0
         self.bad_rows: dict[int, SkippedRow] = {}
         self._find_bad_rows()
@@ -222,7 +230,7 @@ class ImageTextDataset(Dataset):
                 problem = self.texts.find_problem(values, f"row {row}")
                 if problem:
                     self.bad_rows[row] = problem
-        for row, problem in _image_problems(self.images, options.image_column):
+        for row, problem in _image_problems(self.images, options.image_column, self.media.noun):
             self.bad_rows.setdefault(row, problem)
         if not self.bad_rows:
             return
@@ -275,7 +283,7 @@ class ImageTextDataset(Dataset):
 def finish_item(
     pixels: np.ndarray, values: dict[str, Any], where: str, pairs: Any, generator: random.Random
 ) -> dict | SkippedRow:
-    """An item of a crop `(channels, height, width)`, uint8, and the other columns of its row.
+    """An item of a crop `(channels, height, width)`, or those of a clip's frames, uint8, and the row's other columns.
 
     `pairs` is the [`ImageTextDataset`] or [`ImageTextStream`]; the crop's place has been drawn from `generator`.
     """

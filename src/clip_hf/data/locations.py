@@ -184,7 +184,9 @@ def load_parquet(
 def may_have_paths(feature: Any) -> bool:
     if isinstance(feature, datasets.Value):
         return feature.dtype in ("string", "large_string")
-    return isinstance(feature, datasets.Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys())
+    return isinstance(feature, datasets.Image | datasets.Video) or (
+        isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+    )
 
 
 def _location(value: Any, folder: str, root: str | None, written_below: Sequence[str]) -> str | None:

@@ -1,11 +1,12 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""How rows of a dataset become pairs of an image and a text: the options, and the columns that they need."""
+"""How rows of a dataset become pairs of an image or film and a text: the options, and the columns they need."""
 
 from dataclasses import dataclass, field
 
 from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits
 from .augmentation import Augmentation
+from .media import VIDEOS, find_media
 from .texts import TextReader
 
 
@@ -17,8 +18,10 @@ class PairOptions:
     """How rows of a dataset become training pairs.
 
     Args:
-        image_column (`str`, *optional*, defaults to `"image"`): Column of the images: image files, their bytes, or
-            paths.
+        media (`str`, *optional*, defaults to `"images"`): What folders and tars are searched for, `"images"` or
+            `"videos"` (films).
+        image_column (`str`, *optional*): Column of the images or films: files, their bytes, or paths; `"image"` by
+            default, of films `"video"`.
         caption_column (`str`, *optional*, defaults to `"caption"`): Column of the captions: a string, or a list of
             strings from which one is drawn each time.
         image_id_column (`str`, *optional*): A column that has equal values in rows that show the same image. Such
@@ -28,8 +31,10 @@ class PairOptions:
         templates (`Sequence[str]`, *optional*, defaults to `("{}",)`): Texts from which one is drawn for each pair.
             `{}` stands for the caption, `{title}` for the text in the column `title`: `"{title}, {artist}"`. A
             template with a column that is blank in a row is not drawn for that row.
-        seed (`int`, *optional*, defaults to 0): Seed of the order, the crops, the drawn captions and templates, and
-            the augmentation.
+        num_frames (`int`, *optional*): Films only: frames of each clip, one of each of as many segments of equal
+            length, see [`ClipSampling`]; with it `media` is `"videos"`. Training needs it.
+        seed (`int`, *optional*, defaults to 0): Seed of the order, the frames, the crops, the drawn captions and
+            templates, and the augmentation.
         augmentation ([`Augmentation`], *optional*): Changes to the image beyond the paper's random crop; none by
             default.
         token_dropout (`float`, *optional*, defaults to 0): Probability of leaving out each token of a text. The start
@@ -52,13 +57,16 @@ class PairOptions:
         prefetch_factor (`int`, *optional*, defaults to 2): The number of batches that each worker prepares ahead.
 
     Raises:
-        ValueError: if a value is out of its range, or a template names neither the caption nor a column.
+        ValueError: if a value is out of its range, an option is of images only, or a template names neither the
+            caption nor a column.
     """
 
-    image_column: str = "image"
+    media: str = "images"
+    image_column: str | None = None
     caption_column: str = "caption"
     image_id_column: str | None = None
     image_root: str | None = None
+    num_frames: int | None = None
     templates: tuple[str, ...] = ("{}",)
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -78,11 +86,13 @@ class PairOptions:
         object.__setattr__(self, "templates", tuple(self.templates))
         if not self.templates:
             raise ValueError("There are no templates; for captions as they are, leave `templates` out.")
+        self._choose_media()
         texts = TextReader(self.templates, self.caption_column)
         if self.image_column in texts.columns:
             raise ValueError(
-                f"The column {self.image_column!r} is both that of the images and a text; change `image_column` "
-                "(--image-column), `caption_column` (--caption-column) or `templates` (--templates)."
+                f"The column {self.image_column!r} is both that of the {find_media(self.media).noun}s and a text; "
+                "change `image_column` (--image-column), `caption_column` (--caption-column) or `templates` "
+                "(--templates)."
             )
         if not 0 <= self.token_dropout < 1:
             raise ValueError(f"`token_dropout` is {self.token_dropout}; it must be at least 0 and less than 1.")
@@ -99,10 +109,26 @@ class PairOptions:
             if not isinstance(getattr(self, name), kind):
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be an `{kind.__name__}`.")
 
+    def _choose_media(self) -> None:
+        """Films where `num_frames` is given; the column of images or films by its usual name."""
+        if self.num_frames is not None:
+            count = self.num_frames
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"`num_frames` is {count!r}; it must be a whole number of at least 1.")
+            object.__setattr__(self, "media", VIDEOS.name)
+        media = find_media(self.media)
+        if self.image_column is None:
+            object.__setattr__(self, "image_column", media.role)
+        if media is VIDEOS and self.cache_images:
+            raise ValueError(
+                "`cache_images` keeps resized images, but each epoch reads other frames of a film: leave it out with "
+                "films."
+            )
+
 
 def row_columns(options: PairOptions) -> dict[str, str]:
-    """The columns that a pair needs and their roles: `"image"`, `"caption"`, `"text"` or `"id"`."""
-    roles = {options.image_column: "image"}
+    """The columns that a pair needs and their roles: `"image"` or `"video"`, `"caption"`, `"text"` or `"id"`."""
+    roles = {options.image_column: find_media(options.media).role}
     for name in TextReader(options.templates, options.caption_column).columns:
         roles[name] = "caption" if name == options.caption_column else "text"
     if options.image_id_column is not None:

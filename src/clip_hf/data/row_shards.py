@@ -30,6 +30,7 @@ from .file_patterns import ending_of
 from .image_folders import folder_rows, images_in, walk
 from .image_text import check_column, undecoded_images
 from .locations import ImagePlaces, stored_image
+from .media import IMAGES, find_media
 from .parquet_files import check_names, naming_damage
 from .parts import parts_in
 from .row_ranges import ParquetRanges, TableRanges, absolute, check_unchanged, open_file, state_of_file
@@ -58,18 +59,22 @@ class RowColumns:
     """Which rows of a source are read, and from which columns.
 
     Args:
-        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
+        image_column (`str`, *optional*): Column of the images or films; `"image"` by default, of films `"video"`.
         caption_column (`str`, *optional*, defaults to `"caption"`): Column of the captions.
         image_root (`str`, *optional*): A second folder that image paths may lead to; `"/"` for any.
         split (`str`, *optional*): One part of the data, such as `"train"`; all of them by default.
+        media (`str`, *optional*, defaults to `"images"`): `"images"` or `"videos"` (films).
     """
 
-    image_column: str = "image"
+    image_column: str | None = None
     caption_column: str = "caption"
     image_root: str | None = None
     split: str | None = None
+    media: str = "images"
 
     def __post_init__(self):
+        if self.image_column is None:
+            object.__setattr__(self, "image_column", find_media(self.media).role)
         for option in _COLUMN_OPTIONS:
             value = getattr(self, option)
             if not isinstance(value, str) or not value:
@@ -83,15 +88,12 @@ class RowColumns:
     @property
     def roles(self) -> dict[str, str]:
         """The columns to read and what they hold."""
-        return {self.image_column: "image", self.caption_column: "caption"}
+        return {self.image_column: find_media(self.media).role, self.caption_column: "caption"}
 
     def named(self) -> dict[str, str]:
         """The options that name another column than the usual one, and the column."""
-        return {
-            option: name
-            for option in _COLUMN_OPTIONS
-            if (name := getattr(self, option)) != getattr(type(self), option)
-        }
+        usual = {"image_column": find_media(self.media).role, "caption_column": "caption"}
+        return {option: name for option in _COLUMN_OPTIONS if (name := getattr(self, option)) != usual[option]}
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,9 @@ def shard_rows(
     if ending_of(text) == LIST_ENDING and (os.path.isfile(text) or not os.path.isdir(text)):
         check_no_columns(columns, f"The list {text}")
         _check_split(columns.split, text, ())
-        each, location = [_list_shards(text)], text
+        each, location = [_list_shards(text, columns)], text
     else:
-        found = find_source(source, labelled=False)
+        found = find_source(source, labelled=False, media=find_media(columns.media))
         location = found.location
         each = [_shards_of(rows, found, columns, images, captions, limits) for rows in _chosen(found, columns.split)]
     shards = tuple(shard for part, _, _, _ in each for shard in part)
@@ -170,7 +172,10 @@ def shard_rows(
         raise ValueError(f"The source {location} has no captions, so no texts can be embedded: leave them out.")
     folder = folder_of(location)
     names = [[_relative(shard.name, folder), shard.num_rows] for shard in shards]
-    described = [kind, asdict(columns) | {"image_root": None}, names, [state for *_, state in each]]
+    options = asdict(columns) | {"image_root": None}
+    if columns.media == IMAGES.name:  # so that fingerprints from before there were films stay
+        del options["media"]
+    described = [kind, options, names, [state for *_, state in each]]
     digest = hashlib.blake2b(json.dumps(described, sort_keys=True).encode(errors="surrogatepass"), digest_size=16)
     return ShardedRows(location, kind, folder, shards, has_captions, digest.hexdigest())
 
@@ -279,10 +284,11 @@ def _shards_of(
 
 def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     folder = os.path.abspath(rows.folder)
-    check_no_columns(columns, f"The folder of images {folder}")
-    (paths,) = images_in(Path(folder))
+    media = find_media(columns.media)
+    check_no_columns(columns, f"The folder of {media.noun}s {folder}")
+    (paths,) = images_in(Path(folder), media=media)
     if not paths:
-        raise ValueError(f"The folder {folder} holds no images, Parquet files, tars or metadata.")
+        raise ValueError(f"The folder {folder} holds no {media.noun}s, Parquet files, tars or metadata.")
 
     def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
         return folder_rows([paths[start:stop]], columns.roles)
@@ -294,7 +300,7 @@ def _folder_shards(rows: Rows, columns: RowColumns) -> _Shards:
     return [RowShard(os.path.join(folder, ""), len(paths), read)], "folder", has_texts, names
 
 
-def _list_shards(path: str) -> _Shards:
+def _list_shards(path: str, columns: RowColumns) -> _Shards:
     if not os.path.isfile(path):
         raise ValueError(f"There is no file {path} with a path of an image on each line.")
     places = read_list(path)
@@ -302,7 +308,7 @@ def _list_shards(path: str) -> _Shards:
     locate = ImagePlaces(os.path.dirname(os.path.abspath(path)), "/")
 
     def read(start: int, stop: int | None) -> Iterator[dict[str, Any]]:
-        return ({"image": stored_image(locate(place))} for place in places[start:stop])
+        return ({columns.image_column: stored_image(locate(place))} for place in places[start:stop])
 
     return [RowShard(os.path.abspath(path), len(places), read)], "list", False, _names_digest(places)
 
@@ -318,7 +324,7 @@ def _names_digest(names: Iterator[str] | Sequence[str]) -> str:
 
 
 def _tar_shards(rows: Rows, columns: RowColumns, images: bool, captions: bool, limits: ImageLimits) -> _Shards:
-    check_tars(rows.files, {columns.image_column: "image"} if images else {}, limits)
+    check_tars(rows.files, {columns.image_column: columns.roles[columns.image_column]} if images else {}, limits)
     check_ends(rows.files)
     states = list(map(state_of_file, rows.files))
     shards = [
@@ -434,7 +440,11 @@ def _dataset_shards(rows: Rows, kind: str, columns: RowColumns) -> _Made:
     wanted = [name for name in columns.roles if name in names]
     if data.features is not None:
         data = data.select_columns(wanted)
-        data = undecoded_images(data, columns.image_column) if columns.image_column in wanted else data
+        data = (
+            undecoded_images(data, columns.image_column, find_media(columns.media))
+            if columns.image_column in wanted
+            else data
+        )
     if not is_stream:
         return names, ([RowShard("rows", len(data), partial(_read_dataset, data))], state)
     shards = [RowShard(f"shard {index}", None, partial(_read_stream, data, index)) for index in range(data.num_shards)]

@@ -5,7 +5,7 @@
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
@@ -13,9 +13,10 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 from transformers.utils import logging
 
+from .clip_reading import build_reader
 from .collator import ImageTextCollator
-from .decoding import ImageReader
 from .image_text import NO_ROWS, check_columns, finish_item, text_length, undecoded_images
+from .media import find_media
 from .pair_options import PairOptions, row_columns
 from .skips import SkippedRow, stop_if_exhausted
 from .texts import TextReader
@@ -223,12 +224,10 @@ class ImageTextStream(IterableDataset):
     ):
         data = data if isinstance(data, MixedStream) else MixedStream([data])
         self.texts = TextReader(options.templates, options.caption_column)
-        self.columns = list(row_columns(options))
+        self.columns, self.media = list(row_columns(options)), find_media(options.media)
         self.options, self.batch_size = options, batch_size
         self.rank, self.world_size = rank, world_size
-        self.reader = ImageReader(
-            processor.image_processor, options.augmentation, options.min_image_size, limits=options.image_limits
-        )
+        self.reader = build_reader(processor.image_processor, replace(options, cache_images=False))
         self.collator = ImageTextCollator(processor, options.padding, options.token_dropout)
         self.data = MixedStream([self._prepared(source) for source in data.sources], data.weights)
         # Set by `PairLoader`: the states of the workers, and which of them gives the first batch.
@@ -250,7 +249,7 @@ class ImageTextStream(IterableDataset):
         check_columns(columns, self.options)
         if source.features is None:
             return source
-        return undecoded_images(source.select_columns(self.columns), self.options.image_column)
+        return undecoded_images(source.select_columns(self.columns), self.options.image_column, self.media)
 
     def _first_rows(self, source: datasets.IterableDataset) -> list[_Row | SkippedRow]:
         """At most 16 rows, at least one of which could be read."""

@@ -14,9 +14,9 @@ from typing import Any, TextIO
 
 from transformers.utils import logging
 
-from ..model.image_reading_clip_hf import IMAGE_ENDINGS
 from ..utils.json_files import check_regular
 from .locations import ImagePlaces, stored_image
+from .media import MEDIA, MEDIA_BY_ROLE
 from .texts import is_utf8
 
 
@@ -30,7 +30,8 @@ _LARGEST_FIELD = 2**27  # characters; Python's own limit is 128k
 _NOT_UTF8 = "is not UTF-8"
 # Where a quoted text has more lines, a quote is missing.
 _MOST_LINES = 20
-_LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({'|'.join(sorted(IMAGE_ENDINGS))})\s*$", re.IGNORECASE)
+_ENDINGS = "|".join(sorted(ending for media in MEDIA.values() for ending in media.endings))
+_LOOKS_LIKE_IMAGE = re.compile(rf"://|\.({_ENDINGS})\s*$", re.IGNORECASE)
 
 
 def raw_table_rows(table: str) -> Iterator[dict[str, Any]]:
@@ -68,9 +69,9 @@ def table_rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of tables, with images where [`ImagePlaces`] says they are, below the table's folder or `root`.
 
-    `roles` are the columns to make, see `row_columns`; the image's path may also be in a column `file_name`. What is
-    not UTF-8 stays in images and captions, which are checked when they are used; elsewhere it is None. `stamp` is not
-    used: it makes a cache differ where a file changed.
+    `roles` are the columns to make, see `row_columns`; the path of an image or film may also be in a column
+    `file_name`. What is not UTF-8 stays in images and captions, which are checked when they are used; elsewhere it is
+    None. `stamp` is not used: it makes a cache differ where a file changed.
     """
     for table in tables:
         location_of = ImagePlaces(os.path.dirname(os.path.abspath(table)), root)
@@ -78,7 +79,7 @@ def table_rows(
             row: dict[str, Any] = {}
             for column, role in roles.items():
                 value = fields.get(column)
-                if role == "image":
+                if role in MEDIA_BY_ROLE:
                     value = value if column in fields else fields.get(FILE_NAME)
                     location = location_of(value)
                     value = None if location is None else stored_image(location)

@@ -20,11 +20,12 @@ import fsspec
 from transformers.utils import logging
 
 from ..model.checks_clip_hf import did_you_mean
-from ..model.image_reading_clip_hf import DEFAULT_LIMITS, IMAGE_ENDINGS, ImageLimits, check_scheme, refused_location
+from ..model.image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, check_scheme, refused_location
 from ..utils.json_files import check_regular
 from ..utils.wording import listed
 from .image_folders import describe_left_out, is_hidden
 from .locations import stored_image
+from .media import IMAGES, MEDIA_BY_ROLE, Media, media_in, media_role
 from .skips import DamagedFile, UnreachableFile, stop_if_exhausted
 from .texts import MOST_TEXT_BYTES, decode_text
 
@@ -72,11 +73,13 @@ class TarSample:
             return {}
         return fields if isinstance(fields, dict) else {}
 
-    def image(self, column: str) -> str | None:
-        """The ending of the image: `input.jpg` for the column `"input"`, any one for `"image"`, the shortest first."""
-        images = [ending for ending in self.endings if is_image(ending)]
+    def image(self, column: str, media: Media = IMAGES) -> str | None:
+        """The ending of the image or film: `input.jpg` for the column `"input"`; for the column `"image"` (of films
+        `"video"`) any one, the shortest first.
+        """
+        images = [ending for ending in self.endings if media.has_ending(ending)]
         named = [ending for ending in images if column.lower() in (ending, ending.rpartition(".")[0])]
-        if named or column != "image":
+        if named or column != media.role:
             return next(iter(named), None)
         return min(images, key=lambda ending: ending.count("."), default=None)
 
@@ -87,17 +90,12 @@ class TarSample:
 
     def value(self, column: str, role: str) -> Any:
         """The value of a row's column."""
-        if role != "image":
+        if role not in MEDIA_BY_ROLE:
             return self.text(column)
         if self.problem:
             return {"bytes": None, "path": refused_location(self.kind, self.problem)}
-        ending = self.image(column)
+        ending = self.image(column, MEDIA_BY_ROLE[role])
         return None if ending is None else stored_image(*self.members[ending])
-
-
-def is_image(ending: str) -> bool:
-    """Whether members with this ending are images: what counts is what comes last."""
-    return ending.rpartition(".")[2] in IMAGE_ENDINGS
 
 
 def text_endings(column: str) -> tuple[str, ...]:
@@ -138,8 +136,9 @@ def tar_rows(
 
 
 def _wanted(roles: dict[str, str]) -> Callable[[str], bool]:
-    texts = {"json", *(ending for column, role in roles.items() if role != "image" for ending in text_endings(column))}
-    return lambda ending: is_image(ending) or ending in texts
+    named = (column for column, role in roles.items() if role not in MEDIA_BY_ROLE)
+    texts, media = {"json", *(ending for column in named for ending in text_endings(column))}, media_role(roles)
+    return lambda ending: media.has_ending(ending) or ending in texts
 
 
 def all_samples(
@@ -185,11 +184,7 @@ def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits =
         try:
             for sample in itertools.islice(tar_samples(tar, _wanted(roles), limits), _PEEKED_SAMPLES):
                 samples.append(sample)
-                missing = {
-                    column: role
-                    for column, role in missing.items()
-                    if (sample.image(column) if role == "image" else sample.text(column)) is None
-                }
+                missing = {column: role for column, role in missing.items() if _is_missing(sample, column, role)}
                 if not missing:
                     return
         except DamagedTar:
@@ -199,7 +194,7 @@ def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits =
     if all(sample.problem for sample in samples):
         return
     column, role = next(iter(missing.items()))
-    content = {"image": "images", "caption": "captions"}.get(role, "texts")
+    content = {"image": "images", "video": "films", "caption": "captions"}.get(role, "texts")
     endings = ", ".join(dict.fromkeys(f".{ending}" for sample in samples for ending in sample.endings))
     fields = ", ".join(dict.fromkeys(repr(name) for sample in samples for name in sample.fields()))
     apart = _first_apart(tar, limits)
@@ -215,11 +210,17 @@ def check_tars(tars: Sequence[str], roles: dict[str, str], limits: ImageLimits =
     )
 
 
+def _is_missing(sample: TarSample, column: str, role: str) -> bool:
+    media = MEDIA_BY_ROLE.get(role)
+    return (sample.text(column) if media is None else sample.image(column, media)) is None
+
+
 def _names_in(samples: Sequence[TarSample], role: str) -> list[str]:
     """Names that a column of this role may have in the samples."""
-    endings = (ending for sample in samples for ending in sample.endings if is_image(ending) == (role == "image"))
+    media = MEDIA_BY_ROLE.get(role)
+    endings = (ending for sample in samples for ending in sample.endings if media_in(ending) is media)
     names = [name for ending in endings for name in (ending, ending.rpartition(".")[0])]
-    fields = [] if role == "image" else [name for sample in samples for name in sample.fields()]
+    fields = [] if media is not None else [name for sample in samples for name in sample.fields()]
     return list(dict.fromkeys(name for name in (*names, *fields) if name))
 
 
@@ -298,7 +299,7 @@ def tar_samples(
             sample.endings[ending] = None
             if not is_wanted(ending):
                 continue
-            kind = "image" if is_image(ending) else "text"
+            kind = "text" if media_in(ending) is None else "image"
             most = left[kind]
             if member.size > most:
                 sample.problem = (

@@ -65,7 +65,7 @@ def _describe_unknown(cls: type, names: list[str]) -> str:
     return f"{' '.join(messages)} Available: {', '.join(known)}."
 
 
-def _checked(cls: type) -> type:
+def checked_config(cls: type) -> type:
     """Make a strict config class refuse unknown options, and raise plain `ValueError` for what `strict` finds."""
     strict_init = cls.__init__
 
@@ -188,8 +188,9 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
     @classmethod
     def _classes(cls) -> dict[str, type]:
         """Return the classes that `cls` stands for, by `model_type`: itself, or both vision towers'."""
-        known = (cls, *_CONFIG_CLASSES.values())
-        return {config.model_type: config for config in known if config.model_type and issubclass(config, cls)}
+        if cls.model_type:
+            return {cls.model_type: cls}
+        return {config.model_type: config for config in _CONFIG_CLASSES.values() if issubclass(config, cls)}
 
     @classmethod
     def class_for(cls, config_dict: dict, name: str = "The configuration") -> type:
@@ -222,7 +223,7 @@ class _ClipHFBaseConfig(ClearFileErrors, PreTrainedConfig):
         )
 
 
-@_checked
+@checked_config
 @strict
 class ClipHFTextConfig(_ClipHFBaseConfig):
     r"""Configuration of CLIP's text transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
@@ -325,7 +326,7 @@ class ClipHFVisionConfig(_ClipHFBaseConfig):
         return super(ClipHFVisionConfig, tower).from_dict(config_dict, **kwargs)
 
 
-@_checked
+@checked_config
 @strict
 class ClipHFViTConfig(ClipHFVisionConfig):
     r"""Configuration of CLIP's Vision Transformer. The defaults are those of ViT-B/32 (Radford et al. 2021, table 20).
@@ -387,7 +388,7 @@ class ClipHFViTConfig(ClipHFVisionConfig):
         require_probability(self, "attention_dropout")
 
 
-@_checked
+@checked_config
 @strict
 class ClipHFResNetConfig(ClipHFVisionConfig):
     r"""Configuration of CLIP's modified ResNet. The defaults are those of RN50 (Radford et al. 2021, table 19).
@@ -467,7 +468,7 @@ class ClipHFResNetConfig(ClipHFVisionConfig):
         require_probability(self, "attention_dropout")
 
 
-@_checked
+@checked_config
 @strict
 class ClipHFConfig(_ClipHFBaseConfig):
     r"""Configuration of a whole CLIP: a text tower, a vision tower of either kind, and what joins them.
@@ -508,6 +509,11 @@ class ClipHFConfig(_ClipHFBaseConfig):
     model_type = "clip_hf"
     # The vision tower's class is resolved in `__post_init__`.
     sub_configs_defaults = {"text_config": ClipHFTextConfig, "vision_config": ClipHFVisionConfig}
+    # What a saved whole model is loaded with: its class, Auto classes and pipeline.
+    _whole_model = "modeling_clip_hf.ClipHFModel"
+    _auto_classes = ("AutoModel", "AutoModelForZeroShotImageClassification")
+    _task = "zero-shot-image-classification"
+    _pipeline = "pipeline_clip_hf.ClipHFZeroShotImageClassificationPipeline"
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
@@ -530,20 +536,16 @@ class ClipHFConfig(_ClipHFBaseConfig):
         Empty where this library is imported: the pipeline is registered then, and the field would make transformers
         ask for `trust_remote_code` all the same.
         """
-        if not type(self).__module__.startswith("transformers_modules.") or self.architectures != ["ClipHFModel"]:
+        whole_model = self._whole_model.rpartition(".")[2]
+        if not type(self).__module__.startswith("transformers_modules.") or self.architectures != [whole_model]:
             return {}
-        task = {
-            "impl": "pipeline_clip_hf.ClipHFZeroShotImageClassificationPipeline",
-            "pt": ["AutoModelForZeroShotImageClassification"],
-        }
-        return {"zero-shot-image-classification": task}
+        return {self._task: {"impl": self._pipeline, "pt": [self._auto_classes[-1]]}}
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
         """Save config.json; a whole model's says which classes of the repo's own code to load it with."""
-        if self.architectures == ["ClipHFModel"]:
-            model = "modeling_clip_hf.ClipHFModel"
-            auto_classes = ("AutoModel", "AutoModelForZeroShotImageClassification")
-            self.auto_map = {**(getattr(self, "auto_map", None) or {}), **dict.fromkeys(auto_classes, model)}
+        if self.architectures == [self._whole_model.rpartition(".")[2]]:
+            auto_map = dict.fromkeys(self._auto_classes, self._whole_model)
+            self.auto_map = {**(getattr(self, "auto_map", None) or {}), **auto_map}
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _tower_config(self, name: str, base: type) -> PreTrainedConfig:
@@ -609,9 +611,15 @@ class ClipHFConfig(_ClipHFBaseConfig):
                 )
 
 
-_CONFIG_CLASSES = {
-    cls.model_type: cls for cls in (ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFConfig)
-}
-# Saving one then copies our files next to it, and names the class in `auto_map`.
-for _config_class in _CONFIG_CLASSES.values():
-    _config_class.register_for_auto_class("AutoConfig")
+_CONFIG_CLASSES: dict[str, type] = {}
+
+
+def add_config_class(cls: type) -> None:
+    """Make a configuration's `model_type` known to all of ours, and its class to the Auto classes of a saved repo."""
+    _CONFIG_CLASSES[cls.model_type] = cls
+    # Saving one then copies our files next to it, and names the class in `auto_map`.
+    cls.register_for_auto_class("AutoConfig")
+
+
+for _config_class in (ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFConfig):
+    add_config_class(_config_class)

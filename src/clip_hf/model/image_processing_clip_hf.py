@@ -203,7 +203,7 @@ class ClipHFImageProcessor(ClearFileErrors, PilBackend):
             pixel_values = self.pad(list(pixel_values), pad_size=kwargs["pad_size"])
         if kwargs["data_format"] is not None and ChannelDimension(kwargs["data_format"]) == ChannelDimension.LAST:
             pixel_values = [np.moveaxis(array, 0, -1) for array in pixel_values]
-        return _to_batch(pixel_values, kwargs["return_tensors"], kwargs["device"])
+        return to_batch(pixel_values, kwargs["return_tensors"], kwargs["device"])
 
     def transform(self, image_limits: ImageLimits | None = None, **kwargs) -> ImageTransform:
         """The transform of each image in a call with these options; training uses parts of it."""
@@ -350,7 +350,8 @@ def _process_all(sources: list[Any], options: ImageTransform) -> np.ndarray | li
     return pixels if batch is None else batch
 
 
-def _to_batch(pixel_values: np.ndarray | list[np.ndarray], return_tensors: str | None, device: Any) -> BatchFeature:
+def to_batch(pixel_values: np.ndarray | list[np.ndarray], return_tensors: str | None, device: Any) -> BatchFeature:
+    """The result of an image processor: pixels of one shape in a batch, or a list of them without `return_tensors`."""
     if return_tensors not in ("pt", "np", None):
         raise ValueError(f"return_tensors={return_tensors!r} must be 'pt', 'np' or None.")
     if device is not None and return_tensors != "pt":

@@ -258,7 +258,7 @@ def fetch_file(source: Any, limits: ImageLimits = DEFAULT_LIMITS) -> Any:
         return _fetch(source, scheme, limits)
     if not isinstance(source, str | os.PathLike) or scheme == "data" or not os.path.lexists(source):
         return source
-    with _open_regular(os.fsdecode(source), limits) as file:
+    with open_regular(os.fsdecode(source), limits) as file:
         return file.read()
 
 
@@ -268,7 +268,7 @@ def _fetch(url: str, scheme: str, limits: ImageLimits) -> bytes:
 
 def _read_file(path: str, limits: ImageLimits, draft_edge: int | None, may_be_base64: bool) -> Image.Image:
     try:
-        file = _open_regular(path, limits)
+        file = open_regular(path, limits)
     except UnreadableImage as error:
         if may_be_base64 and error.kind == "file missing":
             return _read_base64(path, limits, draft_edge)
@@ -277,7 +277,12 @@ def _read_file(path: str, limits: ImageLimits, draft_edge: int | None, may_be_ba
         return _read(file, limits, draft_edge)
 
 
-def _open_regular(path: str, limits: ImageLimits) -> BinaryIO:
+def open_regular(path: str, limits: Any) -> BinaryIO:
+    """Open a regular file to read; `limits.check_bytes` gets its size.
+
+    Raises:
+        UnreadableImage: if it is missing, cannot be opened, or is a folder, a pipe or a device.
+    """
     try:
         # Non-blocking, because opening a FIFO would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -106,17 +106,20 @@ def recorded(output: BaseModelOutputWithPooling) -> dict:
     return {name: getattr(output, name) for name in ("last_hidden_state", "hidden_states", "attentions")}
 
 
-def _vision_tower(config: PreTrainedConfig) -> ClipHFResNetModel | ClipHFViTModel:
+def build_vision_tower(config: PreTrainedConfig) -> ClipHFResNetModel | ClipHFViTModel:
+    """Return the vision tower that a configuration of either kind is of, with random weights."""
     # Compare `model_type`, not the class: remote-code configs are different classes.
     is_resnet = config.model_type == ClipHFResNetConfig.model_type
     return (ClipHFResNetModel if is_resnet else ClipHFViTModel)._from_config(config)
 
 
-def _visual_projection(config: PreTrainedConfig) -> nn.Linear:
+def build_visual_projection(config: PreTrainedConfig) -> nn.Linear:
+    """Return the projection of a vision tower with this configuration."""
     return nn.Linear(config.hidden_size, config.projection_dim, bias=config.projection_bias)
 
 
-def _init_projection_(projection: nn.Linear, factor: float) -> None:
+def init_projection_(projection: nn.Linear, factor: float) -> None:
+    """Fill a projection into the shared space."""
     init_normal_(projection.weight, factor * projection.in_features**-0.5)
     init_like_torch_linear_(projection, factor, weight=False)
 
@@ -131,6 +134,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
     """
 
     input_embeddings_path = "text_model"
+    output_class: ClassVar[type] = ClipHFOutput
     # clip_hf sets this to its writer of model cards; it stays None in remote code.
     push_with_card: ClassVar[Callable | None] = None
 
@@ -139,9 +143,9 @@ class ClipHFModel(ClipHFPreTrainedModel):
         self.projection_dim = config.projection_dim
         self.text_embed_dim, self.vision_embed_dim = config.text_config.hidden_size, config.vision_config.hidden_size
         self.text_model = ClipHFTextModel._from_config(config.text_config)
-        self.vision_model = _vision_tower(config.vision_config)
+        self.vision_model = build_vision_tower(config.vision_config)
         self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
-        self.visual_projection = _visual_projection(config.vision_config)
+        self.visual_projection = build_visual_projection(config.vision_config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         bias = config.logit_bias_init_value
         self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
@@ -149,8 +153,8 @@ class ClipHFModel(ClipHFPreTrainedModel):
 
     def init_weights_(self, factor: float) -> None:
         """Fill the projections, the logit scale and the logit bias."""
-        _init_projection_(self.text_projection, factor)
-        _init_projection_(self.visual_projection, factor)
+        init_projection_(self.text_projection, factor)
+        init_projection_(self.visual_projection, factor)
         init.constant_(self.logit_scale, self.config.logit_scale_init_value)
         if self.logit_bias is not None:
             init.constant_(self.logit_bias, self.config.logit_bias_init_value)
@@ -287,7 +291,7 @@ class ClipHFModel(ClipHFPreTrainedModel):
             logits_per_image = logits_per_text.T
         if return_loss:
             loss = self._loss(image_embeds, text_embeds, image_ids=image_ids, text_ids=text_ids)
-        return ClipHFOutput(
+        return self.output_class(
             loss=loss,
             logits_per_image=logits_per_image,
             logits_per_text=logits_per_text,
@@ -331,7 +335,7 @@ class ClipHFTextModelWithProjection(ClipHFPreTrainedModel):
 
     def init_weights_(self, factor: float) -> None:
         """Fill the projection."""
-        _init_projection_(self.text_projection, factor)
+        init_projection_(self.text_projection, factor)
 
     @can_return_tuple
     def forward(
@@ -360,13 +364,13 @@ class ClipHFVisionModelWithProjection(ClipHFPreTrainedModel):
 
     def __init__(self, config: ClipHFVisionConfig):
         super().__init__(config)
-        self.vision_model = _vision_tower(config)
-        self.visual_projection = _visual_projection(config)
+        self.vision_model = build_vision_tower(config)
+        self.visual_projection = build_visual_projection(config)
         self.post_init()
 
     def init_weights_(self, factor: float) -> None:
         """Fill the projection."""
-        _init_projection_(self.visual_projection, factor)
+        init_projection_(self.visual_projection, factor)
 
     @can_return_tuple
     def forward(
@@ -399,7 +403,7 @@ class ClipHFForImageClassification(ClipHFPreTrainedModel):
     def __init__(self, config: ClipHFConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.vision_model = _vision_tower(config.vision_config)
+        self.vision_model = build_vision_tower(config.vision_config)
         hidden_size = config.vision_config.hidden_size
         self.classifier = nn.Linear(hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         self.post_init()

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import transformers
 from huggingface_hub.errors import HFValidationError
 from packaging.version import Version
+from transformers import AutoImageProcessor
 from transformers.image_processing_base import BatchFeature
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, ProcessorMixin, TextKwargs, Unpack
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, PROCESSOR_NAME, cached_file
@@ -50,6 +51,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
 
     Args:
         image_processor (`ClipHFImageProcessor`): Prepares images; may also be another image processor of transformers.
+            With a `ClipHFVideoProcessor` it is the processor of a `ClipHFVideoModel`, and its images are films.
         tokenizer (`ClipHFTokenizer`): Prepares texts; may also be another tokenizer of transformers.
 
     Example:
@@ -78,14 +80,15 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
         """Prepare images, texts, or both.
 
         Args:
-            images (*optional*): One or many images in any form that `ClipHFImageProcessor` takes.
+            images (*optional*): One or many images in any form that `ClipHFImageProcessor` takes; films, if the image
+                processor is a `ClipHFVideoProcessor`, which may also be called `videos`.
             text (`str` or `list[str]`, *optional*): One or many texts.
             **kwargs: Options of the image processor and of the tokenizer (`return_tensors="pt"` applies to both), or
                 `images_kwargs={...}` and `text_kwargs={...}`.
 
         Returns:
-            `BatchFeature`: `pixel_values` (images, 3, height, width), float32, if there are images; `input_ids` and
-            `attention_mask` (texts, length), int64, if there are texts.
+            `BatchFeature`: `pixel_values` (images, 3, height, width), of films (films, frames, 3, height, width),
+            float32, if there are any; `input_ids` and `attention_mask` (texts, length), int64, if there are texts.
 
         Raises:
             ValueError: There are neither images nor texts, a list is empty, or an image or an option cannot be used.
@@ -95,6 +98,10 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
         kwargs = _known_options(kwargs, set().union(_OTHER_ARGUMENTS, *names.values()), type(self).__name__)
         for group in kwargs.keys() & names.keys():
             kwargs[group] = _known_options(kwargs[group] or {}, names[group], group)
+        if is_video_processor(self.image_processor) and kwargs.get("videos") is not None:
+            if images is not None:
+                raise ValueError("`videos` and `images` are the same for a video processor; give one of them.")
+            images = kwargs.pop("videos")
         return super().__call__(images=images, text=list(text) if isinstance(text, tuple) else text, **kwargs)
 
     def prepare_inputs_layout(self, images=None, text=None, videos=None, audio=None, **kwargs) -> tuple:
@@ -126,6 +133,9 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
         # transformers writes the processor's class into the tokenizer.
         processor_class = getattr(self.tokenizer, "_processor_class", None)
         files = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        if is_video_processor(self.image_processor):
+            # In a file of its own, too: `AutoVideoProcessor` does not look for it among the parts of a processor.
+            files += self.image_processor.save_pretrained(save_directory)
         for part in (self, self.image_processor):
             vars(part).pop("auto_map", None)
         self.tokenizer._processor_class = processor_class
@@ -194,7 +204,7 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
                 f"{IMAGE_PROCESSOR_NAME} nor an entry 'image_processor' in {PROCESSOR_NAME}",
                 "ClipHFImageProcessor(size=..., crop_size=...)",
             )
-            image_processor = ClipHFImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+            image_processor = _load_image_processor(cls, pretrained_model_name_or_path, location, **kwargs)
         if tokenizer is None:
             check(
                 any(all(map(exists, names)) for names in TOKENIZER_FILES),
@@ -208,6 +218,22 @@ class ClipHFProcessor(ClearFileErrors, ProcessorMixin):
             }
             tokenizer = ClipHFTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
         return [image_processor, tokenizer]
+
+
+def is_video_processor(image_processor: Any) -> bool:
+    """Whether an image processor is a `ClipHFVideoProcessor`, perhaps of a repo's own code."""
+    # By an option, because importing the class would copy it beside every image model.
+    return hasattr(image_processor, "apply_exif_orientation") and hasattr(image_processor, "num_frames")
+
+
+def _load_image_processor(owner: type, source: str | os.PathLike, location: dict[str, Any], **kwargs) -> Any:
+    """The image or video processor of a repo; from the installed code or the repo's own, whichever `owner` is of."""
+    options, _ = ClipHFImageProcessor.get_image_processor_dict(source, **location)
+    if "num_frames" not in options:
+        return ClipHFImageProcessor.from_pretrained(source, **kwargs)
+    # A processor of the repo's own code runs because the user trusts it.
+    kwargs["trust_remote_code"] = owner.__module__.startswith("transformers_modules.")
+    return AutoImageProcessor.from_pretrained(source, **kwargs)
 
 
 def _known_options(options: dict[str, Any], names: set[str], owner: str) -> dict[str, Any]:

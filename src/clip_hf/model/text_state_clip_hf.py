@@ -13,7 +13,7 @@ from .image_resizing_clip_hf import map_in_threads
 
 
 # Parts of a model that text features do not depend on.
-_IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}
+_IMAGE_ONLY = {"vision_model", "visual_projection", "temporal_head", "logit_scale"}
 # Modules, ours and transformers', that use their `token_embedding` only to look up the tokenizer's ids.
 _TEXT_EMBEDDINGS = {"ClipHFTextEmbeddings", "CLIPTextEmbeddings"}
 

@@ -7,7 +7,35 @@ from ..utils.extras import require_extra
 
 require_extra("video", "clip_hf.video", "av")
 
-from ..model.video_reading_clip_hf import VIDEO_ENDINGS, UnreadableVideo
+from ..model.video_opening_clip_hf import (
+    VIDEO_ENDINGS,
+    UnreadableVideo,
+    VideoDescription,
+    VideoLimits,
+    is_video,
+)
+from ..model.video_reading_clip_hf import (
+    ClipSampling,
+    describe_video,
+    frame_times,
+    read_clip,
+    read_frames,
+)
+from .clip_cutting import cut_clip
+from .scenes import scene_cuts
 
 
-__all__ = ["UnreadableVideo", "VIDEO_ENDINGS"]
+__all__ = [
+    "ClipSampling",
+    "UnreadableVideo",
+    "VIDEO_ENDINGS",
+    "VideoDescription",
+    "VideoLimits",
+    "cut_clip",
+    "describe_video",
+    "frame_times",
+    "is_video",
+    "read_clip",
+    "read_frames",
+    "scene_cuts",
+]
