@@ -54,7 +54,7 @@ def train_head(options: argparse.Namespace, head: str, column: str, seed: int, f
         "temporal_num_layers": options.layers,
         "loss": "same_label",
         "learning_rate": options.learning_rate,
-        "head_learning_rate_factor": options.head_factor,
+        "head_learning_rate_multiplier": options.head_factor,
         "batch_size": options.batch_size,
         "max_steps": options.steps if column == "action" else 2 * options.steps,
         "eval_every": 1_000_000,
