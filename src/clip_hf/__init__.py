@@ -31,6 +31,8 @@ from .model.processing_clip_hf import ClipHFProcessor
 from .model.prompts_clip_hf import prompt_set_names
 from .model.tokenization_clip_hf import ClipHFTokenizer
 from .model.video_loss_clip_hf import same_label_loss
+from .model.video_pipeline_clip_hf import ClipHFZeroShotVideoClassificationPipeline
+from .model.video_processing_clip_hf import ClipHFVideoProcessor
 from .model.zero_shot_clip_hf import build_text_classifier, load_prompt_set
 from .registration import register
 from .zero_shot_pipeline import pipeline
@@ -60,9 +62,11 @@ __all__ = [
     "ClipHFVideoConfig",
     "ClipHFVideoModel",
     "ClipHFVideoOutput",
+    "ClipHFVideoProcessor",
     "ClipHFVisionModelOutput",
     "ClipHFVisionModelWithProjection",
     "ClipHFZeroShotImageClassificationPipeline",
+    "ClipHFZeroShotVideoClassificationPipeline",
     "ImageLimits",
     "UnreadableImage",
     "__version__",

@@ -36,11 +36,13 @@ from .model.modeling_clip_hf_video import ClipHFForVideoClassification, ClipHFVi
 from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .model.video_pipeline_clip_hf import ClipHFZeroShotVideoClassificationPipeline
 from .model.video_processing_clip_hf import ClipHFVideoProcessor
 from .model_card.card import push_with_model_card
 
 
 _TASK = "zero-shot-image-classification"
+_VIDEO_TASK = "zero-shot-video-classification"
 
 _MODELS = (
     (AutoModel, ClipHFConfig, ClipHFModel),
@@ -52,6 +54,7 @@ _MODELS = (
     (AutoModelForZeroShotImageClassification, ClipHFExportedConfig, ClipHFExportedModel),
     (AutoModelForImageClassification, ClipHFConfig, ClipHFForImageClassification),
     (AutoModel, ClipHFVideoConfig, ClipHFVideoModel),
+    (AutoModelForZeroShotImageClassification, ClipHFVideoConfig, ClipHFVideoModel),
     (AutoModelForVideoClassification, ClipHFVideoConfig, ClipHFForVideoClassification),
 )
 
@@ -77,7 +80,7 @@ class ZeroShotImageClassificationDispatcher(ZeroShotImageClassificationPipeline)
         model = kwargs["model"] if "model" in kwargs else args[0]
         # Compare `model_type`, not the class: remote-code models are different classes.
         model_type = getattr(model.config, "model_type", None)
-        ours = model_type in (ClipHFConfig.model_type, ClipHFExportedConfig.model_type)
+        ours = model_type in (ClipHFConfig.model_type, ClipHFVideoConfig.model_type, ClipHFExportedConfig.model_type)
         if model_type == ClipHFExportedConfig.model_type:
             check_device(kwargs.get("device"))
             if kwargs.get("device") is None:
@@ -128,6 +131,12 @@ def register() -> None:
     # prefer the repo's own code to the installed one when given `trust_remote_code=True`, unlike other Auto classes.
     AutoTokenizer.register(ClipHFTextConfig, tokenizer_class=ClipHFTokenizer, exist_ok=True)
     PIPELINE_REGISTRY.supported_tasks[_TASK]["impl"] = ZeroShotImageClassificationDispatcher
+    # Not through `register_pipeline`, which makes `save_pretrained` write into the model's configuration.
+    PIPELINE_REGISTRY.supported_tasks[_VIDEO_TASK] = {
+        "impl": ClipHFZeroShotVideoClassificationPipeline,
+        "pt": (AutoModel,),
+        "type": "multimodal",
+    }
     # The exported model cannot import the readers of other formats or the model cards, so they are attached here.
     ClipHFPreTrainedModel.read_other_format = staticmethod(from_pretrained)
     ClipHFModel.push_with_card = staticmethod(push_with_model_card)

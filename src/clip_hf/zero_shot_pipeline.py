@@ -1,29 +1,36 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""`clip_hf.pipeline`: our zero-shot pipeline for any CLIP, in whichever format its files are."""
+"""`clip_hf.pipeline`: our zero-shot pipelines for any CLIP, in whichever format its files are."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from .checkpoints.paths import describe_not_found
 from .export.exported_model import AUTOMATIC_MAPS
 from .export.opening import check_options, load_export_processor, open_cached_export, open_if_exported
 from .export.runtimes import RUNTIMES
 from .model.checks_clip_hf import type_of, unknown_option
+from .model.configuration_clip_hf_video import ClipHFVideoConfig
 from .model.image_processing_clip_hf import ClipHFImageProcessor, is_unset
 from .model.modeling_clip_hf import ClipHFModel
-from .model.pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
+from .model.modeling_clip_hf_video import ClipHFVideoModel
+from .model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
 from .model.processing_clip_hf import LOCATION_KEYS, ClipHFProcessor
 from .model.tokenization_clip_hf import ClipHFTokenizer
+from .model.video_pipeline_clip_hf import ClipHFZeroShotVideoClassificationPipeline
 from .utils.dtypes import parse_inference_dtype
 
 
 TASK = "zero-shot-image-classification"
+VIDEO_TASK = "zero-shot-video-classification"
+PIPELINES = {TASK: ClipHFZeroShotImageClassificationPipeline, VIDEO_TASK: ClipHFZeroShotVideoClassificationPipeline}
 _PARTS = {"tokenizer": ClipHFTokenizer, "image_processor": ClipHFImageProcessor}
-# Options for making the pipeline; `CALL_OPTIONS` and the image processor's options are defaults for its calls.
+# Options for making the pipeline; its call options and the image processor's options are defaults for its calls.
 _OPTIONS = ("device", "batch_size", "num_workers", "device_map", *_PARTS, *LOCATION_KEYS)
 
 
@@ -31,11 +38,12 @@ def pipeline(
     model: str | os.PathLike | nn.Module,
     processor: Any = None,
     *,
+    task: str = TASK,
     runtime: str | None = None,
     dtype: torch.dtype | str | None = None,
     **options: Any,
 ) -> ClipHFZeroShotImageClassificationPipeline:
-    """Make a zero-shot image classification pipeline of any CLIP.
+    """Make a zero-shot classification pipeline of any CLIP, for images or films.
 
     For a stock CLIP repo `transformers.pipeline` gives transformers' own pipeline, without ensembles of templates,
     prompt sets and other options of [`ClipHFZeroShotImageClassificationPipeline`]. This function always gives ours,
@@ -48,6 +56,8 @@ def pipeline(
             wrapped by peft.
         processor ([`ClipHFProcessor`], `str` or `os.PathLike`, *optional*): The processor, or its repo or folder. By
             default the one beside the model's weights, also for a model in memory that was loaded from somewhere.
+        task (`str`, *optional*, defaults to `"zero-shot-image-classification"`): What the pipeline is for, this or
+            `"zero-shot-video-classification"`.
         runtime (`str`, *optional*): What runs the model: `"torch"`, `"onnx"` or `"openvino"`. By default PyTorch, and
             an exported folder by that for which it was made. With one of the others, a model that is not exported yet
             is exported once, in float32, into `clip_hf/exports` below `$HF_HOME`.
@@ -62,7 +72,8 @@ def pipeline(
             `num_workers`, `candidate_labels`, `hypothesis_template`, `top_k`, ...
 
     Returns:
-        [`ClipHFZeroShotImageClassificationPipeline`]: call it with images and labels.
+        [`ClipHFZeroShotImageClassificationPipeline`]: call it with images and labels; or
+        [`ClipHFZeroShotVideoClassificationPipeline`]: call it with films and labels.
 
     Raises:
         OSError: if there is no such repo, folder or file, or a part is missing in it.
@@ -82,11 +93,11 @@ def pipeline(
     ```
     """
     location = {name: options.pop(name) for name in LOCATION_KEYS if name in options}
-    if model == TASK or options.pop("task", TASK) != TASK:
-        raise ValueError(f"The first argument is the model; {TASK!r} is the only task.")
+    if task not in PIPELINES or (isinstance(model, str) and model in PIPELINES):
+        raise ValueError(f"The first argument is the model; `task` is {' or '.join(map(repr, PIPELINES))}.")
     dtype = options.pop("torch_dtype", None) if dtype is None else dtype  # transformers' name before v5
     check_options(runtime, dtype, options.get("device"))
-    _check_names(options)
+    _check_names(options, PIPELINES[task].call_options)
     is_name = isinstance(model, str | os.PathLike)
     source = model if is_name else getattr(model, "name_or_path", None)
     device_map = options.pop("device_map", None)
@@ -116,7 +127,7 @@ def pipeline(
     if exported is None and runtime in RUNTIMES:
         whole = processor if all(part is None for part in passed.values()) else ClipHFProcessor(**parts)
         exported = open_cached_export(model, whole, runtime, dtype, str(source or type(model).__name__))
-    return ClipHFZeroShotImageClassificationPipeline(model=exported or model, task=TASK, **parts, **options)
+    return PIPELINES[task](model=exported or model, task=task, **parts, **options)
 
 
 def _open_model(
@@ -147,15 +158,15 @@ def _named_device(device: Any, device_map: Any) -> torch.device | str | None:
     return None if device in AUTOMATIC_MAPS else device
 
 
-def _check_names(options: dict[str, Any]) -> None:
+def _check_names(options: dict[str, Any], call_options: tuple[str, ...]) -> None:
     """Refuse unknown options. An image processor of another class has fewer, which the pipeline itself checks."""
     image_options = ClipHFImageProcessor.valid_kwargs.__annotations__
-    known = [*CALL_OPTIONS, *_OPTIONS, *image_options]
+    known = [*call_options, *_OPTIONS, *image_options]
     unknown = [name for name, value in options.items() if name not in known and not is_unset(name, value, known)]
     if unknown:
         raise TypeError(
             f"{unknown_option(unknown[0], 'the pipeline', known)} Available: "
-            f"{', '.join((*CALL_OPTIONS, *_OPTIONS))} and those of the image processor."
+            f"{', '.join((*call_options, *_OPTIONS))} and those of the image processor."
         )
 
 
@@ -165,7 +176,8 @@ def _load_part(name: str, part: Any, location: dict[str, Any]) -> Any:
 
 def _load_model(source: str | os.PathLike, dtype: torch.dtype | None, location: dict[str, Any]) -> ClipHFModel:
     try:
-        model, info = ClipHFModel.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True, **location)
+        model_class = ClipHFVideoModel if _is_video_model(source, location) else ClipHFModel
+        model, info = model_class.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True, **location)
     except OSError as error:
         if os.path.exists(source) or isinstance(error, FileNotFoundError):
             raise
@@ -178,6 +190,13 @@ def _load_model(source: str | os.PathLike, dtype: torch.dtype | None, location: 
             "labels; `transformers.pipeline` has tasks for those."
         )
     return model
+
+
+def _is_video_model(source: str | os.PathLike, location: dict[str, Any]) -> bool:
+    files = {name: value for name, value in location.items() if name in LOCATION_KEYS}
+    with suppress(OSError, ValueError):  # loading the model says what is wrong
+        return PreTrainedConfig.get_config_dict(source, **files)[0].get("model_type") == ClipHFVideoConfig.model_type
+    return False
 
 
 def _check_model(model: Any) -> None:

@@ -447,3 +447,8 @@ class ClipHFForVideoClassification(ClipHFPreTrainedModel):
 # Saving one then copies our files next to it, and names the class in `auto_map`.
 ClipHFVideoModel.register_for_auto_class("AutoModel")
 ClipHFForVideoClassification.register_for_auto_class("AutoModelForVideoClassification")
+
+
+def _files_exported_with_the_model() -> None:
+    # Never called, as in the image model's file: it makes the pipeline travel with the model.
+    from .video_pipeline_clip_hf import ClipHFZeroShotVideoClassificationPipeline  # noqa: F401

@@ -33,6 +33,7 @@ from .label_scores_clip_hf import (
 )
 from .processing_clip_hf import ClipHFProcessor
 from .zero_shot_clip_hf import (
+    OUR_MODEL_TYPES,
     TextClassifierCache,
     check_labels,
     check_templates,
@@ -87,6 +88,9 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
     ```
     """
 
+    noun = "image"  # what is classified, in messages
+    call_options = CALL_OPTIONS
+
     def __init__(self, **kwargs):
         self._classifiers = TextClassifierCache()
         # Compare names, because a repo's own code has another class than ours.
@@ -97,7 +101,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         if self.tokenizer is None or self.image_processor is None:
             raise ValueError("The pipeline needs a tokenizer and an image processor, or a processor with both.")
         has_bias = getattr(self.model, "logit_bias", None) is not None
-        if has_bias and model_type not in ("clip_hf", "clip_hf_exported"):
+        if has_bias and model_type not in (*OUR_MODEL_TYPES, "clip_hf_exported"):
             raise ValueError(
                 f"{type(self.model).__name__} scores with a sigmoid and a bias, as SigLIP does; use transformers' "
                 "ZeroShotImageClassificationPipeline."
@@ -162,7 +166,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         """
         image = kwargs.pop("images", image)
         if image is None:
-            raise ValueError("There is no image: pass one as the first argument or as `images=`.")
+            raise ValueError(f"There is no {self.noun}: pass one as the first argument or as `{self.noun}s=`.")
         if candidate_labels is not None:
             kwargs["candidate_labels"] = candidate_labels
         call_params = self._sanitize_parameters(**kwargs)
@@ -172,7 +176,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             raise ValueError("There are no labels: pass `candidate_labels=[...]`.")
         num_workers = check_count("num_workers", self._num_workers if num_workers is None else num_workers, 0)
         batch_size = check_count("batch_size", self._batch_size if batch_size is None else batch_size, 1)
-        if _is_one_image(image):
+        if self.is_single(image):
             return self.run_single(image, *params)
         if not isinstance(image, (list, tuple, np.ndarray, torch.Tensor)):
             return self.get_iterator(image, num_workers, batch_size, *params)
@@ -185,17 +189,17 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Save the model and its processor, for `pipeline` and for the Auto classes; as the model's own method."""
         super().save_pretrained(save_directory, **kwargs)
-        if self.model.config.model_type == "clip_hf":
+        if self.model.config.model_type in OUR_MODEL_TYPES:
             ClipHFProcessor(self.image_processor, self.tokenizer).save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **kwargs):
         image_options = self._image_option_names()
-        known = {*CALL_OPTIONS, *_FACTORY_OPTIONS, *image_options}
+        known = {*self.call_options, *_FACTORY_OPTIONS, *image_options}
         unknown = [name for name in kwargs if name not in known and not is_unset(name, kwargs[name], known)]
         if unknown:
-            message = unknown_option(unknown[0], "the pipeline", [*CALL_OPTIONS, *image_options])
+            message = unknown_option(unknown[0], "the pipeline", [*self.call_options, *image_options])
             more = " and the options of the image processor" if image_options else ""
-            raise TypeError(f"{message} Available: {', '.join(CALL_OPTIONS)}{more}.")
+            raise TypeError(f"{message} Available: {', '.join(self.call_options)}{more}.")
         # None stands for the default, so that wrappers can pass every option on.
         options = {name: value for name, value in kwargs.items() if value is not None and name not in _FACTORY_OPTIONS}
         preprocess = {name: options[name] for name in options if name in image_options}
@@ -272,14 +276,21 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         classifiers = [] if classifiers is None else classifiers
         if not classifiers:
             classifiers += self._classifiers.get_all(self.model, self.tokenizer, wanted, tokenizer_kwargs)
-        pixel_values = model_inputs["pixel_values"]
-        image_embeds = features(evaluated(self.model), "image", pixel_values=pixel_values)  # (batch, dim)
+        image_embeds = self.embed(model_inputs["pixel_values"])  # (batch, dim)
         classifier = torch.cat(classifiers).to(image_embeds)  # (labels [+ 1], dim)
         with torch.autocast(image_embeds.device.type, enabled=False):  # half precision would merge similar scores
             cosines = image_embeds @ classifier.T
         scale = self.model.logit_scale.exp().to(cosines)
         bias = None if bias is None else bias.to(cosines)
         return {"scores": score_labels(cosines, len(labels), scale, bias, multi_label, function_to_apply)}
+
+    def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """L2-normalised embeddings (batch, dim) of what `preprocess` made, in float32."""
+        return features(evaluated(self.model), "image", pixel_values=pixel_values)
+
+    def is_single(self, image: Any) -> bool:
+        """Whether `image` is one image, not several; TypeError if it is neither."""
+        return _is_one_image(image)
 
     def postprocess(
         self,
@@ -322,7 +333,7 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         return _Results(classify, inputs)
 
     def _preprocess_item(self, index: int | None, image: Any, params: dict) -> dict[str, torch.Tensor]:
-        which = "The image" if index is None else f"Image {index}"
+        which = f"The {self.noun}" if index is None else f"{self.noun.capitalize()} {index}"
         try:
             return self.preprocess(image, **params)
         except (TypeError, ValueError, OSError) as error:

@@ -84,6 +84,25 @@ PROMPT_SETS: dict[str, tuple[str, ...]] = {
         "art of the {}.",
         "a photo of the small {}.",
     ),
+    # Of ActionCLIP (Wang et al. 2021; released code, `utils/Text_Prompt.py`), for actions in films.
+    "actionclip": (
+        "a photo of action {}",
+        "a picture of action {}",
+        "Human action of {}",
+        "{}, an action",
+        "{} this is an action",
+        "{}, a video of action",
+        "Playing action of {}",
+        "{}",
+        "Playing a kind of action, {}",
+        "Doing a kind of action, {}",
+        "Look, the human is {}",
+        "Can you recognize the action of {}?",
+        "Video classification of {}",
+        "A video of {}",
+        "The man is {}",
+        "The woman is {}",
+    ),
     # By domain, each with the dataset of the paper that it was written for.
     "actions": tuple(  # UCF101
         f"a {medium} of {article} person {verb}{{}}."

@@ -40,6 +40,8 @@ MAX_TOKENS_PER_BATCH = 2**14
 # 256 texts of 4 to 32 tokens take 0.8 of the time then.
 _LEAST_TEXTS = 64
 _PLACEHOLDERS = {"", "0", "label"}
+# Models of ours with both towers, by `model_type`: those with a repo's own code are of other classes.
+OUR_MODEL_TYPES = ("clip_hf", "clip_hf_video")
 
 
 def check_labels(labels: Iterable[str | int]) -> list[str | int]:
@@ -303,7 +305,7 @@ def features(model: nn.Module, kind: str, **inputs: torch.Tensor) -> torch.Tenso
 
     Shape (batch, dim), in float32, or float64 if the model is.
     """
-    if getattr(getattr(model, "config", None), "model_type", None) == "clip_hf":
+    if getattr(getattr(model, "config", None), "model_type", None) in OUR_MODEL_TYPES:
         inputs["pooled_only"] = True  # nothing else is used here, and the towers are faster
     for method in (f"get_{kind}_features", f"encode_{kind}"):
         if hasattr(model, method):
