@@ -150,10 +150,10 @@ def show(options: argparse.Namespace, texts: Sequence[str]) -> None:
     pair_options = PairOptions(caption_column=options.caption_column, media="videos")
     films = load_pairs(options.dataset, split="test" if held_out else None, options=pair_options)
     labels = sorted({str(text) for text in texts})
-    classifier = pipeline("zero-shot-video-classification", model=options.output_dir)
+    classifier = pipeline(options.output_dir, task="zero-shot-video-classification")
     print(f"{'Held-out' if held_out else 'Training'} films among {len(labels)} texts:")
     for row in films.select(range(min(options.num_shown, len(films)))):
-        best = classifier(row["video"]["path"], candidate_labels=labels)[0]
+        best = classifier(row["video"]["path"], candidate_labels=labels, hypothesis_template="{}")[0]
         sign = "=" if best["label"] == row[options.caption_column] else "x"
         print(f"  {sign} {row[options.caption_column]}: {best['label']} ({best['score']:.0%})")
 
