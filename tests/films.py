@@ -22,22 +22,22 @@ def write_film(
     rate: float | Fraction = 25,
     codec: str = "mpeg4",
     pts: Sequence[int] | None = None,
-    time_base: Fraction | None = None,
     pix_fmt: str = "yuv420p",
     options: dict[str, str] | None = None,
+    broken: dict[int, int] | None = None,
 ) -> Path:
     """Write frames (height, width, 3) uint8 as a film; the ending of `path` names the container.
 
-    `pts` are the frames' presentation times in units of `time_base` (by default 1/rate). A frame list that is empty
-    gives a container without frames.
+    `pts` are the frames' presentation times in units of 1/rate; `broken` replaces those of some packets, as a faulty
+    recorder does. `options` go to the encoder and the container.
     """
     rate = Fraction(rate).limit_denominator(100_000)
     options = dict(options or {})
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.pix_fmt = pix_fmt
         stream.width, stream.height = 64, 64
-        stream.codec_context.time_base = time_base or 1 / rate
+        stream.codec_context.time_base = 1 / rate
         if codec == "mpeg4":
             stream.codec_context.bit_rate = 2_000_000
         for number, frame in enumerate(frames):
@@ -46,9 +46,16 @@ def write_film(
                 stream.width, stream.height = frame.width, frame.height
             frame.pts = number if pts is None else pts[number]
             frame.time_base = stream.codec_context.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+            container.mux(_break_stamps(stream.encode(frame), broken))
+        container.start_encoding()  # writes the header, if there was no frame
+        container.mux(_break_stamps(stream.encode(None), broken))
     return Path(path)
+
+
+def _break_stamps(packets: list[av.Packet], broken: dict[int, int] | None) -> list[av.Packet]:
+    for packet in packets:
+        packet.pts = (broken or {}).get(packet.pts, packet.pts)
+    return packets
 
 
 def numbered_frames(count: int, width: int = 64, height: int = 64, first: int = 0) -> list[np.ndarray]:

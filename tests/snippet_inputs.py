@@ -25,6 +25,7 @@ from clip_hf import ClipHFImageProcessor, ClipHFProcessor, ClipHFTokenizer, chec
 from clip_hf.checkpoints.tokenizer_formats import OPENAI_MERGES
 from clip_hf.data import load_openmoji
 from clip_hf.evaluation import get_dataset
+from films import numbered_frames, write_film
 from pair_data import caption_of, encoded, image_of, rows_of, samples_of, write_parquet, write_tar
 from tiny_models import CAPTIONS, IMAGE_SIZE, MORE_TEXTS, VOCAB_SIZE, make_tiny_model
 
@@ -246,6 +247,8 @@ INPUTS: dict[str, dict[str, Callable[[Path], None]]] = {
     "--data cifar10 ": {"uoft-cs/cifar10": write_hub_data("cifar10")},
     "--data food101 ": {"ethz/food101": write_hub_data("food101", images=2)},
     "annotated_photos": {"annotated_photos": write_annotated},
+    "skate.mp4": {"skate.mp4": lambda path: write_film(path, numbered_frames(12))},
+    "dance.mp4": {"dance.mp4": lambda path: write_film(path, numbered_frames(12, first=100))},
     "data/shoes_saved": {"data": write_shoes},
 }
 # The same for examples in docstrings.

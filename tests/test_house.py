@@ -132,13 +132,14 @@ def check_exported_files(package_folder: Path) -> list[str]:
             problem = _exported_import_problem(path.stem, item)
             if problem:
                 problems.append(f"{path.name}:{item.line}: {problem}")
-        function_level += [f"{path.name}:{item.line}" for item in imports if item.in_function]
+        function_level += [(item.module, f"{path.name}:{item.line}") for item in imports if item.in_function]
         problems += _textual_problems(path, package_folder.name, {item.line for item in imports})
-    if len(function_level) > len(FUNCTION_LEVEL_MODULES):
-        problems.append(
-            f"{', '.join(function_level)}: more than {len(FUNCTION_LEVEL_MODULES)} imports inside functions; export "
-            "needs one a pipeline"
-        )
+    for module in FUNCTION_LEVEL_MODULES:
+        places = [place for imported, place in function_level if imported == module]
+        if len(places) > 1:
+            problems.append(
+                f"{', '.join(places)}: more than one import inside a function of {module}; export needs one"
+            )
     return problems
 
 

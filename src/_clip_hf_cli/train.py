@@ -72,13 +72,16 @@ class TrainingFields:
     eval_share: float = _option(0.0, "Hold out this share of the pairs, where nothing else is held out.")
     streaming: bool = _option(False, "Read the data in sequence, for datasets that do not fit on a disk.")
     pairs_per_epoch: int | None = _option(None, "Streams: pairs of an epoch, if the length is given in epochs.")
-    image_column: str = _option("image", "Column of the images.")
+    num_frames: int | None = _option(None, "The data are films: frames of a clip. One of each of as many segments.")
+    image_column: str | None = _option(None, "Column of the images (default: image), or of the films (video).")
     caption_column: str = _option("caption", "Column of the captions; of a list of captions one is drawn.")
     image_id_column: str | None = _option(None, "Rows that share this value are no negatives of each other.")
     image_root: str | None = _option(
         None, "Image paths in tables may lead below this folder, besides the table's own."
     )
-    templates: list[str] = _option(["{}"], "Texts; one is drawn for each pair. {} is the caption, {title} a column.")
+    templates: list[str] = _option(
+        ["{}"], "Texts; one is drawn for each pair. {} is the caption, {title} a column; or the name of a prompt set."
+    )
     max_skipped_share: float = _option(0.05, "Rows that cannot be used are skipped; more than this share is an error.")
     cache_images: bool = _option(False, "Keep the resized images in memory.")
     num_workers: int = _option(0, "Processes that load images for each training process.")
@@ -98,13 +101,21 @@ class TrainingFields:
     color_jitter: list[float] = _option([0.0, 0.0, 0.0, 0.0], "Strengths: brightness, contrast, saturation, hue.")
     blur: float = _option(0.0, "Probability of a Gaussian blur.")
     horizontal_flip: float = _option(0.0, "Probability of a flip; captions that say left or right are then wrong.")
+    rand_augment: list[float] = _option([], "RandAugment: number of changes, and magnitude 0 to 30, such as 2 9.")
     token_dropout: float = _option(0.0, "Probability to leave out a token of a text.")
     model: str | None = _option(None, "Folder, file or hub name of a model to start from. Without it: from scratch.")
     config: str = _option("ViT-B/32", "From scratch: a published architecture, or a JSON file for ClipHFConfig.")
     tokenizer: str | None = _option(None, "From scratch: `openai`, or a tokenizer's folder. Without: one is trained.")
     vocab_size: int = _option(4096, "From scratch: size of the vocabulary to train.")
     resize_to: int | None = _option(None, "From scratch: an image's shorter side before the crop, in pixels.")
-    loss: str = _option("softmax", "From scratch: `softmax` as CLIP, or `sigmoid` as SigLIP.")
+    temporal_head: str | None = _option(
+        None, "Films: meanP, Conv_1D, Transf, LSTM or Transf_cls (default: the model's, or meanP)."
+    )
+    temporal_num_layers: int | None = _option(None, "Films: layers of the heads Transf and Transf_cls (default: 6).")
+    loss: str = _option(
+        "softmax", "`softmax` as CLIP; `same_label`: equal captions are one class; from scratch `sigmoid` as SigLIP."
+    )
+    target_scale: float = _option(10.0, "same_label: the targets are the softmax of this at the pairs of one class.")
     freeze: list[str] = _option([], "Parts to keep as they are: vision, text, all_but_projections, batch_norm, ...")
     epochs: int = _option(32, "Passes over the data (table 18: 32).")
     min_steps: int | None = _option(None, "Least number of steps: few pairs are repeated within an epoch.")
@@ -114,6 +125,7 @@ class TrainingFields:
     learning_rate: float = _option(5e-4, "Highest learning rate (tables 19 and 20: 5e-4 and less).")
     weight_decay: float = _option(0.2, "Weight decay of weights that are not gains or biases (table 18: 0.2).")
     layer_decay: float = _option(1.0, "Factor of the learning rate from each layer to the one below it.")
+    head_learning_rate_multiplier: float = _option(1.0, "Films: the temporal head's learning rate, as a multiple.")
     warmup_steps: int | None = _option(None, "Steps in which the learning rate rises (table 18: 2000).")
     warmup_share: float = _option(0.1, "The same as a share of all steps, where warmup_steps is not given.")
     max_grad_norm: float | None = _option(None, "Largest norm of the gradient; larger ones are scaled down.")

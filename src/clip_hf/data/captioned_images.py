@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,9 +16,9 @@ import pyarrow as pa
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import stamp_of
 from .generated_datasets import generate_dataset
-from .image_folders import contiguous_parts, folder_rows, images_in
+from .image_folders import contiguous_parts, folder_rows, has_images, images_in
 from .image_text import check_columns, undecoded_images
-from .media import MEDIA_BY_ROLE, find_media
+from .media import MEDIA, MEDIA_BY_ROLE, VIDEOS, Media, find_media
 from .pair_options import PairOptions, row_columns
 from .parts import parts_in, read_parts
 from .streaming import MixedStream
@@ -167,7 +168,10 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False, go_on:
         media = find_media(options.media)
         (images,) = images_in(rows.folder, media=media)
         if not images:
-            raise ValueError(f"The folder {rows.folder} holds no {media.noun}s, Parquet files, tars or metadata.")
+            raise ValueError(
+                f"The folder {rows.folder} holds no {media.noun}s, Parquet files, tars or metadata."
+                f"{_other_media(rows.folder, media)}"
+            )
         check_columns([options.image_column, options.caption_column], options)
         arguments = {"parts": contiguous_parts(images, _FOLDER_SHARDS), "roles": roles}
         return _from_rows(folder_rows, arguments, streaming, in_memory=True)
@@ -193,6 +197,14 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False, go_on:
     # Absolute, because a cache of rows does not know where a relative path started.
     tables = [os.path.abspath(file) for file in files]
     return _from_rows(table_rows, {"tables": tables, "root": options.image_root, **shared}, streaming)
+
+
+def _other_media(folder: Path, media: Media) -> str:
+    """A hint where a folder holds films and images were looked for, or the other way round."""
+    for other in (other for other in MEDIA.values() if other is not media and has_images(folder, other)):
+        advice = "give `num_frames` (--num_frames)" if other is VIDEOS else "leave `num_frames` (--num_frames) out"
+        return f" It holds {other.noun}s; to train on these, {advice}."
+    return ""
 
 
 def _from_rows(read: Callable, arguments: dict[str, Any], streaming: bool, in_memory: bool = False) -> Data:

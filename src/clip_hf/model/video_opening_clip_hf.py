@@ -32,6 +32,7 @@ _DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi asf flv mpeg mpegts mpegtsraw mpegvideo mxf ogg nut ivf h264 hevc m4v "
     "obu av1 mjpeg dv gif rm wtv yuv4mpegpipe vc1 nsv gxf"
 )
+_UNSTAMPED = ("mpeg", "mpegvideo", "h264", "hevc", "m4v", "obu", "vc1", "mjpeg")
 _BUFFER = 2**17  # bytes that FFmpeg asks for at a time
 _MAX_STRAY_FRAMES = 10  # frames with a broken time stamp that a film may have
 _MICROSECOND = Fraction(1, 1_000_000)
@@ -121,8 +122,6 @@ def is_video(source: Any) -> bool:
     Args:
         source (`Any`): A path, bytes, an open binary file, a mapping with `"path"` or `"bytes"`, or anything else.
     """
-    if is_video_decoder(source):
-        return True
     if isinstance(source, dict):
         data, path = source.get("bytes"), source.get("path")
         return is_video(data) if data is not None else is_video(path)
@@ -136,11 +135,6 @@ def is_video(source: Any) -> bool:
     if isinstance(source, str | os.PathLike):
         return os.path.splitext(os.fsdecode(source))[1][1:].lower() in VIDEO_ENDINGS
     return False
-
-
-def is_video_decoder(source: Any) -> bool:
-    """Whether a value is a `VideoDecoder` of torchcodec, which `datasets.Video()` gives."""
-    return type(source).__name__ == "VideoDecoder" and type(source).__module__.startswith("torchcodec")
 
 
 def _has_signature(start: bytes) -> bool:
@@ -222,9 +216,11 @@ def _open_source(video: Any, limits: VideoLimits) -> tuple[BinaryIO, str]:
             )
         return video, str(getattr(video, "name", "the film"))[:200]
     if not isinstance(video, str | os.PathLike):
+        kind = type(video).__name__
+        hint = " Cast the column to `datasets.Video(decode=False)`." if kind == "VideoDecoder" else ""
         raise TypeError(
             "expected the path, the bytes or the open file of a film, or a mapping with `path` or `bytes`, got "
-            f"{type(video).__name__}."
+            f"{kind}.{hint}"
         )
     path = os.fsdecode(video)
     if not path.strip():
@@ -259,7 +255,8 @@ class Film:
         self._av = _import_av()
         self._file, self.name, self.limits = file, name, limits
         self.num_damaged = self.num_stray = self.num_disordered = self.num_unstamped = 0
-        self.container = None
+        self.container = self._last_stamp = None
+        self._is_over = False
         self.rewind()
 
     def close(self) -> None:
@@ -297,9 +294,10 @@ class Film:
         attached = self._av.stream.Disposition.attached_pic
         streams = [s for s in self.container.streams.video if not s.disposition & attached]
         if not streams:
-            kinds = sorted({s.type for s in self.container.streams})
+            kinds = {"a cover picture" if s.type == "video" else s.type for s in self.container.streams}
             raise UnreadableVideo(
-                "no video stream", f"{self.name}: it has no video stream (only {', '.join(kinds) or 'nothing'})."
+                "no video stream",
+                f"{self.name}: it has no video stream (only {', '.join(sorted(kinds)) or 'nothing'}).",
             )
         default = [s for s in streams if s.disposition & self._av.stream.Disposition.default]
         self.stream = (default or streams)[0]
@@ -332,8 +330,16 @@ class Film:
         """The last time stamp of the video stream that is not after `time`."""
         return (time + self.start) // self.stream.time_base
 
+    @property
+    def can_jump(self) -> bool:
+        """Whether a frame's time is the same wherever reading began."""
+        # In MPEG program streams few frames have a stamp of their own; the others' follow from those before them.
+        return not self.num_unstamped and self.container.format.name not in _UNSTAMPED
+
     def seek(self, time: Fraction) -> bool:
         """Go to a key frame before `time`, or near it: the frames that come show where. False if it fails."""
+        if not self.can_jump:
+            return False
         try:
             self.container.seek(self.to_stamp(time), stream=self.stream, backward=True)
         except (self._av.error.FFmpegError, OverflowError):
@@ -356,6 +362,16 @@ class Film:
             _logger.warning(
                 "%s: %d frames are left out, their times are out of order.", self.name, self.num_disordered
             )
+        duration, unit = self.stream.duration, self.stream.time_base
+        if self._is_over and self._last_stamp is not None and duration:
+            end = (self.stream.start_time or 0) + duration
+            if (end - self._last_stamp) * unit > max(0.25, duration * unit / 50):
+                _logger.warning(
+                    "%s: it ends at second %.3f, but its header says %.3f: it may be truncated.",
+                    self.name,
+                    float(self.to_time(self._last_stamp)),
+                    float(self.to_time(end)),
+                )
 
     def packets(self) -> Iterator[Any]:
         """The packets of the video stream, from here to the end; the last one is empty, it flushes the decoder."""
@@ -365,9 +381,12 @@ class Film:
                 packet = next(packets, None)
             except self._av.error.FFmpegError:
                 self.num_damaged += 1
-                return
+                packet = None
             if packet is None:
+                self._is_over = True
                 return
+            if packet.pts is not None:
+                self._last_stamp = max(self._last_stamp or packet.pts, packet.pts + (packet.duration or 0))
             yield packet
 
     def frames(self) -> Iterator[tuple[Fraction, Any]]:

@@ -16,7 +16,7 @@ from torch import nn
 from .label_scores_clip_hf import check_count, score_labels
 from .pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
 from .processing_clip_hf import is_video_processor
-from .video_opening_clip_hf import DEFAULT_VIDEO_LIMITS, VideoLimits, is_video_decoder
+from .video_opening_clip_hf import DEFAULT_VIDEO_LIMITS, VideoLimits
 from .video_processing_clip_hf import split_films
 from .video_reading_clip_hf import ClipSampling, read_clip
 from .zero_shot_clip_hf import evaluated, features, prompts_for
@@ -128,7 +128,8 @@ class ClipHFZeroShotVideoClassificationPipeline(ClipHFZeroShotImageClassificatio
             return video.ndim < 5
         if isinstance(video, list | tuple):
             return bool(video) and all(isinstance(frame, Image.Image) or _is_picture(frame) for frame in video)
-        return is_video_decoder(video) or super().is_single(video)
+        # A decoder of torchcodec looks like a list of frames; reading it says what to do instead.
+        return type(video).__name__ == "VideoDecoder" or super().is_single(video)
 
     def embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """L2-normalised embeddings of films (batch, dim): the mean of their views'."""

@@ -44,7 +44,7 @@ class ClipHFVideoProcessor(ClipHFImageProcessor):
 
     ```python
     >>> video_processor = ClipHFVideoProcessor(num_frames=8)
-    >>> video_processor(["skate.mp4", "dance.webm"], return_tensors="pt").pixel_values.shape
+    >>> video_processor(["skate.mp4", "dance.mp4"], return_tensors="pt").pixel_values.shape
     torch.Size([2, 8, 3, 224, 224])
     ```
     """
@@ -81,9 +81,9 @@ class ClipHFVideoProcessor(ClipHFImageProcessor):
 
         Args:
             images: A film, a list of films, or a batch of clips as an array (batch, frames, height, width, 3). A film
-                is a path, the bytes of a file, an open file, an undecoded film of `datasets` (`{"path", "bytes"}`), a
-                decoder of torchcodec; or its frames: a list of PIL images or arrays (height, width, 3), or an array
-                (frames, height, width, 3), uint8. A picture is a film that stands still.
+                is a path, the bytes of a file, an open file or an undecoded film of `datasets` (`{"path", "bytes"}`);
+                or its frames: a list of PIL images or arrays (height, width, 3), or an array (frames, height, width,
+                3), uint8. A picture is a film that stands still.
             image_limits ([`ImageLimits`], *optional*): As in [`ClipHFImageProcessor`].
             video_limits ([`VideoLimits`], *optional*): Limits on reading a film. Not part of the configuration, so
                 that no repo can raise them.

@@ -84,7 +84,9 @@ def frame_times(video: Any, *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) -> np
         UnreadableVideo: if it cannot be opened, or has no frames.
     """
     with open_film(video, limits) as film:
-        return np.array([float(time) for time in _list_times(film)])
+        times = _list_times(film)
+        film.report()
+        return np.array([float(time) for time in times])
 
 
 def _list_times(film: Film) -> list[Fraction]:
@@ -282,7 +284,7 @@ class _Reader:
 
     def _is_jump_cheaper(self, time: Fraction) -> bool:
         start = self._current[0]
-        if time - start <= self._min_jump or self._film.num_unstamped:
+        if time - start <= self._min_jump or not self._film.can_jump:
             return False
         margin = _FRAMES_A_JUMP_COSTS * self._interval
         key, is_certain = self._film.find_key_before(time)
@@ -296,13 +298,11 @@ class _Reader:
     def _jump(self, time: Fraction) -> None:
         """Go to a key frame that is not after `time`, further back each time the container lands behind it."""
         back = Fraction(0)
-        while time - back > self._first and not self._film.num_unstamped:
-            if not self._film.seek(time - back):
-                break
+        while time - back > self._first and self._film.seek(time - back):
             self._frames = self._film.ordered_frames(from_key_frame=True)
             self._next = next(self._frames, None)
             # Without its own time stamps a frame's time follows from those before it, which the jump left out.
-            if self._next is not None and self._next[0] <= time and not self._film.num_unstamped:
+            if self._next is not None and self._next[0] <= time and self._film.can_jump:
                 self._last_key = None
                 self._advance()
                 return

@@ -25,8 +25,10 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..model.checks_clip_hf import type_of, unknown_option
 from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.configuration_clip_hf_video import ClipHFVideoConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.video_processing_clip_hf import ClipHFVideoProcessor
 from ..model.zero_shot_clip_hf import check_labels
 from ..utils.atomic import replaced_file
 from .section_comments import Section, find_record, find_sections, replace_sections
@@ -53,7 +55,7 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md.jinja")
 CARD_NAME = "README.md"
 # What stands for a model that has no name on the hub, and for a picture, in the card's code.
 _PLACEHOLDER = "path/to/this/folder"
-_IMAGE = "photo.jpg"
+_IMAGE, _FILM = "photo.jpg", "film.mp4"
 _LABELS = ("cat", "dog", "car")
 _IMAGE_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 # What transformers' `push_to_hub` takes.
@@ -184,7 +186,10 @@ def create_model_card(
     on_hub = model_id is not None and "/" in model_id.strip() and _has_form_of_hub(model_id.strip())
     name = model_id.strip() if on_hub else _name_of(model_id, details.title)
     tower = "resnet" if config.vision_config.model_type == "clip_hf_resnet" else "vit"
-    metadata, details = _metadata(name, tower, details), _public(details)
+    is_video = config.model_type == ClipHFVideoConfig.model_type
+    metadata, details = _metadata(name, tower, details, is_video), _public(details)
+    usual = _FILM if is_video else _IMAGE
+    example = usual if details.example_image in (None, _IMAGE) else details.example_image
     training = training_section(details.source, details.base_model, details.datasets, details.training)
     vision, text = config.vision_config, config.text_config
     card = ModelCard.from_template(
@@ -200,8 +205,12 @@ def create_model_card(
         on_hub=on_hub,
         model=python_literal(name if on_hub else _PLACEHOLDER),
         placeholder=_PLACEHOLDER,
-        image=python_literal(details.example_image or _IMAGE),
-        default_image=_IMAGE if details.example_image in (None, _IMAGE) else None,
+        is_video=is_video,
+        noun="film" if is_video else "image",
+        task="zero-shot-video-classification" if is_video else "zero-shot-image-classification",
+        model_class="ClipHFVideoModel" if is_video else "ClipHFModel",
+        image=python_literal(example),
+        default_image=usual if example == usual else None,
         labels=python_literal(list(details.example_labels)),
         mean=", ".join(map(str, OPENAI_CLIP_MEAN)),
         std=", ".join(map(str, OPENAI_CLIP_STD)),
@@ -253,7 +262,7 @@ def _public(details: ModelCardDetails) -> ModelCardDetails:
 
 def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> None:
     # Compare `model_type`, not the class: remote-code configs are different classes.
-    if getattr(config, "model_type", None) != ClipHFConfig.model_type:
+    if getattr(config, "model_type", None) not in (ClipHFConfig.model_type, ClipHFVideoConfig.model_type):
         raise TypeError(f"`config` is {type_of(config)}; a model card needs a whole CLIP's ClipHFConfig.")
     if "ClipHFForImageClassification" in (config.architectures or []):
         raise ValueError(
@@ -267,7 +276,7 @@ def _check(config: ClipHFConfig, model_id: str, num_parameters: int | None) -> N
         raise ValueError(f"`num_parameters` is {num_parameters}; it must be greater than 0, or left out.")
 
 
-def _metadata(name: str, tower: str, details: ModelCardDetails) -> ModelCardData:
+def _metadata(name: str, tower: str, details: ModelCardDetails, is_video: bool) -> ModelCardData:
     base_model = details.base_model if details.base_model and _is_hub_name(details.base_model) else None
     return ModelCardData(
         base_model=base_model,
@@ -280,8 +289,9 @@ def _metadata(name: str, tower: str, details: ModelCardDetails) -> ModelCardData
         license=details.license,
         # Without results it would become a key of the metadata.
         model_name=name if details.eval_results else None,
-        pipeline_tag="zero-shot-image-classification",
-        tags=["clip", "clip_hf", tower, "zero-shot", *details.tags],
+        # Of films the hub has no zero-shot task.
+        pipeline_tag="video-classification" if is_video else "zero-shot-image-classification",
+        tags=["clip", "clip_hf", tower, "zero-shot", *(["video"] if is_video else []), *details.tags],
     )
 
 
@@ -592,7 +602,9 @@ def write_model_card(
         raise NotADirectoryError(f"{folder} is no folder; save the model there first, then write its card.")
     details = details or ModelCardDetails()
     if details.image_processor is None and any((folder / name).is_file() for name in _IMAGE_PROCESSOR_FILES):
-        details = replace(details, image_processor=ClipHFImageProcessor.from_pretrained(folder))
+        is_video = getattr(config, "model_type", None) == ClipHFVideoConfig.model_type
+        processor_class = ClipHFVideoProcessor if is_video else ClipHFImageProcessor
+        details = replace(details, image_processor=processor_class.from_pretrained(folder))
     card = create_model_card(config, folder.resolve().name if model_id is None else model_id, details, num_parameters)
     path = folder / CARD_NAME
     try:

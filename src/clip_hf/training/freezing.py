@@ -12,6 +12,7 @@ from transformers import initialization as init
 
 from ..model.checks_clip_hf import did_you_mean
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf_video import ClipHFVideoModel
 
 
 # What each part freezes: the beginnings of the names of parameters.
@@ -22,6 +23,7 @@ _PARTS = {
     "text_tower": ("text_model.",),
     "projections": ("visual_projection.", "text_projection."),
     "all_but_projections": ("vision_model.", "text_model."),
+    "temporal_head": ("temporal_head.",),
     "logit_scale": ("logit_scale",),
     "batch_norm": (),
 }
@@ -47,7 +49,8 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
       the better of the authors' public models has no trained layer on the image side either.
     - `"vision_tower"`, `"text_tower"`: a tower without its projection, to train a new projection.
     - `"projections"`: both projections.
-    - `"all_but_projections"`: both towers; the projections and the logit scale are trained.
+    - `"all_but_projections"`: both towers; the projections, the logit scale and a temporal head are trained.
+    - `"temporal_head"`: what joins the frames of a [`ClipHFVideoModel`]; no other part includes it.
     - `"logit_scale"`: the temperature.
     - `"batch_norm"`: every BatchNorm: gains, biases and statistics.
 
@@ -69,6 +72,8 @@ def freeze(model: ClipHFModel, parts: Iterable[str]) -> ParameterCounts:
         if part not in _PARTS:
             hint = did_you_mean(str(part), _PARTS)
             raise ValueError(f"There is no part {part!r} to freeze; the parts are {', '.join(_PARTS)}.{hint}")
+    if "temporal_head" in parts and not isinstance(model, ClipHFVideoModel):
+        raise ValueError("The model has no temporal head to freeze, because it is no video model; leave it out.")
     starts = tuple(start for part in parts for start in _PARTS[part])
     known_parameters, known_modules = _names_by_config(model)
     frozen = {
@@ -114,7 +119,8 @@ def _without_adapter(name: str) -> str:
 def _names_by_config(model: ClipHFModel) -> tuple[set[str], set[str]]:
     """Names of the parameters and of the modules that a model with this config has by itself."""
     with torch.device("meta"), init.no_init_weights():
-        plain = ClipHFModel(copy.deepcopy(model.config))
+        video = isinstance(model, ClipHFVideoModel)
+        plain = (ClipHFVideoModel if video else ClipHFModel)(copy.deepcopy(model.config))
     return {name for name, _ in plain.named_parameters()}, {name for name, _ in plain.named_modules()}
 
 

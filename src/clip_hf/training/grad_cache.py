@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf_video import ClipHFVideoModel
 
 
 class _RandomState:
@@ -101,8 +102,8 @@ class GradCache:
         for start in range(0, size, self.chunk_size):
             yield {name: value[start : start + self.chunk_size] for name, value in batch.items()}
 
-    def _needs_gradient(self, tower: nn.Module, projection: nn.Module) -> bool:
-        trained = any(parameter.requires_grad for module in (tower, projection) for parameter in module.parameters())
+    def _needs_gradient(self, tower: nn.Module, *above: nn.Module) -> bool:
+        trained = any(parameter.requires_grad for module in (tower, *above) for parameter in module.parameters())
         # A frozen tower with dropout must run again, because it draws random numbers before the other tower does.
         return trained or tower.training
 
@@ -144,7 +145,8 @@ class GradCache:
         """Send the gradients of the embeddings through the model, and with the last chunk those of the scalars."""
         clip = self.clip
         names = []
-        if self._needs_gradient(clip.vision_model, clip.visual_projection):
+        head = [clip.temporal_head] if isinstance(clip, ClipHFVideoModel) else []
+        if self._needs_gradient(clip.vision_model, clip.visual_projection, *head):
             names.append("pixel_values")
         if self._needs_gradient(clip.text_model, clip.text_projection):
             names += [name for name in batch if name != "pixel_values"]

@@ -15,8 +15,8 @@ from torch import nn
 from transformers.utils import logging
 
 from ..data import PairOptions, SkippedRow, read_captions
+from ..data.clip_reading import build_reader
 from ..data.collator import batch_pixels
-from ..data.decoding import ImageReader
 from ..data.locations import undecoded
 from ..data.texts import template_columns
 from ..evaluation.numerics.metrics import recall_at_k, target_ranks
@@ -34,8 +34,9 @@ _SCORED_ROWS = 1024
 
 
 class HeldOutPairs:
-    """Evaluates a model on captioned images that training does not see; all processes share the work.
+    """Evaluates a model on captioned images or films that training does not see; all processes share the work.
 
+    - Of a film it is the clip of the middle frames of its segments, see [`ClipSampling`].
     - *Zero-shot classification*: an image's first caption is its class, and the classes are the different first
       captions (and `more_labels`), sorted. `zero_shot_top1` and `zero_shot_top5` are `top1` and `top5` of
       [`evaluate_zero_shot`] with these classes and one prompt.
@@ -50,7 +51,8 @@ class HeldOutPairs:
         processor ([`ClipHFProcessor`]): The model's processor.
         options ([`PairOptions`]): Columns of images, captions and, if there is one, image ids. Captions are put into
             its first template that needs nothing but the caption.
-        max_rows (`int`, *optional*, defaults to 5000): Use only this many rows, the first ones. Images are read as in
+        max_rows (`int`, *optional*, defaults to 5000): Use only this many rows, the first ones. Their pixels stay in
+            memory (8 frames of 224 x 224 take 1.2 MB a film). Images are read as in
             training, with the options' limits. Rows whose image cannot be used are left out, with a warning.
         more_labels (`Sequence[str]`, *optional*): Further classes, such as the captions of the training data.
 
@@ -70,10 +72,9 @@ class HeldOutPairs:
         captions = read_captions(data, options.caption_column)
         images = undecoded(data.select_columns([options.image_column]))
         ids = data[options.image_id_column] if options.image_id_column else [None] * len(data)
-        reader = ImageReader(
-            processor.image_processor, min_image_size=options.min_image_size, limits=options.image_limits
-        )
-        self.pixels, self.captions, places = [], [], {}  # pixels: uint8 (channels, height, width), not yet scaled
+        reader = build_reader(processor.image_processor, options, training=False)
+        # Pixels are uint8, not yet scaled: (channels, height, width), of films (frames, channels, height, width).
+        self.pixels, self.captions, places = [], [], {}
         skipped: list[SkippedRow] = []
         for number, (row, row_captions, image_id) in enumerate(zip(images, captions, ids, strict=True)):
             row_captions = [folded_caption(caption) for caption in row_captions]
@@ -90,14 +91,15 @@ class HeldOutPairs:
             self.captions.append(row_captions)
         if not self.pixels:
             raise ValueError(
-                f"None of the {len(data)} held-out images can be read; there is nothing to evaluate on. "
+                f"None of the {len(data)} held-out {reader.noun}s can be read; there is nothing to evaluate on. "
                 f"{skipped[0].message}"
             )
         if skipped:
             logger.warning(
-                f"{len(skipped)} of {len(data)} held-out images cannot be used and are left out. {skipped[0].message}"
+                f"{len(skipped)} of {len(data)} held-out {reader.noun}s cannot be used and are left out. "
+                f"{skipped[0].message}"
             )
-        self.processor = processor
+        self.processor, self.noun = processor, reader.noun
         # A template that names other columns needs more than a caption.
         self.template = next((t for t in options.templates if template_columns(t) == ("",)), "{}")
         self.labels = sorted({captions[0] for captions in self.captions} | set(map(folded_caption, more_labels)))
@@ -117,8 +119,8 @@ class HeldOutPairs:
     def summary(self) -> str:
         """The numbers of pairs, images, captions and classes, on one line."""
         return (
-            f"{self.num_pairs:,}: {len(self.pixels):,} images and {len(self.texts):,} different captions; zero-shot "
-            f"among {len(self.labels):,} classes"
+            f"{self.num_pairs:,}: {len(self.pixels):,} {self.noun}s and {len(self.texts):,} different captions; "
+            f"zero-shot among {len(self.labels):,} classes"
         )
 
     def evaluate(self, accelerator: Accelerator, model: nn.Module) -> dict[str, float]:
@@ -164,8 +166,10 @@ class HeldOutPairs:
         share = -(-count // processes)
         rows = [(accelerator.process_index * share + i) % count for i in range(share)]
         parts = []
-        for start in range(0, share, _BATCH_SIZE):
-            batch = [self.pixels[row] for row in rows[start : start + _BATCH_SIZE]]
+        frames = len(self.pixels[0]) if self.pixels[0].ndim == 4 else 1
+        size = max(1, _BATCH_SIZE // frames)
+        for start in range(0, share, size):
+            batch = [self.pixels[row] for row in rows[start : start + size]]
             batch = batch_pixels(self.processor.image_processor, batch).to(accelerator.device)
             with accelerator.autocast():
                 parts.append(clip.encode_image(batch).float())

@@ -76,6 +76,7 @@ class Training:
             label_smoothing=options.label_smoothing,
             loss_chunk_size=options.loss_chunk_size,
             grad_cache_chunk_size=options.grad_cache_chunk_size,
+            same_label_scale=options.target_scale if options.loss == "same_label" else None,
         )
         self.guard = LossGuard(self.folder / "diverged", options.max_loss_ratio)
         self.skips = SkipCounter(options.max_skipped_share)

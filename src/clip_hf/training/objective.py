@@ -11,6 +11,7 @@ from torch import nn
 
 from ..model.loss_clip_hf import contrastive_loss, sigmoid_loss
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.video_loss_clip_hf import same_label_loss
 from .distributed import logit_bias_of, logit_scale_of
 from .grad_cache import GradCache
 
@@ -21,7 +22,9 @@ _ID_NAMES = ("image_ids", "text_ids")
 class ContrastiveObjective:
     """Computes the loss of a batch over all processes, and its gradient.
 
-    A model with a `logit_bias` is trained with the sigmoid loss, others with the softmax loss.
+    A model with a `logit_bias` is trained with the sigmoid loss, others with the softmax loss, or with
+    [`same_label_loss`] if `same_label_scale` is given: pairs of one `text_ids`, whose captions are equal, have one
+    label.
 
     Args:
         accelerator (`Accelerator`): Does the backward passes.
@@ -31,9 +34,10 @@ class ContrastiveObjective:
             chooses by the size of the batch.
         grad_cache_chunk_size (`int`, *optional*): Pairs of this process in the towers at a time, see [`GradCache`]; by
             default all.
+        same_label_scale (`float`, *optional*): Train with [`same_label_loss`], whose `target_scale` this is.
 
     Raises:
-        ValueError: if `label_smoothing` is given for a model with a `logit_bias`.
+        ValueError: if `label_smoothing` or `same_label_scale` is given for a model with a `logit_bias`.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class ContrastiveObjective:
         label_smoothing: float = 0.0,
         loss_chunk_size: int | None = None,
         grad_cache_chunk_size: int | None = None,
+        same_label_scale: float | None = None,
     ):
         self.accelerator = accelerator
         self.model = model
@@ -53,6 +58,12 @@ class ContrastiveObjective:
                 f"`label_smoothing` is {label_smoothing}, and the model has a `logit_bias`: it is trained with the "
                 "sigmoid loss, which has no label smoothing; leave it out."
             )
+        if same_label_scale is not None and self.clip.logit_bias is not None:
+            raise ValueError(
+                "The loss is `same_label`, and the model has a `logit_bias`: it is one of the sigmoid loss, and can "
+                "only be trained with that."
+            )
+        self.same_label_scale = same_label_scale
         self.loss_chunk_size = loss_chunk_size or "auto"
         self.label_smoothing = label_smoothing
         self.grad_cache: GradCache | None = None
@@ -64,6 +75,9 @@ class ContrastiveObjective:
         return (scale,) if bias is None else (scale, bias)
 
     def _loss(self, images: torch.Tensor, texts: torch.Tensor, *scalars: torch.Tensor, **ids) -> torch.Tensor:
+        if self.same_label_scale is not None:
+            labels, scale = ids["text_ids"], self.same_label_scale
+            return same_label_loss(images, texts, *scalars, labels=labels, target_scale=scale, gather=True)
         options = {"chunk_size": self.loss_chunk_size, "gather": True, **ids}
         if self.clip.logit_bias is not None:
             return sigmoid_loss(images, texts, *scalars, **options)

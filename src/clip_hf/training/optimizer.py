@@ -19,6 +19,7 @@ _ADAM = {
     "clip_hf_vit": ((0.9, 0.98), 1e-6),
 }
 _NAMES = ("adamw", "adamw_8bit")
+_HEAD = "temporal_head."  # beginning of the names of its parameters
 _LAYER = re.compile(r"encoder\.(?:layers|stages)\.(\d+)\.")
 
 
@@ -35,6 +36,8 @@ class OptimizerOptions:
         eps (`float`, *optional*): By default the paper's for the model's vision tower.
         layer_decay (`float`, *optional*, defaults to 1.0): Factor of the learning rate from each layer to the one
             below, see [`adamw_parameter_groups`].
+        head_multiplier (`float`, *optional*, defaults to 1.0): Learning rate of a video model's temporal head, as a
+            multiple of the others'.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -46,6 +49,7 @@ class OptimizerOptions:
     betas: tuple[float, float] | None = None
     eps: float | None = None
     layer_decay: float = 1.0
+    head_multiplier: float = 1.0
 
     def __post_init__(self):
         if self.name not in _NAMES:
@@ -59,6 +63,12 @@ class OptimizerOptions:
         if self.eps is not None and not self.eps > 0:
             raise ValueError(f"`eps` is {self.eps}; it must be greater than 0.")
         _check_layer_decay(self.layer_decay)
+        _check_head_multiplier(self.head_multiplier)
+
+
+def _check_head_multiplier(head_multiplier: float) -> None:
+    if not (math.isfinite(head_multiplier) and head_multiplier > 0):
+        raise ValueError(f"`head_multiplier` is {head_multiplier}; it must be finite and greater than 0.")
 
 
 def _check_layer_decay(layer_decay: float) -> None:
@@ -94,11 +104,16 @@ def _depths(model: nn.Module) -> dict[str, int]:
 
 
 def adamw_parameter_groups(
-    model: nn.Module, weight_decay: float, learning_rate: float | None = None, layer_decay: float = 1.0
+    model: nn.Module,
+    weight_decay: float,
+    learning_rate: float | None = None,
+    layer_decay: float = 1.0,
+    head_multiplier: float = 1.0,
 ) -> list[dict]:
     """Split the trained parameters for AdamW: weight decay "on all weights that are not gains or biases".
 
-    Gains, biases, ViT's class embedding and the logit scale have fewer than two dimensions; nothing else has.
+    Gains, biases, class embeddings and the logit scale have fewer than two dimensions; nothing else has. The frame
+    positions of a temporal head, which has ten times the towers' rate in ActionCLIP, have no weight decay either.
 
     With `layer_decay` below 1, the learning rate of a layer is `learning_rate * layer_decay ** d`, `d` its distance
     from the top of its tower:
@@ -114,40 +129,59 @@ def adamw_parameter_groups(
         weight_decay (`float`): Weight decay of the first group; the gains and biases of the second have none.
         learning_rate (`float`, *optional*): Learning rate at the top; required if `layer_decay` is not 1.
         layer_decay (`float`, *optional*, defaults to 1.0): Greater than 0, at most 1.
+        head_multiplier (`float`, *optional*, defaults to 1.0): The learning rate of a video model's temporal head is
+            `learning_rate` times this, in groups of its own.
 
     Returns:
         `list[dict]`: two groups, with and without weight decay; with `layer_decay` below 1 up to two for each
-        distance, from the top down, each with its `lr`.
+        distance, from the top down, each with its `lr`; last those of the temporal head.
 
     Raises:
-        ValueError: if no parameter takes a gradient, or `layer_decay` is out of its range or lacks a `learning_rate`.
+        ValueError: if no parameter takes a gradient, or `layer_decay` or `head_multiplier` is out of its range or
+            lacks a `learning_rate`.
     """
     _check_layer_decay(layer_decay)
-    if layer_decay != 1.0 and learning_rate is None:
-        raise ValueError(f"`layer_decay` is {layer_decay} and `learning_rate` is missing; give the one at the top.")
+    _check_head_multiplier(head_multiplier)
+    for name, value in (("layer_decay", layer_decay), ("head_multiplier", head_multiplier)):
+        if value != 1.0 and learning_rate is None:
+            raise ValueError(f"`{name}` is {value} and `learning_rate` is missing; give the one at the top.")
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trained:
         raise ValueError(f"No parameter of {type(model).__name__} takes a gradient; there is nothing to train.")
+    head = {name: trained.pop(name) for name in list(trained) if name.startswith(_HEAD) and head_multiplier != 1.0}
+    head_groups = [
+        {**group, "lr": learning_rate * head_multiplier}
+        for group in _by_weight_decay(head, weight_decay)
+        if group["params"]
+    ]
     if layer_decay == 1.0:
-        groups = _by_weight_decay(list(trained.values()), weight_decay)
-        return groups if learning_rate is None else [{**group, "lr": learning_rate} for group in groups]
+        groups = _by_weight_decay(trained, weight_decay)
+        return (
+            groups if learning_rate is None else [*({**group, "lr": learning_rate} for group in groups), *head_groups]
+        )
     depths = _depths(model)
-    layers: dict[int, list[nn.Parameter]] = {}
+    layers: dict[int, dict[str, nn.Parameter]] = {}
     for name, parameter in trained.items():
-        layers.setdefault(_distance_from_top(name, depths), []).append(parameter)
-    return [
+        layers.setdefault(_distance_from_top(name, depths), {})[name] = parameter
+    groups = [
         {**group, "lr": learning_rate * layer_decay**distance}
         for distance in sorted(layers)
         for group in _by_weight_decay(layers[distance], weight_decay)
         if group["params"]
     ]
+    return [*groups, *head_groups]
 
 
-def _by_weight_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
+def _by_weight_decay(parameters: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
     # FSDP2's logit scale has one dimension, like gains and biases.
+    decayed = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.ndim >= 2 and not name.startswith(f"{_HEAD}position_embedding.")
+    }
     return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": [value for name, value in parameters.items() if name in decayed], "weight_decay": weight_decay},
+        {"params": [value for name, value in parameters.items() if name not in decayed], "weight_decay": 0.0},
     ]
 
 
@@ -175,7 +209,9 @@ def build_optimizer(model: ClipHFModel, options: OptimizerOptions) -> torch.opti
         "betas": tuple(options.betas) if options.betas is not None else betas,
         "eps": options.eps if options.eps is not None else eps,
     }
-    groups = adamw_parameter_groups(model, options.weight_decay, options.learning_rate, options.layer_decay)
+    groups = adamw_parameter_groups(
+        model, options.weight_decay, options.learning_rate, options.layer_decay, options.head_multiplier
+    )
     trained = [parameter for group in groups for parameter in group["params"]]
     if options.name == "adamw_8bit":
         if any(isinstance(parameter, DTensor) for parameter in trained):

@@ -3,6 +3,7 @@
 """The options of a training, checked, from a command line, a recipe, or both."""
 
 import argparse
+import itertools
 import math
 import os
 import typing
@@ -17,9 +18,12 @@ from _clip_hf_cli import Parser
 from _clip_hf_cli.train import TrainingFields, add_arguments, is_none
 
 from ..data import Augmentation, PairOptions
+from ..data.texts import template_columns
 from ..model.checks_clip_hf import type_of, unknown_option
+from ..model.configuration_clip_hf_video import TEMPORAL_HEADS
 from ..model.image_reading_clip_hf import ImageLimits
 from ..model.image_transform_clip_hf import parse_color
+from ..model.prompts_clip_hf import PROMPT_SETS, get_prompt_set
 from ..utils.json_files import read_text
 from .optimizer import OptimizerOptions
 
@@ -29,14 +33,20 @@ RECIPE_NAME = "recipe.yaml"
 MAX_OPTIONS_BYTES = 2**20  # largest recipe or configuration that is read
 _STEPS = ("epochs", "min_steps", "max_steps", "batch_size", "keep_checkpoints", "log_every", "pairs_per_epoch")
 _SIZES = ("grad_cache_chunk_size", "loss_chunk_size", "eval_rows", "max_image_pixels", "max_image_bytes", "resize_to")
+_POSITIVE = ("max_grad_norm", "eval_every", "max_image_seconds")
+_FRAMES = ("num_frames", "temporal_num_layers")
 _MAX_WORKERS = max(64, 2 * (os.cpu_count() or 1))  # thousands of processes stop a machine
 _SHARES = ("warmup_share", "eval_share", "label_smoothing", "ema_decay")
 # Options, what their values must meet unless they are None, and how a message says it.
 _RANGES = (
-    ((*_STEPS, *_SIZES), lambda value: value >= 1, "at least 1"),
-    (("save_every", "warmup_steps"), lambda value: value >= 0, "at least 0"),
+    ((*_STEPS, *_SIZES, *_FRAMES), lambda value: value >= 1, "at least 1"),
+    (("save_every", "warmup_steps", "target_scale"), lambda value: value >= 0, "at least 0"),
     (("num_workers",), lambda value: 0 <= value <= _MAX_WORKERS, f"from 0 to {_MAX_WORKERS} on this machine"),
-    (("max_grad_norm", "eval_every", "max_image_seconds"), lambda value: value > 0, "greater than 0"),
+    (
+        ("max_grad_norm", "eval_every", "max_image_seconds", "head_learning_rate_multiplier"),
+        lambda value: value > 0,
+        "greater than 0",
+    ),
     (("max_loss_ratio",), lambda value: value > 1, "greater than 1"),
     (_SHARES, lambda value: 0 <= value < 1, "at least 0 and less than 1"),
 )
@@ -67,14 +77,15 @@ class TrainingOptions(TrainingFields):
                     raise ValueError(f"`{name}` is {value}; it must be {rule}.")
 
     def _check_choices(self) -> None:
-        choices = {"loss": ("softmax", "sigmoid"), "mixed_precision": ("no", "fp16", "bf16")}
+        choices = {"loss": ("softmax", "sigmoid", "same_label"), "mixed_precision": ("no", "fp16", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}.")
         if self.resume is not None and not self.resume.strip():
             raise ValueError("`resume` is empty; give `latest` or a checkpoint's folder, or leave it out.")
-        if self.loss == "sigmoid" and self.label_smoothing:
-            raise ValueError("`label_smoothing` belongs to the softmax loss; the sigmoid loss has none.")
+        if self.loss != "softmax" and self.label_smoothing:
+            raise ValueError(f"`label_smoothing` belongs to the softmax loss; the {self.loss} loss has none.")
+        self._check_video_choices()
         if self.streaming and self.max_steps is None and self.pairs_per_epoch is None:
             raise ValueError(
                 "A stream does not know its length, and the learning rate's schedule needs it: give `max_steps`, or "
@@ -87,6 +98,35 @@ class TrainingOptions(TrainingFields):
         if self.streaming and self.cache_images:
             raise ValueError("`cache_images` needs data that are read in any order, not `streaming`.")
 
+    def _check_video_choices(self) -> None:
+        if self.loss == "same_label":
+            if self.loss_chunk_size is not None:
+                raise ValueError("`loss_chunk_size` belongs to other losses; same_label has no chunks: leave it out.")
+            columns = {frozenset(template_columns(template)) for template in self.pair_options.templates}
+            if len(columns) > 1:
+                raise ValueError(
+                    "`templates` name different columns, and `loss` is same_label, whose labels are the texts without "
+                    "their template: let all templates name the same columns."
+                )
+        elif self.target_scale != type(self).target_scale:
+            raise ValueError(f"`target_scale` belongs to the loss same_label; `loss` is {self.loss}.")
+        if self.temporal_head is not None and self.temporal_head not in TEMPORAL_HEADS:
+            heads = ", ".join(TEMPORAL_HEADS)
+            raise ValueError(f"`temporal_head` is {self.temporal_head!r}; it must be one of {heads}.")
+        if self.num_frames is None:
+            of_films = {
+                "temporal_head": self.temporal_head is not None,
+                "temporal_num_layers": self.temporal_num_layers is not None,
+                "head_learning_rate_multiplier": self.head_learning_rate_multiplier != 1.0,
+            }
+            for name in (name for name, is_given in of_films.items() if is_given):
+                raise ValueError(f"`{name}` belongs to a training on films: give `num_frames`, the frames of a clip.")
+        for name in ("background_color", "apply_exif_orientation") if self.num_frames is not None else ():
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` is of image files, and `num_frames` says that the data are films: leave it out."
+                )
+
     def warmup_steps_of(self, num_steps: int) -> int:
         """Steps of warm-up in a training of `num_steps`; a share leaves at least one step at the highest rate."""
         if self.warmup_steps is not None:
@@ -96,13 +136,21 @@ class TrainingOptions(TrainingFields):
     @property
     def pair_options(self) -> PairOptions:
         """The options of [`PairLoader`]: columns, templates, augmentation and so on."""
-        augmentation = Augmentation(tuple(self.color_jitter), self.blur, horizontal_flip=self.horizontal_flip)
+        augmentation = Augmentation(
+            tuple(self.color_jitter),
+            self.blur,
+            horizontal_flip=self.horizontal_flip,
+            rand_augment=tuple(self.rand_augment),
+        )
         names = {known.name for known in fields(PairOptions)} & {known.name for known in fields(self)}
         values = {name: getattr(self, name) for name in names if name != "templates"}
         limits = ImageLimits(
             max_pixels=self.max_image_pixels, max_bytes=self.max_image_bytes, max_seconds=self.max_image_seconds
         )
-        return PairOptions(**values, templates=tuple(self.templates), augmentation=augmentation, image_limits=limits)
+        # A template has braces, so a name without is one of a prompt set.
+        sets = (get_prompt_set(name) if name in PROMPT_SETS else (name,) for name in self.templates)
+        templates = tuple(itertools.chain.from_iterable(sets))
+        return PairOptions(**values, templates=templates, augmentation=augmentation, image_limits=limits)
 
     @property
     def image_options(self) -> dict[str, Any]:
@@ -122,6 +170,7 @@ class TrainingOptions(TrainingFields):
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             layer_decay=self.layer_decay,
+            head_multiplier=self.head_learning_rate_multiplier,
         )
 
 

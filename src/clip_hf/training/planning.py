@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from transformers.utils import logging
 
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model_card.section_texts import architecture_label
 from ..utils.wording import counted
 from .held_out import HeldOutPairs
@@ -42,7 +43,7 @@ def fit_batch_size(options: TrainingOptions, accelerator: Accelerator, data: Any
         size = len(data) // processes * processes
     if size < 1:
         raise ValueError(f"There are {len(data)} pairs for {processes} processes; start fewer processes.")
-    if size == 1 and options.loss == "softmax":
+    if size == 1 and options.loss in ("softmax", "same_label"):
         raise ValueError(
             "A batch has one pair, and so no negatives: the loss would be 0, and nothing would be learned. Raise "
             "`batch_size`, or give more pairs."
@@ -106,6 +107,8 @@ def describe_plan(
         held_out ([`HeldOutPairs`], *optional*): The held-out pairs.
     """
     size = f"{architecture_label(model.config)}, {model.num_parameters():,} parameters"
+    if isinstance(model, ClipHFVideoModel):
+        size += f"; clips of {counted(model.config.num_frames, 'frame')}, temporal head {model.config.temporal_head}"
     what = f"Training a new model from scratch ({size}); `config` makes another, `model` starts from a trained one."
     if options.model:
         what = f"Fine-tuning {options.model} ({size})."

