@@ -35,6 +35,7 @@ from clip_hf.video import ClipSampling, read_clip
 
 HEADS = ("meanP", "Conv_1D", "LSTM", "Transf", "Transf_cls")
 ACTIONS = [action for pair in REVERSED_ACTIONS for action in pair]
+SHORT_NAMES = ("left/right", "up/down", "grow/shrink", "spin", "appear/vanish")  # of `REVERSED_ACTIONS`
 NUM_FRAMES = 8
 TITLES = {
     "actions": "Drawings that were not seen: right in %, mean (lowest-highest) over the seeds",
@@ -54,7 +55,7 @@ def train_head(options: argparse.Namespace, head: str, column: str, seed: int, f
         "temporal_num_layers": options.layers,
         "loss": "same_label",
         "learning_rate": options.learning_rate,
-        "head_learning_rate_multiplier": options.head_factor,
+        "head_learning_rate_multiplier": options.head_multiplier,
         "batch_size": options.batch_size,
         "max_steps": options.steps if column == "action" else 2 * options.steps,
         "eval_every": 1_000_000,
@@ -89,10 +90,7 @@ def action_figures(scores: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     # The two of a pair are neighbours: 0 and 1, 2 and 3, ...
     own, reverse = scores[rows, answers], scores[rows, answers ^ 1]
     within = np.where(own == reverse, 0.5, own > reverse)
-    by_pair = {
-        f"{' / '.join(names)}": 100 * float(within[answers // 2 == pair].mean())
-        for pair, names in enumerate(REVERSED_ACTIONS)
-    }
+    by_pair = {name: 100 * float(within[answers // 2 == pair].mean()) for pair, name in enumerate(SHORT_NAMES)}
     return {
         "action": 100 * float((chosen == answers).mean()),
         "pair": 100 * float((chosen // 2 == answers // 2).mean()),
@@ -142,10 +140,10 @@ def main() -> None:
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS, help="default: all")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each head (default: %(default)s)")
     parser.add_argument("--checks", nargs="+", default=["actions", "combinations"], help="which (default: both)")
-    parser.add_argument("--steps", type=int, default=200, help="of a training on actions; twice as many on captions")
-    parser.add_argument("--batch_size", type=int, default=32, help="clips of a step (default: %(default)s)")
-    parser.add_argument("--learning_rate", type=float, default=2e-4, help="of the towers (default: %(default)s)")
-    parser.add_argument("--head_factor", type=float, default=5.0, help="the head's rate is higher by this")
+    parser.add_argument("--steps", type=int, default=800, help="of a training on actions; twice as many on captions")
+    parser.add_argument("--batch_size", type=int, default=16, help="clips of a step (default: %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=5e-4, help="of the towers (default: %(default)s)")
+    parser.add_argument("--head_multiplier", type=float, default=10.0, help="of the head's rate (default: 10)")
     parser.add_argument("--layers", type=int, default=2, help="of Transf and Transf_cls (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that read films (default: 1)")
     options = parser.parse_args()
@@ -172,7 +170,7 @@ def main() -> None:
                         figures = combination_figures(last, films["combinations"])
                 runs[head].append({**figures, "seconds": seconds})
                 print(json.dumps({"check": check, "head": head, "seed": seed, **runs[head][-1]}), flush=True)
-        pairs = {" / ".join(names): 50.0 for names in REVERSED_ACTIONS}
+        pairs = dict.fromkeys(SHORT_NAMES, 50.0)
         num_drawings = len(set(films["combinations"]["drawing"]))
         chance = {
             "actions": {"action": 10.0, "pair": 20.0, "within pairs": 50.0, **pairs},

@@ -54,10 +54,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--temporal_head", default="Transf", choices=HEADS, help="default: %(default)s")
     parser.add_argument("--temporal_num_layers", type=int, default=2, help="of Transf and Transf_cls (default: 2)")
     parser.add_argument("--num_frames", type=int, default=8, help="of a clip, one from each segment (default: 8)")
-    parser.add_argument("--steps", type=int, default=200, help="batches to train on (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="clips of all processes together (default: 32)")
-    parser.add_argument("--learning_rate", type=float, default=2e-4, help="of the towers (default: %(default)s)")
-    parser.add_argument("--head_factor", type=float, default=5, help="the head's rate is higher by this (default: 5)")
+    parser.add_argument("--steps", type=int, default=800, help="batches to train on (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=16, help="clips of all processes together (default: 16)")
+    parser.add_argument("--learning_rate", type=float, default=5e-4, help="of the towers (default: %(default)s)")
+    parser.add_argument("--head_multiplier", type=float, default=10, help="of the head's rate (default: 10)")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read films (default: 0)")
     parser.add_argument("--num_shown", type=int, default=10, help="held-out films to classify (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the head, the order and the frames (default: 0)")
@@ -78,13 +78,13 @@ def build_model(options: argparse.Namespace) -> tuple[ClipHFVideoModel, ClipHFPr
     return model, ClipHFProcessor(video_processor, processor.tokenizer)
 
 
-def build_optimizer(model: ClipHFVideoModel, learning_rate: float, head_factor: float) -> torch.optim.Optimizer:
+def build_optimizer(model: ClipHFVideoModel, learning_rate: float, head_multiplier: float) -> torch.optim.Optimizer:
     """AdamW; the new head learns faster than the towers, which know most of what they need."""
     of_head = {id(parameter) for parameter in model.temporal_parameters()}
     head, towers = [], []
     for parameter in model.parameters():
         (head if id(parameter) in of_head else towers).append(parameter)
-    groups = [{"params": towers, "lr": learning_rate}, {"params": head, "lr": learning_rate * head_factor}]
+    groups = [{"params": towers, "lr": learning_rate}, {"params": head, "lr": learning_rate * head_multiplier}]
     return torch.optim.AdamW([group for group in groups if group["params"]], weight_decay=0.2)
 
 
@@ -113,7 +113,7 @@ def train(options: argparse.Namespace) -> None:
     )
 
     model.train()
-    optimizer = build_optimizer(model, options.learning_rate, options.head_factor)
+    optimizer = build_optimizer(model, options.learning_rate, options.head_multiplier)
     schedule = cosine_schedule(optimizer, min(options.steps // 10, options.steps - 1), options.steps)
     model, optimizer = accelerator.prepare(model, optimizer)
     clip = accelerator.unwrap_model(model)
