@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from clip_hf.data import built_in_datasets, data_sources, openmoji
+from clip_hf.data import built_in_datasets, data_sources, load_moving_drawings, openmoji
 
 
 SIZE = 8  # pixels of a crop
@@ -40,6 +40,12 @@ def use_openmoji(monkeypatch, data: datasets.DatasetDict) -> None:
     table = built_in_datasets.BUILT_IN_DATASETS
     monkeypatch.setitem(table, "openmoji", dataclasses.replace(table["openmoji"], load=lambda: data))
     monkeypatch.setattr(openmoji, "load_openmoji", lambda: data)
+
+
+def use_few_films(monkeypatch) -> None:
+    """Let the moving drawings be of two drawings, wherever they are loaded without other options."""
+    few = {"num_drawings": 2, "clips_per_action": 1}
+    monkeypatch.setattr(load_moving_drawings, "__kwdefaults__", load_moving_drawings.__kwdefaults__ | few)
 
 
 def caption_of(number: int) -> str:

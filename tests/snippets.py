@@ -36,6 +36,7 @@ _FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>[^\n`]*)\n(?P<text>.*?)^(?P=ind
 REDUCTIONS = {
     "train": "--max_steps 1 --batch_size 4 --num_workers 0 --cpu True",
     "train_clip.py": "--epochs 1 --batch_size 64 --warmup_steps 0 --cpu",
+    "train_video.py": "--steps 1 --batch_size 4 --num_shown 1 --cpu",
     "train_with_trainer.py": "--max_steps 1 --per_device_train_batch_size 4 --use_cpu True",
     "evaluate": "--resamples 10 --few-shot-seeds 1",
 }

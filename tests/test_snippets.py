@@ -24,7 +24,7 @@ from clip_hf.cli import main
 from clip_hf.data import load_pairs
 from clip_hf.evaluation import CaptionedDataOptions, load_moments, load_retrieval
 from clip_hf.serving import ServingLimits
-from pair_data import image_of, use_openmoji
+from pair_data import image_of, use_few_films, use_openmoji
 from snippet_inputs import DOCSTRING_INPUTS, INPUTS, World, docstring_names
 from snippets import ROOT, Block, blocks_of, check_command, commands_of, launched, run_here, run_in_shell, run_python
 
@@ -113,6 +113,7 @@ def runnable(kind: str) -> list[str]:
 @pytest.mark.parametrize("page", [*dict.fromkeys([*runnable("python"), *runnable("bash")])])
 def test_a_page_runs(page, world, tmp_path, monkeypatch, undrawn_plots):
     use_openmoji(monkeypatch, world.openmoji)
+    use_few_films(monkeypatch)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HOME", str(tmp_path / "hf_home"))  # exports are kept there
     world.enter(PAGES[page], tmp_path)
     monkeypatch.chdir(tmp_path)

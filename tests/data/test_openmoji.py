@@ -12,6 +12,7 @@ from transformers.testing_utils import CaptureLogger
 from clip_hf.data import (
     ATTRIBUTION,
     OPENMOJI_TEMPLATES,
+    cached_folders,
     caption_from_emoji_name,
     load_openmoji,
     openmoji,
@@ -153,13 +154,13 @@ def test_damaged_cache_is_reported_and_rendered_again(tmp_path, few_emojis, dama
         arrow.unlink()
     else:
         manifest.write_text("{")
-    with CaptureLogger(openmoji.logger) as logged:
+    with CaptureLogger(cached_folders.logger) as logged:
         again = load_openmoji(tmp_path, num_test=2)
     assert "is damaged" in logged.out
     assert (arrow.name if damage != "manifest" else manifest.name) in logged.out
     assert list(again["train"]["caption"]) == captions
     assert again["train"][0]["image"].size == (72, 72)
-    with CaptureLogger(openmoji.logger) as logged:
+    with CaptureLogger(cached_folders.logger) as logged:
         load_openmoji(tmp_path, num_test=2)
     assert logged.out == ""
 

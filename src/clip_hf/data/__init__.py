@@ -14,6 +14,7 @@ from .collator import ImageTextCollator
 from .curation import Duplicates, QueryBalance, balance_by_query, deduplicate, queries_from_captions
 from .holdout import hold_out
 from .image_text import ImageTextDataset, read_captions
+from .moving_drawings import REVERSED_ACTIONS, load_moving_drawings
 from .openmoji import (
     ATTRIBUTION,
     OPENMOJI_TEMPLATES,
@@ -39,6 +40,7 @@ __all__ = [
     "PairLoader",
     "PairOptions",
     "QueryBalance",
+    "REVERSED_ACTIONS",
     "SkipCounter",
     "SkippedRow",
     "balance_by_query",
@@ -46,6 +48,7 @@ __all__ = [
     "deduplicate",
     "hold_out",
     "iter_texts",
+    "load_moving_drawings",
     "load_openmoji",
     "load_pairs",
     "queries_from_captions",

