@@ -434,5 +434,5 @@ def test_parts_may_be_named_by_their_folder(model, tiny_processor, images, tmp_p
 
 def test_the_task_may_be_named(model, tiny_processor):
     assert clip_hf.pipeline(model, tiny_processor, task=TASK).task == TASK
-    with pytest.raises(ValueError, match="`task` is .zero-shot-image-classification. or .zero-shot-video-classification."):
+    with pytest.raises(ValueError, match="`task` is .*image-classification. or .zero-shot-video-classification."):
         clip_hf.pipeline(model, tiny_processor, task="image-classification")
