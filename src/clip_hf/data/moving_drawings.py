@@ -66,9 +66,9 @@ class _Scene:
     @classmethod
     def draw(cls, pair: int, image_size: int, generator: np.random.Generator) -> "_Scene":
         """Draw the numbers for a square film of `image_size` pixels."""
-        size = image_size * generator.uniform(0.32, 0.5)
+        size = image_size * generator.uniform(0.32, 0.45)
         room = image_size - size
-        distance = room * generator.uniform(0.6, 1)
+        distance = room * generator.uniform(0.8, 1)
         start = generator.uniform(0, room, 2)
         if pair < 2:  # moving to the left, or up: there is room for it
             start[pair] = generator.uniform(distance, room)
