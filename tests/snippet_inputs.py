@@ -197,6 +197,22 @@ def write_shoes(path: Path) -> None:
     (path / "shoe_names.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
 
 
+def write_many_tars(path: Path) -> None:
+    """The 10,000 shards of a large dataset, which are all the same file here."""
+    path.mkdir(parents=True)
+    write_tar(path / "00000.tar", samples_of(range(NUM_PAIRS)))
+    for shard in range(1, 10_000):
+        os.link(path / "00000.tar", path / f"{shard:05d}.tar")
+
+
+def write_copy(source: Path) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(source.read_bytes())
+
+
+def write_queries(path: Path) -> None:
+    path.write_text("drawing\nnumber 1\n", encoding="utf-8")
+
+
 # --------------------------------------------------------------------------------------------------------------- films
 
 

@@ -27,8 +27,7 @@ def load_dual_model(
     name: str | os.PathLike, dtype: torch.dtype | str = torch.float32, processor: Any = None
 ) -> tuple[PreTrainedModel, Any]:
     """Load both towers of a model by name or path: all that [`load`] reads and transformers' CLIP as a
-    [`ClipHFModel`]; those for films as a [`ClipHFVideoModel`]; other dual encoders of transformers as transformers runs
-    them.
+    [`ClipHFModel`]; those for films as a [`ClipHFVideoModel`]; others of transformers as transformers runs them.
 
     Args:
         name (`str` or `os.PathLike`): The folder, file or name on the hub.

@@ -57,7 +57,7 @@ from .tasks.linear_probe import (
     linear_probe,
     split_validation,
 )
-from .tasks.moments import MomentOptions, MomentResult, evaluate_moments
+from .tasks.moment_retrieval import MomentOptions, MomentResult, evaluate_moments
 from .tasks.retrieval import RetrievalOptions, RetrievalResult, evaluate_retrieval
 from .tasks.robustness import (
     AdaptationResult,

@@ -23,7 +23,7 @@ from .tasks.evaluation_result import EvaluationResult
 from .tasks.evaluation_task import EvaluationTask, TaskSettings
 from .tasks.few_shot import FewShotTask
 from .tasks.linear_probe import LinearProbeTask
-from .tasks.moments import MomentTask
+from .tasks.moment_retrieval import MomentTask
 from .tasks.retrieval import RetrievalTask
 from .tasks.robustness import RobustnessTask
 from .tasks.zero_shot import EqualClassesWarning, ZeroShotTask
