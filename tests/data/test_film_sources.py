@@ -168,6 +168,15 @@ def test_class_folders_of_films(tmp_path, caplog, parts):
     assert "hold no films and are no classes: pictures" in caplog.text
 
 
+def test_names_of_class_folders_are_captions(tmp_path):
+    for name in ("juggling", "pole_vault"):
+        write_films(tmp_path / name, captions=False)
+    with pytest.raises(ValueError, match="No film in .* has a `.txt` beside it.*--caption_column label"):
+        load_pairs(str(tmp_path), options=PairOptions(num_frames=2))
+    data = load_pairs(str(tmp_path), options=PairOptions(num_frames=2, caption_column="label"))
+    assert data["label"] == 4 * ["juggling"] + 4 * ["pole vault"]
+
+
 @pytest.mark.parametrize("write", [write_csv, write_shard])
 def test_labelled_films_of_tables_and_tars(tmp_path, write):
     source = find_source(write(tmp_path), labelled=True, media=VIDEOS)

@@ -207,6 +207,10 @@ def test_unusable_films_are_named(pipe, films, tmp_path):
     empty.write_bytes(b"")
     with pytest.raises(ValueError, match=r"Video 1 \(.*empty.mp4'\)\) cannot be read"):
         pipe([films[0], empty], LABELS)
+    text = tmp_path / "text.mp4"
+    text.write_text("no film at all " * 99)
+    with pytest.raises(ValueError, match="cannot be read: .*this is not a film that FFmpeg can read"):
+        pipe(text, LABELS)
     with pytest.raises(ValueError, match="The video .* cannot be read: there is no file"):
         pipe(str(tmp_path / "missing.mp4"), LABELS)
     with pytest.raises(ValueError, match="cannot be read"):

@@ -97,6 +97,12 @@ def test_a_training_that_changes_nothing_says_so(steps, rate, words, caplog):
     assert words is None or re.search(words, found[0])
 
 
+def test_the_cure_for_few_steps_is_the_option_that_counts(caplog):
+    options = TrainingOptions(max_steps=9)
+    check_plan(build_optimizer(make_tiny_model("vit"), options.optimizer_options), 9, 8, options.max_steps)
+    assert "Raise `max_steps` or `learning_rate`" in caplog.text
+
+
 @pytest.mark.parametrize("steps", [*range(1, 12), 100])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_warm_up_as_a_share_leaves_a_step_at_the_highest_rate(steps, share):

@@ -16,7 +16,7 @@ import pyarrow as pa
 from .data_sources import Data, DataSource, HubSource, Rows, find_source
 from .file_patterns import stamp_of
 from .generated_datasets import generate_dataset
-from .image_folders import contiguous_parts, folder_rows, has_images, images_in
+from .image_folders import LABEL, contiguous_parts, folder_rows, has_images, has_texts, images_in
 from .image_text import check_columns, undecoded_images
 from .media import MEDIA, MEDIA_BY_ROLE, VIDEOS, Media, find_media
 from .pair_options import PairOptions, row_columns
@@ -173,6 +173,11 @@ def read_pairs(rows: Rows, options: PairOptions, streaming: bool = False, go_on:
                 f"{_other_media(rows.folder, media)}"
             )
         check_columns([options.image_column, options.caption_column], options)
+        if options.caption_column != LABEL and not has_texts(images):
+            raise ValueError(
+                f"No {media.noun} in {rows.folder} has a `.txt` beside it, so none has a caption. If the folders are "
+                f"named as classes, `caption_column` {LABEL!r} (--caption_column label) takes their names."
+            )
         arguments = {"parts": contiguous_parts(images, _FOLDER_SHARDS), "roles": roles}
         return _from_rows(folder_rows, arguments, streaming, in_memory=True)
     files, shared = list(rows.files), {"roles": roles, "stamp": "" if streaming else stamp_of(rows.files)}

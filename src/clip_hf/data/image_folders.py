@@ -24,6 +24,8 @@ from .texts import MOST_TEXT_BYTES, decode_text, escaped, unreadable_caption
 logger = logging.get_logger(__name__)
 
 _SIDECARS = ("txt", "json")
+LABEL = "label"
+"""The column of folders that holds the names of class folders, as in `datasets`."""
 
 
 def is_hidden(name: str) -> bool:
@@ -32,11 +34,25 @@ def is_hidden(name: str) -> bool:
 
 
 def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The images or films of each list of paths, with the text of the `.txt` beside each, if there is one."""
+    """The images or films of each list of paths, with the text of the `.txt` beside each, if there is one.
+
+    The column `label` is instead the name of the folder that each lies in, with spaces for underscores.
+    """
+    is_label = roles.get(LABEL) == "caption"
     for path in (path for part in parts for path in part):
         values = {role: stored_image(path) for role in MEDIA_BY_ROLE}
-        values["caption"] = _read_caption(Path(path).with_suffix(".txt"))
+        file = Path(path)
+        values["caption"] = file.parent.name.replace("_", " ") if is_label else _read_caption(_text_beside(file))
         yield {column: values.get(role) for column, role in roles.items()}
+
+
+def has_texts(paths: Sequence[str]) -> bool:
+    """Whether any of these images or films has a `.txt` beside it."""
+    return any(_text_beside(Path(path)).is_file() for path in paths)
+
+
+def _text_beside(path: Path) -> Path:
+    return path.with_suffix(".txt")
 
 
 def _read_caption(path: Path) -> str | bytes | None:

@@ -19,7 +19,7 @@ from transformers.pipelines.zero_shot_image_classification import ZeroShotImageC
 
 from .checks_clip_hf import unknown_option
 from .image_processing_clip_hf import is_unset, opens_files
-from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, open_image
+from .image_reading_clip_hf import DEFAULT_LIMITS, ImageLimits, UnreadableImage, open_image
 from .image_transform_clip_hf import turn_upright
 from .label_scores_clip_hf import (
     DEFAULT_TEMPLATE,
@@ -338,7 +338,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             return self.preprocess(image, **params)
         except (TypeError, ValueError, OSError) as error:
             # The image processor puts the image's number before its cause, which is another one here.
-            cause = error.__cause__ if isinstance(error.__cause__, (TypeError, ValueError)) else error
+            is_cause = not isinstance(error, UnreadableImage) and isinstance(error.__cause__, (TypeError, ValueError))
+            cause = error.__cause__ if is_cause else error
             if isinstance(error, TypeError):
                 raise TypeError(f"{which} is of a type that is not supported: {cause}") from error
             described = repr(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__

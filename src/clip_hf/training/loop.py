@@ -64,7 +64,7 @@ class Training:
         self.clip = prepare_model(options, self.accelerator, model)
         optimizer = build_optimizer(self.clip, options.optimizer_options)
         if self.accelerator.is_main_process:
-            check_plan(optimizer, self.num_steps, options.batch_size)
+            check_plan(optimizer, self.num_steps, options.batch_size, options.max_steps)
         self.schedule = cosine_schedule(optimizer, options.warmup_steps_of(self.num_steps), self.num_steps)
         plan = describe_plan(options, self.clip, self.num_steps, self.num_pairs, self.held_out)
         self.accelerator.print(plan)

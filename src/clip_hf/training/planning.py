@@ -66,7 +66,9 @@ def num_steps_of(options: TrainingOptions, data: Any) -> tuple[int, int]:
     return options.max_steps or options.epochs * per_epoch, per_epoch
 
 
-def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int) -> None:
+def check_plan(
+    optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int, max_steps: int | None = None
+) -> None:
     """Warn if a training is too short, or its learning rate too low, to change the model.
 
     A step of AdamW moves a weight by about the learning rate, whose mean over the schedule is half the highest one. So
@@ -80,7 +82,8 @@ def check_plan(optimizer: torch.optim.Optimizer, num_steps: int, batch_size: int
     rate = max(group.get("initial_lr", group["lr"]) for group in optimizer.param_groups)
     move = rate * num_steps / 2
     steps = f"The training has {counted(num_steps, 'step')} of {counted(batch_size, 'pair')}"
-    cure = "Raise `min_steps`, `epochs` or `learning_rate`, or lower `batch_size`."
+    longer = "`min_steps`, `epochs`" if max_steps is None else "`max_steps`"
+    cure = f"Raise {longer} or `learning_rate`, or lower `batch_size`."
     if move < _LEAST_MOVE * size:
         logger.warning(
             f"{steps}, in which no weight moves by more than {move:.1g}, {move / max(size, 1e-30):.1%} of their usual "
