@@ -454,3 +454,12 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(model, folder):
     os.close(writing)
     assert done.returncode == 1
     assert "roken" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_a_film_for_a_model_of_pictures_is_called_a_film(model, tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"a film")
+    classifier = clip_hf.pipeline(model, device="cpu")
+    ((_, error),) = cli_classify.classify_images(
+        classifier, [str(tmp_path / "film.mp4")], {"labels": LABELS}, {"labels": LABELS}, 1
+    )
+    assert "this is a film, and the model takes pictures" in str(error)

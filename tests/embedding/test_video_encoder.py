@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from clip_hf import ClipHFVideoModel
 from clip_hf.cli import main
 from clip_hf.embedding import (
     VideoEncoder,
@@ -96,6 +97,22 @@ def test_a_picture_is_a_film_of_one_frame(inner, films_encoder, tmp_path):
     for given in (picture, tmp_path / "picture.png", [picture]):
         torch.testing.assert_close(films_encoder.encode_images([given]), right, rtol=1e-4, atol=1e-5)
     assert len(films_encoder.inner.prepare([picture])["pixel_values"]) == 1
+
+
+@pytest.mark.parametrize("head", ["Transf", "LSTM"])
+def test_a_temporal_head_sees_a_picture_once(head, tiny_processor, films):
+    model = ClipHFVideoModel.from_clip(make_tiny_model("vit"), head, num_frames=4, temporal_num_layers=1)
+    with torch.no_grad():
+        for weight in model.temporal_parameters():
+            weight.normal_(std=0.2)
+    encoder = load_dual_encoder(model, processor=tiny_processor)
+    picture = Image.fromarray(frames_of(9)[0])
+    pixels = encoder.of_pictures.prepare([picture])["pixel_values"]
+    right = torch.cat([encoder.encode_images(films[:1]), model.encode_image(pixels).detach()])
+    torch.testing.assert_close(encoder.of_pictures.encode_images([picture]), right[1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder.encode_images([films[0], picture]), right, rtol=1e-4, atol=1e-5)
+    repeated = encoder.encode_images([[picture] * 4])
+    assert (repeated - right[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["transformers", "resnet", pytest.param("onnx", marks=pytest.mark.slow)])

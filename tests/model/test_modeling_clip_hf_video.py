@@ -17,6 +17,8 @@ from clip_hf import (
     ClipHFVideoModel,
     checkpoints,
 )
+from clip_hf.checkpoints.reading import read_checkpoint
+from clip_hf.export.sources import check_exportable
 from clip_hf.model.configuration_clip_hf_video import TEMPORAL_HEADS
 from plain_video_heads import clip_embedding
 from tiny_models import IMAGE_SIZE, make_tiny_model, tiny_config
@@ -470,3 +472,21 @@ def test_wrong_options(options, message):
     if "temporal_heads" not in options and options.get("num_frames") != "8":
         with pytest.raises(ValueError, match=message):
             ClipHFVideoModel.from_clip(make_tiny_model("vit"), **options)
+
+
+@pytest.mark.parametrize("options", [{"num_frames": 8}, {"temporal_head": "LSTM"}, {"temporal_num_layers": 1}])
+def test_another_head_than_the_saved_one_is_refused(options, tmp_path):
+    make_video_model("Transf", temporal_num_layers=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="saved with another temporal head.*from_clip"):
+        ClipHFVideoModel.from_pretrained(tmp_path, **options)
+    with pytest.raises(ValueError, match="saved with another temporal head.*from_clip"):
+        ClipHFForVideoClassification.from_pretrained(tmp_path, **options)
+
+
+def test_conversion_and_export_say_that_they_take_no_video_model(tmp_path):
+    model = make_video_model("LSTM")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a video model.* cannot be converted"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="Video models cannot be exported"):
+        check_exportable(model)

@@ -108,7 +108,7 @@ def test_films_in_every_form(pipe, films):
         assert pipe([form, form], LABELS) == [expected, expected]
     assert list(pipe((film for film in films[:1]), LABELS)) == [expected]
     assert pipe([], LABELS) == []
-    still = pipe(frames[0], LABELS)
+    still = pipe([frames[0]] * 3, LABELS)
     assert still == pipe([frames[0]] * 2, LABELS)  # a list of frames is one film
 
 
@@ -166,16 +166,26 @@ def test_transformers_own_pipeline_for_fixed_classes(model, processor, films, tm
     assert pipe(str(films[1]), top_k=1)[0]["label"] == expected[0]["label"]
 
 
-def test_a_video_model_classifies_pictures(model, processor, images, tmp_path):
+def test_a_video_model_classifies_pictures(model, processor, tiny_processor, images, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     pipe = pipeline("zero-shot-image-classification", model=str(tmp_path), device="cpu")
-    pixels = processor(images=images[0], return_tensors="pt")["pixel_values"]
+    pixels = tiny_processor(images=images[:1], return_tensors="pt")["pixel_values"]
+    images[0].save(tmp_path / "picture.png")
     classifier = build_text_classifier(model, processor, LABELS, TEMPLATES)
     with torch.no_grad():
         expected = (model.logit_scale.exp() * model.encode_image(pixels) @ classifier.T).softmax(-1)[0]
-    result = pipe(images[0], LABELS, hypothesis_template=TEMPLATES)
-    assert by_label(result) == pytest.approx(expected.tolist(), abs=1e-5)
+    data = (tmp_path / "picture.png").read_bytes()
+    for given in (images[0], str(tmp_path / "picture.png"), data):
+        result = pipe(given, LABELS, hypothesis_template=TEMPLATES)
+        assert by_label(result) == pytest.approx(expected.tolist(), abs=1e-5)
+    for given in (images[0], tmp_path / "picture.png", {"bytes": data, "path": None}):
+        found = processor(images=given, return_tensors="pt")["pixel_values"]
+        assert torch.equal(found, pixels[:, None])
+    of_films = clip_hf.pipeline(model, processor, task=TASK, device="cpu")
+    for given in (images[0], tmp_path / "picture.png"):
+        result = of_films(given, LABELS, hypothesis_template=TEMPLATES)
+        assert by_label(result) == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Indexes of films: frames that show something new, the intervals they stand for, and what changes bring."""
 
+import errno
 import os
 import shutil
 import threading
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from clip_hf import ClipHFVideoModel
 from clip_hf.embedding import load_dual_encoder
 from clip_hf.model.video_reading_clip_hf import read_frames
 from clip_hf.search import EmbeddingIndex, FilmFrame, film_index, folder_refresh, open_source_index, refresh_film_index
@@ -369,3 +372,44 @@ def test_pictures_and_films_of_a_folder_have_an_index_each(encoder, films):
     assert pictures.index.folder != moments.index.folder
     with pytest.raises(ValueError, match="frames_per_second"):
         open_source_index(films, encoder, frames_per_second=2)
+
+
+def test_frames_of_an_index_are_pictures_to_a_video_model(films, tiny_processor, tmp_path):
+    model = ClipHFVideoModel.from_clip(make_tiny_model("vit"), "LSTM", num_frames=4)
+    with torch.no_grad():
+        for weight in model.temporal_parameters():
+            weight.normal_(std=0.2)
+    encoder = load_dual_encoder(model, processor=tiny_processor)
+    source = open_source_index(films / "a.mp4", encoder, over="moments", index_folder=tmp_path / "index")
+    id_, *_ = source.index.ids().tolist()
+    (_, frame), *_ = read_frames(films / "a.mp4", fps=1)
+    right = encoder.of_pictures.encode_images([frame]).numpy()
+    np.testing.assert_allclose(source.index.vectors([id_]), right, atol=2e-3)
+    assert "num_frames" not in source.index.description["image_options"]
+    assert open_source_index(tmp_path / "index", encoder, over="moments").index.ids().tolist()
+
+
+def test_a_full_disk_names_the_index(films, encoder, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EmbeddingIndex, "change", fail)
+    with pytest.raises(OSError, match="No space left on device: the index .*my_index cannot be written"):
+        refresh_film_index(encoder, films, tmp_path / "my_index", encoding=quiet())
+
+
+def test_a_film_that_changes_is_not_remembered(films, refresh, monkeypatch):
+    (films / "sub" / "b.mkv").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(film_index, "_end_of", lambda *_: pytest.fail("the film has changed"))
+        digest = film_index.digest_file
+        patch.setattr(film_index, "digest_file", lambda path: (os.utime(path, (1, 1)), digest(path))[1])
+        with pytest.raises(ValueError, match=r"changed while it was read; .* Run this again\."):
+            refresh()
+    assert numbers(refresh())["added"] == 1
+
+
+def test_another_rate_is_told_from_another_model(films, refresh, encoder):
+    refresh()
+    with pytest.raises(OtherIndexError, match=r"is by this model, but with other options: options frames_per_second"):
+        refresh(frames_per_second=2.0)

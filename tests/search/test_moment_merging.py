@@ -101,3 +101,15 @@ def test_moments_of_random_films_keep_the_promises(share):
 def test_wrong_frames_are_refused(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         merge_moments(*arguments, **options)
+
+
+@pytest.mark.parametrize("time", [np.nan, 5.0, -1.0])
+def test_a_time_lies_in_its_interval(time):
+    with pytest.raises(ValueError, match="time of frame 1 .* outside its interval 1 to 2 s"):
+        merge_moments([0, 1], [1, 2], [0.1, 0.2], times=[0.5, time])
+
+
+@pytest.mark.parametrize("share", ["0.5", None, 1.5])
+def test_a_share_is_a_number(share):
+    with pytest.raises(ValueError, match="`share` is .*; it must be 0"):
+        merge_moments([0, 1], [1, 2], [0.1, 0.2], share=share)

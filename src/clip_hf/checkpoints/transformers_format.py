@@ -156,6 +156,11 @@ class TransformersFormat(CheckpointFormat):
         """A checkpoint of weights, whose config.json lies beside them: of transformers' `CLIPModel` or our own."""
         source, folder = str(path), path if path.is_dir() else path.parent
         model_type = read_config_type(folder)
+        if model_type == "clip_hf_video":
+            raise ValueError(
+                f"{folder} is a video model: ClipHFVideoModel.from_pretrained loads it. It cannot be converted, because "
+                "no other format holds a temporal head: convert the CLIP that it was made of."
+            )
         if model_type not in MODEL_TYPES:
             raise ValueError(
                 f"The config.json of {folder} is of a model of type {model_type!r}; a whole CLIP is of type 'clip' "

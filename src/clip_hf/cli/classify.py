@@ -23,6 +23,8 @@ from ..data.image_folders import images_in
 from ..evaluation import load_class_names, load_templates
 from ..model.checks_clip_hf import did_you_mean
 from ..model.pipeline_clip_hf import ClipHFZeroShotImageClassificationPipeline
+from ..model.processing_clip_hf import is_video_processor
+from ..model.video_opening_clip_hf import is_video
 from ..model.zero_shot_clip_hf import check_labels, prompts_for
 from ..utils.devices import parse_device
 from ..utils.processor import count_threads
@@ -74,7 +76,8 @@ def show_answers(options: argparse.Namespace, answers: Iterable[tuple[str, Predi
         num_images += 1
         if isinstance(outcome, Exception):
             num_failed += 1
-            print(f"clip-hf classify: {printable(path)}: {outcome}", file=sys.stderr, flush=True)
+            message = str(outcome).removeprefix(f"{path}: ")  # films name themselves
+            print(f"clip-hf classify: {printable(path)}: {message}", file=sys.stderr, flush=True)
         elif options.json:
             print(json_line({"image": path, "predictions": outcome}), flush=True)
         elif text := _as_text(path, outcome):
@@ -207,6 +210,12 @@ def classify_images(
     def read(path: str) -> torch.Tensor | Exception:
         if os.path.isdir(path):
             return empty_folder()
+        if is_video(path) and not is_video_processor(classifier.image_processor):
+            return ValueError(
+                "this is a film, and the model takes pictures. `clip_hf.pipeline(model, "
+                "task='zero-shot-video-classification')` classifies films; `clip-hf evaluate` and `embed` have "
+                "--num-frames."
+            )
         try:
             return classifier.preprocess(image_source(path), **reading or {})["pixel_values"]
         except (ValueError, OSError) as error:

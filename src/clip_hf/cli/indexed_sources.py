@@ -19,6 +19,7 @@ from ..data.media import VIDEOS
 from ..data.row_shards import LIST_ENDING, shard_rows
 from ..embedding import DualEncoder, EncodingOptions, RowColumns, load_dual_encoder
 from ..embedding.part_files import FORMAT_NAME, MANIFEST
+from ..model.video_reading_clip_hf import ClipSampling
 from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_source_index
 from ..search.index_places import check_index_folder, is_index, section_of
 from ..utils.json_files import read_json
@@ -96,8 +97,11 @@ def load_index_encoder(options: argparse.Namespace, index: EmbeddingIndex | None
         images |= {key: value for key, value in stored.items() if images.get(key) is None}
     name = name or DEFAULT_MODEL
     logging.disable_progress_bar()
+    frames = {key: images.pop(key) for key in ("num_frames", "num_views") if key in images}
+    clip = ClipSampling(**frames) if frames else None
     # The whole path, so that the index names its model wherever the next command is started.
-    encoder = load_dual_encoder(os.path.abspath(name) if os.path.exists(name) else name, runtime, dtype, device)
+    path = os.path.abspath(name) if os.path.exists(name) else name
+    encoder = load_dual_encoder(path, runtime, dtype, device, clip=clip)
     encoder.set_image_options(**images)
     return encoder
 

@@ -89,6 +89,11 @@ class DualEncoder(ABC):
         return {**state, "_weights": None}
 
     @property
+    def of_pictures(self) -> "DualEncoder":
+        """The encoder of single pictures, such as the frames of an index: the one inside an encoder of films."""
+        return self
+
+    @property
     def name(self) -> str:
         """The model's name in results: as it was given, with runtime and precision unless PyTorch runs it in float32,
         as in `"my_model (torch, bfloat16)"`.

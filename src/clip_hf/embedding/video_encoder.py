@@ -31,7 +31,7 @@ class VideoEncoder(DualEncoder):
     - A view is `clip.num_frames` frames in equal steps. Their features are L2-normalised and averaged (ActionCLIP's
       meanP); a [`ClipHFVideoModel`] with another temporal head combines them itself.
     - The views' L2-normalised features are averaged.
-    - A picture counts as a film of one frame, which is repeated as in other short films.
+    - A picture is a clip of one frame: its features are those of [`~VideoEncoder.of_pictures`].
     - Texts, precision, device and options of images are those of the encoder inside, `encoder.inner`.
 
     Features before the projection are the averages of the frames' features, not normalised. A temporal head comes
@@ -54,6 +54,11 @@ class VideoEncoder(DualEncoder):
         self.inner, self.clip = inner, clip or ClipSampling()
 
     media = "videos"
+
+    @property
+    def of_pictures(self) -> DualEncoder:
+        """The encoder inside: it embeds each picture by itself, as a clip of one frame."""
+        return self.inner
 
     # Class attributes of `DualEncoder`; the encoder inside decides them, and may change them.
     @property
@@ -130,41 +135,50 @@ class VideoEncoder(DualEncoder):
         self.inner.set_image_options(**options)
 
     def prepare(self, films: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """The model's inputs for films, or for pictures, each of which is a film of one frame.
+        """The model's inputs for films, or for pictures, each of which is a clip of one frame.
 
         Args:
             films (`Sequence`): What [`read_clip`] takes: paths, the bytes of files, lists of frames; or what
                 [`DualEncoder.prepare`] takes.
 
         Returns:
-            `dict[str, torch.Tensor]`: the inputs of the encoder inside, (films, views * frames, ...), on the CPU.
+            `dict[str, torch.Tensor]`: the inputs of the encoder inside, (films, views * frames, ...), on the CPU; and
+            `is_picture` (films,), of which only the first frame counts.
 
         Raises:
             ValueError: if a film or picture cannot be read.
         """
         images: list[Any] = []  # the different ones
         places: list[int] = []  # of each frame among them
-        for film in films:
+        is_picture = [not (_is_frames(film) or is_video(film)) for film in films]
+        for film, is_single in zip(films, is_picture):
             own: dict[int, int] = {}
-            for frame in self._frames(film):
+            for frame in [film] * self.images_per_item if is_single else read_clip(film, self.clip):
                 if id(frame) not in own:
                     own[id(frame)] = len(images)
                     images.append(frame)
                 places.append(own[id(frame)])
         inputs, index = self.inner.prepare(images), torch.tensor(places)
         is_whole = len(places) == len(images)  # no frame is repeated
-        return {
+        clips = {
             name: (value if is_whole else value[index]).unflatten(0, (len(films), self.images_per_item))
             for name, value in inputs.items()
         }
-
-    def _frames(self, film: Any) -> list[Any]:
-        """The frames of all views of a film, one view after another; a picture as often."""
-        is_frames = isinstance(film, list | tuple) or getattr(film, "ndim", 0) == 4
-        return read_clip(film, self.clip) if is_frames or is_video(film) else [film] * self.images_per_item
+        return {**clips, "is_picture": torch.tensor(is_picture)}
 
     def _image_features(self, inputs: dict[str, Any], projected: bool) -> torch.Tensor:
-        views, frames = self.clip.num_views, self.clip.num_frames
+        is_picture = inputs["is_picture"]
+        features = None
+        for rows, views, frames in ((is_picture, 1, 1), (~is_picture, self.clip.num_views, self.clip.num_frames)):
+            if rows.any():
+                own = {name: value[rows, : views * frames] for name, value in inputs.items() if name != "is_picture"}
+                found = self._clip_features(own, projected, views, frames)
+                features = found.new_empty(len(rows), found.shape[-1]) if features is None else features
+                features[rows] = found
+        return features
+
+    def _clip_features(self, inputs: dict[str, Any], projected: bool, views: int, frames: int) -> torch.Tensor:
+        """(n, v * f, ...) -> (n, dim)."""
         if self.has_temporal_head:
             # (n, v * f, 3, height, width) -> (n * v, f, 3, height, width)
             clips = {name: value.unflatten(1, (views, frames)).flatten(0, 1) for name, value in inputs.items()}
@@ -208,6 +222,10 @@ def for_pictures(image_processor: Any) -> Any:
         return image_processor
     options = {name: value for name, value in image_processor.to_dict().items() if name != "num_frames"}
     return ClipHFImageProcessor.from_dict(options)
+
+
+def _is_frames(film: Any) -> bool:
+    return isinstance(film, list | tuple) or getattr(film, "ndim", 0) == 4
 
 
 def _average_directions(features: torch.Tensor) -> torch.Tensor:

@@ -67,6 +67,11 @@ def check_exportable(model: PreTrainedModel) -> None:
     model_type = getattr(config, "model_type", None)
     if model_type == ClipHFExportedConfig.model_type:
         raise ValueError(f"{model.name_or_path} is exported already: name the model that it was made of.")
+    if model_type == "clip_hf_video":
+        raise ValueError(
+            "Video models cannot be exported, because only PyTorch runs their temporal heads: export the CLIP that it "
+            "was made of, or run it as it is."
+        )
     if model_type not in _FIXED_LENGTH:
         raise ValueError(
             f"{type(model).__name__} is of the type {model_type!r}; models of the types {', '.join(_FIXED_LENGTH)} "

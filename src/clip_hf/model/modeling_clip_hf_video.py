@@ -247,7 +247,37 @@ def _pool_frames(head: nn.Module, features: torch.Tensor, batch: int) -> torch.T
     return head(frames.reshape(batch, -1, features.shape[-1]))
 
 
-class ClipHFVideoModel(ClipHFModel):
+class _LoadsWholeHead:
+    """Loading: a temporal head that was saved and does not fit is an error; it does not become a random one."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info=False, **kwargs):
+        """As in [`ClipHFPreTrainedModel`].
+
+        Raises:
+            ValueError: also if another temporal head was saved than is asked for.
+        """
+        problem = (
+            f"{pretrained_model_name_or_path} was saved with another temporal head. Load it without `temporal_head`, "
+            "`temporal_num_layers` and `num_frames`: it takes clips of any number of frames, and "
+            "`ClipHFVideoModel.from_clip(model, temporal_head, num_frames)` gives it a new head."
+        )
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except RuntimeError as error:
+            if "num_frames" in kwargs and "ismatch" in str(error):
+                raise ValueError(problem) from error
+            raise
+        found = {f"temporal_head.{name}" for name in model.temporal_head.state_dict()}
+        lost = [name for name in info["unexpected_keys"] if name.startswith("temporal_head.")]
+        if lost or 0 < len(found & set(info["missing_keys"])) < len(found):
+            raise ValueError(problem)
+        return (model, info) if output_loading_info else model
+
+
+class ClipHFVideoModel(_LoadsWholeHead, ClipHFModel):
     """CLIP for films (ActionCLIP, Wang et al. 2021): the embedding of a clip is made of those of its frames.
 
     - `pixel_values` are clips `(batch, frames, 3, height, width)`, or pictures `(batch, 3, height, width)`, which are
@@ -347,7 +377,7 @@ class ClipHFVideoModel(ClipHFModel):
         return self.encode_image(pixel_values, **kwargs)
 
 
-class ClipHFForVideoClassification(ClipHFPreTrainedModel):
+class ClipHFForVideoClassification(_LoadsWholeHead, ClipHFPreTrainedModel):
     """CLIP's vision tower with a temporal head and a linear classifier on the clips' embeddings: fixed classes.
 
     - The classifier stands on the L2-normalised embedding, so that a zero-shot classifier can be its weights, see

@@ -31,7 +31,7 @@ from .label_scores_clip_hf import (
     parts_of_classifier,
     score_labels,
 )
-from .processing_clip_hf import ClipHFProcessor
+from .processing_clip_hf import ClipHFProcessor, is_video_processor
 from .zero_shot_clip_hf import (
     OUR_MODEL_TYPES,
     TextClassifierCache,
@@ -255,7 +255,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
         elif not isinstance(image, (np.ndarray, torch.Tensor)):
             # Another class's processor takes images only, and expects them as the stock pipeline opens them.
             image = turn_upright(open_image(image, image_limits)).convert("RGB")
-        pixel_values = self.image_processor(images=[image], return_tensors="pt", **options)["pixel_values"]
+        images = image if is_video_processor(self.image_processor) else [image]  # a list would be a film's frames
+        pixel_values = self.image_processor(images=images, return_tensors="pt", **options)["pixel_values"]
         return {"pixel_values": pixel_values.to(self.dtype)}
 
     def _forward(

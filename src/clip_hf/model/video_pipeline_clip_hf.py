@@ -17,7 +17,7 @@ from .label_scores_clip_hf import check_count, score_labels
 from .pipeline_clip_hf import CALL_OPTIONS, ClipHFZeroShotImageClassificationPipeline
 from .processing_clip_hf import is_video_processor
 from .video_opening_clip_hf import DEFAULT_VIDEO_LIMITS, VideoLimits
-from .video_processing_clip_hf import split_films
+from .video_processing_clip_hf import is_picture, split_films
 from .video_reading_clip_hf import ClipSampling, read_clip
 from .zero_shot_clip_hf import evaluated, features, prompts_for
 
@@ -115,9 +115,13 @@ class ClipHFZeroShotVideoClassificationPipeline(ClipHFZeroShotImageClassificatio
         if num_frames is None:
             num_frames = getattr(self.image_processor, "num_frames", getattr(self.model.config, "num_frames", 8))
         (film,) = split_films(video)
-        frames = read_clip(film, ClipSampling(num_frames, num_views), limits=video_limits)
+        if is_picture(film):
+            frames, num_frames, num_views = [film], 1, 1
+        else:
+            frames = read_clip(film, ClipSampling(num_frames, num_views), limits=video_limits)
         if is_video_processor(self.image_processor):
             options["do_sample_frames"] = False
+            frames = frames[0] if len(frames) == 1 else frames
         pixel_values = self.image_processor(images=frames, return_tensors="pt", **options)["pixel_values"]
         shape = (1, num_views, num_frames, *pixel_values.shape[-3:])
         return {"pixel_values": pixel_values.to(self.dtype).reshape(shape)}

@@ -2,8 +2,10 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """The video processor: films to the pixel values of clips, each frame as the image processor makes it."""
 
+import io
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ from transformers.processing_utils import Unpack
 
 from .checks_clip_hf import type_of
 from .image_processing_clip_hf import ClipHFImageProcessor, ClipHFImageProcessorKwargs, to_batch
-from .image_reading_clip_hf import ImageLimits, UnreadableImage
-from .video_opening_clip_hf import DEFAULT_VIDEO_LIMITS, UnreadableVideo, VideoLimits
+from .image_reading_clip_hf import IMAGE_ENDINGS, IMAGE_FORMATS, ImageLimits, UnreadableImage
+from .video_opening_clip_hf import DEFAULT_VIDEO_LIMITS, UnreadableVideo, VideoLimits, is_video
 from .video_reading_clip_hf import ClipSampling, read_clip
 
 
@@ -83,7 +85,7 @@ class ClipHFVideoProcessor(ClipHFImageProcessor):
             images: A film, a list of films, or a batch of clips as an array (batch, frames, height, width, 3). A film
                 is a path, the bytes of a file, an open file or an undecoded film of `datasets` (`{"path", "bytes"}`);
                 or its frames: a list of PIL images or arrays (height, width, 3), or an array (frames, height, width,
-                3), uint8. A picture is a film that stands still.
+                3), uint8. A picture alone, or the path or bytes of one, is a clip of one frame.
             image_limits ([`ImageLimits`], *optional*): As in [`ClipHFImageProcessor`].
             video_limits ([`VideoLimits`], *optional*): Limits on reading a film. Not part of the configuration, so
                 that no repo can raise them.
@@ -111,7 +113,10 @@ class ClipHFVideoProcessor(ClipHFImageProcessor):
         clips: list[np.ndarray] = []
         for index, film in enumerate(films):  # one at a time, because the frames of a film take much memory
             try:
-                frames = read_clip(film, sampling, limits=video_limits) if do_sample_frames else _all_frames(film)
+                if is_picture(film):
+                    frames = [film] * num_views
+                else:
+                    frames = read_clip(film, sampling, limits=video_limits) if do_sample_frames else _all_frames(film)
                 pixels = super().preprocess(frames, image_limits, **options, return_tensors="np")["pixel_values"]
             except (ValueError, TypeError) as error:
                 raise _numbered(error, index, film, len(films)) from error
@@ -134,7 +139,7 @@ def split_films(films: Any) -> list[Any]:
     """
     films = _to_numpy(films)
     if _is_frame(films):
-        return [[films]]
+        return [films]
     if isinstance(films, np.ndarray):
         return [films] if films.ndim == 4 else list(films)
     if not isinstance(films, list | tuple):
@@ -144,6 +149,21 @@ def split_films(films: Any) -> list[Any]:
     if len(are_frames) > 1:
         raise TypeError("The list holds films and single frames. Give each film's frames as a list of their own.")
     return [films] if are_frames == {True} else films
+
+
+def is_picture(film: Any) -> bool:
+    """Whether a value stands for a single picture, as an image, a file or its bytes: a clip of one frame."""
+    if isinstance(film, Mapping):
+        film = film.get("path") if film.get("bytes") is None else film["bytes"]
+    if is_video(film):
+        return False
+    if isinstance(film, str | os.PathLike):  # other text is an address, or a picture in base64
+        ending = os.path.splitext(os.fspath(film))[1][1:].lower()
+        return ending in IMAGE_ENDINGS or (isinstance(film, str) and not os.path.exists(film))
+    if isinstance(film, bytes):
+        with suppress(Exception), Image.open(io.BytesIO(film), formats=IMAGE_FORMATS):
+            return True
+    return _is_frame(film)
 
 
 def _to_numpy(value: Any) -> Any:

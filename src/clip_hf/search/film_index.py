@@ -260,7 +260,8 @@ class _FilmWork:
                 raise
         self.skipped += self.unreadable.remembered(self.files)
         if not len(self.index):
-            raise ValueError(f"No film of {self.folder} can be read: {self.skipped[0].message}")
+            again = " Run this again." if self.skipped[0].kind == "file changed" else ""
+            raise ValueError(f"No film of {self.folder} can be read: {self.skipped[0].message}{again}")
         if self.skips.num_skipped:
             shown = " ".join(skip_examples(self.skips))
             logger.warning(f"Films of {escaped(str(self.folder))} are left out. {self.skips.summary()} {shown}")

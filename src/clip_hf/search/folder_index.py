@@ -164,7 +164,8 @@ class _FolderWork:
                 raise
         self.skipped += self.unreadable.remembered(self.files)
         if not len(self.index):
-            raise ValueError(f"No picture of {self.folder} can be read: {self.skipped[0].message}")
+            again = " Run this again." if self.skipped[0].kind == "file changed" else ""
+            raise ValueError(f"No picture of {self.folder} can be read: {self.skipped[0].message}{again}")
         if self.skips.num_skipped:
             shown = " ".join(skip_examples(self.skips))
             logger.warning(f"Pictures of {escaped(str(self.folder))} are left out. {self.skips.summary()} {shown}")

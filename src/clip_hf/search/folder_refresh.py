@@ -146,6 +146,7 @@ def refresh_index(
     kind: FolderKind, encoder: DualEncoder, source: Path, index_folder: Path, encoding: EncodingOptions | None
 ) -> FolderRefresh:
     """Build the index of a folder or file, or bring it up to date; see [`refresh_folder_index`]."""
+    encoder = encoder.of_pictures
     try:
         with locked_index(index_folder):
             check_index_folder(index_folder, None if source.is_file() else source)
@@ -171,6 +172,7 @@ def rebuild_index(
     kind: FolderKind, encoder: DualEncoder, source: Path, index_folder: Path, encoding: EncodingOptions | None
 ) -> FolderRefresh:
     """Build the index of a folder or file anew beside the old one; see [`rebuild_folder_index`]."""
+    encoder = encoder.of_pictures
     encoding = encoding or EncodingOptions()
     with locked_index(index_folder):
         check_index_folder(index_folder, None if source.is_file() else source)

@@ -5,7 +5,7 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -151,13 +151,14 @@ class UnwritableIndex(OSError):
 
 @contextmanager
 def naming_index(index_folder: Path) -> Iterator[None]:
-    """Say of an error in writing an index that this user must not, or cannot, write there: `UnwritableIndex`."""
+    """Name the index in an error of writing it: `UnwritableIndex` if this user must not, or cannot, write there."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _READ_ONLY:
+        if error.errno is None:
             raise
-        raise UnwritableIndex(error.errno, f"{error.strerror}: the index {index_folder} cannot be written") from error
+        kind = UnwritableIndex if error.errno in _READ_ONLY else OSError
+        raise kind(error.errno, f"{error.strerror}: the index {index_folder} cannot be written") from error
 
 
 @contextmanager
@@ -298,10 +299,19 @@ def check_description(index: EmbeddingIndex, expected: Mapping[str, Any]) -> Non
         differing = [] if index.dim == width else [f"its width is {index.dim} there and {width} now"]
     if differing:
         raise OtherIndexError(
-            f"The index {index.folder} is by {model_name(found)}, and this model is {model_name(expected)}: "
-            f"{'; '.join(differing)}. Use the model and options of the index, name another folder (--index), or build "
-            "it anew (--rebuild)."
+            f"The index {index.folder} is {describe_origin(found, expected, differing)}. Use the model and options of "
+            "the index, name another folder (--index), or build it anew (--rebuild)."
         )
+
+
+def describe_origin(found: Mapping[str, Any], expected: Mapping[str, Any], differing: Sequence[str]) -> str:
+    """By which model an index is, and in what it differs from what is meant: [`differences_of`] them."""
+    name, other, what = model_name(found), model_name(expected), "; ".join(differing)
+    if name != other:
+        return f"by {name}, and this model is {other}: {what}"
+    if all(difference.startswith("options ") for difference in differing):
+        return f"by this model, but with other options: {what}"
+    return f"by another state of {name}: {what}"
 
 
 def model_name(description: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from ..embedding.part_files import FORMAT_NAME, IMAGES, MANIFEST, ROW_SCHEMA, TE
 from ..utils.atomic import remove_folder
 from ..utils.json_files import read_json
 from .embedding_index import EmbeddingIndex
-from .film_index import rate_of, refresh_film_index
+from .film_index import FILMS, rate_of, refresh_film_index
 from .folder_index import rebuild_folder_index, refresh_folder_index
 from .folder_refresh import FolderRefresh, folder_of_files
 from .index_places import (
@@ -36,10 +36,10 @@ from .index_places import (
     check_over,
     default_index_folder,
     describe_index,
+    describe_origin,
     differences_of,
     is_index,
     locked_index,
-    model_name,
     real_index,
     real_source,
     section_of,
@@ -220,7 +220,8 @@ def _open_as_it_is(
         raise ValueError(f"{path} is an index; to build it anew, give its source (and the index with --index).")
     index = EmbeddingIndex.open(path)
     source = section_of(index.description, "source")
-    described = describe_index(encoder, source, over)
+    is_of_pictures = source.get("kind") in ("folder", FILMS.name)
+    described = describe_index(encoder.of_pictures if is_of_pictures else encoder, source, over)
     if over == "moments" and (rate := frames_per_second or rate_of(index.description)) is not None:
         described |= {"sampling": {"frames_per_second": float(rate)}}
     check_description(index, described)
@@ -246,8 +247,8 @@ def _open_embedded(path: Path, encoder: DualEncoder, place: Path, over: str, reb
     made = {**embedded.manifest, "over": over}
     if differing := differences_of(made, described):
         raise OtherIndexError(
-            f"{path} was embedded by {model_name(made)}, and this model is {model_name(described)}: "
-            f"{'; '.join(differing)}. Use the model and image options of that job, or embed the source again."
+            f"{path} was embedded {describe_origin(made, described, differing)}. Use the model and image "
+            "options of that job, or embed the source again."
         )
     with locked_index(place):
         check_index_folder(place)

@@ -3,6 +3,7 @@
 """Moments of one film: neighbouring frames that answer a query are one answer, not several."""
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -62,14 +63,20 @@ def merge_moments(
         of equal ones the earliest. They do not overlap.
 
     Raises:
-        ValueError: if lengths differ, a number is not finite, intervals overlap or are not in order, or `share` is no
-            share.
+        ValueError: if lengths differ, a number is not finite, intervals overlap or are not in order, a time lies
+            outside its interval, or `share` is no share.
     """
     starts, ends, scores = (np.asarray(each, np.float64) for each in (starts, ends, scores))
     spans = find_spans(starts, ends, scores, breaks=breaks, share=share)
     peaks = (starts + ends) / 2 if times is None else np.asarray(times, np.float64)
     if peaks.shape != starts.shape:
         raise ValueError(f"There are {len(starts)} frames and `times` of the shape {peaks.shape}; each has one time.")
+    outside = np.flatnonzero(~((starts - _SAME_SECOND <= peaks) & (peaks <= ends + _SAME_SECOND)))
+    if len(outside):
+        row = int(outside[0])
+        raise ValueError(
+            f"The time of frame {row} is {peaks[row]:g} s, outside its interval {starts[row]:g} to {ends[row]:g} s."
+        )
     return [
         (float(starts[span.first]), float(ends[span.last]), float(peaks[span.peak]), float(scores[span.peak]))
         for span in spans
@@ -93,9 +100,11 @@ def find_spans(
     # Whether a frame goes on where the one before it ends.
     joined = np.append(False, starts[1:] - ends[:-1] <= _SAME_SECOND) & ~breaks
     typical = typical_score(scores, ends - starts)
-    taken = np.zeros(len(scores), bool)
+    peaks = _peaks(scores, joined).tolist()
+    scores, joined = scores.tolist(), joined.tolist()  # single items of lists are read several times as fast
+    taken = bytearray(len(scores))
     spans = []
-    for peak in _peaks(scores, joined):
+    for peak in peaks:
         if taken[peak]:
             continue
         limit = min(typical + share * (scores[peak] - typical), scores[peak])
@@ -104,8 +113,8 @@ def find_spans(
             first -= 1
         while last + 1 < len(scores) and joined[last + 1] and not taken[last + 1] and scores[last + 1] >= limit:
             last += 1
-        taken[first : last + 1] = True
-        spans.append(MomentSpan(int(first), int(last), int(peak)))
+        taken[first : last + 1] = b"\1" * (last + 1 - first)
+        spans.append(MomentSpan(first, last, peak))
     return spans
 
 
@@ -135,8 +144,8 @@ def _check_frames(starts: np.ndarray, ends: np.ndarray, scores: np.ndarray, brea
         raise ValueError(f"`starts`, `ends`, `scores` and `breaks` have the shapes {shapes}; each must be (n,).")
     if not all(np.isfinite(each).all() for each in (starts, ends, scores)):
         raise ValueError("`starts`, `ends` or `scores` holds NaN or infinite values; leave those frames out.")
-    if not 0 <= share <= 1:
-        raise ValueError(f"`share` is {share}; it must be 0 (down to the typical score) to 1 (the peak alone).")
+    if not isinstance(share, Real) or not 0 <= share <= 1:
+        raise ValueError(f"`share` is {share!r}; it must be 0 (down to the typical score) to 1 (the peak alone).")
     wrong = np.flatnonzero((ends < starts) | np.append(False, starts[1:] < ends[:-1] - _SAME_SECOND))
     if len(wrong):
         row = int(wrong[0])

@@ -27,7 +27,7 @@ def plain_average_precision(moments, windows, threshold: Fraction) -> float:
     for moment in moments:
         overlaps = [plain_iou(moment, window) for window in windows]
         found = False
-        for window in sorted(range(len(windows)), key=lambda each: -overlaps[each]):
+        for window in sorted(range(len(windows)), key=lambda each: (overlaps[each], each), reverse=True):
             if overlaps[window] < threshold:
                 break
             if window not in taken:
@@ -108,3 +108,9 @@ def test_thresholds_are_shares():
         moment_average_precisions([(0, 1)], [(0, 1)], (0.0,))
     with pytest.raises(TypeError, match="seconds"):
         interval_iou([("0", "1")], [(0, 1)])
+
+
+def test_of_equal_windows_the_last_one_is_taken():
+    # As the official program of QVHighlights, which sorts overlaps upwards and goes through them from the end.
+    found = moment_average_precisions([(0, 10), (5, 10)], [(0, 5), (5, 10)], [0.5])
+    assert found.tolist() == [0.5]

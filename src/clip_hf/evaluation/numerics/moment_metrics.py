@@ -61,7 +61,7 @@ def moment_average_precisions(moments: Any, windows: Any, thresholds: Any = IOU_
     """Average precision of one query at each threshold of intersection over union.
 
     - Moments are taken in order. One is right if it reaches the threshold with a window that none before it has
-      taken; it takes the one that it fits best.
+      taken; it takes the one that it fits best, of several the last one, as QVHighlights' own program does.
     - Precision after each moment is replaced by the largest after it or a later one, and averaged over recall
       (Everingham et al. 2010, as ActivityNet does it).
 
@@ -122,6 +122,7 @@ def _right_moments(ious: np.ndarray, threshold: float) -> np.ndarray:
         fitting = np.flatnonzero(free & (overlaps >= threshold))
         if len(fitting):
             right[row] = True
+            fitting = fitting[::-1]
             free[fitting[overlaps[fitting].argmax()]] = False
     return right
 

@@ -17,7 +17,6 @@ from ...embedding.encoding_ahead import finish_skips, skip_examples
 from ...embedding.encoding_options import EncodingOptions
 from ...embedding.film_frames import FilmFrames, encode_film_frames, plan_frames
 from ...embedding.load_encoder import load_dual_encoder
-from ...embedding.video_encoder import VideoEncoder
 from ...search.moment_merging import merge_moments
 from ...utils.figures import COLOURS, new_figure
 from ...utils.wording import HUB_TASKS, counted
@@ -131,7 +130,8 @@ def evaluate_moments(
 ) -> MomentResult:
     """Evaluate how well a model finds the moment of a film that a sentence describes (Lei et al. 2021).
 
-    Frames are embedded as pictures, each film once for all its queries. Neighbouring frames that answer a query are
+    Frames are embedded as pictures, each film once for all its queries: a video model's temporal head joins no frames
+    here. Neighbouring frames that answer a query are
     merged into moments as `clip-hf search` does it, and a film's moments are ranked by their best frame.
 
     Args:
@@ -160,7 +160,7 @@ def evaluate_moments(
     options = options or MomentOptions()
     if not isinstance(data, MomentData):
         data = load_moments(data)
-    encoder = _of_pictures(load_dual_encoder(model, processor=processor))
+    encoder = load_dual_encoder(model, processor=processor).of_pictures
     frames, skipped = _encode(encoder, data, options)
     kept = [row for row, film in enumerate(data.film_of_query) if frames[film] is not None]
     texts = [options.template.replace("{}", data.queries[row]) for row in kept]
@@ -196,11 +196,6 @@ def evaluate_moments(
     )
     result.record_encoder(encoder)
     return result
-
-
-def _of_pictures(encoder: DualEncoder) -> DualEncoder:
-    """The encoder of single frames: a film's own embedding says nothing of its moments."""
-    return encoder.inner if isinstance(encoder, VideoEncoder) else encoder
 
 
 def _encode(
@@ -262,7 +257,7 @@ class MomentTask(EvaluationTask):
     ) -> None:
         """Embed the films' frames."""
         options = MomentOptions(fps=settings.fps, encoding=encoding)
-        _encode(_of_pictures(encoder), parts["test"], options)
+        _encode(encoder.of_pictures, parts["test"], options)
 
     def run(self, encoder: DualEncoder, parts: dict[str, Any], settings: TaskSettings) -> MomentResult:
         """Find them."""
