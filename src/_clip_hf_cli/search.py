@@ -91,8 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     hits.add_argument(
         "--over",
         choices=MODALITIES,
-        help="what to find (default: moments where SOURCE is a film, or a folder with films and no pictures; else "
-        "images)",
+        help="what to find (default: what the index of SOURCE has; where there is none, moments of a film or of a "
+        "folder of films, else images; needed for a folder of pictures and films)",
     )
     _add_output_arguments(parser)
 

@@ -97,6 +97,7 @@ def test_json_lines_are_moments(films, search):
         assert times.items() <= record.items() and record["score"] == pytest.approx(hit.score, abs=1e-6)
         assert record["path"] == str(films / "films" / hit.file) and record["metadata"]["name"] == hit.file
         assert 0 <= hit.start <= hit.peak < hit.end <= 9
+        assert not {"start", "end", "time"} & record["metadata"].keys()  # those of the best frame's row alone
 
 
 def test_lines_of_a_pipe_and_a_picture_as_the_query(films, search):
@@ -125,22 +126,33 @@ def test_the_contact_sheet_has_frames_and_links_that_start_there(films, search):
     assert status == 0 and page.count("data:image/jpeg") == 2
     links = re.findall(r'href="([^"]+)"', page)
     assert links == [
-        f"{(films / 'films' / hit.file).as_uri()}#t={round(hit.start, 3):g}"
-        for hit in found(films, "a red square", k=2)
+        f"{(films / 'films' / hit.file).as_uri()}#t={hit.first:g}" for hit in found(films, "a red square", k=2)
     ]
+    # The scenes change at whole seconds, and `start` lies half a second before.
+    assert all(0 <= hit.first - hit.start <= 0.5 and hit.first % 1 == 0 for hit in found(films, "a red square", k=2))
     assert any("a%20b.mp4#t=" in link for link in links)
 
 
 def test_clips_are_cut(films, search):
     status, _, err = search("films", "a red square", "--cut", "clips", "--top-k", "2")
+    told = re.findall(
+        r"wrote clips/\S+ \(\d:[\d.]+-\d:[\d.]+(?:, begins (.*) s before the moment, at a key frame)?\)", err
+    )
     clips = sorted((films / "clips").iterdir())
     hits = found(films, "a red square", k=2)
     assert status == 0 and len(clips) == 2 and err.count("wrote clips/") == 2
     for clip, hit in zip(clips, hits, strict=True):
-        assert clip.name.startswith(f"{hit.rank:02d}_{Path(hit.file).stem.replace(' ', '_')}_0m")
+        assert clip.name.startswith(f"a_red_square_{hit.rank:02d}_{Path(hit.file).stem.replace(' ', '_')}_0m")
         assert (
             hit.end - hit.start - 0.3 <= describe_video(clip).duration <= hit.end - hit.start + 1.3
         )  # a key a second
+    # The key frames are at whole seconds.
+    assert told == [f"{hit.start % 1:.1f}" if hit.start % 1 else "" for hit in hits]
+    search("films", "a red square", "--cut", "clips", "--top-k", "2")
+    search("films", "a blue cross", "--cut", "clips", "--top-k", "2")
+    names = sorted(clip.name for clip in (films / "clips").iterdir())
+    assert len(names) == 6 and sum(name.endswith(("_2.mp4", "_2.mkv")) for name in names) == 2
+    assert sum(name.startswith("a_blue_cross_") for name in names) == 2
     (films / "films" / "a b.mp4").unlink()
     status, lines, err = search("films.moments.clip-index", "a red square", "--cut", "others", "--json")
     assert status == 0 and "are not where they were indexed" in err
@@ -155,19 +167,40 @@ def test_thumbnails_are_frames(films, search, monkeypatch):
     assert "▀" in lines[0] and "0:0" in "".join(lines)
 
 
-def test_one_film_and_a_folder_of_both_kinds(films, search):
+def test_one_film_and_a_folder_of_both_kinds(films, search, caplog):
     status, lines, err = search("films/a b.mp4", "a red square", "--json", "--model", "model")
     assert status == 0 and "of 1 film of" in err and {json.loads(line)["file"] for line in lines} == {"a b.mp4"}
     assert (films / "films" / "a b.mp4.moments.clip-index").is_dir()
     draw("red", "square").save(films / "films" / "picture.png")
-    assert search("films", "a red square", "--model", "model")[1][0].endswith("\tfilms/picture.png")
+    status, lines, err = search("films", "a red square")  # the index that is there decides, with its model
+    assert status == 0 and "\t0:0" in lines[0] and not Path("films.clip-index").exists()
+    assert "The pictures of films are left out, because its index is of moments: --over images searches them." in err
+    assert "left out, by ending: 1 .png." in caplog.text  # the index of the film is no data
+    pictures = search("films", "a red square", "--model", "model", "--over", "images")
+    assert pictures[1][0].endswith("\tfilms/picture.png")
     assert "\t0:0" in search("films", "a red square", "--over", "moments")[1][0]
+    status, lines, err = search("films", "a red square")
+    assert status == 1 and lines == [] and "films holds pictures and films" in err
+    assert "--over images or --over moments" in err
     assert {
         EmbeddingIndex.open(f"films{end}").description["over"] for end in (".clip-index", ".moments.clip-index")
-    } == {
-        "images",
-        "moments",
-    }
+    } == {"images", "moments"}
+    shutil.rmtree("films.moments.clip-index")
+    status, lines, err = search("films", "a red square")
+    assert status == 0 and lines[0].endswith("\tfilms/picture.png")
+    assert "The films of films are left out, because its index is of images: --over moments searches them." in err
+
+
+def test_unreadable_films_are_told_and_counted(films, search):
+    search("films")  # files that were copied just now are looked at again
+    assert "0 frames" not in search("films")[2]  # no bar where there is nothing to do
+    write_film(films / "films" / "sound.mp4", [])
+    (films / "films" / "text.mp4").write_text("no film")
+    status, _, err = search("films", "a red square")
+    assert status == 1 and "2 of 4 films (50.00%) were skipped" in err and "--max-skipped-share" in err
+    assert search("films", "a red square")[0] == 1  # remembered
+    status, lines, err = search("films", "a red square", "--max-skipped-share", "0.5")
+    assert status == 0 and lines
 
 
 def test_another_rate_names_rebuild(films, search):
@@ -186,6 +219,9 @@ def test_another_rate_names_rebuild(films, search):
         (["films", "a", "--over", "images", "--cut", "clips"], "--cut is for moments of films"),
         (["films", "a", "--over", "images", "--frames-per-second", "2"], "--frames-per-second is for moments"),
         (["films", "a", "--filter", "colour>3"], "colour"),
+        (["films", "a", "--filter", "file~*.mp4"], "The file is `name`."),
+        (["films", "a", "--cut", "model/config.json"], "model/config.json is no folder"),
+        (["films", "a", "--cut", "model/config.json/clips"], "model/config.json is no folder"),
         (["films", "a", "--frames-per-second", "0"], "'0' must be more than 0"),
         (["model/config.json", "a", "--over", "moments"], "config.json is no film by its ending"),
         (["nowhere", "a", "--over", "moments"], "There is no film, and no folder of films, nowhere"),

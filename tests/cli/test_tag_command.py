@@ -122,6 +122,8 @@ def test_an_unreadable_picture_is_named_and_left_out(tag, folder):
     (folder / "photos" / "empty.png").write_bytes(b"")
     (folder / "photos" / "clip.mp4").write_bytes(b"video")
     status, _, err = tag("photos", "--labels", "cat", "--jsonl", "t.jsonl")
+    assert status == 1 and "--max-skipped-share" in err
+    status, _, err = tag("photos", "--labels", "cat", "--jsonl", "t.jsonl", "--max-skipped-share", "0.5")
     assert status == 0 and len(lines_of(folder / "t.jsonl")) == PHOTOS
     assert "broken\\n.png" in err and "empty.png" in err
 

@@ -100,7 +100,14 @@ def test_a_table_whose_name_is_not_utf_8_is_an_error_that_names_it(name, tmp_pat
 
 def test_hidden_files_and_folders_are_no_data(tmp_path, warnings):
     folder = tmp_path / ".data"  # the folder that was asked for may be called anything
-    for name in ("a.png", ".b.png", "._a.png", ".ipynb_checkpoints/a-checkpoint.png", "__MACOSX/sub/._a.png"):
+    for name in (
+        "a.png",
+        ".b.png",
+        "._a.png",
+        ".ipynb_checkpoints/a-checkpoint.png",
+        "__MACOSX/sub/._a.png",
+        "a.mp4.moments.clip-index/b.png",
+    ):
         write_pair(folder / name)
     assert [Path(row["image"]["path"]).name for row in load_pairs(folder)] == ["a.png"]
     assert warnings == []

@@ -59,11 +59,10 @@ def films(tmp_path) -> Path:
 
 @pytest.fixture
 def refresh(encoder, films):
-    def run(source=films, **options):
+    def run(source=films, max_skipped_share=0.05, **options):
         encoder.counted.clear()
-        result = refresh_film_index(
-            encoder, source, f"{source}.moments.clip-index", encoding=quiet(batch_size=4), **options
-        )
+        encoding = quiet(batch_size=4, max_skipped_share=max_skipped_share)
+        result = refresh_film_index(encoder, source, f"{source}.moments.clip-index", encoding=encoding, **options)
         assert result.embedded == sum(encoder.counted)
         return result
 
@@ -208,13 +207,23 @@ def test_unreadable_films_are_remembered_until_they_change(refresh, films, monke
     for name in ("bad.mp4", "bad2.mp4"):
         (films / name).write_bytes(b"no film at all")
     (films / "zero.mp4").write_bytes(b"")
-    assert numbers(refresh()) == {"films": 2, "added": 2, "read": 5, "embedded": 6, "skipped": 3}
-    assert "bad.mp4 cannot be used: " in caplog.text
+    assert numbers(refresh(max_skipped_share=0.6)) == {"films": 2, "added": 2, "read": 5, "embedded": 6, "skipped": 3}
+    assert "bad.mp4 cannot be used: this is not" in caplog.text  # the path is not repeated
+    assert "3 of 5 films (60.00%) were skipped" in caplog.text
+    with pytest.raises(ValueError, match=r"3 of 5 films \(60.00%\) were skipped.*--max-skipped-share"):
+        refresh()
     with monkeypatch.context() as patch:
         patch.setattr(film_index, "digest_file", lambda path: pytest.fail(f"{path} was read"))
-        assert numbers(refresh()) == {"films": 2, "unchanged": 2, "skipped": 3}
+        assert numbers(refresh(max_skipped_share=0.6)) == {"films": 2, "unchanged": 2, "skipped": 3}
     write_scenes(films / "bad.mp4", SCENES[:2])
-    assert numbers(refresh()) == {"films": 3, "added": 1, "unchanged": 2, "read": 1, "embedded": 2, "skipped": 2}
+    assert numbers(refresh(max_skipped_share=0.6)) == {
+        "films": 3,
+        "added": 1,
+        "unchanged": 2,
+        "read": 1,
+        "embedded": 2,
+        "skipped": 2,
+    }
 
 
 def test_a_film_that_becomes_unreadable_loses_its_rows(refresh, films):

@@ -4,6 +4,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,16 @@ from ..search import EmbeddingIndex, SourceIndex, default_index_folder, open_sou
 from ..search.index_places import check_index_folder, is_index, section_of
 from ..utils.json_files import read_json
 from .image_options import image_options
+from .terminal_text import printable
 
 
 def find_modality(options: argparse.Namespace) -> str:
-    """What is searched: as `--over` says; else moments where SOURCE is a film, a folder with films and no pictures, or
-    the index of one of these; else images."""
+    """What is searched: as `--over` says; else moments where SOURCE is a film or their index; of a folder what its one
+    index holds, else what the folder holds; else images.
+
+    Raises:
+        ValueError: if a folder holds pictures and films, and there is no index of one of them alone.
+    """
     if options.over is not None:
         return options.over
     path = Path(options.source).expanduser()
@@ -36,12 +42,36 @@ def find_modality(options: argparse.Namespace) -> str:
         return "moments" if EmbeddingIndex.open(path).description.get("over") == "moments" else "images"
     if path.is_file():
         return "moments" if VIDEOS.has_ending(ending_of(str(path))) else "images"
-    if path.is_dir():
-        return "moments" if has_images(path, VIDEOS) and not has_images(path) else "images"
-    if path.parent.is_dir() and path.name:  # gone: the one whose index is there
-        is_there = {over: is_index(default_index_folder(path, over)) for over in ("images", "moments")}
-        return "moments" if is_there["moments"] and not is_there["images"] else "images"
-    return "images"
+    indexed = _indexed_modalities(options, path)
+    if not path.is_dir():
+        return "moments" if indexed == ["moments"] else "images"
+    has = {"images": has_images(path), "moments": has_images(path, VIDEOS)}
+    if len(indexed) == 1:
+        other = "images" if indexed == ["moments"] else "moments"
+        if has[other]:
+            what = "The pictures" if other == "images" else "The films"
+            print(
+                f"clip-hf search: {what} of {printable(options.source)} are left out, because its index is of "
+                f"{indexed[0]}: --over {other} searches them.",
+                file=sys.stderr,
+            )
+        return indexed[0]
+    if has["images"] and has["moments"]:
+        raise ValueError(
+            f"{options.source} holds pictures and films: search one of them with --over images or --over moments."
+        )
+    return "moments" if has["moments"] else "images"
+
+
+def _indexed_modalities(options: argparse.Namespace, path: Path) -> list[str]:
+    """Which of pictures and films have an index where it is looked for."""
+    if options.index is not None:
+        named = Path(options.index).expanduser()
+        over = EmbeddingIndex.open(named).description.get("over") if is_index(named) else None
+        return [over] if over in ("images", "moments") else []
+    if not path.name or not path.parent.is_dir():
+        return []
+    return [over for over in ("images", "moments") if is_index(default_index_folder(path, over))]
 
 
 def find_index(options: argparse.Namespace, over: str = "images") -> tuple[Path | None, EmbeddingIndex | None]:

@@ -4,6 +4,8 @@
 
 import argparse
 import importlib
+import itertools
+import math
 import os
 import re
 import sys
@@ -17,6 +19,8 @@ from .terminal_text import printable
 
 
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+_NAME_BYTES = {"query": 60, "film": 100}  # in the names of clips, which have less than 255
+_OF_ROWS = ("start", "end", "time", "is_last")  # of the best frame's row alone
 
 
 def check_moment_options(options: argparse.Namespace) -> None:
@@ -31,11 +35,23 @@ def check_moment_options(options: argparse.Namespace) -> None:
             )
         if options.cut is not None and not options.query:
             raise ValueError("--cut writes what a query finds: name one.")
+        if options.cut is not None:
+            _check_clip_folder(options.cut)
         return
     given = [f"--{name.replace('_', '-')}" for name in ("cut", "frames_per_second") if getattr(options, name)]
     if given:
         raise ValueError(
             f"{', '.join(given)} is for moments of films: leave it out, or give films and --over moments."
+        )
+
+
+def _check_clip_folder(folder: str) -> None:
+    """Raise an `OSError` for a folder that cannot be made."""
+    path = Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise NotADirectoryError(
+            f"--cut is the folder for clips, and {escaped(str(there))} is no folder: name another."
         )
 
 
@@ -54,10 +70,11 @@ def span(moment: Moment) -> str:
 
 
 def link(moment: Moment) -> str | None:
-    """An address that opens the film where the moment starts; None if the film is not there."""
+    """An address that opens the film at the moment's first frame; None if the film is not there."""
     if not isinstance(moment.picture, FilmFrame):
         return None
-    return f"{moment.picture.film.absolute().as_uri()}#t={round(moment.start, 3):g}"
+    milliseconds = math.ceil(round(moment.first * 1000, 3))  # rounded down, it would be the frame before
+    return f"{moment.picture.film.absolute().as_uri()}#t={milliseconds / 1000:.10g}"
 
 
 def as_record(moment: Moment) -> dict:
@@ -65,10 +82,11 @@ def as_record(moment: Moment) -> dict:
     record = {name: getattr(moment, name) for name in ("rank", "file", "start", "end", "peak", "score", "id")}
     if isinstance(moment.picture, FilmFrame):
         record["path"] = escaped(os.path.abspath(os.fsdecode(moment.picture.film)))
-    return {**record, "metadata": moment.metadata}
+    metadata = {name: value for name, value in moment.metadata.items() if name not in _OF_ROWS}
+    return {**record, "metadata": metadata}
 
 
-def cut_moments(moments: Sequence[Moment], folder: str) -> int:
+def cut_moments(moments: Sequence[Moment], query: str, folder: str) -> int:
     """Write each moment as a film of its own, without encoding it again; returns how many could not be written."""
     # By name, because the package needs PyAV when it is imported.
     cut_clip = importlib.import_module("clip_hf.video").cut_clip
@@ -78,13 +96,27 @@ def cut_moments(moments: Sequence[Moment], folder: str) -> int:
         if not isinstance(moment.picture, FilmFrame):
             continue  # it is told that the film is missing
         film = moment.picture.film
-        name = _NOT_IN_NAMES.sub("_", f"{moment.rank:02d}_{film.stem[:80]}_{span(moment).replace(':', 'm')}")
-        path = Path(folder, name + film.suffix.lower())
+        path = _clip_path(Path(folder), query, moment, film)
         try:
             first, last = cut_clip(film, moment.start, moment.end, path)
-            cut = f"{clock(first)}-{clock(last)}, from the key frame before"
-            print(f"clip-hf search: wrote {printable(str(path))} ({cut})", file=sys.stderr)
+            earlier = round(moment.start - first, 1)
+            why = f", begins {earlier:.1f} s before the moment, at a key frame" if earlier > 0 else ""
+            print(f"clip-hf search: wrote {printable(str(path))} ({clock(first)}-{clock(last)}{why})", file=sys.stderr)
         except ValueError as error:  # an `UnreadableVideo`, too
             failed += 1
-            print(f"clip-hf search: {printable(str(film))}: {error}", file=sys.stderr)
+            reason = str(error).removeprefix(f"{film}: ")
+            print(f"clip-hf search: {printable(str(film))}: {reason}", file=sys.stderr)
     return failed
+
+
+def _clip_path(folder: Path, query: str, moment: Moment, film: Path) -> Path:
+    """Where a clip goes: named by query, rank, film and times; numbered where there is one of this name."""
+    name = f"{_short(query, 'query')}_{moment.rank:02d}_{_short(film.stem, 'film')}_{span(moment).replace(':', 'm')}"
+    names = itertools.chain([name], (f"{name}_{number}" for number in itertools.count(2)))
+    paths = (folder / (each + film.suffix.lower()) for each in names)
+    return next(path for path in paths if not os.path.lexists(path))
+
+
+def _short(text: str, kind: str) -> str:
+    safe = _NOT_IN_NAMES.sub("_", text).strip("._-")
+    return safe.encode()[: _NAME_BYTES[kind]].decode(errors="ignore") or kind

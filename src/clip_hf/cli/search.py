@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
             no_match=options.no_match,
         )
     show_results(results, options, terms, seconds | results.seconds)
-    return int(bool(options.cut) and cut_moments(results.hits, options.cut) > 0)
+    return int(bool(options.cut) and cut_moments(results.hits, describe_query(terms), options.cut) > 0)
 
 
 def read_query(options: argparse.Namespace) -> list[QueryTerm]:

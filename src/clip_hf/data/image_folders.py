@@ -26,11 +26,13 @@ logger = logging.get_logger(__name__)
 _SIDECARS = ("txt", "json")
 LABEL = "label"
 """The column of folders that holds the names of class folders, as in `datasets`."""
+INDEX_ENDING = ".clip-index"
+"""How the folders end that `clip-hf search` writes beside its sources: films in a folder have theirs in it, too."""
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is no data: `.ipynb_checkpoints`, `._cat.jpg`, `__MACOSX`."""
-    return name.startswith((".", "__"))
+    """Whether a file or folder of this name is no data: `.ipynb_checkpoints`, `._cat.jpg`, `__MACOSX`, and indexes."""
+    return name.startswith((".", "__")) or name.endswith(INDEX_ENDING)
 
 
 def folder_rows(parts: Sequence[Sequence[str]], roles: dict[str, str]) -> Iterator[dict[str, Any]]:

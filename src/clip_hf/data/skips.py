@@ -107,11 +107,12 @@ class SkipCounter:
         max_skipped_share (`float`, *optional*, defaults to 0.05): The largest share of skipped rows among all that
             were read, 0 to 1.
         min_rows (`int`, *optional*, defaults to 1000): The number of rows from which on the share is checked.
+        noun (`str`, *optional*, defaults to `"row"`): What a row is called in messages, such as `"film"`.
     """
 
-    def __init__(self, max_skipped_share: float = 0.05, min_rows: int = _MIN_ROWS):
+    def __init__(self, max_skipped_share: float = 0.05, min_rows: int = _MIN_ROWS, noun: str = "row"):
         self.max_skipped_share = max_skipped_share
-        self.min_rows = min_rows
+        self.min_rows, self.noun = min_rows, noun
         self.num_used = 0
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
@@ -164,10 +165,10 @@ class SkipCounter:
         """One sentence: how many rows were skipped, by kind. A row counts each time that it was due."""
         total = self.num_used + self.num_skipped
         if not self.kinds:
-            return f"No row of {total:,} was skipped."
+            return f"No {self.noun} of {total:,} was skipped."
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.most_common())
         verb = "was" if self.num_skipped == 1 else "were"
-        return f"{self.num_skipped:,} of {counted(total, 'row')} ({self.share:.2%}) {verb} skipped: {kinds}."
+        return f"{self.num_skipped:,} of {counted(total, self.noun)} ({self.share:.2%}) {verb} skipped: {kinds}."
 
     def places_text(self) -> str:
         """Which rows were skipped, a line for each kind, with the first few and their files; empty if none was.
@@ -179,7 +180,9 @@ class SkipCounter:
             places = list(self.places.get(kind, ()))
             least = "at least " if len(places) == _PLACES_PER_KIND else ""
             shown = ", ".join(places[:_EXAMPLES_PER_KIND]) + (", ..." if len(places) > _EXAMPLES_PER_KIND else "")
-            lines.append(f"{kind}: {least}{counted(len(places), 'different row')}, {counted(count, 'time')}: {shown}")
+            lines.append(
+                f"{kind}: {least}{counted(len(places), f'different {self.noun}')}, {counted(count, 'time')}: {shown}"
+            )
         return "\n".join(lines)
 
     def remarks(self, context_length: int) -> str:

@@ -119,7 +119,9 @@ def _prepare_readable(
             check_not_missing(source, noun)
             encoder.prepare([source])
         except Exception as error:
-            is_wrapped = isinstance(error.__cause__, ValueError | TypeError) and not isinstance(error, UnreadableImage)
+            # An `UnreadableImage` of another one names its place among these; one of FFmpeg's or Pillow's says more.
+            inner = UnreadableImage if isinstance(error, UnreadableImage) else (ValueError, TypeError)
+            is_wrapped = isinstance(error.__cause__, inner)
             cause = error.__cause__ if is_wrapped else error
             skipped[index] = skipped_image(cause, source, f"row {place}", noun)
             if not may_skip:

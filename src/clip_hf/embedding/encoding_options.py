@@ -69,7 +69,9 @@ class EncodingOptions:
         return 0 if self.accelerator is None else self.accelerator.process_index
 
     def progress_bar(self, model: str, unit: str, total: int | None, initial: int = 0) -> tqdm:
-        """The bar of the main process; other processes, and all without `progress`, get one that shows nothing."""
-        hidden = not self.progress or self.process != 0
+        """The bar of the main process; other processes, and all without `progress` or work, get one that
+        shows nothing.
+        """
+        hidden = not self.progress or self.process != 0 or total == 0
         stage = self.stage or model[-40:]
         return tqdm(total=total, initial=initial, unit=f" {unit}", desc=stage, leave=False, disable=hidden)

@@ -120,7 +120,7 @@ def refresh_film_index(
             relative to `films`, `#`, and the frame's number among those kept.
         frames_per_second (`float`, *optional*): How often to look; by default as the index says, else once.
         encoding (`EncodingOptions`, *optional*): Batches, threads, progress, and the share of unreadable films that is
-            an error once 1,000 were read.
+            an error, if it is more than one.
         rebuild (`bool`, *optional*, defaults to `False`): Whether to build the index anew, beside the old one.
 
     Returns:
@@ -236,7 +236,7 @@ class _FilmWork:
         self.replacing: list[_Film] = []
         reader = {"av": package_version("av"), "limits": asdict(self.limits)}
         self.unreadable = UnreadableFiles(index.folder, reader, "film")
-        self.skips = SkipCounter(encoding.max_skipped_share)
+        self.skips = SkipCounter(noun="film")
         self.skipped: list[SkippedRow] = []
         self.gone = [id_ for id_ in self.rows if id_ not in files]
         self.broken: list[str] = []  # films that cannot be read any more
@@ -249,7 +249,7 @@ class _FilmWork:
         todo = [_Film(id_, state) for id_, state in self.files.items() if self._is_new(id_, state)]
         if todo:
             check_writable(self.index)
-        with self.encoding.progress_bar(escaped(self.folder.name), "frames", None) as self.bar:
+        with self.encoding.progress_bar(escaped(self.folder.name), "frames", None if todo else 0) as self.bar:
             try:
                 for batch in _ahead(self._batches(todo)):
                     self._take(batch)
@@ -367,7 +367,8 @@ class _FilmWork:
             error = UnreadableVideo("file missing", "it is gone.")
         is_content = isinstance(error, UnreadableVideo) and error.kind not in ("file missing", "file changed")
         problem = skipped_image(error, film.id, "it")
-        message = f"{escaped(film.id)} cannot be used: {error}"
+        reason = str(error).removeprefix(f"{Path(self.folder, film.state.name)}: ")
+        message = f"{escaped(film.id)} cannot be used: {reason}"
         return _End(film, problem=SkippedRow(problem.kind, "film", message, film.id), is_content=is_content)
 
     # -------------------------------------------------------------------------------------------------------- settling
@@ -519,7 +520,8 @@ class _FilmWork:
         with naming_index(self.index.folder):
             self.unreadable.write(self.files)
         self.last_commit = time.monotonic()
-        self.skips.check()
+        if len(self.index):  # else it is said that none can be read
+            self.unreadable.check_share(self.files, self.skipped, self.encoding.max_skipped_share)
 
     def _keep_what_is_ready(self) -> None:
         """After an error or Ctrl-C: commit what is ready, and say how many frames are kept."""

@@ -135,7 +135,7 @@ class _FolderWork:
         self.underway: deque[list[_Picture]] = deque()
         self.ready: list[_Picture] = []
         self.unreadable = UnreadableFiles(index.folder, describe_image_reader(encoder))
-        self.skips = SkipCounter(encoding.max_skipped_share)
+        self.skips = SkipCounter(noun="picture")
         self.skipped: list[SkippedRow] = []
         self.gone = [id_ for id_ in self.rows if id_ not in files]
         self.broken: list[str] = []  # rows whose file cannot be read any more
@@ -342,7 +342,8 @@ class _FolderWork:
             self.unreadable.write(self.files)
         self.last_commit = time.monotonic()
         self.skips.add([], num_used=len(ready))
-        self.skips.check()
+        if len(self.index):  # else it is said that none can be read
+            self.unreadable.check_share(self.files, self.skipped, self.encoding.max_skipped_share)
 
     def _vectors(self, ready: list[_Picture]) -> np.ndarray:
         """(n, dim) float16, as `clip-hf embed` rounds them."""
@@ -383,7 +384,7 @@ def refresh_folder_index(
         index_folder (`str` or `os.PathLike`): The index, one row a picture. Its id is the path relative to `folder`,
             in which bytes that are not UTF-8 are escaped.
         encoding (`EncodingOptions`, *optional*): Batches, threads, progress, and the share of unreadable pictures that
-            is an error once 1,000 were read.
+            is an error, if it is more than one.
 
     Returns:
         [`FolderRefresh`]: the index, and what was done.

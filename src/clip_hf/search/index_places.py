@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from transformers.utils import logging
 
-from ..data.image_folders import is_hidden
+from ..data.image_folders import INDEX_ENDING, is_hidden
 from ..data.texts import escaped
 from ..embedding.destination_errors import NO_LOCKS
 from ..embedding.dual_encoder import DualEncoder
@@ -29,7 +29,7 @@ logger = logging.get_logger(__name__)
 T = TypeVar("T")
 
 MODALITIES = ("images", "texts", "moments")
-INDEX_ENDINGS = {"images": ".clip-index", "texts": ".texts.clip-index", "moments": ".moments.clip-index"}
+INDEX_ENDINGS = {"images": INDEX_ENDING, "texts": f".texts{INDEX_ENDING}", "moments": f".moments{INDEX_ENDING}"}
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 _REFUSED = (*_READ_ONLY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 _MOST_NAME_BYTES = 190
@@ -137,7 +137,7 @@ def check_index_folder(index_folder: Path, source: Path | None = None) -> None:
     if real.is_relative_to(folder) and not any(map(is_hidden, real.relative_to(folder).parts)):
         raise ValueError(
             f"The index {index_folder} would lie among the pictures of {source}; name a folder outside (--index), or "
-            "one whose name begins with a dot."
+            f"one whose name begins with a dot or ends in {INDEX_ENDING}."
         )
 
 

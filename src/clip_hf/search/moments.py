@@ -68,12 +68,15 @@ class Moment(SearchHit):
         start (`float`, *optional*): Where it begins, in seconds.
         end (`float`, *optional*): Where it ends.
         peak (`float`, *optional*): When its best frame is shown.
+        first (`float`, *optional*): When its first frame is shown that was looked at; `start` is half-way to the look
+            before, and may still show what was there before.
     """
 
     file: str = ""
     start: float = 0.0
     end: float = 0.0
     peak: float = 0.0
+    first: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class FoundMoment:
     Args:
         score (`float`): Cosine of its best frame with the query.
         id (`str`): The id of this frame's row.
-        start, end, peak (`float`): Seconds.
+        start, end, peak, first (`float`): Seconds, as of a [`Moment`].
     """
 
     score: float
@@ -91,6 +94,7 @@ class FoundMoment:
     start: float
     end: float
     peak: float
+    first: float
 
 
 def find_moments(
@@ -162,7 +166,12 @@ def _moments_of(
         for first, last, best in find_spans(starts[rows], ends[rows], scores[rows], share=share):
             peak = rows[best]
             yield FoundMoment(
-                float(scores[peak]), ids[peak], float(starts[rows[first]]), float(ends[rows[last]]), float(times[peak])
+                float(scores[peak]),
+                ids[peak],
+                float(starts[rows[first]]),
+                float(ends[rows[last]]),
+                float(times[peak]),
+                float(times[rows[first]]),
             )
 
 
@@ -221,6 +230,7 @@ class MomentSearcher(Searcher):
                 found.start,
                 found.end,
                 found.peak,
+                found.first,
             )
             for rank, (found, row) in enumerate(zip(ids, rows, strict=True), 1)
         ]

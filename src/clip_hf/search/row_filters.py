@@ -86,9 +86,11 @@ def parse_filter(text: str, columns: pa.Schema) -> pc.Expression:
     """
     name, sign, value = split_filter(text)
     if name not in columns.names:
+        is_file = name == "file" and "name" in columns.names  # as a moment's field is called
+        hint = " The file is `name`." if is_file else did_you_mean(name, columns.names)
         raise ValueError(
             f"The filter {_shown(text)} is about the column {_shown(name)}, which is not there. The columns are "
-            f"{', '.join(columns.names) or 'none'}.{did_you_mean(name, columns.names)}"
+            f"{', '.join(columns.names) or 'none'}.{hint}"
         )
     kind, column = columns.field(name).type, pc.field(name)
     if pa.types.is_dictionary(kind):

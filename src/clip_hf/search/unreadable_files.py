@@ -4,16 +4,17 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from ..data.skips import SkippedRow
+from ..data.skips import SkipCounter, SkippedRow
 from ..data.texts import escaped
 from ..embedding.dual_encoder import DualEncoder
+from ..embedding.encoding_ahead import check_skips
 from ..model.image_reading_clip_hf import IMAGE_FORMATS
 from ..utils.atomic import replaced_file
 from ..utils.fingerprints import package_version
@@ -105,6 +106,15 @@ class UnreadableFiles:
             for id_, (*_, kind, message) in self.files.items()
             if id_ in files
         ]
+
+    def check_share(self, files: Mapping[str, FileState], others: Sequence[SkippedRow], largest: float) -> None:
+        """ValueError if more than one of the folder's files, and more than the share `largest`, have no row: those
+        that are remembered, also from runs before, and `others`.
+        """
+        left_out = [*others, *self.remembered(files)]
+        skips = SkipCounter(largest, min_rows=1, noun=self.noun)
+        skips.add(left_out, len(files) - len(left_out))
+        check_skips(skips, len(files))
 
     def write(self, files: Mapping[str, FileState]) -> None:
         """Write what has changed, without files that are gone."""
