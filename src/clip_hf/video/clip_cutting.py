@@ -26,6 +26,7 @@ from ..utils.atomic import replaced_file
 
 
 _SOUND_LAG = 2  # seconds that sound may lie behind its pictures in a file
+_TIMELESS = ("asf", "avi", "mxf")  # containers that keep no times of frames that are stored out of order
 # FFmpeg's muxer for each ending.
 _MUXERS = {
     "3gp": "3gp",
@@ -136,8 +137,13 @@ def _copy(film: Film, first: Fraction, end: Fraction, path: Path, muxer: str) ->
                 for stream in (film.stream, *film.container.streams.audio)
             }
             for packet in _fill_decoding_times(film, _packets_between(film, first, end, list(streams))):
-                if packet.stream_index == film.stream.index and film.to_time(packet.pts) >= last:
-                    last, duration = film.to_time(packet.pts), (packet.duration or 0) * packet.time_base
+                if packet.stream_index == film.stream.index:
+                    time = film.to_time(packet.pts)
+                    # The frames of MPEG-4 Part 2 say their order themselves.
+                    if time < last and muxer in _TIMELESS and film.stream.codec_context.name != "mpeg4":
+                        raise _cannot_hold(film, muxer, "it keeps no times of frames that are stored out of order")
+                    if time >= last:
+                        last, duration = time, (packet.duration or 0) * packet.time_base
                 shift = round((first + film.start) / packet.time_base)
                 packet.pts -= shift
                 packet.dts -= shift
