@@ -459,7 +459,7 @@ class Film:
                 before = held[0]
             elif held is not None:
                 self.num_disordered += 1
-                if before is not None and item[0] <= before:
+                if item[0] == held[0] or (before is not None and item[0] <= before):
                     continue
             held = item
         if held is not None:
