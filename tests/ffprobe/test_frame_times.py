@@ -34,6 +34,7 @@ FILES = {
     "refresh.mp4": f"{PICTURES} -c:v libx264 -x264-params intra-refresh=1:keyint=20 -pix_fmt yuv420p",
     "interlaced.mp4": f"{PICTURES} -c:v libx264 -flags +ildct+ilme -bf 2 -pix_fmt yuv420p",
     "fragments.mp4": f"{PICTURES} {X264} -movflags frag_keyframe+empty_moov",
+    "h264.avi": f"{PICTURES} {X264}",
     "mpeg4.avi": f"{PICTURES} {SOUND} -c:v mpeg4 -pix_fmt yuv420p",
     "mpeg2.mpg": f"{PICTURES} {SOUND} -c:v mpeg2video -bf 2 -g 12",
     "mpeg2.ts": f"{PICTURES} {SOUND} -c:v mpeg2video -bf 2 -flags +ilme+ildct",
@@ -97,6 +98,15 @@ def test_times_are_those_of_ffprobe(folder, name):
 @pytest.mark.parametrize("name", ["bikes", "bigbuckbunny", "carphone_pristine", "carphone_distorted"])
 def test_times_of_packaged_clips_are_those_of_ffprobe(name):
     assert_same_times(CLIPS / f"{name}.mp4")
+
+
+def test_frames_before_second_0_of_matroska_are_left_out(folder):
+    """Matroska's are without stamps; of MP4, players and ffprobe leave them out too."""
+    for name in ("early.mkv", "early.mp4"):
+        run_ffmpeg("-i h264.mov -c copy -output_ts_offset -0.9 -avoid_negative_ts disabled", folder, name)
+        times = frame_times(folder / name)
+        assert times.min() == 0 and np.allclose(np.diff(times), 0.04, atol=0.0011) and 25 <= len(times) <= 30
+        assert times.tolist() == [time for time, _ in read_frames(folder / name)]
 
 
 COLOURS = {

@@ -10,9 +10,11 @@ import av
 import numpy as np
 import pytest
 
+from clip_hf.model import video_opening_clip_hf as opening
 from clip_hf.video import (
     UnreadableVideo,
     VideoLimits,
+    cut_clip,
     describe_video,
     frame_times,
     is_video,
@@ -74,10 +76,20 @@ def test_pipes_and_devices_are_not_opened(tmp_path):
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1:9/a.mp4", "data:video/mp4;base64,AAAA", "hls+http://a/b", "s3://a/b.mp4", "concat::a.mp4"],
+    [
+        "http://127.0.0.1:9/a.mp4",
+        "data:video/mp4;base64,AAAA",
+        "hls+http://a/b",
+        "s3://a/b.mp4",
+        "concat::a.mp4",
+        "file:///a",
+    ],
 )
 def test_urls_are_refused(url):
-    assert kind_of(url)[0] == "location refused"
+    kind, message = kind_of(url)
+    assert kind == "location refused" and message.endswith(
+        "films are read from no URL; download it and give its path or bytes."
+    )
 
 
 def test_playlists_open_no_other_file(tmp_path, film):
@@ -110,6 +122,68 @@ def test_bytes_open_files_and_mappings_are_films(film):
         describe_video(type("VideoDecoder", (), {})())
     with pytest.raises(UnreadableVideo, match="must be seekable"):
         describe_video(type("Stream", (), {"read": lambda self, n=-1: b""})())
+    with open(film) as file, pytest.raises(TypeError, match='is open as text; open it in binary mode, "rb"'):
+        describe_video(file)
+
+
+class FaultyFile(io.BytesIO):
+    """Fails at its second read."""
+
+    def __init__(self, data, error):
+        super().__init__(data)
+        self.error, self.count = error, 0
+
+    def read(self, size=-1):
+        self.count += 1
+        if self.count > 1:
+            raise self.error
+        return super().read(1000)
+
+
+def test_what_fails_while_reading_is_named(film, monkeypatch):
+    data = film.read_bytes()
+    assert kind_of(FaultyFile(data, OSError(5, "disk gone"))) == (
+        "file cannot be read",
+        "the film: it cannot be read on: disk gone.",
+    )
+    with pytest.raises(RuntimeError, match="not of the film"):
+        describe_video(FaultyFile(data, RuntimeError("not of the film")))
+    with pytest.raises(MemoryError):
+        describe_video(FaultyFile(data, MemoryError()))
+    assert kind_of("/proc/self/mem")[0] in ("file cannot be read", "file empty")
+
+    class Container:  # as PyAV does when a damaged FLV grows a stream
+        def __init__(self, container):
+            self.container = container
+
+        def __getattr__(self, name):
+            return getattr(self.container, name)
+
+        def demux(self, *streams):
+            yield next(iter(self.container.demux(*streams)))
+            raise IndexError("list index out of range")
+
+    import_av = opening.importlib.import_module
+    for read in (frame_times, lambda path: list(read_frames(path)), lambda path: cut_clip(path, 0, 1, "part.mkv")):
+        with monkeypatch.context() as patch:
+            patch.setattr(import_av("av"), "open", lambda *a, _open=av.open, **k: Container(_open(*a, **k)))
+            assert kind_of(film, read)[0] == "damaged"
+
+
+def test_films_are_closed_when_reading_stops_midway(film):
+    def count():
+        return len(os.listdir("/proc/self/fd"))
+
+    before = count()
+    for number in range(30):
+        frames = read_frames(film, times=[1, 0.5])
+        next(frames)
+        assert count() > before
+        if number % 2:
+            frames.close()
+        del frames
+        kind_of(b"hello" * 100)
+    assert count() == before
 
 
 def test_sound_and_covers_are_no_films(tmp_path):

@@ -35,7 +35,16 @@ def test_cuts_of_a_made_film_are_found_and_nothing_else(tmp_path):
     path = write_film(tmp_path / "a.mp4", scenes(lengths), codec="libx264")
     expected = np.cumsum(lengths)[:-1] / 25
     found = scene_cuts(path)
-    assert set(expected[[0, 1, 2]]) <= set(found) <= set(expected)  # a single odd frame is a flash
+    assert found == expected[[0, 1, 3]].tolist()  # the scenes of 3 frames and of 1 are too short
+    found = scene_cuts(path, shortest=0)
+    assert set(expected[[0, 1, 2]]) <= set(found) <= set(expected)
+
+
+def test_a_flash_is_no_cut(tmp_path):
+    frames = [np.full((64, 64, 3), 255 * (number == 30), np.uint8) for number in range(60)]
+    path = write_film(tmp_path / "a.mp4", frames, codec="libx264")
+    assert scene_cuts(path) == []
+    assert scene_cuts(path, shortest=0) == [1.2, 1.24]
 
 
 def test_motion_and_fades_are_no_cuts(tmp_path):
@@ -49,7 +58,7 @@ def test_motion_and_fades_are_no_cuts(tmp_path):
         scene_cuts(tmp_path / "nothing.mp4")
 
 
-def write_with_sound(path, codec="libx264", **options):
+def write_with_sound(path, codec="libx264", late=0, **options):
     """100 numbered frames at 25/s with a key frame each 20, and 4 seconds of sound."""
     with av.open(str(path), "w") as container:
         picture = container.add_stream(codec, rate=25, options={"g": "20", "bf": "2", **options})
@@ -57,7 +66,7 @@ def write_with_sound(path, codec="libx264", **options):
         sound = container.add_stream("aac", rate=8000)
         for number, frame in enumerate(numbered_frames(100)):
             frame = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            frame.pts = number
+            frame.pts = number + late
             container.mux(picture.encode(frame))
             tone = np.sin(np.arange(320, dtype=np.float32)[None] / 5)
             samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
@@ -92,7 +101,14 @@ def test_a_part_is_copied_from_the_key_frame_before(tmp_path, ending, target):
 def test_wrong_cuts_are_named_and_leave_nothing(tmp_path):
     path = write_film(tmp_path / "film.mp4", numbered_frames(50), codec="libx264")
     (tmp_path / "old.mp4").write_bytes(b"old")
-    for start, end, message in ((1, 1, "no interval"), (-1, 1, "no interval"), (2, float("nan"), "no interval")):
+    wrong = (
+        (1, 1, "no interval"),
+        (-1, 1, "no interval"),
+        (2, float("nan"), "`end` has nan"),
+        ("0", 1, "`start` has '0'"),
+        (0, True, "`end` has True"),
+    )
+    for start, end, message in wrong:
         with pytest.raises(ValueError, match=message):
             cut_clip(path, start, end, tmp_path / "old.mp4")
     with pytest.raises(ValueError, match=r"`start` is 5, but .* ends at second 2\.000"):
@@ -106,3 +122,43 @@ def test_wrong_cuts_are_named_and_leave_nothing(tmp_path):
     assert error.value.kind == "cut failed"
     assert (tmp_path / "old.mp4").read_bytes() == b"old"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["film.mp4", "old.mp4"]
+
+
+def test_a_part_has_all_frames_up_to_its_end(tmp_path):
+    path = write_film(tmp_path / "a.mp4", numbered_frames(100), codec="libx264", options={"g": "25", "bf": "3"})
+    for end in np.arange(1.1, 1.5, 0.04):
+        begun, ended = cut_clip(path, 1, float(end), tmp_path / "part.mkv")
+        numbers = [read_number(image) for _, image in read_frames(tmp_path / "part.mkv")]
+        assert numbers == list(range(25, round(ended * 25))) and end <= ended <= end + 0.3 and begun == 1
+
+
+def test_a_copy_that_cannot_be_read_back_is_refused(tmp_path):
+    path = write_film(tmp_path / "a.mkv", numbered_frames(10), codec="mjpeg", pix_fmt="yuvj420p")
+    with pytest.raises(UnreadableVideo, match="the format mpegts: the copy has no frame that can be read"):
+        cut_clip(path, 0, 0.3, tmp_path / "part.ts")
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.set_display_rotation(90)
+        for frame in numbered_frames(10, height=32):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    with pytest.raises(UnreadableVideo, match=r"the copy has the width 64 instead of 32.*\.mov keep a rotation"):
+        cut_clip(tmp_path / "turned.mp4", 0, 0.3, tmp_path / "part.ts")
+    cut_clip(tmp_path / "turned.mp4", 0, 0.3, tmp_path / "part.mov")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.mkv", "part.mov", "turned.mp4"]
+
+
+def test_parts_that_no_copy_can_hold_are_named(tmp_path):
+    late = write_with_sound(tmp_path / "late.mp4", late=100)
+    with pytest.raises(ValueError, match=r"`end` is 2, but the first key frame of .*late\.mp4 is at 4\."):
+        cut_clip(late, 1, 2, tmp_path / "part.mp4")
+    guessed = write_film(tmp_path / "a.avi", numbered_frames(30), codec="libx264", options={"bf": "2"})
+    with pytest.raises(UnreadableVideo, match="AVI does not say in which order frames of h264 are shown"):
+        cut_clip(guessed, 0, 1, tmp_path / "part.mp4")
+    for ending in ("avi", "mxf", "wmv"):
+        with pytest.raises(UnreadableVideo, match="cannot be copied into a file of the format"):
+            cut_clip(
+                write_film(tmp_path / "b.mp4", numbered_frames(30), codec="libx264"), 0, 1, tmp_path / f"p.{ending}"
+            )
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.avi", "b.mp4", "late.mp4"]

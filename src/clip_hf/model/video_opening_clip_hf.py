@@ -10,6 +10,7 @@ import importlib
 import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from .image_reading_clip_hf import UnreadableImage, check_scheme, open_regular
+from .image_reading_clip_hf import REFUSED, UnreadableImage, check_scheme, open_regular
 
 
 _logger = logging.getLogger(__name__)
@@ -35,8 +36,10 @@ _DEMUXERS = (
     "obu av1 mjpeg dv gif rm wtv yuv4mpegpipe vc1 nsv gxf"
 )
 _UNSTAMPED = ("mpeg", "mpegvideo", "h264", "hevc", "m4v", "obu", "vc1", "mjpeg")
+_REORDERED = ("h264", "hevc", "vvc")  # AVI has no time stamps of frames, and FFmpeg cannot tell the order of these
 _BUFFER = 2**17  # bytes that FFmpeg asks for at a time
 _MAX_STRAY_FRAMES = 10  # frames with a broken time stamp that a film may have
+_LARGEST = sys.float_info.max
 _MICROSECOND = Fraction(1, 1_000_000)
 
 
@@ -212,6 +215,8 @@ def _open_source(video: Any, limits: VideoLimits) -> tuple[BinaryIO, str]:
         limits.check_bytes(len(video))
         return io.BytesIO(video), "the film"
     if hasattr(video, "read"):
+        if isinstance(video, io.TextIOBase):
+            raise TypeError('the file of a film is open as text; open it in binary mode, "rb".')
         if not getattr(video, "seekable", lambda: False)():
             raise UnreadableVideo(
                 "file cannot be read", "an open file must be seekable: read it and hand over its bytes."
@@ -220,6 +225,8 @@ def _open_source(video: Any, limits: VideoLimits) -> tuple[BinaryIO, str]:
     if not isinstance(video, str | os.PathLike):
         kind = type(video).__name__
         hint = " Cast the column to `datasets.Video(decode=False)`." if kind == "VideoDecoder" else ""
+        if hasattr(video, "ndim"):
+            hint = " Only `read_clip` takes frames: a list, or a NumPy array of uint8 (frames, height, width, 3)."
         raise TypeError(
             "expected the path, the bytes or the open file of a film, or a mapping with `path` or `bytes`, got "
             f"{kind}.{hint}"
@@ -228,20 +235,41 @@ def _open_source(video: Any, limits: VideoLimits) -> tuple[BinaryIO, str]:
     if not path.strip():
         raise UnreadableVideo("video missing", "the path is blank.")
     try:
-        scheme = check_scheme(path) if isinstance(video, str) else None
-        if scheme is not None:
-            raise UnreadableVideo(
-                "location refused", f"{path[:200]!r} is not opened: download the film and give its path or its bytes."
-            )
+        if isinstance(video, str) and check_scheme(path) is not None:
+            raise UnreadableImage("location refused", "")
         return open_regular(path, limits), path[:200]
     except UnreadableVideo:
         raise
     except UnreadableImage as error:
+        if error.kind == "location refused" and not path.startswith(REFUSED):
+            raise UnreadableVideo(
+                "location refused",
+                f"{path[:200]!r} is not opened: films are read from no URL; download it and give its path or bytes.",
+            ) from None
         raise UnreadableVideo(error.kind, str(error)) from error
 
 
 def _refuse_other_files(url: str, *_) -> None:
     raise PermissionError(f"a film may not open other files: {url[:200]}")
+
+
+class _WatchedFile:
+    """A file that remembers its own error, which is not one of the film in it."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.error = file, None
+        self.seek, self.tell = self._watch(file.seek), self._watch(file.tell)
+        self.read = self._watch(file.read)
+
+    def _watch(self, call: Any) -> Any:
+        def watched(*arguments):
+            try:
+                return call(*arguments)
+            except Exception as error:
+                self.error = error
+                raise
+
+        return watched
 
 
 class Film:
@@ -256,7 +284,7 @@ class Film:
     def __init__(self, file: BinaryIO, name: str, limits: VideoLimits):
         self._av = _import_av()
         self._scaler = self._av.video.reformatter.VideoReformatter()
-        self._file, self.name, self.limits = file, name, limits
+        self._file, self.name, self.limits = _WatchedFile(file), name, limits
         self.num_damaged = self.num_stray = self.num_disordered = self.num_unstamped = 0
         self.container = self._last_stamp = None
         self._is_over = False
@@ -270,12 +298,13 @@ class Film:
     def rewind(self) -> None:
         """Open the container anew, so that reading starts at its first packet exactly as it did at first."""
         self.close()
-        size = self._file.seek(0, os.SEEK_END)
-        self._file.seek(0)
+        with self._reading():
+            size = self._file.seek(0, os.SEEK_END)
+            self._file.seek(0)
         if size == 0:
             raise UnreadableVideo("file empty", f"{self.name}: the file is empty.")
         self.limits.check_bytes(size)
-        try:
+        with self._reading("not a video"):
             self.container = self._av.open(
                 self._file,
                 metadata_errors="replace",
@@ -283,15 +312,26 @@ class Film:
                 io_open=_refuse_other_files,
                 container_options={"format_whitelist": _DEMUXERS.replace(" ", ","), "protocol_whitelist": "none"},
             )
-        except self._av.error.FFmpegError as error:
-            raise UnreadableVideo(
-                "not a video", f"{self.name}: this is not a film that FFmpeg can read: {_reason(error)}."
-            ) from error
         try:
             self._choose_stream()
         except BaseException:
             self.container.close()
             raise
+
+    @contextmanager
+    def _reading(self, kind: str = "damaged") -> Iterator[None]:
+        """Make whatever PyAV raises an [`UnreadableVideo`]; errors of the caller's file other than OSError stay."""
+        try:
+            yield
+        except (UnreadableVideo, MemoryError):
+            raise
+        except Exception as error:
+            if error is self._file.error:
+                if not isinstance(error, OSError):
+                    raise
+                kind = "file cannot be read"
+            what = {"not a video": "this is not a film that FFmpeg can read"}.get(kind, "it cannot be read on")
+            raise UnreadableVideo(kind, f"{self.name}: {what}: {_reason(error)}.") from error
 
     def _choose_stream(self) -> None:
         attached = self._av.stream.Disposition.attached_pic
@@ -312,6 +352,8 @@ class Film:
         self.limits.check_pixels(context.width, context.height)
         context.options = {"max_pixels": str(int(self.limits.max_pixels))}
         self.stream.thread_type = "AUTO"
+        is_reordered = context.codec.canonical_name in _REORDERED and context.has_b_frames
+        self.has_stamps = not (is_reordered and self.container.format.name == "avi")
         self.start = self._find_start()
 
     def _find_start(self) -> Fraction:
@@ -331,13 +373,15 @@ class Film:
 
     def to_stamp(self, time: Fraction) -> int:
         """The last time stamp of the video stream that is not after `time`."""
-        return (time + self.start) // self.stream.time_base
+        return min((time + self.start) // self.stream.time_base, 2**62)
 
     @property
     def can_jump(self) -> bool:
         """Whether a frame's time is the same wherever reading began."""
         # In MPEG program streams few frames have a stamp of their own; the others' follow from those before them.
-        return not self.num_unstamped and self.container.format.name not in _UNSTAMPED
+        # Where times go back, as in streams that were joined, a jump may land at the same time in another part.
+        is_even = self.has_stamps and not self.num_unstamped and not self.num_disordered
+        return is_even and self.container.format.name not in _UNSTAMPED
 
     def seek(self, time: Fraction) -> bool:
         """Go to a key frame before `time`, or near it: the frames that come show where. False if it fails."""
@@ -363,7 +407,7 @@ class Film:
             _logger.warning("%s: %d packets could not be read or decoded.", self.name, self.num_damaged)
         if self.num_disordered:
             _logger.warning(
-                "%s: %d frames are left out, their times are out of order.", self.name, self.num_disordered
+                "%s: %d frames are left out, their times are negative or out of order.", self.name, self.num_disordered
             )
         duration, unit = self.stream.duration, self.stream.time_base
         if self._is_over and self._last_stamp is not None and duration:
@@ -376,19 +420,20 @@ class Film:
                     float(self.to_time(end)),
                 )
 
-    def packets(self) -> Iterator[Any]:
-        """The packets of the video stream, from here to the end; the last one is empty, it flushes the decoder."""
-        packets = self.container.demux(self.stream)
+    def packets(self, *streams: Any) -> Iterator[Any]:
+        """The packets of the video stream, or of these, from here to the end; a stream's last, empty one flushes."""
+        packets = self.container.demux(*(streams or [self.stream]))
         while True:
-            try:
-                packet = next(packets, None)
-            except self._av.error.FFmpegError:
-                self.num_damaged += 1
-                packet = None
+            with self._reading():
+                try:
+                    packet = next(packets, None)
+                except self._av.error.FFmpegError:
+                    self.num_damaged += 1
+                    packet = None
             if packet is None:
                 self._is_over = True
                 return
-            if packet.pts is not None:
+            if packet.pts is not None and packet.stream_index == self.stream.index:
                 self._last_stamp = max(self._last_stamp or packet.pts, packet.pts + (packet.duration or 0))
             yield packet
 
@@ -414,7 +459,7 @@ class Film:
                 before = held[0]
             elif held is not None:
                 self.num_disordered += 1
-                if before is not None and item[0] <= before:
+                if item[0] == held[0] or (before is not None and item[0] <= before):
                     continue
             held = item
         if held is not None:
@@ -426,26 +471,33 @@ class Film:
         for packet in self.packets():
             if not packet.is_keyframe or not packet.size:
                 continue
-            if packet.pts is None:  # only decoding all frames tells its time
+            if packet.pts is None or not self.has_stamps:  # only decoding all frames tells its time
                 self.rewind()
-                keys = ((time, frame) for time, frame in self.frames() if frame.key_frame)
+                keys = ((time, frame) for time, frame in self.ordered_frames() if frame.key_frame)
                 yield from (item for item in keys if last is None or item[0] > last)
                 return
             # Each by itself: a decoder would sort and hold back frames that are not neighbours.
-            for last, frame in [*self._decode(packet, _Clock(self)), *self._decode(None, _Clock(self))]:
-                yield last, frame
+            for time, frame in [*self._decode(packet, _Clock(self)), *self._decode(None, _Clock(self))]:
+                if last is None or time > last:
+                    yield time, frame
+                    last = time
+                else:
+                    self.num_disordered += 1
             context.flush_buffers()
 
     def _decode(self, packet: Any, clock: "_Clock") -> Iterator[tuple[Fraction, Any]]:
-        try:
-            frames = self.stream.codec_context.decode(packet)
-        except self._av.error.FFmpegError as error:
-            self._note_damage(error)
-            return
+        with self._reading():
+            try:
+                frames = self.stream.codec_context.decode(packet)
+            except self._av.error.FFmpegError as error:
+                self._note_damage(error)
+                return
         for frame in frames:
             self.limits.check_pixels(frame.width, frame.height)
             time = clock.time(frame)
-            if time > self.limits.max_seconds:
+            if time is None or time < 0:
+                self.num_disordered += 1
+            elif time > self.limits.max_seconds:
                 self._note_stray(time)
             else:
                 yield time, frame
@@ -454,7 +506,8 @@ class Film:
         """A copy of a frame in RGB of this size, as FFmpeg's own conversion gives it."""
         # One thread: starting more costs longer than they save, and data loaders have a process for each core.
         options = {"interpolation": interpolation, "dst_color_range": "JPEG", "threads": 1}
-        plane = self._scaler.reformat(frame, width, height, "rgb24", **options).planes[0]
+        with self._reading():
+            plane = self._scaler.reformat(frame, width, height, "rgb24", **options).planes[0]
         return Image.frombuffer("RGB", (width, height), plane, "raw", "RGB", plane.line_size, 1)
 
     def without_frames(self) -> UnreadableVideo:
@@ -480,6 +533,15 @@ class Film:
         _logger.warning("%s: a frame at second %.0f is left out, its time is wrong.", self.name, float(time))
 
 
+def to_number(name: str, value: Any) -> int | float | Fraction:
+    """A finite number, also of NumPy or of a tensor; raise ValueError for anything else given as `name`."""
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    is_number = isinstance(number, int | float | Fraction) and not isinstance(number, bool)
+    if not is_number or not abs(number) <= _LARGEST:
+        raise ValueError(f"`{name}` has {value!r}; it must be a finite number.")
+    return number
+
+
 def _reason(error: Exception) -> str:
     return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
@@ -492,8 +554,9 @@ class _Clock:
         self._last_pts = self._last_dts = self._last = None
         self._faulty_pts = self._faulty_dts = 0
 
-    def time(self, frame: Any) -> Fraction:
-        pts, dts = frame.pts, frame.dts
+    def time(self, frame: Any) -> Fraction | None:
+        """None for the first frames of Matroska without a stamp: there that is a time below 0."""
+        pts, dts = frame.pts if self._film.has_stamps else None, frame.dts
         if dts is not None:
             self._faulty_dts += self._last_dts is not None and dts <= self._last_dts
             self._last_dts = dts
@@ -508,6 +571,8 @@ class _Clock:
         stamp = pts if pts is not None and (self._faulty_pts <= self._faulty_dts or dts is None) else dts
         if stamp is not None:
             self._last = self._film.to_time(stamp)
+        elif self._last is None and self._film.container.format.name.startswith("matroska"):
+            return None
         elif self._last is None:
             self._last = Fraction(0)
         else:

@@ -6,6 +6,7 @@ A film is never asked how many frames it has, and no frame is chosen by its numb
 key frame before a wanted time where that is cheaper than decoding on, and gives the same pictures either way.
 """
 
+import itertools
 import math
 import struct
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from .video_opening_clip_hf import (
     VideoLimits,
     frame_interval,
     open_film,
+    to_number,
 )
 
 
@@ -31,6 +33,7 @@ from .video_opening_clip_hf import (
 _ONE_FRAME_A_PACKET = frozenset("h264 hevc vp9 av1 mjpeg png ffv1 prores dnxhd rawvideo".split())
 # Decoding on for this many frames costs about as much as a jump: the threads' frames are thrown away.
 _FRAMES_A_JUMP_COSTS = 24
+_MAX_REORDERED = 16  # frames that one may be decoded before it is shown
 _USUAL_KEY_GAP = Fraction(10)  # seconds between key frames, where the film has not shown it
 
 
@@ -69,7 +72,7 @@ def describe_video(video: Any, *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) ->
 
 
 def frame_times(video: Any, *, limits: VideoLimits = DEFAULT_VIDEO_LIMITS) -> np.ndarray:
-    """The presentation times of all frames of a film, in order.
+    """The presentation times of all frames of a film, in order, as [`read_frames`] gives them.
 
     They are read from the packets where each packet is one frame, and found by decoding where that is not certain.
 
@@ -93,7 +96,7 @@ def _list_times(film: Film) -> list[Fraction]:
     times = _list_packet_times(film)
     if times is None:
         film.rewind()
-        times = sorted(time for time, _ in film.frames())
+        times = [time for time, _ in film.ordered_frames()]
     if not times:
         raise film.without_frames()
     return times
@@ -103,11 +106,11 @@ def _list_packet_times(film: Film) -> list[Fraction] | None:
     """The frames' times by the packets; None where only decoding tells. The film then stands at its end."""
     if film.stream.codec_context.codec.canonical_name not in _ONE_FRAME_A_PACKET:
         return None
-    times, first_key = [], None
+    times, first_key, decoding = [], None, []
     for packet in film.packets():
         if not packet.size:
             continue
-        if packet.pts is None or packet.is_corrupt:
+        if packet.pts is None or packet.is_corrupt or not film.has_stamps:
             return None
         if first_key is None:
             if not packet.is_keyframe:
@@ -117,12 +120,23 @@ def _list_packet_times(film: Film) -> list[Fraction] | None:
             return None  # frames before the first key frame may refer to what is not there
         if not packet.is_discard:
             times.append(film.to_time(packet.pts))
-    if film.num_damaged or len(set(times)) < len(times):
+        if packet.dts is not None:
+            decoding.append(packet.dts * packet.time_base - film.start)
+    if film.num_damaged or not times or not _is_one_stream(times, decoding):
         return None
     times.sort()
-    if times and times[-1] > film.limits.max_seconds:
-        return None
-    return times
+    return None if times[0] < 0 or times[-1] > film.limits.max_seconds else times
+
+
+def _is_one_stream(times: list[Fraction], decoding: list[Fraction]) -> bool:
+    """Whether packets lie as a decoder puts them in order: no frame moves far, and decoding times never go back."""
+    gaps = [after - before for before, after in itertools.pairwise(decoding)]
+    if len(set(times)) < len(times) or min(gaps, default=1) <= 0:
+        return False
+    order = sorted(range(len(times)), key=times.__getitem__)
+    if any(abs(place - rank) > _MAX_REORDERED for rank, place in enumerate(order)):
+        return False
+    return not gaps or max(times) - decoding[-1] <= (_MAX_REORDERED + 1) * max(gaps)
 
 
 def read_frames(
@@ -148,6 +162,8 @@ def read_frames(
         key_frames (`bool`, *optional*, defaults to `False`): Only the key frames: those that a decoder can begin with.
         limits ([`VideoLimits`], *optional*): Limits on reading.
 
+    Times ascend. A frame whose time is not after the one before it, or is negative, is left out, with a warning.
+
     Yields:
         `tuple[float, PIL.Image.Image]`: Seconds from the container's start at which the frame appears, and its picture
         in RGB, a copy.
@@ -162,36 +178,28 @@ def read_frames(
             "`fps`, `times` and `key_frames` are three choices; give one of them, or none for all frames."
         )
     if fps is not None:
-        _check_number("fps", fps)
+        fps = to_number("fps", fps)
         if fps <= 0:
             raise ValueError(f"`fps` is {fps!r}; it must be greater than 0.")
     if times is not None:
-        times = list(times)
+        if not isinstance(times, Iterable) or getattr(times, "ndim", 1) == 0:
+            raise ValueError(f"`times` is {times!r}; it must be several numbers, such as [{times}].")
+        times = [to_number("times", time) for time in times]
         for time in times:
-            _check_number("times", time)
             if time < 0:
                 raise ValueError(f"`times` has {time!r}; a film begins at second 0.")
     return _read_frames(video, fps, times, key_frames, limits)
-
-
-def _check_number(name: str, value: Any) -> None:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | Fraction | np.number)
-        or not math.isfinite(value)
-    ):
-        raise ValueError(f"`{name}` has {value!r}; it must be a finite number.")
 
 
 def _read_frames(video, fps, times, key_frames, limits) -> Iterator[tuple[float, Image.Image]]:
     with open_film(video, limits) as film:
         reader = _Reader(film)
         if fps is not None:
-            chosen = reader.frames_at_rate(Fraction(fps).limit_denominator(1_000_000))
+            chosen = reader.frames_at_rate(Fraction(fps).limit_denominator(1_000_000) or Fraction(fps))
         elif times is not None:
             chosen = (reader.frame_at(float(time)) for time in times)
         else:
-            chosen = film.key_frames() if key_frames else film.frames()
+            chosen = film.key_frames() if key_frames else film.ordered_frames()
         count = 0
         for time, frame in chosen:
             count += 1
@@ -353,6 +361,10 @@ class ClipSampling:
         """
         if generator is not None and view is not None:
             raise ValueError("`generator` draws a random clip and `view` names a fixed one; give one of them.")
+        if generator is not None and not isinstance(generator, np.random.Generator):
+            raise TypeError(f"`generator` is {generator!r}; it must be a `numpy.random.Generator`.")
+        if view is not None and not isinstance(view, int | np.integer):
+            raise TypeError(f"`view` is {view!r}; it must be an integer.")
         if view is not None and not 0 <= view < self.num_views:
             raise ValueError(f"`view` is {view!r}; there are {self.num_views} views, counted from 0.")
         length = Fraction(total, self.num_frames)
@@ -397,7 +409,7 @@ def read_clip(
         images = {index: _to_rgb(video[index]) for index in set(chosen)}
         return [images[index] for index in chosen]
     with open_film(video, limits) as film:
-        times = sorted(set(_list_times(film)))
+        times = _list_times(film)
         chosen = sampling.choose(len(times), generator=generator, view=view)
         film.rewind()
         reader = _Reader(film)
@@ -407,7 +419,8 @@ def read_clip(
 
 
 def _to_rgb(frame: Any) -> Image.Image:
-    if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim in (2, 3):
+    is_picture = isinstance(frame, np.ndarray) and (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] in (3, 4)))
+    if is_picture and frame.dtype == np.uint8:
         frame = Image.fromarray(frame)
     if not isinstance(frame, Image.Image):
         kind = f"an array of {frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__

@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Cut a part out of a film without encoding it anew: its packets are copied into another file."""
 
+import errno
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,14 +15,18 @@ from ..model.video_opening_clip_hf import (
     DEFAULT_VIDEO_LIMITS,
     Film,
     UnreadableVideo,
+    VideoDescription,
     VideoLimits,
     frame_interval,
     open_film,
+    to_number,
 )
+from ..model.video_reading_clip_hf import describe_video
 from ..utils.atomic import replaced_file
 
 
 _SOUND_LAG = 2  # seconds that sound may lie behind its pictures in a file
+_TIMELESS = ("asf", "avi", "mxf")  # containers that keep no times of frames that are stored out of order
 # FFmpeg's muxer for each ending.
 _MUXERS = {
     "3gp": "3gp",
@@ -49,7 +54,8 @@ def cut_clip(
     """Write the part of a film from `start` to `end` as a film of its own, with its sound, without encoding.
 
     A copy can only begin at a key frame, so it begins at the last one before `start`. The file appears under its name
-    when it is complete.
+    when it is complete and can be read back with the same codec, size and rotation. It ends at `end` or, where frames
+    are stored out of order, a few frames later.
 
     Args:
         video: As for [`read_frames`].
@@ -61,7 +67,7 @@ def cut_clip(
         `tuple[float, float]`: Where the copy really begins and ends in the film, in seconds.
 
     Raises:
-        ValueError: `start` and `end` are no interval, `start` is after the film's end, or the ending is unknown.
+        ValueError: `start` and `end` are no interval, or outside of the film, or the ending is unknown.
         UnreadableVideo: the film cannot be opened or copied, or the container cannot hold its codecs.
     """
     muxer = _MUXERS.get(Path(path).suffix[1:].lower())
@@ -69,14 +75,25 @@ def cut_clip(
         raise ValueError(
             f"`path` ends in {Path(path).suffix!r}; the endings of containers are {', '.join(sorted(_MUXERS))}."
         )
-    if not 0 <= start < end < float("inf"):
+    start, end = to_number("start", start), to_number("end", end)
+    if not 0 <= start < end:
         raise ValueError(f"`start` {start!r} and `end` {end!r} are no interval: 0 <= start < end is needed.")
+    description = describe_video(video, limits=limits)
     with open_film(video, limits) as film:
+        if not film.has_stamps:
+            raise UnreadableVideo(
+                "cut failed",
+                f"{film.name}: AVI does not say in which order frames of {description.codec} are shown, so they "
+                "cannot be copied: encode the part anew.",
+            )
         first = _find_key_frame(film, Fraction(float(start)))
+        if first >= end:
+            raise ValueError(f"`end` is {end:g}, but the first key frame of {film.name} is at {float(first):.3f}.")
         with replaced_file(path) as temporary:
             last = _copy(film, first, Fraction(float(end)), temporary, muxer)
             if last <= start:
                 raise ValueError(f"`start` is {start:g}, but {film.name} ends at second {float(last):.3f}.")
+            _check_copy(film, description, temporary, muxer)
     return float(first), float(last)
 
 
@@ -112,9 +129,9 @@ def _copy(film: Film, first: Fraction, end: Fraction, path: Path, muxer: str) ->
 
     Gives the time at which the last frame ends.
     """
-    ending = last = first
-    with av.open(str(path), "w", format=muxer) as output:
-        try:
+    last, duration = first, Fraction(0)
+    try:
+        with av.open(str(path), "w", format=muxer) as output:
             streams = {
                 stream.index: output.add_stream_from_template(stream, opaque=True)
                 for stream in (film.stream, *film.container.streams.audio)
@@ -122,23 +139,44 @@ def _copy(film: Film, first: Fraction, end: Fraction, path: Path, muxer: str) ->
             for packet in _fill_decoding_times(film, _packets_between(film, first, end, list(streams))):
                 if packet.stream_index == film.stream.index:
                     time = film.to_time(packet.pts)
-                    last = max(last, time)
-                    ending = max(ending, time + (packet.duration or 0) * packet.time_base)
+                    # The frames of MPEG-4 Part 2 say their order themselves.
+                    if time < last and muxer in _TIMELESS and film.stream.codec_context.name != "mpeg4":
+                        raise _cannot_hold(film, muxer, "it keeps no times of frames that are stored out of order")
+                    if time >= last:
+                        last, duration = time, (packet.duration or 0) * packet.time_base
                 shift = round((first + film.start) / packet.time_base)
                 packet.pts -= shift
                 packet.dts -= shift
                 packet.stream = streams[packet.stream_index]
                 output.mux(packet)
-        except (av.error.FFmpegError, ValueError) as error:
-            if isinstance(error, UnreadableVideo):
-                raise
-            codecs = ", ".join(s.codec_context.name for s in (film.stream, *film.container.streams.audio))
-            raise UnreadableVideo(
-                "cut failed",
-                f"{film.name}: its streams ({codecs}) cannot be copied into a file of the format {muxer}: {error}. "
-                "Choose another ending; .mkv holds almost everything.",
-            ) from error
-    return max(ending, last + frame_interval(film)) if ending == last else ending
+    except (av.error.FFmpegError, ValueError) as error:
+        if isinstance(error, UnreadableVideo):
+            raise
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise _cannot_hold(film, muxer, str(error)) from error
+    return last + (duration or frame_interval(film))
+
+
+def _check_copy(film: Film, description: VideoDescription, path: Path, muxer: str) -> None:
+    """Read the copy back, because some containers take any codec as private data, or drop the rotation."""
+    try:
+        copy = describe_video(path)
+    except UnreadableVideo as error:
+        raise _cannot_hold(film, muxer, f"the copy has no frame that can be read ({error.kind})") from error
+    for name in ("codec", "width", "height", "rotation"):
+        before, after = getattr(description, name), getattr(copy, name)
+        if before != after:
+            raise _cannot_hold(film, muxer, f"the copy has the {name} {after} instead of {before}")
+
+
+def _cannot_hold(film: Film, muxer: str, reason: str) -> UnreadableVideo:
+    codecs = ", ".join(s.codec_context.name for s in (film.stream, *film.container.streams.audio))
+    return UnreadableVideo(
+        "cut failed",
+        f"{film.name}: its streams ({codecs}) cannot be copied into a file of the format {muxer}: {reason}. "
+        "Choose another ending; .mkv holds almost everything, and .mp4, .mkv and .mov keep a rotation.",
+    )
 
 
 def _fill_decoding_times(film: Film, packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
@@ -169,8 +207,8 @@ def _number_backwards(film: Film, packets: list[av.Packet], following: int) -> l
 def _packets_between(film: Film, first: Fraction, end: Fraction, indices: list[int]) -> Iterator[av.Packet]:
     _go_to_key_frame(film, first)
     streams = [film.container.streams[index] for index in indices]
-    begun, over = False, set()
-    for packet in film.container.demux(*streams):
+    begun, over, latest = False, set(), first
+    for packet in film.packets(*streams):
         if not packet.size or packet.stream_index in over:
             continue
         is_picture = packet.stream_index == film.stream.index
@@ -180,7 +218,8 @@ def _packets_between(film: Film, first: Fraction, end: Fraction, indices: list[i
             )
         time = packet.pts * packet.time_base - film.start
         decoded = time if packet.dts is None else packet.dts * packet.time_base - film.start
-        if (decoded if is_picture else time) >= end:
+        # Frames that are shown before one that was copied come too, so that none is missing in between.
+        if (decoded >= end and time > latest) if is_picture else time >= end:
             over.add(packet.stream_index)
             if len(over) == len(streams):
                 return
@@ -190,6 +229,7 @@ def _packets_between(film: Film, first: Fraction, end: Fraction, indices: list[i
         begun = begun or (is_picture and packet.is_keyframe and time == first)
         # Pictures shown before the key frame need the one before that, which is left out.
         if time >= first and (begun or not is_picture):
+            latest = max(latest, time) if is_picture else latest
             yield packet
 
 

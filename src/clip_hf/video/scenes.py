@@ -17,7 +17,12 @@ _SMALLEST_MEAN = 0.5  # grey levels; a still picture's neighbours would make any
 
 
 def scene_cuts(
-    video: Any, *, threshold: float = 8.0, ratio: float = 3.0, limits: VideoLimits = DEFAULT_VIDEO_LIMITS
+    video: Any,
+    *,
+    threshold: float = 8.0,
+    ratio: float = 3.0,
+    shortest: float = 0.3,
+    limits: VideoLimits = DEFAULT_VIDEO_LIMITS,
 ) -> list[float]:
     """The times at which a new scene begins: where a frame differs from the one before much more than its neighbours.
 
@@ -30,6 +35,8 @@ def scene_cuts(
         video: As for [`read_frames`].
         threshold (`float`, *optional*, defaults to 8.0): Smallest change of a cut, in levels of 0 to 255.
         ratio (`float`, *optional*, defaults to 3.0): How much larger it is than the changes around it.
+        shortest (`float`, *optional*, defaults to 0.3): Seconds of the shortest scene. What is shorter belongs to the
+            scene that begins with it; if the picture is then as it was before, it was a flash, and no cut.
         limits ([`VideoLimits`], *optional*): Limits on reading.
 
     Returns:
@@ -38,20 +45,26 @@ def scene_cuts(
 
     Raises:
         UnreadableVideo: if the film cannot be opened, has no frames, or exceeds `limits`.
-        ValueError: if `threshold` or `ratio` is not greater than 0.
+        ValueError: if `threshold` or `ratio` is not greater than 0, or `shortest` is negative.
     """
     for name, value in (("threshold", threshold), ("ratio", ratio)):
         if not value > 0:
             raise ValueError(f"`{name}` is {value!r}; it must be greater than 0.")
-    cuts: list[float] = []
-    window: deque[tuple[Fraction, float]] = deque(maxlen=2 * _NEIGHBOURS + 1)
+    if not shortest >= 0:
+        raise ValueError(f"`shortest` is {shortest!r}; it must be at least 0.")
+    cuts: list[tuple[Fraction, np.ndarray]] = []  # with the picture before
+    window: deque[tuple[Fraction, float, np.ndarray, np.ndarray]] = deque(maxlen=2 * _NEIGHBOURS + 1)
 
     def check(place: int) -> None:
-        time, change = window[place]
-        around = [other for index, (_, other) in enumerate(window) if index != place]
+        time, change, before, picture = window[place]
+        around = [other for index, (_, other, _, _) in enumerate(window) if index != place]
         mean = max(float(np.mean(around)) if around else 0.0, _SMALLEST_MEAN)
-        if change >= threshold and change >= ratio * mean:
-            cuts.append(float(time))
+        if change < threshold or change < ratio * mean:
+            return
+        if not cuts or time - cuts[-1][0] >= shortest:
+            cuts.append((time, before))
+        elif _difference(cuts[-1][1], picture) < threshold:
+            cuts.pop()
 
     with open_film(video, limits) as film:
         before, number = None, 0
@@ -59,7 +72,7 @@ def scene_cuts(
             picture = film.to_rgb(frame, _WIDTH, _HEIGHT, "AREA")
             pixels = np.asarray(picture.convert("YCbCr"), dtype=np.int16)
             if before is not None:
-                window.append((time, float(np.abs(pixels - before).mean())))
+                window.append((time, _difference(before, pixels), before, pixels))
                 number += 1
                 if number > _NEIGHBOURS:  # the first ones have fewer neighbours before them
                     check(len(window) - 1 - _NEIGHBOURS)
@@ -69,4 +82,8 @@ def scene_cuts(
         for place in range(max(len(window) - _NEIGHBOURS, 0), len(window)):  # the last ones have fewer behind them
             check(place)
         film.report()
-    return cuts
+    return [float(time) for time, _ in cuts]
+
+
+def _difference(before: np.ndarray, after: np.ndarray) -> float:
+    return float(np.abs(after - before).mean())
