@@ -158,8 +158,8 @@ class TransformersFormat(CheckpointFormat):
         model_type = read_config_type(folder)
         if model_type == "clip_hf_video":
             raise ValueError(
-                f"{folder} is a video model: ClipHFVideoModel.from_pretrained loads it. It cannot be converted: no "
-                "other format holds a temporal head. Convert the CLIP that it was made of."
+                f"{folder} is a video model: ClipHFVideoModel.from_pretrained loads it. It cannot be converted, "
+                "because no other format holds a temporal head: convert the CLIP that it was made of."
             )
         if model_type not in MODEL_TYPES:
             raise ValueError(

@@ -77,10 +77,8 @@ def merge_moments(
         raise ValueError(
             f"The time of frame {row} is {peaks[row]:g} s, outside its interval {starts[row]:g} to {ends[row]:g} s."
         )
-    return [
-        (float(starts[span.first]), float(ends[span.last]), float(peaks[span.peak]), float(scores[span.peak]))
-        for span in spans
-    ]
+    starts, ends, peaks, scores = (each.tolist() for each in (starts, ends, peaks, scores))
+    return [(starts[span.first], ends[span.last], peaks[span.peak], scores[span.peak]) for span in spans]
 
 
 def find_spans(
