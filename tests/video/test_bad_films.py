@@ -2,6 +2,7 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """What is no film, or half of one: each kind has its own message, and nothing else is opened."""
 
+import gc
 import io
 import os
 import sys
@@ -174,6 +175,7 @@ def test_films_are_closed_when_reading_stops_midway(film):
     def count():
         return len(os.listdir("/proc/self/fd"))
 
+    gc.collect()
     before = count()
     for number in range(30):
         frames = read_frames(film, times=[1, 0.5])
