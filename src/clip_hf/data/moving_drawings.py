@@ -34,7 +34,7 @@ REVERSED_ACTIONS = (
 """The actions of [`load_moving_drawings`], in pairs of which each is the other's reverse in time."""
 
 # Drawings that look different in every position; those that are nearly round would hide that they spin.
-_DRAWINGS = (
+DRAWINGS = (
     "ambulance axe backpack banana bicycle broccoli bus butterfly cactus camera carrot cat chair crab crocodile "
     "cupcake duck elephant fox frog ghost giraffe guitar hammer hedgehog helicopter horse kangaroo key kite lion "
     "lizard lobster locomotive mushroom octopus owl parrot pear penguin pineapple pizza rabbit robot rocket rooster "
@@ -48,6 +48,24 @@ _FRAME_RATE = 12
 # Raised when the same packages and options give other films or tables than before.
 _RECIPE_VERSION = 1
 _COLUMNS = ("video", "caption", "action", "drawing", "pair")
+
+
+def place_drawing(
+    drawing: Image.Image,
+    image_size: int,
+    background: tuple[int, int, int],
+    corner: tuple[float, float],
+    size: float,
+    angle: float,
+    opacity: float,
+) -> Image.Image:
+    """A square picture of `image_size` pixels with a drawing of `size` pixels, turned by degrees anticlockwise."""
+    pixels = max(1, round(size))
+    placed = drawing.resize((pixels, pixels), Image.Resampling.BICUBIC).rotate(angle, Image.Resampling.BICUBIC)
+    opaque = placed.getchannel("A").point(lambda value: round(value * opacity))
+    picture = Image.new("RGB", (image_size, image_size), background)
+    picture.paste(placed.convert("RGB"), (round(corner[0]), round(corner[1])), opaque)
+    return picture
 
 
 @dataclass(frozen=True)
@@ -97,12 +115,7 @@ class _Scene:
             angle -= self.turn * moment  # Pillow turns anticlockwise
         else:
             opacity = moment
-        pixels = max(1, round(size))
-        picture = drawing.resize((pixels, pixels), Image.Resampling.BICUBIC).rotate(angle, Image.Resampling.BICUBIC)
-        opaque = picture.getchannel("A").point(lambda value: round(value * opacity))
-        film = Image.new("RGB", (image_size, image_size), self.background)
-        film.paste(picture.convert("RGB"), (round(x), round(y)), opaque)
-        return film
+        return place_drawing(drawing, image_size, self.background, (x, y), size, angle, opacity)
 
 
 def _write_film(path: Path, frames: Sequence[Image.Image]) -> None:
@@ -131,7 +144,7 @@ def motion_caption(drawing: str, action: str) -> str:
 
 def _split_drawings(num_drawings: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:
     """Drawings for training, and held-out ones."""
-    drawings = [str(drawing) for drawing in generator.permutation(_DRAWINGS)[:num_drawings]]
+    drawings = [str(drawing) for drawing in generator.permutation(DRAWINGS)[:num_drawings]]
     num_held_out = max(1, num_drawings // _HELD_OUT)
     return drawings[num_held_out:], drawings[:num_held_out]
 
@@ -238,8 +251,8 @@ def load_moving_drawings(
         ImportError: if a package that the films are made with is missing.
         ValueError: if a number is out of its range.
     """
-    if not 2 <= num_drawings <= len(_DRAWINGS):
-        raise ValueError(f"`num_drawings` is {num_drawings}; it must be from 2 to {len(_DRAWINGS)}.")
+    if not 2 <= num_drawings <= len(DRAWINGS):
+        raise ValueError(f"`num_drawings` is {num_drawings}; it must be from 2 to {len(DRAWINGS)}.")
     if clips_per_action < 1:
         raise ValueError(f"`clips_per_action` is {clips_per_action}; it must be at least 1.")
     if image_size < 16 or image_size % 2:
