@@ -100,14 +100,14 @@ MUTATIONS = [
         ".flatten(1).any(dim=1).nonzero()",
         "data/test_image_text.py -m 'not slow'",
         more={
-            "return sum(bool((pixels[row] == pixels[row, :, :1, :1]).all()) for row in alike)": "return len(alike)",
+            "return sum(bool((pixels[row] == pixels[row][..., :1, :1]).all()) for row in alike)": "return len(alike)",
         },
     ),
     Mutation(
         "mean of the first channel for all",
         "data/collator.py",
-        "np.take(table[channel], image[channel]",
-        "np.take(table[0], image[channel]",
+        "np.take(table[channel], frame[channel]",
+        "np.take(table[0], frame[channel]",
         "data/test_image_text.py -m 'not slow'",
     ),
     Mutation(
@@ -263,7 +263,7 @@ MUTATIONS = [
     Mutation(
         "folders without images are classes",
         "data/data_sources.py",
-        "{path.name for path in found if has_images(path)}",
+        "{path.name for path in found if has_images(path, media)}",
         "{path.name for path in found}",
         "evaluation/registry/test_data_rules.py -k without_images",
     ),
@@ -368,7 +368,7 @@ MUTATIONS = [
     Mutation(
         "channels last",
         "data/decoding.py",
-        "np.moveaxis(as_bytes(image), 2, 0)",
+        "np.moveaxis(as_bytes(part), 2, 0)",
         "as_bytes(image)",
         "data/test_decoding.py",
     ),

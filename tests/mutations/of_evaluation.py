@@ -604,8 +604,8 @@ MUTATIONS = [
     Mutation(
         "the default folder does not name the precision",
         "cli/evaluate.py",
-        "(options.model, options.runtime, options.dtype)",
-        "(options.model, options.runtime)",
+        "(options.model, options.runtime, options.dtype, *films)",
+        "(options.model, options.runtime, *films)",
         "evaluation/test_suite.py -k default_folder",
     ),
     Mutation(

@@ -267,8 +267,8 @@ REGISTRATION = [
     Mutation(
         "folders with a whole model's processor ask for trust",
         "registration.py",
-        "    AutoProcessor.register(ClipHFConfig, ClipHFProcessor, exist_ok=True)\n",
-        "",
+        "    for config in (ClipHFConfig, ClipHFVideoConfig):",
+        "    for config in (ClipHFVideoConfig,):",
         "test_registration.py -k 'installed_classes or parts_are_ours'",
     ),
     Mutation(
@@ -316,8 +316,8 @@ REGISTRATION = [
     Mutation(
         "ResNet configurations are unknown",
         "registration.py",
-        "_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig, ClipHFExportedConfig)",
-        "_CONFIGS = (ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFExportedConfig)",
+        "*(ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig, ClipHFResNetConfig),",
+        "*(ClipHFConfig, ClipHFTextConfig, ClipHFViTConfig),",
         "test_registration.py -k 'resnet_tower'",
     ),
     Mutation(
@@ -337,8 +337,8 @@ REGISTRATION = [
     Mutation(
         "a repo's own code gets the stock pipeline",
         "registration.py",
-        "ours = model_type in (ClipHFConfig.model_type, ClipHFExportedConfig.model_type)",
-        "ours = type(model.config) in (ClipHFConfig, ClipHFExportedConfig)",
+        "in (ClipHFConfig.model_type, ClipHFVideoConfig.model_type, ClipHFExportedConfig.model_type)",
+        "is None or type(model.config) in (ClipHFConfig, ClipHFVideoConfig, ClipHFExportedConfig)",
         "test_registration.py -k told_by_its_type",
     ),
     Mutation(

@@ -51,8 +51,8 @@ MUTATIONS = [
     Mutation(
         "exported models in the stock pipeline",
         "registration.py",
-        "(ClipHFConfig.model_type, ClipHFExportedConfig.model_type)",
-        "(ClipHFConfig.model_type,)",
+        "ClipHFVideoConfig.model_type, ClipHFExportedConfig.model_type)",
+        "ClipHFVideoConfig.model_type)",
         "test_exported_pipeline.py -k transformers_pipeline",
     ),
     Mutation(

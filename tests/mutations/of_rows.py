@@ -100,7 +100,7 @@ MUTATIONS = [
     Mutation(
         "columns of folders are passed over",
         "data/row_shards.py",
-        '    check_no_columns(columns, f"The folder of images {folder}")\n',
+        '    check_no_columns(columns, f"The folder of {media.noun}s {folder}")\n',
         "",
         "data/test_row_shards.py -k misspelt",
     ),

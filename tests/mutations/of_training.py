@@ -159,8 +159,8 @@ MUTATIONS = [
     Mutation(
         "decay on gains",
         "training/optimizer.py",
-        'parameter.ndim >= 2], "weight_decay"',
-        'parameter.ndim >= 1], "weight_decay"',
+        "if parameter.ndim >= 2 and",
+        "if parameter.ndim >= 1 and",
         "training/test_optimizer.py",
     ),
     Mutation(
@@ -629,7 +629,7 @@ MUTATIONS = [
     Mutation(
         "a batch of one pair is trained on",
         "training/planning.py",
-        'if size == 1 and options.loss == "softmax":',
+        'if size == 1 and options.loss in ("softmax", "same_label"):',
         "if False:",
         "training/test_planning.py -k one_pair",
     ),

@@ -163,7 +163,7 @@ MUTATIONS = [
     Mutation(
         "SigLIP is taken for ours",
         "model/pipeline_clip_hf.py",
-        'if has_bias and model_type not in ("clip_hf", "clip_hf_exported"):',
+        'if has_bias and model_type not in (*OUR_MODEL_TYPES, "clip_hf_exported"):',
         'if has_bias and model_type == "clip":',
         "model/test_pipeline_clip_hf.py -k siglip",
     ),
@@ -464,22 +464,22 @@ MUTATIONS = [
     Mutation(
         "the scale of logits counts as text",
         "model/text_state_clip_hf.py",
-        '_IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}',
-        '_IMAGE_ONLY = {"vision_model", "visual_projection"}',
+        '_IMAGE_ONLY = {"vision_model", "visual_projection", "temporal_head", "logit_scale"}',
+        '_IMAGE_ONLY = {"vision_model", "visual_projection", "temporal_head"}',
         "model/test_zero_shot_clip_hf.py -k keeps_the_classifier",
     ),
     Mutation(
         "the image projection counts as text",
         "model/text_state_clip_hf.py",
-        '_IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}',
-        '_IMAGE_ONLY = {"vision_model", "logit_scale"}',
+        '_IMAGE_ONLY = {"vision_model", "visual_projection", "temporal_head", "logit_scale"}',
+        '_IMAGE_ONLY = {"vision_model", "temporal_head", "logit_scale"}',
         "model/test_zero_shot_clip_hf.py -k keeps_the_classifier",
     ),
     Mutation(
         "the text projection does not count",
         "model/text_state_clip_hf.py",
-        '_IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale"}',
-        '_IMAGE_ONLY = {"vision_model", "visual_projection", "logit_scale", "text_projection"}',
+        '_IMAGE_ONLY = {"vision_model", "visual_projection", "temporal_head", "logit_scale"}',
+        '_IMAGE_ONLY = {"vision_model", "visual_projection", "temporal_head", "logit_scale", "text_projection"}',
         "model/test_zero_shot_clip_hf.py -k changed_weights",
     ),
     Mutation(
@@ -634,7 +634,7 @@ MUTATIONS = [
     Mutation(
         "unknown options are found after the model was loaded",
         "zero_shot_pipeline.py",
-        "    _check_names(options)\n",
+        "    _check_names(options, PIPELINES[task].call_options)\n",
         "",
         "model/test_zero_shot_pipeline.py -k before_anything_is_loaded",
     ),

@@ -101,6 +101,16 @@ def test_frames_at_ntsc_rates_are_chosen_by_time(tmp_path):
     assert [time for time, _ in found] == [number * 1001 / 30000 for _, number in found]
 
 
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001), 12])
+def test_a_frame_is_found_by_its_own_time(tmp_path, rate):
+    film = write_film(tmp_path / "own.mkv" if rate == 12 else tmp_path / "own.mp4", numbered_frames(60), rate=rate)
+    times = frame_times(film)
+    assert [read_number(image) for _, image in read_frames(film, times=times)] == list(range(60))
+    assert [time for time, _ in read_frames(film, times=times.tolist())] == times.tolist()
+    between = (times[:-1] + times[1:]) / 2
+    assert [read_number(image) for _, image in read_frames(film, times=between)] == list(range(59))
+
+
 def test_variable_rates_give_each_frame_once(tmp_path):
     stamps = [0, 10, 20, 500, 510, 2000]  # hundredths of a second
     path = write_film(tmp_path / "a.mkv", numbered_frames(6), pts=stamps, rate=100)

@@ -189,7 +189,7 @@ def _read_frames(video, fps, times, key_frames, limits) -> Iterator[tuple[float,
         if fps is not None:
             chosen = reader.frames_at_rate(Fraction(fps).limit_denominator(1_000_000))
         elif times is not None:
-            chosen = (reader.frame_at(Fraction(float(time))) for time in times)
+            chosen = (reader.frame_at(float(time)) for time in times)
         else:
             chosen = film.key_frames() if key_frames else film.frames()
         count = 0
@@ -219,13 +219,15 @@ class _Reader:
         self._key_gap: Fraction | None = None
         self._min_jump = _FRAMES_A_JUMP_COSTS * self._interval
 
-    def frame_at(self, time: Fraction) -> tuple[Fraction, Any]:
-        """The frame on the screen at `time`, with its own time.
+    def frame_at(self, time: float | Fraction) -> tuple[Fraction, Any]:
+        """The frame on the screen at `time`, with its own time; a frame's time as a float finds that frame.
 
         Raises:
             ValueError: if the film is over by then.
         """
-        if not self._go_to(time) and time > max(self._end, self._claimed_duration):
+        # As a float, a frame's time may lie just before it.
+        reached = self._go_to(Fraction(math.nextafter(float(time), math.inf)))
+        if not reached and time > max(self._end, self._claimed_duration):
             raise ValueError(
                 f"`times` has {float(time):g}, but {self._film.name} ends at second {float(self._end):.3f}."
             )

@@ -20,7 +20,6 @@ from .moment_merging import EXTENT_SHARE, find_spans
 from .search_results import Searcher, SearchHit, Source, plain_value
 
 
-_ROUNDING = 1e-6  # seconds: as a float, a frame's time may lie just before it
 _ROWS_PER_MOMENT = 8
 """Best rows that are looked at for each moment that is asked for; more follow where these are too few."""
 
@@ -44,7 +43,7 @@ class FilmFrame:
             UnreadableVideo: if the film cannot be read any more.
         """
         try:
-            _, image = next(iter(read_frames(self.film, times=[self.time + _ROUNDING])))
+            _, image = next(iter(read_frames(self.film, times=[self.time])))
         except (OSError, UnreadableVideo) as error:
             raise (
                 error if isinstance(error, UnreadableVideo) else UnreadableVideo("file missing", str(error))
