@@ -2,14 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Which temporal heads see the order of frames: ten actions, five pairs of which each is the other's reverse in time.
 
-The films are moving drawings (`clip_hf.data.load_moving_drawings`). All is trained with `clip_hf.training.train`, in
-two stages:
+The films are moving drawings (`clip_hf.data.load_moving_drawings`). There are two stages:
 
 1. The demo's CLIP (`make demo` trains it into outputs/demo) learns from pictures where things are, because it does not
    tell places and turns apart: `placed-drawings`, whose captions name them, and which have no drawing of the films. A
    linear probe measures it on the films' drawings. The model is kept in `--placed`, and found there by the next run.
    It is the demo's ResNet: its ViT, whose patches have a quarter of the picture's width, learns places far slower.
-2. Each head is trained on films, once for each seed, with the vision tower as it is, in two ways:
+2. Each head is trained on films, once for each seed. The vision tower stays as it is, so the frames of all films are
+   embedded once, and a training takes seconds: the real heads, text tower, loss and sampling, on embedded frames.
+   `--confirm` trains one head with `clip_hf.training.train` on the films themselves instead. It is done in two ways:
 
    - on the names of the actions, and measured on drawings that training has not seen. "within pairs" is the share of
      films whose action has a higher cosine than its reverse: a model that does not see the order of the frames gives
@@ -30,14 +31,23 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from bench_image_processor import print_machine
-from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFVideoModel
+from clip_hf import ClipHFModel, ClipHFProcessor, ClipHFVideoModel, same_label_loss
 from clip_hf.data import REVERSED_ACTIONS, load_moving_drawings, load_placed_drawings
 from clip_hf.data.moving_drawings import motion_caption
-from clip_hf.training import parse_options, train
+from clip_hf.training import (
+    OptimizerOptions,
+    build_optimizer,
+    clamp_logit_scale_,
+    cosine_schedule,
+    freeze,
+    parse_options,
+    train,
+)
 from clip_hf.utils.terminal_tables import draw_table
-from clip_hf.video import ClipSampling, read_clip
+from clip_hf.video import ClipSampling, read_frames
 
 
 HEADS = ("meanP", "Conv_1D", "LSTM", "Transf", "Transf_cls")
@@ -112,39 +122,84 @@ def probe_places(folder: Path | str) -> dict[str, float]:
     return found
 
 
-def train_head(options: argparse.Namespace, head: str, column: str, seed: int, folder: Path) -> float:
-    """Stage two: train a head on the texts of a column; returns the seconds it took."""
+def train_on_films(options: argparse.Namespace, head: str, seed: int, folder: Path) -> float:
+    """Train a head on the films' actions with the library's own training; returns the seconds it took."""
     settings = {
         "model": options.placed / "last",
         "dataset": "moving-drawings",
-        "caption_column": column,
+        "caption_column": "action",
         "num_frames": NUM_FRAMES,
         "temporal_head": head,
         "temporal_num_layers": options.layers,
-        "freeze": options.freeze,
+        "freeze": "vision",
         "loss": "same_label",
         "learning_rate": options.learning_rate,
         "head_learning_rate_multiplier": options.head_multiplier,
         "batch_size": options.batch_size,
         "max_grad_norm": 1.0,
-        "max_steps": options.steps if column == "action" else 2 * options.steps,
+        "max_steps": options.steps,
     }
     return run_training(settings, folder, seed, options.num_workers)
 
 
 @torch.inference_mode()
-def similarities(folder: Path, films: datasets.Dataset, texts: list[str]) -> np.ndarray:
-    """Cosines of films and texts, (films, texts)."""
-    model = ClipHFVideoModel.from_pretrained(folder).eval()
-    processor = ClipHFProcessor.from_pretrained(folder)
-    sampling = ClipSampling(num_frames=NUM_FRAMES)
+def embed_frames(folder: Path, films: datasets.Dataset) -> torch.Tensor:
+    """Embeddings of all frames of films of one length, (films, frames, dim)."""
+    model, processor = ClipHFModel.from_pretrained(folder).eval(), ClipHFProcessor.from_pretrained(folder)
     embedded = []
-    paths = [video["path"] for video in films["video"]]
-    for start in range(0, len(paths), 32):
-        clips = [read_clip(path, sampling) for path in paths[start : start + 32]]
-        embedded.append(model.encode_video(processor(videos=clips, return_tensors="pt")["pixel_values"]))
-    tokens = processor(text=texts, padding=True, truncation=True, return_tensors="pt")
-    return (torch.cat(embedded) @ model.encode_text(**tokens).T).numpy()
+    for video in films["video"]:
+        frames = [image for _, image in read_frames(video["path"])]
+        embedded.append(model.encode_image(processor(images=frames, return_tensors="pt")["pixel_values"]))
+    return torch.stack(embedded)
+
+
+def train_head(
+    options: argparse.Namespace, head: str, frames: torch.Tensor, texts: list[str], seed: int
+) -> tuple[ClipHFVideoModel, float]:
+    """Train a head and the text tower on embedded frames (films, frames, dim); returns the model and the seconds."""
+    started = time.perf_counter()
+    torch.manual_seed(seed)
+    clip = ClipHFModel.from_pretrained(options.placed / "last")
+    model = ClipHFVideoModel.from_clip(clip, head, NUM_FRAMES, options.layers).train()
+    freeze(model, ["vision"])
+    optimizer = build_optimizer(
+        model,
+        OptimizerOptions(learning_rate=options.learning_rate, head_multiplier=options.head_multiplier),
+    )
+    steps = options.steps if len(set(texts)) == len(ACTIONS) else 2 * options.steps
+    schedule = cosine_schedule(optimizer, steps // 10, steps)
+    tokens = ClipHFProcessor.from_pretrained(options.placed / "last")(text=texts, padding=True, return_tensors="pt")
+    labels = torch.tensor([sorted(set(texts)).index(text) for text in texts])
+    generator, sampling = np.random.default_rng(seed), ClipSampling(NUM_FRAMES)
+    order = np.concatenate(
+        [generator.permutation(len(texts)) for _ in range(1 + steps * options.batch_size // len(texts))]
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for step in range(steps):
+        rows = order[step * options.batch_size : (step + 1) * options.batch_size]
+        chosen = [sampling.choose(frames.shape[1], generator=generator) for _ in rows]
+        clips = frames[rows[:, None], np.array(chosen)]
+        video = nn.functional.normalize(model.temporal_head(clips), dim=-1)
+        text = model.encode_text(**{name: value[rows] for name, value in tokens.items()})
+        loss = same_label_loss(video, text, model.logit_scale.exp(), labels=labels[rows])
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        clamp_logit_scale_(model)
+        schedule.step()
+    return model.eval(), time.perf_counter() - started
+
+
+@torch.inference_mode()
+def similarities(
+    options: argparse.Namespace, model: ClipHFVideoModel, frames: torch.Tensor, texts: list[str]
+) -> np.ndarray:
+    """Cosines of films and texts, (films, texts), from the middle frames of the segments."""
+    clips = frames[:, ClipSampling(NUM_FRAMES).choose(frames.shape[1])]
+    video = nn.functional.normalize(model.temporal_head(clips), dim=-1)
+    tokens = ClipHFProcessor.from_pretrained(options.placed / "last")(text=texts, padding=True, return_tensors="pt")
+    return (video @ model.encode_text(**tokens).T).numpy()
 
 
 def action_figures(scores: np.ndarray, answers: np.ndarray) -> dict[str, float]:
@@ -163,11 +218,14 @@ def action_figures(scores: np.ndarray, answers: np.ndarray) -> dict[str, float]:
     }
 
 
-def combination_figures(folder: Path, films: datasets.Dataset) -> dict[str, float]:
-    """Percentages of right captions, drawings and actions among all combinations of drawings and actions."""
-    drawings = sorted(set(films["drawing"]))
-    texts = [motion_caption(drawing, action) for drawing in drawings for action in ACTIONS]
-    scores = similarities(folder, films, texts)
+def all_captions(films: datasets.Dataset) -> list[str]:
+    """The captions of all combinations of drawings and actions, drawing by drawing."""
+    return [motion_caption(drawing, action) for drawing in sorted(set(films["drawing"])) for action in ACTIONS]
+
+
+def combination_figures(scores: np.ndarray, films: datasets.Dataset) -> dict[str, float]:
+    """Percentages of right captions, drawings and actions, from scores of films and `all_captions`."""
+    texts, drawings = all_captions(films), sorted(set(films["drawing"]))
     answers = np.array([texts.index(caption) for caption in films["caption"]])
     chosen = scores.argmax(1)
     of_drawing = scores.reshape(len(films), len(drawings), len(ACTIONS))[
@@ -180,6 +238,17 @@ def combination_figures(folder: Path, films: datasets.Dataset) -> dict[str, floa
         "action of the drawing": figures["action"],
         "within pairs": figures["within pairs"],
     }
+
+
+def confirm(options: argparse.Namespace, frames: torch.Tensor, labels: np.ndarray) -> None:
+    """Train one head with the library's training, on the films themselves, and print its figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = train_on_films(options, options.confirm, 0, Path(folder) / "model")
+        model = ClipHFVideoModel.from_pretrained(Path(folder) / "model" / "last").eval()
+        figures = action_figures(similarities(options, model, frames, ACTIONS), labels)
+    print(
+        json.dumps({"check": "clip_hf.training", "head": options.confirm, **figures, "seconds": seconds}), flush=True
+    )
 
 
 def draw_figures(title: str, runs: dict[str, list[dict[str, float]]], chance: dict[str, float]) -> str:
@@ -210,7 +279,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="clips of a step (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of the towers (default: %(default)s)")
     parser.add_argument("--head_multiplier", type=float, default=10.0, help="of the head's rate (default: 10)")
-    parser.add_argument("--freeze", default="vision", help="parts that keep their weights; `none`: nothing")
+    parser.add_argument("--confirm", choices=HEADS, help="train this head on the films with the library's training")
     parser.add_argument("--layers", type=int, default=2, help="of Transf and Transf_cls (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that read films (default: 1)")
     options = parser.parse_args()
@@ -222,20 +291,24 @@ def main() -> None:
     films = load_moving_drawings()
     print(f"{options.model}; films: {', '.join(f'{len(part)} {name}' for name, part in films.items())}")
     print(" ".join(f"{name}={value}" for name, value in vars(options).items()), flush=True)
-    test = films["test"]
-    labels = np.array(test["label"])
+    started = time.perf_counter()
+    frames = {name: embed_frames(options.placed / "last", part) for name, part in films.items()}
+    print(f"all frames embedded in {time.perf_counter() - started:.0f} s", flush=True)
+    train_texts = {"actions": films["train"]["action"], "combinations": films["train"]["caption"]}
+    labels = np.array(films["test"]["label"])
+    if options.confirm is not None:
+        confirm(options, frames["test"], labels)
     for check in options.checks:
         runs: dict[str, list[dict[str, float]]] = defaultdict(list)
         for head in options.heads:
             for seed in range(options.seeds):
-                with tempfile.TemporaryDirectory() as folder:
-                    column = "action" if check == "actions" else "caption"
-                    seconds = train_head(options, head, column, seed, Path(folder) / "model")
-                    last = Path(folder) / "model" / "last"
-                    if check == "actions":
-                        figures = action_figures(similarities(last, test, ACTIONS), labels)
-                    else:
-                        figures = combination_figures(last, films["combinations"])
+                model, seconds = train_head(options, head, frames["train"], list(train_texts[check]), seed)
+                if check == "actions":
+                    figures = action_figures(similarities(options, model, frames["test"], ACTIONS), labels)
+                else:
+                    left_out = films["combinations"]
+                    scores = similarities(options, model, frames["combinations"], all_captions(left_out))
+                    figures = combination_figures(scores, left_out)
                 runs[head].append({**figures, "seconds": seconds})
                 print(json.dumps({"check": check, "head": head, "seed": seed, **runs[head][-1]}), flush=True)
         pairs = dict.fromkeys(SHORT_NAMES, 50.0)

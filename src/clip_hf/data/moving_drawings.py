@@ -2,13 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Films of OpenMoji's drawings that move, grow, spin and appear: actions that only the order of frames tells apart.
 
-The ten actions are five pairs, each the other's reverse in time. The clips of a pair are made from the same random
-numbers, and the second holds the frames of the first in reverse. Each frame is compressed on its own, so that both
-clips have exactly the same frames: a model that does not see their order gives both the same answer.
+The ten actions are five pairs, each the other's reverse in time; a spinning drawing goes round a point beside it, as
+the hand of a clock does, and may start at any angle. The clips of a pair are made from the same random numbers, and
+the second holds the frames of the first in reverse. Each frame is compressed on its own, so that both clips have
+exactly the same frames: a model that does not see their order gives both the same answer.
 """
 
 import csv
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,7 +48,7 @@ _HELD_OUT = 4
 _NUM_FRAMES = 24
 _FRAME_RATE = 12
 # Raised when the same packages and options give other films or tables than before.
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 _COLUMNS = ("video", "caption", "action", "drawing", "pair")
 
 
@@ -80,11 +82,14 @@ class _Scene:
     smallest: float  # as a share of `size`
     angle: float
     turn: float
+    pivot: tuple[float, float]  # what a spinning drawing turns about
+    radius: float  # from there to its centre
 
     @classmethod
     def draw(cls, pair: int, image_size: int, generator: np.random.Generator) -> "_Scene":
         """Draw the numbers for a square film of `image_size` pixels."""
-        size = image_size * generator.uniform(0.32, 0.45)
+        # A spinning drawing needs room to go round.
+        size = image_size * (generator.uniform(0.25, 0.32) if pair == 3 else generator.uniform(0.32, 0.45))
         room = image_size - size
         distance = room * generator.uniform(0.8, 1)
         start = generator.uniform(0, room, 2)
@@ -97,8 +102,10 @@ class _Scene:
             start=(float(start[0]), float(start[1])),
             distance=distance,
             smallest=generator.uniform(0.25, 0.45),
-            angle=generator.uniform(-20, 20),
+            angle=generator.uniform(-180, 180) if pair == 3 else generator.uniform(-20, 20),
             turn=generator.uniform(150, 330),
+            pivot=tuple(float(each) for each in image_size * generator.uniform(0.44, 0.56, 2)),
+            radius=image_size * generator.uniform(0.2, 0.25),
         )
 
     def frame(self, drawing: Image.Image, image_size: int, moment: float) -> Image.Image:
@@ -113,6 +120,10 @@ class _Scene:
             x, y = x + (self.size - size) / 2, y + (self.size - size) / 2
         elif self.pair == 3:
             angle -= self.turn * moment  # Pillow turns anticlockwise
+            x, y = (
+                centre - size / 2 + self.radius * part(-math.radians(angle))
+                for centre, part in zip(self.pivot, (math.cos, math.sin), strict=True)
+            )
         else:
             opacity = moment
         return place_drawing(drawing, image_size, self.background, (x, y), size, angle, opacity)
