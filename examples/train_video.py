@@ -1,8 +1,10 @@
 # Copyright 2026 The clip_hf team. All rights reserved.
 # Licensed under the Apache License, Version 2.0; see LICENSE.
-"""Make a CLIP name actions: a video model from a CLIP of pictures, trained on films, on one page.
+r"""Make a CLIP name actions: a video model from a CLIP of pictures, trained on films, on one page.
 
-    make demo  # trains the CLIP of drawings that this starts from
+    make demo  # trains a CLIP of drawings, which does not know where they are; the next command teaches it that
+    clip-hf train --model outputs/demo/resnet/last --dataset placed-drawings --batch_size 64 --max_steps 600 \
+        --learning_rate 5e-4 --max_grad_norm 1 --output_dir outputs/placed
     python examples/train_video.py --output_dir outputs/video
     python examples/train_video.py --dataset my_films --caption_column caption --model openai/clip-vit-base-patch32
 
@@ -10,8 +12,8 @@ Without `--dataset` the films are drawings that move, grow, spin and appear: fiv
 reverse in time. So the order of the frames decides, and the head `meanP`, which has no order, can only guess which of
 a pair it is. The films that are classified at the end are of drawings that training has not seen.
 
-`clip-hf train --num_frames 8 --temporal_head Transf --loss same_label` makes the same updates; it also evaluates,
-saves checkpoints and resumes exactly.
+`clip-hf train --num_frames 8 --temporal_head LSTM --loss same_label --freeze vision` makes the same updates; it also
+evaluates, saves checkpoints and resumes exactly.
 """
 
 import argparse
@@ -38,7 +40,7 @@ from clip_hf import (
     same_label_loss,
 )
 from clip_hf.data import PairLoader, PairOptions, load_pairs, split_names
-from clip_hf.training import check_launch, clamp_logit_scale_, cosine_schedule
+from clip_hf.training import check_launch, clamp_logit_scale_, cosine_schedule, freeze
 from clip_hf.utils.failures import reported_failures
 
 
@@ -48,14 +50,15 @@ HEADS = ("meanP", "Conv_1D", "Transf", "LSTM", "Transf_cls")
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--dataset", default="moving-drawings", help="folder, table, tars or hub name of films")
-    parser.add_argument("--model", default="outputs/demo/vit/last", help="CLIP to start from (default: the demo's)")
+    parser.add_argument("--model", default="outputs/placed/last", help="CLIP to start from (default: %(default)s)")
+    parser.add_argument("--freeze", nargs="*", default=["vision"], help="parts that are not trained (default: vision)")
     parser.add_argument("--output_dir", default="outputs/video", help="where the model goes (default: %(default)s)")
     parser.add_argument("--caption_column", default="action", help="column of the texts (default: %(default)s)")
-    parser.add_argument("--temporal_head", default="Transf", choices=HEADS, help="default: %(default)s")
+    parser.add_argument("--temporal_head", default="LSTM", choices=HEADS, help="default: %(default)s")
     parser.add_argument("--temporal_num_layers", type=int, default=2, help="of Transf and Transf_cls (default: 2)")
     parser.add_argument("--num_frames", type=int, default=8, help="of a clip, one from each segment (default: 8)")
-    parser.add_argument("--steps", type=int, default=800, help="batches to train on (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=16, help="clips of all processes together (default: 16)")
+    parser.add_argument("--steps", type=int, default=300, help="batches to train on (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="clips of all processes together (default: 32)")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of the towers (default: %(default)s)")
     parser.add_argument("--head_multiplier", type=float, default=10, help="of the head's rate (default: 10)")
     parser.add_argument("--num_workers", type=int, default=0, help="processes that read films (default: 0)")
@@ -113,6 +116,8 @@ def train(options: argparse.Namespace) -> None:
     )
 
     model.train()
+    if options.freeze:
+        accelerator.print(freeze(model, options.freeze))
     optimizer = build_optimizer(model, options.learning_rate, options.head_multiplier)
     schedule = cosine_schedule(optimizer, min(options.steps // 10, options.steps - 1), options.steps)
     model, optimizer = accelerator.prepare(model, optimizer)

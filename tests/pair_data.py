@@ -17,7 +17,7 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from clip_hf.data import built_in_datasets, data_sources, load_moving_drawings, openmoji
+from clip_hf.data import built_in_datasets, data_sources, load_moving_drawings, load_placed_drawings, openmoji
 
 
 SIZE = 8  # pixels of a crop
@@ -43,9 +43,11 @@ def use_openmoji(monkeypatch, data: datasets.DatasetDict) -> None:
 
 
 def use_few_films(monkeypatch) -> None:
-    """Let the moving drawings be of two drawings, wherever they are loaded without other options."""
+    """Let the moving and the placed drawings be few, wherever they are loaded without other options."""
     few = {"num_drawings": 2, "clips_per_action": 1}
     monkeypatch.setattr(load_moving_drawings, "__kwdefaults__", load_moving_drawings.__kwdefaults__ | few)
+    few = {"num_drawings": 8, "pictures_per_drawing": 1}
+    monkeypatch.setattr(load_placed_drawings, "__kwdefaults__", load_placed_drawings.__kwdefaults__ | few)
 
 
 def caption_of(number: int) -> str:

@@ -95,6 +95,7 @@ PUBLIC_NAMES = {
         "load_moving_drawings",
         "load_openmoji",
         "load_pairs",
+        "load_placed_drawings",
         "queries_from_captions",
         "random_square_crop",
         "read_captions",

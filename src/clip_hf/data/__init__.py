@@ -24,6 +24,7 @@ from .openmoji import (
 )
 from .pair_loader import PairLoader, iter_texts
 from .pair_options import PairOptions
+from .placed_drawings import load_placed_drawings
 from .skips import SkipCounter, SkippedRow
 from .streaming import ImageTextStream, MixedStream
 
@@ -51,6 +52,7 @@ __all__ = [
     "load_moving_drawings",
     "load_openmoji",
     "load_pairs",
+    "load_placed_drawings",
     "queries_from_captions",
     "random_square_crop",
     "read_captions",

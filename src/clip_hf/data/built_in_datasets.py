@@ -10,6 +10,7 @@ import datasets
 from .digits import load_digits_parts
 from .moving_drawings import load_moving_drawings
 from .openmoji import OPENMOJI_TEMPLATES, load_openmoji, load_openmoji_skin_tones
+from .placed_drawings import load_placed_drawings
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ BUILT_IN_DATASETS: dict[str, BuiltInDataset] = {
     "openmoji": BuiltInDataset(load_openmoji, _OPENMOJI_CREDIT, OPENMOJI_TEMPLATES),
     "openmoji_skin_tones": BuiltInDataset(load_openmoji_skin_tones, _OPENMOJI_CREDIT),
     "moving-drawings": BuiltInDataset(load_moving_drawings, _OPENMOJI_CREDIT),
+    "placed-drawings": BuiltInDataset(load_placed_drawings, _OPENMOJI_CREDIT),
     "digits": BuiltInDataset(load_digits_parts, "Handwritten digits (scikit-learn.org, CC BY 4.0)"),
 }
 """What training's `--dataset` and evaluation's `--data` take by name."""

@@ -2,13 +2,15 @@
 # Licensed under the Apache License, Version 2.0; see LICENSE.
 """Films of OpenMoji's drawings that move, grow, spin and appear: actions that only the order of frames tells apart.
 
-The ten actions are five pairs, each the other's reverse in time. The clips of a pair are made from the same random
-numbers, and the second holds the frames of the first in reverse. Each frame is compressed on its own, so that both
-clips have exactly the same frames: a model that does not see their order gives both the same answer.
+The ten actions are five pairs, each the other's reverse in time; a spinning drawing goes round a point beside it, as
+the hand of a clock does, and may start at any angle. The clips of a pair are made from the same random numbers, and
+the second holds the frames of the first in reverse. Each frame is compressed on its own, so that both clips have
+exactly the same frames: a model that does not see their order gives both the same answer.
 """
 
 import csv
 import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ REVERSED_ACTIONS = (
 """The actions of [`load_moving_drawings`], in pairs of which each is the other's reverse in time."""
 
 # Drawings that look different in every position; those that are nearly round would hide that they spin.
-_DRAWINGS = (
+DRAWINGS = (
     "ambulance axe backpack banana bicycle broccoli bus butterfly cactus camera carrot cat chair crab crocodile "
     "cupcake duck elephant fox frog ghost giraffe guitar hammer hedgehog helicopter horse kangaroo key kite lion "
     "lizard lobster locomotive mushroom octopus owl parrot pear penguin pineapple pizza rabbit robot rocket rooster "
@@ -46,8 +48,26 @@ _HELD_OUT = 4
 _NUM_FRAMES = 24
 _FRAME_RATE = 12
 # Raised when the same packages and options give other films or tables than before.
-_RECIPE_VERSION = 1
+_RECIPE_VERSION = 2
 _COLUMNS = ("video", "caption", "action", "drawing", "pair")
+
+
+def place_drawing(
+    drawing: Image.Image,
+    image_size: int,
+    background: tuple[int, int, int],
+    corner: tuple[float, float],
+    size: float,
+    angle: float,
+    opacity: float,
+) -> Image.Image:
+    """A square picture of `image_size` pixels with a drawing of `size` pixels, turned by degrees anticlockwise."""
+    pixels = max(1, round(size))
+    placed = drawing.resize((pixels, pixels), Image.Resampling.BICUBIC).rotate(angle, Image.Resampling.BICUBIC)
+    opaque = placed.getchannel("A").point(lambda value: round(value * opacity))
+    picture = Image.new("RGB", (image_size, image_size), background)
+    picture.paste(placed.convert("RGB"), (round(corner[0]), round(corner[1])), opaque)
+    return picture
 
 
 @dataclass(frozen=True)
@@ -62,11 +82,14 @@ class _Scene:
     smallest: float  # as a share of `size`
     angle: float
     turn: float
+    pivot: tuple[float, float]  # what a spinning drawing turns about
+    radius: float  # from there to its centre
 
     @classmethod
     def draw(cls, pair: int, image_size: int, generator: np.random.Generator) -> "_Scene":
         """Draw the numbers for a square film of `image_size` pixels."""
-        size = image_size * generator.uniform(0.32, 0.45)
+        # A spinning drawing needs room to go round.
+        size = image_size * (generator.uniform(0.25, 0.32) if pair == 3 else generator.uniform(0.32, 0.45))
         room = image_size - size
         distance = room * generator.uniform(0.8, 1)
         start = generator.uniform(0, room, 2)
@@ -79,8 +102,10 @@ class _Scene:
             start=(float(start[0]), float(start[1])),
             distance=distance,
             smallest=generator.uniform(0.25, 0.45),
-            angle=generator.uniform(-20, 20),
+            angle=generator.uniform(-180, 180) if pair == 3 else generator.uniform(-20, 20),
             turn=generator.uniform(150, 330),
+            pivot=tuple(float(each) for each in image_size * generator.uniform(0.44, 0.56, 2)),
+            radius=image_size * generator.uniform(0.2, 0.25),
         )
 
     def frame(self, drawing: Image.Image, image_size: int, moment: float) -> Image.Image:
@@ -95,14 +120,13 @@ class _Scene:
             x, y = x + (self.size - size) / 2, y + (self.size - size) / 2
         elif self.pair == 3:
             angle -= self.turn * moment  # Pillow turns anticlockwise
+            x, y = (
+                centre - size / 2 + self.radius * part(-math.radians(angle))
+                for centre, part in zip(self.pivot, (math.cos, math.sin), strict=True)
+            )
         else:
             opacity = moment
-        pixels = max(1, round(size))
-        picture = drawing.resize((pixels, pixels), Image.Resampling.BICUBIC).rotate(angle, Image.Resampling.BICUBIC)
-        opaque = picture.getchannel("A").point(lambda value: round(value * opacity))
-        film = Image.new("RGB", (image_size, image_size), self.background)
-        film.paste(picture.convert("RGB"), (round(x), round(y)), opaque)
-        return film
+        return place_drawing(drawing, image_size, self.background, (x, y), size, angle, opacity)
 
 
 def _write_film(path: Path, frames: Sequence[Image.Image]) -> None:
@@ -131,7 +155,7 @@ def motion_caption(drawing: str, action: str) -> str:
 
 def _split_drawings(num_drawings: int, generator: np.random.Generator) -> tuple[list[str], list[str]]:
     """Drawings for training, and held-out ones."""
-    drawings = [str(drawing) for drawing in generator.permutation(_DRAWINGS)[:num_drawings]]
+    drawings = [str(drawing) for drawing in generator.permutation(DRAWINGS)[:num_drawings]]
     num_held_out = max(1, num_drawings // _HELD_OUT)
     return drawings[num_held_out:], drawings[:num_held_out]
 
@@ -238,8 +262,8 @@ def load_moving_drawings(
         ImportError: if a package that the films are made with is missing.
         ValueError: if a number is out of its range.
     """
-    if not 2 <= num_drawings <= len(_DRAWINGS):
-        raise ValueError(f"`num_drawings` is {num_drawings}; it must be from 2 to {len(_DRAWINGS)}.")
+    if not 2 <= num_drawings <= len(DRAWINGS):
+        raise ValueError(f"`num_drawings` is {num_drawings}; it must be from 2 to {len(DRAWINGS)}.")
     if clips_per_action < 1:
         raise ValueError(f"`clips_per_action` is {clips_per_action}; it must be at least 1.")
     if image_size < 16 or image_size % 2:

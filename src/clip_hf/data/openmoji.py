@@ -224,6 +224,13 @@ def load_openmoji(
     return datasets.load_from_disk(str(cached_folder("openmoji", recipe, write, cache_dir)))
 
 
+def drawing_captions() -> list[str]:
+    """Captions of the drawings without skin tones and countries' flags, for [`render_drawings`], in a fixed order."""
+    emojis = [emoji for emoji in _read_emojis(_import_sources()) if not emoji.skin_tones]
+    # Countries' flags are pairs of the letters that Unicode has for regions.
+    return [each.caption for each in emojis if not "\U0001f1e6" <= each.emoji[0] <= "\U0001f1ff"]
+
+
 def render_drawings(captions: Sequence[str], image_size: int) -> dict[str, Image.Image]:
     """Render OpenMoji's drawings of some captions, such as `"red apple"`, on nothing.
 
