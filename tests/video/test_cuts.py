@@ -98,6 +98,16 @@ def test_a_part_is_copied_from_the_key_frame_before(tmp_path, ending, target):
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([path.name, f"part.{target}"])
 
 
+def test_a_film_is_not_replaced_by_its_part(tmp_path):
+    film = write_film(tmp_path / "film.mp4", numbered_frames(50))
+    content = film.read_bytes()
+    (tmp_path / "link.mp4").symlink_to(film)
+    for target in (film, tmp_path / "link.mp4"):
+        with pytest.raises(ValueError, match="is the film itself"):
+            cut_clip(film, 0.4, 1, target)
+    assert film.read_bytes() == content
+
+
 def test_wrong_cuts_are_named_and_leave_nothing(tmp_path):
     path = write_film(tmp_path / "film.mp4", numbered_frames(50), codec="libx264")
     (tmp_path / "old.mp4").write_bytes(b"old")

@@ -67,7 +67,8 @@ def cut_clip(
         `tuple[float, float]`: Where the copy really begins and ends in the film, in seconds.
 
     Raises:
-        ValueError: `start` and `end` are no interval, or outside of the film, or the ending is unknown.
+        ValueError: `start` and `end` are no interval, or outside of the film, the ending is unknown, or `path` is the
+            film itself.
         UnreadableVideo: the film cannot be opened or copied, or the container cannot hold its codecs.
     """
     muxer = _MUXERS.get(Path(path).suffix[1:].lower())
@@ -79,6 +80,9 @@ def cut_clip(
     if not 0 <= start < end:
         raise ValueError(f"`start` {start!r} and `end` {end!r} are no interval: 0 <= start < end is needed.")
     description = describe_video(video, limits=limits)
+    source = video.get("path") if isinstance(video, dict) else video
+    if isinstance(source, str | os.PathLike) and os.path.exists(path) and os.path.samefile(source, path):
+        raise ValueError(f"`path` {os.fspath(path)} is the film itself, which the part would replace: name another.")
     with open_film(video, limits) as film:
         if not film.has_stamps:
             raise UnreadableVideo(
