@@ -144,13 +144,21 @@ def train_on_films(options: argparse.Namespace, head: str, seed: int, folder: Pa
 
 @torch.inference_mode()
 def embed_frames(folder: Path, films: datasets.Dataset) -> torch.Tensor:
-    """Embeddings of all frames of films of one length, (films, frames, dim)."""
+    """Embeddings of all frames of films of one length, (films, frames, dim).
+
+    The two films of a pair have the same frames in reverse (a test holds that), which are embedded once.
+    """
     model, processor = ClipHFModel.from_pretrained(folder).eval(), ClipHFProcessor.from_pretrained(folder)
-    embedded = []
-    for video in films["video"]:
+    embedded: dict[int, torch.Tensor] = {}
+    result = []
+    for video, pair in zip(films["video"], films["pair"], strict=True):
+        if pair in embedded:
+            result.append(embedded[pair].flip(0))
+            continue
         frames = [image for _, image in read_frames(video["path"])]
-        embedded.append(model.encode_image(processor(images=frames, return_tensors="pt")["pixel_values"]))
-    return torch.stack(embedded)
+        embedded[pair] = model.encode_image(processor(images=frames, return_tensors="pt")["pixel_values"])
+        result.append(embedded[pair])
+    return torch.stack(result)
 
 
 def train_head(
