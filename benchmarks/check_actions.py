@@ -54,6 +54,9 @@ HEADS = ("meanP", "Conv_1D", "LSTM", "Transf", "Transf_cls")
 ACTIONS = [action for pair in REVERSED_ACTIONS for action in pair]
 SHORT_NAMES = ("left/right", "up/down", "grow/shrink", "spin", "appear/vanish")  # of `REVERSED_ACTIONS`
 NUM_FRAMES = 8
+# Each weight of a convolution must grow to several times its size before the ends of a clip outweigh its mean.
+MULTIPLIERS = {"Conv_1D": 25.0}
+"""By how much more than `--head_multiplier` the rate of a head exceeds that of the towers."""
 TITLES = {
     "actions": "Drawings that were not seen: right in %, mean (lowest-highest) over the seeds",
     "combinations": "Combinations that were not seen: right in %, mean (lowest-highest) over the seeds",
@@ -172,7 +175,10 @@ def train_head(
     freeze(model, ["vision"])
     optimizer = build_optimizer(
         model,
-        OptimizerOptions(learning_rate=options.learning_rate, head_multiplier=options.head_multiplier),
+        OptimizerOptions(
+            learning_rate=options.learning_rate,
+            head_multiplier=options.head_multiplier * MULTIPLIERS.get(head, 1.0),
+        ),
     )
     steps = options.steps if len(set(texts)) == len(ACTIONS) else 2 * options.steps
     schedule = cosine_schedule(optimizer, steps // 10, steps)
@@ -279,14 +285,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--model", default="outputs/demo/resnet/last", help="the CLIP (default: the demo's ResNet)")
     parser.add_argument("--placed", type=Path, default=Path("outputs/placed"), help="where stage one is kept")
-    parser.add_argument("--placed_steps", type=int, default=600, help="of stage one (default: %(default)s)")
+    parser.add_argument("--placed_steps", type=int, default=400, help="of stage one (default: %(default)s)")
     parser.add_argument("--heads", nargs="+", default=list(HEADS), choices=HEADS, help="default: all")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each head (default: %(default)s)")
     parser.add_argument("--checks", nargs="+", default=["actions", "combinations"], help="which (default: both)")
-    parser.add_argument("--steps", type=int, default=300, help="of a training on actions; twice as many on captions")
+    parser.add_argument("--steps", type=int, default=800, help="of a training on actions; twice as many on captions")
     parser.add_argument("--batch_size", type=int, default=32, help="clips of a step (default: %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=5e-4, help="of the towers (default: %(default)s)")
-    parser.add_argument("--head_multiplier", type=float, default=10.0, help="of the head's rate (default: 10)")
+    parser.add_argument("--head_multiplier", type=float, default=4.0, help="of the head's rate (default: 4)")
     parser.add_argument("--confirm", choices=HEADS, help="train this head on the films with the library's training")
     parser.add_argument("--layers", type=int, default=2, help="of Transf and Transf_cls (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that read films (default: 1)")
