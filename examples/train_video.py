@@ -3,7 +3,7 @@
 r"""Make a CLIP name actions: a video model from a CLIP of pictures, trained on films, on one page.
 
     make demo  # trains a CLIP of drawings, which does not know where they are; the next command teaches it that
-    clip-hf train --model outputs/demo/resnet/last --dataset placed-drawings --batch_size 64 --max_steps 600 \
+    clip-hf train --model outputs/demo/resnet/last --dataset placed-drawings --batch_size 64 --max_steps 400 \
         --learning_rate 5e-4 --max_grad_norm 1 --output_dir outputs/placed
     python examples/train_video.py --output_dir outputs/video
     python examples/train_video.py --dataset my_films --caption_column caption --model openai/clip-vit-base-patch32
