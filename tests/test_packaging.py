@@ -177,7 +177,7 @@ print(json.dumps(found))
     extra_of = {
         **dict.fromkeys(
             ["data", "training", "embedding", "search", "data.tars", "curate.py", "search_photos.py", "train_clip.py"]
-            + ["train_with_trainer.py"],
+            + ["search_video.py", "train_video.py", "train_with_trainer.py"],
             "train",
         ),
         "serving": "serve",

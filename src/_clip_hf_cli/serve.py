@@ -38,7 +38,7 @@ LIMITS = {
 INDEX_OPTIONS = {
     "rebuild": False,
     "split": None,
-    "image_column": "image",
+    "image_column": None,
     "caption_column": "caption",
     "image_root": None,
     "max_skipped_share": MAX_SKIPPED_SHARE,

@@ -62,8 +62,8 @@ def test_names_are_sorted_and_complete():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("opnai_imagenet", "no prompt set 'opnai_imagenet'. Did you mean 'openai_imagenet'. Available: actions"),
-        ("xyzzy", r"no prompt set 'xyzzy'. Available: actions, aircraft"),
+        ("opnai_imagenet", "no prompt set 'opnai_imagenet'. Did you mean 'openai_imagenet'. Available: actionclip"),
+        ("xyzzy", r"no prompt set 'xyzzy'. Available: actionclip, actions, aircraft"),
     ],
 )
 def test_an_unknown_name_lists_the_names(name, message):

@@ -18,8 +18,6 @@ class PairOptions:
     """How rows of a dataset become training pairs.
 
     Args:
-        media (`str`, *optional*, defaults to `"images"`): What folders and tars are searched for, `"images"` or
-            `"videos"` (films).
         image_column (`str`, *optional*): Column of the images or films: files, their bytes, or paths; `"image"` by
             default, of films `"video"`.
         caption_column (`str`, *optional*, defaults to `"caption"`): Column of the captions: a string, or a list of
@@ -31,8 +29,6 @@ class PairOptions:
         templates (`Sequence[str]`, *optional*, defaults to `("{}",)`): Texts from which one is drawn for each pair.
             `{}` stands for the caption, `{title}` for the text in the column `title`: `"{title}, {artist}"`. A
             template with a column that is blank in a row is not drawn for that row.
-        num_frames (`int`, *optional*): Films only: frames of each clip, one of each of as many segments of equal
-            length, see [`ClipSampling`]; with it `media` is `"videos"`. Training needs it.
         seed (`int`, *optional*, defaults to 0): Seed of the order, the frames, the crops, the drawn captions and
             templates, and the augmentation.
         augmentation ([`Augmentation`], *optional*): Changes to the image beyond the paper's random crop; none by
@@ -55,18 +51,20 @@ class PairOptions:
         shuffle_buffer (`int`, *optional*, defaults to 1000): Streams only: the number of rows that are read,
             undecoded, and shuffled together. 0 and 1 keep the order within a shard.
         prefetch_factor (`int`, *optional*, defaults to 2): The number of batches that each worker prepares ahead.
+        media (`str`, *optional*, defaults to `"images"`): What folders and tars are searched for, `"images"` or
+            `"videos"` (films).
+        num_frames (`int`, *optional*): Films only: frames of each clip, one of each of as many segments of equal
+            length, see [`ClipSampling`]; with it `media` is `"videos"`. Training needs it.
 
     Raises:
         ValueError: if a value is out of its range, an option is of images only, or a template names neither the
             caption nor a column.
     """
 
-    media: str = "images"
     image_column: str | None = None
     caption_column: str = "caption"
     image_id_column: str | None = None
     image_root: str | None = None
-    num_frames: int | None = None
     templates: tuple[str, ...] = ("{}",)
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -79,6 +77,8 @@ class PairOptions:
     bucket_batches: int = 0
     shuffle_buffer: int = 1000
     prefetch_factor: int = 2
+    media: str = "images"
+    num_frames: int | None = None
 
     def __post_init__(self):
         if isinstance(self.templates, str):

@@ -339,8 +339,8 @@ class ClipHFZeroShotImageClassificationPipeline(ZeroShotImageClassificationPipel
             return self.preprocess(image, **params)
         except (TypeError, ValueError, OSError) as error:
             # The image processor puts the image's number before its cause, which is another one here.
-            is_cause = not isinstance(error, UnreadableImage) and isinstance(error.__cause__, (TypeError, ValueError))
-            cause = error.__cause__ if is_cause else error
+            kinds = UnreadableImage if isinstance(error, UnreadableImage) else (TypeError, ValueError)
+            cause = error.__cause__ if isinstance(error.__cause__, kinds) else error
             if isinstance(error, TypeError):
                 raise TypeError(f"{which} is of a type that is not supported: {cause}") from error
             described = repr(image) if isinstance(image, (str, os.PathLike)) else type(image).__name__
