@@ -218,7 +218,6 @@ class _Reader:
     def __init__(self, film: Film):
         self._film = film
         self._interval = frame_interval(film)
-        self._is_from_start = True
         self._frames = film.ordered_frames()
         self._current: tuple[Fraction, Any] | None = None
         self._next: tuple[Fraction, Any] | None = None

@@ -34,7 +34,7 @@ from ..data.media import VIDEOS
 from ..data.skips import SkipCounter, SkippedRow
 from ..data.texts import escaped
 from ..embedding.dual_encoder import DualEncoder, NotFiniteError
-from ..embedding.encoding_ahead import run_ahead, skip_examples
+from ..embedding.encoding_ahead import run_ahead
 from ..embedding.encoding_options import EncodingOptions
 from ..model.video_opening_clip_hf import UnreadableVideo, VideoLimits
 from ..model.video_reading_clip_hf import describe_video, read_frames
@@ -50,6 +50,7 @@ from .folder_refresh import (
     is_unchanged,
     rebuild_index,
     refresh_index,
+    report_left_out,
 )
 from .index_places import is_index, naming_index, real_index, real_source, section_of
 from .index_segments import digest_file
@@ -259,12 +260,7 @@ class _FilmWork:
                 self._keep_what_is_ready()
                 raise
         self.skipped += self.unreadable.remembered(self.files)
-        if not len(self.index):
-            again = " Run this again." if self.skipped[0].kind == "file changed" else ""
-            raise ValueError(f"No film of {self.folder} can be read: {self.skipped[0].message}{again}")
-        if self.skips.num_skipped:
-            shown = " ".join(skip_examples(self.skips))
-            logger.warning(f"Films of {escaped(str(self.folder))} are left out. {self.skips.summary()} {shown}")
+        report_left_out("film", self.folder, self.index, self.skipped, self.skips)
 
     def counts(self) -> dict[str, Any]:
         """The numbers of a [`FilmRefresh`]."""

@@ -36,7 +36,7 @@ from ..data.media import IMAGES
 from ..data.skips import SkipCounter, SkippedRow, stop_if_exhausted
 from ..data.texts import escaped
 from ..embedding.dual_encoder import DualEncoder, NotFiniteError
-from ..embedding.encoding_ahead import FeatureBatch, encode_ahead, run_ahead, skip_examples
+from ..embedding.encoding_ahead import FeatureBatch, encode_ahead, run_ahead
 from ..embedding.encoding_options import EncodingOptions
 from ..embedding.part_worker import describe_file
 from ..model.image_reading_clip_hf import UnreadableImage, fetch_file
@@ -50,6 +50,7 @@ from .folder_refresh import (
     is_unchanged,
     rebuild_index,
     refresh_index,
+    report_left_out,
 )
 from .index_places import naming_index, real_index, real_source
 from .unreadable_files import FileState, UnreadableFiles, describe_image_reader
@@ -163,12 +164,7 @@ class _FolderWork:
                 self._keep_what_is_ready()
                 raise
         self.skipped += self.unreadable.remembered(self.files)
-        if not len(self.index):
-            again = " Run this again." if self.skipped[0].kind == "file changed" else ""
-            raise ValueError(f"No picture of {self.folder} can be read: {self.skipped[0].message}{again}")
-        if self.skips.num_skipped:
-            shown = " ".join(skip_examples(self.skips))
-            logger.warning(f"Pictures of {escaped(str(self.folder))} are left out. {self.skips.summary()} {shown}")
+        report_left_out("picture", self.folder, self.index, self.skipped, self.skips)
 
     def counts(self) -> dict[str, Any]:
         """The numbers of a [`FolderRefresh`]."""

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +16,10 @@ from transformers.utils import logging
 
 from ..data.image_folders import images_in
 from ..data.media import Media
-from ..data.skips import SkippedRow
+from ..data.skips import SkipCounter, SkippedRow
 from ..data.texts import escaped, is_utf8
 from ..embedding.dual_encoder import DualEncoder
+from ..embedding.encoding_ahead import skip_examples
 from ..embedding.encoding_options import EncodingOptions
 from ..utils.wording import counted
 from .embedding_index import EmbeddingIndex
@@ -140,6 +141,18 @@ class FolderKind:
         place = {"location": escaped(str(source)), "kind": self.name, "folder": escaped(str(folder_of_files(source)))}
         described = describe_index(encoder, place, self.over)
         return {**described, "sampling": dict(self.sampling)} if self.sampling else described
+
+
+def report_left_out(
+    noun: str, folder: Path, index: EmbeddingIndex, skipped: Sequence[SkippedRow], skips: SkipCounter
+) -> None:
+    """Warn of the files that have no rows; ValueError if none has."""
+    if not len(index):
+        again = " Run this again." if skipped[0].kind == "file changed" else ""
+        raise ValueError(f"No {noun} of {folder} can be read: {skipped[0].message}{again}")
+    if skips.num_skipped:
+        shown = " ".join(skip_examples(skips))
+        logger.warning(f"{noun.capitalize()}s of {escaped(str(folder))} are left out. {skips.summary()} {shown}")
 
 
 def refresh_index(
