@@ -121,6 +121,7 @@ def test_titles():
 )
 def test_intervals_of_percentages(value, metric, interval):
     held_out = HeldOutPairs.__new__(HeldOutPairs)
+    held_out.noun = "image"
     held_out.pixels, held_out.texts, held_out.captions, held_out.labels = [0] * 10, ["a"] * 5, [["a"]] * 10, ["a"]
     (result,) = describe_training(TrainingOptions(), 1, {metric: value}, held_out=held_out).eval_results
     assert result.metric_args == {"interval_95": interval}
